@@ -1,0 +1,86 @@
+"""What the roles ask of a chain, and nothing more.
+
+`local.py` answers from a SQLite file shared by processes, `bittensor.py` from a real subnet. Everything the protocol reads
+comes from finalised blocks; what is best but not final is good for progress displays and early starts only.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from grail_core.protocol.types import Block, Hotkey, Signature
+
+
+@dataclass(frozen=True)
+class BlockInfo:
+    number: Block
+    hash: bytes  # 32 bytes
+    timestamp_ms: int  # Unix time of the block, milliseconds
+
+
+@dataclass(frozen=True)
+class Neuron:
+    """One registered hotkey as of a block."""
+
+    uid: int
+    hotkey: Hotkey
+    stake: int  # rao
+    validator_permit: bool
+    registered_at: Block
+    commitment: str | None  # the text this hotkey committed (its bucket), None if it never did
+    commitment_block: Block | None
+
+
+@dataclass(frozen=True)
+class Metagraph:
+    block: Block
+    neurons: tuple[Neuron, ...]  # by uid
+
+    def by_hotkey(self, hotkey: Hotkey) -> Neuron | None:
+        return next((n for n in self.neurons if n.hotkey == hotkey), None)
+
+
+class Signer(Protocol):
+    """A hotkey that can sign. `grail_core.keys` loads one from a wallet; proof workers never hold one."""
+
+    @property
+    def hotkey(self) -> Hotkey: ...
+
+    def sign(self, message: bytes) -> Signature: ...
+
+
+class Chain(Protocol):
+    """Errors: `ChainError` when the chain cannot answer or refuses an extrinsic (the message says why)."""
+
+    @property
+    def genesis_hash(self) -> bytes: ...
+
+    @property
+    def netuid(self) -> int: ...
+
+    def current_block(self) -> Block: ...
+
+    def finalised_block(self) -> Block: ...
+
+    def block(self, number: Block) -> BlockInfo:
+        """A block that exists, finalised or not; `ChainError` for a future one."""
+        ...
+
+    def metagraph(self, block: Block | None = None) -> Metagraph:
+        """Registrations, permits and commitments as of `block` (None: the finalised block)."""
+        ...
+
+    def commit(self, signer: Signer, text: str) -> None:
+        """Write this hotkey's commitment (at most 128 bytes of UTF-8); in force from the block that includes it."""
+        ...
+
+    def set_weights(self, signer: Signer, weights: Mapping[int, int]) -> None:
+        """Set u16 weights by UID; `ChainError` on a missing permit, rate limit or unknown UID."""
+        ...
+
+    def wait_for_block(self, number: Block, *, stop: threading.Event, finalised: bool = False) -> bool:
+        """Sleep until the block exists (or is final). False if `stop` was set first."""
+        ...

@@ -1,0 +1,103 @@
+"""The types every environment speaks: problems, messages, judgements, and the spec whose digest binds them.
+
+Checks and services take an `Environment` as a value; this module never imports one. Environments live in `grail_envs`
+or in third-party wheels under the entry point `grail.environments`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Protocol, runtime_checkable
+
+from grail_core.protocol.encoding import canonical_json
+from grail_core.protocol.types import Digest
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a chat. `role` is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class EnvironmentSpec:
+    """What fixes an environment's problems and judgements, byte for byte.
+
+    `parameters` holds strings, integers, booleans, lists and mappings of these (no floats: they have no canonical JSON here).
+    `data_digest` is the hex SHA-256 of the rows actually loaded, "" for generated environments.
+    """
+
+    env_id: str
+    version: int
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    data_digest: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "env_id": self.env_id,
+            "version": self.version,
+            "parameters": dict(self.parameters),
+            "data_digest": self.data_digest,
+        }
+
+    @property
+    def digest(self) -> Digest:
+        """SHA-256 of the canonical JSON of the spec; `env_digest` in every seed."""
+        return Digest(hashlib.sha256(canonical_json(self.to_json())).digest())
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem, a pure function of (spec, seed). `payload` is the environment's own frozen value."""
+
+    env_id: str
+    seed: int
+    payload: Any
+
+
+class JudgementOutcome(Enum):
+    JUDGED = "judged"
+    INCONCLUSIVE = "inconclusive"  # a fault of the judge's side, never of the answer
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What one completion earned.
+
+    `reward` is finite and inside the environment's stated bounds; `well_formed` says that an answer was found in the asked
+    format, right or wrong; `components` are the named parts of the reward; `limit_share` is the largest share of a time or
+    memory limit that judging used (0.0 where there is none).
+    """
+
+    reward: float
+    success: bool
+    well_formed: bool
+    components: Mapping[str, float] = field(default_factory=dict)
+    outcome: JudgementOutcome = JudgementOutcome.JUDGED
+    limit_share: float = 0.0
+    detail: str = ""
+
+
+@runtime_checkable
+class Environment(Protocol):
+    """Deterministic from a seed, judged the same way everywhere."""
+
+    @property
+    def spec(self) -> EnvironmentSpec: ...
+
+    def problem(self, seed: int) -> Problem:
+        """The problem of a 64-bit unsigned seed. Pure; never raises for a seed in range."""
+        ...
+
+    def messages(self, problem: Problem) -> list[Message]:
+        """The chat that asks the problem, without the assistant's turn."""
+        ...
+
+    def judge(self, problem: Problem, completion: str) -> Judgement:
+        """Judge a completion decoded without special tokens. Never raises for any text."""
+        ...

@@ -1,0 +1,89 @@
+"""Errors that a person can act on.
+
+Every error of the project says what happened, where, and what to try next, and carries the exit code of the command
+that ends with it. The codes are public interface (docs/operations.md lists them); libraries raise, only a command line exits.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class GrailError(Exception):
+    """Base of all errors the project raises on purpose.
+
+    Args:
+        what: what happened, one sentence.
+        where: the file, key, hotkey, URL or setting concerned ("" if there is none).
+        hint: the next thing to try ("" if there is none).
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        text = self.what
+        if self.where:
+            text += f"\n  where: {self.where}"
+        if self.hint:
+            text += f"\n  try:   {self.hint}"
+        return text
+
+
+class ConfigurationError(GrailError):
+    """A setting is missing, malformed or contradicts another."""
+
+    exit_code = 3
+
+
+class NotRegisteredError(GrailError):
+    """The hotkey has no UID on this subnet."""
+
+    exit_code = 4
+
+
+class StorageError(GrailError):
+    """A bucket or object cannot be read or written."""
+
+    exit_code = 5
+
+
+class CheckpointError(GrailError):
+    """A checkpoint or model cannot be read, does not verify, or does not fit."""
+
+    exit_code = 6
+
+
+class EnvironmentUnavailableError(GrailError):
+    """No such environment, or its data set is not there."""
+
+    exit_code = 7
+
+
+class ChainError(GrailError):
+    """The chain cannot be reached, or refused an extrinsic."""
+
+    exit_code = 8
+
+
+class BeaconError(GrailError):
+    """A beacon round cannot be had, or does not verify."""
+
+    exit_code = 9
+
+
+class DiskFullError(StorageError):
+    """No space is left on a device that we write to."""
+
+    exit_code = 10
+
+
+class ProtocolViolationError(GrailError):
+    """An input or a configuration contradicts the protocol."""
+
+    exit_code = 11

@@ -1,0 +1,46 @@
+"""Section 1: the constants of protocol version 1. What may differ between networks is in `grail_core.network`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+PROTOCOL_VERSION: Final = 1
+WINDOW_LENGTH: Final = 30  # blocks
+ROLLOUTS_PER_PROBLEM: Final = 16
+CHALLENGE_K: Final = 32  # challenged completion positions of a rollout
+PROOF_BATCH_SIZE: Final = 16  # rows of one proof forward pass
+MAX_NEW_TOKENS_PROTOCOL_CAP: Final = 8192
+MAX_PROMPT_TOKENS: Final = 4096
+SUPERLINEAR_EXPONENT: Final = 4
+UNIQUE_ROLLOUTS_CAP: Final = 5000  # per miner and window
+CHECK_PROBABILITY_FLOOR: Final = (1, 10)  # a fraction: probabilities are exact
+CHECKED_MINERS_EXPECTED: Final = 35
+CHECKED_MINERS_LEAST: Final = 2
+CHECK_ALL_BELOW: Final = 64  # rows: files up to this size are checked whole
+MAX_ROLLOUTS_CHECKED: Final = 64
+WHOLE_GROUPS_CHECKED: Final = 2
+SINGLE_ROLLOUTS_CHECKED: Final = 32
+FAILURE_LOOKBACK_WINDOWS: Final = 14
+SCORE_WINDOWS: Final = 12  # windows of declared work that count
+VALIDITY_WINDOWS: Final = 36  # windows over which the share of valid rollouts is taken
+UNIQUE_HISTORY_WINDOWS: Final = 12
+NUMERICS_CLASS_WINDOWS: Final = 36  # a hotkey's class is fixed for so many windows
+REWARD_REL_TOL: Final = 1e-6
+REWARD_ABS_TOL: Final = 1e-9
+MAX_FILE_BYTES: Final = 350 * 2**20
+MAX_FILE_ROWS: Final = 20_000
+SKETCH_DIMENSIONS: Final = 4
+SKETCH_BYTES_PER_POSITION: Final = 8
+SKETCH_SCALE: Final = 4096
+SKETCH_LIMIT: Final = 32767
+POSITION_ERROR_WINSOR: Final = 0.5
+COARSE_ERROR_BOUND: Final = 0.30
+COARSE_ERROR_POSITIONS: Final = 16
+COARSE_MARGIN: Final = 1.0
+COARSE_MARGIN_SHARE: Final = 0.30
+COARSE_MARGIN_POSITIONS: Final = 64
+MARGIN_CLIP: Final = 4.0
+COMPETITOR_LOGIT_GAP: Final = 12.0
+BORDER_LOGIT_SLACK: Final = 0.25
+BORDER_TOP_P_SLACK: Final = 0.01
+FALSE_REJECT_RATE: Final = 1e-6  # per miner-window, split over the enforced statistics

@@ -1,0 +1,67 @@
+"""Object storage as the protocol needs it: conditional puts, ETags, and the store's own clock.
+
+One bucket per participant. A reader of somebody else's bucket trusts nothing but the store's clock and its consistency:
+reads are capped in size, pinned by ETag, and hashed by the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from grail_core.errors import StorageError
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    key: str
+    size: int  # bytes
+    etag: str  # a "-" in it marks a multipart upload
+    stored_at_ms: int  # the store's time of the last write, Unix milliseconds
+
+
+class ObjectNotFoundError(StorageError):
+    """No object under this key."""
+
+
+class PreconditionFailedError(StorageError):
+    """The object exists already (`if_absent`), or is no longer the one named (`if_match`)."""
+
+
+class ObjectTooLargeError(StorageError):
+    """The object is larger than the reader allows."""
+
+
+class ObjectStore(Protocol):
+    """A bucket. Keys are relative paths of `[A-Za-z0-9._-]` parts; anything else raises `StorageError`."""
+
+    def put(self, key: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:
+        """Write the whole object at once: readers see the old one or the new one."""
+        ...
+
+    def head(self, key: str) -> ObjectInfo | None: ...
+
+    def get(self, key: str, *, max_bytes: int, if_match: str | None = None, offset: int = 0, length: int | None = None) -> bytes:
+        """Read bytes offset … offset+length of the object (to its end if None), at most `max_bytes` in all."""
+        ...
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]: ...
+
+    def delete(self, key: str) -> None:
+        """Remove; no error if absent."""
+        ...
+
+
+class StoreDirectory(Protocol):
+    """Opens buckets: one's own to write, others' from what they committed on chain."""
+
+    def own(self) -> ObjectStore: ...
+
+    def commitment(self) -> str:
+        """The text to commit on chain so that others can read this bucket."""
+        ...
+
+    def open(self, commitment: str) -> ObjectStore:
+        """Read-only view of somebody's bucket; `StorageError` if the text is not of the network's form or host list."""
+        ...

@@ -1,0 +1,3 @@
+"""The GRAIL miner: generate, prove, pack, upload."""
+
+__version__ = "0.1.0"

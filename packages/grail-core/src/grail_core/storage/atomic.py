@@ -1,0 +1,79 @@
+"""Files that are either the old ones or the new ones, whatever instruction a process dies at.
+
+Data goes to a temporary file in the same file system, is flushed to the device, and takes its name in one step; the folder
+is flushed too. A device that is full ends with `DiskFullError`, which names the path, and leaves no partial file behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from grail_core.errors import DiskFullError, StorageError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+@contextlib.contextmanager
+def storage_errors(where: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn `OSError` inside the block into `StorageError`, or `DiskFullError` where no space is left."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, where) from error
+
+
+def storage_error(error: OSError, where: str | os.PathLike[str]) -> StorageError:
+    """The typed form of an `OSError` met at `where`."""
+    if error.errno in _FULL:
+        return DiskFullError(
+            "no space is left on the device",
+            where=str(where),
+            hint="free some space (caches are safe to delete), or point the setting at another device",
+        )
+    return StorageError(f"the file system refused: {error.strerror or error}", where=str(where))
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write every byte; `os.write` may take fewer."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes, *, mode: int = 0o644) -> None:
+    """Replace `path` by `data`, durably. The parent folder is made if it is not there.
+
+    Raises:
+        DiskFullError, StorageError: nothing was changed.
+    """
+    target = Path(path)
+    with storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.parent / f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        try:
+            try:
+                write_all(descriptor, data)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            os.replace(temporary, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        sync_folder(target.parent)
+
+
+def sync_folder(folder: str | os.PathLike[str]) -> None:
+    """Flush a folder's entries, so that a rename survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

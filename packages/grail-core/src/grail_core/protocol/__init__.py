@@ -1,0 +1,90 @@
+"""The protocol, executable: constants, windows, seeds, assignment, noise, records, selection, scores, verdicts.
+
+Pure functions and frozen value types, in the order and with the names of `docs/protocol.md`; no I/O, no clock, no model.
+Another implementation is checked against this one by `tests/vectors/*.json`.
+"""
+
+from __future__ import annotations
+
+from grail_core.protocol.assignment import CheckpointCandidate, GroupCount, allowed_gaps, count_groups, valid_checkpoint
+from grail_core.protocol.encoding import canonical_json, tagged_hash, tagged_stream
+from grail_core.protocol.findings import Finding, Outcome, decimal
+from grail_core.protocol.merkle import merkle_path, merkle_root, verify_merkle_path
+from grail_core.protocol.randomness import DRAW_ALTERNATIVES, Randomness, draw
+from grail_core.protocol.records import (
+    RolloutRow,
+    WindowHeader,
+    header_digest,
+    row_digest,
+    row_digests,
+    without_negative_zero,
+)
+from grail_core.protocol.sampling import challenged_positions, gumbel_noise, murmur3_words, noise_of
+from grail_core.protocol.scores import MinerWindow, ScoreInputs, score_inputs, weights
+from grail_core.protocol.selection import RowSample, Selection, check_probability, sample_rows, select_miners
+from grail_core.protocol.signatures import verify
+from grail_core.protocol.types import Block, Digest, Hotkey, Signature, Window
+from grail_core.protocol.verdicts import (
+    MinerStatus,
+    MinerVerdict,
+    SignedVerdict,
+    VerdictBody,
+    Versions,
+    WindowInputs,
+    WindowStatus,
+)
+from grail_core.protocol.windows import WindowTimes, window_of
+
+__all__ = [
+    "DRAW_ALTERNATIVES",
+    "Block",
+    "CheckpointCandidate",
+    "Digest",
+    "Finding",
+    "GroupCount",
+    "Hotkey",
+    "MinerStatus",
+    "MinerVerdict",
+    "MinerWindow",
+    "Outcome",
+    "Randomness",
+    "RolloutRow",
+    "RowSample",
+    "ScoreInputs",
+    "Selection",
+    "Signature",
+    "SignedVerdict",
+    "VerdictBody",
+    "Versions",
+    "Window",
+    "WindowHeader",
+    "WindowInputs",
+    "WindowStatus",
+    "WindowTimes",
+    "allowed_gaps",
+    "canonical_json",
+    "challenged_positions",
+    "check_probability",
+    "count_groups",
+    "decimal",
+    "draw",
+    "gumbel_noise",
+    "header_digest",
+    "merkle_path",
+    "merkle_root",
+    "murmur3_words",
+    "noise_of",
+    "row_digest",
+    "row_digests",
+    "sample_rows",
+    "score_inputs",
+    "select_miners",
+    "tagged_hash",
+    "tagged_stream",
+    "valid_checkpoint",
+    "verify",
+    "verify_merkle_path",
+    "weights",
+    "window_of",
+    "without_negative_zero",
+]

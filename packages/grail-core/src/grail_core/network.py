@@ -1,7 +1,8 @@
-"""Network parameters: what differs between subnet 81 and a network on one machine.
+"""Section 1: network parameters, what differs between subnet 81 and a network on one machine.
 
 One frozen value, whose digest is inside the network id: two networks never share a seed, a signature or a file. All
-protocol times are in blocks.
+protocol times are in blocks. A deployment fills in what only it knows (trainer hotkey, store hosts, localnet's beacon key)
+with `dataclasses.replace`, and hands the result to its processes as JSON.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from grail_core.beacon.base import BeaconChain
-from grail_core.protocol.constants import PROTOCOL_VERSION
+from grail_core.protocol.constants import PROTOCOL_VERSION, WINDOW_LENGTH
 from grail_core.protocol.encoding import canonical_json
+from grail_core.protocol.reading import Json, Node
 from grail_core.protocol.types import Digest, Hotkey
 
 QUICKNET = BeaconChain(
@@ -27,10 +29,20 @@ QUICKNET = BeaconChain(
 
 
 @dataclass(frozen=True)
+class ParameterDifference:
+    """One parameter in which a network differs from another, both values as text."""
+
+    name: str  # dotted for a beacon's own parameters
+    value: str
+    reference: str
+
+
+@dataclass(frozen=True)
 class NetworkParameters:
     """Everything two participants must agree on before they agree on anything else.
 
-    Offsets named `*_after_T` count blocks from T, those named `*_after_D` from the deadline block T + 30.
+    Offsets named `*_after_T` count blocks from T, those named `*_after_D` from the deadline block T + 30. Raises ValueError,
+    naming the parameter, for a network that could not run.
     """
 
     name: str
@@ -44,37 +56,119 @@ class NetworkParameters:
     checkpoint_least_distance: int  # windows between a checkpoint's own window and its valid_from
     weight_interval: int  # blocks
     weight_mode: Literal["capped", "uncapped"]
-    burn_share_permille: int  # what share of all weight the burn UID gets at least, in capped mode (documents the 0.1 of section 10)
+    burn_share_permille: int  # of all weight, at least, in either mode; 900 is the 0.1 of section 10
     burn_uid: int
     beacon: BeaconChain
     beacon_policy: Literal["required", "off"]
     trainer_hotkey: Hotkey
     store_hosts: tuple[str, ...]  # allowed hosts of S3-compatible endpoints; empty: only the filesystem store
 
-    def to_json(self) -> dict[str, Any]:
+    def __post_init__(self) -> None:
+        for name, ok in (
+            ("name", 0 < len(self.name) <= _MAX_NAME),
+            ("netuid", 0 <= self.netuid <= 65_535),
+            ("block_time_ms", self.block_time_ms > 0),
+            ("seed_beacon_after_T", 0 < self.seed_beacon_after_T < WINDOW_LENGTH),
+            ("first_sight_ends_after_D", self.first_sight_ends_after_D > 0),
+            # The challenge must not be knowable while first sight lasts.
+            ("challenge_after_D", self.challenge_after_D >= self.first_sight_ends_after_D),
+            ("void_after_D", self.void_after_D > self.challenge_after_D),
+            ("checkpoint_lead", 0 <= self.checkpoint_lead < WINDOW_LENGTH * self.checkpoint_least_distance),
+            ("checkpoint_least_distance", self.checkpoint_least_distance > 0),
+            ("weight_interval", self.weight_interval > 0),
+            ("weight_mode", self.weight_mode in ("capped", "uncapped")),
+            ("burn_share_permille", 0 <= self.burn_share_permille <= 1000),
+            ("burn_uid", 0 <= self.burn_uid <= 65_535),
+            ("beacon", len(self.beacon.public_key) == 96 and self.beacon.period_s > 0 and self.beacon.genesis_time_s >= 0),
+            ("beacon_policy", self.beacon_policy in ("required", "off")),
+            ("trainer_hotkey", len(self.trainer_hotkey) == 32),
+        ):
+            if not ok:
+                raise ValueError(f"{name}: {getattr(self, name)!r} does not make a network")
+
+    def to_json(self) -> dict[str, Json]:
         """Canonical-JSON value: bytes as hex text, tuples as lists."""
         return {f.name: _jsonable(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
+    @classmethod
+    def from_json(cls, value: object) -> NetworkParameters:
+        """Inverse of `to_json`. Errors: ValueError with the path of what is wrong."""
+        node = value if isinstance(value, Node) else Node(value, "$network")
+        m = node.members(*(f.name for f in dataclasses.fields(cls)))
+        beacon = m["beacon"].members(*(f.name for f in dataclasses.fields(BeaconChain)))
+        mode, policy = m["weight_mode"].text(16), m["beacon_policy"].text(16)
+        if mode not in ("capped", "uncapped"):
+            m["weight_mode"].refuse(f"{mode!r} is neither capped nor uncapped")
+        if policy not in ("required", "off"):
+            m["beacon_policy"].refuse(f"{policy!r} is neither required nor off")
+        return node.build(
+            lambda: cls(
+                name=m["name"].text(_MAX_NAME),
+                netuid=m["netuid"].integer(),
+                block_time_ms=m["block_time_ms"].integer(),
+                seed_beacon_after_T=m["seed_beacon_after_T"].integer(),
+                first_sight_ends_after_D=m["first_sight_ends_after_D"].integer(),
+                challenge_after_D=m["challenge_after_D"].integer(),
+                void_after_D=m["void_after_D"].integer(),
+                checkpoint_lead=m["checkpoint_lead"].integer(),
+                checkpoint_least_distance=m["checkpoint_least_distance"].integer(),
+                weight_interval=m["weight_interval"].integer(),
+                weight_mode="capped" if mode == "capped" else "uncapped",
+                burn_share_permille=m["burn_share_permille"].integer(),
+                burn_uid=m["burn_uid"].integer(),
+                beacon=BeaconChain(
+                    public_key=beacon["public_key"].raw(96),
+                    genesis_time_s=beacon["genesis_time_s"].integer(),
+                    period_s=beacon["period_s"].integer(),
+                ),
+                beacon_policy="required" if policy == "required" else "off",
+                trainer_hotkey=Hotkey(m["trainer_hotkey"].raw(32)),
+                store_hosts=tuple(host.text(_MAX_HOST) for host in m["store_hosts"].items(64)),
+            )
+        )
+
     @property
     def digest(self) -> Digest:
+        """SHA-256 of the canonical JSON of all parameters."""
         return Digest(hashlib.sha256(canonical_json(self.to_json())).digest())
 
     def network_id(self, genesis_hash: bytes) -> Digest:
         """SHA-256 of protocol version, chain genesis hash, netuid and the digest of these parameters (each fixed width)."""
-        parts = PROTOCOL_VERSION.to_bytes(8, "big") + genesis_hash + self.netuid.to_bytes(8, "big") + self.digest
         if len(genesis_hash) != 32:
             raise ValueError(f"a genesis hash has 32 bytes, not {len(genesis_hash)}")
+        parts = PROTOCOL_VERSION.to_bytes(8, "big") + genesis_hash + self.netuid.to_bytes(8, "big") + self.digest
         return Digest(hashlib.sha256(parts).digest())
 
+    def differences(self, reference: NetworkParameters) -> tuple[ParameterDifference, ...]:
+        """Every parameter that differs, in declaration order; reports of a run print them against subnet 81."""
+        mine, theirs = _flat(self.to_json()), _flat(reference.to_json())
+        return tuple(ParameterDifference(name, mine[name], theirs[name]) for name in mine if mine[name] != theirs[name])
 
-def _jsonable(value: Any) -> Any:
+
+_MAX_NAME = 64
+_MAX_HOST = 253
+
+
+def _jsonable(value: object) -> Json:
     if isinstance(value, bytes):
         return value.hex()
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if isinstance(value, BeaconChain):
         return {f.name: _jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, tuple):
         return [_jsonable(item) for item in value]
-    return value
+    if isinstance(value, int | str):
+        return value
+    raise TypeError(f"{type(value).__name__} is no parameter's type")
+
+
+def _flat(value: dict[str, Json], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, item in value.items():
+        if isinstance(item, dict):
+            flat |= _flat(item, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = ", ".join(map(str, item)) if isinstance(item, list) else str(item)
+    return flat
 
 
 UNSET_HOTKEY = Hotkey(bytes(32))

@@ -48,10 +48,10 @@ class NetworkParameters:
     name: str
     netuid: int
     block_time_ms: int
-    seed_beacon_after_T: int
-    first_sight_ends_after_D: int
-    challenge_after_D: int  # the challenge beacon is the first round at or after the time of this block
-    void_after_D: int
+    seed_beacon_after_T: int  # noqa: N815
+    first_sight_ends_after_D: int  # noqa: N815
+    challenge_after_D: int  # noqa: N815 (the challenge beacon: the first round at or after this block's time)
+    void_after_D: int  # noqa: N815
     checkpoint_lead: int  # blocks: a manifest must be in the store before block valid_from − lead
     checkpoint_least_distance: int  # windows between a checkpoint's own window and its valid_from
     weight_interval: int  # blocks

@@ -1,0 +1,95 @@
+"""Which environments exist: the entry points `grail.environments` of every installed wheel.
+
+A third party adds an environment by publishing a wheel with such an entry point; an id that two wheels claim is refused, so
+that no wheel can take another's name. Nothing is imported until an environment is asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from grail_core.environment import Environment
+from grail_core.errors import ConfigurationError, EnvironmentUnavailableError, GrailError
+
+GROUP = "grail.environments"
+
+
+def known_ids() -> list[str]:
+    """The ids that `load` takes, sorted."""
+    return sorted({point.name for point in entry_points(group=GROUP)})
+
+
+def factory(env_id: str) -> Callable[..., Environment]:
+    """What makes the environment `env_id` from its parameters.
+
+    Raises:
+        EnvironmentUnavailableError: unknown id, an id two wheels claim, or a wheel that cannot be imported.
+    """
+    return _factory(_entry_point(env_id))
+
+
+def load(env_id: str, **params: Any) -> Environment:
+    """The environment `env_id` with the given parameters (`grail-envs list` names them).
+
+    Raises:
+        EnvironmentUnavailableError: unknown id, or its data set or a package it needs is not there.
+        ConfigurationError: a parameter it does not have, or a value it does not take.
+    """
+    make = factory(env_id)
+    known = list(inspect.signature(make).parameters)
+    accepts_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(make).parameters.values())
+    for name in params:
+        if name not in known and not accepts_any:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise ConfigurationError(
+                f"environment {env_id} has no parameter {name!r}",
+                where=env_id,
+                hint=f"{hint}its parameters: {', '.join(known) or 'none'}",
+            )
+    try:
+        return make(**params)
+    except GrailError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"environment {env_id} does not take these parameters: {error}",
+            where=env_id,
+            hint=f"grail-envs show {env_id} --help",
+        ) from error
+
+
+def _entry_point(env_id: str) -> EntryPoint:
+    points = {(point.name, point.value): point for point in entry_points(group=GROUP) if point.name == env_id}
+    if len(points) == 1:
+        return next(iter(points.values()))
+    if points:
+        raise EnvironmentUnavailableError(
+            f"more than one installed wheel claims the environment {env_id!r}",
+            where=", ".join(sorted(value for _, value in points)),
+            hint="uninstall all but the one you trust",
+        )
+    ids = known_ids()
+    near = difflib.get_close_matches(env_id, ids, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise EnvironmentUnavailableError(
+        f"there is no environment {env_id!r}",
+        where=env_id,
+        hint=f"{hint}known: {', '.join(ids) or 'none (is grail-envs installed?)'}",
+    )
+
+
+def _factory(point: EntryPoint) -> Callable[..., Environment]:
+    try:
+        made: Callable[..., Environment] = point.load()
+    except (ImportError, AttributeError) as error:
+        raise EnvironmentUnavailableError(
+            f"the environment {point.name} cannot be imported: {error}",
+            where=point.value,
+            hint="install its wheel again, with its extras",
+        ) from error
+    return made

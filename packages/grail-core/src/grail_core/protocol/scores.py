@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import gcd, lcm
 from typing import Literal, Protocol
 
 from grail_core.protocol.constants import (
@@ -25,6 +24,10 @@ from grail_core.protocol.types import Window
 
 WEIGHT_TOTAL = 65_535
 """The u16 weights of one validator sum to this."""
+
+SCORE_UNIT = 2**32
+LARGEST_SCORE = SCORE_UNIT * SCORE_WINDOWS * UNIQUE_ROLLOUTS_CAP
+"""U of a miner whose last 12 windows were full and whose audits found everything valid: rel = 1."""
 
 
 class WeightRule(Protocol):
@@ -85,25 +88,29 @@ def score_inputs(history: Iterable[MinerWindow], window: Window) -> ScoreInputs:
     is deducted from `declared`, so no more than `declared` rollouts of a file count as valid: else ρ above 1 would give the
     deduction back.
 
+    Args:
+        history: in ascending order of window.
+
     Raises:
-        ValueError: two entries for one window.
+        ValueError: windows out of order, or two entries for one.
     """
     work = valid = audited = 0
     failed = False
     oldest = window - (VALIDITY_WINDOWS - 1) * WINDOW_LENGTH
     oldest_work = window - (SCORE_WINDOWS - 1) * WINDOW_LENGTH
     oldest_failure = window - (FAILURE_LOOKBACK_WINDOWS - 1) * WINDOW_LENGTH
-    seen: set[int] = set()
+    cap = UNIQUE_ROLLOUTS_CAP
+    previous = -1
     for entry in history:
         at = entry.window
+        if at <= previous:
+            raise ValueError(f"window {at} follows {previous}: a history is in ascending order, each window once")
+        previous = at
         if not oldest <= at <= window:
             continue
-        if at in seen:
-            raise ValueError(f"window {at} is counted twice")
-        seen.add(at)
         declared = entry.declared
         if entry.active and at >= oldest_work:
-            work += declared if declared < UNIQUE_ROLLOUTS_CAP else UNIQUE_ROLLOUTS_CAP
+            work += declared if declared < cap else cap
         if entry.failed:
             audited += declared
             failed = failed or at >= oldest_failure
@@ -111,6 +118,16 @@ def score_inputs(history: Iterable[MinerWindow], window: Window) -> ScoreInputs:
             audited += declared
             valid += entry.unique_valid if entry.unique_valid < declared else declared
     return ScoreInputs(work, valid, audited, failed)
+
+
+def score_units(entry: ScoreInputs) -> int:
+    """U_i in units of 2⁻³² rollouts, rounded down: ⌊2³² · work · valid / audited⌋; 0 after a failure or without an audit.
+
+    A fixed unit instead of a fraction keeps every integer of `weights` below 2²⁵⁶, whatever the number of miners.
+    """
+    if entry.failed or not entry.audited:
+        return 0
+    return SCORE_UNIT * entry.work * entry.valid // entry.audited
 
 
 def weights(inputs: Mapping[int, ScoreInputs], rule: WeightRule) -> dict[int, int]:
@@ -125,36 +142,23 @@ def weights(inputs: Mapping[int, ScoreInputs], rule: WeightRule) -> dict[int, in
     """
     if not 0 <= rule.burn_share_permille <= 1000:
         raise ValueError(f"a burn share of {rule.burn_share_permille} per mille")
-    fractions = {uid: _power(entry) for uid, entry in inputs.items()}
-    # One denominator for all: powers of U_i = a/b are a⁴ · (L/b)⁴ in units of 1/L⁴.
-    common = lcm(*(b for _, b in fractions.values())) ** SUPERLINEAR_EXPONENT
-    relative = {uid: a * (common // b**SUPERLINEAR_EXPONENT) for uid, (a, b) in fractions.items() if a}
-    total = sum(relative.values())
-    if rule.weight_mode == "capped":
-        total = max(total, common * (SCORE_WINDOWS * UNIQUE_ROLLOUTS_CAP) ** SUPERLINEAR_EXPONENT)
-    if not relative:
-        return {uid: WEIGHT_TOTAL if uid == rule.burn_uid else 0 for uid in sorted({*inputs, rule.burn_uid})}
+    powers = {uid: score_units(inputs[uid]) ** SUPERLINEAR_EXPONENT for uid in sorted(inputs)}
+    # min(1, Σ rel) / Σ rel = 1 / max(1, Σ rel), here in units of the largest U⁴ there can be.
+    total = sum(powers.values())
+    if rule.weight_mode == "capped" or total == 0:
+        total = max(total, LARGEST_SCORE**SUPERLINEAR_EXPONENT)
     scale = WEIGHT_TOTAL * (1000 - rule.burn_share_permille)
-    unit = 1000 * total  # a share of 1/65,535 of all weight
-    numerators = {uid: scale * relative.get(uid, 0) for uid in sorted({*inputs, rule.burn_uid})}
-    numerators[rule.burn_uid] += WEIGHT_TOTAL * unit - sum(numerators.values())
+    unit = 1000 * total  # one of 65,535 parts of all weight
+    numerators = {uid: scale * power for uid, power in powers.items()}
+    numerators[rule.burn_uid] = numerators.get(rule.burn_uid, 0) + WEIGHT_TOTAL * unit - sum(numerators.values())
     return _largest_remainder(numerators, unit)
-
-
-def _power(entry: ScoreInputs) -> tuple[int, int]:
-    """U⁴ as (a⁴, b) for U = a/b in lowest terms; (0, 1) for a miner without a score."""
-    if entry.failed or not entry.audited:
-        return 0, 1
-    a, b = entry.valid * entry.work, entry.audited
-    divisor = gcd(a, b)
-    return (a // divisor) ** SUPERLINEAR_EXPONENT, b // divisor
 
 
 def _largest_remainder(numerators: Mapping[int, int], unit: int) -> dict[int, int]:
     shares: dict[int, int] = {}
     remainders: list[tuple[int, int]] = []
-    for uid, numerator in numerators.items():
-        shares[uid], remainder = divmod(numerator, unit)
+    for uid in sorted(numerators):
+        shares[uid], remainder = divmod(numerators[uid], unit)
         remainders.append((-remainder, uid))
     missing = WEIGHT_TOTAL - sum(shares.values())
     for _, uid in sorted(remainders)[:missing]:

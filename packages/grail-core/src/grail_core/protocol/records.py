@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -109,36 +109,50 @@ def is_canonical_float32(values: Float32Array) -> bool:
     return bool(np.isfinite(values).all()) and not bool((bits == 0x80000000).any())
 
 
-def row_digest(network_id: bytes, row: RolloutRow) -> Digest:
-    """`H("grail/row", …)` over every field in the order of `RolloutRow`.
+def row_message(network_id: bytes, row: RolloutRow) -> bytes:
+    """The canonical bytes of a row: network id, "grail/row" and every field in the order of `RolloutRow`, each with its length.
 
     Integers are 8 bytes big-endian; tokens little-endian int32, logprobs little-endian float32, reward little-endian
     float64; success one byte.
     """
+    return message(network_id, "grail/row") + b"".join(bytes(piece) for piece in _row_pieces(row))
+
+
+def row_digest(network_id: bytes, row: RolloutRow) -> Digest:
+    """`H("grail/row", …)`: SHA-256 of `row_message`."""
     return row_digests(network_id, (row,))[0]
 
 
-def row_digests(network_id: bytes, rows: tuple[RolloutRow, ...] | list[RolloutRow]) -> list[Digest]:
+def row_digests(network_id: bytes, rows: Iterable[RolloutRow]) -> list[Digest]:
     """`row_digest` of many rows. The arrays are hashed where they lie."""
     prefix = hashlib.sha256(message(network_id, "grail/row"))
     digests = []
     for row in rows:
-        tokens = np.asarray(row.tokens, dtype="<i4")
-        logprobs = np.asarray(row.logprobs, dtype="<f4")
         state = prefix.copy()
-        state.update(_HEAD.pack(8, row.group, 8, row.rollout, tokens.nbytes))
-        state.update(tokens.data)
-        state.update(_MIDDLE.pack(8, row.prompt_length, logprobs.nbytes))
-        state.update(logprobs.data)
-        state.update(len(row.sketches).to_bytes(4, "big"))
-        state.update(row.sketches)
-        state.update((8).to_bytes(4, "big") + struct.pack("<d", row.reward) + (b"\0\0\0\1\1" if row.success else b"\0\0\0\1\0"))
+        for piece in _row_pieces(row):
+            state.update(piece)
         digests.append(Digest(state.digest()))
     return digests
 
 
 _HEAD = struct.Struct(">IqIqI")  # group, rollout, each with its length; then the length of tokens
 _MIDDLE = struct.Struct(">IqI")  # prompt_length with its length; then the length of logprobs
+_TAIL = struct.Struct("<d4sB")  # reward; the length of success, and success
+_ONE, _EIGHT = (1).to_bytes(4, "big"), (8).to_bytes(4, "big")
+
+
+def _row_pieces(row: RolloutRow) -> tuple[bytes | memoryview, ...]:
+    tokens, logprobs = row.tokens.astype("<i4", copy=False), row.logprobs.astype("<f4", copy=False)
+    return (
+        _HEAD.pack(8, row.group, 8, row.rollout, tokens.nbytes),
+        tokens.data.cast("B"),
+        _MIDDLE.pack(8, row.prompt_length, logprobs.nbytes),
+        logprobs.data.cast("B"),
+        len(row.sketches).to_bytes(4, "big"),
+        row.sketches,
+        _EIGHT,
+        _TAIL.pack(row.reward, _ONE, row.success),
+    )
 
 
 @dataclass(frozen=True)

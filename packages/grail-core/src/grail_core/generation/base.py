@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from grail_core.protocol.constants import MAX_NEW_TOKENS_PROTOCOL_CAP
+
 
 @dataclass(frozen=True)
 class GenerationPolicy:
@@ -30,6 +32,11 @@ class GenerationRequest:
 @dataclass(frozen=True)
 class Completion:
     tokens: tuple[int, ...]  # the end token, if any, is the last
+
+
+def completion_limit(policy: GenerationPolicy, context_length: int, prompt_length: int) -> int:
+    """L of section 4: the most tokens a completion may have; a row of exactly L may end in anything."""
+    return min(policy.max_tokens, MAX_NEW_TOKENS_PROTOCOL_CAP, context_length - prompt_length)
 
 
 class Generator(Protocol):

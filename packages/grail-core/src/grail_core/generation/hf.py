@@ -1,0 +1,232 @@
+"""Generation in this process: a Transformers model with a key-value cache, float32 logits and the protocol's sampler.
+
+Made for many short completions of a small model on few cores. Each distinct prompt is prefilled once, its rows decode
+together against one copy of its keys and values (`prefix`), and finished rows leave the batch. Larger models belong to the
+engines' servers; what is generated is the same, up to the drift between numerics that verification allows for.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from grail_core.errors import CheckpointError, ProtocolViolationError
+from grail_core.generation.base import Completion, GenerationPolicy, GenerationRequest, completion_limit
+from grail_core.generation.prefix import LayerCache, SharedPrefixCache, decoding_twin
+from grail_core.proof.model import PolicyModel
+from grail_core.proof.sampling import SeededSampler
+
+_PREFILL_TOKENS = 4096  # tokens of one prefill pass, padding included
+# Cost of one more line of the grid (its prompt's keys and values are read) in rows; measured for 100-token prompts.
+_LINE_COST = 0.4
+_COMPACT_BELOW = 0.75  # share of grid cells still decoding under which the grid is laid out anew
+
+
+class HfGenerator:
+    """In-process `Generator`.
+
+    Args:
+        model: loaded weights; `model.lock` is held while a batch is generated, so weights do not change under it.
+        policy: the network's sampling policy.
+        end_tokens: ids that end a completion (kept as its last token).
+        batch_rows: most rows decoded together; memory grows with it, speed hardly beyond some hundreds.
+
+    Raises:
+        CheckpointError: a model with layers that are not plain full attention (sliding window, recurrent).
+    """
+
+    def __init__(self, model: PolicyModel, policy: GenerationPolicy, end_tokens: frozenset[int], batch_rows: int = 512) -> None:
+        kinds = set(getattr(model.module.config, "layer_types", None) or ["full_attention"])
+        if kinds != {"full_attention"}:
+            raise CheckpointError(
+                f"the in-process generator decodes full attention only, this model has {', '.join(sorted(kinds))}",
+                hint="serve it with SGLang or vLLM",
+            )
+        self._model = model
+        self._policy = policy
+        self._sampler = SeededSampler(policy)
+        self._batch_rows = max(1, batch_rows)
+        self._is_end = np.zeros(model.vocabulary_size, dtype=bool)
+        self._is_end[[token for token in end_tokens if 0 <= token < model.vocabulary_size]] = True
+        self._twin = decoding_twin(model.base)
+
+    @torch.inference_mode()
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
+        """One completion per request, in order.
+
+        Raises:
+            OutOfVocabularyError, OverlongRowError: a prompt the model cannot take.
+            ProtocolViolationError: a prompt that leaves no room for a token.
+        """
+        self._model.check_rows([request.prompt for request in requests])
+        for request in requests:
+            if completion_limit(self._policy, self._model.context_length, len(request.prompt)) < 1:
+                raise ProtocolViolationError(
+                    f"a prompt of {len(request.prompt)} tokens leaves no room in a context of {self._model.context_length}"
+                )
+        # Rows with the same prompt decode together, and prompts of like length, so that little of a batch is padding.
+        order = sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt), requests[i].prompt))
+        completions: list[Completion | None] = [None] * len(requests)
+        for start in range(0, len(order), self._batch_rows):
+            chosen = order[start : start + self._batch_rows]
+            with self._model.lock:
+                results = _Batch(self, [requests[i] for i in chosen]).run()
+            for index, tokens in zip(chosen, results, strict=True):
+                completions[index] = Completion(tokens)
+        return [completion for completion in completions if completion is not None]
+
+
+class _Batch:
+    """One batch from prefill to its last token. Cells of the grid hold a row's index, or −1."""
+
+    def __init__(self, generator: HfGenerator, requests: list[GenerationRequest]) -> None:
+        self._generator = generator
+        self._model = generator._model
+        self._sampler = generator._sampler
+        self._prompts = list(dict.fromkeys(request.prompt for request in requests))
+        index = {prompt: i for i, prompt in enumerate(self._prompts)}
+        self._requests = requests
+        self._prompt_of = np.array([index[request.prompt] for request in requests], dtype=np.int64)
+        self._prompt_lengths = np.array([len(request.prompt) for request in requests], dtype=np.int64)
+        self._seeds = np.array([request.sampling_seed & (2**64 - 1) for request in requests], dtype=np.uint64)
+        context = self._model.context_length
+        self._limits = np.array(
+            [completion_limit(generator._policy, context, len(request.prompt)) for request in requests], dtype=np.int64
+        )
+        self._tokens = np.zeros((len(requests), 64), dtype=np.int64)
+        self._counts = np.zeros(len(requests), dtype=np.int64)
+        self._device = self._model.device
+
+    def run(self) -> list[tuple[int, ...]]:
+        cells = _lay_out(self._prompt_of, np.arange(len(self._requests)))
+        last, cache = self._prefill(self._prompt_of[cells[:, 0]], cells.size)
+        live = np.arange(len(self._requests))
+        # The first token comes from the prompt's last position: one row of hidden states per prompt, then one per cell.
+        active = self._accept(live, self._logits_of_prompts(last, live))
+        step = 0
+        while len(active):
+            if len(active) < _COMPACT_BELOW * cells.size:
+                cells = self._compact(cells, active, cache)
+            hidden, where = self._decode(cells, active, step, cache)
+            active = self._accept(cells.reshape(-1)[where], self._model.logits(hidden))
+            step += 1
+        return [tuple(map(int, self._tokens[i, : self._counts[i]])) for i in range(len(self._requests))]
+
+    def _prefill(self, lines: npt.NDArray[np.int64], rows: int) -> tuple[Tensor, SharedPrefixCache]:
+        """Run every prompt once. Returns the hidden state after each prompt [prompts, d] and the cache of the grid."""
+        from transformers import DynamicCache
+
+        longest = max(map(len, self._prompts))
+        last: list[Tensor] = []
+        keys: list[list[Tensor]] = []
+        values: list[list[Tensor]] = []
+        for batch in _prefill_batches(self._prompts):
+            width = max(map(len, batch))
+            tokens = torch.zeros((len(batch), width), dtype=torch.long)
+            for i, prompt in enumerate(batch):
+                tokens[i, : len(prompt)] = torch.tensor(prompt)
+            past = DynamicCache(config=self._model.module.config)
+            out = self._model.base(input_ids=tokens.to(self._device), past_key_values=past, use_cache=True).last_hidden_state
+            last.append(out[torch.arange(len(batch)), torch.tensor([len(prompt) - 1 for prompt in batch])])
+            pad = (0, 0, 0, longest - width)
+            keys.append([torch.nn.functional.pad(layer.keys.float(), pad) for layer in past.layers])
+            values.append([torch.nn.functional.pad(layer.values.float(), pad) for layer in past.layers])
+        pick = torch.from_numpy(lines).to(self._device)
+        layers = []
+        for k, v in zip(zip(*keys, strict=True), zip(*values, strict=True), strict=True):
+            layers.append(LayerCache(torch.cat(k).index_select(0, pick), torch.cat(v).index_select(0, pick), rows))
+        lengths = torch.tensor([len(prompt) for prompt in self._prompts], device=self._device).index_select(0, pick)
+        bias = None
+        if int(lengths.min()) < longest:
+            bias = torch.zeros((len(lines), longest), device=self._device)
+            bias.masked_fill_(torch.arange(longest, device=self._device)[None, :] >= lengths[:, None], -torch.inf)
+            bias = bias[:, None, None, :]
+        return torch.cat(last), SharedPrefixCache(layers, bias)
+
+    def _logits_of_prompts(self, last: Tensor, rows: npt.NDArray[np.int64]) -> Tensor:
+        return self._model.logits(last).index_select(0, torch.from_numpy(self._prompt_of[rows]).to(self._device))
+
+    def _decode(
+        self, cells: npt.NDArray[np.int64], active: npt.NDArray[np.int64], step: int, cache: SharedPrefixCache
+    ) -> tuple[Tensor, npt.NDArray[np.intp]]:
+        """One step of the whole grid. Returns the hidden states of the cells still decoding, and which cells these are."""
+        flat = cells.reshape(-1)
+        decoding = np.zeros(len(self._requests) + 1, dtype=bool)  # the last entry stands for empty cells (−1)
+        decoding[active] = True
+        where = np.flatnonzero(decoding[flat])
+        rows = flat[where]
+        tokens = np.zeros(flat.size, dtype=np.int64)
+        positions = np.zeros(flat.size, dtype=np.int64)
+        tokens[where] = self._tokens[rows, step]
+        positions[where] = self._prompt_lengths[rows] + step
+        hidden = self._generator._twin(
+            input_ids=torch.from_numpy(tokens)[:, None].to(self._device),
+            position_ids=torch.from_numpy(positions)[:, None].to(self._device),
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state[:, 0]
+        if len(where) < flat.size:
+            hidden = hidden.index_select(0, torch.from_numpy(where).to(self._device))
+        return hidden, where
+
+    def _accept(self, rows: npt.NDArray[np.int64], logits: Tensor) -> npt.NDArray[np.int64]:
+        """Sample the next token of these rows and return those that go on."""
+        counts = self._counts[rows]
+        positions = (self._prompt_lengths[rows] + counts - 1).astype(np.uint32)
+        histories = None
+        if self._sampler.needs_history:
+            histories = [(*self._requests[r].prompt, *map(int, self._tokens[r, :n])) for r, n in zip(rows, counts, strict=True)]
+        tokens = self._sampler.sample(logits, self._seeds[rows], positions, histories)
+        if int(counts.max()) == self._tokens.shape[1]:
+            self._tokens = np.concatenate([self._tokens, np.zeros_like(self._tokens)], axis=1)
+        self._tokens[rows, counts] = tokens
+        self._counts[rows] = counts + 1
+        going_on = ~self._generator._is_end[tokens] & (self._counts[rows] < self._limits[rows])
+        return rows[going_on]
+
+    def _compact(
+        self, cells: npt.NDArray[np.int64], active: npt.NDArray[np.int64], cache: SharedPrefixCache
+    ) -> npt.NDArray[np.int64]:
+        fresh = _lay_out(self._prompt_of, np.sort(active))
+        cell_of = np.zeros(len(self._requests), dtype=np.int64)
+        flat = cells.reshape(-1)
+        occupied = flat >= 0
+        cell_of[flat[occupied]] = np.flatnonzero(occupied)
+        source = np.where(fresh >= 0, cell_of[fresh], 0)
+        lines = source[:, 0] // cells.shape[1]
+        cache.select(torch.from_numpy(lines).to(self._device), torch.from_numpy(source.reshape(-1)).to(self._device))
+        return fresh
+
+
+def _lay_out(prompt_of: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Place rows on a grid [lines, width] whose lines share a prompt; −1 fills the rest, never a line's first cell.
+
+    The width is the one with the least cost of cells and lines; a prompt with more rows than that takes several lines.
+    """
+    by_prompt: dict[int, list[int]] = {}
+    for row in rows.tolist():
+        by_prompt.setdefault(int(prompt_of[row]), []).append(row)
+    sizes = Counter(map(len, by_prompt.values()))
+    widths = sorted({min(2**i, max(sizes)) for i in range(max(sizes).bit_length() + 1)} | set(sizes))
+    width = min(widths, key=lambda w: sum(-(-size // w) * (w + _LINE_COST) * n for size, n in sizes.items()))
+    lines = [members[i : i + width] for members in by_prompt.values() for i in range(0, len(members), width)]
+    cells = np.full((len(lines), width), -1, dtype=np.int64)
+    for line, members in zip(cells, lines, strict=True):
+        line[: len(members)] = members
+    return cells
+
+
+def _prefill_batches(prompts: Sequence[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
+    """Split prompts (by rising length) so that a pass has at most _PREFILL_TOKENS tokens with padding."""
+    batches: list[list[tuple[int, ...]]] = []
+    for prompt in prompts:
+        if batches and (len(batches[-1]) + 1) * len(prompt) <= _PREFILL_TOKENS:
+            batches[-1].append(prompt)
+        else:
+            batches.append([prompt])
+    return batches

@@ -73,8 +73,8 @@ class NetworkParameters:
             # The challenge must not be knowable while first sight lasts.
             ("challenge_after_D", self.challenge_after_D >= self.first_sight_ends_after_D),
             ("void_after_D", self.void_after_D > self.challenge_after_D),
-            ("checkpoint_lead", 0 <= self.checkpoint_lead < WINDOW_LENGTH * self.checkpoint_least_distance),
             ("checkpoint_least_distance", self.checkpoint_least_distance > 0),
+            ("checkpoint_lead", 0 <= self.checkpoint_lead < WINDOW_LENGTH * self.checkpoint_least_distance),
             ("weight_interval", self.weight_interval > 0),
             ("weight_mode", self.weight_mode in ("capped", "uncapped")),
             ("burn_share_permille", 0 <= self.burn_share_permille <= 1000),

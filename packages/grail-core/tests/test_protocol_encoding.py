@@ -1,0 +1,124 @@
+"""Bytes that two values never share, and JSON that says where it is wrong."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grail_core.protocol.encoding import canonical_json, encode_part, message
+from grail_core.protocol.reading import Node, parse_json
+
+PARTS = st.one_of(st.binary(max_size=12), st.integers(-(2**63), 2**63 - 1), st.text(max_size=6))
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.text(st.characters(codec="utf-8"), max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=6), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+def as_bytes(part):
+    return encode_part(part)[4:]
+
+
+@given(st.lists(PARTS, max_size=4), st.lists(PARTS, max_size=4))
+def test_messages_are_equal_only_if_their_parts_are(left, right):
+    equal = message(bytes(32), "grail/test", *left) == message(bytes(32), "grail/test", *right)
+    assert equal == ([as_bytes(part) for part in left] == [as_bytes(part) for part in right])
+
+
+def test_network_tag_and_part_cannot_flow_into_each_other():
+    assert message(b"ab", "c") != message(b"a", "bc")
+    assert message(b"", "tag", "ab", "") != message(b"", "tag", "a", "b") != message(b"", "tag", "", "ab")
+
+
+@pytest.mark.parametrize("value", [2**64, -(2**63) - 1])
+def test_an_integer_that_does_not_fit_is_refused(value):
+    with pytest.raises(OverflowError):
+        encode_part(value)
+
+
+def test_a_truth_value_is_no_part():
+    with pytest.raises(TypeError):
+        encode_part(True)
+
+
+@given(JSON)
+def test_canonical_json_reads_back_and_has_one_form(value):
+    raw = canonical_json(value)
+    node = parse_json(raw, most=10_000)
+    assert node.value == value == json.loads(raw)
+    assert canonical_json(node.value) == raw
+
+
+@pytest.mark.parametrize("value", [1.0, {"a": [0.5]}, float("nan"), 2**53, -(2**53), {1: 2}, b"x", "\ud800", {"\udfff": 1}])
+def test_what_has_no_canonical_json_is_refused(value):
+    with pytest.raises(ValueError):
+        canonical_json(value)
+
+
+@pytest.mark.parametrize(
+    ("raw", "complaint"),
+    [
+        (b"", "no valid JSON"),
+        (b"{", "no valid JSON"),
+        (b"\xff\xfe", "no valid JSON"),
+        (b"1.5", "no integer"),
+        (b"1e3", "no integer"),
+        (b"NaN", "no integer"),
+        (b"-Infinity", "no integer"),
+        (b'{"a":1,"a":2}', "twice"),
+        (b"[" * 90_000, "nested too deeply"),
+        (b'{"a":' * 19_000, "nested too deeply"),
+        (b"1" * 5_000, "no valid JSON"),
+        (b" " * 100_001, "at most 100000"),
+    ],
+)
+def test_hostile_json_ends_in_a_value_error(raw, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        parse_json(raw, most=100_000)
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_parse_or_raise_a_value_error(raw):
+    complaint = "$"
+    try:
+        parse_json(raw, most=100)
+    except ValueError as error:
+        complaint = str(error)
+    assert complaint.startswith("$")
+
+
+@pytest.mark.parametrize(
+    ("read", "value"),
+    [
+        (Node.flag, 1),
+        (Node.integer, True),
+        (Node.integer, -1),
+        (Node.integer, 2**53),
+        (Node.integer, 10**4000),
+        (Node.integer, "1"),
+        (lambda n: n.text(2), "abc"),
+        (lambda n: n.text(2), "\ud800"),
+        (lambda n: n.text(2), None),
+        (lambda n: n.raw(1), "0g"),
+        (lambda n: n.raw(1), "0A"),
+        (lambda n: n.raw(1), "000"),
+        (lambda n: n.raw(1), "²²"),
+        (lambda n: n.items(1), [1, 2]),
+        (lambda n: n.items(1), {"a": 1}),
+        (lambda n: n.members("a"), {"a": 1, "b": 2}),
+        (lambda n: n.members("a", "b"), {"a": 1}),
+        (lambda n: n.members("a"), {1: 1}),
+        (lambda n: n.members("a"), []),
+        (lambda n: n.entries(0), {"a": 1}),
+        (lambda n: n.entries(5), {1: 1}),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_path(read, value):
+    with pytest.raises(ValueError, match=r"^\$\.here"):
+        read(Node(value, "$.here"))

@@ -1,0 +1,273 @@
+"""The published vectors, read as another implementation would read them: from the JSON files, through the public API."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from grail_core.network import NETWORKS, NetworkParameters
+from grail_core.protocol import (
+    CheckpointCandidate,
+    Hotkey,
+    MinerWindow,
+    Randomness,
+    RolloutRow,
+    ScoreInputs,
+    SignedVerdict,
+    VerdictBody,
+    Window,
+    WindowHeader,
+    WindowTimes,
+    canonical_json,
+    challenged_positions,
+    constants,
+    count_groups,
+    draw,
+    gumbel_noise,
+    header_digest,
+    merkle_path,
+    merkle_root,
+    murmur3_words,
+    noise_of,
+    row_digest,
+    sample_rows,
+    score_inputs,
+    select_miners,
+    tagged_hash,
+    tagged_stream,
+    valid_checkpoint,
+    verify,
+    verify_merkle_path,
+    weights,
+    window_of,
+)
+from grail_core.protocol.encoding import encode_part, message
+from grail_core.protocol.records import row_message
+from grail_core.protocol.scores import score_units
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def vectors(name: str) -> Any:
+    document = json.loads((ROOT / "tests" / "vectors" / f"{name}.json").read_text(encoding="utf-8"))
+    assert document["protocol_version"] == constants.PROTOCOL_VERSION
+    return document["vectors"]
+
+
+def raw(text: str) -> bytes:
+    return bytes.fromhex(text)
+
+
+def part(value: dict[str, str]) -> bytes | int | str:
+    ((kind, text),) = value.items()
+    return {"bytes": bytes.fromhex, "integer": int, "text": str}[kind](text)
+
+
+def test_vectors_regenerate_byte_identically():
+    done = subprocess.run([sys.executable, "-m", "tooling.vectors", "--check"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_changed_vector_file_is_noticed(tmp_path):
+    program = (
+        "import sys, pathlib, tooling.vectors.__main__ as m\n"
+        f"m.FOLDER = pathlib.Path({str(tmp_path)!r})\n"
+        "assert m.main([]) == 0 and m.main(['--check']) == 0\n"
+        "file = m.FOLDER / 'draw.json'\n"
+        "file.write_bytes(file.read_bytes().replace(b'1', b'2', 1))\n"
+        "assert m.main(['--check']) == 1\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "draw.json differs" in done.stderr
+
+
+def test_constants_and_networks():
+    expected = vectors("constants")
+    for name, value in expected["constants"].items():
+        mine = getattr(constants, name)
+        if isinstance(mine, tuple):
+            assert list(mine) == value
+        else:
+            assert (repr(mine) if isinstance(mine, float) else mine) == value
+    assert len(expected["networks"]) == len(NETWORKS)
+    for case in expected["networks"]:
+        network = NetworkParameters.from_json(case["parameters"])
+        assert network == NETWORKS[network.name]
+        assert network.digest.hex() == case["digest"]
+        assert network.network_id(raw(case["genesis_hash"])).hex() == case["network_id"]
+
+
+def test_encoding():
+    expected = vectors("encoding")
+    for case in expected["parts"]:
+        assert encode_part(part(case["part"])).hex() == case["bytes"]
+    for case in expected["messages"]:
+        arguments = (raw(case["network_id"]), case["tag"], *map(part, case["parts"]))
+        assert message(*arguments).hex() == case["message"]
+        assert tagged_hash(*arguments).hex() == case["hash"]
+        assert tagged_stream(*arguments, length=40).hex() == case["stream_40"]
+    for case in expected["canonical_json"]:
+        assert canonical_json(case["value"]).hex() == case["bytes"]
+
+
+def test_windows():
+    expected = vectors("windows")
+    for block, window in expected["window_of"]:
+        assert window_of(block) == window
+    for case in expected["times"]:
+        times = WindowTimes(Window(case["window"]), NETWORKS[case["network"]])
+        for name in ("seed_beacon", "deadline", "first_sight_end", "challenge", "void"):
+            assert getattr(times, f"{name}_block") == case[f"{name}_block"]
+
+
+def test_seeds():
+    for case in vectors("seeds"):
+        c = SimpleNamespace(**{k: raw(v) if isinstance(v, str) and len(v) == 64 else v for k, v in case.items()})
+        randomness = Randomness(c.network_id)
+        assert randomness.window_seed(c.block_hash, c.beacon_randomness) == c.window_seed
+        assert randomness.select_seed(c.block_hash, c.beacon_randomness) == c.select_seed
+        assert randomness.challenge_seed(c.block_hash, c.beacon_randomness, c.content_digest) == c.challenge_seed
+        assert randomness.problem_seed(c.window_seed, c.hotkey, c.env_digest, c.group) == int(c.problem_seed)
+        sampling_seed = randomness.sampling_seed(c.window_seed, c.hotkey, c.checkpoint_digest, c.env_digest, c.group, c.rollout)
+        assert sampling_seed == int(c.sampling_seed)
+        for j in range(4):
+            signs = randomness.sketch_bits(c.window_seed, j, 13)
+            assert signs.tolist() == [1 if sign == "+" else -1 for sign in c.sketch_signs_13[j]]
+            assert int(randomness.sketch_bits(c.window_seed, j, 896).sum()) == c.sketch_sum_896[j]
+
+
+def test_draw():
+    for case in vectors("draw"):
+        drawn = draw(raw(case["seed"]), case["tag"], int(case["n"]), case["k"])
+        assert [str(index) for index in drawn] == case["drawn"]
+
+
+def test_positions():
+    for case in vectors("positions"):
+        found = challenged_positions(raw(case["challenge_seed"]), raw(case["row_digest"]), case["completion_length"])
+        assert found == case["positions"]
+
+
+def test_groups():
+    for case in vectors("groups"):
+        if case["count"] is None:
+            with pytest.raises(ValueError):
+                count_groups(case["group_ids"])
+        else:
+            assert vars(count_groups(case["group_ids"])) == case["count"]
+
+
+def test_checkpoints():
+    for case in vectors("checkpoints"):
+        candidates = [CheckpointCandidate(**{**c, "digest": raw(c["digest"])}) for c in case["candidates"]]
+        chosen = valid_checkpoint(candidates, case["window"])
+        assert (chosen and chosen.digest.hex()) == case["valid"]
+
+
+@pytest.mark.parametrize(
+    ("seed", "position", "words"),
+    [
+        (1234, 20, [2170659539, 2912094226, 1261763608, 2945442213]),
+        (-7, 5, [3693819169, 128128446, 976139983, 849895819]),
+        (2**63 - 5, 31, [2984942944, 1849543793, 2582766584, 3254171161]),
+    ],
+)
+def test_the_golden_hashes_of_section_4(seed, position, words):
+    assert murmur3_words(seed, position, range(4)).tolist() == words
+    cases = {(int(c["seed"]), c["position"]): c["h"] for c in vectors("gumbel")["cases"]}
+    assert cases[seed, position][:4] == words
+
+
+def test_gumbel():
+    expected = vectors("gumbel")
+    for case in expected["cases"]:
+        seed, position, tokens = int(case["seed"]), case["position"], case["token_ids"]
+        assert murmur3_words(seed, position, tokens).tolist() == case["h"]
+        np.testing.assert_allclose(gumbel_noise(seed, position, tokens), [float(g) for g in case["noise"]], rtol=1e-11)
+    for h, noise in expected["noise_of_h"]:
+        assert float(noise_of(h)) == pytest.approx(float(noise), rel=1e-11)
+
+
+def test_records():
+    expected = vectors("records")
+    network = raw(expected["network_id"])
+    for case in expected["rows"]:
+        row = RolloutRow(
+            group=case["group"],
+            rollout=case["rollout"],
+            tokens=np.array(case["tokens"], dtype=np.int32),
+            prompt_length=case["prompt_length"],
+            logprobs=np.frombuffer(raw(case["logprobs_float32"]), dtype="<f4"),
+            sketches=raw(case["sketches"]),
+            reward=float(np.frombuffer(raw(case["reward_float64"]), dtype="<f8")[0]),
+            success=case["success"],
+        )
+        assert row_message(network, row).hex() == case["message"]
+        assert row_digest(network, row).hex() == case["digest"] == hashlib.sha256(raw(case["message"])).hexdigest()
+    for case in expected["headers"]:
+        header = WindowHeader.from_canonical(case["canonical"].encode())
+        assert header == WindowHeader.from_json(case["header"])
+        assert header_digest(network, header).hex() == case["digest"]
+
+
+def test_merkle():
+    for case in vectors("merkle"):
+        digests, root = [raw(text) for text in case["digests"]], raw(case["root"])
+        assert merkle_root(digests) == root
+        for index, path in zip(case["path_indices"], case["paths"], strict=True):
+            assert [node.hex() for node in merkle_path(digests, index)] == path
+            assert verify_merkle_path(root, digests[index], index, len(digests), [raw(node) for node in path])
+
+
+def test_selection():
+    expected = vectors("selection")
+    for case in expected["miners"]:
+        declared = {Hotkey(raw(hotkey)): count for hotkey, count in case["declared"].items()}
+        for mine, given in zip(select_miners(raw(case["select_seed"]), declared), case["selections"], strict=True):
+            assert mine.hotkey.hex() == given["hotkey"]
+            assert mine.probability == Fraction(*given["probability"])
+            assert (str(mine.coin), mine.selected) == (given["coin"], given["selected"])
+    for case in expected["rows"]:
+        sample = sample_rows(raw(case["challenge_seed"]), case["groups"])
+        assert list(sample.whole_groups) == case["whole_groups"]
+        assert [list(row) for row in sample.singles] == case["singles"]
+        assert [list(row) for row in sample.reserve] == case["reserve"]
+
+
+def test_scores():
+    expected = vectors("scores")
+    for case in expected["histories"]:
+        inputs = score_inputs([MinerWindow(**entry) for entry in case["history"]], case["window"])
+        assert inputs == ScoreInputs(**case["inputs"])
+        assert str(score_units(inputs)) == case["units"]
+    for case in expected["weights"]:
+        rule = SimpleNamespace(**{name: case[name] for name in ("weight_mode", "burn_share_permille", "burn_uid")})
+        inputs = {int(uid): ScoreInputs(**entry) for uid, entry in case["inputs"].items()}
+        assert {str(uid): weight for uid, weight in weights(inputs, rule).items()} == case["weights"]
+
+
+def test_signatures():
+    cases = vectors("signatures")
+    assert [verify(raw(c["hotkey"]), raw(c["message"]), raw(c["signature"])) for c in cases] == [c["valid"] for c in cases]
+    assert {c["valid"] for c in cases} == {True, False}
+
+
+def test_verdicts():
+    for case in vectors("verdicts"):
+        body = VerdictBody.from_json(case["body"])
+        assert hashlib.sha256(body.canonical()).hexdigest() == case["canonical_sha256"]
+        assert body.digest().hex() == case["digest"]
+        digests = [text and raw(text) for text in (case["evidence_digest"], case["rollouts_digest"])]
+        assert SignedVerdict.message(body, raw(case["validator"]), *digests).hex() == case["signed_message"]
+        encoded = SignedVerdict(body, raw(case["validator"]), bytes(64), *digests).encode()
+        assert hashlib.sha256(encoded).hexdigest() == case["verdict_json_sha256"]

@@ -1,0 +1,124 @@
+"""From settings to the outside world: network parameters, chain, buckets, beacon and keys.
+
+One factory each, all of them lazy about heavy imports. Whatever is wrong with a deployment is found here, with the setting
+that is to blame and the line that mends it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grail_core.beacon.base import Beacon
+from grail_core.chain.base import Chain, Neuron, Signer
+from grail_core.errors import ConfigurationError, NotRegisteredError
+from grail_core.network import NETWORKS, UNSET_HOTKEY, NetworkParameters
+from grail_core.settings import Settings
+from grail_core.storage.base import StoreDirectory
+
+if TYPE_CHECKING:
+    from grail_core.keys import LocalSigner
+
+_MAX_NETWORK_FILE = 64 * 1024
+
+
+def network_parameters(settings: Settings) -> NetworkParameters:
+    """The named network, or the one described by a JSON file.
+
+    Raises:
+        ConfigurationError: no such network, a file that does not parse, or a network without a trainer.
+    """
+    name = settings.network
+    if name in NETWORKS:
+        params = NETWORKS[name]
+    elif Path(name).is_file():
+        try:
+            raw = Path(name).read_bytes()
+            if len(raw) > _MAX_NETWORK_FILE:
+                raise ValueError(f"{len(raw)} bytes")
+            params = NetworkParameters.from_json(json.loads(raw))
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"the network file does not parse: {error}", where=name, hint="check GRAIL_NETWORK") from error
+    else:
+        raise ConfigurationError(
+            f"there is no network called {name!r}",
+            where="GRAIL_NETWORK",
+            hint=f"one of {', '.join(sorted(NETWORKS))}, or the path of a parameters file",
+        )
+    if params.trainer_hotkey == UNSET_HOTKEY:
+        raise ConfigurationError(
+            f"network {params.name} names no trainer hotkey, so no checkpoint can be trusted",
+            where="GRAIL_NETWORK",
+            hint="use the parameters file that the network's operator publishes",
+        )
+    return params
+
+
+def open_chain(settings: Settings) -> Chain:
+    """The chain that BT_NETWORK names: `local` is the development chain in the file BT_CHAIN_ENDPOINT."""
+    if settings.bt_network == "local":
+        from grail_core.chain.local import LocalChain
+
+        if not settings.bt_chain_endpoint:
+            raise ConfigurationError("a local chain needs its file", where="BT_CHAIN_ENDPOINT", hint="start localnet first")
+        return LocalChain.open(settings.bt_chain_endpoint)
+    from grail_core.chain.bittensor import BittensorChain
+
+    return BittensorChain.connect(settings.bt_chain_endpoint or settings.bt_network, netuid=settings.netuid)
+
+
+def open_directory(settings: Settings, network: NetworkParameters) -> StoreDirectory:
+    """Own and others' buckets: a shared folder where GRAIL_STORAGE_ROOT is set, else R2 or S3."""
+    if settings.storage_root is not None:
+        from grail_core.storage.filesystem import FilesystemDirectory
+
+        if network.store_hosts:
+            raise ConfigurationError(
+                f"network {network.name} uses remote buckets, not a folder",
+                where="GRAIL_STORAGE_ROOT",
+                hint="unset it and set R2_*",
+            )
+        if not settings.storage_root.is_dir():
+            raise ConfigurationError(
+                "there is no such folder of buckets", where=str(settings.storage_root), hint="check GRAIL_STORAGE_ROOT"
+            )
+        return FilesystemDirectory(settings.storage_root, settings.storage_bucket)
+    from grail_core.storage.s3 import S3Directory
+
+    return S3Directory.from_settings(settings, network)
+
+
+def open_beacon(settings: Settings, network: NetworkParameters) -> Beacon:
+    from grail_core.beacon.drand import DrandBeacon
+
+    relays = [url.strip() for url in settings.beacon_urls.split(",") if url.strip()]
+    if not relays and network.beacon_policy == "required":
+        raise ConfigurationError("no beacon relay is set", where="GRAIL_BEACON_URLS", hint="give at least one drand relay's URL")
+    return DrandBeacon(network.beacon, relays, settings.cache_dir / "beacon")
+
+
+def load_signer(settings: Settings) -> LocalSigner:
+    """The hotkey of the wallet that BT_WALLET_* name."""
+    from grail_core.keys import load_hotkey
+
+    return load_hotkey(settings.wallet_path, settings.wallet_cold, settings.wallet_hot)
+
+
+def require_registered(chain: Chain, signer: Signer, settings: Settings) -> Neuron:
+    """This hotkey's place on the subnet.
+
+    Raises:
+        NotRegisteredError: with the line that registers it.
+    """
+    neuron = chain.metagraph().by_hotkey(signer.hotkey)
+    if neuron is None:
+        from grail_core.keys import ss58
+
+        raise NotRegisteredError(
+            f"hotkey {ss58(signer.hotkey)} is not registered on netuid {chain.netuid}",
+            where=f"wallet {settings.wallet_cold}/{settings.wallet_hot}",
+            hint=f"btcli subnet register --netuid {chain.netuid} --wallet.name {settings.wallet_cold} "
+            f"--wallet.hotkey {settings.wallet_hot} --subtensor.network {settings.bt_network}",
+        )
+    return neuron

@@ -1,0 +1,106 @@
+"""A participant of a network: its handles to chain, storage and beacon, and the windows they open.
+
+Built once from settings at start-up, where everything that can be wrong with a deployment is found and said; the services
+hold one and ask nothing else for the outside world.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from grail_core.beacon.base import Beacon
+from grail_core.chain.base import Chain, Neuron, Signer
+from grail_core.checkpoints.source import CheckpointSource
+from grail_core.deployment import (
+    load_signer,
+    network_parameters,
+    open_beacon,
+    open_chain,
+    open_directory,
+    require_registered,
+)
+from grail_core.network import NetworkParameters
+from grail_core.protocol import WindowTimes, window_of
+from grail_core.protocol.constants import WINDOW_LENGTH
+from grail_core.protocol.types import Block, Digest, Window
+from grail_core.settings import Settings
+from grail_core.storage.base import ObjectStore, StoreDirectory
+from grail_core.telemetry import get_logger
+from grail_core.window_context import WindowContext, block_time_ms, open_window
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Participant:
+    params: NetworkParameters
+    chain: Chain
+    directory: StoreDirectory
+    beacon: Beacon
+    signer: Signer
+    cache_dir: Path
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Participant:
+        """Open everything; the first thing that is wrong ends with its error (what, where, what to try)."""
+        params = network_parameters(settings)
+        return cls(
+            params=params,
+            chain=open_chain(settings),
+            directory=open_directory(settings, params),
+            beacon=open_beacon(settings, params),
+            signer=load_signer(settings),
+            cache_dir=settings.cache_dir,
+        )
+
+    @cached_property
+    def network_id(self) -> Digest:
+        return self.params.network_id(self.chain.genesis_hash)
+
+    @cached_property
+    def own_store(self) -> ObjectStore:
+        return self.directory.own()
+
+    @cached_property
+    def checkpoints(self) -> CheckpointSource:
+        return CheckpointSource(self.chain, self.directory, self.params, self.network_id, self.cache_dir)
+
+    def join(self, settings: Settings) -> Neuron:
+        """Check the registration, and commit our bucket if the chain does not name it yet.
+
+        Raises:
+            NotRegisteredError: with the line that registers this hotkey.
+        """
+        neuron = require_registered(self.chain, self.signer, settings)
+        commitment = self.directory.commitment()
+        if neuron.commitment != commitment:
+            self.chain.commit(self.signer, commitment)
+            log.event("bucket_committed", commitment=commitment.split(":")[0])
+        return neuron
+
+    def times(self, window: Window) -> WindowTimes:
+        return WindowTimes(window, self.params)
+
+    def current_window(self) -> Window:
+        return window_of(self.chain.current_block())
+
+    def next_window(self) -> Window:
+        return Window(self.current_window() + WINDOW_LENGTH)
+
+    def time_of_block_ms(self, block: Block) -> int:
+        return block_time_ms(self.chain, self.params, block)
+
+    def open_window(self, window: Window) -> WindowContext:
+        """Context of a window whose seed-beacon block exists; see `window_context.open_window` for its errors."""
+        return open_window(self.chain, self.beacon, self.params, window, self.checkpoints.valid_at)
+
+    def miners_at(self, window: Window) -> list[Neuron]:
+        """Who has this window: hotkeys registered with a commitment at block T, in UID order."""
+        neurons = self.chain.metagraph(Block(window)).neurons
+        return [neuron for neuron in neurons if neuron.commitment is not None]
+
+    def wait_for_block(self, block: Block, stop: threading.Event, *, finalised: bool = False) -> bool:
+        return self.chain.wait_for_block(block, stop=stop, finalised=finalised)

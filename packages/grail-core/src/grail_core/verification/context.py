@@ -1,0 +1,52 @@
+"""What the checks of one file are run against. Everything is a value: no chain, no store, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from grail_core.environment import Environment, Message
+from grail_core.generation.base import GenerationPolicy
+from grail_core.protocol.constants import MAX_NEW_TOKENS_PROTOCOL_CAP
+from grail_core.protocol.types import Digest, Hotkey
+from grail_core.window_context import WindowContext
+
+
+class Renderer(Protocol):
+    """The part of `grail_core.prompts.PromptRenderer` that checks need."""
+
+    def render(self, messages: list[Message]) -> tuple[int, ...]: ...
+
+    def decode_completion(self, tokens: list[int]) -> str: ...
+
+
+@dataclass(frozen=True)
+class CheckContext:
+    """One miner's file of one window.
+
+    `vocabulary_size` and `context_length` are the checkpoint model's; `history` holds the rollout identities
+    (`uniqueness.rollout_identity`) this hotkey already had counted in the last 12 windows; `known_class` is the numerics
+    class the hotkey is bound to, None if it has none yet.
+    """
+
+    window: WindowContext
+    hotkey: Hotkey
+    environment: Environment
+    renderer: Renderer
+    vocabulary_size: int
+    context_length: int
+    known_class: str | None = None
+    history: Collection[Digest] = field(default_factory=frozenset)
+
+    @property
+    def policy(self) -> GenerationPolicy:
+        return self.window.manifest.policy
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        return frozenset(self.window.manifest.end_token_ids)
+
+    def length_limit(self, prompt_length: int) -> int:
+        """L of section 4: the most completion tokens a row with this prompt may have."""
+        return min(self.policy.max_tokens, MAX_NEW_TOKENS_PROTOCOL_CAP, self.context_length - prompt_length)

@@ -1,0 +1,136 @@
+"""Check 1, `file`: the bytes are a window file of this miner, window, checkpoint and beacon, and its signature holds.
+
+It runs on every announced file, since the declared counts of all files decide who is checked. The Merkle root is rebuilt
+from the rows, so after this check the header speaks for every byte.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from grail_core.beacon.bls import verify_round
+from grail_core.errors import BeaconError
+from grail_core.proof.numerics import NUMERICS_CLASSES
+from grail_core.protocol import count_groups, header_digest, merkle_root, row_digest
+from grail_core.protocol.constants import PROTOCOL_VERSION
+from grail_core.protocol.signatures import verify
+from grail_core.protocol.types import Digest, Hotkey
+from grail_core.protocol.verdicts import Finding
+from grail_core.verification.findings import reject
+from grail_core.window_context import WindowContext
+from grail_core.window_file import RowTable, WindowFile, WindowFileError, read_window_file
+
+CHECK = "file"
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A file that passed check 1: parsed, signed, its rows bound to the header by `row_digests`."""
+
+    hotkey: Hotkey
+    content_digest: Digest
+    file: WindowFile
+    row_digests: tuple[Digest, ...]
+
+    @property
+    def table(self) -> RowTable:
+        return self.file.table
+
+    @property
+    def groups(self) -> list[int]:
+        """Group ids in file order, each once."""
+        _, first = np.unique(self.table.group, return_index=True)
+        return [int(self.table.group[index]) for index in sorted(first)]
+
+    def rows_of(self, group: int) -> list[int]:
+        """Row indices of a group, in file order."""
+        return [int(index) for index in np.flatnonzero(self.table.group == group)]
+
+    def index_of(self, group: int, rollout: int) -> int:
+        return int(np.flatnonzero((self.table.group == group) & (self.table.rollout == rollout))[0])
+
+
+def check_file(
+    data: bytes,
+    content_digest: Digest,
+    hotkey: Hotkey,
+    window: WindowContext,
+    known_class: str | None = None,
+) -> Submission | list[Finding]:
+    """The submission, or the findings that reject the file."""
+    try:
+        file = read_window_file(data)
+    except WindowFileError as error:
+        return [reject(CHECK, detail=error.what)]
+    header = file.header
+    expected = {
+        "protocol version": (header.protocol_version, PROTOCOL_VERSION),
+        "window": (header.window, window.window),
+        "block hash": (header.block_hash, window.block_hash),
+        "hotkey": (header.hotkey, hotkey),
+        "checkpoint digest": (header.checkpoint_digest, window.checkpoint_digest),
+        "environment digest": (header.env_digest, window.env_digest),
+        "policy digest": (header.policy_digest, window.manifest.policy_digest),
+        "beacon round": (header.beacon_round, window.beacon.round if window.beacon else 0),
+        "beacon signature": (header.beacon_signature, window.beacon.signature if window.beacon else None),
+    }
+    findings = [
+        reject(CHECK, value=_text(found), threshold=_text(wanted), detail=f"wrong {name}")
+        for name, (found, wanted) in expected.items()
+        if found != wanted
+    ]
+    if header.numerics_class not in NUMERICS_CLASSES:
+        findings.append(reject(CHECK, value=header.numerics_class, detail="numerics class is not on the protocol's list"))
+    elif known_class is not None and header.numerics_class != known_class:
+        findings.append(
+            reject(CHECK, value=header.numerics_class, threshold=known_class, detail="numerics class changed too soon")
+        )
+    if findings:
+        return findings
+    if not verify(hotkey, header_digest(window.network_id, header), file.signature):
+        return [reject(CHECK, detail="the header's signature is not the hotkey's")]
+    return _bind_rows(file, content_digest, window)
+
+
+def check_beacon(window: WindowContext) -> None:
+    """Verify the round that the context carries; for readers who take the round from a file, without a network.
+
+    Raises:
+        BeaconError: the round is missing though the network requires one, or does not verify.
+    """
+    if window.beacon is not None:
+        verify_round(window.params.beacon, window.beacon)
+    elif window.params.beacon_policy == "required":
+        raise BeaconError("the window has no beacon round, but the network requires one")
+
+
+def _bind_rows(file: WindowFile, content_digest: Digest, window: WindowContext) -> Submission | list[Finding]:
+    header, table = file.header, file.table
+    try:
+        digests = tuple(row_digest(window.network_id, row) for row in table.rows())
+    except (ValueError, OverflowError) as error:
+        return [reject("schema", detail=f"a row breaks the record's rules: {error}")]
+    root = merkle_root(digests)
+    if root != header.merkle_root:
+        return [reject(CHECK, value=root.hex(), threshold=header.merkle_root.hex(), detail="rows do not give the Merkle root")]
+    groups = np.unique(table.group).tolist()
+    try:
+        counted = count_groups(groups)
+    except ValueError as error:
+        return [reject("schema", value=len(groups), detail=str(error))]
+    for name, found, wanted in (
+        ("groups", header.groups, counted.groups),
+        ("gaps", header.gaps, counted.gaps),
+        ("declared", header.declared, counted.declared),
+    ):
+        if found != wanted:
+            return [reject(CHECK, value=found, threshold=wanted, detail=f"the header's {name} differ from the rows'")]
+    return Submission(header.hotkey, content_digest, file, digests)
+
+
+def _text(value: object) -> str | int | None:
+    if isinstance(value, bytes):
+        return value.hex()
+    return value if isinstance(value, int) or value is None else str(value)

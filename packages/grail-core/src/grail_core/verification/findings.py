@@ -1,0 +1,52 @@
+"""Findings in short: what a check says of a file, a group or a rollout."""
+
+from __future__ import annotations
+
+from grail_core.protocol.verdicts import Finding, Outcome, decimal
+
+MOST_FINDINGS = 8
+"""A check names so many offenders and then counts the rest: a verdict stays small whatever a miner sends."""
+
+
+def reject(
+    check: str,
+    *,
+    value: float | int | str | None = None,
+    threshold: float | int | str | None = None,
+    detail: str = "",
+    group: int | None = None,
+    rollout: int | None = None,
+) -> Finding:
+    return Finding(check, Outcome.REJECT, _exact(value), _exact(threshold), detail, group, rollout)
+
+
+def accept(
+    check: str,
+    *,
+    value: float | int | str | None = None,
+    threshold: float | int | str | None = None,
+    detail: str = "",
+    group: int | None = None,
+    rollout: int | None = None,
+) -> Finding:
+    return Finding(check, Outcome.ACCEPT, _exact(value), _exact(threshold), detail, group, rollout)
+
+
+def inconclusive(check: str, *, detail: str, group: int | None = None, rollout: int | None = None) -> Finding:
+    return Finding(check, Outcome.INCONCLUSIVE, None, None, detail, group, rollout)
+
+
+def shorten(findings: list[Finding]) -> list[Finding]:
+    """The first offenders of a check; the last one kept says how many more there are."""
+    if len(findings) <= MOST_FINDINGS:
+        return findings
+    kept = findings[:MOST_FINDINGS]
+    last = kept[-1]
+    more = f"{last.detail} (and {len(findings) - MOST_FINDINGS} more like these)"
+    kept[-1] = Finding(last.check, last.outcome, last.value, last.threshold, more, last.group, last.rollout)
+    return kept
+
+
+def _exact(value: float | int | str | None) -> int | str | None:
+    """Numbers as canonical JSON can hold them: integers as they are, floats as decimal text."""
+    return decimal(value) if isinstance(value, float) else value

@@ -1,0 +1,145 @@
+"""Measuring sampled rollouts: the validator's own judgement, and its own forward pass at the challenged positions.
+
+Everything that needs an environment or a model happens here and ends in `RolloutEvidence`; what it means is decided
+elsewhere, from that evidence alone. Proof batches are composed as the protocol says: a whole group in order of r, single
+rollouts 16 at a time in the order drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from grail_core.proof.group import measure_rows, measure_sketches
+from grail_core.proof.model import PolicyModel
+from grail_core.proof.sketches import projections
+from grail_core.protocol import RowSample, challenged_positions
+from grail_core.protocol.constants import PROOF_BATCH_SIZE, ROLLOUTS_PER_PROBLEM
+from grail_core.protocol.types import Digest
+from grail_core.telemetry import get_logger
+from grail_core.verification.context import CheckContext
+from grail_core.verification.evidence import JudgeEvidence, JudgeStability, MinerEvidence, RolloutEvidence
+from grail_core.verification.file import Submission
+from grail_core.verification.reward import judge_claim
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class SampledRow:
+    """A row index of the file and the completion positions to open."""
+
+    index: int
+    positions: tuple[int, ...]
+
+
+def challenged(submission: Submission, index: int, challenge_seed: Digest) -> SampledRow:
+    """Row `index` with the positions that the challenge opens."""
+    length = int(submission.table.tokens.lengths[index] - submission.table.prompt_length[index])
+    positions = challenged_positions(challenge_seed, submission.row_digests[index], length)
+    return SampledRow(index, tuple(positions))
+
+
+def opened_whole(submission: Submission, index: int) -> SampledRow:
+    """Row `index` with all its completion positions: what a trainer checks."""
+    length = int(submission.table.tokens.lengths[index] - submission.table.prompt_length[index])
+    return SampledRow(index, tuple(range(length)))
+
+
+def measure_sample(
+    submission: Submission,
+    context: CheckContext,
+    sample: RowSample,
+    challenge_seed: Digest,
+    model: PolicyModel,
+    alternatives: Mapping[str, PolicyModel],
+) -> MinerEvidence:
+    """Evidence of a file's sample. A rollout the judge cannot conclude on is replaced by the next of the draw."""
+    judged: dict[int, JudgeEvidence] = {}
+    whole = [[submission.index_of(group, r) for r in range(ROLLOUTS_PER_PROBLEM)] for group in sample.whole_groups]
+    for index in (index for group in whole for index in group):
+        judged[index] = judge_row(submission, context, index)
+    singles, lost = _conclusive_singles(submission, context, sample, judged)
+    lost += sum(judged[i].stability is JudgeStability.INCONCLUSIVE for group in whole for i in group)
+    batches = [*whole, *_chunks(singles, PROOF_BATCH_SIZE)]
+    rollouts: list[RolloutEvidence] = []
+    for batch in batches:
+        rows = [challenged(submission, index, challenge_seed) for index in batch]
+        rollouts += measure_batch(submission, context, rows, judged, model, alternatives)
+    return MinerEvidence(submission.hotkey, submission.content_digest, tuple(rollouts), lost)
+
+
+def measure_batch(
+    submission: Submission,
+    context: CheckContext,
+    rows: Sequence[SampledRow],
+    judged: Mapping[int, JudgeEvidence],
+    model: PolicyModel,
+    alternatives: Mapping[str, PolicyModel],
+) -> list[RolloutEvidence]:
+    """One proof batch: at most 16 rows, in the order given."""
+    table = submission.table
+    tokens = [table.tokens[row.index].tolist() for row in rows]
+    prompt_lengths = [int(table.prompt_length[row.index]) for row in rows]
+    positions = [row.positions for row in rows]
+    names = [(int(table.group[row.index]), int(table.rollout[row.index])) for row in rows]
+    seeds = [context.window.sampling_seed(context.hotkey, group, rollout) for group, rollout in names]
+    signs = projections(context.window.randomness, context.window.window_seed, model.hidden_size)
+    measured = measure_rows(model, tokens, prompt_lengths, positions, signs, context.policy, seeds)
+    others = {
+        name: measure_sketches(other, tokens, prompt_lengths, positions, signs) for name, other in alternatives.items()
+    }
+    evidence = [
+        RolloutEvidence(
+            group=group,
+            rollout=rollout,
+            judge=judged[row.index],
+            positions=np.asarray(row.positions, np.int32),
+            z=measurement.z,
+            logprob=measurement.logprobs,
+            margin=measurement.margins.astype(np.float32),
+            alternatives={name: values[place] for name, values in others.items()},
+        )
+        for place, (row, (group, rollout), measurement) in enumerate(zip(rows, names, measured, strict=True))
+    ]
+    return evidence
+
+
+def judge_row(submission: Submission, context: CheckContext, index: int) -> JudgeEvidence:
+    """The environment's judgement of one row against what it claims."""
+    table = submission.table
+    group, prompt_length = int(table.group[index]), int(table.prompt_length[index])
+    problem = context.environment.problem(context.window.problem_seed(context.hotkey, group))
+    completion = context.renderer.decode_completion(table.tokens[index][prompt_length:].tolist())
+    return judge_claim(
+        context.environment, problem, completion, float(table.reward[index]), bool(table.success[index])
+    )
+
+
+def _conclusive_singles(
+    submission: Submission, context: CheckContext, sample: RowSample, judged: dict[int, JudgeEvidence]
+) -> tuple[list[int], int]:
+    """Single rollouts that were judged, replacements included, and how many were lost on the way."""
+    kept: list[int] = []
+    lost = 0
+    for group, rollout in (*sample.singles, *sample.reserve):
+        if len(kept) == len(sample.singles):
+            break
+        index = submission.index_of(group, rollout)
+        judged[index] = judge_row(submission, context, index)
+        if judged[index].stability is JudgeStability.INCONCLUSIVE:
+            lost += 1
+        else:
+            kept.append(index)
+    return kept, lost
+
+
+def _chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def judge_all(submission: Submission, context: CheckContext, indices: Iterable[int]) -> dict[int, JudgeEvidence]:
+    return {index: judge_row(submission, context, index) for index in indices}

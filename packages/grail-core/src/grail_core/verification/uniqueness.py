@@ -1,0 +1,33 @@
+"""Check 3, `unique`: what a hotkey already had counted counts no second time.
+
+It never rejects. Honest sampling repeats short answers; a repeated row costs its miner that row and nothing else, and no
+row of one hotkey ever depends on what another one uploaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+
+import numpy as np
+
+from grail_core.protocol.types import Digest
+from grail_core.verification.file import Submission
+
+
+def rollout_identity(prompt: np.ndarray, completion: np.ndarray) -> Digest:
+    """SHA-256 over the digests of prompt and completion ids (little-endian int32): what "the same rollout" means."""
+    halves = (hashlib.sha256(np.ascontiguousarray(part, "<i4").tobytes()).digest() for part in (prompt, completion))
+    return Digest(hashlib.sha256(b"".join(halves)).digest())
+
+
+def distinct_rollouts(submission: Submission, history: Collection[Digest]) -> list[Digest]:
+    """Identities of the file's rollouts that count, in file order, each once and none of `history`."""
+    table = submission.table
+    counted: dict[Digest, None] = {}
+    for index in range(len(table)):
+        tokens, prompt_length = table.tokens[index], int(table.prompt_length[index])
+        identity = rollout_identity(tokens[:prompt_length], tokens[prompt_length:])
+        if identity not in history:
+            counted[identity] = None
+    return list(counted)

@@ -1,0 +1,181 @@
+"""One window of mining, step by step: which model, generate, judge, prove, pack.
+
+Every step is a method that takes what it needs and returns a value, so that each can be replaced alone: engines replace
+`generate`, adversaries in the test suite replace whatever they lie about. The service around it owns time, chain and store.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+from grail_core.generation.hf import HfGenerator
+from grail_core.live_checkpoint import LiveCheckpoint, LoadedCheckpoint
+from grail_core.proof.errors import UnprovableError
+from grail_core.proof.group import RowProof, prove_rows
+from grail_core.proof.numerics import numerics_class_of
+from grail_core.proof.sketches import projections
+
+import grail_core
+from grail_core.chain.base import Signer
+from grail_core.checkpoints.manifest import CheckpointManifest
+from grail_core.environment import Environment, Judgement, JudgementOutcome, Problem
+from grail_core.generation.base import Completion, GenerationRequest
+from grail_core.protocol import (
+    RolloutRow,
+    WindowHeader,
+    count_groups,
+    header_digest,
+    merkle_root,
+    row_digest,
+    without_negative_zero,
+)
+from grail_core.protocol.constants import PROTOCOL_VERSION, ROLLOUTS_PER_PROBLEM
+from grail_core.telemetry import get_logger
+from grail_core.window_context import WindowContext
+from grail_core.window_file import write_window_file
+
+log = get_logger(__name__)
+
+EnvironmentOf = Callable[[CheckpointManifest], Environment]
+"""The environment that a checkpoint names."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Sixteen proven rollouts of one problem."""
+
+    group: int
+    rows: tuple[RolloutRow, ...]
+
+
+@dataclass
+class Timings:
+    """Seconds spent a step in one window."""
+
+    generate: float = 0.0
+    judge: float = 0.0
+    prove: float = 0.0
+    pack: float = 0.0
+
+
+@dataclass
+class Mining:
+    """The honest way. `environment_of` gives the environment of the loaded checkpoint."""
+
+    signer: Signer
+    checkpoint: LiveCheckpoint
+    environment_of: EnvironmentOf
+    groups_per_batch: int = 8
+    timings: Timings = field(default_factory=Timings)
+
+    def select_model(self, context: WindowContext) -> LoadedCheckpoint:
+        """The model to generate and prove with: the window's own checkpoint."""
+        return self.checkpoint.at(context.manifest)
+
+    def produce_groups(self, context: WindowContext, loaded: LoadedCheckpoint, groups: Sequence[int]) -> list[Group]:
+        """Generate, judge and prove these groups. A group that cannot be proved is dropped: it costs one group as a gap."""
+        environment = self.environment_of(loaded.manifest)
+        problems = [environment.problem(context.problem_seed(self.signer.hotkey, group)) for group in groups]
+        prompts = [loaded.renderer.render(environment.messages(problem)) for problem in problems]
+        with _timed(self.timings, "generate"):
+            completions = self.generate(context, loaded, groups, prompts)
+        produced = []
+        for group, problem, prompt, answers in zip(groups, problems, prompts, completions, strict=True):
+            with _timed(self.timings, "judge"):
+                judgements = [self.judge(environment, loaded, problem, answer) for answer in answers]
+            try:
+                with _timed(self.timings, "prove"):
+                    proofs = self.prove(context, loaded, prompt, answers)
+            except UnprovableError as error:
+                log.warning("group %d of window %d dropped: %s", group, context.window, error)
+                continue
+            if any(judgement.outcome is JudgementOutcome.INCONCLUSIVE for judgement in judgements):
+                log.warning("group %d of window %d dropped: the judge failed here", group, context.window)
+                continue
+            produced.append(Group(group, _rows(group, prompt, answers, judgements, proofs)))
+        return produced
+
+    def generate(
+        self, context: WindowContext, loaded: LoadedCheckpoint, groups: Sequence[int], prompts: Sequence[tuple[int, ...]]
+    ) -> list[list[Completion]]:
+        """Sixteen completions a group, each from its own assigned seed."""
+        requests = [
+            GenerationRequest(prompt, context.sampling_seed(self.signer.hotkey, group, rollout))
+            for group, prompt in zip(groups, prompts, strict=True)
+            for rollout in range(ROLLOUTS_PER_PROBLEM)
+        ]
+        manifest = context.manifest
+        generator = HfGenerator(loaded.model, manifest.policy, frozenset(manifest.end_token_ids))
+        flat = generator.generate(requests)
+        return [flat[start : start + ROLLOUTS_PER_PROBLEM] for start in range(0, len(flat), ROLLOUTS_PER_PROBLEM)]
+
+    def judge(self, environment: Environment, loaded: LoadedCheckpoint, problem: Problem, completion: Completion) -> Judgement:
+        return environment.judge(problem, loaded.renderer.decode_completion(completion.tokens))
+
+    def prove(
+        self, context: WindowContext, loaded: LoadedCheckpoint, prompt: tuple[int, ...], answers: Sequence[Completion]
+    ) -> list[RowProof]:
+        """Sketches and unwarped log-probabilities of one group, from one forward pass of the proof model."""
+        signs = projections(context.randomness, context.window_seed, loaded.model.hidden_size)
+        rows = [(*prompt, *answer.tokens) for answer in answers]
+        return prove_rows(loaded.model, rows, [len(prompt)] * len(rows), signs)
+
+    def pack(self, context: WindowContext, groups: Sequence[Group]) -> bytes:
+        """The signed window file. `groups` in increasing order, at least one."""
+        with _timed(self.timings, "pack"):
+            rows = [row for group in groups for row in group.rows]
+            counted = count_groups([group.group for group in groups])
+            digests = [row_digest(context.network_id, row) for row in rows]
+            header = WindowHeader(
+                protocol_version=PROTOCOL_VERSION,
+                window=context.window,
+                block_hash=context.block_hash,
+                beacon_round=context.beacon.round if context.beacon else 0,
+                beacon_signature=context.beacon.signature if context.beacon else None,
+                hotkey=self.signer.hotkey,
+                checkpoint_digest=context.checkpoint_digest,
+                env_digest=context.env_digest,
+                policy_digest=context.manifest.policy_digest,
+                groups=counted.groups,
+                gaps=counted.gaps,
+                declared=counted.declared,
+                merkle_root=merkle_root(digests),
+                numerics_class=numerics_class_of(self.checkpoint.loaded.model),
+                software={"grail-core": grail_core.__version__},
+            )
+            signature = self.signer.sign(header_digest(context.network_id, header))
+            return write_window_file(header, signature, rows)
+
+
+def _rows(
+    group: int,
+    prompt: tuple[int, ...],
+    answers: Sequence[Completion],
+    judgements: Sequence[Judgement],
+    proofs: Sequence[RowProof],
+) -> tuple[RolloutRow, ...]:
+    return tuple(
+        RolloutRow(
+            group=group,
+            rollout=rollout,
+            tokens=np.asarray((*prompt, *answer.tokens), np.int32),
+            prompt_length=len(prompt),
+            logprobs=without_negative_zero(proof.logprobs),
+            sketches=proof.sketches,
+            reward=judgement.reward,
+            success=judgement.success,
+        )
+        for rollout, (answer, judgement, proof) in enumerate(zip(answers, judgements, proofs, strict=True))
+    )
+
+
+@contextmanager
+def _timed(timings: Timings, step: str) -> Iterator[None]:
+    """Add the seconds of a block to one field of `Timings`."""
+    start = time.perf_counter()
+    yield
+    setattr(timings, step, getattr(timings, step) + time.perf_counter() - start)

@@ -1,0 +1,161 @@
+"""The miner's window loop, as one would draw it on a whiteboard.
+
+wait for the window → sync the checkpoint → assigned problems → generate → judge → prove → pack → upload. There is no state
+to recover: whether a window is done is read from the miner's own bucket, so a killed miner starts again where time allows.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from grail_core.errors import BeaconError, ChainError, CheckpointError, StorageError
+from grail_core.keys import ss58
+from grail_core.participant import Participant
+from grail_core.protocol import allowed_gaps
+from grail_core.protocol.constants import WINDOW_LENGTH
+from grail_core.protocol.types import Window
+from grail_core.storage.base import DiskFullError
+from grail_core.telemetry import get_logger
+from grail_core.window_context import WindowContext
+from grail_core.window_file import window_key
+from grail_miner.budget import TimeBudget
+from grail_miner.mining import Group, Mining, Timings
+
+log = get_logger(__name__)
+
+_RETRY_SECONDS = 1.0
+
+
+@dataclass
+class MinerService:
+    """Mines windows one after the other until stopped or `windows` are done.
+
+    `most_groups` bounds a window's file; `safety_blocks` before the deadline belong to the upload.
+    """
+
+    participant: Participant
+    mining: Mining
+    most_groups: int = 64
+    safety_blocks: int = 2
+    budget: TimeBudget = field(default_factory=TimeBudget)
+
+    def run(self, stop: threading.Event, windows: int | None = None) -> int:
+        """Returns how many windows were mined."""
+        mined = 0
+        for window in self._windows(stop):
+            if self._mine_window(window, stop):
+                mined += 1
+            if windows is not None and mined >= windows:
+                break
+        return mined
+
+    def _windows(self, stop: threading.Event) -> Iterator[Window]:
+        """The running window, if its file is not up yet and time is left, then every following one."""
+        window = self.participant.current_window()
+        while not stop.is_set():
+            yield window
+            window = max(Window(window + WINDOW_LENGTH), self.participant.current_window())
+
+    def _mine_window(self, window: Window, stop: threading.Event) -> bool:
+        key = window_key(ss58(self.mining.signer.hotkey), window)
+        context = self._wait_for_window(window, stop)
+        if context is None:
+            return False
+        if self.participant.own_store.head(key) is not None:
+            log.event("window_already_mined", window=window)
+            return False
+        self.mining.timings = Timings()
+        groups = self._produce(context, stop)
+        if not groups:
+            log.event("window_empty", window=window, reason="no group fitted before the deadline")
+            return False
+        self._upload(key, context, groups)
+        return True
+
+    def _wait_for_window(self, window: Window, stop: threading.Event) -> WindowContext | None:
+        """Context of the window once its seed beacon is out; None if it cannot be mined."""
+        participant = self.participant
+        times = participant.times(window)
+        if not participant.wait_for_block(times.seed_beacon_block, stop):
+            return None
+        while not stop.is_set():
+            if self._seconds_left(window) <= 0:
+                log.event("window_skipped", window=window, reason="no time is left before its deadline")
+                return None
+            try:
+                return participant.open_window(window)
+            except CheckpointError as error:
+                log.event("window_skipped", window=window, reason=error.what)
+                return None
+            except (BeaconError, ChainError, StorageError) as error:
+                log.event("window_input_late", window=window, reason=error.what)
+                stop.wait(_RETRY_SECONDS)
+        return None
+
+    def _produce(self, context: WindowContext, stop: threading.Event) -> list[Group]:
+        """Groups 0, 1, 2, … in batches, as many as the time before the deadline allows."""
+        produced: list[Group] = []
+        loaded = self.mining.select_model(context)
+        following = 0
+        while following < self.most_groups and not stop.is_set():
+            left = self._seconds_left(context.window)
+            count = self.budget.groups_that_fit(left, min(self.mining.groups_per_batch, self.most_groups - following))
+            if count == 0:
+                break
+            start = time.perf_counter()
+            produced += self.mining.produce_groups(context, loaded, range(following, following + count))
+            self.budget.observe_groups(count, time.perf_counter() - start)
+            following += count
+        return within_gap_allowance(produced)
+
+    def _upload(self, key: str, context: WindowContext, groups: list[Group]) -> None:
+        start = time.perf_counter()
+        data = self.mining.pack(context, groups)
+        try:
+            info = self.participant.own_store.put(key, data)
+        except DiskFullError:
+            raise  # no later window will fare better: end with the message
+        except StorageError as error:
+            log.event("upload_failed", window=context.window, reason=error.what)
+            return
+        seconds = time.perf_counter() - start
+        self.budget.observe_finish(seconds)
+        deadline_ms = self.participant.time_of_block_ms(context.times.deadline_block)
+        timings = self.mining.timings
+        rewards = [row.reward for group in groups for row in group.rows]
+        log.event(
+            "window_mined",
+            window=context.window,
+            groups=len(groups),
+            rollouts=len(rewards),
+            tokens=sum(len(row.tokens) - row.prompt_length for group in groups for row in group.rows),
+            reward_mean=sum(rewards) / len(rewards),
+            seconds_generate=timings.generate,
+            seconds_judge=timings.judge,
+            seconds_prove=timings.prove,
+            seconds_pack=timings.pack,
+            seconds_upload=seconds - timings.pack,
+            bytes=len(data),
+            seconds_to_spare=(deadline_ms - info.stored_at_ms) / 1000,
+        )
+
+    def _seconds_left(self, window: Window) -> float:
+        """Until the upload must begin."""
+        participant = self.participant
+        last = participant.times(window).deadline_block - self.safety_blocks
+        now_ms = participant.chain.now_ms()
+        return (participant.time_of_block_ms(last) - now_ms) / 1000
+
+
+def within_gap_allowance(groups: list[Group]) -> list[Group]:
+    """The longest prefix whose missing groups the protocol allows."""
+    kept = list(groups)
+    while kept:
+        span = kept[-1].group + 1
+        if span - len(kept) <= allowed_gaps(span):
+            return kept
+        kept.pop()
+    return kept

@@ -1,0 +1,50 @@
+"""From settings to a running miner: where a deployment's mistakes are found before any window is lost to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from grail_core.cli_support import stop_on_signals
+from grail_core.keys import ss58
+from grail_core.live_checkpoint import LiveCheckpoint
+from grail_core.participant import Participant
+from grail_core.settings import Settings
+from grail_core.telemetry import get_logger
+from grail_envs.bound import BoundEnvironments
+from grail_miner.mining import EnvironmentOf, Mining
+from grail_miner.service import MinerService
+
+log = get_logger(__name__)
+
+MiningFactory = Callable[[Participant, LiveCheckpoint, EnvironmentOf, int], Mining]
+
+
+def honest_mining(
+    participant: Participant,
+    checkpoint: LiveCheckpoint,
+    environment_of: EnvironmentOf,
+    groups_per_batch: int,
+) -> Mining:
+    return Mining(participant.signer, checkpoint, environment_of, groups_per_batch)
+
+
+def run_miner(
+    settings: Settings,
+    *,
+    windows: int | None,
+    most_groups: int,
+    groups_per_batch: int,
+    mining_of: MiningFactory = honest_mining,
+) -> int:
+    """Join the network and mine until stopped. Returns the number of windows mined."""
+    participant = Participant.from_settings(settings)
+    neuron = participant.join(settings)
+    log.event("miner_started", hotkey=ss58(participant.signer.hotkey), uid=neuron.uid, network=participant.params.name)
+    checkpoint = LiveCheckpoint(participant.checkpoints, device=settings.device)
+    mining = mining_of(participant, checkpoint, BoundEnvironments(settings.data_dir), groups_per_batch)
+    service = MinerService(participant, mining, most_groups, settings.miner_safety_blocks)
+    with stop_on_signals() as stop:
+        mined = service.run(stop, windows)
+    log.event("miner_stopped", windows=mined)
+    return mined
+

@@ -1,0 +1,60 @@
+"""Why a window was judged as it was: the verdict in the ledger, told with numbers."""
+
+from __future__ import annotations
+
+import json
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from grail_core.errors import ProtocolViolationError
+from grail_core.keys import from_ss58, ss58
+from grail_core.participant import Participant
+from grail_core.protocol import MinerVerdict, SignedVerdict, VerdictBody
+from grail_core.protocol.types import Window
+from grail_core.settings import Settings
+from grail_validator.start import open_ledger
+
+
+def explain_window(settings: Settings, window: int, *, hotkey: str | None, as_json: bool) -> None:
+    """Print the verdict of a window from this validator's ledger.
+
+    Raises:
+        ProtocolViolationError: the ledger has no verdict of this window, or the verdict none of this hotkey.
+    """
+    ledger = open_ledger(settings, Participant.from_settings(settings))
+    judged = ledger.judged(Window(window))
+    if judged is None:
+        last = ledger.last_judged()
+        raise ProtocolViolationError(
+            f"window {window} has not been judged here",
+            hint="windows are multiples of 30 blocks" + (f"; the last one judged is {last}" if last is not None else ""),
+        )
+    body = SignedVerdict.decode(judged.verdict).body
+    miners = [m for m in body.miners if hotkey is None or hotkey in (m.hotkey.hex(), ss58(m.hotkey))]
+    if hotkey is not None and not miners:
+        from_ss58(hotkey)  # says so itself if this is no address
+        raise ProtocolViolationError(f"hotkey {hotkey} was not registered in window {window}")
+    if as_json:
+        click.echo(json.dumps({**body.to_json(), "miners": [m.to_json() for m in miners]}, indent=2))
+        return
+    _print(body, miners)
+
+
+def _print(body: VerdictBody, miners: list[MinerVerdict]) -> None:
+    console = Console()
+    console.print(f"window {body.window}: {body.status.value} {body.reason}".rstrip())
+    table = Table("uid", "hotkey", "verdict", "declared", "valid", "weight", "why")
+    for miner in miners:
+        reason = miner.reason or ("sampled rollouts pass every check" if miner.checked else "")
+        weight = body.weights.get(miner.uid, 0)
+        table.add_row(
+            str(miner.uid), ss58(miner.hotkey), miner.status.value, str(miner.declared), str(miner.unique_valid), str(weight), reason
+        )
+    console.print(table)
+    for miner in miners:
+        for finding in miner.findings:
+            place = f" group {finding.group}" if finding.group is not None else ""
+            numbers = f" value {finding.value}, threshold {finding.threshold}" if finding.value is not None else ""
+            console.print(f"  uid {miner.uid} {finding.check}: {finding.outcome.value}{numbers}{place} {finding.detail}".rstrip())

@@ -1,0 +1,219 @@
+"""The validator's memory: one SQLite file (WAL) in which every window moves through its steps exactly once.
+
+sighted → judged → published. A step and its results are one transaction, so a validator killed anywhere continues with the
+step it was in and counts nothing twice; a window that was not judged is recorded with its reason, never skipped silently.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from grail_core.errors import ConfigurationError
+from grail_core.protocol import MinerWindow, VerdictBody
+from grail_core.protocol.constants import (
+    NUMERICS_CLASS_WINDOWS,
+    UNIQUE_HISTORY_WINDOWS,
+    VALIDITY_WINDOWS,
+    WINDOW_LENGTH,
+)
+from grail_core.protocol.types import Block, Digest, Hotkey, Window
+
+_SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS windows (
+    window INTEGER PRIMARY KEY, step TEXT NOT NULL CHECK (step IN ('sighted', 'judged', 'published')),
+    verdict BLOB, evidence BLOB, rollouts BLOB) STRICT;
+CREATE TABLE IF NOT EXISTS sightings (
+    window INTEGER NOT NULL, hotkey BLOB NOT NULL, etag TEXT, size INTEGER, stored_at_ms INTEGER,
+    PRIMARY KEY (window, hotkey)) STRICT;
+CREATE TABLE IF NOT EXISTS scores (
+    window INTEGER NOT NULL, hotkey BLOB NOT NULL, declared INTEGER NOT NULL, active INTEGER NOT NULL,
+    checked INTEGER NOT NULL, unique_valid INTEGER NOT NULL, failed INTEGER NOT NULL, PRIMARY KEY (window, hotkey)) STRICT;
+CREATE TABLE IF NOT EXISTS counted (
+    hotkey BLOB NOT NULL, identity BLOB NOT NULL, window INTEGER NOT NULL, PRIMARY KEY (hotkey, identity)) STRICT;
+CREATE TABLE IF NOT EXISTS classes (hotkey BLOB PRIMARY KEY, class TEXT NOT NULL, since INTEGER NOT NULL) STRICT;
+"""
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """What a HEAD of one registered hotkey's key said at first sight; `etag` None: nothing was there."""
+
+    hotkey: Hotkey
+    etag: str | None = None
+    size: int = 0
+    stored_at_ms: int = 0
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A window's result as it is published."""
+
+    verdict: bytes  # SignedVerdict, encoded
+    evidence: bytes
+    rollouts: bytes
+
+
+class Ledger:
+    """One per validator hotkey. Connections are opened per call: any thread may use it."""
+
+    def __init__(self, path: Path, *, network_id: bytes, hotkey: Hotkey) -> None:
+        """Open or create.
+
+        Raises:
+            ConfigurationError: the file belongs to another network, hotkey or version.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        expected = {"schema": str(_SCHEMA_VERSION), "network": network_id.hex(), "hotkey": hotkey.hex()}
+        with closing(self._connect()) as db, db:
+            db.executescript(_SCHEMA)
+            for name, value in expected.items():
+                db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (name, value))
+            found = dict(db.execute("SELECT name, value FROM meta"))
+        for name, value in expected.items():
+            if found[name] != value:
+                raise ConfigurationError(
+                    f"this ledger is of another {name}",
+                    where=str(path),
+                    hint="give each validator hotkey and each network its own GRAIL_CACHE_DIR, or move this file away",
+                )
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self._path, timeout=30)
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        return db
+
+    def record_sightings(self, window: Window, sightings: Iterable[Sighting]) -> None:
+        """First sight of a window, all of it at once; a second call for the same window changes nothing."""
+        with closing(self._connect()) as db, db:
+            if db.execute("INSERT OR IGNORE INTO windows (window, step) VALUES (?, 'sighted')", (window,)).rowcount == 0:
+                return
+            db.executemany(
+                "INSERT INTO sightings VALUES (?, ?, ?, ?, ?)",
+                [(window, s.hotkey, s.etag, s.size, s.stored_at_ms) for s in sightings],
+            )
+
+    def sightings(self, window: Window) -> list[Sighting] | None:
+        """None if first sight of this window was missed."""
+        with closing(self._connect()) as db:
+            if db.execute("SELECT 1 FROM windows WHERE window = ?", (window,)).fetchone() is None:
+                return None
+            rows = db.execute(
+                "SELECT hotkey, etag, size, stored_at_ms FROM sightings WHERE window = ? ORDER BY hotkey", (window,)
+            )
+            return [Sighting(Hotkey(hotkey), etag, size, stored) for hotkey, etag, size, stored in rows]
+
+    def step(self, window: Window) -> str | None:
+        """`sighted`, `judged`, `published`, or None for a window this ledger knows nothing of."""
+        with closing(self._connect()) as db:
+            row = db.execute("SELECT step FROM windows WHERE window = ?", (window,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def record_judged(
+        self,
+        window: Window,
+        body: VerdictBody,
+        judged: Judged,
+        counted: Mapping[Hotkey, Sequence[Digest]],
+        classes: Mapping[Hotkey, str],
+    ) -> None:
+        """A judged window with everything later windows depend on, in one transaction.
+
+        Raises:
+            ValueError: the window was judged before.
+        """
+        with closing(self._connect()) as db, db:
+            db.execute("INSERT OR IGNORE INTO windows (window, step) VALUES (?, 'sighted')", (window,))
+            changed = db.execute(
+                "UPDATE windows SET step = 'judged', verdict = ?, evidence = ?, rollouts = ? WHERE window = ? AND step = 'sighted'",
+                (judged.verdict, judged.evidence, judged.rollouts, window),
+            ).rowcount
+            if changed != 1:
+                raise ValueError(f"window {window} was judged before")
+            for miner in body.miners:
+                entry = miner.miner_window(window)
+                db.execute(
+                    "INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (window, miner.hotkey, entry.declared, entry.active, entry.checked, entry.unique_valid, entry.failed),
+                )
+            for hotkey, identities in counted.items():
+                db.executemany(
+                    "INSERT INTO counted VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET window = excluded.window",
+                    [(hotkey, identity, window) for identity in identities],
+                )
+            for hotkey, name in classes.items():
+                db.execute(
+                    "INSERT INTO classes VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET class = excluded.class, "
+                    "since = excluded.since WHERE class <> excluded.class",
+                    (hotkey, name, window),
+                )
+            db.execute("DELETE FROM counted WHERE window <= ?", (window - UNIQUE_HISTORY_WINDOWS * WINDOW_LENGTH,))
+
+    def record_published(self, window: Window) -> None:
+        """The bulk of a published window is in the store: it leaves the ledger, the verdict stays."""
+        with closing(self._connect()) as db, db:
+            db.execute("UPDATE windows SET step = 'published', evidence = NULL, rollouts = NULL WHERE window = ?", (window,))
+
+    def judged(self, window: Window) -> Judged | None:
+        with closing(self._connect()) as db:
+            row = db.execute("SELECT verdict, evidence, rollouts FROM windows WHERE window = ?", (window,)).fetchone()
+        return None if row is None or row[0] is None else Judged(row[0], row[1] or b"", row[2] or b"")
+
+    def last_judged(self) -> Window | None:
+        with closing(self._connect()) as db:
+            row = db.execute("SELECT max(window) FROM windows WHERE step <> 'sighted'").fetchone()
+        return None if row[0] is None else Window(row[0])
+
+    def unfinished(self) -> list[Window]:
+        """Windows that are judged but not published, oldest first."""
+        with closing(self._connect()) as db:
+            return [Window(w) for (w,) in db.execute("SELECT window FROM windows WHERE step = 'judged' ORDER BY window")]
+
+    def history(self, before: Window) -> dict[Hotkey, list[MinerWindow]]:
+        """What every hotkey did in the 36 windows before this one."""
+        oldest = before - VALIDITY_WINDOWS * WINDOW_LENGTH
+        with closing(self._connect()) as db:
+            rows = db.execute(
+                "SELECT hotkey, window, declared, active, checked, unique_valid, failed FROM scores "
+                "WHERE window >= ? AND window < ? ORDER BY hotkey, window",
+                (oldest, before),
+            ).fetchall()
+        result: dict[Hotkey, list[MinerWindow]] = {}
+        for hotkey, window, declared, active, checked, unique_valid, failed in rows:
+            entry = MinerWindow(Window(window), declared, bool(active), bool(checked), unique_valid, bool(failed))
+            result.setdefault(Hotkey(hotkey), []).append(entry)
+        return result
+
+    def counted(self, hotkey: Hotkey, before: Window) -> Collection[Digest]:
+        """Identities of rollouts this hotkey had counted in the last 12 windows."""
+        oldest = before - UNIQUE_HISTORY_WINDOWS * WINDOW_LENGTH
+        with closing(self._connect()) as db:
+            rows = db.execute(
+                "SELECT identity FROM counted WHERE hotkey = ? AND window >= ? AND window < ?", (hotkey, oldest, before)
+            )
+            return frozenset(Digest(identity) for (identity,) in rows)
+
+    def known_class(self, hotkey: Hotkey, window: Window) -> str | None:
+        """The numerics class a hotkey is bound to in this window, None if it is free to choose."""
+        with closing(self._connect()) as db:
+            row = db.execute("SELECT class, since FROM classes WHERE hotkey = ?", (hotkey,)).fetchone()
+        if row is None or window - row[1] >= NUMERICS_CLASS_WINDOWS * WINDOW_LENGTH:
+            return None
+        return str(row[0])
+
+    def weights_block(self) -> Block | None:
+        """The block at which weights were last set."""
+        with closing(self._connect()) as db:
+            row = db.execute("SELECT value FROM meta WHERE name = 'weights_block'").fetchone()
+        return None if row is None else Block(int(row[0]))
+
+    def record_weights(self, block: Block) -> None:
+        with closing(self._connect()) as db, db:
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('weights_block', ?)", (str(block),))

@@ -1,0 +1,53 @@
+"""From settings to a running validator: where a deployment's mistakes are found before any window is lost to them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from grail_core.cli_support import stop_on_signals
+from grail_core.errors import NotRegisteredError
+from grail_core.keys import ss58
+from grail_core.live_checkpoint import LiveCheckpoint
+from grail_core.participant import Participant
+from grail_core.settings import Settings
+from grail_core.telemetry import get_logger
+from grail_envs.bound import BoundEnvironments
+from grail_validator.first_sight import FirstSight
+from grail_validator.ledger import Ledger
+from grail_validator.service import ValidatorService
+
+log = get_logger(__name__)
+
+
+def ledger_path(settings: Settings) -> Path:
+    return Path(settings.cache_dir) / "validator" / "ledger.sqlite"
+
+
+def open_ledger(settings: Settings, participant: Participant) -> Ledger:
+    return Ledger(ledger_path(settings), network_id=participant.network_id, hotkey=participant.signer.hotkey)
+
+
+def run_validator(settings: Settings, *, windows: int | None, alternatives: int) -> int:
+    """Join the network and judge until stopped. Returns the number of windows scored."""
+    participant = Participant.from_settings(settings)
+    neuron = participant.join(settings)
+    if not neuron.validator_permit:
+        raise NotRegisteredError(
+            "this hotkey has no validator permit",
+            where=ss58(participant.signer.hotkey),
+            hint=f"stake to it on netuid {participant.params.netuid}; permits go to the keys with the most stake",
+        )
+    ledger = open_ledger(settings, participant)
+    log.event("validator_started", hotkey=ss58(participant.signer.hotkey), uid=neuron.uid, network=participant.params.name)
+    service = ValidatorService(
+        participant=participant,
+        ledger=ledger,
+        first_sight=FirstSight(participant, ledger, Path(settings.cache_dir) / "validator" / "files"),
+        checkpoint=LiveCheckpoint(participant.checkpoints, device=settings.device, keep=1 + alternatives),
+        environment_of=BoundEnvironments(settings.data_dir),
+        alternatives=alternatives,
+    )
+    with stop_on_signals() as stop:
+        scored = service.run(stop, windows)
+    log.event("validator_stopped", windows=scored)
+    return scored

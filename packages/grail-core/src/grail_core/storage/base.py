@@ -42,7 +42,9 @@ class ObjectStore(Protocol):
 
     def head(self, key: str) -> ObjectInfo | None: ...
 
-    def get(self, key: str, *, max_bytes: int, if_match: str | None = None, offset: int = 0, length: int | None = None) -> bytes:
+    def get(
+        self, key: str, *, max_bytes: int, if_match: str | None = None, offset: int = 0, length: int | None = None
+    ) -> bytes:
         """Read bytes offset … offset+length of the object (to its end if None), at most `max_bytes` in all."""
         ...
 

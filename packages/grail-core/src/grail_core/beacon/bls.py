@@ -1,0 +1,76 @@
+"""BLS signatures of the scheme bls-unchained-g1-rfc9380: signature on G1, key on G2, no chaining.
+
+The message of a round is the SHA-256 of its number as 8 bytes big-endian. Verification accepts one encoding per signature:
+points off the curve or outside the prime-order subgroup, the identity, and non-canonical bytes are all refused, since the
+randomness is a hash of these bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import py_arkworks_bls12381 as bls12381
+
+from grail_core.beacon.base import BeaconChain, SignedRound
+from grail_core.errors import BeaconError
+
+DOMAIN = b"BLS_SIG_BLS12381G1_XMD:SHA-256_SSWU_RO_NUL_"
+SIGNATURE_BYTES = 48
+PUBLIC_KEY_BYTES = 96
+_ORDER = 0x73EDA753299D7D483339D80809A1D80553BDA402FFFE5BFEFFFFFFFF00000001
+
+
+def is_valid(public_key: bytes, round_: int, signature: bytes) -> bool:
+    """Whether `signature` (48 bytes) is the key's (96 bytes) over this round. False for anything malformed."""
+    if len(signature) != SIGNATURE_BYTES or len(public_key) != PUBLIC_KEY_BYTES or not 0 < round_ < 2**64:
+        return False
+    try:
+        point = bls12381.G1Point.from_compressed_bytes(signature)  # checks curve and subgroup
+        key = bls12381.G2Point.from_compressed_bytes(public_key)
+    except ValueError:
+        return False
+    # The parser takes some non-canonical bytes for the identity, and an identity key signs everything.
+    if point == bls12381.G1Point.identity() or bytes(point.to_compressed_bytes()) != signature:
+        return False
+    if key == bls12381.G2Point.identity() or bytes(key.to_compressed_bytes()) != public_key:
+        return False
+    hashed = bls12381.G1Point.hash_to_curve(_message(round_), DOMAIN)
+    return bool(bls12381.GT.pairing_check([point, -hashed], [bls12381.G2Point(), key]))
+
+
+def verify_round(chain: BeaconChain, signed: SignedRound) -> None:
+    """Check a round that came from anywhere, a file included; needs no network.
+
+    Raises:
+        BeaconError: it is not this chain's signature over this round.
+    """
+    if not is_valid(chain.public_key, signed.round, signed.signature):
+        raise BeaconError("the beacon's signature does not verify", where=f"round {signed.round}")
+
+
+class BeaconKey:
+    """A secret key that signs rounds as drand's group does; for development networks only."""
+
+    def __init__(self, secret: bytes) -> None:
+        """`secret`: 32 bytes, big-endian, from 1 to the group order minus 1."""
+        if len(secret) != 32 or not 0 < int.from_bytes(secret, "big") < _ORDER:
+            raise ValueError("a beacon key is 32 bytes, from 1 to the group order minus 1")
+        self._scalar = bls12381.Scalar.from_be_bytes(secret)
+        self.public_key = bytes((bls12381.G2Point() * self._scalar).to_compressed_bytes())
+
+    @classmethod
+    def from_seed(cls, seed: bytes) -> BeaconKey:
+        """The key of a seed of any length: 64 bytes of SHAKE-256 modulo the group order."""
+        wide = int.from_bytes(hashlib.shake_256(b"grail/beacon/key" + seed).digest(64), "big")
+        return cls((1 + wide % (_ORDER - 1)).to_bytes(32, "big"))
+
+    def sign(self, round_: int) -> SignedRound:
+        point = bls12381.G1Point.hash_to_curve(_message(round_), DOMAIN) * self._scalar
+        return SignedRound(round_, bytes(point.to_compressed_bytes()))
+
+    def __repr__(self) -> str:
+        return f"BeaconKey({self.public_key.hex()[:16]}…)"
+
+
+def _message(round_: int) -> bytes:
+    return hashlib.sha256(round_.to_bytes(8, "big")).digest()

@@ -1,0 +1,328 @@
+"""Buckets as folders of one machine, with the guarantees that the protocol takes from S3.
+
+An object is one regular file. A put writes a temporary file, flushes it and gives it its name in one step: a hard link where
+the object must not exist yet (of two racers one wins), a rename otherwise. The ETag is the SHA-256 of the content, the store
+time is the file's modification time, set from the store's clock, which on a network of one machine is the chain's. A bucket
+may belong to somebody hostile: every path is opened part by part without following symbolic links, and only regular files
+are read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import secrets
+import stat
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from grail_core.chain.clock import wall_clock_ms
+from grail_core.errors import ConfigurationError, StorageError
+from grail_core.storage.atomic import storage_error, storage_errors, write_all
+from grail_core.storage.base import (
+    ObjectInfo,
+    ObjectNotFoundError,
+    ObjectStore,
+    ObjectTooLargeError,
+    PreconditionFailedError,
+)
+from grail_core.storage.keys import check_prefix, split_key
+
+TimeSource = Callable[[], int]
+"""Unix milliseconds."""
+
+_TEMPORARY = "~tmp"  # "~" is in no key, so nobody can address what is inside
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")  # S3's rule for bucket names
+_CHUNK = 1 << 20
+_ETAGS_KEPT = 4096
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # NONBLOCK: a FIFO must not hold the reader
+_MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # ELOOP: a symbolic link is no object
+
+
+class FilesystemStore:
+    """One bucket, the folder `root/bucket`.
+
+    Args:
+        clock: the store's time; the wall clock unless given.
+        read_only: refuse every write; the folder need not exist.
+    """
+
+    def __init__(
+        self, root: str | os.PathLike[str], bucket: str, *, read_only: bool = False, clock: TimeSource | None = None
+    ) -> None:
+        self._folder = Path(root) / check_bucket_name(bucket)
+        self._read_only = read_only
+        self._clock = clock or wall_clock_ms
+        self._etags: OrderedDict[tuple[int, ...], str] = OrderedDict()
+        self._lock = threading.Lock()
+        if not read_only:
+            with storage_errors(self._folder):
+                (self._folder / _TEMPORARY).mkdir(parents=True, exist_ok=True)
+                self._remove_leftovers()
+
+    def put(self, key: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:
+        """Write the whole object durably.
+
+        Raises:
+            PreconditionFailedError: `if_absent`, and the object exists.
+            DiskFullError, StorageError: nothing was changed.
+        """
+        *folders, name = split_key(key)
+        where = self._where(key)
+        self._require_writable(where)
+        with storage_errors(where), self._open_folder(folders, create=True) as folder, self._open_folder([_TEMPORARY]) as spare:
+            temporary = f"{os.getpid()}-{secrets.token_hex(8)}"
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=spare)
+            try:
+                try:
+                    write_all(descriptor, data)
+                    stored_at = self._store_time(folder, name)
+                    os.utime(descriptor, ns=(stored_at * 1_000_000, stored_at * 1_000_000))
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+                if if_absent:
+                    try:
+                        os.link(temporary, name, src_dir_fd=spare, dst_dir_fd=folder, follow_symlinks=False)
+                    except FileExistsError as error:
+                        raise PreconditionFailedError("the object exists already", where=where) from error
+                else:
+                    os.replace(temporary, name, src_dir_fd=spare, dst_dir_fd=folder)
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary, dir_fd=spare)
+            os.fsync(folder)
+        return ObjectInfo(key, len(data), hashlib.sha256(data).hexdigest(), stored_at)
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """Size, ETag and store time, or None. Reads the content the first time, to hash it."""
+        with self._open_object(key) as descriptor:
+            return None if descriptor is None else self._info(key, descriptor)
+
+    def get(
+        self, key: str, *, max_bytes: int, if_match: str | None = None, offset: int = 0, length: int | None = None
+    ) -> bytes:
+        """Read the object or a range of it; with `if_match`, only of content that hashes to this ETag.
+
+        Raises:
+            ObjectNotFoundError, PreconditionFailedError, ObjectTooLargeError
+            StorageError: it was changed while it was read, or the range begins after its end.
+        """
+        if offset < 0 or max_bytes < 0 or (length is not None and length < 0):
+            raise ValueError("offset, length and max_bytes are not negative")
+        where = self._where(key)
+        with self._open_object(key) as descriptor:
+            if descriptor is None:
+                raise ObjectNotFoundError("there is no such object", where=where)
+            status = os.fstat(descriptor)
+            end = status.st_size if length is None else min(status.st_size, offset + length)
+            if offset > status.st_size:
+                raise StorageError(f"the object has {status.st_size} bytes; the range begins at {offset}", where=where)
+            if end - offset > max_bytes:
+                raise ObjectTooLargeError(f"{end - offset} bytes; at most {max_bytes} are read", where=where)
+            with storage_errors(where):
+                etag = None if if_match is None else self._etag(descriptor)
+                data = _read(descriptor, offset, end - offset)
+                after = os.fstat(descriptor)
+                if if_match is not None and _identity(after) != _identity(status):
+                    # Unlinked meanwhile, which is harmless, or written in place: judge by the bytes of one pass.
+                    content = _read(descriptor, 0, after.st_size)
+                    data, etag = content[offset:end], hashlib.sha256(content).hexdigest()
+        if if_match is not None and etag != if_match:
+            raise PreconditionFailedError("the object is no longer the one asked for", where=where)
+        if len(data) != end - offset:
+            raise StorageError("the object changed while it was read", where=where, hint="read it again")
+        return data
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Objects whose key begins with `prefix`, in order of their keys."""
+        check_prefix(prefix)
+        top = prefix.rpartition("/")[0]
+        for key in sorted(self._keys(top.split("/") if top else [])):
+            if key.startswith(prefix):
+                info = self.head(key)
+                if info is not None:
+                    yield info
+
+    def delete(self, key: str) -> None:
+        *folders, name = split_key(key)
+        where = self._where(key)
+        self._require_writable(where)
+        try:
+            with self._open_folder(folders) as folder:
+                os.unlink(name, dir_fd=folder)
+                os.fsync(folder)
+        except OSError as error:
+            if error.errno not in _MISSING:
+                raise storage_error(error, where) from error
+
+    def _where(self, key: str) -> str:
+        return str(self._folder / key)
+
+    def _require_writable(self, where: str) -> None:
+        if self._read_only:
+            raise StorageError("this bucket is somebody else's: it is read only", where=where)
+
+    @contextlib.contextmanager
+    def _open_folder(self, parts: Sequence[str], *, create: bool = False) -> Iterator[int]:
+        """A descriptor of a folder inside the bucket, reached without following any symbolic link."""
+        descriptor = os.open(self._folder, _FOLDER_FLAGS)
+        try:
+            for part in parts:
+                try:
+                    inner = os.open(part, _FOLDER_FLAGS, dir_fd=descriptor)
+                except FileNotFoundError:
+                    if not create:
+                        raise
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(part, 0o755, dir_fd=descriptor)
+                        os.fsync(descriptor)
+                    inner = os.open(part, _FOLDER_FLAGS, dir_fd=descriptor)
+                os.close(descriptor)
+                descriptor = inner
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def _open_object(self, key: str) -> Iterator[int | None]:
+        """A descriptor of the object's file, or None if there is no such regular file."""
+        *folders, name = split_key(key)
+        try:
+            with self._open_folder(folders) as folder:
+                descriptor = os.open(name, _READ_FLAGS, dir_fd=folder)
+        except OSError as error:
+            if error.errno not in (*_MISSING, errno.ENXIO):  # ENXIO: a socket or device
+                raise storage_error(error, self._where(key)) from error
+            yield None
+            return
+        try:
+            yield descriptor if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
+        finally:
+            os.close(descriptor)
+
+    def _store_time(self, folder: int, name: str) -> int:
+        """Now by the store's clock, never before the store time of the object that is replaced."""
+        try:
+            before = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime_ns // 1_000_000
+        except OSError:
+            before = 0
+        return max(self._clock(), before)
+
+    def _info(self, key: str, descriptor: int) -> ObjectInfo:
+        with storage_errors(self._where(key)):
+            status = os.fstat(descriptor)
+            return ObjectInfo(key, status.st_size, self._etag(descriptor), status.st_mtime_ns // 1_000_000)
+
+    def _etag(self, descriptor: int) -> str:
+        """SHA-256 of the content, remembered for as long as the file is the same one, unchanged."""
+        identity = _identity(os.fstat(descriptor))
+        with self._lock:
+            known = self._etags.get(identity)
+        if known is not None:
+            return known
+        digest = hashlib.sha256()
+        offset = 0
+        while chunk := os.pread(descriptor, _CHUNK, offset):
+            digest.update(chunk)
+            offset += len(chunk)
+        with self._lock:
+            self._etags[identity] = digest.hexdigest()
+            if len(self._etags) > _ETAGS_KEPT:
+                self._etags.popitem(last=False)
+        return digest.hexdigest()
+
+    def _keys(self, folders: Sequence[str]) -> Iterator[str]:
+        try:
+            with self._open_folder(folders) as descriptor:
+                entries = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in os.scandir(descriptor)]
+        except OSError as error:
+            if error.errno not in _MISSING:
+                raise storage_error(error, self._folder) from error
+            return
+        for name, is_folder in entries:
+            path = [*folders, name]
+            try:
+                split_key("/".join(path))
+            except StorageError:
+                continue  # the temporary folder, or a file that no put made
+            if is_folder:
+                yield from self._keys(path)
+            else:
+                yield "/".join(path)
+
+    def _remove_leftovers(self) -> None:
+        """Remove temporary files whose process died; those of a live process are its own business."""
+        for path in (self._folder / _TEMPORARY).iterdir():
+            process = path.name.partition("-")[0]
+            if not (process.isdigit() and _is_alive(int(process))):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+
+class FilesystemDirectory:
+    """Buckets side by side under one root; what is committed on chain is `fs:` and the bucket's name."""
+
+    def __init__(self, root: str | os.PathLike[str], own_bucket: str, *, clock: TimeSource | None = None) -> None:
+        self._root = Path(root)
+        self._own_bucket = check_bucket_name(own_bucket)
+        self._clock = clock
+        self._opened: dict[str, FilesystemStore] = {}
+
+    def own(self) -> ObjectStore:
+        return FilesystemStore(self._root, self._own_bucket, clock=self._clock)
+
+    def commitment(self) -> str:
+        return f"fs:{self._own_bucket}"
+
+    def open(self, commitment: str) -> ObjectStore:
+        """Read-only view of the bucket a commitment names; the same text gives the same store.
+
+        Raises:
+            StorageError: the text is not `fs:` and a bucket name.
+        """
+        scheme, _, bucket = commitment.partition(":")
+        if scheme != "fs" or not _BUCKET.fullmatch(bucket):
+            raise StorageError("not a commitment of this network: expected fs:BUCKET", where=repr(commitment[:160]))
+        return self._opened.setdefault(bucket, FilesystemStore(self._root, bucket, read_only=True))
+
+
+def check_bucket_name(bucket: str) -> str:
+    """The name itself; `ConfigurationError` if it is not 3 to 63 lower-case letters, digits, '.' and '-'."""
+    if not _BUCKET.fullmatch(bucket):
+        raise ConfigurationError(
+            "a bucket name has 3 to 63 lower-case letters, digits, '.' and '-'",
+            where=repr(bucket[:80]),
+            hint="set GRAIL_STORAGE_BUCKET",
+        )
+    return bucket
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _read(descriptor: int, offset: int, length: int) -> bytes:
+    """Up to `length` bytes from `offset`; fewer only where the file ends."""
+    parts: list[bytes] = []
+    while length > 0 and (part := os.pread(descriptor, min(length, 64 * _CHUNK), offset)):
+        parts.append(part)
+        offset += len(part)
+        length -= len(part)
+    return b"".join(parts)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True

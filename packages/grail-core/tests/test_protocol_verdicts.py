@@ -227,7 +227,7 @@ def test_every_spoilt_verdict_is_refused_with_a_path():
         (("miners", 0, "check_probability"), None, "coin"),
         (("miners", 0, "coin"), "7", "hex digits"),
         (("miners", 0, "sampled"), [[0, 16]], "outside"),
-        (("miners", 0, "sampled"), [[0, 1]] * 81, "too many"),
+        (("miners", 0, "sampled"), [[0, 1]] * 129, "at most 128"),
         (("miners", 0, "unique_valid"), 5, "failed window"),
         (("miners", 0, "findings", 0, "value"), 0.9, "integer is expected"),
         (("miners", 0, "findings"), [{}] * 1025, "at most 1024"),

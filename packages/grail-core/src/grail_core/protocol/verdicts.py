@@ -15,11 +15,12 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import TypeVar
 
-from grail_core.protocol.constants import MAX_FILE_ROWS, PROTOCOL_VERSION, ROLLOUTS_PER_PROBLEM
+from grail_core.protocol.constants import MAX_FILE_ROWS, MAX_ROLLOUTS_CHECKED, PROTOCOL_VERSION, ROLLOUTS_PER_PROBLEM
 from grail_core.protocol.encoding import canonical_json, tagged_hash
 from grail_core.protocol.findings import Finding, Outcome, decimal
 from grail_core.protocol.reading import MAX_JSON_INTEGER, Json, Node, parse_json
 from grail_core.protocol.scores import WEIGHT_TOTAL, MinerWindow, ScoreInputs
+from grail_core.protocol.selection import RESERVE_ROWS
 from grail_core.protocol.signatures import verify
 from grail_core.protocol.types import Digest, Hotkey, Signature, Window
 from grail_core.protocol.windows import require_window
@@ -27,7 +28,7 @@ from grail_core.protocol.windows import require_window
 MAX_VERDICT_BYTES = 32 * 2**20
 MAX_MINERS = 4096
 MAX_FINDINGS = 1024
-MAX_SAMPLED_ROWS = 4 * ROLLOUTS_PER_PROBLEM
+MAX_SAMPLED_ROWS = MAX_ROLLOUTS_CHECKED + RESERVE_ROWS
 MAX_REASON = 512
 MAX_ETAG = 128
 MAX_VERSION_TEXT = 128
@@ -87,7 +88,7 @@ class MinerVerdict:
             raise ValueError(f"check_probability: {self.check_probability}")
         if len(self.reason) > MAX_REASON or len(self.etag or "") > MAX_ETAG:
             raise ValueError(f"reason: at most {MAX_REASON} characters are allowed, for an ETag {MAX_ETAG}")
-        if len(self.findings) > MAX_FINDINGS or len(self.sampled) > MAX_SAMPLED_ROWS + MAX_SAMPLED_ROWS // 4:
+        if len(self.findings) > MAX_FINDINGS or len(self.sampled) > MAX_SAMPLED_ROWS:
             raise ValueError(f"findings: {len(self.findings)}, sampled: {len(self.sampled)} are too many")
         if self.status is MinerStatus.FAILED and self.unique_valid:
             raise ValueError(f"unique_valid: {self.unique_valid} in a failed window")
@@ -147,7 +148,7 @@ class MinerVerdict:
                 unique_valid=m["unique_valid"].integer(0, MAX_FILE_ROWS),
                 check_probability=m["check_probability"].optional(_fraction),
                 coin=m["coin"].optional(lambda item: int.from_bytes(item.raw(8), "big")),
-                sampled=tuple(_row(item) for item in m["sampled"].items(2 * MAX_SAMPLED_ROWS)),
+                sampled=tuple(_row(item) for item in m["sampled"].items(MAX_SAMPLED_ROWS)),
                 findings=tuple(Finding.from_json(item) for item in m["findings"].items(MAX_FINDINGS)),
             )
         )

@@ -16,7 +16,8 @@ from grail_core.prompts import THINKING_INSTRUCTION, PromptRenderer
 
 TEMPLATE = (
     "{%- for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
-    "{{ message['content'] | trim + '<|im_end|>' + '\\n' }}{%- endfor %}{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}"
+    "{{ message['content'] | trim + '<|im_end|>' + '\\n' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}"
     "{%- if not enable_thinking %}{{ '<think>\\n\\n</think>\\n\\n' }}{%- endif %}{%- endif %}"
 )
 CONTROLS = ("<|im_start|>", "<|im_end|>", "<think>", "</think>")

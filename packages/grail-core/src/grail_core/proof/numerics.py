@@ -1,0 +1,55 @@
+"""The closed list of numerics classes: what a miner may say about how it computes.
+
+A class is dtype, attention, device class and engine. It decides which calibration applies; a class without calibration is
+judged by the coarse bounds alone, and one whose honest drift exceeds twice the best class's is not admitted. The list is part
+of the protocol version: a name is added by a release, never by a participant.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+NUMERICS_VERSION: Final = 1
+
+
+@dataclass(frozen=True)
+class NumericsClass:
+    """One way of computing. Example: bf16 weights and activations, SDPA attention, CPU, Transformers."""
+
+    dtype: str
+    attention: str
+    device: str
+    engine: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.dtype}-{self.attention}-{self.device}-{self.engine}"
+
+
+_ADMITTED = (
+    NumericsClass("bf16", "sdpa", "cpu", "transformers"),
+    NumericsClass("bf16", "eager", "cpu", "transformers"),
+    NumericsClass("bf16", "sdpa", "cuda", "transformers"),
+    NumericsClass("bf16", "eager", "cuda", "transformers"),
+    NumericsClass("bf16", "flash", "cuda", "sglang"),
+    NumericsClass("bf16", "flash", "cuda", "vllm"),
+)
+
+NUMERICS_CLASSES: Final = {numerics.name: numerics for numerics in _ADMITTED}
+"""Every admitted class by its name, the text that stands in a window file's header."""
+
+DEFAULT_CLASS: Final = _ADMITTED[0].name
+"""bf16-sdpa-cpu-transformers: what a network on one machine without a GPU computes with."""
+
+
+def class_name(*, attention: str, device: str, engine: str = "transformers", dtype: str = "bf16") -> str:
+    """The name of a class on the list.
+
+    Raises:
+        ValueError: no such class is admitted.
+    """
+    name = NumericsClass(dtype, attention, device, engine).name
+    if name not in NUMERICS_CLASSES:
+        raise ValueError(f"no such numerics class: {name} (one of {', '.join(NUMERICS_CLASSES)})")
+    return name

@@ -121,6 +121,10 @@ class PolicyModel:
         return self._head_weight.device
 
     @property
+    def attention(self) -> str:
+        return str(self.module.config._attn_implementation)
+
+    @property
     def base(self) -> Any:
         """The Transformers model without its head; `generation.hf` decodes with it."""
         return self._base

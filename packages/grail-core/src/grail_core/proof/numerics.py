@@ -8,7 +8,10 @@ of the protocol version: a name is added by a release, never by a participant.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from grail_core.proof.model import PolicyModel
 
 NUMERICS_VERSION: Final = 1
 
@@ -53,3 +56,13 @@ def class_name(*, attention: str, device: str, engine: str = "transformers", dty
     if name not in NUMERICS_CLASSES:
         raise ValueError(f"no such numerics class: {name} (one of {', '.join(NUMERICS_CLASSES)})")
     return name
+
+
+def numerics_class_of(model: PolicyModel) -> str:
+    """The class of a model loaded in this process.
+
+    Raises:
+        ValueError: its dtype, attention or device has no admitted class.
+    """
+    dtype = "bf16" if str(model.dtype) == "torch.bfloat16" else str(model.dtype).removeprefix("torch.")
+    return class_name(attention=model.attention, device=model.device.type, dtype=dtype)

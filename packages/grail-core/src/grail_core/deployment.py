@@ -68,8 +68,11 @@ def open_chain(settings: Settings) -> Chain:
     return BittensorChain.connect(settings.bt_chain_endpoint or settings.bt_network, netuid=settings.netuid)
 
 
-def open_directory(settings: Settings, network: NetworkParameters) -> StoreDirectory:
-    """Own and others' buckets: a shared folder where GRAIL_STORAGE_ROOT is set, else R2 or S3."""
+def open_directory(settings: Settings, network: NetworkParameters, chain: Chain) -> StoreDirectory:
+    """Own and others' buckets: a shared folder where GRAIL_STORAGE_ROOT is set, else R2 or S3.
+
+    A shared folder tells the time by the chain's clock, so that store times and block times of one machine compare.
+    """
     if settings.storage_root is not None:
         from grail_core.storage.filesystem import FilesystemDirectory
 
@@ -83,7 +86,7 @@ def open_directory(settings: Settings, network: NetworkParameters) -> StoreDirec
             raise ConfigurationError(
                 "there is no such folder of buckets", where=str(settings.storage_root), hint="check GRAIL_STORAGE_ROOT"
             )
-        return FilesystemDirectory(settings.storage_root, settings.storage_bucket)
+        return FilesystemDirectory(settings.storage_root, settings.storage_bucket, clock=chain.now_ms)
     from grail_core.storage.s3 import S3Directory
 
     return S3Directory.from_settings(settings, network)

@@ -47,10 +47,11 @@ class Participant:
     def from_settings(cls, settings: Settings) -> Participant:
         """Open everything; the first thing that is wrong ends with its error (what, where, what to try)."""
         params = network_parameters(settings)
+        chain = open_chain(settings)
         return cls(
             params=params,
-            chain=open_chain(settings),
-            directory=open_directory(settings, params),
+            chain=chain,
+            directory=open_directory(settings, params, chain),
             beacon=open_beacon(settings, params),
             signer=load_signer(settings),
             cache_dir=settings.cache_dir,

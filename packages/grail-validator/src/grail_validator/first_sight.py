@@ -19,6 +19,7 @@ from grail_core.keys import ss58
 from grail_core.participant import Participant
 from grail_core.protocol.constants import MAX_FILE_BYTES, WINDOW_LENGTH
 from grail_core.protocol.types import Digest, Hotkey, Window
+from grail_core.protocol.verdicts import MAX_ETAG
 from grail_core.storage.atomic import write_atomically
 from grail_core.storage.base import ObjectNotFoundError, PreconditionFailedError
 from grail_core.telemetry import get_logger
@@ -116,7 +117,7 @@ class FirstSight:
             return Sighting(neuron.hotkey)
         if info is None:
             return Sighting(neuron.hotkey)
-        return Sighting(neuron.hotkey, info.etag, info.size, info.stored_at_ms)
+        return Sighting(neuron.hotkey, info.etag[:MAX_ETAG], info.size, info.stored_at_ms)
 
     def _cached(self, window: Window, hotkey: Hotkey) -> Path:
         return self.cache / str(window) / f"{hotkey.hex()}.parquet"

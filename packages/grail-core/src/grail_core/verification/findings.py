@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grail_core.protocol.verdicts import Finding, Outcome, decimal
+from grail_core.protocol.findings import MAX_DETAIL, MAX_NUMBER_TEXT, Finding, Outcome, decimal
 
 MOST_FINDINGS = 8
 """A check names so many offenders and then counts the rest: a verdict stays small whatever a miner sends."""
@@ -17,7 +17,7 @@ def reject(
     group: int | None = None,
     rollout: int | None = None,
 ) -> Finding:
-    return Finding(check, Outcome.REJECT, _exact(value), _exact(threshold), detail, group, rollout)
+    return Finding(check, Outcome.REJECT, _exact(value), _exact(threshold), detail[:MAX_DETAIL], group, rollout)
 
 
 def accept(
@@ -29,11 +29,11 @@ def accept(
     group: int | None = None,
     rollout: int | None = None,
 ) -> Finding:
-    return Finding(check, Outcome.ACCEPT, _exact(value), _exact(threshold), detail, group, rollout)
+    return Finding(check, Outcome.ACCEPT, _exact(value), _exact(threshold), detail[:MAX_DETAIL], group, rollout)
 
 
 def inconclusive(check: str, *, detail: str, group: int | None = None, rollout: int | None = None) -> Finding:
-    return Finding(check, Outcome.INCONCLUSIVE, None, None, detail, group, rollout)
+    return Finding(check, Outcome.INCONCLUSIVE, None, None, detail[:MAX_DETAIL], group, rollout)
 
 
 def shorten(findings: list[Finding]) -> list[Finding]:
@@ -42,11 +42,13 @@ def shorten(findings: list[Finding]) -> list[Finding]:
         return findings
     kept = findings[:MOST_FINDINGS]
     last = kept[-1]
-    more = f"{last.detail} (and {len(findings) - MOST_FINDINGS} more like these)"
+    more = f"{last.detail} (and {len(findings) - MOST_FINDINGS} more like these)"[:MAX_DETAIL]
     kept[-1] = Finding(last.check, last.outcome, last.value, last.threshold, more, last.group, last.rollout)
     return kept
 
 
 def _exact(value: float | int | str | None) -> int | str | None:
     """Numbers as canonical JSON can hold them: integers as they are, floats as decimal text."""
+    if isinstance(value, str):
+        return value[:MAX_NUMBER_TEXT]  # it may be a miner's own text
     return decimal(value) if isinstance(value, float) else value

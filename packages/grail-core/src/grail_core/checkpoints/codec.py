@@ -137,7 +137,7 @@ def decode(
 
     list(_ahead(fill, iter(plan.layouts), pool_size))
 
-    def step(numbered: tuple[int, Frame]) -> None:
+    def step(numbered: tuple[int, Frame]) -> dict[tuple[str, int], Digest]:
         number, frame = numbered
         where = f"frame {number}"
         targets = plan.resolve(frame, where)
@@ -145,9 +145,11 @@ def decode(
         _check_base(frame, targets, old, check, where)
         blocks = [block(result[n], i) for n, i in targets.names]
         decode_blocks(frame, targets.dtype, blocks, where=where)
-        _check_result(frame, targets, blocks, check, where)
+        return _check_result(frame, targets, blocks, check, where)
 
-    list(_ahead(step, enumerate(stream, 1), pool_size))
+    coded = list(_ahead(step, enumerate(stream, 1), pool_size))
+    if check is Check.BOTH:
+        _check_root(plan, result, coded, pool_size)
     for alias, name in plan.change.aliases.items():
         result[alias] = result[name]
     return {name: result[name] for name in sorted(result, key=name_order)}
@@ -169,7 +171,7 @@ def apply(state: MutableMapping[str, RawTensor], frames: Callable[[], Iterable[F
     added = {name: RawTensor.empty(layout) for name, layout in plan.layouts.items() if name not in plan.same}
     pool_size = threads or worker_threads()
 
-    def verify(numbered: tuple[int, Frame]) -> Digest:
+    def verify(numbered: tuple[int, Frame]) -> tuple[Digest, dict[tuple[str, int], Digest]]:
         number, frame = numbered
         where = f"frame {number}"
         targets = plan.resolve(frame, where)
@@ -180,10 +182,11 @@ def apply(state: MutableMapping[str, RawTensor], frames: Callable[[], Iterable[F
             for o, (n, i) in zip(old, targets.names, strict=True)
         ]
         decode_blocks(frame, targets.dtype, scratch, where=where)
-        _check_result(frame, targets, scratch, Check.BOTH, where)
-        return frame.after
+        return frame.after, _check_result(frame, targets, scratch, Check.BOTH, where)
 
-    checked = list(_ahead(verify, enumerate(stream, 1), pool_size))
+    verified = list(_ahead(verify, enumerate(stream, 1), pool_size))
+    _check_root(plan, {**state, **added}, [coded for _, coded in verified], pool_size)
+    checked = [after for after, _ in verified]
     plan = _plan(state, layout_frame)
 
     def write(numbered: tuple[int, Frame]) -> None:
@@ -228,6 +231,7 @@ class _Plan:
     layouts: dict[str, Layout]  # of the result, untied
     same: frozenset[str]  # coded against the base's tensor of the same name
     order: list[str]
+    root: Digest  # of the result
     taken: set[tuple[int, int]]
 
     def resolve(self, frame: Frame, where: str) -> _Targets:
@@ -259,7 +263,7 @@ def _plan(base: RawState, frame: Frame | None) -> _Plan:
     change = LayoutChange.from_payload(frame.payload, where="layout frame")
     base_names, _ = untied(base)
     layouts = change.result_layouts({name: base[name].layout for name in base_names})
-    return _Plan(change, layouts, frozenset(n for n in layouts if n not in change.added), list(layouts), set())
+    return _Plan(change, layouts, frozenset(n for n in layouts if n not in change.added), list(layouts), frame.after, set())
 
 
 def _check_base(frame: Frame, targets: _Targets, old: list[Bits | None], check: Check, where: str) -> None:
@@ -275,9 +279,11 @@ def _check_base(frame: Frame, targets: _Targets, old: list[Bits | None], check: 
         )
 
 
-def _check_result(frame: Frame, targets: _Targets, blocks: list[Bits], check: Check, where: str) -> None:
+def _check_result(
+    frame: Frame, targets: _Targets, blocks: list[Bits], check: Check, where: str
+) -> dict[tuple[str, int], Digest]:
     if check is Check.NOTHING:
-        return
+        return {}
     digests = [block_digest(bits) for bits in blocks]
     if frame_digest(digests) != frame.after:
         wrong = _first_wrong(targets, digests, [ref.after for ref in frame.blocks])
@@ -285,6 +291,24 @@ def _check_result(frame: Frame, targets: _Targets, blocks: list[Bits], check: Ch
             f"tensor {wrong} does not come out as published",
             where=where,
             hint="the base or the delta is damaged; fetch them again",
+        )
+    return dict(zip(targets.names, digests, strict=True))
+
+
+def _check_root(plan: _Plan, state: RawState, coded: list[dict[tuple[str, int], Digest]], threads: int) -> None:
+    """Hash the blocks that are in no frame too, and compare the whole state's root with the layout frame's."""
+    known = {place: digest for frame in coded for place, digest in frame.items()}
+    places = [(name, i) for name, layout in plan.layouts.items() for i in range(block_count(layout))]
+    rest = [place for place in places if place not in known]
+    known.update(zip(rest, _ahead(lambda place: block_digest(block(state[place[0]], place[1])), rest, threads), strict=True))
+    blocks = {name: tuple(known[name, i] for i in range(block_count(layout))) for name, layout in plan.layouts.items()}
+    for alias, name in plan.change.aliases.items():
+        blocks[alias] = blocks[name]
+    layouts = {name: plan.layouts[plan.change.aliases.get(name, name)] for name in sorted(blocks, key=name_order)}
+    if StateDigests(layouts, blocks).root != plan.root:
+        raise CheckpointError(
+            "the weights do not have the root that this delta leads to: a tensor it leaves alone is another than in its base",
+            hint="the model held here is not the delta's parent; load the checkpoint from disk or fetch it in full",
         )
 
 
@@ -317,9 +341,8 @@ def _batches(
             yield layout.dtype, batch
             batch, total = [], 0
         open_[layout.dtype.name] = ([*batch, item], total + size)
-    for dtype_name, (batch, _) in open_.items():
+    for batch, _ in open_.values():
         yield layouts[batch[0][1]].dtype, batch
-        del dtype_name
 
 
 def _ahead(function: Callable[[A], B], items: Iterable[A], threads: int) -> Iterator[B]:

@@ -8,6 +8,7 @@ tied. Parsing checks every length before anything is allocated; it does not deco
 from __future__ import annotations
 
 import hashlib
+import mmap
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -91,21 +92,24 @@ def frame_digest(blocks: Sequence[Digest]) -> Digest:
     return Digest(hashlib.sha256(b"".join(blocks)).digest())
 
 
-def read_frames(stream: bytes | memoryview, *, where: str = "delta") -> Iterator[Frame]:
+def read_frames(stream: bytes | memoryview | mmap.mmap, *, where: str = "delta", continued: bool = False) -> Iterator[Frame]:
     """Split a delta's bytes into frames. Payloads are copied one frame at a time.
+
+    Args:
+        continued: the bytes are a later part of a delta, so that its layout frame came before.
 
     Raises:
         CheckpointError: truncated, too long, of an unknown version, or not starting with its one layout frame.
     """
     data = memoryview(stream)
-    offset, number = 0, 0
+    offset, number = 0, int(continued)
     while offset < len(data):
         frame, offset = _read_frame(data, offset, f"{where}, frame {number}")
         if (frame.mode is Mode.LAYOUT) != (number == 0):
             raise CheckpointError("a delta has one layout frame, and it is the first", where=f"{where}, frame {number}")
         yield frame
         number += 1
-    if not number:
+    if not len(data):
         raise CheckpointError("the delta is empty", where=where)
 
 

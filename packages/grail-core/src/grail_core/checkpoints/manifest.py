@@ -337,7 +337,7 @@ def _check_relations(m: _Members, content: ManifestContent) -> None:
     kind = m["kind"].text(8)
     if kind != (CheckpointKind.FULL if content.shards else CheckpointKind.DELTA).value:
         m["kind"].refuse(f"{kind!r} does not fit the objects that are offered")
-    if content.valid_from <= content.window:
+    if content.valid_from < content.window or (content.sequence and content.valid_from == content.window):
         m["valid_from"].refuse("is not after the checkpoint's own window")
     if (content.sequence == 0) != (content.parent is None):
         m["parent"].refuse("exactly the first checkpoint has no parent")

@@ -63,6 +63,11 @@ class CheckpointSource:
         """The checkpoint of a window (section 3). Errors: as `view`; CheckpointError too where none is valid yet."""
         return select(self.view(), window, self._params, self._time_of)
 
+    def before(self, manifest: CheckpointManifest, count: int) -> tuple[CheckpointManifest, ...]:
+        """Up to `count` checkpoints before this one, newest first: what a proof is compared against."""
+        older = [item.manifest for item in self.view().stored if item.manifest.sequence < manifest.sequence]
+        return tuple(older[::-1][:count])
+
     def materialise(self, manifest: CheckpointManifest) -> Path:
         """The checkpoint as a Transformers folder in the cache; see `fetch.materialise`."""
         return materialise(manifest, self.cache, self.store(), progress=self._progress)

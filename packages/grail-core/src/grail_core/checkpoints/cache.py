@@ -1,0 +1,144 @@
+"""The disk cache: checkpoints as ordinary Transformers folders, whole or absent.
+
+A folder is built under a temporary name and takes its own, the manifest's digest, in one rename; what a dead process left
+behind is swept away by the next one. Entries are evicted least recently used first when the cache outgrows its limit, except
+those the caller names. Deleting the whole cache loses nothing but time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from grail_core.errors import CheckpointError
+from grail_core.protocol.types import Digest
+from grail_core.storage.atomic import storage_errors, sync_folder
+
+MANIFEST_FILE = "grail-manifest.json"
+DEFAULT_LIMIT_BYTES = 200 << 30
+
+
+class CheckpointCache:
+    """A folder shared by the processes of one machine."""
+
+    def __init__(self, root: Path, *, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
+        self.root = root
+        self.limit_bytes = limit_bytes
+
+    @property
+    def objects(self) -> Path:
+        """Downloaded objects, complete and in progress."""
+        return self.root / "objects"
+
+    def folder(self, digest: Digest) -> Path:
+        return self.root / "checkpoints" / digest.hex()
+
+    def entry(self, digest: Digest) -> Path | None:
+        """The checkpoint's folder if it is here; using it makes it young."""
+        folder = self.folder(digest)
+        if not (folder / MANIFEST_FILE).is_file():
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(folder)
+        return folder
+
+    def entries(self) -> list[Digest]:
+        names = sorted(path.parent.name for path in (self.root / "checkpoints").glob(f"*/{MANIFEST_FILE}"))
+        return [Digest(bytes.fromhex(name)) for name in names if len(name) == 64]
+
+    def discard(self, digest: Digest) -> None:
+        """Remove an entry. The manifest goes first, so that a half-removed folder is no entry."""
+        folder = self.folder(digest)
+        (folder / MANIFEST_FILE).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def building(self, digest: Digest, manifest: bytes) -> Iterator[Path]:
+        """A temporary folder to fill; it becomes the entry if the block ends without an error, and vanishes otherwise."""
+        parent = self.root / "checkpoints"
+        with storage_errors(parent):
+            parent.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix=f".{digest.hex()[:16]}.", suffix=f".{os.getpid()}", dir=parent))
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield folder
+            with storage_errors(folder):
+                for path in folder.iterdir():
+                    _sync_file(path)
+                (folder / MANIFEST_FILE).write_bytes(manifest)
+                _sync_file(folder / MANIFEST_FILE)
+                sync_folder(folder)
+                if self.entry(digest) is None:
+                    shutil.rmtree(self.folder(digest), ignore_errors=True)
+                    with contextlib.suppress(FileExistsError, OSError):
+                        os.rename(folder, self.folder(digest))
+                    sync_folder(parent)
+            if self.entry(digest) is None:
+                raise CheckpointError("the checkpoint could not be put into the cache", where=str(self.folder(digest)))
+        finally:
+            os.close(lock)
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Remove what dead processes left: temporary folders nobody holds, and folders without a manifest."""
+        parent = self.root / "checkpoints"
+        for folder in parent.iterdir() if parent.is_dir() else ():
+            if folder.is_dir() and not (folder / MANIFEST_FILE).is_file() and not _in_use(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def trim(self, keep: Collection[Digest] = ()) -> None:
+        """Evict until the cache fits its limit: downloaded objects first (they are in the folders), then old entries."""
+        self.sweep()
+        sizes = {digest: _size(self.folder(digest)) for digest in self.entries()}
+        loose = [path for path in self.objects.glob("*") if path.is_file()] if self.objects.is_dir() else []
+        total = sum(sizes.values()) + sum(path.stat().st_size for path in loose)
+        for path in sorted(loose, key=lambda item: item.stat().st_mtime):
+            if total <= self.limit_bytes:
+                return
+            if path.suffix != ".lock":
+                total -= path.stat().st_size
+                path.unlink(missing_ok=True)
+        for digest in sorted(sizes, key=lambda item: self.folder(item).stat().st_mtime):
+            if total <= self.limit_bytes:
+                return
+            if digest not in keep:
+                total -= sizes[digest]
+                self.discard(digest)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _in_use(folder: Path) -> bool:
+    """Does a living process build in this folder? It holds a lock; its id, in the name, covers the moment before it has it."""
+    with contextlib.suppress(ValueError, ProcessLookupError, PermissionError):
+        pid = int(folder.name.rpartition(".")[2])
+        if pid != os.getpid():
+            os.kill(pid, 0)
+            return True
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

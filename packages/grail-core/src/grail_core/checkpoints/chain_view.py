@@ -1,0 +1,225 @@
+"""The checkpoint chain as a bucket shows it: which manifests are there, which one a window uses, what contradicts itself.
+
+The rule (protocol, section 3): the checkpoint of window T is the one with the greatest `valid_from` ≤ T that was in the store
+before block `valid_from` − lead, by the store's clock; a later one is skipped for good, and the network's first needs no lead.
+Bytes that the trainer did not sign are no checkpoint and are reported. Two manifests of one sequence number, a sequence that
+goes back, or a chain that forgets what was seen before is the trainer's or the store's fault and stops the reader.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from grail_core.checkpoints.manifest import (
+    KEY_PREFIX,
+    MAX_MANIFEST_BYTES,
+    CheckpointManifest,
+    parse,
+    valid_from_of_key,
+)
+from grail_core.errors import CheckpointError
+from grail_core.network import NetworkParameters
+from grail_core.protocol.types import Block, Digest, Hotkey, Window
+from grail_core.storage.atomic import write_atomically
+from grail_core.storage.base import ObjectNotFoundError, ObjectStore, ObjectTooLargeError, PreconditionFailedError
+
+
+class EquivocationError(CheckpointError):
+    """The trainer signed two manifests for one place in the chain."""
+
+
+class RollbackError(CheckpointError):
+    """The chain shows less, or older, than it did."""
+
+
+@dataclass(frozen=True)
+class StoredManifest:
+    manifest: CheckpointManifest
+    stored_at_ms: int  # by the store's clock
+
+
+@dataclass(frozen=True)
+class RefusedManifest:
+    key: str
+    error: CheckpointError
+
+
+@dataclass(frozen=True)
+class ChainView:
+    """Every manifest of a bucket, by increasing `valid_from`."""
+
+    stored: tuple[StoredManifest, ...]
+    refused: tuple[RefusedManifest, ...] = ()
+    by_digest: Mapping[Digest, CheckpointManifest] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_digest", {s.manifest.digest: s.manifest for s in self.stored})
+
+    @property
+    def head(self) -> CheckpointManifest | None:
+        return self.stored[-1].manifest if self.stored else None
+
+    def at_sequence(self, sequence: int) -> CheckpointManifest | None:
+        return next((s.manifest for s in self.stored if s.manifest.sequence == sequence), None)
+
+
+ManifestMemo = MutableMapping[tuple[str, str], CheckpointManifest]
+"""Manifests verified before, by (key, ETag): spares a reader that asks every window the reading."""
+
+
+def list_manifests(
+    store: ObjectStore, *, trainer_hotkey: Hotkey, network_id: Digest, memo: ManifestMemo | None = None
+) -> ChainView:
+    """Read and verify every manifest of a bucket.
+
+    Raises:
+        EquivocationError, RollbackError: the signed manifests contradict each other.
+        StorageError: the store cannot be read.
+    """
+    stored, refused = [], []
+    known: ManifestMemo = {} if memo is None else memo
+    for info in store.list(KEY_PREFIX):
+        valid_from = valid_from_of_key(info.key)
+        if valid_from is None:
+            continue
+        manifest = known.get((info.key, info.etag))
+        try:
+            if manifest is None:
+                manifest = _read(store, info.key, info.etag, trainer_hotkey, network_id)
+            if manifest.valid_from != valid_from:
+                raise CheckpointError(
+                    f"the manifest is valid from {manifest.valid_from}: it was copied to another key", where=info.key
+                )
+        except CheckpointError as error:
+            refused.append(RefusedManifest(info.key, error))
+            continue
+        known[info.key, info.etag] = manifest
+        stored.append(StoredManifest(manifest, info.stored_at_ms))
+    stored.sort(key=lambda item: item.manifest.valid_from)
+    _check_order([item.manifest for item in stored])
+    return ChainView(tuple(stored), tuple(refused))
+
+
+def checkpoint_for_window(
+    store: ObjectStore,
+    window: Window,
+    params: NetworkParameters,
+    block_time_of: Callable[[Block], int],
+    trainer_hotkey: Hotkey,
+    network_id: Digest,
+) -> CheckpointManifest:
+    """The one checkpoint that is valid in a window, from the bucket alone.
+
+    Args:
+        block_time_of: a block's time in Unix milliseconds.
+
+    Raises:
+        CheckpointError: none is valid yet; or the chain contradicts itself.
+        StorageError: the store cannot be read.
+    """
+    view = list_manifests(store, trainer_hotkey=trainer_hotkey, network_id=network_id)
+    return select(view, window, params, block_time_of)
+
+
+def select(
+    view: ChainView, window: Window, params: NetworkParameters, block_time_of: Callable[[Block], int]
+) -> CheckpointManifest:
+    """Section 3's rule over a view of the chain. Errors: CheckpointError if no checkpoint is valid in this window."""
+    for item in reversed(view.stored):
+        manifest = item.manifest
+        if manifest.valid_from <= window and is_in_time(item, params, block_time_of):
+            return manifest
+    refused = "; ".join(f"{entry.key}: {entry.error.what}" for entry in view.refused[:3])
+    raise CheckpointError(
+        f"no checkpoint is valid in window {window}",
+        where=refused or "grail/checkpoints/ of the trainer's bucket",
+        hint="wait for the trainer to publish one; check the network's trainer hotkey if it says that it has",
+    )
+
+
+def is_in_time(item: StoredManifest, params: NetworkParameters, block_time_of: Callable[[Block], int]) -> bool:
+    """Was it in the store before block `valid_from` − lead? The network's first needs no lead."""
+    if item.manifest.sequence == 0:
+        return True
+    last_block = item.manifest.valid_from - params.checkpoint_lead
+    return last_block >= 0 and item.stored_at_ms < block_time_of(Block(last_block))
+
+
+class ChainMemory:
+    """What this reader has seen of a chain, on disk: a trainer or a store that rewrites history is found out."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: dict[int, str] | None = None
+
+    def check(self, view: ChainView) -> None:
+        """Compare with what was seen before, then remember what is new.
+
+        Raises:
+            EquivocationError: another manifest now stands under a sequence number seen before.
+            RollbackError: the newest checkpoint seen is gone and nothing newer is there.
+        """
+        seen = self._load()
+        now = {item.manifest.sequence: item.manifest.digest.hex() for item in view.stored}
+        for sequence in seen.keys() & now.keys():
+            if seen[sequence] != now[sequence]:
+                raise EquivocationError(
+                    f"the trainer signed two manifests for sequence {sequence}",
+                    where=f"{seen[sequence]} seen before, {now[sequence]} now",
+                    hint="do not continue with this trainer; report both manifests",
+                )
+        if seen and max(seen) > max(now, default=-1):
+            raise RollbackError(
+                f"the chain ends at sequence {max(now, default=-1)}, but {max(seen)} was seen before",
+                hint="the store was rolled back, or the network was started anew: then remove the cache folder",
+            )
+        if now.keys() - seen.keys():
+            self._seen = {**seen, **now}
+            text = json.dumps({str(sequence): digest for sequence, digest in sorted(self._seen.items())})
+            write_atomically(self._path, text.encode())
+
+    def _load(self) -> dict[int, str]:
+        if self._seen is None:
+            try:
+                self._seen = {int(k): str(v) for k, v in json.loads(self._path.read_bytes()).items()}
+            except FileNotFoundError:
+                self._seen = {}
+            except (ValueError, AttributeError) as error:
+                raise CheckpointError(
+                    "the memory of the checkpoint chain is damaged", where=str(self._path), hint="remove this file"
+                ) from error
+        return self._seen
+
+
+def _read(store: ObjectStore, key: str, etag: str, trainer_hotkey: Hotkey, network_id: Digest) -> CheckpointManifest:
+    try:
+        raw = store.get(key, max_bytes=MAX_MANIFEST_BYTES, if_match=etag)
+    except (ObjectNotFoundError, PreconditionFailedError) as error:
+        raise CheckpointError("the manifest changed while it was read", where=key) from error
+    except ObjectTooLargeError as error:
+        raise CheckpointError(f"the manifest is larger than {MAX_MANIFEST_BYTES} bytes", where=key) from error
+    return parse(raw, trainer_hotkey=trainer_hotkey, network_id=network_id, where=key)
+
+
+def _check_order(manifests: list[CheckpointManifest]) -> None:
+    for before, after in itertools.pairwise(manifests):
+        if before.sequence == after.sequence:
+            raise EquivocationError(
+                f"the trainer signed two manifests for sequence {after.sequence}",
+                where=f"{before.key}, {after.key}",
+                hint="do not continue with this trainer; report both manifests",
+            )
+        if before.sequence > after.sequence or after.sequence == 0:
+            raise RollbackError(
+                f"sequence {after.sequence} comes into force after sequence {before.sequence}: an old state is offered as new",
+                where=f"{before.key}, {after.key}",
+            )
+        if after.sequence == before.sequence + 1 and after.parent != before.digest:
+            raise EquivocationError(
+                f"the parent of sequence {after.sequence} is not the manifest of sequence {before.sequence} that is here",
+                where=f"{before.key}, {after.key}",
+            )

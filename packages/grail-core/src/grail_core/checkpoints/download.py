@@ -1,0 +1,157 @@
+"""Getting content-addressed objects onto the disk: ranged, parallel, resumable, and never wrong.
+
+An object is downloaded into a preallocated file; a range counts as done once its bytes are on the device and its line is in
+the journal beside it, so that a killed download goes on where it was. The file takes its final name only when its SHA-256 is
+the one that names it; if it is not, everything is thrown away and fetched once more before giving up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from grail_core.checkpoints.manifest import ObjectRef
+from grail_core.errors import CheckpointError
+from grail_core.storage.atomic import storage_errors, sync_folder
+from grail_core.storage.base import ObjectNotFoundError, ObjectStore, ObjectTooLargeError
+
+RANGE_BYTES = 8 << 20
+PARALLEL_RANGES = 4
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, bytes done and bytes in all; from any thread."""
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    """Says nothing."""
+
+
+def fetch_object(store: ObjectStore, ref: ObjectRef, folder: Path, *, progress: Progress = no_progress) -> Path:
+    """The verified object as a file `folder/<sha256>`; at once if it is there already.
+
+    Raises:
+        CheckpointError: the object is missing, of another size, or its bytes are not those that the manifest names.
+        StorageError: the store or the disk fails; what was downloaded is kept for the next try.
+    """
+    target = folder / ref.sha256.hex()
+    if target.is_file() and target.stat().st_size == ref.size:
+        return target
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with _lock(folder / f"{target.name}.lock"):
+            if target.is_file() and target.stat().st_size == ref.size:
+                return target
+            for _attempt in range(2):
+                part = _download(store, ref, folder, progress)
+                if _sha256(part) == ref.sha256:
+                    os.replace(part, target)
+                    sync_folder(folder)
+                    _journal(folder, ref).unlink(missing_ok=True)
+                    return target
+                part.unlink()
+                _journal(folder, ref).unlink(missing_ok=True)
+    raise CheckpointError(
+        "the object's bytes are not those that the manifest names",
+        where=ref.key,
+        hint="the store returned other bytes twice; the trainer must publish again, or the store is not to be trusted",
+    )
+
+
+def fetch_bytes(store: ObjectStore, ref: ObjectRef, folder: Path) -> bytes:
+    """A small object's verified bytes, kept in `folder` too."""
+    path = fetch_object(store, ref, folder)
+    data = path.read_bytes()
+    if ObjectRef.of(data) != ref:
+        path.unlink(missing_ok=True)
+        data = fetch_object(store, ref, folder).read_bytes()
+    if ObjectRef.of(data) != ref:
+        raise CheckpointError("the disk does not keep what is written to it", where=str(path))
+    return data
+
+
+def fetch_range(store: ObjectStore, ref: ObjectRef, offset: int, length: int) -> bytes:
+    """Bytes offset … offset + length of an object; the caller verifies them.
+
+    Raises:
+        CheckpointError: no such object, or it is shorter than the manifest says.
+    """
+    try:
+        data = store.get(ref.key, max_bytes=length, offset=offset, length=length) if length else b""
+    except ObjectNotFoundError as error:
+        raise CheckpointError(
+            "an object that the manifest names is not in the store",
+            where=ref.key,
+            hint="a checkpoint this old may have been retired: fetch a newer one",
+        ) from error
+    except ObjectTooLargeError as error:
+        raise CheckpointError("the store returned more than was asked for", where=ref.key) from error
+    if len(data) != length:
+        raise CheckpointError(f"the object is shorter than the {ref.size} bytes that the manifest names", where=ref.key)
+    return data
+
+
+def _download(store: ObjectStore, ref: ObjectRef, folder: Path, progress: Progress) -> Path:
+    part, journal = folder / f"{ref.sha256.hex()}.part", _journal(folder, ref)
+    done = _read_journal(journal) if part.exists() and part.stat().st_size == ref.size else set()
+    descriptor = os.open(part, os.O_RDWR | os.O_CREAT, 0o644)
+    log = os.open(journal, os.O_WRONLY | os.O_CREAT | (os.O_APPEND if done else os.O_TRUNC), 0o644)
+    try:
+        os.ftruncate(descriptor, ref.size)
+        starts = [start for start in range(0, ref.size, RANGE_BYTES) if start not in done]
+        finished = ref.size - sum(min(RANGE_BYTES, ref.size - start) for start in starts)
+
+        def get(start: int) -> int:
+            length = min(RANGE_BYTES, ref.size - start)
+            data = memoryview(fetch_range(store, ref, start, length))
+            written = 0
+            while written < length:
+                written += os.pwrite(descriptor, data[written:], start + written)
+            os.fsync(descriptor)
+            os.write(log, b"%d\n" % start)
+            return length
+
+        with ThreadPoolExecutor(PARALLEL_RANGES) as pool:
+            for length in pool.map(get, starts):
+                finished += length
+                progress(ref.key, finished, ref.size)
+        os.fsync(descriptor)
+    finally:
+        os.close(log)
+        os.close(descriptor)
+    return part
+
+
+def _journal(folder: Path, ref: ObjectRef) -> Path:
+    return folder / f"{ref.sha256.hex()}.ranges"
+
+
+def _read_journal(path: Path) -> set[int]:
+    """Whole lines only: one cut short by a crash is not counted."""
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return set()
+    return {int(line) for line in lines if line.isdigit()}
+
+
+def _sha256(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """One process at a time downloads an object; the lock goes with the process that held it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        os.close(descriptor)

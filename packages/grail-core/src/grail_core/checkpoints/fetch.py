@@ -1,0 +1,303 @@
+"""From a manifest to weights that can be used: a Transformers folder in the disk cache, or a step of the model in memory.
+
+`materialise` takes the cheapest way (cached folder, cached ancestor and deltas, or full weights and deltas), builds the folder
+beside the others and hashes every tensor against the manifest's weights root before the folder gets its name. `apply_to_model`
+turns the loaded model into the next checkpoint in place, after every frame has been checked. Whatever fails, what is loaded
+and what is cached stay as they were, and the error names the tensor.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from grail_core.checkpoints.cache import CheckpointCache
+from grail_core.checkpoints.chain_view import ChainView, checkpoint_for_window, list_manifests
+from grail_core.checkpoints.codec import Check, apply, decode
+from grail_core.checkpoints.digests import MAX_INDEX_BYTES, WeightsIndex, digest_state
+from grail_core.checkpoints.download import Progress, fetch_bytes, fetch_object, fetch_range, no_progress
+from grail_core.checkpoints.frames import Frame, read_frames
+from grail_core.checkpoints.manifest import CheckpointManifest, DeltaRef, ObjectRef
+from grail_core.checkpoints.plan import Route, cheapest_route
+from grail_core.checkpoints.safety import MAX_FILE_BYTES, check_model_files
+from grail_core.checkpoints.shards import create_weights, map_weights, plan_shards, shard_index
+from grail_core.checkpoints.tensors import RawTensor, raw_state
+from grail_core.errors import CheckpointError
+from grail_core.protocol.types import Digest
+from grail_core.storage.atomic import storage_errors
+from grail_core.storage.base import ObjectStore
+
+__all__ = ["apply_to_model", "checkpoint_for_window", "list_manifests", "materialise", "route_to"]
+
+
+def materialise(
+    manifest: CheckpointManifest,
+    cache_dir: Path | CheckpointCache,
+    store: ObjectStore,
+    *,
+    view: ChainView | None = None,
+    progress: Progress = no_progress,
+) -> Path:
+    """An ordinary Transformers folder with exactly this checkpoint's weights, config and tokenizer.
+
+    Args:
+        cache_dir: shared by the processes of this machine; the folder lies in it and must not be changed.
+        view: the chain, if the caller has listed it already.
+
+    Raises:
+        CheckpointError: an object is missing, wrong or unsafe, or no way leads to this checkpoint; names key or tensor.
+        StorageError, DiskFullError: the store or the disk fails; a later call goes on where this one stopped.
+    """
+    cache = cache_dir if isinstance(cache_dir, CheckpointCache) else CheckpointCache(cache_dir)
+    index = _index(manifest, cache, store)
+    digest = manifest.digest
+    cached = cache.entry(digest)
+    if cached is not None:
+        wrong = _wrong_tensors(cached, index)
+        if wrong and _repair(manifest, cached, wrong, index, store):
+            wrong = []
+        if not wrong and _files_match(manifest, cached):
+            return cached
+        cache.discard(digest)
+    cache.sweep()
+    files = _model_files(manifest, cache, store)
+    if view is None:
+        view = list_manifests(store, trainer_hotkey=manifest.trainer, network_id=manifest.network_id)
+    damaged: set[Digest] = set()
+    while True:
+        route = cheapest_route(manifest, view.by_digest, [d for d in cache.entries() if d not in damaged])
+        try:
+            with cache.building(digest, manifest.to_bytes()) as folder:
+                for name, data in files.items():
+                    with storage_errors(folder / name):
+                        (folder / name).write_bytes(data)
+                _build(route, manifest, view, index, folder, cache, store, progress)
+            break
+        except CheckpointError:
+            if route.fetch_start or route.start in damaged or not _is_damaged(route.start, view, cache, store):
+                raise
+            damaged.add(route.start)
+            cache.discard(route.start)
+    _drop_objects(manifest, route, view, cache)
+    cache.trim(keep={digest, route.start})
+    return cache.folder(digest)
+
+
+def apply_to_model(
+    state: Mapping[str, Any],
+    current: CheckpointManifest,
+    target: CheckpointManifest,
+    store: ObjectStore,
+    cache_dir: Path | CheckpointCache,
+    *,
+    progress: Progress = no_progress,
+) -> None:
+    """Turn a loaded model from one checkpoint into another in place, without a second copy of the weights.
+
+    Args:
+        state: `model.state_dict()` of CPU tensors that hold exactly `current`'s weights; tied names may be among them.
+
+    Raises:
+        CheckpointError: there is no direct delta, the model is not at `current`, or bytes are wrong; nothing was written.
+    """
+    cache = cache_dir if isinstance(cache_dir, CheckpointCache) else CheckpointCache(cache_dir)
+    delta = next((d for d in target.deltas if d.base == current.digest), None)
+    if delta is None:
+        raise CheckpointError(
+            f"checkpoint {target.sequence} offers no delta from checkpoint {current.sequence}",
+            where=target.key,
+            hint="load it from the cache: materialise finds the way",
+        )
+    index = _index(target, cache, store)
+    missing = sorted(name for name in index.tensors if name not in state)
+    if missing:
+        raise CheckpointError("the model has no such tensor", where=missing[0], hint="load the checkpoint from the cache")
+    raw = raw_state({name: state[name] for name in index.tensors})
+    wrong = [name for name, entry in index.tensors.items() if raw[name].layout != entry.layout]
+    if wrong:
+        raise CheckpointError(
+            "the checkpoint changes a tensor's shape or type; a running model cannot follow",
+            where=wrong[0],
+            hint="load the checkpoint from the cache",
+        )
+    with _delta_frames(delta, cache, store, progress) as frames:
+        apply(raw, frames)
+    for part in delta.parts:
+        (cache.objects / part.sha256.hex()).unlink(missing_ok=True)
+
+
+def route_to(manifest: CheckpointManifest, view: ChainView, cached: list[Digest]) -> Route:
+    """What a reader with these cached checkpoints would fetch."""
+    return cheapest_route(manifest, view.by_digest, cached)
+
+
+def _index(manifest: CheckpointManifest, cache: CheckpointCache, store: ObjectStore) -> WeightsIndex:
+    if manifest.index.size > MAX_INDEX_BYTES:
+        raise CheckpointError("the index of weights is larger than allowed", where=manifest.index.key)
+    raw = fetch_bytes(store, manifest.index, cache.objects)
+    return WeightsIndex.from_bytes(raw, expected_root=manifest.weights_root, where=manifest.index.key)
+
+
+def _model_files(manifest: CheckpointManifest, cache: CheckpointCache, store: ObjectStore) -> dict[str, bytes]:
+    """Config and tokenizer, checked as if they were to be published."""
+    for file in manifest.files:
+        if file.object.size > MAX_FILE_BYTES:
+            raise CheckpointError(f"the file is larger than {MAX_FILE_BYTES} bytes", where=f"{manifest.key}: {file.path}")
+    files = {file.path: fetch_bytes(store, file.object, cache.objects) for file in manifest.files}
+    checked = check_model_files(files, where=manifest.key)
+    for what, found, named in (
+        ("architecture", checked.architecture, manifest.architecture),
+        ("tokenizer", checked.tokenizer_digest, manifest.tokenizer_digest),
+        ("chat template", checked.chat_template_digest, manifest.chat_template_digest),
+    ):
+        if found != named:
+            raise CheckpointError(f"the {what} in the files is not the one the manifest names", where=manifest.key)
+    return files
+
+
+def _build(
+    route: Route,
+    target: CheckpointManifest,
+    view: ChainView,
+    index: WeightsIndex,
+    folder: Path,
+    cache: CheckpointCache,
+    store: ObjectStore,
+    progress: Progress,
+) -> None:
+    """Put the weights at the end of the route into `folder`, verified."""
+    start = cache.folder(route.start)
+    if route.fetch_start:
+        anchor = target if route.start == target.digest else view.by_digest[route.start]
+        start = folder if not route.steps else _scratch(folder, "start")
+        for shard in anchor.shards:
+            path = fetch_object(store, shard.object, cache.objects, progress=progress)
+            with storage_errors(start / shard.path):
+                os.link(path, start / shard.path)
+        if start is folder:
+            _write_shard_index(index, folder)
+    state: Mapping[str, RawTensor] = map_weights(start) if route.steps else {}
+    for number, (delta, manifest) in enumerate(route.steps, 1):
+        last = number == len(route.steps)
+        layouts = {n: e.layout for n, e in _index(manifest, cache, store).tensors.items()}
+        place = folder if last else _scratch(folder, f"step{number}")
+        made = create_weights(place, layouts)
+
+        def allocate(name: str, layout: Any, made: dict[str, RawTensor] = made) -> RawTensor:
+            if name not in made or made[name].layout != layout:
+                raise CheckpointError("the delta leads to other tensors than the manifest's index", where=name)
+            return made[name]
+
+        with _delta_frames(delta, cache, store, progress) as frames:
+            decode(state, frames(), check=Check.NOTHING, allocate=allocate)
+        state = made
+        _remove_scratch(folder, keep=place)
+    _remove_scratch(folder, keep=folder)
+    wrong = _wrong_tensors(folder, index)
+    if wrong:
+        raise CheckpointError(
+            f"tensor {wrong[0]} does not have the digest that the manifest names",
+            where=f"{target.key} ({len(wrong)} of {len(index.tensors)} tensors differ)",
+            hint="the running model is untouched; fetch again, or report the checkpoint",
+        )
+
+
+def _scratch(folder: Path, name: str) -> Path:
+    scratch = folder / f".{name}"
+    scratch.mkdir()
+    return scratch
+
+
+def _remove_scratch(folder: Path, keep: Path) -> None:
+    for scratch in folder.glob(".*"):
+        if scratch != keep and scratch.is_dir():
+            for path in scratch.iterdir():
+                path.unlink()
+            scratch.rmdir()
+
+
+def _write_shard_index(index: WeightsIndex, folder: Path) -> None:
+    data = shard_index(plan_shards({name: entry.layout for name, entry in index.tensors.items()}))
+    if data is not None:
+        (folder / "model.safetensors.index.json").write_bytes(data)
+
+
+def _wrong_tensors(folder: Path, index: WeightsIndex) -> list[str]:
+    """Names whose bytes in the folder are not the index's; every name of either side that the other lacks."""
+    try:
+        found = digest_state(map_weights(folder)).index.tensors
+    except CheckpointError:
+        return list(index.tensors) or ["(no weights)"]
+    return [name for name in sorted(found.keys() | index.tensors.keys()) if found.get(name) != index.tensors.get(name)]
+
+
+def _files_match(manifest: CheckpointManifest, folder: Path) -> bool:
+    return all(
+        (folder / file.path).is_file() and ObjectRef.of((folder / file.path).read_bytes()) == file.object
+        for file in manifest.files
+    )
+
+
+def _repair(manifest: CheckpointManifest, folder: Path, wrong: list[str], index: WeightsIndex, store: ObjectStore) -> bool:
+    """Fetch only the damaged tensors of a cached anchor, by range. True if the folder is whole again."""
+    shards = {shard.path: shard.object for shard in manifest.shards}
+    plans = plan_shards({name: entry.layout for name, entry in index.tensors.items()})
+    if not shards or {p.name: p.size for p in plans} != {name: ref.size for name, ref in shards.items()}:
+        return False
+    for plan in plans:
+        for name in (name for name in plan.tensors if name in wrong):
+            placed = plan.tensors[name]
+            data = fetch_range(store, shards[plan.name], placed.start, placed.layout.nbytes)
+            tensor = RawTensor(placed.layout, np.frombuffer(data, placed.layout.dtype.bits))
+            if digest_state({name: tensor}).index.tensors[name] != index.tensors[name]:
+                return False
+            path = folder / plan.name
+            with storage_errors(path), path.open("r+b") as file:
+                if path.stat().st_size != plan.size:
+                    return False
+                file.seek(placed.start)
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+    return not _wrong_tensors(folder, index)
+
+
+def _is_damaged(digest: Digest, view: ChainView, cache: CheckpointCache, store: ObjectStore) -> bool:
+    """Is this cached entry not what its manifest says? Then it was the cause, and another way is tried."""
+    manifest = view.by_digest.get(digest)
+    folder = cache.entry(digest)
+    return manifest is None or folder is None or bool(_wrong_tensors(folder, _index(manifest, cache, store)))
+
+
+def _drop_objects(manifest: CheckpointManifest, route: Route, view: ChainView, cache: CheckpointCache) -> None:
+    """Large objects are in the folder now; what is small stays for the next checkpoint."""
+    refs = [part for delta, _ in route.steps for part in delta.parts]
+    if route.fetch_start:
+        anchor = manifest if route.start == manifest.digest else view.by_digest[route.start]
+        refs += [shard.object for shard in anchor.shards]
+    for ref in refs:
+        (cache.objects / ref.sha256.hex()).unlink(missing_ok=True)
+
+
+@contextmanager
+def _delta_frames(delta: DeltaRef, cache: CheckpointCache, store: ObjectStore, progress: Progress) -> Iterator[Any]:
+    """A function that yields the delta's frames, as often as it is called, from mapped files whose hashes were checked."""
+    with ExitStack() as stack:
+        maps = []
+        for part in delta.parts:
+            path = fetch_object(store, part, cache.objects, progress=progress)
+            file = stack.enter_context(path.open("rb"))
+            maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        where = f"delta to {delta.parts[0].key}"
+
+        def frames() -> Iterator[Frame]:
+            for number, part in enumerate(maps):
+                yield from read_frames(part, where=where, continued=number > 0)
+
+        yield frames

@@ -1,0 +1,277 @@
+"""Publishing a checkpoint: objects first, the manifest last, by one conditional put.
+
+Objects are named by their content and never change, so a publisher that is killed at any point and started again finds what
+it had uploaded, makes the same objects, and finishes; readers see the old checkpoint until the manifest is there. Every tenth
+checkpoint offers its whole weights; every checkpoint offers a delta from the one before, and those whose number is divisible
+by 2, 4, 8, … also from the one 2, 4, 8, … before, which is what lets a late reader catch up in few steps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from grail_core.chain.base import Signer
+from grail_core.checkpoints.cache import CheckpointCache
+from grail_core.checkpoints.chain_view import ChainView, list_manifests
+from grail_core.checkpoints.codec import encode
+from grail_core.checkpoints.digests import StateDigests, digest_state
+from grail_core.checkpoints.download import Progress, no_progress
+from grail_core.checkpoints.fetch import materialise
+from grail_core.checkpoints.frames import Frame, Profile
+from grail_core.checkpoints.manifest import (
+    MAX_MANIFEST_BYTES,
+    CheckpointManifest,
+    DeltaRef,
+    FileRef,
+    ManifestContent,
+    ObjectRef,
+    build,
+    parse,
+)
+from grail_core.checkpoints.safety import ModelFiles, check_model_files
+from grail_core.checkpoints.shards import SHARD_BYTES, create_weights, map_weights, plan_shards, shard_bytes
+from grail_core.checkpoints.tensors import RawState, RawTensor, raw_state
+from grail_core.environment import EnvironmentSpec
+from grail_core.errors import CheckpointError, StorageError
+from grail_core.generation.base import GenerationPolicy
+from grail_core.network import NetworkParameters
+from grail_core.protocol.constants import WINDOW_LENGTH
+from grail_core.protocol.types import Digest, Window
+from grail_core.storage.atomic import storage_errors
+from grail_core.storage.base import ObjectStore, PreconditionFailedError
+
+ANCHOR_EVERY = 10  # checkpoints
+SKIPS = (1, 2, 4, 8, 16, 32)
+PART_BYTES = 128 << 20  # a delta is split into objects of about this size
+
+
+@dataclass(frozen=True)
+class CheckpointParts:
+    """What the trainer decides; the rest of a manifest follows from the weights and the chain."""
+
+    network_id: Digest
+    window: Window  # whose training made the weights
+    valid_from: Window
+    environment: EnvironmentSpec
+    policy: GenerationPolicy
+    end_token_ids: tuple[int, ...]
+    thinking_mode: str
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+def publish(
+    store: ObjectStore,
+    parts: CheckpointParts,
+    state: Mapping[str, Any],
+    model_files: Mapping[str, bytes] | ModelFiles,
+    signer: Signer,
+    params: NetworkParameters,
+    cache_dir: Path | CheckpointCache,
+    *,
+    profile: Profile = Profile.SMALL,
+    progress: Progress = no_progress,
+    shard_limit: int = SHARD_BYTES,
+) -> CheckpointManifest:
+    """Publish `state` as the next checkpoint of the chain in `store`; a call repeated after a crash finishes the first one.
+
+    Args:
+        state: name → CPU tensor (torch, numpy or raw), e.g. `model.state_dict()`; of tensors tied to each other only the
+            last name is published, as Transformers saves them. Must not change meanwhile.
+        model_files: config and tokenizer, from `safety.read_model_files`.
+        cache_dir: holds the checkpoints before this one, from which the deltas are made.
+
+    Raises:
+        CheckpointError: the parts contradict the chain or the network, the files are unsafe, the tokenizer changed, or
+            another checkpoint stands at this `valid_from` already.
+        StorageError: the store or the disk fails; nothing is visible to readers, call again.
+    """
+    cache = cache_dir if isinstance(cache_dir, CheckpointCache) else CheckpointCache(cache_dir)
+    files = model_files if isinstance(model_files, ModelFiles) else check_model_files(model_files)
+    weights = publishable(state)
+    digests = digest_state(weights)
+    view = list_manifests(store, trainer_hotkey=signer.hotkey, network_id=parts.network_id)
+    standing = next((s.manifest for s in view.stored if s.manifest.valid_from == parts.valid_from), None)
+    if standing is not None:
+        return _same_or_refuse(standing, parts, digests)
+    _check_parts(parts, view, files, params)
+    head = view.head
+    sequence = head.sequence + 1 if head else 0
+    index = digests.index
+    index_ref = _put(store, index.to_bytes())
+    file_refs = tuple(FileRef(name, _put(store, data)) for name, data in sorted(files.files.items()))
+    deltas = tuple(_deltas(store, sequence, view, weights, digests, profile, cache, progress))
+    shards: tuple[FileRef, ...] = ()
+    if sequence % ANCHOR_EVERY == 0 or not deltas:
+        shards = tuple(_full(store, weights, shard_limit, progress))
+    anchors = [s.manifest for s in view.stored if s.manifest.shards]
+    content = ManifestContent(
+        network_id=parts.network_id,
+        trainer=signer.hotkey,
+        sequence=sequence,
+        window=parts.window,
+        valid_from=parts.valid_from,
+        parent=head.digest if head else None,
+        base=anchors[-1].digest if anchors else None,
+        architecture=files.architecture,
+        weights_root=index.root,
+        index=index_ref,
+        files=file_refs,
+        shards=shards,
+        deltas=deltas,
+        environment=parts.environment,
+        policy=parts.policy,
+        end_token_ids=parts.end_token_ids,
+        tokenizer_digest=files.tokenizer_digest,
+        chat_template_digest=files.chat_template_digest,
+        thinking_mode=parts.thinking_mode,
+        training=parts.training,
+    )
+    manifest = build(content, signer)
+    try:
+        store.put(manifest.key, manifest.to_bytes(), if_absent=True)
+    except PreconditionFailedError:
+        raw = store.get(manifest.key, max_bytes=MAX_MANIFEST_BYTES)
+        standing = parse(raw, trainer_hotkey=signer.hotkey, network_id=parts.network_id, where=manifest.key)
+        manifest = _same_or_refuse(standing, parts, digests)
+    _keep(manifest, files, weights, cache)
+    return manifest
+
+
+def publishable(state: Mapping[str, Any]) -> dict[str, RawTensor]:
+    """Raw tensors without second names: of tied ones the last name in order stays (lm_head is tied to the embedding)."""
+    raw = raw_state(state)
+    last = {id(tensor): name for name, tensor in raw.items()}
+    kept = {name: tensor for name, tensor in raw.items() if last[id(tensor)] == name}
+    if not kept:
+        raise CheckpointError("a checkpoint has at least one tensor")
+    return kept
+
+
+def least_valid_from(window: Window, params: NetworkParameters) -> Window:
+    """The first window that a checkpoint trained in `window` may come into force in."""
+    return Window(window + params.checkpoint_least_distance * WINDOW_LENGTH)
+
+
+def skip_bases(sequence: int) -> list[int]:
+    """Sequence numbers that checkpoint `sequence` offers deltas from."""
+    return [sequence - skip for skip in SKIPS if sequence >= skip and (skip == 1 or sequence % skip == 0)]
+
+
+def _check_parts(parts: CheckpointParts, view: ChainView, files: ModelFiles, params: NetworkParameters) -> None:
+    head = view.head
+    if head is None:
+        return
+    if parts.valid_from < least_valid_from(parts.window, params):
+        raise CheckpointError(
+            f"a checkpoint of window {parts.window} cannot come into force in window {parts.valid_from}",
+            hint=f"the network asks for {params.checkpoint_least_distance} windows between them",
+        )
+    if parts.valid_from <= head.valid_from or parts.window <= head.window:
+        raise CheckpointError(
+            f"checkpoint {head.sequence} is of window {head.window}, valid from {head.valid_from}; the next one must be later",
+            where=head.key,
+        )
+    for what, new, old in (
+        ("tokenizer", files.tokenizer_digest, head.tokenizer_digest),
+        ("chat template", files.chat_template_digest, head.chat_template_digest),
+        ("architecture", files.architecture, head.architecture),
+    ):
+        if new != old:
+            raise CheckpointError(
+                f"the {what} is not the one of checkpoint {head.sequence}",
+                where=head.key,
+                hint="publish with the model files of the chain; another tokenizer or architecture is another network",
+            )
+
+
+def _same_or_refuse(standing: CheckpointManifest, parts: CheckpointParts, digests: StateDigests) -> CheckpointManifest:
+    if standing.weights_root == digests.root and standing.window == parts.window:
+        return standing
+    raise CheckpointError(
+        f"another checkpoint comes into force in window {parts.valid_from} already",
+        where=standing.key,
+        hint="manifests are never replaced; choose a later window",
+    )
+
+
+def _deltas(
+    store: ObjectStore,
+    sequence: int,
+    view: ChainView,
+    weights: RawState,
+    digests: StateDigests,
+    profile: Profile,
+    cache: CheckpointCache,
+    progress: Progress,
+) -> Iterator[DeltaRef]:
+    for base_sequence in skip_bases(sequence):
+        base = view.at_sequence(base_sequence)
+        if base is None:
+            continue
+        try:
+            old = map_weights(materialise(base, cache, store, view=view))
+        except CheckpointError:
+            if base_sequence == sequence - 1:
+                raise
+            continue  # a retired ancestor: the chain is longer for a late reader, but whole
+        refs = []
+        for data in _split(encode(old, weights, profile, new_digests=digests)):
+            refs.append(_put(store, data))
+            progress(f"delta from {base_sequence}", sum(ref.size for ref in refs), 0)
+        yield DeltaRef(base.digest, base_sequence, profile.value, tuple(refs))
+
+
+def _split(frames: Iterable[Frame]) -> Iterator[bytes]:
+    waiting: list[bytes] = []
+    for frame in frames:
+        data = frame.to_bytes()
+        if waiting and sum(map(len, waiting)) + len(data) > PART_BYTES:
+            yield b"".join(waiting)
+            waiting = []
+        waiting.append(data)
+    yield b"".join(waiting)
+
+
+def _full(store: ObjectStore, weights: RawState, limit: int, progress: Progress) -> Iterator[FileRef]:
+    plans = plan_shards({name: tensor.layout for name, tensor in weights.items()}, limit)
+    total, done = sum(plan.size for plan in plans), 0
+    for plan in plans:
+        ref = _put(store, shard_bytes(plan, weights))
+        done += ref.size
+        progress("full weights", done, total)
+        yield FileRef(plan.name, ref)
+
+
+def _put(store: ObjectStore, data: bytes) -> ObjectRef:
+    """Upload an object unless it is there; what is there under its name is the same, or the store is broken."""
+    ref = ObjectRef(len(data), Digest(hashlib.sha256(data).digest()))
+    there = store.head(ref.key)
+    if there is None:
+        try:
+            there = store.put(ref.key, data, if_absent=True)
+        except PreconditionFailedError:
+            there = store.head(ref.key)
+    if there is not None and there.size != ref.size:
+        raise StorageError(
+            f"an object of {there.size} bytes stands under the name of one of {ref.size}",
+            where=ref.key,
+            hint="somebody else writes into this bucket; remove the object and publish again",
+        )
+    return ref
+
+
+def _keep(manifest: CheckpointManifest, files: ModelFiles, weights: RawState, cache: CheckpointCache) -> None:
+    """The checkpoint in the publisher's own cache: the next delta is made from it."""
+    if cache.entry(manifest.digest) is not None:
+        return
+    with cache.building(manifest.digest, manifest.to_bytes()) as folder:
+        for name, data in files.files.items():
+            with storage_errors(folder / name):
+                (folder / name).write_bytes(data)
+        made = create_weights(folder, {name: tensor.layout for name, tensor in weights.items()})
+        for name, tensor in weights.items():
+            made[name].bits[:] = tensor.bits

@@ -12,15 +12,15 @@ from pathlib import Path
 
 from grail_core.checkpoints.manifest import CheckpointManifest
 from grail_core.checkpoints.source import CheckpointSource
-from grail_core.proof.model import Attention, PolicyModel
 from grail_core.prompts import PromptRenderer
+from grail_core.proof.model import Attention, PolicyModel
 from grail_core.protocol.types import Digest
 
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
     manifest: CheckpointManifest
-    folder: Path  # an ordinary Transformers folder in the cache
+    folder: Path  # an ordinary Transformers folder: configuration and tokenizer are this checkpoint's
     model: PolicyModel
     renderer: PromptRenderer
 
@@ -28,9 +28,7 @@ class LoadedCheckpoint:
 class LiveCheckpoint:
     """Loads checkpoints on demand and keeps the last `keep` in memory."""
 
-    def __init__(
-        self, source: CheckpointSource, *, attention: Attention = "sdpa", device: str = "cpu", keep: int = 1
-    ) -> None:
+    def __init__(self, source: CheckpointSource, *, attention: Attention = "sdpa", device: str = "cpu", keep: int = 1) -> None:
         self._source = source
         self._attention: Attention = attention
         self._device = device
@@ -40,16 +38,40 @@ class LiveCheckpoint:
     def at(self, manifest: CheckpointManifest) -> LoadedCheckpoint:
         """The checkpoint of this manifest, verified and loaded.
 
+        With `keep` = 1 the loaded model itself is stepped to the new weights where a delta leads there, so that one copy of
+        the weights is all the memory needed; a handle to the older checkpoint is not to be used any more then.
+
         Raises:
             CheckpointError: it cannot be fetched, does not verify or cannot be loaded; what was loaded stays usable.
         """
         digest = manifest.digest
         if digest not in self._loaded:
-            folder = self._source.materialise(manifest)
-            model = PolicyModel.load(folder, attention=self._attention, device=self._device)
-            renderer = PromptRenderer(folder, manifest.thinking_mode)
-            self._loaded[digest] = LoadedCheckpoint(manifest, folder, model, renderer)
+            stepped = self._step(manifest) if self._keep == 1 else None
+            if stepped is not None:
+                self._loaded.clear()
+            self._loaded[digest] = stepped or self._load(manifest)
         self._loaded.move_to_end(digest)
         while len(self._loaded) > self._keep:
             self._loaded.popitem(last=False)
         return self._loaded[digest]
+
+    def _load(self, manifest: CheckpointManifest) -> LoadedCheckpoint:
+        folder = self._source.materialise(manifest)
+        model = PolicyModel.load(folder, attention=self._attention, device=self._device)
+        return LoadedCheckpoint(manifest, folder, model, PromptRenderer(folder, manifest.thinking_mode))
+
+    def _step(self, manifest: CheckpointManifest) -> LoadedCheckpoint | None:
+        """The loaded model with the weights of `manifest`, None where no delta leads from one to the other."""
+        current = next(iter(self._loaded.values()), None)
+        if current is None or self._device != "cpu" or not _differ_in_weights_only(current.manifest, manifest):
+            return None
+        if all(delta.base != current.manifest.digest for delta in manifest.deltas):
+            return None
+        with current.model.lock:
+            self._source.apply_to_model(current.model.state(), current.manifest, manifest)
+            current.model.weights_changed()
+        return LoadedCheckpoint(manifest, current.folder, current.model, current.renderer)
+
+
+def _differ_in_weights_only(old: CheckpointManifest, new: CheckpointManifest) -> bool:
+    return (old.architecture, old.files, old.thinking_mode) == (new.architecture, new.files, new.thinking_mode)

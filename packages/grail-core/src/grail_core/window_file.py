@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -58,14 +59,17 @@ def window_key(hotkey_ss58: str, window: Window) -> str:
     return f"grail/windows/{hotkey_ss58}-window-{window}.parquet"
 
 
+Number = TypeVar("Number", np.int32, np.float32, np.uint8)
+
+
 @dataclass(frozen=True)
-class BinaryColumn:
+class BinaryColumn(Generic[Number]):
     """Variable-length values of one column: `values[offsets[i]:offsets[i + 1]]` is row i."""
 
-    values: npt.NDArray[np.generic]
+    values: npt.NDArray[Number]
     offsets: npt.NDArray[np.int64]
 
-    def __getitem__(self, index: int) -> npt.NDArray[np.generic]:
+    def __getitem__(self, index: int) -> npt.NDArray[Number]:
         return self.values[self.offsets[index] : self.offsets[index + 1]]
 
     @property
@@ -85,9 +89,9 @@ class RowTable:
     prompt_length: npt.NDArray[np.int32]
     reward: npt.NDArray[np.float64]
     success: npt.NDArray[np.bool_]
-    tokens: BinaryColumn
-    logprobs: BinaryColumn
-    sketches: BinaryColumn
+    tokens: BinaryColumn[np.int32]
+    logprobs: BinaryColumn[np.float32]
+    sketches: BinaryColumn[np.uint8]
 
     def __len__(self) -> int:
         return len(self.group)
@@ -97,9 +101,9 @@ class RowTable:
         return RolloutRow(
             group=int(self.group[index]),
             rollout=int(self.rollout[index]),
-            tokens=self.tokens[index],  # type: ignore[arg-type]
+            tokens=self.tokens[index],
             prompt_length=int(self.prompt_length[index]),
-            logprobs=self.logprobs[index],  # type: ignore[arg-type]
+            logprobs=self.logprobs[index],
             sketches=self.sketches[index].tobytes(),
             reward=float(self.reward[index]),
             success=bool(self.success[index]),
@@ -206,17 +210,17 @@ def _header(metadata: dict[bytes, bytes]) -> tuple[WindowHeader, Signature]:
 
 
 def _columns(table: pa.Table) -> RowTable:
-    def fixed(name: str) -> npt.NDArray[np.generic]:
-        return table.column(name).to_numpy(zero_copy_only=False)
+    def fixed(name: str) -> npt.NDArray[Any]:
+        return np.asarray(table.column(name).to_numpy(zero_copy_only=False))
 
-    tokens = _binary(table, "tokens", "<i4", _MAX_TOKENS * 4)
-    logprobs = _binary(table, "logprobs", "<f4", MAX_NEW_TOKENS_PROTOCOL_CAP * 4)
-    sketches = _binary(table, "sketches", "u1", _MAX_SKETCH_BYTES)
+    tokens = _binary(table, "tokens", np.int32, _MAX_TOKENS * 4)
+    logprobs = _binary(table, "logprobs", np.float32, MAX_NEW_TOKENS_PROTOCOL_CAP * 4)
+    sketches = _binary(table, "sketches", np.uint8, _MAX_SKETCH_BYTES)
     return RowTable(
-        group=fixed("g"),  # type: ignore[arg-type]
-        rollout=fixed("r"),  # type: ignore[arg-type]
-        prompt_length=fixed("prompt_length"),  # type: ignore[arg-type]
-        reward=fixed("reward"),  # type: ignore[arg-type]
+        group=fixed("g"),
+        rollout=fixed("r"),
+        prompt_length=fixed("prompt_length"),
+        reward=fixed("reward"),
         success=fixed("success").astype(np.bool_),
         tokens=tokens,
         logprobs=logprobs,
@@ -224,8 +228,11 @@ def _columns(table: pa.Table) -> RowTable:
     )
 
 
-def _binary(table: pa.Table, name: str, dtype: str, most: int) -> BinaryColumn:
-    """A binary column as numbers, without a copy of the values where Arrow holds them in one chunk."""
+def _binary(table: pa.Table, name: str, dtype: type[Number], most: int) -> BinaryColumn[Number]:
+    """A binary column as numbers, without a copy of the values where Arrow holds them in one chunk.
+
+    The file's numbers are little-endian, as those of every machine this runs on.
+    """
     array = table.column(name).combine_chunks()
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks)

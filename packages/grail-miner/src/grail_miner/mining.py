@@ -12,18 +12,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
-from grail_core.generation.hf import HfGenerator
-from grail_core.live_checkpoint import LiveCheckpoint, LoadedCheckpoint
-from grail_core.proof.errors import UnprovableError
-from grail_core.proof.group import RowProof, prove_rows
-from grail_core.proof.numerics import numerics_class_of
-from grail_core.proof.sketches import projections
 
 import grail_core
 from grail_core.chain.base import Signer
 from grail_core.checkpoints.manifest import CheckpointManifest
 from grail_core.environment import Environment, Judgement, JudgementOutcome, Problem
 from grail_core.generation.base import Completion, GenerationRequest
+from grail_core.generation.hf import HfGenerator
+from grail_core.live_checkpoint import LiveCheckpoint, LoadedCheckpoint
+from grail_core.proof.errors import UnprovableError
+from grail_core.proof.group import RowProof, prove_rows
+from grail_core.proof.numerics import numerics_class_of
+from grail_core.proof.sketches import projections
 from grail_core.protocol import (
     RolloutRow,
     WindowHeader,
@@ -124,7 +124,7 @@ class Mining:
         rows = [(*prompt, *answer.tokens) for answer in answers]
         return prove_rows(loaded.model, rows, [len(prompt)] * len(rows), signs)
 
-    def pack(self, context: WindowContext, groups: Sequence[Group]) -> bytes:
+    def pack(self, context: WindowContext, loaded: LoadedCheckpoint, groups: Sequence[Group]) -> bytes:
         """The signed window file. `groups` in increasing order, at least one."""
         with _timed(self.timings, "pack"):
             rows = [row for group in groups for row in group.rows]
@@ -144,7 +144,7 @@ class Mining:
                 gaps=counted.gaps,
                 declared=counted.declared,
                 merkle_root=merkle_root(digests),
-                numerics_class=numerics_class_of(self.checkpoint.loaded.model),
+                numerics_class=numerics_class_of(loaded.model),
                 software={"grail-core": grail_core.__version__},
             )
             signature = self.signer.sign(header_digest(context.network_id, header))

@@ -11,13 +11,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from grail_core.errors import BeaconError, ChainError, CheckpointError, StorageError
+from grail_core.errors import BeaconError, ChainError, CheckpointError, DiskFullError, StorageError
 from grail_core.keys import ss58
+from grail_core.live_checkpoint import LoadedCheckpoint
 from grail_core.participant import Participant
 from grail_core.protocol import allowed_gaps
 from grail_core.protocol.constants import WINDOW_LENGTH
-from grail_core.protocol.types import Window
-from grail_core.storage.base import DiskFullError
+from grail_core.protocol.types import Block, Window
 from grail_core.telemetry import get_logger
 from grail_core.window_context import WindowContext
 from grail_core.window_file import window_key
@@ -68,11 +68,12 @@ class MinerService:
             log.event("window_already_mined", window=window)
             return False
         self.mining.timings = Timings()
-        groups = self._produce(context, stop)
+        loaded = self.mining.select_model(context)
+        groups = self._produce(context, loaded, stop)
         if not groups:
             log.event("window_empty", window=window, reason="no group fitted before the deadline")
             return False
-        self._upload(key, context, groups)
+        self._upload(key, context, loaded, groups)
         return True
 
     def _wait_for_window(self, window: Window, stop: threading.Event) -> WindowContext | None:
@@ -95,10 +96,9 @@ class MinerService:
                 stop.wait(_RETRY_SECONDS)
         return None
 
-    def _produce(self, context: WindowContext, stop: threading.Event) -> list[Group]:
+    def _produce(self, context: WindowContext, loaded: LoadedCheckpoint, stop: threading.Event) -> list[Group]:
         """Groups 0, 1, 2, … in batches, as many as the time before the deadline allows."""
         produced: list[Group] = []
-        loaded = self.mining.select_model(context)
         following = 0
         while following < self.most_groups and not stop.is_set():
             left = self._seconds_left(context.window)
@@ -111,9 +111,9 @@ class MinerService:
             following += count
         return within_gap_allowance(produced)
 
-    def _upload(self, key: str, context: WindowContext, groups: list[Group]) -> None:
+    def _upload(self, key: str, context: WindowContext, loaded: LoadedCheckpoint, groups: list[Group]) -> None:
         start = time.perf_counter()
-        data = self.mining.pack(context, groups)
+        data = self.mining.pack(context, loaded, groups)
         try:
             info = self.participant.own_store.put(key, data)
         except DiskFullError:
@@ -145,7 +145,7 @@ class MinerService:
     def _seconds_left(self, window: Window) -> float:
         """Until the upload must begin."""
         participant = self.participant
-        last = participant.times(window).deadline_block - self.safety_blocks
+        last = Block(participant.times(window).deadline_block - self.safety_blocks)
         now_ms = participant.chain.now_ms()
         return (participant.time_of_block_ms(last) - now_ms) / 1000
 

@@ -47,4 +47,3 @@ def run_miner(
         mined = service.run(stop, windows)
     log.event("miner_stopped", windows=mined)
     return mined
-

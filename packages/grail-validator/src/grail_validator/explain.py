@@ -50,11 +50,19 @@ def _print(body: VerdictBody, miners: list[MinerVerdict]) -> None:
         reason = miner.reason or ("sampled rollouts pass every check" if miner.checked else "")
         weight = body.weights.get(miner.uid, 0)
         table.add_row(
-            str(miner.uid), ss58(miner.hotkey), miner.status.value, str(miner.declared), str(miner.unique_valid), str(weight), reason
+            str(miner.uid),
+            ss58(miner.hotkey),
+            miner.status.value,
+            str(miner.declared),
+            str(miner.unique_valid),
+            str(weight),
+            reason,
         )
     console.print(table)
     for miner in miners:
         for finding in miner.findings:
             place = f" group {finding.group}" if finding.group is not None else ""
             numbers = f" value {finding.value}, threshold {finding.threshold}" if finding.value is not None else ""
-            console.print(f"  uid {miner.uid} {finding.check}: {finding.outcome.value}{numbers}{place} {finding.detail}".rstrip())
+            console.print(
+                f"  uid {miner.uid} {finding.check}: {finding.outcome.value}{numbers}{place} {finding.detail}".rstrip()
+            )

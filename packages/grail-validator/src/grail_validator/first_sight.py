@@ -88,7 +88,9 @@ class FirstSight:
             data = path.read_bytes()
             return FetchedFile(data, _sha256(data))
         if sighting.size > MAX_FILE_BYTES:
-            return FetchedFile(None, None, gone=True, reason=f"the file has {sighting.size} bytes, the limit is {MAX_FILE_BYTES}")
+            return FetchedFile(
+                None, None, gone=True, reason=f"the file has {sighting.size} bytes, the limit is {MAX_FILE_BYTES}"
+            )
         key = window_key(ss58(neuron.hotkey), window)
         try:
             store = self.participant.directory.open(neuron.commitment or "")

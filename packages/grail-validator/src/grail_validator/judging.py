@@ -149,9 +149,7 @@ def _open(entry: Announced, context: WindowContext, past: Past) -> Submission | 
         if file is not None and file.gone:
             return _verdict(entry, None, None, MinerStatus.FAILED, reason=f"file: {file.reason}")
         return _verdict(entry, None, None, MinerStatus.INCONCLUSIVE, reason=file.reason if file else "not fetched")
-    result = check_file(
-        file.data, file.content_digest, entry.neuron.hotkey, context, past.classes.get(entry.neuron.hotkey)
-    )
+    result = check_file(file.data, file.content_digest, entry.neuron.hotkey, context, past.classes.get(entry.neuron.hotkey))
     if isinstance(result, Submission):
         return result
     return _verdict(entry, None, None, MinerStatus.FAILED, findings=tuple(result), digest=file.content_digest)

@@ -132,7 +132,8 @@ class Ledger:
         with closing(self._connect()) as db, db:
             db.execute("INSERT OR IGNORE INTO windows (window, step) VALUES (?, 'sighted')", (window,))
             changed = db.execute(
-                "UPDATE windows SET step = 'judged', verdict = ?, evidence = ?, rollouts = ? WHERE window = ? AND step = 'sighted'",
+                "UPDATE windows SET step = 'judged', verdict = ?, evidence = ?, rollouts = ? "
+                "WHERE window = ? AND step = 'sighted'",
                 (judged.verdict, judged.evidence, judged.rollouts, window),
             ).rowcount
             if changed != 1:

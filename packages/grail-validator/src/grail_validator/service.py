@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from grail_core.chain.base import Neuron
 from grail_core.checkpoints.manifest import CheckpointManifest
 from grail_core.environment import Environment
-from grail_core.errors import BeaconError, ChainError, CheckpointError, GrailError, StorageError
+from grail_core.errors import BeaconError, ChainError, CheckpointError, DiskFullError, GrailError, StorageError
 from grail_core.keys import ss58
 from grail_core.live_checkpoint import LiveCheckpoint
 from grail_core.participant import Participant
@@ -25,7 +25,6 @@ from grail_core.proof.model import PolicyModel
 from grail_core.protocol import MinerStatus, RowSample, SignedVerdict, VerdictBody, WindowStatus
 from grail_core.protocol.constants import FAILURE_LOOKBACK_WINDOWS, WINDOW_LENGTH
 from grail_core.protocol.types import Digest, Window
-from grail_core.storage.base import DiskFullError
 from grail_core.telemetry import get_logger
 from grail_core.verdict_files import evidence_key, rollouts_key, verdict_key
 from grail_core.verification.context import CheckContext
@@ -113,16 +112,12 @@ class ValidatorService:
         announced = self._announced(window)
         others = self._alternatives(context)
 
-        def measure(
-            submission: Submission, check_context: CheckContext, sample: RowSample, seed: Digest
-        ) -> MinerEvidence:
+        def measure(submission: Submission, check_context: CheckContext, sample: RowSample, seed: Digest) -> MinerEvidence:
             return measure_sample(submission, check_context, sample, seed, loaded.model, others)
 
         sizes = (loaded.model.vocabulary_size, loaded.model.context_length)
         past = self._past(window, [entry.neuron for entry in announced])
-        judged = judge_window(
-            context, challenge, announced, past, environment, loaded.renderer, sizes, measure
-        )
+        judged = judge_window(context, challenge, announced, past, environment, loaded.renderer, sizes, measure)
         accepted = _accepted_files(judged.body, announced)
         self._record(judged, accepted)
         self._publish(window)

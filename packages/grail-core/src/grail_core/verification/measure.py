@@ -88,9 +88,7 @@ def measure_batch(
     seeds = [context.window.sampling_seed(context.hotkey, group, rollout) for group, rollout in names]
     signs = projections(context.window.randomness, context.window.window_seed, model.hidden_size)
     measured = measure_rows(model, tokens, prompt_lengths, positions, signs, context.policy, seeds)
-    others = {
-        name: measure_sketches(other, tokens, prompt_lengths, positions, signs) for name, other in alternatives.items()
-    }
+    others = {name: measure_sketches(other, tokens, prompt_lengths, positions, signs) for name, other in alternatives.items()}
     evidence = [
         RolloutEvidence(
             group=group,
@@ -113,9 +111,7 @@ def judge_row(submission: Submission, context: CheckContext, index: int) -> Judg
     group, prompt_length = int(table.group[index]), int(table.prompt_length[index])
     problem = context.environment.problem(context.window.problem_seed(context.hotkey, group))
     completion = context.renderer.decode_completion(table.tokens[index][prompt_length:].tolist())
-    return judge_claim(
-        context.environment, problem, completion, float(table.reward[index]), bool(table.success[index])
-    )
+    return judge_claim(context.environment, problem, completion, float(table.reward[index]), bool(table.success[index]))
 
 
 def _conclusive_singles(

@@ -15,7 +15,7 @@ from grail_core.protocol import Finding, Outcome
 from grail_core.protocol.constants import ROLLOUTS_PER_PROBLEM
 from grail_core.verification import model_checks, prompt, reward, schema, termination
 from grail_core.verification.context import CheckContext
-from grail_core.verification.evidence import MinerEvidence
+from grail_core.verification.evidence import JudgeStability, MinerEvidence
 from grail_core.verification.file import Submission
 from grail_core.verification.findings import accept
 from grail_core.verification.measure import judge_row, measure_batch, opened_whole
@@ -77,7 +77,7 @@ def verify_group(submission: Submission, context: CheckContext, group: int, mode
     judged = {index: judge_row(submission, context, index) for index in indices}
     rows = [opened_whole(submission, index) for index in indices]
     rollouts = measure_batch(submission, context, rows, judged, model, alternatives={})
-    lost = sum(one.judge.stability is not reward.JudgeStability.STABLE for one in rollouts)
+    lost = sum(one.judge.stability is not JudgeStability.STABLE for one in rollouts)
     evidence = MinerEvidence(submission.hotkey, submission.content_digest, tuple(rollouts), lost)
     return GroupVerification(decide(submission, evidence), evidence)
 

@@ -7,11 +7,13 @@ that is to blame and the line that mends it.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grail_core.beacon.base import Beacon
 from grail_core.chain.base import Chain, Neuron, Signer
+from grail_core.chain.clock import wall_clock_ms
 from grail_core.errors import ConfigurationError, NotRegisteredError
 from grail_core.network import NETWORKS, UNSET_HOTKEY, NetworkParameters
 from grail_core.settings import Settings
@@ -39,7 +41,9 @@ def network_parameters(settings: Settings) -> NetworkParameters:
                 raise ValueError(f"{len(raw)} bytes")
             params = NetworkParameters.from_json(json.loads(raw))
         except (OSError, ValueError) as error:
-            raise ConfigurationError(f"the network file does not parse: {error}", where=name, hint="check GRAIL_NETWORK") from error
+            raise ConfigurationError(
+                f"the network file does not parse: {error}", where=name, hint="check GRAIL_NETWORK"
+            ) from error
     else:
         raise ConfigurationError(
             f"there is no network called {name!r}",
@@ -97,8 +101,19 @@ def open_beacon(settings: Settings, network: NetworkParameters) -> Beacon:
 
     relays = [url.strip() for url in settings.beacon_urls.split(",") if url.strip()]
     if not relays and network.beacon_policy == "required":
-        raise ConfigurationError("no beacon relay is set", where="GRAIL_BEACON_URLS", hint="give at least one drand relay's URL")
-    return DrandBeacon(network.beacon, relays, settings.cache_dir / "beacon")
+        raise ConfigurationError(
+            "no beacon relay is set", where="GRAIL_BEACON_URLS", hint="give at least one drand relay's URL"
+        )
+    return DrandBeacon(network.beacon, relays, settings.cache_dir / "beacon", clock=_network_clock(settings))
+
+
+def _network_clock(settings: Settings) -> Callable[[], int]:
+    """Unix milliseconds as the network sees them: a development chain's time differs from the wall clock after a stop."""
+    if settings.bt_network == "local" and settings.bt_chain_endpoint:
+        from grail_core.chain.local import LocalChain
+
+        return LocalChain.open(settings.bt_chain_endpoint).now_ms
+    return wall_clock_ms
 
 
 def load_signer(settings: Settings) -> LocalSigner:

@@ -26,6 +26,7 @@ from pydantic_settings import (
 from grail_core.errors import ConfigurationError
 
 DEFAULT_TOML = Path("grail.toml")
+QUICKNET_HASH = "52db9ba70e0cc0f6eaf7803dd07447a1f5477735fd3f661792ba94600c84e971"  # relays serve several drand chains
 
 
 def _default_cache_dir() -> Path:
@@ -48,9 +49,9 @@ class Settings(BaseSettings):
     # Network
     network: str = Field("subnet-81", alias="GRAIL_NETWORK", description="a named network, or a file of its parameters")
     beacon_urls: str = Field(
-        "https://api.drand.sh,https://drand.cloudflare.com",
+        ",".join(f"https://{host}/{QUICKNET_HASH}" for host in ("api.drand.sh", "api2.drand.sh", "drand.cloudflare.com")),
         alias="GRAIL_BEACON_URLS",
-        description="drand relays, separated by commas; asked in parallel",
+        description="drand relays with the chain's hash, separated by commas",
     )
 
     # Storage: a bucket (R2, S3 or compatible), or a folder that the participants of one machine share

@@ -6,6 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from typing import Protocol
 
+from grail_core.errors import BeaconError
+
 
 @dataclass(frozen=True)
 class BeaconChain:
@@ -32,6 +34,10 @@ class SignedRound:
     @property
     def randomness(self) -> bytes:
         return hashlib.sha256(self.signature).digest()
+
+
+class RoundNotYetError(BeaconError):
+    """The time of this round has not come."""
 
 
 class Beacon(Protocol):

@@ -17,7 +17,6 @@ from grail_core.errors import BeaconError
 DOMAIN = b"BLS_SIG_BLS12381G1_XMD:SHA-256_SSWU_RO_NUL_"
 SIGNATURE_BYTES = 48
 PUBLIC_KEY_BYTES = 96
-_ORDER = 0x73EDA753299D7D483339D80809A1D80553BDA402FFFE5BFEFFFFFFFF00000001
 
 
 def is_valid(public_key: bytes, round_: int, signature: bytes) -> bool:
@@ -34,7 +33,7 @@ def is_valid(public_key: bytes, round_: int, signature: bytes) -> bool:
         return False
     if key == bls12381.G2Point.identity() or bytes(key.to_compressed_bytes()) != public_key:
         return False
-    hashed = bls12381.G1Point.hash_to_curve(_message(round_), DOMAIN)
+    hashed = bls12381.G1Point.hash_to_curve(round_message(round_), DOMAIN)
     return bool(bls12381.GT.pairing_check([point, -hashed], [bls12381.G2Point(), key]))
 
 
@@ -48,29 +47,6 @@ def verify_round(chain: BeaconChain, signed: SignedRound) -> None:
         raise BeaconError("the beacon's signature does not verify", where=f"round {signed.round}")
 
 
-class BeaconKey:
-    """A secret key that signs rounds as drand's group does; for development networks only."""
-
-    def __init__(self, secret: bytes) -> None:
-        """`secret`: 32 bytes, big-endian, from 1 to the group order minus 1."""
-        if len(secret) != 32 or not 0 < int.from_bytes(secret, "big") < _ORDER:
-            raise ValueError("a beacon key is 32 bytes, from 1 to the group order minus 1")
-        self._scalar = bls12381.Scalar.from_be_bytes(secret)
-        self.public_key = bytes((bls12381.G2Point() * self._scalar).to_compressed_bytes())
-
-    @classmethod
-    def from_seed(cls, seed: bytes) -> BeaconKey:
-        """The key of a seed of any length: 64 bytes of SHAKE-256 modulo the group order."""
-        wide = int.from_bytes(hashlib.shake_256(b"grail/beacon/key" + seed).digest(64), "big")
-        return cls((1 + wide % (_ORDER - 1)).to_bytes(32, "big"))
-
-    def sign(self, round_: int) -> SignedRound:
-        point = bls12381.G1Point.hash_to_curve(_message(round_), DOMAIN) * self._scalar
-        return SignedRound(round_, bytes(point.to_compressed_bytes()))
-
-    def __repr__(self) -> str:
-        return f"BeaconKey({self.public_key.hex()[:16]}…)"
-
-
-def _message(round_: int) -> bytes:
+def round_message(round_: int) -> bytes:
+    """What a round's signature signs."""
     return hashlib.sha256(round_.to_bytes(8, "big")).digest()

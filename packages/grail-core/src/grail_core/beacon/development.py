@@ -1,0 +1,181 @@
+"""A beacon for networks on one machine: a local BLS key that signs rounds as drand quicknet does, and an HTTP relay.
+
+The relay speaks drand's paths (`/public/{round}`, `/info`), so that `DrandBeacon` and the verification are the real ones. It
+gives a round only when its time has come, by the wall clock or by the clock of a development chain. Whoever has the key
+file can compute every round; that is what makes it a development beacon.
+
+    python -m grail_core.beacon.development --key-file beacon.key --port 8801 --chain chain.sqlite
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import signal
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import click
+import py_arkworks_bls12381 as bls12381
+
+from grail_core.beacon.base import BeaconChain, SignedRound
+from grail_core.beacon.bls import DOMAIN, round_message
+from grail_core.chain.clock import wall_clock_ms
+from grail_core.cli_support import run_cli
+from grail_core.errors import BeaconError, ConfigurationError
+from grail_core.storage.atomic import write_atomically
+
+_ORDER = 0x73EDA753299D7D483339D80809A1D80553BDA402FFFE5BFEFFFFFFFF00000001  # of the prime-order subgroups
+_ROUND_PATH = re.compile(r"/public/([1-9][0-9]{0,17})")
+_IDLE_SECONDS = 10  # a client that says nothing is let go
+
+
+class DevelopmentKey:
+    """A secret key that signs rounds as drand's group does."""
+
+    def __init__(self, secret: bytes) -> None:
+        """`secret`: 32 bytes, big-endian, from 1 to the group order minus 1."""
+        if len(secret) != 32 or not 0 < int.from_bytes(secret, "big") < _ORDER:
+            raise ValueError("a beacon key is 32 bytes, from 1 to the group order minus 1")
+        self._secret = bytes(secret)
+        self._scalar = bls12381.Scalar.from_be_bytes(self._secret)
+        self.public_key = bytes((bls12381.G2Point() * self._scalar).to_compressed_bytes())
+
+    @classmethod
+    def from_seed(cls, seed: bytes) -> DevelopmentKey:
+        """The key of a seed of any length: 64 bytes of SHAKE-256, modulo the group order minus 1, plus 1."""
+        wide = int.from_bytes(hashlib.shake_256(b"grail/beacon/key" + seed).digest(64), "big")
+        return cls((1 + wide % (_ORDER - 1)).to_bytes(32, "big"))
+
+    @classmethod
+    def load(cls, path: Path) -> DevelopmentKey:
+        """Raises `ConfigurationError` where there is no key file of 64 hexadecimal digits."""
+        try:
+            return cls(bytes.fromhex(path.read_text("ascii").strip()))
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not a key of 64 hexadecimal digits"
+            raise ConfigurationError(f"the beacon's key file cannot be used: {reason}", where=str(path)) from error
+
+    def save(self, path: Path) -> None:
+        """Write the key file, readable by its owner only."""
+        write_atomically(path, self._secret.hex().encode() + b"\n", mode=0o600)
+
+    def sign(self, round_: int) -> SignedRound:
+        point = bls12381.G1Point.hash_to_curve(round_message(round_), DOMAIN) * self._scalar
+        return SignedRound(round_, bytes(point.to_compressed_bytes()))
+
+    def __repr__(self) -> str:
+        return f"DevelopmentKey({self.public_key.hex()[:16]}…)"
+
+
+class DevelopmentBeacon:
+    """The `Beacon` of a development key inside one process: no relay, no network. For tests and simulations."""
+
+    def __init__(self, key: DevelopmentKey, chain: BeaconChain) -> None:
+        if chain.public_key != key.public_key:
+            raise BeaconError("the key is not this beacon chain's", where=repr(key))
+        self._key = key
+        self._chain = chain
+
+    @property
+    def chain(self) -> BeaconChain:
+        return self._chain
+
+    def get(self, round_: int) -> SignedRound:
+        return self._key.sign(round_)
+
+
+class Relay(ThreadingHTTPServer):
+    """Serves rounds whose time has come on 127.0.0.1. `port` 0 takes a free one; `url` says which."""
+
+    daemon_threads = True
+
+    def __init__(
+        self, key: DevelopmentKey, *, genesis_time_s: int, period_s: int, port: int, clock: Callable[[], int] = wall_clock_ms
+    ) -> None:
+        self.key = key
+        self.chain = BeaconChain(key.public_key, genesis_time_s, period_s)
+        self.clock = clock
+        try:
+            super().__init__(("127.0.0.1", port), _Handler)
+        except OSError as error:
+            raise ConfigurationError(
+                f"the beacon relay cannot listen: {error.strerror}", where=f"127.0.0.1:{port}", hint="choose another --port"
+            ) from error
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def answer(self, path: str) -> tuple[int, dict[str, str | int]]:
+        """HTTP status and JSON of a path."""
+        if path == "/info":
+            chain = self.chain
+            return 200, {
+                "public_key": chain.public_key.hex(),
+                "period": chain.period_s,
+                "genesis_time": chain.genesis_time_s,
+                "schemeID": "bls-unchained-g1-rfc9380",
+            }
+        match = _ROUND_PATH.fullmatch(path)
+        if match is None:
+            return 404, {"error": "the paths are /info and /public/{round}"}
+        round_ = int(match[1])
+        missing_ms = self.chain.time_of_ms(round_) - self.clock()
+        if missing_ms > 0:
+            return 425, {"error": f"round {round_} is due in {missing_ms} ms"}
+        signed = self.key.sign(round_)
+        return 200, {"round": round_, "randomness": signed.randomness.hex(), "signature": signed.signature.hex()}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Relay
+    timeout = _IDLE_SECONDS
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        status, value = self.server.answer(self.path)
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Silent: a relay is asked several times a second."""
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--key-file", type=click.Path(path_type=Path, dir_okay=False), required=True, help="64 hexadecimal digits.")
+@click.option("--port", type=click.IntRange(0, 65_535), default=0, show_default=True, help="0: any free port.")
+@click.option("--genesis", type=click.IntRange(min=0), default=0, show_default=True, help="Unix time of round 1, seconds.")
+@click.option("--period", type=click.IntRange(min=1), default=1, show_default=True, help="Seconds between rounds.")
+@click.option(
+    "--chain", "chain_file", type=click.Path(path_type=Path, dir_okay=False), help="Follow this development chain's clock."
+)
+def command(key_file: Path, port: int, genesis: int, period: int, chain_file: Path | None) -> None:
+    """Serve the rounds of a development beacon over HTTP until stopped."""
+    clock = wall_clock_ms
+    if chain_file is not None:
+        from grail_core.chain.local import LocalChain
+
+        clock = LocalChain.open(chain_file).now_ms
+    relay = Relay(DevelopmentKey.load(key_file), genesis_time_s=genesis, period_s=period, port=port, clock=clock)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # shutdown() waits for serve_forever(), which this very thread runs
+        signal.signal(number, lambda *_: threading.Thread(target=relay.shutdown).start())
+    click.echo(f"beacon relay at {relay.url}")
+    with relay:
+        relay.serve_forever(poll_interval=0.1)
+
+
+def main() -> None:
+    run_cli(command)
+
+
+if __name__ == "__main__":
+    main()

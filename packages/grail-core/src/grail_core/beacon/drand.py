@@ -1,0 +1,221 @@
+"""A beacon read from HTTP relays that are not trusted: every round is verified here before anybody sees it.
+
+Only the round asked for is ever requested, never "latest". Relays are raced with staggered starts, so that one that hangs,
+lies or is down costs half a second; answers are bounded in size and time, and redirects are not followed. Rounds never
+change: each is kept on disk for ever, and verified again when it is read from there.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from grail_core.beacon.base import BeaconChain, RoundNotYetError, SignedRound
+from grail_core.beacon.bls import SIGNATURE_BYTES, is_valid
+from grail_core.chain.clock import wall_clock_ms
+from grail_core.errors import BeaconError, StorageError
+from grail_core.storage.atomic import write_atomically
+from grail_core.telemetry import get_logger
+
+log = get_logger(__name__)
+
+ANSWER_LIMIT = 4096  # bytes; a round has about 250
+_TOO_EARLY = 425
+_ROUNDS_IN_MEMORY = 256
+
+
+class DrandBeacon:
+    """The `Beacon` of a drand chain.
+
+    Args:
+        relays: base URLs, those of public relays with the chain's hash; `/public/{round}` is appended.
+        cache_dir: rounds are kept here, one file each.
+        clock: tells when a round's time has come; None asks the relays, whose clock then decides (a network on one machine).
+        timeout_s: for one relay's answer, and again for the whole race.
+        attempts: races before giving up, `retry_s` apart: a relay has a round a moment after its time.
+    """
+
+    def __init__(
+        self,
+        chain: BeaconChain,
+        relays: Sequence[str],
+        cache_dir: Path,
+        *,
+        clock: Callable[[], int] | None = wall_clock_ms,
+        timeout_s: float = 5.0,
+        stagger_s: float = 0.5,
+        attempts: int = 4,
+        retry_s: float = 0.5,
+    ) -> None:
+        self._chain = chain
+        self._relays = tuple(url.rstrip("/") for url in relays)
+        self._folder = cache_dir / chain.public_key.hex()[:16]
+        self._clock = clock
+        self._timeout_s = timeout_s
+        self._stagger_s = stagger_s
+        self._attempts = attempts
+        self._retry_s = retry_s
+        self._recent: OrderedDict[int, SignedRound] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def chain(self) -> BeaconChain:
+        return self._chain
+
+    def get(self, round_: int) -> SignedRound:
+        """The verified round, from memory, disk or a relay.
+
+        Raises:
+            RoundNotYetError: its time has not come, or no relay has it yet.
+            BeaconError: no relay gave a round that verifies; the message says what each of them did.
+        """
+        if not 0 < round_ < 2**63:
+            raise BeaconError("rounds are counted from 1", where=f"round {round_}")
+        known = self._known(round_)
+        if known is not None:
+            return known
+        due_ms = self._chain.time_of_ms(round_)
+        if self._clock is not None and self._clock() < due_ms:
+            raise RoundNotYetError(
+                f"the beacon round is due in {(due_ms - self._clock()) / 1000:.1f} s", where=f"round {round_}"
+            )
+        for attempt in range(self._attempts):
+            if attempt:
+                time.sleep(self._retry_s)
+            signed, failures = self._race(round_)
+            if signed is not None:
+                self._keep(signed)
+                return signed
+        if failures and all(early for _, early in failures.values()):
+            raise RoundNotYetError("no relay has the beacon round yet", where=f"round {round_}")
+        reasons = "; ".join(f"{url}: {reason}" for url, (reason, _) in failures.items()) or "there is no relay to ask"
+        raise BeaconError(
+            f"no relay gave a valid beacon round ({reasons})",
+            where=f"round {round_}",
+            hint="check the network, or set GRAIL_BEACON_URLS to other relays",
+        )
+
+    def _race(self, round_: int) -> tuple[SignedRound | None, dict[str, tuple[str, bool]]]:
+        """The first valid answer, or per relay why there was none and whether it said "too early"."""
+        answers: queue.Queue[tuple[str, SignedRound | _Failure]] = queue.Queue()
+        failures: dict[str, tuple[str, bool]] = {}
+        waiting = list(self._relays)
+        deadline = time.monotonic() + self._timeout_s + self._stagger_s * len(waiting)
+        running = 0
+        while waiting or running:
+            if waiting:
+                url = waiting.pop(0)
+                # Daemon threads: a relay that hangs must not hold the process at its end.
+                threading.Thread(target=self._ask, args=(url, round_, answers), daemon=True).start()
+                running += 1
+            left = deadline - time.monotonic()
+            try:
+                url, answer = answers.get(timeout=max(0.0, min(left, self._stagger_s) if waiting else left))
+            except queue.Empty:
+                if not waiting:
+                    break
+                continue
+            running -= 1
+            if isinstance(answer, SignedRound):
+                return answer, failures
+            failures[url] = (answer.reason, answer.too_early)
+            log.debug("relay %s did not give round %d: %s", url, round_, answer.reason)
+        for url in self._relays:
+            failures.setdefault(url, ("no answer in time", False))
+        return None, failures
+
+    def _ask(self, url: str, round_: int, answers: queue.Queue[tuple[str, SignedRound | _Failure]]) -> None:
+        import httpx  # slow to import, and not needed where every round is on disk
+
+        answer: SignedRound | _Failure
+        try:
+            raw = self._download(f"{url}/public/{round_}")
+            answer = _Failure("its clock is behind: too early", True) if raw is None else self._checked(raw, round_)
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+            answer = _Failure(str(error)[:200] or type(error).__name__, False)
+        answers.put((url, answer))
+
+    def _checked(self, raw: bytes, round_: int) -> SignedRound:
+        signed = parse_round(raw)
+        if signed.round != round_:
+            raise ValueError(f"answered with round {signed.round}")
+        if not is_valid(self._chain.public_key, round_, signed.signature):
+            raise ValueError("its signature does not verify")
+        return signed
+
+    def _download(self, url: str) -> bytes | None:
+        """The body of a 200 answer, None for "too early"; ValueError for other answers."""
+        import httpx
+
+        end = time.monotonic() + self._timeout_s
+        with httpx.stream("GET", url, timeout=self._timeout_s, follow_redirects=False) as response:
+            if response.status_code == _TOO_EARLY:
+                return None
+            if response.status_code != 200:
+                raise ValueError(f"HTTP {response.status_code}")
+            body = b""
+            for part in response.iter_bytes(ANSWER_LIMIT):
+                body += part
+                if len(body) > ANSWER_LIMIT:
+                    raise ValueError(f"the answer has more than {ANSWER_LIMIT} bytes")
+                if time.monotonic() > end:
+                    raise ValueError("the answer came too slowly")
+            return body
+
+    def _known(self, round_: int) -> SignedRound | None:
+        with self._lock:
+            if round_ in self._recent:
+                return self._recent[round_]
+        try:
+            with (self._folder / str(round_)).open("rb") as file:
+                signature = file.read(SIGNATURE_BYTES + 1)
+        except OSError:
+            return None
+        if not is_valid(self._chain.public_key, round_, signature):
+            log.event("beacon_cache_damaged", round=round_, path=str(self._folder / str(round_)))
+            return None
+        signed = SignedRound(round_, signature)
+        self._remember(signed)
+        return signed
+
+    def _keep(self, signed: SignedRound) -> None:
+        self._remember(signed)
+        try:
+            write_atomically(self._folder / str(signed.round), signed.signature)
+        except StorageError as error:  # a cache that cannot be written costs a request later, nothing else
+            log.event("beacon_cache_unwritable", round=signed.round, reason=error.what, path=error.where)
+
+    def _remember(self, signed: SignedRound) -> None:
+        with self._lock:
+            self._recent[signed.round] = signed
+            if len(self._recent) > _ROUNDS_IN_MEMORY:
+                self._recent.popitem(last=False)
+
+
+class _Failure:
+    def __init__(self, reason: str, too_early: bool) -> None:
+        self.reason = reason
+        self.too_early = too_early
+
+
+def parse_round(raw: bytes) -> SignedRound:
+    """A relay's JSON, `{"round": n, "signature": hex, …}`; other members are ignored, the randomness too: it is computed.
+
+    Raises:
+        ValueError: anything else.
+    """
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the answer is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError("the answer is no JSON object")
+    round_, signature = value.get("round"), value.get("signature")
+    if type(round_) is not int or not isinstance(signature, str) or len(signature) != 2 * SIGNATURE_BYTES:
+        raise ValueError("the answer holds no round with a signature")
+    return SignedRound(round_, bytes.fromhex(signature))

@@ -1,0 +1,238 @@
+"""The beacon client against real HTTP relays: honest, lying, hanging, dead, and too early."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grail_core.beacon.base import Beacon, BeaconChain, RoundNotYetError
+from grail_core.beacon.bls import verify_round
+from grail_core.beacon.development import DevelopmentBeacon, DevelopmentKey, Relay
+from grail_core.beacon.drand import DrandBeacon, parse_round
+from grail_core.chain.clock import ClockMode
+from grail_core.chain.local import LocalChain
+from grail_core.errors import BeaconError, ConfigurationError
+
+GENESIS_S, PERIOD_S = 1_700_000_000, 3
+KEY = DevelopmentKey.from_seed(b"relay test")
+CHAIN = BeaconChain(KEY.public_key, GENESIS_S, PERIOD_S)
+
+
+class Clock:
+    """Chain time that a test sets; starts when round 10 is due."""
+
+    def __init__(self) -> None:
+        self.now = CHAIN.time_of_ms(10)
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def relay(clock: Clock) -> Iterator[Relay]:
+    with Relay(KEY, genesis_time_s=GENESIS_S, period_s=PERIOD_S, port=0, clock=clock) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+class BadRelay(ThreadingHTTPServer):
+    """Answers every request alike: status, body, and whether to hang."""
+
+    daemon_threads = True
+
+    def __init__(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.status, self.body, self.headers = status, body, headers
+        self.asked = 0
+        super().__init__(("127.0.0.1", 0), _BadHandler)
+
+
+class _BadHandler(BaseHTTPRequestHandler):
+    server: BadRelay
+
+    def do_GET(self) -> None:
+        self.server.asked += 1
+        self.send_response(self.server.status)
+        for name, value in self.server.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(self.server.body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def bad_relay(request: pytest.FixtureRequest) -> Iterator[BadRelay]:
+    status, body, headers = request.param
+    with BadRelay(status, body, headers) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def url_of(server: ThreadingHTTPServer) -> str:
+    return f"http://127.0.0.1:{server.server_address[1]}"
+
+
+def beacon(folder: Path, clock: Clock | None, *urls: str, **options: float) -> DrandBeacon:
+    return DrandBeacon(CHAIN, urls, folder, clock=clock, attempts=1, stagger_s=0.01, **options)
+
+
+def test_a_round_comes_verified_from_a_relay_and_then_from_disk(tmp_path: Path, relay: Relay, clock: Clock) -> None:
+    typed: Beacon = beacon(tmp_path, clock, relay.url + "/")
+    signed = typed.get(7)
+    verify_round(CHAIN, signed)
+    assert signed == KEY.sign(7) == DevelopmentBeacon(KEY, CHAIN).get(7)
+    offline = beacon(tmp_path, clock)
+    assert offline.get(7) == signed
+    with pytest.raises(BeaconError, match="no relay to ask"):
+        offline.get(8)
+
+
+def test_a_round_before_its_time_is_not_asked_for(tmp_path: Path, relay: Relay, clock: Clock) -> None:
+    client = beacon(tmp_path, clock, relay.url)
+    clock.now -= 1
+    with pytest.raises(RoundNotYetError, match=r"due in 0\.0 s"):
+        client.get(10)
+    clock.now += 1
+    assert client.get(10).round == 10
+
+
+def test_where_the_relays_clock_decides_a_round_before_its_time_is_not_yet(tmp_path: Path, relay: Relay) -> None:
+    with pytest.raises(RoundNotYetError, match="no relay"):
+        beacon(tmp_path, None, relay.url).get(11)
+
+
+GENUINE = json.dumps({"round": 7, "signature": KEY.sign(7).signature.hex()})
+LIES = {
+    "another round's signature": (200, json.dumps({"round": 7, "signature": KEY.sign(8).signature.hex()}).encode(), {}),
+    "another round": (200, json.dumps({"round": 8, "signature": KEY.sign(8).signature.hex()}).encode(), {}),
+    "no JSON": (200, b"<html>", {}),
+    "deep JSON": (200, b"[" * 4000, {}),
+    "no object": (200, b"[7]", {}),
+    "a truth value": (200, GENUINE.replace("7,", "true,").encode(), {}),
+    "too much": (200, GENUINE.encode() + b" " * 100_000, {}),
+    "an error": (500, b"", {}),
+    "a redirect": (302, b"", {"Location": "@relay@/public/7"}),
+    "broken compression": (200, b"not gzip", {"Content-Encoding": "gzip"}),
+}
+
+
+@pytest.mark.parametrize("bad_relay", LIES.values(), ids=LIES.keys(), indirect=True)
+def test_a_lying_relay_is_passed_over_and_alone_is_an_error(
+    tmp_path: Path, relay: Relay, bad_relay: BadRelay, clock: Clock
+) -> None:
+    bad_relay.headers = {name: value.replace("@relay@", relay.url) for name, value in bad_relay.headers.items()}
+    with pytest.raises(BeaconError, match="no relay gave a valid") as caught:
+        beacon(tmp_path, clock, url_of(bad_relay)).get(7)
+    assert not isinstance(caught.value, RoundNotYetError)
+    assert beacon(tmp_path, clock, url_of(bad_relay), relay.url).get(7) == KEY.sign(7)
+    assert bad_relay.asked >= 1
+
+
+def test_a_relay_that_hangs_or_is_dead_does_not_hold_the_others_up(tmp_path: Path, relay: Relay, clock: Clock) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, socket.create_server(("127.0.0.1", 0)) as closed:
+        dead = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        closed.close()
+        hanging = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        assert beacon(tmp_path, clock, hanging, dead, relay.url).get(7) == KEY.sign(7)
+        with pytest.raises(BeaconError, match=r"no answer in time|timed out"):
+            beacon(tmp_path / "other", clock, hanging, dead, timeout_s=0.05).get(7)
+
+
+@pytest.mark.parametrize("url", ["", "no url", "ftp://x", "http://", "http://[::1"])
+def test_a_relay_that_is_no_url_is_an_error_not_a_crash(tmp_path: Path, clock: Clock, url: str) -> None:
+    with pytest.raises(BeaconError, match="no relay gave"):
+        beacon(tmp_path, clock, url).get(7)
+
+
+def test_a_damaged_cache_entry_is_fetched_again(tmp_path: Path, relay: Relay, clock: Clock) -> None:
+    beacon(tmp_path, clock, relay.url).get(7)
+    (entry,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    for damage in (b"", b"x" * 48, KEY.sign(8).signature):
+        entry.write_bytes(damage)
+        assert beacon(tmp_path, clock, relay.url).get(7) == KEY.sign(7)
+        assert entry.read_bytes() == KEY.sign(7).signature
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_but_requests(tmp_path: Path, relay: Relay, clock: Clock) -> None:
+    (tmp_path / "file").touch()
+    assert beacon(tmp_path / "file", clock, relay.url).get(7) == KEY.sign(7)
+
+
+@pytest.mark.parametrize("round_", [0, -1, 2**63])
+def test_rounds_that_do_not_exist_are_refused(tmp_path: Path, clock: Clock, round_: int) -> None:
+    with pytest.raises(BeaconError, match="from 1"):
+        beacon(tmp_path, clock).get(round_)
+
+
+@given(st.binary(max_size=200) | st.text().map(str.encode))
+def test_no_answer_crashes_the_parser(raw: bytes) -> None:
+    with pytest.raises(ValueError):
+        parse_round(raw)
+
+
+def test_the_relay_answers_its_paths_only(relay: Relay) -> None:
+    info = httpx.get(relay.url + "/info").json()
+    assert (info["public_key"], info["period"], info["genesis_time"]) == (KEY.public_key.hex(), PERIOD_S, GENESIS_S)
+    for path in ("/", "/public/latest", "/public/0", "/public/01", "/public/-1", "/public/7/x", "/public/" + "9" * 40):
+        assert httpx.get(relay.url + path).status_code == 404
+    assert httpx.get(relay.url + "/public/11").status_code == 425
+
+
+def test_the_relay_process_follows_the_chains_clock_and_stops_cleanly(tmp_path: Path) -> None:
+    chain = LocalChain.create(tmp_path / "c.sqlite", seed=1, clock=ClockMode.VIRTUAL, genesis_time_ms=GENESIS_S * 1000)
+    KEY.save(tmp_path / "beacon.key")
+    command = [sys.executable, "-m", "grail_core.beacon.development", "--key-file", str(tmp_path / "beacon.key")]
+    command += ["--chain", str(tmp_path / "c.sqlite"), "--genesis", str(GENESIS_S), "--period", str(PERIOD_S)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    url = process.stdout.readline().split()[-1]
+    client = DrandBeacon(CHAIN, [url], tmp_path / "cache", clock=None, attempts=1)
+    with pytest.raises(RoundNotYetError):
+        client.get(2)
+    chain.advance_ms(PERIOD_S * 1000)
+    assert client.get(2) == KEY.sign(2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 0
+    process.stdout.close()
+
+
+def test_key_files_are_private_and_a_bad_one_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "beacon.key"
+    KEY.save(path)
+    assert os.stat(path).st_mode & 0o777 == 0o600
+    assert DevelopmentKey.load(path).public_key == KEY.public_key
+    path.write_text("00" * 32)
+    for bad in (path, tmp_path / "none"):
+        with pytest.raises(ConfigurationError) as caught:
+            DevelopmentKey.load(bad)
+        assert caught.value.where == str(bad)
+
+
+def test_a_port_in_use_is_a_clear_error(relay: Relay) -> None:
+    with pytest.raises(ConfigurationError, match="cannot listen"):
+        Relay(KEY, genesis_time_s=0, period_s=1, port=relay.server_address[1])

@@ -1,0 +1,86 @@
+"""What the code environments share: the code in a completion, and a sandbox ruling as a judgement.
+
+The asked form is one Python block in a fence; the last closed one counts. Code is never parsed on the host: even a parser
+is a program that hostile text can hang or crash, so everything that looks at code runs in the sandbox.
+"""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from fractions import Fraction
+from typing import Final
+
+from grail_core.environment import Judgement
+from grail_envs.answer_text import last_fence, spoken
+from grail_envs.reward_table import Component, RewardTable
+from grail_envs.sandbox.jobs import Job, Limits, Ruling
+
+MAX_CODE_CHARACTERS: Final = 65536
+LIMITS: Final = Limits(cpu_s=8.0, wall_s=16.0, memory_bytes=2**30)
+CODE_REWARDS: Final = RewardTable(
+    Component("tests", Fraction(9, 10), "every test of the suite passes"),
+    Component("format", Fraction(1, 10), "there is a Python block in a fence, and it compiles"),
+)
+CODE_SYSTEM: Final = (
+    "Write Python 3 code that solves the task. End your reply with one block of complete code between ```python and ```; "
+    "only the last block is run. Do not print anything and do not read input."
+)
+
+
+def code_of(completion: str) -> str | None:
+    """The last fenced block after the thinking; None without one or above `MAX_CODE_CHARACTERS`."""
+    code = last_fence(spoken(completion))
+    return code if code is not None and len(code) <= MAX_CODE_CHARACTERS else None
+
+
+def judged_in_sandbox(job: Job) -> Judgement:
+    """Run the whole suite in this process's pool."""
+    from grail_envs.sandbox.pool import shared_pool
+
+    return judgement_of(shared_pool().judge(job, LIMITS))
+
+
+def judgement_of(ruling: Ruling) -> Judgement:
+    """A ruling with the reward table of code."""
+    if not ruling.conclusive:
+        return CODE_REWARDS.inconclusive(ruling.detail)
+    compiled = not (ruling.stage == "code" and ruling.detail.startswith(("SyntaxError", "IndentationError", "TabError")))
+    return CODE_REWARDS.judged(
+        {"tests": float(ruling.passed), "format": float(compiled)},
+        success=ruling.passed,
+        well_formed=compiled,
+        detail=f"{ruling.stage}: {ruling.detail}" if ruling.detail else ruling.stage,
+        limit_share=ruling.limit_share,
+    )
+
+
+NO_CODE: Final = CODE_REWARDS.judged({}, success=False, well_formed=False, detail="no code block")
+
+
+def defined_names(code: str) -> set[str]:
+    """The functions, classes and variables that a data set's own code defines at its top level."""
+    found: set[str] = set()
+    for node in _parsed(code).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign | ast.For | ast.If | ast.While):
+            found |= {name.id for name in ast.walk(node) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)}
+    return found
+
+
+def imports_of(code: str) -> str:
+    """The import statements at the top level of a data set's own code."""
+    kept = [node for node in _parsed(code).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    return "\n".join(ast.unparse(node) for node in kept)
+
+
+def used_names(*codes: str) -> set[str]:
+    """Every name that a data set's own code mentions."""
+    return {node.id for code in codes for node in ast.walk(_parsed(code)) if isinstance(node, ast.Name)}
+
+
+def _parsed(code: str) -> ast.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # published solutions hold odd escapes
+        return ast.parse(code)

@@ -1,0 +1,129 @@
+"""The process that runs an answer: executes its code, then obeys calls that arrive as data and replies with data.
+
+Nothing here is trusted by anybody: the process holds no test, no expected value, no key and no channel but the one socket,
+so code that reads its memory, replaces builtins or writes to every descriptor can only change the values it returns.
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+import random
+import sys
+import types
+from typing import Any
+
+from grail_envs.sandbox import wire
+
+MAX_OUTPUT = 4 * 2**20
+"""Characters a program may print; more is an error of the program."""
+
+
+class _Output(io.StringIO):
+    """A text stream in memory with an end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._left = MAX_OUTPUT
+
+    def write(self, text: str) -> int:
+        self._left -= len(text)
+        if self._left < 0:
+            raise OSError("too much output")
+        return super().write(text)
+
+
+class AnswerSide:
+    """Objects of the answer that the judging side may name, by number."""
+
+    def __init__(self, channel: int) -> None:
+        self._channel = channel
+        self._objects: list[Any] = []
+        self._numbers: dict[int, int] = {}
+
+    def serve(self) -> None:
+        """Run the first frame's code, then reply to every further frame, until the other side is gone."""
+        try:
+            self._reply(self._run(wire.receive(self._channel)))
+            while True:
+                self._reply(self._obey(wire.receive(self._channel)))
+        except (EOFError, OSError, wire.WireError):
+            return
+
+    def _reply(self, message: dict[str, Any]) -> None:
+        try:
+            wire.send(self._channel, message)
+        except (wire.WireError, ValueError) as error:
+            wire.send(self._channel, {"x": ["ValueError", str(error)[:200]]})
+
+    def _keep(self, value: Any) -> int:
+        number = self._numbers.get(id(value))
+        if number is None:
+            number = self._numbers[id(value)] = len(self._objects)
+            self._objects.append(value)
+        return number
+
+    def _run(self, request: dict[str, Any]) -> dict[str, Any]:
+        name = request["name"]
+        module = types.ModuleType(name)
+        for hidden in [known for known in sys.modules if known.startswith("grail_envs") or known == "__main__"]:
+            del sys.modules[hidden]
+        sys.modules[name] = module
+        sys.modules.setdefault("__main__", module)
+        random.seed(request["seed"])
+        output = _Output()
+        sys.stdin, sys.stdout, sys.stderr = io.StringIO(request["stdin"]), output, _Output()
+        sys.argv = [name]
+        gc.enable()
+        try:
+            exec(compile(request["code"], f"<{name}>", "exec"), module.__dict__)  # in its own confined process
+        except SystemExit as error:
+            if not request["program"] or error.code not in (None, 0):
+                return {**_described(error), "out": output.getvalue()}
+        except BaseException as error:  # noqa: BLE001 - whatever the answer raises is its own failure
+            return {**_described(error), "out": output.getvalue()}
+        names = {
+            known: wire.encode(module.__dict__[known], self._keep) for known in request["remote"] if known in module.__dict__
+        }
+        return {"names": names, "out": output.getvalue()}
+
+    def _obey(self, request: dict[str, Any]) -> dict[str, Any]:
+        try:
+            target = self._objects[request["on"]]
+            arguments = [wire.decode(item, self._objects.__getitem__) for item in request["args"]]
+            operation = request["op"]
+            if operation == "call":
+                named = {name: wire.decode(item, self._objects.__getitem__) for name, item in request["named"].items()}
+                value = target(*arguments, **named)
+                encoded = wire.encode(value, self._keep)
+                return {"v": encoded, "back": [_mutable(item) and wire.encode(item, self._keep) for item in arguments]}
+            value = _OPERATIONS[operation](target, *arguments)
+            return {"v": wire.encode(value, self._keep)}
+        except BaseException as error:  # noqa: BLE001 - as above
+            return _described(error)
+
+
+_OPERATIONS: dict[str, Any] = {
+    "getattr": getattr,
+    "setattr": setattr,
+    "getitem": lambda target, key: target[key],
+    "setitem": lambda target, key, value: target.__setitem__(key, value),
+    "len": len,
+    "bool": bool,
+    "str": str,
+    "repr": repr,
+    "iter": list,
+}
+
+
+def _mutable(value: Any) -> bool:
+    return type(value) in (list, dict, set, bytearray)
+
+
+def _described(error: BaseException) -> dict[str, Any]:
+    try:
+        text = str(error)[:200]
+    except BaseException:  # noqa: BLE001 - an exception whose text raises
+        text = ""
+    return {"x": [str(type(error).__name__)[:100], text]}

@@ -1,0 +1,418 @@
+"""The warm process that forks one pair of processes for every judgement: the answer's and the judge's.
+
+Started by `pool.py` as `python -s -S -P -B zygote.py OPTIONS` with an empty environment and one socket. It holds the
+interpreter and the allowed imports, and nothing else: no secret, no data set, no test ever enters its memory, so what it
+forks for an answer holds none either. The answer's process gets fresh namespaces, Landlock, seccomp and limits; the judge's
+process gets everything but the namespaces. Time is counted without the time spent waiting for a processor, so that a
+verdict does not depend on the load. Standard library only.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+import types
+from collections.abc import Callable
+from typing import Any
+
+_HERE = os.path.dirname(os.path.abspath(__file__))
+for _name, _folder in (("grail_envs", os.path.dirname(_HERE)), ("grail_envs.sandbox", _HERE)):  # no package code runs here
+    sys.modules[_name] = types.ModuleType(_name)
+    sys.modules[_name].__path__ = [_folder]
+
+from grail_envs.sandbox import answer_side, confinement, judge_side, wire  # noqa: E402
+
+SCRATCH = "/tmp"
+SCRATCH_BYTES = 16 * 2**20
+VIEW = "/mnt"
+_STEP_S = 0.05
+_EXIT_DONE, _EXIT_UNCONFINED, _EXIT_FAILED = 0, 97, 98
+
+
+class Zygote:
+    """`options`: descriptor of the control socket, layers wanted, user id to take, modules to load."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.options = options
+        self.control = socket.socket(fileno=options["control"])
+        self.layers: dict[str, Any] = {}
+        self.readable: list[str] = []
+        self.rules = -1
+        self.ids = (-1, -1)
+        self.filter = b""
+
+    def prepare(self) -> None:
+        """Take the own user, load the imports, find out what the kernel offers, and say so."""
+        problems: dict[str, str] = {}
+        self.layers["own_user"] = self._take_user(problems)
+        self.ids = (os.getuid(), os.getgid())
+        sys.path += self.options["site"]
+        for name in self.options["preload"]:
+            importlib.import_module(name)
+        self.readable = [path for path in [*sys.path, *self.options["readable"]] if os.path.exists(path)]
+        for layer in ("landlock", "seccomp", "namespaces"):
+            self.layers[layer] = False
+        for layer in ("landlock", "seccomp", "namespaces"):
+            if layer not in self.options["layers"]:
+                problems[layer] = "not asked for"
+                continue
+            self.layers[layer] = True
+            try:
+                if layer == "landlock":
+                    self.rules = confinement.landlock_rules(self.readable, [])
+                if layer == "seccomp":
+                    self.filter = confinement.seccomp_program(1)
+                self._probe()
+            except OSError as error:
+                self.layers[layer] = False
+                problems[layer] = error.strerror or str(error)
+        if self.layers["landlock"]:
+            self.layers["landlock_version"] = confinement.landlock_version()
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        self._say({"ready": True, "layers": self.layers, "problems": problems, "pid": os.getpid()})
+
+    def serve(self) -> None:
+        """One judgement after the other, until the control socket closes; the next pair of processes always stands ready."""
+        pair: _Pair | None = None
+        while True:
+            raw, descriptors, _, _ = socket.recv_fds(self.control, 4096, 1)
+            if not raw or not descriptors:
+                return
+            request = json.loads(raw)
+            host = descriptors[0]
+            if pair is None or pair.request != request or not pair.alive():
+                if pair is not None:
+                    pair.end()
+                pair = self._pair(request)
+            socket.send_fds(pair.channel, [b"h"], [host])
+            os.close(host)
+            self._say(self._watch(pair))
+            pair.end()
+            pair = self._pair(request)
+
+    def _say(self, message: dict[str, Any]) -> None:
+        self.control.sendall(json.dumps(message).encode() + b"\n")
+
+    def _take_user(self, problems: dict[str, str]) -> bool:
+        user = self.options["user"]
+        if os.getuid() != 0 or user is None:
+            return os.getuid() != 0
+        try:
+            confinement.own_mounts()
+            self._show_tree(user)
+            os.setgroups([])
+            os.setresgid(user, user, user)
+            os.setresuid(user, user, user)
+            confinement.stay_dumpable(True)
+            return True
+        except OSError as error:
+            problems["own_user"] = error.strerror or str(error)
+            return False
+
+    def _show_tree(self, user: int) -> None:
+        """Make the interpreter's folders readable for the own user, by a read-only view where their place is not."""
+        moved: dict[str, str] = {}
+        wanted = [path for path in [*sys.path, *self.options["site"], _HERE, *self.options["readable"]] if os.path.isdir(path)]
+        tops = [path for path in wanted if not any(path != other and path.startswith(other + "/") for other in wanted)]
+        hidden = [path for path in dict.fromkeys(tops) if not _reachable(path)]
+        if hidden:
+            confinement.mount("tmpfs", VIEW, "tmpfs", 2 | 4, "size=64k,mode=755")
+        for number, path in enumerate(hidden):
+            target = f"{VIEW}/{number}"
+            os.mkdir(target)
+            confinement.read_only_view(path, target)
+            moved[path] = target
+
+        def place(path: str) -> str:
+            for source, target in moved.items():
+                if path == source or path.startswith(source + "/"):
+                    return target + path[len(source) :]
+            return path
+
+        sys.path[:] = [place(path) for path in sys.path]
+        for key in ("readable", "site"):
+            self.options[key] = [place(path) for path in self.options[key]]
+        for module in list(sys.modules.values()):
+            if isinstance(getattr(module, "__path__", None), list):
+                module.__path__ = [place(path) for path in module.__path__]
+        sys.path_importer_cache.clear()
+
+    def _probe(self) -> None:
+        """A child that takes on every layer found so far.
+
+        Raises:
+            OSError: one of them is refused.
+        """
+        reading, writing = os.pipe()
+        pid = self._fork(private=True)
+        if pid == 0:
+            try:
+                self._confine(1 << 30, 5.0, private=True, keep=[writing], before_filter=_nothing)
+                os.write(3, b"ok")
+            except BaseException as error:  # noqa: BLE001 - the child must end here
+                os.write(writing, f"{type(error).__name__}: {error}".encode()[:300])
+            os._exit(_EXIT_DONE)
+        os.close(writing)
+        said = os.read(reading, 400)
+        os.close(reading)
+        os.waitpid(pid, 0)
+        if said != b"ok":
+            raise OSError(1, said.decode(errors="replace") or "the probe was killed")
+
+    def _fork(self, private: bool) -> int:
+        return confinement.fork_into_namespaces() if private and self.layers["namespaces"] else os.fork()
+
+    def _confine(self, memory: int, cpu_s: float, *, private: bool, keep: list[int], before_filter: Callable[[], None]) -> None:
+        """In a child: keep only the given descriptors (as 3, 4, …) and take on every layer.
+
+        Seccomp comes last, after `before_filter`.
+        """
+        linux = sys.platform == "linux"
+        if linux:
+            confinement.die_with_parent()
+        ruleset = self.rules
+        if private and self.layers["namespaces"]:
+            confinement.map_own_ids(*self.ids)
+            confinement.private_scratch(SCRATCH, SCRATCH_BYTES)
+            os.chdir(SCRATCH)
+            if self.layers["landlock"]:
+                confinement.allow(ruleset, SCRATCH, confinement.SCRATCH_RIGHTS)
+        else:
+            os.chdir("/")
+            os.setpgid(0, 0)
+        for limit, value in (
+            (resource.RLIMIT_AS, memory),
+            (resource.RLIMIT_CPU, int(cpu_s * 1.2) + 2),
+            (resource.RLIMIT_FSIZE, SCRATCH_BYTES),
+            (resource.RLIMIT_NOFILE, 64),
+            (resource.RLIMIT_CORE, 0),
+            (resource.RLIMIT_NPROC, 128),
+        ):
+            resource.setrlimit(limit, (value, value))
+        if linux and (os.geteuid() == 0 or self.layers["namespaces"]):
+            try:
+                confinement.drop_capabilities()
+            except OSError:
+                if self.layers["namespaces"]:
+                    raise
+        if self.layers["landlock"] or self.layers["seccomp"]:
+            confinement.no_new_privileges()
+        if self.layers["landlock"]:
+            confinement.landlock(ruleset)
+        if linux:
+            confinement.stay_dumpable(False)
+        _keep_only(keep)
+        before_filter()
+        if self.layers["seccomp"]:
+            own = os.getpid()
+            confinement.seccomp(self.filter if own == 1 else confinement.seccomp_program(own))
+
+    def _pair(self, request: dict[str, Any]) -> _Pair:
+        """Fork what a judgement needs; the processes confine themselves and wait."""
+        channel, its_end = socket.socketpair()
+        pids: dict[str, int] = {}
+        if request["work"] == "math":
+            pids["judge"] = self._fork(private=True)
+            if pids["judge"] == 0:
+                self._child(request, True, [its_end.fileno()], _grade)
+        else:
+            ours, theirs = socket.socketpair()
+            pids["answer"] = self._fork(private=True)
+            if pids["answer"] == 0:
+                self._child(request, True, [theirs.fileno()], lambda: answer_side.AnswerSide(3).serve())
+            theirs.close()
+            pids["judge"] = self._fork(private=False)
+            if pids["judge"] == 0:
+                self._child(request, False, [its_end.fileno(), ours.fileno()], _judge)
+            ours.close()
+        its_end.close()
+        return _Pair(pids, channel, request)
+
+    def _child(self, request: dict[str, Any], private: bool, keep: list[int], work: Any) -> None:
+        status = _EXIT_UNCONFINED
+        try:
+            factor = 1 if private else 2  # the judging side holds what both sides made
+            before = _host_in_place_of_channel if work in (_judge, _grade) else _nothing
+            self._confine(
+                factor * request["memory"], factor * request["cpu_s"], private=private, keep=keep, before_filter=before
+            )
+            status = _EXIT_FAILED
+            work()
+            status = _EXIT_DONE
+        except BaseException:  # noqa: S110, BLE001 - a forked child never returns into the zygote's code
+            pass
+        os._exit(status)
+
+    def _watch(self, pair: _Pair) -> dict[str, Any]:
+        """Wait for the judge, keep the limits, and say what was used."""
+        started = time.monotonic()
+        request, pids = pair.request, pair.pids
+        usage = _Usage(list(pids.values()))
+        limit = ""
+        poller = select.poll()
+        for handle in (*pair.handles, self.control.fileno()):
+            poller.register(handle, select.POLLIN)
+        while pids["judge"] not in pair.ended:
+            for handle, _ in poller.poll((_STEP_S if pair.handles else 0.002) * 1000):
+                if handle == self.control.fileno():
+                    os._exit(_EXIT_DONE)  # the host is gone; the children die with this process
+                poller.unregister(handle)
+            pair.collect(os.WNOHANG)
+            usage.measure()
+            counted = time.monotonic() - started - usage.waited
+            if usage.cpu > 1.2 * request["cpu_s"] or counted > 1.2 * request["wall_s"]:
+                limit = "cpu" if usage.cpu > 1.2 * request["cpu_s"] else "time"
+                break
+        used = [rusage for _, rusage in pair.ended.values()]
+        return {
+            "limit": limit,
+            "cpu_s": max([usage.cpu, *(one.ru_utime + one.ru_stime for one in used)]),
+            "time_s": max(0.0, time.monotonic() - started - usage.waited),
+            "memory": max([usage.memory, *(_bytes(one.ru_maxrss) for one in used)]),
+            "statuses": {
+                name: os.waitstatus_to_exitcode(pair.ended[pid][0]) for name, pid in pids.items() if pid in pair.ended
+            },
+        }
+
+
+class _Pair:
+    """The processes of one judgement, and the socket over which they are given the host's."""
+
+    def __init__(self, pids: dict[str, int], channel: socket.socket, request: dict[str, Any]) -> None:
+        self.pids = pids
+        self.channel = channel
+        self.request = request
+        self.ended: dict[int, tuple[int, resource.struct_rusage]] = {}
+        self.handles = [os.pidfd_open(pid) for pid in pids.values()] if hasattr(os, "pidfd_open") else []
+
+    def alive(self) -> bool:
+        """Whether no process has ended while the pair waited."""
+        self.collect(os.WNOHANG)
+        return not self.ended
+
+    def collect(self, options: int) -> None:
+        """Reap what has ended."""
+        for pid in self.pids.values():
+            if pid not in self.ended:
+                found, status, used = os.wait4(pid, options)
+                if found:
+                    self.ended[pid] = (status, used)
+
+    def end(self) -> None:
+        """Leave nothing behind."""
+        for pid in self.pids.values():
+            if pid not in self.ended:
+                _kill(pid)
+        self.collect(0)
+        self.channel.close()
+        for handle in self.handles:
+            os.close(handle)
+
+
+class _Usage:
+    """CPU time of the busiest process, and how long all stood in line for a processor (seconds)."""
+
+    def __init__(self, pids: list[int]) -> None:
+        self._cpu = dict.fromkeys(pids, 0.0)
+        self.memory = 0
+        self._began = dict.fromkeys(pids, 0.0)
+        self._waited = dict.fromkeys(pids, 0.0)
+        self.measure()
+        self._began = dict(self._waited)
+
+    @property
+    def cpu(self) -> float:
+        return max(self._cpu.values())
+
+    @property
+    def waited(self) -> float:
+        return sum(self._waited.values()) - sum(self._began.values())
+
+    def measure(self) -> None:
+        """Read the clocks; a process that has ended keeps its last values."""
+        for pid in self._cpu:
+            try:
+                self._cpu[pid] = time.clock_gettime((~pid << 3) | 2)  # the kernel's number for another process's CPU clock
+                with open(f"/proc/{pid}/schedstat") as stream:
+                    self._waited[pid] = int(stream.read().split()[1]) / 1e9
+                with open(f"/proc/{pid}/status") as stream:
+                    self.memory = max(self.memory, 1024 * int(stream.read().partition("VmHWM:")[2].split()[0]))
+            except (OSError, ValueError, IndexError):
+                continue
+
+
+def _host_in_place_of_channel() -> None:
+    """Wait for the host's socket, and put it where the channel that brings it was: descriptor 3."""
+    channel = socket.socket(fileno=3)
+    _, descriptors, _, _ = socket.recv_fds(channel, 1, 1)
+    channel.detach()
+    os.dup2(descriptors[0], 3)
+    os.close(descriptors[0])
+
+
+def _nothing() -> None:
+    """An answer's process has nothing to wait for but its socket."""
+
+
+def _judge() -> None:
+    job = wire.receive(3)
+    wire.send(3, judge_side.judge(4, job))
+
+
+def _grade() -> None:
+    from grail_envs.sandbox import math_side  # only a grading zygote has its packages
+
+    wire.send(3, math_side.grade(wire.receive(3)))
+
+
+def _bytes(maxrss: int) -> int:
+    return maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def _keep_only(keep: list[int]) -> None:
+    """Descriptors 0 to 2 stay (they are /dev/null), the kept ones become 3, 4, …, all others close."""
+    copies = [os.dup(descriptor) for descriptor in keep]
+    for place, descriptor in enumerate(copies):
+        while descriptor < 3 + len(copies):
+            descriptor = os.dup(descriptor)
+        copies[place] = descriptor
+    for place, descriptor in enumerate(copies):
+        os.dup2(descriptor, 3 + place)
+    os.closerange(3 + len(copies), 65536)
+
+
+def _reachable(path: str) -> bool:
+    """Whether any user may enter the folder: every part of the way is open to others."""
+    parts = os.path.realpath(path).split("/")
+    return all(os.stat("/".join(parts[: end + 1]) or "/").st_mode & 0o005 == 0o005 for end in range(len(parts)))
+
+
+def main() -> None:
+    """Serve with the options of the command line (one JSON object)."""
+    zygote = Zygote(json.loads(sys.argv[1]))
+    try:
+        zygote.prepare()
+        zygote.serve()
+    except (OSError, ValueError) as error:
+        zygote._say({"ready": False, "problem": f"{type(error).__name__}: {error}"})
+
+
+if __name__ == "__main__":
+    main()

@@ -253,7 +253,8 @@ def bullet(value: float, threshold: float, *, bad: bool = True, width: int = 150
     colour = "bad" if bad else "good"
     return (
         f'<svg class="bullet" viewBox="0 0 {width} 14" width="{width}" height="14" role="img" '
-        f'aria-label="{value:g} against {threshold:g}"><rect x="0" y="4" width="{width}" height="6" rx="3" fill="var(--track)"/>'
+        f'aria-label="{value:g} against {threshold:g}">'
+        f'<rect x="0" y="4" width="{width}" height="6" rx="3" fill="var(--track)"/>'
         f'<rect x="0" y="4" width="{max(2.0, bar):.1f}" height="6" rx="3" fill="var(--{colour})"/>'
         f'<line x1="{tick:.1f}" x2="{tick:.1f}" y1="0" y2="14" stroke="var(--ink)" stroke-width="2"/></svg>'
     )

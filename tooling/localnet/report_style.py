@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 STYLE = """
-:root{color-scheme:light dark;--bg:#f6f5f1;--card:#fffefb;--ink:#1d1d1b;--soft:#45443f;--muted:#77756c;--line:#e3e0d6;--track:#ebe8de;
+:root{color-scheme:light dark;--bg:#f6f5f1;--card:#fffefb;--ink:#1d1d1b;--soft:#45443f;--muted:#77756c;--line:#e3e0d6;
+--track:#ebe8de;
 --accent:#2b63c9;--accent-wash:#e6edfa;--good:#1d7f54;--good-wash:#e1f1e8;--bad:#c2352b;--bad-wash:#fae4e1;--warn:#9a6700;
---warn-wash:#f8ecd0;--m1:#2b63c9;--m2:#128277;--m3:#7650c8;--m4:#a86412;--m5:#5d6d7e;--m6:#b03a7a;--cheat:#c2352b;--burn:#cfcbbe}
-@media (prefers-color-scheme:dark){:root{--bg:#131417;--card:#1b1d21;--ink:#ecebe6;--soft:#c6c4bc;--muted:#918f86;--line:#2c2f35;
+--warn-wash:#f8ecd0;--m1:#2b63c9;--m2:#128277;--m3:#7650c8;--m4:#a86412;--m5:#5d6d7e;--m6:#b03a7a;--cheat:#c2352b;
+--burn:#cfcbbe}
+@media (prefers-color-scheme:dark){:root{--bg:#131417;--card:#1b1d21;--ink:#ecebe6;--soft:#c6c4bc;--muted:#918f86;
+--line:#2c2f35;
 --track:#2a2d33;--accent:#7aa5f5;--accent-wash:#1e2c47;--good:#5cc394;--good-wash:#173327;--bad:#f27c70;--bad-wash:#3f1f1d;
---warn:#dcae54;--warn-wash:#3a2e15;--m1:#7aa5f5;--m2:#4fbfb2;--m3:#ac8ef0;--m4:#dba053;--m5:#9aa9b8;--m6:#e287b5;--cheat:#f27c70;
+--warn:#dcae54;--warn-wash:#3a2e15;--m1:#7aa5f5;--m2:#4fbfb2;--m3:#ac8ef0;--m4:#dba053;--m5:#9aa9b8;--m6:#e287b5;
+--cheat:#f27c70;
 --burn:#4a4d54}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--bg);color:var(--ink);font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",
@@ -24,7 +28,8 @@ h3{font-size:14px;margin:0 0 2px;font-weight:650}
 .tiles{display:grid;grid-template-columns:repeat(4,1fr);gap:14px;margin-top:26px}
 .tile{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:16px 18px 15px}
 .tile .k{font-size:12.5px;color:var(--muted)}
-.tile .v{white-space:nowrap;font-size:28px;font-weight:680;letter-spacing:-.025em;line-height:1.25;margin-top:3px;font-variant-numeric:tabular-nums}
+.tile .v{white-space:nowrap;font-size:28px;font-weight:680;letter-spacing:-.025em;line-height:1.25;margin-top:3px;
+font-variant-numeric:tabular-nums}
 .tile .v small{font-size:15px;font-weight:550;color:var(--muted);letter-spacing:0}
 .tile .d{font-size:13px;color:var(--soft);margin-top:2px}
 .tile.lead{grid-column:span 2;background:var(--accent-wash);border-color:transparent}
@@ -43,11 +48,13 @@ svg .note{font-size:11.5px}
 svg .value{font-weight:650;font-size:12.5px;font-variant-numeric:tabular-nums}
 svg .value.ink{fill:var(--ink);font-weight:550}
 svg.bullet{vertical-align:-2px}
-.legend{display:flex;flex-wrap:wrap;gap:4px 16px;margin:8px 0 4px;font-size:12.5px;color:var(--soft);padding:0;list-style:none}
+.legend{display:flex;flex-wrap:wrap;gap:4px 16px;margin:8px 0 4px;font-size:12.5px;color:var(--soft);padding:0;
+list-style:none}
 .legend i{display:inline-block;width:10px;height:10px;border-radius:3px;margin-right:6px}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-size:13.5px;font-variant-numeric:tabular-nums}
-th{text-align:left;font-weight:600;color:var(--muted);font-size:12px;padding:6px 12px 6px 0;border-bottom:1px solid var(--line);
+th{text-align:left;font-weight:600;color:var(--muted);font-size:12px;padding:6px 12px 6px 0;
+border-bottom:1px solid var(--line);
 white-space:nowrap}
 td{padding:7px 12px 7px 0;border-bottom:1px solid var(--line);vertical-align:top}
 tr:last-child td{border-bottom:0}
@@ -70,7 +77,8 @@ color:var(--muted)}
 .cell.accepted{background:var(--good-wash);color:var(--good)}
 .cell.failed{background:var(--bad-wash);color:var(--bad)}
 .cell.inconclusive{background:var(--warn-wash);color:var(--warn)}
-.note-box{border-left:3px solid var(--warn);background:var(--warn-wash);border-radius:0 10px 10px 0;padding:11px 16px;margin:20px 0 0;
+.note-box{border-left:3px solid var(--warn);background:var(--warn-wash);border-radius:0 10px 10px 0;padding:11px 16px;
+margin:20px 0 0;
 color:var(--ink)}
 .empty{color:var(--muted);font-size:13.5px;margin:22px 0}
 footer{margin-top:44px;color:var(--muted);font-size:13px}

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -148,13 +148,18 @@ class Supervisor:
     def all_done(self, names: frozenset[str]) -> bool:
         return all(self._processes[name].state is State.DONE for name in names)
 
-    def stop_all(self, *, interrupt_s: float = 12.0, terminate_s: float = 4.0) -> None:
-        """SIGINT to every process, SIGTERM to what is left, SIGKILL to the groups of what is left after that.
+    def stop_all(self) -> None:
+        """Stop everything; see `stop`."""
+        self.stop(self._processes)
+
+    def stop(self, names: Iterable[str], *, interrupt_s: float = 12.0, terminate_s: float = 4.0) -> None:
+        """SIGINT to these processes, SIGTERM to what is left, SIGKILL to the groups of what is left after that.
 
         The first two go to the process only, which ends its own children; the last goes to the whole group, always, so
         that no child of a role survives it.
         """
-        running = [s for s in self._processes.values() if s.state is State.RUNNING]
+        chosen = [self._processes[name] for name in names]
+        running = [s for s in chosen if s.state is State.RUNNING]
         for how, patience in ((signal.SIGINT, interrupt_s), (signal.SIGTERM, terminate_s)):
             alive = [s for s in running if s.process is not None and s.process.poll() is None]
             for supervised in alive:
@@ -165,7 +170,7 @@ class Supervisor:
             assert supervised.process is not None
             _signal_group(supervised.process.pid, signal.SIGKILL)
             supervised.exit_codes.append(supervised.process.wait())
-        for supervised in self._processes.values():
+        for supervised in chosen:
             if supervised.state in (State.RUNNING, State.RESTARTING, State.WAITING):
                 supervised.state = State.STOPPED
 

@@ -1,0 +1,189 @@
+"""Miners that lie, each in one step of the honest miner's own code.
+
+Every class overrides what it lies about and nothing else, so that a reject is about the lie. They live outside the shipped
+wheels, and a network is expected to give each of them weight 0 with a reason. `STRATEGIES` names them for the command line.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from statistics import fmean
+
+import numpy as np
+
+from grail_core.environment import JudgementOutcome
+from grail_core.errors import ProtocolViolationError, StorageError
+from grail_core.generation.base import Completion, GenerationRequest
+from grail_core.generation.hf import HfGenerator
+from grail_core.keys import ss58
+from grail_core.live_checkpoint import LiveCheckpoint, LoadedCheckpoint
+from grail_core.participant import Participant
+from grail_core.proof.group import RowProof
+from grail_core.proof.numerics import numerics_class_of
+from grail_core.protocol import RolloutRow, WindowHeader, header_digest, merkle_root, row_digest
+from grail_core.protocol.constants import (
+    MAX_FILE_BYTES,
+    PROTOCOL_VERSION,
+    ROLLOUTS_PER_PROBLEM,
+    SKETCH_BYTES_PER_POSITION,
+)
+from grail_core.telemetry import get_logger
+from grail_core.window_context import WindowContext
+from grail_core.window_file import read_window_file, window_key, write_window_file
+from grail_miner.mining import EnvironmentOf, Group, Mining
+
+log = get_logger(__name__)
+
+DRAWS = 4  # of best-of-n
+KEEP_SHARE = 0.5  # of skip
+_LOOK_AGAIN_S = 0.25  # copy: for the victim's file
+
+
+class ZeroSketch(Mining):
+    """Generates honestly and runs no model for the proof: all sketches and log-probabilities are zero."""
+
+    def prove(
+        self, context: WindowContext, loaded: LoadedCheckpoint, prompt: tuple[int, ...], answers: Sequence[Completion]
+    ) -> list[RowProof]:
+        return [
+            RowProof(bytes(SKETCH_BYTES_PER_POSITION * (len(answer.tokens) + 1)), np.zeros(len(answer.tokens), np.float32))
+            for answer in answers
+        ]
+
+
+class BestOfN(Mining):
+    """Draws each rollout four times, three of them with seeds that are not its own, and submits the one that pays best."""
+
+    def generate(
+        self, context: WindowContext, loaded: LoadedCheckpoint, groups: Sequence[int], prompts: Sequence[tuple[int, ...]]
+    ) -> list[list[Completion]]:
+        environment = self.environment_of(context.manifest)
+        manifest = context.manifest
+        generator = HfGenerator(loaded.model, manifest.policy, frozenset(manifest.end_token_ids))
+        chosen = []
+        for group, prompt in zip(groups, prompts, strict=True):
+            problem = environment.problem(context.problem_seed(self.signer.hotkey, group))
+            seeds = [context.sampling_seed(self.signer.hotkey, group, r) for r in range(ROLLOUTS_PER_PROBLEM)]
+            requests = [GenerationRequest(prompt, seed ^ draw) for seed in seeds for draw in range(DRAWS)]
+            drawn = generator.generate(requests)
+
+            def reward(completion: Completion, problem: object = problem) -> float:
+                judgement = self.judge(environment, loaded, problem, completion)  # type: ignore[arg-type]
+                return judgement.reward if judgement.outcome is JudgementOutcome.JUDGED else float("-inf")
+
+            chosen.append([max(drawn[i : i + DRAWS], key=reward) for i in range(0, len(drawn), DRAWS)])
+        return chosen
+
+
+class Stale(Mining):
+    """Generates and proves with the checkpoint before the current one, and claims the current one."""
+
+    participant: Participant
+
+    def select_model(self, context: WindowContext) -> LoadedCheckpoint:
+        older = list(self.participant.checkpoints.before(context.manifest, 1))
+        if not older:
+            log.event("cheat_waits", window=context.window, reason="there is no older checkpoint yet")
+            return super().select_model(context)
+        return self.checkpoint.at(older[0])
+
+
+class Skip(Mining):
+    """Submits only the better half of its groups, far more gaps than the protocol allows."""
+
+    def pack(self, context: WindowContext, loaded: LoadedCheckpoint, groups: Sequence[Group]) -> bytes:
+        by_success = sorted(groups, key=lambda g: -fmean(float(row.success) + 1e-3 * row.reward for row in g.rows))
+        kept = sorted(by_success[: max(1, int(len(groups) * KEEP_SHARE))], key=lambda g: g.group)
+        if kept[-1].group + 1 - len(kept) <= 1 and len(kept) > 1:  # by chance a prefix: leave out more
+            kept = kept[-1:]
+        return pack_without_rules(self, context, loaded, kept)
+
+
+class Copy(Mining):
+    """Reads another miner's file as soon as it lies there, and signs its rows as its own."""
+
+    participant: Participant
+    _copied: int = -1  # the window whose victim was found
+
+    def produce_groups(self, context: WindowContext, loaded: LoadedCheckpoint, groups: Sequence[int]) -> list[Group]:
+        if self._copied == context.window:
+            return []
+        stolen = self._steal(context)
+        if not stolen:
+            _nap()
+            return []
+        self._copied = context.window
+        return stolen
+
+    def _steal(self, context: WindowContext) -> list[Group]:
+        for neuron in self.participant.chain.metagraph(context.times.first_block).neurons:
+            if neuron.hotkey == self.signer.hotkey or neuron.commitment is None:
+                continue
+            try:
+                store = self.participant.directory.open(neuron.commitment)
+                key = window_key(ss58(neuron.hotkey), context.window)
+                info = store.head(key)
+                if info is None:
+                    continue
+                file = read_window_file(store.get(key, max_bytes=MAX_FILE_BYTES, if_match=info.etag))
+            except (StorageError, ProtocolViolationError, ValueError):
+                continue
+            log.event("file_copied", window=context.window, victim=ss58(neuron.hotkey))
+            by_group: dict[int, list[RolloutRow]] = {}
+            for row in file.table.rows():
+                by_group.setdefault(row.group, []).append(row)
+            return [Group(group, tuple(rows)) for group, rows in sorted(by_group.items())]
+        return []
+
+
+def pack_without_rules(mining: Mining, context: WindowContext, loaded: LoadedCheckpoint, groups: Sequence[Group]) -> bytes:
+    """A well-formed, signed window file of any groups, whatever the gap rule says of them."""
+    rows = [row for group in groups for row in group.rows]
+    gaps = groups[-1].group + 1 - len(groups)
+    header = WindowHeader(
+        protocol_version=PROTOCOL_VERSION,
+        window=context.window,
+        block_hash=context.block_hash,
+        beacon_round=context.beacon.round if context.beacon else 0,
+        beacon_signature=context.beacon.signature if context.beacon else None,
+        hotkey=mining.signer.hotkey,
+        checkpoint_digest=context.checkpoint_digest,
+        env_digest=context.env_digest,
+        policy_digest=context.manifest.policy_digest,
+        groups=len(groups),
+        gaps=gaps,
+        declared=ROLLOUTS_PER_PROBLEM * max(0, len(groups) - gaps),
+        merkle_root=merkle_root([row_digest(context.network_id, row) for row in rows]),
+        numerics_class=numerics_class_of(loaded.model),
+        software={},
+    )
+    return write_window_file(header, mining.signer.sign(header_digest(context.network_id, header)), rows)
+
+
+STRATEGIES: dict[str, type[Mining]] = {
+    "zero-sketch": ZeroSketch,
+    "best-of-n": BestOfN,
+    "stale": Stale,
+    "skip": Skip,
+    "copy": Copy,
+}
+
+
+def mining_factory(strategy: str) -> Callable[[Participant, LiveCheckpoint, EnvironmentOf, int], Mining]:
+    """A `MiningFactory` (see `grail_miner.start`) for one strategy."""
+    kind = STRATEGIES[strategy]
+
+    def make(
+        participant: Participant, checkpoint: LiveCheckpoint, environment_of: EnvironmentOf, groups_per_batch: int
+    ) -> Mining:
+        mining = kind(participant.signer, checkpoint, environment_of, groups_per_batch)
+        if isinstance(mining, Stale | Copy):
+            mining.participant = participant
+        return mining
+
+    return make
+
+
+def _nap() -> None:
+    time.sleep(_LOOK_AGAIN_S)

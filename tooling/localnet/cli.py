@@ -1,0 +1,150 @@
+"""The command line of localnet."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from grail_core.errors import GrailError
+from tooling.localnet.plan import STRATEGIES, Layout, Plan
+
+INCOMPLETE = 12
+
+EPILOG = """\b
+Exit codes: 0 ran to the end · 2 wrong usage · 3 a setting, or the folder holds another run · 5 storage · 6 model unreadable
+            7 no such environment or data set · 8 chain · 9 beacon · 10 disk full · 12 ended before all windows were judged
+            130 stopped by Ctrl-C (start again with the same options to resume)
+
+\b
+Examples:
+  hatch run localnet                                     six windows of 3-SAT, one miner lies about its proofs
+  hatch run localnet --cheat best-of-n --windows 8       another lie, more windows
+  hatch run localnet --cheat none --control              honest miners, and the same run with learning rate 0
+  hatch run localnet --env gsm8k --data-dir ../data --windows 2 --quick
+  hatch run localnet --chaos                             every role is killed once and recovers
+"""
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120}, epilog=EPILOG)
+@click.option("--windows", type=click.IntRange(1, 10_000), default=6, show_default=True, help="Windows of 30 blocks to run.")
+@click.option("--env", "env_id", default="sat", show_default=True, help="Environment: sat, gsm8k, … (`grail-envs list`).")
+@click.option(
+    "--model", type=click.Path(path_type=Path), help="Transformers folder to start from (default: a tiny one is made)."
+)
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=81, show_default=True, help="Keys, chain, model: all follow from it."
+)
+@click.option("--quick", is_flag=True, help="Smaller everything: shorter warm start, fewer groups, 256 evaluation problems.")
+@click.option("--data-dir", type=click.Path(path_type=Path), envvar="GRAIL_DATA_DIR", help="Folder of data sets (gsm8k, …).")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("localnet-out"),
+    show_default=True,
+    help="Folder of the run; a second start there resumes.",
+)
+@click.option("--miners", type=click.IntRange(1, 16), default=3, show_default=True, help="Honest miners.")
+@click.option(
+    "--cheat",
+    "cheats",
+    type=click.Choice([*STRATEGIES, "none"]),
+    multiple=True,
+    help="Add a miner that lies so; may be given several times.  [default: zero-sketch]",
+)
+@click.option("--validators", type=click.IntRange(1, 8), default=2, show_default=True, help="Validators.")
+@click.option("--block-time", type=click.FloatRange(0.1, 60.0), help="Seconds a block.  [default: 1.5]")
+@click.option("--control", is_flag=True, help="Run once more with learning rate 0 and report both (takes twice as long).")
+@click.option("--chaos", is_flag=True, help="SIGKILL every role once during the run.")
+@click.option("--evaluation-problems", type=click.IntRange(1, 100_000), help="Held-out problems.  [default: 2048, quick: 256]")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print summary.json on standard output, everything else on standard error."
+)
+def cli(
+    windows: int,
+    env_id: str,
+    model: Path | None,
+    seed: int,
+    quick: bool,
+    data_dir: Path | None,
+    out: Path,
+    miners: int,
+    cheats: tuple[str, ...],
+    validators: int,
+    block_time: float | None,
+    control: bool,
+    chaos: bool,
+    evaluation_problems: int | None,
+    as_json: bool,
+) -> None:
+    """Run the whole subnet on this machine.
+
+    A chain with real blocks and signatures, a beacon, object storage, a trainer that publishes checkpoints, miners that
+    produce rollouts with proofs, one of which cheats, and validators that check them and set weights: each a process of its
+    own, started through its public command line. At the end a table, OUT/summary.json and OUT/report.html.
+
+    Ctrl-C stops everything; the same command in the same folder resumes.
+    """
+    plan = Plan(
+        windows=windows,
+        env_id=env_id,
+        seed=seed,
+        quick=quick,
+        miners=miners,
+        cheats=tuple(c for c in (cheats or ("zero-sketch",)) if c != "none"),
+        validators=validators,
+        block_time_ms=round(1000 * block_time) if block_time else 1500,
+        model=str(model.absolute()) if model else None,
+        data_dir=str(data_dir.absolute()) if data_dir else None,
+        evaluation_problems=evaluation_problems or (256 if quick else 2048),
+        control=control,
+        chaos=chaos,
+    )
+    sys.exit(_run(plan, out.absolute(), as_json))
+
+
+def _run(plan: Plan, out: Path, as_json: bool) -> int:
+    from rich.console import Console
+
+    from tooling.localnet.run import Localnet, RoleFailedError, reproduce_command
+    from tooling.localnet.table import print_summary
+    from tooling.localnet.view import open_view
+
+    console = Console(stderr=as_json)
+    layout = Layout(out)
+    try:
+        _check_environment(plan)
+        with open_view(console) as view:
+            summary = Localnet(plan, layout, view, reproduce_command(sys.argv[1:])).run()
+    except RoleFailedError as error:
+        _say(error, as_json)
+        return error.code
+    except GrailError as error:
+        _say(error, as_json)
+        return error.exit_code
+    print_summary(console, summary, layout)
+    if as_json:
+        click.echo(json.dumps(summary.to_json()))
+    return 0 if summary.finished else INCOMPLETE
+
+
+def _check_environment(plan: Plan) -> None:
+    """Unknown environments and missing data sets end here, before anything is started."""
+    from grail_envs.cli import load_from_options
+
+    load_from_options(plan.env_id, (), Path(plan.data_dir) if plan.data_dir else None)
+
+
+def _say(error: GrailError, as_json: bool) -> None:
+    if as_json:
+        click.echo(
+            json.dumps({"error": type(error).__name__, "what": error.what, "where": error.where, "hint": error.hint}), err=True
+        )
+    else:
+        click.echo(f"error: {error}", err=True)
+
+
+def main() -> None:
+    cli.main()

@@ -1,0 +1,77 @@
+"""The parts a report page is made of: cards, tables, legends, badges. Arguments named `*_html` are taken as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One table cell. `kind` is a style class: n (a number), nw (one line), mono, or none."""
+
+    html: str
+    kind: str = ""
+
+
+def text(value: str, kind: str = "") -> Cell:
+    return Cell(escape(value), kind)
+
+
+def number(value: str) -> Cell:
+    return Cell(escape(value), "n")
+
+
+def name(value: str) -> Cell:
+    return Cell(escape(value), "nw")
+
+
+def mono(value: str) -> Cell:
+    return Cell(escape(value), "mono")
+
+
+def card(title: str, sub: str, body_html: str, *, wide: bool = False) -> str:
+    heading = f"<h3>{escape(title)}</h3>" if title else ""
+    below = f'<p class="sub">{escape(sub)}</p>' if sub else ""
+    return f'<div class="card{" wide" if wide else ""}">{heading}{below}{body_html}</div>'
+
+
+def grid(*cards_html: str) -> str:
+    return f'<div class="grid2">{"".join(cards_html)}</div>'
+
+
+def section(title: str, lede: str, body_html: str = "") -> str:
+    return f"<h2>{escape(title)}</h2><p>{escape(lede)}</p>{body_html}"
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
+    """A table; a head that ends in "#" is of a column of numbers."""
+    head = "".join(f'<th class="n">{escape(h[:-1])}</th>' if h.endswith("#") else f"<th>{escape(h)}</th>" for h in heads)
+    body = "".join("<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in rows)
+    return f'<div class="scroll"><table>{f"<tr>{head}</tr>" if heads else ""}{body}</table></div>'
+
+
+def _cell(cell: Cell) -> str:
+    return f'<td class="{cell.kind}">{cell.html}</td>' if cell.kind else f"<td>{cell.html}</td>"
+
+
+def badge(value: str, kind: str) -> str:
+    return f'<span class="badge {kind}">{escape(value)}</span>'
+
+
+def legend(items: Sequence[tuple[str, str]]) -> str:
+    """(name, colour variable) pairs; nothing for none."""
+    entries = "".join(f'<li><i style="background:var(--{colour})"></i>{escape(name)}</li>' for name, colour in items)
+    return f'<ul class="legend">{entries}</ul>' if entries else ""
+
+
+def note(value: str) -> str:
+    return f'<p class="note-box">{escape(value)}</p>'
+
+
+def tile(key: str, value_html: str, detail: str, *, lead: bool = False) -> str:
+    return (
+        f'<div class="tile{" lead" if lead else ""}"><div class="k">{escape(key)}</div>'
+        f'<div class="v">{value_html}</div><div class="d">{escape(detail)}</div></div>'
+    )

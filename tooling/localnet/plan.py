@@ -1,0 +1,181 @@
+"""What a run shall be, and the state file by which a second start in the same folder goes on with it.
+
+A plan is fixed for the life of a folder, except for the number of windows, which a later start may raise. The state file is
+written atomically; a folder that holds another plan is refused, with every difference named.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grail_core.errors import ConfigurationError
+from grail_core.storage.atomic import write_atomically
+
+STATE_FORMAT = 1
+STRATEGIES = ("zero-sketch", "best-of-n", "stale", "skip", "copy")
+MAY_CHANGE = frozenset({"windows", "evaluation_problems", "data_dir", "chaos", "control", "patience_s"})
+HONEST = "honest"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything the command line decides. `block_time_ms` and `learning_rate` None: the default of localnet, the trainer."""
+
+    windows: int
+    env_id: str
+    seed: int
+    quick: bool
+    miners: int  # honest ones
+    cheats: tuple[str, ...]
+    validators: int
+    block_time_ms: int
+    model: str | None = None  # a Transformers folder; None: grail-trainer init makes one
+    data_dir: str | None = None
+    learning_rate: str | None = None
+    evaluation_problems: int = 2048
+    control: bool = False
+    chaos: bool = False
+    patience_s: float = 300.0  # without progress of any role after the last deadline, the run is ended
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self) | {"cheats": list(self.cheats)}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Plan:
+        return cls(**{**value, "cheats": tuple(value["cheats"])})
+
+    def miner_strategies(self) -> tuple[tuple[str, str], ...]:
+        """(name, strategy) of every miner, the honest ones first."""
+        strategies = (HONEST,) * self.miners + self.cheats
+        return tuple((f"miner-{i}", strategy) for i, strategy in enumerate(strategies, start=1))
+
+    def validator_names(self) -> tuple[str, ...]:
+        return tuple(f"validator-{i}" for i in range(1, self.validators + 1))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where things lie in the folder of a run."""
+
+    root: Path
+
+    @property
+    def state(self) -> Path:
+        return self.root / "state.json"
+
+    @property
+    def network(self) -> Path:
+        return self.root / "network.json"
+
+    @property
+    def chain(self) -> Path:
+        return self.root / "chain.sqlite"
+
+    @property
+    def wallets(self) -> Path:
+        return self.root / "wallets"
+
+    @property
+    def store(self) -> Path:
+        return self.root / "store"
+
+    @property
+    def model(self) -> Path:
+        return self.root / "model"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.root / "evaluations"
+
+    @property
+    def summary(self) -> Path:
+        return self.root / "summary.json"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+    @property
+    def control(self) -> Path:
+        return self.root / "control"
+
+    def cache(self, name: str) -> Path:
+        return self.root / "cache" / name
+
+
+@dataclass(frozen=True)
+class State:
+    """What a resumed run must know besides its plan. Written with every start and whenever a field changes."""
+
+    plan: Plan
+    started_at: str  # ISO 8601, UTC
+    seconds_before: float = 0.0  # wall time of earlier starts
+    starts: int = 1
+    finished: bool = False
+    chaos_done: tuple[str, ...] = ()
+
+    def write(self, path: Path) -> None:
+        value = dataclasses.asdict(self) | {"format": STATE_FORMAT, "plan": self.plan.to_json()}
+        write_atomically(path, json.dumps(value, indent=1).encode())
+
+
+def load_or_create_state(plan: Plan, layout: Layout) -> tuple[State, bool]:
+    """The state of this folder for this plan, and whether it resumes one that was there.
+
+    Raises:
+        ConfigurationError: the folder belongs to another plan, or is not a localnet folder.
+    """
+    if not layout.state.exists():
+        strangers = _strangers(layout.root)
+        if strangers:
+            raise ConfigurationError(
+                f"the output folder is not empty and holds no localnet ({', '.join(strangers[:3])})",
+                where=str(layout.root),
+                hint="choose another folder with --out, or empty this one",
+            )
+        state = State(plan, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+        state.write(layout.state)
+        return state, False
+    known = _read(layout.state)
+    old, new = known.plan.to_json(), plan.to_json()
+    differences = [f"{k} was {old[k]!r}, now {new[k]!r}" for k in new if old[k] != new[k] and k not in MAY_CHANGE]
+    if plan.windows < known.plan.windows:
+        differences.append(f"windows was {old['windows']}, now fewer: {new['windows']}")
+    if differences:
+        raise ConfigurationError(
+            f"this folder holds another run: {'; '.join(differences)}",
+            where=str(layout.root),
+            hint="start with the same options to resume it, or choose another folder with --out",
+        )
+    finished = known.finished and plan.windows == known.plan.windows
+    state = dataclasses.replace(known, plan=plan, starts=known.starts + 1, finished=finished)
+    state.write(layout.state)
+    return state, True
+
+
+def _read(path: Path) -> State:
+    try:
+        value = json.loads(path.read_bytes())
+        if value.pop("format") != STATE_FORMAT:
+            raise ValueError("it is of another format")
+        return State(**{**value, "plan": Plan.from_json(value["plan"]), "chaos_done": tuple(value["chaos_done"])})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(
+            f"the state file cannot be read: {error}", where=str(path), hint="choose another folder with --out"
+        ) from error
+
+
+def _strangers(root: Path) -> list[str]:
+    try:
+        return sorted(p.name for p in root.iterdir()) if root.exists() else []
+    except OSError as error:
+        raise ConfigurationError(f"the output folder cannot be read: {error.strerror}", where=str(root)) from error

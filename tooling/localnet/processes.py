@@ -1,0 +1,142 @@
+"""The command line and the settings of every process of a localnet.
+
+The roles get nothing that an operator would not set too: public environment variables and public command lines. Variables of
+the person who started the localnet that would reach into it (BT_*, R2_*, GRAIL_*, NETUID) are left out.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from tooling.localnet.plan import HONEST, Layout, Plan
+from tooling.localnet.setup import COLDKEY, TRAINER, Network, derive_seed
+from tooling.localnet.supervisor import ProcessSpec
+
+PRIVATE_PREFIXES = ("BT_", "R2_", "GRAIL_", "KERNEL_EVAL_", "WANDB_")
+PRIVATE_NAMES = frozenset({"NETUID"})
+BEACON = "beacon"
+
+
+def base_environment() -> dict[str, str]:
+    """This process's environment without what belongs to another deployment; one thread per process."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(PRIVATE_PREFIXES) and k not in PRIVATE_NAMES}
+    return kept | {
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+class Processes:
+    """Specifications of the processes of one run."""
+
+    def __init__(self, plan: Plan, layout: Layout, network: Network, beacon_url: str) -> None:
+        self._plan = plan
+        self._layout = layout
+        self._network = network
+        self._beacon_url = beacon_url
+
+    def beacon(self, port: int) -> ProcessSpec:
+        key = self._layout.root / "beacon.key"
+        argv = (
+            *_module("grail_core.beacon.development"),
+            "--port",
+            str(port),
+            "--key-file",
+            str(key),
+            "--chain",
+            str(self._layout.chain),
+        )
+        return ProcessSpec(BEACON, BEACON, argv, base_environment(), self._log(BEACON))
+
+    def trainer(self) -> ProcessSpec:
+        plan = self._plan
+        argv = [*_script("grail_trainer"), "run", "--model", str(self.model_folder), "--env", plan.env_id]
+        argv += ["--windows", str(plan.windows)]
+        if plan.learning_rate is not None:
+            argv += ["--learning-rate", plan.learning_rate]
+        return self._role(TRAINER, TRAINER, argv)
+
+    def miner(self, name: str, strategy: str) -> ProcessSpec:
+        if strategy == HONEST:
+            argv = [*_script("grail_miner"), "run"]
+        else:
+            argv = [*_module("tooling.localnet.cheating_miner"), "--cheat", strategy]
+        return self._role(name, "miner", [*argv, *self._mining_options()])
+
+    def validator(self, name: str) -> ProcessSpec:
+        return self._role(name, "validator", [*_script("grail_validator"), "run"])
+
+    @property
+    def model_folder(self) -> Path:
+        return Path(self._plan.model).expanduser() if self._plan.model else self._layout.model
+
+    def role_environment(self, name: str) -> dict[str, str]:
+        """The settings of one participant."""
+        environment = base_environment() | {
+            "BT_NETWORK": "local",
+            "BT_CHAIN_ENDPOINT": str(self._layout.chain),
+            "NETUID": str(self._network.params.netuid),
+            "BT_WALLET_PATH": str(self._layout.wallets),
+            "BT_WALLET_COLD": COLDKEY,
+            "BT_WALLET_HOT": name,
+            "GRAIL_NETWORK": str(self._layout.network),
+            "GRAIL_STORAGE_ROOT": str(self._layout.store),
+            "GRAIL_STORAGE_BUCKET": name,
+            "GRAIL_BEACON_URLS": self._beacon_url,
+            "GRAIL_CACHE_DIR": str(self._layout.cache(name)),
+            "GRAIL_LOG_FILE": str(self.event_file(name)),
+        }
+        if self._plan.data_dir:
+            environment["GRAIL_DATA_DIR"] = self._plan.data_dir
+        return environment
+
+    def event_file(self, name: str) -> Path:
+        return self._layout.logs / f"{name}.jsonl"
+
+    def _role(self, name: str, role: str, argv: list[str]) -> ProcessSpec:
+        return ProcessSpec(name, role, tuple(argv), self.role_environment(name), self._log(name))
+
+    def _mining_options(self) -> list[str]:
+        groups = QUICK_GROUPS if self._plan.quick else GROUPS
+        return ["--groups", str(groups), "--batch", str(min(groups, 8))]
+
+    def _log(self, name: str) -> Path:
+        return self._layout.logs / f"{name}.log"
+
+
+GROUPS = 10  # of 16 rollouts, per miner and window: what two processors generate, prove, verify and train on in time
+QUICK_GROUPS = 4
+
+
+def init_command(plan: Plan, layout: Layout) -> tuple[str, ...]:
+    """`grail-trainer init` for this plan."""
+    argv = [*_script("grail_trainer"), "init", "--env", plan.env_id, "--out", str(layout.model)]
+    argv += ["--seed", str(int.from_bytes(derive_seed(plan.seed, "model")[:4], "big"))]
+    return tuple([*argv, "--quick"] if plan.quick else argv)
+
+
+def evaluate_command(plan: Plan, folder: Path) -> tuple[str, ...]:
+    """`grail-trainer evaluate` of one checkpoint folder."""
+    argv = [*_script("grail_trainer"), "evaluate", "--model", str(folder), "--env", plan.env_id]
+    return (*argv, "--problems", str(plan.evaluation_problems), "--json")
+
+
+def init_environment(plan: Plan) -> dict[str, str]:
+    environment = base_environment()
+    environment["OMP_NUM_THREADS"] = environment["MKL_NUM_THREADS"] = str(os.cpu_count() or 1)  # it runs alone
+    return environment | ({"GRAIL_DATA_DIR": plan.data_dir} if plan.data_dir else {})
+
+
+def _script(package: str) -> tuple[str, ...]:
+    """A role's command line by its module, so that no PATH decides which installation runs."""
+    return (sys.executable, "-c", f"from {package}.cli import main; main()")
+
+
+def _module(name: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", name)

@@ -1,0 +1,171 @@
+"""Makes the network a plan describes: keys, wallets, chain, registrations, stake, network parameters.
+
+Everything follows from the seed, and every step may be repeated, so that a start that was killed half way is simply taken
+again. Roles learn all of it through their public settings alone (`processes.py`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from grail_core.beacon.base import BeaconChain
+from grail_core.beacon.development import DevelopmentKey
+from grail_core.chain.local import LocalChain
+from grail_core.errors import ConfigurationError, DiskFullError
+from grail_core.keys import LocalSigner, write_wallet
+from grail_core.network import LOCALNET, NetworkParameters
+from grail_core.storage.atomic import write_atomically
+from tooling.localnet.facts import MinerIdentity
+from tooling.localnet.plan import Layout, Plan
+
+COLDKEY = "localnet"
+VALIDATOR_STAKE = 1_000_000_000_000  # rao, the same for each
+TRAINER = "trainer"
+BURN = "burn"
+LEAST_FREE_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that is ready to be joined."""
+
+    params: NetworkParameters
+    chain: LocalChain
+    signers: Mapping[str, LocalSigner]  # by process name
+    uids: Mapping[str, int]
+    miners: tuple[MinerIdentity, ...]
+
+    @property
+    def network_id(self) -> bytes:
+        return self.params.network_id(self.chain.genesis_hash)
+
+
+def derive_seed(seed: int, *parts: str) -> bytes:
+    """32 bytes for one purpose of this run."""
+    return hashlib.sha256("\0".join(("grail/localnet", str(seed), *parts)).encode()).digest()
+
+
+def prepare_folder(layout: Layout) -> None:
+    """Make the folder, and see that it can be written and holds a run.
+
+    Raises:
+        ConfigurationError, DiskFullError.
+    """
+    try:
+        for folder in (layout.root, layout.logs, layout.store, layout.evaluations):
+            folder.mkdir(parents=True, exist_ok=True)
+        probe = layout.root / ".probe"
+        probe.write_bytes(b"localnet")
+        probe.unlink()
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError("no space is left for the run", where=str(layout.root), hint="choose another --out") from error
+        raise ConfigurationError(
+            f"the output folder cannot be written: {error.strerror}", where=str(layout.root), hint="choose another --out"
+        ) from error
+    status = os.statvfs(layout.root)
+    free = status.f_bavail * status.f_frsize
+    if free < LEAST_FREE_BYTES:
+        raise DiskFullError(
+            f"only {free / 2**20:.0f} MiB are free, a run needs {LEAST_FREE_BYTES // 2**20}",
+            where=str(layout.root),
+            hint="free some space, or choose another --out",
+        )
+
+
+def make_network(plan: Plan, layout: Layout) -> Network:
+    """Create the network of this plan, or open the one that is there and let its clock go on where it stopped."""
+    signers = _keys(plan, layout)
+    params = _parameters(plan, signers[TRAINER])
+    encoded = json.dumps(params.to_json(), indent=1).encode()
+    if layout.chain.exists():
+        chain = LocalChain.open(layout.chain)
+        chain.rebase_clock()
+        if layout.network.exists() and json.loads(layout.network.read_bytes()) != params.to_json():
+            raise ConfigurationError(
+                "the network parameters of this folder are not those of this version or plan",
+                where=str(layout.network),
+                hint="choose another folder with --out",
+            )
+    else:
+        chain = LocalChain.create(
+            layout.chain, seed=derive_seed(plan.seed, "chain").hex(), netuid=params.netuid, block_time_ms=params.block_time_ms
+        )
+    write_atomically(layout.network, encoded)
+    _register(chain, plan, signers)
+    neurons = chain.metagraph(chain.current_block()).neurons
+    known = {neuron.hotkey: neuron.uid for neuron in neurons}
+    missing = [name for name, signer in signers.items() if signer.hotkey not in known]
+    if missing:  # registrations come into force with the block after the one they were made in
+        known |= {signers[name].hotkey: chain.register(signers[name]) for name in missing}
+    uids = {name: known[signer.hotkey] for name, signer in signers.items()}
+    miners = tuple(MinerIdentity(name, signers[name].ss58, uids[name], strategy) for name, strategy in plan.miner_strategies())
+    return Network(params, chain, signers, uids, miners)
+
+
+def beacon_key(seed: int) -> DevelopmentKey:
+    return DevelopmentKey.from_seed(derive_seed(seed, "beacon"))
+
+
+def _keys(plan: Plan, layout: Layout) -> dict[str, LocalSigner]:
+    names = [TRAINER, *plan.validator_names(), *(name for name, _ in plan.miner_strategies())]
+    cold = derive_seed(plan.seed, "coldkey")
+    signers = {BURN: LocalSigner.from_seed(derive_seed(plan.seed, "hotkey", BURN))}
+    for name in names:
+        hot = derive_seed(plan.seed, "hotkey", name)
+        signers[name] = write_wallet(layout.wallets, COLDKEY, name, coldkey_seed=cold, hotkey_seed=hot)
+    return signers
+
+
+def _parameters(plan: Plan, trainer: LocalSigner) -> NetworkParameters:
+    beacon = BeaconChain(
+        public_key=beacon_key(plan.seed).public_key,
+        genesis_time_s=LOCALNET.beacon.genesis_time_s,
+        period_s=LOCALNET.beacon.period_s,
+    )
+    return dataclasses.replace(
+        LOCALNET, beacon=beacon, trainer_hotkey=trainer.hotkey, block_time_ms=plan.block_time_ms, name="localnet"
+    )
+
+
+def _register(chain: LocalChain, plan: Plan, signers: Mapping[str, LocalSigner]) -> None:
+    """Registrations in a fixed order, so that UIDs follow from the plan: the burn UID first."""
+    pending = {neuron.hotkey for neuron in chain.metagraph(chain.current_block()).neurons}
+    for name, signer in signers.items():
+        if signer.hotkey not in pending and chain.nonce(signer.hotkey) == 0:
+            chain.register(signer)
+            if name in plan.validator_names():
+                chain.stake(signer, VALIDATOR_STAKE)
+
+
+def folder_of(model: str) -> Path:
+    """A model folder given on the command line, checked as far as can be done without loading it.
+
+    Raises:
+        ConfigurationError: no folder, or no model in it.
+    """
+    from grail_core.errors import CheckpointError
+
+    folder = Path(model).expanduser()
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            "there is no model in this folder (no config.json)",
+            where=str(folder),
+            hint="give a Transformers folder with config.json, tokenizer.json and *.safetensors, or leave --model out",
+        )
+    try:
+        json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"the model's config.json cannot be read: {error}", where=str(folder)) from error
+    if not any(folder.glob("*.safetensors")):
+        raise CheckpointError(
+            "there are no weights in this folder (no *.safetensors)", where=str(folder), hint="choose another model folder"
+        )
+    return folder

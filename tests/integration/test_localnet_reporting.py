@@ -42,7 +42,7 @@ REQUIRED_KEYS = {
     "rollouts_verified_fraction",
 }  # fmt: skip
 REQUIRED_MINER_KEYS = {"hotkey", "strategy", "weight", "unique_valid", "windows_failed", "reason"}
-VOID_ELEMENTS = {"meta", "br", "line", "rect", "path", "circle"}
+VOID_ELEMENTS = {"meta", "br"}
 
 
 def facts() -> RunFacts:
@@ -132,9 +132,9 @@ class _Checker(HTMLParser):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        depth = len(self.open)
         self.handle_starttag(tag, attrs)
-        if tag not in VOID_ELEMENTS:
-            self.open.pop()
+        del self.open[depth:]
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag

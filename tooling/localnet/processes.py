@@ -7,9 +7,11 @@ the person who started the localnet that would reach into it (BT_*, R2_*, GRAIL_
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 
+from grail_core.storage.atomic import write_atomically
 from tooling.localnet.plan import HONEST, Layout, Plan
 from tooling.localnet.setup import COLDKEY, TRAINER, Network, derive_seed
 from tooling.localnet.supervisor import ProcessSpec
@@ -76,9 +78,16 @@ class Processes:
     def model_folder(self) -> Path:
         return Path(self._plan.model).expanduser() if self._plan.model else self._layout.model
 
-    def role_environment(self, name: str) -> dict[str, str]:
+    def write_settings(self) -> None:
+        """Each role's settings as a file for a shell, so that a person can run its other commands: `set -a; . FILE`."""
+        for name in (TRAINER, *self._plan.validator_names(), *(name for name, _ in self._plan.miner_strategies())):
+            settings = {**self.role_settings(name), "GRAIL_LOG_FILE": ""}
+            lines = [f"{key}={shlex.quote(value)}\n" for key, value in settings.items() if value]
+            write_atomically(self._layout.root / "settings" / f"{name}.env", "".join(lines).encode())
+
+    def role_settings(self, name: str) -> dict[str, str]:
         """The settings of one participant."""
-        environment = base_environment() | {
+        settings = {
             "BT_NETWORK": "local",
             "BT_CHAIN_ENDPOINT": str(self._layout.chain),
             "NETUID": str(self._network.params.netuid),
@@ -93,14 +102,14 @@ class Processes:
             "GRAIL_LOG_FILE": str(self.event_file(name)),
         }
         if self._plan.data_dir:
-            environment["GRAIL_DATA_DIR"] = self._plan.data_dir
-        return environment
+            settings["GRAIL_DATA_DIR"] = self._plan.data_dir
+        return settings
 
     def event_file(self, name: str) -> Path:
         return self._layout.logs / f"{name}.jsonl"
 
     def _role(self, name: str, role: str, argv: list[str]) -> ProcessSpec:
-        return ProcessSpec(name, role, tuple(argv), self.role_environment(name), self._log(name))
+        return ProcessSpec(name, role, tuple(argv), base_environment() | self.role_settings(name), self._log(name))
 
     def _mining_options(self) -> list[str]:
         groups = QUICK_GROUPS if self._plan.quick else GROUPS

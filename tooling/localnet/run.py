@@ -96,6 +96,7 @@ class Localnet:
             return
         argv = init_command(self._plan, self._layout)
         log = self._layout.logs / "init.log"
+        log.parent.mkdir(exist_ok=True)
         self._view.say("trainer", f"making a tiny model for {self._plan.env_id} from scratch (grail-trainer init)")
         with log.open("wb") as out:
             process = subprocess.Popen(
@@ -122,6 +123,7 @@ class Localnet:
         port = _free_port()
         url = f"http://127.0.0.1:{port}"
         processes = Processes(self._plan, self._layout, network, url)
+        processes.write_settings()
         beacon_key(self._plan.seed).save(self._layout.root / "beacon.key")
         self._supervisor.start(processes.beacon(port))
         _wait_for_port(port, self._check_stop, self._supervisor)

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from grail_core.chain.local import LocalChain
 from grail_core.errors import ConfigurationError, DiskFullError
 from grail_core.keys import LocalSigner, write_wallet
 from grail_core.network import LOCALNET, NetworkParameters
+from grail_core.protocol.types import Block
 from grail_core.storage.atomic import write_atomically
 from tooling.localnet.facts import MinerIdentity
 from tooling.localnet.plan import Layout, Plan
@@ -53,14 +55,13 @@ def derive_seed(seed: int, *parts: str) -> bytes:
 
 
 def prepare_folder(layout: Layout) -> None:
-    """Make the folder, and see that it can be written and holds a run.
+    """Make the folder of the run, and see that it can be written and has room.
 
     Raises:
         ConfigurationError, DiskFullError.
     """
     try:
-        for folder in (layout.root, layout.logs, layout.store, layout.evaluations):
-            folder.mkdir(parents=True, exist_ok=True)
+        layout.root.mkdir(parents=True, exist_ok=True)
         probe = layout.root / ".probe"
         probe.write_bytes(b"localnet")
         probe.unlink()
@@ -82,6 +83,8 @@ def prepare_folder(layout: Layout) -> None:
 
 def make_network(plan: Plan, layout: Layout) -> Network:
     """Create the network of this plan, or open the one that is there and let its clock go on where it stopped."""
+    for folder in (layout.logs, layout.store, layout.evaluations):
+        folder.mkdir(parents=True, exist_ok=True)
     signers = _keys(plan, layout)
     params = _parameters(plan, signers[TRAINER])
     encoded = json.dumps(params.to_json(), indent=1).encode()
@@ -100,11 +103,9 @@ def make_network(plan: Plan, layout: Layout) -> Network:
         )
     write_atomically(layout.network, encoded)
     _register(chain, plan, signers)
-    neurons = chain.metagraph(chain.current_block()).neurons
-    known = {neuron.hotkey: neuron.uid for neuron in neurons}
-    missing = [name for name, signer in signers.items() if signer.hotkey not in known]
-    if missing:  # registrations come into force with the block after the one they were made in
-        known |= {signers[name].hotkey: chain.register(signers[name]) for name in missing}
+    # Registrations come into force with the block after the one they were made in, and roles read final blocks.
+    chain.wait_for_block(Block(chain.current_block() + 1), stop=threading.Event(), finalised=True)
+    known = {neuron.hotkey: neuron.uid for neuron in chain.metagraph().neurons}
     uids = {name: known[signer.hotkey] for name, signer in signers.items()}
     miners = tuple(MinerIdentity(name, signers[name].ss58, uids[name], strategy) for name, strategy in plan.miner_strategies())
     return Network(params, chain, signers, uids, miners)
@@ -137,12 +138,12 @@ def _parameters(plan: Plan, trainer: LocalSigner) -> NetworkParameters:
 
 def _register(chain: LocalChain, plan: Plan, signers: Mapping[str, LocalSigner]) -> None:
     """Registrations in a fixed order, so that UIDs follow from the plan: the burn UID first."""
-    pending = {neuron.hotkey for neuron in chain.metagraph(chain.current_block()).neurons}
     for name, signer in signers.items():
-        if signer.hotkey not in pending and chain.nonce(signer.hotkey) == 0:
+        done = chain.nonce(signer.hotkey)  # how many of its extrinsics the chain has
+        if done == 0:
             chain.register(signer)
-            if name in plan.validator_names():
-                chain.stake(signer, VALIDATOR_STAKE)
+        if done <= 1 and name in plan.validator_names():
+            chain.stake(signer, VALIDATOR_STAKE)
 
 
 def folder_of(model: str) -> Path:

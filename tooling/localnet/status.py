@@ -117,10 +117,14 @@ class NetworkStatus:
                 miner.last = f"{event.text('rollouts')} rollouts in window {event.text('window')}"
         return text + (f", {spare:.1f} s before the deadline" if spare is not None else "")
 
-    def _on_window_skipped(self, event: Event) -> str:
+    def _on_window_skipped(self, event: Event) -> str | None:
+        if not self.in_run(event.integer("window")):
+            return None  # before the first checkpoint, or after the last window
         return f"window {event.text('window')} skipped: {event.text('reason')}"
 
-    def _on_window_empty(self, event: Event) -> str:
+    def _on_window_empty(self, event: Event) -> str | None:
+        if not self.in_run(event.integer("window")):
+            return None
         return f"window {event.text('window')}: nothing mined: {event.text('reason')}"
 
     def _on_miner_judged(self, event: Event) -> None:

@@ -40,7 +40,7 @@ def network_parameters(settings: Settings) -> NetworkParameters:
             if len(raw) > _MAX_NETWORK_FILE:
                 raise ValueError(f"{len(raw)} bytes")
             params = NetworkParameters.from_json(json.loads(raw))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ConfigurationError(
                 f"the network file does not parse: {error}", where=name, hint="check GRAIL_NETWORK"
             ) from error
@@ -104,10 +104,10 @@ def open_beacon(settings: Settings, network: NetworkParameters) -> Beacon:
         raise ConfigurationError(
             "no beacon relay is set", where="GRAIL_BEACON_URLS", hint="give at least one drand relay's URL"
         )
-    return DrandBeacon(network.beacon, relays, settings.cache_dir / "beacon", clock=_network_clock(settings))
+    return DrandBeacon(network.beacon, relays, settings.cache_dir / "beacon", clock=network_clock(settings))
 
 
-def _network_clock(settings: Settings) -> Callable[[], int]:
+def network_clock(settings: Settings) -> Callable[[], int]:
     """Unix milliseconds as the network sees them: a development chain's time differs from the wall clock after a stop."""
     if settings.bt_network == "local" and settings.bt_chain_endpoint:
         from grail_core.chain.local import LocalChain

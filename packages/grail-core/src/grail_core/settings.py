@@ -36,7 +36,9 @@ def _default_cache_dir() -> Path:
 class Settings(BaseSettings):
     """Every field's alias is its environment variable, its key in the TOML file and its name in `.env`."""
 
-    model_config = SettingsConfigDict(extra="ignore", populate_by_name=True, env_file=".env", case_sensitive=True)
+    model_config = SettingsConfigDict(
+        extra="ignore", populate_by_name=True, env_file=".env", case_sensitive=True, env_ignore_empty=True
+    )
 
     # Chain and keys
     bt_network: str = Field("finney", alias="BT_NETWORK", description="finney, test, custom, or local (a development chain)")

@@ -1,0 +1,89 @@
+"""`grail`: one name for the roles that are installed, and what needs no role.
+
+The roles are found by their entry points and never imported by name: this package comes before them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.metadata import PackageNotFoundError, entry_points, version
+
+import click
+
+from grail_core.cli_support import common_options, run_cli
+from grail_core.errors import ConfigurationError, StorageError
+
+_PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": []}
+
+
+def _version() -> str:
+    try:
+        return version("grail-core")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(_version(), prog_name="grail")
+def cli() -> None:
+    """Verifiable post-training: mine, validate and train, whichever of them is installed here."""
+
+
+def _role(command: str, package: str, summary: str) -> None:
+    @cli.command(command, context_settings=_PASS_ON, help=summary, short_help=summary)
+    @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+    def run(arguments: tuple[str, ...]) -> None:
+        found = list(entry_points(group="console_scripts", name=package))
+        if not found:
+            raise ConfigurationError(f"{package} is not installed here", where=sys.prefix, hint=f"pip install {package}")
+        sys.argv = [package, "run", *arguments]
+        found[0].load()()
+
+
+_role("mine", "grail-miner", "The same as `grail-miner run`.")
+_role("validate", "grail-validator", "The same as `grail-validator run`.")
+_role("train", "grail-trainer", "The same as `grail-trainer run`.")
+
+
+@cli.group()
+def storage() -> None:
+    """Look after this participant's bucket."""
+
+
+@storage.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@common_options
+def doctor(settings: object, as_json: bool) -> None:
+    """Try the bucket the way the protocol uses it, and show what it holds.
+
+    Ends with exit code 5 if something the protocol needs does not hold.
+    """
+    from grail_core.deployment import network_parameters, open_chain, open_directory
+    from grail_core.settings import Settings
+    from grail_core.storage.doctor import examine, usage
+
+    assert isinstance(settings, Settings)
+    chain = open_chain(settings)
+    directory = open_directory(settings, network_parameters(settings), chain)
+    findings = examine(directory, chain.now_ms)
+    broken = [finding for finding in findings if not finding.ok]
+    kept = [] if any(finding.name == "bucket" for finding in broken) else usage(directory.own())
+    if as_json:
+        value = {"checks": [vars(finding) for finding in findings], "usage": [vars(row) for row in kept]}
+        click.echo(json.dumps(value, indent=1))
+    else:
+        for finding in findings:
+            click.echo(f"{'ok    ' if finding.ok else 'BROKEN'}  {finding.name:18}  {finding.detail}")
+        for row in kept:
+            click.echo(f"{row.prefix:26}  {row.objects:8d} objects  {row.bytes / 2**20:12.1f} MiB")
+    if broken:
+        raise StorageError(
+            f"the bucket does not do what the protocol needs: {', '.join(finding.name for finding in broken)}",
+            where="storage",
+            hint="see the lines above",
+        )
+
+
+def main() -> None:
+    run_cli(cli)

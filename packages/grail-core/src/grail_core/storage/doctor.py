@@ -1,0 +1,92 @@
+"""Tries a participant's own bucket the way the protocol uses it, and says what each try showed.
+
+Every promise that a window depends on is tested with a small object of its own: whole writes, conditional writes, pinned
+reads, the store's clock, removal, and the commitment through which others read.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from grail_core.errors import GrailError
+from grail_core.storage.base import ObjectInfo, ObjectStore, PreconditionFailedError, StoreDirectory
+
+CLOCK_TOLERANCE_MS = 5_000  # of the store's time against the network's: one second of it is the resolution of Last-Modified
+_FOLDER = "grail/doctor"
+
+
+@dataclass(frozen=True)
+class Examined:
+    """One promise: whether it holds, and what was seen."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What lies under one prefix."""
+
+    prefix: str
+    objects: int
+    bytes: int
+
+
+def examine(directory: StoreDirectory, network_clock: Callable[[], int]) -> list[Examined]:
+    """Try everything once. Errors become findings; a promise that an earlier one makes impossible to try is left out."""
+    findings: list[Examined] = []
+    key = f"{_FOLDER}/{secrets.token_hex(8)}"
+    content = secrets.token_bytes(64)
+    try:
+        store = directory.own()
+        before = network_clock()
+        info = store.put(key, content, if_absent=True)
+        findings.append(Examined("write", True, f"{info.size} bytes, ETag {info.etag[:12]}…"))
+        findings.append(_clock(info, before, network_clock()))
+        findings.append(_refuses("conditional write", lambda: store.put(key, b"", if_absent=True)))
+        findings.append(_refuses("pinned read", lambda: store.get(key, max_bytes=64, if_match="0" * 32)))
+        findings.append(_others_read(directory, key, info, content))
+        store.delete(key)
+        gone = store.head(key) is None
+        findings.append(Examined("remove", gone, "removed" if gone else "still there after it was removed"))
+    except GrailError as error:
+        findings.append(Examined("bucket", False, str(error)))
+    return findings
+
+
+def usage(store: ObjectStore) -> list[Usage]:
+    """Objects and bytes of a bucket by the second part of their keys, the kinds of things that roles keep."""
+    objects: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for info in store.list(""):
+        prefix = "/".join(info.key.split("/")[:2]) if info.key.startswith("grail/") else "(other)"
+        objects[prefix] += 1
+        sizes[prefix] += info.size
+    return [Usage(prefix, objects[prefix], sizes[prefix]) for prefix in sorted(objects)]
+
+
+def _clock(info: ObjectInfo, before_ms: int, after_ms: int) -> Examined:
+    off = max(before_ms - info.stored_at_ms, info.stored_at_ms - after_ms, 0)
+    detail = f"{off / 1000:.1f} s off the network's clock"
+    return Examined("store clock", off <= CLOCK_TOLERANCE_MS, detail)
+
+
+def _refuses(name: str, attempt: Callable[[], object]) -> Examined:
+    try:
+        attempt()
+    except PreconditionFailedError:
+        return Examined(name, True, "refused as it must be")
+    return Examined(name, False, "the store did not refuse; the protocol cannot be run on it")
+
+
+def _others_read(directory: StoreDirectory, key: str, info: ObjectInfo, content: bytes) -> Examined:
+    try:
+        other = directory.open(directory.commitment())
+        same = other.get(key, max_bytes=len(content), if_match=info.etag) == content
+    except GrailError as error:
+        return Examined("read by others", False, str(error))
+    return Examined("read by others", same, "through the commitment" if same else "they read something else")

@@ -6,6 +6,7 @@ the person who started the localnet that would reach into it (BT_*, R2_*, GRAIL_
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
 import sys
@@ -19,6 +20,7 @@ from tooling.localnet.supervisor import ProcessSpec
 PRIVATE_PREFIXES = ("BT_", "R2_", "GRAIL_", "KERNEL_EVAL_", "WANDB_")
 PRIVATE_NAMES = frozenset({"NETUID"})
 BEACON = "beacon"
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def base_environment() -> dict[str, str]:
@@ -69,7 +71,11 @@ class Processes:
             argv = [*_script("grail_miner"), "run"]
         else:
             argv = [*_module("tooling.localnet.cheating_miner"), "--cheat", strategy]
-        return self._role(name, "miner", [*argv, *self._mining_options()])
+        spec = self._role(name, "miner", [*argv, *self._mining_options()])
+        if strategy == HONEST:
+            return spec
+        path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))  # no wheel contains cheats
+        return dataclasses.replace(spec, env={**spec.env, "PYTHONPATH": path})
 
     def validator(self, name: str) -> ProcessSpec:
         return self._role(name, "validator", [*_script("grail_validator"), "run"])

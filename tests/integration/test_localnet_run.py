@@ -1,0 +1,138 @@
+"""The whole subnet with real processes: honest weight, a cheat's reason, equal verdicts, resuming after Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CHEATS = ("zero-sketch", "best-of-n", "stale", "skip", "copy")
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int
+    summary: dict[str, Any]
+    said: str
+
+    def miners(self, strategy: str) -> list[dict[str, Any]]:
+        return [m for m in self.summary["miners"] if m["strategy"] == strategy]
+
+
+def command(out: Path, *options: str) -> list[str]:
+    return [sys.executable, "-m", "tooling.localnet", "--out", str(out), "--json", *options]
+
+
+def localnet(out: Path, *options: str, stop_after: str = "") -> Ended:
+    """Run to the end, or send SIGINT once a line contains `stop_after`."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("GRAIL_", "BT_"))}
+    errors = out.parent / f"{out.name}.stderr"
+    with errors.open("ab") as stderr:
+        process = subprocess.Popen(
+            command(out, *options), cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, env=environment, text=True
+        )
+        try:
+            if stop_after:
+                while process.poll() is None and stop_after not in errors.read_text():
+                    time.sleep(0.1)
+                process.send_signal(signal.SIGINT)
+            output, _ = process.communicate(timeout=900)
+        finally:
+            process.kill()
+    said = errors.read_text()
+    return Ended(process.returncode, json.loads(output) if output.strip() else {}, said)
+
+
+def processes_of(out: Path) -> list[str]:
+    """Command lines that still name this run."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if str(out).encode() in entry.read_bytes():
+                found.append((entry.parent / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return found
+
+
+def check_promises(ended: Ended, cheats: tuple[str, ...]) -> None:
+    assert ended.code == 0, ended.said
+    assert ended.summary["validators_agree"], ended.said
+    assert all(m["weight"] > 0 for m in ended.miners("honest")), ended.summary["miners"]
+    assert all(m["windows_failed"] == 0 for m in ended.miners("honest")), ended.summary["miners"]
+    for cheat in cheats:
+        (miner,) = ended.miners(cheat)
+        assert miner["weight"] == 0, miner
+        assert miner["windows_failed"] > 0, miner
+        assert any(character.isdigit() for character in miner["reason"]), miner
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_run_that_was_interrupted_resumes_and_keeps_every_promise(tmp_path: Path) -> None:
+    options = ("--quick", "--windows", "2", "--miners", "2", "--block-time", "0.6", "--evaluation-problems", "64")
+    out = tmp_path / "run"
+    first = localnet(out, *options, stop_after="window 30: ")
+    assert first.code == 130, first.said
+    assert "start again with the same options to resume" in first.said
+    assert processes_of(out) == []
+    head = json.loads((out / "state.json").read_text())
+    assert (head["starts"], head["finished"]) == (1, False)
+
+    ended = localnet(out, *options)
+    check_promises(ended, ("zero-sketch",))
+    assert ended.summary["windows"] == 2
+    assert ended.summary == json.loads((out / "summary.json").read_text())
+    assert ended.summary["rollouts_verified"] > 0
+    assert ended.summary["eval_problems"] == 64
+    assert 0 < ended.summary["delta_ratio"] < 1
+    assert "<html" in (out / "report.html").read_text()
+    assert processes_of(out) == []
+
+    other = localnet(out, *options, "--seed", "5")
+    assert other.code == 3
+    assert "seed was 81, now 5" in other.said
+
+
+def test_what_cannot_start_says_so_at_once_with_its_own_exit_code(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    for options, code, words in (
+        (("--env", "sudoku-9000"), 7, "sudoku-9000"),
+        (("--env", "gsm8k", "--data-dir", str(tmp_path / "nowhere")), 7, "nowhere"),
+        (("--model", str(tmp_path / "empty")), 6, "config.json"),
+        (("--cheat", "kindness"), 2, "kindness"),
+    ):
+        ended = localnet(tmp_path / "out", *options)
+        assert (ended.code, words in ended.said) == (code, True), ended.said
+        assert "Traceback" not in ended.said
+    blocked = localnet(tmp_path / "file")
+    assert blocked.code == 3
+    assert "cannot be written" in blocked.said
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("cheat", CHEATS)
+def test_each_lie_ends_with_weight_0_and_no_honest_miner_pays_for_it(tmp_path: Path, cheat: str) -> None:
+    ended = localnet(tmp_path / "run", "--windows", "3", "--cheat", cheat, "--evaluation-problems", "256")
+    check_promises(ended, (cheat,))
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(1200)
+def test_every_role_killed_once_and_the_run_goes_on(tmp_path: Path) -> None:
+    ended = localnet(tmp_path / "run", "--windows", "6", "--chaos", "--evaluation-problems", "256")
+    check_promises(ended, ("zero-sketch",))
+    assert set(ended.summary["processes_restarted"]) >= {"miner-1", "validator-1", "trainer", "beacon"}
+    counted = [m["unique_valid"] for m in ended.miners("honest")]
+    assert max(counted) <= ended.summary["rollouts_announced"], "nothing is counted twice"

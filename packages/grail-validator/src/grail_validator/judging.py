@@ -14,7 +14,6 @@ import grail_core
 from grail_core.chain.base import Neuron
 from grail_core.environment import Environment
 from grail_core.errors import GrailError
-from grail_core.proof.calibration import CALIBRATION_VERSION
 from grail_core.protocol import (
     Finding,
     MinerStatus,
@@ -37,6 +36,7 @@ from grail_core.telemetry import get_logger
 from grail_core.verification.context import CheckContext, Renderer
 from grail_core.verification.evidence import MinerEvidence
 from grail_core.verification.file import Submission, check_file
+from grail_core.verification.model_checks import CALIBRATION_VERSION
 from grail_core.verification.pipeline import cheap_checks, decide, first_reject, too_many_inconclusive
 from grail_core.verification.uniqueness import distinct_rollouts
 from grail_core.window_context import Challenge, WindowContext, challenge_seed

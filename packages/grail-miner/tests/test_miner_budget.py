@@ -1,0 +1,47 @@
+"""The time budget never starts what cannot be finished, and heals from a bad estimate."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grail_core.protocol import allowed_gaps
+from grail_miner.budget import TimeBudget
+from grail_miner.mining import Group
+from grail_miner.service import within_gap_allowance
+
+seconds = st.floats(0.01, 1000)
+
+
+def test_the_first_batch_of_a_run_is_tried_with_one_group() -> None:
+    assert TimeBudget().groups_that_fit(10.0, at_most=8) == 1
+
+
+def test_nothing_is_started_in_the_uploads_reserve() -> None:
+    budget = TimeBudget(group_seconds=0.1, finish_seconds=3.0)
+    assert budget.groups_that_fit(6.0, at_most=8) == 0
+
+
+@given(left=seconds, group=seconds, finish=seconds, at_most=st.integers(0, 64))
+def test_what_is_started_fits_before_the_deadline(left: float, group: float, finish: float, at_most: int) -> None:
+    fitting = TimeBudget(group, finish).groups_that_fit(left, at_most)
+    assert 0 <= fitting <= at_most
+    if fitting:
+        assert fitting * group + 2 * finish <= left + 1e-6
+
+
+@given(start=seconds, truth=seconds)
+def test_a_wrong_estimate_heals_within_twenty_observations(start: float, truth: float) -> None:
+    budget = TimeBudget(group_seconds=start)
+    for _ in range(20):
+        budget.observe_groups(4, 4 * truth)
+    assert budget.group_seconds is not None
+    assert abs(budget.group_seconds - truth) <= 0.001 * max(start, truth)
+
+
+@given(st.sets(st.integers(0, 60)))
+def test_a_file_never_has_more_gaps_than_allowed(ids: set[int]) -> None:
+    kept = [group.group for group in within_gap_allowance([Group(i, ()) for i in sorted(ids)])]
+    assert kept == sorted(ids)[: len(kept)]
+    if kept:
+        assert kept[-1] + 1 - len(kept) <= allowed_gaps(kept[-1] + 1)

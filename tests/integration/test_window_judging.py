@@ -1,0 +1,262 @@
+"""One window from mining to verdict, with real files, keys, chain, beacon, store and model: who is paid, and why not."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from grail_core.keys import ss58
+from grail_core.protocol import MinerStatus, MinerVerdict, RolloutRow, SignedVerdict, VerdictBody, WindowStatus
+from grail_core.verdict_files import evidence_key, read_verdict, rollouts_key
+from grail_core.verification.evidence import read_evidence, write_evidence
+from grail_core.verified_files import read_accepted_files
+from grail_core.window_file import window_key
+from grail_miner.mining import Group
+from grail_validator.ledger import Ledger
+from grail_validator.service import ValidatorService
+from tooling.small_network import FIRST_WINDOW, SmallNetwork, make_model
+
+GROUPS = range(2)
+Tamper = Callable[[list[Group]], list[Group]]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def network(tmp_path: Path, model: Path) -> SmallNetwork:
+    network = SmallNetwork(tmp_path, model=model)
+    network.advance_to(FIRST_WINDOW + 1)
+    return network
+
+
+def upload(network: SmallNetwork, name: str, data: bytes) -> None:
+    participant = network.participant(name)
+    participant.own_store.put(window_key(ss58(participant.signer.hotkey), FIRST_WINDOW), data)
+
+
+def sight(network: SmallNetwork, validator: ValidatorService) -> None:
+    network.advance_to(FIRST_WINDOW + 30)
+    validator.first_sight.sight(FIRST_WINDOW)
+
+
+def judge(network: SmallNetwork, validator: ValidatorService) -> VerdictBody:
+    network.advance_to(FIRST_WINDOW + 38)
+    validator._judge(FIRST_WINDOW, threading.Event())
+    return published(validator).body
+
+
+def published(validator: ValidatorService) -> SignedVerdict:
+    participant = validator.participant
+    verdict = read_verdict(participant.own_store, FIRST_WINDOW, participant.signer.hotkey, participant.network_id)
+    assert verdict is not None
+    return verdict
+
+
+def verdict_on(network: SmallNetwork, name: str, data: bytes) -> MinerVerdict:
+    upload(network, name, data)
+    validator = network.validator("validator-0")
+    sight(network, validator)
+    miner = judge(network, validator).miner(network.signers[name].hotkey)
+    assert miner is not None
+    return miner
+
+
+def tampered(network: SmallNetwork, change: Tamper) -> bytes:
+    """A correctly signed and bound file of changed rows: what a miner who lies consistently uploads."""
+    mining = network.mining("miner-0")
+    context = network.participant("miner-0").open_window(FIRST_WINDOW)
+    loaded = mining.select_model(context)
+    return mining.pack(context, loaded, change(mining.produce_groups(context, loaded, GROUPS)))
+
+
+def change_row(group: int, rollout: int, **changes: object) -> Tamper:
+    def change(groups: list[Group]) -> list[Group]:
+        rows = list(groups[group].rows)
+        rows[rollout] = dataclasses.replace(rows[rollout], **changes)  # type: ignore[arg-type]
+        groups[group] = dataclasses.replace(groups[group], rows=tuple(rows))
+        return groups
+
+    return change
+
+
+def map_rows(function: Callable[[RolloutRow], RolloutRow]) -> Tamper:
+    return lambda groups: [dataclasses.replace(g, rows=tuple(function(row) for row in g.rows)) for g in groups]
+
+
+def test_two_validators_accept_an_honest_file_and_publish_the_same_body(network: SmallNetwork) -> None:
+    data = network.mine(network.mining("miner-0"), FIRST_WINDOW, GROUPS)
+    upload(network, "miner-0", data)
+    validators = [network.validator("validator-0"), network.validator("validator-1")]
+    for validator in validators:
+        sight(network, validator)
+    bodies = [judge(network, validator) for validator in validators]
+    assert bodies[0].canonical() == bodies[1].canonical()
+    assert bodies[0].status is WindowStatus.SCORED
+    miner = bodies[0].miner(network.signers["miner-0"].hotkey)
+    assert miner is not None
+    assert (miner.status, miner.declared, miner.checked) == (MinerStatus.ACCEPTED, 32, True)
+    assert miner.unique_valid > 0
+    assert bodies[0].weights[miner.uid] > 0
+    absent = bodies[0].miner(network.signers["miner-1"].hotkey)
+    assert absent is not None
+    assert (absent.status, bodies[0].weights[absent.uid]) == (MinerStatus.ABSENT, 0)
+
+
+def test_the_published_files_are_those_the_verdict_names(network: SmallNetwork) -> None:
+    data = network.mine(network.mining("miner-0"), FIRST_WINDOW, GROUPS)
+    upload(network, "miner-0", data)
+    validator = network.validator("validator-0")
+    sight(network, validator)
+    judge(network, validator)
+    store = validator.participant.own_store
+    files = read_accepted_files(store.get(rollouts_key(FIRST_WINDOW), max_bytes=10**7))
+    assert [file.data for file in files] == [data]
+    evidence = store.get(evidence_key(FIRST_WINDOW), max_bytes=10**7)
+    assert write_evidence(read_evidence(evidence)) == evidence
+    assert len(read_evidence(evidence)[0].rollouts) == 32
+
+
+def _swap_tokens(row: RolloutRow) -> RolloutRow:
+    """Every completion token but the last, after the proof was made."""
+    tokens = row.tokens.copy()
+    tokens[row.prompt_length : -1] = (tokens[row.prompt_length : -1] + 1) % 200
+    return dataclasses.replace(row, tokens=tokens)
+
+
+def _other_prompt(row: RolloutRow) -> RolloutRow:
+    tokens = row.tokens.copy()
+    tokens[0] = (tokens[0] + 1) % 200
+    return dataclasses.replace(row, tokens=tokens)
+
+
+def _zero_sketches(row: RolloutRow) -> RolloutRow:
+    return dataclasses.replace(row, sketches=bytes(len(row.sketches)))
+
+
+def _end_in_the_middle(row: RolloutRow) -> RolloutRow:
+    tokens = row.tokens.copy()
+    tokens[row.prompt_length] = 256
+    return dataclasses.replace(row, tokens=tokens)
+
+
+def _cut(row: RolloutRow) -> RolloutRow:
+    length = row.completion_length
+    if length < 3:
+        return row
+    return dataclasses.replace(
+        row, tokens=row.tokens[:-1].copy(), logprobs=row.logprobs[:-1].copy(), sketches=row.sketches[:-8]
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "check"),
+    [
+        (map_rows(_zero_sketches), "proof"),
+        (map_rows(_swap_tokens), "proof"),
+        (map_rows(_other_prompt), "prompt"),
+        (map_rows(_end_in_the_middle), "termination"),
+        (map_rows(_cut), "termination"),
+        (change_row(0, 3, reward=1.0, success=True), "reward"),
+        (change_row(1, 0, tokens=np.full(40, 299, np.int32), prompt_length=32), "schema"),
+    ],
+    ids=["zero sketches", "changed tokens", "other prompt", "early end token", "cut", "false reward", "vocabulary"],
+)
+def test_a_lie_fails_the_window_and_names_its_check(network: SmallNetwork, change: Tamper, check: str) -> None:
+    miner = verdict_on(network, "miner-0", tampered(network, change))
+    assert miner.status is MinerStatus.FAILED, miner
+    assert miner.reason.startswith(check), miner.reason
+    assert miner.unique_valid == 0
+
+
+def test_a_gap_within_the_allowance_is_deducted(network: SmallNetwork) -> None:
+    miner = verdict_on(network, "miner-0", tampered(network, lambda groups: groups[1:]))
+    assert (miner.status, miner.gaps, miner.declared) == (MinerStatus.ACCEPTED, 1, 0)
+
+
+def test_another_miners_file_signed_anew_fails(network: SmallNetwork) -> None:
+    victim = network.mining("miner-0")
+    context = network.participant("miner-0").open_window(FIRST_WINDOW)
+    loaded = victim.select_model(context)
+    groups = victim.produce_groups(context, loaded, GROUPS)
+    copier = network.mining("miner-1")
+    miner = verdict_on(network, "miner-1", copier.pack(context, loaded, groups))
+    assert miner.status is MinerStatus.FAILED
+    assert miner.reason.startswith("prompt")  # problems follow from the hotkey, and so do sampling seeds
+
+
+def test_garbage_counts_as_a_failed_window_never_as_absent(network: SmallNetwork) -> None:
+    miner = verdict_on(network, "miner-0", b"PAR1 nothing of the kind")
+    assert (miner.status, miner.checked) == (MinerStatus.FAILED, True)
+    assert miner.reason.startswith("file")
+
+
+def test_a_file_replaced_after_first_sight_fails(network: SmallNetwork) -> None:
+    data = network.mine(network.mining("miner-0"), FIRST_WINDOW, GROUPS)
+    upload(network, "miner-0", b"a placeholder to be replaced once the challenge is known")
+    validator = network.validator("validator-0")
+    sight(network, validator)
+    upload(network, "miner-0", data)
+    miner = judge(network, validator).miner(network.signers["miner-0"].hotkey)
+    assert miner is not None
+    assert miner.status is MinerStatus.FAILED
+    assert "changed or removed" in miner.reason
+
+
+def test_a_file_stored_after_the_deadline_is_no_window_file(network: SmallNetwork) -> None:
+    data = network.mine(network.mining("miner-0"), FIRST_WINDOW, GROUPS)
+    network.advance_to(FIRST_WINDOW + 31)
+    upload(network, "miner-0", data)
+    validator = network.validator("validator-0")
+    validator.first_sight.sight(FIRST_WINDOW)
+    miner = judge(network, validator).miner(network.signers["miner-0"].hotkey)
+    assert miner is not None
+    assert (miner.status, miner.active) == (MinerStatus.ABSENT, False)
+
+
+def test_a_validator_that_missed_first_sight_says_so_and_costs_nobody_anything(network: SmallNetwork) -> None:
+    upload(network, "miner-0", network.mine(network.mining("miner-0"), FIRST_WINDOW, GROUPS))
+    validator = network.validator("validator-0")
+    network.advance_to(FIRST_WINDOW + 40)
+    validator.first_sight.sight(FIRST_WINDOW)
+    body = judge(network, validator)
+    assert body.status is WindowStatus.INCONCLUSIVE
+    assert "first sight" in body.reason
+    assert not body.miners
+
+
+def test_a_validator_killed_at_any_step_counts_a_window_once(network: SmallNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+    upload(network, "miner-0", network.mine(network.mining("miner-0"), FIRST_WINDOW, GROUPS))
+    sight(network, network.validator("validator-0"))
+    reference = network.validator("validator-1")
+    sight(network, reference)
+    expected = judge(network, reference)
+    for owner, name in ((Ledger, "record_judged"), (ValidatorService, "_publish"), (Ledger, "record_published")):
+        validator = network.validator("validator-0")  # a new process: only what is on disk is left
+        with monkeypatch.context() as patch:
+
+            def killed(*_: object, **__: object) -> None:
+                raise KeyboardInterrupt
+
+            patch.setattr(owner, name, killed)
+            with pytest.raises(KeyboardInterrupt):
+                _resume(validator)
+    validator = network.validator("validator-0")
+    _resume(validator)
+    assert published(validator).body.canonical() == expected.canonical()
+    history = validator.ledger.history(FIRST_WINDOW + 30)  # type: ignore[arg-type]
+    assert [len(windows) for windows in history.values()] == [1] * len(history)
+
+
+def _resume(validator: ValidatorService) -> None:
+    """What a restarted validator does first, without waiting for further windows."""
+    for window in validator.ledger.unfinished():
+        validator._publish(window)
+    validator._judge(FIRST_WINDOW, threading.Event())

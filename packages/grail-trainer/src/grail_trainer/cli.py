@@ -1,0 +1,98 @@
+"""`grail-trainer`: make a model, learn from verified rollouts, publish checkpoints. Heavy imports wait until a command runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from grail_core.cli_support import common_options, run_cli
+from grail_trainer import __version__
+
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="grail-trainer")
+def cli() -> None:
+    """Learn from the verified rollouts of a GRAIL network and publish its checkpoints.
+
+    Everything is set by environment variables, a .env file or a TOML file (see `grail-trainer run --show-settings`). The
+    least a trainer needs: the hotkey that the network names as its trainer, a bucket, a model folder and an environment.
+    """
+
+
+@cli.command()
+@click.option("--model", type=_FOLDER, required=True, help="Model folder of the network's first checkpoint.")
+@click.option("--env", "env_id", default="sat", show_default=True, help="Environment (see `grail-envs list`).")
+@click.option("--windows", type=click.IntRange(min=1), help="Stop once so many windows were learned from (default: never).")
+@click.option("--learning-rate", type=click.FloatRange(min=0), help="0: do everything but change the weights (a control run).")
+@click.option("--epochs", type=click.IntRange(1, 16), help="Passes over a window's groups.")
+@click.option("--most-groups", type=click.IntRange(min=1), default=64, show_default=True, help="Groups to learn from a window.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the order in which groups are visited.")
+@common_options
+def run(
+    settings: object,
+    model: Path,
+    env_id: str,
+    windows: int | None,
+    learning_rate: float | None,
+    epochs: int | None,
+    most_groups: int,
+    seed: int,
+) -> None:
+    """Learn from window after window until stopped, publishing a checkpoint after each.
+
+    Each window: wait for the verdicts, take the files that a majority of the stake accepted, verify every rollout again,
+    update, publish. Ctrl-C finishes cleanly; a restart continues where it was, learns from nothing twice and loses nothing.
+    """
+    from grail_trainer.start import run_trainer
+
+    chosen = {"learning_rate": learning_rate, "epochs": epochs, "seed": seed}
+    run_trainer(
+        settings,
+        model=model,
+        env_id=env_id,
+        windows=windows,
+        most_groups=most_groups,
+        hyper_parameters={name: value for name, value in chosen.items() if value is not None},
+    )
+
+
+@cli.command()
+@click.option("--env", "env_id", default="sat", show_default=True, help="Environment to make the model for.")
+@click.option("--out", type=_FOLDER, required=True, help="Folder to make; must be empty or absent.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--quick", is_flag=True, help="Half the warm start.")
+@click.option("--no-cache", is_flag=True, help="Make it again even if it was made before.")
+@common_options
+def init(settings: object, env_id: str, out: Path, seed: int, quick: bool, no_cache: bool) -> None:
+    """Make a tiny model from nothing: tokenizer for the environment, small Qwen2, a short warm start (about a minute).
+
+    It teaches the form of an answer and a hint of the task, and takes one thread. The same arguments give the same model.
+    """
+    from grail_trainer.commands import init_command
+
+    init_command(settings, env_id=env_id, out=out, seed=seed, quick=quick, cached=not no_cache)  # type: ignore[arg-type]
+
+
+@cli.command()
+@click.option("--model", type=_FOLDER, required=True, help="Model folder, such as a fetched checkpoint.")
+@click.option("--env", "env_id", default="sat", show_default=True, help="Environment; a data set's test split is used.")
+@click.option("--problems", type=click.IntRange(min=1), default=2048, show_default=True)
+@click.option("--samples", type=click.IntRange(1, 64), default=1, show_default=True, help="Of each problem, for pass@k.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@common_options
+def evaluate(settings: object, model: Path, env_id: str, problems: int, samples: int, as_json: bool) -> None:
+    """Success on held-out problems: fixed problems and seeds, sampled as the network samples, with standard errors."""
+    from grail_trainer.commands import evaluate_command
+
+    evaluate_command(settings, model=model, env_id=env_id, problems=problems, samples=samples, as_json=as_json)  # type: ignore[arg-type]
+
+
+def main() -> None:
+    run_cli(cli)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""What `grail-trainer init` and `grail-trainer evaluate` do between the command line and the library."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import click
+
+from grail_core.environment import Environment
+from grail_core.settings import Settings
+
+
+class Bar(Protocol):
+    def __call__(self, label: str, done: int, total: int, note: str = "") -> None: ...
+
+
+def training_environment(env_id: str, data_dir: Path | None) -> Environment:
+    """The environment as a network would use it, with the data folder of the settings where it takes one.
+
+    Raises:
+        EnvironmentUnavailableError: unknown, or its data set is not there.
+    """
+    from grail_envs import load
+    from grail_envs.registry import factory
+
+    takes_data = "data_dir" in inspect.signature(factory(env_id)).parameters
+    return load(env_id, **({"data_dir": data_dir} if takes_data and data_dir is not None else {}))
+
+
+def init_command(settings: Settings, *, env_id: str, out: Path, seed: int, quick: bool, cached: bool) -> None:
+    from grail_trainer.init import create_model
+
+    environment = training_environment(env_id, settings.data_dir)
+    with progress_bar() as bar:
+
+        def told(stage: str, done: int, total: int, loss: float) -> None:
+            bar(stage, done, total, f"loss {loss:.3f}")
+
+        cache_dir = settings.cache_dir if cached else None
+        create_model(environment, out, seed=seed, quick=quick, cache_dir=cache_dir, progress=told)
+    click.echo(f"{out}: a tiny model for {env_id}; try `grail-trainer evaluate --model {out} --env {env_id}`", err=True)
+
+
+def evaluate_command(settings: Settings, *, model: Path, env_id: str, problems: int, samples: int, as_json: bool) -> None:
+    from grail_core.prompts import PromptRenderer
+    from grail_core.proof.model import PolicyModel
+    from grail_trainer.evaluate import evaluate, held_out_environment
+    from grail_trainer.model_folder import sampling_defaults
+
+    environment = held_out_environment(env_id, settings.data_dir)
+    loaded = PolicyModel.load(model, device=settings.device)
+    defaults, renderer = sampling_defaults(model), PromptRenderer(model)
+    with progress_bar() as bar:
+        result = evaluate(
+            loaded,
+            renderer,
+            environment,
+            defaults.policy,
+            defaults.end_tokens,
+            problems=problems,
+            samples=samples,
+            progress=lambda done, total: bar("sampling", done, total),
+        )
+    if as_json:
+        click.echo(json.dumps(result.to_json()))
+        return
+    click.echo(f"environment   {result.env_id}, {result.problems} held-out problems, {result.samples} sample(s) each")
+    click.echo(f"solved        {100 * result.success:6.2f} %  ± {100 * result.success_error:.2f}")
+    for k, value in result.pass_at.items():
+        if k > 1:
+            click.echo(f"pass@{k:<8} {100 * value:6.2f} %")
+    click.echo(f"well formed   {100 * result.well_formed:6.2f} %  ± {100 * result.well_formed_error:.2f}")
+    click.echo(f"reward        {result.reward:8.4f}")
+    click.echo(f"best constant {100 * result.constant:6.2f} %")
+
+
+@contextmanager
+def progress_bar() -> Iterator[Bar]:
+    """A bar on standard error where that is a terminal, else nothing."""
+    if not sys.stderr.isatty():
+        yield lambda label, done, total, note="": None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns: list[Any] = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        tasks: dict[str, Any] = {}
+
+        def show(label: str, done: int, total: int, note: str = "") -> None:
+            if label not in tasks:
+                tasks[label] = progress.add_task(label, total=total, note=note)
+            progress.update(tasks[label], completed=done, note=note)
+
+        yield show

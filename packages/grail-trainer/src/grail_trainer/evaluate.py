@@ -1,0 +1,162 @@
+"""Held-out evaluation: fixed problems, fixed seeds, the network's own sampler, success with its standard error.
+
+Problems and sampling seeds are a tagged hash of an index and nothing else, so any two evaluations of one environment compare
+problem by problem, and none of the problems is one that a window can assign (their seeds come from another hash; data sets
+with a test split are evaluated on it). Sampling is at the policy's temperature, as miners do it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from grail_core.environment import Environment, Judgement
+from grail_core.generation.base import GenerationPolicy, GenerationRequest
+from grail_core.prompts import PromptRenderer
+from grail_core.proof.model import PolicyModel
+from grail_trainer.constant_answers import constant_baseline
+
+Progress = Callable[[int, int], None]
+
+_REQUESTS_AT_ONCE = 512
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Shares in 0 … 1; errors are standard errors of the mean over problems, whose samples are averaged first."""
+
+    env_id: str
+    problems: int
+    samples: int  # of each problem
+    success: float  # mean@k: the mean over problems and samples
+    success_error: float
+    well_formed: float
+    well_formed_error: float
+    reward: float
+    completion_tokens: float  # mean length
+    pass_at: dict[int, float]  # k → unbiased estimate that at least one of k samples succeeds
+    constant: float  # the best constant answer on the same problems
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "env_id": self.env_id,
+            "problems": self.problems,
+            "samples": self.samples,
+            "success": self.success,
+            "success_error": self.success_error,
+            "well_formed": self.well_formed,
+            "well_formed_error": self.well_formed_error,
+            "reward": self.reward,
+            "completion_tokens": self.completion_tokens,
+            "pass_at": {str(k): value for k, value in self.pass_at.items()},
+            "constant": self.constant,
+        }
+
+
+def held_out_seed(index: int) -> int:
+    """Seed of held-out problem `index`: 64 bits of SHA-256."""
+    return _word("grail-trainer/held-out/problem", index)
+
+
+def held_out_sampling_seed(index: int, sample: int) -> int:
+    """Sampling seed of one sample of a held-out problem: 63 bits, as the protocol's are."""
+    return _word("grail-trainer/held-out/sample", index, sample) >> 1
+
+
+def evaluate(
+    model: PolicyModel,
+    renderer: PromptRenderer,
+    environment: Environment,
+    policy: GenerationPolicy,
+    end_tokens: Sequence[int],
+    *,
+    problems: int = 2048,
+    samples: int = 1,
+    constant: bool = True,
+    progress: Progress = lambda done, total: None,
+) -> Evaluation:
+    """Sample and judge the first `problems` held-out problems, `samples` times each."""
+    from grail_core.generation.hf import HfGenerator
+
+    if problems < 1 or samples < 1:
+        raise ValueError(f"at least one problem and one sample, not {problems} and {samples}")
+    asked = [environment.problem(held_out_seed(index)) for index in range(problems)]
+    prompts = [renderer.render(environment.messages(problem)) for problem in asked]
+    generator = HfGenerator(model, policy, frozenset(end_tokens))
+    requests = [
+        GenerationRequest(prompts[index], held_out_sampling_seed(index, sample))
+        for index in range(problems)
+        for sample in range(samples)
+    ]
+    judgements: list[Judgement] = []
+    texts: list[str] = []
+    lengths: list[int] = []
+    for start in range(0, len(requests), _REQUESTS_AT_ONCE):
+        for completion in generator.generate(requests[start : start + _REQUESTS_AT_ONCE]):
+            texts.append(renderer.decode_completion(completion.tokens))
+            lengths.append(len(completion.tokens))
+            judgements.append(environment.judge(asked[(len(texts) - 1) // samples], texts[-1]))
+        progress(len(texts), len(requests))
+    solved = np.array([judgement.success for judgement in judgements], dtype=np.float64).reshape(problems, samples)
+    formed = np.array([judgement.well_formed for judgement in judgements], dtype=np.float64).reshape(problems, samples)
+    successes = solved.sum(axis=1).astype(int)
+    return Evaluation(
+        env_id=environment.spec.env_id,
+        problems=problems,
+        samples=samples,
+        success=float(solved.mean()),
+        success_error=standard_error(solved.mean(axis=1)),
+        well_formed=float(formed.mean()),
+        well_formed_error=standard_error(formed.mean(axis=1)),
+        reward=float(np.mean([judgement.reward for judgement in judgements])),
+        completion_tokens=float(np.mean(lengths)),
+        pass_at={k: float(np.mean([pass_at_k(samples, int(c), k) for c in successes])) for k in powers_up_to(samples)},
+        constant=constant_baseline(environment, asked, texts) if constant else 0.0,
+    )
+
+
+def pass_at_k(samples: int, successes: int, k: int) -> float:
+    """Unbiased pass@k (Chen et al. 2021): 1 − C(n − c, k) / C(n, k)."""
+    if not 1 <= k <= samples or not 0 <= successes <= samples:
+        raise ValueError(f"pass@{k} of {samples} samples with {successes} successes")
+    return 1.0 - math.comb(samples - successes, k) / math.comb(samples, k)
+
+
+def standard_error(values: np.ndarray) -> float:
+    """Of the mean; 0 for fewer than two values."""
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
+
+
+def powers_up_to(most: int) -> list[int]:
+    return [2**i for i in range(most.bit_length()) if 2**i <= most]
+
+
+def held_out_environment(env_id: str, data_dir: Path | None = None) -> Environment:
+    """The environment to evaluate on: a data set's test split where it has one.
+
+    Raises:
+        EnvironmentUnavailableError: unknown, or its data set is not there.
+    """
+    import inspect
+
+    from grail_envs import load
+    from grail_envs.registry import factory
+
+    known = inspect.signature(factory(env_id)).parameters
+    parameters: dict[str, Any] = {}
+    if "split" in known:
+        parameters["split"] = "test"
+    if "data_dir" in known and data_dir is not None:
+        parameters["data_dir"] = data_dir
+    return load(env_id, **parameters)
+
+
+def _word(tag: str, *parts: int) -> int:
+    text = "|".join([tag, *map(str, parts)]).encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big")

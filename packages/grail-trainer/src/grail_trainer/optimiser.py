@@ -1,0 +1,146 @@
+"""The trained weights: float32 masters, AdamW moments, and the bfloat16 cast that is published.
+
+The module is kept in float32 and is its own set of masters; what leaves this machine is the cast of it, so a step too small
+for bfloat16 is not lost but waits in the masters. The whole state goes into one safetensors file and comes back to the bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grail_core.errors import CheckpointError
+from grail_core.storage.atomic import write_atomically
+
+
+class Masters:
+    """A Transformers causal model in float32 with its AdamW.
+
+    Args:
+        module: the model; converted to float32 in place.
+        learning_rate: may be 0, in which case steps change moments and nothing else.
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        *,
+        learning_rate: float,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+    ) -> None:
+        self.module: Any = module.float().train()
+        self.module.requires_grad_(True)
+        self._named: dict[str, Tensor] = dict(self.module.named_parameters())  # tied parameters once
+        self._optimiser = torch.optim.AdamW(
+            list(self._named.values()), lr=learning_rate, betas=betas, weight_decay=weight_decay, eps=1e-8, foreach=False
+        )
+
+    @classmethod
+    def load(cls, folder: Path, *, learning_rate: float, device: str = "cpu", **options: Any) -> Masters:
+        """Masters from a published checkpoint's folder, moments zero.
+
+        Raises:
+            CheckpointError: see `PolicyModel.load`.
+        """
+        from grail_core.proof.model import PolicyModel
+
+        module = PolicyModel.load(folder, dtype="bfloat16", device=device).module
+        return cls(module, learning_rate=learning_rate, **options)
+
+    def zero_gradients(self) -> None:
+        self._optimiser.zero_grad(set_to_none=True)
+
+    def step(self, *, largest_norm: float) -> float:
+        """Clip the gradients to a global norm and step. Returns the norm before clipping; NaN or infinity: no step was made."""
+        gradients = [p.grad for p in self._named.values() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients).item() if gradients else 0.0
+        if not math.isfinite(norm):
+            self.zero_gradients()
+            return norm
+        torch.nn.utils.clip_grads_with_norm_(list(self._named.values()), largest_norm, torch.tensor(norm))
+        self._optimiser.step()
+        self.zero_gradients()
+        return norm
+
+    @torch.no_grad()
+    def published(self) -> dict[str, Tensor]:
+        """The bfloat16 cast by parameter name, on the CPU: new tensors, each tied weight once."""
+        return {name: parameter.detach().to("cpu", torch.bfloat16).contiguous() for name, parameter in self._named.items()}
+
+    @torch.no_grad()
+    def finite(self) -> bool:
+        return all(bool(torch.isfinite(parameter).all()) for parameter in self._named.values())
+
+    @torch.no_grad()
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything a resume needs, by name: `master.*`, `moment1.*`, `moment2.*`, `steps`. Copies, on the CPU."""
+        tensors: dict[str, Tensor] = {}
+        steps = 0
+        for name, parameter in self._named.items():
+            tensors[f"master.{name}"] = parameter.detach().cpu().clone()
+            state = self._optimiser.state.get(parameter)
+            if state:
+                tensors[f"moment1.{name}"] = state["exp_avg"].cpu().clone()
+                tensors[f"moment2.{name}"] = state["exp_avg_sq"].cpu().clone()
+                steps = int(state["step"])
+        tensors["steps"] = torch.tensor(steps)
+        return tensors
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `tensors` returned: the next step is the one that would have come next, to the bit.
+
+        Raises:
+            CheckpointError: the tensors are of another model; nothing is changed then.
+        """
+        for name, parameter in self._named.items():
+            master = tensors.get(f"master.{name}")
+            if master is None or master.shape != parameter.shape or master.dtype != torch.float32:
+                raise CheckpointError("the training state is of another model", where=name)
+        steps = int(tensors["steps"]) if "steps" in tensors else 0
+        for name, parameter in self._named.items():
+            parameter.copy_(tensors[f"master.{name}"])
+            self._optimiser.state.pop(parameter, None)
+            if steps and f"moment1.{name}" in tensors:
+                self._optimiser.state[parameter] = {
+                    "step": torch.tensor(float(steps)),
+                    "exp_avg": tensors[f"moment1.{name}"].to(parameter.device, copy=True),
+                    "exp_avg_sq": tensors[f"moment2.{name}"].to(parameter.device, copy=True),
+                }
+
+    def save(self, path: Path) -> None:
+        """Write the state atomically and durably."""
+        from safetensors.torch import save
+
+        write_atomically(path, save(self.tensors()))
+
+    def resume(self, path: Path) -> None:
+        """Read what `save` wrote.
+
+        Raises:
+            CheckpointError: the file cannot be read, or is of another model.
+        """
+        from safetensors.torch import load
+
+        try:
+            tensors = load(path.read_bytes())
+        except Exception as error:  # safetensors raises its own kinds
+            raise CheckpointError(f"the training state cannot be read: {error}", where=str(path)) from error
+        self.restore(tensors)
+
+
+def state_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Hex SHA-256 over names, shapes and bytes, in order of name; for the training log."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -202,14 +202,13 @@ def test_a_loaded_model_follows_the_chain_in_memory(trainer: Trainer, tmp_path: 
 
 
 def test_a_model_that_is_not_the_parent_is_named_and_left_alone(trainer: Trainer, tmp_path: Path) -> None:
-    trainer.step()
-    trainer.step()
-    model = load(materialise(trainer.manifests[0], tmp_path / "cache", trainer.store))
+    first, second = trainer.step(), trainer.step()
+    model = load(materialise(first, tmp_path / "cache", trainer.store))
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight[3, 5] += 1
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(CheckpointError, match=r"model\.layers\.1\.mlp\.up_proj\.weight is not what this delta starts from"):
-        apply_to_model(model.state_dict(), *trainer.manifests, trainer.store, tmp_path / "cache")
+        apply_to_model(model.state_dict(), first, second, trainer.store, tmp_path / "cache")
     assert same_weights(model.state_dict(), before)
 
 
@@ -277,7 +276,7 @@ def test_a_chain_that_is_rewritten_is_remembered(trainer: Trainer, tmp_path: Pat
     path = tmp_path / "seen.json"
     ChainMemory(path).check(view_of(trainer))
     trainer.store.delete(second.key)
-    with pytest.raises(RollbackError, match="sequence 1 was seen before|but 1 was seen before"):
+    with pytest.raises(RollbackError, match="ends at sequence 0, but 1 was seen before"):
         ChainMemory(path).check(view_of(trainer))
     other = build(content_of(second, window=Window(0), training={}), TRAINER)
     trainer.store.put(other.key, other.to_bytes())
@@ -319,12 +318,17 @@ def test_a_damaged_cache_is_mended_tensor_by_tensor(trainer: Trainer, tmp_path: 
     with (folder / "model.safetensors").open("r+b") as file:
         file.seek(len(good) - 100)
         file.write(b"\xff" * 10)
-    asked = []
+    asked: list[int] = []
     get: Callable[..., bytes] = trainer.store.get
-    monkeypatch.setattr(trainer.store, "get", lambda key, **options: asked.append(options.get("length")) or get(key, **options))
+
+    def counted(key: str, **options: Any) -> bytes:
+        asked.append(options.get("length") or options["max_bytes"])
+        return get(key, **options)
+
+    monkeypatch.setattr(trainer.store, "get", counted)
     assert materialise(manifest, tmp_path / "cache", trainer.store) == folder
     assert (folder / "model.safetensors").read_bytes() == good
-    assert sum(length or 0 for length in asked) < len(good) / 2
+    assert sum(asked) < len(good) / 2
 
 
 def test_wrong_object_bytes_never_reach_the_cache(trainer: Trainer, tmp_path: Path) -> None:

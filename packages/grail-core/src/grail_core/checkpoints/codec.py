@@ -129,25 +129,17 @@ def decode(
     result = {name: make(name, layout) for name, layout in plan.layouts.items()}
     pool_size = threads or worker_threads()
 
-    def fill(name: str) -> None:
-        if name in plan.same:
-            np.copyto(result[name].bits, base[name].bits)
-        else:
-            result[name].bits[:] = 0
-
-    list(_ahead(fill, iter(plan.layouts), pool_size))
-
-    def step(numbered: tuple[int, Frame]) -> dict[tuple[str, int], Digest]:
-        number, frame = numbered
-        where = f"frame {number}"
-        targets = plan.resolve(frame, where)
+    def step(item: _Numbered) -> dict[tuple[str, int], Digest]:
+        where, frame, targets = item
         old = [block(base[n], i) if n in plan.same else None for n, i in targets.names]
         _check_base(frame, targets, old, check, where)
         blocks = [block(result[n], i) for n, i in targets.names]
-        decode_blocks(frame, targets.dtype, blocks, where=where)
+        start = [o if o is not None else np.zeros_like(b) for o, b in zip(old, blocks, strict=True)]
+        decode_blocks(frame, targets.dtype, start, blocks, where=where)
         return _check_result(frame, targets, blocks, check, where)
 
-    coded = list(_ahead(step, enumerate(stream, 1), pool_size))
+    coded = list(_ahead(step, plan.numbered(stream), pool_size))
+    _fill_rest(plan, base, result)
     if check is Check.BOTH:
         _check_root(plan, result, coded, pool_size)
     for alias, name in plan.change.aliases.items():
@@ -171,34 +163,29 @@ def apply(state: MutableMapping[str, RawTensor], frames: Callable[[], Iterable[F
     added = {name: RawTensor.empty(layout) for name, layout in plan.layouts.items() if name not in plan.same}
     pool_size = threads or worker_threads()
 
-    def verify(numbered: tuple[int, Frame]) -> tuple[Digest, dict[tuple[str, int], Digest]]:
-        number, frame = numbered
-        where = f"frame {number}"
-        targets = plan.resolve(frame, where)
+    def verify(item: _Numbered) -> tuple[Digest, dict[tuple[str, int], Digest]]:
+        where, frame, targets = item
         old = [block(state[n], i) if n in plan.same else None for n, i in targets.names]
         _check_base(frame, targets, old, Check.BOTH, where)
-        scratch = [
-            o.copy() if o is not None else np.zeros_like(block(added[n], i))
-            for o, (n, i) in zip(old, targets.names, strict=True)
-        ]
-        decode_blocks(frame, targets.dtype, scratch, where=where)
+        start = [o if o is not None else block(added[n], i) for o, (n, i) in zip(old, targets.names, strict=True)]
+        scratch = [np.empty_like(bits) for bits in start]
+        decode_blocks(frame, targets.dtype, start, scratch, where=where)
         return frame.after, _check_result(frame, targets, scratch, Check.BOTH, where)
 
-    verified = list(_ahead(verify, enumerate(stream, 1), pool_size))
+    verified = list(_ahead(verify, plan.numbered(stream), pool_size))
     _check_root(plan, {**state, **added}, [coded for _, coded in verified], pool_size)
     checked = [after for after, _ in verified]
     plan = _plan(state, layout_frame)
 
-    def write(numbered: tuple[int, Frame]) -> None:
-        number, frame = numbered
-        targets = plan.resolve(frame, f"frame {number}")
+    def write(item: _Numbered) -> None:
+        where, frame, targets = item
         blocks = [block(state[n] if n in plan.same else added[n], i) for n, i in targets.names]
-        decode_blocks(frame, targets.dtype, blocks, where=f"frame {number}")
+        decode_blocks(frame, targets.dtype, blocks, blocks, where=where)
 
     again = iter(frames())
     next(again)
-    numbered = ((number, frame) for number, frame in enumerate(again, 1) if _same(checked, number, frame))
-    list(_ahead(write, numbered, pool_size))
+    same = (frame for number, frame in enumerate(again, 1) if _same(checked, number, frame))
+    list(_ahead(write, plan.numbered(same), pool_size))
     for name in [name for name in state if name not in plan.layouts or name in added]:
         del state[name]
     state.update(added)
@@ -225,6 +212,9 @@ class _Targets:
     names: tuple[tuple[str, int], ...]  # tensor, block
 
 
+_Numbered = tuple[str, Frame, _Targets]
+
+
 @dataclass
 class _Plan:
     change: LayoutChange
@@ -234,7 +224,12 @@ class _Plan:
     root: Digest  # of the result
     taken: set[tuple[int, int]]
 
-    def resolve(self, frame: Frame, where: str) -> _Targets:
+    def numbered(self, frames: Iterable[Frame]) -> Iterator[_Numbered]:
+        """Each frame with its name for messages and its tensors; drawn by one thread, so that `taken` needs no lock."""
+        for number, frame in enumerate(frames, 1):
+            yield f"frame {number}", frame, self._resolve(frame, f"frame {number}")
+
+    def _resolve(self, frame: Frame, where: str) -> _Targets:
         """The tensors a frame is about, checked: known, of its dtype, each block once, within the size of a frame."""
         dtype = DTYPES_BY_CODE.get(frame.dtype)
         if dtype is None or not frame.blocks or (frame.mode is Mode.PLANES and frame.changes):
@@ -264,6 +259,18 @@ def _plan(base: RawState, frame: Frame | None) -> _Plan:
     base_names, _ = untied(base)
     layouts = change.result_layouts({name: base[name].layout for name in base_names})
     return _Plan(change, layouts, frozenset(n for n in layouts if n not in change.added), list(layouts), frame.after, set())
+
+
+def _fill_rest(plan: _Plan, base: RawState, result: Mapping[str, RawTensor]) -> None:
+    """Blocks in no frame: the base's, or zeros where there is none."""
+    for number, (name, layout) in enumerate(plan.layouts.items()):
+        for index in range(block_count(layout)):
+            if (number, index) not in plan.taken:
+                target = block(result[name], index)
+                if name in plan.same:
+                    np.copyto(target, block(base[name], index))
+                else:
+                    target[:] = 0
 
 
 def _check_base(frame: Frame, targets: _Targets, old: list[Bits | None], check: Check, where: str) -> None:

@@ -45,32 +45,37 @@ def block_digest(data: Bits) -> Digest:
     return Digest(hashlib.sha256(data.data if data.size else b"").digest())
 
 
-def tensor_digest(name: str, layout: Layout, blocks: Sequence[Digest]) -> Digest:
-    """H("grail/tensor", name, dtype, count of dimensions, dimensions…, Merkle root over the blocks or 32 zero bytes)."""
-    root = merkle_root(blocks) if blocks else bytes(32)
+def blocks_root(blocks: Sequence[Digest]) -> Digest:
+    """Merkle root over a tensor's blocks; 32 zero bytes for an empty tensor."""
+    return merkle_root(blocks) if blocks else Digest(bytes(32))
+
+
+def tensor_digest(name: str, layout: Layout, root: Digest) -> Digest:
+    """H("grail/tensor", name, dtype, count of dimensions, dimensions…, root over the blocks)."""
     return tagged_hash(_NO_NETWORK, "grail/tensor", name, layout.dtype.name, len(layout.shape), *layout.shape, root)
 
 
 @dataclass(frozen=True)
 class TensorEntry:
     layout: Layout
-    digest: Digest
+    blocks_root: Digest
 
 
 @dataclass(frozen=True)
 class WeightsIndex:
-    """Names, layouts and digests of a state's tensors, in name order: the object `index` of a manifest."""
+    """Names, layouts and block roots of a state's tensors, in name order: the object `index` of a manifest."""
 
     tensors: Mapping[str, TensorEntry]
 
     @property
     def root(self) -> Digest:
         """`weights_root`; of no tensors at all, 32 zero bytes."""
-        return merkle_root([entry.digest for entry in self.tensors.values()]) if self.tensors else Digest(bytes(32))
+        digests = [tensor_digest(name, entry.layout, entry.blocks_root) for name, entry in self.tensors.items()]
+        return merkle_root(digests) if digests else Digest(bytes(32))
 
     def to_bytes(self) -> bytes:
-        """Canonical JSON: a list of [name, dtype, shape, digest]."""
-        rows = [[n, e.layout.dtype.name, list(e.layout.shape), e.digest.hex()] for n, e in self.tensors.items()]
+        """Canonical JSON: a list of [name, dtype, shape, root over its blocks]."""
+        rows = [[n, e.layout.dtype.name, list(e.layout.shape), e.blocks_root.hex()] for n, e in self.tensors.items()]
         return canonical_json({"tensors": rows, "version": 1})
 
     @classmethod
@@ -86,11 +91,11 @@ class WeightsIndex:
                 raise ValueError("this version of the index is not known here")
             tensors = {}
             for row in top["tensors"].items(1 << 20):
-                name, dtype, shape, digest = row.items(4)
+                name, dtype, shape, root = row.items(4)
                 text = name.text(512)
                 check_name(text)
                 layout = check_layout(text, dtype.text(16), [d.integer() for d in shape.items(16)])
-                tensors[text] = TensorEntry(layout, Digest(digest.raw(32)))
+                tensors[text] = TensorEntry(layout, Digest(root.raw(32)))
             if list(tensors) != sorted(tensors, key=name_order) or len(tensors) != len(top["tensors"].items(1 << 20)):
                 raise ValueError("names are not distinct and in order")
         except ValueError as error:
@@ -110,9 +115,7 @@ class StateDigests:
 
     @property
     def index(self) -> WeightsIndex:
-        return WeightsIndex(
-            {n: TensorEntry(layout, tensor_digest(n, layout, self.blocks[n])) for n, layout in self.layouts.items()}
-        )
+        return WeightsIndex({n: TensorEntry(layout, blocks_root(self.blocks[n])) for n, layout in self.layouts.items()})
 
     @property
     def root(self) -> Digest:

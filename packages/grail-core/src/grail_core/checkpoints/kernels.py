@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def, assignment, operator"
 """The inner loops of the delta codec, compiled: find changed weights, code and decode their places and steps.
 
 Weights are bit patterns. A change is coded as a step between *ordered* patterns (for floats: sign-magnitude turned into one
@@ -5,9 +6,11 @@ increasing line, −0.0 just below 0.0), modulo the word size, so every pattern 
 weights once and keeps, for each exponent of the base value, how many weights of that exponent are passed until the next
 changed one; these counts and the steps go through an adaptive binary arithmetic coder. Nothing here allocates per weight,
 and all loops release the GIL.
+
+Arguments shared by many: `sign` is the sign bit of a float pattern, 0 for integers; `mask` is 2^bits − 1; `shift` and
+`group_mask` cut the exponent group out of a pattern.
 """
 
-# mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -17,19 +20,20 @@ import numba
 import numpy as np
 
 NEVER = np.int64(1) << np.int64(60)
+CHUNK = 1 << 15  # weights worked on at a time
 
-# Layout of the coder's contexts, per exponent group: a bit tree for the length of the gap, one for the length of the step,
-# their leading mantissa bits, and the step's sign given the base value's sign.
+# Contexts of the arithmetic coder, per exponent group: two numbers (the gap; the step's size less 2), each a bit tree for its
+# length and, per length, a tree over its leading bits; and whether the size is 1.
 _TREE = 64
-_LEAD = 3  # mantissa bits coded with contexts; the rest is coded at one half
-_MANTISSA = 34 * (1 << _LEAD)
-_NUMBER = _TREE + _MANTISSA
-CONTEXTS = 2 * _NUMBER + 2
-_STEP = _NUMBER
-_SIGN = 2 * _NUMBER
+_LEAD = 2  # leading bits coded with contexts; the rest is stored as plain bits
+_NUMBER = _TREE + 34 * (1 << _LEAD)
+CONTEXTS = 2 * _NUMBER + 1
+_SIZE = _NUMBER
+_UNIT = 2 * _NUMBER
 
 _LIMIT = 250  # adaptation slows down to 1 / (this + 1.6)
 RECIPROCALS = np.array([round(65536 / (n + 1.6)) for n in range(_LIMIT + 1)], np.int64)
+LEAST = 24  # probabilities stay within LEAST … 65535 − LEAST, of 65536
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -39,50 +43,47 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @_compiled
 def _ordered(bits, sign):
-    """Increasing integers for sign-magnitude patterns; `sign` is the sign bit, 0 for integers (left as they are)."""
-    if sign == 0:
-        return bits
-    return (2 * sign - 1) ^ bits if bits & sign else bits | sign
+    """Increasing integers for sign-magnitude patterns: negative ones with all bits flipped, others with the sign bit set."""
+    flip = sign - np.int64(sign != 0)
+    return bits ^ (sign | (flip * np.int64((bits & sign) != 0)))
 
 
 @_compiled
 def _pattern(order, sign):
     """Inverse of `_ordered`."""
-    if sign == 0:
-        return order
-    return order ^ sign if order & sign else (2 * sign - 1) ^ order
+    flip = sign - np.int64(sign != 0)
+    return order ^ (sign | (flip * np.int64((order & sign) == 0)))
 
 
 @_compiled
-def find_changes(base, new, offset, sign, mask, places, steps, count):
-    """Append the places (offset + index) and steps of changed weights; returns the new count, −1 − count if out of room.
+def find_changes(base, new, offset, sign, mask, places, steps, count, flags, words):
+    """Append the places (offset + index) and steps (unsigned, modulo 2^bits) of changed weights; returns the new count.
 
-    `mask` is 2^bits − 1; steps are unsigned, modulo 2^bits.
+    Works through pieces that stay in the processor's cache. `places` and `steps` have room for every weight and eight more;
+    `flags` (CHUNK bytes) and `words` are the same scratch memory as bytes and as 8-byte words.
     """
-    n = base.size
-    room = places.size
-    i = 0
-    while i < n:
-        if i + 16 <= n:
-            difference = base[i] ^ new[i]
-            for k in range(1, 16):
-                difference |= base[i + k] ^ new[i + k]
-            if difference == 0:
-                i += 16
-                continue
-            stop = i + 16
-        else:
-            stop = n
-        while i < stop:
-            if base[i] != new[i]:
-                if count == room:
-                    return -1 - count
-                places[count] = offset + i
-                a = _ordered(np.int64(base[i]), sign)
-                b = _ordered(np.int64(new[i]), sign)
-                steps[count] = (b - a) & mask
-                count += 1
-            i += 1
+    found = np.empty(words.size, np.uint32)
+    for start in range(0, base.size, CHUNK):
+        size = min(CHUNK, base.size - start)
+        used = (size + 7) >> 3
+        words[used - 1] = 0
+        old, now = base[start : start + size], new[start : start + size]
+        for i in range(old.size):
+            flags[i] = old[i] != now[i]
+        n = 0
+        for w in range(used):
+            found[n] = w
+            n += words[w] != 0
+        first = count
+        for k in range(n):
+            word = words[found[k]]
+            place = offset + start + 8 * np.int64(found[k])
+            for j in range(8):
+                places[count] = place + j
+                count += np.int64((word >> np.uint64(8 * j)) & np.uint64(1))
+        for k in range(first, count):
+            i = np.int64(places[k]) - offset
+            steps[k] = (_ordered(np.int64(new[i]), sign) - _ordered(np.int64(base[i]), sign)) & mask
     return count
 
 
@@ -105,77 +106,83 @@ def pack_gaps(places, count, out):
 
 @_compiled
 def unpack_gaps(data, count, limit, places):
-    """Inverse of `pack_gaps`: True iff exactly `count` places below `limit` use all of `data`."""
+    """Inverse of `pack_gaps`: True iff exactly `count` places below `limit` use all of `data`. `places` has one spare item."""
     place = np.int64(-1)
-    k = 0
-    for byte in data:
-        if byte == 255:
-            place += 255
-            continue
-        place += np.int64(byte) + 1
-        if k == count or place >= limit:
-            return False
+    k = np.int64(0)
+    for i in range(data.size):
+        last = np.int64(data[i] != 255)
+        place += np.int64(data[i]) + last
         places[k] = place
-        k += 1
-    return k == count
+        k += last
+        if k > count:
+            return False
+    return k == count and place < limit and (data.size == 0 or data[data.size - 1] != 255)
 
 
 @_compiled
 def pack_steps(steps, count, mask, codes, rest):
-    """Two bits a step (0: +1, 1: −1, 2: other up, 3: other down), four to a byte; other steps' |step| − 2 go to `rest`."""
+    """Two bits a step (0: +1, 1: −1, 2: other up, 3: other down), four to a byte; other steps' |step| − 2 go to `rest`.
+
+    `rest` has one spare item; returns how many are used.
+    """
     half = (mask >> 1) + 1
-    used = 0
+    used = np.int64(0)
     for k in range(count):
         step = np.int64(steps[k])
-        down = step >= half
-        size = (mask + 1 - step) if down else step
-        code = 1 if down else 0
-        if size != 1:
-            code += 2
-            rest[used] = size - 2
-            used += 1
-        codes[k >> 2] |= np.uint8(code << (2 * (k & 3)))
+        down = np.int64(step >= half)
+        size = (step ^ (mask * down)) + down
+        other = np.int64(size != 1)
+        rest[used] = (size - 2) & 0xFFFFFFFF
+        used += other
+        codes[k >> 2] |= np.uint8((down + 2 * other) << (2 * (k & 3)))
     return used
 
 
 @_compiled
-def apply_changes(out, offset, sign, mask, places, first, last, codes, rest, used):
-    """Step the weights at places[first:last] of this block in place; returns the use of `rest`, −1 if too little."""
-    for k in range(first, last):
-        code = (codes[k >> 2] >> (2 * (k & 3))) & 3
-        size = np.int64(1)
-        if code & 2:
-            if used == rest.size:
+def apply_changes(base, out, offset, sign, mask, places, first, last, codes, rest, used):
+    """Set `out` to `base` with the weights at places[first:last] of this block stepped (`base` may be `out`).
+
+    Returns the use of `rest`, which has one spare item; −1 if it is too short.
+    """
+    room = rest.size - 1
+    k = first
+    for start in range(0, out.size, CHUNK):
+        stop = min(start + CHUNK, out.size)
+        source, target = base[start:stop], out[start:stop]
+        for i in range(target.size):
+            target[i] = source[i]
+        while k < last and np.int64(places[k]) < offset + stop:
+            code = np.int64((codes[k >> 2] >> (2 * (k & 3))) & 3)
+            other = code >> 1
+            if used + other > room:
                 return np.int64(-1)
-            size = np.int64(rest[used]) + 2
-            used += 1
-        step = -size if code & 1 else size
-        i = np.int64(places[k]) - offset
-        out[i] = _pattern((_ordered(np.int64(out[i]), sign) + step) & mask, sign)
+            size = 1 + other * (np.int64(rest[used]) + 1)
+            used += other
+            step = size * (1 - 2 * (code & 1))
+            i = np.int64(places[k]) - offset
+            out[i] = _pattern((_ordered(np.int64(out[i]), sign) + step) & mask, sign)
+            k += 1
     return np.int64(used)
 
 
-# --- arithmetic coder: 32-bit interval, 16-bit probabilities of a 1 --------------------------------------------------
+# --- arithmetic coder: 32-bit interval, 16-bit probabilities of a 1; plain bits go to a stream of their own -----------
 
 
 @_compiled
 def _adapt(probabilities, seen, context, bit, reciprocals):
     p = np.int64(probabilities[context])
-    n = seen[context]
-    if bit:
-        p += ((65535 - p) * reciprocals[n]) >> 16
-    else:
-        p -= (p * reciprocals[n]) >> 16
-    probabilities[context] = min(max(p, 24), 65535 - 24)
-    if n < reciprocals.size - 1:
-        seen[context] = n + 1
+    n = np.int64(seen[context])
+    p += ((65535 * np.int64(bit) - p) * reciprocals[n]) >> 16
+    probabilities[context] = min(max(p, LEAST), 65535 - LEAST)
+    seen[context] = n + np.int64(n < reciprocals.size - 1)
 
 
 @_compiled
-def _encode_bit(coder, out, p, bit):
-    """`coder` = [low, high, bytes written]."""
+def _encode_bit(coder, out, probabilities, seen, context, bit, reciprocals):
+    """`coder` = [low, high, bytes written, plain bits held, how many, plain bytes written]."""
     low, high = coder[0], coder[1]
-    middle = low + (((high - low) * p) >> 16)
+    middle = low + (((high - low) * np.int64(probabilities[context])) >> 16)
+    _adapt(probabilities, seen, context, bit, reciprocals)
     if bit:
         high = middle
     else:
@@ -189,15 +196,15 @@ def _encode_bit(coder, out, p, bit):
 
 
 @_compiled
-def _decode_bit(coder, data, p):
-    """`coder` = [low, high, bytes read, value]; beyond the end of `data` zeros are read, and counted."""
+def _decode_bit(coder, data, probabilities, seen, context, reciprocals):
+    """`coder` = [low, high, bytes read, value, plain bits held, how many, plain bytes read]; past the end zeros are read."""
     low, high = coder[0], coder[1]
-    middle = low + (((high - low) * p) >> 16)
-    if coder[3] <= middle:
-        bit = 1
+    middle = low + (((high - low) * np.int64(probabilities[context])) >> 16)
+    bit = np.int64(coder[3] <= middle)
+    _adapt(probabilities, seen, context, bit, reciprocals)
+    if bit:
         high = middle
     else:
-        bit = 0
         low = middle + 1
     while (low ^ high) & 0xFF000000 == 0:
         low = (low << 8) & 0xFFFFFFFF
@@ -210,120 +217,144 @@ def _decode_bit(coder, data, p):
 
 
 @_compiled
-def _encode_number(coder, out, probabilities, seen, base, depth, value, reciprocals):
-    """Number ≥ 0 as its bit length (a tree of `depth` adaptive decisions), then its bits below the top one."""
-    length = 0
+def _put_plain(coder, plain, value, bits):
+    """Append the low `bits` (at most 32) of value, least significant first."""
+    coder[3] |= value << coder[4]
+    coder[4] += bits
+    while coder[4] >= 8:
+        plain[coder[5]] = coder[3] & 255
+        coder[5] += 1
+        coder[3] >>= 8
+        coder[4] -= 8
+
+
+@_compiled
+def _get_plain(coder, plain, bits):
+    while coder[5] < bits:
+        byte = np.int64(plain[coder[6]]) if coder[6] < plain.size else np.int64(0)
+        coder[4] |= byte << coder[5]
+        coder[5] += 8
+        coder[6] += 1
+    value = coder[4] & ((np.int64(1) << bits) - 1)
+    coder[4] >>= bits
+    coder[5] -= bits
+    return value
+
+
+@_compiled
+def _encode_number(coder, out, plain, probabilities, seen, base, depth, value, reciprocals):
+    """Number ≥ 0 as its bit length (a tree of `depth` decisions), the leading bits below the top one, and plain bits."""
+    length = np.int64(0)
     while value >> length:
         length += 1
     node = 1
     for shift in range(depth - 1, -1, -1):
         bit = (length >> shift) & 1
-        _encode_bit(coder, out, np.int64(probabilities[base + node]), bit)
-        _adapt(probabilities, seen, base + node, bit, reciprocals)
+        _encode_bit(coder, out, probabilities, seen, base + node, bit, reciprocals)
         node = 2 * node + bit
-    mantissa = base + _TREE + length * (1 << _LEAD)
+    below = max(length - 1, 0)
+    lead = min(below, _LEAD)
+    context = base + _TREE + length * (1 << _LEAD)
     node = 1
-    for position in range(length - 2, -1, -1):
+    for position in range(below - 1, below - 1 - lead, -1):
         bit = (value >> position) & 1
-        if node < (1 << _LEAD):
-            _encode_bit(coder, out, np.int64(probabilities[mantissa + node]), bit)
-            _adapt(probabilities, seen, mantissa + node, bit, reciprocals)
-            node = 2 * node + bit
-        else:
-            _encode_bit(coder, out, np.int64(32768), bit)
+        _encode_bit(coder, out, probabilities, seen, context + node, bit, reciprocals)
+        node = 2 * node + bit
+    if below > lead:
+        _put_plain(coder, plain, value & ((np.int64(1) << (below - lead)) - 1), below - lead)
 
 
 @_compiled
-def _decode_number(coder, data, probabilities, seen, base, depth, most, reciprocals):
+def _decode_number(coder, data, plain, probabilities, seen, base, depth, most, reciprocals):
     """Inverse of `_encode_number`; −1 for a bit length above `most`."""
     node = 1
     for _ in range(depth):
-        bit = _decode_bit(coder, data, np.int64(probabilities[base + node]))
-        _adapt(probabilities, seen, base + node, bit, reciprocals)
-        node = 2 * node + bit
+        node = 2 * node + _decode_bit(coder, data, probabilities, seen, base + node, reciprocals)
     length = node - (1 << depth)
     if length > most:
         return np.int64(-1)
     if length == 0:
         return np.int64(0)
-    mantissa = base + _TREE + length * (1 << _LEAD)
-    value = np.int64(1)
-    node = 1
-    for _ in range(length - 1):
-        if node < (1 << _LEAD):
-            bit = _decode_bit(coder, data, np.int64(probabilities[mantissa + node]))
-            _adapt(probabilities, seen, mantissa + node, bit, reciprocals)
-            node = 2 * node + bit
-        else:
-            bit = _decode_bit(coder, data, np.int64(32768))
-        value = 2 * value + bit
-    return value
+    below = length - 1
+    lead = min(below, _LEAD)
+    context = base + _TREE + length * (1 << _LEAD)
+    node = np.int64(1)
+    for _ in range(lead):
+        node = 2 * node + _decode_bit(coder, data, probabilities, seen, context + node, reciprocals)
+    if below > lead:
+        node = (node << (below - lead)) | _get_plain(coder, plain, below - lead)
+    return node
 
 
 @_compiled
-def find_grouped(base, new, sign, mask, shift, group_mask, passed, last, groups, gaps, steps, count):
-    """Like `find_changes`, for the small profile: per change its exponent group (sign of the base in bit 8), its rank in
-    the group less that of the change before it there, and its step. `passed` and `last` carry over between blocks."""
-    room = groups.size
-    for i in range(base.size):
-        b = np.int64(base[i])
-        group = (b >> shift) & group_mask
-        passed[group] += 1
-        if base[i] != new[i]:
-            if count == room:
-                return -1 - count
-            groups[count] = group | (256 if sign and b & sign else 0)
-            gaps[count] = passed[group] - last[group]
-            last[group] = passed[group]
-            steps[count] = (_ordered(np.int64(new[i]), sign) - _ordered(b, sign)) & mask
-            count += 1
-    return count
+def count_groups(base, offset, shift, group_mask, passed, last, places, first, stop, groups, gaps):
+    """For the small profile: per change its exponent group and its rank in the group less that of the change before it there.
+
+    `passed` (two counters a group, to be summed) and `last` carry over between blocks.
+    """
+    begin = np.int64(0)
+    even, odd = passed[0], passed[1]
+    for k in range(first, stop + 1):
+        end = np.int64(places[k]) - offset + 1 if k < stop else np.int64(base.size)
+        part = base[begin:end]
+        for i in range(part.size >> 1):
+            even[(part[2 * i] >> shift) & group_mask] += 1
+            odd[(part[2 * i + 1] >> shift) & group_mask] += 1
+        if part.size & 1:
+            even[(part[part.size - 1] >> shift) & group_mask] += 1
+        if k < stop:
+            group = (part[part.size - 1] >> shift) & group_mask
+            now = even[group] + odd[group]
+            groups[k] = group
+            gaps[k] = now - last[group]
+            last[group] = now
+        begin = end
 
 
 @_compiled
-def encode_grouped(groups, gaps, steps, count, mask, group_mask, probabilities, seen, reciprocals, out):
-    """Code the changes of a frame in the order the decoder asks for them; returns the bytes written.
+def encode_grouped(groups, gaps, steps, count, mask, group_mask, probabilities, seen, reciprocals, out, plain):
+    """Code the changes of a frame in the order the decoder asks for them; returns the bytes written to `out` and `plain`.
 
     First every group's first gap (0: none), then for each change its step and the gap to the next change of its group.
     """
     pending = np.zeros(group_mask + 1, np.int64)
     following = np.empty(count, np.int64)
     for k in range(count - 1, -1, -1):
-        group = groups[k] & 255
-        following[k] = pending[group]
-        pending[group] = gaps[k]
-    coder = np.array([0, 0xFFFFFFFF, 0], np.int64)
+        following[k] = pending[groups[k]]
+        pending[groups[k]] = gaps[k]
+    coder = np.array([0, 0xFFFFFFFF, 0, 0, 0, 0], np.int64)
     half = (mask >> 1) + 1
     depth = 5 if mask == 0xFFFF else 6
     for group in range(group_mask + 1):
-        _encode_number(coder, out, probabilities, seen, group * CONTEXTS, 5, pending[group], reciprocals)
+        _encode_number(coder, out, plain, probabilities, seen, group * CONTEXTS, 5, pending[group], reciprocals)
     for k in range(count):
-        group = groups[k] & 255
-        context = group * CONTEXTS
+        context = np.int64(groups[k]) * CONTEXTS
         step = np.int64(steps[k])
-        down = 1 if step >= half else 0
-        size = (mask + 1 - step) if down else step
-        where = context + _SIGN + (groups[k] >> 8)
-        _encode_bit(coder, out, np.int64(probabilities[where]), down)
-        _adapt(probabilities, seen, where, down, reciprocals)
-        _encode_number(coder, out, probabilities, seen, context + _STEP, depth, size, reciprocals)
-        _encode_number(coder, out, probabilities, seen, context, 5, following[k], reciprocals)
-    for shift in (24, 16, 8, 0):
-        out[coder[2]] = (coder[0] >> shift) & 255 if shift == 24 else 255
-        coder[2] += 1
-    return coder[2]
+        down = np.int64(step >= half)
+        size = (step ^ (mask * down)) + down
+        _put_plain(coder, plain, down, 1)
+        _encode_bit(coder, out, probabilities, seen, context + _UNIT, np.int64(size == 1), reciprocals)
+        if size != 1:
+            _encode_number(coder, out, plain, probabilities, seen, context + _SIZE, depth, size - 2, reciprocals)
+        _encode_number(coder, out, plain, probabilities, seen, context, 5, following[k], reciprocals)
+    out[coder[2]] = coder[0] >> 24
+    out[coder[2] + 1 : coder[2] + 4] = 255
+    _put_plain(coder, plain, np.int64(0), 7)
+    return coder[2] + 4, coder[5]
 
 
 @_compiled
-def start_grouped(data, group_mask, probabilities, seen, reciprocals, coder, remaining):
+def start_grouped(data, plain, group_mask, probabilities, seen, reciprocals, coder, remaining):
     """Read the coder's first word and every group's first gap. False if the bytes are not of this form."""
-    coder[0], coder[1], coder[2], coder[3] = 0, 0xFFFFFFFF, 4, 0
+    coder[:] = 0
+    coder[1] = 0xFFFFFFFF
+    coder[2] = 4
     if data.size < 4:
         return False
     for k in range(4):
         coder[3] = (coder[3] << 8) | np.int64(data[k])
     for group in range(group_mask + 1):
-        gap = _decode_number(coder, data, probabilities, seen, group * CONTEXTS, 5, 24, reciprocals)
+        gap = _decode_number(coder, data, plain, probabilities, seen, group * CONTEXTS, 5, 24, reciprocals)
         if gap < 0:
             return False
         remaining[group] = gap if gap else NEVER
@@ -331,12 +362,18 @@ def start_grouped(data, group_mask, probabilities, seen, reciprocals, coder, rem
 
 
 @_compiled
-def decode_grouped(out, sign, mask, shift, group_mask, data, probabilities, seen, reciprocals, coder, remaining, left):
-    """Step the changed weights of one block in place; returns the changes left, −1 if the bytes are not of this form."""
+def decode_grouped(
+    base, out, sign, mask, shift, group_mask, data, plain, probabilities, seen, reciprocals, coder, remaining, left
+):
+    """Set `out` to `base` with the changed weights of one block stepped (`base` may be `out`).
+
+    Returns the changes left, −1 if the bytes are not of this form.
+    """
     depth = 5 if mask == 0xFFFF else 6
-    most = 17 if mask == 0xFFFF else 33
+    most = 16 if mask == 0xFFFF else 32
     for i in range(out.size):
-        b = np.int64(out[i])
+        b = np.int64(base[i])
+        out[i] = base[i]
         group = (b >> shift) & group_mask
         now = remaining[group] - 1
         remaining[group] = now
@@ -345,14 +382,17 @@ def decode_grouped(out, sign, mask, shift, group_mask, data, probabilities, seen
                 return np.int64(-1)
             left -= 1
             context = group * CONTEXTS
-            where = context + _SIGN + (1 if sign and b & sign else 0)
-            down = _decode_bit(coder, data, np.int64(probabilities[where]))
-            _adapt(probabilities, seen, where, down, reciprocals)
-            size = _decode_number(coder, data, probabilities, seen, context + _STEP, depth, most, reciprocals)
-            gap = _decode_number(coder, data, probabilities, seen, context, 5, 24, reciprocals)
-            if size <= 0 or gap < 0:
+            down = _get_plain(coder, plain, 1)
+            size = np.int64(1)
+            if not _decode_bit(coder, data, probabilities, seen, context + _UNIT, reciprocals):
+                more = _decode_number(coder, data, plain, probabilities, seen, context + _SIZE, depth, most, reciprocals)
+                if more < 0:
+                    return np.int64(-1)
+                size = more + 2
+            gap = _decode_number(coder, data, plain, probabilities, seen, context, 5, 24, reciprocals)
+            if gap < 0:
                 return np.int64(-1)
             remaining[group] = gap if gap else NEVER
-            step = -size if down else size
+            step = size * (1 - 2 * down)
             out[i] = _pattern((_ordered(b, sign) + step) & mask, sign)
     return np.int64(left)

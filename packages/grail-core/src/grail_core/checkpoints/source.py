@@ -14,6 +14,7 @@ from grail_core.checkpoints.cache import DEFAULT_LIMIT_BYTES, CheckpointCache
 from grail_core.checkpoints.chain_view import ChainMemory, ChainView, ManifestMemo, list_manifests, select
 from grail_core.checkpoints.download import Progress, no_progress
 from grail_core.checkpoints.fetch import apply_to_model, materialise
+from grail_core.checkpoints.inspection import ChainReport, inspect_chain
 from grail_core.checkpoints.manifest import CheckpointManifest
 from grail_core.errors import CheckpointError
 from grail_core.network import NetworkParameters
@@ -75,6 +76,13 @@ class CheckpointSource:
     def apply_to_model(self, state: Mapping[str, Any], current: CheckpointManifest, target: CheckpointManifest) -> None:
         """Step a loaded model from one checkpoint to another in place; see `fetch.apply_to_model`."""
         apply_to_model(state, current, target, self.store(), self.cache, progress=self._progress)
+
+    def inspect(self, *, check_objects: bool = False) -> ChainReport:
+        """The chain as a person would look at it."""
+        return inspect_chain(self.store(), self._params, self._network_id, self._time_of, check_objects=check_objects)
+
+    def current_block(self) -> Block:
+        return self._chain.current_block()
 
     def store(self) -> ObjectStore:
         """The trainer's bucket, as its commitment says now."""

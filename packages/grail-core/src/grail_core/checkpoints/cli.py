@@ -1,0 +1,65 @@
+"""`grail checkpoint`: look at a network's checkpoint chain and take a checkpoint out of it. Needs no key and no role."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from grail_core.cli_support import common_options
+
+if TYPE_CHECKING:
+    from grail_core.checkpoints.source import CheckpointSource
+    from grail_core.settings import Settings
+
+
+@click.group()
+def checkpoint() -> None:
+    """The network's checkpoints: show the chain, export one as a Transformers folder."""
+
+
+@checkpoint.command()
+@click.argument("window", metavar="WINDOW")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@common_options
+def export(settings: Settings, window: str, folder: Path) -> None:
+    """Write the checkpoint that is valid in WINDOW (its first block, or `latest`) to DIR, an ordinary Transformers folder."""
+    from grail_core.checkpoints.transfer import export_checkpoint
+    from grail_core.protocol import window_of
+    from grail_core.protocol.types import Block
+
+    source = _source(settings)
+    if window == "latest":
+        block = source.current_block()
+    elif window.isdecimal():
+        block = Block(int(window))
+    else:
+        raise click.BadParameter(f"{window!r} is no block number, and not `latest`", param_hint="WINDOW")
+    manifest = source.valid_at(window_of(block))
+    export_checkpoint(source.materialise(manifest), folder)
+    click.echo(f"checkpoint {manifest.sequence} ({manifest.digest.hex()[:16]}…) of window {window_of(block)} → {folder}")
+
+
+@checkpoint.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--objects", is_flag=True, help="Also ask the store for every object's size.")
+@common_options
+def show(settings: Settings, as_json: bool, objects: bool) -> None:
+    """The chain: sizes, ratios, roots, and what a late reader would fetch."""
+    report = _source(settings).inspect(check_objects=objects)
+    click.echo(json.dumps(report.to_json()) if as_json else "\n".join(report.lines()))
+    if any(row.missing for row in report.rows):
+        sys.exit(6)
+
+
+def _source(settings: Settings) -> CheckpointSource:
+    from grail_core.checkpoints.source import CheckpointSource
+    from grail_core.deployment import network_parameters, open_chain, open_directory
+
+    params = network_parameters(settings)
+    chain = open_chain(settings)
+    directory = open_directory(settings, params, chain)
+    return CheckpointSource(chain, directory, params, params.network_id(chain.genesis_hash), settings.cache_dir)

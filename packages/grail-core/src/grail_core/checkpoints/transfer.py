@@ -1,0 +1,115 @@
+"""Models in and out of the chain: any local Transformers folder in, an ordinary Transformers folder out."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from grail_core.checkpoints.cache import MANIFEST_FILE
+from grail_core.checkpoints.publish import publishable
+from grail_core.checkpoints.safety import CONFIG_FILE, ModelFiles, check_model_files, read_model_files
+from grail_core.checkpoints.shards import map_weights
+from grail_core.checkpoints.tensors import DTYPES, Layout, RawTensor, to_torch
+from grail_core.errors import CheckpointError
+from grail_core.storage.atomic import storage_errors, sync_folder
+
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+
+
+@dataclass(frozen=True)
+class ImportedModel:
+    """Weights as raw tensors in the published type, and the files beside them."""
+
+    weights: Mapping[str, RawTensor]
+    files: ModelFiles
+
+    @property
+    def parameters(self) -> int:
+        return sum(tensor.layout.elements for tensor in self.weights.values())
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.layout.nbytes for tensor in self.weights.values())
+
+
+def import_model(folder: Path, *, dtype: str = "BF16") -> ImportedModel:
+    """Read a model that somebody saved with `save_pretrained`; floating-point weights are cast to `dtype`.
+
+    Weights already in `dtype` are mapped, not copied.
+
+    Raises:
+        CheckpointError: no safetensors weights, no config, remote code, an impure chat template (see `safety`), or weights
+            that are not finite.
+    """
+    if dtype not in _FLOATS:
+        raise CheckpointError(f"weights cannot be published as {dtype}", hint="BF16 is what the protocol runs")
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError("there is no such model folder", where=str(folder))
+    files = read_model_files(folder)
+    weights = publishable(map_weights(folder))
+    if files.files.get(CONFIG_FILE) and json.loads(files.files[CONFIG_FILE]).get("tie_word_embeddings"):
+        weights = _without_second_head(weights)
+    cast = {name: _cast(name, tensor, dtype) for name, tensor in weights.items()}
+    config = json.loads(files.files[CONFIG_FILE])
+    names = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
+    config.pop("torch_dtype", None)
+    config["dtype"] = names[dtype]
+    changed = {**files.files, CONFIG_FILE: json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"}
+    return ImportedModel(cast, check_model_files(changed, where=str(folder)))
+
+
+def export_checkpoint(cached: Path, folder: Path) -> None:
+    """Copy a cached checkpoint to `folder`, which must not exist or be empty; whole or not at all.
+
+    Raises:
+        CheckpointError: something is there already.
+        StorageError, DiskFullError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError("there is something in this folder already", where=str(folder), hint="name a new folder")
+    with storage_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            for path in sorted(cached.iterdir()):
+                if path.is_file() and path.name != MANIFEST_FILE:
+                    shutil.copyfile(path, temporary / path.name)
+            temporary.chmod(0o755)
+            sync_folder(temporary)
+            os.rename(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _without_second_head(weights: dict[str, RawTensor]) -> dict[str, RawTensor]:
+    """Some tools save the tied head as a copy; it is the embedding, so it is not published twice."""
+    head = weights.get("lm_head.weight")
+    twins = [n for n, t in weights.items() if n != "lm_head.weight" and head is not None and t.layout == head.layout]
+    if head is not None and any((weights[name].bits == head.bits).all() for name in twins):
+        return {name: tensor for name, tensor in weights.items() if name != "lm_head.weight"}
+    return weights
+
+
+def _cast(name: str, tensor: RawTensor, dtype: str) -> RawTensor:
+    import torch
+
+    if tensor.layout.dtype.name not in _FLOATS:
+        return tensor
+    values = to_torch(replace(tensor, bits=tensor.bits if tensor.bits.flags.writeable else tensor.bits.copy()))
+    if not bool(torch.isfinite(values).all()):
+        raise CheckpointError("the weights are not finite", where=name, hint="this model is broken; import another")
+    if tensor.layout.dtype.name == dtype:
+        return tensor
+    target = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}[dtype]
+    made = values.to(target).contiguous()
+    layout = Layout(DTYPES[dtype], tensor.layout.shape)
+    if not layout.elements:
+        return RawTensor.empty(layout)
+    return RawTensor(layout, made.view(-1).view(torch.uint8).numpy().view(layout.dtype.bits))

@@ -93,7 +93,6 @@ class ValidatorService:
         """Take one window from first sight to published, or record why it cannot be."""
         if self.ledger.step(window) in ("judged", "published"):
             return None
-        started = time.perf_counter()
         sightings = self.ledger.sightings(window)
         if sightings is None:
             reason = "this validator was not there at first sight"
@@ -104,6 +103,7 @@ class ValidatorService:
         if isinstance(opened, str):
             return self._finish_unscored(window, WindowStatus.VOID, opened)
         context, challenge = opened
+        opened_at = time.perf_counter()
         try:
             loaded = self.checkpoint.at(context.manifest)
             environment = self.environment_of(context.manifest)
@@ -117,12 +117,14 @@ class ValidatorService:
 
         sizes = (loaded.model.vocabulary_size, loaded.model.context_length)
         past = self._past(window, [entry.neuron for entry in announced])
+        started = time.perf_counter()
         judged = judge_window(context, challenge, announced, past, environment, loaded.renderer, sizes, measure)
+        seconds_verify = time.perf_counter() - started
         accepted = _accepted_files(judged.body, announced)
         self._record(judged, accepted)
         self._publish(window)
         self.first_sight.forget(window)
-        self._report(judged, time.perf_counter() - started)
+        self._report(judged, seconds_load=started - opened_at, seconds_verify=seconds_verify)
         return WindowStatus.SCORED
 
     def _open(self, window: Window, stop: threading.Event) -> tuple[WindowContext, Challenge] | str | None:
@@ -239,7 +241,8 @@ class ValidatorService:
         self.ledger.record_weights(now)
         log.event("weights_set", block=now, window=window, weights={str(uid): w for uid, w in weights.items()})
 
-    def _report(self, judged: JudgedWindow, seconds: float) -> None:
+    def _report(self, judged: JudgedWindow, *, seconds_load: float, seconds_verify: float) -> None:
+        """`seconds_load`: fetching files and loading checkpoints; `seconds_verify`: all checks. No waiting is in either."""
         for miner in judged.body.miners:
             log.event(
                 "miner_judged",
@@ -253,7 +256,8 @@ class ValidatorService:
         log.event(
             "window_judged",
             window=judged.body.window,
-            seconds_verify=seconds,
+            seconds_load=seconds_load,
+            seconds_verify=seconds_verify,
             announced=sum(m.etag is not None for m in judged.body.miners),
             checked=sum(m.checked for m in judged.body.miners),
             failed=sum(m.status is MinerStatus.FAILED for m in judged.body.miners),

@@ -53,7 +53,7 @@ VERSIONED = (
 )
 PHASES = {
     "window_mined": ("generate", "judge", "prove", "pack", "upload"),
-    "window_judged": ("verify",),
+    "window_judged": ("load", "verify"),
     "window_trained": ("verify", "train"),
     "checkpoint_published": ("encode", "upload", "publish"),
 }

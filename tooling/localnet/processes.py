@@ -145,12 +145,15 @@ def evaluate_command(plan: Plan, folder: Path) -> tuple[str, ...]:
 def init_environment(plan: Plan) -> dict[str, str]:
     environment = base_environment()
     environment["OMP_NUM_THREADS"] = environment["MKL_NUM_THREADS"] = str(os.cpu_count() or 1)  # it runs alone
+    if cache := os.environ.get("GRAIL_CACHE_DIR"):
+        environment["GRAIL_CACHE_DIR"] = cache  # where models of earlier runs are kept
     return environment | ({"GRAIL_DATA_DIR": plan.data_dir} if plan.data_dir else {})
 
 
 def _script(package: str) -> tuple[str, ...]:
     """A role's command line by its module, so that no PATH decides which installation runs."""
-    return (sys.executable, "-c", f"from {package}.cli import main; main()")
+    command = package.replace("_", "-")
+    return (sys.executable, "-c", f"import sys; sys.argv[0] = {command!r}; from {package}.cli import main; main()")
 
 
 def _module(name: str) -> tuple[str, ...]:

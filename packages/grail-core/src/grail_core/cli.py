@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, entry_points, version
 
 import click
 
+from grail_core.checkpoints.cli import checkpoint
 from grail_core.cli_support import common_options, run_cli
 from grail_core.errors import ConfigurationError, StorageError
 
@@ -44,6 +45,9 @@ def _role(command: str, package: str, summary: str) -> None:
 _role("mine", "grail-miner", "The same as `grail-miner run`.")
 _role("validate", "grail-validator", "The same as `grail-validator run`.")
 _role("train", "grail-trainer", "The same as `grail-trainer run`.")
+
+
+cli.add_command(checkpoint)
 
 
 @cli.group()

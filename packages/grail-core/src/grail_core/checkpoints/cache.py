@@ -89,7 +89,8 @@ class CheckpointCache:
         """Remove what dead processes left: temporary folders nobody holds, and folders without a manifest."""
         parent = self.root / "checkpoints"
         for folder in parent.iterdir() if parent.is_dir() else ():
-            if folder.is_dir() and not (folder / MANIFEST_FILE).is_file() and not _in_use(folder):
+            unfinished = folder.name.startswith(".") or not (folder / MANIFEST_FILE).is_file()
+            if folder.is_dir() and unfinished and not _in_use(folder):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def trim(self, keep: Collection[Digest] = ()) -> None:

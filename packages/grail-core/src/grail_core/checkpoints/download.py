@@ -40,6 +40,7 @@ def fetch_object(store: ObjectStore, ref: ObjectRef, folder: Path, *, progress: 
     """
     target = folder / ref.sha256.hex()
     if target.is_file() and target.stat().st_size == ref.size:
+        _journal(folder, ref).unlink(missing_ok=True)  # of a download that was killed at its very end
         return target
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

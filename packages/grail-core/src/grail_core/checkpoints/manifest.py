@@ -154,6 +154,9 @@ class CheckpointManifest(ManifestContent):
     body: bytes = field(default=b"", repr=False)
     signature: Signature = field(default=Signature(b""), repr=False, compare=False)
 
+    def __hash__(self) -> int:
+        return hash(self.body)
+
     @property
     def digest(self) -> Digest:
         """`checkpoint_digest`: H("grail/manifest", body)."""

@@ -8,7 +8,6 @@ by 2, 4, 8, … also from the one 2, 4, 8, … before, which is what lets a late
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,15 +27,15 @@ from grail_core.checkpoints.manifest import (
     DeltaRef,
     FileRef,
     ManifestContent,
-    ObjectRef,
     build,
     parse,
 )
 from grail_core.checkpoints.safety import ModelFiles, check_model_files
 from grail_core.checkpoints.shards import SHARD_BYTES, create_weights, map_weights, plan_shards, shard_bytes
 from grail_core.checkpoints.tensors import RawState, RawTensor, raw_state
+from grail_core.checkpoints.uploads import Uploads
 from grail_core.environment import EnvironmentSpec
-from grail_core.errors import CheckpointError, StorageError
+from grail_core.errors import CheckpointError
 from grail_core.generation.base import GenerationPolicy
 from grail_core.network import NetworkParameters
 from grail_core.protocol.constants import WINDOW_LENGTH
@@ -95,18 +94,22 @@ def publish(
     digests = digest_state(weights)
     view = list_manifests(store, trainer_hotkey=signer.hotkey, network_id=parts.network_id)
     standing = next((s.manifest for s in view.stored if s.manifest.valid_from == parts.valid_from), None)
+    uploads = Uploads(store, cache.root / "uploads")
     if standing is not None:
-        return _same_or_refuse(standing, parts, digests)
+        manifest = _same_or_refuse(standing, parts, digests)
+        _keep(manifest, files, weights, cache)
+        uploads.finish(item.manifest for item in view.stored)
+        return manifest
     _check_parts(parts, view, files, params)
     head = view.head
     sequence = head.sequence + 1 if head else 0
     index = digests.index
-    index_ref = _put(store, index.to_bytes())
-    file_refs = tuple(FileRef(name, _put(store, data)) for name, data in sorted(files.files.items()))
-    deltas = tuple(_deltas(store, sequence, view, weights, digests, profile, cache, progress))
+    index_ref = uploads.put(index.to_bytes())
+    file_refs = tuple(FileRef(name, uploads.put(data)) for name, data in sorted(files.files.items()))
+    deltas = tuple(_deltas(store, uploads, sequence, view, weights, digests, profile, cache, progress))
     shards: tuple[FileRef, ...] = ()
     if sequence % ANCHOR_EVERY == 0 or not deltas:
-        shards = tuple(_full(store, weights, shard_limit, progress))
+        shards = tuple(_full(uploads, weights, shard_limit, progress))
     anchors = [s.manifest for s in view.stored if s.manifest.shards]
     content = ManifestContent(
         network_id=parts.network_id,
@@ -138,6 +141,7 @@ def publish(
         standing = parse(raw, trainer_hotkey=signer.hotkey, network_id=parts.network_id, where=manifest.key)
         manifest = _same_or_refuse(standing, parts, digests)
     _keep(manifest, files, weights, cache)
+    uploads.finish([*(item.manifest for item in view.stored), manifest])
     return manifest
 
 
@@ -200,6 +204,7 @@ def _same_or_refuse(standing: CheckpointManifest, parts: CheckpointParts, digest
 
 def _deltas(
     store: ObjectStore,
+    uploads: Uploads,
     sequence: int,
     view: ChainView,
     weights: RawState,
@@ -220,7 +225,7 @@ def _deltas(
             continue  # a retired ancestor: the chain is longer for a late reader, but whole
         refs = []
         for data in _split(encode(old, weights, profile, new_digests=digests)):
-            refs.append(_put(store, data))
+            refs.append(uploads.put(data))
             progress(f"delta from {base_sequence}", sum(ref.size for ref in refs), 0)
         yield DeltaRef(base.digest, base_sequence, profile.value, tuple(refs))
 
@@ -236,32 +241,14 @@ def _split(frames: Iterable[Frame]) -> Iterator[bytes]:
     yield b"".join(waiting)
 
 
-def _full(store: ObjectStore, weights: RawState, limit: int, progress: Progress) -> Iterator[FileRef]:
+def _full(uploads: Uploads, weights: RawState, limit: int, progress: Progress) -> Iterator[FileRef]:
     plans = plan_shards({name: tensor.layout for name, tensor in weights.items()}, limit)
     total, done = sum(plan.size for plan in plans), 0
     for plan in plans:
-        ref = _put(store, shard_bytes(plan, weights))
+        ref = uploads.put(shard_bytes(plan, weights))
         done += ref.size
         progress("full weights", done, total)
         yield FileRef(plan.name, ref)
-
-
-def _put(store: ObjectStore, data: bytes) -> ObjectRef:
-    """Upload an object unless it is there; what is there under its name is the same, or the store is broken."""
-    ref = ObjectRef(len(data), Digest(hashlib.sha256(data).digest()))
-    there = store.head(ref.key)
-    if there is None:
-        try:
-            there = store.put(ref.key, data, if_absent=True)
-        except PreconditionFailedError:
-            there = store.head(ref.key)
-    if there is not None and there.size != ref.size:
-        raise StorageError(
-            f"an object of {there.size} bytes stands under the name of one of {ref.size}",
-            where=ref.key,
-            hint="somebody else writes into this bucket; remove the object and publish again",
-        )
-    return ref
 
 
 def _keep(manifest: CheckpointManifest, files: ModelFiles, weights: RawState, cache: CheckpointCache) -> None:

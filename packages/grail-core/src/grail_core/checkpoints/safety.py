@@ -131,6 +131,7 @@ def check_template(text: str, *, where: str) -> None:
     impure = (names & {"strftime_now", "utcnow", "lipsum"}) | ((called | _called_attributes(tree)) & _IMPURE_NAMES)
     impure |= {node.name for node in tree.find_all(nodes.Filter)} & _IMPURE_FILTERS
     impure |= variables & {"datetime", "environ"}
+    impure |= {name for name in names if name.startswith("__")}
     if impure:
         raise CheckpointError(
             f"the chat template is not pure: it uses {', '.join(sorted(impure))}",

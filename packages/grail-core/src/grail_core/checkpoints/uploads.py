@@ -1,0 +1,67 @@
+"""Uploading content-addressed objects so that none is left over: every key is written down before it is uploaded.
+
+A publisher that died between its objects and its manifest may come back with other weights; the objects of the first try
+would then lie in the bucket for ever. The journal, on the publisher's own disk, proves which objects it put there, so that the
+next publication can delete those no manifest names. Objects of any other origin are never touched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from grail_core.checkpoints.manifest import CheckpointManifest, ObjectRef
+from grail_core.errors import StorageError
+from grail_core.protocol.types import Digest
+from grail_core.storage.atomic import storage_errors, write_all
+from grail_core.storage.base import ObjectStore, PreconditionFailedError
+
+
+class Uploads:
+    """The objects of one publication, and of those before it that did not end."""
+
+    def __init__(self, store: ObjectStore, journal: Path) -> None:
+        self._store = store
+        self._journal = journal
+
+    def put(self, data: bytes) -> ObjectRef:
+        """Upload an object unless it is there; what is there under its name is the same, or the store is broken."""
+        ref = ObjectRef(len(data), Digest(hashlib.sha256(data).digest()))
+        there = self._store.head(ref.key)
+        if there is None:
+            self._note(ref.key)
+            try:
+                there = self._store.put(ref.key, data, if_absent=True)
+            except PreconditionFailedError:
+                there = self._store.head(ref.key)
+        if there is not None and there.size != ref.size:
+            raise StorageError(
+                f"an object of {there.size} bytes stands under the name of one of {ref.size}",
+                where=ref.key,
+                hint="somebody else writes into this bucket; remove the object and publish again",
+            )
+        return ref
+
+    def finish(self, manifests: Iterable[CheckpointManifest]) -> None:
+        """Delete what this publisher uploaded and none of the bucket's manifests names, and forget the journal."""
+        live = {ref.key for manifest in manifests for ref in manifest.objects().values()}
+        try:
+            lines = self._journal.read_text("ascii", "replace").split("\n")[:-1]
+        except FileNotFoundError:
+            return
+        for key in sorted(set(lines) - live):
+            if key.startswith("grail/objects/") and len(key) == len("grail/objects/") + 64:
+                self._store.delete(key)
+        self._journal.unlink(missing_ok=True)
+
+    def _note(self, key: str) -> None:
+        with storage_errors(self._journal):
+            self._journal.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self._journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            try:
+                write_all(descriptor, key.encode() + b"\n")
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)

@@ -1,0 +1,143 @@
+"""MATH: a formula counts in every way of writing it and nothing else does; hostile formulas cost their limit and no more."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from grail_core.errors import ConfigurationError
+from grail_envs.math_env import MathEnvironment, answer_of, judge_formula
+from grail_envs.sandbox import SandboxUnavailableError
+from grail_envs.sandbox.pool import MATH, JudgePool, shared_pool
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[JudgePool]:
+    try:
+        yield shared_pool(MATH)
+    except SandboxUnavailableError as error:
+        pytest.skip(f"no complete sandbox here: {error.what}")
+
+
+def rewritings() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("formula_rewritings", Path(__file__).parent / "formula_rewritings.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        (r"\{1\pm\sqrt{5},-2\}", r"\{-2, 1+\sqrt5, 1-\sqrt{5}\}"),
+        ("3,5,7", r"\{7,5,3\}"),
+        (r"\frac{\sqrt{3}}{3}", r"\frac{1}{\sqrt{3}}"),
+        ("x=5", "5"),
+        ("(a+5)(b+2)", "ab+2a+5b+10"),
+        ("y = 2x + 3", "y=3+2x"),
+        (r"137 \frac{1}{2}", "137.5"),
+        (r"x \in [-2,7]", "[-2, 7]"),
+        (r"6 - 5i", "-5i + 6"),
+        ("10000", "10^4"),
+        (r"5.4 \text{ cents}", "5.4"),
+        (r"\text{(C)}", "C"),
+        (r"\$18.90", "18.9"),
+        (r"(0,9) \cup (9,36)", r"(9,36)\cup(0,9)"),
+        (r"\begin{pmatrix} 1/5 \\ -18/5 \end{pmatrix}", r"\begin{pmatrix} 0.2 \\ -3.6 \end{pmatrix}"),
+    ],
+)
+def test_the_same_thing_in_other_words_counts(gold: str, answer: str, pool: JudgePool) -> None:
+    assert judge_formula(gold, answer).success
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        (r"2\sqrt{113}", "21.26029"),
+        (r"\pi", "3.14159265358979"),
+        ("(3,4]", "(3,4)"),
+        (r"\{2,4\}", "(2,4)"),
+        ("(-2,1)", "(1,-2)"),
+        (r"\frac{1}{3}", "0.333333333333333"),
+        ("52_8", "52"),
+        ("52_8", "42"),
+        (".0000672", ".000067"),
+        ("3,5,7", "3,5"),
+        (r"\text{Evelyn}", r"\text{Evelyn or Navin}"),
+        ("2", r"2 \text{ or } 3"),
+        ("5", "__import__('os').system('true') or 5"),
+    ],
+)
+def test_what_is_not_equal_does_not_count(gold: str, answer: str, pool: JudgePool) -> None:
+    assert not judge_formula(gold, answer).success
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "9^{9^{9^9}}",
+        "\\frac{1}{" * 49 + "2" + "}" * 49,
+        "(" * 500,
+        r"\sum_{n=1}^{10^{12}} \sin(n!)",
+        r"\sqrt{" * 60 + "2" + "}" * 60,
+        "\x00\ufffd" * 100,
+    ],
+)
+def test_a_hostile_formula_costs_its_limit_and_the_next_is_judged_right(answer: str, pool: JudgePool) -> None:
+    judgement = judge_formula("2", answer)
+    assert not judgement.success
+    assert judgement.outcome.value == "judged"
+    assert judge_formula("2", "4/2").success
+
+
+def test_the_answer_is_in_the_last_tag_or_box() -> None:
+    assert answer_of(r"<answer>3</answer> then <answer>\frac12</answer>") == r"\frac12"
+    assert answer_of(r"so \boxed{1} and \boxed{\frac{1}{2}}.") == r"\frac{1}{2}"
+    assert answer_of(r"<think>\boxed{1}</think> nothing") is None
+    assert answer_of("<answer>" + "1" * 1000 + "</answer>") is None
+    for completion in ("\\boxed{" * 10**5, "<answer>" * 10**5, "{" * 10**6, "\\boxed{" + "{" * 10**6):
+        assert answer_of(completion) is None
+
+
+def test_filters_and_fixtures(pool: JudgePool) -> None:
+    env = MathEnvironment(data_dir=FIXTURES)
+    for seed in range(len(env)):
+        problem = env.problem(seed)
+        for text in rewritings().same(problem.payload.gold):
+            assert env.judge(problem, f"<answer>{text}</answer>").success, (problem.payload.gold, text)
+        assert env.judge(problem, f"It is $\\boxed{{{problem.payload.gold}}}$.").success
+        assert not env.judge(problem, problem.payload.gold).well_formed
+    assert len(MathEnvironment(levels=[1], data_dir=FIXTURES)) == 2
+    algebra = MathEnvironment(subjects=["Algebra"], data_dir=FIXTURES)
+    assert len(algebra) == 2
+    assert algebra.spec.digest != env.spec.digest
+    for bad in ({"split": "dev"}, {"levels": [6]}, {"subjects": ["Astrology"]}, {"levels": [5]}):
+        with pytest.raises(ConfigurationError):
+            MathEnvironment(data_dir=FIXTURES, **bad)
+
+
+@pytest.mark.skipif(not os.environ.get("GRAIL_DATA_DIR"), reason="GRAIL_DATA_DIR is unset: MATH-500 is not there")
+def test_every_gold_of_math500_equals_its_rewritings_and_nothing_else() -> None:
+    from grail_envs.sandbox import math_side
+
+    module = rewritings()
+    path = Path(os.environ["GRAIL_DATA_DIR"]) / "math" / "math500.jsonl"
+    golds = [json.loads(line)["answer"] for line in path.read_text(encoding="utf-8").splitlines()][::4]  # the sweep takes all
+    wrong: list[tuple[str, str, str]] = []
+    for gold in golds:
+        same = module.same(gold)
+        assert len(same) >= 9, gold
+        wrong += [("refused", gold, one) for one in same if not math_side.grade({"gold": gold, "answer": one})["passed"]]
+        different = module.different(gold)
+        wrong += [("taken", gold, one) for one in different if math_side.grade({"gold": gold, "answer": one})["passed"]]
+    assert wrong == []

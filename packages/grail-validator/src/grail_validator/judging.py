@@ -36,7 +36,7 @@ from grail_core.telemetry import get_logger
 from grail_core.verification.context import CheckContext, Renderer
 from grail_core.verification.evidence import MinerEvidence
 from grail_core.verification.file import Submission, check_file
-from grail_core.verification.model_checks import CALIBRATION_VERSION
+from grail_core.verification.model_checks import calibration_version
 from grail_core.verification.pipeline import cheap_checks, decide, first_reject, too_many_inconclusive
 from grail_core.verification.uniqueness import distinct_rollouts
 from grail_core.window_context import Challenge, WindowContext, challenge_seed
@@ -308,7 +308,7 @@ def stored_in_time(sighting: Sighting, start_ms: int, deadline_ms: int) -> bool:
 
 def _versions(environment: Environment | None) -> Versions:
     name = f"{environment.spec.env_id}/{environment.spec.version}" if environment else ""
-    return Versions(code=f"grail-core/{grail_core.__version__}", calibration=CALIBRATION_VERSION, environment=name)
+    return Versions(code=f"grail-core/{grail_core.__version__}", calibration=calibration_version(), environment=name)
 
 
 __all__ = [

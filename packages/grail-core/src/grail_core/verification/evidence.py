@@ -56,11 +56,18 @@ class RolloutEvidence:
 
 @dataclass(frozen=True)
 class MinerEvidence:
-    """All sampled rollouts of one file, in the order sampled. `whole_groups` first, then singles."""
+    """All sampled rollouts of one file, in the order sampled: whole groups first, then singles.
+
+    `numerics_class` is the validator's own; `layers` and `hidden_size` are the checkpoint model's, since a calibration
+    holds for models of about the sizes it was made on.
+    """
 
     hotkey: Hotkey
     content_digest: Digest
     rollouts: tuple[RolloutEvidence, ...]
+    numerics_class: str
+    layers: int
+    hidden_size: int
     inconclusive: int = 0  # rollouts that could not be measured and were replaced, or not
 
 
@@ -68,6 +75,9 @@ _SCHEMA = pa.schema(
     [
         ("hotkey", pa.binary(32)),
         ("content_digest", pa.binary(32)),
+        ("numerics_class", pa.string()),
+        ("layers", pa.int32()),
+        ("hidden_size", pa.int32()),
         ("inconclusive", pa.int32()),
         ("g", pa.int32()),
         ("r", pa.int32()),
@@ -89,6 +99,9 @@ def write_evidence(miners: Sequence[MinerEvidence]) -> bytes:
         {
             "hotkey": bytes(miner.hotkey),
             "content_digest": bytes(miner.content_digest),
+            "numerics_class": miner.numerics_class,
+            "layers": miner.layers,
+            "hidden_size": miner.hidden_size,
             "inconclusive": miner.inconclusive,
             "g": rollout.group,
             "r": rollout.rollout,
@@ -124,15 +137,15 @@ def read_evidence(data: bytes) -> list[MinerEvidence]:
             raise ValueError("columns differ")
         rows = table.to_pylist()
         miners: dict[tuple[bytes, bytes], list[RolloutEvidence]] = {}
-        lost: dict[tuple[bytes, bytes], int] = {}
+        files: dict[tuple[bytes, bytes], tuple[str, int, int, int]] = {}
         for row in rows:
             key = (row["hotkey"], row["content_digest"])
-            lost[key] = row["inconclusive"]
+            files[key] = (row["numerics_class"], row["layers"], row["hidden_size"], row["inconclusive"])
             miners.setdefault(key, []).append(_rollout(row))
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise ProtocolViolationError(f"the bytes are not evidence: {error}") from error
     return [
-        MinerEvidence(Hotkey(hotkey), Digest(digest), tuple(rollouts), lost[hotkey, digest])
+        MinerEvidence(Hotkey(hotkey), Digest(digest), tuple(rollouts), *files[hotkey, digest])
         for (hotkey, digest), rollouts in miners.items()
     ]
 

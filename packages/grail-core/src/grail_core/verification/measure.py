@@ -14,6 +14,7 @@ import numpy as np
 
 from grail_core.proof.group import measure_rows, measure_sketches
 from grail_core.proof.model import PolicyModel
+from grail_core.proof.numerics import numerics_class_of
 from grail_core.proof.sketches import projections
 from grail_core.protocol import RowSample, challenged_positions
 from grail_core.protocol.constants import PROOF_BATCH_SIZE, ROLLOUTS_PER_PROBLEM
@@ -68,7 +69,22 @@ def measure_sample(
     for batch in batches:
         rows = [challenged(submission, index, challenge_seed) for index in batch]
         rollouts += measure_batch(submission, context, rows, judged, model, alternatives)
-    return MinerEvidence(submission.hotkey, submission.content_digest, tuple(rollouts), lost)
+    return evidence_of(submission, model, rollouts, lost)
+
+
+def evidence_of(
+    submission: Submission, model: PolicyModel, rollouts: Sequence[RolloutEvidence], inconclusive: int
+) -> MinerEvidence:
+    """What was measured of a file with this model, in this process."""
+    return MinerEvidence(
+        hotkey=submission.hotkey,
+        content_digest=submission.content_digest,
+        rollouts=tuple(rollouts),
+        numerics_class=numerics_class_of(model),
+        layers=model.layers,
+        hidden_size=model.hidden_size,
+        inconclusive=inconclusive,
+    )
 
 
 def measure_batch(

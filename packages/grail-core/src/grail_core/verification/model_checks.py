@@ -1,50 +1,73 @@
-"""Checks 7 to 9 from evidence: the two coarse bounds that need no calibration."""
+"""Checks 7 to 9 from evidence: `proof`, `logprob` and `sampling`, each one or more statistics with stated error.
+
+The numbers and their bounds are `grail_core.proof.statistics`'; here a miner's claims are put beside what was measured, and a
+statistic becomes a finding. One that is not enforced (no calibration for the pair of numerics classes) is reported as such.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Sequence
 
-import numpy as np
-
-from grail_core.proof.sketches import position_errors
-from grail_core.protocol import Finding
-from grail_core.protocol.constants import (
-    COARSE_ERROR_BOUND,
-    COARSE_ERROR_POSITIONS,
-    COARSE_MARGIN,
-    COARSE_MARGIN_POSITIONS,
-    COARSE_MARGIN_SHARE,
-)
-from grail_core.verification.evidence import MinerEvidence
+from grail_core.proof.calibration import Shape, shipped_table
+from grail_core.proof.sketches import parse_sketches
+from grail_core.proof.statistics import Comparison, Statistic, compare, evaluate
+from grail_core.protocol import Finding, RolloutRow
+from grail_core.verification.evidence import MinerEvidence, RolloutEvidence
 from grail_core.verification.file import Submission
 from grail_core.verification.findings import accept, reject
 
-CALIBRATION_VERSION = "coarse/1"
+CHECKS = ("proof", "logprob", "sampling")
+
+
+def calibration_version() -> str:
+    """Of the table that decisions are made with; verdicts name it."""
+    return shipped_table().version
 
 
 def check_model(submission: Submission, evidence: MinerEvidence) -> list[Finding]:
-    errors: dict[int, list[np.ndarray]] = defaultdict(list)
-    margins: dict[int, list[np.ndarray]] = defaultdict(list)
-    for one in evidence.rollouts:
-        row = submission.table.row(submission.index_of(one.group, one.rollout))
-        errors[one.group].append(position_errors(row.sketch_values()[one.positions + 1], one.z))
-        margins[one.group].append(one.margin)
-    findings = []
-    for group, values in errors.items():
-        pooled = np.concatenate(values)
-        if len(pooled) >= COARSE_ERROR_POSITIONS:
-            error = float(np.sqrt(np.square(pooled).mean()))
-            if error > COARSE_ERROR_BOUND:
-                findings.append(reject("proof", value=error, threshold=COARSE_ERROR_BOUND, detail="error", group=group))
-    if findings:
-        return findings
-    findings.append(accept("proof"))
-    for group, values in margins.items():
-        pooled = np.concatenate(values)
-        if len(pooled) >= COARSE_MARGIN_POSITIONS:
-            share = float((pooled > COARSE_MARGIN).mean())
-            if share > COARSE_MARGIN_SHARE:
-                findings.append(
-                    reject("sampling", value=share, threshold=COARSE_MARGIN_SHARE, detail="margins", group=group)
-                )
+    """One finding per statistic, in the order of the checks; ends with the first check that rejects."""
+    rows = {(row.group, row.rollout): row for row in _rows(submission, evidence)}
+    sample = [_comparison(rows[one.group, one.rollout], one) for one in evidence.rollouts]
+    pair = shipped_table().lookup(submission.file.header.numerics_class, evidence.numerics_class)
+    statistics = evaluate(sample, pair, shape=Shape(evidence.layers, evidence.hidden_size))
+    findings: list[Finding] = []
+    for check in CHECKS:
+        of_check = [_finding(statistic) for statistic in statistics if statistic.check == check]
+        findings += of_check
+        if any(statistic.rejects for statistic in statistics if statistic.check == check):
+            break
     return findings
+
+
+def _rows(submission: Submission, evidence: MinerEvidence) -> Sequence[RolloutRow]:
+    return [submission.table.row(submission.index_of(one.group, one.rollout)) for one in evidence.rollouts]
+
+
+def _comparison(row: RolloutRow, one: RolloutEvidence) -> Comparison:
+    # Sketch i + 1 is at completion token i's own position: sketch 0 belongs to the last prompt token.
+    sketches = parse_sketches(row.sketches, row.completion_length + 1)[one.positions + 1]
+    return compare(
+        one.group,
+        one.rollout,
+        claimed_sketches=sketches,
+        claimed_logprobs=row.logprobs[one.positions],
+        z=one.z,
+        logprobs=one.logprob,
+        margins=one.margin,
+        alternatives=one.alternatives,
+    )
+
+
+def _finding(statistic: Statistic) -> Finding:
+    say = reject if statistic.rejects else accept
+    detail = f"{statistic.name}: {statistic.detail}"
+    if not statistic.enforced:
+        detail += " (reported, not enforced)"
+    return say(
+        statistic.check,
+        value=float(statistic.value),
+        threshold=None if statistic.threshold is None else float(statistic.threshold),
+        detail=detail,
+        group=statistic.group,
+        rollout=statistic.rollout,
+    )

@@ -18,7 +18,7 @@ from grail_core.verification.context import CheckContext
 from grail_core.verification.evidence import JudgeStability, MinerEvidence
 from grail_core.verification.file import Submission
 from grail_core.verification.findings import accept
-from grail_core.verification.measure import judge_row, measure_batch, opened_whole
+from grail_core.verification.measure import evidence_of, judge_row, measure_batch, opened_whole
 
 CHECKS = ("file", "schema", "unique", "prompt", "termination", "reward", "proof", "logprob", "sampling")
 """Names of the nine checks of section 9, in order."""
@@ -78,7 +78,7 @@ def verify_group(submission: Submission, context: CheckContext, group: int, mode
     rows = [opened_whole(submission, index) for index in indices]
     rollouts = measure_batch(submission, context, rows, judged, model, alternatives={})
     lost = sum(one.judge.stability is not JudgeStability.STABLE for one in rollouts)
-    evidence = MinerEvidence(submission.hotkey, submission.content_digest, tuple(rollouts), lost)
+    evidence = evidence_of(submission, model, rollouts, lost)
     return GroupVerification(decide(submission, evidence), evidence)
 
 

@@ -99,7 +99,8 @@ def test_the_summary_has_every_promised_key_and_derives_its_ratios() -> None:
     assert summary["validators_agree"] is True
     assert summary["delta_ratio"] == pytest.approx(0.05)
     assert summary["verify_to_generate_ratio"] == pytest.approx(0.2)
-    assert summary["rollouts_verified_fraction"] == pytest.approx(158 / 160)
+    assert summary["rollouts_verified_fraction"] == pytest.approx(1 / 2)
+    assert summary["honest_unique_fraction"] == pytest.approx(158 / 160)
     assert summary["eval_control"] is None
 
 

@@ -222,7 +222,8 @@ class Localnet:
                     hint="the message above says what to mend",
                     code=max(1, death.exit_code),
                 )
-            self._view.say(death.name, f"died ({death.cause}), restarting in {death.restart_in_s:.1f} s", style="yellow")
+            last = f": {death.last_lines[-1].strip()}" if death.exit_code > 0 and death.last_lines else ""
+            self._view.say(death.name, f"died ({death.cause}{last}), restarting in {death.restart_in_s:.1f} s", style="yellow")
 
     def _read_events(self, status: NetworkStatus) -> None:
         for tail in self._tails:

@@ -167,6 +167,9 @@ class NetworkStatus:
             f", mean reward {reward:.3f}" if reward is not None else ""
         )
 
+    def _on_window_not_trained(self, event: Event) -> str:
+        return f"window {event.text('window')} not trained on: {event.text('reason')}"
+
     def _note_judged(self, event: Event) -> None:
         window = event.integer("window")
         if window is not None and self.in_run(window):

@@ -68,7 +68,8 @@ class Summary:
     seconds_total: float
     rollouts_announced: int
     rollouts_verified: int
-    rollouts_verified_fraction: float | None  # counted valid / announced by the honest strategies
+    rollouts_verified_fraction: float | None  # in files that passed every check / announced by all miners
+    honest_unique_fraction: float | None  # counted / declared, of the honest strategies' judged files
     checkpoints: int
     processes_restarted: dict[str, int]
     rejects_by_check: dict[str, int]  # miner-windows that a check failed, over all validators
@@ -127,6 +128,7 @@ def summarise(facts: RunFacts) -> Summary:
         rollouts_announced=announced,
         rollouts_verified=sum(w.rows_verified for w in facts.windows),
         rollouts_verified_fraction=_verified_fraction(facts),
+        honest_unique_fraction=_honest_unique_fraction(facts),
         checkpoints=len(facts.checkpoints),
         processes_restarted=restarts,
         rejects_by_check=dict(Counter(check for *_, check in sorted(failing))),
@@ -196,6 +198,12 @@ def _verify_to_generate(facts: RunFacts) -> float | None:
 
 
 def _verified_fraction(facts: RunFacts) -> float | None:
+    rows = [r for r in facts.miner_windows if r.outcome in ("accepted", "failed")]
+    declared = sum(r.declared for r in rows)
+    return sum(r.declared for r in rows if r.outcome == "accepted") / declared if declared else None
+
+
+def _honest_unique_fraction(facts: RunFacts) -> float | None:
     honest = {m.name for m in facts.miners if m.strategy == "honest"}
     rows = [r for r in facts.miner_windows if r.miner in honest and r.outcome in ("accepted", "failed")]
     declared = sum(r.declared for r in rows)

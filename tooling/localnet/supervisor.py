@@ -47,6 +47,7 @@ FINAL_EXIT_CODES = frozenset(
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
 HEALTHY_AFTER_S = 20.0  # a process that lived so long starts again with the first pause
 MOST_QUICK_DEATHS = 6  # deaths in a row, none of them healthy, after which the run is given up
+MOST_DEATHS = 12  # of one process in a run
 
 
 class State(Enum):
@@ -203,7 +204,8 @@ class Supervisor:
         lived = self._clock() - supervised.started_at
         supervised.quick_deaths = 0 if lived >= HEALTHY_AFTER_S else supervised.quick_deaths + 1
         lines = last_lines(supervised.spec.log)
-        if code in FINAL_EXIT_CODES or supervised.quick_deaths >= MOST_QUICK_DEATHS:
+        hopeless = supervised.quick_deaths >= MOST_QUICK_DEATHS or len(supervised.exit_codes) >= MOST_DEATHS
+        if code in FINAL_EXIT_CODES or hopeless:
             supervised.state = State.FAILED
             return Death(supervised.spec.name, code, None, lines)
         pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** max(0, supervised.quick_deaths - 1))

@@ -86,7 +86,8 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
     if summary.verify_to_generate_ratio is not None:
         rows.append(("verify against generate", f"{summary.verify_to_generate_ratio:.2f} of the time of a rollout"))
     if summary.rollouts_verified_fraction is not None:
-        rows.append(("honest rollouts counted", f"{100 * summary.rollouts_verified_fraction:.1f} %"))
+        unique = f"; of the honest ones {100 * (summary.honest_unique_fraction or 0):.1f} % counted as unique"
+        rows.append(("rollouts that passed", f"{100 * summary.rollouts_verified_fraction:.1f} % of all{unique}"))
     rows.append(("time", f"{summary.seconds_total:.0f} s in all, {summary.seconds_per_window or 0:.0f} s a window"))
     if summary.processes_restarted:
         rows.append(("restarted", ", ".join(f"{n} × {c}" for n, c in summary.processes_restarted.items())))

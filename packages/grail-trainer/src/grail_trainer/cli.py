@@ -50,7 +50,7 @@ def run(
 
     chosen = {"learning_rate": learning_rate, "epochs": epochs, "seed": seed}
     run_trainer(
-        settings,
+        settings,  # type: ignore[arg-type]
         model=model,
         env_id=env_id,
         windows=windows,

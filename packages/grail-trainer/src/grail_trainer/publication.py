@@ -1,0 +1,152 @@
+"""Publishing what was learned: which window a checkpoint comes into force in, the checkpoint, and the signed training log.
+
+A checkpoint takes the first window it can reach in time. Where that window is taken already, by the checkpoint of the window
+before, nothing is published and the next checkpoint carries the weights of both: a trainer that was late once is in step again
+one window later. Everything here may be repeated after a crash and finds what it did before.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from grail_core.checkpoints.chain_view import ChainView, is_in_time, list_manifests
+from grail_core.checkpoints.manifest import CheckpointManifest
+from grail_core.checkpoints.publish import CheckpointParts, least_valid_from, publish
+from grail_core.checkpoints.safety import ModelFiles
+from grail_core.network import NetworkParameters
+from grail_core.participant import Participant
+from grail_core.protocol import window_of
+from grail_core.protocol.constants import WINDOW_LENGTH
+from grail_core.protocol.encoding import canonical_json, tagged_hash
+from grail_core.protocol.types import Block, Window
+from grail_core.telemetry import get_logger
+from grail_trainer.optimiser import Masters
+from grail_trainer.state import Learned
+
+log = get_logger(__name__)
+
+LOG_TAG = "grail/training-log"
+
+
+def training_log_key(window: Window) -> str:
+    return f"grail/training/{window}/log.json"
+
+
+def first_reachable(window: Window, block: Block, params: NetworkParameters, *, spare: int) -> Window:
+    """The first window that a checkpoint trained in `window` can come into force in, if it is published `spare` blocks after
+    `block`."""
+    valid_from = least_valid_from(window, params)
+    while block + spare >= valid_from - params.checkpoint_lead:
+        valid_from = Window(valid_from + WINDOW_LENGTH)
+    return valid_from
+
+
+@dataclass
+class Publisher:
+    """Publishes one network's checkpoints from this machine. `files` are the model files of the network."""
+
+    participant: Participant
+    files: ModelFiles
+    spare_blocks: int = 1
+    _seconds: float = 0.0  # of the last publication: what the next one is given
+
+    def view(self) -> ChainView:
+        """Our own chain of checkpoints, as our bucket has it."""
+        participant = self.participant
+        return list_manifests(
+            participant.own_store, trainer_hotkey=participant.signer.hotkey, network_id=participant.network_id
+        )
+
+    def publish_first(self, parts: CheckpointParts, state: dict[str, Any]) -> CheckpointManifest:
+        """The network's first checkpoint; it needs no lead."""
+        return self._publish(parts, state)
+
+    def publish_learned(self, learned: Learned, masters: Masters, *, last: bool) -> CheckpointManifest | None:
+        """The checkpoint of a window, unless its place is taken; a checkpoint that no window will follow takes the next one.
+
+        Raises:
+            CheckpointError: the chain of checkpoints is not the one this trainer continues.
+            StorageError: nothing is visible to readers; call again.
+        """
+        view = self.view()
+        standing = next((s.manifest for s in view.stored if s.manifest.window == learned.window), None)
+        if standing is not None:
+            return standing  # published before a crash
+        head = view.head
+        if head is None:
+            raise RuntimeError("the network has no first checkpoint")
+        participant = self.participant
+        block = participant.chain.current_block()
+        spare = self.spare_blocks + int(1000 * self._seconds / participant.params.block_time_ms)
+        valid_from = first_reachable(learned.window, block, participant.params, spare=spare)
+        if head.valid_from >= valid_from:
+            if not last:
+                log.event("checkpoint_joined", window=learned.window, reason=f"window {valid_from} has its checkpoint")
+                return None
+            valid_from = Window(head.valid_from + WINDOW_LENGTH)
+        parts = CheckpointParts(
+            network_id=participant.network_id,
+            window=learned.window,
+            valid_from=valid_from,
+            environment=head.environment,
+            policy=head.policy,
+            end_token_ids=head.end_token_ids,
+            thinking_mode=head.thinking_mode,
+            training=learned.summary,
+        )
+        return self._publish(parts, masters.published())
+
+    def publish_log(self, learned: Learned, manifest: CheckpointManifest | None) -> None:
+        """The signed training log of a window; the same bytes however often it is called."""
+        checkpoint = None
+        if manifest is not None:
+            checkpoint = {
+                "digest": manifest.digest.hex(),
+                "sequence": manifest.sequence,
+                "valid_from": manifest.valid_from,
+                "weights_root": manifest.weights_root.hex(),
+            }
+        participant = self.participant
+        body = learned.log | {"checkpoint": checkpoint}
+        message = tagged_hash(participant.network_id, LOG_TAG, canonical_json(body))
+        signed = {"body": body, "signature": participant.signer.sign(message).hex()}
+        participant.own_store.put(training_log_key(learned.window), canonical_json(signed))
+
+    def _publish(self, parts: CheckpointParts, state: dict[str, Any]) -> CheckpointManifest:
+        participant = self.participant
+        start = time.perf_counter()
+        manifest = publish(
+            participant.own_store,
+            parts,
+            state,
+            self.files,
+            participant.signer,
+            participant.params,
+            participant.checkpoints.cache,
+        )
+        self._seconds = time.perf_counter() - start
+        late = not self._in_time(manifest)
+        log.event(
+            "checkpoint_published",
+            sequence=manifest.sequence,
+            window=manifest.window,
+            valid_from=manifest.valid_from,
+            kind=manifest.kind.value,
+            delta_bytes=next((delta.size for delta in manifest.deltas if delta.base == manifest.parent), None),
+            seconds_publish=self._seconds,
+            late=late,
+        )
+        return manifest
+
+    def _in_time(self, manifest: CheckpointManifest) -> bool:
+        """Will readers take it? A late checkpoint is skipped by everyone, and its weights come with the next one."""
+        participant = self.participant
+        item = next((s for s in self.view().stored if s.manifest.digest == manifest.digest), None)
+        return item is not None and is_in_time(item, participant.params, participant.time_of_block_ms)
+
+
+def first_window(participant: Participant) -> Window:
+    """The next window of the chain: where a network's first checkpoint comes into force."""
+    return Window(window_of(participant.chain.current_block()) + WINDOW_LENGTH)

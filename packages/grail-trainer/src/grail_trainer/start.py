@@ -1,0 +1,159 @@
+"""From settings to a running trainer: where a deployment's mistakes are found, and where a restart finds its place again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from grail_core.checkpoints.manifest import CheckpointManifest
+from grail_core.checkpoints.publish import CheckpointParts
+from grail_core.checkpoints.safety import read_model_files
+from grail_core.cli_support import stop_on_signals
+from grail_core.environment import Environment
+from grail_core.errors import CheckpointError, ConfigurationError
+from grail_core.keys import ss58
+from grail_core.live_checkpoint import LiveCheckpoint
+from grail_core.participant import Participant
+from grail_core.protocol import window_of
+from grail_core.protocol.constants import WINDOW_LENGTH
+from grail_core.protocol.types import Window
+from grail_core.settings import Settings
+from grail_core.telemetry import get_logger
+from grail_envs.bound import BoundEnvironments
+from grail_trainer.commands import training_environment
+from grail_trainer.grpo import GrpoSettings
+from grail_trainer.intake import VerdictReader
+from grail_trainer.model_folder import sampling_defaults
+from grail_trainer.optimiser import Masters
+from grail_trainer.publication import Publisher, first_window
+from grail_trainer.service import TrainerService
+from grail_trainer.state import TrainerState
+
+log = get_logger(__name__)
+
+MOST_WINDOWS_OLD = 6
+"""Rollouts whose window began more than so many windows ago are not learned from."""
+
+
+def run_trainer(
+    settings: Settings,
+    *,
+    model: Path,
+    env_id: str,
+    windows: int | None,
+    most_groups: int,
+    hyper_parameters: dict[str, Any],
+) -> int:
+    """Join the network, publish its first checkpoint if there is none, and learn until stopped.
+
+    Returns the number of windows learned from.
+    """
+    participant = Participant.from_settings(settings)
+    _require_trainer(participant)
+    files = read_model_files(_require_folder(model))
+    environment = training_environment(env_id, settings.data_dir)
+    neuron = participant.join(settings)
+    log.event("trainer_started", hotkey=ss58(participant.signer.hotkey), uid=neuron.uid, network=participant.params.name)
+    chosen = GrpoSettings(**hyper_parameters)
+    publisher = Publisher(participant, files)
+    state = TrainerState(
+        Path(settings.cache_dir) / "trainer", network_id=participant.network_id, trainer=participant.signer.hotkey
+    )
+    head = publisher.view().head
+    if head is None:
+        if state.journal is not None:
+            raise ConfigurationError(
+                "this trainer has learned, but its bucket holds no checkpoint",
+                where=str(state.folder),
+                hint="restore the bucket, or move this folder away to begin the network anew",
+            )
+        masters = _new_masters(model, chosen, settings.device)
+        head = publisher.publish_first(_first_parts(participant, environment, model), masters.published())
+    elif head.env_digest != environment.spec.digest:
+        raise ConfigurationError(
+            f"the network's environment is {head.environment.env_id} with digest {head.env_digest.hex()[:16]}…, "
+            f"this is {env_id} with {environment.spec.digest.hex()[:16]}…",
+            where="--env",
+            hint="one network has one environment; start with the environment of its first checkpoint",
+        )
+    service = TrainerService(
+        participant=participant,
+        masters=_masters_at(head, participant, chosen, settings),
+        state=state,
+        publisher=publisher,
+        verdicts=VerdictReader(participant, most_windows_old=MOST_WINDOWS_OLD),
+        checkpoint=LiveCheckpoint(participant.checkpoints, device=settings.device),
+        environment_of=BoundEnvironments(settings.data_dir),
+        settings=chosen,
+        most_groups=most_groups,
+    )
+    _find_place(service, head)
+    with stop_on_signals() as stop:
+        learned = service.run(stop, windows)
+    log.event("trainer_stopped", windows=learned)
+    return learned
+
+
+def _require_trainer(participant: Participant) -> None:
+    wanted, ours = participant.params.trainer_hotkey, participant.signer.hotkey
+    if wanted != ours:
+        raise ConfigurationError(
+            "this hotkey is not the trainer of the network",
+            where=f"hotkey {ss58(ours)}, the network names {ss58(wanted)}",
+            hint="use the wallet of the network's trainer (BT_WALLET_HOT), or the right GRAIL_NETWORK",
+        )
+
+
+def _require_folder(model: Path) -> Path:
+    if not model.is_dir():
+        raise CheckpointError("no such model folder", where=str(model), hint="make one with `grail-trainer init`")
+    return model
+
+
+def _first_parts(participant: Participant, environment: Environment, model: Path) -> CheckpointParts:
+    defaults = sampling_defaults(model)
+    return CheckpointParts(
+        network_id=participant.network_id,
+        window=window_of(participant.chain.current_block()),
+        valid_from=first_window(participant),
+        environment=environment.spec,
+        policy=defaults.policy,
+        end_token_ids=defaults.end_tokens,
+        thinking_mode="none",
+    )
+
+
+def _new_masters(folder: Path, chosen: GrpoSettings, device: str) -> Masters:
+    return Masters.load(
+        folder,
+        learning_rate=chosen.learning_rate,
+        device=device,
+        betas=chosen.adam_betas,
+        weight_decay=chosen.weight_decay,
+    )
+
+
+def _masters_at(head: CheckpointManifest, participant: Participant, chosen: GrpoSettings, settings: Settings) -> Masters:
+    """Masters with the weights of the last checkpoint; the journal's state, where there is one, is put on top."""
+    cached = participant.checkpoints.cache.entry(head.digest)
+    folder = cached if cached is not None else participant.checkpoints.materialise(head)
+    return _new_masters(folder, chosen, settings.device)
+
+
+def _find_place(service: TrainerService, head: CheckpointManifest) -> None:
+    """Begin a journal, or go on with the one that is there.
+
+    Without a journal (a first start, or a lost disk) the last published checkpoint says which windows were learned from;
+    moments are lost then, and windows since are learned from again, from weights that do not know them.
+    """
+    state = service.state
+    if state.journal is None:
+        first = service.publisher.view().stored[0].manifest
+        decided = Window(first.valid_from - WINDOW_LENGTH) if head.sequence == 0 else head.window
+        state.begin(decided)
+        if head.sequence:
+            log.event("training_state_lost", window=decided, reason="there is no journal; going on from the last checkpoint")
+        return
+    state.resume(service.masters)
+    journal = state.journal
+    log.event("training_resumed", window=journal.decided, windows=journal.learned, pending=journal.pending is not None)

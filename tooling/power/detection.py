@@ -1,0 +1,190 @@
+"""From observations to error rates: how often a test rejects a sample of n rollouts, and the n at which it rejects 99 %.
+
+The unit is the rollout. Samples are drawn with replacement from the rollouts of a condition, so figures for more rollouts
+than were made are extrapolations, and are marked as such. All statistics and thresholds are `grail_core.proof.statistics`'.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from grail_core.proof.alternatives import project
+from grail_core.proof.calibration import STATISTICS, Null, PairCalibration, Shape
+from grail_core.proof.statistics import Comparison, clip_of, coarse_error, coarse_margin, compare, evaluate, rollout_values
+from grail_core.protocol.constants import CHECK_ALL_BELOW, FALSE_REJECT_RATE, ROLLOUTS_PER_PROBLEM
+from tooling.power import matched, weights
+from tooling.power.observation import Observation
+
+WANTED_POWER = 0.99
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+_DRAWS = 400
+
+Rejects = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.bool_]]
+"""Indices of rollouts [draws, n] → whether each draw is rejected."""
+
+
+@dataclass(frozen=True)
+class Detection:
+    """How one test sees one condition. `rollouts` and `tokens` are None where no size up to 8,192 rollouts suffices.
+
+    `window_power` is the share of samples of 64 rollouts that it rejects.
+    """
+
+    statistic: str
+    rollouts: int | None
+    tokens: int | None  # challenged positions of that many rollouts
+    extrapolated: bool
+    window_power: float
+
+
+def comparisons(observations: Sequence[Observation]) -> list[Comparison]:
+    """What the project's statistics take: alternatives as the validator's own numerics give them."""
+    return [
+        compare(
+            one.group,
+            one.rollout,
+            claimed_sketches=one.claimed,
+            claimed_logprobs=one.claimed_logprob,
+            z=one.z,
+            logprobs=one.logprob,
+            margins=one.margin,
+            alternatives={name: z for name, z in one.alternatives.items() if not name.startswith(weights.SINGLE)},
+        )
+        for one in observations
+    ]
+
+
+def fit(conditions: Sequence[Sequence[Comparison]], shape: Shape, names: tuple[str, str]) -> PairCalibration:
+    """Calibration from honest rollouts, one sequence per condition.
+
+    The study judges one checkpoint against drift measured on that checkpoint: `checkpoints` says 1, and such a table would
+    only report on a network. Thresholds are computed in the same way whether enforced or not.
+    """
+    rollouts = sum(map(len, conditions))
+    tokens = sum(len(one.margins) for condition in conditions for one in condition)
+    nulls = {
+        name: Null.fit([rollout_values(name, condition) for condition in conditions], clip_of(name)) for name in STATISTICS
+    }
+    return PairCalibration(
+        miner=names[0],
+        validator=names[1],
+        tokens=tokens,
+        rollouts=rollouts,
+        checkpoints=1,
+        positions=tokens / rollouts,
+        largest=shape,
+        nulls=nulls,
+    )
+
+
+def share_of_alpha(alternatives: int) -> float:
+    """α of one statistic: the miner-window's, split as `evaluate` splits it."""
+    return FALSE_REJECT_RATE / (len(STATISTICS) + alternatives)
+
+
+def detections(observations: Sequence[Observation], pair: PairCalibration, seed: int = 1) -> list[Detection]:
+    """Every statistic's view of one condition."""
+    sample = comparisons(observations)
+    names = sorted({name for one in sample for name in one.deltas})
+    alpha = share_of_alpha(len(names))
+    found = [_search(name, _pooled(name, sample, pair, alpha), sample, seed) for name in STATISTICS]
+    found += [_search(name, _alternative(name, sample, pair, alpha), sample, seed) for name in names]
+    for name in matched.names_in(observations):
+        test = partial(matched.projected(name, observations).rejects, alpha=alpha)
+        found.append(_search(weights.SINGLE + name, test, sample, seed))
+    found.append(_coarse(sample, "coarse_error"))
+    found.append(_coarse(sample, "coarse_margin"))
+    return found
+
+
+def false_rejects(sample: Sequence[Comparison], pair: PairCalibration) -> tuple[int, int, dict[str, int]]:
+    """Windows of 64 consecutive honest rollouts: how many there are, how many any test rejects, and which tests did."""
+    windows = rejected = 0
+    by: dict[str, int] = {}
+    for start in range(0, len(sample) - CHECK_ALL_BELOW + 1, CHECK_ALL_BELOW):
+        windows += 1
+        found = evaluate(sample[start : start + CHECK_ALL_BELOW], pair)
+        against = [s.name for s in found if s.threshold is not None and s.value > s.threshold]
+        rejected += bool(against)
+        for name in against:
+            by[name] = by.get(name, 0) + 1
+    return windows, rejected, by
+
+
+def _pooled(name: str, sample: Sequence[Comparison], pair: PairCalibration, alpha: float) -> Rejects:
+    values = np.minimum(rollout_values(name, sample), clip_of(name))
+    sizes = np.maximum(1.0, np.array([len(one.margins) for one in sample]) / pair.positions)
+    null = pair.nulls[name]
+
+    def rejects(drawn: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        means = values[drawn].mean(axis=1)
+        n = drawn.shape[1]
+        if name != "margin":
+            return np.asarray(means > null.threshold(n, alpha))
+        weight = float(sizes[drawn].sum(axis=1).mean())  # it hardly differs between draws
+        return np.asarray(means > null.threshold(weight, alpha) * weight / n)
+
+    return rejects
+
+
+def _alternative(name: str, sample: Sequence[Comparison], pair: PairCalibration, alpha: float) -> Rejects:
+    null = pair.nulls["energy"]
+    honest = null.worst_mean + null.dead_zone
+
+    def rejects(drawn: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        outcomes = []
+        for row in drawn:
+            picked = [sample[i] for i in row]
+            result = project([one.errors for one in picked], [one.deltas[name] for one in picked], honest, alpha)
+            outcomes.append(result.testable and result.t > result.threshold)
+        return np.array(outcomes)
+
+    return rejects
+
+
+def _search(name: str, rejects: Rejects, sample: Sequence[Comparison], seed: int) -> Detection:
+    draws = np.random.default_rng(seed)
+    slow = name not in STATISTICS and not name.startswith(weights.SINGLE)
+
+    def power(n: int) -> float:
+        count = max(40, min(_DRAWS, 20_000 // n)) if slow else _DRAWS
+        return float(rejects(draws.integers(0, len(sample), (count, n))).mean())
+
+    sizes = [n for n in _SIZES if not slow or n <= 4 * len(sample)]
+    window = power(CHECK_ALL_BELOW)
+    below, found = 0, None
+    for n in sizes:
+        if power(n) >= WANTED_POWER:
+            found = n
+            break
+        below = n
+    if found is None:
+        return Detection(name, None, None, False, window)
+    while found - below > max(1, below // 16):
+        middle = (found + below) // 2
+        if power(middle) >= WANTED_POWER:
+            found = middle
+        else:
+            below = middle
+    positions = float(np.mean([len(one.margins) for one in sample]))
+    return Detection(name, found, math.ceil(found * positions), found > len(sample), window)
+
+
+def _coarse(sample: Sequence[Comparison], name: str) -> Detection:
+    """The coarse bounds look at single rollouts and whole groups; the least set that they reject 99 % of is told."""
+    test = coarse_error if name == "coarse_error" else coarse_margin
+    singles = [test([one]) for one in sample]
+    groups = [test(sample[i : i + ROLLOUTS_PER_PROBLEM]) for i in range(0, len(sample), ROLLOUTS_PER_PROBLEM)]
+    windows = [test(sample[i : i + CHECK_ALL_BELOW]) for i in range(0, len(sample), CHECK_ALL_BELOW)]
+    positions = float(np.mean([len(one.margins) for one in sample]))
+    share = float(np.mean([s.rejects for s in windows]))
+    for size, found in ((1, singles), (ROLLOUTS_PER_PROBLEM, groups), (CHECK_ALL_BELOW, windows)):
+        if np.mean([s.rejects for s in found]) >= WANTED_POWER:
+            return Detection(name, size, math.ceil(size * positions), False, share)
+    return Detection(name, None, None, False, share)

@@ -1,0 +1,125 @@
+"""Models that are nearly the right one: quantised, one step older, a layer short.
+
+Each function returns a new `PolicyModel` and leaves the given one alone. Quantisation is round-to-nearest and symmetric, on
+the linear layers of the blocks (embeddings and head stay, as in the common 8-bit and 4-bit formats).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from grail_core.proof.model import PolicyModel
+
+SINGLE = "float32 "
+"""What the name of a float32 copy begins with."""
+
+
+def quantised(model: PolicyModel, bits: int, group: int | None) -> PolicyModel:
+    """Weights at `bits` bits. `group`: input columns that share a scale; None: one scale per output channel."""
+    return _with_weights(model, lambda weight: round_to_nearest(weight.float(), bits, group).to(weight.dtype))
+
+
+def round_to_nearest(weight: Tensor, bits: int, group: int | None) -> Tensor:
+    """float32 [out, in] → the values that `bits`-bit integers with absolute-maximum scales stand for."""
+    top = 2 ** (bits - 1) - 1
+    blocks = weight.reshape(weight.shape[0], -1, group or weight.shape[1])
+    scale = blocks.abs().amax(dim=2, keepdim=True).clamp_min(1e-12) / top
+    rounded: Tensor = (blocks / scale).round().clamp(-top, top) * scale
+    return rounded.reshape(weight.shape)
+
+
+def stepped_back(model: PolicyModel, master: Mapping[str, Tensor], update: Mapping[str, Tensor], rate: float) -> PolicyModel:
+    """The checkpoint one optimiser step older: the float32 weights minus `rate` × `update`, rounded to the model's dtype.
+
+    Args:
+        master: float32 weights by name, which the model's are rounded from. update: the step's direction (1 = the rate).
+    """
+    older = _copy(model)
+    state = older.state()
+    with torch.no_grad():
+        for name, value in state.items():
+            value.copy_((master[name] - rate * update[name]).to(value.dtype))
+    older.weights_changed()
+    return older
+
+
+def in_float32(model: PolicyModel) -> PolicyModel:
+    """The same bf16 weights, computed with in float32."""
+    return PolicyModel(copy.deepcopy(model.module).float())
+
+
+def changed_share(model: PolicyModel, other: PolicyModel) -> float:
+    """Share of the weights that differ between two models of one shape."""
+    ours, theirs = model.state(), other.state()
+    different = sum(int((ours[name] != theirs[name]).sum()) for name in ours)
+    return different / sum(value.numel() for value in ours.values())
+
+
+def without_layer(model: PolicyModel, index: int) -> PolicyModel:
+    """Block `index` does nothing."""
+    return _with_layer(model, index, _Bypass(None))
+
+
+@torch.no_grad()
+def with_patched_layer(model: PolicyModel, index: int, rows: Sequence[Sequence[int]]) -> PolicyModel:
+    """Block `index` replaced by the linear map that fits its outputs best (least squares over the positions of `rows`)."""
+    seen: list[tuple[Tensor, Tensor]] = []
+    layer = model.base.layers[index]
+    hook = layer.register_forward_hook(
+        lambda _module, args, kwargs, output: seen.append((args[0] if args else kwargs["hidden_states"], output)),
+        with_kwargs=True,
+    )
+    try:
+        for row in rows:
+            model.hidden_states([row])
+    finally:
+        hook.remove()
+    inputs = torch.cat([pair[0][0] for pair in seen]).double()
+    changes = torch.cat([_first(pair[1])[0] for pair in seen]).double() - inputs
+    ridge = 1e-4 * inputs.pow(2).mean() * torch.eye(inputs.shape[1], dtype=torch.float64) * len(inputs)
+    fitted = torch.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ changes)
+    return _with_layer(model, index, _Bypass(fitted.T.float()))
+
+
+class _Bypass(nn.Module):
+    """Stands in a block's place: the hidden states as they are, plus a linear function of them."""
+
+    attention_type = "full_attention"
+
+    def __init__(self, matrix: Tensor | None) -> None:
+        super().__init__()
+        self.matrix = matrix
+
+    def forward(self, hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
+        if self.matrix is None:
+            return hidden_states
+        return hidden_states + nn.functional.linear(hidden_states.float(), self.matrix).to(hidden_states.dtype)
+
+
+def _first(output: Any) -> Tensor:
+    return output if isinstance(output, Tensor) else output[0]
+
+
+def _copy(model: PolicyModel) -> PolicyModel:
+    return PolicyModel(copy.deepcopy(model.module))
+
+
+def _with_layer(model: PolicyModel, index: int, layer: nn.Module) -> PolicyModel:
+    changed = _copy(model)
+    changed.base.layers[index] = layer
+    return changed
+
+
+def _with_weights(model: PolicyModel, change: Callable[[Tensor], Tensor]) -> PolicyModel:
+    changed = _copy(model)
+    with torch.no_grad():
+        for block in changed.base.layers:
+            for part in block.modules():
+                if isinstance(part, nn.Linear):
+                    part.weight.copy_(change(part.weight))
+    return changed

@@ -1,0 +1,211 @@
+"""What honest drift looks like, per pair of numerics classes, and the bounds that follow from it.
+
+A table ships with the package (`calibration.json`, made by `tooling/calibrate.py`) and has a version that verdicts name. For
+each pooled statistic it holds the cumulant-generating function K(λ) = ln E exp(λ v) of one rollout's value, the worst of all
+calibration checkpoints, with a share of unseen extreme rollouts mixed in. By Chernoff's bound the mean of n independent
+rollouts exceeds min_λ (K(λ) + ln(1/α)/n) / λ with probability at most α, whatever the shape of the tail.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from grail_core.errors import ConfigurationError
+
+STATISTICS: Final = ("energy", "margin", "logprob")
+"""The pooled statistics; `statistics` defines the value of one rollout under each."""
+
+UNSEEN_EXTREMES: Final = 3.0
+"""Rollouts at the clip mixed into every calibration: with none among N seen, a rate of 3/N is excluded at 95 %."""
+
+LEAST_TOKENS: Final = 100_000
+LEAST_CHECKPOINTS: Final = 10
+"""Section 7: a statistic is enforced only after calibration on this much."""
+
+SHAPE_TOLERANCE: Final = 2.0
+"""A pair is enforced for models up to this many times as deep and wide as the largest it was calibrated on."""
+
+# λ times the clip, from where the bound is all variance to where it is all extremes.
+_GRID = np.geomspace(0.02, 120.0, 48)
+
+
+@dataclass(frozen=True)
+class Null:
+    """Honest distribution of one statistic's rollout values, clipped at `clip`.
+
+    `dead_zone` is the calibration's own error: how far the worst checkpoint's mean lies above the average checkpoint's.
+    """
+
+    clip: float
+    mean: float
+    worst_mean: float
+    dead_zone: float
+    grid: tuple[float, ...]  # λ
+    cumulants: tuple[float, ...]  # K(λ)
+
+    def threshold(self, rollouts: float, alpha: float) -> float:
+        """The mean over `rollouts` rollouts that honest work exceeds with probability at most `alpha`."""
+        charge = math.log(1 / alpha) / rollouts
+        bound = min((k + charge) / at for at, k in zip(self.grid, self.cumulants, strict=True))
+        return min(bound, self.clip) + self.dead_zone
+
+    @classmethod
+    def fit(cls, values: Sequence[npt.NDArray[np.float64]], clip: float) -> Null:
+        """From one array of rollout values per calibration condition (checkpoint and variant)."""
+        clipped = [np.minimum(v, clip) for v in values]
+        total = sum(map(len, clipped))
+        unseen = UNSEEN_EXTREMES / total
+        means = [float(v.mean()) for v in clipped]
+        cumulants = []
+        for scaled in _GRID:
+            worst = max(float(np.exp(v * (scaled / clip)).mean()) for v in clipped)
+            cumulants.append(math.log((1 - unseen) * worst + unseen * math.exp(scaled)))
+        average = math.fsum(means) / len(means)
+        return cls(
+            clip=clip,
+            mean=_short(average),
+            worst_mean=_short(max(means)),
+            dead_zone=_short(max(means) - average),
+            grid=tuple(_short(scaled / clip) for scaled in _GRID),
+            cumulants=tuple(_short(k) for k in cumulants),
+        )
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How large the models were: drift grows with depth and width."""
+
+    layers: int
+    hidden_size: int
+
+
+@dataclass(frozen=True)
+class PairCalibration:
+    """Honest drift of a miner's numerics class as a validator's class sees it."""
+
+    miner: str
+    validator: str
+    tokens: int
+    rollouts: int
+    checkpoints: int
+    positions: float  # mean challenged positions of a calibration rollout
+    largest: Shape
+    nulls: Mapping[str, Null]
+
+    def covers(self, shape: Shape | None) -> bool:
+        """Whether the table may be enforced for such a model (None: of unknown shape, then it may)."""
+        enough = self.tokens >= LEAST_TOKENS and self.checkpoints >= LEAST_CHECKPOINTS
+        if not enough or shape is None:
+            return enough
+        return (
+            shape.layers <= SHAPE_TOLERANCE * self.largest.layers
+            and shape.hidden_size <= SHAPE_TOLERANCE * self.largest.hidden_size
+        )
+
+
+@dataclass(frozen=True)
+class CalibrationTable:
+    """All pairs under one version text, for example `bf16-cpu/1`."""
+
+    version: str
+    pairs: Mapping[tuple[str, str], PairCalibration]
+
+    def lookup(self, miner: str, validator: str) -> PairCalibration | None:
+        return self.pairs.get((miner, validator))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "version": self.version,
+            "pairs": [
+                {
+                    "miner": pair.miner,
+                    "validator": pair.validator,
+                    "tokens": pair.tokens,
+                    "rollouts": pair.rollouts,
+                    "checkpoints": pair.checkpoints,
+                    "positions": pair.positions,
+                    "largest": {"layers": pair.largest.layers, "hidden_size": pair.largest.hidden_size},
+                    "nulls": {
+                        name: {
+                            "clip": null.clip,
+                            "mean": null.mean,
+                            "worst_mean": null.worst_mean,
+                            "dead_zone": null.dead_zone,
+                            "grid": list(null.grid),
+                            "cumulants": list(null.cumulants),
+                        }
+                        for name, null in pair.nulls.items()
+                    },
+                }
+                for pair in self.pairs.values()
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> CalibrationTable:
+        """Parse a table.
+
+        Raises:
+            ConfigurationError: it has another form, a statistic is missing, or a number is not finite.
+        """
+        try:
+            pairs = [_pair(item) for item in value["pairs"]]
+            return cls(str(value["version"]), {(pair.miner, pair.validator): pair for pair in pairs})
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigurationError(
+                f"not a calibration table: {error!r}", hint="make one with `grail-validator calibrate`"
+            ) from error
+
+
+def _pair(item: Any) -> PairCalibration:
+    nulls = {}
+    for name in STATISTICS:
+        null = item["nulls"][name]
+        grid, cumulants = tuple(map(_finite, null["grid"])), tuple(map(_finite, null["cumulants"]))
+        if not grid or len(grid) != len(cumulants) or min(grid) <= 0:
+            raise ValueError(f"{name}: a grid of positive λ with one K(λ) each is expected")
+        nulls[name] = Null(
+            clip=_finite(null["clip"]),
+            mean=_finite(null["mean"]),
+            worst_mean=_finite(null["worst_mean"]),
+            dead_zone=_finite(null["dead_zone"]),
+            grid=grid,
+            cumulants=cumulants,
+        )
+    return PairCalibration(
+        miner=str(item["miner"]),
+        validator=str(item["validator"]),
+        tokens=int(item["tokens"]),
+        rollouts=int(item["rollouts"]),
+        checkpoints=int(item["checkpoints"]),
+        positions=_finite(item["positions"]),
+        largest=Shape(int(item["largest"]["layers"]), int(item["largest"]["hidden_size"])),
+        nulls=nulls,
+    )
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is not finite")
+    return number
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.7g}")
+
+
+@lru_cache(maxsize=1)
+def shipped_table() -> CalibrationTable:
+    """The table in the package."""
+    text = resources.files("grail_core.proof").joinpath("calibration.json").read_text(encoding="utf-8")
+    return CalibrationTable.from_json(json.loads(text))

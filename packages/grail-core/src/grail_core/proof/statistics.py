@@ -1,0 +1,255 @@
+"""Sections 5 to 7: sampled rollouts → statistics with thresholds of stated error.
+
+Two coarse bounds need no calibration and are always enforced. The pooled statistics and the named alternatives are tests of
+fixed sample size on rollout-level values (the rollout is the unit of independence) against the calibration of the pair of
+numerics classes; without one they only report. α is split over those that are enforced. Sums are exact (`math.fsum`) and
+numbers rounded to six digits, so the same evidence gives the same text on any machine. Nothing here remembers a window.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from grail_core.proof.alternatives import project
+from grail_core.proof.calibration import STATISTICS, PairCalibration, Shape
+from grail_core.proof.sketches import differences
+from grail_core.protocol.constants import (
+    COARSE_ERROR_BOUND,
+    COARSE_ERROR_POSITIONS,
+    COARSE_MARGIN,
+    COARSE_MARGIN_POSITIONS,
+    COARSE_MARGIN_SHARE,
+    FALSE_REJECT_RATE,
+    POSITION_ERROR_WINSOR,
+)
+
+ENERGY_CLIP = 0.03**2
+"""A rollout's mean squared sketch difference counts up to this: far above honest drift, far below another model's."""
+MARGIN_SCALE = 0.05
+"""A margin counts in full from here on; honest near ties lose by less."""
+MARGIN_CLIP_PER_ROLLOUT = 1.0
+LOGPROB_CLIP = 0.25  # nats
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One sampled rollout: claims against measurements at its k challenged positions."""
+
+    group: int
+    rollout: int
+    errors: npt.NDArray[np.float32]  # [k, 4] claimed minus measured z; NaN where the measured state has no sketch
+    logprob_errors: npt.NDArray[np.float32]  # [k] claimed minus measured, nats
+    margins: npt.NDArray[np.float64]  # [k]
+    deltas: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)  # alternative → [k, 4], its z minus ours
+
+
+def compare(
+    group: int,
+    rollout: int,
+    *,
+    claimed_sketches: npt.NDArray[np.int16],
+    claimed_logprobs: npt.NDArray[np.float32],
+    z: npt.NDArray[np.float32],
+    logprobs: npt.NDArray[np.float32],
+    margins: npt.NDArray[np.floating],
+    alternatives: Mapping[str, npt.NDArray[np.float32]] | None = None,
+) -> Comparison:
+    """All arrays at the challenged positions alone, in the same order; sketches int16 [k, 4] as `parse_sketches` gives."""
+    return Comparison(
+        group=group,
+        rollout=rollout,
+        errors=differences(claimed_sketches, z),
+        logprob_errors=np.asarray(claimed_logprobs, dtype=np.float32) - np.asarray(logprobs, dtype=np.float32),
+        margins=np.asarray(margins, dtype=np.float64),
+        deltas={name: np.asarray(other, dtype=np.float32) - z for name, other in (alternatives or {}).items()},
+    )
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """One number with its bound. It rejects when it is enforced and its value exceeds the threshold.
+
+    `check` is the check of section 9 it belongs to; `threshold` is None where there is nothing to compare with.
+    """
+
+    check: str
+    name: str
+    value: float
+    threshold: float | None
+    enforced: bool
+    detail: str
+    group: int | None = None  # the set of rollouts it is about, where that is not the whole sample
+    rollout: int | None = None
+
+    @property
+    def rejects(self) -> bool:
+        return self.enforced and self.threshold is not None and self.value > self.threshold
+
+
+def evaluate(
+    sample: Sequence[Comparison],
+    pair: PairCalibration | None,
+    *,
+    shape: Shape | None = None,
+    alpha: float = FALSE_REJECT_RATE,
+) -> list[Statistic]:
+    """All statistics of one miner's sample, in the order of the checks: proof, logprob, sampling.
+
+    Args:
+        sample: the sampled rollouts (at least one).
+        pair: calibration of (the miner's class, the validator's class); None reports without enforcing.
+        shape: the model's, so that a table made on smaller models is not enforced.
+        alpha: false-reject rate of everything enforced here together.
+    """
+    if not sample:
+        return []
+    enforced = pair is not None and pair.covers(shape)
+    names = sorted({name for one in sample for name in one.deltas})
+    share = alpha / (len(STATISTICS) + len(names))
+    pooled = {name: _pooled(name, sample, pair, enforced, share) for name in STATISTICS}
+    alternatives = [_alternative(name, sample, pair, enforced, share) for name in names]
+    return [coarse_error(sample), pooled["energy"], *alternatives, pooled["logprob"], coarse_margin(sample), pooled["margin"]]
+
+
+def coarse_error(sample: Sequence[Comparison]) -> Statistic:
+    """The worst error of a rollout, or of the rollouts of one group together, with at least 16 positions. Always enforced."""
+    worst: tuple[float, int | None, int | None] = (0.0, None, None)
+    sets: list[tuple[int, int | None, list[Comparison]]] = [(one.group, one.rollout, [one]) for one in sample]
+    sets += [(group, None, members) for group, members in _by_group(sample).items() if len(members) > 1]
+    eligible = 0
+    for group, rollout, members in sets:
+        if sum(len(one.errors) for one in members) < COARSE_ERROR_POSITIONS:
+            continue
+        eligible += 1
+        squares = [square for one in members for square in _position_squares(one.errors)]
+        error = math.sqrt(math.fsum(squares) / len(squares))
+        if error > worst[0]:
+            worst = (error, group, rollout)
+    return Statistic(
+        "proof",
+        "coarse_error",
+        _short(worst[0]),
+        COARSE_ERROR_BOUND,
+        True,
+        f"worst RMS sketch error of {eligible} rollouts and groups with at least {COARSE_ERROR_POSITIONS} positions",
+        worst[1],
+        worst[2],
+    )
+
+
+def coarse_margin(sample: Sequence[Comparison]) -> Statistic:
+    """The largest share of margins above 1 in a group with at least 64 positions. Always enforced."""
+    worst: tuple[float, int | None] = (0.0, None)
+    eligible = 0
+    for group, members in _by_group(sample).items():
+        count = sum(len(one.margins) for one in members)
+        if count >= COARSE_MARGIN_POSITIONS:
+            eligible += 1
+            over = sum(int((one.margins > COARSE_MARGIN).sum()) for one in members) / count
+            worst = max(worst, (over, group), key=lambda item: item[0])
+    return Statistic(
+        "sampling",
+        "coarse_margin",
+        _short(worst[0]),
+        COARSE_MARGIN_SHARE,
+        True,
+        f"largest share of margins above {COARSE_MARGIN:g} in {eligible} groups of {COARSE_MARGIN_POSITIONS} positions or more",
+        worst[1],
+    )
+
+
+def energy_of(one: Comparison) -> float:
+    """Mean squared sketch difference of a coordinate; 1 where the measured state has no sketch."""
+    squares = np.square(one.errors.astype(np.float64)).ravel()
+    return math.fsum(squares) / len(squares) if np.isfinite(squares).all() else 1.0
+
+
+def margin_of(one: Comparison) -> float:
+    """How many positions lost clearly: Σ min(margin / 0.05, 1). A sum, so one wrong token counts alike in any length."""
+    return math.fsum(np.minimum(one.margins / MARGIN_SCALE, 1.0))
+
+
+def logprob_of(one: Comparison) -> float:
+    """Mean absolute difference between claimed and measured log-probability, nats."""
+    differences_ = np.abs(one.logprob_errors.astype(np.float64))
+    return math.fsum(differences_) / len(differences_) if np.isfinite(differences_).all() else LOGPROB_CLIP
+
+
+_VALUES: dict[str, tuple[str, float, Callable[[Comparison], float]]] = {
+    "energy": ("proof", ENERGY_CLIP, energy_of),
+    "margin": ("sampling", MARGIN_CLIP_PER_ROLLOUT, margin_of),
+    "logprob": ("logprob", LOGPROB_CLIP, logprob_of),
+}
+
+
+def rollout_values(name: str, sample: Sequence[Comparison]) -> npt.NDArray[np.float64]:
+    """One value per rollout under a pooled statistic, unclipped; what calibration fits."""
+    value = _VALUES[name][2]
+    return np.array([value(one) for one in sample], dtype=np.float64)
+
+
+def clip_of(name: str) -> float:
+    return _VALUES[name][1]
+
+
+def _pooled(name: str, sample: Sequence[Comparison], pair: PairCalibration | None, enforced: bool, alpha: float) -> Statistic:
+    check, clip, value_of = _VALUES[name]
+    values = [min(value_of(one), clip) for one in sample]
+    count: float = len(values)
+    threshold = None
+    if pair is not None:
+        null = pair.nulls[name]
+        if name == "margin":
+            # The honest value of a sum grows with the positions opened; calibration rollouts had `pair.positions` on average.
+            weight = math.fsum(max(1.0, len(one.margins) / pair.positions) for one in sample)
+            threshold = null.threshold(weight, alpha) * weight / count
+        else:
+            threshold = null.threshold(count, alpha)
+    mean = math.fsum(values) / count
+    what = {
+        "energy": "mean squared sketch difference a coordinate",
+        "margin": "clearly lost positions a rollout",
+        "logprob": "mean absolute log-probability difference, nats",
+    }[name]
+    return Statistic(
+        check, name, _short(mean), None if threshold is None else _short(threshold), enforced, f"{what}, {len(values)} rollouts"
+    )
+
+
+def _alternative(
+    name: str, sample: Sequence[Comparison], pair: PairCalibration | None, enforced: bool, alpha: float
+) -> Statistic:
+    tested = [one for one in sample if name in one.deltas]
+    null = pair.nulls["energy"] if pair is not None else None
+    honest = ENERGY_CLIP if null is None else null.worst_mean + null.dead_zone
+    result = project([one.errors for one in tested], [one.deltas[name] for one in tested], honest, alpha)
+    detail = (
+        f"0 is the current model, 1 is {name}; power {result.power:.2f} on {len(tested)} rollouts, "
+        f"RMS distance {result.delta_rms:.4g}"
+    )
+    threshold = _short(result.threshold) if math.isfinite(result.threshold) else None
+    return Statistic("proof", name, _short(result.t), threshold, enforced and result.testable, detail)
+
+
+def _by_group(sample: Sequence[Comparison]) -> dict[int, list[Comparison]]:
+    groups: dict[int, list[Comparison]] = {}
+    for one in sample:
+        groups.setdefault(one.group, []).append(one)
+    return groups
+
+
+def _position_squares(errors: npt.NDArray[np.float32]) -> list[float]:
+    """Squared winsorised position errors; a position without a sketch counts as winsorised."""
+    squares = np.square(errors.astype(np.float64))
+    means = [math.fsum(row) / len(row) for row in squares]
+    limit = POSITION_ERROR_WINSOR**2
+    return [min(mean, limit) if math.isfinite(mean) else limit for mean in means]
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.6g}")

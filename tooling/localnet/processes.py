@@ -125,7 +125,7 @@ class Processes:
         return self._layout.logs / f"{name}.log"
 
 
-GROUPS = 10  # of 16 rollouts, per miner and window: what two processors generate, prove, verify and train on in time
+GROUPS = 16  # of 16 rollouts, per miner and window: what two processors generate, prove, verify and train on in time
 QUICK_GROUPS = 4
 
 

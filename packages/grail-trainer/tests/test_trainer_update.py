@@ -1,0 +1,339 @@
+"""Promises of the update: exact gradients, normalisers that no batching changes, a state that resumes to the bit."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from grail_core.errors import CheckpointError
+from grail_trainer.advantages import group_advantages, varies
+from grail_trainer.grpo import (
+    Batch,
+    GrpoSettings,
+    LossKind,
+    Rollout,
+    RolloutGroup,
+    micro_batches,
+    policy_loss,
+    token_normaliser,
+    update,
+    visiting_order,
+)
+from grail_trainer.logprobs import TokenRow, completion_logprobs, token_logprobs
+from grail_trainer.optimiser import Masters, state_digest
+
+VOCABULARY = 19
+
+
+def tiny_module(seed: int = 0, hidden: int = 16) -> Any:
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    config = Qwen2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+        attn_implementation="sdpa",
+        initializer_range=0.2,
+    )
+    return Qwen2ForCausalLM(config)
+
+
+def random_rows(count: int, seed: int = 0) -> list[TokenRow]:
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        prompt, completion = int(rng.integers(2, 7)), int(rng.integers(1, 9))
+        rows.append(TokenRow(tuple(map(int, rng.integers(0, VOCABULARY, prompt + completion))), prompt))
+    return rows
+
+
+def random_groups(module: Any, count: int = 5, size: int = 4, seed: int = 0) -> list[RolloutGroup]:
+    """Groups whose behaviour policy is a little off the module's."""
+    rng = np.random.default_rng(seed)
+    groups = []
+    for number in range(count):
+        rows = random_rows(size, seed=seed * 1000 + number)
+        with torch.no_grad():
+            drawn = completion_logprobs(module, rows)
+        noisy = drawn.logprob.numpy() + rng.normal(0, 0.2, len(drawn.logprob)).astype(np.float32)
+        parts = np.split(noisy, np.cumsum([row.completion_length for row in rows])[:-1])
+        rewards = rng.random(size)
+        groups.append(
+            RolloutGroup(
+                str(number),
+                tuple(
+                    Rollout(row, float(reward), bool(reward > 0.5), part.astype(np.float32))
+                    for row, reward, part in zip(rows, rewards, parts, strict=True)
+                ),
+            )
+        )
+    return groups
+
+
+def plain_logprobs(module: Any, rows: list[TokenRow], temperature: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Row by row, all logits in memory, autograd all the way: what the fused path must equal."""
+    values, entropies = [], []
+    for row in rows:
+        tokens = torch.tensor([row.tokens])
+        logits = module(input_ids=tokens, use_cache=False).logits[0].float() / temperature
+        logs = logits.log_softmax(-1)[row.prompt_length - 1 : -1]
+        values.append(logs.gather(1, tokens[0, row.prompt_length :, None])[:, 0])
+        entropies.append(-(logs.exp() * logs).sum(-1))
+    return torch.cat(values), torch.cat(entropies)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probabilities_and_gradients_equal_the_plain_way(temperature: float) -> None:
+    module, rows = tiny_module(), random_rows(7)
+    weights = torch.randn(sum(row.completion_length for row in rows))
+    fused = completion_logprobs(module, rows, temperature=temperature)
+    (fused.logprob * weights + 0.3 * fused.entropy * weights).sum().backward()
+    got = {name: p.grad.clone() for name, p in module.named_parameters()}
+    module.zero_grad()
+    logprob, entropy = plain_logprobs(module, rows, temperature)
+    (logprob * weights + 0.3 * entropy * weights).sum().backward()
+    assert torch.allclose(fused.logprob, logprob, atol=1e-6)
+    assert torch.allclose(fused.entropy, entropy, atol=1e-5)
+    for name, parameter in module.named_parameters():
+        assert torch.allclose(got[name], parameter.grad, atol=1e-5), name
+    assert [int(count) for count in torch.bincount(fused.row)] == [row.completion_length for row in rows]
+
+
+@given(st.integers(1, 9))
+@settings(max_examples=9, deadline=None)
+def test_chunks_of_the_head_change_nothing(chunk: int) -> None:
+    torch.manual_seed(1)
+    hidden, weight = torch.randn(9, 5, dtype=torch.float64), torch.randn(11, 5, dtype=torch.float64)
+    targets = torch.arange(9) % 11
+    results = []
+    for rows in (chunk, 9):
+        h, w = hidden.float().requires_grad_(), weight.float().requires_grad_()
+        logprob, entropy = token_logprobs(h, w, targets, chunk_rows=rows)
+        (logprob.sum() + 2 * entropy.sum()).backward()
+        results.append((logprob, entropy, h.grad, w.grad))
+    for one, other in zip(*results, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["grpo", "dapo", "dr_grpo"])
+def test_the_gradient_of_a_step_equals_a_plain_reference(kind: LossKind) -> None:
+    module = tiny_module()
+    groups = random_groups(module)
+    chosen = GrpoSettings(loss=kind, entropy_coefficient=0.01, epochs=1, minibatches=1, largest_gradient_norm=1e9)
+    limit = 12
+    expected = _reference_gradient(module, groups, chosen, limit)
+    masters = Masters(module, learning_rate=0.0)
+    seen: dict[str, torch.Tensor] = {}
+    original = masters.step
+
+    def spying(*, largest_norm: float) -> float:
+        seen.update({name: p.grad.clone() for name, p in masters.module.named_parameters()})
+        return original(largest_norm=largest_norm)
+
+    masters.step = spying  # type: ignore[method-assign]
+    update(masters, groups, chosen, window=0, token_limit=limit)
+    for name, gradient in expected.items():
+        assert torch.allclose(seen[name], gradient, atol=1e-5), name
+
+
+def _reference_gradient(module: Any, groups: list[RolloutGroup], chosen: GrpoSettings, limit: int) -> dict[str, torch.Tensor]:
+    """The definition of each loss, rollout by rollout, nothing shared with the code under test but the model."""
+    module.zero_grad()
+    rollouts = [(rollout, group) for group in groups for rollout in group.rollouts]
+    tokens = sum(rollout.row.completion_length for rollout, _ in rollouts)
+    total = torch.zeros(())
+    for rollout, group in rollouts:
+        rewards = np.array(group.rewards)
+        advantage = (rollout.reward - rewards.mean()) / (rewards.std() + 1e-4)
+        logprob, entropy = plain_logprobs(module, [rollout.row])
+        ratio = torch.exp(logprob - logprob.detach())
+        weight = torch.exp(logprob.detach() - torch.from_numpy(rollout.behaviour)).clamp(max=chosen.importance_cap)
+        clipped = ratio.clamp(1 - chosen.clip_low, 1 + chosen.clip_high)
+        token = -weight * torch.minimum(ratio * advantage, clipped * advantage) - chosen.entropy_coefficient * entropy
+        scale = {
+            "grpo": 1 / (len(rollouts) * rollout.row.completion_length),
+            "dapo": 1 / tokens,
+            "dr_grpo": 1 / (len(rollouts) * limit),
+        }[chosen.loss]
+        total = total + token.sum() * scale
+    total.backward()
+    gradient = {name: p.grad.clone() for name, p in module.named_parameters()}
+    module.zero_grad()
+    return gradient
+
+
+@pytest.mark.parametrize("kind", ["grpo", "dapo", "dr_grpo"])
+def test_micro_batches_change_nothing_but_rounding(kind: LossKind) -> None:
+    results = []
+    for tokens in (1, 60, 10**6):
+        module = tiny_module()
+        masters = Masters(module, learning_rate=1e-2)
+        update(masters, random_groups(module, 6), GrpoSettings(loss=kind, tokens_per_pass=tokens), window=3, token_limit=9)
+        results.append(masters.tensors())
+    for other in results[1:]:
+        for name, tensor in results[0].items():
+            if name.startswith("master."):
+                assert torch.allclose(tensor, other[name], atol=2e-4), name
+
+
+def test_micro_batches_hold_every_group_once_and_the_longest_first() -> None:
+    module = tiny_module()
+    batches = [_batch_of(group) for group in random_groups(module, 7)]
+    parts = list(micro_batches(batches, 80))
+    assert sorted(index for part in parts for index in part) == list(range(7))
+    widths = [max(len(row.tokens) for index in part for row in batches[index].rows) for part in parts]
+    assert widths == sorted(widths, reverse=True)
+    assert len(parts) > 1
+
+
+def _batch_of(group: RolloutGroup) -> Batch:
+    rows = tuple(rollout.row for rollout in group.rollouts)
+    lengths = torch.tensor([row.completion_length for row in rows])
+    zeros = torch.zeros(int(lengths.sum()))
+    return Batch(rows, lengths, zeros, zeros, zeros, None)
+
+
+def test_normalisers_add_up_to_one() -> None:
+    lengths = torch.tensor([3, 1, 7])
+    for kind in ("grpo", "dapo"):
+        assert token_normaliser(lengths, kind, rollouts=3, tokens=11, token_limit=8).sum().item() == pytest.approx(1)
+    assert token_normaliser(lengths, "dr_grpo", rollouts=3, tokens=11, token_limit=8).sum().item() == pytest.approx(11 / 24)
+
+
+def test_the_clip_stops_pushing_a_token_that_moved_far_enough() -> None:
+    chosen = GrpoSettings(clip_low=0.2, clip_high=0.28)
+    for advantage, moved, pushed in ((1.0, 0.5, False), (1.0, 0.1, True), (-1.0, -0.5, False), (-1.0, 0.5, True)):
+        logprob = torch.tensor([moved], requires_grad=True)
+        one = torch.ones(1)
+        batch = Batch((), torch.ones(1, dtype=torch.long), advantage * one, torch.zeros(1), one, None)
+        policy_loss(logprob, torch.zeros(1), batch, chosen, normaliser=one).backward()
+        assert logprob.grad is not None
+        assert (logprob.grad.item() != 0) == pushed
+
+
+@given(st.lists(st.floats(0, 1, allow_nan=False), min_size=2, max_size=16))
+@settings(deadline=None)
+def test_advantages_sum_to_zero_and_flat_groups_have_none(rewards: list[float]) -> None:
+    for kind in ("standardised", "centred"):
+        advantages = group_advantages(rewards, kind)
+        assert abs(advantages.sum()) < 1e-6
+        if not varies(rewards):
+            assert not advantages.any()
+
+
+def test_a_resumed_trainer_is_the_same_to_the_bit(tmp_path: Path) -> None:
+    module = tiny_module()
+    groups = [random_groups(module, 4, seed=seed) for seed in range(3)]
+    chosen = GrpoSettings(learning_rate=3e-3, seed=5)
+    straight = Masters(tiny_module(), learning_rate=3e-3)
+    for window in range(3):
+        update(straight, groups[window], chosen, window=window)
+    first = Masters(tiny_module(), learning_rate=3e-3)
+    update(first, groups[0], chosen, window=0)
+    update(first, groups[1], chosen, window=1)
+    first.save(tmp_path / "state.safetensors")
+    resumed = Masters(tiny_module(seed=9), learning_rate=3e-3)  # other weights: everything must come from the file
+    resumed.resume(tmp_path / "state.safetensors")
+    update(resumed, groups[2], chosen, window=2)
+    assert state_digest(resumed.tensors()) == state_digest(straight.tensors())
+    assert all(torch.equal(a, straight.published()[name]) for name, a in resumed.published().items())
+
+
+def test_a_state_of_another_model_is_refused_and_nothing_is_changed(tmp_path: Path) -> None:
+    Masters(tiny_module(hidden=32), learning_rate=1e-3).save(tmp_path / "other")
+    (tmp_path / "broken").write_bytes(b"no tensors")
+    masters = Masters(tiny_module(), learning_rate=1e-3)
+    before = state_digest(masters.tensors())
+    for name in ("other", "broken"):
+        with pytest.raises(CheckpointError):
+            masters.resume(tmp_path / name)
+    assert state_digest(masters.tensors()) == before
+
+
+def test_learning_rate_zero_changes_no_weight() -> None:
+    module = tiny_module()
+    masters = Masters(module, learning_rate=0.0)
+    before = masters.published()
+    statistics = update(masters, random_groups(module), GrpoSettings(learning_rate=0.0, weight_decay=0.1), window=0)
+    assert statistics.steps == 8
+    assert statistics.gradient_norm > 0
+    assert all(torch.equal(before[name], tensor) for name, tensor in masters.published().items())
+
+
+def test_a_gradient_that_is_not_finite_makes_no_step() -> None:
+    masters = Masters(tiny_module(), learning_rate=1e-2)
+    before = state_digest(masters.tensors())
+    for parameter in masters.module.parameters():
+        parameter.grad = torch.full_like(parameter, float("nan"))
+    assert not np.isfinite(masters.step(largest_norm=1.0))
+    assert state_digest(masters.tensors()) == before
+
+
+def test_the_visiting_order_is_a_permutation_that_only_its_arguments_decide() -> None:
+    order = visiting_order(40, 1, 30, 0)
+    assert sorted(order) == list(range(40))
+    assert (order == visiting_order(40, 1, 30, 0)).all()
+    for other in (visiting_order(40, 2, 30, 0), visiting_order(40, 1, 60, 0), visiting_order(40, 1, 30, 1)):
+        assert (order != other).any()
+
+
+def test_published_weights_are_the_cast_of_the_masters_with_tied_weights_once() -> None:
+    masters = Masters(tiny_module(), learning_rate=1e-3)
+    published = masters.published()
+    assert "lm_head.weight" not in published
+    assert all(tensor.dtype is torch.bfloat16 for tensor in published.values())
+    embedding = masters.module.get_input_embeddings().weight
+    assert torch.equal(published["model.embed_tokens.weight"], embedding.to(torch.bfloat16))
+
+
+def test_reinforcement_raises_the_reward_of_a_toy_task_every_time() -> None:
+    """Reward: share of completion tokens equal to the prompt's first. From chance to most of them in a few updates."""
+    module = tiny_module(seed=2)
+    masters = Masters(module, learning_rate=1e-2)
+    chosen = GrpoSettings(learning_rate=1e-2, epochs=2, minibatches=2)
+    generator = torch.Generator().manual_seed(0)
+    curve = []
+    for window in range(12):
+        groups = [_toy_group(masters.module, target, generator) for target in range(1, 7)]
+        curve.append(float(np.mean([reward for group in groups for reward in group.rewards])))
+        update(masters, [group for group in groups if varies(group.rewards)], chosen, window=window)
+    assert curve[0] < 0.2
+    assert np.mean(curve[-2:]) > 0.5, curve
+
+
+def _toy_group(module: Any, target: int, generator: torch.Generator, size: int = 16, length: int = 3) -> RolloutGroup:
+    prompt = (target, 0)
+    rows = torch.tensor([prompt] * size)
+    with torch.no_grad():
+        for _ in range(length):
+            logits = module(input_ids=rows, use_cache=False).logits[:, -1]
+            rows = torch.cat([rows, torch.multinomial(logits.softmax(-1), 1, generator=generator)], dim=1)
+        tokens = [TokenRow(tuple(row), len(prompt)) for row in rows.tolist()]
+        drawn = completion_logprobs(module, tokens).logprob.numpy().reshape(size, length)
+    rollouts = []
+    for row, behaviour in zip(tokens, drawn, strict=True):
+        reward = sum(token == target for token in row.tokens[len(prompt) :]) / length
+        rollouts.append(Rollout(row, reward, reward == 1.0, behaviour.astype(np.float32)))
+    return RolloutGroup(f"toy/{target}", tuple(rollouts))
+
+
+def test_settings_travel_as_canonical_json() -> None:
+    from grail_core.protocol.encoding import canonical_json
+
+    value = GrpoSettings().to_json()
+    assert canonical_json(value)
+    assert value.keys() == {field.name for field in dataclasses.fields(GrpoSettings)}

@@ -51,9 +51,10 @@ B = TypeVar("B")
 class Check(Enum):
     """What a decoder hashes."""
 
-    BOTH = "both"  # every block before and after
-    RESULT = "result"  # after only: enough where a wrong base may be thrown away
-    NOTHING = "nothing"  # benchmarks, and a second pass over what was checked
+    RESULT = (
+        "result"  # every block of the result, and the root; a right result needs a right base, which is hashed to find blame
+    )
+    NOTHING = "nothing"  # for who hashes the whole result afterwards
 
 
 def encode(
@@ -110,13 +111,15 @@ def decode(
     base: RawState,
     frames: Iterable[Frame],
     *,
-    check: Check = Check.BOTH,
+    check: Check = Check.RESULT,
+    expected_root: Digest | None = None,
     allocate: Callable[[str, Layout], RawTensor] | None = None,
     threads: int | None = None,
 ) -> dict[str, RawTensor]:
     """The new tensors, in name order; `base` is only read. Tied tensors are one object under several names.
 
     Args:
+        expected_root: the weights root that a manifest names; None: whatever the delta says it leads to.
         allocate: where each new tensor's memory comes from (a mapped file, say); its contents are overwritten.
 
     Raises:
@@ -124,7 +127,7 @@ def decode(
             message names the tensor.
     """
     stream = iter(frames)
-    plan = _plan(base, next(stream, None))
+    plan = _plan(base, next(stream, None), expected_root)
     make = allocate or (lambda _name, layout: RawTensor(layout, np.empty(layout.elements, layout.dtype.bits)))
     result = {name: make(name, layout) for name, layout in plan.layouts.items()}
     pool_size = threads or worker_threads()
@@ -132,50 +135,51 @@ def decode(
     def step(item: _Numbered) -> dict[tuple[str, int], Digest]:
         where, frame, targets = item
         old = [block(base[n], i) if n in plan.same else None for n, i in targets.names]
-        _check_base(frame, targets, old, check, where)
-        blocks = [block(result[n], i) for n, i in targets.names]
-        start = [o if o is not None else np.zeros_like(b) for o, b in zip(old, blocks, strict=True)]
-        decode_blocks(frame, targets.dtype, start, blocks, where=where)
-        return _check_result(frame, targets, blocks, check, where)
+        return _decode_checked(frame, targets, old, [block(result[n], i) for n, i in targets.names], check, where)
 
     coded = list(_ahead(step, plan.numbered(stream), pool_size))
     _fill_rest(plan, base, result)
-    if check is Check.BOTH:
+    if check is Check.RESULT:
         _check_root(plan, result, coded, pool_size)
     for alias, name in plan.change.aliases.items():
         result[alias] = result[name]
     return {name: result[name] for name in sorted(result, key=name_order)}
 
 
-def apply(state: MutableMapping[str, RawTensor], frames: Callable[[], Iterable[Frame]], *, threads: int | None = None) -> None:
+def apply(
+    state: MutableMapping[str, RawTensor],
+    frames: Callable[[], Iterable[Frame]],
+    *,
+    expected_root: Digest | None = None,
+    threads: int | None = None,
+) -> None:
     """Turn `state` into the new tensors in place; memory beyond the model's is a few frames and the tensors added.
 
     Args:
         state: from `tensors.raw_state`; entries are added, removed or re-tied where the delta says so.
         frames: called twice, once to check and once to write: the same frames both times.
+        expected_root: the weights root that a manifest names; None: whatever the delta says it leads to.
 
     Raises:
         CheckpointError: as `decode`; nothing was written.
     """
     stream = iter(frames())
     layout_frame = next(stream, None)
-    plan = _plan(state, layout_frame)
+    plan = _plan(state, layout_frame, expected_root)
     added = {name: RawTensor.empty(layout) for name, layout in plan.layouts.items() if name not in plan.same}
     pool_size = threads or worker_threads()
 
     def verify(item: _Numbered) -> tuple[Digest, dict[tuple[str, int], Digest]]:
         where, frame, targets = item
         old = [block(state[n], i) if n in plan.same else None for n, i in targets.names]
-        _check_base(frame, targets, old, Check.BOTH, where)
-        start = [o if o is not None else block(added[n], i) for o, (n, i) in zip(old, targets.names, strict=True)]
-        scratch = [np.empty_like(bits) for bits in start]
-        decode_blocks(frame, targets.dtype, start, scratch, where=where)
-        return frame.after, _check_result(frame, targets, scratch, Check.BOTH, where)
+        sizes = [o if o is not None else block(added[n], i) for o, (n, i) in zip(old, targets.names, strict=True)]
+        scratch = [np.empty_like(bits) for bits in sizes]
+        return frame.after, _decode_checked(frame, targets, old, scratch, Check.RESULT, where)
 
     verified = list(_ahead(verify, plan.numbered(stream), pool_size))
     _check_root(plan, {**state, **added}, [coded for _, coded in verified], pool_size)
     checked = [after for after, _ in verified]
-    plan = _plan(state, layout_frame)
+    plan = _plan(state, layout_frame, expected_root)
 
     def write(item: _Numbered) -> None:
         where, frame, targets = item
@@ -252,9 +256,15 @@ class _Plan:
         return _Targets(dtype, tuple(names))
 
 
-def _plan(base: RawState, frame: Frame | None) -> _Plan:
+def _plan(base: RawState, frame: Frame | None, expected_root: Digest | None) -> _Plan:
     if frame is None or frame.mode is not Mode.LAYOUT:
         raise CheckpointError("the delta does not begin with its layout frame")
+    if expected_root is not None and frame.after != expected_root:
+        raise CheckpointError(
+            "the delta leads to other weights than the manifest names",
+            where=f"root {frame.after.hex()[:16]}…, the manifest's is {expected_root.hex()[:16]}…",
+            hint="the trainer signed a manifest and a delta that do not belong together; report the checkpoint",
+        )
     change = LayoutChange.from_payload(frame.payload, where="layout frame")
     base_names, _ = untied(base)
     layouts = change.result_layouts({name: base[name].layout for name in base_names})
@@ -273,10 +283,30 @@ def _fill_rest(plan: _Plan, base: RawState, result: Mapping[str, RawTensor]) -> 
                     target[:] = 0
 
 
-def _check_base(frame: Frame, targets: _Targets, old: list[Bits | None], check: Check, where: str) -> None:
-    if check is not Check.BOTH:
-        return
-    digests = [block_digest(bits) if bits is not None else Digest(bytes(32)) for bits in old]
+def _decode_checked(
+    frame: Frame, targets: _Targets, base: list[Bits | None], blocks: list[Bits], check: Check, where: str
+) -> dict[tuple[str, int], Digest]:
+    """Decode into `blocks` and hash them; if anything is wrong, say whether it is the base's fault, and which tensor's."""
+    start = [old if old is not None else np.zeros_like(new) for old, new in zip(base, blocks, strict=True)]
+    try:
+        decode_blocks(frame, targets.dtype, start, blocks, where=where)
+    except CheckpointError:
+        _blame_base(frame, targets, base, where)
+        raise
+    if check is Check.NOTHING:
+        return {}
+    digests = [block_digest(bits) for bits in blocks]
+    if frame_digest(digests) != frame.after:
+        _blame_base(frame, targets, base, where)
+        wrong = _first_wrong(targets, digests, [ref.after for ref in frame.blocks])
+        raise CheckpointError(
+            f"tensor {wrong} does not come out as published", where=where, hint="the delta is damaged; fetch it again"
+        )
+    return dict(zip(targets.names, digests, strict=True))
+
+
+def _blame_base(frame: Frame, targets: _Targets, base: list[Bits | None], where: str) -> None:
+    digests = [block_digest(bits) if bits is not None else Digest(bytes(32)) for bits in base]
     if frame_digest(digests) != frame.before:
         wrong = _first_wrong(targets, digests, [ref.before for ref in frame.blocks])
         raise CheckpointError(
@@ -284,22 +314,6 @@ def _check_base(frame: Frame, targets: _Targets, old: list[Bits | None], check: 
             where=where,
             hint="the model held here is not the delta's parent; load the checkpoint from disk or fetch it in full",
         )
-
-
-def _check_result(
-    frame: Frame, targets: _Targets, blocks: list[Bits], check: Check, where: str
-) -> dict[tuple[str, int], Digest]:
-    if check is Check.NOTHING:
-        return {}
-    digests = [block_digest(bits) for bits in blocks]
-    if frame_digest(digests) != frame.after:
-        wrong = _first_wrong(targets, digests, [ref.after for ref in frame.blocks])
-        raise CheckpointError(
-            f"tensor {wrong} does not come out as published",
-            where=where,
-            hint="the base or the delta is damaged; fetch them again",
-        )
-    return dict(zip(targets.names, digests, strict=True))
 
 
 def _check_root(plan: _Plan, state: RawState, coded: list[dict[tuple[str, int], Digest]], threads: int) -> None:

@@ -59,10 +59,7 @@ def materialise(
     digest = manifest.digest
     cached = cache.entry(digest)
     if cached is not None:
-        wrong = _wrong_tensors(cached, index)
-        if wrong and _repair(manifest, cached, wrong, index, store):
-            wrong = []
-        if not wrong and _files_match(manifest, cached):
+        if _is_whole(manifest, cached, index, store):
             return cached
         cache.discard(digest)
     cache.sweep()
@@ -114,6 +111,7 @@ def apply_to_model(
             where=target.key,
             hint="load it from the cache: materialise finds the way",
         )
+    _model_files(target, cache, store)  # an unsafe checkpoint is refused before the model changes
     index = _index(target, cache, store)
     missing = sorted(name for name in index.tensors if name not in state)
     if missing:
@@ -127,7 +125,7 @@ def apply_to_model(
             hint="load the checkpoint from the cache",
         )
     with _delta_frames(delta, cache, store, progress) as frames:
-        apply(raw, frames)
+        apply(raw, frames, expected_root=target.weights_root)
     for part in delta.parts:
         (cache.objects / part.sha256.hex()).unlink(missing_ok=True)
 
@@ -229,12 +227,22 @@ def _write_shard_index(index: WeightsIndex, folder: Path) -> None:
 
 
 def _wrong_tensors(folder: Path, index: WeightsIndex) -> list[str]:
-    """Names whose bytes in the folder are not the index's; every name of either side that the other lacks."""
-    try:
-        found = digest_state(map_weights(folder)).index.tensors
-    except CheckpointError:
-        return list(index.tensors) or ["(no weights)"]
+    """Names whose bytes in the folder are not the index's; every name of either side that the other lacks.
+
+    Raises:
+        CheckpointError: the folder's files are no safetensors.
+    """
+    found = digest_state(map_weights(folder)).index.tensors
     return [name for name in sorted(found.keys() | index.tensors.keys()) if found.get(name) != index.tensors.get(name)]
+
+
+def _is_whole(manifest: CheckpointManifest, folder: Path, index: WeightsIndex, store: ObjectStore) -> bool:
+    """Is a cached folder what its manifest says, if need be after fetching its damaged tensors again?"""
+    try:
+        wrong = _wrong_tensors(folder, index)
+    except CheckpointError:
+        return False
+    return _files_match(manifest, folder) and (not wrong or _repair(manifest, folder, wrong, index, store))
 
 
 def _files_match(manifest: CheckpointManifest, folder: Path) -> bool:
@@ -272,7 +280,12 @@ def _is_damaged(digest: Digest, view: ChainView, cache: CheckpointCache, store: 
     """Is this cached entry not what its manifest says? Then it was the cause, and another way is tried."""
     manifest = view.by_digest.get(digest)
     folder = cache.entry(digest)
-    return manifest is None or folder is None or bool(_wrong_tensors(folder, _index(manifest, cache, store)))
+    if manifest is None or folder is None:
+        return True
+    try:
+        return bool(_wrong_tensors(folder, _index(manifest, cache, store)))
+    except CheckpointError:
+        return True
 
 
 def _drop_objects(manifest: CheckpointManifest, route: Route, view: ChainView, cache: CheckpointCache) -> None:

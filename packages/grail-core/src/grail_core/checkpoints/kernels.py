@@ -160,7 +160,7 @@ def apply_changes(base, out, offset, sign, mask, places, first, last, codes, res
             used += other
             step = size * (1 - 2 * (code & 1))
             i = np.int64(places[k]) - offset
-            out[i] = _pattern((_ordered(np.int64(out[i]), sign) + step) & mask, sign)
+            out[i] = _pattern((_ordered(np.int64(base[i]), sign) + step) & mask, sign)
             k += 1
     return np.int64(used)
 

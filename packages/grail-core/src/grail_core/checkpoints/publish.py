@@ -31,7 +31,7 @@ from grail_core.checkpoints.manifest import (
     parse,
 )
 from grail_core.checkpoints.safety import ModelFiles, check_model_files
-from grail_core.checkpoints.shards import SHARD_BYTES, create_weights, map_weights, plan_shards, shard_bytes
+from grail_core.checkpoints.shards import SHARD_BYTES, map_weights, plan_shards, save_weights, shard_bytes
 from grail_core.checkpoints.tensors import RawState, RawTensor, raw_state
 from grail_core.checkpoints.uploads import Uploads
 from grail_core.environment import EnvironmentSpec
@@ -259,6 +259,5 @@ def _keep(manifest: CheckpointManifest, files: ModelFiles, weights: RawState, ca
         for name, data in files.files.items():
             with storage_errors(folder / name):
                 (folder / name).write_bytes(data)
-        made = create_weights(folder, {name: tensor.layout for name, tensor in weights.items()})
-        for name, tensor in weights.items():
-            made[name].bits[:] = tensor.bits
+        if save_weights(folder, weights).root != manifest.weights_root:
+            raise CheckpointError("the weights changed while they were published", where=manifest.key)

@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from grail_core.checkpoints.digests import StateDigests, digest_state
 from grail_core.checkpoints.tensors import Layout, RawState, RawTensor, check_layout, check_name, name_order
 from grail_core.errors import CheckpointError
 from grail_core.protocol.reading import parse_json
@@ -93,6 +95,28 @@ def shard_index(plans: Sequence[ShardPlan]) -> bytes | None:
 def shard_bytes(plan: ShardPlan, state: RawState) -> bytes:
     """The file's bytes."""
     return b"".join([plan.header, *(state[name].bits.view(np.uint8).data for name in plan.tensors if state[name].bits.size)])
+
+
+def save_weights(folder: Path, state: RawState, limit: int = SHARD_BYTES) -> StateDigests:
+    """Write the files of a state and hash its blocks at the same time; returns the digests.
+
+    Raises:
+        StorageError: no space, or the folder cannot be written.
+    """
+    plans = plan_shards({name: tensor.layout for name, tensor in state.items()}, limit)
+    with ThreadPoolExecutor(1) as pool:
+        hashing = pool.submit(digest_state, state)
+        for plan in plans:
+            path = folder / plan.name
+            with storage_errors(path), path.open("wb") as file:
+                file.write(plan.header)
+                for name in plan.tensors:
+                    file.write(state[name].bits.view(np.uint8).data)
+        index = shard_index(plans)
+        if index is not None:
+            with storage_errors(folder / INDEX_FILE):
+                (folder / INDEX_FILE).write_bytes(index)
+        return hashing.result()
 
 
 def create_weights(folder: Path, layouts: Mapping[str, Layout], limit: int = SHARD_BYTES) -> dict[str, RawTensor]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from grail_core.beacon.base import RoundNotYetError
 from grail_core.errors import BeaconError, ChainError, CheckpointError, DiskFullError, StorageError
 from grail_core.keys import ss58
 from grail_core.live_checkpoint import LoadedCheckpoint
@@ -27,6 +28,7 @@ from grail_miner.mining import Group, Mining, Timings
 log = get_logger(__name__)
 
 _RETRY_SECONDS = 1.0
+_BEACON_SECONDS = 0.2
 
 
 @dataclass
@@ -68,7 +70,11 @@ class MinerService:
             log.event("window_already_mined", window=window)
             return False
         self.mining.timings = Timings()
-        loaded = self.mining.select_model(context)
+        try:
+            loaded = self.mining.select_model(context)
+        except (CheckpointError, StorageError) as error:
+            log.event("window_skipped", window=window, reason=f"no checkpoint: {error.what}")
+            return False
         groups = self._produce(context, loaded, stop)
         if not groups:
             log.event("window_empty", window=window, reason="no group fitted before the deadline")
@@ -91,6 +97,8 @@ class MinerService:
             except CheckpointError as error:
                 log.event("window_skipped", window=window, reason=error.what)
                 return None
+            except RoundNotYetError:
+                stop.wait(_BEACON_SECONDS)  # the round after a block is due within a period; nothing is wrong
             except (BeaconError, ChainError, StorageError) as error:
                 log.event("window_input_late", window=window, reason=error.what)
                 stop.wait(_RETRY_SECONDS)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from grail_core.beacon.base import RoundNotYetError
 from grail_core.chain.base import Neuron
 from grail_core.checkpoints.manifest import CheckpointManifest
 from grail_core.environment import Environment
@@ -40,6 +41,7 @@ from grail_validator.ledger import Judged, Ledger
 log = get_logger(__name__)
 
 _RETRY_SECONDS = 1.0
+_BEACON_SECONDS = 0.2
 
 
 @dataclass
@@ -139,6 +141,8 @@ class ValidatorService:
                 return context, open_challenge(participant.chain, participant.beacon, context)
             except CheckpointError as error:
                 return f"no valid checkpoint: {error.what}"
+            except RoundNotYetError:
+                stop.wait(_BEACON_SECONDS)  # the round after a block is due within a period; nothing is wrong
             except (BeaconError, ChainError, StorageError) as error:
                 if participant.chain.current_block() > times.void_block:
                     return f"an input could not be had by block {times.void_block}: {error.what}"

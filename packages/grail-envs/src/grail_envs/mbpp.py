@@ -97,6 +97,11 @@ class MbppEnvironment:
     def spec(self) -> EnvironmentSpec:
         return self._spec
 
+    @property
+    def rows(self) -> list[MbppPayload]:
+        """All rows of the split, in the order of the file."""
+        return self._rows
+
     def __len__(self) -> int:
         """Number of distinct problems."""
         return len(self._rows)

@@ -1,0 +1,1 @@
+"""Predict what a program prints: programs from a grammar of our own, or from a pinned set."""

@@ -39,9 +39,9 @@ def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., An
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
-            return numba.njit(cache=True, nogil=True, **options)(function)  # type: ignore[no-any-return]
+            return numba.njit(cache=True, nogil=True, error_model="numpy", **options)(function)  # type: ignore[no-any-return]
         except RuntimeError:  # numba found no writable cache folder
-            return numba.njit(nogil=True, **options)(function)  # type: ignore[no-any-return]
+            return numba.njit(nogil=True, error_model="numpy", **options)(function)  # type: ignore[no-any-return]
 
     return decorate
 

@@ -101,11 +101,11 @@ def test_log_probabilities_and_gradients_equal_the_plain_way(temperature: float)
     module, rows = tiny_module(), random_rows(7)
     weights = torch.randn(sum(row.completion_length for row in rows))
     fused = completion_logprobs(module, rows, temperature=temperature)
-    (fused.logprob * weights + 0.3 * fused.entropy * weights).sum().backward()
+    (fused.logprob * weights + 0.3 * fused.entropy * weights).sum().backward()  # type: ignore[no-untyped-call]
     got = {name: p.grad.clone() for name, p in module.named_parameters()}
     module.zero_grad()
     logprob, entropy = plain_logprobs(module, rows, temperature)
-    (logprob * weights + 0.3 * entropy * weights).sum().backward()
+    (logprob * weights + 0.3 * entropy * weights).sum().backward()  # type: ignore[no-untyped-call]
     assert torch.allclose(fused.logprob, logprob, atol=1e-6)
     assert torch.allclose(fused.entropy, entropy, atol=1e-5)
     for name, parameter in module.named_parameters():
@@ -123,7 +123,7 @@ def test_chunks_of_the_head_change_nothing(chunk: int) -> None:
     for rows in (chunk, 9):
         h, w = hidden.float().requires_grad_(), weight.float().requires_grad_()
         logprob, entropy = token_logprobs(h, w, targets, chunk_rows=rows)
-        (logprob.sum() + 2 * entropy.sum()).backward()
+        (logprob.sum() + 2 * entropy.sum()).backward()  # type: ignore[no-untyped-call]
         results.append((logprob, entropy, h.grad, w.grad))
     for one, other in zip(*results, strict=True):
         assert torch.allclose(one, other, atol=1e-5)
@@ -170,7 +170,7 @@ def _reference_gradient(module: Any, groups: list[RolloutGroup], chosen: GrpoSet
             "dr_grpo": 1 / (len(rollouts) * limit),
         }[chosen.loss]
         total = total + token.sum() * scale
-    total.backward()
+    total.backward()  # type: ignore[no-untyped-call]
     gradient = {name: p.grad.clone() for name, p in module.named_parameters()}
     module.zero_grad()
     return gradient
@@ -220,7 +220,7 @@ def test_the_clip_stops_pushing_a_token_that_moved_far_enough() -> None:
         logprob = torch.tensor([moved], requires_grad=True)
         one = torch.ones(1)
         batch = Batch((), torch.ones(1, dtype=torch.long), advantage * one, torch.zeros(1), one, None)
-        policy_loss(logprob, torch.zeros(1), batch, chosen, normaliser=one).backward()
+        policy_loss(logprob, torch.zeros(1), batch, chosen, normaliser=one).backward()  # type: ignore[no-untyped-call]
         assert logprob.grad is not None
         assert (logprob.grad.item() != 0) == pushed
 

@@ -78,7 +78,7 @@ def run_trainer(
         )
     service = TrainerService(
         participant=participant,
-        masters=_masters_at(head, participant, chosen, settings),
+        masters=_masters_at(head, participant, chosen, settings.device),
         state=state,
         publisher=publisher,
         verdicts=VerdictReader(participant, most_windows_old=MOST_WINDOWS_OLD),
@@ -133,11 +133,11 @@ def _new_masters(folder: Path, chosen: GrpoSettings, device: str) -> Masters:
     )
 
 
-def _masters_at(head: CheckpointManifest, participant: Participant, chosen: GrpoSettings, settings: Settings) -> Masters:
+def _masters_at(head: CheckpointManifest, participant: Participant, chosen: GrpoSettings, device: str) -> Masters:
     """Masters with the weights of the last checkpoint; the journal's state, where there is one, is put on top."""
     cached = participant.checkpoints.cache.entry(head.digest)
     folder = cached if cached is not None else participant.checkpoints.materialise(head)
-    return _new_masters(folder, chosen, settings.device)
+    return _new_masters(folder, chosen, device)
 
 
 def _find_place(service: TrainerService, head: CheckpointManifest) -> None:

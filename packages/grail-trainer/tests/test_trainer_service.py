@@ -1,0 +1,430 @@
+"""Promises of the trainer as a participant, with real files, keys, chain, beacon, stores and models.
+
+What it learns from, what it refuses, and that SIGKILL anywhere neither loses a window nor learns from one twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import grail_trainer.warm_start as warm_start
+from grail_core.chain.local import LocalChain
+from grail_core.checkpoints.manifest import CheckpointManifest
+from grail_core.checkpoints.publish import CheckpointParts
+from grail_core.checkpoints.safety import read_model_files
+from grail_core.keys import LocalSigner, ss58
+from grail_core.live_checkpoint import LiveCheckpoint
+from grail_core.participant import Participant
+from grail_core.protocol import MinerStatus, MinerVerdict, SignedVerdict, VerdictBody, WindowStatus
+from grail_core.protocol.encoding import canonical_json, tagged_hash
+from grail_core.protocol.signatures import verify
+from grail_core.protocol.types import Block, Digest, Hotkey, Signature, Window
+from grail_core.protocol.verdicts import Versions
+from grail_core.storage.filesystem import FilesystemDirectory
+from grail_core.verdict_files import rollouts_key, verdict_key
+from grail_core.verified_files import AcceptedFile, write_accepted_files
+from grail_core.window_file import window_key
+from grail_envs.sat import SatEnvironment
+from grail_trainer.batch import fair_order, largest_share, within_share
+from grail_trainer.grpo import GrpoSettings
+from grail_trainer.init import TinyConfig, create_model
+from grail_trainer.intake import VerdictReader, accepted_digests, have_spoken
+from grail_trainer.model_folder import sampling_defaults
+from grail_trainer.optimiser import Masters
+from grail_trainer.publication import LOG_TAG, Publisher, first_reachable, training_log_key
+from grail_trainer.service import TrainerService
+from grail_trainer.start import MOST_WINDOWS_OLD, _find_place, _masters_at
+from grail_trainer.state import TrainerState
+from grail_trainer.warm_start import Stage, majority_answer
+from tooling.small_network import FIRST_WINDOW, SmallNetwork
+
+ENVIRONMENT = SatEnvironment(3, 4, 5, 6)
+GROUPS = range(3)
+SETTINGS = GrpoSettings(learning_rate=1e-3, epochs=1, minibatches=2)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that knows the form of an answer, so that its rollouts earn different rewards."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("model") / "sat"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(warm_start, "stages_for", lambda environment, quick: (Stage(majority_answer, 60, 1e-2, 1e-3),))
+        create_model(ENVIRONMENT, folder, config=TinyConfig(hidden_size=32, context_length=128, max_new_tokens=8, rows=16))
+    return folder
+
+
+class LearningNetwork(SmallNetwork):
+    """Its first checkpoint is the model's own, published as the trainer does it."""
+
+    def _publish(self, folder: Path, max_tokens: int) -> CheckpointManifest:
+        participant = self.participant("trainer")
+        defaults = sampling_defaults(folder)
+        parts = CheckpointParts(
+            network_id=participant.network_id,
+            window=Window(0),
+            valid_from=FIRST_WINDOW,
+            environment=self.environment.spec,
+            policy=defaults.policy,
+            end_token_ids=defaults.end_tokens,
+            thinking_mode="none",
+        )
+        masters = Masters.load(folder, learning_rate=0.0)
+        return Publisher(participant, read_model_files(folder)).publish_first(parts, masters.published())
+
+    def mine_and_upload(self, name: str, groups: Sequence[int] = GROUPS) -> bytes:
+        data = self.mine(self.mining(name), FIRST_WINDOW, groups)
+        participant = self.participant(name)
+        participant.own_store.put(window_key(ss58(participant.signer.hotkey), FIRST_WINDOW), data)
+        return data
+
+    def judge(self) -> None:
+        """Both validators, from first sight to published verdict."""
+        validators = [self.validator("validator-0"), self.validator("validator-1")]
+        self.advance_to(FIRST_WINDOW + 30)
+        for validator in validators:
+            validator.first_sight.sight(FIRST_WINDOW)
+        self.advance_to(FIRST_WINDOW + 38)
+        for validator in validators:
+            validator._judge(FIRST_WINDOW, threading.Event())
+
+    def claim(self, name: str, accepted: dict[str, bytes], status: MinerStatus = MinerStatus.ACCEPTED) -> None:
+        """A verdict that says of these files what the test wants it to, with a real signature."""
+        participant, signer = self.participant(name), self.signers[name]
+        metagraph = self.chain.metagraph(Block(FIRST_WINDOW))
+        miners = []
+        for miner, data in accepted.items():
+            neuron = metagraph.by_hotkey(self.signers[miner].hotkey)
+            assert neuron is not None
+            digest = Digest(hashlib.sha256(data).digest())
+            miners.append(
+                MinerVerdict(neuron.hotkey, neuron.uid, status, content_digest=digest, active=True, declared=48, checked=True)
+            )
+        body = VerdictBody(
+            participant.network_id, FIRST_WINDOW, WindowStatus.SCORED, Versions("0", "0", "0"), miners=tuple(miners)
+        )
+        rollouts = write_accepted_files(
+            [
+                AcceptedFile(self.signers[miner].hotkey, Digest(hashlib.sha256(data).digest()), data, ())
+                for miner, data in accepted.items()
+            ]
+        )
+        digest = Digest(hashlib.sha256(rollouts).digest())
+        message = SignedVerdict.message(body, signer.hotkey, None, digest)
+        verdict = SignedVerdict(body, signer.hotkey, signer.sign(message), None, digest)
+        participant.own_store.put(rollouts_key(FIRST_WINDOW), rollouts)
+        participant.own_store.put(verdict_key(FIRST_WINDOW), verdict.encode())
+
+
+def service(participant: Participant, model: Path, settings_: GrpoSettings = SETTINGS) -> TrainerService:
+    """A trainer as `run_trainer` builds it, for a participant of a test."""
+    publisher = Publisher(participant, read_model_files(model))
+    head = publisher.view().head
+    assert head is not None
+    state = TrainerState(
+        participant.cache_dir / "trainer", network_id=participant.network_id, trainer=participant.signer.hotkey
+    )
+    made = TrainerService(
+        participant=participant,
+        masters=_masters_at(head, participant, settings_, "cpu"),
+        state=state,
+        publisher=publisher,
+        verdicts=VerdictReader(participant, most_windows_old=MOST_WINDOWS_OLD),
+        checkpoint=LiveCheckpoint(participant.checkpoints),
+        environment_of=lambda manifest: ENVIRONMENT,
+        settings=settings_,
+    )
+    _find_place(made, head)
+    return made
+
+
+@pytest.fixture
+def network(tmp_path: Path, model: Path) -> LearningNetwork:
+    root = tmp_path / "network"
+    root.mkdir()
+    network = LearningNetwork(root, environment=ENVIRONMENT, model=model)
+    network.advance_to(FIRST_WINDOW + 1)
+    return network
+
+
+def published_log(participant: Participant, window: Window = FIRST_WINDOW) -> dict[str, Any]:
+    raw = participant.own_store.get(training_log_key(window), max_bytes=10**7)
+    signed = json.loads(raw)
+    message = tagged_hash(participant.network_id, LOG_TAG, canonical_json(signed["body"]))
+    assert verify(participant.signer.hotkey, message, Signature(bytes.fromhex(signed["signature"])))
+    body: dict[str, Any] = signed["body"]
+    return body
+
+
+def test_a_window_becomes_a_checkpoint_and_a_signed_log(network: LearningNetwork, model: Path) -> None:
+    digests = {name: hashlib.sha256(network.mine_and_upload(name)).hexdigest() for name in ("miner-0", "miner-1")}
+    network.judge()
+    trainer = service(network.participant("trainer"), model)
+    before = trainer.masters.published()
+    assert trainer.run(threading.Event(), windows=1) == 1
+    first, second = (item.manifest for item in trainer.publisher.view().stored)
+    assert (second.sequence, second.window, second.valid_from) == (1, FIRST_WINDOW, FIRST_WINDOW + 60)
+    assert second.weights_root != first.weights_root
+    assert second.training["groups"] == len(published_log(trainer.participant)["groups"]) > 0
+    log = published_log(trainer.participant)
+    assert {member["content_digest"] for member in log["groups"]} <= set(digests.values())
+    assert log["checkpoint"]["digest"] == second.digest.hex()
+    loaded = LiveCheckpoint(network.participant("miner-0").checkpoints).at(second)
+    for name, tensor in trainer.masters.published().items():
+        assert torch.equal(loaded.model.state()[name], tensor)
+    assert any(not torch.equal(before[name], tensor) for name, tensor in trainer.masters.published().items())
+
+
+def test_learning_rate_zero_publishes_the_same_weights(network: LearningNetwork, model: Path) -> None:
+    network.mine_and_upload("miner-0")
+    network.judge()
+    trainer = service(network.participant("trainer"), model, dataclasses.replace(SETTINGS, learning_rate=0.0))
+    trainer.run(threading.Event(), windows=1)
+    first, second = (item.manifest for item in trainer.publisher.view().stored)
+    assert second.weights_root == first.weights_root
+    assert second.training["changed_share"] == "0.000000"
+
+
+def test_a_file_replaced_after_the_verdict_is_not_trained_on(network: LearningNetwork, model: Path) -> None:
+    data = network.mine_and_upload("miner-0")
+    network.judge()
+    network.mine_and_upload("miner-0", groups=range(1))  # the miner's bucket holds another file now
+    trainer = service(network.participant("trainer"), model)
+    trainer.run(threading.Event(), windows=1)
+    learned = {member["content_digest"] for member in published_log(trainer.participant)["groups"]}
+    assert learned == {hashlib.sha256(data).hexdigest()}
+
+
+def test_rollouts_that_are_not_those_of_the_verdict_are_taken_from_another_validator(
+    network: LearningNetwork, model: Path
+) -> None:
+    network.mine_and_upload("miner-0")
+    network.judge()
+    network.participant("validator-0").own_store.put(rollouts_key(FIRST_WINDOW), b"something else")
+    trainer = service(network.participant("trainer"), model)
+    assert trainer.run(threading.Event(), windows=1) == 1
+
+
+def test_a_group_that_validators_accepted_falsely_is_dropped_with_its_findings(network: LearningNetwork, model: Path) -> None:
+    mining = network.mining("miner-0")
+    context = network.participant("miner-0").open_window(FIRST_WINDOW)
+    loaded = mining.select_model(context)
+    groups = mining.produce_groups(context, loaded, GROUPS)
+    lied = tuple(dataclasses.replace(row, sketches=bytes(len(row.sketches))) for row in groups[1].rows)
+    groups[1] = dataclasses.replace(groups[1], rows=lied)
+    data = mining.pack(context, loaded, groups)
+    for name in ("validator-0", "validator-1"):
+        network.claim(name, {"miner-0": data})
+    network.advance_to(FIRST_WINDOW + 38)
+    trainer = service(network.participant("trainer"), model)
+    trainer.run(threading.Event(), windows=1)
+    log = published_log(trainer.participant)
+    assert 1 not in [member["group"] for member in log["groups"]]
+    dropped = [entry for entry in log["dropped"] if entry["group"] == 1]
+    assert {finding["check"] for finding in dropped[0]["findings"] if finding["outcome"] == "reject"} == {"proof"}
+
+
+def test_a_window_without_accepted_files_is_passed_over_and_the_next_is_not_waited_for(
+    network: LearningNetwork, model: Path
+) -> None:
+    network.judge()
+    trainer = service(network.participant("trainer"), model)
+    assert trainer.run(threading.Event(), windows=1) == 0
+    assert trainer.state.journal is not None
+    assert trainer.state.journal.decided == FIRST_WINDOW
+    assert len(trainer.publisher.view().stored) == 1
+
+
+def test_rollouts_that_are_too_old_are_not_learned_from(network: LearningNetwork, model: Path) -> None:
+    network.mine_and_upload("miner-0")
+    network.judge()
+    network.advance_to(FIRST_WINDOW + (MOST_WINDOWS_OLD + 1) * 30)
+    trainer = service(network.participant("trainer"), model)
+    assert trainer.run(threading.Event(), windows=1) == 0
+
+
+def test_stopping_while_waiting_decides_nothing(network: LearningNetwork, model: Path) -> None:
+    trainer = service(network.participant("trainer"), model)
+    stop = threading.Event()
+    stop.set()
+    trainer.run(stop, windows=1)
+    assert trainer.state.journal is not None
+    assert trainer.state.journal.decided == FIRST_WINDOW - 30
+
+
+def _copy(network: LearningNetwork, root: Path) -> Participant:
+    """The trainer of a copy of the network, as a new process would open it."""
+    shutil.copytree(network.root, root)
+    chain = LocalChain.open(root / "chain.sqlite")
+    return Participant(
+        params=network.params,
+        chain=chain,
+        directory=FilesystemDirectory(root / "buckets", "bucket-trainer", clock=chain.now_ms),
+        beacon=network.beacon,
+        signer=network.signers["trainer"],
+        cache_dir=root / "cache" / "trainer",
+    )
+
+
+def _killed_at(step: int, action: Callable[[], object]) -> bool:
+    """Run in a child that SIGKILLs itself just before its `step`-th rename or link; True if it was killed."""
+    child = os.fork()
+    if child == 0:
+        left = step
+
+        def dying(original: Callable[..., Any]) -> Callable[..., Any]:
+            def wrapped(*arguments: Any, **options: Any) -> Any:
+                nonlocal left
+                left -= 1
+                if left < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return original(*arguments, **options)
+
+            return wrapped
+
+        for name in ("replace", "rename", "link"):
+            setattr(os, name, dying(getattr(os, name)))
+        try:
+            action()
+        except BaseException:  # noqa: BLE001 - whatever it is, the child must end here and not go on with the tests
+            os._exit(3)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, f"the child failed: {status}"
+    return os.WIFSIGNALED(status)
+
+
+def _run_one_window(participant: Participant, model: Path) -> None:
+    service(participant, model).run(threading.Event(), windows=1)
+
+
+def test_killed_anywhere_it_learns_from_the_window_once_and_ends_with_the_same_bits(
+    network: LearningNetwork, model: Path, tmp_path: Path
+) -> None:
+    network.mine_and_upload("miner-0")
+    network.judge()
+    straight = service(_copy(network, tmp_path / "straight"), model)
+    straight.run(threading.Event(), windows=1)
+    expected = straight.publisher.view().stored[-1].manifest
+    steps = 0
+    while True:
+        participant = _copy(network, tmp_path / f"kill-{steps}")
+        killed = _killed_at(steps, partial(_run_one_window, participant, model))
+        again = service(participant, model)
+        assert again.run(threading.Event(), windows=1) == 1, steps
+        manifests = [item.manifest for item in again.publisher.view().stored]
+        assert [manifest.window for manifest in manifests] == [0, FIRST_WINDOW], steps
+        assert manifests[-1].digest == expected.digest, steps
+        assert published_log(participant) == published_log(straight.participant), steps
+        assert again.state.journal is not None
+        assert (again.state.journal.learned, again.state.journal.pending) == (1, None)
+        if not killed:
+            break
+        steps += 1
+    assert steps > 5
+
+
+# --- who decides ------------------------------------------------------------------------------------------------------
+
+A, B, C, MINER, OTHER = (Hotkey(bytes([i]) * 32) for i in range(1, 6))
+FILE, REPLACED = Digest(b"f" * 32), Digest(b"r" * 32)
+
+
+def _says(*entries: tuple[Hotkey, Digest, MinerStatus], status: WindowStatus = WindowStatus.SCORED) -> SignedVerdict:
+    miners = tuple(
+        MinerVerdict(hotkey, uid, state, content_digest=digest, checked=state is not MinerStatus.NOT_SELECTED, active=True)
+        for uid, (hotkey, digest, state) in enumerate(entries)
+    )
+    body = VerdictBody(Digest(bytes(32)), Window(30), status, Versions("0", "0", "0"), miners=miners)
+    return SignedVerdict(body, A, Signature(bytes(64)))
+
+
+YES, NO, UNSEEN = MinerStatus.ACCEPTED, MinerStatus.FAILED, MinerStatus.NOT_SELECTED
+
+
+def test_a_file_needs_more_than_half_of_the_stake_that_judged_it() -> None:
+    stake = {A: 5, B: 3, C: 2}
+    assert (
+        accepted_digests({A: _says((MINER, FILE, YES)), B: _says((MINER, FILE, NO)), C: _says((MINER, FILE, NO))}, stake) == {}
+    )
+    assert accepted_digests({A: _says((MINER, FILE, YES)), B: _says((MINER, FILE, NO))}, stake) == {MINER: FILE}
+    assert accepted_digests({A: _says((MINER, FILE, NO)), B: _says((MINER, FILE, YES))}, stake) == {}
+
+
+def test_a_validator_that_did_not_judge_a_file_does_not_count() -> None:
+    stake = {A: 5, B: 3}
+    for silent in (_says((MINER, FILE, UNSEEN)), _says(status=WindowStatus.INCONCLUSIVE), _says()):
+        assert accepted_digests({A: silent, B: _says((MINER, FILE, YES))}, stake) == {MINER: FILE}
+
+
+def test_two_contents_of_one_miner_are_two_files_and_neither_is_taken() -> None:
+    stake = {A: 5, B: 5}
+    assert accepted_digests({A: _says((MINER, FILE, YES)), B: _says((MINER, REPLACED, YES))}, stake) == {}
+
+
+def test_validators_with_half_of_the_stake_are_not_enough_to_go_on_without_the_rest() -> None:
+    stake = {A: 5, B: 3, C: 2}
+    assert not have_spoken({A: _says()}, stake)
+    assert have_spoken({A: _says(), C: _says()}, stake)
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=20))
+@settings(deadline=None)
+def test_no_hotkey_gives_more_than_its_share(counts: list[int]) -> None:
+    offered = {Hotkey(bytes([i]) * 32): range(count) for i, count in enumerate(counts)}
+    order = [candidate.hotkey for candidate in fair_order(offered)]
+    assert len(order) == sum(counts)
+    kept = within_share(order, active=len(counts))
+    assert kept == sorted(set(kept))
+    for hotkey in offered:
+        mine = sum(order[index] == hotkey for index in kept)
+        assert Fraction(mine) <= max(Fraction(1), largest_share(len(counts)) * len(kept))
+
+
+def test_shares_are_a_tenth_or_twice_an_even_one() -> None:
+    assert [largest_share(n) for n in (1, 2, 3, 9, 10, 50)] == [
+        Fraction(1),
+        Fraction(1),
+        Fraction(2, 3),
+        Fraction(2, 9),
+        Fraction(1, 10),
+        Fraction(1, 10),
+    ]
+
+
+def test_a_checkpoint_takes_the_first_window_it_can_reach() -> None:
+    from grail_core.network import LOCALNET, SUBNET_81
+
+    lead = LOCALNET.checkpoint_lead
+    least = 30 + LOCALNET.checkpoint_least_distance * 30
+    assert first_reachable(Window(30), Block(least - lead - 2), LOCALNET, spare=1) == least
+    assert first_reachable(Window(30), Block(least - lead - 1), LOCALNET, spare=1) == least + 30
+    assert first_reachable(Window(30), Block(0), SUBNET_81, spare=0) == 90
+
+
+def test_the_state_of_another_network_is_refused(tmp_path: Path) -> None:
+    from grail_core.errors import ConfigurationError
+
+    owner = LocalSigner.from_seed(bytes(32)).hotkey
+    TrainerState(tmp_path, network_id=Digest(bytes(32)), trainer=owner).begin(Window(0))
+    with pytest.raises(ConfigurationError, match="another network"):
+        TrainerState(tmp_path, network_id=Digest(b"x" * 32), trainer=owner)
+    (tmp_path / "journal.json").write_text("{}")
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        TrainerState(tmp_path, network_id=Digest(bytes(32)), trainer=owner)

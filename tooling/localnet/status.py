@@ -61,7 +61,7 @@ class NetworkStatus:
 
     def miners_are_done(self) -> bool:
         last = self.last_window
-        return last is not None and self.block > WindowTimes(Window(last), self.params).first_sight_end_block
+        return last is not None and self.block >= WindowTimes(Window(last), self.params).deadline_block
 
     def windows_are_done(self) -> bool:
         return self.first_window is not None and self.windows_judged() >= self.windows

@@ -42,7 +42,7 @@ from grail_core.checkpoints.tensors import DTYPES_BY_CODE, Bits, DType, Layout, 
 from grail_core.errors import CheckpointError
 from grail_core.protocol.types import Digest
 
-__all__ = ["Check", "Frame", "Profile", "apply", "decode", "encode", "read_frames"]
+__all__ = ["Check", "Frame", "Profile", "apply", "decode", "encode", "read_frames", "result_layouts"]
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -195,6 +195,11 @@ def apply(
     state.update(added)
     for alias, name in plan.change.aliases.items():
         state[alias] = state[name]
+
+
+def result_layouts(base: RawState, frames: Iterable[Frame]) -> dict[str, Layout]:
+    """Layouts of the untied tensors that a delta leads to, from its first frame alone. Errors: as `decode`."""
+    return dict(_plan(base, next(iter(frames), None), None).layouts)
 
 
 def untied(state: RawState) -> tuple[list[str], dict[str, str]]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from grail_core.checkpoints.cache import CheckpointCache
 from grail_core.checkpoints.chain_view import ChainView, checkpoint_for_window, list_manifests
-from grail_core.checkpoints.codec import Check, apply, decode
+from grail_core.checkpoints.codec import Check, apply, decode, result_layouts
 from grail_core.checkpoints.digests import MAX_INDEX_BYTES, WeightsIndex, digest_state
 from grail_core.checkpoints.download import Progress, fetch_bytes, fetch_object, fetch_range, no_progress
 from grail_core.checkpoints.frames import Frame, read_frames
@@ -181,19 +181,19 @@ def _build(
         if start is folder:
             _write_shard_index(index, folder)
     state: Mapping[str, RawTensor] = map_weights(start) if route.steps else {}
+    wanted = {name: entry.layout for name, entry in index.tensors.items()}
+    limit = 4 * sum(layout.nbytes for layout in wanted.values()) + (1 << 30)
     for number, (delta, manifest) in enumerate(route.steps, 1):
-        last = number == len(route.steps)
-        layouts = {n: e.layout for n, e in _index(manifest, cache, store).tensors.items()}
-        place = folder if last else _scratch(folder, f"step{number}")
-        made = create_weights(place, layouts)
-
-        def allocate(name: str, layout: Any, made: dict[str, RawTensor] = made) -> RawTensor:
-            if name not in made or made[name].layout != layout:
-                raise CheckpointError("the delta leads to other tensors than the manifest's index", where=name)
-            return made[name]
-
         with _delta_frames(delta, cache, store, progress) as frames:
-            decode(state, frames(), check=Check.NOTHING, allocate=allocate)
+            layouts = result_layouts(state, frames())
+            last = number == len(route.steps)
+            if last and layouts != wanted:
+                raise CheckpointError("the delta leads to other tensors than the manifest's index names", where=manifest.key)
+            if sum(layout.nbytes for layout in layouts.values()) > limit:
+                raise CheckpointError("the delta leads to weights far larger than the target's", where=manifest.key)
+            place = folder if last else _scratch(folder, f"step{number}")
+            made = create_weights(place, layouts)
+            decode(state, frames(), check=Check.NOTHING, allocate=lambda name, _layout, made=made: made[name])  # type: ignore[misc]
         state = made
         _remove_scratch(folder, keep=place)
     _remove_scratch(folder, keep=folder)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import gc
 import io
-import random
 import sys
 import types
 from typing import Any
 
 from grail_envs.sandbox import wire
+from grail_envs.sandbox.steady import steady
 
 MAX_OUTPUT = 4 * 2**20
 """Characters a program may print; more is an error of the program."""
@@ -71,7 +71,7 @@ class AnswerSide:
             del sys.modules[hidden]
         sys.modules[name] = module
         sys.modules.setdefault("__main__", module)
-        random.seed(request["seed"])
+        steady(request["seed"])
         output = _Output()
         sys.stdin, sys.stdout, sys.stderr = io.StringIO(request["stdin"]), output, _Output()
         sys.argv = [name]

@@ -27,6 +27,7 @@ _CLONE_NUMBER = {X86_64: 56, AARCH64: 220}
 _CLONE3 = 435
 _PRLIMIT = {X86_64: 302, AARCH64: 261}
 _SOCKETPAIR = {X86_64: 53, AARCH64: 199}
+_IOCTL = {X86_64: 16, AARCH64: 29}
 _TGKILL = {X86_64: 234, AARCH64: 131}
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446  # the same on both
 
@@ -269,6 +270,14 @@ def seccomp_program(pid: int) -> bytes:
         _step(_LOAD, _SECOND_ARGUMENT),
         _step(_AND, 0xF),
         _step(_EQUAL, 1, 0, 1),  # SOCK_STREAM
+        *itself,
+    )
+    program += _when(
+        _IOCTL[machine],
+        _step(_LOAD, _SECOND_ARGUMENT),
+        _step(_EQUAL, 0x5421, 2, 0),  # FIONBIO: event loops
+        _step(_EQUAL, 0x5401, 1, 0),  # TCGETS: isatty
+        _step(_EQUAL, 0x5451, 0, 1),  # FIOCLEX
         *itself,
     )
     program += _when(_PRLIMIT[machine], _step(_LOAD, _FIRST_ARGUMENT), _step(_EQUAL, 0, 0, 1), *itself)

@@ -75,6 +75,7 @@ _TYPES: dict[str, type] = {
     kind.__name__: kind for kind in (int, float, str, bool, list, dict, tuple, set, frozenset, bytes, complex)
 }
 _VIEWS = {type({}.keys()): "keys", type({}.values()): "list", type({}.items()): "list"}
+_MOMENTS: tuple[tuple[Any, str], ...] = ((datetime.datetime, "datetime"), (datetime.date, "date"), (datetime.time, "time"))
 _ITERATORS: tuple[type, ...] = (
     types.GeneratorType, map, filter, zip, enumerate, reversed, type(reversed([])), type(iter([])), type(iter(())),
     type(iter({})), type(iter(set())), type(iter("")), type(iter(range(0))), type(iter({}.values())), type(iter({}.items())),
@@ -130,8 +131,9 @@ def _encode_other(kind: type, value: Any, keep: Callable[[Any], int], depth: int
         return ["F", encode(int(value.numerator), keep, depth), encode(int(value.denominator), keep, depth)]
     if kind is decimal.Decimal:
         return ["D", str(value)]
-    if kind in (datetime.datetime, datetime.date, datetime.time):
-        return ["T", kind.__name__, value.isoformat()]
+    for moment, name in _MOMENTS:
+        if moment in mro:
+            return ["T", name, moment.isoformat(value)]
     if kind is datetime.timedelta:
         return ["T", "timedelta", value.days, value.seconds, value.microseconds]
     if kind in _VIEWS:

@@ -54,6 +54,16 @@ class PolicyModel:
                     where=type(module).__name__,
                     hint="use a model whose logits are the plain product with its head (Qwen2, Qwen3, Llama, …)",
                 )
+        # `module.to(bfloat16)` also rounds the table of rotary frequencies, which a folder does not hold and loading computes
+        # anew in float32: such a model drifts from every participant's.
+        kept = module.state_dict().keys()
+        for name, buffer in module.named_buffers():
+            if name not in kept and buffer.is_floating_point() and buffer.dtype != torch.float32:
+                raise CheckpointError(
+                    f"the buffer {name} was rounded to {buffer.dtype}",
+                    where=type(module).__name__,
+                    hint="cast the parameters alone (`parameter.data = parameter.data.to(...)`), or save the model and load it",
+                )
         self.module: Any = module.eval()
         self.lock = threading.RLock()
         self._base: Any = self.module.base_model

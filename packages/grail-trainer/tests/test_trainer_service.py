@@ -28,6 +28,7 @@ from grail_core.chain.local import LocalChain
 from grail_core.checkpoints.manifest import CheckpointManifest
 from grail_core.checkpoints.publish import CheckpointParts
 from grail_core.checkpoints.safety import read_model_files
+from grail_core.errors import ConfigurationError
 from grail_core.keys import LocalSigner, ss58
 from grail_core.live_checkpoint import LiveCheckpoint
 from grail_core.participant import Participant
@@ -49,7 +50,7 @@ from grail_trainer.model_folder import sampling_defaults
 from grail_trainer.optimiser import Masters
 from grail_trainer.publication import LOG_TAG, Publisher, first_reachable, training_log_key
 from grail_trainer.service import TrainerService
-from grail_trainer.start import MOST_WINDOWS_OLD, _find_place, _masters_at
+from grail_trainer.start import MOST_WINDOWS_OLD, _find_place, _masters_at, publish_folder
 from grail_trainer.state import TrainerState
 from grail_trainer.warm_start import Stage, majority_answer
 from tooling.small_network import FIRST_WINDOW, SmallNetwork
@@ -268,6 +269,25 @@ def test_stopping_while_waiting_decides_nothing(network: LearningNetwork, model:
     assert trainer.state.journal.decided == FIRST_WINDOW - 30
 
 
+def test_weights_published_by_hand_are_what_the_trainer_goes_on_from(
+    network: LearningNetwork, model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(model, tmp_path / "other")
+    other = Masters.load(model, learning_rate=0.0)
+    with torch.no_grad():
+        for parameter in other.module.parameters():
+            parameter.mul_(1.5)
+    other.module.to(torch.bfloat16).save_pretrained(tmp_path / "other")
+    participant = network.participant("trainer")
+    service(participant, model)
+    manifest = publish_folder(participant, tmp_path / "other", ENVIRONMENT)
+    assert (manifest.sequence, manifest.valid_from) == (1, FIRST_WINDOW + 30)
+    resumed = service(participant, model)
+    assert all(torch.equal(t, other.module.state_dict()[name]) for name, t in resumed.masters.published().items())
+    with pytest.raises(ConfigurationError, match="environment"):
+        publish_folder(participant, tmp_path / "other", SatEnvironment())
+
+
 def _copy(network: LearningNetwork, root: Path) -> Participant:
     """The trainer of a copy of the network, as a new process would open it."""
     shutil.copytree(network.root, root)
@@ -419,8 +439,6 @@ def test_a_checkpoint_takes_the_first_window_it_can_reach() -> None:
 
 
 def test_the_state_of_another_network_is_refused(tmp_path: Path) -> None:
-    from grail_core.errors import ConfigurationError
-
     owner = LocalSigner.from_seed(bytes(32)).hotkey
     TrainerState(tmp_path, network_id=Digest(bytes(32)), trainer=owner).begin(Window(0))
     with pytest.raises(ConfigurationError, match="another network"):

@@ -90,6 +90,33 @@ def evaluate(settings: object, model: Path, env_id: str, problems: int, samples:
     evaluate_command(settings, model=model, env_id=env_id, problems=problems, samples=samples, as_json=as_json)  # type: ignore[arg-type]
 
 
+@cli.command()
+@click.option("--model", type=_FOLDER, required=True, help="Transformers folder: weights, configuration, tokenizer.")
+@click.option("--env", "env_id", default="sat", show_default=True, help="Environment of the network.")
+@common_options
+def publish(settings: object, model: Path, env_id: str) -> None:
+    """Publish a model folder as the network's first checkpoint, or as its next one.
+
+    Tokenizer, chat template and architecture of a network never change. A trainer started afterwards goes on from the
+    published weights.
+    """
+    from grail_trainer.start import publish_model
+
+    manifest = publish_model(settings, model=model, env_id=env_id)  # type: ignore[arg-type]
+    click.echo(f"checkpoint {manifest.sequence} ({manifest.digest.hex()[:16]}…), in force from window {manifest.valid_from}")
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@click.option("--objects", is_flag=True, help="Also ask the store for every object's size.")
+@common_options
+def inspect(settings: object, as_json: bool, objects: bool) -> None:
+    """Verify and show the network's chain of checkpoints: sizes, ratios, roots (also: `grail checkpoint show`)."""
+    from grail_trainer.commands import inspect_command
+
+    inspect_command(settings, as_json=as_json, objects=objects)  # type: ignore[arg-type]
+
+
 def main() -> None:
     run_cli(cli)
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import click
 
 from grail_core.environment import Environment
+from grail_core.errors import CheckpointError
 from grail_core.settings import Settings
 
 
@@ -78,6 +79,20 @@ def evaluate_command(settings: Settings, *, model: Path, env_id: str, problems: 
     click.echo(f"well formed   {100 * result.well_formed:6.2f} %  ± {100 * result.well_formed_error:.2f}")
     click.echo(f"reward        {result.reward:8.4f}")
     click.echo(f"best constant {100 * result.constant:6.2f} %")
+
+
+def inspect_command(settings: Settings, *, as_json: bool, objects: bool) -> None:
+    from grail_core.checkpoints.source import CheckpointSource
+    from grail_core.deployment import network_parameters, open_chain, open_directory
+
+    params = network_parameters(settings)
+    chain = open_chain(settings)
+    directory = open_directory(settings, params, chain)
+    source = CheckpointSource(chain, directory, params, params.network_id(chain.genesis_hash), settings.cache_dir)
+    report = source.inspect(check_objects=objects)
+    click.echo(json.dumps(report.to_json()) if as_json else "\n".join(report.lines()))
+    if any(row.missing for row in report.rows):
+        raise CheckpointError("objects that a checkpoint names are missing", hint="see the rows above; publish them again")
 
 
 @contextmanager

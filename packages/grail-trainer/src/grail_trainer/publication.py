@@ -15,6 +15,7 @@ from grail_core.checkpoints.chain_view import ChainView, is_in_time, list_manife
 from grail_core.checkpoints.manifest import CheckpointManifest
 from grail_core.checkpoints.publish import CheckpointParts, least_valid_from, publish
 from grail_core.checkpoints.safety import ModelFiles
+from grail_core.errors import CheckpointError
 from grail_core.network import NetworkParameters
 from grail_core.participant import Participant
 from grail_core.protocol import window_of
@@ -63,6 +64,20 @@ class Publisher:
         """The network's first checkpoint; it needs no lead."""
         return self._publish(parts, state)
 
+    def publish_next(self, window: Window, state: dict[str, Any]) -> CheckpointManifest:
+        """Weights from elsewhere as the next checkpoint of the chain, in force from the first window that is free.
+
+        Raises:
+            CheckpointError: the network has no checkpoint, or one of `window` or later already.
+        """
+        head = self.view().head
+        if head is None:
+            raise CheckpointError("the network has no first checkpoint")
+        valid_from = self._reachable(window)
+        if head.valid_from >= valid_from:
+            valid_from = Window(head.valid_from + WINDOW_LENGTH)
+        return self._publish(self._parts(head, window, valid_from, {}), state)
+
     def publish_learned(self, learned: Learned, masters: Masters, *, last: bool) -> CheckpointManifest | None:
         """The checkpoint of a window, unless its place is taken; a checkpoint that no window will follow takes the next one.
 
@@ -76,26 +91,14 @@ class Publisher:
             return standing  # published before a crash
         head = view.head
         if head is None:
-            raise RuntimeError("the network has no first checkpoint")
-        participant = self.participant
-        block = participant.chain.current_block()
-        spare = self.spare_blocks + int(1000 * self._seconds / participant.params.block_time_ms)
-        valid_from = first_reachable(learned.window, block, participant.params, spare=spare)
+            raise CheckpointError("the network has no first checkpoint")
+        valid_from = self._reachable(learned.window)
         if head.valid_from >= valid_from:
             if not last:
                 log.event("checkpoint_joined", window=learned.window, reason=f"window {valid_from} has its checkpoint")
                 return None
             valid_from = Window(head.valid_from + WINDOW_LENGTH)
-        parts = CheckpointParts(
-            network_id=participant.network_id,
-            window=learned.window,
-            valid_from=valid_from,
-            environment=head.environment,
-            policy=head.policy,
-            end_token_ids=head.end_token_ids,
-            thinking_mode=head.thinking_mode,
-            training=learned.summary,
-        )
+        parts = self._parts(head, learned.window, valid_from, learned.summary)
         return self._publish(parts, masters.published())
 
     def publish_log(self, learned: Learned, manifest: CheckpointManifest | None) -> None:
@@ -113,6 +116,24 @@ class Publisher:
         message = tagged_hash(participant.network_id, LOG_TAG, canonical_json(body))
         signed = {"body": body, "signature": participant.signer.sign(message).hex()}
         participant.own_store.put(training_log_key(learned.window), canonical_json(signed))
+
+    def _reachable(self, window: Window) -> Window:
+        participant = self.participant
+        spare = self.spare_blocks + int(1000 * self._seconds / participant.params.block_time_ms)
+        return first_reachable(window, participant.chain.current_block(), participant.params, spare=spare)
+
+    def _parts(self, head: CheckpointManifest, window: Window, valid_from: Window, training: dict[str, Any]) -> CheckpointParts:
+        """Everything but the weights stays as the network's last checkpoint has it."""
+        return CheckpointParts(
+            network_id=self.participant.network_id,
+            window=window,
+            valid_from=valid_from,
+            environment=head.environment,
+            policy=head.policy,
+            end_token_ids=head.end_token_ids,
+            thinking_mode=head.thinking_mode,
+            training=training,
+        )
 
     def _publish(self, parts: CheckpointParts, state: dict[str, Any]) -> CheckpointManifest:
         participant = self.participant

@@ -56,9 +56,7 @@ def run_trainer(
     log.event("trainer_started", hotkey=ss58(participant.signer.hotkey), uid=neuron.uid, network=participant.params.name)
     chosen = GrpoSettings(**hyper_parameters)
     publisher = Publisher(participant, files)
-    state = TrainerState(
-        Path(settings.cache_dir) / "trainer", network_id=participant.network_id, trainer=participant.signer.hotkey
-    )
+    state = TrainerState(state_folder(participant), network_id=participant.network_id, trainer=participant.signer.hotkey)
     head = publisher.view().head
     if head is None:
         if state.journal is not None:
@@ -69,13 +67,7 @@ def run_trainer(
             )
         masters = _new_masters(model, chosen, settings.device)
         head = publisher.publish_first(_first_parts(participant, environment, model), masters.published())
-    elif head.env_digest != environment.spec.digest:
-        raise ConfigurationError(
-            f"the network's environment is {head.environment.env_id} with digest {head.env_digest.hex()[:16]}…, "
-            f"this is {env_id} with {environment.spec.digest.hex()[:16]}…",
-            where="--env",
-            hint="one network has one environment; start with the environment of its first checkpoint",
-        )
+    _require_environment(head, environment)
     service = TrainerService(
         participant=participant,
         masters=_masters_at(head, participant, chosen, settings.device),
@@ -92,6 +84,47 @@ def run_trainer(
         learned = service.run(stop, windows)
     log.event("trainer_stopped", windows=learned)
     return learned
+
+
+def publish_model(settings: Settings, *, model: Path, env_id: str) -> CheckpointManifest:
+    """Join the network and publish a model folder as its first or its next checkpoint; see `publish_folder`."""
+    participant = Participant.from_settings(settings)
+    _require_trainer(participant)
+    participant.join(settings)
+    return publish_folder(participant, _require_folder(model), training_environment(env_id, settings.data_dir))
+
+
+def publish_folder(participant: Participant, model: Path, environment: Environment) -> CheckpointManifest:
+    """Publish a folder's weights. Where the network has checkpoints already, a trainer that is started afterwards goes on from
+    these weights with fresh moments.
+
+    Raises:
+        ConfigurationError: the network has another environment.
+        CheckpointError: another tokenizer, template or architecture than the network's, or unreadable weights.
+    """
+    publisher = Publisher(participant, read_model_files(model))
+    weights = Masters.load(model, learning_rate=0.0).published()
+    head = publisher.view().head
+    parts = _first_parts(participant, environment, model)
+    if head is None:
+        return publisher.publish_first(parts, weights)
+    _require_environment(head, environment)
+    state_folder(participant).joinpath("journal.json").unlink(missing_ok=True)
+    return publisher.publish_next(parts.window, weights)
+
+
+def state_folder(participant: Participant) -> Path:
+    return participant.cache_dir / "trainer"
+
+
+def _require_environment(head: CheckpointManifest, environment: Environment) -> None:
+    if head.env_digest != environment.spec.digest:
+        raise ConfigurationError(
+            f"the network's environment is {head.environment.env_id} with digest {head.env_digest.hex()[:16]}…, "
+            f"this is {environment.spec.env_id} with {environment.spec.digest.hex()[:16]}…",
+            where="--env",
+            hint="one network has one environment; start with the environment of its first checkpoint",
+        )
 
 
 def _require_trainer(participant: Participant) -> None:

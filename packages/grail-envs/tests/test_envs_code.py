@@ -69,12 +69,12 @@ def test_a_replaced_helper_of_the_prompt_is_not_what_the_tests_call(pool: JudgeP
 )
 def test_public_reference_solutions_pass_under_load(pool: JudgePool) -> None:
     jobs: list[tuple[str, Job]] = []
-    for row in HumanEvalEnvironment()._rows:
+    for row in HumanEvalEnvironment().rows:
         jobs.append((row.task_id, humaneval.job_of(row, row.reference)))
     for subset in ("full", "sanitized"):
         for split in mbpp.SPLITS:
             jobs += [
-                (f"{subset}/{row.task_id}", mbpp.job_of(row, row.reference)) for row in MbppEnvironment(split, subset)._rows
+                (f"{subset}/{row.task_id}", mbpp.job_of(row, row.reference)) for row in MbppEnvironment(split, subset).rows
             ]
     jobs = jobs[::12]  # `hatch run sweep` judges them all
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]

@@ -52,6 +52,11 @@ class HumanEvalEnvironment:
     def spec(self) -> EnvironmentSpec:
         return self._spec
 
+    @property
+    def rows(self) -> list[HumanEvalPayload]:
+        """All rows, in the order of the file."""
+        return self._rows
+
     def __len__(self) -> int:
         """Number of distinct problems."""
         return len(self._rows)

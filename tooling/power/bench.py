@@ -46,16 +46,25 @@ class Bench:
 
     Args:
         limit: most completion tokens. groups: how many prompts; group g of any study has the same prompt.
+        prompts: to be used in place of the corpus's.
     """
 
-    def __init__(self, folders: Folders, corpus: Corpus, setting: Setting, groups: int, limit: int) -> None:
+    def __init__(
+        self,
+        folders: Folders,
+        corpus: Corpus,
+        setting: Setting,
+        groups: int,
+        limit: int,
+        prompts: Sequence[tuple[int, ...]] | None = None,
+    ) -> None:
         self.folders, self.setting, self.limit = folders, setting, limit
         self.corpus = corpus
         self.tokens = encoder(folders.policy)
         self.end: int = self.tokens.token_to_id(END)
         self.models = HonestModels.load(folders.policy)
         self.model = self.models.sdpa
-        self.prompts = self._prompts(groups)
+        self.prompts = self._prompts(groups) if prompts is None else list(prompts)
 
     # What sampling needs
 
@@ -76,8 +85,7 @@ class Bench:
         asked = self.prompts if prompts is None else prompts
         rows = [(g, r, prompt) for g, prompt in enumerate(asked) for r in range(ROLLOUTS_PER_PROBLEM)]
         rollouts = []
-        for start in range(0, len(rows), _ROWS_AT_ONCE):
-            part = rows[start : start + _ROWS_AT_ONCE]
+        for part in _rectangles(rows):
             seeds = [self.setting.sampling_seed(g, r, hotkey) for g, r, _ in part]
             end = self.end if ends else None
             done = decode(model or self.model, [p for *_, p in part], seeds, chooser or self.honest, end, self.limit)
@@ -186,6 +194,17 @@ class Bench:
             if len(prompts) == count:
                 return prompts
         raise ValueError(f"the corpus has only {len(prompts)} prompts of {room} tokens, {count} are needed")
+
+
+def _rectangles(rows: list[tuple[int, int, tuple[int, ...]]]) -> list[list[tuple[int, int, tuple[int, ...]]]]:
+    """Consecutive rows with prompts of one length, at most so many at once."""
+    parts: list[list[tuple[int, int, tuple[int, ...]]]] = []
+    for row in rows:
+        if parts and len(parts[-1]) < _ROWS_AT_ONCE and len(parts[-1][0][2]) == len(row[2]):
+            parts[-1].append(row)
+        else:
+            parts.append([row])
+    return parts
 
 
 def in_groups(rollouts: Sequence[Rollout]) -> list[list[Rollout]]:

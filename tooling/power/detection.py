@@ -153,10 +153,10 @@ def _search(name: str, rejects: Rejects, sample: Sequence[Comparison], seed: int
     slow = name not in STATISTICS and not name.startswith(weights.SINGLE)
 
     def power(n: int) -> float:
-        count = max(40, min(_DRAWS, 20_000 // n)) if slow else _DRAWS
+        count = max(20, min(_DRAWS, 1_280 // n)) if slow else _DRAWS
         return float(rejects(draws.integers(0, len(sample), (count, n))).mean())
 
-    sizes = [n for n in _SIZES if not slow or n <= 4 * len(sample)]
+    sizes = [n for n in _SIZES if not slow or ROLLOUTS_PER_PROBLEM <= n <= 4 * len(sample)]
     window = power(CHECK_ALL_BELOW)
     below, found = 0, None
     for n in sizes:
@@ -166,7 +166,7 @@ def _search(name: str, rejects: Rejects, sample: Sequence[Comparison], seed: int
         below = n
     if found is None:
         return Detection(name, None, None, False, window)
-    while found - below > max(1, below // 16):
+    while found - below > max(1, below // (4 if slow else 16)):
         middle = (found + below) // 2
         if power(middle) >= WANTED_POWER:
             found = middle

@@ -193,9 +193,11 @@ class Study:
         return detection.fit(conditions, self.shape, ("any bf16 numerics of this study", provers.PROTOCOL_NUMERICS))
 
     def deviation_results(self) -> list[DeviationResult]:
+        deviations = all_deviations()
+        collected = [self.deviation(deviation) for deviation in deviations]
+        self._say("judging")
         results = []
-        for deviation in all_deviations():
-            observations = self.deviation(deviation)
+        for deviation, observations in zip(deviations, collected, strict=True):
             found = detection.detections(observations, self.calibration)
             results.append(DeviationResult(deviation, len(observations), found))
         return results

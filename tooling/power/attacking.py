@@ -1,0 +1,235 @@
+"""What families A and B share: a scene with a trained model, tries before the checks, and the row that they add up to.
+
+A scene has one network with several miners; a try is one file of one miner, so each try has problems and seeds of its own,
+and the honest twin of a try is the same miner's honest file in the same window.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from grail_core.generation.base import GenerationPolicy
+from grail_core.proof.model import PolicyModel
+from grail_core.protocol.constants import CHECK_ALL_BELOW, ROLLOUTS_PER_PROBLEM
+from grail_miner.mining import Group
+from tooling.power import language_model
+from tooling.power.artefacts import Artefacts, default_folder
+from tooling.power.bench import Bench, Folders
+from tooling.power.corpus import load_corpus
+from tooling.power.courtroom import Courtroom, CourtSetting, Ruling
+from tooling.power.deviations import Deviation, all_deviations
+from tooling.power.study import FULL, QUICK, Size
+
+WINDOW_GROUPS = CHECK_ALL_BELOW // ROLLOUTS_PER_PROBLEM
+POWER_FILE = Path(__file__).resolve().parents[2] / "docs" / "power.json"
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much a row tries. `size` names the trained models; `tries` are files a deviation, `limit` completion tokens."""
+
+    size: Size
+    tries: int
+    limit: int
+    window_groups: int = WINDOW_GROUPS
+
+
+WHOLE = Extent(FULL, tries=2, limit=64)
+BRIEF = Extent(QUICK, tries=1, limit=24)
+
+
+@dataclass(frozen=True)
+class Try:
+    """One attempt; `ruling` None: something else than the checks stopped it, `stopped_by` says what."""
+
+    name: str
+    accepted: bool
+    caught_by: str
+    message: str
+
+
+@dataclass
+class Row:
+    """One line of the table of attacks."""
+
+    id: str
+    unit: str
+    tries: list[Try] = field(default_factory=list)
+    honest_tries: int = 0
+    honest_false_rejects: int = 0
+    power: dict[str, dict[str, float]] = field(default_factory=dict)  # per deviation, where a power is published
+
+    def add(self, name: str, ruling: Ruling) -> None:
+        self.tries.append(Try(name, ruling.accepted, ruling.caught_by, ruling.why))
+
+    def honest(self, ruling: Ruling) -> None:
+        self.honest_tries += 1
+        self.honest_false_rejects += not ruling.accepted
+
+    def to_json(self) -> dict[str, Any]:
+        """`accepted` counts, where a power is published, only what lies beyond its confidence interval."""
+        caught = Counter(one.caught_by for one in self.tries if not one.accepted)
+        row: dict[str, Any] = {
+            "id": self.id,
+            "status": "built",
+            "unit": self.unit,
+            "tries": len(self.tries),
+            "accepted": self._accepted(),
+            "caught_by": caught.most_common(1)[0][0] if caught else "",
+            "honest_tries": self.honest_tries,
+            "honest_false_rejects": self.honest_false_rejects,
+            "details": [
+                {"try": t.name, "accepted": t.accepted, "caught_by": t.caught_by, "message": t.message} for t in self.tries
+            ],
+        }
+        if self.power:
+            row["power"] = self.power
+        return row
+
+    def _accepted(self) -> int:
+        total = 0
+        for name in dict.fromkeys(one.name for one in self.tries):
+            tries = [one for one in self.tries if one.name == name]
+            passed = sum(one.accepted for one in tries)
+            if name in self.power:
+                passed = max(0, passed - _most_passing(len(tries), self.power[name]["low"]))
+            total += passed
+        return total
+
+
+def _most_passing(tries: int, least_power: float) -> int:
+    """Files that may pass, at 1 in 1,000, if each is rejected with the least power that is published."""
+    miss = 1.0 - least_power
+    mass = below = (1 - miss) ** tries
+    count = 0
+    while below < 0.999 and count < tries:
+        mass *= (tries - count) / (count + 1) * (miss / max(1e-12, 1 - miss))
+        below += mass
+        count += 1
+    return count if miss < 1 else tries
+
+
+class Scene:
+    """A courtroom and the means of all deviations, for as many miners as there are tries."""
+
+    def __init__(self, folder: Path, extent: Extent, model: Path | None = None, end: int | None = None) -> None:
+        self.extent = extent
+        self.corpus = load_corpus()
+        store = Artefacts(default_folder())
+        size = extent.size
+        made = {
+            "policy": language_model.language_model(store, self.corpus, size.policy).folder,
+            "smaller": language_model.language_model(store, self.corpus, size.smaller).folder,
+            "stranger": language_model.language_model(store, self.corpus, size.stranger).folder,
+        }
+        self.folders = Folders(**(made | ({"policy": model} if model else {})))
+        miners = max(2, extent.tries)
+        self.court = Courtroom(folder, self.folders.policy, max_tokens=extent.limit, miners=miners, end=end)
+        self._honest: dict[tuple[int, int], list[Group]] = {}
+        self._rulings: dict[tuple[int, int], Ruling] = {}
+
+    def before(self, miner: int) -> Courtroom:
+        return self.court.before(miner)
+
+    def bench(self, miner: int, groups: int) -> Bench:
+        """The deviations' tools over this miner's own prompts and seeds."""
+        court = self.before(miner)
+        setting = CourtSetting("court", GenerationPolicy(self.extent.limit), court=court)
+        prompts = [court.prompt(group) for group in range(groups)]
+        bench = Bench(self.folders, self.corpus, setting, groups, self.extent.limit, prompts)
+        bench.end = self.court.end
+        bench.__dict__.update(self._shared)  # models that do not depend on the miner
+        return bench
+
+    @cached_property
+    def _shared(self) -> dict[str, Any]:
+        setting = CourtSetting("court", GenerationPolicy(self.extent.limit), court=self.court)
+        bench = Bench(self.folders, self.corpus, setting, 1, self.extent.limit, [self.court.prompt(0)])
+        return {"older": bench.older, "int8": bench.int8}
+
+    @property
+    def alternatives(self) -> dict[str, PolicyModel]:
+        """The checkpoints before this one, as a validator names them, each the outcome of another learning rate."""
+        older: dict[str, PolicyModel] = self._shared["older"]
+        return {"int8": self._shared["int8"], **{f"previous-{rate}": model for rate, model in older.items()}}
+
+    def honest(self, miner: int, groups: int) -> list[Group]:
+        if (miner, groups) not in self._honest:
+            self._honest[miner, groups] = self.before(miner).honest(range(groups))
+        return self._honest[miner, groups]
+
+    def honest_ruling(self, miner: int, groups: int) -> Ruling:
+        if (miner, groups) not in self._rulings:
+            court = self.before(miner)
+            self._rulings[miner, groups] = court.judge(court.pack(self.honest(miner, groups)))
+        return self._rulings[miner, groups]
+
+    def judge(self, miner: int, groups: Sequence[Group], alternatives: Mapping[str, PolicyModel] | None = None) -> Ruling:
+        court = self.before(miner)
+        return court.judge(court.pack(groups), alternatives=alternatives)
+
+
+@contextmanager
+def open_scene(extent: Extent, model: Path | None = None, end: int | None = None) -> Iterator[Scene]:
+    folder = Path(tempfile.mkdtemp(prefix="grail-attacks-"))
+    try:
+        yield Scene(folder, extent, model, end)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@lru_cache(maxsize=2)
+def shared_scene(extent: Extent) -> Scene:
+    """One scene for a whole run of attacks; its folder goes when the process ends."""
+    opened = open_scene(extent)
+    atexit.register(opened.__exit__, None, None, None)
+    return opened.__enter__()
+
+
+@lru_cache(maxsize=1)
+def deviations() -> dict[str, Deviation]:
+    return {deviation.name: deviation for deviation in all_deviations()}
+
+
+def run_deviations(
+    scene: Scene, row: Row, names: Sequence[str], groups: int, *, named: bool = False, power: bool = False
+) -> Row:
+    """Every named deviation as `tries` files of so many groups, each with its honest twin."""
+    for name in names:
+        for miner in range(scene.extent.tries):
+            court = scene.before(miner)
+            rollouts, claims = deviations()[name].produce(scene.bench(miner, groups))
+            others = scene.alternatives if named else None
+            row.add(name, scene.judge(miner, court.groups_of(rollouts, claims), others))
+        if power:
+            row.power[name] = published_power(name)
+    for miner in range(scene.extent.tries):
+        row.honest(scene.honest_ruling(miner, groups))
+    return row
+
+
+def published_power(name: str) -> dict[str, float]:
+    """Power of one 64-rollout window with its 95 % interval, from the study's published result; zero if none is there."""
+    if POWER_FILE.is_file():
+        for entry in json.loads(POWER_FILE.read_text())["deviations"]:
+            if entry["name"] == name:
+                return {key: float(entry["enforced_window_power"][key]) for key in ("value", "low", "high")}
+    return {"value": 0.0, "low": 0.0, "high": 1.0}
+
+
+def random_words(count: int, seed: int) -> bytes:
+    """Sketches from nowhere: N(0, 1) as the real ones are."""
+    z = np.random.default_rng(seed).standard_normal(4 * count)
+    return np.clip(np.rint(z * 4096), -32767, 32767).astype("<i2").tobytes()

@@ -33,7 +33,7 @@ def published_manifests(network: Network, layout: Layout) -> list[CheckpointMani
 
 
 class EvaluationPlanner:
-    """Which checkpoints to evaluate: the first and the last in any case, the others too unless the run is a quick one."""
+    """Which checkpoints to evaluate: the first and the last, the others too unless the run is quick or a control."""
 
     def __init__(self, plan: Plan, layout: Layout, network: Network) -> None:
         self._plan = plan
@@ -45,7 +45,8 @@ class EvaluationPlanner:
         if not manifests:
             return []
         ends = (manifests[0], manifests[-1])
-        chosen = [m for m in manifests if m in ends or not self._plan.quick]
+        only_ends = self._plan.quick or self._plan.learning_rate is not None  # a control run has no curve
+        chosen = [m for m in manifests if m in ends or not only_ends]
         chosen.sort(key=lambda m: (m not in ends, m.sequence))  # what matters most first
         source = CheckpointSource(
             self._network.chain,

@@ -15,6 +15,7 @@ from typing import Any
 
 from grail_core.errors import ConfigurationError
 from grail_core.storage.atomic import write_atomically
+from tooling.localnet.facts import ProcessFact
 
 STATE_FORMAT = 1
 STRATEGIES = ("zero-sketch", "best-of-n", "stale", "skip", "copy")
@@ -120,8 +121,9 @@ class State:
     started_at: str  # ISO 8601, UTC
     seconds_before: float = 0.0  # wall time of earlier starts
     starts: int = 1
-    finished: bool = False
+    finished: bool = False  # every window is judged and trained on; evaluation may still be missing
     chaos_done: tuple[str, ...] = ()
+    processes: tuple[ProcessFact, ...] = ()  # of earlier starts
 
     def write(self, path: Path) -> None:
         value = dataclasses.asdict(self) | {"format": STATE_FORMAT, "plan": self.plan.to_json()}
@@ -167,7 +169,9 @@ def _read(path: Path) -> State:
         value = json.loads(path.read_bytes())
         if value.pop("format") != STATE_FORMAT:
             raise ValueError("it is of another format")
-        return State(**{**value, "plan": Plan.from_json(value["plan"]), "chaos_done": tuple(value["chaos_done"])})
+        processes = (ProcessFact(**{**p, "exit_codes": tuple(p["exit_codes"])}) for p in value.pop("processes"))
+        plan, chaos_done = Plan.from_json(value.pop("plan")), tuple(value.pop("chaos_done"))
+        return State(plan, chaos_done=chaos_done, processes=tuple(processes), **value)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigurationError(
             f"the state file cannot be read: {error}", where=str(path), hint="choose another folder with --out"

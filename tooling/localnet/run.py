@@ -132,7 +132,6 @@ class Localnet:
             self._supervisor.start(processes.validator(name))
         for name, strategy in self._plan.miner_strategies():
             self._supervisor.start(processes.miner(name, strategy))
-        self._tails = [EventTail(name, processes.event_file(name)) for name in self._supervisor.processes if name != BEACON]
         return processes
 
     # --- the windows --------------------------------------------------------------------------------------------------
@@ -145,16 +144,43 @@ class Localnet:
             miners={m.hotkey: MinerStatus(m) for m in network.miners},
             validators=self._plan.validator_names(),
         )
+        status.first_window = self._first_window(network)
+        self._tails = [EventTail(name, self._layout.logs / f"{name}.jsonl") for name in self._names(network)]
+        self._read_events(status, aloud=False)  # what an earlier start did
+        why = "interrupted"
         try:
             self._start_processes(network)
-            return self._watch(network, status, state)
+            why = self._watch(network, status, state)
+            return why
         finally:
-            seconds = time.monotonic() - self._started
             self._view.say("localnet", "stopping the processes")
             self._supervisor.stop_all()
             self._read_events(status)
-            state = dataclasses.replace(state, seconds_before=state.seconds_before + seconds, chaos_done=tuple(self._struck))
-            state.write(self._layout.state)
+            self._remember(state, finished=not why)
+
+    def _remember(self, state: State, *, finished: bool) -> None:
+        """Write the state file, with what this start has added to it."""
+        dataclasses.replace(
+            state,
+            finished=finished,
+            seconds_before=state.seconds_before + time.monotonic() - self._started,
+            chaos_done=tuple(self._struck),
+            processes=self._process_facts(state),
+        ).write(self._layout.state)
+
+    def _process_facts(self, state: State) -> tuple[ProcessFact, ...]:
+        """Processes of this start and of those before it."""
+        facts = {fact.name: fact for fact in state.processes}
+        for supervised in self._supervisor.processes.values():
+            name = supervised.spec.name
+            before = facts.get(name, ProcessFact(name, supervised.spec.role, 0, ()))
+            facts[name] = dataclasses.replace(
+                before,
+                restarts=before.restarts + supervised.restarts,
+                exit_codes=(*before.exit_codes, *supervised.exit_codes),
+                killed_on_purpose=self._struck.count(name),
+            )
+        return tuple(facts.values())
 
     def _watch(self, network: Network, status: NetworkStatus, state: State) -> str:
         plan = self._plan
@@ -225,32 +251,28 @@ class Localnet:
             last = f": {death.last_lines[-1].strip()}" if death.exit_code > 0 and death.last_lines else ""
             self._view.say(death.name, f"died ({death.cause}{last}), restarting in {death.restart_in_s:.1f} s", style="yellow")
 
-    def _read_events(self, status: NetworkStatus) -> None:
+    def _read_events(self, status: NetworkStatus, *, aloud: bool = True) -> None:
         for tail in self._tails:
             for event in tail.read():
                 self._events.append(event)
                 line = status.apply(event)
-                if line:
+                if line and aloud:
                     self._view.say(event.process, line)
 
     # --- after the windows --------------------------------------------------------------------------------------------
 
     def _conclude(self, network: Network, state: State, why: str) -> Summary:
         """Evaluate, collect, and write summary and report."""
-        if not why:
+        windows_done = not why
+        if windows_done:
             self.evaluations, why = self._evaluate(network)
         facts = self._facts(network, state, self.evaluations, why)
+        self._remember(state, finished=windows_done)
         if self._plan.control and facts.finished:
             facts = dataclasses.replace(facts, control=self._control())
         summary = summarise(facts)
         write_summary(summary, self._layout.summary)
         write_atomically(self._layout.report, render(facts, summary).encode())
-        dataclasses.replace(
-            state,
-            finished=facts.finished,
-            seconds_before=state.seconds_before + time.monotonic() - self._started,
-            chaos_done=tuple(self._struck),
-        ).write(self._layout.state)
         return summary
 
     def _evaluate(self, network: Network) -> tuple[list[EvaluationFact], str]:
@@ -312,10 +334,7 @@ class Localnet:
             evaluations=tuple(evaluations),
             weights=collect.weight_facts(network, events),
             phases=collect.phase_facts(events),
-            processes=tuple(
-                ProcessFact(s.spec.name, s.spec.role, s.restarts, tuple(s.exit_codes), self._struck.count(s.spec.name))
-                for s in self._supervisor.processes.values()
-            ),
+            processes=self._process_facts(state),
             parameters=collect.parameter_facts(network),
             versions=collect.versions(),
             machine=collect.machine(),
@@ -324,8 +343,11 @@ class Localnet:
         )
 
     def _old_events(self, network: Network) -> list[Event]:
-        names = [TRAINER, *self._plan.validator_names(), *(m.name for m in network.miners)]
-        return [event for name in names for event in EventTail(name, self._layout.logs / f"{name}.jsonl").read()]
+        return [e for name in self._names(network) for e in EventTail(name, self._layout.logs / f"{name}.jsonl").read()]
+
+    def _names(self, network: Network) -> list[str]:
+        """The processes that write events."""
+        return [TRAINER, *self._plan.validator_names(), *(m.name for m in network.miners)]
 
     # --- stopping -----------------------------------------------------------------------------------------------------
 

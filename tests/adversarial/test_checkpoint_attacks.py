@@ -13,5 +13,4 @@ def test_no_hostile_checkpoint_gets_through(id_: str) -> None:
     assert [item for item in row["details"] if item["accepted"]] == []
     assert row["honest_tries"] > 0
     assert row["honest_false_rejects"] == 0
-    assert row["status"] == "ok"
     assert all(item["message"] for item in row["details"])

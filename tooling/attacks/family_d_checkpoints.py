@@ -477,14 +477,18 @@ def _time_of(block: Block) -> int:
 def _row(id_: str, unit: str, tries: list[Try], honest: tuple[int, int]) -> dict[str, Any]:
     accepted = sum(item.accepted for item in tries)
     honest_tries, rejects = honest
+    caught = Counter(item.caught_by for item in tries if not item.accepted)
     return {
         "id": id_,
-        "status": "ok" if accepted == 0 and rejects == 0 else "failed",
+        "status": "built",
         "unit": unit,
         "tries": len(tries),
         "accepted": accepted,
-        "caught_by": dict(Counter(item.caught_by for item in tries if not item.accepted)),
+        "caught_by": caught.most_common(1)[0][0] if caught else "",
         "honest_tries": honest_tries,
         "honest_false_rejects": rejects,
-        "details": [{"try": item.name, "accepted": item.accepted, "message": item.message} for item in tries],
+        "details": [
+            {"try": item.name, "accepted": item.accepted, "caught_by": item.caught_by, "message": item.message}
+            for item in tries
+        ],
     }

@@ -26,6 +26,7 @@ from grail_core.checkpoints.digests import digest_state
 from grail_core.checkpoints.shards import save_weights
 from grail_core.checkpoints.tensors import Layout, RawTensor, to_torch
 from tooling.benchmarks.delta_peers import PEERS
+from tooling.benchmarks.delta_reader import late_reader_figures
 from tooling.benchmarks.delta_workloads import State, real, synthetic
 
 Figures = dict[str, float]
@@ -46,7 +47,7 @@ def measure() -> Figures:
             figures |= _saving(new)
     for name, rate in LEARNING_RATES:
         figures |= _training(name, rate)
-    return figures
+    return figures | late_reader_figures()
 
 
 def _ratios(suffix: str, base: State, new: State) -> Figures:

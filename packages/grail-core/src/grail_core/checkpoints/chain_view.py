@@ -23,6 +23,7 @@ from grail_core.checkpoints.manifest import (
 )
 from grail_core.errors import CheckpointError
 from grail_core.network import NetworkParameters
+from grail_core.protocol.assignment import CheckpointCandidate, valid_checkpoint
 from grail_core.protocol.types import Block, Digest, Hotkey, Window
 from grail_core.storage.atomic import write_atomically
 from grail_core.storage.base import ObjectNotFoundError, ObjectStore, ObjectTooLargeError, PreconditionFailedError
@@ -128,11 +129,16 @@ def checkpoint_for_window(
 def select(
     view: ChainView, window: Window, params: NetworkParameters, block_time_of: Callable[[Block], int]
 ) -> CheckpointManifest:
-    """Section 3's rule over a view of the chain. Errors: CheckpointError if no checkpoint is valid in this window."""
+    """Section 3's rule over a view of the chain, newest first, so that only the blocks that matter are asked for their time.
+
+    Raises:
+        CheckpointError: no checkpoint is valid in this window.
+    """
     for item in reversed(view.stored):
-        manifest = item.manifest
-        if manifest.valid_from <= window and is_in_time(item, params, block_time_of):
-            return manifest
+        if item.manifest.valid_from > window:
+            continue
+        if valid_checkpoint([_candidate(item, params, block_time_of)], window) is not None:
+            return item.manifest
     refused = "; ".join(f"{entry.key}: {entry.error.what}" for entry in view.refused[:3])
     raise CheckpointError(
         f"no checkpoint is valid in window {window}",
@@ -143,10 +149,20 @@ def select(
 
 def is_in_time(item: StoredManifest, params: NetworkParameters, block_time_of: Callable[[Block], int]) -> bool:
     """Was it in the store before block `valid_from` − lead? The network's first needs no lead."""
-    if item.manifest.sequence == 0:
-        return True
-    last_block = item.manifest.valid_from - params.checkpoint_lead
-    return last_block >= 0 and item.stored_at_ms < block_time_of(Block(last_block))
+    return _candidate(item, params, block_time_of).in_time
+
+
+def _candidate(item: StoredManifest, params: NetworkParameters, block_time_of: Callable[[Block], int]) -> CheckpointCandidate:
+    manifest = item.manifest
+    lead_block = manifest.valid_from - params.checkpoint_lead
+    needs_time = manifest.sequence > 0 and lead_block >= 0
+    return CheckpointCandidate(
+        digest=manifest.digest,
+        sequence=manifest.sequence,
+        valid_from=manifest.valid_from,
+        stored_at_ms=item.stored_at_ms,
+        lead_block_time_ms=block_time_of(Block(lead_block)) if needs_time else 0,
+    )
 
 
 class ChainMemory:

@@ -59,6 +59,8 @@ def _source(settings: Settings) -> CheckpointSource:
     from grail_core.checkpoints.source import CheckpointSource
     from grail_core.deployment import network_parameters, open_chain, open_directory
 
+    if settings.storage_root is not None and not settings.storage_bucket:
+        settings = settings.model_copy(update={"storage_bucket": "reader"})  # nothing is written to it
     params = network_parameters(settings)
     chain = open_chain(settings)
     directory = open_directory(settings, params, chain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from grail_core.errors import GrailError
 from tooling.localnet.plan import STRATEGIES, Layout, Plan
 
 INCOMPLETE = 12
+PIPE_COLUMNS = 140  # of the table where no terminal says how wide it is
 
 EPILOG = """\b
 Exit codes: 0 ran to the end · 2 wrong usage · 3 a setting, or the folder holds another run · 5 storage · 6 model unreadable
@@ -113,6 +115,8 @@ def _run(plan: Plan, out: Path, as_json: bool) -> int:
     from tooling.localnet.view import open_view
 
     console = Console(stderr=as_json)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(stderr=as_json, width=PIPE_COLUMNS)
     layout = Layout(out)
     try:
         _check_environment(plan)

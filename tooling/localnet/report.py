@@ -59,13 +59,15 @@ def cheat_sentence(summary: Summary) -> str:
     cheaters = [m for m in summary.miners if m.strategy != HONEST]
     if not cheaters:
         return "Every miner of this run was honest."
-    said = []
-    for miner in cheaters:
-        outcome = f"ended with weight {percent(miner.weight, 2)}" if miner.weight else "ended with no weight at all"
-        failed = f"failed {miner.windows_failed} of {miner.windows_judged} windows"
-        why = f" ({miner.reason})" if miner.reason else ""
-        said.append(f"The cheating miner, {miner.strategy}, {failed}{why} and {outcome}.")
-    return " ".join(said)
+    if len(cheaters) > 1:
+        paid = [m.strategy for m in cheaters if m.weight]
+        ended = f"{', '.join(paid)} ended with weight" if paid else "all of them ended with no weight at all"
+        return f"The cheating miners: {', '.join(m.strategy for m in cheaters)}; {ended}."
+    miner = cheaters[0]
+    outcome = f"ended with weight {percent(miner.weight, 2)}" if miner.weight else "ended with no weight at all"
+    failed = f"failed {miner.windows_failed} of {miner.windows_judged} windows"
+    why = f" ({miner.reason})" if miner.reason else ""
+    return f"The cheating miner, {miner.strategy}, {failed}{why} and {outcome}."
 
 
 def agreement_sentence(summary: Summary) -> str:

@@ -108,7 +108,10 @@ def _index(facts: RunFacts, window: int) -> int:
 def weights_and_verdicts(facts: RunFacts, summary: Summary) -> str:
     colours = miner_colours(facts.miners)
     validator = facts.validators[0] if facts.validators else ""
-    names = [(m.name if m.strategy == HONEST else f"{m.name} ({m.strategy})", colours[m.name]) for m in facts.miners]
+    cheats = [m for m in facts.miners if m.strategy != HONEST]
+    names = [(m.name, colours[m.name]) for m in facts.miners if m.strategy == HONEST]
+    if cheats:
+        names.append((f"{cheats[0].name} ({cheats[0].strategy})" if len(cheats) == 1 else "cheating miners", "cheat"))
     burn = f" The burn UID holds {percent(summary.burn_weight, 0)}." if summary.burn_weight else ""
     final = bars(
         [(m.name, [Segment(m.name, m.weight, colours[m.name])], percent(m.weight, 2)) for m in summary.miners],

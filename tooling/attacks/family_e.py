@@ -204,8 +204,8 @@ FLAKY: dict[str, str] = {
     "hash_order": "def target(n): return list({'a', 'b', 'c', 'd'})[0] in 'ab'",
     "text_hash": "def target(n): return hash('some text') % 2 == 0",
     "threads": (
-        "import threading\ndef target(n):\n    seen = []\n    every = [threading.Thread(target=seen.append, args=(k,)) for k in range(4)]\n"
-        "    [t.start() for t in every]; [t.join() for t in every]\n    return sorted(seen) == [0, 1, 2, 3]"
+        "import threading\ndef target(n):\n    seen = []\n    every = [threading.Thread(target=seen.append, args=(k,))"
+        " for k in range(4)]\n    [t.start() for t in every]; [t.join() for t in every]\n    return sorted(seen) == [0, 1, 2, 3]"
     ),
     "near_cpu_limit": (
         "import resource\ndef used():\n    u = resource.getrusage(0)\n    return u.ru_utime + u.ru_stime\n"

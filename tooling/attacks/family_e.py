@@ -205,7 +205,8 @@ FLAKY: dict[str, str] = {
     "text_hash": "def target(n): return hash('some text') % 2 == 0",
     "threads": (
         "import threading\ndef target(n):\n    seen = []\n    every = [threading.Thread(target=seen.append, args=(k,))"
-        " for k in range(4)]\n    [t.start() for t in every]; [t.join() for t in every]\n    return sorted(seen) == [0, 1, 2, 3]"
+        " for k in range(4)]\n    [t.start() for t in every]; [t.join() for t in every]\n"
+        "    return sorted(seen) == [0, 1, 2, 3]"
     ),
     "near_cpu_limit": (
         "import resource\ndef used():\n    u = resource.getrusage(0)\n    return u.ru_utime + u.ru_stime\n"

@@ -63,3 +63,61 @@ def test_help_imports_nothing_heavy() -> None:
     program = "import sys; from grail_envs.cli import main\nmain(['--help'], standalone_mode=False)\n"
     program += "assert not {'torch', 'transformers', 'datasets', 'sympy', 'rich', 'math_verify'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("env_id", ["affine_logic", "affine_trace", "sat"])
+def test_check_passes_on_our_own_and_names_what_it_checked(env_id: str) -> None:
+    code, out, err = run("check", env_id, "--seeds", "60", "--json")
+    findings = {row["check"]: row for row in json.loads(out)}
+    assert set(findings) == {"determinism", "protocol", "digest", "speed", "bounds"}
+    assert all(row["passed"] for name, row in findings.items() if name != "speed"), (err, findings)
+    assert code == int(not findings["speed"]["passed"])
+
+
+def test_check_finds_what_is_wrong_with_an_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    from grail_core.environment import EnvironmentSpec, Judgement, Message, Problem
+    from grail_envs import conformance
+
+    class Bad:
+        spec = EnvironmentSpec("bad", 1)
+
+        def problem(self, seed: int) -> Problem:
+            return Problem("bad", seed, id(object()))
+
+        def messages(self, problem: Problem) -> list[Message]:
+            return [Message("user", str(problem.payload))]
+
+        def judge(self, problem: Problem, completion: str) -> Judgement:
+            return Judgement(float("nan") if completion else 2.0, success=True, well_formed=True)
+
+    monkeypatch.setattr(conformance, "load", lambda env_id, **parameters: Bad())
+    findings = {finding.check: finding.passed for finding in conformance.check("bad", {}, seeds=3)}
+    assert not findings["determinism"]
+    assert not findings["bounds"]
+
+
+def test_the_template_is_a_whole_environment_in_thirty_lines() -> None:
+    import importlib.util
+
+    from grail_core.environment import Environment
+
+    path = Path(__file__).parents[1] / "template" / "sums.py"
+    spec = importlib.util.spec_from_file_location("sums", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    env = module.SumsEnvironment()
+    assert isinstance(env, Environment)
+    problem = env.problem(5)
+    assert env.judge(problem, f"<answer>{sum(problem.payload)}</answer>").reward == 1.0
+    assert env.judge(problem, "<answer>0</answer>").reward == pytest.approx(0.1)
+    assert len(path.read_text().split("class SumsEnvironment")[1].strip().splitlines()) <= 30
+
+
+def test_bench_and_doctor_print_json() -> None:
+    figures = json.loads(run("bench", "sat", "--seeds", "50", "--json")[1])
+    assert set(figures) == {"env.generate_ms.sat", "env.generate_worst_ms.sat", "env.judge_per_s.sat"}
+    code, out, _ = run("doctor", "--json")
+    layers = json.loads(out)["layers"]
+    assert code == (0 if all(layers[name] for name in ("landlock", "seccomp", "namespaces")) else 7)

@@ -1,4 +1,4 @@
-"""`grail-envs`: list environments, show a problem, judge a completion.
+"""`grail-envs`: list environments, show a problem, judge a completion, check and measure an environment.
 
 The command line only parses and prints; every decision is in the library. With `--json`, stdout carries one JSON value and
 nothing else. An error of the project ends with its own exit code (docs/operations.md).
@@ -47,7 +47,12 @@ def environment_options(command: Any) -> Any:
 
 
 def load_from_options(env_id: str, params: tuple[str, ...], data_dir: Path | None) -> Environment:
-    """The environment that the options name; a value is read as JSON where it is JSON, else as text."""
+    """The environment that the options name."""
+    return load(env_id, **parameters_from_options(env_id, params, data_dir))
+
+
+def parameters_from_options(env_id: str, params: tuple[str, ...], data_dir: Path | None) -> dict[str, Any]:
+    """The parameters that the options name; a value is read as JSON where it is JSON, else as text."""
     given: dict[str, Any] = {}
     for item in params:
         name, equals, value = item.partition("=")
@@ -59,7 +64,7 @@ def load_from_options(env_id: str, params: tuple[str, ...], data_dir: Path | Non
             given[name] = value
     if data_dir is not None and "data_dir" in inspect.signature(factory(env_id)).parameters:
         given.setdefault("data_dir", str(data_dir))
-    return load(env_id, **given)
+    return given
 
 
 @main.command("list")
@@ -140,6 +145,80 @@ def judge(env_id: str, seed: int, completion: Any, params: tuple[str, ...], data
     click.echo(f"{verdict}, reward {judgement.reward:g}" + (f": {judgement.detail}" if judgement.detail else ""))
     for name, value in judgement.components.items():
         click.echo(f"  {name:<12} {value:g}")
+
+
+@main.command()
+@click.argument("package", metavar="PACKAGE")
+@click.option("--seeds", type=click.IntRange(1, 100_000), default=200, show_default=True)
+@environment_options
+@click.option("--json", "as_json", is_flag=True, help="One JSON array of findings.")
+def check(package: str, seeds: int, params: tuple[str, ...], data_dir: Path | None, as_json: bool) -> None:
+    """Check the environments of an installed PACKAGE, or one environment by its id. Exit code 1 if a check fails."""
+    from grail_envs.conformance import check as run_checks
+    from grail_envs.registry import ids_of_package
+
+    findings = []
+    for env_id in ids_of_package(package):
+        findings += run_checks(env_id, parameters_from_options(env_id, params, data_dir), seeds=seeds)
+    if as_json:
+        click.echo(json.dumps([vars(finding) for finding in findings]))
+    else:
+        for finding in findings:
+            click.echo(f"{'ok  ' if finding.passed else 'FAIL'} {finding.env_id:<14} {finding.check:<12} {finding.value}")
+    if not all(finding.passed for finding in findings):
+        raise SystemExit(1)
+
+
+@main.command()
+@click.argument("env_id", metavar="ID")
+@click.option("--seeds", type=click.IntRange(10, 100_000), default=1000, show_default=True)
+@environment_options
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def bench(env_id: str, seeds: int, params: tuple[str, ...], data_dir: Path | None, as_json: bool) -> None:
+    """How fast problems are made and a wrong answer is judged, here."""
+    import statistics
+    import time
+
+    env = load_from_options(env_id, params, data_dir)
+    made, judged = [], []
+    for seed in range(seeds):
+        started = time.perf_counter()
+        problem = env.problem(seed)
+        made.append(time.perf_counter() - started)
+    problem = env.problem(0)
+    for _ in range(min(seeds, 100)):
+        started = time.perf_counter()
+        env.judge(problem, "<answer>0</answer>\n```python\npass\n```")
+        judged.append(time.perf_counter() - started)
+    figures = {
+        f"env.generate_ms.{env_id}": 1000 * statistics.median(made),
+        f"env.generate_worst_ms.{env_id}": 1000 * max(made),
+        f"env.judge_per_s.{env_id}": 1 / statistics.median(judged),
+    }
+    if as_json:
+        click.echo(json.dumps(figures))
+        return
+    for name, value in figures.items():
+        click.echo(f"{name:<40} {value:.4g}")
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def doctor(as_json: bool) -> None:
+    """Which layers the sandbox has on this machine. Exit code 7 if `strict` would refuse."""
+    from grail_envs.sandbox import JudgePool
+    from grail_envs.sandbox.pool import LAYERS, SandboxUnavailableError
+
+    pool = JudgePool("auto", lanes=1)
+    layers, problems = dict(pool.layers), dict(pool.problems)
+    pool.close()
+    if as_json:
+        click.echo(json.dumps({"layers": layers, "problems": problems}))
+    else:
+        for name, value in layers.items():
+            click.echo(f"{name:<18} {value if value else 'no: ' + problems.get(name, 'not there')}")
+    if not all(layers.get(layer) for layer in LAYERS):
+        raise SandboxUnavailableError("the sandbox is not complete here", where="doctor", hint="see the layers above")
 
 
 def judgement_fields(judgement: Judgement) -> dict[str, Any]:

@@ -23,6 +23,21 @@ def known_ids() -> list[str]:
     return sorted({point.name for point in entry_points(group=GROUP)})
 
 
+def ids_of_package(package: str) -> list[str]:
+    """The environments of an installed distribution, or the one environment of that id.
+
+    Raises:
+        EnvironmentUnavailableError: neither.
+    """
+    wanted = package.replace("_", "-").lower()
+    found = sorted(
+        point.name
+        for point in entry_points(group=GROUP)
+        if point.dist is not None and point.dist.name.replace("_", "-").lower() == wanted
+    )
+    return found or [_entry_point(package).name]
+
+
 def factory(env_id: str) -> Callable[..., Environment]:
     """What makes the environment `env_id` from its parameters.
 

@@ -1,0 +1,29 @@
+"""Add numbers: a complete environment in thirty lines."""
+
+from grail_core.environment import EnvironmentSpec, Judgement, Message, Problem
+from grail_envs.answer_text import tagged_answer
+from grail_envs.draws import Draws
+from grail_envs.exact_numbers import read_number
+from grail_envs.reward_table import CORRECT_AND_FORMAT
+
+
+class SumsEnvironment:
+    """Sums of `terms` numbers."""
+
+    def __init__(self, terms: int = 3) -> None:
+        self.spec = EnvironmentSpec(env_id="sums", version=1, parameters={"terms": terms})
+
+    def problem(self, seed: int) -> Problem:
+        draws = Draws("sums", 1, seed)
+        return Problem("sums", seed, tuple(draws.between(1, 99) for _ in range(self.spec.parameters["terms"])))
+
+    def messages(self, problem: Problem) -> list[Message]:
+        text = " + ".join(str(number) for number in problem.payload)
+        return [Message("user", f"What is {text}? End with <answer>the number</answer>.")]
+
+    def judge(self, problem: Problem, completion: str) -> Judgement:
+        answer = tagged_answer(completion, limit=64)
+        number = read_number(answer) if answer else None
+        right = number is not None and number.value == sum(problem.payload)
+        values = {"correct": float(right), "format": float(number is not None)}
+        return CORRECT_AND_FORMAT.judged(values, success=right, well_formed=number is not None)

@@ -1,0 +1,309 @@
+"""Honest work is accepted, cheating is not: on a real small model, with the table that ships."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from grail_core.calibrate import HonestRow, mine, verify
+from grail_core.errors import ConfigurationError
+from grail_core.generation.base import GenerationPolicy
+from grail_core.proof.alternatives import project
+from grail_core.proof.calibration import STATISTICS, CalibrationTable, Null, PairCalibration, Shape, shipped_table
+from grail_core.proof.group import RowProof, prove_rows
+from grail_core.proof.model import PolicyModel
+from grail_core.proof.numerics import DEFAULT_CLASS
+from grail_core.proof.sketches import projections
+from grail_core.proof.statistics import Comparison, Statistic, clip_of, coarse_error, coarse_margin, evaluate
+from grail_core.protocol.constants import FALSE_REJECT_RATE
+from grail_core.protocol.randomness import Randomness
+
+VOCABULARY, END = 64, frozenset({1, 2, 3})
+POLICY = GenerationPolicy(14)
+SIGNS = projections(Randomness(bytes(32)), b"s" * 32, 64)
+
+
+def model(seed: int = 0) -> PolicyModel:
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    config = Qwen2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        initializer_range=0.15,  # about 2.5 nats a token: neither certain nor uniform
+    )
+    module = Qwen2ForCausalLM(config)
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16)
+    return PolicyModel(module)
+
+
+def shifted(base: PolicyModel, step: float, seed: int = 1) -> PolicyModel:
+    """The same model some optimiser steps away: every weight moved by about `step`, as Adam moves it."""
+    moved = model()
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for name, tensor in base.state().items():
+        direction = torch.sign(torch.randn(tensor.shape, generator=generator))
+        state[name] = (tensor.float() + step * direction).to(tensor.dtype)
+    moved.load_state(state)
+    return moved
+
+
+@pytest.fixture(scope="module")
+def current() -> PolicyModel:
+    return model()
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[tuple[int, ...]]:
+    rng = np.random.default_rng(3)
+    return [tuple(rng.integers(4, VOCABULARY, int(rng.integers(20, 50))).tolist()) for _ in range(16)]
+
+
+@pytest.fixture(scope="module")
+def honest(current: PolicyModel, prompts: list[tuple[int, ...]]) -> list[HonestRow]:
+    return mine(current, POLICY, END, prompts, SIGNS)
+
+
+def sampled(rows: list[HonestRow]) -> list[HonestRow]:
+    """What a validator opens of 16 groups: two whole ones and one rollout of each other."""
+    rng = np.random.default_rng(9)
+    whole = [row for row in rows if row.group in (4, 11)]
+    return whole + [rows[16 * g + int(rng.integers(16))] for g in range(16) if g not in (4, 11)]
+
+
+def judge(model: PolicyModel, rows: list[HonestRow], **changes: float) -> list[Statistic]:
+    sample = verify(model, POLICY, sampled(rows), SIGNS)
+    pair = shipped_table().lookup(DEFAULT_CLASS, DEFAULT_CLASS)
+    return evaluate(sample, pair, shape=Shape(model.layers, model.hidden_size), **changes)
+
+
+def rejecting(statistics: list[Statistic]) -> set[str]:
+    return {statistic.check for statistic in statistics if statistic.rejects}
+
+
+def proved_again(model: PolicyModel, rows: list[HonestRow]) -> list[HonestRow]:
+    """The same tokens with proofs of `model`."""
+    out = []
+    for start in range(0, len(rows), 16):
+        group = rows[start : start + 16]
+        proofs = prove_rows(model, [row.tokens for row in group], [row.prompt_length for row in group], SIGNS)
+        out += [replace(row, proof=proof) for row, proof in zip(group, proofs, strict=True)]
+    return out
+
+
+def test_honest_work_is_accepted_with_room_to_spare(current: PolicyModel, honest: list[HonestRow]) -> None:
+    statistics = judge(current, honest)
+    assert rejecting(statistics) == set()
+    assert [s.name for s in statistics] == ["coarse_error", "energy", "logprob", "coarse_margin", "margin"]
+    assert all(s.enforced for s in statistics)
+    assert all(s.threshold is not None and s.value < s.threshold / 4 for s in statistics)
+
+
+def test_every_whole_group_of_honest_work_is_accepted_alone(current: PolicyModel, honest: list[HonestRow]) -> None:
+    pair = shipped_table().lookup(DEFAULT_CLASS, DEFAULT_CLASS)
+    for start in range(0, len(honest), 16):
+        assert rejecting(evaluate(verify(current, POLICY, honest[start : start + 16], SIGNS), pair)) == set()
+
+
+@pytest.mark.parametrize("constant", [0, 1, 0x1111])
+def test_sketches_without_a_model_are_rejected(current: PolicyModel, honest: list[HonestRow], constant: int) -> None:
+    filler = constant.to_bytes(2, "little") * 4
+    forged = [replace(row, proof=RowProof(filler * (row.completion_length + 1), row.proof.logprobs)) for row in honest]
+    statistics = judge(current, forged)
+    assert "proof" in rejecting(statistics)
+    assert statistics[0].rejects  # the coarse bound alone is enough
+
+
+def test_another_model_of_the_same_shape_is_rejected(
+    current: PolicyModel, prompts: list[tuple[int, ...]], honest: list[HonestRow]
+) -> None:
+    assert judge(current, proved_again(model(seed=5), honest))[0].rejects
+    generated_elsewhere = proved_again(current, mine(model(seed=5), POLICY, END, prompts, SIGNS))
+    assert rejecting(judge(current, generated_elsewhere)) == {"sampling"}
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        GenerationPolicy(14, temperature=0.7),
+        GenerationPolicy(14, temperature=1.4),
+        GenerationPolicy(14, top_k=1),
+        GenerationPolicy(14, top_p=0.8),
+        GenerationPolicy(14, repetition_penalty=1.3),
+    ],
+)
+def test_another_sampling_policy_is_rejected(
+    current: PolicyModel, prompts: list[tuple[int, ...]], policy: GenerationPolicy
+) -> None:
+    assert rejecting(judge(current, mine(current, policy, END, prompts, SIGNS))) == {"sampling"}
+
+
+def test_wrong_seeds_and_best_of_n_are_rejected(
+    current: PolicyModel, prompts: list[tuple[int, ...]], honest: list[HonestRow]
+) -> None:
+    other = mine(current, POLICY, END, prompts, SIGNS, seed=1)
+    assigned = {(row.group, row.rollout): row.sampling_seed for row in honest}
+    wrong = [replace(row, sampling_seed=assigned[row.group, row.rollout]) for row in other]
+    assert rejecting(judge(current, wrong)) == {"sampling"}
+    # Best of two by length: half of the rollouts are honest draws.
+    best = [a if len(a.tokens) >= len(b.tokens) else b for a, b in zip(honest, wrong, strict=True)]
+    assert rejecting(judge(current, best)) == {"sampling"}
+
+
+@pytest.mark.parametrize("step", [3e-4, 1e-3])
+def test_an_earlier_checkpoint_is_rejected_by_energy_and_named(
+    current: PolicyModel, prompts: list[tuple[int, ...]], step: float
+) -> None:
+    stale = shifted(current, step)
+    rows = mine(stale, POLICY, END, prompts, SIGNS)
+    assert "proof" in rejecting(judge(current, rows))
+    with_name = [
+        replace(one, deltas={"previous": one.errors - other.errors})
+        for one, other in zip(
+            verify(current, POLICY, sampled(rows), SIGNS), verify(stale, POLICY, sampled(rows), SIGNS), strict=True
+        )
+    ]
+    pair = shipped_table().lookup(DEFAULT_CLASS, DEFAULT_CLASS)
+    named = next(s for s in evaluate(with_name, pair) if s.name == "previous")
+    assert named.rejects
+    assert named.value == pytest.approx(1, abs=0.05)
+
+
+def test_an_honest_miner_is_not_taken_for_an_earlier_checkpoint(current: PolicyModel, honest: list[HonestRow]) -> None:
+    pair = shipped_table().lookup(DEFAULT_CLASS, DEFAULT_CLASS)
+    rows = sampled(honest)
+    eager = model()
+    eager.module.set_attn_implementation("eager")
+    for step in (1e-5, 1e-4, 1e-3):
+        there = verify(shifted(current, step), POLICY, rows, SIGNS)
+        for validator in (current, eager):
+            here = verify(validator, POLICY, rows, SIGNS)
+            sample = [replace(h, deltas={"previous": h.errors - t.errors}) for h, t in zip(here, there, strict=True)]
+            named = next(s for s in evaluate(sample, pair) if s.name == "previous")
+            assert not named.rejects
+
+
+@pytest.mark.parametrize("change", ["zeros", "shifted", "half"])
+def test_false_log_probabilities_are_rejected(current: PolicyModel, honest: list[HonestRow], change: str) -> None:
+    def forge(values: np.ndarray) -> np.ndarray:
+        if change == "zeros":
+            return np.zeros_like(values)
+        if change == "shifted":
+            return values + np.float32(0.3)
+        forged = values.copy()
+        forged[::2] = -1
+        return forged
+
+    rows = [replace(row, proof=RowProof(row.proof.sketches, forge(row.proof.logprobs))) for row in honest]
+    assert rejecting(judge(current, rows)) == {"logprob"}
+
+
+def test_one_changed_token_changes_what_follows(current: PolicyModel, honest: list[HonestRow]) -> None:
+    def change(row: HonestRow) -> HonestRow:
+        at = row.prompt_length + row.completion_length // 2
+        token = 4 + (row.tokens[at] + 1) % (VOCABULARY - 4)
+        return replace(row, tokens=(*row.tokens[:at], token, *row.tokens[at + 1 :]))
+
+    assert "proof" in rejecting(judge(current, [change(row) for row in honest]))
+
+
+def test_without_calibration_only_the_coarse_bounds_are_enforced(current: PolicyModel, honest: list[HonestRow]) -> None:
+    sample = verify(current, POLICY, sampled(honest), SIGNS)
+    statistics = evaluate(sample, None)
+    assert {s.name for s in statistics if s.enforced} == {"coarse_error", "coarse_margin"}
+    pair = shipped_table().lookup(DEFAULT_CLASS, DEFAULT_CLASS)
+    assert pair is not None
+    for uncovered in (
+        evaluate(sample, replace(pair, tokens=99_999)),
+        evaluate(sample, replace(pair, checkpoints=9)),
+        evaluate(sample, pair, shape=Shape(400, 64)),
+        evaluate(sample, pair, shape=Shape(3, 8192)),
+    ):
+        assert {s.name for s in uncovered if s.enforced} == {"coarse_error", "coarse_margin"}
+        assert all(s.threshold is not None for s in uncovered)  # still reported
+    assert evaluate([], pair) == []
+
+
+def comparison(group: int, positions: int, error: float = 0.0, margin: float = 0.0) -> Comparison:
+    return Comparison(
+        group,
+        0,
+        np.full((positions, 4), error, np.float32),
+        np.zeros(positions, np.float32),
+        np.full(positions, margin),
+    )
+
+
+def test_coarse_bounds_pool_the_rollouts_of_a_group_and_never_two_groups() -> None:
+    assert not coarse_error([comparison(1, 15, 1.0), comparison(2, 15, 1.0)]).rejects  # too few positions each
+    assert coarse_error([comparison(1, 8, 1.0), comparison(1, 8, 1.0)]).rejects
+    assert coarse_error([comparison(1, 16, 0.31), comparison(2, 900)]).rejects
+    assert not coarse_error([comparison(1, 16, 0.29), comparison(2, 16, 0.29)]).rejects
+    found = coarse_error([comparison(7, 16, 0.4), comparison(8, 16)])
+    assert (found.group, found.value, found.threshold) == (7, 0.4, 0.3)
+    assert not coarse_margin([comparison(1, 63, margin=4.0)]).rejects
+    assert coarse_margin([comparison(1, 40, margin=1.5), comparison(1, 24, margin=1.5)]).rejects
+    assert not coarse_margin([comparison(1, 45), comparison(1, 19, margin=4.0)]).rejects  # 30 %, not over
+    assert coarse_margin([comparison(1, 44), comparison(1, 20, margin=4.0)]).rejects
+
+
+def test_a_state_without_a_sketch_counts_as_a_miss() -> None:
+    unprovable = comparison(1, 20)
+    unprovable.errors[:] = np.nan
+    assert coarse_error([unprovable]).rejects
+    assert math.isfinite(coarse_error([unprovable]).value)
+
+
+def test_the_bound_holds_for_heavy_tails_and_loosens_for_small_samples() -> None:
+    rng = np.random.default_rng(1)
+    heavy = np.minimum(rng.pareto(1.2, 40_000) * 1e-3, 1.0)
+    null = Null.fit([heavy[:20_000], heavy[20_000:]], 1.0)
+    thresholds = [null.threshold(n, 1e-3) for n in (16, 46, 256)]
+    assert thresholds == sorted(thresholds, reverse=True)
+    for n, threshold in zip((16, 46, 256), thresholds, strict=True):
+        means = rng.choice(heavy, (20_000, n)).mean(axis=1)
+        assert (means > threshold).mean() <= 1e-3
+    assert null.threshold(46, 1e-9) > null.threshold(46, 1e-6)
+
+
+def test_the_projection_is_zero_one_or_untestable() -> None:
+    rng = np.random.default_rng(2)
+    deltas = [rng.normal(0, 0.02, (10, 4)).astype(np.float32) for _ in range(40)]
+    drift = [rng.normal(0, 0.003, (10, 4)).astype(np.float32) for _ in range(40)]
+    honest = project(drift, deltas, 1e-5, 1e-7)
+    assert abs(honest.t) < 0.05
+    assert honest.testable
+    ran_it = project([d + e for d, e in zip(deltas, drift, strict=True)], deltas, 1e-5, 1e-7)
+    assert ran_it.t == pytest.approx(1, abs=0.05)
+    assert ran_it.t > ran_it.threshold
+    assert not project(drift, [d * np.float32(0.01) for d in deltas], 1e-5, 1e-7).testable
+    same = project(drift, [d * np.float32(0) for d in deltas], 1e-5, 1e-7)
+    assert (same.t, same.testable) == (0.0, False)
+
+
+def test_the_table_survives_json_and_refuses_another_form() -> None:
+    table = shipped_table()
+    text = json.dumps(table.to_json())
+    assert CalibrationTable.from_json(json.loads(text)) == table
+    pair = table.lookup(DEFAULT_CLASS, DEFAULT_CLASS)
+    assert isinstance(pair, PairCalibration)
+    assert pair.covers(Shape(4, 128))
+    assert table.lookup("bf16-flash-cuda-vllm", DEFAULT_CLASS) is None
+    for name in STATISTICS:
+        assert pair.nulls[name].clip == clip_of(name)
+        assert pair.nulls[name].threshold(46, FALSE_REJECT_RATE / 3) < pair.nulls[name].clip
+    for broken in ({}, [], None, {"version": 1, "pairs": [{}]}, json.loads(text.replace('"clip": 1.0', '"clip": NaN'))):
+        with pytest.raises(ConfigurationError, match="not a calibration table"):
+            CalibrationTable.from_json(broken)

@@ -1,0 +1,301 @@
+"""The sandbox: strict refuses, auto says what it lacks, lost workers are inconclusive, and nothing stays behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from grail_envs.code_answers import judgement_of
+from grail_envs.sandbox import Job, JudgePool, Limits, SandboxUnavailableError
+from grail_envs.sandbox import pool as pool_module
+from grail_envs.sandbox.wire import MAX_DEPTH, WireError, decode, encode
+
+RIGHT = Job(code="def f(x):\n    return x + 1\n", tests=("assert f(1) == 2", "assert f(2) == 3"), remote=("f",))
+SHORT = Limits(cpu_s=0.4, wall_s=0.8, memory_bytes=2**29)
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[JudgePool]:
+    try:
+        pool = JudgePool("strict", lanes=2)
+    except SandboxUnavailableError as error:
+        pytest.skip(f"no complete sandbox here: {error.what}")
+    yield pool
+    pool.close()
+
+
+def test_strict_refuses_what_auto_reports() -> None:
+    with pytest.raises(SandboxUnavailableError, match="not complete") as raised:
+        JudgePool("strict", lanes=1, layers=("landlock", "seccomp"))
+    assert "namespaces" in raised.value.what
+    assert "GRAIL_SANDBOX=auto" in raised.value.hint
+    for layers in ((), ("seccomp",)):
+        open_pool = JudgePool("auto", lanes=1, layers=layers)
+        try:
+            assert [name for name in ("landlock", "seccomp", "namespaces") if open_pool.layers[name]] == list(layers)
+            assert set(open_pool.problems) >= {"landlock", "namespaces"}
+            assert open_pool.judge(RIGHT).passed
+        finally:
+            open_pool.close()
+    with pytest.raises(SandboxUnavailableError):
+        JudgePool("sometimes")
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+def test_bubblewrap_gives_the_same_verdicts() -> None:
+    try:
+        inside = JudgePool("auto", backend="bubblewrap", lanes=1)
+    except SandboxUnavailableError as error:
+        pytest.skip(error.what)
+    try:
+        assert inside.layers["seccomp"]
+        assert inside.judge(RIGHT).passed
+        assert not inside.judge(Job(code="def f(x):\n    return x\n", tests=RIGHT.tests, remote=("f",))).passed
+        peek = inside.judge(Job(code="import os\nprint(os.listdir('/root'))", program=True))
+        assert not peek.passed
+        assert inside.judge(Job(code="while True: pass", program=True), SHORT).limit == "cpu"
+    finally:
+        inside.close()
+
+
+def test_verdicts_are_the_same_from_many_threads(pool: JudgePool) -> None:
+    wrong = Job(code="def f(x):\n    return x\n", tests=RIGHT.tests, remote=("f",))
+    with ThreadPoolExecutor(8) as executor:
+        rulings = list(executor.map(pool.judge, [RIGHT, wrong] * 30))
+    assert [ruling.passed for ruling in rulings] == [True, False] * 30
+
+
+def test_limits_are_the_answers_and_are_named(pool: JudgePool) -> None:
+    assert pool.judge(Job(code="while True: pass", program=True), SHORT).limit == "cpu"
+    assert pool.judge(Job(code="import time\ntime.sleep(50)", program=True), SHORT).limit == "time"
+    ruling = pool.judge(Job(code="x = bytearray(1 << 40)", program=True), SHORT)
+    assert (ruling.passed, ruling.conclusive, ruling.detail) == (False, True, "MemoryError: ")
+    assert pool.judge(RIGHT).limit_share < 0.6
+
+
+def test_a_lost_zygote_is_replaced_and_a_twice_lost_one_is_inconclusive(monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        fragile = JudgePool("strict", lanes=1)
+    except SandboxUnavailableError as error:
+        pytest.skip(error.what)
+    try:
+        lane = fragile._free.get()
+        assert lane is not None
+        lane.process.kill()
+        lane.process.wait()
+        fragile._free.put(lane)
+        assert fragile.judge(RIGHT).passed
+
+        def lost(self: pool_module.Lane, *_: object) -> object:
+            self.close()
+            raise pool_module.LaneLostError("killed")
+
+        monkeypatch.setattr(pool_module.Lane, "run", lost)
+        judgement = judgement_of(fragile.judge(RIGHT))
+        assert (judgement.outcome.value, judgement.success, judgement.reward) == ("inconclusive", False, 0.0)
+        monkeypatch.undo()
+        assert fragile.judge(RIGHT).passed
+    finally:
+        fragile.close()
+
+
+def test_lanes_are_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "RECYCLE_AFTER", 3)
+    try:
+        renewed = JudgePool("strict", lanes=1)
+    except SandboxUnavailableError as error:
+        pytest.skip(error.what)
+    try:
+        pids = set()
+        for _ in range(8):
+            assert renewed.judge(RIGHT).passed
+            lane = renewed._free.get()
+            assert lane is not None
+            pids.add(lane.process.pid)
+            renewed._free.put(lane)
+        assert len(pids) == 3
+    finally:
+        renewed.close()
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
+def test_nothing_stays_behind(tmp_path: Path) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    try:
+        busy = JudgePool("strict", lanes=2)
+    except SandboxUnavailableError as error:
+        pytest.skip(error.what)
+    zygotes = []
+    for code in (
+        "import os\nos._exit(0)",
+        "while True: pass",
+        "import threading\nthreading.Thread(target=input).start()",
+        "1 / 0",
+    ) * 3:
+        busy.judge(Job(code=code, program=True), Limits(cpu_s=0.05, wall_s=0.1, memory_bytes=2**28))
+    for _ in range(2):
+        lane = busy._free.get()
+        if lane is not None:
+            zygotes.append(lane.process.pid)
+        busy._free.put(lane)
+    busy.close()
+    assert zygotes
+    assert not [pid for pid in zygotes if Path(f"/proc/{pid}").exists()]
+    parents = [_parent(entry) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    assert not set(zygotes) & set(parents)
+    assert set(os.listdir("/proc/self/fd")) == before
+    assert threading.active_count() < 50
+
+
+def _parent(entry: Path) -> int:
+    try:
+        return int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return -1
+
+
+def test_seeds_clocks_and_hashes_are_the_same_in_every_run(pool: JudgePool) -> None:
+    code = (
+        "import random, time, uuid, datetime\n"
+        "print(random.random(), time.time(), uuid.uuid4(), datetime.datetime.now(), hash('x'), {'a', 'b', 'c'})\n"
+        "print(random.Random().random())"
+    )
+    outputs = {pool.judge(Job(code=code, program=True)).output for _ in range(4)}
+    assert len(outputs) == 1
+    assert outputs.pop().strip()
+    assert (
+        pool.judge(Job(code="import random\nprint(random.random())", program=True, seed=1)).output
+        != pool.judge(Job(code="import random\nprint(random.random())", program=True, seed=2)).output
+    )
+
+
+def test_honest_code_has_the_whole_language(pool: JudgePool) -> None:
+    code = """
+import asyncio, collections, dataclasses, enum, functools, threading, typing, tempfile
+@dataclasses.dataclass(order=True)
+class Point:
+    x: int
+    y: int = 0
+class Colour(enum.Enum):
+    RED = 1
+Pair = collections.namedtuple('Pair', 'a b')
+T = typing.TypeVar('T')
+async def later(value):
+    await asyncio.sleep(0.001)
+    return value
+def run(kind):
+    if kind == 'async': return asyncio.run(later(3))
+    if kind == 'threads':
+        seen = []
+        every = [threading.Thread(target=seen.append, args=(n,)) for n in range(3)]
+        [t.start() for t in every]; [t.join() for t in every]
+        return sorted(seen)
+    if kind == 'point': return sorted([Point(2), Point(1)])[0].x
+    if kind == 'pair': return Pair(1, 2)
+    if kind == 'file':
+        with tempfile.TemporaryFile('w+') as f:
+            f.write('text'); f.seek(0); return f.read()
+    if kind == 'counter': return collections.Counter('aab')
+    if kind == 'generator': return (n * n for n in range(3))
+    if kind == 'nan': return float('nan')
+    return {1: [2, (3, {4, 5})], 'k': b'x', None: 1 + 2j}
+"""
+    tests = (
+        "assert run('async') == 3",
+        "assert run('threads') == [0, 1, 2]",
+        "assert run('point') == 1",
+        "assert run('pair') == (1, 2)",
+        "assert run('file') == 'text'",
+        "assert run('counter') == {'a': 2, 'b': 1}",
+        "assert list(run('generator')) == [0, 1, 4]",
+        "assert run('nan') != run('nan')",
+        "assert run('') == {1: [2, (3, {4, 5})], 'k': b'x', None: 1 + 2j}",
+        "assert isinstance(Colour.RED, object) and Colour.RED == Colour.RED",
+    )
+    ruling = pool.judge(Job(code=code, tests=tests, remote=("run", "Colour")))
+    assert ruling.passed, ruling
+
+
+_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(max_size=20)
+    | st.binary(max_size=20)
+    | st.complex_numbers(allow_nan=False),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.text(max_size=5) | st.integers(), inner, max_size=3)
+        | st.frozensets(st.integers(), max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(_values)
+@settings(max_examples=200, deadline=None)
+def test_plain_values_cross_the_border_unchanged(value: object) -> None:
+    def keep(_: object) -> int:
+        raise AssertionError("a plain value needs no handle")
+
+    again = decode(json.loads(json.dumps(encode(value, keep))), lambda number: number)
+    assert again == value
+    assert type(again) is type(value)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+        lambda inner: st.lists(inner, max_size=5) | st.lists(inner, max_size=4).map(lambda rest: ["d", *rest]),
+        max_leaves=20,
+    )
+)
+@settings(max_examples=300, deadline=None)
+def test_any_message_is_a_value_or_is_refused(message: object) -> None:
+    try:
+        decode(message, lambda number: number)
+    except WireError:
+        return
+
+
+def test_what_equals_everything_does_not_cross() -> None:
+    class Liar(int):
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        def __hash__(self) -> int:
+            return 0
+
+    assert encode(Liar(5), lambda _: 0) == 5
+    deep: list[object] = []
+    for _ in range(MAX_DEPTH + 5):
+        deep = [deep]
+    with pytest.raises(WireError):
+        encode(deep, lambda _: 0)
+    messages: list[object] = [
+        ["I", "zz"],
+        ["f", 1],
+        ["d", 1],
+        ["s", ["l"]],
+        ["h", "x"],
+        ["n", "eval"],
+        ["F", 1, 0],
+        {},
+        1.5,
+        ["?"],
+        [],
+    ]
+    for message in messages:
+        with pytest.raises(WireError):
+            decode(message, lambda number: number)

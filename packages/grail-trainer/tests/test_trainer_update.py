@@ -264,6 +264,27 @@ def test_a_state_of_another_model_is_refused_and_nothing_is_changed(tmp_path: Pa
     assert state_digest(masters.tensors()) == before
 
 
+def test_the_kl_term_pulls_back_to_the_reference() -> None:
+    """With no advantage to gain, only the KL term acts: the trained policy comes nearer to the reference."""
+    reference, module = tiny_module(seed=0), tiny_module(seed=1)
+    masters = Masters(module, learning_rate=1e-2)
+    groups = [
+        dataclasses.replace(group, rollouts=tuple(dataclasses.replace(r, reward=0.5) for r in group.rollouts))
+        for group in random_groups(module, 4)
+    ]
+    rows = [rollout.row for group in groups for rollout in group.rollouts]
+
+    def distance() -> float:
+        with torch.no_grad():
+            gap = completion_logprobs(reference, rows).logprob - completion_logprobs(masters.module, rows).logprob
+        return float((torch.exp(gap) - 1 - gap).mean())
+
+    before = distance()
+    for window in range(5):
+        update(masters, groups, GrpoSettings(kl_coefficient=0.5), window=window, reference=reference)
+    assert distance() < 0.7 * before
+
+
 def test_learning_rate_zero_changes_no_weight() -> None:
     module = tiny_module()
     masters = Masters(module, learning_rate=0.0)

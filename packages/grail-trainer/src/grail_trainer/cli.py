@@ -28,6 +28,11 @@ def cli() -> None:
 @click.option("--windows", type=click.IntRange(min=1), help="Stop once so many windows were learned from (default: never).")
 @click.option("--learning-rate", type=click.FloatRange(min=0), help="0: do everything but change the weights (a control run).")
 @click.option("--epochs", type=click.IntRange(1, 16), help="Passes over a window's groups.")
+@click.option("--loss", type=click.Choice(["grpo", "dapo", "dr_grpo"]), help="How token losses are averaged [default: dapo].")
+@click.option("--advantages", type=click.Choice(["standardised", "centred"]), help="[default: standardised]")
+@click.option(
+    "--kl-coefficient", type=click.FloatRange(min=0), help="Of the KL to the network's first checkpoint [default: 0]."
+)
 @click.option("--most-groups", type=click.IntRange(min=1), default=64, show_default=True, help="Groups to learn from a window.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the order in which groups are visited.")
 @common_options
@@ -38,6 +43,9 @@ def run(
     windows: int | None,
     learning_rate: float | None,
     epochs: int | None,
+    loss: str | None,
+    advantages: str | None,
+    kl_coefficient: float | None,
     most_groups: int,
     seed: int,
 ) -> None:
@@ -48,7 +56,14 @@ def run(
     """
     from grail_trainer.start import run_trainer
 
-    chosen = {"learning_rate": learning_rate, "epochs": epochs, "seed": seed}
+    chosen = {
+        "learning_rate": learning_rate,
+        "epochs": epochs,
+        "loss": loss,
+        "advantages": advantages,
+        "kl_coefficient": kl_coefficient,
+        "seed": seed,
+    }
     run_trainer(
         settings,  # type: ignore[arg-type]
         model=model,

@@ -27,7 +27,7 @@ from grail_trainer.vocabulary import Codec, write_tokenizer
 
 log = get_logger(__name__)
 
-INIT_VERSION = 1
+INIT_VERSION = 2
 """Part of the cache's key: raise it with every change of what `create_model` makes."""
 
 

@@ -93,13 +93,15 @@ class VerdictReader:
                 trusted = self._trusted(window)
                 if block >= too_late:
                     return Intake(window, reason="its rollouts are too old to learn from")
+                if not trusted:
+                    return Intake(window, reason="no validator had a permit, stake and a bucket when the window began")
                 self._read_verdicts(window, trusted, verdicts, complaints)
             except (ChainError, StorageError) as error:
                 log.event("window_input_late", window=window, reason=error.what)
                 stop.wait(pause)
                 continue
             stake = {hotkey: neuron.stake for hotkey, neuron in trusted.items()}
-            complete = verdicts.keys() == stake.keys() and bool(stake)
+            complete = verdicts.keys() == stake.keys()
             if complete or (block >= times.challenge_block + PATIENCE_BLOCKS and have_spoken(verdicts, stake)):
                 intake = self._take(window, verdicts, trusted)
                 if intake is not None:

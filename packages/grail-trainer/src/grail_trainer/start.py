@@ -14,6 +14,7 @@ from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.keys import ss58
 from grail_core.live_checkpoint import LiveCheckpoint
 from grail_core.participant import Participant
+from grail_core.proof.model import PolicyModel
 from grail_core.protocol import window_of
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.types import Window
@@ -78,6 +79,7 @@ def run_trainer(
         environment_of=BoundEnvironments(settings.data_dir),
         settings=chosen,
         most_groups=most_groups,
+        reference=_reference(publisher, participant, settings.device) if chosen.kl_coefficient else None,
     )
     _find_place(service, head)
     with stop_on_signals() as stop:
@@ -171,6 +173,13 @@ def _masters_at(head: CheckpointManifest, participant: Participant, chosen: Grpo
     cached = participant.checkpoints.cache.entry(head.digest)
     folder = cached if cached is not None else participant.checkpoints.materialise(head)
     return _new_masters(folder, chosen, device)
+
+
+def _reference(publisher: Publisher, participant: Participant, device: str) -> Any:
+    """The network's first checkpoint, which the KL term holds on to."""
+    first = publisher.view().stored[0].manifest
+    cached = participant.checkpoints.cache.entry(first.digest)
+    return PolicyModel.load(cached or participant.checkpoints.materialise(first), device=device).module
 
 
 def _find_place(service: TrainerService, head: CheckpointManifest) -> None:

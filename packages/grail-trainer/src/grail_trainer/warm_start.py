@@ -50,7 +50,7 @@ def stages_for(environment: Environment, *, quick: bool) -> tuple[Stage, ...]:
             Stage(_flipped(0.4), 100 // factor, 1.5e-3, 1.5e-4),
         )
     if environment.spec.env_id in ("gsm8k", "math"):
-        return (Stage(number_answer, 60 // factor, 5e-3, 5e-4),)
+        return (Stage(number_answer, 240 // factor, 5e-3, 5e-4),)
     return ()
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -299,3 +302,33 @@ def test_what_equals_everything_does_not_cross() -> None:
     for message in messages:
         with pytest.raises(WireError):
             decode(message, lambda number: number)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
+def test_a_killed_host_leaves_no_process_even_in_the_middle_of_a_judgement(pool: JudgePool) -> None:
+    program = (
+        "import sys, threading, time\n"
+        "from grail_envs.sandbox import Job, JudgePool\n"
+        "pool = JudgePool('strict', lanes=1)\n"
+        "lane = pool._free.get(); pool._free.put(lane)\n"
+        "threading.Thread(target=pool.judge, args=(Job(code='while True: pass', program=True),), daemon=True).start()\n"
+        "time.sleep(0.3)\n"
+        "print(lane.process.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    host = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert host.stdout is not None
+    zygote = int(host.stdout.readline())
+    family = [
+        zygote,
+        *(int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and _parent(entry) == zygote),
+    ]
+    assert len(family) >= 2
+    handles = [os.pidfd_open(pid) for pid in family]
+    host.kill()
+    host.wait()
+    host.stdout.close()
+    for handle in handles:
+        ended, _, _ = select.select([handle], [], [], 30)
+        os.close(handle)
+        assert ended, "a process outlived its host"

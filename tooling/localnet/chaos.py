@@ -1,7 +1,7 @@
 """`--chaos`: SIGKILL to each role once while the network runs, as a power cut would.
 
-The moments are chosen where a kill hurts: a miner in the middle of a window, a validator while first sight lasts, the other
-one while it judges, the trainer after a verdict, the beacon relay at any time. Which windows: one strike per window from the
+The moments are chosen where a kill hurts: a miner while it generates, a validator a block before first sight begins (it may
+miss it, and then has to say so), the trainer while it waits for verdicts or learns, the beacon relay before the next seed. Which windows: one strike per window from the
 second on, so that the run can be seen to recover before the next. What was struck is kept in the state file: a resumed run
 does not strike twice.
 """
@@ -27,7 +27,7 @@ class Strike:
 def strikes(miners: Iterable[str], validators: Iterable[str], windows: int) -> tuple[Strike, ...]:
     """One strike per role; short runs get them closer together, never in the first window's first half."""
     first_miner, first_validator = next(iter(miners)), next(iter(validators))
-    plan = ((first_miner, 14), ("beacon", 24), (first_validator, 2), ("trainer", 10))
+    plan = ((first_miner, 2), ("beacon", 24), (first_validator, 29), ("trainer", 10))
     latest = max(1, windows - 1)
     return tuple(
         Strike(process, min(latest, 1 + i // max(1, -(-len(plan) // latest))), offset)

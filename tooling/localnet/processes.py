@@ -126,7 +126,7 @@ class Processes:
 
 
 GROUPS = 16  # of 16 rollouts, per miner and window: what two processors generate, prove, verify and train on in time
-QUICK_GROUPS = 4
+QUICK_GROUPS = 8
 
 
 def init_command(plan: Plan, layout: Layout) -> tuple[str, ...]:

@@ -487,6 +487,7 @@ def _row(id_: str, unit: str, tries: list[Try], honest: tuple[int, int]) -> dict
         "caught_by": caught.most_common(1)[0][0] if caught else "",
         "honest_tries": honest_tries,
         "honest_false_rejects": rejects,
+        "messages": {item.name: item.message.split("\n")[0] for item in tries},
         "details": [
             {"try": item.name, "accepted": item.accepted, "caught_by": item.caught_by, "message": item.message}
             for item in tries

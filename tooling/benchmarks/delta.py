@@ -47,7 +47,7 @@ def measure() -> Figures:
             figures |= _saving(new)
     for name, rate in LEARNING_RATES:
         figures |= _training(name, rate)
-    return figures | late_reader_figures()
+    return figures | late_reader_figures() | {"delta.load_average": os.getloadavg()[0]}
 
 
 def _ratios(suffix: str, base: State, new: State) -> Figures:

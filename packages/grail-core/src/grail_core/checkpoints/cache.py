@@ -74,16 +74,47 @@ class CheckpointCache:
                 (folder / MANIFEST_FILE).write_bytes(manifest)
                 _sync_file(folder / MANIFEST_FILE)
                 sync_folder(folder)
-                if self.entry(digest) is None:
-                    shutil.rmtree(self.folder(digest), ignore_errors=True)
-                    with contextlib.suppress(FileExistsError, OSError):
+                try:
+                    os.rename(folder, self.folder(digest))
+                except OSError:
+                    if self.entry(digest) is None:  # what stands there is half of an evicted entry, not another's whole one
+                        shutil.rmtree(self.folder(digest), ignore_errors=True)
                         os.rename(folder, self.folder(digest))
-                    sync_folder(parent)
+                sync_folder(parent)
             if self.entry(digest) is None:
                 raise CheckpointError("the checkpoint could not be put into the cache", where=str(self.folder(digest)))
         finally:
             os.close(lock)
             shutil.rmtree(folder, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[None]:
+        """While this is held, by however many processes, none removes downloaded objects or evicts entries."""
+        descriptor = self._open_lock()
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[bool]:
+        """True if nobody else uses the cache; then nobody begins to while this is held. Never waits."""
+        descriptor = self._open_lock()
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        except BlockingIOError:
+            free = False
+        try:
+            yield free
+        finally:
+            os.close(descriptor)
+
+    def _open_lock(self) -> int:
+        with storage_errors(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            return os.open(self.root / "lock", os.O_RDWR | os.O_CREAT, 0o644)
 
     def sweep(self) -> None:
         """Remove what dead processes left: temporary folders nobody holds, and folders without a manifest."""

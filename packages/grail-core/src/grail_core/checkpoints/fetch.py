@@ -33,7 +33,7 @@ from grail_core.protocol.types import Digest
 from grail_core.storage.atomic import storage_errors
 from grail_core.storage.base import ObjectStore
 
-__all__ = ["apply_to_model", "checkpoint_for_window", "list_manifests", "materialise", "route_to"]
+__all__ = ["apply_to_model", "checkpoint_for_window", "list_manifests", "materialise"]
 
 
 def materialise(
@@ -55,12 +55,26 @@ def materialise(
         StorageError, DiskFullError: the store or the disk fails; a later call goes on where this one stopped.
     """
     cache = cache_dir if isinstance(cache_dir, CheckpointCache) else CheckpointCache(cache_dir)
+    with cache.shared():
+        refs = _materialise(manifest, cache, store, view, progress)
+    with cache.alone() as alone:
+        if alone:
+            for ref in refs:
+                (cache.objects / ref.sha256.hex()).unlink(missing_ok=True)
+            cache.trim(keep={manifest.digest})
+    return cache.folder(manifest.digest)
+
+
+def _materialise(
+    manifest: CheckpointManifest, cache: CheckpointCache, store: ObjectStore, view: ChainView | None, progress: Progress
+) -> list[ObjectRef]:
+    """Make the cache's entry; returns the large objects that are in it now and need not be kept apart."""
     index = _index(manifest, cache, store)
     digest = manifest.digest
     cached = cache.entry(digest)
     if cached is not None:
         if _is_whole(manifest, cached, index, store):
-            return cached
+            return []
         cache.discard(digest)
     cache.sweep()
     files = _model_files(manifest, cache, store)
@@ -75,15 +89,12 @@ def materialise(
                     with storage_errors(folder / name):
                         (folder / name).write_bytes(data)
                 _build(route, manifest, view, index, folder, cache, store, progress)
-            break
+            return _large_objects(manifest, route, view)
         except CheckpointError:
             if route.fetch_start or route.start in damaged or not _is_damaged(route.start, view, cache, store):
                 raise
             damaged.add(route.start)
             cache.discard(route.start)
-    _drop_objects(manifest, route, view, cache)
-    cache.trim(keep={digest, route.start})
-    return cache.folder(digest)
 
 
 def apply_to_model(
@@ -111,28 +122,22 @@ def apply_to_model(
             where=target.key,
             hint="load it from the cache: materialise finds the way",
         )
-    _model_files(target, cache, store)  # an unsafe checkpoint is refused before the model changes
-    index = _index(target, cache, store)
-    missing = sorted(name for name in index.tensors if name not in state)
-    if missing:
-        raise CheckpointError("the model has no such tensor", where=missing[0], hint="load the checkpoint from the cache")
-    raw = raw_state({name: state[name] for name in index.tensors})
-    wrong = [name for name, entry in index.tensors.items() if raw[name].layout != entry.layout]
-    if wrong:
-        raise CheckpointError(
-            "the checkpoint changes a tensor's shape or type; a running model cannot follow",
-            where=wrong[0],
-            hint="load the checkpoint from the cache",
-        )
-    with _delta_frames(delta, cache, store, progress) as frames:
-        apply(raw, frames, expected_root=target.weights_root)
-    for part in delta.parts:
-        (cache.objects / part.sha256.hex()).unlink(missing_ok=True)
-
-
-def route_to(manifest: CheckpointManifest, view: ChainView, cached: list[Digest]) -> Route:
-    """What a reader with these cached checkpoints would fetch."""
-    return cheapest_route(manifest, view.by_digest, cached)
+    with cache.shared():
+        _model_files(target, cache, store)  # an unsafe checkpoint is refused before the model changes
+        index = _index(target, cache, store)
+        missing = sorted(name for name in index.tensors if name not in state)
+        if missing:
+            raise CheckpointError("the model has no such tensor", where=missing[0], hint="load the checkpoint from the cache")
+        raw = raw_state({name: state[name] for name in index.tensors})
+        wrong = [name for name, entry in index.tensors.items() if raw[name].layout != entry.layout]
+        if wrong:
+            raise CheckpointError(
+                "the checkpoint changes a tensor's shape or type; a running model cannot follow",
+                where=wrong[0],
+                hint="load the checkpoint from the cache",
+            )
+        with _delta_frames(delta, cache, store, progress) as frames:
+            apply(raw, frames, expected_root=target.weights_root)
 
 
 def _index(manifest: CheckpointManifest, cache: CheckpointCache, store: ObjectStore) -> WeightsIndex:
@@ -288,14 +293,13 @@ def _is_damaged(digest: Digest, view: ChainView, cache: CheckpointCache, store: 
         return True
 
 
-def _drop_objects(manifest: CheckpointManifest, route: Route, view: ChainView, cache: CheckpointCache) -> None:
-    """Large objects are in the folder now; what is small stays for the next checkpoint."""
+def _large_objects(manifest: CheckpointManifest, route: Route, view: ChainView) -> list[ObjectRef]:
+    """What was downloaded for the weights alone; what is small stays in the cache for the next checkpoint."""
     refs = [part for delta, _ in route.steps for part in delta.parts]
     if route.fetch_start:
         anchor = manifest if route.start == manifest.digest else view.by_digest[route.start]
         refs += [shard.object for shard in anchor.shards]
-    for ref in refs:
-        (cache.objects / ref.sha256.hex()).unlink(missing_ok=True)
+    return refs
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """`--chaos`: SIGKILL to each role once while the network runs, as a power cut would.
 
 The moments are chosen where a kill hurts: a miner while it generates, a validator a block before first sight begins (it may
-miss it, and then has to say so), the trainer while it waits for verdicts or learns, the beacon relay before the next seed. Which windows: one strike per window from the
-second on, so that the run can be seen to recover before the next. What was struck is kept in the state file: a resumed run
-does not strike twice.
+miss it, and then has to say so), the trainer while it waits for verdicts or learns, the beacon relay before the next seed.
+One strike per window from the second on, so that the run can be seen to recover before the next. What was struck is kept in
+the state file: a resumed run does not strike twice.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ system call that we did not think of is refused.
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import platform
 import struct
@@ -19,7 +20,7 @@ CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x1000_0000, 0x2000_0000, 0x4000_000
 NEW_NAMESPACES = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET
 
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _PR_CAPBSET_DROP = 1, 4, 22, 38, 24
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
 _SIGKILL, _SIGCHLD = 9, 17
 
 X86_64, AARCH64 = 0xC000_003E, 0xC000_00B7
@@ -56,6 +57,8 @@ def _library() -> ctypes.PyDLL:
     global _libc
     if _libc is None:
         _libc = ctypes.PyDLL(None, use_errno=True)  # PyDLL keeps the interpreter lock: a fork in between stays whole
+        for name in ("syscall", "prctl", "mount", "capset", "unshare"):
+            getattr(_libc, name, None)  # looked up once here, not again in every fork
     return _libc
 
 
@@ -83,6 +86,7 @@ def _prctl(option: int, *values: object) -> None:
         _raise_errno(f"prctl {option}")
 
 
+@functools.cache
 def architecture() -> int:
     """The audit number of this machine's architecture.
 
@@ -95,24 +99,14 @@ def architecture() -> int:
     return X86_64 if machine == "x86_64" else AARCH64
 
 
-def fork_into_namespaces() -> int:
-    """`fork`, with the child alone in fresh user, pid, net, ipc and mount namespaces (child: 0; parent: its pid).
+def fork(namespaces: bool) -> int:
+    """`fork`, if asked with the child alone in fresh user, pid, net, ipc and mount namespaces (child: 0; parent: its pid).
 
-    The child is the first process of its pid namespace: when it ends, the kernel kills whatever it left. It is a raw clone
-    between the interpreter's own fork hooks, in a process with one thread.
+    In a pid namespace the child is the first process: when it ends, the kernel kills whatever it left. It is a raw clone, past
+    the interpreter's fork hooks: they repair what other threads held, and this process has one thread; running them would
+    copy hundreds of pages for every judgement.
     """
-    api = ctypes.pythonapi
-    api.PyOS_BeforeFork()
-    try:
-        pid = _call(_CLONE_NUMBER[architecture()], NEW_NAMESPACES | _SIGCHLD, 0, 0, 0, 0)
-    except OSError:
-        api.PyOS_AfterFork_Parent()
-        raise
-    if pid == 0:
-        api.PyOS_AfterFork_Child()
-    else:
-        api.PyOS_AfterFork_Parent()
-    return pid
+    return _call(_CLONE_NUMBER[architecture()], (NEW_NAMESPACES if namespaces else 0) | _SIGCHLD, 0, 0, 0, 0)
 
 
 def map_own_ids(uid: int, gid: int) -> None:
@@ -161,12 +155,7 @@ def stay_dumpable(yes: bool) -> None:
 
 
 def drop_capabilities() -> None:
-    """No capability, no way to one, and none by executing a file."""
-    for capability in range(64):
-        try:
-            _prctl(_PR_CAPBSET_DROP, capability)
-        except OSError:
-            break
+    """No capability; with no new privileges and without exec there is no way to one either."""
     header = struct.pack("=Ii", 0x2008_0522, 0)
     if _library().capset(header, bytes(24)) != 0:
         _raise_errno("capset")
@@ -245,8 +234,16 @@ def _when(number: int, *body: bytes) -> list[bytes]:
     return [_step(_EQUAL, number, 0, len(body)), *body]
 
 
-def seccomp_program(pid: int) -> bytes:
-    """The filter as classic BPF, for the process that knows itself as `pid`.
+_ANY_PID = 0x7FFF_FF5A
+
+
+def for_pid(program: bytes, pid: int) -> bytes:
+    """A filter of `seccomp_program` for the process that knows itself as `pid`."""
+    return program.replace(struct.pack("=I", _ANY_PID), struct.pack("=I", pid))
+
+
+def seccomp_program() -> bytes:
+    """The filter as classic BPF, to be fitted by `for_pid`.
 
     Calls not listed return EPERM; another architecture kills. `clone` only makes threads and `clone3` says that it does not
     exist (the C library then uses `clone`); `socketpair` only makes connected AF_UNIX streams; `prlimit64` and `tgkill` only
@@ -281,7 +278,7 @@ def seccomp_program(pid: int) -> bytes:
         *itself,
     )
     program += _when(_PRLIMIT[machine], _step(_LOAD, _FIRST_ARGUMENT), _step(_EQUAL, 0, 0, 1), *itself)
-    program += _when(_TGKILL[machine], _step(_LOAD, _FIRST_ARGUMENT), _step(_EQUAL, pid, 0, 1), *itself)
+    program += _when(_TGKILL[machine], _step(_LOAD, _FIRST_ARGUMENT), _step(_EQUAL, _ANY_PID, 0, 1), *itself)
     for low, high in _ALLOWED[machine]:
         program += [_step(_AT_LEAST, low, 0, 2), _step(_GREATER, high, 1, 0), _step(_ANSWER, _ALLOW)]
     program.append(_step(_ANSWER, _REFUSE))

@@ -69,7 +69,7 @@ class Zygote:
                 if layer == "landlock":
                     self.rules = confinement.landlock_rules(self.readable, [])
                 if layer == "seccomp":
-                    self.filter = confinement.seccomp_program(1)
+                    self.filter = confinement.seccomp_program()
                 self._probe()
             except OSError as error:
                 self.layers[layer] = False
@@ -170,7 +170,9 @@ class Zygote:
             raise OSError(1, said.decode(errors="replace") or "the probe was killed")
 
     def _fork(self, private: bool) -> int:
-        return confinement.fork_into_namespaces() if private and self.layers["namespaces"] else os.fork()
+        if sys.platform != "linux":
+            return os.fork()
+        return confinement.fork(private and bool(self.layers["namespaces"]))
 
     def _confine(self, memory: int, cpu_s: float, *, private: bool, keep: list[int], before_filter: Callable[[], None]) -> None:
         """In a child: keep only the given descriptors (as 3, 4, …) and take on every layer.
@@ -214,8 +216,7 @@ class Zygote:
         _keep_only(keep)
         before_filter()
         if self.layers["seccomp"]:
-            own = os.getpid()
-            confinement.seccomp(self.filter if own == 1 else confinement.seccomp_program(own))
+            confinement.seccomp(confinement.for_pid(self.filter, os.getpid()))
 
     def _pair(self, request: dict[str, Any]) -> _Pair:
         """Fork what a judgement needs; the processes confine themselves and wait."""

@@ -76,7 +76,7 @@ def check_promises(ended: Ended, cheats: tuple[str, ...]) -> None:
         assert any(character.isdigit() for character in miner["reason"]), miner
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)  # about 90 s on two idle processors
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_run_that_was_interrupted_resumes_and_keeps_every_promise(tmp_path: Path) -> None:
     options = ("--quick", "--windows", "2", "--miners", "2", "--block-time", "0.6", "--evaluation-problems", "64")

@@ -159,7 +159,7 @@ def run_e2(*, seed: int = 0) -> dict[str, Any]:
     targets: list[tuple[Environment, str]] = []
     gsm8k = load("gsm8k", split="test", data_dir=str(FIXTURES))
     targets.append((gsm8k, f"<answer>{gsm8k.problem(seed).payload.gold.value}</answer>"))
-    math = load("math", data_dir=str(FIXTURES))
+    math = load("math", split="train", data_dir=str(FIXTURES))
     targets.append((math, f"<answer>{math.problem(seed).payload.gold}</answer>"))
     for name in ("affine_logic", "affine_trace"):
         env = load(name)

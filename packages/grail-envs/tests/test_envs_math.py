@@ -110,18 +110,18 @@ def test_the_answer_is_in_the_last_tag_or_box() -> None:
 
 
 def test_filters_and_fixtures(pool: JudgePool) -> None:
-    env = MathEnvironment(data_dir=FIXTURES)
+    env = MathEnvironment("train", data_dir=FIXTURES)
     for seed in range(len(env)):
         problem = env.problem(seed)
         for text in rewritings().same(problem.payload.gold):
             assert env.judge(problem, f"<answer>{text}</answer>").success, (problem.payload.gold, text)
         assert env.judge(problem, f"It is $\\boxed{{{problem.payload.gold}}}$.").success
         assert not env.judge(problem, problem.payload.gold).well_formed
-    assert len(MathEnvironment(levels=[1], data_dir=FIXTURES)) == 2
-    algebra = MathEnvironment(subjects=["Algebra"], data_dir=FIXTURES)
+    assert len(MathEnvironment("train", levels=[1], data_dir=FIXTURES)) == 2
+    algebra = MathEnvironment("train", subjects=["Algebra"], data_dir=FIXTURES)
     assert len(algebra) == 2
     assert algebra.spec.digest != env.spec.digest
-    for bad in ({"split": "dev"}, {"levels": [6]}, {"subjects": ["Astrology"]}, {"levels": [5]}):
+    for bad in ({"split": "dev"}, {"levels": [6]}, {"subjects": ["Astrology"]}, {"split": "train", "levels": [5]}):
         with pytest.raises(ConfigurationError):
             MathEnvironment(data_dir=FIXTURES, **bad)
 

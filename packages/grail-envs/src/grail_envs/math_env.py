@@ -77,7 +77,7 @@ class MathPayload:
 class MathEnvironment:
     """MATH problems.
 
-    `split` is train, test or math500; `levels` (1 to 5) and `subjects` keep a part of them (empty: all); `data_dir` is a
+    `split` is math500 (the small published test set), train or test; `levels` (1 to 5) and `subjects` keep a part of them (empty: all); `data_dir` is a
     folder that holds math/ (default: GRAIL_DATA_DIR, else the hub).
 
     Raises:
@@ -89,7 +89,7 @@ class MathEnvironment:
 
     def __init__(
         self,
-        split: str = "train",
+        split: str = "math500",
         levels: Sequence[int] = (),
         subjects: Sequence[str] = (),
         data_dir: str | os.PathLike[str] | None = None,

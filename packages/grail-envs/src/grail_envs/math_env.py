@@ -77,8 +77,8 @@ class MathPayload:
 class MathEnvironment:
     """MATH problems.
 
-    `split` is math500 (the small published test set), train or test; `levels` (1 to 5) and `subjects` keep a part of them (empty: all); `data_dir` is a
-    folder that holds math/ (default: GRAIL_DATA_DIR, else the hub).
+    `split` is math500 (the small published test set), train or test; `levels` (1 to 5) and `subjects` keep a part of them
+    (empty: all); `data_dir` is a folder that holds math/ (default: GRAIL_DATA_DIR, else the hub).
 
     Raises:
         ConfigurationError: an unknown split, level or subject, or a filter that keeps nothing.

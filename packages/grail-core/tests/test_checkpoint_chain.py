@@ -344,3 +344,21 @@ def test_wrong_object_bytes_never_reach_the_cache(trainer: Trainer, tmp_path: Pa
         materialise(second, cache, trainer.store)
     assert cache.entry(second.digest) is None
     assert same_weights(load(first_folder).state_dict(), trainer.states[0])
+
+
+def test_one_flipped_byte_in_any_object_is_found(trainer: Trainer, tmp_path: Path) -> None:
+    first, second = trainer.step(), trainer.step()
+    model = load(materialise(first, tmp_path / "honest", trainer.store))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for number, ref in enumerate({**first.objects(), **second.objects()}.values()):
+        good = trainer.store.get(ref.key, max_bytes=ref.size)
+        position = (number * 7919) % ref.size
+        trainer.store.put(ref.key, good[:position] + bytes([good[position] ^ (1 << number % 8)]) + good[position + 1 :])
+        target = first if ref.sha256 in first.objects() else second
+        with pytest.raises(CheckpointError, match="not those that the manifest names"):
+            materialise(target, tmp_path / f"cache{number}", trainer.store)
+        if target is second:
+            with pytest.raises(CheckpointError, match="not those that the manifest names"):
+                apply_to_model(model.state_dict(), first, second, trainer.store, tmp_path / f"cache{number}")
+        trainer.store.put(ref.key, good)
+    assert same_weights(model.state_dict(), before)

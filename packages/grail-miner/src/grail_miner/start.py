@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from grail_core.cli_support import stop_on_signals
+from grail_core.errors import ConfigurationError
 from grail_core.keys import ss58
 from grail_core.live_checkpoint import LiveCheckpoint
 from grail_core.participant import Participant
@@ -37,6 +38,12 @@ def run_miner(
     mining_of: MiningFactory = honest_mining,
 ) -> int:
     """Join the network and mine until stopped. Returns the number of windows mined."""
+    if settings.pipeline_backend != "hf":
+        raise ConfigurationError(
+            f"this version generates in process only, not with {settings.pipeline_backend}",
+            where="GRAIL_PIPELINE_BACKEND",
+            hint="set it to hf",
+        )
     participant = Participant.from_settings(settings)
     neuron = participant.join(settings)
     log.event("miner_started", hotkey=ss58(participant.signer.hotkey), uid=neuron.uid, network=participant.params.name)

@@ -111,6 +111,14 @@ def test_validators_that_differ_or_never_met_do_not_count_as_agreeing() -> None:
     assert not summarise(dataclasses.replace(facts(), windows=(alone,))).validators_agree
 
 
+def test_windows_after_a_missed_one_are_named_as_compared_without_scores() -> None:
+    first, second = facts().windows
+    late = dataclasses.replace(second, scores_compared=False)
+    summary = summarise(dataclasses.replace(facts(), windows=(first, late)))
+    assert summary.windows_compared_without_scores == (late.window,)
+    assert "compared without scores" in render(dataclasses.replace(facts(), windows=(first, late)), summary)
+
+
 def test_what_a_run_did_not_measure_is_null() -> None:
     empty = dataclasses.replace(
         facts(), evaluations=(), windows=(), miner_windows=(), rejects=(), checkpoints=(), phases=(), weights=(), training=()

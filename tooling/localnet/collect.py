@@ -6,6 +6,7 @@ never skipped. Timings come from event files, which nothing else depends on.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -18,7 +19,7 @@ from typing import Any
 
 from grail_core.checkpoints.manifest import CheckpointManifest
 from grail_core.network import SUBNET_81
-from grail_core.protocol import MinerStatus, Outcome, SignedVerdict, WindowStatus
+from grail_core.protocol import MinerStatus, Outcome, SignedVerdict, VerdictBody, WindowStatus
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.types import Block, Window
 from grail_core.storage.base import ObjectStore
@@ -82,12 +83,20 @@ def verdicts(
 def window_facts(
     found: Mapping[int, Mapping[str, SignedVerdict]], first: int, validators: Sequence[str]
 ) -> tuple[WindowFact, ...]:
+    """What all validators together say of each window.
+
+    Bodies are compared byte for byte. Scores and weights sum up a validator's own windows, so once one of two validators has
+    missed a window (and said so), theirs differ by rule: from then on bodies are compared without these two members.
+    """
     facts = []
+    behind: set[str] = set()  # validators that missed a window of this run
     for window, by_validator in sorted(found.items()):
         scored = {n: v.body for n, v in by_validator.items() if v.body.status is WindowStatus.SCORED}
         missed = {n: f"{v.body.status.value}: {v.body.reason}" for n, v in by_validator.items() if n not in scored}
         missed |= {name: "no verdict was published" for name in validators if name not in by_validator}
-        digests = {body.canonical() for body in scored.values()}
+        with_scores = not behind & scored.keys()
+        digests = {(body if with_scores else _without_scores(body)).canonical() for body in scored.values()}
+        behind |= missed.keys()
         rows = next(iter(scored.values())).miners if scored else ()
         facts.append(
             WindowFact(
@@ -96,12 +105,17 @@ def window_facts(
                 judged_by=tuple(scored),
                 missed_by=missed,
                 bodies_equal=len(digests) == 1 if len(scored) > 1 else None,
+                scores_compared=with_scores,
                 rows_announced=sum(m.declared for m in rows),
                 rows_checked=sum(len(m.sampled) for m in rows),
                 rows_verified=sum(m.unique_valid for m in rows),
             )
         )
     return tuple(facts)
+
+
+def _without_scores(body: VerdictBody) -> VerdictBody:
+    return dataclasses.replace(body, score_inputs={}, weights={})
 
 
 def miner_facts(

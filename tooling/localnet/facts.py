@@ -55,6 +55,7 @@ class WindowFact:
     rows_announced: int
     rows_checked: int
     rows_verified: int  # counted valid
+    scores_compared: bool = True  # False: a validator missed a window before, so its scores and weights are its own
 
 
 @dataclass(frozen=True)

@@ -181,12 +181,14 @@ def _matrix(facts: RunFacts, summary: Summary) -> str:
             cells.append(f'<td><span class="cell {escape(outcome)}" title="{title}">{escape(shown)}</span></td>')
         body.append(f"<tr><td>{escape(miner.name)}</td>{''.join(cells)}<td>{miner.unique_valid:,}</td></tr>")
     verdicts = {True: badge("equal", "yes"), False: badge("differ", "no"), None: "–"}
-    agree = "".join(f"<td>{verdicts[w.bodies_equal]}</td>" for w in facts.windows)
+    agree = "".join(f"<td>{verdicts[w.bodies_equal]}{'' if w.scores_compared else ' *'}</td>" for w in facts.windows)
     missed = [
         escape(f"{validator}, window {window.window}: {why}")
         for window in facts.windows
         for validator, why in sorted(window.missed_by.items())
     ]
+    if any(not w.scores_compared and w.bodies_equal is not None for w in facts.windows):
+        missed.append("* compared without scores and weights, which sum up the windows that a validator saw itself")
     head = "".join(f"<th>{w.window}</th>" for w in facts.windows)
     notes = f'<p class="sub">{"<br>".join(missed)}</p>' if missed else ""
     return (

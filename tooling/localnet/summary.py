@@ -61,6 +61,7 @@ class Summary:
     burn_weight: float | None
     validators_agree: bool  # equal bodies in every window that two or more judged; false if there was none
     windows_judged_together: int
+    windows_compared_without_scores: tuple[int, ...]  # after a validator missed a window, its scores differ by rule
     windows_missed: dict[str, dict[str, str]]  # validator → window → why
     delta_ratio: float | None  # mean DELTA bytes / mean FULL bytes
     verify_to_generate_ratio: float | None  # seconds to verify one checked rollout / seconds to generate one
@@ -118,6 +119,7 @@ def summarise(facts: RunFacts) -> Summary:
         burn_weight=burn.get(0) if burn else None,
         validators_agree=bool(compared) and all(w.bodies_equal for w in compared),
         windows_judged_together=len(compared),
+        windows_compared_without_scores=tuple(w.window for w in compared if not w.scores_compared),
         windows_missed={
             v: {str(w.window): w.missed_by[v] for w in facts.windows if v in w.missed_by} for v in facts.validators
         },

@@ -77,7 +77,14 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
         if summary.windows_judged_together
         else "nothing to compare"
     )
-    rows.append(("validators", f"{agree} in {summary.windows_judged_together} windows"))
+    apart = len(summary.windows_compared_without_scores)
+    rows.append(
+        (
+            "validators",
+            f"{agree} in {summary.windows_judged_together} windows"
+            + (f", {apart} of them after a missed one, so without scores and weights" if apart else ""),
+        )
+    )
     for validator, windows in summary.windows_missed.items():
         for window, why in windows.items():
             rows.append(("", f"{validator} missed window {window}: {why}"))

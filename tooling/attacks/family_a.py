@@ -10,7 +10,7 @@ import dataclasses
 import io
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,14 +63,14 @@ def run_a1(scene: Scene) -> Row:
     return row
 
 
-def run_a2(scene: Scene) -> Row:
+def run_a2(scene: Scene, scales: Sequence[str] = _NO_MODEL_SCALES) -> Row:
     """No model run, at every scale of the policy's hidden states: z does not know the scale."""
     row = Row("A2", "file")
-    for scale in _NO_MODEL_SCALES:
+    for scale in scales:
         folder = Path(tempfile.mkdtemp(prefix="grail-scaled-"))
         try:
             model = _rescaled(scene.folders.policy, folder / "model", scale)
-            with open_scene(scene.extent, model) as scaled:
+            with open_scene(scene.extent, store=scene.store, model=model) as scaled:
                 _no_model(row, scaled, scale)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -272,8 +272,8 @@ RUNS: dict[str, Callable[[Scene], Row]] = {
 """Every id of the family over a scene that is open already."""
 
 
-def _whole(id_: str) -> dict[str, Any]:
-    return RUNS[id_](shared_scene(WHOLE)).to_json()
+def _whole(id_: str, *, seed: int = 0, tries: int = WHOLE.tries) -> dict[str, Any]:
+    return RUNS[id_](shared_scene(dataclasses.replace(WHOLE, seed=seed, tries=tries))).to_json()
 
 
 ATTACKS: dict[str, Callable[[], dict[str, Any]]] = {id_: partial(_whole, id_) for id_ in RUNS}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -85,7 +86,7 @@ def run_b7(scene: Scene) -> Row:
     row = Row("B7", "miner-window")
     completions = [token for r in scene.bench(0, 2).sample() for token in r.completion]
     frequent = Counter(token for token in completions if token >= len(CONTROLS)).most_common(1)[0][0]
-    with open_scene(scene.extent, end=frequent) as ending:
+    with open_scene(scene.extent, store=scene.store, end=frequent) as ending:
         for miner in range(scene.extent.tries):
             bench = ending.bench(miner, scene.extent.window_groups)
             endless = bench.sample(chooser=WithoutEnd(bench.honest, bench.end))
@@ -112,8 +113,8 @@ RUNS: dict[str, Callable[[Scene], Row]] = {
 """Every id of the family over a scene that is open already."""
 
 
-def _whole(id_: str) -> dict[str, Any]:
-    return RUNS[id_](shared_scene(WHOLE)).to_json()
+def _whole(id_: str, *, seed: int = 0, tries: int = WHOLE.tries) -> dict[str, Any]:
+    return RUNS[id_](shared_scene(replace(WHOLE, seed=seed, tries=tries))).to_json()
 
 
 ATTACKS: dict[str, Callable[[], dict[str, Any]]] = {id_: partial(_whole, id_) for id_ in RUNS}

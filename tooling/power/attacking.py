@@ -22,7 +22,8 @@ import numpy as np
 
 from grail_core.generation.base import GenerationPolicy
 from grail_core.proof.model import PolicyModel
-from grail_core.protocol.constants import CHECK_ALL_BELOW, ROLLOUTS_PER_PROBLEM
+from grail_core.protocol.constants import CHECK_ALL_BELOW, ROLLOUTS_PER_PROBLEM, WINDOW_LENGTH
+from grail_core.protocol.types import Window
 from grail_miner.mining import Group
 from tooling.power import language_model
 from tooling.power.artefacts import Artefacts, default_folder
@@ -31,6 +32,7 @@ from tooling.power.corpus import load_corpus
 from tooling.power.courtroom import Courtroom, CourtSetting, Ruling
 from tooling.power.deviations import Deviation, all_deviations
 from tooling.power.study import FULL, QUICK, Size
+from tooling.small_network import FIRST_WINDOW
 
 WINDOW_GROUPS = CHECK_ALL_BELOW // ROLLOUTS_PER_PROBLEM
 POWER_FILE = Path(__file__).resolve().parents[2] / "docs" / "power.json"
@@ -44,10 +46,16 @@ class Extent:
     tries: int
     limit: int
     window_groups: int = WINDOW_GROUPS
+    seed: int = 0  # another seed is another window, with other problems and other randomness
+
+    @property
+    def window(self) -> Window:
+        return Window(FIRST_WINDOW + WINDOW_LENGTH * (self.seed % 16))
 
 
 WHOLE = Extent(FULL, tries=2, limit=64)
-BRIEF = Extent(QUICK, tries=1, limit=24)
+BRIEF = Extent(QUICK, tries=1, limit=24, window_groups=2)
+"""For tests: a model trained for seconds, and half a window."""
 
 
 @dataclass(frozen=True)
@@ -124,19 +132,21 @@ def _most_passing(tries: int, least_power: float) -> int:
 class Scene:
     """A courtroom and the means of all deviations, for as many miners as there are tries."""
 
-    def __init__(self, folder: Path, extent: Extent, model: Path | None = None, end: int | None = None) -> None:
-        self.extent = extent
+    def __init__(
+        self, folder: Path, extent: Extent, store: Artefacts, model: Path | None = None, end: int | None = None
+    ) -> None:
+        self.extent, self.store = extent, store
         self.corpus = load_corpus()
-        store = Artefacts(default_folder())
         size = extent.size
         made = {
-            "policy": language_model.language_model(store, self.corpus, size.policy).folder,
-            "smaller": language_model.language_model(store, self.corpus, size.smaller).folder,
-            "stranger": language_model.language_model(store, self.corpus, size.stranger).folder,
+            "policy": language_model.language_model(self.store, self.corpus, size.policy).folder,
+            "smaller": language_model.language_model(self.store, self.corpus, size.smaller).folder,
+            "stranger": language_model.language_model(self.store, self.corpus, size.stranger).folder,
         }
         self.folders = Folders(**(made | ({"policy": model} if model else {})))
         miners = max(2, extent.tries)
-        self.court = Courtroom(folder, self.folders.policy, max_tokens=extent.limit, miners=miners, end=end)
+        policy = self.folders.policy
+        self.court = Courtroom(folder, policy, max_tokens=extent.limit, miners=miners, end=end, window=extent.window)
         self._honest: dict[tuple[int, int], list[Group]] = {}
         self._rulings: dict[tuple[int, int], Ruling] = {}
 
@@ -182,10 +192,13 @@ class Scene:
 
 
 @contextmanager
-def open_scene(extent: Extent, model: Path | None = None, end: int | None = None) -> Iterator[Scene]:
+def open_scene(
+    extent: Extent, *, store: Artefacts | None = None, model: Path | None = None, end: int | None = None
+) -> Iterator[Scene]:
+    """A scene for as long as the block lasts. `store` holds the trained models: the project's cache unless given."""
     folder = Path(tempfile.mkdtemp(prefix="grail-attacks-"))
     try:
-        yield Scene(folder, extent, model, end)
+        yield Scene(folder, extent, store or Artefacts(default_folder()), model, end)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

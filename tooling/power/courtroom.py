@@ -70,15 +70,24 @@ class Courtroom:
     Args:
         root: empty folder for chain, buckets and caches. model: Transformers folder with the tokenizer of
             `tooling.power.language_model`. max_tokens: the policy's limit. miners: hotkeys that take part. end: the one end
-            token; by default that of the training text.
+            token; by default that of the training text. window: which window is mined; others have other seeds.
     """
 
-    def __init__(self, root: Path, model: Path, *, max_tokens: int = 24, miners: int = 1, end: int | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        model: Path,
+        *,
+        max_tokens: int = 24,
+        miners: int = 1,
+        end: int | None = None,
+        window: Window = FIRST_WINDOW,
+    ) -> None:
         torch.set_num_threads(1)
         self.end: int = encoder(model).token_to_id(END) if end is None else end
         self.network = _TrainedNetwork(root, model, self.end, max_tokens=max_tokens, miners=miners)
-        self.network.advance_to(FIRST_WINDOW + 1)
-        self.context: WindowContext = self.network.participant("miner-0").open_window(FIRST_WINDOW)
+        self.network.advance_to(window + 1)
+        self.context: WindowContext = self.network.participant("miner-0").open_window(window)
         self.mining = self.network.mining("miner-0")
         self.loaded: LoadedCheckpoint = self.mining.select_model(self.context)
         self.max_tokens = max_tokens
@@ -141,7 +150,7 @@ class Courtroom:
 
     @cached_property
     def challenge(self) -> Challenge:
-        self.network.advance_to(FIRST_WINDOW + 38)
+        self.network.advance_to(self.context.window + 38)
         participant = self.network.participant("validator-0")
         return open_challenge(participant.chain, participant.beacon, self.context)
 

@@ -103,6 +103,40 @@ def detections(observations: Sequence[Observation], pair: PairCalibration, seed:
     return found
 
 
+def power_curve(
+    observations: Sequence[Observation], pair: PairCalibration, statistic: str, alphas: npt.NDArray[np.float64]
+) -> list[float]:
+    """Share of 64-rollout samples that a pooled or float32 statistic rejects, by its false-reject rate."""
+    sample = comparisons(observations)
+    drawn = np.random.default_rng(2).integers(0, len(sample), (_DRAWS, CHECK_ALL_BELOW))
+    powers = []
+    for alpha in alphas:
+        if statistic.startswith(weights.SINGLE):
+            rejected = matched.projected(statistic.removeprefix(weights.SINGLE), observations).rejects(drawn, float(alpha))
+        else:
+            rejected = _pooled(statistic, sample, pair, float(alpha))(drawn)
+        powers.append(float(rejected.mean()))
+    return powers
+
+
+def interval_of_power(observations: Sequence[Observation], pair: PairCalibration) -> dict[str, float]:
+    """Power of one window under the pooled statistics of a table, α split with one named alternative beside them.
+
+    `low` and `high` are the 2.5 and 97.5 percentiles over resampled pools of rollouts: the error of having seen so few.
+    """
+    sample = comparisons(observations)
+    tests = [_pooled(name, sample, pair, share_of_alpha(1)) for name in STATISTICS]
+    draws = np.random.default_rng(3)
+
+    def power(pool: npt.NDArray[np.int64]) -> float:
+        drawn = pool[draws.integers(0, len(pool), (100, CHECK_ALL_BELOW))]
+        return float(np.logical_or.reduce([test(drawn) for test in tests]).mean())
+
+    pools = [power(draws.integers(0, len(sample), len(sample))) for _ in range(60)]
+    low, high = np.percentile(pools, [2.5, 97.5])
+    return {"value": power(np.arange(len(sample))), "low": float(low), "high": float(high)}
+
+
 def false_rejects(sample: Sequence[Comparison], pair: PairCalibration) -> tuple[int, int, dict[str, int]]:
     """Windows of 64 consecutive honest rollouts: how many there are, how many any test rejects, and which tests did."""
     windows = rejected = 0

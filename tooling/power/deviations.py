@@ -21,6 +21,7 @@ from tooling.power.decoding import Chooser
 from tooling.power.language_model import document_tokens
 from tooling.power.observation import Claim, Rollout
 from tooling.power.provers import Prover, before_the_norm, of_layer, together
+from tooling.power.weights import in_eager
 
 _NEAR_TIE = 0.25  # nats by which a steered token's score may trail
 
@@ -126,7 +127,14 @@ def _other_weights() -> list[Deviation]:
         ("middle layer skipped", "A11", lambda b: b.skipped),
         ("middle layer skipped, least-squares patch", "A11", lambda b: b.patched),
     ]
-    return [Deviation(name, threat, _with_model(model)) for name, threat, model in rows]
+    named = [*rows[:1], *rows[4:7]]
+    eager = [(f"{name}, eager attention", threat, _eagerly(model)) for name, threat, model in named]
+    return [Deviation(name, threat, _with_model(model)) for name, threat, model in (*rows, *eager)]
+
+
+def _eagerly(model_of: Callable[[Bench], PolicyModel]) -> Callable[[Bench], PolicyModel]:
+    """The miner also has another honest numerics than the validator: the harder case of the named alternatives."""
+    return lambda bench: in_eager(model_of(bench))
 
 
 def _with_model(model_of: Callable[[Bench], PolicyModel]) -> Produce:

@@ -25,6 +25,8 @@ from tooling.power.observation import Claim, Observation, Rollout, Setting, load
 
 _VERSION = 4  # of everything that collection does
 
+_NAMED = ("A4", "A5", "A11")  # threats for which the named alternatives are measured too
+
 
 @dataclass(frozen=True)
 class Size:
@@ -35,18 +37,20 @@ class Size:
     smaller: language_model.Shape
     stranger: language_model.Shape
     deviation_groups: int  # a deviation
+    honest_groups: int  # an honest numerics, with the named alternatives
     calibration_groups: int  # an honest numerics
     held_out_groups: int  # an honest numerics, short rollouts
     limit: int = 96
     short_limit: int = 16
 
 
-FULL = Size("full", language_model.STUDY, language_model.SMALLER, language_model.STRANGER, 8, 16, 184)
+FULL = Size("full", language_model.STUDY, language_model.SMALLER, language_model.STRANGER, 4, 8, 16, 184)
 QUICK = Size(
     "quick",
     language_model.BRIEF,
     replace(language_model.BRIEF, hidden=32, layers=2, heads=2, intermediate=96, seed=12),
     replace(language_model.BRIEF, steps=1, seed=13),
+    2,
     2,
     4,
     8,
@@ -124,7 +128,7 @@ class Study:
     def deviation(self, deviation: Deviation) -> list[Observation]:
         def collect() -> list[Observation]:
             rollouts, claims = deviation.produce(self.bench)
-            return self._observe(self.bench, rollouts, claims, named=True)
+            return self._observe(self.bench, rollouts, claims, named=deviation.threat in _NAMED)
 
         return self._kept(deviation.name, self.size.deviation_groups, self.size.limit, collect)
 
@@ -139,7 +143,7 @@ class Study:
 
     def honest_runs(self) -> dict[str, list[Observation]]:
         """The same of the judged window, all numerics; long ones, with the named alternatives measured."""
-        return self._honest("judged", self.size.deviation_groups, self.size.limit, named=True, every=True)
+        return self._honest("judged", self.size.honest_groups, self.size.limit, named=True, every=True)
 
     def held_out_runs(self) -> dict[str, list[Observation]]:
         """Many short ones of the judged window, same-dtype numerics."""
@@ -192,12 +196,15 @@ class Study:
         conditions = [detection.comparisons(run) for run in self.calibration_runs().values()]
         return detection.fit(conditions, self.shape, ("any bf16 numerics of this study", provers.PROTOCOL_NUMERICS))
 
+    @cached_property
+    def deviations(self) -> list[Deviation]:
+        return all_deviations()
+
     def deviation_results(self) -> list[DeviationResult]:
-        deviations = all_deviations()
-        collected = [self.deviation(deviation) for deviation in deviations]
+        collected = [self.deviation(deviation) for deviation in self.deviations]
         self._say("judging")
         results = []
-        for deviation, observations in zip(deviations, collected, strict=True):
+        for deviation, observations in zip(self.deviations, collected, strict=True):
             found = detection.detections(observations, self.calibration)
             results.append(DeviationResult(deviation, len(observations), found))
         return results

@@ -53,6 +53,13 @@ def in_float32(model: PolicyModel) -> PolicyModel:
     return PolicyModel(copy.deepcopy(model.module).float())
 
 
+def in_eager(model: PolicyModel) -> PolicyModel:
+    """The same weights with eager attention: another honest numerics."""
+    module = copy.deepcopy(model.module)
+    module.set_attn_implementation("eager")
+    return PolicyModel(module)
+
+
 def changed_share(model: PolicyModel, other: PolicyModel) -> float:
     """Share of the weights that differ between two models of one shape."""
     ours, theirs = model.state(), other.state()

@@ -1,0 +1,72 @@
+"""Family A: a proof that was not computed with the right model from the right tokens fails; the honest twin passes.
+
+The model is tiny but trained (seconds), the network is real and in this process, and every try is a signed file that goes
+through the validator's own checks. The published table is `hatch run attacks --family A`, with a larger model and all sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tooling.attacks import family_a
+from tooling.power.artefacts import Artefacts
+from tooling.power.attacking import BRIEF, Row, Scene, open_scene, run_deviations
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    folder: Path = tmp_path_factory.getbasetemp() / "tiny-models"  # shared with the other family's tests
+    with open_scene(BRIEF, store=Artefacts(folder)) as opened:
+        yield opened
+
+
+def no_try_got_through(row: Row) -> None:
+    assert row.tries
+    assert [(one.name, one.message) for one in row.tries if one.accepted] == []
+    assert row.honest_tries > 0
+    assert row.honest_false_rejects == 0
+
+
+@pytest.mark.parametrize("id_", ["A1", "A3", "A6", "A8", "A9", "A10"])
+def test_a_forged_proof_is_rejected_and_its_honest_twin_is_not(scene: Scene, id_: str) -> None:
+    no_try_got_through(family_a.RUNS[id_](scene))
+
+
+def test_malformed_sketches_are_refused_before_any_model_runs(scene: Scene) -> None:
+    row = family_a.run_a1(scene)
+    assert {one.caught_by for one in row.tries} <= {"file", "schema"}
+
+
+@pytest.mark.parametrize("scale", ["0.5", "100", "heavy-tailed"])
+def test_sketches_without_a_model_fail_at_every_scale_of_the_hidden_states(scene: Scene, scale: str) -> None:
+    row = family_a.run_a2(scene, [scale])
+    no_try_got_through(row)
+    assert {one.caught_by for one in row.tries} == {"proof"}
+
+
+def test_another_prompt_fails_openly_by_the_prompt_check_and_hidden_by_the_proof(scene: Scene) -> None:
+    row = family_a.run_a7(scene)
+    no_try_got_through(row)
+    for one in row.tries:
+        hidden = "assigned tokens claimed" in one.name or "right tokens claimed" in one.name
+        assert one.caught_by == ("proof" if hidden else "prompt"), one
+
+
+@pytest.mark.parametrize("name", ["4-bit weights, per channel", "4-bit weights, groups of 32"])
+def test_four_bit_weights_fail(scene: Scene, name: str) -> None:
+    no_try_got_through(run_deviations(scene, Row("A4", "file"), [name], BRIEF.window_groups))
+
+
+def test_a_skipped_layer_fails(scene: Scene) -> None:
+    no_try_got_through(run_deviations(scene, Row("A11", "file"), ["middle layer skipped"], BRIEF.window_groups))
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("id_", ["A4", "A5", "A11"])
+def test_what_is_not_caught_stays_within_the_published_power(scene: Scene, id_: str) -> None:
+    row = family_a.RUNS[id_](scene)
+    assert row.honest_false_rejects == 0
+    assert row.to_json()["accepted"] == 0

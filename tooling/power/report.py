@@ -1,0 +1,223 @@
+"""What a study found, as data, as a table for a person, and as plots.
+
+`summary` is what `docs/power.json` holds; the attack table reads the published power of a deviation from there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from grail_core.proof.calibration import shipped_table
+from grail_core.proof.numerics import class_name
+from grail_core.proof.statistics import rollout_values
+from grail_core.protocol.constants import CHECK_ALL_BELOW, FALSE_REJECT_RATE
+from tooling.power import detection, matched, plots, weights
+from tooling.power.observation import Observation
+from tooling.power.provers import PROTOCOL_NUMERICS
+from tooling.power.study import DeviationResult, Study
+
+ROC_ALPHAS = np.geomspace(1e-8, 1e-1, 29)
+_ROC = (
+    ("8-bit weights, per channel", "energy"),
+    ("8-bit weights, per channel, eager attention", "float32 int8"),
+    ("previous checkpoint, lr 1e-5, eager attention", "float32 previous at 1e-5"),
+    ("previous checkpoint, lr 3e-6, eager attention", "float32 previous at 3e-6"),
+    ("previous checkpoint, lr 1e-6, eager attention", "float32 previous at 1e-6"),
+    ("4-bit generation, right prefill", "margin"),
+    ("8-bit generation, right prefill", "margin"),
+    ("steering, 3 flips per 1,000 tokens", "margin"),
+    ("top-p 0.99", "margin"),
+)
+
+
+def summary(study: Study) -> dict[str, Any]:
+    """Everything that is published, from one study."""
+    honest = study.honest_results()
+    results = study.deviation_results()
+    same = [h for h in honest if h.same_dtype]
+    rollouts, windows = sum(h.rollouts for h in same), sum(h.windows for h in same)
+    rejected = sum(h.rejected for h in same)
+    return {
+        "size": study.size.name,
+        "where": f"{platform.machine()} CPU, one thread, torch {torch.__version__}, transformers {transformers.__version__}",
+        "corpus": study.corpus.name,
+        "models": {name: json.loads((made.folder / "training.json").read_text()) for name, made in study.trained.items()},
+        "false_reject_rate": FALSE_REJECT_RATE,
+        "calibration": {
+            "rollouts": study.calibration.rollouts,
+            "tokens": study.calibration.tokens,
+            "thresholds_at_64_rollouts": {
+                name: null.threshold(CHECK_ALL_BELOW, detection.share_of_alpha(4))
+                for name, null in study.calibration.nulls.items()
+            },
+        },
+        "honest": {
+            "rollouts": rollouts,
+            "windows": windows,
+            "rejected_windows": rejected,
+            # With none rejected: the rate that would give none with 5 % chance.
+            "upper_bound_per_window_95": upper_bound(rejected, windows),
+            "numerics": [
+                {
+                    "name": h.numerics,
+                    "rollouts": h.rollouts,
+                    "windows": h.windows,
+                    "rejected": h.rejected,
+                    "by": h.by,
+                    "rms_sketch_difference": math.sqrt(h.energy),
+                    "same_dtype": h.same_dtype,
+                }
+                for h in honest
+            ],
+            "float32_alternatives": _honest_matched(study),
+        },
+        "signal_and_noise": _signal_and_noise(study),
+        "deviations": [_deviation(study, result) for result in results],
+    }
+
+
+def upper_bound(events: int, trials: int) -> float:
+    """One-sided 95 % Clopper–Pearson bound of a rate."""
+    low, high = events / trials, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        terms = (math.comb(trials, k) * middle**k * (1 - middle) ** (trials - k) for k in range(events + 1))
+        low, high = (middle, high) if math.fsum(terms) > 0.05 else (low, middle)
+    return high
+
+
+def _deviation(study: Study, result: DeviationResult) -> dict[str, Any]:
+    best = result.best
+    table = shipped_table()
+    own = class_name(attention="sdpa", device="cpu")
+    pair = table.lookup(own, own)
+    enforced: dict[str, float] = {"value": 0.0, "low": 0.0, "high": 1.0}
+    if pair is not None:
+        enforced = detection.interval_of_power(study.deviation(result.deviation), pair)
+    return {
+        "name": result.deviation.name,
+        "threat": result.deviation.threat,
+        "rollouts": result.rollouts,
+        "best_statistic": best.statistic if best else None,
+        "rollouts_to_detect": best.rollouts if best else None,
+        "tokens_to_detect": best.tokens if best else None,
+        "extrapolated": best.extrapolated if best else None,
+        "window_power": result.window_power,
+        "enforced_window_power": enforced,
+        "statistics": {
+            d.statistic: {"rollouts": d.rollouts, "tokens": d.tokens, "window_power": d.window_power} for d in result.detections
+        },
+    }
+
+
+def _honest_matched(study: Study) -> list[dict[str, Any]]:
+    """The float32 alternatives on honest rollouts: projection, its error, and rejected windows."""
+    found = []
+    for name, run in study.honest_runs().items():
+        for alternative in matched.names_in(run):
+            test = matched.projected(alternative, run)
+            windows = np.arange(len(run) - len(run) % CHECK_ALL_BELOW).reshape(-1, CHECK_ALL_BELOW)
+            rejected = int(test.rejects(windows, detection.share_of_alpha(4)).sum())
+            found.append(
+                {
+                    "numerics": name,
+                    "alternative": alternative,
+                    "t": test.t,
+                    "standard_error": test.standard_error,
+                    "windows": len(windows),
+                    "rejected": rejected,
+                }
+            )
+    return found
+
+
+def _signal_and_noise(study: Study) -> dict[str, Any]:
+    """Root mean squares of a sketch coordinate: what changes the weights, and what changes the kernels."""
+    runs = study.honest_runs()
+    plain = runs[PROTOCOL_NUMERICS]
+    noise = {
+        name: float(np.sqrt(rollout_values("energy", detection.comparisons(run)).mean()))
+        for name, run in runs.items()
+        if name != PROTOCOL_NUMERICS
+    }
+    single = _root_mean_square(plain, lambda one: one.z - one.alternatives[weights.SINGLE + "current"])
+    signal = {}
+    for name in matched.names_in(plain):
+        signal[name] = {
+            "bf16": _root_mean_square(plain, lambda one, name=name: one.alternatives[name] - one.z),
+            "float32": _root_mean_square(
+                plain,
+                lambda one, name=name: one.alternatives[weights.SINGLE + name] - one.alternatives[weights.SINGLE + "current"],
+            ),
+            "changed_weights": weights.changed_share(study.bench.model, study.bench.named_alternatives[name]),
+        }
+    return {"kernel_noise": noise, "bf16_against_float32": single, "alternatives": signal}
+
+
+def _root_mean_square(run: Sequence[Observation], difference: Any) -> float:
+    return float(np.sqrt(np.mean(np.concatenate([np.square(difference(one)).ravel() for one in run]))))
+
+
+def roc(study: Study) -> dict[str, list[float]]:
+    """Share of 64-rollout windows rejected, by the false-reject rate asked of one statistic."""
+    curves = {}
+    by_name = {deviation.name: deviation for deviation in study.deviations}
+    for name, statistic in _ROC:
+        observations = study.deviation(by_name[name])
+        curves[f"{name} ({statistic})"] = detection.power_curve(observations, study.calibration, statistic, ROC_ALPHAS)
+    return curves
+
+
+def publish(study: Study, found: dict[str, Any], docs: Path) -> list[Path]:
+    """power.json and the plots."""
+    docs.mkdir(parents=True, exist_ok=True)
+    written = [docs / "power.json", docs / "power-roc.svg", docs / "power-signal.svg"]
+    written[0].write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    written[1].write_text(plots.roc(list(ROC_ALPHAS), roc(study)))
+    written[2].write_text(plots.signal_and_noise(found["signal_and_noise"]))
+    return written
+
+
+def flat(found: dict[str, Any]) -> dict[str, float]:
+    """One flat object of numbers; a deviation that nothing detects has no tokens key."""
+    figures: dict[str, float] = {
+        "power.honest_rollouts": found["honest"]["rollouts"],
+        "power.honest_windows": found["honest"]["windows"],
+        "power.honest_rejected_windows": found["honest"]["rejected_windows"],
+        "power.false_reject_bound_95": found["honest"]["upper_bound_per_window_95"],
+    }
+    for one in found["deviations"]:
+        key = "".join(c if c.isalnum() or c in ".-" else "_" for c in one["name"].lower().replace("×", "x"))
+        figures[f"power.window.{key}"] = one["window_power"]
+        if one["tokens_to_detect"] is not None:
+            figures[f"power.tokens.{key}"] = one["tokens_to_detect"]
+    return figures
+
+
+def table(found: dict[str, Any]) -> str:
+    """For a terminal."""
+    honest = found["honest"]
+    lines = [
+        f"{found['where']}; text: {found['corpus']}; model {found['models']['policy']}",
+        f"honest, same dtype, not used for calibration: {honest['rollouts']} rollouts, {honest['windows']} windows of 64, "
+        f"{honest['rejected_windows']} rejected (rate below {honest['upper_bound_per_window_95']:.2g} at 95 %)",
+        "",
+        f"{'threat':7}{'deviation':48}{'statistic':28}{'tokens':>10}{'rollouts':>10}{'window':>8}",
+    ]
+    for one in found["deviations"]:
+        tokens = f"{one['tokens_to_detect']:,}{'*' if one['extrapolated'] else ''}" if one["tokens_to_detect"] else "–"
+        lines.append(
+            f"{one['threat']:7}{one['name']:48}{one['best_statistic'] or 'none':28}{tokens:>10}"
+            f"{one['rollouts_to_detect'] or '–':>10}{one['window_power']:>8.2f}"
+        )
+    lines.append("tokens: challenged positions to detect with power 0.99 at false reject 1e-6; * more than were collected")
+    return "\n".join(lines)

@@ -274,6 +274,7 @@ class Zygote:
             if usage.cpu > 1.2 * request["cpu_s"] or counted > 1.2 * request["wall_s"]:
                 limit = "cpu" if usage.cpu > 1.2 * request["cpu_s"] else "time"
                 break
+        usage.peak()
         used = [rusage for _, rusage in pair.ended.values()]
         return {
             "limit": limit,
@@ -346,6 +347,13 @@ class _Usage:
                 self._cpu[pid] = time.clock_gettime((~pid << 3) | 2)  # the kernel's number for another process's CPU clock
                 with open(f"/proc/{pid}/schedstat") as stream:
                     self._waited[pid] = int(stream.read().split()[1]) / 1e9
+            except (OSError, ValueError, IndexError):
+                continue
+
+    def peak(self) -> None:
+        """Read the memory of what still runs (bytes); a process that has ended told it to the kernel."""
+        for pid in self._cpu:
+            try:
                 with open(f"/proc/{pid}/status") as stream:
                     self.memory = max(self.memory, 1024 * int(stream.read().partition("VmHWM:")[2].split()[0]))
             except (OSError, ValueError, IndexError):

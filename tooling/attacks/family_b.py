@@ -14,10 +14,10 @@ from typing import Any
 
 from grail_core.protocol.constants import ROLLOUTS_PER_PROBLEM
 from tooling.power.attacking import WHOLE, Row, Scene, open_scene, run_deviations, shared_scene
-from tooling.power.bench import Bench, edited
 from tooling.power.language_model import CONTROLS
 from tooling.power.observation import Rollout
 from tooling.power.rules import WithoutEnd
+from tooling.power.workbench import Bench, edited
 
 _ONE_GROUP = 1
 

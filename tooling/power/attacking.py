@@ -27,11 +27,11 @@ from grail_core.protocol.types import Window
 from grail_miner.mining import Group
 from tooling.power import language_model
 from tooling.power.artefacts import Artefacts, default_folder
-from tooling.power.bench import Bench, Folders
 from tooling.power.corpus import load_corpus
 from tooling.power.courtroom import Courtroom, CourtSetting, Ruling
 from tooling.power.deviations import Deviation, all_deviations
 from tooling.power.study import FULL, QUICK, Size
+from tooling.power.workbench import Bench, Folders
 from tooling.small_network import FIRST_WINDOW
 
 WINDOW_GROUPS = CHECK_ALL_BELOW // ROLLOUTS_PER_PROBLEM

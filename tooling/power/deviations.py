@@ -16,12 +16,12 @@ from grail_core.generation.base import GenerationPolicy
 from grail_core.proof.model import PolicyModel
 from grail_core.proof.sampling import SeededSampler
 from tooling.power import rules
-from tooling.power.bench import Bench, Produce, edited, in_groups
 from tooling.power.decoding import Chooser
 from tooling.power.language_model import document_tokens
 from tooling.power.observation import Claim, Rollout
 from tooling.power.provers import Prover, before_the_norm, of_layer, together
 from tooling.power.weights import in_eager
+from tooling.power.workbench import Bench, Produce, edited, in_groups
 
 _NEAR_TIE = 0.25  # nats by which a steered token's score may trail
 

@@ -18,10 +18,10 @@ from grail_core.proof.calibration import PairCalibration, Shape
 from grail_core.proof.statistics import Comparison, rollout_values
 from tooling.power import detection, language_model, provers
 from tooling.power.artefacts import Artefact, Artefacts, Recipe, default_folder
-from tooling.power.bench import Bench, Folders
 from tooling.power.corpus import Corpus, load_corpus
 from tooling.power.deviations import Deviation, all_deviations
 from tooling.power.observation import Claim, Observation, Rollout, Setting, load, observe, save
+from tooling.power.workbench import Bench, Folders
 
 _VERSION = 4  # of everything that collection does
 

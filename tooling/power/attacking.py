@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from grail_core.generation.base import GenerationPolicy
 from grail_core.proof.model import PolicyModel
@@ -135,6 +136,7 @@ class Scene:
     def __init__(
         self, folder: Path, extent: Extent, store: Artefacts, model: Path | None = None, end: int | None = None
     ) -> None:
+        torch.set_num_threads(1)
         self.extent, self.store = extent, store
         self.corpus = load_corpus()
         size = extent.size

@@ -113,6 +113,8 @@ def _train(folder: Path, words: Path, corpus: Corpus, shape: Shape) -> None:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
+    # One thread: the same sums on any number of cores, and no threads that wait for each other on a busy machine.
+    torch.set_num_threads(1)
     tokens = encoder(words)
     torch.manual_seed(shape.seed)
     size = tokens.get_vocab_size()

@@ -177,14 +177,64 @@ def roc(study: Study) -> dict[str, list[float]]:
     return curves
 
 
-def publish(study: Study, found: dict[str, Any], docs: Path) -> list[Path]:
-    """power.json and the plots."""
+def publish(study: Study, found: dict[str, Any], docs: Path) -> None:
+    """power.json, the plots, and the tables between the marks of proof.md."""
     docs.mkdir(parents=True, exist_ok=True)
-    written = [docs / "power.json", docs / "power-roc.svg", docs / "power-signal.svg"]
-    written[0].write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    written[1].write_text(plots.roc(list(ROC_ALPHAS), roc(study)))
-    written[2].write_text(plots.signal_and_noise(found["signal_and_noise"]))
-    return written
+    (docs / "power.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    (docs / "power-roc.svg").write_text(plots.roc(list(ROC_ALPHAS), roc(study)))
+    (docs / "power-signal.svg").write_text(plots.signal_and_noise(found["signal_and_noise"]))
+    page = docs / "proof.md"
+    if page.is_file():
+        text = page.read_text()
+        for name, body in (("honest", honest_markdown(found)), ("deviations", markdown(found))):
+            text = _between_marks(text, name, body)
+        page.write_text(text)
+
+
+def honest_markdown(found: dict[str, Any]) -> str:
+    """Honest drift and honest rejects, for proof.md."""
+    honest = found["honest"]
+    lines = [
+        "| miner's numerics | RMS sketch difference | rollouts | windows rejected |",
+        "| --- | --- | --- | --- |",
+    ]
+    for one in honest["numerics"]:
+        note = "" if one["same_dtype"] else " (for the record: no class admits it)"
+        lines.append(
+            f"| {one['name']}{note} | {one['rms_sketch_difference']:.2g} | {one['rollouts']:,} "
+            f"| {one['rejected']} of {one['windows']} |"
+        )
+    lines += [
+        "",
+        f"Same dtype together: {honest['rollouts']:,} rollouts in {honest['windows']} windows of 64, "
+        f"{honest['rejected_windows']} rejected; the rate per window is below {honest['upper_bound_per_window_95']:.2g} "
+        "at 95 % confidence.",
+    ]
+    return "\n".join(lines)
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """Deviations, for proof.md."""
+    lines = [
+        "| threat | deviation | statistic | tokens | rollouts | power, one window | power as enforced today |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for one in found["deviations"]:
+        tokens = f"{one['tokens_to_detect']:,}{'*' if one['extrapolated'] else ''}" if one["tokens_to_detect"] else "not seen"
+        enforced = one["enforced_window_power"]
+        lines.append(
+            f"| {one['threat']} | {one['name']} | {one['best_statistic'] or '–'} | {tokens} "
+            f"| {one['rollouts_to_detect'] or '–'} | {one['window_power']:.2f} "
+            f"| {enforced['value']:.2f} ({enforced['low']:.2f}–{enforced['high']:.2f}) |"
+        )
+    return "\n".join(lines)
+
+
+def _between_marks(text: str, name: str, body: str) -> str:
+    begin, end = f"<!-- {name}: written by hatch run bench power -->", f"<!-- end of {name} -->"
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    return f"{before}{begin}\n{body}\n{end}{after}" if found and closed else text
 
 
 def flat(found: dict[str, Any]) -> dict[str, float]:

@@ -79,9 +79,9 @@ def check_promises(ended: Ended, cheats: tuple[str, ...]) -> None:
 @pytest.mark.timeout(600)  # about 90 s on two idle processors
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_run_that_was_interrupted_resumes_and_keeps_every_promise(tmp_path: Path) -> None:
-    options = ("--quick", "--windows", "2", "--miners", "2", "--block-time", "0.6", "--evaluation-problems", "64")
+    options = ("--quick", "--windows", "2", "--miners", "2", "--block-time", "0.8", "--evaluation-problems", "64")
     out = tmp_path / "run"
-    first = localnet(out, *options, stop_after="window 30: ")
+    first = localnet(out, *options, stop_after="mean reward")
     assert first.code == 130, first.said
     assert "start again with the same options to resume" in first.said
     assert processes_of(out) == []

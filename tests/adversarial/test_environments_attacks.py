@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from grail_envs.sandbox import JudgePool, SandboxUnavailableError
+from grail_envs.sandbox import JudgePool, Limits, SandboxUnavailableError
 from tooling.attacks import family_e
 from tooling.attacks.hostile_programs import PROGRAMS
 
@@ -23,7 +23,7 @@ def pool() -> Iterator[JudgePool]:
 
 def test_no_hostile_program_passes_or_escapes_and_honest_answers_after_it_do(pool: JudgePool) -> None:
     assert len(PROGRAMS) >= 40
-    row = family_e.run_e1(pool=pool)
+    row = family_e.run_e1(pool=pool, limits=Limits(cpu_s=0.2, wall_s=0.4, memory_bytes=2**29))
     assert [item for item in row["details"] if item["accepted"]] == []
     assert row["tries"] == len(PROGRAMS)
     assert row["honest_tries"] >= 100
@@ -45,7 +45,7 @@ def test_the_detector_of_escapes_detects(pool: JudgePool, tmp_path_factory: pyte
 
 
 def test_flaky_honest_answers_are_not_rejected(pool: JudgePool) -> None:
-    row = family_e.run_e10(tries=150)
+    row = family_e.run_e10(tries=60)
     assert row["rejected"] == []
     assert row["honest_false_rejects"] == 0
 

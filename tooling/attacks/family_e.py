@@ -93,7 +93,9 @@ class Canaries:
             one.close()
 
 
-def run_e1(*, seed: int = 0, tries: int | None = None, pool: JudgePool | None = None) -> dict[str, Any]:
+def run_e1(
+    *, seed: int = 0, tries: int | None = None, pool: JudgePool | None = None, limits: Limits = E1_LIMITS
+) -> dict[str, Any]:
     """Hostile programs. `tries`: runs in all (default: every program once); afterwards 100 honest answers in a row."""
     own = pool or JudgePool("strict")
     details: list[dict[str, Any]] = []
@@ -104,15 +106,15 @@ def run_e1(*, seed: int = 0, tries: int | None = None, pool: JudgePool | None = 
         try:
             for number in range(tries or len(names)):
                 name = names[(number + seed) % len(names)]
-                ruling = own.judge(_job(canaries.filled(PROGRAMS[name])), E1_LIMITS)
-                after = own.judge(_job(HONEST), E1_LIMITS)
+                ruling = own.judge(_job(canaries.filled(PROGRAMS[name])), limits)
+                after = own.judge(_job(HONEST), limits)
                 honest_tries += 1
                 honest_rejects += not after.passed
                 accepted = ruling.passed or canaries.broken(ruling) or not after.passed
                 if number < len(names) or accepted:
                     details.append({"name": name, "accepted": accepted, "stage": ruling.stage, "message": ruling.detail})
             with ThreadPoolExecutor(4) as executor:
-                rulings = list(executor.map(lambda _: own.judge(_job(HONEST), E1_LIMITS), range(100)))
+                rulings = list(executor.map(lambda _: own.judge(_job(HONEST), limits), range(100)))
         finally:
             canaries.close()
             if pool is None:

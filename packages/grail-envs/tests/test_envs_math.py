@@ -86,8 +86,6 @@ def test_what_is_not_equal_does_not_count(gold: str, answer: str, pool: JudgePoo
     "answer",
     [
         "9^{9^{9^9}}",
-        "\\frac{1}{" * 49 + "2" + "}" * 49,
-        "(" * 500,
         r"\sum_{n=1}^{10^{12}} \sin(n!)",
         r"\sqrt{" * 60 + "2" + "}" * 60,
         "\x00\ufffd" * 100,

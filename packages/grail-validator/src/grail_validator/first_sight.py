@@ -28,6 +28,7 @@ from grail_validator.ledger import Ledger, Sighting
 
 log = get_logger(__name__)
 
+_RETRY_SECONDS = 1.0
 _PARALLEL = 16  # HEADs and GETs at once: I/O, not computation
 
 
@@ -55,31 +56,33 @@ class FirstSight:
             times = self.participant.times(window)
             if not self.participant.wait_for_block(times.deadline_block, stop):
                 return
-            self.sight(window)
+            while not self.sight(window) and not stop.wait(_RETRY_SECONDS):
+                pass  # the chain did not answer; until first sight is over it may
             done(window)
             window = Window(window + WINDOW_LENGTH)
 
-    def sight(self, window: Window) -> None:
-        """HEAD every registered key, unless it is done already or first sight is over."""
+    def sight(self, window: Window) -> bool:
+        """HEAD every registered key, unless it is done already or first sight is over. False: worth another try."""
         if self.ledger.step(window) is not None:
-            return
+            return True
         end = self.participant.times(window).first_sight_end_block
         if self.participant.chain.current_block() > end:
             log.event("first_sight_missed", window=window, block_now=self.participant.chain.current_block(), last_block=end)
-            return
+            return True
         try:
             neurons = self.participant.miners_at(window)
         except ChainError as error:
-            log.event("first_sight_missed", window=window, reason=error.what)
-            return
+            log.event("chain_unreadable", window=window, reason=error.what)
+            return False
         with ThreadPoolExecutor(_PARALLEL) as pool:
             sightings = list(pool.map(lambda neuron: self._head(window, neuron), neurons))
         if self.participant.chain.current_block() > end:
             # What was seen too late is no first sight: a file could have been put after the challenge was known.
             log.event("first_sight_missed", window=window, reason="the stores answered after first sight was over")
-            return
+            return True
         self.ledger.record_sightings(window, sightings)
         log.event("first_sight", window=window, registered=len(neurons), seen=sum(s.etag is not None for s in sightings))
+        return True
 
     def fetch(self, window: Window, neuron: Neuron, sighting: Sighting) -> FetchedFile:
         """The bytes seen at first sight, from the cache or the store."""

@@ -8,12 +8,13 @@ again from published evidence.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import grail_core
 from grail_core.chain.base import Neuron
 from grail_core.environment import Environment
 from grail_core.errors import GrailError
+from grail_core.network import NetworkParameters
 from grail_core.protocol import (
     Finding,
     MinerStatus,
@@ -30,12 +31,12 @@ from grail_core.protocol import (
     select_miners,
     weights,
 )
-from grail_core.protocol.constants import WINDOW_LENGTH
-from grail_core.protocol.types import Block, Digest, Hotkey, Window
+from grail_core.protocol.types import Digest, Hotkey, Window
 from grail_core.telemetry import get_logger
 from grail_core.verification.context import CheckContext, Renderer
 from grail_core.verification.evidence import MinerEvidence
 from grail_core.verification.file import Submission, check_file
+from grail_core.verification.findings import accept
 from grail_core.verification.model_checks import calibration_version
 from grail_core.verification.pipeline import cheap_checks, decide, first_reject, too_many_inconclusive
 from grail_core.verification.uniqueness import distinct_rollouts
@@ -130,7 +131,7 @@ def judge_window(
         if identities:
             counted[hotkey] = identities
     return JudgedWindow(
-        body=_body(context, challenge, environment, verdicts, past, announced),
+        body=_body(context, challenge, environment, [_with_uniqueness(v, counted) for v in verdicts], past),
         evidence=tuple(evidence),
         counted=counted,
         classes={hotkey: s.file.header.numerics_class for hotkey, s in submissions.items()},
@@ -196,6 +197,19 @@ def _examine(
     return verdict, evidence, identities
 
 
+def _with_uniqueness(verdict: MinerVerdict, counted: Mapping[Hotkey, Sequence[Digest]]) -> MinerVerdict:
+    """Check 3's say: how many rollouts count, and how many equal another hotkey's (reported only: they count for both)."""
+    if verdict.status is not MinerStatus.ACCEPTED:
+        return verdict
+    own = set(counted.get(verdict.hotkey, ()))
+    others = {identity for hotkey, identities in counted.items() if hotkey != verdict.hotkey for identity in identities}
+    shared = len(own & others)
+    detail = "distinct rollouts that count" + (f"; {shared} equal another hotkey's" if shared else "")
+    finding = accept("unique", value=len(own), detail=detail)
+    place = next((i for i, f in enumerate(verdict.findings) if f.check not in ("file", "schema")), len(verdict.findings))
+    return replace(verdict, findings=(*verdict.findings[:place], finding, *verdict.findings[place:]))
+
+
 def _verdict(
     entry: Announced,
     submission: Submission | None,
@@ -253,7 +267,6 @@ def _body(
     environment: Environment,
     verdicts: Sequence[MinerVerdict],
     past: Past,
-    announced: Sequence[Announced],
 ) -> VerdictBody:
     window = context.window
     inputs = {}
@@ -286,7 +299,7 @@ def unscored_window(
     reason: str,
     past: Past,
     neurons: Sequence[Neuron],
-    rule: object,
+    params: NetworkParameters,
 ) -> VerdictBody:
     """The body of a window that is void, inconclusive or was missed: nobody pays, scores go on from what is known."""
     inputs = {n.uid: score_inputs(past.history.get(n.hotkey, ()), window) for n in neurons}
@@ -297,7 +310,7 @@ def unscored_window(
         versions=_versions(None),
         reason=reason,
         score_inputs=inputs,
-        weights=weights(inputs, rule) if inputs else {},  # type: ignore[arg-type]
+        weights=weights(inputs, params) if inputs else {},
     )
 
 
@@ -309,17 +322,3 @@ def stored_in_time(sighting: Sighting, start_ms: int, deadline_ms: int) -> bool:
 def _versions(environment: Environment | None) -> Versions:
     name = f"{environment.spec.env_id}/{environment.spec.version}" if environment else ""
     return Versions(code=f"grail-core/{grail_core.__version__}", calibration=calibration_version(), environment=name)
-
-
-__all__ = [
-    "WINDOW_LENGTH",
-    "Announced",
-    "Block",
-    "JudgedWindow",
-    "Measure",
-    "Past",
-    "describe",
-    "judge_window",
-    "stored_in_time",
-    "unscored_window",
-]

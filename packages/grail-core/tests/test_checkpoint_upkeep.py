@@ -21,7 +21,7 @@ from grail_core.checkpoints.retention import retention
 from grail_core.checkpoints.safety import check_model_files, check_template
 from grail_core.checkpoints.shards import create_weights, map_weights, plan_shards, read_header, shard_bytes
 from grail_core.checkpoints.tensors import DTYPES, Layout, RawTensor, raw_state, to_torch
-from grail_core.checkpoints.transfer import export_checkpoint, import_model
+from grail_core.checkpoints.transfer import export_checkpoint, import_model, save_imported
 from grail_core.environment import EnvironmentSpec
 from grail_core.errors import CheckpointError
 from grail_core.generation.base import GenerationPolicy
@@ -140,6 +140,17 @@ def test_an_imported_model_is_cast_once_and_its_tied_head_is_not_published_twice
     embedding = to_torch(imported.weights["model.embed_tokens.weight"])
     assert torch.equal(embedding, weights["model.embed_tokens.weight"].bfloat16())
     assert json.loads(imported.files.files["config.json"])["dtype"] == "bfloat16"
+
+
+def test_an_imported_model_is_saved_as_a_folder_that_loads_with_the_same_weights(tmp_path: Path) -> None:
+    write_model(tmp_path / "model")
+    imported = import_model(tmp_path / "model")
+    save_imported(imported, tmp_path / "saved")
+    again = import_model(tmp_path / "saved")
+    assert {n: t.bits.tobytes() for n, t in again.weights.items()} == {n: t.bits.tobytes() for n, t in imported.weights.items()}
+    assert again.files.files == imported.files.files
+    with pytest.raises(CheckpointError, match="something in this folder"):
+        save_imported(imported, tmp_path / "saved")
 
 
 def test_weights_that_are_not_finite_are_not_imported(tmp_path: Path) -> None:

@@ -80,14 +80,19 @@ def run(
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--quick", is_flag=True, help="Half the warm start.")
 @click.option("--no-cache", is_flag=True, help="Make it again even if it was made before.")
+@click.option("--from", "source", type=_FOLDER, help="Import this Transformers folder instead: checked, weights cast to bf16.")
 @common_options
-def init(settings: object, env_id: str, out: Path, seed: int, quick: bool, no_cache: bool) -> None:
+def init(settings: object, env_id: str, out: Path, seed: int, quick: bool, no_cache: bool, source: Path | None) -> None:
     """Make a tiny model from nothing: tokenizer for the environment, small Qwen2, a short warm start (about a minute).
 
     It teaches the form of an answer and a hint of the task, and takes one thread. The same arguments give the same model.
+    With --from, any local Transformers model becomes one that can be published: safetensors only, no code from the folder.
     """
-    from grail_trainer.commands import init_command
+    from grail_trainer.commands import import_command, init_command
 
+    if source is not None:
+        import_command(source, out)
+        return
     init_command(settings, env_id=env_id, out=out, seed=seed, quick=quick, cached=not no_cache)  # type: ignore[arg-type]
 
 

@@ -48,6 +48,16 @@ def init_command(settings: Settings, *, env_id: str, out: Path, seed: int, quick
     click.echo(f"{out}: a tiny model for {env_id}; try `grail-trainer evaluate --model {out} --env {env_id}`", err=True)
 
 
+def import_command(source: Path, out: Path) -> None:
+    from grail_core.checkpoints.transfer import import_model, save_imported
+
+    model = import_model(source)
+    save_imported(model, out)
+    click.echo(
+        f"{out}: {model.parameters:,} parameters, {model.nbytes:,} bytes; publish it with `grail-trainer publish`", err=True
+    )
+
+
 def evaluate_command(settings: Settings, *, model: Path, env_id: str, problems: int, samples: int, as_json: bool) -> None:
     from grail_core.prompts import PromptRenderer
     from grail_core.proof.model import PolicyModel

@@ -6,14 +6,15 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from grail_core.checkpoints.cache import MANIFEST_FILE
 from grail_core.checkpoints.publish import publishable
 from grail_core.checkpoints.safety import CONFIG_FILE, ModelFiles, check_model_files, read_model_files
-from grail_core.checkpoints.shards import map_weights
+from grail_core.checkpoints.shards import map_weights, save_weights
 from grail_core.checkpoints.tensors import DTYPES, Layout, RawTensor, to_torch
 from grail_core.errors import CheckpointError
 from grail_core.storage.atomic import storage_errors, sync_folder
@@ -71,6 +72,28 @@ def export_checkpoint(cached: Path, folder: Path) -> None:
         CheckpointError: something is there already.
         StorageError, DiskFullError: the folder cannot be written.
     """
+    with _new_folder(folder) as temporary:
+        for path in sorted(cached.iterdir()):
+            if path.is_file() and path.name != MANIFEST_FILE:
+                shutil.copyfile(path, temporary / path.name)
+
+
+def save_imported(model: ImportedModel, folder: Path) -> None:
+    """Write an imported model as a Transformers folder, which must not exist or be empty; whole or not at all.
+
+    Raises:
+        CheckpointError: something is there already.
+        StorageError, DiskFullError: the folder cannot be written.
+    """
+    with _new_folder(folder) as temporary:
+        for name, data in model.files.files.items():
+            (temporary / name).write_bytes(data)
+        save_weights(temporary, model.weights)
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `folder` when the block ends without an error."""
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError("there is something in this folder already", where=str(folder), hint="name a new folder")
@@ -78,9 +101,7 @@ def export_checkpoint(cached: Path, folder: Path) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
-            for path in sorted(cached.iterdir()):
-                if path.is_file() and path.name != MANIFEST_FILE:
-                    shutil.copyfile(path, temporary / path.name)
+            yield temporary
             temporary.chmod(0o755)
             sync_folder(temporary)
             os.rename(temporary, folder)

@@ -25,7 +25,8 @@ _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torc
 # Heads up to this size (float32) are kept as a float32 copy on the CPU. A tiny model's head costs 0.1 MB; a head of
 # 151,936 × 896 would cost 545 MB, and is cast in blocks instead.
 _HEAD_COPY_BYTES = 32 * 2**20
-_HEAD_BLOCK_BYTES = 16 * 2**20
+# A block that stays in the second-level cache between the cast and the product: at 32 rows, V 151,936, twice as fast as 16 MiB.
+_HEAD_BLOCK_BYTES = 2**20
 # A logit that is not the plain product with the head's weights needs code of its own on both sides; until it is written, such
 # a model is refused rather than sampled wrongly.
 _LOGIT_TRANSFORMS = {"final_logit_softcapping": None, "logit_scale": 1.0, "logits_scaling": 1.0}
@@ -184,7 +185,7 @@ class PolicyModel:
         """float32 [n, vocabulary]: hidden [n, hidden_size] times the head's weights, accumulated in float32.
 
         Memory beyond the result: none worth naming where the head's float32 copy is kept, else one block of the head in
-        float32 (16 MiB).
+        float32 (1 MiB).
         """
         weight = self._head_weight
         if weight.device.type == "cuda" and weight.dtype != torch.float32:

@@ -2,8 +2,8 @@
 
 Two coarse bounds need no calibration and are always enforced. The pooled statistics and the named alternatives are tests of
 fixed sample size on rollout-level values (the rollout is the unit of independence) against the calibration of the pair of
-numerics classes; without one they only report. α is split over those that are enforced. Sums are exact (`math.fsum`) and
-numbers rounded to six digits, so the same evidence gives the same text on any machine. Nothing here remembers a window.
+numerics classes; without one they only report. α is split over those that are enforced. Numbers are rounded to six digits,
+so the same evidence gives the same text on any machine. Nothing here remembers a window.
 """
 
 from __future__ import annotations
@@ -28,12 +28,15 @@ from grail_core.protocol.constants import (
     POSITION_ERROR_WINSOR,
 )
 
-ENERGY_CLIP = 0.03**2
-"""A rollout's mean squared sketch difference counts up to this: far above honest drift, far below another model's."""
-MARGIN_SCALE = 0.05
+# A clip bounds what one odd honest rollout can do and costs nothing against cheats, whose values lie above it throughout.
+# Chosen on 14 checkpoints of a small trained model (0.3 nats a token), at 2e-7 and 46 rollouts; thresholds follow as: energy
+# 0.008 RMS (clip 0.02; 0.010 with clip 0.03), margins 0.08 a rollout (scale 0.2; 0.15 with scale 0.05).
+ENERGY_CLIP = 0.02**2
+"""A rollout's mean squared sketch difference counts up to this; honest rollouts reach 0.013² at most."""
+MARGIN_SCALE = 0.2
 """A margin counts in full from here on; honest near ties lose by less."""
 MARGIN_CLIP_PER_ROLLOUT = 1.0
-LOGPROB_CLIP = 0.25  # nats
+LOGPROB_CLIP = 0.1  # nats
 
 
 @dataclass(frozen=True)
@@ -121,13 +124,13 @@ def coarse_error(sample: Sequence[Comparison]) -> Statistic:
     worst: tuple[float, int | None, int | None] = (0.0, None, None)
     sets: list[tuple[int, int | None, list[Comparison]]] = [(one.group, one.rollout, [one]) for one in sample]
     sets += [(group, None, members) for group, members in _by_group(sample).items() if len(members) > 1]
+    squares = {id(one): _position_squares(one.errors) for one in sample}
     eligible = 0
     for group, rollout, members in sets:
         if sum(len(one.errors) for one in members) < COARSE_ERROR_POSITIONS:
             continue
         eligible += 1
-        squares = [square for one in members for square in _position_squares(one.errors)]
-        error = math.sqrt(math.fsum(squares) / len(squares))
+        error = math.sqrt(float(np.concatenate([squares[id(one)] for one in members]).mean()))
         if error > worst[0]:
             worst = (error, group, rollout)
     return Statistic(
@@ -165,19 +168,19 @@ def coarse_margin(sample: Sequence[Comparison]) -> Statistic:
 
 def energy_of(one: Comparison) -> float:
     """Mean squared sketch difference of a coordinate; 1 where the measured state has no sketch."""
-    squares = np.square(one.errors.astype(np.float64)).ravel()
-    return math.fsum(squares) / len(squares) if np.isfinite(squares).all() else 1.0
+    energy = float(np.square(one.errors, dtype=np.float64).mean())
+    return energy if math.isfinite(energy) else 1.0
 
 
 def margin_of(one: Comparison) -> float:
-    """How many positions lost clearly: Σ min(margin / 0.05, 1). A sum, so one wrong token counts alike in any length."""
-    return math.fsum(np.minimum(one.margins / MARGIN_SCALE, 1.0))
+    """How many positions lost clearly: Σ min(margin / 0.2, 1). A sum, so one wrong token counts alike in any length."""
+    return float(np.minimum(one.margins / MARGIN_SCALE, 1.0).sum())
 
 
 def logprob_of(one: Comparison) -> float:
     """Mean absolute difference between claimed and measured log-probability, nats."""
-    differences_ = np.abs(one.logprob_errors.astype(np.float64))
-    return math.fsum(differences_) / len(differences_) if np.isfinite(differences_).all() else LOGPROB_CLIP
+    difference = float(np.abs(one.logprob_errors, dtype=np.float64).mean())
+    return difference if math.isfinite(difference) else LOGPROB_CLIP
 
 
 _VALUES: dict[str, tuple[str, float, Callable[[Comparison], float]]] = {
@@ -243,12 +246,11 @@ def _by_group(sample: Sequence[Comparison]) -> dict[int, list[Comparison]]:
     return groups
 
 
-def _position_squares(errors: npt.NDArray[np.float32]) -> list[float]:
-    """Squared winsorised position errors; a position without a sketch counts as winsorised."""
-    squares = np.square(errors.astype(np.float64))
-    means = [math.fsum(row) / len(row) for row in squares]
-    limit = POSITION_ERROR_WINSOR**2
-    return [min(mean, limit) if math.isfinite(mean) else limit for mean in means]
+def _position_squares(errors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Squared winsorised position errors [k]; a position without a sketch counts as winsorised."""
+    means = np.square(errors, dtype=np.float64).mean(axis=1)
+    squares: npt.NDArray[np.float64] = np.fmin(means, POSITION_ERROR_WINSOR**2)  # fmin prefers the number to NaN
+    return squares
 
 
 def _short(value: float) -> float:

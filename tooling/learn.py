@@ -5,8 +5,8 @@ into force two windows after the rollouts it was trained on), their behaviour lo
 forward pass, and the trainer's own update runs on them. Every checkpoint is evaluated on the same held-out problems. What is
 simplified: one process draws all rollouts, and nothing is proved or refused.
 
-    hatch run learn                              # sat, 8 windows, 30 groups of 16, three seeds, and the control run
-    hatch run learn --windows 12 --groups 44 --seeds 1 --out curve.json
+    hatch run learn                              # sat, 8 windows, 48 groups of 16, three seeds, and the control run
+    hatch run learn --windows 12 --groups 30 --seeds 1 --out curve.json
     hatch run learn --learning-rate 0            # the control alone
 """
 
@@ -51,7 +51,7 @@ class Point:
 @click.option("--env", "env_id", default="sat", show_default=True)
 @click.option("--model", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Default: made for each seed.")
 @click.option("--windows", default=8, show_default=True, type=click.IntRange(min=1))
-@click.option("--groups", default=30, show_default=True, type=click.IntRange(min=1), help="Groups of 16 a window.")
+@click.option("--groups", default=48, show_default=True, type=click.IntRange(min=1), help="Groups of 16 a window.")
 @click.option("--stale", default=2, show_default=True, type=click.IntRange(min=1), help="Windows from rollout to checkpoint.")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1))
 @click.option("--first-seed", default=0, show_default=True)

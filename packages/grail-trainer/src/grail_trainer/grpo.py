@@ -35,7 +35,7 @@ class GrpoSettings:
     """Hyper-parameters of an update. Defaults are what `tooling/learn.py` measured for tiny models; big ones need less."""
 
     learning_rate: float = 1e-3
-    epochs: int = 2  # passes over a window's groups
+    epochs: int = 3  # passes over a window's groups
     minibatches: int = 4  # optimiser steps of one pass
     advantages: AdvantageKind = "standardised"
     loss: LossKind = "dapo"

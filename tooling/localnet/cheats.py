@@ -20,17 +20,15 @@ from grail_core.keys import ss58
 from grail_core.live_checkpoint import LiveCheckpoint, LoadedCheckpoint
 from grail_core.participant import Participant
 from grail_core.proof.group import RowProof
-from grail_core.proof.numerics import numerics_class_of
-from grail_core.protocol import RolloutRow, WindowHeader, header_digest, merkle_root, row_digest
+from grail_core.protocol import GroupCount, RolloutRow
 from grail_core.protocol.constants import (
     MAX_FILE_BYTES,
-    PROTOCOL_VERSION,
     ROLLOUTS_PER_PROBLEM,
     SKETCH_BYTES_PER_POSITION,
 )
 from grail_core.telemetry import get_logger
 from grail_core.window_context import WindowContext
-from grail_core.window_file import read_window_file, window_key, write_window_file
+from grail_core.window_file import read_window_file, window_key
 from grail_miner.mining import EnvironmentOf, Group, Mining
 
 log = get_logger(__name__)
@@ -140,25 +138,10 @@ class Copy(Mining):
 def pack_without_rules(mining: Mining, context: WindowContext, loaded: LoadedCheckpoint, groups: Sequence[Group]) -> bytes:
     """A well-formed, signed window file of any groups, whatever the gap rule says of them."""
     rows = [row for group in groups for row in group.rows]
-    gaps = groups[-1].group + 1 - len(groups)
-    header = WindowHeader(
-        protocol_version=PROTOCOL_VERSION,
-        window=context.window,
-        block_hash=context.block_hash,
-        beacon_round=context.beacon.round if context.beacon else 0,
-        beacon_signature=context.beacon.signature if context.beacon else None,
-        hotkey=mining.signer.hotkey,
-        checkpoint_digest=context.checkpoint_digest,
-        env_digest=context.env_digest,
-        policy_digest=context.manifest.policy_digest,
-        groups=len(groups),
-        gaps=gaps,
-        declared=ROLLOUTS_PER_PROBLEM * max(0, len(groups) - gaps),
-        merkle_root=merkle_root([row_digest(context.network_id, row) for row in rows]),
-        numerics_class=numerics_class_of(loaded.model),
-        software={},
-    )
-    return write_window_file(header, mining.signer.sign(header_digest(context.network_id, header)), rows)
+    span, n = groups[-1].group + 1, len(groups)
+    gaps = span - n
+    counted = GroupCount(n, span, gaps, gaps, ROLLOUTS_PER_PROBLEM * max(0, n - gaps))
+    return mining.seal(context, loaded, rows, counted)
 
 
 STRATEGIES: dict[str, type[Mining]] = {

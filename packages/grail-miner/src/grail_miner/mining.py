@@ -25,6 +25,7 @@ from grail_core.proof.group import RowProof, prove_rows
 from grail_core.proof.numerics import numerics_class_of
 from grail_core.proof.sketches import projections
 from grail_core.protocol import (
+    GroupCount,
     RolloutRow,
     WindowHeader,
     count_groups,
@@ -128,27 +129,29 @@ class Mining:
         """The signed window file. `groups` in increasing order, at least one."""
         with _timed(self.timings, "pack"):
             rows = [row for group in groups for row in group.rows]
-            counted = count_groups([group.group for group in groups])
-            digests = [row_digest(context.network_id, row) for row in rows]
-            header = WindowHeader(
-                protocol_version=PROTOCOL_VERSION,
-                window=context.window,
-                block_hash=context.block_hash,
-                beacon_round=context.beacon.round if context.beacon else 0,
-                beacon_signature=context.beacon.signature if context.beacon else None,
-                hotkey=self.signer.hotkey,
-                checkpoint_digest=context.checkpoint_digest,
-                env_digest=context.env_digest,
-                policy_digest=context.manifest.policy_digest,
-                groups=counted.groups,
-                gaps=counted.gaps,
-                declared=counted.declared,
-                merkle_root=merkle_root(digests),
-                numerics_class=numerics_class_of(loaded.model),
-                software={"grail-core": grail_core.__version__},
-            )
-            signature = self.signer.sign(header_digest(context.network_id, header))
-            return write_window_file(header, signature, rows)
+            return self.seal(context, loaded, rows, count_groups([group.group for group in groups]))
+
+    def seal(self, context: WindowContext, loaded: LoadedCheckpoint, rows: Sequence[RolloutRow], counted: GroupCount) -> bytes:
+        """Bind rows by their Merkle root, state the counts, sign."""
+        header = WindowHeader(
+            protocol_version=PROTOCOL_VERSION,
+            window=context.window,
+            block_hash=context.block_hash,
+            beacon_round=context.beacon.round if context.beacon else 0,
+            beacon_signature=context.beacon.signature if context.beacon else None,
+            hotkey=self.signer.hotkey,
+            checkpoint_digest=context.checkpoint_digest,
+            env_digest=context.env_digest,
+            policy_digest=context.manifest.policy_digest,
+            groups=counted.groups,
+            gaps=counted.gaps,
+            declared=counted.declared,
+            merkle_root=merkle_root([row_digest(context.network_id, row) for row in rows]),
+            numerics_class=numerics_class_of(loaded.model),
+            software={"grail-core": grail_core.__version__},
+        )
+        signature = self.signer.sign(header_digest(context.network_id, header))
+        return write_window_file(header, signature, rows)
 
 
 def _rows(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from grail_core.protocol.findings import MAX_DETAIL, MAX_NUMBER_TEXT, Finding, Outcome, decimal
 
 MOST_FINDINGS = 8
 """A check names so many offenders and then counts the rest: a verdict stays small whatever a miner sends."""
 
 
-def reject(
+def say(
+    outcome: Outcome,
     check: str,
     *,
     value: float | int | str | None = None,
@@ -17,23 +20,12 @@ def reject(
     group: int | None = None,
     rollout: int | None = None,
 ) -> Finding:
-    return Finding(check, Outcome.REJECT, _exact(value), _exact(threshold), detail[:MAX_DETAIL], group, rollout)
+    """A finding whose texts fit the verdict's limits whatever a miner wrote, and whose floats are decimal text."""
+    return Finding(check, outcome, _exact(value), _exact(threshold), detail[:MAX_DETAIL], group, rollout)
 
 
-def accept(
-    check: str,
-    *,
-    value: float | int | str | None = None,
-    threshold: float | int | str | None = None,
-    detail: str = "",
-    group: int | None = None,
-    rollout: int | None = None,
-) -> Finding:
-    return Finding(check, Outcome.ACCEPT, _exact(value), _exact(threshold), detail[:MAX_DETAIL], group, rollout)
-
-
-def inconclusive(check: str, *, detail: str, group: int | None = None, rollout: int | None = None) -> Finding:
-    return Finding(check, Outcome.INCONCLUSIVE, None, None, detail[:MAX_DETAIL], group, rollout)
+reject = partial(say, Outcome.REJECT)
+accept = partial(say, Outcome.ACCEPT)
 
 
 def shorten(findings: list[Finding]) -> list[Finding]:

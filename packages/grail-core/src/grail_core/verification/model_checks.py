@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from grail_core.proof.calibration import Shape, shipped_table
 from grail_core.proof.sketches import parse_sketches
 from grail_core.proof.statistics import Comparison, Statistic, compare, evaluate
-from grail_core.protocol import Finding, RolloutRow
+from grail_core.protocol import Finding, Outcome, RolloutRow
 from grail_core.verification.evidence import MinerEvidence, RolloutEvidence
 from grail_core.verification.file import Submission
-from grail_core.verification.findings import accept, reject
+from grail_core.verification.findings import say
 
 CHECKS = ("proof", "logprob", "sampling")
 
@@ -59,11 +59,11 @@ def _comparison(row: RolloutRow, one: RolloutEvidence) -> Comparison:
 
 
 def _finding(statistic: Statistic) -> Finding:
-    say = reject if statistic.rejects else accept
     detail = f"{statistic.name}: {statistic.detail}"
     if not statistic.enforced:
         detail += " (reported, not enforced)"
     return say(
+        Outcome.REJECT if statistic.rejects else Outcome.ACCEPT,
         statistic.check,
         value=float(statistic.value),
         threshold=None if statistic.threshold is None else float(statistic.threshold),

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from grail_core.protocol.constants import ROLLOUTS_PER_PROBLEM
-from tooling.power.attacking import WHOLE, Row, Scene, open_scene, run_deviations, shared_scene
+from tooling.power.attacking import WHOLE, WINDOW_GROUPS, Row, Scene, open_scene, run_deviations, shared_scene
 from tooling.power.language_model import CONTROLS
 from tooling.power.observation import Rollout
 from tooling.power.rules import WithoutEnd
@@ -31,7 +31,9 @@ def run_b1(scene: Scene) -> Row:
 
 def run_b2(scene: Scene) -> Row:
     row = Row("B2", "file")
-    run_deviations(scene, row, ["wrong seeds", "best of 2", "best of 16"], _ONE_GROUP)
+    run_deviations(scene, row, ["wrong seeds", "best of 16"], _ONE_GROUP)
+    # Half of best-of-2's rollouts have their own seed: in one group of 16 the pooled test sees it in two of three groups.
+    run_deviations(scene, row, ["best of 2"], scene.extent.window_groups)
     names = [f"steering, {flips} per 1,000 tokens" for flips in ("1 flip", "3 flips", "10 flips")]
     return run_deviations(scene, row, names, scene.extent.window_groups, power=True)
 
@@ -86,12 +88,13 @@ def run_b7(scene: Scene) -> Row:
     row = Row("B7", "miner-window")
     completions = [token for r in scene.bench(0, 2).sample() for token in r.completion]
     frequent = Counter(token for token in completions if token >= len(CONTROLS)).most_common(1)[0][0]
-    with open_scene(scene.extent, store=scene.store, end=frequent) as ending:
-        for miner in range(scene.extent.tries):
-            bench = ending.bench(miner, scene.extent.window_groups)
+    extent = replace(scene.extent, limit=2 * scene.extent.limit, window_groups=WINDOW_GROUPS)
+    with open_scene(extent, store=scene.store, end=frequent) as ending:
+        for miner in range(extent.tries):
+            bench = ending.bench(miner, extent.window_groups)
             endless = bench.sample(chooser=WithoutEnd(bench.honest, bench.end))
             _submit(row, ending, miner, bench, "end suppressed", endless)
-            row.honest(ending.honest_ruling(miner, scene.extent.window_groups))
+            row.honest(ending.honest_ruling(miner, extent.window_groups))
     return row
 
 

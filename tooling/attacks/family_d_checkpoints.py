@@ -13,7 +13,6 @@ import json
 import shutil
 import struct
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -477,14 +476,14 @@ def _time_of(block: Block) -> int:
 def _row(id_: str, unit: str, tries: list[Try], honest: tuple[int, int]) -> dict[str, Any]:
     accepted = sum(item.accepted for item in tries)
     honest_tries, rejects = honest
-    caught = Counter(item.caught_by for item in tries if not item.accepted)
+    refused = any(not item.accepted for item in tries)
     return {
         "id": id_,
         "status": "built",
         "unit": unit,
         "tries": len(tries),
         "accepted": accepted,
-        "caught_by": caught.most_common(1)[0][0] if caught else "",
+        "caught_by": "checkpoint" if refused else "",
         "honest_tries": honest_tries,
         "honest_false_rejects": rejects,
         "messages": {item.name: item.message.split("\n")[0] for item in tries},

@@ -20,6 +20,7 @@ from grail_core.proof.sketches import (
 )
 from grail_core.protocol.randomness import Randomness
 
+GOLDEN_SKETCH = "001800f000f0000800f80000001000f800f000f8000800f0"
 RANDOMNESS = Randomness(b"n" * 32)
 
 
@@ -111,3 +112,10 @@ def test_constant_sketches_are_far_off_at_every_hidden_state_scale(scale: float,
     z = sketch(torch.tensor(states * scale, dtype=torch.float32).to(torch.bfloat16), signs(256))
     forged = parse_sketches(np.full((64, 4), constant, dtype="<i2").tobytes(), 64)
     assert float(np.sqrt(np.square(position_errors(forged, z)).mean())) > 0.31
+
+
+def test_golden_sketch_of_states_whose_arithmetic_is_exact() -> None:
+    # Sixteen equal magnitudes: the norm is 4 times one of them, every z a multiple of 1/4, so any order of sums agrees.
+    states = np.where((np.arange(16) * 7 + np.arange(3)[:, None]) % 5 < 2, 2.0, -2.0).astype(np.float32)
+    data = quantise(sketch(torch.from_numpy(states).to(torch.bfloat16), signs(16)))
+    assert data.hex() == GOLDEN_SKETCH

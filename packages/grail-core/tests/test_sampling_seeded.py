@@ -13,6 +13,8 @@ from grail_core.proof import kernels
 from grail_core.proof.sampling import SeededSampler, margin_plain, sample_plain
 from grail_core.protocol.sampling import LARGEST_NOISE, LEAST_NOISE, gumbel_noise, murmur3_words, noise_of
 
+GOLDEN_TOKENS = [27, 43, 16, 20, 47, 47, 5, 31, 32, 35, 8, 4, 43, 35, 35, 4]
+GOLDEN_COLD_TOKENS = [27, 8, 12, 31, 31, 27, 31, 31, 4, 31, 31, 4, 27, 31, 39, 39]
 POLICIES = [
     GenerationPolicy(8),
     GenerationPolicy(8, temperature=0.6),
@@ -183,3 +185,12 @@ def test_seeded_tokens_follow_the_distribution() -> None:
     expected = np.exp(logits) / np.exp(logits).sum()
     counts = np.bincount(tokens, minlength=3) / n
     assert np.abs(counts - expected).max() < 5 * np.sqrt(0.25 / n)
+
+
+def test_golden_tokens_of_a_fixed_row() -> None:
+    # Logits are multiples of 1/8 and no call is close: no library's logarithm can change these.
+    logits = (((np.arange(50) * 37) % 50) / 8).astype(np.float32)
+    tokens = [one(SeededSampler(GenerationPolicy(1)), logits, 1234, position, []) for position in range(20, 36)]
+    assert tokens == GOLDEN_TOKENS
+    cold = SeededSampler(GenerationPolicy(1, temperature=0.5, top_k=8))
+    assert [one(cold, logits, -7, position, []) for position in range(20, 36)] == GOLDEN_COLD_TOKENS

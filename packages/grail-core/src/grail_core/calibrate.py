@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -118,6 +119,7 @@ def conditions(folder: Path, attention: Attention) -> Iterator[tuple[str, Policy
     yield "groups", same, nullcontext(), False
     yield "singles", same, nullcontext(), True
     yield other, PolicyModel.load(folder, attention=other), nullcontext(), False
+    warnings.filterwarnings("ignore", message="TF32 acceleration")  # the switch below speaks of GPUs that are not there
     if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         yield "other kernels", same, torch.backends.mkldnn.flags(enabled=False), True
 

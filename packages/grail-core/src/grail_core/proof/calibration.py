@@ -31,9 +31,6 @@ LEAST_TOKENS: Final = 100_000
 LEAST_CHECKPOINTS: Final = 10
 """Section 7: a statistic is enforced only after calibration on this much."""
 
-SHAPE_TOLERANCE: Final = 2.0
-"""A pair is enforced for models up to this many times as deep and wide as the largest it was calibrated on."""
-
 # λ times the clip, from where the bound is all variance to where it is all extremes.
 _GRID = np.geomspace(0.02, 120.0, 48)
 
@@ -82,7 +79,7 @@ class Null:
 
 @dataclass(frozen=True)
 class Shape:
-    """How large the models were: drift grows with depth and width."""
+    """How large a model is. Drift grows with depth and width, so a table is enforced for none larger than it was made on."""
 
     layers: int
     hidden_size: int
@@ -106,10 +103,7 @@ class PairCalibration:
         enough = self.tokens >= LEAST_TOKENS and self.checkpoints >= LEAST_CHECKPOINTS
         if not enough or shape is None:
             return enough
-        return (
-            shape.layers <= SHAPE_TOLERANCE * self.largest.layers
-            and shape.hidden_size <= SHAPE_TOLERANCE * self.largest.hidden_size
-        )
+        return shape.layers <= self.largest.layers and shape.hidden_size <= self.largest.hidden_size
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,15 @@ import torch
 from torch import Tensor
 
 from grail_core.generation.base import GenerationPolicy
+from grail_core.proof import kernels
 from grail_core.proof.errors import UnprovableError
 from grail_core.proof.model import PolicyModel
-from grail_core.proof.sampling import SeededSampler
+from grail_core.proof.sampling import Floats, SeededSampler
 from grail_core.proof.sketches import Projections, Sketches, quantise, sketch
 from grail_core.protocol.constants import PROOF_BATCH_SIZE
 
-# Logits in memory at one time. 16 MiB are 27 rows at V = 151,936.
-_LOGITS_BYTES = 16 * 2**20
+# Logits in memory at one time: 55 rows at V = 151,936. Fewer would cast such a head more often than its products cost.
+_LOGITS_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
@@ -102,13 +103,15 @@ def measure_rows(
     before = [hidden[r][prompt_lengths[r] + positions[r][at] - 1] for r, at in wanted]
     for start, logits in _logits_in_chunks(model, before):
         claims = [rows[r][prompt_lengths[r] + positions[r][at]] for r, at in wanted[start : start + len(logits)]]
-        values = _logprobs_of(logits, claims)
-        plain = logits.cpu().numpy()
+        tops = logits.argmax(axis=1)
+        values = _logprobs_of(logits, tops, claims)
         for offset, (r, at) in enumerate(wanted[start : start + len(logits)]):
             here = prompt_lengths[r] + positions[r][at]
             history = rows[r][:here] if sampler.needs_history else ()
             logprobs[r][at] = values[offset]
-            margins[r][at] = sampler.margin(plain[offset], sampling_seeds[r], here - 1, rows[r][here], history)
+            margins[r][at] = sampler.margin(
+                logits[offset], sampling_seeds[r], here - 1, rows[r][here], history, top=int(tops[offset])
+            )
     return [RowMeasurement(tuple(p), z[r], logprobs[r], margins[r]) for r, p in enumerate(positions)]
 
 
@@ -152,19 +155,22 @@ def _claimed_logprobs(
     claims = [token for row, length in zip(rows, prompt_lengths, strict=True) for token in row[length:]]
     values = np.empty(len(claims), dtype=np.float32)
     for start, logits in _logits_in_chunks(model, before):
-        values[start : start + len(logits)] = _logprobs_of(logits, claims[start : start + len(logits)])
+        values[start : start + len(logits)] = _logprobs_of(logits, logits.argmax(axis=1), claims[start : start + len(logits)])
     ends = np.cumsum([len(row) - length for row, length in zip(rows, prompt_lengths, strict=True)])
     return np.split(values, ends[:-1])
 
 
-def _logits_in_chunks(model: PolicyModel, states: list[Tensor]) -> Iterator[tuple[int, Tensor]]:
-    """(start, float32 [n, V]) over single hidden states [d]."""
+def _logits_in_chunks(model: PolicyModel, states: list[Tensor]) -> Iterator[tuple[int, Floats]]:
+    """(start, float32 [n, V] in main memory) over single hidden states [d]."""
     step = max(1, _LOGITS_BYTES // (4 * model.vocabulary_size))
     for start in range(0, len(states), step):
-        yield start, model.logits(torch.stack(states[start : start + step]))
+        yield start, model.logits(torch.stack(states[start : start + step])).cpu().numpy()
 
 
-def _logprobs_of(logits: Tensor, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
-    ids = torch.as_tensor(tokens, dtype=torch.long, device=logits.device)
-    values = logits.gather(1, ids[:, None]).squeeze(1) - logits.logsumexp(dim=1)
-    return np.asarray(values.cpu().numpy(), dtype=np.float32)
+def _logprobs_of(logits: Floats, tops: npt.NDArray[np.intp], tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+    """float32 [n]: log-probability of one token per row. `tops` are the rows' maxima."""
+    normalisers = np.empty(len(logits), dtype=np.float32)
+    kernels.log_sum_exp(logits, tops, normalisers)
+    claimed: npt.NDArray[np.float32] = logits[np.arange(len(logits)), np.asarray(tokens)]
+    with np.errstate(invalid="ignore"):  # infinite logits give NaN, which no claim matches
+        return claimed - normalisers

@@ -186,6 +186,33 @@ def sample_rows(logits, words, seeds, positions, temperature, hints, out):  # ty
 
 
 @_compiled(fastmath={"reassoc", "contract", "nsz"})
+def log_sum_exp(logits, tops, out):  # type: ignore[no-untyped-def]
+    """ln Σ exp(logits[r]) of every row, float32, to about 1e-6; logits float32[n, V], tops int64[n] (each row's maximum).
+
+    2^y with y ≤ 0 is 2^⌊y⌋ (set in the exponent's bits) times a polynomial of the fraction (relative error under 3e-7), which
+    the compiler vectorises: a third of the time of a library's exp.
+    """
+    size = logits.shape[1]
+    for row in range(logits.shape[0]):
+        top = logits[row, tops[row]]
+        total = float32(0.0)
+        for v in range(size):
+            y = (logits[row, v] - top) * float32(1.4426950408889634)
+            y = y if y > float32(-126.0) else float32(-126.0)
+            whole = np.floor(y)
+            f = y - whole
+            power = float32(1.8775767e-3)
+            power = power * f + float32(8.9893397e-3)
+            power = power * f + float32(5.5826318e-2)
+            power = power * f + float32(2.4015361e-1)
+            power = power * f + float32(6.9315308e-1)
+            power = power * f + float32(9.9999994e-1)
+            scale = np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
+            total += power * scale
+        out[row] = top + np.float32(np.log(total))
+
+
+@_compiled(fastmath={"reassoc", "contract", "nsz"})
 def sketch_bf16(bits, projections, out):  # type: ignore[no-untyped-def]
     """z of bf16 hidden states in one pass over them, two rows at a time so that a projection is read once for both.
 

@@ -105,14 +105,16 @@ class SeededSampler:
             kernels.sample_rows(rows, _words(rows.shape[1]), seeds, positions, np.float32(temperature), hints, tokens)
         return tokens
 
-    def margin(self, logits: Floats, seed: int, position: int, claimed: int, history: Sequence[int] = ()) -> float:
+    def margin(
+        self, logits: Floats, seed: int, position: int, claimed: int, history: Sequence[int] = (), *, top: int | None = None
+    ) -> float:
         """How far the claimed token is from winning: (max score − claimed score) · T, clipped at 4; 0 where it wins.
 
         Competitors below the row's maximum x by more than 12 are left out by rule. Where the policy truncates: a claimed token
         outside even the lenient border has margin 4; a competitor counts only where it is inside by more than the slack.
 
         Args:
-            logits: float32 [V], contiguous. claimed: a token id < V. history: as for `warp`.
+            logits: float32 [V], contiguous. claimed: a token id < V. history: as for `warp`. top: the row's maximum, if known.
         """
         temperature = self.policy.temperature
         x = logits
@@ -123,7 +125,7 @@ class SeededSampler:
                 if masked is None:
                     return MARGIN_CLIP
                 x = masked
-        hint = int(x.argmax())
+        hint = top if top is not None and self._plain else int(x.argmax())
         scale = np.float32(temperature if self._plain else 1.0)
         highest = np.float32(x[hint] / scale)
         own, best = kernels.claimed_and_best(

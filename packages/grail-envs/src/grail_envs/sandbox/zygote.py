@@ -29,10 +29,14 @@ for _name, _folder in (("grail_envs", os.path.dirname(_HERE)), ("grail_envs.sand
     sys.modules[_name].__path__ = [_folder]
 
 from grail_envs.sandbox import answer_side, confinement, judge_side, wire  # noqa: E402
+from grail_envs.sandbox.usage import Usage  # noqa: E402
 
 SCRATCH = "/tmp"
 SCRATCH_BYTES = 16 * 2**20
 VIEW = "/mnt"
+LONGEST_WAIT_S = 100.0
+"""Time in line, beyond twice the limit of time, that a judgement may take."""
+
 _STEP_S = 0.05
 _EXIT_DONE, _EXIT_UNCONFINED, _EXIT_FAILED = 0, 97, 98
 
@@ -256,30 +260,33 @@ class Zygote:
 
     def _watch(self, pair: _Pair) -> dict[str, Any]:
         """Wait for the judge, keep the limits, and say what was used."""
-        started = time.monotonic()
         request, pids = pair.request, pair.pids
-        usage = _Usage(list(pids.values()))
+        usage = Usage(list(pids.values()))
         limit = ""
         poller = select.poll()
         for handle in (*pair.handles, self.control.fileno()):
             poller.register(handle, select.POLLIN)
-        while pids["judge"] not in pair.ended:
+        while not limit:
+            judged = False
             for handle, _ in poller.poll((_STEP_S if pair.handles else 0.002) * 1000):
                 if handle == self.control.fileno():
                     os._exit(_EXIT_DONE)  # the host is gone; the children die with this process
                 poller.unregister(handle)
+                judged = judged or handle == pair.handles[-1]
+            usage.measure(last=judged)
             pair.collect(os.WNOHANG)
-            usage.measure()
-            counted = time.monotonic() - started - usage.waited
-            if usage.cpu > 1.2 * request["cpu_s"] or counted > 1.2 * request["wall_s"]:
-                limit = "cpu" if usage.cpu > 1.2 * request["cpu_s"] else "time"
+            if pids["judge"] in pair.ended:
                 break
+            if usage.cpu > 1.2 * request["cpu_s"]:
+                limit = "cpu"
+            elif usage.counted > 1.2 * request["wall_s"] or time.monotonic() - usage.started > _last_s(request):
+                limit = "time"
         usage.peak()
         used = [rusage for _, rusage in pair.ended.values()]
         return {
             "limit": limit,
             "cpu_s": max([usage.cpu, *(one.ru_utime + one.ru_stime for one in used)]),
-            "time_s": max(0.0, time.monotonic() - started - usage.waited),
+            "time_s": usage.counted,
             "memory": max([usage.memory, *(_bytes(one.ru_maxrss) for one in used)]),
             "statuses": {
                 name: os.waitstatus_to_exitcode(pair.ended[pid][0]) for name, pid in pids.items() if pid in pair.ended
@@ -321,45 +328,6 @@ class _Pair:
             os.close(handle)
 
 
-class _Usage:
-    """CPU time of the busiest process, and how long all stood in line for a processor (seconds)."""
-
-    def __init__(self, pids: list[int]) -> None:
-        self._cpu = dict.fromkeys(pids, 0.0)
-        self.memory = 0
-        self._began = dict.fromkeys(pids, 0.0)
-        self._waited = dict.fromkeys(pids, 0.0)
-        self.measure()
-        self._began = dict(self._waited)
-
-    @property
-    def cpu(self) -> float:
-        return max(self._cpu.values())
-
-    @property
-    def waited(self) -> float:
-        return sum(self._waited.values()) - sum(self._began.values())
-
-    def measure(self) -> None:
-        """Read the clocks; a process that has ended keeps its last values."""
-        for pid in self._cpu:
-            try:
-                self._cpu[pid] = time.clock_gettime((~pid << 3) | 2)  # the kernel's number for another process's CPU clock
-                with open(f"/proc/{pid}/schedstat") as stream:
-                    self._waited[pid] = int(stream.read().split()[1]) / 1e9
-            except (OSError, ValueError, IndexError):
-                continue
-
-    def peak(self) -> None:
-        """Read the memory of what still runs (bytes); a process that has ended told it to the kernel."""
-        for pid in self._cpu:
-            try:
-                with open(f"/proc/{pid}/status") as stream:
-                    self.memory = max(self.memory, 1024 * int(stream.read().partition("VmHWM:")[2].split()[0]))
-            except (OSError, ValueError, IndexError):
-                continue
-
-
 def _host_in_place_of_channel() -> None:
     """Wait for the host's socket, and put it where the channel that brings it was: descriptor 3."""
     channel = socket.socket(fileno=3)
@@ -382,6 +350,11 @@ def _grade() -> None:
     from grail_envs.sandbox import math_side  # only a grading zygote has its packages
 
     wire.send(3, math_side.grade(wire.receive(3)))
+
+
+def _last_s(request: dict[str, Any]) -> float:
+    """Real seconds after which a judgement is over its time, whatever it waited for; the host itself waits a little longer."""
+    return float(2 * request["wall_s"] + LONGEST_WAIT_S)
 
 
 def _bytes(maxrss: int) -> int:

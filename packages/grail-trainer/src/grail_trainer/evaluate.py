@@ -150,7 +150,7 @@ def held_out_environment(env_id: str, data_dir: Path | None = None) -> Environme
 
     known = inspect.signature(factory(env_id)).parameters
     parameters: dict[str, Any] = {}
-    if "split" in known:
+    if "split" in known and known["split"].default == "train":  # another default is a test set already
         parameters["split"] = "test"
     if "data_dir" in known and data_dir is not None:
         parameters["data_dir"] = data_dir

@@ -60,6 +60,8 @@ class Point:
 @click.option("--learning-rate", type=float)
 @click.option("--epochs", type=int)
 @click.option("--minibatches", type=int)
+@click.option("--kl-coefficient", type=float)
+@click.option("--warmup-steps", type=int)
 @click.option("--control/--no-control", default=True, show_default=True, help="Also run seed 0 with learning rate 0.")
 @click.option("--cache-dir", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the points as JSON.")
@@ -76,6 +78,8 @@ def main(
     learning_rate: float | None,
     epochs: int | None,
     minibatches: int | None,
+    kl_coefficient: float | None,
+    warmup_steps: int | None,
     control: bool,
     cache_dir: Path | None,
     out: Path | None,
@@ -83,7 +87,13 @@ def main(
     """Train in one process and print held-out success after every window."""
     from grail_trainer.grpo import GrpoSettings
 
-    given = {"learning_rate": learning_rate, "epochs": epochs, "minibatches": minibatches}
+    given = {
+        "learning_rate": learning_rate,
+        "epochs": epochs,
+        "minibatches": minibatches,
+        "kl_coefficient": kl_coefficient,
+        "warmup_steps": warmup_steps,
+    }
     settings = GrpoSettings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     runs = [(first_seed + index, settings) for index in range(seeds)]
     if control and settings.learning_rate:
@@ -133,8 +143,13 @@ def curve(
     policy, ends = defaults.policy, frozenset(defaults.end_tokens)
     settings = dataclasses.replace(settings, seed=seed)
     masters = Masters.load(
-        folder, learning_rate=settings.learning_rate, betas=settings.adam_betas, weight_decay=settings.weight_decay
+        folder,
+        learning_rate=settings.learning_rate,
+        betas=settings.adam_betas,
+        weight_decay=settings.weight_decay,
+        warmup_steps=settings.warmup_steps,
     )
+    reference = PolicyModel.load(folder).module if settings.kl_coefficient else None
     serving = PolicyModel.load(folder)
     published = [masters.published()] * stale
 
@@ -158,7 +173,13 @@ def curve(
         batch, solved = _rollouts(serving, renderer, environment, policy, ends, groups, f"{seed}|{window}")
         start = time.perf_counter()
         statistics = update(
-            masters, batch, settings, window=window, temperature=policy.temperature, token_limit=policy.max_tokens
+            masters,
+            batch,
+            settings,
+            window=window,
+            temperature=policy.temperature,
+            token_limit=policy.max_tokens,
+            reference=reference,
         )
         seconds = time.perf_counter() - start
         published.append(masters.published())

@@ -47,6 +47,7 @@ class GrpoSettings:
     largest_gradient_norm: float = 1.0
     adam_betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
+    warmup_steps: int = 12  # optimiser steps, once in a run
     tokens_per_pass: int = 16_384  # of one micro-batch, padding included
     seed: int = 0  # of the order of groups
 

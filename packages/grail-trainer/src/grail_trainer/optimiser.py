@@ -25,6 +25,8 @@ class Masters:
     Args:
         module: the model; converted to float32 in place.
         learning_rate: may be 0, in which case steps change moments and nothing else.
+        warmup_steps: over the first so many steps the learning rate rises linearly: Adam's first steps, made from the noise
+            of one minibatch, have full length otherwise.
     """
 
     def __init__(
@@ -34,9 +36,11 @@ class Masters:
         learning_rate: float,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
+        warmup_steps: int = 0,
     ) -> None:
         self.module: Any = module.float().train()
         self.module.requires_grad_(True)
+        self._learning_rate, self._warmup_steps, self._steps = learning_rate, warmup_steps, 0
         self._named: dict[str, Tensor] = dict(self.module.named_parameters())  # tied parameters once
         self._optimiser = torch.optim.AdamW(
             list(self._named.values()), lr=learning_rate, betas=betas, weight_decay=weight_decay, eps=1e-8, foreach=False
@@ -65,7 +69,10 @@ class Masters:
             self.zero_gradients()
             return norm
         torch.nn.utils.clip_grads_with_norm_(list(self._named.values()), largest_norm, torch.tensor(norm))
+        for group in self._optimiser.param_groups:
+            group["lr"] = self._learning_rate * min(1.0, (self._steps + 1) / max(1, self._warmup_steps))
         self._optimiser.step()
+        self._steps += 1
         self.zero_gradients()
         return norm
 
@@ -82,15 +89,13 @@ class Masters:
     def tensors(self) -> dict[str, Tensor]:
         """Everything a resume needs, by name: `master.*`, `moment1.*`, `moment2.*`, `steps`. Copies, on the CPU."""
         tensors: dict[str, Tensor] = {}
-        steps = 0
         for name, parameter in self._named.items():
             tensors[f"master.{name}"] = parameter.detach().cpu().clone()
             state = self._optimiser.state.get(parameter)
             if state:
                 tensors[f"moment1.{name}"] = state["exp_avg"].cpu().clone()
                 tensors[f"moment2.{name}"] = state["exp_avg_sq"].cpu().clone()
-                steps = int(state["step"])
-        tensors["steps"] = torch.tensor(steps)
+        tensors["steps"] = torch.tensor(self._steps)
         return tensors
 
     @torch.no_grad()
@@ -104,13 +109,13 @@ class Masters:
             master = tensors.get(f"master.{name}")
             if master is None or master.shape != parameter.shape or master.dtype != torch.float32:
                 raise CheckpointError("the training state is of another model", where=name)
-        steps = int(tensors["steps"]) if "steps" in tensors else 0
+        self._steps = int(tensors["steps"]) if "steps" in tensors else 0
         for name, parameter in self._named.items():
             parameter.copy_(tensors[f"master.{name}"])
             self._optimiser.state.pop(parameter, None)
-            if steps and f"moment1.{name}" in tensors:
+            if self._steps and f"moment1.{name}" in tensors:
                 self._optimiser.state[parameter] = {
-                    "step": torch.tensor(float(steps)),
+                    "step": torch.tensor(float(self._steps)),
                     "exp_avg": tensors[f"moment1.{name}"].to(parameter.device, copy=True),
                     "exp_avg_sq": tensors[f"moment2.{name}"].to(parameter.device, copy=True),
                 }

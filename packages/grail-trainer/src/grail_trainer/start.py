@@ -165,6 +165,7 @@ def _new_masters(folder: Path, chosen: GrpoSettings, device: str) -> Masters:
         device=device,
         betas=chosen.adam_betas,
         weight_decay=chosen.weight_decay,
+        warmup_steps=chosen.warmup_steps,
     )
 
 

@@ -14,7 +14,7 @@ import types
 from typing import Any
 
 from grail_envs.sandbox import wire
-from grail_envs.sandbox.steady import steady
+from grail_envs.sandbox.steady import Steady
 
 MAX_OUTPUT = 4 * 2**20
 """Characters a program may print; more is an error of the program."""
@@ -37,8 +37,9 @@ class _Output(io.StringIO):
 class AnswerSide:
     """Objects of the answer that the judging side may name, by number."""
 
-    def __init__(self, channel: int) -> None:
+    def __init__(self, channel: int, steady: Steady) -> None:
         self._channel = channel
+        self._steady = steady
         self._objects: list[Any] = []
         self._numbers: dict[int, int] = {}
 
@@ -47,22 +48,27 @@ class AnswerSide:
         try:
             self._reply(self._run(wire.receive(self._channel)))
             while True:
-                self._reply(self._obey(wire.receive(self._channel)))
+                self.step()
         except (EOFError, OSError, wire.WireError):
             return
+
+    def step(self) -> None:
+        """Obey one frame."""
+        self._reply(self._obey(wire.receive(self._channel)))
+
+    def keep(self, value: Any) -> int:
+        """The number by which the judging side may name a value."""
+        number = self._numbers.get(id(value))
+        if number is None:
+            number = self._numbers[id(value)] = len(self._objects)
+            self._objects.append(value)
+        return number
 
     def _reply(self, message: dict[str, Any]) -> None:
         try:
             wire.send(self._channel, message)
         except (wire.WireError, ValueError) as error:
             wire.send(self._channel, {"x": ["ValueError", str(error)[:200]]})
-
-    def _keep(self, value: Any) -> int:
-        number = self._numbers.get(id(value))
-        if number is None:
-            number = self._numbers[id(value)] = len(self._objects)
-            self._objects.append(value)
-        return number
 
     def _run(self, request: dict[str, Any]) -> dict[str, Any]:
         name = request["name"]
@@ -71,7 +77,7 @@ class AnswerSide:
             del sys.modules[hidden]
         sys.modules[name] = module
         sys.modules.setdefault("__main__", module)
-        steady(request["seed"])
+        self._steady.put_in_place(request["seed"])
         output = _Output()
         sys.stdin, sys.stdout, sys.stderr = io.StringIO(request["stdin"]), output, _Output()
         sys.argv = [name]
@@ -84,7 +90,7 @@ class AnswerSide:
         except BaseException as error:  # noqa: BLE001 - whatever the answer raises is its own failure
             return {**_described(error), "out": output.getvalue()}
         names = {
-            known: wire.encode(module.__dict__[known], self._keep) for known in request["remote"] if known in module.__dict__
+            known: wire.encode(module.__dict__[known], self.keep) for known in request["remote"] if known in module.__dict__
         }
         return {"names": names, "out": output.getvalue()}
 
@@ -96,10 +102,10 @@ class AnswerSide:
             if operation == "call":
                 named = {name: wire.decode(item, self._objects.__getitem__) for name, item in request["named"].items()}
                 value = target(*arguments, **named)
-                encoded = wire.encode(value, self._keep)
-                return {"v": encoded, "back": [_mutable(item) and wire.encode(item, self._keep) for item in arguments]}
+                encoded = wire.encode(value, self.keep)
+                return {"v": encoded, "back": [_mutable(item) and wire.encode(item, self.keep) for item in arguments]}
             value = _OPERATIONS[operation](target, *arguments)
-            return {"v": wire.encode(value, self._keep)}
+            return {"v": wire.encode(value, self.keep)}
         except BaseException as error:  # noqa: BLE001 - as above
             return _described(error)
 

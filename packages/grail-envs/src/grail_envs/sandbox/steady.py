@@ -31,34 +31,42 @@ class _Clock:
         return self.nanoseconds() / 1e9
 
 
-def steady(seed: int) -> None:
-    """Make clocks and randomness of this process follow `seed` from now on."""
-    clock = _Clock()
-    source = random.Random(seed)
-    for name in ("time", "perf_counter", "process_time", "thread_time"):
-        setattr(time, name, clock.seconds)
-        setattr(time, f"{name}_ns", clock.nanoseconds)
-    for name in ("localtime", "gmtime", "ctime"):
-        setattr(time, name, _with_default(getattr(time, name), clock))
-    real_strftime, localtime = time.strftime, time.localtime
-    time.strftime = lambda form, moment=None: real_strftime(form, localtime() if moment is None else moment)
-    _steady_dates(clock)
-    real_seed = random.Random.seed
+class Steady:
+    """What takes the place of the clocks and the source of randomness. Made once before the forks, put in place after one."""
 
-    def reseed(self: random.Random, a: Any = None, version: int = 2) -> None:
-        real_seed(self, source.getrandbits(64) if a is None else a, version)
+    def __init__(self) -> None:
+        self._clock = clock = _Clock()
+        self._source = source = random.Random(0)
+        real_strftime, real_localtime, real_seed = time.strftime, time.localtime, random.Random.seed
 
-    random.Random.seed = reseed  # type: ignore[method-assign]
-    os.urandom = source.randbytes
-    random._urandom = source.randbytes  # type: ignore[attr-defined]
-    random.seed(seed)
+        def strftime(form: str, moment: Any = None) -> str:
+            return real_strftime(form, real_localtime(clock.seconds()) if moment is None else moment)
+
+        def reseed(self: random.Random, a: Any = None, version: int = 2) -> None:
+            real_seed(self, source.getrandbits(64) if a is None else a, version)
+
+        self._places: list[tuple[Any, str, Any]] = [(time, "strftime", strftime)]
+        for name in ("time", "perf_counter", "process_time", "thread_time"):
+            self._places += [(time, name, clock.seconds), (time, f"{name}_ns", clock.nanoseconds)]
+        for name in ("localtime", "gmtime", "ctime"):
+            self._places.append((time, name, _with_default(getattr(time, name), clock)))
+        self._places += [(datetime, made.__name__, made) for made in _steady_dates(clock)]
+        self._places += [(random.Random, "seed", reseed), (os, "urandom", source.randbytes)]
+        self._places.append((random, "_urandom", source.randbytes))
+
+    def put_in_place(self, seed: int) -> None:
+        """Make clocks and randomness of this process follow `seed` from now on; there is no way back."""
+        self._source.seed(seed)
+        for owner, name, value in self._places:
+            setattr(owner, name, value)
+        random.seed(seed)
 
 
 def _with_default(real: Any, clock: _Clock) -> Any:
     return lambda seconds=None: real(clock.seconds() if seconds is None else seconds)
 
 
-def _steady_dates(clock: _Clock) -> None:
+def _steady_dates(clock: _Clock) -> list[type]:
     """`now`, `utcnow` and `today` of the date classes, by subclasses that everything else treats as the classes themselves."""
     real_moment, real_date = datetime.datetime, datetime.date
 
@@ -87,4 +95,4 @@ def _steady_dates(clock: _Clock) -> None:
     for made, name in ((Moment, "datetime"), (Day, "date")):
         made.__name__ = made.__qualname__ = name
         made.__module__ = "datetime"
-        setattr(datetime, name, made)
+    return [Moment, Day]

@@ -29,7 +29,9 @@ for _name, _folder in (("grail_envs", os.path.dirname(_HERE)), ("grail_envs.sand
     sys.modules[_name].__path__ = [_folder]
 
 from grail_envs.sandbox import answer_side, confinement, judge_side, wire  # noqa: E402
+from grail_envs.sandbox.steady import Steady  # noqa: E402
 from grail_envs.sandbox.usage import Usage  # noqa: E402
+from grail_envs.sandbox.warm import warm_up  # noqa: E402
 
 SCRATCH = "/tmp"
 SCRATCH_BYTES = 16 * 2**20
@@ -52,6 +54,7 @@ class Zygote:
         self.rules = -1
         self.ids = (-1, -1)
         self.filter = b""
+        self.steady: Steady
 
     def prepare(self) -> None:
         """Take the own user, load the imports, find out what the kernel offers, and say so."""
@@ -80,6 +83,8 @@ class Zygote:
                 problems[layer] = error.strerror or str(error)
         if self.layers["landlock"]:
             self.layers["landlock_version"] = confinement.landlock_version()
+        self.steady = Steady()
+        warm_up(self.steady)
         gc.collect()
         gc.freeze()
         gc.disable()
@@ -234,7 +239,7 @@ class Zygote:
             ours, theirs = socket.socketpair()
             pids["answer"] = self._fork(private=True)
             if pids["answer"] == 0:
-                self._child(request, True, [theirs.fileno()], lambda: answer_side.AnswerSide(3).serve())
+                self._child(request, True, [theirs.fileno()], lambda: answer_side.AnswerSide(3, self.steady).serve())
             theirs.close()
             pids["judge"] = self._fork(private=False)
             if pids["judge"] == 0:

@@ -4,7 +4,8 @@
     hatch run bench sandbox --json   one flat object
 
 `sandbox.ms` is the median of answers judged one after the other, `sandbox.per_s` the rate with as many callers as processors
-plus one. The load of the machine is in the figures too: on a busy one the ratios to the two plain ways count.
+plus one, both of the best of several windows, so that what else runs on the machine shows less; `_worst` is the worst one. The
+load is in the figures too: on a busy machine the ratios to the two plain ways count.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ JOB = Job(
     tests=("assert add_all([1, 2]) == 3", "assert add_all([]) == 0", "assert add_all([-1]) == -1"),
     remote=("add_all",),
 )
-REPEATS = 300
+WINDOWS = 6
+REPEATS = 100
 
 
 def measure() -> Figures:
@@ -33,12 +35,16 @@ def measure() -> Figures:
     figures: Figures = {}
     pool = JudgePool("strict")
     _median_ms(lambda: pool.judge(JOB).passed, 20)
-    figures["sandbox.ms"] = _median_ms(lambda: pool.judge(JOB).passed, REPEATS)
     callers = (os.cpu_count() or 1) + 1
-    with ThreadPoolExecutor(callers) as executor:
-        started = time.perf_counter()
-        passed = sum(executor.map(lambda _: pool.judge(JOB).passed, range(2 * REPEATS)))
-        figures["sandbox.per_s"] = passed / (time.perf_counter() - started)
+    medians, rates = [], []
+    for _ in range(WINDOWS):
+        medians.append(_median_ms(lambda: pool.judge(JOB).passed, REPEATS))
+        with ThreadPoolExecutor(callers) as executor:
+            started = time.perf_counter()
+            passed = sum(executor.map(lambda _: pool.judge(JOB).passed, range(2 * REPEATS)))
+            rates.append(passed / (time.perf_counter() - started))
+    figures["sandbox.ms"], figures["sandbox.ms_worst"] = min(medians), max(medians)
+    figures["sandbox.per_s"], figures["sandbox.per_s_worst"] = max(rates), min(rates)
     pool.close()
     script = JOB.code + "\n".join(JOB.tests)
     fresh = [sys.executable, "-I", "-S", "-c", script]

@@ -57,7 +57,7 @@ from tooling.small_network import FIRST_WINDOW, SmallNetwork
 
 ENVIRONMENT = SatEnvironment(3, 4, 5, 6)
 GROUPS = range(3)
-SETTINGS = GrpoSettings(learning_rate=1e-3, epochs=1, minibatches=2)
+SETTINGS = GrpoSettings(learning_rate=1e-3, epochs=1, minibatches=2, kl_coefficient=0.0)
 
 
 @pytest.fixture(scope="module")

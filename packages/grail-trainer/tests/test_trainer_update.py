@@ -30,6 +30,7 @@ from grail_trainer.logprobs import TokenRow, completion_logprobs, token_logprobs
 from grail_trainer.optimiser import Masters, state_digest
 
 VOCABULARY = 19
+PLAIN = GrpoSettings(kl_coefficient=0.0)
 
 
 def tiny_module(seed: int = 0, hidden: int = 16) -> Any:
@@ -133,7 +134,7 @@ def test_chunks_of_the_head_change_nothing(chunk: int) -> None:
 def test_the_gradient_of_a_step_equals_a_plain_reference(kind: LossKind) -> None:
     module = tiny_module()
     groups = random_groups(module)
-    chosen = GrpoSettings(loss=kind, entropy_coefficient=0.01, epochs=1, minibatches=1, largest_gradient_norm=1e9)
+    chosen = dataclasses.replace(PLAIN, loss=kind, entropy_coefficient=0.01, epochs=1, minibatches=1, largest_gradient_norm=1e9)
     limit = 12
     expected = _reference_gradient(module, groups, chosen, limit)
     masters = Masters(module, learning_rate=0.0)
@@ -182,7 +183,13 @@ def test_micro_batches_change_nothing_but_rounding(kind: LossKind) -> None:
     for tokens in (1, 60, 10**6):
         module = tiny_module()
         masters = Masters(module, learning_rate=1e-2)
-        update(masters, random_groups(module, 6), GrpoSettings(loss=kind, tokens_per_pass=tokens), window=3, token_limit=9)
+        update(
+            masters,
+            random_groups(module, 6),
+            dataclasses.replace(PLAIN, loss=kind, tokens_per_pass=tokens),
+            window=3,
+            token_limit=9,
+        )
         results.append(masters.tensors())
     for other in results[1:]:
         for name, tensor in results[0].items():
@@ -215,7 +222,7 @@ def test_normalisers_add_up_to_one() -> None:
 
 
 def test_the_clip_stops_pushing_a_token_that_moved_far_enough() -> None:
-    chosen = GrpoSettings(clip_low=0.2, clip_high=0.28)
+    chosen = dataclasses.replace(PLAIN, clip_low=0.2, clip_high=0.28)
     for advantage, moved, pushed in ((1.0, 0.5, False), (1.0, 0.1, True), (-1.0, -0.5, False), (-1.0, 0.5, True)):
         logprob = torch.tensor([moved], requires_grad=True)
         one = torch.ones(1)
@@ -238,7 +245,7 @@ def test_advantages_sum_to_zero_and_flat_groups_have_none(rewards: list[float]) 
 def test_a_resumed_trainer_is_the_same_to_the_bit(tmp_path: Path) -> None:
     module = tiny_module()
     groups = [random_groups(module, 4, seed=seed) for seed in range(3)]
-    chosen = GrpoSettings(learning_rate=3e-3, seed=5)
+    chosen = dataclasses.replace(PLAIN, learning_rate=3e-3, seed=5)
     straight = Masters(tiny_module(), learning_rate=3e-3)
     for window in range(3):
         update(straight, groups[window], chosen, window=window)
@@ -283,13 +290,17 @@ def test_the_kl_term_pulls_back_to_the_reference() -> None:
     for window in range(5):
         update(masters, groups, GrpoSettings(kl_coefficient=0.5), window=window, reference=reference)
     assert distance() < 0.7 * before
+    with pytest.raises(ValueError, match="reference"):
+        update(masters, groups, GrpoSettings(kl_coefficient=0.5), window=9)
 
 
 def test_learning_rate_zero_changes_no_weight() -> None:
     module = tiny_module()
     masters = Masters(module, learning_rate=0.0)
     before = masters.published()
-    statistics = update(masters, random_groups(module), GrpoSettings(learning_rate=0.0, weight_decay=0.1), window=0)
+    statistics = update(
+        masters, random_groups(module), dataclasses.replace(PLAIN, learning_rate=0.0, weight_decay=0.1), window=0
+    )
     assert statistics.steps == 12
     assert statistics.gradient_norm > 0
     assert all(torch.equal(before[name], tensor) for name, tensor in masters.published().items())
@@ -325,7 +336,7 @@ def test_reinforcement_raises_the_reward_of_a_toy_task_every_time() -> None:
     """Reward: share of completion tokens equal to the prompt's first. From chance to most of them in a few updates."""
     module = tiny_module(seed=2)
     masters = Masters(module, learning_rate=1e-2)
-    chosen = GrpoSettings(learning_rate=1e-2, epochs=2, minibatches=2)
+    chosen = dataclasses.replace(PLAIN, learning_rate=1e-2, epochs=2, minibatches=2)
     generator = torch.Generator().manual_seed(0)
     curve = []
     for window in range(12):

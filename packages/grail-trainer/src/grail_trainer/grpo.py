@@ -42,7 +42,7 @@ class GrpoSettings:
     clip_low: float = 0.2  # the ratio trained : proximal is clipped to 1 − clip_low … 1 + clip_high
     clip_high: float = 0.28
     importance_cap: float = 2.0  # of the weight proximal : behaviour
-    kl_coefficient: float = 0.0  # of the k3 estimate of KL(trained ‖ reference); 0: no reference is needed
+    kl_coefficient: float = 0.01  # of the k3 estimate of KL(trained ‖ reference); 0: no reference is needed
     entropy_coefficient: float = 0.0
     largest_gradient_norm: float = 1.0
     adam_betas: tuple[float, float] = (0.9, 0.99)
@@ -139,7 +139,12 @@ def update(
         groups: groups that vary. window: seeds the order in which groups are visited.
         token_limit: the policy's most completion tokens; the loss `dr_grpo` divides by it.
         reference: a Transformers model the KL term holds on to; needed only where its coefficient is not 0.
+
+    Raises:
+        ValueError: a KL term without a reference.
     """
+    if settings.kl_coefficient and reference is None:
+        raise ValueError(f"a KL coefficient of {settings.kl_coefficient} needs a reference")
     statistics = UpdateStatistics(groups=len(groups), rollouts=sum(len(group.rollouts) for group in groups))
     prepared = [_prepare(masters.module, group, settings, temperature, reference) for group in groups]
     statistics.tokens = sum(len(batch.advantage) for batch in prepared)
@@ -259,7 +264,7 @@ def _prepare(module: Any, group: RolloutGroup, settings: GrpoSettings, temperatu
     proximal = completion_logprobs(module, rows, temperature=temperature).logprob.cpu()
     behaviour = torch.from_numpy(np.concatenate([rollout.behaviour for rollout in group.rollouts]))
     held = None
-    if settings.kl_coefficient and reference is not None:
+    if settings.kl_coefficient:
         held = completion_logprobs(reference, rows, temperature=temperature).logprob.cpu()
     return Batch(
         rows=rows,

@@ -47,12 +47,13 @@ def test_sketches_without_a_model_fail_at_every_scale_of_the_hidden_states(scene
     assert {one.caught_by for one in row.tries} == {"proof"}
 
 
-def test_another_prompt_fails_openly_by_the_prompt_check_and_hidden_by_the_proof(scene: Scene) -> None:
+def test_another_prompt_fails_openly_by_the_prompt_check_and_hidden_by_the_model_checks(scene: Scene) -> None:
     row = family_a.run_a7(scene)
     no_try_got_through(row)
     for one in row.tries:
         hidden = "assigned tokens claimed" in one.name or "right tokens claimed" in one.name
-        assert one.caught_by == ("proof" if hidden else "prompt"), one
+        # How far another prompt moves the hidden states is the tiny model's affair; its tokens are not the policy's either way.
+        assert one.caught_by in ({"proof", "sampling"} if hidden else {"prompt"}), one
 
 
 @pytest.mark.parametrize("name", ["4-bit weights, per channel", "4-bit weights, groups of 32"])

@@ -171,13 +171,6 @@ def read_window_file(data: bytes) -> WindowFile:
     return WindowFile(header, signature, _columns(table))
 
 
-def hotkey_of_key(key: str) -> tuple[str, int]:
-    """The SS58 text and window in a window file's key. Raises ValueError for another key."""
-    name = key.rsplit("/", 1)[-1].removesuffix(".parquet")
-    hotkey, _, window = name.partition("-window-")
-    return hotkey, int(window)
-
-
 def _check_limits(metadata: pq.FileMetaData) -> None:
     if not 1 <= metadata.num_rows <= MAX_FILE_ROWS:
         raise WindowFileError(f"the file has {metadata.num_rows} rows; 1 to {MAX_FILE_ROWS} are allowed")
@@ -260,7 +253,6 @@ __all__ = [
     "RowTable",
     "WindowFile",
     "WindowFileError",
-    "hotkey_of_key",
     "read_window_file",
     "window_key",
     "write_window_file",

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grail_core.beacon.bls import verify_round
-from grail_core.errors import BeaconError
 from grail_core.proof.numerics import NUMERICS_CLASSES
 from grail_core.protocol import count_groups, header_digest, merkle_root, row_digest
 from grail_core.protocol.constants import PROTOCOL_VERSION
@@ -92,18 +90,6 @@ def check_file(
     if not verify(hotkey, header_digest(window.network_id, header), file.signature):
         return [reject(CHECK, detail="the header's signature is not the hotkey's")]
     return _bind_rows(file, content_digest, window)
-
-
-def check_beacon(window: WindowContext) -> None:
-    """Verify the round that the context carries; for readers who take the round from a file, without a network.
-
-    Raises:
-        BeaconError: the round is missing though the network requires one, or does not verify.
-    """
-    if window.beacon is not None:
-        verify_round(window.params.beacon, window.beacon)
-    elif window.params.beacon_policy == "required":
-        raise BeaconError("the window has no beacon round, but the network requires one")
 
 
 def _bind_rows(file: WindowFile, content_digest: Digest, window: WindowContext) -> Submission | list[Finding]:

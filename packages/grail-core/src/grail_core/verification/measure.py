@@ -7,7 +7,7 @@ rollouts 16 at a time in the order drawn.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -151,7 +151,3 @@ def _conclusive_singles(
 def _chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
-
-
-def judge_all(submission: Submission, context: CheckContext, indices: Iterable[int]) -> dict[int, JudgeEvidence]:
-    return {index: judge_row(submission, context, index) for index in indices}

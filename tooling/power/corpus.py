@@ -1,7 +1,8 @@
-"""The text that the study's language models learn and are asked about: GSM8K where it is at hand, else the project's sources.
+"""The text that the study's language models learn and are asked about: GSM8K where it is at hand, else CPython's documentation.
 
-A document is a prompt and its continuation. The last tenth of the documents is never trained on; prompts of the study come
-from there.
+The latter is the language reference that `help()` shows, in `pydoc_data` of every CPython: English text that does not change
+with this project. A document is a prompt and its continuation. The last tenth of the documents is never trained on; prompts
+of the study come from there first.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-_ROOT = Path(__file__).resolve().parents[2]
-_LINES = 24  # of source code in one document
+_LINES = 9  # of the language reference in one document
+_PROMPT_CHARACTERS = 120  # a shorter prompt has too few tokens for the study; a continuation has at least twice as many
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,12 @@ class Corpus:
 
 
 def load_corpus() -> Corpus:
-    """GSM8K's training split from GRAIL_DATA_DIR; without it, the Python sources of this project."""
+    """GSM8K's training split from GRAIL_DATA_DIR; without it, the Python language reference."""
     folder = os.environ.get("GRAIL_DATA_DIR")
     for name in ("gsm8k/train.jsonl.gz", "gsm8k/train.jsonl"):
         if folder and (path := Path(folder) / name).is_file():
             return _split("GSM8K (training split)", _problems(path))
-    return _split("the project's own sources", _sources())
+    return _split("the Python language reference as CPython ships it", _reference())
 
 
 def _problems(path: Path) -> list[Document]:
@@ -49,17 +50,26 @@ def _problems(path: Path) -> list[Document]:
     return [Document(row["question"], row["answer"]) for row in rows]
 
 
-def _sources() -> list[Document]:
+def _reference() -> list[Document]:
+    from pydoc_data.topics import topics
+
     documents = []
-    for path in sorted((_ROOT / "packages").rglob("*.py")):
-        lines = path.read_text(encoding="utf-8").splitlines()
+    known: set[str] = set()
+    for name in sorted(topics):
+        # Topics repeat each other's paragraphs; one that was trained on must not be held out as well.
+        lines = []
+        for paragraph in topics[name].split("\n\n"):
+            if paragraph not in known:
+                known.add(paragraph)
+                lines += [line for line in paragraph.splitlines() if line.strip()]
         for start in range(0, len(lines), _LINES):
             block = lines[start : start + _LINES]
-            half = len(block) // 3
-            if half:
-                documents.append(Document("\n".join(block[:half]), "\n".join(block[half:])))
+            third = len(block) // 3
+            prompt, continuation = "\n".join(block[:third]), "\n".join(block[third:])
+            if len(prompt) >= _PROMPT_CHARACTERS and len(continuation) >= 2 * _PROMPT_CHARACTERS:
+                documents.append(Document(prompt, continuation))
     # Neighbouring blocks resemble each other: the held-out tenth is drawn by content, not by place.
-    return sorted(documents, key=lambda document: hashlib.sha256(document.continuation.encode()).digest())
+    return sorted(documents, key=lambda document: hashlib.sha256((document.prompt + document.continuation).encode()).digest())
 
 
 def _split(name: str, documents: list[Document]) -> Corpus:

@@ -138,7 +138,7 @@ class SmallNetwork:
             participant=participant,
             ledger=ledger,
             first_sight=FirstSight(participant, ledger, participant.cache_dir / "files"),
-            checkpoint=LiveCheckpoint(participant.checkpoints, keep=2),
+            checkpoint=LiveCheckpoint(participant.checkpoints, keep=4),
             environment_of=lambda manifest: self.environment,
         )
 

@@ -104,12 +104,12 @@ def run_a4(scene: Scene) -> Row:
     groups = scene.extent.window_groups
     run_deviations(scene, row, ["4-bit weights, per channel", "4-bit weights, groups of 32"], groups)
     eight = ["8-bit weights, per channel", "8-bit weights, groups of 32"]
-    return run_deviations(scene, row, eight, groups, named=True, power=True)
+    return run_deviations(scene, row, eight, groups, power=True)
 
 
 def run_a5(scene: Scene) -> Row:
     names = [f"previous checkpoint, lr {rate}" for rate in ("1e-6", "3e-6", "1e-5")]
-    return run_deviations(scene, Row("A5", "miner-window"), names, scene.extent.window_groups, named=True, power=True)
+    return run_deviations(scene, Row("A5", "miner-window"), names, scene.extent.window_groups, power=True)
 
 
 def run_a6(scene: Scene) -> Row:

@@ -31,9 +31,7 @@ def run_b1(scene: Scene) -> Row:
 
 def run_b2(scene: Scene) -> Row:
     row = Row("B2", "file")
-    run_deviations(scene, row, ["wrong seeds", "best of 16"], _ONE_GROUP)
-    # Half of best-of-2's rollouts have their own seed: in one group of 16 the pooled test sees it in two of three groups.
-    run_deviations(scene, row, ["best of 2"], scene.extent.window_groups)
+    run_deviations(scene, row, ["wrong seeds", "best of 2", "best of 16"], _ONE_GROUP)
     names = [f"steering, {flips} per 1,000 tokens" for flips in ("1 flip", "3 flips", "10 flips")]
     return run_deviations(scene, row, names, scene.extent.window_groups, power=True)
 

@@ -11,7 +11,7 @@ import json
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from grail_core.generation.base import GenerationPolicy
-from grail_core.proof.model import PolicyModel
+from grail_core.proof.alternatives import Alternatives
 from grail_core.protocol.constants import CHECK_ALL_BELOW, ROLLOUTS_PER_PROBLEM, WINDOW_LENGTH
 from grail_core.protocol.types import Window
 from grail_miner.mining import Group
@@ -169,13 +169,13 @@ class Scene:
     def _shared(self) -> dict[str, Any]:
         setting = CourtSetting("court", GenerationPolicy(self.extent.limit), court=self.court)
         bench = Bench(self.folders, self.corpus, setting, 1, self.extent.limit, [self.court.prompt(0)])
-        return {"older": bench.older, "int8": bench.int8}
+        return {name: getattr(bench, name) for name in ("older", "int8", "int8_grouped", "named_alternatives")}
 
     @property
-    def alternatives(self) -> dict[str, PolicyModel]:
-        """The checkpoints before this one, as a validator names them, each the outcome of another learning rate."""
-        older: dict[str, PolicyModel] = self._shared["older"]
-        return {"int8": self._shared["int8"], **{f"previous-{rate}": model for rate, model in older.items()}}
+    def alternatives(self) -> Alternatives:
+        """As a validator has them; the checkpoints before this one are each the outcome of another learning rate."""
+        found: Alternatives = self._shared["named_alternatives"]
+        return found
 
     def honest(self, miner: int, groups: int) -> list[Group]:
         if (miner, groups) not in self._honest:
@@ -184,13 +184,13 @@ class Scene:
 
     def honest_ruling(self, miner: int, groups: int) -> Ruling:
         if (miner, groups) not in self._rulings:
-            court = self.before(miner)
-            self._rulings[miner, groups] = court.judge(court.pack(self.honest(miner, groups)))
+            self._rulings[miner, groups] = self.judge(miner, self.honest(miner, groups))
         return self._rulings[miner, groups]
 
-    def judge(self, miner: int, groups: Sequence[Group], alternatives: Mapping[str, PolicyModel] | None = None) -> Ruling:
+    def judge(self, miner: int, groups: Sequence[Group]) -> Ruling:
+        """All nine checks on the file of these groups, the alternatives among them."""
         court = self.before(miner)
-        return court.judge(court.pack(groups), alternatives=alternatives)
+        return court.judge(court.pack(groups), alternatives=self.alternatives)
 
 
 @contextmanager
@@ -218,16 +218,13 @@ def deviations() -> dict[str, Deviation]:
     return {deviation.name: deviation for deviation in all_deviations()}
 
 
-def run_deviations(
-    scene: Scene, row: Row, names: Sequence[str], groups: int, *, named: bool = False, power: bool = False
-) -> Row:
+def run_deviations(scene: Scene, row: Row, names: Sequence[str], groups: int, *, power: bool = False) -> Row:
     """Every named deviation as `tries` files of so many groups, each with its honest twin."""
     for name in names:
         for miner in range(scene.extent.tries):
             court = scene.before(miner)
             rollouts, claims = deviations()[name].produce(scene.bench(miner, groups))
-            others = scene.alternatives if named else None
-            row.add(name, scene.judge(miner, court.groups_of(rollouts, claims), others))
+            row.add(name, scene.judge(miner, court.groups_of(rollouts, claims)))
         if power:
             row.power[name] = published_power(name)
     for miner in range(scene.extent.tries):

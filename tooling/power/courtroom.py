@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ from grail_core.checkpoints.publish import CheckpointParts, publish
 from grail_core.checkpoints.safety import read_model_files
 from grail_core.generation.base import Completion, GenerationPolicy
 from grail_core.live_checkpoint import LoadedCheckpoint
+from grail_core.proof.alternatives import Alternatives
 from grail_core.proof.model import PolicyModel
 from grail_core.protocol import Finding, Outcome, Randomness, RolloutRow, sample_rows, without_negative_zero
 from grail_core.protocol.types import Digest, Hotkey, Window
@@ -165,9 +166,7 @@ class Courtroom:
             context_length=self.model.context_length,
         )
 
-    def judge(
-        self, data: bytes, *, alternatives: Mapping[str, PolicyModel] | None = None, known_class: str | None = None
-    ) -> Ruling:
+    def judge(self, data: bytes, *, alternatives: Alternatives | None = None, known_class: str | None = None) -> Ruling:
         """Checks 1 to 9 on a file's bytes."""
         digest = Digest(hashlib.sha256(data).digest())
         result = check_file(data, digest, self.hotkey, self.context, known_class)
@@ -178,7 +177,7 @@ class Courtroom:
             return Ruling(findings, None)
         seed = challenge_seed(self.context, self.challenge, digest)
         sample = sample_rows(seed, result.groups)
-        evidence = measure_sample(result, self.check_context, sample, seed, self.model, alternatives or {})
+        evidence = measure_sample(result, self.check_context, sample, seed, self.model, alternatives)
         return Ruling((*findings, *decide(result, evidence)), evidence)
 
 

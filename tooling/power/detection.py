@@ -9,16 +9,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
-from grail_core.proof.alternatives import project
 from grail_core.proof.calibration import STATISTICS, Null, PairCalibration, Shape
-from grail_core.proof.statistics import Comparison, clip_of, coarse_error, coarse_margin, compare, evaluate, rollout_values
+from grail_core.proof.projection import project
+from grail_core.proof.statistics import (
+    Comparison,
+    alternative_sums,
+    alternatives_in,
+    clip_of,
+    coarse_error,
+    coarse_margin,
+    compare,
+    evaluate,
+    rollout_values,
+)
 from grail_core.protocol.constants import CHECK_ALL_BELOW, FALSE_REJECT_RATE, ROLLOUTS_PER_PROBLEM
-from tooling.power import matched, weights
 from tooling.power.observation import Observation
 
 WANTED_POWER = 0.99
@@ -44,7 +52,7 @@ class Detection:
 
 
 def comparisons(observations: Sequence[Observation]) -> list[Comparison]:
-    """What the project's statistics take: alternatives as the validator's own numerics give them."""
+    """What the project's statistics take."""
     return [
         compare(
             one.group,
@@ -54,7 +62,7 @@ def comparisons(observations: Sequence[Observation]) -> list[Comparison]:
             z=one.z,
             logprobs=one.logprob,
             margins=one.margin,
-            alternatives={name: z for name, z in one.alternatives.items() if not name.startswith(weights.SINGLE)},
+            alternatives=one.alternatives,
         )
         for one in observations
     ]
@@ -91,13 +99,10 @@ def share_of_alpha(alternatives: int) -> float:
 def detections(observations: Sequence[Observation], pair: PairCalibration, seed: int = 1) -> list[Detection]:
     """Every statistic's view of one condition."""
     sample = comparisons(observations)
-    names = sorted({name for one in sample for name in one.deltas})
+    names = alternatives_in(sample)
     alpha = share_of_alpha(len(names))
     found = [_search(name, _pooled(name, sample, pair, alpha), sample, seed) for name in STATISTICS]
-    found += [_search(name, _alternative(name, sample, pair, alpha), sample, seed) for name in names]
-    for name in matched.names_in(observations):
-        test = partial(matched.projected(name, observations).rejects, alpha=alpha)
-        found.append(_search(weights.SINGLE + name, test, sample, seed))
+    found += [_search(name, _alternative(name, sample, alpha), sample, seed) for name in names]
     found.append(_coarse(sample, "coarse_error"))
     found.append(_coarse(sample, "coarse_margin"))
     return found
@@ -106,26 +111,21 @@ def detections(observations: Sequence[Observation], pair: PairCalibration, seed:
 def power_curve(
     observations: Sequence[Observation], pair: PairCalibration, statistic: str, alphas: npt.NDArray[np.float64]
 ) -> list[float]:
-    """Share of 64-rollout samples that a pooled or float32 statistic rejects, by its false-reject rate."""
+    """Share of 64-rollout samples that a pooled statistic or an alternative rejects, by its false-reject rate."""
     sample = comparisons(observations)
     drawn = np.random.default_rng(2).integers(0, len(sample), (_DRAWS, CHECK_ALL_BELOW))
-    powers = []
-    for alpha in alphas:
-        if statistic.startswith(weights.SINGLE):
-            rejected = matched.projected(statistic.removeprefix(weights.SINGLE), observations).rejects(drawn, float(alpha))
-        else:
-            rejected = _pooled(statistic, sample, pair, float(alpha))(drawn)
-        powers.append(float(rejected.mean()))
-    return powers
+    tests = (_test(statistic, sample, pair, float(alpha)) for alpha in alphas)
+    return [float(test(drawn).mean()) for test in tests]
 
 
 def interval_of_power(observations: Sequence[Observation], pair: PairCalibration) -> dict[str, float]:
-    """Power of one window under the pooled statistics of a table, α split with one named alternative beside them.
+    """Power of one window of 64 under a table's statistics and the alternatives, α split as a validator splits it.
 
     `low` and `high` are the 2.5 and 97.5 percentiles over resampled pools of rollouts: the error of having seen so few.
     """
     sample = comparisons(observations)
-    tests = [_pooled(name, sample, pair, share_of_alpha(1)) for name in STATISTICS]
+    names = (*STATISTICS, *alternatives_in(sample))
+    tests = [_test(name, sample, pair, share_of_alpha(len(names) - len(STATISTICS))) for name in names]
     draws = np.random.default_rng(3)
 
     def power(pool: npt.NDArray[np.int64]) -> float:
@@ -135,6 +135,29 @@ def interval_of_power(observations: Sequence[Observation], pair: PairCalibration
     pools = [power(draws.integers(0, len(sample), len(sample))) for _ in range(60)]
     low, high = np.percentile(pools, [2.5, 97.5])
     return {"value": power(np.arange(len(sample))), "low": float(low), "high": float(high)}
+
+
+def projection(name: str, sample: Sequence[Comparison]) -> dict[str, float]:
+    """Where a condition lies between the current model (0) and an alternative (1), and its windows of 64 that are rejected.
+
+    `standard_error` is t's with the rollout as the unit, `by_group` with the group: more where rollouts of a group agree.
+    """
+    found = alternative_sums(name, sample)
+    t = float(found.inner.sum() / found.squares.sum())
+    left = found.inner - t * found.squares
+    groups = left[: len(left) - len(left) % ROLLOUTS_PER_PROBLEM].reshape(-1, ROLLOUTS_PER_PROBLEM).sum(axis=1)
+    windows = np.arange(len(left) - len(left) % CHECK_ALL_BELOW).reshape(-1, CHECK_ALL_BELOW)
+    alpha = share_of_alpha(len(alternatives_in(sample)))
+    whole = project(found.of(np.arange(min(len(left), CHECK_ALL_BELOW))), alpha)
+    return {
+        "t": t,
+        "standard_error": float(np.sqrt(np.square(left).sum()) / found.squares.sum()),
+        "standard_error_by_group": float(np.sqrt(np.square(groups).sum()) / found.squares.sum()),
+        "delta_rms": whole.delta_rms,
+        "predicted_power": whole.power,
+        "windows": len(windows),
+        "rejected": int(_alternative(name, sample, alpha)(windows).sum()),
+    }
 
 
 def false_rejects(sample: Sequence[Comparison], pair: PairCalibration) -> tuple[int, int, dict[str, int]]:
@@ -149,6 +172,10 @@ def false_rejects(sample: Sequence[Comparison], pair: PairCalibration) -> tuple[
         for name in against:
             by[name] = by.get(name, 0) + 1
     return windows, rejected, by
+
+
+def _test(name: str, sample: Sequence[Comparison], pair: PairCalibration, alpha: float) -> Rejects:
+    return _pooled(name, sample, pair, alpha) if name in STATISTICS else _alternative(name, sample, alpha)
 
 
 def _pooled(name: str, sample: Sequence[Comparison], pair: PairCalibration, alpha: float) -> Rejects:
@@ -167,40 +194,32 @@ def _pooled(name: str, sample: Sequence[Comparison], pair: PairCalibration, alph
     return rejects
 
 
-def _alternative(name: str, sample: Sequence[Comparison], pair: PairCalibration, alpha: float) -> Rejects:
-    null = pair.nulls["energy"]
-    honest = null.worst_mean + null.dead_zone
+def _alternative(name: str, sample: Sequence[Comparison], alpha: float) -> Rejects:
+    found = alternative_sums(name, sample)
 
     def rejects(drawn: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        outcomes = []
-        for row in drawn:
-            picked = [sample[i] for i in row]
-            result = project([one.errors for one in picked], [one.deltas[name] for one in picked], honest, alpha)
-            outcomes.append(result.testable and result.t > result.threshold)
-        return np.array(outcomes)
+        results = (project(found.of(row), alpha) for row in drawn)
+        return np.array([result.testable and result.log_evidence > math.log(1 / alpha) for result in results])
 
     return rejects
 
 
 def _search(name: str, rejects: Rejects, sample: Sequence[Comparison], seed: int) -> Detection:
     draws = np.random.default_rng(seed)
-    slow = name not in STATISTICS and not name.startswith(weights.SINGLE)
 
     def power(n: int) -> float:
-        count = max(20, min(_DRAWS, 1_280 // n)) if slow else _DRAWS
-        return float(rejects(draws.integers(0, len(sample), (count, n))).mean())
+        return float(rejects(draws.integers(0, len(sample), (_DRAWS, n))).mean())
 
-    sizes = [n for n in _SIZES if not slow or ROLLOUTS_PER_PROBLEM <= n <= 4 * len(sample)]
     window = power(CHECK_ALL_BELOW)
     below, found = 0, None
-    for n in sizes:
+    for n in _SIZES:
         if power(n) >= WANTED_POWER:
             found = n
             break
         below = n
     if found is None:
         return Detection(name, None, None, False, window)
-    while found - below > max(1, below // (4 if slow else 16)):
+    while found - below > max(1, below // 16):
         middle = (found + below) // 2
         if power(middle) >= WANTED_POWER:
             found = middle

@@ -34,7 +34,7 @@ class Shape:
 
     vocabulary: int = 1024
     hidden: int = 128
-    layers: int = 6
+    layers: int = 4
     heads: int = 4
     intermediate: int = 352
     context: int = 512

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from grail_core.generation.base import GenerationPolicy
-from grail_core.proof.group import measure_rows, measure_sketches
+from grail_core.proof.alternatives import Alternatives, Rows
+from grail_core.proof.group import measure_rows
 from grail_core.proof.model import PolicyModel
 from grail_core.proof.sketches import Projections, parse_sketches, projections, quantise, sketch
 from grail_core.protocol import Randomness, challenged_positions
@@ -51,7 +52,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Observation:
-    """One rollout at its k challenged positions; `alternatives` are z under other weights."""
+    """One rollout at its k challenged positions; `alternatives` are float32 z, as evidence has them."""
 
     group: int
     rollout: int
@@ -104,7 +105,7 @@ def claim_of(model: PolicyModel, setting: Setting, rollout: Rollout, hidden: Ten
 def observe(
     setting: Setting,
     model: PolicyModel,
-    alternatives: Mapping[str, PolicyModel],
+    alternatives: Alternatives | None,
     rollouts: Sequence[Rollout],
     claims: Sequence[Claim],
 ) -> list[Observation]:
@@ -118,7 +119,7 @@ def observe(
         positions = [setting.positions(r) for r in batch]
         seeds = [setting.sampling_seed(r.group, r.rollout) for r in batch]
         measured = measure_rows(model, rows, lengths, positions, signs, setting.policy, seeds)
-        others = {name: measure_sketches(other, rows, lengths, positions, signs) for name, other in alternatives.items()}
+        others = alternatives.sketches(Rows(rows, lengths, positions), signs) if alternatives else [{} for _ in rows]
         for i, rollout in enumerate(batch):
             at = np.asarray(positions[i])
             words = parse_sketches(said[i].sketches, len(rollout.completion) + 1)
@@ -132,7 +133,7 @@ def observe(
                     claimed_logprob=said[i].logprobs[at],
                     logprob=measured[i].logprobs,
                     margin=measured[i].margins.astype(np.float32),
-                    alternatives={name: values[i] for name, values in others.items()},
+                    alternatives=others[i],
                 )
             )
     return observations

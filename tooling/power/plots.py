@@ -44,8 +44,7 @@ def signal_and_noise(found: Mapping[str, Any]) -> str:
     """RMS of a sketch coordinate, logarithmic: what other weights change beside what other kernels change."""
     bars: list[tuple[str, float, str]] = []
     for name, signal in found["alternatives"].items():
-        bars.append((f"{name}: Δ in float32", signal["float32"], "#1b6ca8"))
-        bars.append((f"{name}: Δ in bf16", signal["bf16"], "#9cc3e0"))
+        bars.append((f"Δ to {name}", signal["float32"], "#1b6ca8"))
     bars.append(("kernel noise: bf16 against float32", found["bf16_against_float32"], "#c0392b"))
     bars += [(f"kernel noise: {name}", value, "#e59b92") for name, value in found["kernel_noise"].items()]
     left, top, width, step = 250, 44, 420, 22

@@ -17,26 +17,36 @@ import torch
 import transformers
 
 from grail_core.proof.calibration import shipped_table
-from grail_core.proof.numerics import class_name
-from grail_core.proof.statistics import rollout_values
+from grail_core.proof.projection import REFERENCE
+from grail_core.proof.statistics import alternatives_in, rollout_values
 from grail_core.protocol.constants import CHECK_ALL_BELOW, FALSE_REJECT_RATE
-from tooling.power import detection, matched, plots, weights
+from tooling.power import detection, plots, weights
 from tooling.power.observation import Observation
 from tooling.power.provers import PROTOCOL_NUMERICS
-from tooling.power.study import DeviationResult, Study
+from tooling.power.study import DeviationResult, Study, shipped_pair
 
 ROC_ALPHAS = np.geomspace(1e-8, 1e-1, 29)
 _ROC = (
     ("8-bit weights, per channel", "energy"),
-    ("8-bit weights, per channel, eager attention", "float32 int8"),
-    ("previous checkpoint, lr 1e-5, eager attention", "float32 previous at 1e-5"),
-    ("previous checkpoint, lr 3e-6, eager attention", "float32 previous at 3e-6"),
-    ("previous checkpoint, lr 1e-6, eager attention", "float32 previous at 1e-6"),
+    ("8-bit weights, per channel, eager attention", "int8"),
+    ("8-bit weights, groups of 32", "int8-groups"),
+    ("previous checkpoint, lr 1e-5, eager attention", "previous at 1e-5"),
+    ("previous checkpoint, lr 3e-6, eager attention", "previous at 3e-6"),
     ("4-bit generation, right prefill", "margin"),
     ("8-bit generation, right prefill", "margin"),
     ("steering, 3 flips per 1,000 tokens", "margin"),
     ("top-p 0.99", "margin"),
 )
+_RAN = {
+    "8-bit weights, per channel": "int8",
+    "8-bit weights, per channel, eager attention": "int8",
+    "8-bit weights, groups of 32": "int8-groups",
+    **{
+        f"previous checkpoint, lr {rate}{how}": f"previous at {rate}"
+        for rate in ("1e-6", "3e-6", "1e-5")
+        for how in ("", ", eager attention")
+    },
+}
 
 
 def summary(study: Study) -> dict[str, Any]:
@@ -64,6 +74,8 @@ def summary(study: Study) -> dict[str, Any]:
             "rollouts": rollouts,
             "windows": windows,
             "rejected_windows": rejected,
+            "enforced_rejected_windows": sum(h.enforced_rejected for h in same),
+            "enforced_table": shipped_table().version,
             # With none rejected: the rate that would give none with 5 % chance.
             "upper_bound_per_window_95": upper_bound(rejected, windows),
             "numerics": [
@@ -72,13 +84,14 @@ def summary(study: Study) -> dict[str, Any]:
                     "rollouts": h.rollouts,
                     "windows": h.windows,
                     "rejected": h.rejected,
+                    "enforced_rejected": h.enforced_rejected,
                     "by": h.by,
                     "rms_sketch_difference": math.sqrt(h.energy),
                     "same_dtype": h.same_dtype,
                 }
                 for h in honest
             ],
-            "float32_alternatives": _honest_matched(study),
+            "alternatives": _honest_projections(study),
         },
         "signal_and_noise": _signal_and_noise(study),
         "deviations": [_deviation(study, result) for result in results],
@@ -97,12 +110,7 @@ def upper_bound(events: int, trials: int) -> float:
 
 def _deviation(study: Study, result: DeviationResult) -> dict[str, Any]:
     best = result.best
-    table = shipped_table()
-    own = class_name(attention="sdpa", device="cpu")
-    pair = table.lookup(own, own)
-    enforced: dict[str, float] = {"value": 0.0, "low": 0.0, "high": 1.0}
-    if pair is not None:
-        enforced = detection.interval_of_power(study.deviation(result.deviation), pair)
+    enforced = detection.interval_of_power(study.deviation(result.deviation), shipped_pair(result.deviation.name))
     return {
         "name": result.deviation.name,
         "threat": result.deviation.threat,
@@ -119,23 +127,20 @@ def _deviation(study: Study, result: DeviationResult) -> dict[str, Any]:
     }
 
 
-def _honest_matched(study: Study) -> list[dict[str, Any]]:
-    """The float32 alternatives on honest rollouts: projection, its error, and rejected windows."""
+def _honest_projections(study: Study) -> list[dict[str, Any]]:
+    """The alternatives on honest rollouts and on those that ran them: where they project to, and rejected windows."""
+    runs = {name: ("honest", run) for name, run in study.honest_runs().items()}
+    by_name = {deviation.name: deviation for deviation in study.deviations}
+    for name in _RAN:
+        runs[name] = ("ran it", study.deviation(by_name[name]))
     found = []
-    for name, run in study.honest_runs().items():
-        for alternative in matched.names_in(run):
-            test = matched.projected(alternative, run)
-            windows = np.arange(len(run) - len(run) % CHECK_ALL_BELOW).reshape(-1, CHECK_ALL_BELOW)
-            rejected = int(test.rejects(windows, detection.share_of_alpha(4)).sum())
+    for name, (who, run) in runs.items():
+        sample = detection.comparisons(run)
+        for alternative in alternatives_in(sample):
+            if who == "ran it" and alternative != _RAN[name]:
+                continue
             found.append(
-                {
-                    "numerics": name,
-                    "alternative": alternative,
-                    "t": test.t,
-                    "standard_error": test.standard_error,
-                    "windows": len(windows),
-                    "rejected": rejected,
-                }
+                {"numerics": name, "who": who, "alternative": alternative, **detection.projection(alternative, sample)}
             )
     return found
 
@@ -149,16 +154,12 @@ def _signal_and_noise(study: Study) -> dict[str, Any]:
         for name, run in runs.items()
         if name != PROTOCOL_NUMERICS
     }
-    single = _root_mean_square(plain, lambda one: one.z - one.alternatives[weights.SINGLE + "current"])
+    single = _root_mean_square(plain, lambda one: one.z - one.alternatives[REFERENCE])
     signal = {}
-    for name in matched.names_in(plain):
+    for name, model in study.bench.other_weights.items():
         signal[name] = {
-            "bf16": _root_mean_square(plain, lambda one, name=name: one.alternatives[name] - one.z),
-            "float32": _root_mean_square(
-                plain,
-                lambda one, name=name: one.alternatives[weights.SINGLE + name] - one.alternatives[weights.SINGLE + "current"],
-            ),
-            "changed_weights": weights.changed_share(study.bench.model, study.bench.named_alternatives[name]),
+            "float32": _root_mean_square(plain, lambda one, name=name: one.alternatives[name] - one.alternatives[REFERENCE]),
+            "changed_weights": weights.changed_share(study.bench.model, model),
         }
     return {"kernel_noise": noise, "bf16_against_float32": single, "alternatives": signal}
 
@@ -195,19 +196,20 @@ def honest_markdown(found: dict[str, Any]) -> str:
     """Honest drift and honest rejects, for proof.md."""
     honest = found["honest"]
     lines = [
-        "| miner's numerics | RMS sketch difference | rollouts | windows rejected |",
-        "| --- | --- | --- | --- |",
+        f"| miner's numerics | RMS sketch difference | rollouts | windows rejected | by `{honest['enforced_table']}` |",
+        "| --- | --- | --- | --- | --- |",
     ]
     for one in honest["numerics"]:
         note = "" if one["same_dtype"] else " (for the record: no class admits it)"
         lines.append(
             f"| {one['name']}{note} | {one['rms_sketch_difference']:.2g} | {one['rollouts']:,} "
-            f"| {one['rejected']} of {one['windows']} |"
+            f"| {one['rejected']} of {one['windows']} | {one['enforced_rejected']} of {one['windows']} |"
         )
     lines += [
         "",
         f"Same dtype together: {honest['rollouts']:,} rollouts in {honest['windows']} windows of 64, "
-        f"{honest['rejected_windows']} rejected; the rate per window is below {honest['upper_bound_per_window_95']:.2g} "
+        f"{honest['rejected_windows']} rejected, {honest['enforced_rejected_windows']} by the shipped table; "
+        f"the rate per window is below {honest['upper_bound_per_window_95']:.2g} "
         "at 95 % confidence.",
     ]
     return "\n".join(lines)
@@ -243,6 +245,7 @@ def flat(found: dict[str, Any]) -> dict[str, float]:
         "power.honest_rollouts": found["honest"]["rollouts"],
         "power.honest_windows": found["honest"]["windows"],
         "power.honest_rejected_windows": found["honest"]["rejected_windows"],
+        "power.honest_rejected_windows.enforced": found["honest"]["enforced_rejected_windows"],
         "power.false_reject_bound_95": found["honest"]["upper_bound_per_window_95"],
     }
     for one in found["deviations"]:
@@ -259,7 +262,8 @@ def table(found: dict[str, Any]) -> str:
     lines = [
         f"{found['where']}; text: {found['corpus']}; model {found['models']['policy']}",
         f"honest, same dtype, not used for calibration: {honest['rollouts']} rollouts, {honest['windows']} windows of 64, "
-        f"{honest['rejected_windows']} rejected (rate below {honest['upper_bound_per_window_95']:.2g} at 95 %)",
+        f"{honest['rejected_windows']} rejected, {honest['enforced_rejected_windows']} by {honest['enforced_table']} "
+        f"(rate below {honest['upper_bound_per_window_95']:.2g} at 95 %)",
         "",
         f"{'threat':7}{'deviation':48}{'statistic':28}{'tokens':>10}{'rollouts':>10}{'window':>8}",
     ]

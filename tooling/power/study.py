@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 
 from grail_core.generation.base import GenerationPolicy
-from grail_core.proof.calibration import PairCalibration, Shape
+from grail_core.proof.calibration import PairCalibration, Shape, shipped_table
+from grail_core.proof.numerics import DEFAULT_CLASS, class_name
 from grail_core.proof.statistics import Comparison, rollout_values
 from tooling.power import detection, language_model, provers
 from tooling.power.artefacts import Artefact, Artefacts, Recipe, default_folder
@@ -23,7 +24,7 @@ from tooling.power.deviations import Deviation, all_deviations
 from tooling.power.observation import Claim, Observation, Rollout, Setting, load, observe, save
 from tooling.power.workbench import Bench, Folders
 
-_VERSION = 4  # of everything that collection does
+_VERSION = 5  # of everything that collection does
 
 _NAMED = ("A4", "A5", "A11")  # threats for which the named alternatives are measured too
 
@@ -60,12 +61,16 @@ QUICK = Size(
 
 @dataclass(frozen=True)
 class HonestResult:
-    """Held-out honest rollouts of one numerics: windows judged, windows rejected, by which statistic."""
+    """Held-out honest rollouts of one numerics: windows judged, windows rejected, by which statistic.
+
+    `enforced_rejected`: windows that a validator would reject today, with the shipped table for the numerics' class.
+    """
 
     numerics: str
     rollouts: int
     windows: int
     rejected: int
+    enforced_rejected: int
     by: dict[str, int]
     energy: float  # mean squared sketch difference of a coordinate
     same_dtype: bool
@@ -171,7 +176,7 @@ class Study:
 
     def _observe(self, bench: Bench, rollouts: Sequence[Rollout], claims: Sequence[Claim], *, named: bool) -> list[Observation]:
         # The alternatives are those of the study's one checkpoint, whichever window's rollouts are measured.
-        others = self.bench.named_alternatives if named else {}
+        others = self.bench.named_alternatives if named else None
         return observe(bench.setting, bench.model, others, rollouts, claims)
 
     def _kept(self, name: str, groups: int, limit: int, collect: Callable[[], list[Observation]]) -> list[Observation]:
@@ -222,15 +227,29 @@ class Study:
 def _judged(
     name: str, long: list[Comparison], short: list[Comparison], pair: PairCalibration, same_dtype: bool
 ) -> HonestResult:
-    windows = rejected = 0
+    windows = rejected = enforced = 0
     by: dict[str, int] = {}
     for sample in (long, short):
         n, bad, names = detection.false_rejects(sample, pair)
         windows, rejected = windows + n, rejected + bad
+        enforced += detection.false_rejects(sample, shipped_pair(name))[1]
         for key, count in names.items():
             by[key] = by.get(key, 0) + count
     values = rollout_values("energy", long)
-    return HonestResult(name, len(long) + len(short), windows, rejected, by, float(values.mean()), same_dtype)
+    return HonestResult(name, len(long) + len(short), windows, rejected, enforced, by, float(values.mean()), same_dtype)
+
+
+def shipped_pair(miner: str) -> PairCalibration:
+    """What the package's table says of a miner with these numerics (any text that says "eager" if it is) and the validator.
+
+    Raises:
+        LookupError: the table has no such pair.
+    """
+    names = [class_name(attention="eager" if "eager" in miner else "sdpa", device="cpu"), DEFAULT_CLASS]
+    pair = shipped_table().lookup(names[0], names[1])
+    if pair is None:
+        raise LookupError(f"{shipped_table().version} has no pair {' and '.join(names)}")
+    return pair
 
 
 def _generated(bench: Bench, numerics: str) -> list[Rollout]:

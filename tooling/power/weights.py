@@ -13,24 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from grail_core.proof.alternatives import round_to_nearest
 from grail_core.proof.model import PolicyModel
-
-SINGLE = "float32 "
-"""What the name of a float32 copy begins with."""
 
 
 def quantised(model: PolicyModel, bits: int, group: int | None) -> PolicyModel:
     """Weights at `bits` bits. `group`: input columns that share a scale; None: one scale per output channel."""
-    return _with_weights(model, lambda weight: round_to_nearest(weight.float(), bits, group).to(weight.dtype))
-
-
-def round_to_nearest(weight: Tensor, bits: int, group: int | None) -> Tensor:
-    """float32 [out, in] → the values that `bits`-bit integers with absolute-maximum scales stand for."""
-    top = 2 ** (bits - 1) - 1
-    blocks = weight.reshape(weight.shape[0], -1, group or weight.shape[1])
-    scale = blocks.abs().amax(dim=2, keepdim=True).clamp_min(1e-12) / top
-    rounded: Tensor = (blocks / scale).round().clamp(-top, top) * scale
-    return rounded.reshape(weight.shape)
+    return _with_weights(model, lambda weight: round_to_nearest(weight, bits, group).to(weight.dtype))
 
 
 def stepped_back(model: PolicyModel, master: Mapping[str, Tensor], update: Mapping[str, Tensor], rate: float) -> PolicyModel:
@@ -46,11 +35,6 @@ def stepped_back(model: PolicyModel, master: Mapping[str, Tensor], update: Mappi
             value.copy_((master[name] - rate * update[name]).to(value.dtype))
     older.weights_changed()
     return older
-
-
-def in_float32(model: PolicyModel) -> PolicyModel:
-    """The same bf16 weights, computed with in float32."""
-    return PolicyModel(copy.deepcopy(model.module).float())
 
 
 def in_eager(model: PolicyModel) -> PolicyModel:

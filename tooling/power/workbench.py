@@ -15,6 +15,7 @@ import numpy as np
 
 from grail_core.generation.base import GenerationPolicy, GenerationRequest
 from grail_core.generation.hf import HfGenerator
+from grail_core.proof.alternatives import Alternatives
 from grail_core.proof.model import PolicyModel
 from grail_core.proof.sampling import SeededSampler
 from grail_core.protocol.constants import ROLLOUTS_PER_PROBLEM
@@ -170,17 +171,14 @@ class Bench:
         return PolicyModel.load(self.folders.stranger)
 
     @cached_property
-    def named_alternatives(self) -> dict[str, PolicyModel]:
-        """What the study's validator compares against: its own 8-bit copy and the checkpoints before this one.
+    def other_weights(self) -> dict[str, PolicyModel]:
+        """What the study's validator compares with: 8-bit copies, and the checkpoint before this one by each learning rate."""
+        copies = {"int8": self.int8, "int8-groups": self.int8_grouped}
+        return {**copies, **{f"previous at {name}": model for name, model in self.older.items()}}
 
-        Each also in float32, and the current model too: the same weights without the rounding of bf16 arithmetic.
-        """
-        named = {"int8": self.int8, **{f"previous at {name}": model for name, model in self.older.items()}}
-        return {
-            **named,
-            weights.SINGLE + "current": weights.in_float32(self.model),
-            **{weights.SINGLE + name: weights.in_float32(model) for name, model in named.items()},
-        }
+    @cached_property
+    def named_alternatives(self) -> Alternatives:
+        return Alternatives(self.model, {name: model.state for name, model in self.other_weights.items()})
 
     def _prompts(self, count: int, *, from_end: bool = False) -> list[tuple[int, ...]]:
         user, assistant = self.tokens.token_to_id(USER), self.tokens.token_to_id(ASSISTANT)

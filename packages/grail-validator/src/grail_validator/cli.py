@@ -23,21 +23,36 @@ def cli() -> None:
 @click.option(
     "--alternatives",
     type=click.IntRange(0, 3),
-    default=1,
+    default=3,
     show_default=True,
-    help="How many earlier checkpoints every proof is compared against.",
+    help="How many earlier checkpoints every proof is compared with.",
+)
+@click.option(
+    "--eight-bit/--no-eight-bit",
+    default=True,
+    show_default=True,
+    help="Compare with 8-bit copies of the checkpoint, two schemes.",
+)
+@click.option(
+    "--alternatives-share",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Share of a miner's sampled rollouts that these comparisons are made on; each costs a float32 pass.",
 )
 @common_options
-def run(settings: object, windows: int | None, alternatives: int) -> None:
+def run(settings: object, windows: int | None, alternatives: int, eight_bit: bool, alternatives_share: float) -> None:
     """Judge window after window until stopped.
 
     Each window: record what lies in every miner's bucket at the deadline, wait for the challenge, select, check, publish the
     signed verdict with its evidence, and set weights when they are due. Ctrl-C finishes cleanly; a restart continues with
     the step it was in.
     """
+    from grail_validator.service import Compared
     from grail_validator.start import run_validator
 
-    run_validator(settings, windows=windows, alternatives=alternatives)  # type: ignore[arg-type]
+    compared = Compared(alternatives, eight_bit, alternatives_share)
+    run_validator(settings, windows=windows, compared=compared)  # type: ignore[arg-type]
 
 
 @cli.command()

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from grail_core.beacon.base import RoundNotYetError
 from grail_core.chain.base import Neuron
@@ -22,6 +23,7 @@ from grail_core.errors import BeaconError, ChainError, CheckpointError, DiskFull
 from grail_core.keys import ss58
 from grail_core.live_checkpoint import LiveCheckpoint
 from grail_core.participant import Participant
+from grail_core.proof.alternatives import EIGHT_BIT_GROUP, Alternatives, Weights, eight_bit
 from grail_core.proof.model import PolicyModel
 from grail_core.protocol import MinerStatus, RowSample, SignedVerdict, VerdictBody, WindowStatus
 from grail_core.protocol.constants import FAILURE_LOOKBACK_WINDOWS, WINDOW_LENGTH
@@ -44,6 +46,15 @@ _RETRY_SECONDS = 1.0
 _BEACON_SECONDS = 0.2
 
 
+@dataclass(frozen=True)
+class Compared:
+    """What every proof is compared with beside the current model, and on what share of a miner's sampled rollouts."""
+
+    earlier: int = 3  # checkpoints before the window's
+    eight_bit: bool = True
+    share: float = 1.0
+
+
 @dataclass
 class ValidatorService:
     participant: Participant
@@ -51,7 +62,7 @@ class ValidatorService:
     first_sight: FirstSight
     checkpoint: LiveCheckpoint
     environment_of: Callable[[CheckpointManifest], Environment]
-    alternatives: int = 1  # how many earlier checkpoints a proof is compared against
+    compared: Compared = field(default_factory=Compared)
     _sighted: queue.Queue[Window] = field(default_factory=queue.Queue)
 
     def run(self, stop: threading.Event, windows: int | None = None) -> int:
@@ -112,7 +123,7 @@ class ValidatorService:
         except GrailError as error:
             return self._finish_unscored(window, WindowStatus.INCONCLUSIVE, f"no checkpoint to judge with: {error.what}")
         announced = self._announced(window)
-        others = self._alternatives(context)
+        others = self._alternatives(context, loaded.model)
 
         def measure(submission: Submission, check_context: CheckContext, sample: RowSample, seed: Digest) -> MinerEvidence:
             return measure_sample(submission, check_context, sample, seed, loaded.model, others)
@@ -166,16 +177,19 @@ class ValidatorService:
             entries.append(Announced(neuron, sighting, file, in_time))
         return entries
 
-    def _alternatives(self, context: WindowContext) -> dict[str, PolicyModel]:
-        """The checkpoints before the window's own, by how many steps they are older."""
-        models = {}
-        for age, manifest in enumerate(self.participant.checkpoints.before(context.manifest, self.alternatives), start=1):
+    def _alternatives(self, context: WindowContext, model: PolicyModel) -> Alternatives | None:
+        """What this window's miners may have run instead: the checkpoints before its own, and 8-bit copies of its own."""
+        others: dict[str, Weights] = {}
+        for age, manifest in enumerate(self.participant.checkpoints.before(context.manifest, self.compared.earlier), start=1):
             try:
-                models[f"previous-{age}"] = self.checkpoint.at(manifest).model
+                others[f"previous-{age}"] = self.checkpoint.at(manifest).model.state
             except CheckpointError as error:
                 # Evidence says which alternatives were measured, so a missing one weakens the check and hides nothing.
                 log.event("alternative_unavailable", window=context.window, age=age, reason=error.what)
-        return models
+        if self.compared.eight_bit:
+            others["int8"] = partial(eight_bit, model)
+            others["int8-groups"] = partial(eight_bit, model, EIGHT_BIT_GROUP)
+        return Alternatives(model, others, self.compared.share) if others else None
 
     def _past(self, window: Window, neurons: list[Neuron]) -> Past:
         classes = {n.hotkey: self.ledger.known_class(n.hotkey, window) for n in neurons}

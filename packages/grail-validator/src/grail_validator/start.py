@@ -14,7 +14,7 @@ from grail_core.telemetry import get_logger
 from grail_envs.bound import BoundEnvironments
 from grail_validator.first_sight import FirstSight
 from grail_validator.ledger import Ledger
-from grail_validator.service import ValidatorService
+from grail_validator.service import Compared, ValidatorService
 
 log = get_logger(__name__)
 
@@ -27,7 +27,7 @@ def open_ledger(settings: Settings, participant: Participant) -> Ledger:
     return Ledger(ledger_path(settings), network_id=participant.network_id, hotkey=participant.signer.hotkey)
 
 
-def run_validator(settings: Settings, *, windows: int | None, alternatives: int) -> int:
+def run_validator(settings: Settings, *, windows: int | None, compared: Compared) -> int:
     """Join the network and judge until stopped. Returns the number of windows scored."""
     participant = Participant.from_settings(settings)
     neuron = participant.join(settings)
@@ -43,9 +43,9 @@ def run_validator(settings: Settings, *, windows: int | None, alternatives: int)
         participant=participant,
         ledger=ledger,
         first_sight=FirstSight(participant, ledger, Path(settings.cache_dir) / "validator" / "files"),
-        checkpoint=LiveCheckpoint(participant.checkpoints, device=settings.device, keep=1 + alternatives),
+        checkpoint=LiveCheckpoint(participant.checkpoints, device=settings.device, keep=1 + compared.earlier),
         environment_of=BoundEnvironments(settings.data_dir),
-        alternatives=alternatives,
+        compared=compared,
     )
     with stop_on_signals() as stop:
         scored = service.run(stop, windows)

@@ -1,66 +1,118 @@
-"""Section 6: did the miner run the current model, or one that the validator can name and run itself?
+"""Section 6: models that a miner may have run instead, run by the validator itself.
 
-For an alternative A the validator knows Δ = z_A − z_current at every challenged position, and e = z_miner − z_current. The
-projection t = ⟨e, Δ⟩ / ⟨Δ, Δ⟩ is 0 for the current model and 1 for A, whatever the numerics; 0.5 is the boundary. Honest
-drift scatters t: with the class's honest energy σ² a coordinate, and the coordinates of one rollout allowed to be fully
-dependent, sd(t)² ≤ σ² Σ_r (coordinates of r) ‖Δ_r‖² / ‖Δ‖⁴. A sample that could not tell the two apart is not acted on.
+An alternative A is other weights for the same architecture: an earlier checkpoint, an 8-bit copy. Its sketches and the
+current model's are both computed in float32, so that their difference is the weights' alone: in bf16 both ends carry kernel
+noise, which is larger than what one step of training changes, and which stands in the miner's difference too. What is decided
+from these numbers is `projection`'s.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
-import numpy as np
-import numpy.typing as npt
+import torch
+from torch import Tensor
 
-BOUNDARY = 0.5
-LEAST_POWER = 0.5
-Coordinates = npt.NDArray[np.float32]  # [k, 4]
+from grail_core.proof.group import measure_sketches
+from grail_core.proof.model import PolicyModel
+from grail_core.proof.projection import REFERENCE
+from grail_core.proof.sketches import Projections, Sketches
+from grail_core.protocol.constants import PROOF_BATCH_SIZE
+
+EIGHT_BIT_GROUP: Final = 32
+"""Columns to a scale in the 8-bit formats that do not scale whole channels."""
+
+Weights = Callable[[], Mapping[str, Tensor]]
+"""Gives the weights of an alternative by the names of `PolicyModel.state`, in any floating dtype."""
 
 
 @dataclass(frozen=True)
-class Projection:
-    """Outcome of one named alternative.
+class Rows:
+    """Rows to measure under other weights, as `measure_sketches` takes them, any number."""
 
-    `t` beyond `threshold` says A; `power` is the predicted probability of t beyond it if A was run; `testable` whether that
-    reaches LEAST_POWER. Without a difference between the models (Δ = 0) t is 0 and nothing is testable.
-    """
-
-    t: float
-    threshold: float
-    power: float
-    delta_rms: float  # RMS of Δ over all coordinates: how different the two models are
-    testable: bool
+    tokens: Sequence[Sequence[int]]
+    prompt_lengths: Sequence[int]
+    positions: Sequence[Sequence[int]]  # completion indices
 
 
-def project(errors: Sequence[Coordinates], deltas: Sequence[Coordinates], honest_energy: float, alpha: float) -> Projection:
-    """Test one alternative on the sampled rollouts.
+class Alternatives:
+    """What a validator compares miners with. One float32 copy of the model in memory, whatever the number of alternatives.
 
     Args:
-        errors: per rollout, claimed minus current z. deltas: per rollout, the alternative's minus current z.
-        honest_energy: mean squared drift of one coordinate that honest work of this class has at most.
-        alpha: false-reject rate.
+        current: the window's model. others: weights by name; a name says what a finding will say ("previous-1", "int8").
+        share: of a miner's sampled rollouts, how many are measured: the cost is a float32 pass for each name and one more.
+
+    Raises:
+        ValueError: an alternative has the reference's name, or the share is not in (0, 1].
     """
-    inner: list[float] = []
-    squares: list[float] = []
-    spread: list[float] = []
-    coordinates = 0
-    for error, delta in zip(errors, deltas, strict=True):
-        e, d = error.astype(np.float64).ravel(), delta.astype(np.float64).ravel()
-        good = np.isfinite(e) & np.isfinite(d)
-        e, d = e[good], d[good]
-        inner.append(math.fsum(e * d))
-        squares.append(math.fsum(d * d))
-        spread.append(len(d) * squares[-1])
-        coordinates += len(d)
-    total = math.fsum(squares)
-    if total <= 0:
-        return Projection(0.0, math.inf, 0.0, 0.0, False)
-    t = math.fsum(inner) / total
-    deviation = math.sqrt(max(honest_energy, 0.0) * math.fsum(spread)) / total
-    # ln(1/α) as for a sub-Gaussian sum: a little wider than the normal quantile.
-    threshold = BOUNDARY + math.sqrt(2 * math.log(1 / alpha)) * deviation
-    power = 0.5 * math.erfc((threshold - 1) / (math.sqrt(2) * deviation)) if deviation > 0 else 1.0
-    return Projection(t, threshold, power, math.sqrt(total / coordinates), power >= LEAST_POWER)
+
+    def __init__(self, current: PolicyModel, others: Mapping[str, Weights], share: float = 1.0) -> None:
+        if REFERENCE in others or not 0 < share <= 1:
+            raise ValueError(f"alternatives {', '.join(others)} with share {share}: a share in (0, 1], none named {REFERENCE}")
+        self._weights: dict[str, Weights] = {REFERENCE: current.state, **others}
+        self._share = share
+        # TF32 is off unless somebody switches it on; it would bring the kernel noise back.
+        self._scratch = PolicyModel(copy.deepcopy(current.module).float())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for name in self._weights if name != REFERENCE)
+
+    @property
+    def hidden_size(self) -> int:
+        return self._scratch.hidden_size
+
+    def count(self, sampled: int) -> int:
+        """How many of so many sampled rollouts are measured."""
+        return math.ceil(self._share * sampled)
+
+    def sketches(self, rows: Rows, signs: Projections) -> list[dict[str, Sketches]]:
+        """Per row, by name: float32 z [k, 4] at its positions, the reference's among them.
+
+        Raises:
+            OutOfVocabularyError, OverlongRowError: refused before the model runs.
+        """
+        found: list[dict[str, Sketches]] = [{} for _ in rows.tokens]
+        with self._scratch.lock:
+            for name, weights in self._weights.items():
+                self._become(weights())
+                for start in range(0, len(found), PROOF_BATCH_SIZE):
+                    at = slice(start, start + PROOF_BATCH_SIZE)
+                    batch = (rows.tokens[at], rows.prompt_lengths[at], rows.positions[at])
+                    for place, z in enumerate(measure_sketches(self._scratch, *batch, signs), start):
+                        found[place][name] = z
+        return found
+
+    @torch.no_grad()
+    def _become(self, weights: Mapping[str, Tensor]) -> None:
+        for name, value in self._scratch.state().items():
+            value.copy_(weights[name])
+
+
+def eight_bit(model: PolicyModel, group: int | None = None) -> dict[str, Tensor]:
+    """The model's weights as an 8-bit engine has them: the matrices of the blocks rounded, embeddings and head as they are.
+
+    Args:
+        group: input columns that share a scale; None: one scale per output channel.
+    """
+    return {
+        name: round_to_nearest(value, 8, group) if value.dim() > 1 and ".layers." in name else value
+        for name, value in model.state().items()
+    }
+
+
+def round_to_nearest(weight: Tensor, bits: int, group: int | None) -> Tensor:
+    """Weights [..., in] → float32 values that symmetric `bits`-bit integers with absolute-maximum scales stand for.
+
+    A width that is no multiple of `group` has one scale per output channel.
+    """
+    top = 2 ** (bits - 1) - 1
+    width = weight.shape[-1] if group is None or weight.shape[-1] % group else group
+    blocks = weight.float().reshape(-1, width)
+    scale = blocks.abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / top
+    rounded: Tensor = (blocks / scale).round().clamp(-top, top) * scale
+    return rounded.reshape(weight.shape)

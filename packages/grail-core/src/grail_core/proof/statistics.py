@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from grail_core.proof.alternatives import project
 from grail_core.proof.calibration import STATISTICS, PairCalibration, Shape
+from grail_core.proof.projection import REFERENCE, Sums, project, sums
 from grail_core.proof.sketches import differences
 from grail_core.protocol.constants import (
     COARSE_ERROR_BOUND,
     COARSE_ERROR_POSITIONS,
     COARSE_MARGIN,
     COARSE_MARGIN_POSITIONS,
+    COARSE_MARGIN_ROLLOUT_POSITIONS,
     COARSE_MARGIN_SHARE,
     FALSE_REJECT_RATE,
     POSITION_ERROR_WINSOR,
@@ -40,6 +41,15 @@ LOGPROB_CLIP = 0.1  # nats
 
 
 @dataclass(frozen=True)
+class InFloat32:
+    """One rollout against the current model computed in float32, each [k, 4]; what `projection.project` takes."""
+
+    errors: npt.NDArray[np.float32]  # claimed z minus the reference's
+    drift: npt.NDArray[np.float32]  # the validator's own z, in its own numerics, minus the reference's
+    deltas: Mapping[str, npt.NDArray[np.float32]]  # alternative → its z minus the reference's
+
+
+@dataclass(frozen=True)
 class Comparison:
     """One sampled rollout: claims against measurements at its k challenged positions."""
 
@@ -48,7 +58,7 @@ class Comparison:
     errors: npt.NDArray[np.float32]  # [k, 4] claimed minus measured z; NaN where the measured state has no sketch
     logprob_errors: npt.NDArray[np.float32]  # [k] claimed minus measured, nats
     margins: npt.NDArray[np.float64]  # [k]
-    deltas: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)  # alternative → [k, 4], its z minus ours
+    in_float32: InFloat32 | None = None  # None: the alternatives were not measured on this rollout
 
 
 def compare(
@@ -62,14 +72,23 @@ def compare(
     margins: npt.NDArray[np.floating],
     alternatives: Mapping[str, npt.NDArray[np.float32]] | None = None,
 ) -> Comparison:
-    """All arrays at the challenged positions alone, in the same order; sketches int16 [k, 4] as `parse_sketches` gives."""
+    """All arrays at the challenged positions alone, in the same order; sketches int16 [k, 4] as `parse_sketches` gives.
+
+    Args:
+        alternatives: float32 z [k, 4] by name, the reference's among them; empty or None where they were not measured.
+    """
+    in_float32 = None
+    if alternatives:
+        reference = alternatives[REFERENCE]
+        deltas = {name: other - reference for name, other in alternatives.items() if name != REFERENCE}
+        in_float32 = InFloat32(differences(claimed_sketches, reference), z - reference, deltas)
     return Comparison(
         group=group,
         rollout=rollout,
         errors=differences(claimed_sketches, z),
         logprob_errors=np.asarray(claimed_logprobs, dtype=np.float32) - np.asarray(logprobs, dtype=np.float32),
         margins=np.asarray(margins, dtype=np.float64),
-        deltas={name: np.asarray(other, dtype=np.float32) - z for name, other in (alternatives or {}).items()},
+        in_float32=in_float32,
     )
 
 
@@ -112,10 +131,10 @@ def evaluate(
     if not sample:
         return []
     enforced = pair is not None and pair.covers(shape)
-    names = sorted({name for one in sample for name in one.deltas})
+    names = alternatives_in(sample)
     share = alpha / (len(STATISTICS) + len(names))
     pooled = {name: _pooled(name, sample, pair, enforced, share) for name in STATISTICS}
-    alternatives = [_alternative(name, sample, pair, enforced, share) for name in names]
+    alternatives = [_alternative(name, sample, enforced, share) for name in names]
     return [coarse_error(sample), pooled["energy"], *alternatives, pooled["logprob"], coarse_margin(sample), pooled["margin"]]
 
 
@@ -146,23 +165,35 @@ def coarse_error(sample: Sequence[Comparison]) -> Statistic:
 
 
 def coarse_margin(sample: Sequence[Comparison]) -> Statistic:
-    """The largest share of margins above 1 in a group with at least 64 positions. Always enforced."""
-    worst: tuple[float, int | None] = (0.0, None)
+    """The largest share of margins above 1 in a rollout with at least 16 positions, or a group with 64. Always enforced.
+
+    A rollout that was drawn with another seed stands out alone; in a group it is hidden behind honest ones.
+    """
+    sets: list[tuple[int, int | None, list[Comparison], int]] = [
+        (one.group, one.rollout, [one], COARSE_MARGIN_ROLLOUT_POSITIONS) for one in sample
+    ]
+    sets += [(group, None, members, COARSE_MARGIN_POSITIONS) for group, members in _by_group(sample).items()]
+    worst: tuple[float, int | None, int | None] = (0.0, None, None)
+    over = {id(one): int((one.margins > COARSE_MARGIN).sum()) for one in sample}
     eligible = 0
-    for group, members in _by_group(sample).items():
+    for group, rollout, members, least in sets:
         count = sum(len(one.margins) for one in members)
-        if count >= COARSE_MARGIN_POSITIONS:
-            eligible += 1
-            over = sum(int((one.margins > COARSE_MARGIN).sum()) for one in members) / count
-            worst = max(worst, (over, group), key=lambda item: item[0])
+        if count < least:
+            continue
+        eligible += 1
+        share = sum(over[id(one)] for one in members) / count
+        if share > worst[0]:
+            worst = (share, group, rollout)
     return Statistic(
         "sampling",
         "coarse_margin",
         _short(worst[0]),
         COARSE_MARGIN_SHARE,
         True,
-        f"largest share of margins above {COARSE_MARGIN:g} in {eligible} groups of {COARSE_MARGIN_POSITIONS} positions or more",
+        f"largest share of margins above {COARSE_MARGIN:g} in {eligible} rollouts and groups with at least "
+        f"{COARSE_MARGIN_ROLLOUT_POSITIONS} and {COARSE_MARGIN_POSITIONS} positions",
         worst[1],
+        worst[2],
     )
 
 
@@ -196,6 +227,17 @@ def rollout_values(name: str, sample: Sequence[Comparison]) -> npt.NDArray[np.fl
     return np.array([value(one) for one in sample], dtype=np.float64)
 
 
+def alternatives_in(sample: Sequence[Comparison]) -> list[str]:
+    """Names of the alternatives that were measured on any rollout."""
+    return sorted({name for one in sample if one.in_float32 for name in one.in_float32.deltas})
+
+
+def alternative_sums(name: str, sample: Sequence[Comparison]) -> Sums:
+    """What the test of one alternative takes, of the rollouts on which it was measured."""
+    tested = [one.in_float32 for one in sample if one.in_float32 and name in one.in_float32.deltas]
+    return sums([one.errors for one in tested], [one.deltas[name] for one in tested], [one.drift for one in tested])
+
+
 def clip_of(name: str) -> float:
     return _VALUES[name][1]
 
@@ -224,19 +266,15 @@ def _pooled(name: str, sample: Sequence[Comparison], pair: PairCalibration | Non
     )
 
 
-def _alternative(
-    name: str, sample: Sequence[Comparison], pair: PairCalibration | None, enforced: bool, alpha: float
-) -> Statistic:
-    tested = [one for one in sample if name in one.deltas]
-    null = pair.nulls["energy"] if pair is not None else None
-    honest = ENERGY_CLIP if null is None else null.worst_mean + null.dead_zone
-    result = project([one.errors for one in tested], [one.deltas[name] for one in tested], honest, alpha)
+def _alternative(name: str, sample: Sequence[Comparison], enforced: bool, alpha: float) -> Statistic:
+    tested = alternative_sums(name, sample)
+    found = project(tested, alpha)
     detail = (
-        f"0 is the current model, 1 is {name}; power {result.power:.2f} on {len(tested)} rollouts, "
-        f"RMS distance {result.delta_rms:.4g}"
+        f"log-evidence that {name} was run, {len(tested.inner)} rollouts; on the way from the current model (0) to it (1): "
+        f"{found.t:.3g}, RMS distance {found.delta_rms:.3g}, power {found.power:.2f}"
     )
-    threshold = _short(result.threshold) if math.isfinite(result.threshold) else None
-    return Statistic("proof", name, _short(result.t), threshold, enforced and result.testable, detail)
+    threshold = _short(math.log(1 / alpha))
+    return Statistic("proof", name, _short(found.log_evidence), threshold, enforced and found.testable, detail)
 
 
 def _by_group(sample: Sequence[Comparison]) -> dict[int, list[Comparison]]:

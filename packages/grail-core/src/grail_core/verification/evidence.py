@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from grail_core.errors import ProtocolViolationError
+from grail_core.proof.projection import REFERENCE
 from grail_core.protocol.constants import SKETCH_DIMENSIONS
 from grail_core.protocol.types import Digest, Hotkey
 
@@ -40,8 +41,9 @@ class JudgeEvidence:
 class RolloutEvidence:
     """One sampled rollout with k challenged completion positions.
 
-    `z` [k, 4] are the validator's unrounded sketch values at those positions, `alternatives` the same under other weights;
-    `logprob` [k] the unwarped log-probability of the claimed token (nats); `margin` [k] of section 4 (logits, clipped at 4).
+    `z` [k, 4] are the validator's unrounded sketch values at those positions; `alternatives` the same in float32 under the
+    current weights and each alternative's, by name, empty where the challenge did not draw this rollout for them; `logprob`
+    [k] the unwarped log-probability of the claimed token (nats); `margin` [k] of section 4 (logits, clipped at 4).
     """
 
     group: int
@@ -154,6 +156,9 @@ def _rollout(row: Mapping[str, object]) -> RolloutEvidence:
     def matrix(raw: object) -> F32:
         return np.frombuffer(raw, "<f4").reshape(-1, SKETCH_DIMENSIONS)  # type: ignore[call-overload, no-any-return]
 
+    alternatives = {name: matrix(raw) for name, raw in row["alternatives"]}  # type: ignore[attr-defined]
+    if alternatives and REFERENCE not in alternatives:
+        raise ValueError(f"alternatives without {REFERENCE!r}, which they are compared with")
     return RolloutEvidence(
         group=row["g"],  # type: ignore[arg-type]
         rollout=row["r"],  # type: ignore[arg-type]
@@ -166,5 +171,5 @@ def _rollout(row: Mapping[str, object]) -> RolloutEvidence:
         z=matrix(row["z"]),
         logprob=np.frombuffer(row["logprob"], "<f4"),  # type: ignore[call-overload]
         margin=np.frombuffer(row["margin"], "<f4"),  # type: ignore[call-overload]
-        alternatives={name: matrix(raw) for name, raw in row["alternatives"]},  # type: ignore[attr-defined]
+        alternatives=alternatives,
     )

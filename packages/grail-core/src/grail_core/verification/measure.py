@@ -8,16 +8,18 @@ rollouts 16 at a time in the order drawn.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from grail_core.proof.group import measure_rows, measure_sketches
+from grail_core.proof.alternatives import Alternatives, Rows
+from grail_core.proof.group import measure_rows
 from grail_core.proof.model import PolicyModel
 from grail_core.proof.numerics import numerics_class_of
 from grail_core.proof.sketches import projections
 from grail_core.protocol import RowSample, challenged_positions
 from grail_core.protocol.constants import PROOF_BATCH_SIZE, ROLLOUTS_PER_PROBLEM
+from grail_core.protocol.randomness import DRAW_ALTERNATIVES, draw
 from grail_core.protocol.types import Digest
 from grail_core.telemetry import get_logger
 from grail_core.verification.context import CheckContext
@@ -55,9 +57,13 @@ def measure_sample(
     sample: RowSample,
     challenge_seed: Digest,
     model: PolicyModel,
-    alternatives: Mapping[str, PolicyModel],
+    alternatives: Alternatives | None = None,
 ) -> MinerEvidence:
-    """Evidence of a file's sample. A rollout the judge cannot conclude on is replaced by the next of the draw."""
+    """Evidence of a file's sample. A rollout the judge cannot conclude on is replaced by the next of the draw.
+
+    Args:
+        alternatives: measured on a share of the rollouts that the challenge draws; None measures none.
+    """
     judged: dict[int, JudgeEvidence] = {}
     whole = [[submission.index_of(group, r) for r in range(ROLLOUTS_PER_PROBLEM)] for group in sample.whole_groups]
     for index in (index for group in whole for index in group):
@@ -68,7 +74,11 @@ def measure_sample(
     rollouts: list[RolloutEvidence] = []
     for batch in batches:
         rows = [challenged(submission, index, challenge_seed) for index in batch]
-        rollouts += measure_batch(submission, context, rows, judged, model, alternatives)
+        rollouts += measure_batch(submission, context, rows, judged, model)
+    if alternatives is not None:
+        drawn = sorted(draw(challenge_seed, DRAW_ALTERNATIVES, len(rollouts), alternatives.count(len(rollouts))))
+        for at, one in zip(drawn, _under_others(submission, context, [rollouts[i] for i in drawn], alternatives), strict=True):
+            rollouts[at] = one
     return evidence_of(submission, model, rollouts, lost)
 
 
@@ -93,7 +103,6 @@ def measure_batch(
     rows: Sequence[SampledRow],
     judged: Mapping[int, JudgeEvidence],
     model: PolicyModel,
-    alternatives: Mapping[str, PolicyModel],
 ) -> list[RolloutEvidence]:
     """One proof batch: at most 16 rows, in the order given."""
     table = submission.table
@@ -104,8 +113,7 @@ def measure_batch(
     seeds = [context.window.sampling_seed(context.hotkey, group, rollout) for group, rollout in names]
     signs = projections(context.window.randomness, context.window.window_seed, model.hidden_size)
     measured = measure_rows(model, tokens, prompt_lengths, positions, signs, context.policy, seeds)
-    others = {name: measure_sketches(other, tokens, prompt_lengths, positions, signs) for name, other in alternatives.items()}
-    evidence = [
+    return [
         RolloutEvidence(
             group=group,
             rollout=rollout,
@@ -114,11 +122,25 @@ def measure_batch(
             z=measurement.z,
             logprob=measurement.logprobs,
             margin=measurement.margins.astype(np.float32),
-            alternatives={name: values[place] for name, values in others.items()},
         )
-        for place, (row, (group, rollout), measurement) in enumerate(zip(rows, names, measured, strict=True))
+        for row, (group, rollout), measurement in zip(rows, names, measured, strict=True)
     ]
-    return evidence
+
+
+def _under_others(
+    submission: Submission, context: CheckContext, rollouts: Sequence[RolloutEvidence], alternatives: Alternatives
+) -> list[RolloutEvidence]:
+    """The same rollouts with the sketches of the current model in float32 and of every alternative."""
+    table = submission.table
+    indices = [submission.index_of(one.group, one.rollout) for one in rollouts]
+    rows = Rows(
+        tokens=[table.tokens[index].tolist() for index in indices],
+        prompt_lengths=[int(table.prompt_length[index]) for index in indices],
+        positions=[one.positions.tolist() for one in rollouts],
+    )
+    signs = projections(context.window.randomness, context.window.window_seed, alternatives.hidden_size)
+    measured = alternatives.sketches(rows, signs)
+    return [replace(one, alternatives=others) for one, others in zip(rollouts, measured, strict=True)]
 
 
 def judge_row(submission: Submission, context: CheckContext, index: int) -> JudgeEvidence:

@@ -76,7 +76,7 @@ def verify_group(submission: Submission, context: CheckContext, group: int, mode
     indices = [submission.index_of(group, r) for r in range(ROLLOUTS_PER_PROBLEM)]
     judged = {index: judge_row(submission, context, index) for index in indices}
     rows = [opened_whole(submission, index) for index in indices]
-    rollouts = measure_batch(submission, context, rows, judged, model, alternatives={})
+    rollouts = measure_batch(submission, context, rows, judged, model)
     lost = sum(one.judge.stability is not JudgeStability.STABLE for one in rollouts)
     evidence = evidence_of(submission, model, rollouts, lost)
     return GroupVerification(decide(submission, evidence), evidence)

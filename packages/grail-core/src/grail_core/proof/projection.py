@@ -1,0 +1,122 @@
+"""Section 6: the test of one named alternative, from numbers alone.
+
+z_current and z_A are computed in float32 (`alternatives`), so that Δ = z_A − z_current is the weights' alone. With
+e = z_miner − z_current, rollout r gives u = ⟨e, Δ⟩ and q = ⟨Δ, Δ⟩; u / q is 0 for the current model and 1 for A. Honest
+noise is as likely to point along Δ as against it, up to an error of the measurement of at most b of the way: given everything
+but the signs of the rollouts' noise, x = u − b q is symmetric about a point ≤ 0. For such x and any λ > 0 that does not depend
+on those signs, E[exp(λx) / cosh(λx)] = E[1 + tanh(λx)] ≤ 1: it is 1 for an x symmetric about 0 and falls when x is shifted
+down. So W = Π_r exp(λx_r) / cosh(λx_r) has E[W] ≤ 1 over independent rollouts, a mean of several such W has too, and Markov's
+inequality gives P(W ≥ 1/α) ≤ α: at every sample size, for every tail and every mixture of unlike rollouts. W is the likelihood
+ratio of N(m, v) against its symmetrised self at λ = m / v, which is where λ is set.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from grail_core.protocol.constants import SKETCH_SCALE
+
+REFERENCE: Final = "current"
+"""The current model in float32; every other name in an evidence's alternatives is compared with it."""
+
+DEAD_ZONE: Final = 0.25
+"""b: the share of the way to A that is put down to the measurement. Honest miners were met at up to 0.1 (docs/proof.md)."""
+
+DEPENDENCE: Final = (1.0, 4.0, 16.0)
+"""How many times the variance of independent coordinates a rollout's u may have; measured 2 to 3. One W for each."""
+
+LEAST_POWER: Final = 0.5
+"""An alternative whose predicted power is less is reported and not acted on."""
+
+Coordinates = npt.NDArray[np.float32]  # [k, 4]
+Floats = npt.NDArray[np.float64]
+
+_ROUNDING = (1 / SKETCH_SCALE) ** 2 / 12  # variance of a claimed word
+_NODES, _MASSES = np.polynomial.hermite_e.hermegauss(24)  # E over N(0, 1) = Σ mass f(node) / √(2π)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Outcome of one named alternative.
+
+    `log_evidence` is ln W: A is found where it reaches ln(1/α). `t` = Σu / Σq, 0 for the current model and 1 for A. `power`:
+    predicted probability of finding A if it was run; `testable` whether that reaches LEAST_POWER. Without a difference
+    between the models (Δ = 0) nothing is testable.
+    """
+
+    log_evidence: float
+    t: float
+    power: float
+    delta_rms: float  # RMS of Δ over all coordinates: how different the two models are
+    testable: bool
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What the test needs of every rollout, float64 [n] each."""
+
+    inner: Floats  # ⟨e, Δ⟩
+    squares: Floats  # ⟨Δ, Δ⟩
+    noise: Floats  # ⟨drift, drift⟩
+    coordinates: Floats  # how many were finite in all three
+
+    def of(self, rollouts: npt.NDArray[np.intp]) -> Sums:
+        """Those of the rollouts at these indices."""
+        return Sums(self.inner[rollouts], self.squares[rollouts], self.noise[rollouts], self.coordinates[rollouts])
+
+
+def sums(errors: Sequence[Coordinates], deltas: Sequence[Coordinates], drifts: Sequence[Coordinates]) -> Sums:
+    """Of rollouts, from their arrays [k, 4].
+
+    Args:
+        errors: claimed z minus the reference's. deltas: the alternative's minus the reference's.
+        drifts: the validator's own z, in the numerics it verifies in, minus the reference's: how large honest noise is.
+    """
+    rows = [_row(*one) for one in zip(errors, deltas, drifts, strict=True)]
+    return Sums(*np.array(rows, dtype=np.float64).reshape(-1, 4).T)
+
+
+def project(rollouts: Sums, alpha: float) -> Projection:
+    """Test one alternative on independent rollouts at false-reject rate `alpha`."""
+    total, count = math.fsum(rollouts.squares), math.fsum(rollouts.coordinates)
+    if total <= 0:
+        return Projection(0.0, 0.0, 0.0, 0.0, False)
+    variance = math.fsum(rollouts.noise) / count + _ROUNDING
+    moved = rollouts.inner - DEAD_ZONE * rollouts.squares
+    parts = [math.fsum(_log_ratio((1 - DEAD_ZONE) / (variance * dependence) * moved)) for dependence in DEPENDENCE]
+    highest = max(parts)
+    log_evidence = highest + math.log(math.fsum(math.exp(part - highest) for part in parts) / len(parts))
+    power = _predicted_power(rollouts.squares / variance, math.log(len(DEPENDENCE) / alpha))
+    t = math.fsum(rollouts.inner) / total
+    return Projection(log_evidence, t, power, math.sqrt(total / count), testable=power >= LEAST_POWER)
+
+
+def _row(error: Coordinates, delta: Coordinates, drift: Coordinates) -> tuple[float, float, float, float]:
+    e, d, n = (part.astype(np.float64).ravel() for part in (error, delta, drift))
+    good = np.isfinite(e) & np.isfinite(d) & np.isfinite(n)
+    e, d, n = e[good], d[good], n[good]
+    return math.fsum(e * d), math.fsum(d * d), math.fsum(n * n), float(len(e))
+
+
+def _log_ratio(a: Floats) -> Floats:
+    """ln(exp(a) / cosh(a)) = ln 2 − ln(1 + exp(−2a))."""
+    return math.log(2) - np.logaddexp(0.0, -2 * a)
+
+
+def _predicted_power(distances: Floats, needed: float) -> float:
+    """Probability that ln W reaches `needed` if A was run; `distances` are q over the variance of a coordinate.
+
+    Noise is taken as Gaussian with the middle dependence, ln W as Gaussian with the mean and variance that this gives it.
+    """
+    d = (1 - DEAD_ZONE) * np.sqrt(distances / DEPENDENCE[1])
+    values = _log_ratio(d[:, None] ** 2 + d[:, None] * _NODES)
+    masses = _MASSES / math.sqrt(2 * math.pi)
+    means = values @ masses
+    spread = math.sqrt(max(math.fsum(np.square(values) @ masses - np.square(means)), 1e-12))
+    return 0.5 * math.erfc((needed - math.fsum(means)) / (math.sqrt(2) * spread))

@@ -28,8 +28,8 @@ REFERENCE: Final = "current"
 DEAD_ZONE: Final = 0.25
 """b: the share of the way to A that is put down to the measurement. Honest miners were met at up to 0.1 (docs/proof.md)."""
 
-DEPENDENCE: Final = (1.0, 4.0, 16.0)
-"""How many times the variance of independent coordinates a rollout's u may have; measured 2 to 3. One W for each."""
+DEPENDENCE: Final = (1.0, 3.0, 9.0)
+"""How many times the variance of independent coordinates a rollout's u may have; measured 1.5 to 3. One W for each."""
 
 LEAST_POWER: Final = 0.5
 """An alternative whose predicted power is less is reported and not acted on."""

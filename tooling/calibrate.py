@@ -1,9 +1,11 @@
-"""Make the calibration table that ships with `grail-core`, from localnet's own models.
+"""Make the calibration table that ships with `grail-core`, from two kinds of checkpoints.
 
-Each model is what `grail-trainer init` makes, then trained for a few windows as localnet's trainer would; every checkpoint on
-the way is one calibration condition. Prompts are the environment's, rendered as miners render them. Half an hour on one core.
+Localnet's models: each is what `grail-trainer init` makes, then trained for a few windows as localnet's trainer would; every
+checkpoint on the way counts. Language models: those of `tooling.power`, of other seeds than the one that attacks are judged on,
+some trained to the end and some for a third of it; their completions are long, and their drift is that of a model that has
+learned text. Half an hour on one core; GRAIL_DATA_DIR should have GSM8K, which the language models learn.
 
-    python -m tooling.calibrate --version bf16-cpu/1
+    python -m tooling.calibrate --version bf16-cpu/2
 """
 
 from __future__ import annotations
@@ -14,12 +16,20 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from grail_core.cli_support import run_cli
 
-_SHIPPED = Path(__file__).parent.parent / "packages/grail-core/src/grail_core/proof/calibration.json"
+if TYPE_CHECKING:
+    from grail_core.calibrate import Source
+
+_ROOT = Path(__file__).parent.parent
+_SHIPPED = _ROOT / "packages/grail-core/src/grail_core/proof/calibration.json"
+_PLOT = _ROOT / "docs/calibration.svg"
+_LANGUAGE_MODELS = ((21, 1.0), (22, 1.0), (23, 1 / 3), (24, 1 / 3))  # (seed, share of the study's steps)
+_LANGUAGE_TOKENS = 64
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -30,48 +40,96 @@ _SHIPPED = Path(__file__).parent.parent / "packages/grail-core/src/grail_core/pr
 @click.option("--windows", default=3, show_default=True, type=click.IntRange(min=0), help="Windows of training of each model.")
 @click.option("--groups", default=24, show_default=True, type=click.IntRange(min=1), help="Groups of 16 a training window.")
 @click.option(
-    "--prompts", default=60, show_default=True, type=click.IntRange(min=1), help="Calibration prompts per checkpoint."
+    "--prompts", default=30, show_default=True, type=click.IntRange(min=1), help="Calibration prompts of each of these."
+)
+@click.option(
+    "--language-prompts", default=20, show_default=True, type=click.IntRange(min=1), help="Those of each language model."
 )
 @click.option("--learning-rate", default=1e-3, show_default=True)
 @click.option("--version", required=True, help="The text that verdicts name the table by.")
 @click.option("--work", type=click.Path(path_type=Path, file_okay=False), help="Keep checkpoints here, and use those there.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=_SHIPPED, show_default=True)
+@click.option("--plot", "plot_to", type=click.Path(path_type=Path, dir_okay=False), default=_PLOT, show_default=True)
+@click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures of every condition here.")
 def main(
     env_id: str,
     seeds: int,
     windows: int,
     groups: int,
     prompts: int,
+    language_prompts: int,
     learning_rate: float,
     version: str,
     work: Path | None,
     out: Path,
+    plot_to: Path,
+    report: Path | None,
 ) -> None:
     """Train small models, measure honest drift at every checkpoint, and write the table."""
     import torch
 
     from grail_core.calibrate import calibrate
-    from grail_core.prompts import PromptRenderer
-    from grail_core.proof.calibration import CalibrationTable
-    from grail_envs import load
-    from grail_trainer.model_folder import sampling_defaults
+    from grail_core.calibrate_plot import plot
 
     torch.set_num_threads(1)
     root = work or Path(tempfile.mkdtemp(prefix="grail-calibrate-"))
-    environment = load(env_id)
     folders: list[Path] = []
     for seed in range(seeds):
         folders += checkpoints(env_id, root / f"seed{seed}", seed, windows, groups, learning_rate, large=seed % 2 == 1)
-    asked = []
+    sources = [*network_sources(env_id, folders, prompts), *language_sources(language_prompts)]
+
+    def told(label: str, done: int, total: int) -> None:
+        click.echo(f"{done}/{total} {label}", err=True)
+
+    found = calibrate(sources, version=version, told=told)
+    out.write_text(json.dumps(found.table.to_json(), indent=1) + "\n", encoding="utf-8")
+    plot_to.write_text(plot(found), encoding="utf-8")
+    if report is not None:
+        report.write_text("".join(json.dumps(one.to_json()) + "\n" for one in found.observations), encoding="utf-8")
+    for pair in found.table.pairs.values():
+        click.echo(f"{pair.miner} → {pair.validator}: {pair.tokens} tokens, {pair.checkpoints} checkpoints, {pair.positions}")
+
+
+def network_sources(env_id: str, folders: list[Path], prompts: int) -> list[Source]:
+    """Localnet's checkpoints with problems of the environment, rendered as miners render them."""
+    from grail_core.calibrate import Source
+    from grail_core.prompts import PromptRenderer
+    from grail_envs import load
+    from grail_trainer.model_folder import sampling_defaults
+
+    environment = load(env_id)
+    sources = []
     for index, folder in enumerate(folders):
-        renderer = PromptRenderer(folder)
+        renderer, defaults = PromptRenderer(folder), sampling_defaults(folder)
         problems = [environment.problem(_word(f"calibrate|{index}|{i}")) for i in range(prompts)]
-        asked.append([renderer.render(environment.messages(problem)) for problem in problems])
-    defaults = sampling_defaults(folders[0])
-    pair = calibrate(folders, asked, defaults.policy, frozenset(defaults.end_tokens), report=True)
-    table = CalibrationTable(version, {(pair.miner, pair.validator): pair})
-    out.write_text(json.dumps(table.to_json(), indent=1) + "\n", encoding="utf-8")
-    click.echo(f"{out}: {pair.tokens} tokens, {pair.rollouts} rollouts, {pair.checkpoints} checkpoints")
+        asked = [renderer.render(environment.messages(problem)) for problem in problems]
+        name = f"{env_id} {folder.parent.name} {folder.name}"
+        sources.append(Source(name, folder, asked, defaults.policy, frozenset(defaults.end_tokens)))
+    return sources
+
+
+def language_sources(prompts: int) -> list[Source]:
+    """Language models with the openings of documents that none of them was trained on, other ones for each."""
+    from grail_core.calibrate import Source
+    from grail_core.generation.base import GenerationPolicy
+    from tooling.power.artefacts import Artefacts, default_folder
+    from tooling.power.corpus import load_corpus
+    from tooling.power.language_model import ASSISTANT, END, STUDY, USER, encoder, language_model
+    from tooling.power.workbench import PROMPT_TOKENS
+
+    store, corpus = Artefacts(default_folder()), load_corpus()
+    sources = []
+    for index, (seed, share) in enumerate(_LANGUAGE_MODELS):
+        shape = dataclasses.replace(STUDY, layers=4, seed=seed, steps=round(share * STUDY.steps))
+        folder = language_model(store, corpus, shape).folder
+        tokens = encoder(folder)
+        user, assistant, end = (tokens.token_to_id(control) for control in (USER, ASSISTANT, END))
+        room = PROMPT_TOKENS - 2
+        openings = [ids[:room] for d in corpus.held_out if len(ids := tokens.encode(d.prompt).ids) >= room]
+        asked = [(user, *ids, assistant) for ids in openings[prompts * index : prompts * (index + 1)]]
+        name = f"language seed {seed}, {shape.steps} steps"
+        sources.append(Source(name, folder, asked, GenerationPolicy(_LANGUAGE_TOKENS), frozenset({end})))
+    return sources
 
 
 def checkpoints(
@@ -103,7 +161,7 @@ def checkpoints(
     masters = Masters.load(
         folders[0], learning_rate=learning_rate, betas=settings.adam_betas, weight_decay=settings.weight_decay
     )
-    serving = PolicyModel.load(folders[0])
+    serving, reference = PolicyModel.load(folders[0]), PolicyModel.load(folders[0]).module
     for window, folder in enumerate(folders[1:]):
         batch, solved = training_batch(
             serving,
@@ -121,6 +179,7 @@ def checkpoints(
             window=window,
             temperature=defaults.policy.temperature,
             token_limit=defaults.policy.max_tokens,
+            reference=reference,
         )
         serving.load_state(masters.published())
         shutil.copytree(folders[0], folder)

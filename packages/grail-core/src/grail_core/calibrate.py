@@ -1,39 +1,80 @@
 """Measure honest drift: generate as a miner does, measure as a validator does, fit the null of every pooled statistic.
 
-What can differ between two honest machines of one class is varied here on one machine: whole groups against single rollouts in
-another order (other shapes of the matrix products), SDPA against eager attention, and the CPU's bf16 kernels on and off as
-a stand-in for another processor generation. Rows are generated with the key-value cache, as miners generate them. The fit
+What can differ between two honest machines is varied here on one: the attention of either side, whole groups against single
+rollouts in another order (other shapes of the matrix products), batches of one, and the CPU's bf16 kernels on and off. A class
+against itself is also measured by the other attention, as a stand-in for another processor generation: identical machines
+would give a null that nobody else's could meet. Rows are generated with the key-value cache, as miners generate them. The fit
 takes the worst condition, so a table is wider than any one of them.
 
-    python -m grail_core.calibrate --model CHECKPOINT… --prompts PROMPTS.jsonl --end-token 1 --out calibration.json
+What no miner may claim (sketches kept from decoding, float16 and float32) is measured for the record and never fitted.
+`grail-validator calibrate` and `tooling/calibrate.py` are the two commands that end here.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+import datetime
+import os
+import platform
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib.metadata import version as version_of
 from pathlib import Path
+from typing import Any, Final, Protocol, get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
+from grail_core.errors import ConfigurationError
 from grail_core.generation.base import GenerationPolicy, GenerationRequest
 from grail_core.generation.hf import HfGenerator
 from grail_core.proof.calibration import STATISTICS, CalibrationTable, Null, PairCalibration, Shape
-from grail_core.proof.group import RowProof, measure_rows, prove_rows
+from grail_core.proof.group import RowMeasurement, RowProof, measure_rows, prove_rows
 from grail_core.proof.model import Attention, PolicyModel
 from grail_core.proof.numerics import numerics_class_of
-from grail_core.proof.sketches import Projections, parse_sketches, projections
+from grail_core.proof.sketches import Projections, parse_sketches, projections, quantise, sketch
 from grail_core.proof.statistics import Comparison, clip_of, compare, rollout_values
 from grail_core.protocol import challenged_positions
 from grail_core.protocol.constants import PROOF_BATCH_SIZE, ROLLOUTS_PER_PROBLEM
 from grail_core.protocol.randomness import Randomness
 
+ATTENTIONS: Final[tuple[Attention, ...]] = get_args(Attention)
+_BY = "by "  # the condition of a same-class pair that the other attention measured
 _NETWORK = bytes(32)  # seeds of a calibration belong to no network
+_SUMS = frozenset({"margin"})  # statistics whose rollout value is a sum over the opened positions; the others are means
+
+
+@dataclass(frozen=True)
+class Source:
+    """One checkpoint, what it is asked, and how it is sampled. `name` stands in the report."""
+
+    name: str
+    folder: Path
+    prompts: Sequence[tuple[int, ...]]
+    policy: GenerationPolicy
+    end_tokens: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A way to measure the same rows."""
+
+    name: str
+    batch: int = PROOF_BATCH_SIZE
+    shuffled: bool = False
+    other_kernels: bool = False
+
+
+GROUPS = Condition("groups")
+_CONDITIONS = (
+    GROUPS,
+    Condition("singles", shuffled=True),
+    Condition("batch 1", batch=1),
+    Condition("other kernels", shuffled=True, other_kernels=True),
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +89,66 @@ class HonestRow:
     @property
     def completion_length(self) -> int:
         return len(self.tokens) - self.prompt_length
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """The rollouts of one checkpoint under one condition of one pair of classes."""
+
+    checkpoint: str
+    miner: str
+    validator: str
+    condition: str
+    fitted: bool  # False: for the record
+    tokens: int
+    positions: float  # mean challenged positions of a rollout
+    values: Mapping[str, npt.NDArray[np.float64]]  # statistic → one value per rollout, unclipped
+
+    @property
+    def rollouts(self) -> int:
+        return len(self.values["energy"])
+
+    @property
+    def rms(self) -> npt.NDArray[np.float64]:
+        """Root mean square of each rollout's sketch differences."""
+        return np.sqrt(self.values["energy"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Figures of this condition. `rms` pools the rollouts (the root of the mean energy); maxima are single rollouts'."""
+        figures = {"rms": float(np.sqrt(self.values["energy"].mean())), "rms_max": float(self.rms.max())}
+        for name in ("margin", "logprob"):
+            figures |= {name: float(self.values[name].mean()), f"{name}_max": float(self.values[name].max())}
+        return {
+            "checkpoint": self.checkpoint,
+            "miner": self.miner,
+            "validator": self.validator,
+            "condition": self.condition,
+            "fitted": self.fitted,
+            "rollouts": self.rollouts,
+            "tokens": self.tokens,
+            "positions": round(self.positions, 3),
+            **{name: float(f"{value:.4g}") for name, value in figures.items()},
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """A table, and every condition it was fitted from."""
+
+    table: CalibrationTable
+    observations: tuple[Observation, ...]
+
+    def conditions_of(self, pair: PairCalibration) -> dict[str, list[Observation]]:
+        """One observation per checkpoint by condition: the validator's own, the other attention's, those for the record."""
+        found: dict[str, list[Observation]] = {}
+        for one in sorted(self.observations, key=lambda o: (not o.fitted, o.condition.startswith(_BY))):
+            if (one.miner, one.validator) == (pair.miner, pair.validator):
+                found.setdefault(one.condition, []).append(one)
+        return found
+
+
+class Progress(Protocol):
+    def __call__(self, label: str, done: int, total: int) -> None: ...
 
 
 def mine(
@@ -81,116 +182,250 @@ def verify(
     order: Sequence[int] | None = None,
 ) -> list[Comparison]:
     """Claims against measurements, at the positions a challenge would open; batches of 16 in `order` (None: as they stand)."""
-    sequence = list(range(len(rows))) if order is None else list(order)
-    sample: list[Comparison] = []
-    for start in range(0, len(sequence), PROOF_BATCH_SIZE):
-        batch = [rows[i] for i in sequence[start : start + PROOF_BATCH_SIZE]]
-        seeds = [row.sampling_seed.to_bytes(8, "big") * 4 for row in batch]
-        positions = [challenged_positions(seed, seed, row.completion_length) for seed, row in zip(seeds, batch, strict=True)]
-        measured = measure_rows(
+    arranged = [rows[i] for i in (range(len(rows)) if order is None else order)]
+    return compared(arranged, [row.proof for row in arranged], measure(model, policy, arranged, signs))
+
+
+def measure(
+    model: PolicyModel,
+    policy: GenerationPolicy,
+    rows: Sequence[HonestRow],
+    signs: Projections,
+    batch: int = PROOF_BATCH_SIZE,
+) -> list[RowMeasurement]:
+    """What a validator sees of every row at the positions a challenge would open, so many rows in one forward pass."""
+    measured: list[RowMeasurement] = []
+    for start in range(0, len(rows), batch):
+        part = rows[start : start + batch]
+        seeds = [row.sampling_seed.to_bytes(8, "big") * 4 for row in part]
+        measured += measure_rows(
             model,
-            [row.tokens for row in batch],
-            [row.prompt_length for row in batch],
-            positions,
+            [row.tokens for row in part],
+            [row.prompt_length for row in part],
+            [challenged_positions(seed, seed, row.completion_length) for seed, row in zip(seeds, part, strict=True)],
             signs,
             policy,
-            [row.sampling_seed for row in batch],
+            [row.sampling_seed for row in part],
         )
-        for row, at, result in zip(batch, positions, measured, strict=True):
-            claimed = parse_sketches(row.proof.sketches, row.completion_length + 1)
-            sample.append(
-                compare(
-                    row.group,
-                    row.rollout,
-                    claimed_sketches=claimed[np.array(at) + 1],
-                    claimed_logprobs=row.proof.logprobs[at],
-                    z=result.z,
-                    logprobs=result.logprobs,
-                    margins=result.margins,
-                )
+    return measured
+
+
+def compared(rows: Sequence[HonestRow], claims: Sequence[RowProof], measured: Sequence[RowMeasurement]) -> list[Comparison]:
+    """Claims about rows beside what was measured of the same rows, in the same order."""
+    sample = []
+    for row, claim, result in zip(rows, claims, measured, strict=True):
+        at = np.array(result.positions)
+        sample.append(
+            compare(
+                row.group,
+                row.rollout,
+                claimed_sketches=parse_sketches(claim.sketches, row.completion_length + 1)[at + 1],
+                claimed_logprobs=claim.logprobs[at],
+                z=result.z,
+                logprobs=result.logprobs,
+                margins=result.margins,
             )
+        )
     return sample
 
 
-def conditions(folder: Path, attention: Attention) -> Iterator[tuple[str, PolicyModel, AbstractContextManager[object], bool]]:
-    """(name, validator's model, context to measure in, whether rows are measured in another order)."""
-    same = PolicyModel.load(folder, attention=attention)
-    other: Attention = "eager" if attention == "sdpa" else "sdpa"
-    yield "groups", same, nullcontext(), False
-    yield "singles", same, nullcontext(), True
-    yield other, PolicyModel.load(folder, attention=other), nullcontext(), False
-    warnings.filterwarnings("ignore", message="TF32 acceleration")  # the switch below speaks of GPUs that are not there
-    if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        yield "other kernels", same, torch.backends.mkldnn.flags(enabled=False), True
-
-
 def calibrate(
-    folders: Sequence[Path],
-    prompts: Sequence[Sequence[tuple[int, ...]]],
-    policy: GenerationPolicy,
-    end_tokens: frozenset[int],
+    sources: Sequence[Source],
     *,
-    attention: Attention = "sdpa",
-    report: bool = False,
-) -> PairCalibration:
-    """Fit one pair (a class against itself) from checkpoints; `prompts[i]` are those of `folders[i]`."""
-    values: dict[str, list[np.ndarray]] = {name: [] for name in STATISTICS}
-    tokens = rollouts = positions = 0
+    version: str,
+    attentions: Sequence[Attention] = ATTENTIONS,
+    device: str = "cpu",
+    told: Progress | None = None,
+) -> Calibration:
+    """Fit every pair (miner's class, validator's class) of these kinds of attention on this device.
+
+    Args:
+        sources: checkpoints with their prompts, at least one each; different ones, since their number decides whether the
+            table may be enforced.
+        version: the text that verdicts name the table by.
+        told: called with a label, the steps done and the steps there are.
+
+    Raises:
+        CheckpointError: a folder that is no model the proof can load.
+        ConfigurationError: nothing to measure, a folder twice, or a device without numerics classes.
+    """
+    if not sources or not attentions or not all(source.prompts for source in sources):
+        raise ConfigurationError(
+            "nothing to calibrate on", hint="give at least one checkpoint, prompts for each, one attention"
+        )
+    if len({source.folder.resolve() for source in sources}) < len(sources):
+        raise ConfigurationError(
+            "the same checkpoint is given twice", hint="a table's claim rests on different checkpoints; name each folder once"
+        )
+    observations: list[Observation] = []
     largest = Shape(0, 0)
-    name = ""
-    for index, (folder, asked) in enumerate(zip(folders, prompts, strict=True)):
-        model = PolicyModel.load(folder, attention=attention)
-        name = numerics_class_of(model)
-        largest = Shape(max(largest.layers, model.layers), max(largest.hidden_size, model.hidden_size))
-        signs = projections(Randomness(_NETWORK), index.to_bytes(32, "big"), model.hidden_size)
-        rows = mine(model, policy, end_tokens, asked, signs, seed=index)
-        tokens += sum(row.completion_length for row in rows)
-        rollouts += len(rows)
-        for condition, validator, numerics, shuffled in conditions(folder, attention):
-            order = np.random.default_rng(index).permutation(len(rows)).tolist() if shuffled else None
-            with numerics:
-                sample = verify(validator, policy, rows, signs, order)
-            if condition == "groups":
-                positions += sum(len(one.margins) for one in sample)
-            for statistic in STATISTICS:
-                values[statistic].append(rollout_values(statistic, sample))
-            if report:
-                means = {s: f"{values[s][-1].mean():.3g} (max {values[s][-1].max():.3g})" for s in STATISTICS}
-                print(f"{folder.name:30s} {condition:14s} {means}", flush=True)
+    for index, source in enumerate(sources):
+        models = {kind: PolicyModel.load(source.folder, attention=kind, device=device) for kind in ATTENTIONS}
+        one = models[attentions[0]]
+        largest = Shape(max(largest.layers, one.layers), max(largest.hidden_size, one.hidden_size))
+        for number, miner in enumerate(attentions):
+            if told is not None:
+                told(f"{source.name}, {miner} miner", index * len(attentions) + number, len(sources) * len(attentions))
+            observations += _observe(index, source, models, miner, attentions)
+    if told is not None:
+        told("done", len(sources) * len(attentions), len(sources) * len(attentions))
+    pairs = dict.fromkeys((o.miner, o.validator) for o in observations)
+    table = CalibrationTable(
+        version, place_of(device), {pair: _fit(*pair, observations, largest, len(sources)) for pair in pairs}
+    )
+    return Calibration(table, tuple(observations))
+
+
+def _observe(
+    index: int,
+    source: Source,
+    models: Mapping[Attention, PolicyModel],
+    miner: Attention,
+    attentions: Sequence[Attention],
+) -> Iterator[Observation]:
+    """One checkpoint's rows of one miner's class, as every validator's class sees them."""
+    model = models[miner]
+    signs = projections(Randomness(_NETWORK), index.to_bytes(32, "big"), model.hidden_size)
+    rows = mine(model, source.policy, source.end_tokens, source.prompts, signs, seed=index)
+    shuffled = np.random.default_rng(index).permutation(len(rows)).tolist()
+    tokens = sum(row.completion_length for row in rows)
+    records = _records(source.folder, model, rows, signs)
+
+    def seen(validator: Attention, condition: str, sample: Sequence[Comparison], *, fitted: bool = True) -> Observation:
+        return Observation(
+            source.name,
+            _class_of(model),
+            _class_of(models[validator]),
+            condition,
+            fitted,
+            tokens,
+            sum(len(one.margins) for one in sample) / len(sample),
+            {name: rollout_values(name, sample) for name in STATISTICS},
+        )
+
+    for validator, there in models.items():
+        for condition in _conditions(there) if validator in attentions else (GROUPS,):
+            arranged = [rows[i] for i in shuffled] if condition.shuffled else rows
+            with _other_kernels() if condition.other_kernels else nullcontext():
+                measured = measure(there, source.policy, arranged, signs, condition.batch)
+            sample = compared(arranged, [row.proof for row in arranged], measured)
+            if validator in attentions:
+                yield seen(validator, condition.name, sample)
+            if condition is GROUPS and validator != miner:
+                yield seen(miner, _BY + validator, sample)
+            if condition is GROUPS and validator in attentions:
+                for name, claims in records.items():
+                    yield seen(validator, name, compared(rows, claims, measured), fitted=False)
+
+
+def _records(folder: Path, model: PolicyModel, rows: Sequence[HonestRow], signs: Projections) -> dict[str, list[RowProof]]:
+    """Proofs of the same rows that no class admits: states kept from decoding, and other dtypes."""
+    kind: Attention = "eager" if model.attention == "eager" else "sdpa"
+    groups = [rows[i : i + ROLLOUTS_PER_PROBLEM] for i in range(0, len(rows), ROLLOUTS_PER_PROBLEM)]
+    records = {"KV-cache states": [proof for group in groups for proof in _decoded_proofs(model, group, signs)]}
+    for dtype in ("float16", "float32"):
+        other = PolicyModel.load(folder, attention=kind, dtype=dtype, device=str(model.device))
+        records[dtype] = [
+            proof
+            for group in groups
+            for proof in prove_rows(other, [row.tokens for row in group], [row.prompt_length for row in group], signs)
+        ]
+    return records
+
+
+@torch.inference_mode()
+def _decoded_proofs(model: PolicyModel, group: Sequence[HonestRow], signs: Projections) -> list[RowProof]:
+    """Proofs from the hidden states that Transformers' own cached decoding meets: the prompt at once, then token by token.
+
+    The rows of a group have one prompt.
+    """
+    from transformers import DynamicCache
+
+    start, longest = group[0].prompt_length, max(len(row.tokens) for row in group)
+    tokens = torch.zeros((len(group), longest), dtype=torch.long)
+    for index, row in enumerate(group):
+        tokens[index, : len(row.tokens)] = torch.as_tensor(row.tokens)
+    tokens = tokens.to(model.device)
+    cache = DynamicCache(config=model.module.config)
+    states: list[Tensor] = []
+    for part in (tokens[:, :start], *(tokens[:, at : at + 1] for at in range(start, longest))):
+        states.append(model.base(input_ids=part, past_key_values=cache, use_cache=True).last_hidden_state[:, -1])
+    hidden = torch.stack(states, dim=1)
+    proofs = []
+    for index, row in enumerate(group):
+        own = hidden[index, : row.completion_length + 1]
+        scores = model.logits(own[:-1]).log_softmax(dim=1)
+        chosen = tokens[index, start : len(row.tokens), None]
+        proofs.append(RowProof(quantise(sketch(own, signs)), scores.gather(1, chosen)[:, 0].cpu().numpy()))
+    return proofs
+
+
+def _fit(miner: str, validator: str, observations: Sequence[Observation], largest: Shape, checkpoints: int) -> PairCalibration:
+    fitted = [o for o in observations if o.fitted and (o.miner, o.validator) == (miner, validator)]
+    whole = [o for o in fitted if o.condition == GROUPS.name]  # every rollout once
+    rollouts = sum(o.rollouts for o in whole)
+    positions = sum(o.positions * o.rollouts for o in whole) / rollouts
+    scales = [positions / o.positions for o in fitted]
     return PairCalibration(
-        miner=name,
-        validator=name,
-        tokens=tokens,
+        miner=miner,
+        validator=validator,
+        tokens=sum(o.tokens for o in whole),
         rollouts=rollouts,
-        checkpoints=len(folders),
-        positions=round(positions / rollouts, 3),
+        checkpoints=checkpoints,
+        positions=round(positions, 3),
         largest=largest,
-        nulls={statistic: Null.fit(values[statistic], clip_of(statistic)) for statistic in STATISTICS},
+        nulls={
+            name: Null.fit(
+                [o.values[name] for o in fitted],
+                clip_of(name),
+                scales=scales if name in _SUMS else None,
+                rollouts=rollouts,
+            )
+            for name in STATISTICS
+        },
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Fit a calibration table from checkpoints of one numerics class.")
-    parser.add_argument("--model", type=Path, nargs="+", required=True, help="checkpoint folders, at least 10 to be enforced")
-    parser.add_argument("--prompts", type=Path, required=True, help="JSON lines, one list of token ids each")
-    parser.add_argument("--end-token", type=int, nargs="*", default=[], help="ids that end a completion")
-    parser.add_argument("--max-tokens", type=int, default=64)
-    parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--attention", choices=("sdpa", "eager"), nargs="+", default=["sdpa"])
-    parser.add_argument("--version", default="local/1", help="text that verdicts name the table by")
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args(arguments)
-    asked = [tuple(json.loads(line)) for line in options.prompts.read_text().splitlines() if line.strip()]
-    shares = [asked[i :: len(options.model)] for i in range(len(options.model))]
-    policy = GenerationPolicy(options.max_tokens, options.temperature)
-    pairs = [
-        calibrate(options.model, shares, policy, frozenset(options.end_token), attention=attention, report=True)
-        for attention in options.attention
-    ]
-    table = CalibrationTable(options.version, {(pair.miner, pair.validator): pair for pair in pairs})
-    options.out.write_text(json.dumps(table.to_json(), indent=1) + "\n", encoding="utf-8")
-    print(f"{options.out}: {', '.join(f'{p.miner} {p.tokens} tokens, {p.checkpoints} checkpoints' for p in pairs)}")
+def place_of(device: str) -> str:
+    """Processor, software and date of a measurement made now in this process."""
+    if device.startswith("cuda"):
+        machine = torch.cuda.get_device_name(device)
+    else:
+        machine = f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}"
+    threads = torch.get_num_threads()
+    return (
+        f"{machine}, {os.cpu_count()} cores, {threads} thread{'s' if threads > 1 else ''}, Python {platform.python_version()}, "
+        f"torch {torch.__version__}, transformers {version_of('transformers')}, bf16, "
+        f"{datetime.datetime.now(datetime.UTC).date().isoformat()}"
+    )
 
 
-if __name__ == "__main__":
-    main()
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []  # only Linux has it
+    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    if fields.get("model name"):
+        return f"{fields['model name']} (family {fields.get('cpu family', '?')}, model {fields.get('model', '?')})"
+    return platform.processor() or platform.machine()
+
+
+def _class_of(model: PolicyModel) -> str:
+    try:
+        return numerics_class_of(model)
+    except ValueError as error:
+        raise ConfigurationError(str(error), where="GRAIL_DEVICE", hint="calibrate on cpu or cuda") from error
+
+
+def _conditions(model: PolicyModel) -> list[Condition]:
+    switchable = model.device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return [condition for condition in _CONDITIONS if switchable or not condition.other_kernels]
+
+
+@contextmanager
+def _other_kernels() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="TF32 acceleration")  # the switch speaks of GPUs that are not there
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield

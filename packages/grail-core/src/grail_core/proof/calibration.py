@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -56,16 +57,36 @@ class Null:
         return min(bound, self.clip) + self.dead_zone
 
     @classmethod
-    def fit(cls, values: Sequence[npt.NDArray[np.float64]], clip: float) -> Null:
-        """From one array of rollout values per calibration condition (checkpoint and variant)."""
+    def fit(
+        cls,
+        values: Sequence[npt.NDArray[np.float64]],
+        clip: float,
+        *,
+        scales: Sequence[float] | None = None,
+        rollouts: int | None = None,
+    ) -> Null:
+        """From one array of rollout values per calibration condition (checkpoint and way of measuring).
+
+        Args:
+            scales: for a value that is a sum over positions: the table's positions a rollout by the condition's, so that all
+                conditions speak of a rollout of one length (`statistics` scales the bound by a rollout's own). None: all 1.
+            rollouts: how many different ones there are; None: no two conditions share one.
+        """
         clipped = [np.minimum(v, clip) for v in values]
-        total = sum(map(len, clipped))
+        factors = [1.0] * len(clipped) if scales is None else list(scales)
+        # One rollout measured in five ways is one rollout in which no extreme was seen: conditions never add to the count.
+        total = sum(map(len, clipped)) if rollouts is None else rollouts
         unseen = UNSEEN_EXTREMES / total
-        means = [float(v.mean()) for v in clipped]
+        # Means grow with the positions too: the dead zone compares conditions at one length, so a model whose completions are
+        # long is not taken for one that drifts more. Quiet conditions lower the average, hence widen the dead zone; it never
+        # exceeds the worst mean.
+        means = [float(v.mean()) * factor for v, factor in zip(clipped, factors, strict=True)]
         cumulants = []
         for scaled in _GRID:
-            worst = max(float(np.exp(v * (scaled / clip)).mean()) for v in clipped)
-            cumulants.append(math.log((1 - unseen) * worst + unseen * math.exp(scaled)))
+            worst = max(_scaled_cumulant(v, scaled / clip, f) for v, f in zip(clipped, factors, strict=True))
+            # The unseen extreme is mixed in after scaling: it is one rollout at the clip, however many positions it has.
+            mixed = np.logaddexp(math.log1p(-unseen) + min(worst, scaled), math.log(unseen) + scaled)
+            cumulants.append(float(mixed))
         average = math.fsum(means) / len(means)
         return cls(
             clip=clip,
@@ -108,9 +129,10 @@ class PairCalibration:
 
 @dataclass(frozen=True)
 class CalibrationTable:
-    """All pairs under one version text, for example `bf16-cpu/1`."""
+    """All pairs under one version text, for example `bf16-cpu/1`. `place` says on what machine and software it was measured."""
 
     version: str
+    place: str
     pairs: Mapping[tuple[str, str], PairCalibration]
 
     def lookup(self, miner: str, validator: str) -> PairCalibration | None:
@@ -119,6 +141,7 @@ class CalibrationTable:
     def to_json(self) -> dict[str, Any]:
         return {
             "version": self.version,
+            "place": self.place,
             "pairs": [
                 {
                     "miner": pair.miner,
@@ -153,7 +176,7 @@ class CalibrationTable:
         """
         try:
             pairs = [_pair(item) for item in value["pairs"]]
-            return cls(str(value["version"]), {(pair.miner, pair.validator): pair for pair in pairs})
+            return cls(str(value["version"]), str(value["place"]), {(pair.miner, pair.validator): pair for pair in pairs})
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigurationError(
                 f"not a calibration table: {error!r}", hint="make one with `grail-validator calibrate`"
@@ -198,8 +221,58 @@ def _short(value: float) -> float:
     return float(f"{value:.7g}")
 
 
+def _scaled_cumulant(values: npt.NDArray[np.float64], rate: float, factor: float) -> float:
+    """K(λ) of `values` for a rollout `factor` times as long.
+
+    K is proportional to the length where positions are independent, and the chance of a rare extreme is where it comes from
+    one position: of ln E = ln(1 + ε), the first gives factor · ln(1 + ε), the second ln(1 + factor · ε). The larger is taken;
+    they differ only where ε is no longer small, and only there does a clipped sum stop growing with its length.
+    """
+    excess = float(np.expm1(values * rate).mean())
+    return max(factor * math.log1p(excess), math.log1p(factor * excess))
+
+
 @lru_cache(maxsize=1)
 def shipped_table() -> CalibrationTable:
     """The table in the package."""
     text = resources.files("grail_core.proof").joinpath("calibration.json").read_text(encoding="utf-8")
     return CalibrationTable.from_json(json.loads(text))
+
+
+def read_table(path: Path) -> CalibrationTable:
+    """A table that `grail-validator calibrate` wrote.
+
+    Raises:
+        ConfigurationError: the file is missing, is not JSON, or holds no table.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"the calibration table cannot be read: {error}",
+            where=str(path),
+            hint="make one with `grail-validator calibrate`, or unset GRAIL_CALIBRATION to judge with the shipped one",
+        ) from error
+    try:
+        return CalibrationTable.from_json(value)
+    except ConfigurationError as error:
+        raise ConfigurationError(error.what, where=str(path), hint=error.hint) from error
+
+
+_chosen: CalibrationTable | None = None
+
+
+def use_table(path: Path | None) -> CalibrationTable:
+    """Judge with the table in this file from now on, in the whole process; None goes back to the shipped one.
+
+    Raises:
+        ConfigurationError: as `read_table`; the table in use stays.
+    """
+    global _chosen  # one process is one participant, and everything it judges is judged with one table
+    _chosen = None if path is None else read_table(path)
+    return active_table()
+
+
+def active_table() -> CalibrationTable:
+    """The table that decisions are made with: the one chosen at start-up, else the shipped one."""
+    return _chosen or shipped_table()

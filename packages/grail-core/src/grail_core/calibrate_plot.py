@@ -1,0 +1,99 @@
+"""Honest drift as one SVG text: no dependency, the same bytes for the same calibration.
+
+A row is one condition of one pair of classes, a line in it one checkpoint: its rollouts' RMS sketch differences from the median
+(dot) over the 99th percentile (tick) to the largest (ring). The dashed line is the energy threshold of a sample of 64 rollouts;
+it bounds a sample's mean energy, so single rollouts may lie beyond it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from html import escape
+from typing import Final
+
+import numpy as np
+
+from grail_core.calibrate import Calibration, Observation
+from grail_core.proof.calibration import STATISTICS
+from grail_core.protocol.constants import FALSE_REJECT_RATE
+
+ROLLOUTS: Final = 64
+"""Size of the sample that the threshold is drawn for."""
+
+_FITTED, _RECORDED, _BOUND, _GRID = "#1b6ca8", "#8a8a8a", "#c0392b", "#e5e5e5"
+_LEFT, _WIDTH, _STEP = 150, 560, 2.2  # px; _STEP between the checkpoints of a row
+_LEAST = 2e-5  # the rounding of a stored sketch alone is 7e-5
+
+
+def plot(calibration: Calibration) -> str:
+    """The whole figure, about 720 px wide."""
+    bounds = {
+        key: math.sqrt(pair.nulls["energy"].threshold(ROLLOUTS, FALSE_REJECT_RATE / len(STATISTICS)))
+        for key, pair in calibration.table.pairs.items()
+    }
+    high = 1.3 * max(*bounds.values(), *(float(o.rms.max()) for o in calibration.observations))
+
+    def x(value: float) -> float:
+        return _LEFT + _WIDTH * math.log(max(value, _LEAST) / _LEAST) / math.log(high / _LEAST)
+
+    parts = [
+        _text(8, 20, "Honest drift: RMS sketch difference of a rollout, by pair of numerics classes and condition", bold=True),
+        _text(8, 38, "one line a checkpoint: median (dot), 99 % (tick), largest (ring); grey: for the record, not fitted"),
+    ]
+    top = y = 58.0
+    rows: list[str] = []
+    for key, pair in calibration.table.pairs.items():
+        rows.append(_text(8, y + 12, f"miner {pair.miner}, validator {pair.validator}", bold=True))
+        y = start = y + 20
+        for name, members in calibration.conditions_of(pair).items():
+            height = max(15.0, _STEP * len(members) + 7)
+            rows.append(_text(_LEFT - 8, y + height / 2 + 4, name, anchor="end"))
+            first = y + (height - _STEP * (len(members) - 1)) / 2
+            for number, one in enumerate(members):
+                rows += _checkpoint(one, first + _STEP * number, x)
+            y += height
+            rows.append(_line(_LEFT, y, _LEFT + _WIDTH, y, _GRID))
+        bound = x(bounds[key])
+        rows.append(_line(bound, start, bound, y, _BOUND, dash=True))
+        rows.append(_text(bound + 8, start - 8, f"{bounds[key]:.2g} at {ROLLOUTS} rollouts", anchor="end", colour=_BOUND))
+        y += 12
+    ticks = [m * 10.0**e for e in range(-5, 1) for m in (1, 3) if _LEAST <= m * 10.0**e <= high]
+    for tick in ticks:
+        parts += [_line(x(tick), top, x(tick), y, _GRID), _text(x(tick), y + 16, f"{tick:g}", anchor="middle")]
+    table = calibration.table
+    caption = [f"table {table.version}: {len({o.checkpoint for o in calibration.observations})} checkpoints", table.place]
+    parts += rows + [_text(8, y + 40 + 16 * i, line, colour="#555", small=True) for i, line in enumerate(caption)]
+    return _svg(_LEFT + _WIDTH + 30, y + 66, parts)
+
+
+def _checkpoint(one: Observation, y: float, x: Callable[[float], float]) -> list[str]:
+    colour = _FITTED if one.fitted else _RECORDED
+    median, high, largest = (x(float(value)) for value in (*np.quantile(one.rms, (0.5, 0.99)), one.rms.max()))
+    return [
+        _line(median, y, largest, y, colour),
+        f'<circle cx="{median:.1f}" cy="{y:.1f}" r="1.6" fill="{colour}"/>',
+        _line(high, y - 1.8, high, y + 1.8, colour),
+        f'<circle cx="{largest:.1f}" cy="{y:.1f}" r="1.6" fill="white" stroke="{colour}" stroke-width="0.7"/>',
+    ]
+
+
+def _svg(width: float, height: float, parts: list[str]) -> str:
+    body = "\n".join(parts)
+    style = "font-family:system-ui,sans-serif;font-size:12px"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" style="{style}">\n'
+        f'<rect width="100%" height="100%" fill="white"/>\n{body}\n</svg>\n'
+    )
+
+
+def _text(
+    x: float, y: float, text: str, *, anchor: str = "start", bold: bool = False, small: bool = False, colour: str = "#222"
+) -> str:
+    extra = (' font-weight="600"' if bold else "") + (' font-size="10"' if small else "")
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{extra} fill="{colour}">{escape(text)}</text>'
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, colour: str, *, dash: bool = False) -> str:
+    extra = ' stroke-width="1.5" stroke-dasharray="4 3"' if dash else ' stroke-width="1"'
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}"{extra}/>'

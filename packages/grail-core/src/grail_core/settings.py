@@ -72,6 +72,11 @@ class Settings(BaseSettings):
     cache_dir: Path = Field(default_factory=_default_cache_dir, alias="GRAIL_CACHE_DIR")
     data_dir: Path | None = Field(None, alias="GRAIL_DATA_DIR", description="folder of data sets")
     device: str = Field("cpu", alias="GRAIL_DEVICE", description="torch device of the proof model")
+    calibration: Path | None = Field(
+        None,
+        alias="GRAIL_CALIBRATION",
+        description="table to judge with instead of the shipped one; all validators of a network should use the same",
+    )
     log_file: Path | None = Field(None, alias="GRAIL_LOG_FILE", description="JSON lines are appended here")
 
     # Miner

@@ -14,6 +14,7 @@ from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.keys import ss58
 from grail_core.live_checkpoint import LiveCheckpoint
 from grail_core.participant import Participant
+from grail_core.proof.calibration import use_table
 from grail_core.proof.model import PolicyModel
 from grail_core.protocol import window_of
 from grail_core.protocol.constants import WINDOW_LENGTH
@@ -49,6 +50,7 @@ def run_trainer(
 
     Returns the number of windows learned from.
     """
+    use_table(settings.calibration)
     participant = Participant.from_settings(settings)
     _require_trainer(participant)
     files = read_model_files(_require_folder(model))

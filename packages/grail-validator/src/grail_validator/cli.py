@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from grail_core.cli_support import common_options, run_cli
@@ -65,6 +67,90 @@ def explain(settings: object, window: int, hotkey: str | None, as_json: bool) ->
     from grail_validator.explain import explain_window
 
     explain_window(settings, window, hotkey=hotkey, as_json=as_json)  # type: ignore[arg-type]
+
+
+@cli.command()
+@click.option(
+    "--model",
+    "models",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    required=True,
+    help="A checkpoint as a Transformers folder. Repeat it: a table is enforced from 10 different ones on.",
+)
+@click.option("--prompts", type=click.Path(path_type=Path), help="JSON lines of token ids, dealt out over the checkpoints.")
+@click.option("--env", "env_id", help="Or problems of this environment, rendered with each model's chat template.")
+@click.option("--count", default=40, show_default=True, type=click.IntRange(min=1), help="Problems per checkpoint with --env.")
+@click.option(
+    "--attention",
+    "attentions",
+    type=click.Choice(["sdpa", "eager"]),
+    multiple=True,
+    default=("sdpa", "eager"),
+    help="Kinds of attention whose pairs are fitted (default: both, four pairs).",
+)
+@click.option("--max-tokens", type=click.IntRange(min=1), help="Longest completion (default: generation_config.json).")
+@click.option(
+    "--temperature", type=click.FloatRange(min=0, min_open=True), help="Of sampling (default: generation_config.json)."
+)
+@click.option(
+    "--end-token",
+    "end_tokens",
+    type=click.IntRange(min=0),
+    multiple=True,
+    help="Id that ends a completion (default: the model's).",
+)
+@click.option("--version", required=True, help="The text that verdicts name the table by, for example bf16-h100/1.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The table; its plot goes beside it."
+)
+@click.option("--json", "as_json", is_flag=True, help="Figures of every pair and condition as JSON.")
+@common_options
+def calibrate(
+    settings: object,
+    models: tuple[Path, ...],
+    prompts: Path | None,
+    env_id: str | None,
+    count: int,
+    attentions: tuple[str, ...],
+    max_tokens: int | None,
+    temperature: float | None,
+    end_tokens: tuple[int, ...],
+    version: str,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Measure how far honest miners drift on this machine, and make the table that proofs are judged by.
+
+    Every prompt is completed 16 times and proved as a miner does it, then measured as a validator does it, in every way two
+    honest machines may differ: attention, batches, order, kernels. The worst way decides. Checkpoints should be the network's
+    own, from several moments of its training, and prompts like its problems: a statistic is enforced only for models no larger
+    than those measured here, from 100,000 tokens and 10 checkpoints on, and only reported otherwise.
+
+    \b
+      grail-validator calibrate --env gsm8k --count 40 --version mine/1 --out table.json \\
+          --model step-000 --model step-100 --model step-200 …
+
+    GRAIL_DEVICE chooses the machine's device, GRAIL_CALIBRATION=table.json judges with the result. All validators of a network
+    must use the same table, or they disagree about miners.
+    """
+    from grail_validator.calibrate import Asked, calibrate_command
+
+    if (prompts is None) == (env_id is None):
+        raise click.UsageError("give either --prompts FILE or --env ID")
+    asked = Asked(
+        models=models,
+        prompts=prompts,
+        env_id=env_id,
+        count=count,
+        attentions=attentions,  # type: ignore[arg-type]
+        max_tokens=max_tokens,
+        temperature=temperature,
+        end_tokens=end_tokens,
+        version=version,
+        out=out,
+    )
+    calibrate_command(settings, asked, as_json=as_json)  # type: ignore[arg-type]
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from grail_core.errors import NotRegisteredError
 from grail_core.keys import ss58
 from grail_core.live_checkpoint import LiveCheckpoint
 from grail_core.participant import Participant
+from grail_core.proof.calibration import use_table
 from grail_core.settings import Settings
 from grail_core.telemetry import get_logger
 from grail_envs.bound import BoundEnvironments
@@ -29,6 +30,7 @@ def open_ledger(settings: Settings, participant: Participant) -> Ledger:
 
 def run_validator(settings: Settings, *, windows: int | None, compared: Compared) -> int:
     """Join the network and judge until stopped. Returns the number of windows scored."""
+    use_table(settings.calibration)
     participant = Participant.from_settings(settings)
     neuron = participant.join(settings)
     if not neuron.validator_permit:

@@ -1,0 +1,261 @@
+"""What `grail-validator calibrate` does beside measuring: prompts, sampling, figures, and whether the table may be enforced."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from grail_core import calibrate as core
+from grail_core.calibrate_plot import plot
+from grail_core.environment import Environment
+from grail_core.errors import CheckpointError, ConfigurationError
+from grail_core.generation.base import GenerationPolicy
+from grail_core.prompts import PromptRenderer
+from grail_core.proof.calibration import LEAST_CHECKPOINTS, LEAST_TOKENS, STATISTICS, CalibrationTable, PairCalibration
+from grail_core.proof.model import Attention
+from grail_core.protocol.constants import FALSE_REJECT_RATE, MAX_NEW_TOKENS_PROTOCOL_CAP
+from grail_core.settings import Settings
+
+SAMPLES = (16, 46, 64)
+"""Sample sizes that thresholds are told for: one group, two groups and 14 singles, and the most a validator opens."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The command's options. None leaves it to the model folder's generation_config.json."""
+
+    models: Sequence[Path]
+    prompts: Path | None
+    env_id: str | None
+    count: int
+    attentions: Sequence[Attention]
+    max_tokens: int | None
+    temperature: float | None
+    end_tokens: Sequence[int]
+    version: str
+    out: Path
+
+
+def calibrate_command(settings: Settings, asked: Asked, *, as_json: bool) -> core.Calibration:
+    """Measure, write the table and its plot, and say whether the table may be enforced.
+
+    Raises:
+        ConfigurationError: prompts that are none, an output folder that is not there, a checkpoint given twice, no such device.
+        CheckpointError: a folder that is no model, or one that names no end token.
+        EnvironmentUnavailableError: no such environment, or its data set is not there.
+    """
+    if not os.access(asked.out.parent, os.W_OK) or asked.out.suffix == ".svg":
+        raise ConfigurationError(
+            "the table cannot be written there",
+            where=str(asked.out),
+            hint="a .json file in a folder that exists; .svg is its plot",
+        )
+    for folder in asked.models:
+        if not (folder / "config.json").is_file():
+            raise CheckpointError(
+                "no model in this folder",
+                where=str(folder),
+                hint="--model takes Transformers folders: config.json, *.safetensors",
+            )
+    sources = [
+        core.Source(str(folder), folder, prompts, *_sampling(folder, asked))
+        for folder, prompts in zip(asked.models, _prompts(asked, settings.data_dir), strict=True)
+    ]
+    with _progress() as told:
+        found = core.calibrate(sources, version=asked.version, attentions=asked.attentions, device=settings.device, told=told)
+    picture = asked.out.with_suffix(".svg")
+    asked.out.write_text(json.dumps(found.table.to_json(), indent=1) + "\n", encoding="utf-8")
+    picture.write_text(plot(found), encoding="utf-8")
+    if as_json:
+        click.echo(json.dumps(_report(found)))
+    else:
+        _print(found)
+    click.echo(f"{asked.out}: table {found.table.version}; {picture}: its plot", err=True)
+    return found
+
+
+def standing(table: CalibrationTable) -> list[str]:
+    """For each pair, in words: whether its statistics may be enforced, for models up to which shape, or what is missing."""
+    return [_standing(pair) for pair in table.pairs.values()]
+
+
+def _standing(pair: PairCalibration) -> str:
+    name = f"miner {pair.miner}, validator {pair.validator}"
+    if pair.covers(pair.largest):
+        return (
+            f"{name}: may be enforced, for models of at most {pair.largest.layers} layers and "
+            f"{pair.largest.hidden_size} dimensions"
+        )
+    missing = []
+    if pair.tokens < LEAST_TOKENS:
+        missing.append(f"{pair.tokens:,} of {LEAST_TOKENS:,} tokens")
+    if pair.checkpoints < LEAST_CHECKPOINTS:
+        missing.append(f"{pair.checkpoints} of {LEAST_CHECKPOINTS} checkpoints")
+    return f"{name}: reports only, with {' and '.join(missing)}"
+
+
+def _prompts(asked: Asked, data_dir: Path | None) -> Iterator[list[tuple[int, ...]]]:
+    """Those of each checkpoint. A file's are dealt out one by one; an environment's problems are others for each."""
+    if asked.prompts is not None:
+        given = _read_prompts(asked.prompts)
+        if len(given) < len(asked.models):
+            raise ConfigurationError(
+                f"{len(given)} prompts are too few for {len(asked.models)} checkpoints",
+                where=str(asked.prompts),
+                hint="each checkpoint needs at least one of its own",
+            )
+        yield from (given[i :: len(asked.models)] for i in range(len(asked.models)))
+        return
+    environment = _environment(str(asked.env_id), data_dir)
+    for index, folder in enumerate(asked.models):
+        renderer = PromptRenderer(folder)
+        seeds = np.random.default_rng(index).integers(2**63, size=asked.count).tolist()
+        yield [renderer.render(environment.messages(environment.problem(seed))) for seed in seeds]
+
+
+def _environment(env_id: str, data_dir: Path | None) -> Environment:
+    from grail_envs import load
+    from grail_envs.registry import factory
+
+    takes_data = "data_dir" in inspect.signature(factory(env_id)).parameters
+    return load(env_id, **({"data_dir": data_dir} if takes_data and data_dir is not None else {}))
+
+
+def _read_prompts(path: Path) -> list[tuple[int, ...]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"the prompts cannot be read: {error}", where=str(path)) from error
+    prompts = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except ValueError:
+            value = None
+        if not isinstance(value, list) or not value or not all(type(token) is int and token >= 0 for token in value):
+            raise ConfigurationError(
+                "this line is no prompt", where=f"{path}, line {number}", hint="one JSON list of token ids a line: [12, 7, 431]"
+            )
+        prompts.append(tuple(value))
+    return prompts
+
+
+def _sampling(folder: Path, asked: Asked) -> tuple[GenerationPolicy, frozenset[int]]:
+    """Policy and end tokens: the options, else what the folder says (end tokens: config.json where the other names none)."""
+    generation, config = _object(folder / "generation_config.json"), _object(folder / "config.json")
+    ends: Any = list(asked.end_tokens) or generation.get("eos_token_id", config.get("eos_token_id"))
+    listed = ends if isinstance(ends, list) else [ends]
+    if not all(type(token) is int and token >= 0 for token in listed):
+        raise CheckpointError("the model folder names no end token", where=str(folder), hint="give --end-token")
+    policy = GenerationPolicy(
+        max_tokens=asked.max_tokens or _number(folder, generation, "max_new_tokens", 1024, 1, MAX_NEW_TOKENS_PROTOCOL_CAP),
+        temperature=asked.temperature or _number(folder, generation, "temperature", 1.0, 1e-3, 100.0),
+        top_p=_number(folder, generation, "top_p", 1.0, 1e-3, 1.0),
+        top_k=_number(folder, generation, "top_k", -1, -1, 2**31 - 1) or -1,  # Transformers writes 0 for all
+        repetition_penalty=_number(folder, generation, "repetition_penalty", 1.0, 0.01, 100.0),
+    )
+    return policy, frozenset(listed)
+
+
+def _number(folder: Path, config: dict[str, Any], name: str, default: float, least: float, most: float) -> Any:
+    """A number of the generation configuration, as the default's type."""
+    value = config.get(name)
+    if value is None:
+        return default
+    if type(value) not in (int, float) or not least <= value <= most:
+        raise CheckpointError(
+            f"{name} is {value!r}, not a number from {least} to {most}", where=str(folder / "generation_config.json")
+        )
+    return type(default)(value)
+
+
+def _object(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"the file cannot be read: {error}", where=str(path)) from error
+    if not isinstance(value, dict):
+        raise CheckpointError("the file holds no object", where=str(path))
+    return value
+
+
+@contextmanager
+def _progress() -> Iterator[core.Progress]:
+    """A bar on standard error where that is a terminal, else a line a step."""
+    if not sys.stderr.isatty():
+        yield lambda label, done, total: click.echo(f"{done}/{total} {label}", err=True)
+        return
+    columns: list[Any] = [BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}")]
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("loading", total=None)
+        yield lambda label, done, total: progress.update(task, description=label, completed=done, total=total)
+
+
+def _thresholds(pair: PairCalibration) -> dict[str, dict[str, float]]:
+    """Statistic → sample size → threshold, for rollouts as long as calibration's."""
+    share = FALSE_REJECT_RATE / len(STATISTICS)
+    return {
+        name: {str(size): float(f"{null.threshold(size, share):.4g}") for size in SAMPLES} for name, null in pair.nulls.items()
+    }
+
+
+def _report(found: core.Calibration) -> dict[str, Any]:
+    pairs = [
+        {
+            "miner": pair.miner,
+            "validator": pair.validator,
+            "tokens": pair.tokens,
+            "rollouts": pair.rollouts,
+            "checkpoints": pair.checkpoints,
+            "positions": pair.positions,
+            "largest": {"layers": pair.largest.layers, "hidden_size": pair.largest.hidden_size},
+            "enforced": pair.covers(pair.largest),
+            "thresholds": _thresholds(pair),
+        }
+        for pair in found.table.pairs.values()
+    ]
+    return {
+        "version": found.table.version,
+        "place": found.table.place,
+        "pairs": pairs,
+        "conditions": [one.to_json() for one in found.observations],
+    }
+
+
+def _print(found: core.Calibration) -> None:
+    console = Console()
+    click.echo(f"table {found.table.version}, measured on {found.table.place}")
+    for pair in found.table.pairs.values():
+        table = Table(
+            "condition", "rms", "largest", "margin", "largest", "logprob", "largest", title=f"{pair.miner} → {pair.validator}"
+        )
+        for name, members in found.conditions_of(pair).items():
+            figures = [one.to_json() for one in members]
+            keys = ("rms", "rms_max", "margin", "margin_max", "logprob", "logprob_max")
+            table.add_row(
+                name if members[0].fitted else f"({name})", *(f"{max(figure[key] for figure in figures):.2g}" for key in keys)
+            )
+        console.print(table)
+        for name, by_size in _thresholds(pair).items():
+            told = ", ".join(f"{value:.3g} at {size}" for size, value in by_size.items())
+            console.print(f"  {name} threshold by rollouts: {told}", highlight=False, soft_wrap=True)
+    click.echo("Figures are those of the worst checkpoint; in brackets: for the record, not fitted.")
+    for line in standing(found.table):
+        click.echo(line)

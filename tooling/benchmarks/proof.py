@@ -5,8 +5,13 @@
 
 One thread, and processor time, so that a busy machine disturbs the figures little: medians over repeats. A figure of several
 sizes is the worst of them and each size has a suffix. The two LM-head variants run in fresh processes, so that their memory
-is their own. `verify.generate_ratio` runs the generator and all model checks of a validator on the same rows; claims and
-judgements are not part of either side.
+is their own. `verify.generate_ratio` runs the generator and all model checks of a validator, judgement included, on the same
+rows; making the claims is part of neither side.
+
+Beside ours stands what other systems compute in its place (`peer.*`, see `proof_peers`), on the same inputs in the same run.
+TOPLOC's figures are missing where its package, which has to be built, is not installed:
+
+    pip install --no-deps --no-build-isolation --no-binary toploc toploc==0.1.6
 """
 
 from __future__ import annotations
@@ -17,9 +22,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,6 +40,8 @@ COMMIT_SIZES = ((512, 896), (2048, 2048), (8192, 3584))
 VOCABULARY = 151_936
 HEAD_HIDDEN = 896
 HEAD_POSITIONS, HEAD_CHALLENGED = 1024, 32
+ROLLOUTS, CHALLENGED = 64, 32  # a validator's sample
+FUZZ_INPUTS = 100_000
 
 
 def measure() -> Figures:
@@ -43,6 +51,7 @@ def measure() -> Figures:
     torch.set_num_threads(1)
     figures: Figures = {}
     figures |= sketches()
+    figures |= refusals()
     figures |= sampling()
     figures |= lm_head()
     figures |= generation()
@@ -51,38 +60,41 @@ def measure() -> Figures:
 
 
 def sketches() -> Figures:
-    """Committing, comparing and refusing."""
+    """Committing and comparing, ours and others'."""
     import torch
 
     from grail_core.proof.calibration import shipped_table
     from grail_core.proof.numerics import DEFAULT_CLASS
     from grail_core.proof.sketches import parse_sketches, quantise
     from grail_core.proof.statistics import compare, evaluate
+    from tooling.benchmarks.proof_peers import toploc
 
     figures: Figures = {}
     rng = np.random.default_rng(0)
+    package = toploc()
     for tokens, d in COMMIT_SIZES:
         hidden = torch.randn(tokens, d).to(torch.bfloat16)
         signs = rng.choice(np.array([-1, 1], dtype=np.float32), (4, d))
         data = _commit(hidden, signs)
         figures["proof.bytes_per_token"] = len(data) / tokens
         figures[f"proof.commit_us_per_token.d{d}"] = 1e6 * _median(partial(_commit, hidden, signs), 15) / tokens
-    figures["proof.commit_us_per_token"] = max(figures[f"proof.commit_us_per_token.d{d}"] for _, d in COMMIT_SIZES)
-    figures["proof.reject_us"] = 1e6 * max(_median(partial(_refused, *case), 40) for case in _hostile())
+        figures |= _topk_prime(hidden) | (_toploc(package, hidden) if package is not None else {})
+    for key in {name.rpartition(".d")[0] for name in figures if ".d" in name}:
+        figures[key] = max(figures[f"{key}.d{d}"] for _, d in COMMIT_SIZES)
 
     # A validator's sample: 64 rollouts, 32 challenged positions each, from wire bytes to every statistic and its threshold.
     pair = shipped_table().lookup(DEFAULT_CLASS, DEFAULT_CLASS)
     claims = []
-    for _ in range(64):
-        z = rng.normal(size=(33, 4)).astype(np.float32)
-        claims.append((quantise(z), z[1:], rng.normal(size=32).astype(np.float32), np.zeros(32)))
+    for _ in range(ROLLOUTS):
+        z = rng.normal(size=(CHALLENGED + 1, 4)).astype(np.float32)
+        claims.append((quantise(z), z[1:], rng.normal(size=CHALLENGED).astype(np.float32), np.zeros(CHALLENGED)))
 
     def verify() -> None:
         sample = [
             compare(
                 index // 16,
                 index % 16,
-                claimed_sketches=parse_sketches(data, 33)[1:],
+                claimed_sketches=parse_sketches(data, CHALLENGED + 1)[1:],
                 claimed_logprobs=logprobs,
                 z=z,
                 logprobs=logprobs,
@@ -93,7 +105,7 @@ def sketches() -> Figures:
         if any(statistic.rejects for statistic in evaluate(sample, pair)):
             raise RuntimeError("honest claims were rejected")
 
-    figures["proof.verify_us_per_position"] = 1e6 * _median(verify, 40) / (64 * 32)
+    figures["proof.verify_us_per_position"] = 1e6 * _median(verify, 40) / (ROLLOUTS * CHALLENGED)
     return figures
 
 
@@ -103,35 +115,95 @@ def _commit(hidden: torch.Tensor, signs: np.ndarray) -> bytes:
     return quantise(sketch(hidden, signs))
 
 
-def _hostile() -> Iterable[tuple[object, int]]:
-    """What stands in place of sketches: other types, wrong lengths, the reserved value early, late and everywhere."""
-    rng = np.random.default_rng(1)
-    for positions in (2, 33, 1025, 8193):
-        good = rng.integers(-32767, 32767, 4 * positions).astype("<i2")
-        late, early = good.copy(), good.copy()
-        late[-1] = early[0] = -32768
-        yield late.tobytes(), positions
-        yield early.tobytes(), positions
-        yield np.full_like(good, -32768).tobytes(), positions
-        for wrong in (good.tobytes()[:-1], good.tobytes() + b"\0", b"", bytes(350), good.tolist(), good, None, 1.5, "ÿ" * 64):
-            yield wrong, positions
+def _toploc(package: Any, hidden: torch.Tensor) -> Figures:
+    """TOPLOC on bf16 hidden states [n, d]."""
+    from tooling.benchmarks.proof_peers import toploc_commit, toploc_verify
+
+    tokens, d = hidden.shape
+    proofs = toploc_commit(package, hidden)
+    commit_s = _median(partial(toploc_commit, package, hidden), 7)
+    verify_s = _median(partial(toploc_verify, package, hidden, proofs), 7)
+    return {
+        "peer.toploc.bytes_per_token": sum(map(len, proofs)) / tokens,
+        f"peer.toploc.commit_us_per_token.d{d}": 1e6 * commit_s / tokens,
+        f"peer.toploc.verify_us_per_token.d{d}": 1e6 * verify_s / tokens,
+    }
 
 
-def _refused(thing: object, positions: int) -> None:
+def _topk_prime(hidden: torch.Tensor) -> Figures:
+    """Top-k bucket sketches modulo a prime; float32 hidden states are made before the clock runs."""
+    import torch
+
+    from tooling.benchmarks.proof_peers import topk_prime_coefficients, topk_prime_commit, topk_prime_verify
+
+    tokens, d = hidden.shape
+    wide = hidden.float()
+    coefficients = topk_prime_coefficients(torch.Generator().manual_seed(0))
+    sample = wide[:CHALLENGED].clone()
+    claimed = topk_prime_commit(sample, coefficients)
+
+    def verify() -> None:
+        for _ in range(ROLLOUTS):
+            topk_prime_verify(sample, claimed, coefficients)
+
+    return {
+        f"peer.topk_prime.commit_us_per_token.d{d}": 1e6 * _median(lambda: topk_prime_commit(wide, coefficients), 7) / tokens,
+        f"peer.topk_prime.verify_us_per_position.d{d}": 1e6 * _median(verify, 15) / (ROLLOUTS * CHALLENGED),
+    }
+
+
+def refusals() -> Figures:
+    """What hostile bytes in place of sketches cost: chosen ones, then a fuzz corpus of which every input is tried three times.
+
+    Raises:
+        RuntimeError: malformed bytes were accepted. Any other exception than the typed one passes through.
+    """
+    from tooling.benchmarks.hostile_sketches import chosen, fuzzed
+
+    chosen_us = max(1e6 * _median(partial(_refused, *case), 40) for case in chosen())
+    worst_ns = accepted = 0
+    for thing, positions in fuzzed(FUZZ_INPUTS, seed=4):
+        times = []
+        for _ in range(3):
+            started = time.process_time_ns()
+            well_formed = _parses(thing, positions)
+            times.append(time.process_time_ns() - started)
+        accepted += well_formed
+        worst_ns = max(worst_ns, min(times))  # the least of three: interrupts are no property of the input
+    return {
+        "proof.reject_us": chosen_us,
+        "proof.fuzz_inputs": FUZZ_INPUTS,
+        "proof.fuzz_well_formed": accepted,
+        "proof.fuzz_worst_us": worst_ns / 1e3,
+    }
+
+
+def _parses(thing: object, positions: int) -> bool:
     from grail_core.proof.errors import MalformedSketchError
     from grail_core.proof.sketches import parse_sketches
 
     try:
         parse_sketches(thing, positions)
     except MalformedSketchError:
-        return
-    raise RuntimeError("hostile bytes were accepted")
+        return False
+    return True
+
+
+def _refused(thing: object, positions: int) -> None:
+    if _parses(thing, positions):
+        raise RuntimeError("hostile bytes were accepted")
 
 
 def sampling() -> Figures:
-    """The seeded-sampling check of one position, logits given; honest claims, so every candidate has to be looked at."""
+    """The seeded-sampling check of one position, logits given; honest claims, so every candidate has to be looked at.
+
+    Beside it the checks of others from the same rows of logits.
+    """
+    import torch
+
     from grail_core.generation.base import GenerationPolicy
     from grail_core.proof.sampling import SeededSampler
+    from tooling.benchmarks.proof_peers import LOGIT_PEERS
 
     rng = np.random.default_rng(2)
     rows = {
@@ -149,7 +221,16 @@ def sampling() -> Figures:
                 raise RuntimeError("a sampled token has a margin")
 
         figures[f"sampling.verify_us_per_position.{name}"] = 1e6 * _median(check, 15) / 64
-    figures["sampling.verify_us_per_position"] = max(figures.values())
+        row = torch.from_numpy(logits)
+        for key, peer in LOGIT_PEERS:
+
+            def compute(row: torch.Tensor = row, peer: Callable[[torch.Tensor, int], object] = peer) -> None:
+                for position in range(64):
+                    peer(row, position)
+
+            figures[f"peer.{key}.{name}"] = 1e6 * _median(compute, 7) / 64
+    for key in ("sampling.verify_us_per_position", *(f"peer.{key}" for key, _ in LOGIT_PEERS)):
+        figures[key] = max(figures[f"{key}.{name}"] for name in rows)
     return figures
 
 
@@ -173,8 +254,6 @@ def _head_process(which: str) -> dict[str, float]:
 
 def _head_alone(which: str) -> dict[str, float]:
     """Seconds and megabytes over what the weights and hidden states take."""
-    import resource
-
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -204,10 +283,21 @@ def _head_alone(which: str) -> dict[str, float]:
                 return hidden.float() @ module.lm_head.weight.float().t()
         return model.logits(chosen)
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    _forget_peak()
+    before = _peak_mb()
     run()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"seconds": _median(run, 3 if which == "full" else 9), "mb": (peak - before) / 1024}
+    peak = _peak_mb()
+    return {"seconds": _median(run, 3 if which == "full" else 9), "mb": peak - before}
+
+
+def _forget_peak() -> None:
+    """The peak begins anew at what is resident now. `getrusage` would give the parent's peak where that was higher."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_mb() -> float:
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def generation() -> Figures:
@@ -225,6 +315,7 @@ def generation() -> Figures:
     from grail_core.proof.statistics import compare, evaluate
     from grail_core.protocol import challenged_positions
     from grail_core.protocol.randomness import Randomness
+    from tooling.benchmarks.proof_peers import full_logits_verify
 
     torch.manual_seed(0)
     config = Qwen2Config(
@@ -278,11 +369,18 @@ def generation() -> Figures:
             if any(statistic.rejects for statistic in evaluate(sample, pair)):
                 raise RuntimeError("honest rows were rejected")
 
-        verify()
-        generate_s, verify_s = _alternating(partial(generator.generate, requests), verify, 5 if not suffix else 3)
+        actions = (
+            partial(generator.generate, requests),
+            verify,
+            partial(full_logits_verify, model, rows, 64),
+            torch.inference_mode()(partial(model.hidden_states, rows)),
+        )
+        generate_s, verify_s, full_s, body_s = _in_turn(actions, 5 if not suffix else 3)
         figures[f"verify.generate_ratio{suffix}"] = generate_s / verify_s
+        figures[f"peer.full_logits.generate_ratio{suffix}"] = generate_s / full_s
         figures[f"verify.generate_ms{suffix}"] = 1e3 * generate_s
         figures[f"verify.verify_ms{suffix}"] = 1e3 * verify_s
+        figures[f"verify.body_ms{suffix}"] = 1e3 * body_s  # one forward pass without the head: what no verifier goes below
     return figures
 
 
@@ -297,15 +395,16 @@ def _median(action: Callable[[], object], repeats: int) -> float:
     return statistics.median(times)
 
 
-def _alternating(first: Callable[[], object], second: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """Medians of two actions run in turn, so that a busy spell of the machine meets both."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(repeats):
-        for action, taken in zip((first, second), times, strict=True):
+def _in_turn(actions: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """Medians of several actions run in turn, so that a busy spell of the machine meets all; the first turn is not counted."""
+    times: list[list[float]] = [[] for _ in actions]
+    for turn in range(repeats + 1):
+        for action, taken in zip(actions, times, strict=True):
             started = time.process_time()
             action()
-            taken.append(time.process_time() - started)
-    return statistics.median(times[0]), statistics.median(times[1])
+            if turn:
+                taken.append(time.process_time() - started)
+    return [statistics.median(taken) for taken in times]
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,9 @@ from grail_core.proof.sketches import (
     sketch_plain,
 )
 from grail_core.protocol.randomness import Randomness
+from grail_core.verification.schema import check_schema
+from grail_core.window_file import BinaryColumn, RowTable
+from tooling.benchmarks.hostile_sketches import fuzzed
 
 GOLDEN_SKETCH = "001800f000f0000800f80000001000f800f000f8000800f0"
 RANDOMNESS = Randomness(b"n" * 32)
@@ -90,6 +95,64 @@ def test_hostile_bytes_parse_or_raise_one_typed_error(data: bytes, positions: in
         assert parsed.shape == (positions, 4)
         assert int(parsed.min(initial=0)) > -32768
         assert parsed.astype("<i2").tobytes() == data
+
+
+def test_thousands_of_fuzzed_inputs_parse_or_raise_the_one_typed_error() -> None:
+    counts = {True: 0, False: 0}
+    for thing, positions in fuzzed(5000, seed=5):
+        well_formed = isinstance(thing, bytes) and _well_formed(thing, positions)
+        try:
+            parsed = parse_sketches(thing, positions)
+        except MalformedSketchError:
+            assert not well_formed
+        else:
+            assert well_formed
+            assert parsed.shape == (positions, 4)
+            assert parsed.astype("<i2").tobytes() == thing
+        counts[well_formed] += 1
+    assert min(counts.values()) > 500
+
+
+def test_the_schema_check_names_exactly_the_rows_whose_fuzzed_sketches_do_not_parse() -> None:
+    cases = [(thing, positions) for thing, positions in fuzzed(4000, seed=6) if isinstance(thing, bytes)]
+    refused = 0
+    for start in range(0, len(cases) - 15, 16):
+        group = cases[start : start + 16]
+        lengths = np.array([len(data) == 8 * positions for data, positions in group])
+        bad = {r for r, (data, positions) in enumerate(group) if not _well_formed(data, positions)}
+        # Wrong lengths are told before any value is looked at.
+        expected = bad if lengths.all() else set(np.flatnonzero(~lengths).tolist())
+        # All that this check reads of a submission and its context.
+        findings = check_schema(SimpleNamespace(table=_rows(group)), SimpleNamespace(vocabulary_size=1))
+        told = {f.rollout for f in findings if f.rollout is not None}
+        assert bool(findings) == bool(expected)
+        assert told <= expected
+        assert all("sketch" in f.detail for f in findings)
+        refused += bool(findings)
+    assert refused > 100
+
+
+def _rows(group: list[tuple[bytes, int]]) -> RowTable:
+    """One group whose rows are right but for their sketches: a prompt of one token, a completion of `positions` − 1."""
+
+    def column(parts: list[np.ndarray]) -> BinaryColumn:
+        return BinaryColumn(np.concatenate(parts), np.cumsum([0, *map(len, parts)]))
+
+    positions = [count for _, count in group]
+    return RowTable(
+        group=np.zeros(16, np.int32),
+        rollout=np.arange(16, dtype=np.int32),
+        prompt_length=np.ones(16, np.int32),
+        reward=np.zeros(16),
+        success=np.zeros(16, np.bool_),
+        tokens=column([np.zeros(count, np.int32) for count in positions]),
+        logprobs=column([np.full(count - 1, -1, np.float32) for count in positions]),
+        sketches=column([np.frombuffer(data, np.uint8) for data, _ in group]),
+    )
+
+
+def _well_formed(data: bytes, positions: int) -> bool:
+    return len(data) == 8 * positions and not (np.frombuffer(data, "<i2") == -32768).any()
 
 
 @pytest.mark.parametrize("thing", [None, 3, "ÿ" * 8, [0] * 8, bytearray(8), memoryview(bytes(8)), np.zeros(8, np.uint8)])

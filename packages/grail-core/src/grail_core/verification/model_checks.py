@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from grail_core.proof.calibration import Shape, shipped_table
+from grail_core.proof.calibration import Shape, active_table
 from grail_core.proof.sketches import parse_sketches
 from grail_core.proof.statistics import Comparison, Statistic, compare, evaluate
 from grail_core.protocol import Finding, Outcome, RolloutRow
@@ -21,14 +21,14 @@ CHECKS = ("proof", "logprob", "sampling")
 
 def calibration_version() -> str:
     """Of the table that decisions are made with; verdicts name it."""
-    return shipped_table().version
+    return active_table().version
 
 
 def check_model(submission: Submission, evidence: MinerEvidence) -> list[Finding]:
     """One finding per statistic, in the order of the checks; ends with the first check that rejects."""
     rows = {(row.group, row.rollout): row for row in _rows(submission, evidence)}
     sample = [_comparison(rows[one.group, one.rollout], one) for one in evidence.rollouts]
-    pair = shipped_table().lookup(submission.file.header.numerics_class, evidence.numerics_class)
+    pair = active_table().lookup(submission.file.header.numerics_class, evidence.numerics_class)
     statistics = evaluate(sample, pair, shape=Shape(evidence.layers, evidence.hidden_size))
     findings: list[Finding] = []
     for check in CHECKS:

@@ -25,6 +25,7 @@ from grail_core.proof.statistics import (
     compare,
     evaluate,
     rollout_values,
+    shares_of,
 )
 from grail_core.protocol.constants import CHECK_ALL_BELOW, FALSE_REJECT_RATE, ROLLOUTS_PER_PROBLEM
 from tooling.power.observation import Observation
@@ -91,18 +92,13 @@ def fit(conditions: Sequence[Sequence[Comparison]], shape: Shape, names: tuple[s
     )
 
 
-def share_of_alpha(alternatives: int) -> float:
-    """α of one statistic: the miner-window's, split as `evaluate` splits it."""
-    return FALSE_REJECT_RATE / (len(STATISTICS) + alternatives)
-
-
 def detections(observations: Sequence[Observation], pair: PairCalibration, seed: int = 1) -> list[Detection]:
     """Every statistic's view of one condition."""
     sample = comparisons(observations)
     names = alternatives_in(sample)
-    alpha = share_of_alpha(len(names))
+    alpha, other_alpha = shares_of(FALSE_REJECT_RATE, len(names))
     found = [_search(name, _pooled(name, sample, pair, alpha), sample, seed) for name in STATISTICS]
-    found += [_search(name, _alternative(name, sample, alpha), sample, seed) for name in names]
+    found += [_search(name, _alternative(name, sample, other_alpha), sample, seed) for name in names]
     found.append(_coarse(sample, "coarse_error"))
     found.append(_coarse(sample, "coarse_margin"))
     return found
@@ -124,8 +120,10 @@ def interval_of_power(observations: Sequence[Observation], pair: PairCalibration
     `low` and `high` are the 2.5 and 97.5 percentiles over resampled pools of rollouts: the error of having seen so few.
     """
     sample = comparisons(observations)
-    names = (*STATISTICS, *alternatives_in(sample))
-    tests = [_test(name, sample, pair, share_of_alpha(len(names) - len(STATISTICS))) for name in names]
+    names = alternatives_in(sample)
+    alpha, other_alpha = shares_of(FALSE_REJECT_RATE, len(names))
+    tests = [_pooled(name, sample, pair, alpha) for name in STATISTICS]
+    tests += [_alternative(name, sample, other_alpha) for name in names]
     draws = np.random.default_rng(3)
 
     def power(pool: npt.NDArray[np.int64]) -> float:
@@ -147,7 +145,7 @@ def projection(name: str, sample: Sequence[Comparison]) -> dict[str, float]:
     left = found.inner - t * found.squares
     groups = left[: len(left) - len(left) % ROLLOUTS_PER_PROBLEM].reshape(-1, ROLLOUTS_PER_PROBLEM).sum(axis=1)
     windows = np.arange(len(left) - len(left) % CHECK_ALL_BELOW).reshape(-1, CHECK_ALL_BELOW)
-    alpha = share_of_alpha(len(alternatives_in(sample)))
+    _, alpha = shares_of(FALSE_REJECT_RATE, len(alternatives_in(sample)))
     whole = project(found.of(np.arange(min(len(left), CHECK_ALL_BELOW))), alpha)
     return {
         "t": t,

@@ -18,7 +18,7 @@ import transformers
 
 from grail_core.proof.calibration import shipped_table
 from grail_core.proof.projection import REFERENCE
-from grail_core.proof.statistics import alternatives_in, rollout_values
+from grail_core.proof.statistics import alternatives_in, rollout_values, shares_of
 from grail_core.protocol.constants import CHECK_ALL_BELOW, FALSE_REJECT_RATE
 from tooling.power import detection, plots, weights
 from tooling.power.observation import Observation
@@ -66,7 +66,7 @@ def summary(study: Study) -> dict[str, Any]:
             "rollouts": study.calibration.rollouts,
             "tokens": study.calibration.tokens,
             "thresholds_at_64_rollouts": {
-                name: null.threshold(CHECK_ALL_BELOW, detection.share_of_alpha(4))
+                name: null.threshold(CHECK_ALL_BELOW, shares_of(FALSE_REJECT_RATE, 0)[0])
                 for name, null in study.calibration.nulls.items()
             },
         },

@@ -236,6 +236,17 @@ def test_honest_work_in_other_numerics_is_not_taken_for_an_alternative(
             assert named(sample, name).value < 0  # the evidence is against it, not merely short of the threshold
 
 
+def test_measuring_alternatives_moves_no_other_threshold(
+    current: PolicyModel, honest: list[HonestRow], compared: Alternatives
+) -> None:
+    sample = with_alternatives(current, honest[:64], compared)
+    pair = shipped_table().lookup(DEFAULT_CLASS, DEFAULT_CLASS)
+    without = {s.name: s.threshold for s in evaluate([replace(one, in_float32=None) for one in sample], pair)}
+    with_them = {s.name: s.threshold for s in evaluate(sample, pair)}
+    assert with_them.keys() - without.keys() == set(compared.names)
+    assert {name: with_them[name] for name in without} == without
+
+
 def test_alternatives_without_a_difference_are_reported_and_not_acted_on(current: PolicyModel, honest: list[HonestRow]) -> None:
     sample = with_alternatives(current, honest[:64], Alternatives(current, {"previous-1": current.state}))
     statistic = named(sample, "previous-1")
@@ -320,7 +331,7 @@ def test_coarse_bounds_pool_the_rollouts_of_a_group_and_never_two_groups() -> No
     assert not coarse_margin([comparison(1, 15, margin=4.0)] * 4).rejects
     assert coarse_margin([comparison(1, 40, margin=1.5), comparison(1, 24, margin=1.5)]).rejects
     assert not coarse_margin([comparison(1, 35), comparison(1, 15, margin=4.0), comparison(1, 14)]).rejects  # 23 %
-    assert coarse_margin([comparison(1, 49), comparison(1, 15, margin=4.0)] + [comparison(1, 15, margin=4.0)]).rejects
+    assert coarse_margin([comparison(1, 49), comparison(1, 15, margin=4.0), comparison(1, 15, margin=4.0)]).rejects
 
 
 def test_one_rollout_of_another_seed_stands_out_alone() -> None:

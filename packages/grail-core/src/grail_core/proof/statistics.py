@@ -2,7 +2,7 @@
 
 Two coarse bounds need no calibration and are always enforced. The pooled statistics and the named alternatives are tests of
 fixed sample size on rollout-level values (the rollout is the unit of independence) against the calibration of the pair of
-numerics classes; without one they only report. α is split over those that are enforced. Numbers are rounded to six digits,
+numerics classes; without one they only report. Half of α is split over either kind. Numbers are rounded to six digits,
 so the same evidence gives the same text on any machine. Nothing here remembers a window.
 """
 
@@ -132,10 +132,18 @@ def evaluate(
         return []
     enforced = pair is not None and pair.covers(shape)
     names = alternatives_in(sample)
-    share = alpha / (len(STATISTICS) + len(names))
+    share, other_share = shares_of(alpha, len(names))
     pooled = {name: _pooled(name, sample, pair, enforced, share) for name in STATISTICS}
-    alternatives = [_alternative(name, sample, enforced, share) for name in names]
+    alternatives = [_alternative(name, sample, enforced, other_share) for name in names]
     return [coarse_error(sample), pooled["energy"], *alternatives, pooled["logprob"], coarse_margin(sample), pooled["margin"]]
+
+
+def shares_of(alpha: float, alternatives: int) -> tuple[float, float]:
+    """α of one pooled statistic, and of one alternative where there are so many: half of it all goes to either kind.
+
+    A validator measures alternatives only for a file that the pooled statistics let pass, so theirs must not depend on it.
+    """
+    return alpha / 2 / len(STATISTICS), alpha / 2 / max(1, alternatives)
 
 
 def coarse_error(sample: Sequence[Comparison]) -> Statistic:

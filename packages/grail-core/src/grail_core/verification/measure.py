@@ -17,7 +17,7 @@ from grail_core.proof.group import measure_rows
 from grail_core.proof.model import PolicyModel
 from grail_core.proof.numerics import numerics_class_of
 from grail_core.proof.sketches import projections
-from grail_core.protocol import RowSample, challenged_positions
+from grail_core.protocol import Outcome, RowSample, challenged_positions
 from grail_core.protocol.constants import PROOF_BATCH_SIZE, ROLLOUTS_PER_PROBLEM
 from grail_core.protocol.randomness import DRAW_ALTERNATIVES, draw
 from grail_core.protocol.types import Digest
@@ -25,7 +25,8 @@ from grail_core.telemetry import get_logger
 from grail_core.verification.context import CheckContext
 from grail_core.verification.evidence import JudgeEvidence, JudgeStability, MinerEvidence, RolloutEvidence
 from grail_core.verification.file import Submission
-from grail_core.verification.reward import judge_claim
+from grail_core.verification.model_checks import check_model
+from grail_core.verification.reward import check_rewards, judge_claim
 
 log = get_logger(__name__)
 
@@ -62,7 +63,8 @@ def measure_sample(
     """Evidence of a file's sample. A rollout the judge cannot conclude on is replaced by the next of the draw.
 
     Args:
-        alternatives: measured on a share of the rollouts that the challenge draws; None measures none.
+        alternatives: measured on a share of the rollouts that the challenge draws, where nothing else rejects the file: they
+            are several float32 passes, and a cheat that is found without them is not worth those. None measures none.
     """
     judged: dict[int, JudgeEvidence] = {}
     whole = [[submission.index_of(group, r) for r in range(ROLLOUTS_PER_PROBLEM)] for group in sample.whole_groups]
@@ -75,11 +77,13 @@ def measure_sample(
     for batch in batches:
         rows = [challenged(submission, index, challenge_seed) for index in batch]
         rollouts += measure_batch(submission, context, rows, judged, model)
-    if alternatives is not None:
-        drawn = sorted(draw(challenge_seed, DRAW_ALTERNATIVES, len(rollouts), alternatives.count(len(rollouts))))
-        for at, one in zip(drawn, _under_others(submission, context, [rollouts[i] for i in drawn], alternatives), strict=True):
-            rollouts[at] = one
-    return evidence_of(submission, model, rollouts, lost)
+    evidence = evidence_of(submission, model, rollouts, lost)
+    if alternatives is None or _fails_already(submission, evidence):
+        return evidence
+    drawn = sorted(draw(challenge_seed, DRAW_ALTERNATIVES, len(rollouts), alternatives.count(len(rollouts))))
+    for at, one in zip(drawn, _under_others(submission, context, [rollouts[i] for i in drawn], alternatives), strict=True):
+        rollouts[at] = one
+    return replace(evidence, rollouts=tuple(rollouts))
 
 
 def evidence_of(
@@ -125,6 +129,12 @@ def measure_batch(
         )
         for row, (group, rollout), measurement in zip(rows, names, measured, strict=True)
     ]
+
+
+def _fails_already(submission: Submission, evidence: MinerEvidence) -> bool:
+    if check_rewards(submission, evidence):
+        return True
+    return any(finding.outcome is Outcome.REJECT for finding in check_model(submission, evidence))
 
 
 def _under_others(

@@ -34,7 +34,7 @@ from grail_core.generation.hf import HfGenerator
 from grail_core.proof.calibration import STATISTICS, CalibrationTable, Null, PairCalibration, Shape
 from grail_core.proof.group import RowMeasurement, RowProof, measure_rows, prove_rows
 from grail_core.proof.model import Attention, PolicyModel
-from grail_core.proof.numerics import numerics_class_of
+from grail_core.proof.numerics import class_name, numerics_class_of
 from grail_core.proof.sketches import Projections, parse_sketches, projections, quantise, sketch
 from grail_core.proof.statistics import Comparison, clip_of, compare, rollout_values
 from grail_core.protocol import challenged_positions
@@ -257,6 +257,7 @@ def calibrate(
         raise ConfigurationError(
             "the same checkpoint is given twice", hint="a table's claim rests on different checkpoints; name each folder once"
         )
+    _require_device(device)
     observations: list[Observation] = []
     largest = Shape(0, 0)
     for index, source in enumerate(sources):
@@ -294,8 +295,8 @@ def _observe(
     def seen(validator: Attention, condition: str, sample: Sequence[Comparison], *, fitted: bool = True) -> Observation:
         return Observation(
             source.name,
-            _class_of(model),
-            _class_of(models[validator]),
+            numerics_class_of(model),
+            numerics_class_of(models[validator]),
             condition,
             fitted,
             tokens,
@@ -411,11 +412,14 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _class_of(model: PolicyModel) -> str:
+def _require_device(device: str) -> None:
     try:
-        return numerics_class_of(model)
-    except ValueError as error:
-        raise ConfigurationError(str(error), where="GRAIL_DEVICE", hint="calibrate on cpu or cuda") from error
+        torch.empty(0, device=device)
+        class_name(attention=ATTENTIONS[0], device=torch.device(device).type)
+    except (RuntimeError, AssertionError, ValueError) as error:  # AssertionError: torch was built without CUDA
+        raise ConfigurationError(
+            f"nothing can be calibrated on {device}: {error}", where="GRAIL_DEVICE", hint="use cpu or cuda"
+        ) from error
 
 
 def _conditions(model: PolicyModel) -> list[Condition]:

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from grail_core.calibrate import Calibration, Observation
-from grail_core.proof.calibration import STATISTICS
+from grail_core.proof.statistics import shares_of
 from grail_core.protocol.constants import FALSE_REJECT_RATE
 
 ROLLOUTS: Final = 64
@@ -28,10 +28,8 @@ _LEAST = 2e-5  # the rounding of a stored sketch alone is 7e-5
 
 def plot(calibration: Calibration) -> str:
     """The whole figure, about 720 px wide."""
-    bounds = {
-        key: math.sqrt(pair.nulls["energy"].threshold(ROLLOUTS, FALSE_REJECT_RATE / len(STATISTICS)))
-        for key, pair in calibration.table.pairs.items()
-    }
+    alpha, _ = shares_of(FALSE_REJECT_RATE, 0)
+    bounds = {key: math.sqrt(pair.nulls["energy"].threshold(ROLLOUTS, alpha)) for key, pair in calibration.table.pairs.items()}
     high = 1.3 * max(*bounds.values(), *(float(o.rms.max()) for o in calibration.observations))
 
     def x(value: float) -> float:
@@ -49,14 +47,12 @@ def plot(calibration: Calibration) -> str:
         for name, members in calibration.conditions_of(pair).items():
             height = max(15.0, _STEP * len(members) + 7)
             rows.append(_text(_LEFT - 8, y + height / 2 + 4, name, anchor="end"))
-            first = y + (height - _STEP * (len(members) - 1)) / 2
-            for number, one in enumerate(members):
-                rows += _checkpoint(one, first + _STEP * number, x)
+            rows += _row(members, y + (height - _STEP * (len(members) - 1)) / 2, x)
             y += height
             rows.append(_line(_LEFT, y, _LEFT + _WIDTH, y, _GRID))
         bound = x(bounds[key])
         rows.append(_line(bound, start, bound, y, _BOUND, dash=True))
-        rows.append(_text(bound + 8, start - 8, f"{bounds[key]:.2g} at {ROLLOUTS} rollouts", anchor="end", colour=_BOUND))
+        rows.append(_text(bound + 8, start - 8, f"{bounds[key]:.3g} at {ROLLOUTS} rollouts", anchor="end", colour=_BOUND))
         y += 12
     ticks = [m * 10.0**e for e in range(-5, 1) for m in (1, 3) if _LEAST <= m * 10.0**e <= high]
     for tick in ticks:
@@ -67,15 +63,21 @@ def plot(calibration: Calibration) -> str:
     return _svg(_LEFT + _WIDTH + 30, y + 66, parts)
 
 
-def _checkpoint(one: Observation, y: float, x: Callable[[float], float]) -> list[str]:
-    colour = _FITTED if one.fitted else _RECORDED
-    median, high, largest = (x(float(value)) for value in (*np.quantile(one.rms, (0.5, 0.99)), one.rms.max()))
-    return [
-        _line(median, y, largest, y, colour),
-        f'<circle cx="{median:.1f}" cy="{y:.1f}" r="1.6" fill="{colour}"/>',
-        _line(high, y - 1.8, high, y + 1.8, colour),
-        f'<circle cx="{largest:.1f}" cy="{y:.1f}" r="1.6" fill="white" stroke="{colour}" stroke-width="0.7"/>',
-    ]
+def _row(members: list[Observation], first: float, x: Callable[[float], float]) -> list[str]:
+    """One condition: a path for all lines and ticks, one for the dots, two for the rings."""
+    lines, dots, rings = "", "", ""
+    for number, one in enumerate(members):
+        y = first + _STEP * number
+        median, high, largest = (x(float(value)) for value in (*np.quantile(one.rms, (0.5, 0.99)), one.rms.max()))
+        lines += f"M{median:.1f} {y:.1f}H{largest:.1f}M{high:.1f} {y - 1.8:.1f}v3.6"
+        dots += f"M{median:.1f} {y:.1f}h0"
+        rings += f"M{largest:.1f} {y:.1f}h0"
+    colour = _FITTED if members[0].fitted else _RECORDED
+    return [_path(lines, colour, 1), _path(dots, colour, 3.4), _path(rings, colour, 3.6), _path(rings, "white", 2)]
+
+
+def _path(steps: str, colour: str, width: float) -> str:
+    return f'<path d="{steps}" fill="none" stroke="{colour}" stroke-width="{width}" stroke-linecap="round"/>'
 
 
 def _svg(width: float, height: float, parts: list[str]) -> str:

@@ -24,8 +24,9 @@ from grail_core.environment import Environment
 from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.generation.base import GenerationPolicy
 from grail_core.prompts import PromptRenderer
-from grail_core.proof.calibration import LEAST_CHECKPOINTS, LEAST_TOKENS, STATISTICS, CalibrationTable, PairCalibration
+from grail_core.proof.calibration import LEAST_CHECKPOINTS, LEAST_TOKENS, CalibrationTable, PairCalibration
 from grail_core.proof.model import Attention
+from grail_core.proof.statistics import shares_of
 from grail_core.protocol.constants import FALSE_REJECT_RATE, MAX_NEW_TOKENS_PROTOCOL_CAP
 from grail_core.settings import Settings
 
@@ -210,7 +211,7 @@ def _progress() -> Iterator[core.Progress]:
 
 def _thresholds(pair: PairCalibration) -> dict[str, dict[str, float]]:
     """Statistic → sample size → threshold, for rollouts as long as calibration's."""
-    share = FALSE_REJECT_RATE / len(STATISTICS)
+    share, _ = shares_of(FALSE_REJECT_RATE, 0)
     return {
         name: {str(size): float(f"{null.threshold(size, share):.4g}") for size in SAMPLES} for name, null in pair.nulls.items()
     }

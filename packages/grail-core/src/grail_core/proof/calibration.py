@@ -76,7 +76,7 @@ class Null:
         factors = [1.0] * len(clipped) if scales is None else list(scales)
         # One rollout measured in five ways is one rollout in which no extreme was seen: conditions never add to the count.
         total = sum(map(len, clipped)) if rollouts is None else rollouts
-        unseen = UNSEEN_EXTREMES / total
+        unseen = UNSEEN_EXTREMES / (total + UNSEEN_EXTREMES)
         # Means grow with the positions too: the dead zone compares conditions at one length, so a model whose completions are
         # long is not taken for one that drifts more. Quiet conditions lower the average, hence widen the dead zone; it never
         # exceeds the worst mean.

@@ -43,7 +43,7 @@ _LANGUAGE_TOKENS = 64
     "--prompts", default=30, show_default=True, type=click.IntRange(min=1), help="Calibration prompts of each of these."
 )
 @click.option(
-    "--language-prompts", default=20, show_default=True, type=click.IntRange(min=1), help="Those of each language model."
+    "--language-prompts", default=40, show_default=True, type=click.IntRange(min=1), help="Those of each language model."
 )
 @click.option("--learning-rate", default=1e-3, show_default=True)
 @click.option("--version", required=True, help="The text that verdicts name the table by.")

@@ -301,12 +301,17 @@ def _peak_mb() -> float:
 
 
 def generation() -> Figures:
-    """Generating rows against verifying them: 8 rows, 64 prompt tokens, 64 and 448 completion tokens, an 11 M Qwen2."""
+    """Generating rows against verifying them: 8 rows, 64 prompt tokens, 64 and 448 completion tokens, an 11 M Qwen2.
+
+    `verify` is every check that all files get; the named alternatives (six float32 passes by default, on the share of the
+    rollouts that the operator sets) are timed beside it.
+    """
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     from grail_core.generation.base import GenerationPolicy, GenerationRequest
     from grail_core.generation.hf import HfGenerator
+    from grail_core.proof.alternatives import EIGHT_BIT_GROUP, Alternatives, Rows, eight_bit
     from grail_core.proof.calibration import shipped_table
     from grail_core.proof.group import measure_rows, prove_rows
     from grail_core.proof.model import PolicyModel
@@ -332,6 +337,8 @@ def generation() -> Figures:
     for parameter in module.parameters():
         parameter.data = parameter.data.to(torch.bfloat16)
     model = PolicyModel(module)
+    copies = {"int8": partial(eight_bit, model), "int8-groups": partial(eight_bit, model, EIGHT_BIT_GROUP)}
+    alternatives = Alternatives(model, {**copies, **{f"previous-{age}": model.state for age in (1, 2, 3)}})
     signs = projections(Randomness(bytes(32)), bytes(32), model.hidden_size)
     pair = shipped_table().lookup(DEFAULT_CLASS, DEFAULT_CLASS)
     rng = np.random.default_rng(3)
@@ -374,12 +381,15 @@ def generation() -> Figures:
             verify,
             partial(full_logits_verify, model, rows, 64),
             torch.inference_mode()(partial(model.hidden_states, rows)),
+            partial(alternatives.sketches, Rows(rows, [64] * 8, positions), signs),
         )
-        generate_s, verify_s, full_s, body_s = _in_turn(actions, 5 if not suffix else 3)
+        generate_s, verify_s, full_s, body_s, others_s = _in_turn(actions, 5 if not suffix else 3)
         figures[f"verify.generate_ratio{suffix}"] = generate_s / verify_s
         figures[f"peer.full_logits.generate_ratio{suffix}"] = generate_s / full_s
         figures[f"verify.generate_ms{suffix}"] = 1e3 * generate_s
         figures[f"verify.verify_ms{suffix}"] = 1e3 * verify_s
+        figures[f"verify.alternatives_ms{suffix}"] = 1e3 * others_s
+        figures[f"verify.generate_ratio.with_alternatives{suffix}"] = generate_s / (verify_s + others_s)
         figures[f"verify.body_ms{suffix}"] = 1e3 * body_s  # one forward pass without the head: what no verifier goes below
     return figures
 

@@ -31,8 +31,9 @@ from grail_core.protocol.constants import CHECK_ALL_BELOW, FALSE_REJECT_RATE, RO
 from tooling.power.observation import Observation
 
 WANTED_POWER = 0.99
-_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 _DRAWS = 400
+_MOST_DRAWN = 800_000  # rollouts of all draws of one size together
 
 Rejects = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.bool_]]
 """Indices of rollouts [draws, n] → whether each draw is rejected."""
@@ -40,7 +41,7 @@ Rejects = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.bool_]]
 
 @dataclass(frozen=True)
 class Detection:
-    """How one test sees one condition. `rollouts` and `tokens` are None where no size up to 8,192 rollouts suffices.
+    """How one test sees one condition. `rollouts` and `tokens` are None where no size up to 32,768 rollouts suffices.
 
     `window_power` is the share of samples of 64 rollouts that it rejects.
     """
@@ -206,7 +207,8 @@ def _search(name: str, rejects: Rejects, sample: Sequence[Comparison], seed: int
     draws = np.random.default_rng(seed)
 
     def power(n: int) -> float:
-        return float(rejects(draws.integers(0, len(sample), (_DRAWS, n))).mean())
+        count = max(20, min(_DRAWS, _MOST_DRAWN // n))
+        return float(rejects(draws.integers(0, len(sample), (count, n))).mean())
 
     window = power(CHECK_ALL_BELOW)
     below, found = 0, None

@@ -28,12 +28,16 @@ _NEAR_TIE = 0.25  # nats by which a steered token's score may trail
 
 @dataclass(frozen=True)
 class Deviation:
-    """`threat` is an id of the threat model; `candidates` says how many completions are drawn for one submitted."""
+    """`threat` is an id of the threat model; `candidates` says how many completions are drawn for one submitted.
+
+    `pool`: how many times as many rollouts are collected; what takes more than a window to see is measured on more.
+    """
 
     name: str
     threat: str
     produce: Produce
     candidates: int = 1
+    pool: int = 1
 
 
 def all_deviations() -> list[Deviation]:
@@ -129,7 +133,11 @@ def _other_weights() -> list[Deviation]:
     ]
     named = [*rows[:1], *rows[4:7]]
     eager = [(f"{name}, eager attention", threat, _eagerly(model)) for name, threat, model in named]
-    return [Deviation(name, threat, _with_model(model)) for name, threat, model in (*rows, *eager)]
+    small_steps = ("lr 1e-6", "lr 3e-6")
+    return [
+        Deviation(name, threat, _with_model(model), pool=8 if any(step in name for step in small_steps) else 1)
+        for name, threat, model in (*rows, *eager)
+    ]
 
 
 def _eagerly(model_of: Callable[[Bench], PolicyModel]) -> Callable[[Bench], PolicyModel]:

@@ -187,7 +187,8 @@ def publish(study: Study, found: dict[str, Any], docs: Path) -> None:
     page = docs / "proof.md"
     if page.is_file():
         text = page.read_text()
-        for name, body in (("honest", honest_markdown(found)), ("deviations", markdown(found))):
+        tables = {"honest": honest_markdown, "deviations": markdown, "alternatives": alternatives_markdown}
+        for name, body in ((name, write(found)) for name, write in tables.items()):
             text = _between_marks(text, name, body)
         page.write_text(text)
 
@@ -218,7 +219,7 @@ def honest_markdown(found: dict[str, Any]) -> str:
 def markdown(found: dict[str, Any]) -> str:
     """Deviations, for proof.md."""
     lines = [
-        "| threat | deviation | statistic | tokens | rollouts | power, one window | power as enforced today |",
+        "| threat | deviation | statistic | tokens | rollouts | power, one window | as enforced |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for one in found["deviations"]:
@@ -230,6 +231,32 @@ def markdown(found: dict[str, Any]) -> str:
             f"| {enforced['value']:.2f} ({enforced['low']:.2f}–{enforced['high']:.2f}) |"
         )
     return "\n".join(lines)
+
+
+def alternatives_markdown(found: dict[str, Any]) -> str:
+    """Where honest miners and those that ran an alternative project to, for proof.md."""
+    signal = found["signal_and_noise"]["alternatives"]
+    names = list(signal)
+    placed = {(one["numerics"], one["alternative"]): one for one in found["honest"]["alternatives"]}
+    ran = {(alternative, "eager" in deviation): deviation for deviation, alternative in _RAN.items()}
+
+    def place(one: dict[str, Any] | None) -> str:
+        if one is None:
+            return "–"
+        return f"{one['t']:.2f} ± {one['standard_error']:.2f} ({one['rejected']} of {one['windows']})"
+
+    rows = [
+        ["weights that differ", *(f"{100 * signal[name]['changed_weights']:.1f} %" for name in names)],
+        ["RMS Δ in float32", *(f"{signal[name]['float32']:.4f}" for name in names)],
+    ]
+    honest = [one["name"] for one in found["honest"]["numerics"] if one["same_dtype"]]
+    rows += [[f"honest, {numerics}", *(place(placed.get((numerics, name))) for name in names)] for numerics in honest]
+    for eager in (False, True):
+        which = [placed.get((ran.get((name, eager), ""), name)) for name in names]
+        rows.append([f"runs the alternative, {'eager' if eager else 'SDPA'}", *map(place, which)])
+    head = ["t ± standard error (windows rejected)", *names]
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _between_marks(text: str, name: str, body: str) -> str:

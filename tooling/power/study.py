@@ -131,11 +131,14 @@ class Study:
     # Collecting
 
     def deviation(self, deviation: Deviation) -> list[Observation]:
-        def collect() -> list[Observation]:
-            rollouts, claims = deviation.produce(self.bench)
-            return self._observe(self.bench, rollouts, claims, named=deviation.threat in _NAMED)
+        groups = self.size.deviation_groups * deviation.pool
 
-        return self._kept(deviation.name, self.size.deviation_groups, self.size.limit, collect)
+        def collect() -> list[Observation]:
+            bench = self.bench if deviation.pool == 1 else self._bench("judged", groups, self.size.limit)
+            rollouts, claims = deviation.produce(bench)
+            return self._observe(bench, rollouts, claims, named=deviation.threat in _NAMED)
+
+        return self._kept(deviation.name, groups, self.size.limit, collect)
 
     def calibration_runs(self) -> dict[str, list[Observation]]:
         """Honest rollouts of every same-dtype numerics, long ones and short ones, of the calibration window."""
@@ -151,8 +154,8 @@ class Study:
         return self._honest("judged", self.size.honest_groups, self.size.limit, named=True, every=True)
 
     def held_out_runs(self) -> dict[str, list[Observation]]:
-        """Many short ones of the judged window, same-dtype numerics."""
-        return self._honest("held out", self.size.held_out_groups, self.size.short_limit, named=False)
+        """Many short ones of another window, same-dtype numerics, as a validator measures them: alternatives and all."""
+        return self._honest("held out, all tests", self.size.held_out_groups, self.size.short_limit, named=True)
 
     def _honest(
         self, window: str, groups: int, limit: int, *, named: bool, every: bool = False

@@ -207,18 +207,18 @@ def coarse_margin(sample: Sequence[Comparison]) -> Statistic:
 
 def energy_of(one: Comparison) -> float:
     """Mean squared sketch difference of a coordinate; 1 where the measured state has no sketch."""
-    energy = float(np.square(one.errors, dtype=np.float64).mean())
+    energy = float(np.add.reduce(np.square(one.errors, dtype=np.float64), axis=None)) / one.errors.size
     return energy if math.isfinite(energy) else 1.0
 
 
 def margin_of(one: Comparison) -> float:
     """How many positions lost clearly: Σ min(margin / 0.2, 1). A sum, so one wrong token counts alike in any length."""
-    return float(np.minimum(one.margins / MARGIN_SCALE, 1.0).sum())
+    return float(np.add.reduce(np.minimum(one.margins / MARGIN_SCALE, 1.0)))
 
 
 def logprob_of(one: Comparison) -> float:
     """Mean absolute difference between claimed and measured log-probability, nats."""
-    difference = float(np.abs(one.logprob_errors, dtype=np.float64).mean())
+    difference = float(np.add.reduce(np.abs(one.logprob_errors, dtype=np.float64))) / len(one.logprob_errors)
     return difference if math.isfinite(difference) else LOGPROB_CLIP
 
 
@@ -294,7 +294,7 @@ def _by_group(sample: Sequence[Comparison]) -> dict[int, list[Comparison]]:
 
 def _position_squares(errors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """Squared winsorised position errors [k]; a position without a sketch counts as winsorised."""
-    means = np.square(errors, dtype=np.float64).mean(axis=1)
+    means = np.add.reduce(np.square(errors, dtype=np.float64), axis=1) / errors.shape[1]
     squares: npt.NDArray[np.float64] = np.fmin(means, POSITION_ERROR_WINSOR**2)  # fmin prefers the number to NaN
     return squares
 

@@ -61,6 +61,14 @@ def test_four_bit_weights_fail(scene: Scene, name: str) -> None:
     no_try_got_through(run_deviations(scene, Row("A4", "file"), [name], BRIEF.window_groups))
 
 
+@pytest.mark.parametrize("name", ["8-bit weights, per channel", "8-bit weights, groups of 32", "previous checkpoint, lr 1e-5"])
+def test_weights_that_differ_by_less_than_kernels_do_fail_by_the_name_of_an_alternative(scene: Scene, name: str) -> None:
+    row = run_deviations(scene, Row("A4", "file"), [name], BRIEF.window_groups)
+    no_try_got_through(row)
+    assert {one.caught_by for one in row.tries} == {"proof"}
+    assert all("log-evidence" in one.message for one in row.tries)
+
+
 def test_a_skipped_layer_fails(scene: Scene) -> None:
     no_try_got_through(run_deviations(scene, Row("A11", "file"), ["middle layer skipped"], BRIEF.window_groups))
 

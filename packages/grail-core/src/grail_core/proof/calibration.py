@@ -1,9 +1,10 @@
 """What honest drift looks like, per pair of numerics classes, and the bounds that follow from it.
 
-A table ships with the package (`calibration.json`, made by `tooling/calibrate.py`) and has a version that verdicts name. For
-each pooled statistic it holds the cumulant-generating function K(λ) = ln E exp(λ v) of one rollout's value, the worst of all
-calibration checkpoints, with a share of unseen extreme rollouts mixed in. By Chernoff's bound the mean of n independent
-rollouts exceeds min_λ (K(λ) + ln(1/α)/n) / λ with probability at most α, whatever the shape of the tail.
+A table ships with the package (`calibration.json`, made by `tooling/calibrate.py`); one from `grail-validator calibrate`
+can be chosen at start-up. It has a version that verdicts name. For each pooled statistic it holds the cumulant-generating
+function K(λ) = ln E exp(λ v) of one rollout's value, the worst of all calibration conditions, with a share of unseen extreme
+rollouts mixed in. By Chernoff's bound the mean of n independent rollouts exceeds min_λ (K(λ) + ln(1/α)/n) / λ with probability
+at most α, whatever the shape of the tail.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ class PairCalibration:
 
 @dataclass(frozen=True)
 class CalibrationTable:
-    """All pairs under one version text, for example `bf16-cpu/1`. `place` says on what machine and software it was measured."""
+    """All pairs under one version text, for example `bf16-cpu/2`. `place` says on what machine and software it was measured."""
 
     version: str
     place: str

@@ -93,9 +93,9 @@ def main(
 def network_sources(env_id: str, folders: list[Path], prompts: int) -> list[Source]:
     """Localnet's checkpoints with problems of the environment, rendered as miners render them."""
     from grail_core.calibrate import Source
+    from grail_core.generation.defaults import sampling_defaults
     from grail_core.prompts import PromptRenderer
     from grail_envs import load
-    from grail_trainer.model_folder import sampling_defaults
 
     environment = load(env_id)
     sources = []
@@ -136,12 +136,12 @@ def checkpoints(
     env_id: str, root: Path, seed: int, windows: int, groups: int, learning_rate: float, *, large: bool
 ) -> list[Path]:
     """Folders of one model before training and after each window, made where they are not there yet."""
+    from grail_core.generation.defaults import sampling_defaults
     from grail_core.prompts import PromptRenderer
     from grail_core.proof.model import PolicyModel
     from grail_envs import load
     from grail_trainer.grpo import GrpoSettings, update
     from grail_trainer.init import config_for, create_model
-    from grail_trainer.model_folder import sampling_defaults
     from grail_trainer.optimiser import Masters
     from tooling.learn import _rollouts as training_batch
 

@@ -129,12 +129,12 @@ def curve(
     """Points of one run, the checkpoint before any training first."""
     import torch
 
+    from grail_core.generation.defaults import sampling_defaults
     from grail_core.prompts import PromptRenderer
     from grail_core.proof.model import PolicyModel
     from grail_envs import load
     from grail_trainer.evaluate import evaluate, held_out_environment
     from grail_trainer.grpo import update
-    from grail_trainer.model_folder import sampling_defaults
     from grail_trainer.optimiser import Masters
 
     torch.set_num_threads(1)

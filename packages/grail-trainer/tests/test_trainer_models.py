@@ -16,13 +16,13 @@ import grail_trainer.warm_start as warm_start
 from grail_core.checkpoints.safety import read_model_files
 from grail_core.environment import Environment, Judgement, Message, Problem
 from grail_core.errors import CheckpointError, ConfigurationError
+from grail_core.generation.defaults import sampling_defaults
 from grail_core.prompts import PromptRenderer
 from grail_core.proof.model import PolicyModel
 from grail_envs.sat import SatEnvironment, format_answer
 from grail_trainer.constant_answers import constant_baseline
 from grail_trainer.evaluate import evaluate, held_out_sampling_seed, held_out_seed, pass_at_k
 from grail_trainer.init import create_model
-from grail_trainer.model_folder import sampling_defaults
 from grail_trainer.vocabulary import UNKNOWN, Codec, write_tokenizer
 from grail_trainer.warm_start import Stage, majority_answer
 

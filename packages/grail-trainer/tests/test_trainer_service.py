@@ -29,6 +29,7 @@ from grail_core.checkpoints.manifest import CheckpointManifest
 from grail_core.checkpoints.publish import CheckpointParts
 from grail_core.checkpoints.safety import read_model_files
 from grail_core.errors import ConfigurationError
+from grail_core.generation.defaults import sampling_defaults
 from grail_core.keys import LocalSigner, ss58
 from grail_core.live_checkpoint import LiveCheckpoint
 from grail_core.participant import Participant
@@ -46,7 +47,6 @@ from grail_trainer.batch import fair_order, largest_share, within_share
 from grail_trainer.grpo import GrpoSettings
 from grail_trainer.init import TinyConfig, create_model
 from grail_trainer.intake import VerdictReader, accepted_digests, have_spoken
-from grail_trainer.model_folder import sampling_defaults
 from grail_trainer.optimiser import Masters
 from grail_trainer.publication import LOG_TAG, Publisher, first_reachable, training_log_key
 from grail_trainer.service import TrainerService

@@ -59,10 +59,10 @@ def import_command(source: Path, out: Path) -> None:
 
 
 def evaluate_command(settings: Settings, *, model: Path, env_id: str, problems: int, samples: int, as_json: bool) -> None:
+    from grail_core.generation.defaults import sampling_defaults
     from grail_core.prompts import PromptRenderer
     from grail_core.proof.model import PolicyModel
     from grail_trainer.evaluate import evaluate, held_out_environment
-    from grail_trainer.model_folder import sampling_defaults
 
     environment = held_out_environment(env_id, settings.data_dir)
     loaded = PolicyModel.load(model, device=settings.device)

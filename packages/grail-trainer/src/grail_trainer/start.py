@@ -11,6 +11,7 @@ from grail_core.checkpoints.safety import read_model_files
 from grail_core.cli_support import stop_on_signals
 from grail_core.environment import Environment
 from grail_core.errors import CheckpointError, ConfigurationError
+from grail_core.generation.defaults import sampling_defaults
 from grail_core.keys import ss58
 from grail_core.live_checkpoint import LiveCheckpoint
 from grail_core.participant import Participant
@@ -25,7 +26,6 @@ from grail_envs.bound import BoundEnvironments
 from grail_trainer.commands import training_environment
 from grail_trainer.grpo import GrpoSettings
 from grail_trainer.intake import VerdictReader
-from grail_trainer.model_folder import sampling_defaults
 from grail_trainer.optimiser import Masters
 from grail_trainer.publication import Publisher, first_window
 from grail_trainer.service import TrainerService

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,12 @@ from grail_core.calibrate_plot import plot
 from grail_core.environment import Environment
 from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.generation.base import GenerationPolicy
+from grail_core.generation.defaults import sampling_defaults
 from grail_core.prompts import PromptRenderer
 from grail_core.proof.calibration import LEAST_CHECKPOINTS, LEAST_TOKENS, CalibrationTable, PairCalibration
 from grail_core.proof.model import Attention
 from grail_core.proof.statistics import shares_of
-from grail_core.protocol.constants import FALSE_REJECT_RATE, MAX_NEW_TOKENS_PROTOCOL_CAP
+from grail_core.protocol.constants import FALSE_REJECT_RATE
 from grail_core.settings import Settings
 
 SAMPLES = (16, 46, 64)
@@ -157,44 +158,14 @@ def _read_prompts(path: Path) -> list[tuple[int, ...]]:
 
 
 def _sampling(folder: Path, asked: Asked) -> tuple[GenerationPolicy, frozenset[int]]:
-    """Policy and end tokens: the options, else what the folder says (end tokens: config.json where the other names none)."""
-    generation, config = _object(folder / "generation_config.json"), _object(folder / "config.json")
-    ends: Any = list(asked.end_tokens) or generation.get("eos_token_id", config.get("eos_token_id"))
-    listed = ends if isinstance(ends, list) else [ends]
-    if not all(type(token) is int and token >= 0 for token in listed):
-        raise CheckpointError("the model folder names no end token", where=str(folder), hint="give --end-token")
-    policy = GenerationPolicy(
-        max_tokens=asked.max_tokens or _number(folder, generation, "max_new_tokens", 1024, 1, MAX_NEW_TOKENS_PROTOCOL_CAP),
-        temperature=asked.temperature or _number(folder, generation, "temperature", 1.0, 1e-3, 100.0),
-        top_p=_number(folder, generation, "top_p", 1.0, 1e-3, 1.0),
-        top_k=_number(folder, generation, "top_k", -1, -1, 2**31 - 1) or -1,  # Transformers writes 0 for all
-        repetition_penalty=_number(folder, generation, "repetition_penalty", 1.0, 0.01, 100.0),
+    """Policy and end tokens: the options, else what the folder says."""
+    found = sampling_defaults(folder, asked.end_tokens)
+    policy = replace(
+        found.policy,
+        max_tokens=asked.max_tokens or found.policy.max_tokens,
+        temperature=asked.temperature or found.policy.temperature,
     )
-    return policy, frozenset(listed)
-
-
-def _number(folder: Path, config: dict[str, Any], name: str, default: float, least: float, most: float) -> Any:
-    """A number of the generation configuration, as the default's type."""
-    value = config.get(name)
-    if value is None:
-        return default
-    if type(value) not in (int, float) or not least <= value <= most:
-        raise CheckpointError(
-            f"{name} is {value!r}, not a number from {least} to {most}", where=str(folder / "generation_config.json")
-        )
-    return type(default)(value)
-
-
-def _object(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"the file cannot be read: {error}", where=str(path)) from error
-    if not isinstance(value, dict):
-        raise CheckpointError("the file holds no object", where=str(path))
-    return value
+    return policy, frozenset(found.end_tokens)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ takes them over into its signed manifest; from then on the manifest decides.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,14 @@ class SamplingDefaults:
     end_tokens: tuple[int, ...]  # ascending, at least one
 
 
-def sampling_defaults(folder: Path) -> SamplingDefaults:
-    """Read a model folder.
+def sampling_defaults(folder: Path, end_tokens: Sequence[int] = ()) -> SamplingDefaults:
+    """Read a model folder. `end_tokens`, where given, stand in for the folder's.
 
     Raises:
         CheckpointError: a file does not parse, a value is out of range, or no end token is named.
     """
     generation, config = _json(folder / "generation_config.json"), _json(folder / "config.json")
-    ends = generation.get("eos_token_id", config.get("eos_token_id"))
+    ends: Any = list(end_tokens) or generation.get("eos_token_id", config.get("eos_token_id"))
     listed: list[Any] = ends if isinstance(ends, list) else [ends]
     if not listed or not all(isinstance(token, int) and not isinstance(token, bool) and token >= 0 for token in listed):
         raise CheckpointError(

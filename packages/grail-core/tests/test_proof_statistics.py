@@ -21,7 +21,16 @@ from grail_core.proof.model import PolicyModel
 from grail_core.proof.numerics import DEFAULT_CLASS
 from grail_core.proof.projection import REFERENCE, Sums, project, sums
 from grail_core.proof.sketches import parse_sketches, projections
-from grail_core.proof.statistics import Comparison, Statistic, clip_of, coarse_error, coarse_margin, compare, evaluate
+from grail_core.proof.statistics import (
+    Comparison,
+    Statistic,
+    clip_of,
+    coarse_error,
+    coarse_margin,
+    compare,
+    evaluate,
+    rollout_values,
+)
 from grail_core.protocol.constants import FALSE_REJECT_RATE
 from grail_core.protocol.randomness import Randomness
 
@@ -107,7 +116,7 @@ def proved_again(model: PolicyModel, rows: list[HonestRow]) -> list[HonestRow]:
 def test_honest_work_is_accepted_with_room_to_spare(current: PolicyModel, honest: list[HonestRow]) -> None:
     statistics = judge(current, honest)
     assert rejecting(statistics) == set()
-    assert [s.name for s in statistics] == ["coarse_error", "energy", "logprob", "coarse_margin", "margin"]
+    assert [s.name for s in statistics] == ["coarse_error", "energy", "logprob", "logprob_tail", "coarse_margin", "margin"]
     assert all(s.enforced for s in statistics)
     assert all(s.threshold is not None and s.value < s.threshold / 4 for s in statistics)
 
@@ -317,6 +326,7 @@ def comparison(group: int, positions: int, error: float = 0.0, margin: float = 0
         0,
         np.full((positions, 4), error, np.float32),
         np.zeros(positions, np.float32),
+        np.ones(positions, np.float32),
         np.full(positions, margin),
     )
 
@@ -342,6 +352,26 @@ def test_one_rollout_of_another_seed_stands_out_alone() -> None:
     other.margins[:10] = 0.9
     assert not coarse_margin([other]).rejects
     assert not coarse_margin([comparison(1, 15, margin=4.0)]).rejects  # too few positions to say
+
+
+def claiming(measured: list[float], claimed: list[float]) -> Comparison:
+    k = len(measured)
+    z, words = np.zeros((k, 4), np.float32), np.zeros((k, 4), np.int16)
+    numbers = [np.array(values, np.float32) for values in (claimed, measured)]
+    return compare(1, 0, claimed_sketches=words, claimed_logprobs=numbers[0], z=z, logprobs=numbers[1], margins=np.zeros(k))
+
+
+def test_a_false_log_probability_counts_where_the_token_was_in_doubt() -> None:
+    doubtful = claiming([-3.0] * 8 + [-1e-4] * 24, [-2.9] * 8 + [-1e-4] * 24)
+    # 8 of 32 positions say anything, and all of them are off by 0.1: a plain mean would have been 0.025.
+    assert rollout_values("logprob", [doubtful])[0] == pytest.approx(0.1, rel=0.01)
+    sure = claiming([-1e-6] * 32, [-1e-5] * 32)  # rounding at sure tokens is no evidence
+    assert rollout_values("logprob", [sure])[0] < 1e-6
+    wild = claiming([-2.0] * 32, [-2.0] * 31 + [-1.0])
+    assert rollout_values("logprob_tail", [wild, doubtful]) == pytest.approx([1 / 32, 0.0], abs=1e-6)
+    broken = claiming([-2.0] * 4, [math.nan] * 4)
+    assert rollout_values("logprob", [broken])[0] == 1.0
+    assert rollout_values("logprob_tail", [broken])[0] == 1.0
 
 
 def test_a_state_without_a_sketch_counts_as_a_miss() -> None:

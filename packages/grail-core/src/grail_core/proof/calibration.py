@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from grail_core.errors import ConfigurationError
 
-STATISTICS: Final = ("energy", "margin", "logprob")
+STATISTICS: Final = ("energy", "margin", "logprob", "logprob_tail")
 """The pooled statistics; `statistics` defines the value of one rollout under each."""
 
 UNSEEN_EXTREMES: Final = 3.0

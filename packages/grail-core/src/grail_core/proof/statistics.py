@@ -38,6 +38,10 @@ MARGIN_SCALE = 0.2
 """A margin counts in full from here on; honest near ties lose by less."""
 MARGIN_CLIP_PER_ROLLOUT = 1.0
 LOGPROB_CLIP = 0.1  # nats
+LOGPROB_TAIL = 0.25  # nats; the largest of 360,000 honest differences was 0.14
+LOGPROB_TAIL_CLIP = 0.25  # of a rollout's informative positions
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class Comparison:
     rollout: int
     errors: npt.NDArray[np.float32]  # [k, 4] claimed minus measured z; NaN where the measured state has no sketch
     logprob_errors: npt.NDArray[np.float32]  # [k] claimed minus measured, nats
+    informative: npt.NDArray[np.float32]  # [k] 1 − p of the token as measured: where it is sure, any model's claim is right
     margins: npt.NDArray[np.float64]  # [k]
     in_float32: InFloat32 | None = None  # None: the alternatives were not measured on this rollout
 
@@ -82,11 +87,13 @@ def compare(
         reference = alternatives[REFERENCE]
         deltas = {name: other - reference for name, other in alternatives.items() if name != REFERENCE}
         in_float32 = InFloat32(differences(claimed_sketches, reference), z - reference, deltas)
+    measured = np.asarray(logprobs, dtype=np.float32)
     return Comparison(
         group=group,
         rollout=rollout,
         errors=differences(claimed_sketches, z),
-        logprob_errors=np.asarray(claimed_logprobs, dtype=np.float32) - np.asarray(logprobs, dtype=np.float32),
+        logprob_errors=np.asarray(claimed_logprobs, dtype=np.float32) - measured,
+        informative=-np.expm1(np.minimum(measured, 0)),
         margins=np.asarray(margins, dtype=np.float64),
         in_float32=in_float32,
     )
@@ -135,7 +142,8 @@ def evaluate(
     share, other_share = shares_of(alpha, len(names))
     pooled = {name: _pooled(name, sample, pair, enforced, share) for name in STATISTICS}
     alternatives = [_alternative(name, sample, enforced, other_share) for name in names]
-    return [coarse_error(sample), pooled["energy"], *alternatives, pooled["logprob"], coarse_margin(sample), pooled["margin"]]
+    logprob = (pooled["logprob"], pooled["logprob_tail"])
+    return [coarse_error(sample), pooled["energy"], *alternatives, *logprob, coarse_margin(sample), pooled["margin"]]
 
 
 def shares_of(alpha: float, alternatives: int) -> tuple[float, float]:
@@ -205,34 +213,67 @@ def coarse_margin(sample: Sequence[Comparison]) -> Statistic:
     )
 
 
-def energy_of(one: Comparison) -> float:
-    """Mean squared sketch difference of a coordinate; 1 where the measured state has no sketch."""
-    energy = float(np.add.reduce(np.square(one.errors, dtype=np.float64), axis=None)) / one.errors.size
-    return energy if math.isfinite(energy) else 1.0
+def _energies(sample: Sequence[Comparison]) -> Floats:
+    """Mean squared sketch difference of a coordinate; 1 where a measured state has no sketch."""
+    squares = np.square(np.concatenate([one.errors for one in sample]), dtype=np.float64)
+    energies = _sums_of(sample, np.add.reduce(squares, axis=1)) / [one.errors.size for one in sample]
+    return np.where(np.isfinite(energies), energies, 1.0)
 
 
-def margin_of(one: Comparison) -> float:
+def _lost_positions(sample: Sequence[Comparison]) -> Floats:
     """How many positions lost clearly: Σ min(margin / 0.2, 1). A sum, so one wrong token counts alike in any length."""
-    return float(np.add.reduce(np.minimum(one.margins / MARGIN_SCALE, 1.0)))
+    return _sums_of(sample, np.minimum(np.concatenate([one.margins for one in sample]) / MARGIN_SCALE, 1.0))
 
 
-def logprob_of(one: Comparison) -> float:
-    """Mean absolute difference between claimed and measured log-probability, nats."""
-    difference = float(np.add.reduce(np.abs(one.logprob_errors, dtype=np.float64))) / len(one.logprob_errors)
-    return difference if math.isfinite(difference) else LOGPROB_CLIP
+def _logprob_means(sample: Sequence[Comparison]) -> Floats:
+    """Mean absolute difference of log-probabilities over the informative positions, nats."""
+    return _informative_mean(sample, lambda distances: distances)
 
 
-_VALUES: dict[str, tuple[str, float, Callable[[Comparison], float]]] = {
-    "energy": ("proof", ENERGY_CLIP, energy_of),
-    "margin": ("sampling", MARGIN_CLIP_PER_ROLLOUT, margin_of),
-    "logprob": ("logprob", LOGPROB_CLIP, logprob_of),
+def _logprob_tails(sample: Sequence[Comparison]) -> Floats:
+    """Share of the informative positions whose log-probabilities differ by more than LOGPROB_TAIL."""
+    return _informative_mean(sample, lambda distances: (distances > LOGPROB_TAIL).astype(np.float64))
+
+
+def _informative_mean(sample: Sequence[Comparison], value: Callable[[Floats], Floats]) -> Floats:
+    """Σ w v / max(Σ w, 1) with w = 1 − p: rollouts whose every token is sure weigh nothing. 1 where a number is not finite."""
+    distances = np.abs(np.concatenate([one.logprob_errors for one in sample]), dtype=np.float64)
+    weights = np.concatenate([one.informative for one in sample]).astype(np.float64)
+    total = _sums_of(sample, np.where(np.isfinite(distances), value(distances) * weights, np.nan))
+    means = total / np.maximum(_sums_of(sample, weights), 1.0)
+    return np.where(np.isfinite(means), means, 1.0)
+
+
+def _sums_of(sample: Sequence[Comparison], values: Floats) -> Floats:
+    """Sums over each rollout's positions of values laid end to end."""
+    starts = np.cumsum([0, *(len(one.margins) for one in sample[:-1])])
+    sums_: Floats = np.add.reduceat(values, starts)
+    return sums_
+
+
+@dataclass(frozen=True)
+class _Pooled:
+    check: str
+    clip: float
+    values: Callable[[Sequence[Comparison]], Floats]
+    what: str
+
+
+_POOLED: dict[str, _Pooled] = {
+    "energy": _Pooled("proof", ENERGY_CLIP, _energies, "mean squared sketch difference a coordinate"),
+    "margin": _Pooled("sampling", MARGIN_CLIP_PER_ROLLOUT, _lost_positions, "clearly lost positions a rollout"),
+    "logprob": _Pooled(
+        "logprob", LOGPROB_CLIP, _logprob_means, "mean absolute log-probability difference where it is informative, nats"
+    ),
+    "logprob_tail": _Pooled(
+        "logprob", LOGPROB_TAIL_CLIP, _logprob_tails, f"share of informative positions off by over {LOGPROB_TAIL:g} nats"
+    ),
 }
 
 
-def rollout_values(name: str, sample: Sequence[Comparison]) -> npt.NDArray[np.float64]:
+def rollout_values(name: str, sample: Sequence[Comparison]) -> Floats:
     """One value per rollout under a pooled statistic, unclipped; what calibration fits."""
-    value = _VALUES[name][2]
-    return np.array([value(one) for one in sample], dtype=np.float64)
+    return _POOLED[name].values(sample)
 
 
 def alternatives_in(sample: Sequence[Comparison]) -> list[str]:
@@ -247,31 +288,24 @@ def alternative_sums(name: str, sample: Sequence[Comparison]) -> Sums:
 
 
 def clip_of(name: str) -> float:
-    return _VALUES[name][1]
+    return _POOLED[name].clip
 
 
 def _pooled(name: str, sample: Sequence[Comparison], pair: PairCalibration | None, enforced: bool, alpha: float) -> Statistic:
-    check, clip, value_of = _VALUES[name]
-    values = [min(value_of(one), clip) for one in sample]
-    count: float = len(values)
+    statistic = _POOLED[name]
+    values = np.minimum(statistic.values(sample), statistic.clip)
+    count = len(values)
     threshold = None
     if pair is not None:
         null = pair.nulls[name]
         if name == "margin":
             # The honest value of a sum grows with the positions opened; calibration rollouts had `pair.positions` on average.
             weight = math.fsum(max(1.0, len(one.margins) / pair.positions) for one in sample)
-            threshold = null.threshold(weight, alpha) * weight / count
+            threshold = _short(null.threshold(weight, alpha) * weight / count)
         else:
-            threshold = null.threshold(count, alpha)
-    mean = math.fsum(values) / count
-    what = {
-        "energy": "mean squared sketch difference a coordinate",
-        "margin": "clearly lost positions a rollout",
-        "logprob": "mean absolute log-probability difference, nats",
-    }[name]
-    return Statistic(
-        check, name, _short(mean), None if threshold is None else _short(threshold), enforced, f"{what}, {len(values)} rollouts"
-    )
+            threshold = _short(null.threshold(count, alpha))
+    detail = f"{statistic.what}, {count} rollouts"
+    return Statistic(statistic.check, name, _short(math.fsum(values) / count), threshold, enforced, detail)
 
 
 def _alternative(name: str, sample: Sequence[Comparison], enforced: bool, alpha: float) -> Statistic:

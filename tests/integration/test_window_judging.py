@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from grail_core.errors import ProtocolViolationError
 from grail_core.keys import ss58
 from grail_core.protocol import MinerStatus, MinerVerdict, RolloutRow, SignedVerdict, VerdictBody, WindowStatus
 from grail_core.verdict_files import evidence_key, read_verdict, rollouts_key
@@ -121,7 +122,29 @@ def test_the_published_files_are_those_the_verdict_names(network: SmallNetwork) 
     assert [file.data for file in files] == [data]
     evidence = store.get(evidence_key(FIRST_WINDOW), max_bytes=10**7)
     assert write_evidence(read_evidence(evidence)) == evidence
-    assert len(read_evidence(evidence)[0].rollouts) == 32
+    rollouts = read_evidence(evidence)[0].rollouts
+    assert len(rollouts) == 32
+    for one in rollouts:
+        # No earlier checkpoint is there in the first window; the two 8-bit copies always are.
+        assert sorted(one.alternatives) == ["current", "int8", "int8-groups"]
+        assert set(one.positions.tolist()) <= set(one.alternative_positions.tolist())
+
+
+def test_evidence_whose_alternatives_cannot_be_judged_is_none(network: SmallNetwork) -> None:
+    upload(network, "miner-0", network.mine(network.mining("miner-0"), FIRST_WINDOW, GROUPS))
+    validator = network.validator("validator-0")
+    sight(network, validator)
+    judge(network, validator)
+    miner = read_evidence(validator.participant.own_store.get(evidence_key(FIRST_WINDOW), max_bytes=10**7))[0]
+    first, *rest = miner.rollouts
+    without = {name: z for name, z in first.alternatives.items() if name != "current"}
+    for broken in (
+        dataclasses.replace(first, alternatives=without),
+        dataclasses.replace(first, alternative_positions=first.alternative_positions[:-1]),
+        dataclasses.replace(first, alternative_positions=first.alternative_positions + 1),
+    ):
+        with pytest.raises(ProtocolViolationError, match="not evidence"):
+            read_evidence(write_evidence([dataclasses.replace(miner, rollouts=(broken, *rest))]))
 
 
 def _swap_tokens(row: RolloutRow) -> RolloutRow:

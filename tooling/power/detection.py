@@ -17,6 +17,7 @@ from grail_core.proof.calibration import STATISTICS, Null, PairCalibration, Shap
 from grail_core.proof.projection import project
 from grail_core.proof.statistics import (
     Comparison,
+    Others,
     alternative_sums,
     alternatives_in,
     clip_of,
@@ -48,7 +49,7 @@ class Detection:
 
     statistic: str
     rollouts: int | None
-    tokens: int | None  # challenged positions of that many rollouts
+    tokens: int | None  # positions that the test looks at, of that many rollouts
     extrapolated: bool
     window_power: float
 
@@ -64,10 +65,16 @@ def comparisons(observations: Sequence[Observation]) -> list[Comparison]:
             z=one.z,
             logprobs=one.logprob,
             margins=one.margin,
-            alternatives=one.alternatives,
+            others=_others(one),
         )
         for one in observations
     ]
+
+
+def _others(one: Observation) -> Others | None:
+    if not one.alternatives:
+        return None
+    return Others(one.other_claimed, one.alternatives, np.searchsorted(one.other_positions, one.positions))
 
 
 def fit(conditions: Sequence[Sequence[Comparison]], shape: Shape, names: tuple[str, str]) -> PairCalibration:
@@ -225,8 +232,14 @@ def _search(name: str, rejects: Rejects, sample: Sequence[Comparison], seed: int
             found = middle
         else:
             below = middle
-    positions = float(np.mean([len(one.margins) for one in sample]))
-    return Detection(name, found, math.ceil(found * positions), found > len(sample), window)
+    return Detection(name, found, math.ceil(found * _positions(name, sample)), found > len(sample), window)
+
+
+def _positions(name: str, sample: Sequence[Comparison]) -> float:
+    """Mean completion positions of a rollout that a statistic looks at."""
+    if name in STATISTICS:
+        return float(np.mean([len(one.margins) for one in sample]))
+    return float(np.mean([len(one.in_float32.errors) for one in sample if one.in_float32]))
 
 
 def _coarse(sample: Sequence[Comparison], name: str) -> Detection:

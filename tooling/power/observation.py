@@ -24,6 +24,7 @@ from grail_core.proof.group import measure_rows
 from grail_core.proof.model import PolicyModel
 from grail_core.proof.sketches import Projections, parse_sketches, projections, quantise, sketch
 from grail_core.protocol import Randomness, challenged_positions
+from grail_core.protocol.constants import ALTERNATIVE_POSITIONS, CHALLENGE_K
 
 F32 = npt.NDArray[np.float32]
 
@@ -62,7 +63,9 @@ class Observation:
     claimed_logprob: F32  # [k]
     logprob: F32  # [k]
     margin: F32  # [k]
-    alternatives: Mapping[str, F32] = field(default_factory=dict)
+    alternatives: Mapping[str, F32] = field(default_factory=dict)  # [m, 4] each
+    other_positions: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))  # [m] completion indices
+    other_claimed: npt.NDArray[np.int16] = field(default_factory=lambda: np.zeros((0, 4), np.int16))  # [m, 4]
 
 
 @dataclass(frozen=True)
@@ -87,9 +90,9 @@ class Setting:
     def projections(self, hidden: int) -> Projections:
         return projections(self.randomness, self.window_seed, hidden)
 
-    def positions(self, rollout: Rollout) -> list[int]:
+    def positions(self, rollout: Rollout, count: int = CHALLENGE_K) -> list[int]:
         row = hashlib.sha256(np.asarray(rollout.tokens, "<i4").tobytes()).digest()
-        return challenged_positions(_digest("challenge" + self.label), row, len(rollout.completion))
+        return challenged_positions(_digest("challenge" + self.label), row, len(rollout.completion), count)
 
 
 def claim_of(model: PolicyModel, setting: Setting, rollout: Rollout, hidden: Tensor) -> Claim:
@@ -119,7 +122,8 @@ def observe(
         positions = [setting.positions(r) for r in batch]
         seeds = [setting.sampling_seed(r.group, r.rollout) for r in batch]
         measured = measure_rows(model, rows, lengths, positions, signs, setting.policy, seeds)
-        others = alternatives.sketches(Rows(rows, lengths, positions), signs) if alternatives else [{} for _ in rows]
+        more = [setting.positions(r, ALTERNATIVE_POSITIONS) if alternatives else [] for r in batch]
+        others = alternatives.sketches(Rows(rows, lengths, more), signs) if alternatives else [{} for _ in rows]
         for i, rollout in enumerate(batch):
             at = np.asarray(positions[i])
             words = parse_sketches(said[i].sketches, len(rollout.completion) + 1)
@@ -134,6 +138,8 @@ def observe(
                     logprob=measured[i].logprobs,
                     margin=measured[i].margins.astype(np.float32),
                     alternatives=others[i],
+                    other_positions=np.asarray(more[i], np.int32),
+                    other_claimed=words[1:][more[i]],
                 )
             )
     return observations
@@ -145,8 +151,9 @@ def save(path: Path, observations: Sequence[Observation]) -> None:
         "count": np.array([len(o.positions) for o in observations], np.int64),
         "group": np.array([o.group for o in observations], np.int64),
         "rollout": np.array([o.rollout for o in observations], np.int64),
+        "other_count": np.array([len(o.other_positions) for o in observations], np.int64),
     }
-    for name in ("positions", "claimed", "z", "claimed_logprob", "logprob", "margin"):
+    for name in ("positions", "claimed", "z", "claimed_logprob", "logprob", "margin", "other_positions", "other_claimed"):
         columns[name] = np.concatenate([getattr(o, name) for o in observations])
     for name in observations[0].alternatives:
         columns["z of " + name] = np.concatenate([o.alternatives[name] for o in observations])
@@ -156,11 +163,12 @@ def save(path: Path, observations: Sequence[Observation]) -> None:
 def load(path: Path) -> list[Observation]:
     with np.load(path) as data:
         columns = {name: data[name] for name in data.files}
-    ends = np.cumsum(columns["count"])
+    ends, other_ends = np.cumsum(columns["count"]), np.cumsum(columns["other_count"])
     alternatives = [name for name in columns if name.startswith("z of ")]
     observations = []
     for i, (end, count) in enumerate(zip(ends, columns["count"], strict=True)):
         at = slice(end - count, end)
+        other = slice(other_ends[i] - columns["other_count"][i], other_ends[i])
         observations.append(
             Observation(
                 group=int(columns["group"][i]),
@@ -171,7 +179,9 @@ def load(path: Path) -> list[Observation]:
                 claimed_logprob=columns["claimed_logprob"][at],
                 logprob=columns["logprob"][at],
                 margin=columns["margin"][at],
-                alternatives={name.removeprefix("z of "): columns[name][at] for name in alternatives},
+                alternatives={name.removeprefix("z of "): columns[name][other] for name in alternatives},
+                other_positions=columns["other_positions"][other],
+                other_claimed=columns["other_claimed"][other],
             )
         )
     return observations

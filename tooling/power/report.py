@@ -300,5 +300,5 @@ def table(found: dict[str, Any]) -> str:
             f"{one['threat']:7}{one['name']:48}{one['best_statistic'] or 'none':28}{tokens:>10}"
             f"{one['rollouts_to_detect'] or '–':>10}{one['window_power']:>8.2f}"
         )
-    lines.append("tokens: challenged positions to detect with power 0.99 at false reject 1e-6; * more than were collected")
+    lines.append("tokens: positions looked at to detect with power 0.99 at false reject 1e-6; * more than were collected")
     return "\n".join(lines)

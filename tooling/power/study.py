@@ -24,7 +24,7 @@ from tooling.power.deviations import Deviation, all_deviations
 from tooling.power.observation import Claim, Observation, Rollout, Setting, load, observe, save
 from tooling.power.workbench import Bench, Folders
 
-_VERSION = 5  # of everything that collection does
+_VERSION = 6  # of everything that collection does
 
 _NAMED = ("A4", "A5", "A11")  # threats for which the named alternatives are measured too
 

@@ -22,7 +22,7 @@ from grail_core.proof.numerics import DEFAULT_CLASS
 from grail_core.proof.projection import REFERENCE, Sums, project, sums
 from grail_core.proof.sketches import parse_sketches, projections
 from grail_core.proof.statistics import (
-    Comparison,
+    Comparison, Others,
     Statistic,
     clip_of,
     coarse_error,
@@ -196,16 +196,17 @@ def with_alternatives(base: PolicyModel, rows: list[HonestRow], others: Alternat
         batch = slice(start, start + 16)
         z = measure_sketches(base, asked.tokens[batch], asked.prompt_lengths[batch], asked.positions[batch], SIGNS)
         for row, own, measured in zip(rows[batch], z, found[batch], strict=True):
+            claimed = parse_sketches(row.proof.sketches, row.completion_length + 1)[1:]
             sample.append(
                 compare(
                     row.group,
                     row.rollout,
-                    claimed_sketches=parse_sketches(row.proof.sketches, row.completion_length + 1)[1:],
+                    claimed_sketches=claimed,
                     claimed_logprobs=row.proof.logprobs,
                     z=own,
                     logprobs=row.proof.logprobs,
                     margins=np.zeros(row.completion_length),
-                    alternatives=measured,
+                    others=Others(claimed, measured, np.arange(row.completion_length)),
                 )
             )
     return sample

@@ -85,6 +85,14 @@ def test_positions_are_32_distinct_ones_with_first_and_last(seed, digest, length
     assert positions[-1] == length - 1
 
 
+@given(st.binary(min_size=32, max_size=32), st.binary(min_size=32, max_size=32), st.integers(1, 8192))
+def test_the_positions_of_alternatives_hold_the_challenged_ones(seed, digest, length):
+    more = challenged_positions(seed, digest, length, 256)
+    assert more == sorted(set(more))
+    assert len(more) == min(256, length)
+    assert set(challenged_positions(seed, digest, length)) <= set(more)
+
+
 def test_positions_follow_the_row_and_the_challenge():
     a, b = bytes(32), bytes([1]) * 32
     assert len({tuple(challenged_positions(*pair, 1000)) for pair in ((a, a), (a, b), (b, a), (b, b))}) == 4

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
 import numpy as np
@@ -34,7 +34,7 @@ DEPENDENCE: Final = (1.0, 3.0, 9.0)
 LEAST_POWER: Final = 0.5
 """An alternative whose predicted power is less is reported and not acted on."""
 
-Coordinates = npt.NDArray[np.float32]  # [k, 4]
+Coordinates = npt.NDArray[np.float32]  # [positions, 4]
 Floats = npt.NDArray[np.float64]
 
 _ROUNDING = (1 / SKETCH_SCALE) ** 2 / 12  # variance of a claimed word
@@ -63,23 +63,24 @@ class Sums:
 
     inner: Floats  # ⟨e, Δ⟩
     squares: Floats  # ⟨Δ, Δ⟩
+    coordinates: Floats  # how many of them were finite
     noise: Floats  # ⟨drift, drift⟩
-    coordinates: Floats  # how many were finite in all three
+    noise_coordinates: Floats
 
     def of(self, rollouts: npt.NDArray[np.intp]) -> Sums:
         """Those of the rollouts at these indices."""
-        return Sums(self.inner[rollouts], self.squares[rollouts], self.noise[rollouts], self.coordinates[rollouts])
+        return Sums(*(getattr(self, field.name)[rollouts] for field in fields(self)))
 
 
 def sums(errors: Sequence[Coordinates], deltas: Sequence[Coordinates], drifts: Sequence[Coordinates]) -> Sums:
-    """Of rollouts, from their arrays [k, 4].
+    """Of rollouts, from their arrays.
 
     Args:
-        errors: claimed z minus the reference's. deltas: the alternative's minus the reference's.
-        drifts: the validator's own z, in the numerics it verifies in, minus the reference's: how large honest noise is.
+        errors: [m, 4], claimed z minus the reference's. deltas: [m, 4], the alternative's minus the reference's.
+        drifts: [k, 4], the validator's own z, in the numerics it verifies in, minus the reference's: how large honest noise is.
     """
     rows = [_row(*one) for one in zip(errors, deltas, drifts, strict=True)]
-    return Sums(*np.array(rows, dtype=np.float64).reshape(-1, 4).T)
+    return Sums(*np.array(rows, dtype=np.float64).reshape(-1, 5).T)
 
 
 def project(rollouts: Sums, alpha: float) -> Projection:
@@ -87,7 +88,7 @@ def project(rollouts: Sums, alpha: float) -> Projection:
     total, count = math.fsum(rollouts.squares), math.fsum(rollouts.coordinates)
     if total <= 0:
         return Projection(0.0, 0.0, 0.0, 0.0, False)
-    variance = math.fsum(rollouts.noise) / count + _ROUNDING
+    variance = math.fsum(rollouts.noise) / max(1.0, math.fsum(rollouts.noise_coordinates)) + _ROUNDING
     moved = rollouts.inner - DEAD_ZONE * rollouts.squares
     parts = [math.fsum(_log_ratio((1 - DEAD_ZONE) / (variance * dependence) * moved)) for dependence in DEPENDENCE]
     highest = max(parts)
@@ -97,11 +98,11 @@ def project(rollouts: Sums, alpha: float) -> Projection:
     return Projection(log_evidence, t, power, math.sqrt(total / count), testable=power >= LEAST_POWER)
 
 
-def _row(error: Coordinates, delta: Coordinates, drift: Coordinates) -> tuple[float, float, float, float]:
+def _row(error: Coordinates, delta: Coordinates, drift: Coordinates) -> tuple[float, float, float, float, float]:
     e, d, n = (part.astype(np.float64).ravel() for part in (error, delta, drift))
-    good = np.isfinite(e) & np.isfinite(d) & np.isfinite(n)
-    e, d, n = e[good], d[good], n[good]
-    return math.fsum(e * d), math.fsum(d * d), math.fsum(n * n), float(len(e))
+    good = np.isfinite(e) & np.isfinite(d)
+    e, d, n = e[good], d[good], n[np.isfinite(n)]
+    return math.fsum(e * d), math.fsum(d * d), float(len(e)), math.fsum(n * n), float(len(n))
 
 
 def _log_ratio(a: Floats) -> Floats:

@@ -45,12 +45,21 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class InFloat32:
-    """One rollout against the current model computed in float32, each [k, 4]; what `projection.project` takes."""
+class Others:
+    """One rollout under other weights, at m completion positions with the k challenged ones among them."""
 
-    errors: npt.NDArray[np.float32]  # claimed z minus the reference's
-    drift: npt.NDArray[np.float32]  # the validator's own z, in its own numerics, minus the reference's
-    deltas: Mapping[str, npt.NDArray[np.float32]]  # alternative → its z minus the reference's
+    claimed: npt.NDArray[np.int16]  # [m, 4] sketch words
+    z: Mapping[str, npt.NDArray[np.float32]]  # [m, 4] float32 z by name, the reference's among them
+    challenged: npt.NDArray[np.intp]  # [k] which of the m they are
+
+
+@dataclass(frozen=True)
+class InFloat32:
+    """One rollout against the current model computed in float32; what `projection.sums` takes."""
+
+    errors: npt.NDArray[np.float32]  # [m, 4] claimed z minus the reference's
+    deltas: Mapping[str, npt.NDArray[np.float32]]  # alternative → [m, 4], its z minus the reference's
+    drift: npt.NDArray[np.float32]  # [k, 4] the validator's own z, in its own numerics, minus the reference's
 
 
 @dataclass(frozen=True)
@@ -75,18 +84,14 @@ def compare(
     z: npt.NDArray[np.float32],
     logprobs: npt.NDArray[np.float32],
     margins: npt.NDArray[np.floating],
-    alternatives: Mapping[str, npt.NDArray[np.float32]] | None = None,
+    others: Others | None = None,
 ) -> Comparison:
-    """All arrays at the challenged positions alone, in the same order; sketches int16 [k, 4] as `parse_sketches` gives.
-
-    Args:
-        alternatives: float32 z [k, 4] by name, the reference's among them; empty or None where they were not measured.
-    """
+    """All arrays but those of `others` at the challenged positions alone, in one order; sketches as `parse_sketches` gives."""
     in_float32 = None
-    if alternatives:
-        reference = alternatives[REFERENCE]
-        deltas = {name: other - reference for name, other in alternatives.items() if name != REFERENCE}
-        in_float32 = InFloat32(differences(claimed_sketches, reference), z - reference, deltas)
+    if others is not None:
+        reference = others.z[REFERENCE]
+        deltas = {name: other - reference for name, other in others.z.items() if name != REFERENCE}
+        in_float32 = InFloat32(differences(others.claimed, reference), deltas, z - reference[others.challenged])
     measured = np.asarray(logprobs, dtype=np.float32)
     return Comparison(
         group=group,

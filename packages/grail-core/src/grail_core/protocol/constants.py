@@ -8,6 +8,7 @@ PROTOCOL_VERSION: Final = 1
 WINDOW_LENGTH: Final = 30  # blocks
 ROLLOUTS_PER_PROBLEM: Final = 16
 CHALLENGE_K: Final = 32  # challenged completion positions of a rollout
+ALTERNATIVE_POSITIONS: Final = 256  # those at which named alternatives are measured, the challenged ones among them
 PROOF_BATCH_SIZE: Final = 16  # rows of one proof forward pass
 MAX_NEW_TOKENS_PROTOCOL_CAP: Final = 8192
 MAX_PROMPT_TOKENS: Final = 4096

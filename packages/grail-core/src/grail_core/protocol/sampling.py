@@ -74,21 +74,24 @@ def gumbel_noise(seed: int, position: int, token_ids: npt.ArrayLike) -> npt.NDAr
     return noise_of(murmur3_words(seed, position, token_ids))
 
 
-def challenged_positions(challenge_seed: bytes, row_digest: bytes, completion_length: int) -> list[int]:
+def challenged_positions(
+    challenge_seed: bytes, row_digest: bytes, completion_length: int, count: int = CHALLENGE_K
+) -> list[int]:
     """The completion indices at which a rollout is challenged, ascending.
 
-    The first and the last always, CHALLENGE_K − 2 of the others by `draw`; all of them where there are at most CHALLENGE_K.
+    The first and the last always, `count` − 2 of the others by `draw`; all of them where there are at most `count`. Those of
+    a smaller count (at least 2) are among those of a larger one.
 
     Raises:
         ValueError: the completion is empty.
     """
     if completion_length < 1:
         raise ValueError(f"a completion has at least one token, not {completion_length}")
-    if completion_length <= CHALLENGE_K:
+    if completion_length <= count:
         return list(range(completion_length))
     parts = ("grail/positions", challenge_seed, row_digest)
     seed = hashlib.sha256(b"".join(encode_part(part) for part in parts)).digest()
-    inner = draw(seed, DRAW_POSITIONS, completion_length - 2, CHALLENGE_K - 2)
+    inner = draw(seed, DRAW_POSITIONS, completion_length - 2, count - 2)
     return [0, *sorted(index + 1 for index in inner), completion_length - 1]
 
 

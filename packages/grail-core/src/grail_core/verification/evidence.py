@@ -42,8 +42,9 @@ class RolloutEvidence:
     """One sampled rollout with k challenged completion positions.
 
     `z` [k, 4] are the validator's unrounded sketch values at those positions; `alternatives` the same in float32 under the
-    current weights and each alternative's, by name, empty where the challenge did not draw this rollout for them; `logprob`
-    [k] the unwarped log-probability of the claimed token (nats); `margin` [k] of section 4 (logits, clipped at 4).
+    current weights and each alternative's, by name, [m, 4] at the m `alternative_positions` (the k among them), empty where
+    the challenge did not draw this rollout for them; `logprob` [k] the unwarped log-probability of the claimed token (nats);
+    `margin` [k] of section 4 (logits, clipped at 4).
     """
 
     group: int
@@ -54,6 +55,7 @@ class RolloutEvidence:
     logprob: F32
     margin: F32
     alternatives: Mapping[str, F32] = field(default_factory=dict)
+    alternative_positions: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ _SCHEMA = pa.schema(
         ("logprob", pa.binary()),
         ("margin", pa.binary()),
         ("alternatives", pa.map_(pa.string(), pa.binary())),
+        ("alternative_positions", pa.binary()),
     ]
 )
 
@@ -118,6 +121,7 @@ def write_evidence(miners: Sequence[MinerEvidence]) -> bytes:
                 (name, np.ascontiguousarray(rollout.alternatives[name], "<f4").tobytes())
                 for name in sorted(rollout.alternatives)
             ],
+            "alternative_positions": np.ascontiguousarray(rollout.alternative_positions, "<i4").tobytes(),
         }
         for miner in miners
         for rollout in miner.rollouts
@@ -157,8 +161,13 @@ def _rollout(row: Mapping[str, object]) -> RolloutEvidence:
         return np.frombuffer(raw, "<f4").reshape(-1, SKETCH_DIMENSIONS)  # type: ignore[call-overload, no-any-return]
 
     alternatives = {name: matrix(raw) for name, raw in row["alternatives"]}  # type: ignore[attr-defined]
-    if alternatives and REFERENCE not in alternatives:
-        raise ValueError(f"alternatives without {REFERENCE!r}, which they are compared with")
+    positions = np.frombuffer(row["positions"], "<i4")  # type: ignore[call-overload]
+    measured = np.frombuffer(row["alternative_positions"], "<i4")  # type: ignore[call-overload]
+    if alternatives:
+        if REFERENCE not in alternatives:
+            raise ValueError(f"alternatives without {REFERENCE!r}, which they are compared with")
+        if any(len(z) != len(measured) for z in alternatives.values()) or not np.isin(positions, measured).all():
+            raise ValueError("alternatives at other positions than the evidence says, or without the challenged ones")
     return RolloutEvidence(
         group=row["g"],  # type: ignore[arg-type]
         rollout=row["r"],  # type: ignore[arg-type]
@@ -167,9 +176,10 @@ def _rollout(row: Mapping[str, object]) -> RolloutEvidence:
             row["judge_success"],  # type: ignore[arg-type]
             JudgeStability(row["judge_stability"]),
         ),
-        positions=np.frombuffer(row["positions"], "<i4"),  # type: ignore[call-overload]
+        positions=positions,
         z=matrix(row["z"]),
         logprob=np.frombuffer(row["logprob"], "<f4"),  # type: ignore[call-overload]
         margin=np.frombuffer(row["margin"], "<f4"),  # type: ignore[call-overload]
         alternatives=alternatives,
+        alternative_positions=measured,
     )

@@ -18,7 +18,7 @@ from grail_core.proof.model import PolicyModel
 from grail_core.proof.numerics import numerics_class_of
 from grail_core.proof.sketches import projections
 from grail_core.protocol import Outcome, RowSample, challenged_positions
-from grail_core.protocol.constants import PROOF_BATCH_SIZE, ROLLOUTS_PER_PROBLEM
+from grail_core.protocol.constants import ALTERNATIVE_POSITIONS, CHALLENGE_K, PROOF_BATCH_SIZE, ROLLOUTS_PER_PROBLEM
 from grail_core.protocol.randomness import DRAW_ALTERNATIVES, draw
 from grail_core.protocol.types import Digest
 from grail_core.telemetry import get_logger
@@ -39,10 +39,10 @@ class SampledRow:
     positions: tuple[int, ...]
 
 
-def challenged(submission: Submission, index: int, challenge_seed: Digest) -> SampledRow:
-    """Row `index` with the positions that the challenge opens."""
+def challenged(submission: Submission, index: int, challenge_seed: Digest, count: int = CHALLENGE_K) -> SampledRow:
+    """Row `index` with the (at most `count`) positions that the challenge opens."""
     length = int(submission.table.tokens.lengths[index] - submission.table.prompt_length[index])
-    positions = challenged_positions(challenge_seed, submission.row_digests[index], length)
+    positions = challenged_positions(challenge_seed, submission.row_digests[index], length, count)
     return SampledRow(index, tuple(positions))
 
 
@@ -81,7 +81,8 @@ def measure_sample(
     if alternatives is None or _fails_already(submission, evidence):
         return evidence
     drawn = sorted(draw(challenge_seed, DRAW_ALTERNATIVES, len(rollouts), alternatives.count(len(rollouts))))
-    for at, one in zip(drawn, _under_others(submission, context, [rollouts[i] for i in drawn], alternatives), strict=True):
+    chosen = [rollouts[i] for i in drawn]
+    for at, one in zip(drawn, _under_others(submission, context, challenge_seed, chosen, alternatives), strict=True):
         rollouts[at] = one
     return replace(evidence, rollouts=tuple(rollouts))
 
@@ -138,19 +139,29 @@ def _fails_already(submission: Submission, evidence: MinerEvidence) -> bool:
 
 
 def _under_others(
-    submission: Submission, context: CheckContext, rollouts: Sequence[RolloutEvidence], alternatives: Alternatives
+    submission: Submission,
+    context: CheckContext,
+    challenge_seed: Digest,
+    rollouts: Sequence[RolloutEvidence],
+    alternatives: Alternatives,
 ) -> list[RolloutEvidence]:
-    """The same rollouts with the sketches of the current model in float32 and of every alternative."""
+    """The same rollouts with the sketches of the current model in float32 and of every alternative, at more positions.
+
+    A float32 pass costs the same whatever it is asked for, and what tells two near models apart grows with the positions.
+    """
     table = submission.table
     indices = [submission.index_of(one.group, one.rollout) for one in rollouts]
     rows = Rows(
         tokens=[table.tokens[index].tolist() for index in indices],
         prompt_lengths=[int(table.prompt_length[index]) for index in indices],
-        positions=[one.positions.tolist() for one in rollouts],
+        positions=[challenged(submission, index, challenge_seed, ALTERNATIVE_POSITIONS).positions for index in indices],
     )
     signs = projections(context.window.randomness, context.window.window_seed, alternatives.hidden_size)
     measured = alternatives.sketches(rows, signs)
-    return [replace(one, alternatives=others) for one, others in zip(rollouts, measured, strict=True)]
+    return [
+        replace(one, alternatives=others, alternative_positions=np.asarray(positions, np.int32))
+        for one, others, positions in zip(rollouts, measured, rows.positions, strict=True)
+    ]
 
 
 def judge_row(submission: Submission, context: CheckContext, index: int) -> JudgeEvidence:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from grail_core.proof.calibration import Shape, active_table
 from grail_core.proof.sketches import parse_sketches
-from grail_core.proof.statistics import Comparison, Statistic, compare, evaluate
+from grail_core.proof.statistics import Comparison, Others, Statistic, compare, evaluate
 from grail_core.protocol import Finding, Outcome, RolloutRow
 from grail_core.verification.evidence import MinerEvidence, RolloutEvidence
 from grail_core.verification.file import Submission
@@ -45,16 +47,20 @@ def _rows(submission: Submission, evidence: MinerEvidence) -> Sequence[RolloutRo
 
 def _comparison(row: RolloutRow, one: RolloutEvidence) -> Comparison:
     # Sketch i + 1 is at completion token i's own position: sketch 0 belongs to the last prompt token.
-    sketches = parse_sketches(row.sketches, row.completion_length + 1)[one.positions + 1]
+    sketches = parse_sketches(row.sketches, row.completion_length + 1)[1:]
+    others = None
+    if one.alternatives:
+        where = np.searchsorted(one.alternative_positions, one.positions)
+        others = Others(sketches[one.alternative_positions], one.alternatives, where)
     return compare(
         one.group,
         one.rollout,
-        claimed_sketches=sketches,
+        claimed_sketches=sketches[one.positions],
         claimed_logprobs=row.logprobs[one.positions],
         z=one.z,
         logprobs=one.logprob,
         margins=one.margin,
-        alternatives=one.alternatives,
+        others=others,
     )
 
 

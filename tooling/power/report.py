@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import transformers
 
 from grail_core.proof.calibration import shipped_table
-from grail_core.proof.projection import REFERENCE
 from grail_core.proof.statistics import alternatives_in, rollout_values, shares_of
 from grail_core.protocol.constants import CHECK_ALL_BELOW, FALSE_REJECT_RATE
 from tooling.power import detection, plots, weights
-from tooling.power.observation import Observation
 from tooling.power.provers import PROTOCOL_NUMERICS
 from tooling.power.study import DeviationResult, Study, shipped_pair
 
@@ -154,18 +153,20 @@ def _signal_and_noise(study: Study) -> dict[str, Any]:
         for name, run in runs.items()
         if name != PROTOCOL_NUMERICS
     }
-    single = _root_mean_square(plain, lambda one: one.z - one.alternatives[REFERENCE])
-    signal = {}
-    for name, model in study.bench.other_weights.items():
-        signal[name] = {
-            "float32": _root_mean_square(plain, lambda one, name=name: one.alternatives[name] - one.alternatives[REFERENCE]),
+    measured = [one.in_float32 for one in detection.comparisons(plain) if one.in_float32]
+    signal = {
+        name: {
+            "float32": _root_mean_square([one.deltas[name] for one in measured]),
             "changed_weights": weights.changed_share(study.bench.model, model),
         }
+        for name, model in study.bench.other_weights.items()
+    }
+    single = _root_mean_square([one.drift for one in measured])
     return {"kernel_noise": noise, "bf16_against_float32": single, "alternatives": signal}
 
 
-def _root_mean_square(run: Sequence[Observation], difference: Any) -> float:
-    return float(np.sqrt(np.mean(np.concatenate([np.square(difference(one)).ravel() for one in run]))))
+def _root_mean_square(parts: Sequence[npt.NDArray[np.float32]]) -> float:
+    return float(np.sqrt(np.mean(np.concatenate([np.square(part).ravel() for part in parts]))))
 
 
 def roc(study: Study) -> dict[str, list[float]]:

@@ -22,7 +22,7 @@ def roc(alphas: Sequence[float], curves: Mapping[str, Sequence[float]]) -> str:
     def y(power: float) -> float:
         return top + height * (1 - power)
 
-    parts = [_text(left, 18, "Share of windows (64 rollouts) rejected, by false-reject rate of the statistic", bold=True)]
+    parts = [_text(left, 18, "Windows of 64 rollouts rejected, by the statistic's false-reject rate", bold=True)]
     for exponent in range(round(low), round(high) + 1):
         at = x(10.0**exponent)
         parts += [_line(at, top, at, top + height, "#e5e5e5"), _text(at, top + height + 16, f"1e{exponent}", anchor="middle")]

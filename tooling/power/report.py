@@ -26,15 +26,14 @@ from tooling.power.study import DeviationResult, Study, shipped_pair
 
 ROC_ALPHAS = np.geomspace(1e-8, 1e-1, 29)
 _ROC = (
-    ("8-bit weights, per channel", "energy"),
     ("8-bit weights, per channel, eager attention", "int8"),
-    ("8-bit weights, groups of 32", "int8-groups"),
     ("previous checkpoint, lr 1e-5, eager attention", "previous at 1e-5"),
     ("previous checkpoint, lr 3e-6, eager attention", "previous at 3e-6"),
-    ("4-bit generation, right prefill", "margin"),
-    ("8-bit generation, right prefill", "margin"),
+    ("previous checkpoint, lr 1e-6, eager attention", "previous at 1e-6"),
+    ("steering, 10 flips per 1,000 tokens", "margin"),
     ("steering, 3 flips per 1,000 tokens", "margin"),
-    ("top-p 0.99", "margin"),
+    ("steering, 1 flip per 1,000 tokens", "margin"),
+    ("8-bit generation, right prefill", "margin"),
 )
 _RAN = {
     "8-bit weights, per channel": "int8",

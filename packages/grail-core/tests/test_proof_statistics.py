@@ -22,7 +22,8 @@ from grail_core.proof.numerics import DEFAULT_CLASS
 from grail_core.proof.projection import REFERENCE, Sums, project, sums
 from grail_core.proof.sketches import parse_sketches, projections
 from grail_core.proof.statistics import (
-    Comparison, Others,
+    Comparison,
+    Others,
     Statistic,
     clip_of,
     coarse_error,

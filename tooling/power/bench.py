@@ -5,7 +5,7 @@
     python -m tooling.benchmarks.power           the table for a person, `--quick` for a smaller model and fewer rollouts
 
 Models and rollouts are kept in the project's cache folder (GRAIL_CACHE_DIR) under the digest of their recipe; a second run
-only judges them again: half an hour on one core the first time, five minutes then. The text is GSM8K from GRAIL_DATA_DIR, or
+only judges them again: half an hour on one core the first time, three minutes then. The text is GSM8K from GRAIL_DATA_DIR, or
 the language reference that every CPython ships.
 """
 

@@ -88,14 +88,24 @@ def project(rollouts: Sums, alpha: float) -> Projection:
     total, count = math.fsum(rollouts.squares), math.fsum(rollouts.coordinates)
     if total <= 0:
         return Projection(0.0, 0.0, 0.0, 0.0, False)
-    variance = math.fsum(rollouts.noise) / max(1.0, math.fsum(rollouts.noise_coordinates)) + _ROUNDING
-    moved = rollouts.inner - DEAD_ZONE * rollouts.squares
-    parts = [math.fsum(_log_ratio((1 - DEAD_ZONE) / (variance * dependence) * moved)) for dependence in DEPENDENCE]
-    highest = max(parts)
-    log_evidence = highest + math.log(math.fsum(math.exp(part - highest) for part in parts) / len(parts))
-    power = _predicted_power(rollouts.squares / variance, math.log(len(DEPENDENCE) / alpha))
+    power = _predicted_power(rollouts.squares / _variance(rollouts), math.log(len(DEPENDENCE) / alpha))
     t = math.fsum(rollouts.inner) / total
-    return Projection(log_evidence, t, power, math.sqrt(total / count), testable=power >= LEAST_POWER)
+    return Projection(log_evidence(rollouts), t, power, math.sqrt(total / count), testable=power >= LEAST_POWER)
+
+
+def log_evidence(rollouts: Sums) -> float:
+    """ln W, the mean over DEPENDENCE; 0 where the models do not differ."""
+    if not rollouts.squares.any():
+        return 0.0
+    moved = (1 - DEAD_ZONE) / _variance(rollouts) * (rollouts.inner - DEAD_ZONE * rollouts.squares)
+    parts = [math.fsum(_log_ratio(moved / dependence)) for dependence in DEPENDENCE]
+    highest = max(parts)
+    return highest + math.log(math.fsum(math.exp(part - highest) for part in parts) / len(parts))
+
+
+def _variance(rollouts: Sums) -> float:
+    """Of one coordinate of honest noise, a claimed word's rounding included."""
+    return math.fsum(rollouts.noise) / max(1.0, math.fsum(rollouts.noise_coordinates)) + _ROUNDING
 
 
 def _row(error: Coordinates, delta: Coordinates, drift: Coordinates) -> tuple[float, float, float, float, float]:

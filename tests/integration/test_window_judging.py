@@ -19,7 +19,7 @@ from grail_core.verified_files import read_accepted_files
 from grail_core.window_file import window_key
 from grail_miner.mining import Group
 from grail_validator.ledger import Ledger
-from grail_validator.service import ValidatorService
+from grail_validator.service import Compared, ValidatorService
 from tooling.small_network import FIRST_WINDOW, SmallNetwork, make_model
 
 GROUPS = range(2)
@@ -128,6 +128,35 @@ def test_the_published_files_are_those_the_verdict_names(network: SmallNetwork) 
         # No earlier checkpoint is there in the first window; the two 8-bit copies always are.
         assert sorted(one.alternatives) == ["current", "int8", "int8-groups"]
         assert set(one.positions.tolist()) <= set(one.alternative_positions.tolist())
+
+
+def test_alternatives_are_measured_on_the_share_that_the_operator_sets(network: SmallNetwork) -> None:
+    upload(network, "miner-0", network.mine(network.mining("miner-0"), FIRST_WINDOW, GROUPS))
+    validator = network.validator("validator-0")
+    validator.compared = Compared(earlier=0, eight_bit=True, share=0.25)
+    sight(network, validator)
+    judge(network, validator)
+    miner = read_evidence(validator.participant.own_store.get(evidence_key(FIRST_WINDOW), max_bytes=10**7))[0]
+    assert len(miner.rollouts) == 32
+    assert sum(bool(one.alternatives) for one in miner.rollouts) == 8
+
+
+def test_no_alternative_is_run_for_a_file_that_fails_without_it(network: SmallNetwork) -> None:
+    def zeroed(row: RolloutRow) -> RolloutRow:
+        return dataclasses.replace(row, sketches=bytes(len(row.sketches)))
+
+    mining = network.mining("miner-0")
+    context = network.participant("trainer").open_window(FIRST_WINDOW)
+    loaded = mining.select_model(context)
+    groups = mining.produce_groups(context, loaded, GROUPS)
+    forged = [Group(group.group, tuple(zeroed(row) for row in group.rows)) for group in groups]
+    upload(network, "miner-0", mining.pack(context, loaded, forged))
+    validator = network.validator("validator-0")
+    sight(network, validator)
+    assert judge(network, validator).miner(network.signers["miner-0"].hotkey).status is MinerStatus.FAILED
+    miner = read_evidence(validator.participant.own_store.get(evidence_key(FIRST_WINDOW), max_bytes=10**7))[0]
+    assert len(miner.rollouts) == 32
+    assert not any(one.alternatives for one in miner.rollouts)
 
 
 def test_evidence_whose_alternatives_cannot_be_judged_is_none(network: SmallNetwork) -> None:

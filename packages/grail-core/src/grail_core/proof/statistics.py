@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from grail_core.proof.calibration import STATISTICS, PairCalibration, Shape
-from grail_core.proof.projection import REFERENCE, Sums, project, sums
+from grail_core.proof.projection import REFERENCE, Floats, Sums, project, sums
 from grail_core.proof.sketches import differences
 from grail_core.protocol.constants import (
     COARSE_ERROR_BOUND,
@@ -40,8 +40,6 @@ MARGIN_CLIP_PER_ROLLOUT = 1.0
 LOGPROB_CLIP = 0.1  # nats
 LOGPROB_TAIL = 0.25  # nats; the largest of 360,000 honest differences was 0.14
 LOGPROB_TAIL_CLIP = 0.25  # of a rollout's informative positions
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from grail_core.disk import write_atomically
 from grail_core.errors import GrailError
-from grail_core.storage.atomic import write_atomically
 from tooling.localnet.facts import EvaluationFact
 from tooling.localnet.supervisor import last_lines
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from grail_core.disk import write_atomically
 from grail_core.errors import ConfigurationError
-from grail_core.storage.atomic import write_atomically
 from tooling.localnet.facts import ProcessFact
 
 STATE_FORMAT = 1

@@ -12,7 +12,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from grail_core.storage.atomic import write_atomically
+from grail_core.disk import write_atomically
 from tooling.localnet.plan import HONEST, Layout, Plan
 from tooling.localnet.setup import COLDKEY, TRAINER, Network, derive_seed
 from tooling.localnet.supervisor import ProcessSpec

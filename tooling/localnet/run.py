@@ -18,11 +18,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+from grail_core.disk import write_atomically
 from grail_core.errors import ChainError, GrailError, StorageError
 from grail_core.protocol import WindowTimes
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.types import Window
-from grail_core.storage.atomic import write_atomically
 from tooling.localnet import chaos, collect
 from tooling.localnet.checkpoints import EvaluationPlanner, published_manifests
 from tooling.localnet.evaluation import run_evaluations

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 
-from grail_core.storage.atomic import write_atomically
+from grail_core.disk import write_atomically
 from tooling.localnet.facts import EvaluationFact, MinerIdentity, RunFacts
 
 SUMMARY_FORMAT = 1

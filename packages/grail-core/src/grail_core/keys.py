@@ -14,9 +14,9 @@ from pathlib import Path
 import bittensor_core
 from bittensor_core import Keypair
 
+from grail_core.disk import write_atomically
 from grail_core.errors import ConfigurationError
 from grail_core.protocol.types import Hotkey, Signature
-from grail_core.storage.atomic import write_atomically
 
 DEFAULT_WALLET_PATH = Path("~/.bittensor/wallets")
 SS58_FORMAT = 42  # the generic Substrate format that bittensor uses

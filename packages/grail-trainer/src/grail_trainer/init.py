@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from grail_core.disk import storage_errors, sync_folder
 from grail_core.environment import Environment
 from grail_core.errors import ConfigurationError
 from grail_core.protocol.encoding import canonical_json
-from grail_core.storage.atomic import storage_errors, sync_folder
 from grail_core.telemetry import get_logger
 from grail_trainer.vocabulary import Codec, write_tokenizer
 

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from grail_core.disk import write_atomically
 from grail_core.errors import CheckpointError
-from grail_core.storage.atomic import write_atomically
 
 
 class Masters:

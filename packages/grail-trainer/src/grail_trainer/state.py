@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from grail_core.disk import write_atomically
 from grail_core.errors import ConfigurationError
 from grail_core.protocol.types import Digest, Hotkey, Window
-from grail_core.storage.atomic import write_atomically
 from grail_trainer.optimiser import Masters
 
 FORMAT = 1

@@ -25,8 +25,8 @@ from grail_core.beacon.base import BeaconChain, SignedRound
 from grail_core.beacon.bls import DOMAIN, round_message
 from grail_core.chain.clock import wall_clock_ms
 from grail_core.cli_support import run_cli
+from grail_core.disk import write_atomically
 from grail_core.errors import BeaconError, ConfigurationError
-from grail_core.storage.atomic import write_atomically
 
 _ORDER = 0x73EDA753299D7D483339D80809A1D80553BDA402FFFE5BFEFFFFFFFF00000001  # of the prime-order subgroups
 _ROUND_PATH = re.compile(r"/public/([1-9][0-9]{0,17})")

@@ -15,9 +15,9 @@ import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from grail_core.disk import storage_errors, sync_folder
 from grail_core.errors import CheckpointError
 from grail_core.protocol.types import Digest
-from grail_core.storage.atomic import storage_errors, sync_folder
 
 MANIFEST_FILE = "grail-manifest.json"
 DEFAULT_LIMIT_BYTES = 200 << 30

@@ -21,11 +21,11 @@ from grail_core.checkpoints.manifest import (
     parse,
     valid_from_of_key,
 )
+from grail_core.disk import write_atomically
 from grail_core.errors import CheckpointError
 from grail_core.network import NetworkParameters
 from grail_core.protocol.assignment import CheckpointCandidate, valid_checkpoint
 from grail_core.protocol.types import Block, Digest, Hotkey, Window
-from grail_core.storage.atomic import write_atomically
 from grail_core.storage.base import ObjectNotFoundError, ObjectStore, ObjectTooLargeError, PreconditionFailedError
 
 

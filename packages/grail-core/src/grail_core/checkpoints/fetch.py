@@ -28,9 +28,9 @@ from grail_core.checkpoints.plan import Route, cheapest_route
 from grail_core.checkpoints.safety import MAX_FILE_BYTES, check_model_files
 from grail_core.checkpoints.shards import create_weights, map_weights, plan_shards, shard_index
 from grail_core.checkpoints.tensors import RawTensor, raw_state
+from grail_core.disk import storage_errors
 from grail_core.errors import CheckpointError
 from grail_core.protocol.types import Digest
-from grail_core.storage.atomic import storage_errors
 from grail_core.storage.base import ObjectStore
 
 __all__ = ["apply_to_model", "checkpoint_for_window", "list_manifests", "materialise"]

@@ -34,13 +34,13 @@ from grail_core.checkpoints.safety import ModelFiles, check_model_files
 from grail_core.checkpoints.shards import SHARD_BYTES, map_weights, plan_shards, save_weights, shard_bytes
 from grail_core.checkpoints.tensors import RawState, RawTensor, raw_state
 from grail_core.checkpoints.uploads import Uploads
+from grail_core.disk import storage_errors
 from grail_core.environment import EnvironmentSpec
 from grail_core.errors import CheckpointError
 from grail_core.generation.base import GenerationPolicy
 from grail_core.network import NetworkParameters
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.types import Digest, Window
-from grail_core.storage.atomic import storage_errors
 from grail_core.storage.base import ObjectStore, PreconditionFailedError
 
 ANCHOR_EVERY = 10  # checkpoints

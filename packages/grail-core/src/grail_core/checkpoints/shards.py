@@ -18,9 +18,9 @@ import numpy as np
 
 from grail_core.checkpoints.digests import StateDigests, digest_state
 from grail_core.checkpoints.tensors import Layout, RawState, RawTensor, check_layout, check_name, name_order
+from grail_core.disk import storage_errors
 from grail_core.errors import CheckpointError
 from grail_core.protocol.reading import parse_json
-from grail_core.storage.atomic import storage_errors
 
 SHARD_BYTES = 256 << 20
 MAX_HEADER_BYTES = 64 << 20

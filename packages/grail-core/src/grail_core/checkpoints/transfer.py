@@ -16,8 +16,8 @@ from grail_core.checkpoints.publish import publishable
 from grail_core.checkpoints.safety import CONFIG_FILE, ModelFiles, check_model_files, read_model_files
 from grail_core.checkpoints.shards import map_weights, save_weights
 from grail_core.checkpoints.tensors import DTYPES, Layout, RawTensor, to_torch
+from grail_core.disk import storage_errors, sync_folder
 from grail_core.errors import CheckpointError
-from grail_core.storage.atomic import storage_errors, sync_folder
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 

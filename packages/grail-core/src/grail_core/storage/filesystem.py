@@ -22,8 +22,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from grail_core.chain.clock import wall_clock_ms
+from grail_core.disk import storage_error, storage_errors, write_all
 from grail_core.errors import ConfigurationError, StorageError
-from grail_core.storage.atomic import storage_error, storage_errors, write_all
 from grail_core.storage.base import (
     ObjectInfo,
     ObjectNotFoundError,
@@ -31,7 +31,7 @@ from grail_core.storage.base import (
     ObjectTooLargeError,
     PreconditionFailedError,
 )
-from grail_core.storage.keys import check_prefix, split_key
+from grail_core.storage.object_keys import check_prefix, split_key
 
 TimeSource = Callable[[], int]
 """Unix milliseconds."""

@@ -21,7 +21,7 @@ from grail_core.storage.base import (
     PreconditionFailedError,
 )
 from grail_core.storage.commitment import BucketAddress, Credentials, endpoint_of, parse_commitment
-from grail_core.storage.keys import check_prefix, split_key
+from grail_core.storage.object_keys import check_prefix, split_key
 
 if TYPE_CHECKING:
     from grail_core.network import NetworkParameters

@@ -111,7 +111,7 @@ def network_sources(env_id: str, folders: list[Path], prompts: int) -> list[Sour
 def language_sources(prompts: int) -> list[Source]:
     """Language models with the openings of documents that none of them was trained on, other ones for each."""
     from grail_core.calibrate import Source
-    from grail_core.generation.base import GenerationPolicy
+    from grail_core.protocol.policy import GenerationPolicy
     from tooling.power.artefacts import Artefacts, default_folder
     from tooling.power.corpus import load_corpus
     from tooling.power.language_model import ASSISTANT, END, STUDY, USER, encoder, language_model

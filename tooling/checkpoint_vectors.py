@@ -14,12 +14,12 @@ import numpy as np
 
 from grail_core.checkpoints.codec import Profile, encode
 from grail_core.checkpoints.digests import digest_state, tensor_digest
-from grail_core.checkpoints.manifest import FileRef, ManifestContent, ObjectRef
 from grail_core.checkpoints.shards import plan_shards, shard_bytes
 from grail_core.checkpoints.tensors import DTYPES, Layout, RawTensor, raw_state
 from grail_core.environment import EnvironmentSpec
-from grail_core.generation.base import GenerationPolicy
 from grail_core.protocol.encoding import canonical_json, tagged_hash
+from grail_core.protocol.manifest import FileRef, ManifestContent, ObjectRef
+from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Digest, Hotkey, Window
 
 FOLDER = Path(__file__).resolve().parents[1] / "tests" / "vectors" / "checkpoint"

@@ -15,19 +15,19 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from grail_core.beacon.base import BeaconChain
 from grail_core.beacon.development import DevelopmentBeacon, DevelopmentKey
 from grail_core.chain.clock import ClockMode
 from grail_core.chain.local import LocalChain
-from grail_core.checkpoints.manifest import CheckpointManifest
 from grail_core.checkpoints.publish import CheckpointParts, publish
 from grail_core.checkpoints.safety import read_model_files
 from grail_core.environment import Environment
-from grail_core.generation.base import GenerationPolicy
 from grail_core.keys import LocalSigner
 from grail_core.live_checkpoint import LiveCheckpoint
-from grail_core.network import LOCALNET, NetworkParameters
 from grail_core.participant import Participant
+from grail_core.protocol.beacon import BeaconChain
+from grail_core.protocol.manifest import CheckpointManifest
+from grail_core.protocol.network import LOCALNET, NetworkParameters
+from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Block, Window
 from grail_core.storage.filesystem import FilesystemDirectory
 from grail_envs.sat import SatEnvironment

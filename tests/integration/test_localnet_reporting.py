@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from grail_core.errors import ConfigurationError
-from grail_core.network import LOCALNET
+from grail_core.protocol.network import LOCALNET
 from tooling.localnet import chaos
 from tooling.localnet.events import Event, EventTail
 from tooling.localnet.facts import (

@@ -25,7 +25,13 @@ from grail_core.checkpoints.chain_view import ChainMemory, ChainView, StoredMani
 from grail_core.checkpoints.codec import Profile, encode
 from grail_core.checkpoints.fetch import apply_to_model, materialise
 from grail_core.checkpoints.frames import Frame, Mode, pack_streams
-from grail_core.checkpoints.manifest import (
+from grail_core.checkpoints.publish import CheckpointParts, publish
+from grail_core.checkpoints.tensors import DTYPES, Layout, RawTensor
+from grail_core.environment import EnvironmentSpec
+from grail_core.errors import CheckpointError
+from grail_core.keys import LocalSigner
+from grail_core.protocol.encoding import canonical_json, tagged_hash
+from grail_core.protocol.manifest import (
     MAX_MANIFEST_BYTES,
     CheckpointManifest,
     DeltaRef,
@@ -36,14 +42,8 @@ from grail_core.checkpoints.manifest import (
     manifest_key,
     parse,
 )
-from grail_core.checkpoints.publish import CheckpointParts, publish
-from grail_core.checkpoints.tensors import DTYPES, Layout, RawTensor
-from grail_core.environment import EnvironmentSpec
-from grail_core.errors import CheckpointError
-from grail_core.generation.base import GenerationPolicy
-from grail_core.keys import LocalSigner
-from grail_core.network import LOCALNET
-from grail_core.protocol.encoding import canonical_json, tagged_hash
+from grail_core.protocol.network import LOCALNET
+from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Block, Digest, Window
 from grail_core.storage.filesystem import FilesystemStore
 

@@ -24,14 +24,14 @@ from grail_core.checkpoints.cache import CheckpointCache
 from grail_core.checkpoints.chain_view import list_manifests
 from grail_core.checkpoints.codec import Profile, apply, encode, read_frames
 from grail_core.checkpoints.fetch import materialise
-from grail_core.checkpoints.manifest import OBJECT_PREFIX
 from grail_core.checkpoints.publish import CheckpointParts, publish
 from grail_core.checkpoints.shards import map_weights
 from grail_core.checkpoints.tensors import DTYPES, Layout, RawTensor
 from grail_core.environment import EnvironmentSpec
-from grail_core.generation.base import GenerationPolicy
 from grail_core.keys import LocalSigner
-from grail_core.network import LOCALNET
+from grail_core.protocol.manifest import OBJECT_PREFIX
+from grail_core.protocol.network import LOCALNET
+from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Digest, Window
 from grail_core.storage.filesystem import FilesystemStore
 

@@ -201,8 +201,8 @@ def sampling() -> Figures:
     """
     import torch
 
-    from grail_core.generation.base import GenerationPolicy
     from grail_core.proof.sampling import SeededSampler
+    from grail_core.protocol.policy import GenerationPolicy
     from tooling.benchmarks.proof_peers import LOGIT_PEERS
 
     rng = np.random.default_rng(2)
@@ -309,7 +309,7 @@ def generation() -> Figures:
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    from grail_core.generation.base import GenerationPolicy, GenerationRequest
+    from grail_core.generation.base import GenerationRequest
     from grail_core.generation.hf import HfGenerator
     from grail_core.proof.alternatives import EIGHT_BIT_GROUP, Alternatives, Rows, eight_bit
     from grail_core.proof.calibration import shipped_table
@@ -319,6 +319,7 @@ def generation() -> Figures:
     from grail_core.proof.sketches import parse_sketches, projections
     from grail_core.proof.statistics import compare, evaluate
     from grail_core.protocol import challenged_positions
+    from grail_core.protocol.policy import GenerationPolicy
     from grail_core.protocol.randomness import Randomness
     from tooling.benchmarks.proof_peers import full_logits_verify
 

@@ -26,8 +26,8 @@ from grail_core.protocol.constants import (
     ROLLOUTS_PER_PROBLEM,
     SKETCH_BYTES_PER_POSITION,
 )
+from grail_core.protocol.context import WindowContext
 from grail_core.telemetry import get_logger
-from grail_core.window_context import WindowContext
 from grail_core.window_file import read_window_file, window_key
 from grail_miner.mining import EnvironmentOf, Group, Mining
 

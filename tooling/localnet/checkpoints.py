@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 
 from grail_core.checkpoints.chain_view import list_manifests
-from grail_core.checkpoints.manifest import CheckpointManifest
 from grail_core.checkpoints.source import CheckpointSource
 from grail_core.protocol.constants import WINDOW_LENGTH
+from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.types import Digest
 from grail_core.storage.filesystem import FilesystemDirectory, FilesystemStore
 from tooling.localnet.evaluation import EvaluationTask

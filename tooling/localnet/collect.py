@@ -17,10 +17,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from grail_core.checkpoints.manifest import CheckpointManifest
-from grail_core.network import SUBNET_81
 from grail_core.protocol import MinerStatus, Outcome, SignedVerdict, VerdictBody, WindowStatus
 from grail_core.protocol.constants import WINDOW_LENGTH
+from grail_core.protocol.manifest import CheckpointManifest
+from grail_core.protocol.network import SUBNET_81
 from grail_core.protocol.types import Block, Window
 from grail_core.storage.base import ObjectStore
 from grail_core.storage.filesystem import FilesystemStore

@@ -16,13 +16,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from grail_core.beacon.base import BeaconChain
 from grail_core.beacon.development import DevelopmentKey
 from grail_core.chain.local import LocalChain
 from grail_core.disk import write_atomically
 from grail_core.errors import ConfigurationError, DiskFullError
 from grail_core.keys import LocalSigner, write_wallet
-from grail_core.network import LOCALNET, NetworkParameters
+from grail_core.protocol.beacon import BeaconChain
+from grail_core.protocol.network import LOCALNET, NetworkParameters
 from grail_core.protocol.types import Block
 from tooling.localnet.facts import MinerIdentity
 from tooling.localnet.plan import Layout, Plan

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from grail_core.network import NetworkParameters
 from grail_core.protocol import WindowTimes, window_of
 from grail_core.protocol.constants import WINDOW_LENGTH
+from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.types import Window
 from tooling.localnet.events import Event
 from tooling.localnet.facts import MinerIdentity

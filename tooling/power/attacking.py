@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from grail_core.generation.base import GenerationPolicy
 from grail_core.proof.alternatives import Alternatives
 from grail_core.protocol.constants import CHECK_ALL_BELOW, ROLLOUTS_PER_PROBLEM, WINDOW_LENGTH
+from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Window
 from grail_miner.mining import Group
 from tooling.power import language_model

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from grail_core.generation.base import GenerationPolicy
 from grail_core.proof.model import PolicyModel
 from grail_core.proof.sampling import SeededSampler
+from grail_core.protocol.policy import GenerationPolicy
 from tooling.power import rules
 from tooling.power.decoding import Chooser
 from tooling.power.language_model import document_tokens

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from grail_core.proof.sampling import SeededSampler
-from grail_core.protocol.sampling import gumbel_noise
+from grail_core.protocol.rollouts.noise import gumbel_noise
 
 Seeds = npt.NDArray[np.uint64]
 Positions = npt.NDArray[np.uint32]

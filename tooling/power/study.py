@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 
-from grail_core.generation.base import GenerationPolicy
 from grail_core.proof.calibration import PairCalibration, Shape, shipped_table
 from grail_core.proof.numerics import DEFAULT_CLASS, class_name
 from grail_core.proof.statistics import Comparison, rollout_values
+from grail_core.protocol.policy import GenerationPolicy
 from tooling.power import detection, language_model, provers
 from tooling.power.artefacts import Artefact, Artefacts, Recipe, default_folder
 from tooling.power.corpus import Corpus, load_corpus

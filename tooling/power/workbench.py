@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from grail_core.generation.base import GenerationPolicy, GenerationRequest
+from grail_core.generation.base import GenerationRequest
 from grail_core.generation.hf import HfGenerator
 from grail_core.proof.alternatives import Alternatives
 from grail_core.proof.model import PolicyModel
 from grail_core.proof.sampling import SeededSampler
 from grail_core.protocol.constants import ROLLOUTS_PER_PROBLEM
+from grail_core.protocol.policy import GenerationPolicy
 from tooling.power import weights
 from tooling.power.corpus import Corpus
 from tooling.power.decoding import Chooser, decode

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-from grail_core.network import NETWORKS
 from grail_core.protocol import (
     CheckpointCandidate,
     Digest,
@@ -26,6 +25,7 @@ from grail_core.protocol import (
     window_of,
 )
 from grail_core.protocol.encoding import encode_part, message
+from grail_core.protocol.network import NETWORKS
 from grail_core.protocol.reading import Json
 from tooling.vectors.source import Source, float_text, part_json
 

@@ -8,7 +8,6 @@ from fractions import Fraction
 
 import numpy as np
 
-from grail_core.network import LOCALNET, SUBNET_81
 from grail_core.protocol import (
     Digest,
     Finding,
@@ -38,8 +37,9 @@ from grail_core.protocol import (
     select_miners,
     weights,
 )
+from grail_core.protocol.network import LOCALNET, SUBNET_81
 from grail_core.protocol.reading import Json
-from grail_core.protocol.records import row_message
+from grail_core.protocol.rollouts.records import row_message
 from grail_core.protocol.scores import score_units
 from tooling.vectors.source import Source
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grail_core.beacon.base import SignedRound
 from grail_core.beacon.bls import is_valid, verify_round
 from grail_core.beacon.development import DevelopmentKey
 from grail_core.errors import BeaconError
-from grail_core.network import QUICKNET
+from grail_core.protocol.beacon import SignedRound
+from grail_core.protocol.network import QUICKNET
 
 # Published quicknet rounds with their randomness.
 ROUND_1000 = SignedRound(

@@ -18,13 +18,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grail_core.beacon.base import Beacon, BeaconChain, RoundNotYetError
+from grail_core.beacon.base import Beacon, RoundNotYetError
 from grail_core.beacon.bls import verify_round
 from grail_core.beacon.development import DevelopmentBeacon, DevelopmentKey, Relay
 from grail_core.beacon.drand import DrandBeacon, parse_round
 from grail_core.chain.clock import ClockMode
 from grail_core.chain.local import LocalChain
 from grail_core.errors import BeaconError, ConfigurationError
+from grail_core.protocol.beacon import BeaconChain
 
 GENESIS_S, PERIOD_S = 1_700_000_000, 3
 KEY = DevelopmentKey.from_seed(b"relay test")

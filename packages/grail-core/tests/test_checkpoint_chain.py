@@ -23,14 +23,14 @@ from grail_core.checkpoints.chain_view import (
 )
 from grail_core.checkpoints.fetch import apply_to_model, checkpoint_for_window, materialise
 from grail_core.checkpoints.frames import Profile
-from grail_core.checkpoints.manifest import CheckpointKind, CheckpointManifest, ManifestContent, build, manifest_key, parse
 from grail_core.checkpoints.publish import CheckpointParts, publish
 from grail_core.checkpoints.safety import ModelFiles, read_model_files
 from grail_core.environment import EnvironmentSpec
 from grail_core.errors import CheckpointError
-from grail_core.generation.base import GenerationPolicy
 from grail_core.keys import LocalSigner
-from grail_core.network import LOCALNET, NetworkParameters
+from grail_core.protocol.manifest import CheckpointKind, CheckpointManifest, ManifestContent, build, manifest_key, parse
+from grail_core.protocol.network import LOCALNET, NetworkParameters
+from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Block, Digest, Window
 from grail_core.storage.filesystem import FilesystemStore
 

@@ -17,15 +17,15 @@ import pytest
 from grail_core.checkpoints.cache import CheckpointCache
 from grail_core.checkpoints.chain_view import ChainView, list_manifests
 from grail_core.checkpoints.fetch import materialise
-from grail_core.checkpoints.manifest import CheckpointManifest
 from grail_core.checkpoints.publish import CheckpointParts, publish
 from grail_core.checkpoints.shards import map_weights
 from grail_core.checkpoints.tensors import DTYPES, Layout, RawTensor
 from grail_core.environment import EnvironmentSpec
 from grail_core.errors import StorageError
-from grail_core.generation.base import GenerationPolicy
 from grail_core.keys import LocalSigner
-from grail_core.network import LOCALNET
+from grail_core.protocol.manifest import CheckpointManifest
+from grail_core.protocol.network import LOCALNET
+from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Digest, Window
 from grail_core.storage.filesystem import FilesystemStore
 

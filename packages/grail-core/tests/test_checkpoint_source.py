@@ -14,7 +14,6 @@ from grail_core.chain.clock import ClockMode
 from grail_core.chain.local import LocalChain
 from grail_core.checkpoints.cli import checkpoint
 from grail_core.checkpoints.inspection import inspect_chain
-from grail_core.checkpoints.manifest import CheckpointManifest
 from grail_core.checkpoints.publish import CheckpointParts, publish
 from grail_core.checkpoints.retention import retire
 from grail_core.checkpoints.shards import map_weights
@@ -22,9 +21,10 @@ from grail_core.checkpoints.source import CheckpointSource
 from grail_core.checkpoints.tensors import DTYPES, Layout, RawTensor
 from grail_core.environment import EnvironmentSpec
 from grail_core.errors import CheckpointError
-from grail_core.generation.base import GenerationPolicy
 from grail_core.keys import LocalSigner
-from grail_core.network import LOCALNET, NetworkParameters
+from grail_core.protocol.manifest import CheckpointManifest
+from grail_core.protocol.network import LOCALNET, NetworkParameters
+from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Digest, Window
 from grail_core.storage.filesystem import FilesystemDirectory
 

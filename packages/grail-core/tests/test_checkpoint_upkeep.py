@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from grail_core.checkpoints.cache import CheckpointCache
-from grail_core.checkpoints.manifest import CheckpointManifest, DeltaRef, FileRef, ObjectRef
 from grail_core.checkpoints.plan import cheapest_route
 from grail_core.checkpoints.publish import ANCHOR_EVERY, skip_bases
 from grail_core.checkpoints.retention import retention
@@ -24,7 +23,8 @@ from grail_core.checkpoints.tensors import DTYPES, Layout, RawTensor, raw_state,
 from grail_core.checkpoints.transfer import export_checkpoint, import_model, save_imported
 from grail_core.environment import EnvironmentSpec
 from grail_core.errors import CheckpointError
-from grail_core.generation.base import GenerationPolicy
+from grail_core.protocol.manifest import CheckpointManifest, DeltaRef, FileRef, ObjectRef
+from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Digest, Hotkey, Window
 
 CONFIG = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}

@@ -16,7 +16,7 @@ from grail_core.chain.local import LocalChain
 from grail_core.cli import cli
 from grail_core.cli_support import run_cli, stop_on_signals
 from grail_core.errors import ConfigurationError, GrailError
-from grail_core.network import LOCALNET
+from grail_core.protocol.network import LOCALNET
 from grail_core.protocol.types import Hotkey
 
 HEAVY = {"torch", "transformers", "pyarrow", "bittensor", "boto3", "httpx", "pydantic", "numpy"}

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from grail_core.network import LOCALNET, NETWORKS, SUBNET_81, NetworkParameters
 from grail_core.protocol import canonical_json
+from grail_core.protocol.network import LOCALNET, NETWORKS, SUBNET_81, NetworkParameters
 
 GENESIS = bytes(range(32))
 

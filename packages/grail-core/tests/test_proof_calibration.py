@@ -20,7 +20,6 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from grail_core.calibrate import Calibration, Source, calibrate, place_of
 from grail_core.calibrate_plot import plot
 from grail_core.errors import CheckpointError, ConfigurationError
-from grail_core.generation.base import GenerationPolicy
 from grail_core.proof.calibration import (
     STATISTICS,
     UNSEEN_EXTREMES,
@@ -32,6 +31,7 @@ from grail_core.proof.calibration import (
     use_table,
 )
 from grail_core.proof.statistics import clip_of
+from grail_core.protocol.policy import GenerationPolicy
 
 SDPA, EAGER = "bf16-sdpa-cpu-transformers", "bf16-eager-cpu-transformers"
 LIMITS = (6, 20)  # completion tokens

@@ -12,13 +12,13 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from grail_core.errors import CheckpointError
-from grail_core.generation.base import GenerationPolicy
 from grail_core.proof import model as model_module
 from grail_core.proof.errors import OutOfVocabularyError, OverlongRowError, UnprovableError
 from grail_core.proof.group import measure_rows, measure_sketches, prove_rows
 from grail_core.proof.model import PolicyModel
 from grail_core.proof.numerics import DEFAULT_CLASS, NUMERICS_CLASSES, class_name, numerics_class_of
 from grail_core.proof.sketches import parse_sketches, position_errors, projections
+from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.randomness import Randomness
 
 VOCABULARY = 80

@@ -13,7 +13,6 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from grail_core.calibrate import HonestRow, mine, verify
 from grail_core.errors import ConfigurationError
-from grail_core.generation.base import GenerationPolicy
 from grail_core.proof.alternatives import Alternatives, Rows, eight_bit, round_to_nearest
 from grail_core.proof.calibration import STATISTICS, CalibrationTable, Null, PairCalibration, Shape, shipped_table
 from grail_core.proof.group import RowProof, measure_sketches, prove_rows
@@ -33,6 +32,7 @@ from grail_core.proof.statistics import (
     rollout_values,
 )
 from grail_core.protocol.constants import FALSE_REJECT_RATE
+from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.randomness import Randomness
 
 VOCABULARY, END = 64, frozenset({1, 2, 3})

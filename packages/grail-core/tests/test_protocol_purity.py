@@ -14,7 +14,7 @@ FOLDER = Path(grail_core.protocol.__file__).parent
 
 def test_importing_the_protocol_loads_nothing_heavy():
     program = (
-        "import sys, grail_core.protocol, grail_core.network\n"
+        "import sys, grail_core.protocol, grail_core.protocol.network\n"
         "heavy = {'torch', 'transformers', 'pyarrow', 'bittensor', 'bittensor_core', 'httpx', 'boto3', 'pydantic'}\n"
         "sys.exit(', '.join(heavy & set(sys.modules)) or 0)\n"
     )

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grail_core.network import LOCALNET, SUBNET_81
 from grail_core.protocol import Randomness, WindowTimes, draw, window_of
+from grail_core.protocol.network import LOCALNET, SUBNET_81
 from grail_core.protocol.randomness import drawn
 
 SEED = bytes(range(32))

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grail_core.network import LOCALNET, SUBNET_81
 from grail_core.protocol import MinerWindow, ScoreInputs, score_inputs, weights
+from grail_core.protocol.network import LOCALNET, SUBNET_81
 from grail_core.protocol.scores import LARGEST_SCORE, SCORE_UNIT, score_units
 
 NOW = 3000

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from grail_core.network import NETWORKS, NetworkParameters
 from grail_core.protocol import (
     CheckpointCandidate,
     Hotkey,
@@ -51,7 +50,8 @@ from grail_core.protocol import (
     window_of,
 )
 from grail_core.protocol.encoding import encode_part, message
-from grail_core.protocol.records import row_message
+from grail_core.protocol.network import NETWORKS, NetworkParameters
+from grail_core.protocol.rollouts.records import row_message
 from grail_core.protocol.scores import score_units
 
 ROOT = Path(__file__).resolve().parents[3]

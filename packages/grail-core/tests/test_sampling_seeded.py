@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grail_core.generation.base import GenerationPolicy
 from grail_core.proof import kernels
 from grail_core.proof.sampling import SeededSampler, margin_plain, sample_plain
-from grail_core.protocol.sampling import LARGEST_NOISE, LEAST_NOISE, gumbel_noise, murmur3_words, noise_of
+from grail_core.protocol.policy import GenerationPolicy
+from grail_core.protocol.rollouts.noise import LARGEST_NOISE, LEAST_NOISE, gumbel_noise, murmur3_words, noise_of
 
 GOLDEN_TOKENS = [27, 43, 16, 20, 47, 47, 5, 31, 32, 35, 8, 4, 43, 35, 35, 4]
 GOLDEN_COLD_TOKENS = [27, 8, 12, 31, 31, 27, 31, 31, 4, 31, 31, 4, 27, 31, 39, 39]

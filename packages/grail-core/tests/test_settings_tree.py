@@ -22,7 +22,7 @@ from grail_core.deployment import (
 )
 from grail_core.errors import ChainError, ConfigurationError, NotRegisteredError
 from grail_core.keys import LocalSigner, write_wallet
-from grail_core.network import LOCALNET, NetworkParameters
+from grail_core.protocol.network import LOCALNET, NetworkParameters
 from grail_core.protocol.types import Hotkey
 from grail_core.settings import Settings, describe, load_settings, unknown_names
 

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grail_core.errors import ConfigurationError, StorageError
-from grail_core.network import LOCALNET, NetworkParameters
+from grail_core.protocol.network import LOCALNET, NetworkParameters
 from grail_core.settings import Settings
 from grail_core.storage.base import (
     ObjectNotFoundError,

@@ -25,7 +25,6 @@ from hypothesis import strategies as st
 
 import grail_trainer.warm_start as warm_start
 from grail_core.chain.local import LocalChain
-from grail_core.checkpoints.manifest import CheckpointManifest
 from grail_core.checkpoints.publish import CheckpointParts
 from grail_core.checkpoints.safety import read_model_files
 from grail_core.errors import ConfigurationError
@@ -35,6 +34,7 @@ from grail_core.live_checkpoint import LiveCheckpoint
 from grail_core.participant import Participant
 from grail_core.protocol import MinerStatus, MinerVerdict, SignedVerdict, VerdictBody, WindowStatus
 from grail_core.protocol.encoding import canonical_json, tagged_hash
+from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.signatures import verify
 from grail_core.protocol.types import Block, Digest, Hotkey, Signature, Window
 from grail_core.protocol.verdicts import Versions
@@ -429,7 +429,7 @@ def test_shares_are_a_tenth_or_twice_an_even_one() -> None:
 
 
 def test_a_checkpoint_takes_the_first_window_it_can_reach() -> None:
-    from grail_core.network import LOCALNET, SUBNET_81
+    from grail_core.protocol.network import LOCALNET, SUBNET_81
 
     lead = LOCALNET.checkpoint_lead
     least = 30 + LOCALNET.checkpoint_least_distance * 30

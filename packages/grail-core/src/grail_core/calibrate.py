@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from grail_core.errors import ConfigurationError
-from grail_core.generation.base import GenerationPolicy, GenerationRequest
+from grail_core.generation.base import GenerationRequest
 from grail_core.generation.hf import HfGenerator
 from grail_core.proof.calibration import STATISTICS, CalibrationTable, Null, PairCalibration, Shape
 from grail_core.proof.group import RowMeasurement, RowProof, measure_rows, prove_rows
@@ -39,6 +39,7 @@ from grail_core.proof.sketches import Projections, parse_sketches, projections, 
 from grail_core.proof.statistics import Comparison, clip_of, compare, rollout_values
 from grail_core.protocol import challenged_positions
 from grail_core.protocol.constants import PROOF_BATCH_SIZE, ROLLOUTS_PER_PROBLEM
+from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.randomness import Randomness
 
 ATTENTIONS: Final[tuple[Attention, ...]] = get_args(Attention)

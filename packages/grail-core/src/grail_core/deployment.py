@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grail_core.beacon.base import Beacon
-from grail_core.chain.base import Chain, Neuron, Signer
+from grail_core.chain.base import Chain, Neuron
 from grail_core.chain.clock import wall_clock_ms
 from grail_core.errors import ConfigurationError, NotRegisteredError
-from grail_core.network import NETWORKS, UNSET_HOTKEY, NetworkParameters
+from grail_core.protocol.network import NETWORKS, UNSET_HOTKEY, NetworkParameters
+from grail_core.protocol.signer import Signer
 from grail_core.settings import Settings
 from grail_core.storage.base import StoreDirectory
 

@@ -6,14 +6,14 @@ or in third-party wheels under the entry point `grail.environments`.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol, runtime_checkable
 
-from grail_core.protocol.encoding import canonical_json
-from grail_core.protocol.types import Digest
+from grail_core.protocol.environment_spec import EnvironmentSpec
+
+__all__ = ["Environment", "EnvironmentSpec", "Judgement", "JudgementOutcome", "Message", "Problem"]
 
 
 @dataclass(frozen=True)
@@ -22,33 +22,6 @@ class Message:
 
     role: str
     content: str
-
-
-@dataclass(frozen=True)
-class EnvironmentSpec:
-    """What fixes an environment's problems and judgements, byte for byte.
-
-    `parameters` holds strings, integers, booleans, lists and mappings of these (no floats: they have no canonical JSON here).
-    `data_digest` is the hex SHA-256 of the rows actually loaded, "" for generated environments.
-    """
-
-    env_id: str
-    version: int
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    data_digest: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "env_id": self.env_id,
-            "version": self.version,
-            "parameters": dict(self.parameters),
-            "data_digest": self.data_digest,
-        }
-
-    @property
-    def digest(self) -> Digest:
-        """SHA-256 of the canonical JSON of the spec; `env_digest` in every seed."""
-        return Digest(hashlib.sha256(canonical_json(self.to_json())).digest())
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from grail_core.protocol.constants import (
     MAX_PROMPT_TOKENS,
     SKETCH_BYTES_PER_POSITION,
 )
-from grail_core.protocol.records import RolloutRow, WindowHeader
+from grail_core.protocol.rollouts.records import RolloutRow, WindowHeader
 from grail_core.protocol.types import Signature, Window
 
 HEADER_KEY = b"grail.header"

@@ -11,7 +11,7 @@ from grail_core.protocol.types import Digest
 from grail_envs.registry import load
 
 if TYPE_CHECKING:
-    from grail_core.checkpoints.manifest import CheckpointManifest
+    from grail_core.protocol.manifest import CheckpointManifest
 
 
 class BoundEnvironments:

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 import grail_core
-from grail_core.chain.base import Signer
-from grail_core.checkpoints.manifest import CheckpointManifest
 from grail_core.environment import Environment, Judgement, JudgementOutcome, Problem
 from grail_core.generation.base import Completion, GenerationRequest
 from grail_core.generation.hf import HfGenerator
@@ -35,8 +33,10 @@ from grail_core.protocol import (
     without_negative_zero,
 )
 from grail_core.protocol.constants import PROTOCOL_VERSION, ROLLOUTS_PER_PROBLEM
+from grail_core.protocol.context import WindowContext
+from grail_core.protocol.manifest import CheckpointManifest
+from grail_core.protocol.signer import Signer
 from grail_core.telemetry import get_logger
-from grail_core.window_context import WindowContext
 from grail_core.window_file import write_window_file
 
 log = get_logger(__name__)

@@ -18,9 +18,9 @@ from grail_core.live_checkpoint import LoadedCheckpoint
 from grail_core.participant import Participant
 from grail_core.protocol import allowed_gaps
 from grail_core.protocol.constants import WINDOW_LENGTH
+from grail_core.protocol.context import WindowContext
 from grail_core.protocol.types import Block, Window
 from grail_core.telemetry import get_logger
-from grail_core.window_context import WindowContext
 from grail_core.window_file import window_key
 from grail_miner.budget import TimeBudget
 from grail_miner.mining import Group, Mining, Timings

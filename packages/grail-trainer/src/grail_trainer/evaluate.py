@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from grail_core.environment import Environment, Judgement
-from grail_core.generation.base import GenerationPolicy, GenerationRequest
+from grail_core.generation.base import GenerationRequest
 from grail_core.prompts import PromptRenderer
 from grail_core.proof.model import PolicyModel
+from grail_core.protocol.policy import GenerationPolicy
 from grail_trainer.constant_answers import constant_baseline
 
 Progress = Callable[[int, int], None]

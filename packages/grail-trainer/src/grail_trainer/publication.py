@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from grail_core.checkpoints.chain_view import ChainView, is_in_time, list_manifests
-from grail_core.checkpoints.manifest import CheckpointManifest
 from grail_core.checkpoints.publish import CheckpointParts, least_valid_from, publish
 from grail_core.checkpoints.safety import ModelFiles
 from grail_core.errors import CheckpointError
-from grail_core.network import NetworkParameters
 from grail_core.participant import Participant
 from grail_core.protocol import window_of
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.encoding import canonical_json, tagged_hash
+from grail_core.protocol.manifest import CheckpointManifest
+from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.types import Block, Window
 from grail_core.telemetry import get_logger
 from grail_trainer.optimiser import Masters

@@ -14,16 +14,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from grail_core.checkpoints.manifest import CheckpointManifest
 from grail_core.environment import Environment
 from grail_core.errors import BeaconError, ChainError, CheckpointError, DiskFullError, StorageError
 from grail_core.keys import ss58
 from grail_core.live_checkpoint import LiveCheckpoint
 from grail_core.participant import Participant
 from grail_core.protocol.constants import WINDOW_LENGTH
+from grail_core.protocol.context import WindowContext
+from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.types import Window
 from grail_core.telemetry import get_logger
-from grail_core.window_context import WindowContext
 from grail_trainer.batch import TrainingBatch, build_batch
 from grail_trainer.grpo import GrpoSettings, UpdateStatistics, update
 from grail_trainer.intake import Intake, VerdictReader

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from grail_core.checkpoints.manifest import CheckpointManifest
 from grail_core.checkpoints.publish import CheckpointParts
 from grail_core.checkpoints.safety import read_model_files
 from grail_core.cli_support import stop_on_signals
@@ -19,6 +18,7 @@ from grail_core.proof.calibration import use_table
 from grail_core.proof.model import PolicyModel
 from grail_core.protocol import window_of
 from grail_core.protocol.constants import WINDOW_LENGTH
+from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.types import Window
 from grail_core.settings import Settings
 from grail_core.telemetry import get_logger

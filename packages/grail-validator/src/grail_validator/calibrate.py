@@ -22,13 +22,13 @@ from grail_core import calibrate as core
 from grail_core.calibrate_plot import plot
 from grail_core.environment import Environment
 from grail_core.errors import CheckpointError, ConfigurationError
-from grail_core.generation.base import GenerationPolicy
 from grail_core.generation.defaults import sampling_defaults
 from grail_core.prompts import PromptRenderer
 from grail_core.proof.calibration import LEAST_CHECKPOINTS, LEAST_TOKENS, CalibrationTable, PairCalibration
 from grail_core.proof.model import Attention
 from grail_core.proof.statistics import shares_of
 from grail_core.protocol.constants import FALSE_REJECT_RATE
+from grail_core.protocol.policy import GenerationPolicy
 from grail_core.settings import Settings
 
 SAMPLES = (16, 46, 64)

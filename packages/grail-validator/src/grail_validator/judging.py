@@ -14,7 +14,6 @@ import grail_core
 from grail_core.chain.base import Neuron
 from grail_core.environment import Environment
 from grail_core.errors import GrailError
-from grail_core.network import NetworkParameters
 from grail_core.protocol import (
     Finding,
     MinerStatus,
@@ -31,6 +30,8 @@ from grail_core.protocol import (
     select_miners,
     weights,
 )
+from grail_core.protocol.context import Challenge, WindowContext, challenge_seed
+from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.types import Digest, Hotkey, Window
 from grail_core.telemetry import get_logger
 from grail_core.verification.context import CheckContext, Renderer
@@ -40,7 +41,6 @@ from grail_core.verification.findings import accept
 from grail_core.verification.model_checks import calibration_version
 from grail_core.verification.pipeline import cheap_checks, decide, first_reject, too_many_inconclusive
 from grail_core.verification.uniqueness import distinct_rollouts
-from grail_core.window_context import Challenge, WindowContext, challenge_seed
 from grail_validator.first_sight import FetchedFile
 from grail_validator.ledger import Sighting
 

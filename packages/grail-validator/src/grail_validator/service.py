@@ -17,7 +17,6 @@ from functools import partial
 
 from grail_core.beacon.base import RoundNotYetError
 from grail_core.chain.base import Neuron
-from grail_core.checkpoints.manifest import CheckpointManifest
 from grail_core.environment import Environment
 from grail_core.errors import BeaconError, ChainError, CheckpointError, DiskFullError, GrailError, StorageError
 from grail_core.keys import ss58
@@ -27,6 +26,8 @@ from grail_core.proof.alternatives import EIGHT_BIT_GROUP, Alternatives, Weights
 from grail_core.proof.model import PolicyModel
 from grail_core.protocol import MinerStatus, RowSample, SignedVerdict, VerdictBody, WindowStatus
 from grail_core.protocol.constants import FAILURE_LOOKBACK_WINDOWS, WINDOW_LENGTH
+from grail_core.protocol.context import Challenge, WindowContext
+from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.types import Digest, Window
 from grail_core.telemetry import get_logger
 from grail_core.verdict_files import evidence_key, rollouts_key, verdict_key
@@ -35,7 +36,7 @@ from grail_core.verification.evidence import MinerEvidence, write_evidence
 from grail_core.verification.file import Submission
 from grail_core.verification.measure import measure_sample
 from grail_core.verified_files import AcceptedFile, write_accepted_files
-from grail_core.window_context import Challenge, WindowContext, open_challenge
+from grail_core.window_context import open_challenge
 from grail_validator.first_sight import FirstSight
 from grail_validator.judging import Announced, JudgedWindow, Past, judge_window, stored_in_time, unscored_window
 from grail_validator.ledger import Judged, Ledger

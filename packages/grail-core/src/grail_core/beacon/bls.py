@@ -11,8 +11,8 @@ import hashlib
 
 import py_arkworks_bls12381 as bls12381
 
-from grail_core.beacon.base import BeaconChain, SignedRound
 from grail_core.errors import BeaconError
+from grail_core.protocol.beacon import BeaconChain, SignedRound
 
 DOMAIN = b"BLS_SIG_BLS12381G1_XMD:SHA-256_SSWU_RO_NUL_"
 SIGNATURE_BYTES = 48

@@ -21,12 +21,12 @@ from pathlib import Path
 import click
 import py_arkworks_bls12381 as bls12381
 
-from grail_core.beacon.base import BeaconChain, SignedRound
 from grail_core.beacon.bls import DOMAIN, round_message
 from grail_core.chain.clock import wall_clock_ms
 from grail_core.cli_support import run_cli
 from grail_core.disk import write_atomically
 from grail_core.errors import BeaconError, ConfigurationError
+from grail_core.protocol.beacon import BeaconChain, SignedRound
 
 _ORDER = 0x73EDA753299D7D483339D80809A1D80553BDA402FFFE5BFEFFFFFFFF00000001  # of the prime-order subgroups
 _ROUND_PATH = re.compile(r"/public/([1-9][0-9]{0,17})")

@@ -15,11 +15,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from grail_core.beacon.base import BeaconChain, RoundNotYetError, SignedRound
+from grail_core.beacon.base import RoundNotYetError
 from grail_core.beacon.bls import SIGNATURE_BYTES, is_valid
 from grail_core.chain.clock import wall_clock_ms
 from grail_core.disk import write_atomically
 from grail_core.errors import BeaconError, StorageError
+from grail_core.protocol.beacon import BeaconChain, SignedRound
 from grail_core.telemetry import get_logger
 
 log = get_logger(__name__)

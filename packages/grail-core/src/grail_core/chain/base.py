@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from grail_core.protocol.types import Block, Hotkey, Signature
+from grail_core.protocol.signer import Signer
+from grail_core.protocol.types import Block, Hotkey
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,6 @@ class Metagraph:
 
     def by_hotkey(self, hotkey: Hotkey) -> Neuron | None:
         return next((n for n in self.neurons if n.hotkey == hotkey), None)
-
-
-class Signer(Protocol):
-    """A hotkey that can sign. `grail_core.keys` loads one from a wallet; proof workers never hold one."""
-
-    @property
-    def hotkey(self) -> Hotkey: ...
-
-    def sign(self, message: bytes) -> Signature: ...
 
 
 class Chain(Protocol):

@@ -16,11 +16,12 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
-from grail_core.chain.base import BlockInfo, Metagraph, Neuron, Signer
+from grail_core.chain.base import BlockInfo, Metagraph, Neuron
 from grail_core.chain.clock import wall_clock_ms
 from grail_core.chain.ledger import COMMITMENT_LIMIT, U16_MAX
 from grail_core.errors import ChainError, ConfigurationError
 from grail_core.keys import from_ss58, ss58
+from grail_core.protocol.signer import Signer
 from grail_core.protocol.types import Block
 from grail_core.telemetry import get_logger
 

@@ -12,9 +12,9 @@ from enum import Enum
 
 import bittensor_core
 
-from grail_core.chain.base import Signer
 from grail_core.keys import ss58
 from grail_core.protocol.encoding import canonical_json, message
+from grail_core.protocol.signer import Signer
 from grail_core.protocol.types import Hotkey, Signature
 
 

@@ -25,7 +25,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from grail_core.chain.base import BlockInfo, Metagraph, Signer
+from grail_core.chain.base import BlockInfo, Metagraph
 from grail_core.chain.clock import ClockMode, ClockState, WallClock, start_clock, wall_clock_ms
 from grail_core.chain.extrinsics import Arguments, Call, Extrinsic, sign_extrinsic
 from grail_core.chain.ledger import LedgerRules, LedgerState, apply
@@ -33,6 +33,7 @@ from grail_core.chain.yuma import Emission
 from grail_core.errors import ChainError, DiskFullError
 from grail_core.keys import ss58
 from grail_core.protocol.encoding import message
+from grail_core.protocol.signer import Signer
 from grail_core.protocol.types import Block, Hotkey, Signature
 
 FORMAT = 1

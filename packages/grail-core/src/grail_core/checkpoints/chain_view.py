@@ -14,17 +14,17 @@ from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from grail_core.checkpoints.manifest import (
+from grail_core.disk import write_atomically
+from grail_core.errors import CheckpointError
+from grail_core.protocol.assignment import CheckpointCandidate, valid_checkpoint
+from grail_core.protocol.manifest import (
     KEY_PREFIX,
     MAX_MANIFEST_BYTES,
     CheckpointManifest,
     parse,
     valid_from_of_key,
 )
-from grail_core.disk import write_atomically
-from grail_core.errors import CheckpointError
-from grail_core.network import NetworkParameters
-from grail_core.protocol.assignment import CheckpointCandidate, valid_checkpoint
+from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.types import Block, Digest, Hotkey, Window
 from grail_core.storage.base import ObjectNotFoundError, ObjectStore, ObjectTooLargeError, PreconditionFailedError
 

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from grail_core.checkpoints.manifest import ObjectRef
 from grail_core.disk import storage_errors, sync_folder
 from grail_core.errors import CheckpointError
+from grail_core.protocol.manifest import ObjectRef
 from grail_core.storage.base import ObjectNotFoundError, ObjectStore, ObjectTooLargeError
 
 RANGE_BYTES = 8 << 20

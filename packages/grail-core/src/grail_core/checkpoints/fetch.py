@@ -23,13 +23,13 @@ from grail_core.checkpoints.codec import Check, apply, decode, result_layouts
 from grail_core.checkpoints.digests import MAX_INDEX_BYTES, WeightsIndex, digest_state
 from grail_core.checkpoints.download import Progress, fetch_bytes, fetch_object, fetch_range, no_progress
 from grail_core.checkpoints.frames import Frame, read_frames
-from grail_core.checkpoints.manifest import CheckpointManifest, DeltaRef, ObjectRef
 from grail_core.checkpoints.plan import Route, cheapest_route
 from grail_core.checkpoints.safety import MAX_FILE_BYTES, check_model_files
 from grail_core.checkpoints.shards import create_weights, map_weights, plan_shards, shard_index
 from grail_core.checkpoints.tensors import RawTensor, raw_state
 from grail_core.disk import storage_errors
 from grail_core.errors import CheckpointError
+from grail_core.protocol.manifest import CheckpointManifest, DeltaRef, ObjectRef
 from grail_core.protocol.types import Digest
 from grail_core.storage.base import ObjectStore
 

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from grail_core.checkpoints.chain_view import ChainView, is_in_time, list_manifests
-from grail_core.checkpoints.manifest import CheckpointManifest
 from grail_core.checkpoints.plan import cheapest_route
 from grail_core.errors import CheckpointError
-from grail_core.network import NetworkParameters
+from grail_core.protocol.manifest import CheckpointManifest
+from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.types import Block, Digest
 from grail_core.storage.base import ObjectStore
 

@@ -11,8 +11,8 @@ import heapq
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from grail_core.checkpoints.manifest import CheckpointManifest, DeltaRef
 from grail_core.errors import CheckpointError
+from grail_core.protocol.manifest import CheckpointManifest, DeltaRef
 from grail_core.protocol.types import Digest
 
 REQUEST_COST = 64 << 10  # bytes that one more object is worth

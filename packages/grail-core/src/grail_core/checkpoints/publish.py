@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from grail_core.chain.base import Signer
 from grail_core.checkpoints.cache import CheckpointCache
 from grail_core.checkpoints.chain_view import ChainView, list_manifests
 from grail_core.checkpoints.codec import encode
@@ -21,7 +20,15 @@ from grail_core.checkpoints.digests import StateDigests, digest_state
 from grail_core.checkpoints.download import Progress, no_progress
 from grail_core.checkpoints.fetch import materialise
 from grail_core.checkpoints.frames import Frame, Profile
-from grail_core.checkpoints.manifest import (
+from grail_core.checkpoints.safety import ModelFiles, check_model_files
+from grail_core.checkpoints.shards import SHARD_BYTES, map_weights, plan_shards, save_weights, shard_bytes
+from grail_core.checkpoints.tensors import RawState, RawTensor, raw_state
+from grail_core.checkpoints.uploads import Uploads
+from grail_core.disk import storage_errors
+from grail_core.errors import CheckpointError
+from grail_core.protocol.constants import WINDOW_LENGTH
+from grail_core.protocol.environment_spec import EnvironmentSpec
+from grail_core.protocol.manifest import (
     MAX_MANIFEST_BYTES,
     CheckpointManifest,
     DeltaRef,
@@ -30,16 +37,9 @@ from grail_core.checkpoints.manifest import (
     build,
     parse,
 )
-from grail_core.checkpoints.safety import ModelFiles, check_model_files
-from grail_core.checkpoints.shards import SHARD_BYTES, map_weights, plan_shards, save_weights, shard_bytes
-from grail_core.checkpoints.tensors import RawState, RawTensor, raw_state
-from grail_core.checkpoints.uploads import Uploads
-from grail_core.disk import storage_errors
-from grail_core.environment import EnvironmentSpec
-from grail_core.errors import CheckpointError
-from grail_core.generation.base import GenerationPolicy
-from grail_core.network import NetworkParameters
-from grail_core.protocol.constants import WINDOW_LENGTH
+from grail_core.protocol.network import NetworkParameters
+from grail_core.protocol.policy import GenerationPolicy
+from grail_core.protocol.signer import Signer
 from grail_core.protocol.types import Digest, Window
 from grail_core.storage.base import ObjectStore, PreconditionFailedError
 

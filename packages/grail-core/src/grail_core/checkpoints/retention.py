@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from grail_core.checkpoints.chain_view import ChainView
-from grail_core.checkpoints.manifest import CheckpointManifest, ObjectRef
 from grail_core.errors import CheckpointError
+from grail_core.protocol.manifest import CheckpointManifest, ObjectRef
 from grail_core.protocol.types import Digest
 from grail_core.storage.base import ObjectStore
 

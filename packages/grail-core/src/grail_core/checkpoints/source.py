@@ -15,9 +15,9 @@ from grail_core.checkpoints.chain_view import ChainMemory, ChainView, ManifestMe
 from grail_core.checkpoints.download import Progress, no_progress
 from grail_core.checkpoints.fetch import apply_to_model, materialise
 from grail_core.checkpoints.inspection import ChainReport, inspect_chain
-from grail_core.checkpoints.manifest import CheckpointManifest
 from grail_core.errors import CheckpointError
-from grail_core.network import NetworkParameters
+from grail_core.protocol.manifest import CheckpointManifest
+from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.types import Block, Digest, Window
 from grail_core.storage.base import ObjectStore, StoreDirectory
 

@@ -12,9 +12,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from grail_core.checkpoints.manifest import CheckpointManifest, ObjectRef
 from grail_core.disk import storage_errors, write_all
 from grail_core.errors import StorageError
+from grail_core.protocol.manifest import CheckpointManifest, ObjectRef
 from grail_core.protocol.types import Digest
 from grail_core.storage.base import ObjectStore, PreconditionFailedError
 

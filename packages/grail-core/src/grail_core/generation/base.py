@@ -9,19 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from grail_core.protocol.constants import MAX_NEW_TOKENS_PROTOCOL_CAP
-
-
-@dataclass(frozen=True)
-class GenerationPolicy:
-    """How the network samples; part of the checkpoint manifest. `max_tokens` counts completion tokens."""
-
-    max_tokens: int
-    temperature: float = 1.0  # > 0
-    top_p: float = 1.0
-    top_k: int = -1  # -1: all
-    repetition_penalty: float = 1.0
-
 
 @dataclass(frozen=True)
 class GenerationRequest:
@@ -32,11 +19,6 @@ class GenerationRequest:
 @dataclass(frozen=True)
 class Completion:
     tokens: tuple[int, ...]  # the end token, if any, is the last
-
-
-def completion_limit(policy: GenerationPolicy, context_length: int, prompt_length: int) -> int:
-    """L of section 4: the most tokens a completion may have; a row of exactly L may end in anything."""
-    return min(policy.max_tokens, MAX_NEW_TOKENS_PROTOCOL_CAP, context_length - prompt_length)
 
 
 class Generator(Protocol):

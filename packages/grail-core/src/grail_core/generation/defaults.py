@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from grail_core.errors import CheckpointError
-from grail_core.generation.base import GenerationPolicy
 from grail_core.protocol.constants import MAX_NEW_TOKENS_PROTOCOL_CAP
+from grail_core.protocol.policy import GenerationPolicy
 
 _DEFAULT_MAX_TOKENS = 1024
 

@@ -15,13 +15,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from grail_core.generation.base import GenerationPolicy
 from grail_core.proof import kernels
 from grail_core.proof.errors import UnprovableError
 from grail_core.proof.model import PolicyModel
 from grail_core.proof.sampling import Floats, SeededSampler
 from grail_core.proof.sketches import Projections, Sketches, quantise, sketch
 from grail_core.protocol.constants import PROOF_BATCH_SIZE
+from grail_core.protocol.policy import GenerationPolicy
 
 # Logits in memory at one time: 55 rows at V = 151,936. Fewer would cast such a head more often than its products cost.
 _LOGITS_BYTES = 32 * 2**20

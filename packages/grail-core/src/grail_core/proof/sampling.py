@@ -3,7 +3,7 @@
 `SeededSampler` holds one generation policy for one vocabulary. Warping is exact and in float32, in the order of the protocol:
 repetition penalty, temperature, top-k, top-p, ties at a border to the lower id; the mass of top-p is summed in float64. A
 verifier sees slightly other logits than the miner did, so `margin` measures how far a claimed token is from winning, and is
-lenient at the borders of top-k and top-p by the protocol's rules. The noise is `grail_core.protocol.sampling`'s.
+lenient at the borders of top-k and top-p by the protocol's rules. The noise is `grail_core.protocol.rollouts.noise`'s.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from grail_core.generation.base import GenerationPolicy
 from grail_core.proof import kernels
 from grail_core.protocol.constants import BORDER_LOGIT_SLACK, BORDER_TOP_P_SLACK, COMPETITOR_LOGIT_GAP, MARGIN_CLIP
-from grail_core.protocol.sampling import gumbel_noise
+from grail_core.protocol.policy import GenerationPolicy
+from grail_core.protocol.rollouts.noise import gumbel_noise
 
 Floats = npt.NDArray[np.float32]
 _SEED_MASK = 2**64 - 1

@@ -6,12 +6,14 @@ Another implementation is checked against this one by `tests/vectors/*.json`.
 
 from __future__ import annotations
 
-from grail_core.protocol.assignment import CheckpointCandidate, GroupCount, allowed_gaps, count_groups, valid_checkpoint
+from grail_core.protocol.assignment import CheckpointCandidate, valid_checkpoint
 from grail_core.protocol.encoding import canonical_json, tagged_hash, tagged_stream
 from grail_core.protocol.findings import Finding, Outcome, decimal
 from grail_core.protocol.merkle import merkle_path, merkle_root, verify_merkle_path
 from grail_core.protocol.randomness import DRAW_ALTERNATIVES, Randomness, draw
-from grail_core.protocol.records import (
+from grail_core.protocol.rollouts.groups import GroupCount, allowed_gaps, count_groups
+from grail_core.protocol.rollouts.noise import challenged_positions, gumbel_noise, murmur3_words, noise_of
+from grail_core.protocol.rollouts.records import (
     RolloutRow,
     WindowHeader,
     header_digest,
@@ -19,9 +21,9 @@ from grail_core.protocol.records import (
     row_digests,
     without_negative_zero,
 )
-from grail_core.protocol.sampling import challenged_positions, gumbel_noise, murmur3_words, noise_of
+from grail_core.protocol.rollouts.sample import RowSample, sample_rows
 from grail_core.protocol.scores import MinerWindow, ScoreInputs, score_inputs, weights
-from grail_core.protocol.selection import RowSample, Selection, check_probability, sample_rows, select_miners
+from grail_core.protocol.selection import Selection, check_probability, select_miners
 from grail_core.protocol.signatures import verify
 from grail_core.protocol.types import Block, Digest, Hotkey, Signature, Window
 from grail_core.protocol.verdicts import (

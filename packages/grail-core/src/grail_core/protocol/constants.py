@@ -1,4 +1,4 @@
-"""Section 1: the constants of protocol version 1. What may differ between networks is in `grail_core.network`."""
+"""Section 1: the constants of protocol version 1. What may differ between networks is in `grail_core.protocol.network`."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ from grail_core.protocol.constants import MAX_FILE_ROWS, MAX_ROLLOUTS_CHECKED, P
 from grail_core.protocol.encoding import canonical_json, tagged_hash
 from grail_core.protocol.findings import Finding, Outcome, decimal
 from grail_core.protocol.reading import MAX_JSON_INTEGER, Json, Node, parse_json
+from grail_core.protocol.rollouts.sample import RESERVE_ROWS
 from grail_core.protocol.scores import WEIGHT_TOTAL, MinerWindow, ScoreInputs
-from grail_core.protocol.selection import RESERVE_ROWS
 from grail_core.protocol.signatures import verify
 from grail_core.protocol.types import Digest, Hotkey, Signature, Window
 from grail_core.protocol.windows import require_window

@@ -24,7 +24,7 @@ from grail_core.storage.commitment import BucketAddress, Credentials, endpoint_o
 from grail_core.storage.object_keys import check_prefix, split_key
 
 if TYPE_CHECKING:
-    from grail_core.network import NetworkParameters
+    from grail_core.protocol.network import NetworkParameters
     from grail_core.settings import Settings
 
 _CHUNK = 1 << 20

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from grail_core.environment import Environment, Message
-from grail_core.generation.base import GenerationPolicy
 from grail_core.protocol.constants import MAX_NEW_TOKENS_PROTOCOL_CAP
+from grail_core.protocol.context import WindowContext
+from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Digest, Hotkey
-from grail_core.window_context import WindowContext
 
 
 class Renderer(Protocol):

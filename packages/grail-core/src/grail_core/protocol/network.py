@@ -12,7 +12,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
-from grail_core.beacon.base import BeaconChain
+from grail_core.protocol.beacon import BeaconChain
 from grail_core.protocol.constants import PROTOCOL_VERSION, WINDOW_LENGTH
 from grail_core.protocol.encoding import canonical_json
 from grail_core.protocol.reading import Json, Node

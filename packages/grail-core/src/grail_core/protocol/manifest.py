@@ -10,20 +10,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from enum import Enum
 from typing import Any
 
-from grail_core.chain.base import Signer
-from grail_core.environment import EnvironmentSpec
 from grail_core.errors import CheckpointError
-from grail_core.generation.base import GenerationPolicy
 from grail_core.protocol.constants import MAX_NEW_TOKENS_PROTOCOL_CAP, PROTOCOL_VERSION, WINDOW_LENGTH
 from grail_core.protocol.encoding import canonical_json, tagged_hash
+from grail_core.protocol.environment_spec import EnvironmentSpec
+from grail_core.protocol.policy import GenerationPolicy, decimal_text, policy_digest, policy_json
 from grail_core.protocol.reading import Node, parse_json
 from grail_core.protocol.signatures import verify
+from grail_core.protocol.signer import Signer
 from grail_core.protocol.types import Digest, Hotkey, Signature, Window
 
 MANIFEST_VERSION = 1
@@ -258,28 +258,6 @@ def valid_from_of_key(key: str) -> Window | None:
     """The window a manifest key is about, None for other keys."""
     match = _MANIFEST_KEY.fullmatch(key)
     return Window(int(match[1])) if match and int(match[1]) % WINDOW_LENGTH == 0 else None
-
-
-def policy_json(policy: GenerationPolicy) -> dict[str, Any]:
-    return {
-        "max_tokens": policy.max_tokens,
-        "temperature": decimal_text(policy.temperature),
-        "top_p": decimal_text(policy.top_p),
-        "top_k": policy.top_k,
-        "repetition_penalty": decimal_text(policy.repetition_penalty),
-    }
-
-
-def policy_digest(policy: GenerationPolicy, end_token_ids: Sequence[int], thinking_mode: str) -> Digest:
-    """SHA-256 over everything that says how completions are sampled and end."""
-    value = {"policy": policy_json(policy), "end_token_ids": list(end_token_ids), "thinking_mode": thinking_mode}
-    return Digest(hashlib.sha256(canonical_json(value)).digest())
-
-
-def decimal_text(value: float) -> str:
-    """The shortest plain decimal that reads back as `value`: 1.0 → "1", 0.95 → "0.95"."""
-    text = format(Decimal(repr(float(value))), "f")
-    return (text.rstrip("0").rstrip(".") if "." in text else text) or "0"
 
 
 def _object_json(ref: ObjectRef) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from grail_core.checkpoints.codec import Profile, encode
-from grail_core.checkpoints.digests import digest_state, tensor_digest
-from grail_core.checkpoints.shards import plan_shards, shard_bytes
-from grail_core.checkpoints.tensors import DTYPES, Layout, RawTensor, raw_state
+from grail_core.checkpoints.delta.codec import Profile, encode
+from grail_core.checkpoints.delta.digests import digest_state, tensor_digest
+from grail_core.checkpoints.delta.shards import plan_shards, shard_bytes
+from grail_core.checkpoints.delta.tensors import DTYPES, Layout, RawTensor, raw_state
 from grail_core.environment import EnvironmentSpec
 from grail_core.protocol.encoding import canonical_json, tagged_hash
 from grail_core.protocol.manifest import FileRef, ManifestContent, ObjectRef

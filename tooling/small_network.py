@@ -18,11 +18,11 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from grail_core.beacon.development import DevelopmentBeacon, DevelopmentKey
 from grail_core.chain.clock import ClockMode
 from grail_core.chain.local import LocalChain
+from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.checkpoints.publish import CheckpointParts, publish
 from grail_core.checkpoints.safety import read_model_files
 from grail_core.environment import Environment
 from grail_core.keys import LocalSigner
-from grail_core.live_checkpoint import LiveCheckpoint
 from grail_core.participant import Participant
 from grail_core.protocol.beacon import BeaconChain
 from grail_core.protocol.manifest import CheckpointManifest

@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 
 from grail_core.checkpoints.cache import CheckpointCache
-from grail_core.checkpoints.chain_view import ChainMemory, ChainView, StoredManifest, list_manifests, select
-from grail_core.checkpoints.codec import Profile, encode
+from grail_core.checkpoints.delta.codec import Profile, encode
+from grail_core.checkpoints.delta.frames import Frame, Mode, pack_streams
+from grail_core.checkpoints.delta.tensors import DTYPES, Layout, RawTensor
 from grail_core.checkpoints.fetch import apply_to_model, materialise
-from grail_core.checkpoints.frames import Frame, Mode, pack_streams
+from grail_core.checkpoints.manifests import ChainMemory, ChainView, StoredManifest, list_manifests, select
 from grail_core.checkpoints.publish import CheckpointParts, publish
-from grail_core.checkpoints.tensors import DTYPES, Layout, RawTensor
 from grail_core.environment import EnvironmentSpec
 from grail_core.errors import CheckpointError
 from grail_core.keys import LocalSigner

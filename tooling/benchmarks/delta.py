@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from grail_core.checkpoints.codec import Check, Frame, Profile, decode, encode, read_frames
-from grail_core.checkpoints.digests import digest_state
-from grail_core.checkpoints.shards import save_weights
-from grail_core.checkpoints.tensors import Layout, RawTensor, to_torch
+from grail_core.checkpoints.delta.codec import Check, Frame, Profile, decode, encode, read_frames
+from grail_core.checkpoints.delta.digests import digest_state
+from grail_core.checkpoints.delta.shards import save_weights
+from grail_core.checkpoints.delta.tensors import Layout, RawTensor, to_torch
 from tooling.benchmarks.delta_peers import PEERS
 from tooling.benchmarks.delta_reader import late_reader_figures
 from tooling.benchmarks.delta_workloads import State, real, synthetic

@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 
 from grail_core.checkpoints.cache import CheckpointCache
-from grail_core.checkpoints.chain_view import list_manifests
-from grail_core.checkpoints.codec import Profile, apply, encode, read_frames
+from grail_core.checkpoints.delta.codec import Profile, apply, encode, read_frames
+from grail_core.checkpoints.delta.shards import map_weights
+from grail_core.checkpoints.delta.tensors import DTYPES, Layout, RawTensor
 from grail_core.checkpoints.fetch import materialise
+from grail_core.checkpoints.manifests import list_manifests
 from grail_core.checkpoints.publish import CheckpointParts, publish
-from grail_core.checkpoints.shards import map_weights
-from grail_core.checkpoints.tensors import DTYPES, Layout, RawTensor
 from grail_core.environment import EnvironmentSpec
 from grail_core.keys import LocalSigner
 from grail_core.protocol.manifest import OBJECT_PREFIX

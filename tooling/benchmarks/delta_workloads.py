@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from grail_core.checkpoints.tensors import DTYPES, Layout, RawTensor
+from grail_core.checkpoints.delta.tensors import DTYPES, Layout, RawTensor
 
 Floats = npt.NDArray[np.float32]
 Bits = npt.NDArray[np.uint16]

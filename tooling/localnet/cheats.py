@@ -12,12 +12,12 @@ from statistics import fmean
 
 import numpy as np
 
+from grail_core.checkpoints.loaded import LiveCheckpoint, LoadedCheckpoint
 from grail_core.environment import JudgementOutcome
 from grail_core.errors import ProtocolViolationError, StorageError
 from grail_core.generation.base import Completion, GenerationRequest
 from grail_core.generation.hf import HfGenerator
 from grail_core.keys import ss58
-from grail_core.live_checkpoint import LiveCheckpoint, LoadedCheckpoint
 from grail_core.participant import Participant
 from grail_core.proof.group import RowProof
 from grail_core.protocol import GroupCount, RolloutRow

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from grail_core.checkpoints.chain_view import list_manifests
+from grail_core.checkpoints.manifests import list_manifests
 from grail_core.checkpoints.source import CheckpointSource
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.manifest import CheckpointManifest

@@ -20,10 +20,10 @@ import numpy.typing as npt
 import torch
 from transformers import Qwen2ForCausalLM
 
+from grail_core.checkpoints.loaded import LoadedCheckpoint
 from grail_core.checkpoints.publish import CheckpointParts, publish
 from grail_core.checkpoints.safety import read_model_files
 from grail_core.generation.base import Completion
-from grail_core.live_checkpoint import LoadedCheckpoint
 from grail_core.proof.alternatives import Alternatives
 from grail_core.proof.model import PolicyModel
 from grail_core.protocol import Finding, Outcome, Randomness, RolloutRow, sample_rows, without_negative_zero

@@ -14,15 +14,15 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from grail_core.checkpoints.cache import CheckpointCache
-from grail_core.checkpoints.chain_view import (
+from grail_core.checkpoints.delta.frames import Profile
+from grail_core.checkpoints.fetch import apply_to_model, checkpoint_for_window, materialise
+from grail_core.checkpoints.manifests import (
     ChainMemory,
     EquivocationError,
     RollbackError,
     list_manifests,
     select,
 )
-from grail_core.checkpoints.fetch import apply_to_model, checkpoint_for_window, materialise
-from grail_core.checkpoints.frames import Profile
 from grail_core.checkpoints.publish import CheckpointParts, publish
 from grail_core.checkpoints.safety import ModelFiles, read_model_files
 from grail_core.environment import EnvironmentSpec

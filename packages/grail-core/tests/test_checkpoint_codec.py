@@ -12,10 +12,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from grail_core.checkpoints import codec, digests
-from grail_core.checkpoints.codec import Check, Frame, Profile, apply, decode, encode, read_frames
-from grail_core.checkpoints.digests import WeightsIndex, digest_state
-from grail_core.checkpoints.tensors import DTYPES, Layout, RawTensor, raw_state, to_torch
+from grail_core.checkpoints.delta import codec, digests
+from grail_core.checkpoints.delta.codec import Check, Frame, Profile, apply, decode, encode, read_frames
+from grail_core.checkpoints.delta.digests import WeightsIndex, digest_state
+from grail_core.checkpoints.delta.tensors import DTYPES, Layout, RawTensor, raw_state, to_torch
 from grail_core.errors import CheckpointError
 
 State = dict[str, RawTensor]
@@ -94,7 +94,7 @@ def small_blocks() -> Iterator[None]:
     patch = pytest.MonkeyPatch()
     for module in (digests, codec):
         patch.setattr(module, "BLOCK_BYTES", 256)
-    patch.setattr("grail_core.checkpoints.frames.BLOCK_BYTES", 256)
+    patch.setattr("grail_core.checkpoints.delta.frames.BLOCK_BYTES", 256)
     patch.setattr(codec, "FRAME_BYTES", 1024)
     yield
     patch.undo()

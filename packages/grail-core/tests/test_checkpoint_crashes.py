@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from grail_core.checkpoints.cache import CheckpointCache
-from grail_core.checkpoints.chain_view import ChainView, list_manifests
+from grail_core.checkpoints.delta.shards import map_weights
+from grail_core.checkpoints.delta.tensors import DTYPES, Layout, RawTensor
 from grail_core.checkpoints.fetch import materialise
+from grail_core.checkpoints.manifests import ChainView, list_manifests
 from grail_core.checkpoints.publish import CheckpointParts, publish
-from grail_core.checkpoints.shards import map_weights
-from grail_core.checkpoints.tensors import DTYPES, Layout, RawTensor
 from grail_core.environment import EnvironmentSpec
 from grail_core.errors import StorageError
 from grail_core.keys import LocalSigner

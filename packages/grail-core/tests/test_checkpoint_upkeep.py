@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from grail_core.checkpoints.cache import CheckpointCache
+from grail_core.checkpoints.delta.shards import create_weights, map_weights, plan_shards, read_header, shard_bytes
+from grail_core.checkpoints.delta.tensors import DTYPES, Layout, RawTensor, raw_state, to_torch
 from grail_core.checkpoints.plan import cheapest_route
 from grail_core.checkpoints.publish import ANCHOR_EVERY, skip_bases
 from grail_core.checkpoints.retention import retention
 from grail_core.checkpoints.safety import check_model_files, check_template
-from grail_core.checkpoints.shards import create_weights, map_weights, plan_shards, read_header, shard_bytes
-from grail_core.checkpoints.tensors import DTYPES, Layout, RawTensor, raw_state, to_torch
 from grail_core.checkpoints.transfer import export_checkpoint, import_model, save_imported
 from grail_core.environment import EnvironmentSpec
 from grail_core.errors import CheckpointError

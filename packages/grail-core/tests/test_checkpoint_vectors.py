@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from grail_core.checkpoints.codec import decode, read_frames
-from grail_core.checkpoints.digests import digest_state
-from grail_core.checkpoints.tensors import RawTensor, check_layout, raw_state
+from grail_core.checkpoints.delta.codec import decode, read_frames
+from grail_core.checkpoints.delta.digests import digest_state
+from grail_core.checkpoints.delta.tensors import RawTensor, check_layout, raw_state
 from grail_core.protocol.encoding import encode_part
 from grail_core.protocol.merkle import merkle_root
 from tooling.checkpoint_vectors import FILES, FOLDER, render

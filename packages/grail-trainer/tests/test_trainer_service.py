@@ -25,12 +25,12 @@ from hypothesis import strategies as st
 
 import grail_trainer.warm_start as warm_start
 from grail_core.chain.local import LocalChain
+from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.checkpoints.publish import CheckpointParts
 from grail_core.checkpoints.safety import read_model_files
 from grail_core.errors import ConfigurationError
 from grail_core.generation.defaults import sampling_defaults
 from grail_core.keys import LocalSigner, ss58
-from grail_core.live_checkpoint import LiveCheckpoint
 from grail_core.participant import Participant
 from grail_core.protocol import MinerStatus, MinerVerdict, SignedVerdict, VerdictBody, WindowStatus
 from grail_core.protocol.encoding import canonical_json, tagged_hash

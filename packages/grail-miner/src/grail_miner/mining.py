@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 import grail_core
+from grail_core.checkpoints.loaded import LiveCheckpoint, LoadedCheckpoint
 from grail_core.environment import Environment, Judgement, JudgementOutcome, Problem
 from grail_core.generation.base import Completion, GenerationRequest
 from grail_core.generation.hf import HfGenerator
-from grail_core.live_checkpoint import LiveCheckpoint, LoadedCheckpoint
 from grail_core.proof.errors import UnprovableError
 from grail_core.proof.group import RowProof, prove_rows
 from grail_core.proof.numerics import numerics_class_of

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from grail_core.beacon.base import RoundNotYetError
+from grail_core.checkpoints.loaded import LoadedCheckpoint
 from grail_core.errors import BeaconError, ChainError, CheckpointError, DiskFullError, StorageError
 from grail_core.keys import ss58
-from grail_core.live_checkpoint import LoadedCheckpoint
 from grail_core.participant import Participant
 from grail_core.protocol import allowed_gaps
 from grail_core.protocol.constants import WINDOW_LENGTH

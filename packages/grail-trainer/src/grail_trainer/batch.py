@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from grail_core.checkpoints.loaded import LoadedCheckpoint
 from grail_core.environment import Environment
 from grail_core.keys import ss58
-from grail_core.live_checkpoint import LoadedCheckpoint
 from grail_core.protocol import Finding
 from grail_core.protocol.context import WindowContext
 from grail_core.protocol.types import Digest, Hotkey

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from grail_core.checkpoints.chain_view import ChainView, is_in_time, list_manifests
+from grail_core.checkpoints.manifests import ChainView, is_in_time, list_manifests
 from grail_core.checkpoints.publish import CheckpointParts, least_valid_from, publish
 from grail_core.checkpoints.safety import ModelFiles
 from grail_core.errors import CheckpointError

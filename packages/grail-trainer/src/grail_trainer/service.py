@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.environment import Environment
 from grail_core.errors import BeaconError, ChainError, CheckpointError, DiskFullError, StorageError
 from grail_core.keys import ss58
-from grail_core.live_checkpoint import LiveCheckpoint
 from grail_core.participant import Participant
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.context import WindowContext

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.checkpoints.publish import CheckpointParts
 from grail_core.checkpoints.safety import read_model_files
 from grail_core.cli_support import stop_on_signals
@@ -12,7 +13,6 @@ from grail_core.environment import Environment
 from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.generation.defaults import sampling_defaults
 from grail_core.keys import ss58
-from grail_core.live_checkpoint import LiveCheckpoint
 from grail_core.participant import Participant
 from grail_core.proof.calibration import use_table
 from grail_core.proof.model import PolicyModel

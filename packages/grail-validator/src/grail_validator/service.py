@@ -17,10 +17,10 @@ from functools import partial
 
 from grail_core.beacon.base import RoundNotYetError
 from grail_core.chain.base import Neuron
+from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.environment import Environment
 from grail_core.errors import BeaconError, ChainError, CheckpointError, DiskFullError, GrailError, StorageError
 from grail_core.keys import ss58
-from grail_core.live_checkpoint import LiveCheckpoint
 from grail_core.participant import Participant
 from grail_core.proof.alternatives import EIGHT_BIT_GROUP, Alternatives, Weights, eight_bit
 from grail_core.proof.model import PolicyModel

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.cli_support import stop_on_signals
 from grail_core.errors import NotRegisteredError
 from grail_core.keys import ss58
-from grail_core.live_checkpoint import LiveCheckpoint
 from grail_core.participant import Participant
 from grail_core.proof.calibration import use_table
 from grail_core.settings import Settings

@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 
 from grail_core.checkpoints.cache import CheckpointCache
-from grail_core.checkpoints.chain_view import ChainView, checkpoint_for_window, list_manifests
-from grail_core.checkpoints.codec import Check, apply, decode, result_layouts
-from grail_core.checkpoints.digests import MAX_INDEX_BYTES, WeightsIndex, digest_state
+from grail_core.checkpoints.delta.codec import Check, apply, decode, result_layouts
+from grail_core.checkpoints.delta.digests import MAX_INDEX_BYTES, WeightsIndex, digest_state
+from grail_core.checkpoints.delta.frames import Frame, read_frames
+from grail_core.checkpoints.delta.shards import create_weights, map_weights, plan_shards, shard_index
+from grail_core.checkpoints.delta.tensors import RawTensor, raw_state
 from grail_core.checkpoints.download import Progress, fetch_bytes, fetch_object, fetch_range, no_progress
-from grail_core.checkpoints.frames import Frame, read_frames
+from grail_core.checkpoints.manifests import ChainView, checkpoint_for_window, list_manifests
 from grail_core.checkpoints.plan import Route, cheapest_route
 from grail_core.checkpoints.safety import MAX_FILE_BYTES, check_model_files
-from grail_core.checkpoints.shards import create_weights, map_weights, plan_shards, shard_index
-from grail_core.checkpoints.tensors import RawTensor, raw_state
 from grail_core.disk import storage_errors
 from grail_core.errors import CheckpointError
 from grail_core.protocol.manifest import CheckpointManifest, DeltaRef, ObjectRef

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from grail_core.checkpoints.chain_view import ChainView, is_in_time, list_manifests
+from grail_core.checkpoints.manifests import ChainView, is_in_time, list_manifests
 from grail_core.checkpoints.plan import cheapest_route
 from grail_core.errors import CheckpointError
 from grail_core.protocol.manifest import CheckpointManifest

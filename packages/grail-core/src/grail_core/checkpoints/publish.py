@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from grail_core.checkpoints.cache import CheckpointCache
-from grail_core.checkpoints.chain_view import ChainView, list_manifests
-from grail_core.checkpoints.codec import encode
-from grail_core.checkpoints.digests import StateDigests, digest_state
+from grail_core.checkpoints.delta.codec import encode
+from grail_core.checkpoints.delta.digests import StateDigests, digest_state
+from grail_core.checkpoints.delta.frames import Frame, Profile
+from grail_core.checkpoints.delta.shards import SHARD_BYTES, map_weights, plan_shards, save_weights, shard_bytes
+from grail_core.checkpoints.delta.tensors import RawState, RawTensor, raw_state
 from grail_core.checkpoints.download import Progress, no_progress
 from grail_core.checkpoints.fetch import materialise
-from grail_core.checkpoints.frames import Frame, Profile
+from grail_core.checkpoints.manifests import ChainView, list_manifests
 from grail_core.checkpoints.safety import ModelFiles, check_model_files
-from grail_core.checkpoints.shards import SHARD_BYTES, map_weights, plan_shards, save_weights, shard_bytes
-from grail_core.checkpoints.tensors import RawState, RawTensor, raw_state
 from grail_core.checkpoints.uploads import Uploads
 from grail_core.disk import storage_errors
 from grail_core.errors import CheckpointError

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from grail_core.checkpoints.chain_view import ChainView
+from grail_core.checkpoints.manifests import ChainView
 from grail_core.errors import CheckpointError
 from grail_core.protocol.manifest import CheckpointManifest, ObjectRef
 from grail_core.protocol.types import Digest

@@ -11,10 +11,10 @@ from typing import Any
 
 from grail_core.chain.base import Chain
 from grail_core.checkpoints.cache import DEFAULT_LIMIT_BYTES, CheckpointCache
-from grail_core.checkpoints.chain_view import ChainMemory, ChainView, ManifestMemo, list_manifests, select
 from grail_core.checkpoints.download import Progress, no_progress
 from grail_core.checkpoints.fetch import apply_to_model, materialise
 from grail_core.checkpoints.inspection import ChainReport, inspect_chain
+from grail_core.checkpoints.manifests import ChainMemory, ChainView, ManifestMemo, list_manifests, select
 from grail_core.errors import CheckpointError
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.network import NetworkParameters

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from grail_core.checkpoints.cache import MANIFEST_FILE
+from grail_core.checkpoints.delta.shards import map_weights, save_weights
+from grail_core.checkpoints.delta.tensors import DTYPES, Layout, RawTensor, to_torch
 from grail_core.checkpoints.publish import publishable
 from grail_core.checkpoints.safety import CONFIG_FILE, ModelFiles, check_model_files, read_model_files
-from grail_core.checkpoints.shards import map_weights, save_weights
-from grail_core.checkpoints.tensors import DTYPES, Layout, RawTensor, to_torch
 from grail_core.disk import storage_errors, sync_folder
 from grail_core.errors import CheckpointError
 

@@ -16,8 +16,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from grail_core.checkpoints.blockcode import decode_blocks, encode_blocks
-from grail_core.checkpoints.digests import (
+from grail_core.checkpoints.delta.blockcode import decode_blocks, encode_blocks
+from grail_core.checkpoints.delta.digests import (
     BLOCK_BYTES,
     StateDigests,
     block,
@@ -26,7 +26,7 @@ from grail_core.checkpoints.digests import (
     digest_state,
     worker_threads,
 )
-from grail_core.checkpoints.frames import (
+from grail_core.checkpoints.delta.frames import (
     FRAME_BYTES,
     HINT_BYTES,
     BlockRef,
@@ -38,7 +38,7 @@ from grail_core.checkpoints.frames import (
     frame_digest,
     read_frames,
 )
-from grail_core.checkpoints.tensors import DTYPES_BY_CODE, Bits, DType, Layout, RawState, RawTensor, name_order
+from grail_core.checkpoints.delta.tensors import DTYPES_BY_CODE, Bits, DType, Layout, RawState, RawTensor, name_order
 from grail_core.errors import CheckpointError
 from grail_core.protocol.types import Digest
 

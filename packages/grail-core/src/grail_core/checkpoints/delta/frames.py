@@ -16,8 +16,8 @@ from enum import Enum, IntEnum
 
 import zstandard
 
-from grail_core.checkpoints.digests import BLOCK_BYTES
-from grail_core.checkpoints.tensors import MAX_TENSORS, Layout, check_layout, check_name
+from grail_core.checkpoints.delta.digests import BLOCK_BYTES
+from grail_core.checkpoints.delta.tensors import MAX_TENSORS, Layout, check_layout, check_name
 from grail_core.errors import CheckpointError
 from grail_core.protocol.encoding import canonical_json
 from grail_core.protocol.reading import Node, parse_json

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from grail_core.checkpoints.tensors import Bits, Layout, RawState, RawTensor, check_layout, check_name, name_order
+from grail_core.checkpoints.delta.tensors import Bits, Layout, RawState, RawTensor, check_layout, check_name, name_order
 from grail_core.errors import CheckpointError
 from grail_core.protocol.encoding import canonical_json, tagged_hash
 from grail_core.protocol.merkle import merkle_root

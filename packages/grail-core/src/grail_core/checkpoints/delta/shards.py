@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from grail_core.checkpoints.digests import StateDigests, digest_state
-from grail_core.checkpoints.tensors import Layout, RawState, RawTensor, check_layout, check_name, name_order
+from grail_core.checkpoints.delta.digests import StateDigests, digest_state
+from grail_core.checkpoints.delta.tensors import Layout, RawState, RawTensor, check_layout, check_name, name_order
 from grail_core.disk import storage_errors
 from grail_core.errors import CheckpointError
 from grail_core.protocol.reading import parse_json

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grail_core.checkpoints import kernels
-from grail_core.checkpoints.frames import FRAME_BYTES, Frame, Mode, Profile, pack_streams, unpack_streams
-from grail_core.checkpoints.tensors import Bits, DType
+from grail_core.checkpoints.delta import kernels
+from grail_core.checkpoints.delta.frames import FRAME_BYTES, Frame, Mode, Profile, pack_streams, unpack_streams
+from grail_core.checkpoints.delta.tensors import Bits, DType
 from grail_core.errors import CheckpointError
 
 _DENSE_SHARE = 4  # from a quarter of changed weights on, planes are smaller or faster than places

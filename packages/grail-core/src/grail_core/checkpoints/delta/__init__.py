@@ -1,0 +1,1 @@
+"""The delta coder: weights in, bytes out, and back. It knows no network, no store and no protocol messages."""

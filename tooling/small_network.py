@@ -16,8 +16,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from grail_core.beacon.development import DevelopmentBeacon, DevelopmentKey
-from grail_core.chain.clock import ClockMode
-from grail_core.chain.local import LocalChain
+from grail_core.chain.development.clock import ClockMode
+from grail_core.chain.development.local import LocalChain
 from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.checkpoints.publish import CheckpointParts, publish
 from grail_core.checkpoints.safety import read_model_files

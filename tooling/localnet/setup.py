@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grail_core.beacon.development import DevelopmentKey
-from grail_core.chain.local import LocalChain
+from grail_core.chain.development.local import LocalChain
 from grail_core.disk import write_atomically
 from grail_core.errors import ConfigurationError, DiskFullError
 from grail_core.keys import LocalSigner, write_wallet

@@ -22,8 +22,8 @@ from grail_core.beacon.base import Beacon, RoundNotYetError
 from grail_core.beacon.bls import verify_round
 from grail_core.beacon.development import DevelopmentBeacon, DevelopmentKey, Relay
 from grail_core.beacon.drand import DrandBeacon, parse_round
-from grail_core.chain.clock import ClockMode
-from grail_core.chain.local import LocalChain
+from grail_core.chain.development.clock import ClockMode
+from grail_core.chain.development.local import LocalChain
 from grail_core.errors import BeaconError, ConfigurationError
 from grail_core.protocol.beacon import BeaconChain
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grail_core.chain.clock import ClockMode, ClockState, start_clock
-from grail_core.chain.local import LocalChain
+from grail_core.chain.development.clock import ClockMode, ClockState, start_clock
+from grail_core.chain.development.local import LocalChain
 from grail_core.errors import ChainError
 from grail_core.keys import LocalSigner
 from grail_core.protocol.types import Block

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from grail_core.chain.base import Chain, Metagraph
-from grail_core.chain.clock import ClockMode
-from grail_core.chain.extrinsics import Call, sign_extrinsic
-from grail_core.chain.ledger import LedgerRules
-from grail_core.chain.local import LocalChain, StaleNonceError
+from grail_core.chain.development.clock import ClockMode
+from grail_core.chain.development.extrinsics import Call, sign_extrinsic
+from grail_core.chain.development.local import LocalChain, StaleNonceError
+from grail_core.chain.development.state import ChainRules
 from grail_core.errors import ChainError
 from grail_core.keys import LocalSigner
 from grail_core.protocol.types import Block, Hotkey, Signature
@@ -120,7 +120,7 @@ def test_a_forged_replayed_or_foreign_extrinsic_is_refused(chain: LocalChain, tm
 
 
 def test_registration_gives_the_lowest_free_uid_once(tmp_path: Path) -> None:
-    chain = make(tmp_path, rules=LedgerRules(max_uids=2))
+    chain = make(tmp_path, rules=ChainRules(max_uids=2))
     assert [chain.register(ALICE), chain.register(BOB)] == [0, 1]
     with pytest.raises(ChainError, match="registered already"):
         chain.register(ALICE)
@@ -151,7 +151,7 @@ def test_only_registered_hotkeys_commit_stake_and_weigh(chain: LocalChain) -> No
 
 
 def test_permits_go_to_the_most_staked_and_only_they_set_weights(tmp_path: Path) -> None:
-    chain = make(tmp_path, rules=LedgerRules(max_validators=1))
+    chain = make(tmp_path, rules=ChainRules(max_validators=1))
     for signer, stake in ((ALICE, TAO), (BOB, 2 * TAO), (CAROL, TAO // 2)):
         chain.register(signer)
         chain.stake(signer, stake)
@@ -190,7 +190,7 @@ def test_bad_weights_are_refused_and_do_not_count_for_the_rate_limit(
 
 
 def test_weights_are_rate_limited_from_inclusion_to_inclusion(tmp_path: Path) -> None:
-    chain = make(tmp_path, rules=LedgerRules(weights_rate_limit=5))
+    chain = make(tmp_path, rules=ChainRules(weights_rate_limit=5))
     chain.register(ALICE)
     chain.stake(ALICE, TAO)
     chain.set_weights(ALICE, {0: 1})
@@ -251,7 +251,7 @@ def test_creating_where_a_chain_is_changes_nothing(tmp_path: Path) -> None:
 def test_whatever_people_do_past_blocks_never_change(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, int, int]], data: st.DataObject
 ) -> None:
-    chain = make(tmp_path_factory.mktemp("chain"), rules=LedgerRules(weights_rate_limit=2))
+    chain = make(tmp_path_factory.mktemp("chain"), rules=ChainRules(weights_rate_limit=2))
     seen: dict[Block, tuple[Metagraph, Mapping[Hotkey, Mapping[int, int]]]] = {}
     for action, who, number in steps:
         signer = (ALICE, BOB, CAROL)[who]

@@ -13,9 +13,9 @@ import threading
 from pathlib import Path
 
 from grail_core.chain.base import Metagraph
-from grail_core.chain.clock import ClockMode
-from grail_core.chain.ledger import LedgerRules
-from grail_core.chain.local import LocalChain
+from grail_core.chain.development.clock import ClockMode
+from grail_core.chain.development.local import LocalChain
+from grail_core.chain.development.state import ChainRules
 from grail_core.errors import ChainError
 from grail_core.keys import LocalSigner
 from grail_core.protocol.types import Block
@@ -37,7 +37,7 @@ def summary(metagraph: Metagraph) -> list[list[object]]:
 
 def test_processes_see_the_same_blocks_and_lose_no_extrinsic(tmp_path: Path) -> None:
     path = tmp_path / "chain.sqlite"
-    LocalChain.create(path, seed=3, block_time_ms=20, clock=ClockMode.FAST, factor=2, rules=LedgerRules(max_uids=8))
+    LocalChain.create(path, seed=3, block_time_ms=20, clock=ClockMode.FAST, factor=2, rules=ChainRules(max_uids=8))
     workers = [start("watch", path, n) for n in range(WRITERS)]
     reports = [worker.communicate()[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0] * WRITERS

@@ -7,7 +7,7 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grail_core.chain.yuma import emission
+from grail_core.chain.development.yuma import emission
 
 
 def test_validators_who_agree_pass_their_weights_on() -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from grail_core.chain.clock import ClockMode
-from grail_core.chain.local import LocalChain
+from grail_core.chain.development.clock import ClockMode
+from grail_core.chain.development.local import LocalChain
 from grail_core.checkpoints.cli import checkpoint
 from grail_core.checkpoints.delta.shards import map_weights
 from grail_core.checkpoints.delta.tensors import DTYPES, Layout, RawTensor

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
-from grail_core.chain.local import LocalChain
+from grail_core.chain.development.local import LocalChain
 from grail_core.cli import cli
 from grail_core.cli_support import run_cli, stop_on_signals
 from grail_core.errors import ConfigurationError, GrailError

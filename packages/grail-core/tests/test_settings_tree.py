@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from grail_core.beacon.drand import DrandBeacon
-from grail_core.chain.clock import ClockMode
-from grail_core.chain.local import LocalChain
+from grail_core.chain.development.clock import ClockMode
+from grail_core.chain.development.local import LocalChain
 from grail_core.deployment import (
     load_signer,
     network_clock,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from grail_core.beacon.base import Beacon
 from grail_core.chain.base import Chain, Neuron
-from grail_core.chain.clock import wall_clock_ms
+from grail_core.clock import wall_clock_ms
 from grail_core.errors import ConfigurationError, NotRegisteredError
 from grail_core.protocol.network import NETWORKS, UNSET_HOTKEY, NetworkParameters
 from grail_core.protocol.signer import Signer
@@ -63,7 +63,7 @@ def network_parameters(settings: Settings) -> NetworkParameters:
 def open_chain(settings: Settings) -> Chain:
     """The chain that BT_NETWORK names: `local` is the development chain in the file BT_CHAIN_ENDPOINT."""
     if settings.bt_network == "local":
-        from grail_core.chain.local import LocalChain
+        from grail_core.chain.development.local import LocalChain
 
         if not settings.bt_chain_endpoint:
             raise ConfigurationError("a local chain needs its file", where="BT_CHAIN_ENDPOINT", hint="start localnet first")
@@ -111,7 +111,7 @@ def open_beacon(settings: Settings, network: NetworkParameters) -> Beacon:
 def network_clock(settings: Settings) -> Callable[[], int]:
     """Unix milliseconds as the network sees them: a development chain's time differs from the wall clock after a stop."""
     if settings.bt_network == "local" and settings.bt_chain_endpoint:
-        from grail_core.chain.local import LocalChain
+        from grail_core.chain.development.local import LocalChain
 
         return LocalChain.open(settings.bt_chain_endpoint).now_ms
     return wall_clock_ms

@@ -22,8 +22,8 @@ import click
 import py_arkworks_bls12381 as bls12381
 
 from grail_core.beacon.bls import DOMAIN, round_message
-from grail_core.chain.clock import wall_clock_ms
 from grail_core.cli_support import run_cli
+from grail_core.clock import wall_clock_ms
 from grail_core.disk import write_atomically
 from grail_core.errors import BeaconError, ConfigurationError
 from grail_core.protocol.beacon import BeaconChain, SignedRound
@@ -161,7 +161,7 @@ def command(key_file: Path, port: int, genesis: int, period: int, chain_file: Pa
     """Serve the rounds of a development beacon over HTTP until stopped."""
     clock = wall_clock_ms
     if chain_file is not None:
-        from grail_core.chain.local import LocalChain
+        from grail_core.chain.development.local import LocalChain
 
         clock = LocalChain.open(chain_file).now_ms
     relay = Relay(DevelopmentKey.load(key_file), genesis_time_s=genesis, period_s=period, port=port, clock=clock)

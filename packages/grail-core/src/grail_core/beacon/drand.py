@@ -17,7 +17,7 @@ from pathlib import Path
 
 from grail_core.beacon.base import RoundNotYetError
 from grail_core.beacon.bls import SIGNATURE_BYTES, is_valid
-from grail_core.chain.clock import wall_clock_ms
+from grail_core.clock import wall_clock_ms
 from grail_core.disk import write_atomically
 from grail_core.errors import BeaconError, StorageError
 from grail_core.protocol.beacon import BeaconChain, SignedRound

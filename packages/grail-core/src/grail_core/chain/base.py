@@ -14,6 +14,8 @@ from typing import Protocol
 from grail_core.protocol.signer import Signer
 from grail_core.protocol.types import Block, Hotkey
 
+MAX_WEIGHT = 65535  # a weight is a u16
+
 
 @dataclass(frozen=True)
 class BlockInfo:

@@ -16,11 +16,11 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
-from grail_core.chain.base import BlockInfo, Metagraph, Neuron
-from grail_core.chain.clock import wall_clock_ms
-from grail_core.chain.ledger import COMMITMENT_LIMIT, U16_MAX
+from grail_core.chain.base import MAX_WEIGHT, BlockInfo, Metagraph, Neuron
+from grail_core.clock import wall_clock_ms
 from grail_core.errors import ChainError, ConfigurationError
 from grail_core.keys import from_ss58, ss58
+from grail_core.protocol.network import MAX_COMMITMENT_BYTES
 from grail_core.protocol.signer import Signer
 from grail_core.protocol.types import Block
 from grail_core.telemetry import get_logger
@@ -171,8 +171,8 @@ class BittensorChain:
 
     def commit(self, signer: Signer, text: str) -> None:
         raw = text.encode("utf-8", "surrogatepass")
-        if not 1 <= len(raw) <= COMMITMENT_LIMIT:
-            raise ChainError(f"a commitment has 1 to {COMMITMENT_LIMIT} bytes of UTF-8", where=ss58(signer.hotkey))
+        if not 1 <= len(raw) <= MAX_COMMITMENT_BYTES:
+            raise ChainError(f"a commitment has 1 to {MAX_COMMITMENT_BYTES} bytes of UTF-8", where=ss58(signer.hotkey))
         from bittensor import calls
 
         fields = {"fields": [[{f"Raw{len(raw)}": "0x" + raw.hex()}]]}
@@ -187,8 +187,8 @@ class BittensorChain:
         if not weights or not any(weights.values()):
             raise ChainError("weights name at least one UID, and not all are zero", where=ss58(signer.hotkey))
         for uid, weight in weights.items():
-            if not 0 <= weight <= U16_MAX:
-                raise ChainError(f"a weight lies between 0 and {U16_MAX}, not {weight}", where=f"UID {uid}")
+            if not 0 <= weight <= MAX_WEIGHT:
+                raise ChainError(f"a weight lies between 0 and {MAX_WEIGHT}, not {weight}", where=f"UID {uid}")
         import bittensor
 
         # The SDK chooses the plain call or commit-reveal as the subnet demands, and checks registration and rate limit.

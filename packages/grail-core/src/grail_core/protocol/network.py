@@ -27,6 +27,8 @@ QUICKNET = BeaconChain(
     period_s=3,
 )
 
+MAX_COMMITMENT_BYTES = 128  # of UTF-8: what a chain keeps for each hotkey
+
 
 @dataclass(frozen=True)
 class ParameterDifference:

@@ -13,8 +13,8 @@ import re
 from dataclasses import dataclass, field
 
 from grail_core.errors import ConfigurationError, StorageError
+from grail_core.protocol.network import MAX_COMMITMENT_BYTES
 
-COMMITMENT_LIMIT = 128
 _BUCKET = r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]"  # S3's rule, without the dots that no certificate covers
 _ACCOUNT = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"  # one DNS label
 _KEY_ID = r"[A-Za-z0-9_-]{1,64}"
@@ -53,11 +53,11 @@ class BucketAddress:
             text = head + base64.urlsafe_b64encode(raw).decode().rstrip("=")
         else:
             text = head + f"{self.account}:{key_id}:{secret}"
-        if len(text) > COMMITMENT_LIMIT:
+        if len(text) > MAX_COMMITMENT_BYTES:
             raise ConfigurationError(
-                f"the bucket's commitment has {len(text)} bytes, the chain takes {COMMITMENT_LIMIT}",
+                f"the bucket's commitment has {len(text)} bytes, the chain takes {MAX_COMMITMENT_BYTES}",
                 where="R2_BUCKET_ID",
-                hint=f"a bucket name shorter by {len(text) - COMMITMENT_LIMIT} fits",
+                hint=f"a bucket name shorter by {len(text) - MAX_COMMITMENT_BYTES} fits",
             )
         if not (_PACKED.fullmatch(text) or _PLAIN.fullmatch(text)):
             raise ConfigurationError("the bucket, account or read key has characters that no commitment has", where="R2_*")
@@ -70,7 +70,7 @@ def parse_commitment(text: str, hosts: int) -> BucketAddress:
     Raises:
         StorageError: the text is of no form above, or names a host that the network does not have.
     """
-    if len(text) <= COMMITMENT_LIMIT and text.isascii():
+    if len(text) <= MAX_COMMITMENT_BYTES and text.isascii():
         if match := _PACKED.fullmatch(text):
             index, bucket, packed = match.groups()
             raw = base64.urlsafe_b64decode(packed + "==")

@@ -21,7 +21,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from grail_core.chain.clock import wall_clock_ms
+from grail_core.clock import wall_clock_ms
 from grail_core.disk import storage_error, storage_errors, write_all
 from grail_core.errors import ConfigurationError, StorageError
 from grail_core.storage.base import (

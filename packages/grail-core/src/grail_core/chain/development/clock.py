@@ -8,17 +8,8 @@ clock by the time the network was down.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-
-WallClock = Callable[[], int]
-"""Unix milliseconds of this machine."""
-
-
-def wall_clock_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 class ClockMode(Enum):

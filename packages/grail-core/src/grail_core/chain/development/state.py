@@ -1,6 +1,6 @@
 """The state of the development chain as a pure function of its extrinsics.
 
-`LedgerState` is what a prefix of the extrinsic log amounts to; `apply` adds one extrinsic or says why the chain refuses it.
+`ChainState` is what a prefix of the extrinsic log amounts to; `apply` adds one extrinsic or says why the chain refuses it.
 Nothing here reads a file or a clock, so the same rules hold when the log is replayed for a past block.
 """
 
@@ -9,20 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from grail_core.chain.base import Metagraph, Neuron
-from grail_core.chain.extrinsics import Call, Extrinsic
-from grail_core.chain.yuma import Emission, emission
+from grail_core.chain.base import MAX_WEIGHT, Metagraph, Neuron
+from grail_core.chain.development.extrinsics import Call, Extrinsic
+from grail_core.chain.development.yuma import Emission, emission
 from grail_core.errors import ChainError
 from grail_core.keys import ss58
+from grail_core.protocol.network import MAX_COMMITMENT_BYTES
 from grail_core.protocol.types import Block, Hotkey
 
-COMMITMENT_LIMIT = 128  # bytes of UTF-8, as on a real subnet
-U16_MAX = 65535
 STAKE_LIMIT = 2**53 - 1  # rao; the largest integer of canonical JSON, nine million TAO
 
 
 @dataclass(frozen=True)
-class LedgerRules:
+class ChainRules:
     """What a real subnet calls hyperparameters."""
 
     weights_rate_limit: int = 10  # blocks between two weight extrinsics of one hotkey
@@ -33,7 +32,7 @@ class LedgerRules:
 
 
 @dataclass
-class LedgerState:
+class ChainState:
     """Registrations, stakes, commitments and weights after some extrinsics."""
 
     neurons: dict[int, tuple[Hotkey, Block]] = field(default_factory=dict)  # uid → (hotkey, registered at)
@@ -42,16 +41,16 @@ class LedgerState:
     commitments: dict[Hotkey, tuple[str, Block]] = field(default_factory=dict)  # kept when a hotkey leaves, as on a real subnet
     weights: dict[Hotkey, tuple[Mapping[int, int], Block]] = field(default_factory=dict)
 
-    def copy(self) -> LedgerState:
-        return LedgerState(dict(self.neurons), dict(self.uids), dict(self.stakes), dict(self.commitments), dict(self.weights))
+    def copy(self) -> ChainState:
+        return ChainState(dict(self.neurons), dict(self.uids), dict(self.stakes), dict(self.commitments), dict(self.weights))
 
-    def permitted(self, rules: LedgerRules) -> frozenset[Hotkey]:
+    def permitted(self, rules: ChainRules) -> frozenset[Hotkey]:
         """Hotkeys with a validator permit: the most staked ones, ties to the lower UID."""
         eligible = [(-self.stakes.get(hotkey, 0), uid, hotkey) for hotkey, uid in self.uids.items()]
         ranked = [hotkey for stake, _, hotkey in sorted(eligible) if -stake >= rules.permit_stake]
         return frozenset(ranked[: rules.max_validators])
 
-    def metagraph(self, block: Block, rules: LedgerRules) -> Metagraph:
+    def metagraph(self, block: Block, rules: ChainRules) -> Metagraph:
         permits = self.permitted(rules)
         rows = []
         for uid, (hotkey, registered_at) in sorted(self.neurons.items()):
@@ -60,14 +59,14 @@ class LedgerState:
             rows.append(Neuron(uid, hotkey, stake, hotkey in permits, registered_at, text, committed_at))
         return Metagraph(block, tuple(rows))
 
-    def emission(self, rules: LedgerRules) -> Emission:
+    def emission(self, rules: ChainRules) -> Emission:
         """Shares by UID from the weights of those who hold a permit now."""
         permits = self.permitted(rules)
         rows = {self.uids[hotkey]: row for hotkey, (row, _) in self.weights.items() if hotkey in permits}
         return emission({self.uids[h]: self.stakes.get(h, 0) for h in permits}, rows)
 
 
-def apply(state: LedgerState, extrinsic: Extrinsic, block: Block, rules: LedgerRules) -> None:
+def apply(state: ChainState, extrinsic: Extrinsic, block: Block, rules: ChainRules) -> None:
     """Change `state` by one extrinsic included in `block`; its signature was verified before.
 
     Raises:
@@ -91,14 +90,14 @@ def apply(state: LedgerState, extrinsic: Extrinsic, block: Block, rules: LedgerR
     elif extrinsic.call is Call.COMMIT:
         _uid(state, hotkey)
         text = arguments.get("text")
-        if not isinstance(text, str) or not 1 <= len(text.encode("utf-8", "surrogatepass")) <= COMMITMENT_LIMIT:
-            raise ChainError(f"a commitment has 1 to {COMMITMENT_LIMIT} bytes of UTF-8", where=ss58(hotkey))
+        if not isinstance(text, str) or not 1 <= len(text.encode("utf-8", "surrogatepass")) <= MAX_COMMITMENT_BYTES:
+            raise ChainError(f"a commitment has 1 to {MAX_COMMITMENT_BYTES} bytes of UTF-8", where=ss58(hotkey))
         state.commitments[hotkey] = (text, block)
     else:
         _set_weights(state, hotkey, arguments.get("weights"), block, rules)
 
 
-def _register(state: LedgerState, hotkey: Hotkey, block: Block, rules: LedgerRules) -> None:
+def _register(state: ChainState, hotkey: Hotkey, block: Block, rules: ChainRules) -> None:
     if hotkey in state.uids:
         raise ChainError(f"this hotkey is registered already, as UID {state.uids[hotkey]}", where=ss58(hotkey))
     uid = next((uid for uid in range(rules.max_uids) if uid not in state.neurons), None)
@@ -107,7 +106,7 @@ def _register(state: LedgerState, hotkey: Hotkey, block: Block, rules: LedgerRul
     state.neurons[uid], state.uids[hotkey] = (hotkey, block), uid
 
 
-def _set_weights(state: LedgerState, hotkey: Hotkey, rows: object, block: Block, rules: LedgerRules) -> None:
+def _set_weights(state: ChainState, hotkey: Hotkey, rows: object, block: Block, rules: ChainRules) -> None:
     _uid(state, hotkey)
     if hotkey not in state.permitted(rules):
         raise ChainError(
@@ -127,8 +126,8 @@ def _set_weights(state: LedgerState, hotkey: Hotkey, rows: object, block: Block,
     for uid, weight in rows:
         if uid not in state.neurons:
             raise ChainError(f"weights name UID {uid}, which is not registered", where=ss58(hotkey))
-        if not 0 <= _integer(weight, "a weight") <= U16_MAX:
-            raise ChainError(f"a weight lies between 0 and {U16_MAX}, not {weight}", where=f"UID {uid}")
+        if not 0 <= _integer(weight, "a weight") <= MAX_WEIGHT:
+            raise ChainError(f"a weight lies between 0 and {MAX_WEIGHT}, not {weight}", where=f"UID {uid}")
         if uid in weights:
             raise ChainError(f"weights name UID {uid} twice", where=ss58(hotkey))
         weights[uid] = weight
@@ -137,7 +136,7 @@ def _set_weights(state: LedgerState, hotkey: Hotkey, rows: object, block: Block,
     state.weights[hotkey] = (weights, block)
 
 
-def _uid(state: LedgerState, hotkey: Hotkey) -> int:
+def _uid(state: ChainState, hotkey: Hotkey) -> int:
     if hotkey not in state.uids:
         raise ChainError("this hotkey is not registered on the subnet", where=ss58(hotkey), hint="register it first")
     return state.uids[hotkey]

@@ -26,10 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from grail_core.chain.base import BlockInfo, Metagraph
-from grail_core.chain.clock import ClockMode, ClockState, WallClock, start_clock, wall_clock_ms
-from grail_core.chain.extrinsics import Arguments, Call, Extrinsic, sign_extrinsic
-from grail_core.chain.ledger import LedgerRules, LedgerState, apply
-from grail_core.chain.yuma import Emission
+from grail_core.chain.development.clock import ClockMode, ClockState, start_clock
+from grail_core.chain.development.extrinsics import Arguments, Call, Extrinsic, sign_extrinsic
+from grail_core.chain.development.state import ChainRules, ChainState, apply
+from grail_core.chain.development.yuma import Emission
+from grail_core.clock import WallClock, wall_clock_ms
 from grail_core.errors import ChainError, DiskFullError
 from grail_core.keys import ss58
 from grail_core.protocol.encoding import message
@@ -66,7 +67,7 @@ class LocalChainParameters:
     block_time_ms: int
     genesis_time_ms: int
     finality_lag: int  # blocks between the best and the finalised block
-    rules: LedgerRules
+    rules: ChainRules
 
     @property
     def genesis_hash(self) -> bytes:
@@ -93,7 +94,7 @@ class LocalChain:
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._owner = 0
-        self._states: OrderedDict[int, LedgerState] = OrderedDict()
+        self._states: OrderedDict[int, ChainState] = OrderedDict()
         self._metagraphs: OrderedDict[int, Metagraph] = OrderedDict()
         self.parameters = self._read_parameters()
 
@@ -111,7 +112,7 @@ class LocalChain:
         finality_lag: int = 1,
         clock: ClockMode = ClockMode.REAL,
         factor: float = 1.0,
-        rules: LedgerRules | None = None,
+        rules: ChainRules | None = None,
         wall_clock: WallClock = wall_clock_ms,
     ) -> LocalChain:
         """Make a chain at its genesis block.
@@ -132,7 +133,7 @@ class LocalChain:
             block_time_ms,
             now if genesis_time_ms is None else genesis_time_ms,
             finality_lag,
-            rules or LedgerRules(),
+            rules or ChainRules(),
         )
         state = start_clock(clock, genesis_time_ms=parameters.genesis_time_ms, wall_ms=now, factor=factor)
         place = Path(path)
@@ -394,25 +395,25 @@ class LocalChain:
         row = self._query("SELECT mode, anchor_wall_ms, anchor_chain_ms, rate_permille, head FROM clock", ())[0]
         return ClockState(ClockMode(row[0]), row[1], row[2], row[3]), row[4]
 
-    def _state_at(self, number: int) -> LedgerState:
+    def _state_at(self, number: int) -> ChainState:
         """State after all extrinsics of blocks up to an existing one. Callers must not change it."""
         with self._lock:
             if number not in self._states:
                 base = max((known for known in self._states if known < number), default=-1)
-                state = self._states[base].copy() if base >= 0 else LedgerState()
+                state = self._states[base].copy() if base >= 0 else ChainState()
                 self._replay(state, base, number)
                 self._states[number] = state
                 if len(self._states) > _STATES_KEPT:
                     self._states.popitem(last=False)
             return self._states[number]
 
-    def _pending_state(self, included: Block) -> LedgerState:
+    def _pending_state(self, included: Block) -> ChainState:
         """A copy of the state with everything accepted so far; `included` is the block after the stored head."""
         state = self._state_at(included - 1).copy()
         self._replay(state, included - 1, included)
         return state
 
-    def _replay(self, state: LedgerState, after: int, up_to: int) -> None:
+    def _replay(self, state: ChainState, after: int, up_to: int) -> None:
         rows = self._query(
             "SELECT block, hotkey, nonce, call, arguments, signature FROM extrinsics"
             " WHERE block > ? AND block <= ? ORDER BY seq",
@@ -434,7 +435,7 @@ class LocalChain:
             raise ChainError("this development chain is of another format", where=str(self._path), hint=hint)
         try:
             fields = json.loads(rows[0][1])
-            return LocalChainParameters(**{**fields, "rules": LedgerRules(**fields["rules"])})
+            return LocalChainParameters(**{**fields, "rules": ChainRules(**fields["rules"])})
         except (ValueError, TypeError, KeyError) as error:
             raise ChainError(
                 f"the development chain's parameters are damaged: {error}", where=str(self._path), hint=hint

@@ -1,0 +1,1 @@
+"""A development chain: one SQLite file that all processes of a machine share."""

@@ -21,10 +21,10 @@ import pyarrow.parquet as pq
 import torch
 
 from grail_core.environment import Message
+from grail_core.files.window_file import HEADER_KEY, SIGNATURE_KEY, read_window_file, write_window_file
 from grail_core.proof.model import PolicyModel
 from grail_core.protocol import RolloutRow, header_digest
 from grail_core.protocol.types import Digest
-from grail_core.window_file import HEADER_KEY, SIGNATURE_KEY, read_window_file, write_window_file
 from grail_miner.mining import Group
 from tooling.power.attacking import WHOLE, Row, Scene, open_scene, random_words, run_deviations, shared_scene
 from tooling.power.courtroom import Courtroom, changed, with_completion

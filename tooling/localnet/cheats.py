@@ -15,6 +15,7 @@ import numpy as np
 from grail_core.checkpoints.loaded import LiveCheckpoint, LoadedCheckpoint
 from grail_core.environment import JudgementOutcome
 from grail_core.errors import ProtocolViolationError, StorageError
+from grail_core.files.window_file import read_window_file, window_key
 from grail_core.generation.base import Completion, GenerationRequest
 from grail_core.generation.hf import HfGenerator
 from grail_core.keys import ss58
@@ -28,7 +29,6 @@ from grail_core.protocol.constants import (
 )
 from grail_core.protocol.context import WindowContext
 from grail_core.telemetry import get_logger
-from grail_core.window_file import read_window_file, window_key
 from grail_miner.mining import EnvironmentOf, Group, Mining
 
 log = get_logger(__name__)

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from grail_core.files.verdicts import read_verdict
 from grail_core.protocol import MinerStatus, Outcome, SignedVerdict, VerdictBody, WindowStatus
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.manifest import CheckpointManifest
@@ -24,7 +25,6 @@ from grail_core.protocol.network import SUBNET_81
 from grail_core.protocol.types import Block, Window
 from grail_core.storage.base import ObjectStore
 from grail_core.storage.filesystem import FilesystemStore
-from grail_core.verdict_files import read_verdict
 from tooling.localnet.events import Event
 from tooling.localnet.facts import (
     CheckpointFact,

@@ -23,6 +23,7 @@ from transformers import Qwen2ForCausalLM
 from grail_core.checkpoints.loaded import LoadedCheckpoint
 from grail_core.checkpoints.publish import CheckpointParts, publish
 from grail_core.checkpoints.safety import read_model_files
+from grail_core.files.evidence import MinerEvidence
 from grail_core.generation.base import Completion
 from grail_core.proof.alternatives import Alternatives
 from grail_core.proof.model import PolicyModel
@@ -32,10 +33,9 @@ from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Digest, Hotkey, Window
 from grail_core.verification.context import CheckContext
-from grail_core.verification.evidence import MinerEvidence
-from grail_core.verification.file import Submission, check_file
 from grail_core.verification.measure import measure_sample
 from grail_core.verification.pipeline import cheap_checks, decide, first_reject
+from grail_core.verification.window_file import Submission, check_file
 from grail_core.window_context import open_challenge
 from grail_miner.mining import Group, Mining
 from tooling.power.language_model import END, encoder

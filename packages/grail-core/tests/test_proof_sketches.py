@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from grail_core.files.window_file import BinaryColumn, RowTable
 from grail_core.proof.errors import MalformedSketchError, ProofError, UnprovableError
 from grail_core.proof.sketches import (
     differences,
@@ -22,7 +23,6 @@ from grail_core.proof.sketches import (
 )
 from grail_core.protocol.randomness import Randomness
 from grail_core.verification.schema import check_schema
-from grail_core.window_file import BinaryColumn, RowTable
 from tooling.benchmarks.hostile_sketches import fuzzed
 
 GOLDEN_SKETCH = "001800f000f0000800f80000001000f800f000f8000800f0"

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from grail_core.files.window_file import HEADER_KEY, SCHEMA, SIGNATURE_KEY, WindowFileError, read_window_file, write_window_file
 from grail_core.protocol import RolloutRow, WindowHeader, row_digests
 from grail_core.protocol.types import Digest, Hotkey, Signature, Window
-from grail_core.window_file import HEADER_KEY, SCHEMA, SIGNATURE_KEY, WindowFileError, read_window_file, write_window_file
 
 NETWORK = bytes(range(32))
 

@@ -29,6 +29,9 @@ from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.checkpoints.publish import CheckpointParts
 from grail_core.checkpoints.safety import read_model_files
 from grail_core.errors import ConfigurationError
+from grail_core.files.accepted_files import AcceptedFile, write_accepted_files
+from grail_core.files.verdicts import rollouts_key, verdict_key
+from grail_core.files.window_file import window_key
 from grail_core.generation.defaults import sampling_defaults
 from grail_core.keys import LocalSigner, ss58
 from grail_core.participant import Participant
@@ -39,9 +42,6 @@ from grail_core.protocol.signatures import verify
 from grail_core.protocol.types import Block, Digest, Hotkey, Signature, Window
 from grail_core.protocol.verdicts import Versions
 from grail_core.storage.filesystem import FilesystemDirectory
-from grail_core.verdict_files import rollouts_key, verdict_key
-from grail_core.verified_files import AcceptedFile, write_accepted_files
-from grail_core.window_file import window_key
 from grail_envs.sat import SatEnvironment
 from grail_trainer.batch import fair_order, largest_share, within_share
 from grail_trainer.grpo import GrpoSettings

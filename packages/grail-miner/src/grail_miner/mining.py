@@ -16,6 +16,7 @@ import numpy as np
 import grail_core
 from grail_core.checkpoints.loaded import LiveCheckpoint, LoadedCheckpoint
 from grail_core.environment import Environment, Judgement, JudgementOutcome, Problem
+from grail_core.files.window_file import write_window_file
 from grail_core.generation.base import Completion, GenerationRequest
 from grail_core.generation.hf import HfGenerator
 from grail_core.proof.errors import UnprovableError
@@ -37,7 +38,6 @@ from grail_core.protocol.context import WindowContext
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.signer import Signer
 from grail_core.telemetry import get_logger
-from grail_core.window_file import write_window_file
 
 log = get_logger(__name__)
 

@@ -19,15 +19,15 @@ import torch
 
 from grail_core.checkpoints.loaded import LoadedCheckpoint
 from grail_core.environment import Environment
+from grail_core.files.accepted_files import AcceptedFile
+from grail_core.files.evidence import JudgeStability, RolloutEvidence
 from grail_core.keys import ss58
 from grail_core.protocol import Finding
 from grail_core.protocol.context import WindowContext
 from grail_core.protocol.types import Digest, Hotkey
 from grail_core.verification.context import CheckContext
-from grail_core.verification.evidence import JudgeStability, RolloutEvidence
-from grail_core.verification.file import Submission, check_file
 from grail_core.verification.pipeline import GroupVerification, cheap_checks, first_reject, verify_group
-from grail_core.verified_files import AcceptedFile
+from grail_core.verification.window_file import Submission, check_file
 from grail_trainer.advantages import varies
 from grail_trainer.grpo import Rollout, RolloutGroup
 from grail_trainer.logprobs import TokenRow, completion_logprobs

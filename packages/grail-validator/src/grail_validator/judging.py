@@ -14,6 +14,7 @@ import grail_core
 from grail_core.chain.base import Neuron
 from grail_core.environment import Environment
 from grail_core.errors import GrailError
+from grail_core.files.evidence import MinerEvidence
 from grail_core.protocol import (
     Finding,
     MinerStatus,
@@ -35,12 +36,11 @@ from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.types import Digest, Hotkey, Window
 from grail_core.telemetry import get_logger
 from grail_core.verification.context import CheckContext, Renderer
-from grail_core.verification.evidence import MinerEvidence
-from grail_core.verification.file import Submission, check_file
-from grail_core.verification.findings import accept
 from grail_core.verification.model_checks import calibration_version
 from grail_core.verification.pipeline import cheap_checks, decide, first_reject, too_many_inconclusive
 from grail_core.verification.uniqueness import distinct_rollouts
+from grail_core.verification.window_file import Submission, check_file
+from grail_core.verification.wording import accept
 from grail_validator.first_sight import FetchedFile
 from grail_validator.ledger import Sighting
 

@@ -20,6 +20,9 @@ from grail_core.chain.base import Neuron
 from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.environment import Environment
 from grail_core.errors import BeaconError, ChainError, CheckpointError, DiskFullError, GrailError, StorageError
+from grail_core.files.accepted_files import AcceptedFile, write_accepted_files
+from grail_core.files.evidence import MinerEvidence, write_evidence
+from grail_core.files.verdicts import evidence_key, rollouts_key, verdict_key
 from grail_core.keys import ss58
 from grail_core.participant import Participant
 from grail_core.proof.alternatives import EIGHT_BIT_GROUP, Alternatives, Weights, eight_bit
@@ -30,12 +33,9 @@ from grail_core.protocol.context import Challenge, WindowContext
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.types import Digest, Window
 from grail_core.telemetry import get_logger
-from grail_core.verdict_files import evidence_key, rollouts_key, verdict_key
 from grail_core.verification.context import CheckContext
-from grail_core.verification.evidence import MinerEvidence, write_evidence
-from grail_core.verification.file import Submission
 from grail_core.verification.measure import measure_sample
-from grail_core.verified_files import AcceptedFile, write_accepted_files
+from grail_core.verification.window_file import Submission
 from grail_core.window_context import open_challenge
 from grail_validator.first_sight import FirstSight
 from grail_validator.judging import Announced, JudgedWindow, Past, judge_window, stored_in_time, unscored_window

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from grail_core.files.evidence import JudgeEvidence, JudgeStability, MinerEvidence, RolloutEvidence
 from grail_core.proof.alternatives import Alternatives, Rows
 from grail_core.proof.group import measure_rows
 from grail_core.proof.model import PolicyModel
@@ -23,10 +24,9 @@ from grail_core.protocol.randomness import DRAW_ALTERNATIVES, draw
 from grail_core.protocol.types import Digest
 from grail_core.telemetry import get_logger
 from grail_core.verification.context import CheckContext
-from grail_core.verification.evidence import JudgeEvidence, JudgeStability, MinerEvidence, RolloutEvidence
-from grail_core.verification.file import Submission
 from grail_core.verification.model_checks import check_model
 from grail_core.verification.reward import check_rewards, judge_claim
+from grail_core.verification.window_file import Submission
 
 log = get_logger(__name__)
 

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from grail_core.files.evidence import MinerEvidence, RolloutEvidence
 from grail_core.proof.calibration import Shape, active_table
 from grail_core.proof.sketches import parse_sketches
 from grail_core.proof.statistics import Comparison, Others, Statistic, compare, evaluate
 from grail_core.protocol import Finding, Outcome, RolloutRow
-from grail_core.verification.evidence import MinerEvidence, RolloutEvidence
-from grail_core.verification.file import Submission
-from grail_core.verification.findings import say
+from grail_core.verification.window_file import Submission
+from grail_core.verification.wording import say
 
 CHECKS = ("proof", "logprob", "sampling")
 

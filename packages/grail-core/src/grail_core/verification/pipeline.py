@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from grail_core.files.evidence import JudgeStability, MinerEvidence
 from grail_core.proof.model import PolicyModel
 from grail_core.protocol import Finding, Outcome
 from grail_core.protocol.constants import ROLLOUTS_PER_PROBLEM
 from grail_core.verification import model_checks, prompt, reward, schema, termination
 from grail_core.verification.context import CheckContext
-from grail_core.verification.evidence import JudgeStability, MinerEvidence
-from grail_core.verification.file import Submission
-from grail_core.verification.findings import accept
 from grail_core.verification.measure import evidence_of, judge_row, measure_batch, opened_whole
+from grail_core.verification.window_file import Submission
+from grail_core.verification.wording import accept
 
 CHECKS = ("file", "schema", "unique", "prompt", "termination", "reward", "proof", "logprob", "sampling")
 """Names of the nine checks of section 9, in order."""

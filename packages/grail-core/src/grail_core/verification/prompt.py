@@ -7,8 +7,8 @@ import numpy as np
 from grail_core.protocol.constants import ROLLOUTS_PER_PROBLEM
 from grail_core.protocol.verdicts import Finding
 from grail_core.verification.context import CheckContext
-from grail_core.verification.file import Submission
-from grail_core.verification.findings import reject, shorten
+from grail_core.verification.window_file import Submission
+from grail_core.verification.wording import reject, shorten
 
 CHECK = "prompt"
 

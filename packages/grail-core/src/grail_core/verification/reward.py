@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 
 from grail_core.environment import Environment, Judgement, JudgementOutcome, Problem
+from grail_core.files.evidence import JudgeEvidence, JudgeStability, MinerEvidence
 from grail_core.protocol.constants import REWARD_ABS_TOL, REWARD_REL_TOL
 from grail_core.protocol.verdicts import Finding
-from grail_core.verification.evidence import JudgeEvidence, JudgeStability, MinerEvidence
-from grail_core.verification.file import Submission
-from grail_core.verification.findings import reject, shorten
+from grail_core.verification.window_file import Submission
+from grail_core.verification.wording import reject, shorten
 
 CHECK = "reward"
 MOST_LIMIT_SHARE = 0.6

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from grail_core.files.window_file import RowTable
 from grail_core.protocol.constants import MAX_PROMPT_TOKENS, ROLLOUTS_PER_PROBLEM, SKETCH_BYTES_PER_POSITION
 from grail_core.protocol.verdicts import Finding
 from grail_core.verification.context import CheckContext
-from grail_core.verification.file import Submission
-from grail_core.verification.findings import reject, shorten
-from grail_core.window_file import RowTable
+from grail_core.verification.window_file import Submission
+from grail_core.verification.wording import reject, shorten
 
 CHECK = "schema"
 

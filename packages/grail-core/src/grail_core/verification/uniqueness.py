@@ -12,7 +12,7 @@ from collections.abc import Collection
 import numpy as np
 
 from grail_core.protocol.types import Digest
-from grail_core.verification.file import Submission
+from grail_core.verification.window_file import Submission
 
 
 def rollout_identity(prompt: np.ndarray, completion: np.ndarray) -> Digest:

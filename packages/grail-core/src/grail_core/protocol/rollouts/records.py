@@ -2,7 +2,7 @@
 
 A row has one token array: it is proved, judged, deduplicated, archived and trained on. Both types check themselves when
 made, so what exists is well formed; whether it is true is decided by the checks of section 9. How rows lie in Parquet is
-`grail_core.window_file`.
+`grail_core.files.window_file`.
 """
 
 from __future__ import annotations

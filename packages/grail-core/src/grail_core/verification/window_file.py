@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from grail_core.files.window_file import RowTable, WindowFile, WindowFileError, read_window_file
 from grail_core.proof.numerics import NUMERICS_CLASSES
 from grail_core.protocol import count_groups, header_digest, merkle_root, row_digest
 from grail_core.protocol.constants import PROTOCOL_VERSION
@@ -17,8 +18,7 @@ from grail_core.protocol.context import WindowContext
 from grail_core.protocol.signatures import verify
 from grail_core.protocol.types import Digest, Hotkey
 from grail_core.protocol.verdicts import Finding
-from grail_core.verification.findings import reject
-from grail_core.window_file import RowTable, WindowFile, WindowFileError, read_window_file
+from grail_core.verification.wording import reject
 
 CHECK = "file"
 

@@ -23,7 +23,7 @@ import click
 from grail_core.cli_support import run_cli
 
 if TYPE_CHECKING:
-    from grail_core.calibrate import Source
+    from grail_core.calibration.measure import Source
 
 _ROOT = Path(__file__).parent.parent
 _SHIPPED = _ROOT / "packages/grail-core/src/grail_core/proof/calibration.json"
@@ -68,8 +68,8 @@ def main(
     """Train small models, measure honest drift at every checkpoint, and write the table."""
     import torch
 
-    from grail_core.calibrate import calibrate
-    from grail_core.calibrate_plot import plot
+    from grail_core.calibration.measure import calibrate
+    from grail_core.calibration.plot import plot
 
     torch.set_num_threads(1)
     root = work or Path(tempfile.mkdtemp(prefix="grail-calibrate-"))
@@ -92,9 +92,9 @@ def main(
 
 def network_sources(env_id: str, folders: list[Path], prompts: int) -> list[Source]:
     """Localnet's checkpoints with problems of the environment, rendered as miners render them."""
-    from grail_core.calibrate import Source
+    from grail_core.calibration.measure import Source
     from grail_core.generation.defaults import sampling_defaults
-    from grail_core.prompts import PromptRenderer
+    from grail_core.model.prompts import PromptRenderer
     from grail_envs import load
 
     environment = load(env_id)
@@ -110,7 +110,7 @@ def network_sources(env_id: str, folders: list[Path], prompts: int) -> list[Sour
 
 def language_sources(prompts: int) -> list[Source]:
     """Language models with the openings of documents that none of them was trained on, other ones for each."""
-    from grail_core.calibrate import Source
+    from grail_core.calibration.measure import Source
     from grail_core.protocol.policy import GenerationPolicy
     from tooling.power.artefacts import Artefacts, default_folder
     from tooling.power.corpus import load_corpus
@@ -137,8 +137,8 @@ def checkpoints(
 ) -> list[Path]:
     """Folders of one model before training and after each window, made where they are not there yet."""
     from grail_core.generation.defaults import sampling_defaults
-    from grail_core.prompts import PromptRenderer
-    from grail_core.proof.model import PolicyModel
+    from grail_core.model.policy_model import PolicyModel
+    from grail_core.model.prompts import PromptRenderer
     from grail_envs import load
     from grail_trainer.grpo import GrpoSettings, update
     from grail_trainer.init import config_for, create_model

@@ -130,8 +130,8 @@ def curve(
     import torch
 
     from grail_core.generation.defaults import sampling_defaults
-    from grail_core.prompts import PromptRenderer
-    from grail_core.proof.model import PolicyModel
+    from grail_core.model.policy_model import PolicyModel
+    from grail_core.model.prompts import PromptRenderer
     from grail_envs import load
     from grail_trainer.evaluate import evaluate, held_out_environment
     from grail_trainer.grpo import update
@@ -204,7 +204,7 @@ def _rollouts(
     """Groups of one window that vary, with behaviour log-probabilities, and the mean success of all."""
     from grail_core.generation.base import GenerationRequest
     from grail_core.generation.hf import HfGenerator
-    from grail_core.proof.group import prove_rows
+    from grail_core.proof.batch import prove_rows
     from grail_core.proof.sketches import projections
     from grail_core.protocol import Randomness
     from grail_core.protocol.constants import ROLLOUTS_PER_PROBLEM

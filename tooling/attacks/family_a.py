@@ -22,7 +22,7 @@ import torch
 
 from grail_core.environment import Message
 from grail_core.files.window_file import HEADER_KEY, SIGNATURE_KEY, read_window_file, write_window_file
-from grail_core.proof.model import PolicyModel
+from grail_core.model.policy_model import PolicyModel
 from grail_core.protocol import RolloutRow, header_digest
 from grail_core.protocol.types import Digest
 from grail_miner.mining import Group

@@ -32,7 +32,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-    from grail_core.proof.group import RowProof
+    from grail_core.proof.batch import RowProof
 
 Figures = dict[str, float]
 
@@ -201,7 +201,7 @@ def sampling() -> Figures:
     """
     import torch
 
-    from grail_core.proof.sampling import SeededSampler
+    from grail_core.model.sampling import SeededSampler
     from grail_core.protocol.policy import GenerationPolicy
     from tooling.benchmarks.proof_peers import LOGIT_PEERS
 
@@ -257,7 +257,7 @@ def _head_alone(which: str) -> dict[str, float]:
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    from grail_core.proof.model import PolicyModel
+    from grail_core.model.policy_model import PolicyModel
 
     torch.set_num_threads(1)
     config = Qwen2Config(
@@ -311,10 +311,10 @@ def generation() -> Figures:
 
     from grail_core.generation.base import GenerationRequest
     from grail_core.generation.hf import HfGenerator
+    from grail_core.model.policy_model import PolicyModel
     from grail_core.proof.alternatives import EIGHT_BIT_GROUP, Alternatives, Rows, eight_bit
+    from grail_core.proof.batch import measure_rows, prove_rows
     from grail_core.proof.calibration import shipped_table
-    from grail_core.proof.group import measure_rows, prove_rows
-    from grail_core.proof.model import PolicyModel
     from grail_core.proof.numerics import DEFAULT_CLASS
     from grail_core.proof.sketches import parse_sketches, projections
     from grail_core.proof.statistics import compare, evaluate

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from grail_core.proof.model import PolicyModel
+    from grail_core.model.policy_model import PolicyModel
 
 TOPLOC_BATCH, TOPLOC_TOPK = 32, 128
 """Tokens in one proof, and activations that it interpolates: the values of TOPLOC's paper."""

@@ -25,8 +25,8 @@ from grail_core.checkpoints.publish import CheckpointParts, publish
 from grail_core.checkpoints.safety import read_model_files
 from grail_core.files.evidence import MinerEvidence
 from grail_core.generation.base import Completion
+from grail_core.model.policy_model import PolicyModel
 from grail_core.proof.alternatives import Alternatives
-from grail_core.proof.model import PolicyModel
 from grail_core.protocol import Finding, Outcome, Randomness, RolloutRow, sample_rows, without_negative_zero
 from grail_core.protocol.context import Challenge, WindowContext, challenge_seed
 from grail_core.protocol.manifest import CheckpointManifest

@@ -15,11 +15,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from grail_core.proof.model import PolicyModel
+from grail_core.model.policy_model import PolicyModel
 
 
 class Chooser(Protocol):
-    """The rule for the next token of every row; `grail_core.proof.sampling.SeededSampler` is the honest one."""
+    """The rule for the next token of every row; `grail_core.model.sampling.SeededSampler` is the honest one."""
 
     def sample(
         self,

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from grail_core.proof.alternative_test import Sums, log_evidence, project
 from grail_core.proof.calibration import STATISTICS, Null, PairCalibration, Shape
-from grail_core.proof.projection import Sums, log_evidence, project
 from grail_core.proof.statistics import (
     Comparison,
     Others,

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from grail_core.proof.model import PolicyModel
-from grail_core.proof.sampling import SeededSampler
+from grail_core.model.policy_model import PolicyModel
+from grail_core.model.sampling import SeededSampler
 from grail_core.protocol.policy import GenerationPolicy
 from tooling.power import rules
 from tooling.power.decoding import Chooser

@@ -18,9 +18,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from grail_core.model.policy_model import PolicyModel
 from grail_core.proof.alternatives import Alternatives, Rows
-from grail_core.proof.group import measure_rows
-from grail_core.proof.model import PolicyModel
+from grail_core.proof.batch import measure_rows
 from grail_core.proof.sketches import Projections, parse_sketches, projections, quantise, sketch
 from grail_core.protocol import Randomness, challenged_positions
 from grail_core.protocol.constants import ALTERNATIVE_POSITIONS, CHALLENGE_K

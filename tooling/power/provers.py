@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from grail_core.proof.model import PolicyModel
+from grail_core.model.policy_model import PolicyModel
 from tooling.power.decoding import replay
 
 Rows = Sequence[Sequence[int]]

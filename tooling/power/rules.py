@@ -1,4 +1,4 @@
-"""Dishonest rules for the next token; each has the shape of `grail_core.proof.sampling.SeededSampler.sample`."""
+"""Dishonest rules for the next token; each has the shape of `grail_core.model.sampling.SeededSampler.sample`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from grail_core.proof.sampling import SeededSampler
+from grail_core.model.sampling import SeededSampler
 from grail_core.protocol.rollouts.noise import gumbel_noise
 
 Seeds = npt.NDArray[np.uint64]

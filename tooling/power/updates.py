@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from grail_core.proof.model import PolicyModel
+from grail_core.model.policy_model import PolicyModel
 from tooling.power.observation import Rollout
 
 _FIRST, _SECOND, _EPSILON = 0.9, 0.999, 1e-8

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from grail_core.model.policy_model import PolicyModel
 from grail_core.proof.alternatives import round_to_nearest
-from grail_core.proof.model import PolicyModel
 
 
 def quantised(model: PolicyModel, bits: int, group: int | None) -> PolicyModel:

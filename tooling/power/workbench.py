@@ -15,9 +15,9 @@ import numpy as np
 
 from grail_core.generation.base import GenerationRequest
 from grail_core.generation.hf import HfGenerator
+from grail_core.model.policy_model import PolicyModel
+from grail_core.model.sampling import SeededSampler
 from grail_core.proof.alternatives import Alternatives
-from grail_core.proof.model import PolicyModel
-from grail_core.proof.sampling import SeededSampler
 from grail_core.protocol.constants import ROLLOUTS_PER_PROBLEM
 from grail_core.protocol.policy import GenerationPolicy
 from tooling.power import weights

@@ -9,10 +9,10 @@ import torch
 from grail_core.errors import CheckpointError, ProtocolViolationError
 from grail_core.generation.base import GenerationRequest
 from grail_core.generation.hf import HfGenerator
-from grail_core.proof.errors import OutOfVocabularyError
-from grail_core.proof.model import PolicyModel
-from grail_core.proof.processor import Float32Head, SeededLogitsProcessor
-from grail_core.proof.sampling import SeededSampler
+from grail_core.model.errors import OutOfVocabularyError
+from grail_core.model.policy_model import PolicyModel
+from grail_core.model.processor import Float32Head, SeededLogitsProcessor
+from grail_core.model.sampling import SeededSampler
 from grail_core.protocol.policy import GenerationPolicy, completion_limit
 
 VOCABULARY = 96

@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from grail_core.environment import Message
 from grail_core.errors import CheckpointError, ProtocolViolationError
-from grail_core.prompts import THINKING_INSTRUCTION, PromptRenderer
+from grail_core.model.prompts import THINKING_INSTRUCTION, PromptRenderer
 
 TEMPLATE = (
     "{%- for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"

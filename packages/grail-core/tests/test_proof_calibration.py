@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from grail_core.calibrate import Calibration, Source, calibrate, place_of
-from grail_core.calibrate_plot import plot
+from grail_core.calibration.measure import Calibration, Source, calibrate, place_of
+from grail_core.calibration.plot import plot
 from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.proof.calibration import (
     STATISTICS,

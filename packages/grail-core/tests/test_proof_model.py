@@ -12,10 +12,11 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from grail_core.errors import CheckpointError
-from grail_core.proof import model as model_module
-from grail_core.proof.errors import OutOfVocabularyError, OverlongRowError, UnprovableError
-from grail_core.proof.group import measure_rows, measure_sketches, prove_rows
-from grail_core.proof.model import PolicyModel
+from grail_core.model import policy_model as model_module
+from grail_core.model.errors import OutOfVocabularyError, OverlongRowError
+from grail_core.model.policy_model import PolicyModel
+from grail_core.proof.batch import measure_rows, measure_sketches, prove_rows
+from grail_core.proof.errors import UnprovableError
 from grail_core.proof.numerics import DEFAULT_CLASS, NUMERICS_CLASSES, class_name, numerics_class_of
 from grail_core.proof.sketches import parse_sketches, position_errors, projections
 from grail_core.protocol.policy import GenerationPolicy

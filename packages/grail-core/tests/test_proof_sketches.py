@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grail_core.files.window_file import BinaryColumn, RowTable
-from grail_core.proof.errors import MalformedSketchError, ProofError, UnprovableError
+from grail_core.model.errors import ProofError
+from grail_core.proof.errors import MalformedSketchError, UnprovableError
 from grail_core.proof.sketches import (
     differences,
     parse_sketches,

@@ -11,14 +11,14 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from grail_core.calibrate import HonestRow, mine, verify
+from grail_core.calibration.measure import HonestRow, mine, verify
 from grail_core.errors import ConfigurationError
+from grail_core.model.policy_model import PolicyModel
+from grail_core.proof.alternative_test import REFERENCE, Sums, project, sums
 from grail_core.proof.alternatives import Alternatives, Rows, eight_bit, round_to_nearest
+from grail_core.proof.batch import RowProof, measure_sketches, prove_rows
 from grail_core.proof.calibration import STATISTICS, CalibrationTable, Null, PairCalibration, Shape, shipped_table
-from grail_core.proof.group import RowProof, measure_sketches, prove_rows
-from grail_core.proof.model import PolicyModel
 from grail_core.proof.numerics import DEFAULT_CLASS
-from grail_core.proof.projection import REFERENCE, Sums, project, sums
 from grail_core.proof.sketches import parse_sketches, projections
 from grail_core.proof.statistics import (
     Comparison,

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grail_core.proof import kernels
-from grail_core.proof.sampling import SeededSampler, margin_plain, sample_plain
+from grail_core.model import kernels
+from grail_core.model.sampling import SeededSampler, margin_plain, sample_plain
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.rollouts.noise import LARGEST_NOISE, LEAST_NOISE, gumbel_noise, murmur3_words, noise_of
 

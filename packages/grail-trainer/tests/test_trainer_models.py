@@ -17,8 +17,8 @@ from grail_core.checkpoints.safety import read_model_files
 from grail_core.environment import Environment, Judgement, Message, Problem
 from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.generation.defaults import sampling_defaults
-from grail_core.prompts import PromptRenderer
-from grail_core.proof.model import PolicyModel
+from grail_core.model.policy_model import PolicyModel
+from grail_core.model.prompts import PromptRenderer
 from grail_envs.sat import SatEnvironment, format_answer
 from grail_trainer.constant_answers import constant_baseline
 from grail_trainer.evaluate import evaluate, held_out_sampling_seed, held_out_seed, pass_at_k

@@ -19,8 +19,8 @@ from grail_core.environment import Environment, Judgement, JudgementOutcome, Pro
 from grail_core.files.window_file import write_window_file
 from grail_core.generation.base import Completion, GenerationRequest
 from grail_core.generation.hf import HfGenerator
+from grail_core.proof.batch import RowProof, prove_rows
 from grail_core.proof.errors import UnprovableError
-from grail_core.proof.group import RowProof, prove_rows
 from grail_core.proof.numerics import numerics_class_of
 from grail_core.proof.sketches import projections
 from grail_core.protocol import (

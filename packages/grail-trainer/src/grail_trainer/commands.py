@@ -60,8 +60,8 @@ def import_command(source: Path, out: Path) -> None:
 
 def evaluate_command(settings: Settings, *, model: Path, env_id: str, problems: int, samples: int, as_json: bool) -> None:
     from grail_core.generation.defaults import sampling_defaults
-    from grail_core.prompts import PromptRenderer
-    from grail_core.proof.model import PolicyModel
+    from grail_core.model.policy_model import PolicyModel
+    from grail_core.model.prompts import PromptRenderer
     from grail_trainer.evaluate import evaluate, held_out_environment
 
     environment = held_out_environment(env_id, settings.data_dir)

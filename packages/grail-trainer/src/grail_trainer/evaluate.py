@@ -18,8 +18,8 @@ import numpy as np
 
 from grail_core.environment import Environment, Judgement
 from grail_core.generation.base import GenerationRequest
-from grail_core.prompts import PromptRenderer
-from grail_core.proof.model import PolicyModel
+from grail_core.model.policy_model import PolicyModel
+from grail_core.model.prompts import PromptRenderer
 from grail_core.protocol.policy import GenerationPolicy
 from grail_trainer.constant_answers import constant_baseline
 

@@ -53,7 +53,7 @@ class Masters:
         Raises:
             CheckpointError: see `PolicyModel.load`.
         """
-        from grail_core.proof.model import PolicyModel
+        from grail_core.model.policy_model import PolicyModel
 
         module = PolicyModel.load(folder, dtype="bfloat16", device=device).module
         return cls(module, learning_rate=learning_rate, **options)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from grail_core.environment import Environment
 from grail_core.errors import CheckpointError
-from grail_core.prompts import PromptRenderer
+from grail_core.model.prompts import PromptRenderer
 
 PAD: Final = "<|pad|>"
 END: Final = "<|end|>"

@@ -18,14 +18,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from grail_core import calibrate as core
-from grail_core.calibrate_plot import plot
+from grail_core.calibration import measure as core
+from grail_core.calibration.plot import plot
 from grail_core.environment import Environment
 from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.generation.defaults import sampling_defaults
-from grail_core.prompts import PromptRenderer
+from grail_core.model.policy_model import Attention
+from grail_core.model.prompts import PromptRenderer
 from grail_core.proof.calibration import LEAST_CHECKPOINTS, LEAST_TOKENS, CalibrationTable, PairCalibration
-from grail_core.proof.model import Attention
 from grail_core.proof.statistics import shares_of
 from grail_core.protocol.constants import FALSE_REJECT_RATE
 from grail_core.protocol.policy import GenerationPolicy

@@ -24,9 +24,9 @@ from grail_core.files.accepted_files import AcceptedFile, write_accepted_files
 from grail_core.files.evidence import MinerEvidence, write_evidence
 from grail_core.files.verdicts import evidence_key, rollouts_key, verdict_key
 from grail_core.keys import ss58
+from grail_core.model.policy_model import PolicyModel
 from grail_core.participant import Participant
 from grail_core.proof.alternatives import EIGHT_BIT_GROUP, Alternatives, Weights, eight_bit
-from grail_core.proof.model import PolicyModel
 from grail_core.protocol import MinerStatus, RowSample, SignedVerdict, VerdictBody, WindowStatus
 from grail_core.protocol.constants import FAILURE_LOOKBACK_WINDOWS, WINDOW_LENGTH
 from grail_core.protocol.context import Challenge, WindowContext

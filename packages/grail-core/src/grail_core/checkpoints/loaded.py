@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grail_core.checkpoints.source import CheckpointSource
-from grail_core.prompts import PromptRenderer
-from grail_core.proof.model import Attention, PolicyModel
+from grail_core.model.policy_model import Attention, PolicyModel
+from grail_core.model.prompts import PromptRenderer
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.types import Digest
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from grail_core.errors import ProtocolViolationError
-from grail_core.proof.projection import REFERENCE
+from grail_core.proof.alternative_test import REFERENCE
 from grail_core.protocol.constants import SKETCH_DIMENSIONS
 from grail_core.protocol.types import Digest, Hotkey
 

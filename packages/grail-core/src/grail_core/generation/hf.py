@@ -18,8 +18,8 @@ from torch import Tensor
 from grail_core.errors import CheckpointError, ProtocolViolationError
 from grail_core.generation.base import Completion, GenerationRequest
 from grail_core.generation.prefix import LayerCache, SharedPrefixCache, decoding_twin
-from grail_core.proof.model import PolicyModel
-from grail_core.proof.sampling import SeededSampler
+from grail_core.model.policy_model import PolicyModel
+from grail_core.model.sampling import SeededSampler
 from grail_core.protocol.policy import GenerationPolicy, completion_limit
 
 _PREFILL_TOKENS = 4096  # tokens of one prefill pass, padding included

@@ -17,9 +17,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from grail_core.proof.group import measure_sketches
-from grail_core.proof.model import PolicyModel
-from grail_core.proof.projection import REFERENCE
+from grail_core.model.policy_model import PolicyModel
+from grail_core.proof.alternative_test import REFERENCE
+from grail_core.proof.batch import measure_sketches
 from grail_core.proof.sketches import Projections, Sketches
 from grail_core.protocol.constants import PROOF_BATCH_SIZE
 

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-from grail_core.errors import GrailError
-
-
-class ProofError(GrailError):
-    """Something in a proof, or on the way to one, cannot be used."""
+from grail_core.model.errors import ProofError
 
 
 class MalformedSketchError(ProofError):
     """The sketch bytes have the wrong type, width or count, or contain the reserved value −32768."""
-
-
-class OutOfVocabularyError(ProofError):
-    """A token id that the model has no embedding for; refused before it reaches the model."""
-
-
-class OverlongRowError(ProofError):
-    """A row of more tokens than the model's context."""
 
 
 class UnprovableError(ProofError):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from grail_core.proof.model import PolicyModel
+    from grail_core.model.policy_model import PolicyModel
 
 NUMERICS_VERSION: Final = 1
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from grail_core.proof.alternative_test import REFERENCE, Floats, Sums, project, sums
 from grail_core.proof.calibration import STATISTICS, PairCalibration, Shape
-from grail_core.proof.projection import REFERENCE, Floats, Sums, project, sums
 from grail_core.proof.sketches import differences
 from grail_core.protocol.constants import (
     COARSE_ERROR_BOUND,

@@ -14,7 +14,7 @@ from grail_core.protocol.types import Digest, Hotkey
 
 
 class Renderer(Protocol):
-    """The part of `grail_core.prompts.PromptRenderer` that checks need."""
+    """The part of `grail_core.model.prompts.PromptRenderer` that checks need."""
 
     def render(self, messages: list[Message]) -> tuple[int, ...]: ...
 

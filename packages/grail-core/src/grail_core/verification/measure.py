@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from grail_core.files.evidence import JudgeEvidence, JudgeStability, MinerEvidence, RolloutEvidence
+from grail_core.model.policy_model import PolicyModel
 from grail_core.proof.alternatives import Alternatives, Rows
-from grail_core.proof.group import measure_rows
-from grail_core.proof.model import PolicyModel
+from grail_core.proof.batch import measure_rows
 from grail_core.proof.numerics import numerics_class_of
 from grail_core.proof.sketches import projections
 from grail_core.protocol import Outcome, RowSample, challenged_positions

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from grail_core.files.evidence import JudgeStability, MinerEvidence
-from grail_core.proof.model import PolicyModel
+from grail_core.model.policy_model import PolicyModel
 from grail_core.protocol import Finding, Outcome
 from grail_core.protocol.constants import ROLLOUTS_PER_PROBLEM
 from grail_core.verification import model_checks, prompt, reward, schema, termination

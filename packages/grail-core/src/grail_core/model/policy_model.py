@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from grail_core.errors import CheckpointError
-from grail_core.proof.errors import OutOfVocabularyError, OverlongRowError
+from grail_core.model.errors import OutOfVocabularyError, OverlongRowError
 
 Attention = Literal["sdpa", "eager"]
 

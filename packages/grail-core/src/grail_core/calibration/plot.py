@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from grail_core.calibrate import Calibration, Observation
+from grail_core.calibration.measure import Calibration, Observation
 from grail_core.proof.statistics import shares_of
 from grail_core.protocol.constants import FALSE_REJECT_RATE
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from grail_core.proof.sampling import SeededSampler
+from grail_core.model.sampling import SeededSampler
 
 
 class SeededLogitsProcessor:

@@ -15,10 +15,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from grail_core.proof import kernels
+from grail_core.model import kernels
+from grail_core.model.policy_model import PolicyModel
+from grail_core.model.sampling import Floats, SeededSampler
 from grail_core.proof.errors import UnprovableError
-from grail_core.proof.model import PolicyModel
-from grail_core.proof.sampling import Floats, SeededSampler
 from grail_core.proof.sketches import Projections, Sketches, quantise, sketch
 from grail_core.protocol.constants import PROOF_BATCH_SIZE
 from grail_core.protocol.policy import GenerationPolicy

@@ -31,9 +31,9 @@ from torch import Tensor
 from grail_core.errors import ConfigurationError
 from grail_core.generation.base import GenerationRequest
 from grail_core.generation.hf import HfGenerator
+from grail_core.model.policy_model import Attention, PolicyModel
+from grail_core.proof.batch import RowMeasurement, RowProof, measure_rows, prove_rows
 from grail_core.proof.calibration import STATISTICS, CalibrationTable, Null, PairCalibration, Shape
-from grail_core.proof.group import RowMeasurement, RowProof, measure_rows, prove_rows
-from grail_core.proof.model import Attention, PolicyModel
 from grail_core.proof.numerics import class_name, numerics_class_of
 from grail_core.proof.sketches import Projections, parse_sketches, projections, quantise, sketch
 from grail_core.proof.statistics import Comparison, clip_of, compare, rollout_values

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from grail_core.proof import kernels
+from grail_core.model import kernels
 from grail_core.protocol.constants import BORDER_LOGIT_SLACK, BORDER_TOP_P_SLACK, COMPETITOR_LOGIT_GAP, MARGIN_CLIP
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.rollouts.noise import gumbel_noise

@@ -1,0 +1,1 @@
+"""What needs torch and proves nothing: the policy model, sampling as section 4 says, prompts."""

@@ -248,7 +248,7 @@ def _model(env_id: str, seed: int, cache_dir: Path | None) -> Path:
     """The folder that `grail-trainer init` makes for this seed, in the cache."""
     import tempfile
 
-    from grail_core.settings import load_settings
+    from grail_core.participant.settings import load_settings
     from grail_envs import load
     from grail_trainer.init import create_model
 

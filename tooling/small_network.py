@@ -23,7 +23,7 @@ from grail_core.checkpoints.publish import CheckpointParts, publish
 from grail_core.checkpoints.safety import read_model_files
 from grail_core.environment import Environment
 from grail_core.keys import LocalSigner
-from grail_core.participant import Participant
+from grail_core.participant.participant import Participant
 from grail_core.protocol.beacon import BeaconChain
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.network import LOCALNET, NetworkParameters

@@ -19,7 +19,7 @@ from grail_core.files.window_file import read_window_file, window_key
 from grail_core.generation.base import Completion, GenerationRequest
 from grail_core.generation.hf import HfGenerator
 from grail_core.keys import ss58
-from grail_core.participant import Participant
+from grail_core.participant.participant import Participant
 from grail_core.proof.batch import RowProof
 from grail_core.protocol import GroupCount, RolloutRow
 from grail_core.protocol.constants import (

@@ -26,6 +26,7 @@ from grail_core.checkpoints.safety import read_model_files
 from grail_core.files.evidence import MinerEvidence
 from grail_core.generation.base import Completion
 from grail_core.model.policy_model import PolicyModel
+from grail_core.participant.windows import open_challenge
 from grail_core.proof.alternatives import Alternatives
 from grail_core.protocol import Finding, Outcome, Randomness, RolloutRow, sample_rows, without_negative_zero
 from grail_core.protocol.context import Challenge, WindowContext, challenge_seed
@@ -36,7 +37,6 @@ from grail_core.verification.context import CheckContext
 from grail_core.verification.measure import measure_sample
 from grail_core.verification.pipeline import cheap_checks, decide, first_reject
 from grail_core.verification.window_file import Submission, check_file
-from grail_core.window_context import open_challenge
 from grail_miner.mining import Group, Mining
 from tooling.power.language_model import END, encoder
 from tooling.power.observation import Claim, Rollout, Setting

@@ -11,7 +11,9 @@ import pytest
 from grail_core.beacon.drand import DrandBeacon
 from grail_core.chain.development.clock import ClockMode
 from grail_core.chain.development.local import LocalChain
-from grail_core.deployment import (
+from grail_core.errors import ChainError, ConfigurationError, NotRegisteredError
+from grail_core.keys import LocalSigner, write_wallet
+from grail_core.participant.deployment import (
     load_signer,
     network_clock,
     network_parameters,
@@ -20,11 +22,9 @@ from grail_core.deployment import (
     open_directory,
     require_registered,
 )
-from grail_core.errors import ChainError, ConfigurationError, NotRegisteredError
-from grail_core.keys import LocalSigner, write_wallet
+from grail_core.participant.settings import Settings, describe, load_settings, unknown_names
 from grail_core.protocol.network import LOCALNET, NetworkParameters
 from grail_core.protocol.types import Hotkey
-from grail_core.settings import Settings, describe, load_settings, unknown_names
 
 
 @pytest.fixture(autouse=True)

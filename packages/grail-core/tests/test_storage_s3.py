@@ -21,8 +21,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grail_core.errors import ConfigurationError, StorageError
+from grail_core.participant.deployment import open_s3_directory
+from grail_core.participant.settings import Settings
 from grail_core.protocol.network import LOCALNET, NetworkParameters
-from grail_core.settings import Settings
 from grail_core.storage.base import (
     ObjectNotFoundError,
     ObjectStore,
@@ -31,7 +32,7 @@ from grail_core.storage.base import (
     StoreDirectory,
 )
 from grail_core.storage.commitment import BucketAddress, Credentials, endpoint_of, parse_commitment
-from grail_core.storage.s3 import AccessDeniedError, S3Directory, S3Store
+from grail_core.storage.s3 import AccessDeniedError, S3Store
 
 KEY = "grail/windows/5F-window-60.parquet"
 ANYONE = Credentials("anyone", "secret")
@@ -296,13 +297,13 @@ def guarded(server: str, store: S3Store) -> Iterator[tuple[Credentials, Credenti
 
 def test_others_read_through_the_commitment_and_cannot_write(server: str, guarded: tuple[Credentials, Credentials]) -> None:
     reader, writer = guarded
-    directory: StoreDirectory = S3Directory.from_settings(settings_with(server, reader, writer), network(server))
+    directory: StoreDirectory = open_s3_directory(settings_with(server, reader, writer), network(server))
     info = directory.own().put(KEY, b"rollouts")
     text = directory.commitment()
     assert len(text) <= 128
     assert writer.key_id not in text
     assert writer.secret not in text
-    other = S3Directory.from_settings(settings_with(server, writer, reader), network(server)).open(text)
+    other = open_s3_directory(settings_with(server, writer, reader), network(server)).open(text)
     assert other.head(KEY) == info
     assert other.get(KEY, max_bytes=8, if_match=info.etag) == b"rollouts"
     for write in (lambda: other.put(KEY, b""), lambda: other.delete(KEY)):
@@ -314,7 +315,7 @@ def test_others_read_through_the_commitment_and_cannot_write(server: str, guarde
 
 def test_a_read_key_that_can_write_is_never_committed(server: str, guarded: tuple[Credentials, Credentials]) -> None:
     _, writer = guarded
-    directory = S3Directory.from_settings(settings_with(server, writer, Credentials("AKIAOTHER", "other")), network(server))
+    directory = open_s3_directory(settings_with(server, writer, Credentials("AKIAOTHER", "other")), network(server))
     with pytest.raises(ConfigurationError, match="can write"):
         directory.commitment()
     assert list(S3Store(server, "alice", writer, region=REGION).list("")) == []
@@ -330,23 +331,23 @@ HEX_READ, HEX_WRITE = Credentials("ab" * 16, "cd" * 32), Credentials("12" * 16, 
 
 def test_offering_the_write_key_for_the_commitment_is_refused_at_once(server: str) -> None:
     with pytest.raises(ConfigurationError, match="is the write key"):
-        S3Directory.from_settings(settings_with(server, HEX_WRITE, HEX_WRITE), network(server))
+        open_s3_directory(settings_with(server, HEX_WRITE, HEX_WRITE), network(server))
 
 
 def test_missing_settings_are_all_named(server: str) -> None:
     settings = settings_with(server, HEX_READ, HEX_WRITE, R2_BUCKET_ID="", R2_WRITE_SECRET_ACCESS_KEY="")
     with pytest.raises(ConfigurationError) as caught:
-        S3Directory.from_settings(settings, network(server))
+        open_s3_directory(settings, network(server))
     assert caught.value.where == "R2_BUCKET_ID, R2_WRITE_SECRET_ACCESS_KEY"
 
 
 def test_an_endpoint_that_the_network_does_not_allow_is_refused() -> None:
     params = dataclasses.replace(LOCALNET, store_hosts=("r2.example.com", "eu.r2.example.com"))
     good = settings_with("", HEX_READ, HEX_WRITE, R2_ENDPOINT_URL="https://acme.eu.r2.example.com/")
-    assert S3Directory.from_settings(good, params)._address.host_index == 1
+    assert open_s3_directory(good, params)._address.host_index == 1
     bad = settings_with("", HEX_READ, HEX_WRITE, R2_ENDPOINT_URL="https://evil.example.com")
     with pytest.raises(ConfigurationError, match="not one that the network allows"):
-        S3Directory.from_settings(bad, params)
+        open_s3_directory(bad, params)
 
 
 def test_cloudflares_keys_with_a_bucket_name_fit_into_a_commitment() -> None:

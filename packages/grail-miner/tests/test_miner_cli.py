@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from grail_core.errors import ConfigurationError
-from grail_core.settings import load_settings
+from grail_core.participant.settings import load_settings
 from grail_miner.start import run_miner
 
 

@@ -34,7 +34,7 @@ from grail_core.files.verdicts import rollouts_key, verdict_key
 from grail_core.files.window_file import window_key
 from grail_core.generation.defaults import sampling_defaults
 from grail_core.keys import LocalSigner, ss58
-from grail_core.participant import Participant
+from grail_core.participant.participant import Participant
 from grail_core.protocol import MinerStatus, MinerVerdict, SignedVerdict, VerdictBody, WindowStatus
 from grail_core.protocol.encoding import canonical_json, tagged_hash
 from grail_core.protocol.manifest import CheckpointManifest

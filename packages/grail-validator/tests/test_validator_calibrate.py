@@ -15,8 +15,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from grail_core.errors import CheckpointError, ConfigurationError, EnvironmentUnavailableError
+from grail_core.participant.settings import Settings
 from grail_core.proof.calibration import CalibrationTable, active_table, shipped_table, use_table
-from grail_core.settings import Settings
 from grail_validator.calibrate import Asked, _sampling, calibrate_command, standing
 from grail_validator.cli import cli
 from grail_validator.service import Compared

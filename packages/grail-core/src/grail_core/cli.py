@@ -63,8 +63,8 @@ def doctor(settings: object, as_json: bool) -> None:
 
     Ends with exit code 5 if something the protocol needs does not hold.
     """
-    from grail_core.deployment import network_parameters, open_chain, open_directory
-    from grail_core.settings import Settings
+    from grail_core.participant.deployment import network_parameters, open_chain, open_directory
+    from grail_core.participant.settings import Settings
     from grail_core.storage.doctor import examine, usage
 
     assert isinstance(settings, Settings)

@@ -30,7 +30,7 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--show-settings", is_flag=True, help="Print every setting, its value and where it comes from, and exit.")
     @functools.wraps(command)
     def wrapped(verbose: int, log_file: Path | None, json_logs: bool, show_settings: bool, **rest: Any) -> Any:
-        from grail_core.settings import describe, load_settings, unknown_names
+        from grail_core.participant.settings import describe, load_settings, unknown_names
         from grail_core.telemetry import configure
 
         flags = {"log_file": log_file}

@@ -16,7 +16,7 @@ from grail_core.checkpoints.loaded import LoadedCheckpoint
 from grail_core.errors import BeaconError, ChainError, CheckpointError, DiskFullError, StorageError
 from grail_core.files.window_file import window_key
 from grail_core.keys import ss58
-from grail_core.participant import Participant
+from grail_core.participant.participant import Participant
 from grail_core.protocol import allowed_gaps
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.context import WindowContext

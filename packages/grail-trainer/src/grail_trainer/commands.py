@@ -14,7 +14,7 @@ import click
 
 from grail_core.environment import Environment
 from grail_core.errors import CheckpointError
-from grail_core.settings import Settings
+from grail_core.participant.settings import Settings
 
 
 class Bar(Protocol):
@@ -93,7 +93,7 @@ def evaluate_command(settings: Settings, *, model: Path, env_id: str, problems: 
 
 def inspect_command(settings: Settings, *, as_json: bool, objects: bool) -> None:
     from grail_core.checkpoints.source import CheckpointSource
-    from grail_core.deployment import network_parameters, open_chain, open_directory
+    from grail_core.participant.deployment import network_parameters, open_chain, open_directory
 
     params = network_parameters(settings)
     chain = open_chain(settings)

@@ -15,7 +15,7 @@ from grail_core.checkpoints.manifests import ChainView, is_in_time, list_manifes
 from grail_core.checkpoints.publish import CheckpointParts, least_valid_from, publish
 from grail_core.checkpoints.safety import ModelFiles
 from grail_core.errors import CheckpointError
-from grail_core.participant import Participant
+from grail_core.participant.participant import Participant
 from grail_core.protocol import window_of
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.encoding import canonical_json, tagged_hash

@@ -18,7 +18,7 @@ from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.environment import Environment
 from grail_core.errors import BeaconError, ChainError, CheckpointError, DiskFullError, StorageError
 from grail_core.keys import ss58
-from grail_core.participant import Participant
+from grail_core.participant.participant import Participant
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.context import WindowContext
 from grail_core.protocol.manifest import CheckpointManifest

@@ -14,13 +14,13 @@ from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.generation.defaults import sampling_defaults
 from grail_core.keys import ss58
 from grail_core.model.policy_model import PolicyModel
-from grail_core.participant import Participant
+from grail_core.participant.participant import Participant
+from grail_core.participant.settings import Settings
 from grail_core.proof.calibration import use_table
 from grail_core.protocol import window_of
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.types import Window
-from grail_core.settings import Settings
 from grail_core.telemetry import get_logger
 from grail_envs.bound import BoundEnvironments
 from grail_trainer.commands import training_environment

@@ -25,11 +25,11 @@ from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.generation.defaults import sampling_defaults
 from grail_core.model.policy_model import Attention
 from grail_core.model.prompts import PromptRenderer
+from grail_core.participant.settings import Settings
 from grail_core.proof.calibration import LEAST_CHECKPOINTS, LEAST_TOKENS, CalibrationTable, PairCalibration
 from grail_core.proof.statistics import shares_of
 from grail_core.protocol.constants import FALSE_REJECT_RATE
 from grail_core.protocol.policy import GenerationPolicy
-from grail_core.settings import Settings
 
 SAMPLES = (16, 46, 64)
 """Sample sizes that thresholds are told for: one group, two groups and 14 singles, and the most a validator opens."""

@@ -10,10 +10,10 @@ from rich.table import Table
 
 from grail_core.errors import ProtocolViolationError
 from grail_core.keys import from_ss58, ss58
-from grail_core.participant import Participant
+from grail_core.participant.participant import Participant
+from grail_core.participant.settings import Settings
 from grail_core.protocol import MinerVerdict, SignedVerdict, VerdictBody
 from grail_core.protocol.types import Window
-from grail_core.settings import Settings
 from grail_validator.start import open_ledger
 
 

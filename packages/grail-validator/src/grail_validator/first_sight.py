@@ -18,7 +18,7 @@ from grail_core.disk import write_atomically
 from grail_core.errors import ChainError, StorageError
 from grail_core.files.window_file import window_key
 from grail_core.keys import ss58
-from grail_core.participant import Participant
+from grail_core.participant.participant import Participant
 from grail_core.protocol.constants import MAX_FILE_BYTES, WINDOW_LENGTH
 from grail_core.protocol.types import Digest, Hotkey, Window
 from grail_core.protocol.verdicts import MAX_ETAG

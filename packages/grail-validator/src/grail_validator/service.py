@@ -25,7 +25,8 @@ from grail_core.files.evidence import MinerEvidence, write_evidence
 from grail_core.files.verdicts import evidence_key, rollouts_key, verdict_key
 from grail_core.keys import ss58
 from grail_core.model.policy_model import PolicyModel
-from grail_core.participant import Participant
+from grail_core.participant.participant import Participant
+from grail_core.participant.windows import open_challenge
 from grail_core.proof.alternatives import EIGHT_BIT_GROUP, Alternatives, Weights, eight_bit
 from grail_core.protocol import MinerStatus, RowSample, SignedVerdict, VerdictBody, WindowStatus
 from grail_core.protocol.constants import FAILURE_LOOKBACK_WINDOWS, WINDOW_LENGTH
@@ -36,7 +37,6 @@ from grail_core.telemetry import get_logger
 from grail_core.verification.context import CheckContext
 from grail_core.verification.measure import measure_sample
 from grail_core.verification.window_file import Submission
-from grail_core.window_context import open_challenge
 from grail_validator.first_sight import FirstSight
 from grail_validator.judging import Announced, JudgedWindow, Past, judge_window, stored_in_time, unscored_window
 from grail_validator.ledger import Judged, Ledger

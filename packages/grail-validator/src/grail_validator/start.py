@@ -8,9 +8,9 @@ from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.cli_support import stop_on_signals
 from grail_core.errors import NotRegisteredError
 from grail_core.keys import ss58
-from grail_core.participant import Participant
+from grail_core.participant.participant import Participant
+from grail_core.participant.settings import Settings
 from grail_core.proof.calibration import use_table
-from grail_core.settings import Settings
 from grail_core.telemetry import get_logger
 from grail_envs.bound import BoundEnvironments
 from grail_validator.first_sight import FirstSight

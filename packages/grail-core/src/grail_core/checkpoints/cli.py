@@ -13,7 +13,7 @@ from grail_core.cli_support import common_options
 
 if TYPE_CHECKING:
     from grail_core.checkpoints.source import CheckpointSource
-    from grail_core.settings import Settings
+    from grail_core.participant.settings import Settings
 
 
 @click.group()
@@ -57,7 +57,7 @@ def show(settings: Settings, as_json: bool, objects: bool) -> None:
 
 def _source(settings: Settings) -> CheckpointSource:
     from grail_core.checkpoints.source import CheckpointSource
-    from grail_core.deployment import network_parameters, open_chain, open_directory
+    from grail_core.participant.deployment import network_parameters, open_chain, open_directory
 
     if settings.storage_root is not None and not settings.storage_bucket:
         settings = settings.model_copy(update={"storage_bucket": "reader"})  # nothing is written to it

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from grail_core.errors import ConfigurationError, StorageError
 from grail_core.storage.base import (
@@ -22,10 +22,6 @@ from grail_core.storage.base import (
 )
 from grail_core.storage.commitment import BucketAddress, Credentials, endpoint_of, parse_commitment
 from grail_core.storage.object_keys import check_prefix, split_key
-
-if TYPE_CHECKING:
-    from grail_core.protocol.network import NetworkParameters
-    from grail_core.settings import Settings
 
 _CHUNK = 1 << 20
 _PROBE_KEY = "grail/probe"
@@ -213,41 +209,6 @@ class S3Directory:
         self._region = region
         self._probed = False
         self._opened: dict[str, S3Store] = {}
-
-    @classmethod
-    def from_settings(cls, settings: Settings, network: NetworkParameters) -> S3Directory:
-        """Raises `ConfigurationError` naming every variable that is missing or does not fit the network."""
-        if not network.store_hosts:
-            raise ConfigurationError(
-                f"network {network.name} has no store hosts: it uses folders",
-                where="GRAIL_STORAGE_ROOT",
-                hint="set GRAIL_STORAGE_ROOT and GRAIL_STORAGE_BUCKET",
-            )
-        values = {
-            "R2_BUCKET_ID": settings.r2_bucket_id,
-            "R2_ACCOUNT_ID": settings.r2_account_id,
-            "R2_READ_ACCESS_KEY_ID": settings.r2_read_access_key_id,
-            "R2_READ_SECRET_ACCESS_KEY": settings.r2_read_secret_access_key.get_secret_value(),
-            "R2_WRITE_ACCESS_KEY_ID": settings.r2_write_access_key_id.get_secret_value(),
-            "R2_WRITE_SECRET_ACCESS_KEY": settings.r2_write_secret_access_key.get_secret_value(),
-        }
-        missing = [name for name, value in values.items() if not value]
-        if missing:
-            raise ConfigurationError("the bucket's settings are not complete", where=", ".join(missing), hint="set them")
-        index = 0
-        if settings.r2_endpoint_url:
-            endpoints = [endpoint_of(values["R2_ACCOUNT_ID"], host) for host in network.store_hosts]
-            if settings.r2_endpoint_url.rstrip("/") not in endpoints:
-                raise ConfigurationError(
-                    f"the endpoint is not one that the network allows ({', '.join(endpoints)})",
-                    where=f"R2_ENDPOINT_URL={settings.r2_endpoint_url}",
-                    hint="others read from these endpoints only; leave it unset for the first",
-                )
-            index = endpoints.index(settings.r2_endpoint_url.rstrip("/"))
-        read = Credentials(values["R2_READ_ACCESS_KEY_ID"], values["R2_READ_SECRET_ACCESS_KEY"])
-        write = Credentials(values["R2_WRITE_ACCESS_KEY_ID"], values["R2_WRITE_SECRET_ACCESS_KEY"])
-        address = BucketAddress(index, values["R2_ACCOUNT_ID"], values["R2_BUCKET_ID"], read)
-        return cls(network.store_hosts, address, write, region=settings.r2_region)
 
     def own(self) -> ObjectStore:
         return S3Store(self._endpoint(self._address), self._address.bucket, self._write, region=self._region)

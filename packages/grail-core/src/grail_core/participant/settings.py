@@ -1,7 +1,7 @@
 """One typed tree of settings: flags > environment > `.env` > TOML file > defaults.
 
-The names are public interface (docs/operations.md). Nothing here opens anything: `grail_core.deployment` turns settings into
-chain, store, beacon and keys.
+The names are public interface (docs/operations.md). Nothing here opens anything: `deployment` turns settings into chain,
+store, beacon and keys.
 """
 
 from __future__ import annotations

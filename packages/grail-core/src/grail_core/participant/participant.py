@@ -14,7 +14,7 @@ from pathlib import Path
 from grail_core.beacon.base import Beacon
 from grail_core.chain.base import Chain, Neuron
 from grail_core.checkpoints.source import CheckpointSource
-from grail_core.deployment import (
+from grail_core.participant.deployment import (
     load_signer,
     network_parameters,
     open_beacon,
@@ -22,16 +22,16 @@ from grail_core.deployment import (
     open_directory,
     require_registered,
 )
+from grail_core.participant.settings import Settings
+from grail_core.participant.windows import block_time_ms, open_window
 from grail_core.protocol import WindowTimes, window_of
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.context import WindowContext
 from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.signer import Signer
 from grail_core.protocol.types import Block, Digest, Window
-from grail_core.settings import Settings
 from grail_core.storage.base import ObjectStore, StoreDirectory
 from grail_core.telemetry import get_logger
-from grail_core.window_context import block_time_ms, open_window
 
 log = get_logger(__name__)
 

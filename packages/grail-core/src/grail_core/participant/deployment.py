@@ -15,13 +15,14 @@ from grail_core.beacon.base import Beacon
 from grail_core.chain.base import Chain, Neuron
 from grail_core.clock import wall_clock_ms
 from grail_core.errors import ConfigurationError, NotRegisteredError
+from grail_core.participant.settings import Settings
 from grail_core.protocol.network import NETWORKS, UNSET_HOTKEY, NetworkParameters
 from grail_core.protocol.signer import Signer
-from grail_core.settings import Settings
 from grail_core.storage.base import StoreDirectory
 
 if TYPE_CHECKING:
     from grail_core.keys import LocalSigner
+    from grail_core.storage.s3 import S3Directory
 
 _MAX_NETWORK_FILE = 64 * 1024
 
@@ -92,9 +93,49 @@ def open_directory(settings: Settings, network: NetworkParameters, chain: Chain)
                 "there is no such folder of buckets", where=str(settings.storage_root), hint="check GRAIL_STORAGE_ROOT"
             )
         return FilesystemDirectory(settings.storage_root, settings.storage_bucket, clock=chain.now_ms)
+    return open_s3_directory(settings, network)
+
+
+def open_s3_directory(settings: Settings, network: NetworkParameters) -> S3Directory:
+    """Buckets of a network that uses R2 or S3.
+
+    Raises:
+        ConfigurationError: naming every variable that is missing or does not fit the network.
+    """
+    from grail_core.storage.commitment import BucketAddress, Credentials, endpoint_of
     from grail_core.storage.s3 import S3Directory
 
-    return S3Directory.from_settings(settings, network)
+    if not network.store_hosts:
+        raise ConfigurationError(
+            f"network {network.name} has no store hosts: it uses folders",
+            where="GRAIL_STORAGE_ROOT",
+            hint="set GRAIL_STORAGE_ROOT and GRAIL_STORAGE_BUCKET",
+        )
+    values = {
+        "R2_BUCKET_ID": settings.r2_bucket_id,
+        "R2_ACCOUNT_ID": settings.r2_account_id,
+        "R2_READ_ACCESS_KEY_ID": settings.r2_read_access_key_id,
+        "R2_READ_SECRET_ACCESS_KEY": settings.r2_read_secret_access_key.get_secret_value(),
+        "R2_WRITE_ACCESS_KEY_ID": settings.r2_write_access_key_id.get_secret_value(),
+        "R2_WRITE_SECRET_ACCESS_KEY": settings.r2_write_secret_access_key.get_secret_value(),
+    }
+    missing = [name for name, value in values.items() if not value]
+    if missing:
+        raise ConfigurationError("the bucket's settings are not complete", where=", ".join(missing), hint="set them")
+    index = 0
+    if settings.r2_endpoint_url:
+        endpoints = [endpoint_of(values["R2_ACCOUNT_ID"], host) for host in network.store_hosts]
+        if settings.r2_endpoint_url.rstrip("/") not in endpoints:
+            raise ConfigurationError(
+                f"the endpoint is not one that the network allows ({', '.join(endpoints)})",
+                where=f"R2_ENDPOINT_URL={settings.r2_endpoint_url}",
+                hint="others read from these endpoints only; leave it unset for the first",
+            )
+        index = endpoints.index(settings.r2_endpoint_url.rstrip("/"))
+    read = Credentials(values["R2_READ_ACCESS_KEY_ID"], values["R2_READ_SECRET_ACCESS_KEY"])
+    write = Credentials(values["R2_WRITE_ACCESS_KEY_ID"], values["R2_WRITE_SECRET_ACCESS_KEY"])
+    address = BucketAddress(index, values["R2_ACCOUNT_ID"], values["R2_BUCKET_ID"], read)
+    return S3Directory(network.store_hosts, address, write, region=settings.r2_region)
 
 
 def open_beacon(settings: Settings, network: NetworkParameters) -> Beacon:

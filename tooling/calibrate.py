@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from grail_core.cli_support import run_cli
+from grail_core.commands.options import run_cli
 
 if TYPE_CHECKING:
     from grail_core.calibration.measure import Source

@@ -22,7 +22,7 @@ from typing import Any
 
 import click
 
-from grail_core.cli_support import run_cli
+from grail_core.commands.options import run_cli
 
 
 @dataclasses.dataclass(frozen=True)

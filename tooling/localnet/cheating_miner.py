@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from grail_core.cli_support import common_options, run_cli
+from grail_core.commands.options import common_options, run_cli
 from tooling.localnet.plan import STRATEGIES
 
 COPY_CALLS = 1200  # the copying miner looks again with every batch, so its batches must last until the deadline

@@ -48,7 +48,7 @@ class Processes:
     def beacon(self, port: int) -> ProcessSpec:
         key = self._layout.root / "beacon.key"
         argv = (
-            *_module("grail_core.beacon.development"),
+            *_module("grail_core.commands.development_beacon"),
             "--port",
             str(port),
             "--key-file",

@@ -207,7 +207,7 @@ def test_the_relay_answers_its_paths_only(relay: Relay) -> None:
 def test_the_relay_process_follows_the_chains_clock_and_stops_cleanly(tmp_path: Path) -> None:
     chain = LocalChain.create(tmp_path / "c.sqlite", seed=1, clock=ClockMode.VIRTUAL, genesis_time_ms=GENESIS_S * 1000)
     KEY.save(tmp_path / "beacon.key")
-    command = [sys.executable, "-m", "grail_core.beacon.development", "--key-file", str(tmp_path / "beacon.key")]
+    command = [sys.executable, "-m", "grail_core.commands.development_beacon", "--key-file", str(tmp_path / "beacon.key")]
     command += ["--chain", str(tmp_path / "c.sqlite"), "--genesis", str(GENESIS_S), "--period", str(PERIOD_S)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

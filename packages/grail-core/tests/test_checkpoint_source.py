@@ -12,13 +12,13 @@ from click.testing import CliRunner
 
 from grail_core.chain.development.clock import ClockMode
 from grail_core.chain.development.local import LocalChain
-from grail_core.checkpoints.cli import checkpoint
 from grail_core.checkpoints.delta.shards import map_weights
 from grail_core.checkpoints.delta.tensors import DTYPES, Layout, RawTensor
 from grail_core.checkpoints.inspection import inspect_chain
 from grail_core.checkpoints.publish import CheckpointParts, publish
 from grail_core.checkpoints.retention import retire
 from grail_core.checkpoints.source import CheckpointSource
+from grail_core.commands.checkpoint import checkpoint
 from grail_core.environment import EnvironmentSpec
 from grail_core.errors import CheckpointError
 from grail_core.keys import LocalSigner

@@ -13,8 +13,8 @@ import click
 import pytest
 
 from grail_core.chain.development.local import LocalChain
-from grail_core.cli import cli
-from grail_core.cli_support import run_cli, stop_on_signals
+from grail_core.commands.grail import cli
+from grail_core.commands.options import run_cli, stop_on_signals
 from grail_core.errors import ConfigurationError, GrailError
 from grail_core.protocol.network import LOCALNET
 from grail_core.protocol.types import Hotkey
@@ -26,12 +26,12 @@ def grail(
     *arguments: str, environment: dict[str, str] | None = None, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("GRAIL_", "BT_", "R2_", "NETUID"))}
-    command = [sys.executable, "-c", "from grail_core.cli import main; main()", *arguments]
+    command = [sys.executable, "-c", "from grail_core.commands.grail import main; main()", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=kept | (environment or {}), cwd=cwd)
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import sys, grail_core.cli as c; c.cli.main(['--help'], standalone_mode=False); print(*sys.modules)"
+    code = "import sys, grail_core.commands.grail as c; c.cli.main(['--help'], standalone_mode=False); print(*sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in ran.stdout.splitlines()[-1].split()}
     assert not loaded & HEAVY
@@ -41,7 +41,7 @@ def test_help_imports_nothing_heavy() -> None:
 def test_a_role_that_is_not_installed_is_told_with_the_line_that_installs_it(
     command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("grail_core.cli.entry_points", lambda **_: ())
+    monkeypatch.setattr("grail_core.commands.grail.entry_points", lambda **_: ())
     with pytest.raises(ConfigurationError) as caught:
         cli.main([command], standalone_mode=False)
     assert caught.value.hint.startswith("pip install grail-")
@@ -54,7 +54,7 @@ def test_a_role_that_is_installed_gets_every_argument(monkeypatch: pytest.Monkey
         def load(self) -> object:
             return lambda: seen.append(list(sys.argv))
 
-    monkeypatch.setattr("grail_core.cli.entry_points", lambda **_: (Entry(),))
+    monkeypatch.setattr("grail_core.commands.grail.entry_points", lambda **_: (Entry(),))
     monkeypatch.setattr(sys, "argv", ["grail"])
     cli.main(["mine", "--windows", "2", "--help", "-v"], standalone_mode=False)
     assert seen == [["grail-miner", "run", "--windows", "2", "--help", "-v"]]
@@ -132,7 +132,7 @@ def test_exit_codes_are_those_that_are_documented(raised: BaseException, code: i
 
 def test_the_first_signal_asks_to_stop_and_the_second_ends_the_process() -> None:
     code = (
-        "import os, signal\nfrom grail_core.cli_support import stop_on_signals\n"
+        "import os, signal\nfrom grail_core.commands.options import stop_on_signals\n"
         "with stop_on_signals() as stop:\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n    assert stop.wait(5)\n    print('asked', flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n    print('not reached')\n"

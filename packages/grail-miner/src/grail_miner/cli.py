@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from grail_core.cli_support import common_options, run_cli
+from grail_core.commands.options import common_options, run_cli
 from grail_miner import __version__
 
 

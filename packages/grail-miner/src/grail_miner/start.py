@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from grail_core.checkpoints.loaded import LiveCheckpoint
-from grail_core.cli_support import stop_on_signals
+from grail_core.commands.options import stop_on_signals
 from grail_core.errors import ConfigurationError
 from grail_core.keys import ss58
 from grail_core.participant.participant import Participant

@@ -8,7 +8,7 @@ from typing import Any
 from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.checkpoints.publish import CheckpointParts
 from grail_core.checkpoints.safety import read_model_files
-from grail_core.cli_support import stop_on_signals
+from grail_core.commands.options import stop_on_signals
 from grail_core.environment import Environment
 from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.generation.defaults import sampling_defaults

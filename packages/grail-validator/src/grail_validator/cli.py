@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from grail_core.cli_support import common_options, run_cli
+from grail_core.commands.options import common_options, run_cli
 from grail_validator import __version__
 
 

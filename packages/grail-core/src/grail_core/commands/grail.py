@@ -11,8 +11,8 @@ from importlib.metadata import PackageNotFoundError, entry_points, version
 
 import click
 
-from grail_core.checkpoints.cli import checkpoint
-from grail_core.cli_support import common_options, run_cli
+from grail_core.commands.checkpoint import checkpoint
+from grail_core.commands.options import common_options, run_cli
 from grail_core.errors import ConfigurationError, StorageError
 
 _PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": []}
@@ -63,9 +63,9 @@ def doctor(settings: object, as_json: bool) -> None:
 
     Ends with exit code 5 if something the protocol needs does not hold.
     """
+    from grail_core.commands.storage_doctor import examine, usage
     from grail_core.participant.deployment import network_parameters, open_chain, open_directory
     from grail_core.participant.settings import Settings
-    from grail_core.storage.doctor import examine, usage
 
     assert isinstance(settings, Settings)
     chain = open_chain(settings)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from grail_core.cli_support import common_options
+from grail_core.commands.options import common_options
 
 if TYPE_CHECKING:
     from grail_core.checkpoints.source import CheckpointSource

@@ -141,8 +141,8 @@ def checkpoints(
     from grail_core.model.prompts import PromptRenderer
     from grail_envs import load
     from grail_trainer.grpo import GrpoSettings, update
-    from grail_trainer.init import config_for, create_model
     from grail_trainer.optimiser import Masters
+    from grail_trainer.tiny.init import config_for, create_model
     from tooling.learn import _rollouts as training_batch
 
     folders = [root / f"window{window}" for window in range(windows + 1)]

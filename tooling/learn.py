@@ -250,7 +250,7 @@ def _model(env_id: str, seed: int, cache_dir: Path | None) -> Path:
 
     from grail_core.participant.settings import load_settings
     from grail_envs import load
-    from grail_trainer.init import create_model
+    from grail_trainer.tiny.init import create_model
 
     cache = cache_dir or load_settings().cache_dir
     folder = Path(tempfile.mkdtemp(prefix="grail-learn-")) / "model"

@@ -23,7 +23,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import grail_trainer.warm_start as warm_start
+import grail_trainer.tiny.warm_start as warm_start
 from grail_core.chain.development.local import LocalChain
 from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.checkpoints.publish import CheckpointParts
@@ -45,14 +45,14 @@ from grail_core.storage.filesystem import FilesystemDirectory
 from grail_envs.sat import SatEnvironment
 from grail_trainer.batch import fair_order, largest_share, within_share
 from grail_trainer.grpo import GrpoSettings
-from grail_trainer.init import TinyConfig, create_model
 from grail_trainer.intake import VerdictReader, accepted_digests, have_spoken
 from grail_trainer.optimiser import Masters
 from grail_trainer.publication import LOG_TAG, Publisher, first_reachable, training_log_key
 from grail_trainer.service import TrainerService
 from grail_trainer.start import MOST_WINDOWS_OLD, _find_place, _masters_at, publish_folder
 from grail_trainer.state import TrainerState
-from grail_trainer.warm_start import Stage, majority_answer
+from grail_trainer.tiny.init import TinyConfig, create_model
+from grail_trainer.tiny.warm_start import Stage, majority_answer
 from tooling.small_network import FIRST_WINDOW, SmallNetwork
 
 ENVIRONMENT = SatEnvironment(3, 4, 5, 6)

@@ -35,7 +35,7 @@ def training_environment(env_id: str, data_dir: Path | None) -> Environment:
 
 
 def init_command(settings: Settings, *, env_id: str, out: Path, seed: int, quick: bool, cached: bool) -> None:
-    from grail_trainer.init import create_model
+    from grail_trainer.tiny.init import create_model
 
     environment = training_environment(env_id, settings.data_dir)
     with progress_bar() as bar:

@@ -21,7 +21,7 @@ from grail_core.generation.base import GenerationRequest
 from grail_core.model.policy_model import PolicyModel
 from grail_core.model.prompts import PromptRenderer
 from grail_core.protocol.policy import GenerationPolicy
-from grail_trainer.constant_answers import constant_baseline
+from grail_trainer.tiny.constant_answers import constant_baseline
 
 Progress = Callable[[int, int], None]
 

@@ -19,7 +19,7 @@ import torch
 
 from grail_core.environment import Environment, Problem
 from grail_trainer.logprobs import TokenRow, completion_logprobs
-from grail_trainer.vocabulary import ANSWER_TAGS, Codec
+from grail_trainer.tiny.vocabulary import ANSWER_TAGS, Codec
 
 Progress = Callable[[int, int, float], None]
 """(steps done, steps in all, loss)."""

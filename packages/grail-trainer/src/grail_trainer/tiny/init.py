@@ -23,7 +23,7 @@ from grail_core.environment import Environment
 from grail_core.errors import ConfigurationError
 from grail_core.protocol.encoding import canonical_json
 from grail_core.telemetry import get_logger
-from grail_trainer.vocabulary import Codec, write_tokenizer
+from grail_trainer.tiny.vocabulary import Codec, write_tokenizer
 
 log = get_logger(__name__)
 
@@ -99,7 +99,7 @@ def create_model(
 def _make(environment: Environment, folder: Path, config: TinyConfig, seed: int, quick: bool, progress: Progress) -> None:
     import torch
 
-    from grail_trainer.warm_start import run_stage, stages_for
+    from grail_trainer.tiny.warm_start import run_stage, stages_for
 
     codec = write_tokenizer(environment, folder)
     threads = torch.get_num_threads()

@@ -1,0 +1,1 @@
+"""Models from nothing: a vocabulary, an architecture, a warm start, and what a constant answer would earn."""

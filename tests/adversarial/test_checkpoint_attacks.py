@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tooling.attacks.family_d_checkpoints import ATTACKS
+from tooling.adversaries.family_d_checkpoints import ATTACKS
 
 
 @pytest.mark.parametrize("id_", sorted(ATTACKS))

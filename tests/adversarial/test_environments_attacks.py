@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from grail_envs.sandbox import JudgePool, Limits, SandboxUnavailableError
-from tooling.attacks import family_e
-from tooling.attacks.hostile_programs import PROGRAMS
+from tooling.adversaries import family_e
+from tooling.adversaries.hostile_programs import PROGRAMS
 
 
 @pytest.fixture(scope="module")

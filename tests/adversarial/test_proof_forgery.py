@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tooling.attacks import family_a
-from tooling.power.artefacts import Artefacts
-from tooling.power.attacking import BRIEF, Row, Scene, open_scene, run_deviations
+from tooling.adversaries import family_a
+from tooling.adversaries.scene import BRIEF, Row, Scene, open_scene, run_deviations
+from tooling.testing.models.artefacts import Artefacts
 
 
 @pytest.fixture(scope="module")

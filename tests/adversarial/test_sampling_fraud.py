@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tooling.attacks import family_b
-from tooling.power.artefacts import Artefacts
-from tooling.power.attacking import BRIEF, Row, Scene, open_scene, run_deviations
+from tooling.adversaries import family_b
+from tooling.adversaries.scene import BRIEF, Row, Scene, open_scene, run_deviations
+from tooling.testing.models.artefacts import Artefacts
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ from grail_core.errors import ConfigurationError
 from grail_core.protocol.network import LOCALNET
 from tooling.localnet import chaos
 from tooling.localnet.events import Event, EventTail
-from tooling.localnet.facts import (
+from tooling.localnet.plan import Layout, Plan, load_or_create_state
+from tooling.localnet.report.facts import (
     CheckpointFact,
     EvaluationFact,
     MinerIdentity,
@@ -28,10 +29,9 @@ from tooling.localnet.facts import (
     WeightFact,
     WindowFact,
 )
-from tooling.localnet.plan import Layout, Plan, load_or_create_state
-from tooling.localnet.report import render
+from tooling.localnet.report.report import render
+from tooling.localnet.report.summary import summarise
 from tooling.localnet.status import MinerStatus, NetworkStatus
-from tooling.localnet.summary import summarise
 
 PLAN = Plan(windows=2, env_id="sat", seed=7, quick=True, miners=1, cheats=("zero-sketch",), validators=2, block_time_ms=500)
 HONEST = MinerIdentity("miner-1", "5F3sa2TJAWMqDhXG6jhV4N8ko9SxwGy8TpaNS1repo5EYjQX", 4, "honest")

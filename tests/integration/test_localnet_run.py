@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tooling import REPOSITORY
+
 CHEATS = ("zero-sketch", "best-of-n", "stale", "skip", "copy")
 
 
@@ -38,7 +39,7 @@ def localnet(out: Path, *options: str, stop_after: str = "") -> Ended:
     errors = out.parent / f"{out.name}.stderr"
     with errors.open("ab") as stderr:
         process = subprocess.Popen(
-            command(out, *options), cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, env=environment, text=True
+            command(out, *options), cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=stderr, env=environment, text=True
         )
         try:
             if stop_after:

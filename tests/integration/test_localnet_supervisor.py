@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tooling import REPOSITORY
 from tooling.localnet import supervisor as supervision
 from tooling.localnet.supervisor import Death, ProcessSpec, State, Supervisor
 
@@ -146,7 +147,7 @@ def test_killing_the_supervisor_leaves_no_orphan(tmp_path: Path) -> None:
         "print(s.processes['r'].pid, flush=True)\n"
         "time.sleep(600)\n"
     )
-    root = Path(__file__).resolve().parents[2]
+    root = REPOSITORY
     with subprocess.Popen([sys.executable, "-c", program], cwd=root, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tooling.power import corpus, language_model
-from tooling.power.artefacts import Artefacts
-from tooling.power.study import FULL
-from tooling.power.workbench import PROMPT_TOKENS
+from tooling.adversaries.deviations.size import FULL
+from tooling.adversaries.deviations.workbench import PROMPT_TOKENS
+from tooling.testing.models import corpus, language_model
+from tooling.testing.models.artefacts import Artefacts
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tooling.benchmarks import proof_peers
+from tooling.studies.benchmarks import proof_peers
 
 
 def states(seed: int) -> torch.Tensor:

@@ -20,7 +20,7 @@ from grail_core.protocol import MinerStatus, MinerVerdict, RolloutRow, SignedVer
 from grail_miner.mining import Group
 from grail_validator.ledger import Ledger
 from grail_validator.service import Compared, ValidatorService
-from tooling.small_network import FIRST_WINDOW, SmallNetwork, make_model
+from tooling.testing.small_network import FIRST_WINDOW, SmallNetwork, make_model
 
 GROUPS = range(2)
 Tamper = Callable[[list[Group]], list[Group]]

@@ -18,7 +18,7 @@ COPY_CALLS = 1200  # the copying miner looks again with every batch, so its batc
 def cli(settings: object, cheat: str, groups: int, batch: int) -> None:
     """Mine a local network dishonestly, to see what becomes of it."""
     from grail_miner.start import run_miner
-    from tooling.localnet.cheats import mining_factory
+    from tooling.adversaries.miners import mining_factory
 
     run_miner(
         settings,  # type: ignore[arg-type]

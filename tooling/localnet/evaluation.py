@@ -17,7 +17,7 @@ from typing import Any
 
 from grail_core.disk import write_atomically
 from grail_core.errors import GrailError
-from tooling.localnet.facts import EvaluationFact
+from tooling.localnet.report.facts import EvaluationFact
 from tooling.localnet.supervisor import last_lines
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from grail_core.disk import write_atomically
 from grail_core.errors import ConfigurationError
-from tooling.localnet.facts import ProcessFact
+from tooling.localnet.report.facts import ProcessFact
 
 STATE_FORMAT = 1
 STRATEGIES = ("zero-sketch", "best-of-n", "stale", "skip", "copy")

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from grail_core.disk import write_atomically
+from tooling import REPOSITORY
 from tooling.localnet.plan import HONEST, Layout, Plan
 from tooling.localnet.setup import COLDKEY, TRAINER, Network, derive_seed
 from tooling.localnet.supervisor import ProcessSpec
@@ -20,7 +21,6 @@ from tooling.localnet.supervisor import ProcessSpec
 PRIVATE_PREFIXES = ("BT_", "R2_", "GRAIL_", "KERNEL_EVAL_", "WANDB_")
 PRIVATE_NAMES = frozenset({"NETUID"})
 BEACON = "beacon"
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def base_environment() -> dict[str, str]:

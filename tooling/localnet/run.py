@@ -23,17 +23,18 @@ from grail_core.errors import ChainError, GrailError, StorageError
 from grail_core.protocol import WindowTimes
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.types import Window
-from tooling.localnet import chaos, collect
+from tooling.localnet import chaos
 from tooling.localnet.checkpoints import EvaluationPlanner, published_manifests
 from tooling.localnet.evaluation import run_evaluations
 from tooling.localnet.events import Event, EventTail
-from tooling.localnet.facts import EvaluationFact, ProcessFact, RunFacts
 from tooling.localnet.plan import Layout, Plan, State, load_or_create_state
 from tooling.localnet.processes import BEACON, Processes, init_command, init_environment
-from tooling.localnet.report import render
+from tooling.localnet.report import collect
+from tooling.localnet.report.facts import EvaluationFact, ProcessFact, RunFacts
+from tooling.localnet.report.report import render
+from tooling.localnet.report.summary import Summary, summarise, write_summary
 from tooling.localnet.setup import TRAINER, Network, beacon_key, folder_of, make_network, prepare_folder
 from tooling.localnet.status import MinerStatus, NetworkStatus
-from tooling.localnet.summary import Summary, summarise, write_summary
 from tooling.localnet.supervisor import State as ProcessState
 from tooling.localnet.supervisor import Supervisor, last_lines
 from tooling.localnet.view import View

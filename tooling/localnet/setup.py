@@ -24,8 +24,8 @@ from grail_core.keys import LocalSigner, write_wallet
 from grail_core.protocol.beacon import BeaconChain
 from grail_core.protocol.network import LOCALNET, NetworkParameters
 from grail_core.protocol.types import Block
-from tooling.localnet.facts import MinerIdentity
 from tooling.localnet.plan import Layout, Plan
+from tooling.localnet.report.facts import MinerIdentity
 
 COLDKEY = "localnet"
 VALIDATOR_STAKE = 1_000_000_000_000  # rao, the same for each

@@ -14,7 +14,7 @@ from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.types import Window
 from tooling.localnet.events import Event
-from tooling.localnet.facts import MinerIdentity
+from tooling.localnet.report.facts import MinerIdentity
 
 
 @dataclass

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tooling.localnet.plan import HONEST, Layout
-from tooling.localnet.summary import Summary
+from tooling.localnet.report.summary import Summary
 
 
 def print_summary(console: Console, summary: Summary, layout: Layout) -> None:

@@ -14,7 +14,7 @@ from grail_core.checkpoints.delta.digests import digest_state
 from grail_core.checkpoints.delta.tensors import RawTensor, check_layout, raw_state
 from grail_core.protocol.encoding import encode_part
 from grail_core.protocol.merkle import merkle_root
-from tooling.checkpoint_vectors import FILES, FOLDER, render
+from tooling.testing.vectors.checkpoints import FILES, FOLDER, render
 
 
 def published(name: str) -> Any:
@@ -33,7 +33,9 @@ def state(rows: list[dict[str, Any]]) -> dict[str, RawTensor]:
 
 @pytest.mark.parametrize("name", sorted(FILES))
 def test_the_vectors_are_what_is_written_today(name: str) -> None:
-    assert (FOLDER / f"{name}.json").read_bytes() == render(name), "the format changed: python -m tooling.checkpoint_vectors"
+    assert (FOLDER / f"{name}.json").read_bytes() == render(name), (
+        "the format changed: python -m tooling.testing.vectors.checkpoints"
+    )
 
 
 @pytest.mark.parametrize("profile", ["fast", "small"])

@@ -73,13 +73,15 @@ def part(value: dict[str, str]) -> bytes | int | str:
 
 
 def test_vectors_regenerate_byte_identically():
-    done = subprocess.run([sys.executable, "-m", "tooling.vectors", "--check"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "tooling.testing.vectors", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_a_changed_vector_file_is_noticed(tmp_path):
     program = (
-        "import sys, pathlib, tooling.vectors.__main__ as m\n"
+        "import sys, pathlib, tooling.testing.vectors.__main__ as m\n"
         f"m.FOLDER = pathlib.Path({str(tmp_path)!r})\n"
         "assert m.main([]) == 0 and m.main(['--check']) == 0\n"
         "file = m.FOLDER / 'draw.json'\n"

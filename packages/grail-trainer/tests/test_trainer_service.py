@@ -53,7 +53,7 @@ from grail_trainer.start import MOST_WINDOWS_OLD, _find_place, _masters_at, publ
 from grail_trainer.state import TrainerState
 from grail_trainer.tiny.init import TinyConfig, create_model
 from grail_trainer.tiny.warm_start import Stage, majority_answer
-from tooling.small_network import FIRST_WINDOW, SmallNetwork
+from tooling.testing.small_network import FIRST_WINDOW, SmallNetwork
 
 ENVIRONMENT = SatEnvironment(3, 4, 5, 6)
 GROUPS = range(3)

@@ -32,7 +32,7 @@ sum over tokens by (rollouts × the policy's token limit)."""
 
 @dataclass(frozen=True)
 class GrpoSettings:
-    """Hyper-parameters of an update. Defaults are what `tooling/learn.py` measured for tiny models; big ones need less."""
+    """Hyper-parameters of an update. Defaults are what `hatch run learn` measured for tiny models; big ones need less."""
 
     learning_rate: float = 1e-3
     epochs: int = 3  # passes over a window's groups

@@ -7,7 +7,7 @@ would give a null that nobody else's could meet. Rows are generated with the key
 takes the worst condition, so a table is wider than any one of them.
 
 What no miner may claim (sketches kept from decoding, float16 and float32) is measured for the record and never fitted.
-`grail-validator calibrate` and `tooling/calibrate.py` are the two commands that end here.
+`grail-validator calibrate` and `tooling/studies/shipped_calibration.py` are the two commands that end here.
 """
 
 from __future__ import annotations

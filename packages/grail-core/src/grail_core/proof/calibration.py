@@ -1,6 +1,6 @@
 """What honest drift looks like, per pair of numerics classes, and the bounds that follow from it.
 
-A table ships with the package (`calibration.json`, made by `tooling/calibrate.py`); one from `grail-validator calibrate`
+A table ships with the package (`calibration.json`, made by `tooling.studies`); one from `grail-validator calibrate`
 can be chosen at start-up. It has a version that verdicts name. For each pooled statistic it holds the cumulant-generating
 function K(λ) = ln E exp(λ v) of one rollout's value, the worst of all calibration conditions, with a share of unseen extreme
 rollouts mixed in. By Chernoff's bound the mean of n independent rollouts exceeds min_λ (K(λ) + ln(1/α)/n) / λ with probability

@@ -1,0 +1,118 @@
+"""`hatch run attacks`: every executable adversary, one row each.
+
+    hatch run attacks                        all, as a table
+    hatch run attacks --family A,B --json    two families, as {"rows": [...]}
+    hatch run attacks --ids E1,E10 --seed 3
+
+A row has id, status (built | not built), unit, tries, accepted, caught_by, honest_tries, honest_false_rejects, and `power`
+where the required outcome is a published power. The exit code is 1 if anything was accepted or an honest twin rejected.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import inspect
+import json
+import pkgutil
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import tooling.adversaries
+
+KNOWN = {"A": 11, "B": 8, "C": 11, "D": 17, "E": 13}
+"""Families of the threat model and how many ids each has."""
+
+Attack = Callable[..., dict[str, Any]]
+
+
+def registry() -> dict[str, Attack]:
+    """Every attack of every `family_*` module, by id.
+
+    Raises:
+        ValueError: two modules claim one id.
+    """
+    found: dict[str, Attack] = {}
+    for module in sorted(pkgutil.iter_modules(tooling.adversaries.__path__), key=lambda one: one.name):
+        if module.name.startswith("family_"):
+            for id_, attack in getattr(importlib.import_module(f"tooling.adversaries.{module.name}"), "ATTACKS", {}).items():
+                if id_ in found:
+                    raise ValueError(f"two modules have an attack {id_}")
+                found[id_] = attack
+    return found
+
+
+def wanted_ids(family: str, ids: str) -> list[str]:
+    """The ids asked for, in the order of the threat model; all without a choice."""
+    every = [f"{letter}{number}" for letter, count in KNOWN.items() for number in range(1, count + 1)]
+    families = {part.strip().upper() for part in family.split(",") if part.strip()}
+    chosen = {part.strip().upper() for part in ids.split(",") if part.strip()}
+    unknown = (families - set(KNOWN)) | (chosen - set(every))
+    if unknown:
+        raise SystemExit(f"error: no such attack: {', '.join(sorted(unknown))} (families A to E, ids such as A1 or E10)")
+    return [id_ for id_ in every if (not families and not chosen) or id_[0] in families or id_ in chosen]
+
+
+def row_of(id_: str, attacks: dict[str, Attack], options: dict[str, Any]) -> dict[str, Any]:
+    """Run one attack, or say that it is not built."""
+    if id_ not in attacks:
+        return {
+            "id": id_,
+            "status": "not built",
+            "unit": "",
+            "tries": 0,
+            "accepted": 0,
+            "caught_by": "",
+            "honest_tries": 0,
+            "honest_false_rejects": 0,
+        }
+    takes = inspect.signature(attacks[id_]).parameters
+    started = time.monotonic()
+    row = attacks[id_](**{name: value for name, value in options.items() if name in takes and value is not None})
+    row["status"] = "not built" if row.get("status") == "not built" else "built"
+    row["seconds"] = round(time.monotonic() - started, 1)
+    return row
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run and print; 0 if nothing was accepted and no honest twin rejected."""
+    parser = argparse.ArgumentParser(prog="hatch run attacks", description="Run the adversaries of the threat model.")
+    parser.add_argument("--family", default="", help="letters, for example A,B")
+    parser.add_argument("--ids", default="", help="ids, for example E1,E10")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tries", type=int, default=None, help="attempts of the attacks that take a number")
+    parser.add_argument("--details", action="store_true", help="with --json: every single try too")
+    parser.add_argument("--json", action="store_true", dest="as_json")
+    options = parser.parse_args(arguments)
+    ids = wanted_ids(options.family, options.ids)
+    attacks = registry()
+    rows = []
+    for id_ in ids:
+        print(f"{id_} …", file=sys.stderr, flush=True)
+        rows.append(row_of(id_, attacks, {"seed": options.seed, "tries": options.tries}))
+    if options.as_json:
+        kept = rows if options.details else [{key: value for key, value in row.items() if key != "details"} for row in rows]
+        print(json.dumps({"rows": kept}))
+    else:
+        _print_table(rows)
+    return int(any(row["accepted"] or row["honest_false_rejects"] for row in rows))
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = ("id", "status", "unit", "tries", "accepted", "caught_by", "honest_tries", "honest_false_rejects")
+    table = Table(*columns)
+    for row in rows:
+        bad = row["accepted"] or row["honest_false_rejects"]
+        table.add_row(
+            *(str(row.get(name, "")) for name in columns), style="red" if bad else "dim" if row["status"] != "built" else ""
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

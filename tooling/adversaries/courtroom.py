@@ -1,0 +1,242 @@
+"""One miner's file before the project's own checks, with nothing replaced but the miner's honesty.
+
+A network inside this process (`tooling.testing`) publishes a trained tiny model as its checkpoint; a miner's groups are
+made with the pieces of `grail_miner.mining`, packed and signed into a real file, and the file goes through checks 1 to 9 as
+the validator runs them: parsed from bytes, sampled by a challenge that the file's digest decides, measured, decided.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import Qwen2ForCausalLM
+
+from grail_core.checkpoints.loaded import LoadedCheckpoint
+from grail_core.checkpoints.publish import CheckpointParts, publish
+from grail_core.checkpoints.safety import read_model_files
+from grail_core.files.evidence import MinerEvidence
+from grail_core.generation.base import Completion
+from grail_core.model.policy_model import PolicyModel
+from grail_core.participant.windows import open_challenge
+from grail_core.proof.alternatives import Alternatives
+from grail_core.protocol import Finding, Outcome, Randomness, RolloutRow, sample_rows, without_negative_zero
+from grail_core.protocol.context import Challenge, WindowContext, challenge_seed
+from grail_core.protocol.manifest import CheckpointManifest
+from grail_core.protocol.policy import GenerationPolicy
+from grail_core.protocol.types import Digest, Hotkey, Window
+from grail_core.verification.context import CheckContext
+from grail_core.verification.measure import measure_sample
+from grail_core.verification.pipeline import cheap_checks, decide, first_reject
+from grail_core.verification.window_file import Submission, check_file
+from grail_miner.mining import Group, Mining
+from tooling.adversaries.deviations.observation import Claim, Rollout, Setting
+from tooling.testing.models.language_model import END, encoder
+from tooling.testing.small_network import FIRST_WINDOW, SmallNetwork
+
+Change = Callable[[RolloutRow], RolloutRow]
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """What the checks said of one file. `caught_by` is the check that rejects, "" where none does."""
+
+    findings: tuple[Finding, ...]
+    evidence: MinerEvidence | None
+
+    @property
+    def accepted(self) -> bool:
+        return first_reject(self.findings) is None
+
+    @property
+    def caught_by(self) -> str:
+        finding = first_reject(self.findings)
+        return finding.check if finding else ""
+
+    @property
+    def why(self) -> str:
+        finding = first_reject(self.findings)
+        return finding.detail if finding else ""
+
+
+class Courtroom:
+    """A network whose checkpoint is the given folder, one window of it, and its validator.
+
+    Args:
+        root: empty folder for chain, buckets and caches. model: Transformers folder with the tokenizer of
+            `tooling.testing.models`. max_tokens: the policy's limit. miners: hotkeys that take part. end: the one end
+            token; by default that of the training text. window: which window is mined; others have other seeds.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        model: Path,
+        *,
+        max_tokens: int = 24,
+        miners: int = 1,
+        end: int | None = None,
+        window: Window = FIRST_WINDOW,
+    ) -> None:
+        torch.set_num_threads(1)
+        self.end: int = encoder(model).token_to_id(END) if end is None else end
+        self.network = _TrainedNetwork(root, model, self.end, max_tokens=max_tokens, miners=miners)
+        self.network.advance_to(window + 1)
+        self.context: WindowContext = self.network.participant("miner-0").open_window(window)
+        self.mining = self.network.mining("miner-0")
+        self.loaded: LoadedCheckpoint = self.mining.select_model(self.context)
+        self.max_tokens = max_tokens
+        _ = self.challenge
+
+    @property
+    def hotkey(self) -> Hotkey:
+        return self.mining.signer.hotkey
+
+    def before(self, number: int) -> Courtroom:
+        """The same window with another of its miners in the dock: other problems, other seeds."""
+        other = copy.copy(self)
+        other.mining = copy.copy(self.mining)
+        other.mining.signer = self.network.signers[f"miner-{number}"]
+        return other
+
+    @property
+    def model(self) -> PolicyModel:
+        return self.loaded.model
+
+    # The miner's side
+
+    def honest(self, groups: Sequence[int], mining: Mining | None = None) -> list[Group]:
+        """Groups as the shipped miner makes them (or as `mining`, a miner that differs in one step)."""
+        return (mining or self.mining).produce_groups(self.context, self.loaded, groups)
+
+    def prompt(self, group: int) -> tuple[int, ...]:
+        environment = self.network.environment
+        problem = environment.problem(self.context.problem_seed(self.hotkey, group))
+        return self.loaded.renderer.render(environment.messages(problem))
+
+    def sampling_seed(self, group: int, rollout: int) -> int:
+        return self.context.sampling_seed(self.hotkey, group, rollout)
+
+    def groups_of(self, rollouts: Sequence[Rollout], claims: Sequence[Claim]) -> list[Group]:
+        """Rollouts and claims made in any way, judged as the environment judges them: what a consistent liar packs."""
+        by_group: dict[int, list[RolloutRow]] = {}
+        environment = self.network.environment
+        for rollout, claim in zip(rollouts, claims, strict=True):
+            problem = environment.problem(self.context.problem_seed(self.hotkey, rollout.group))
+            judgement = self.mining.judge(environment, self.loaded, problem, Completion(rollout.completion))
+            row = RolloutRow(
+                group=rollout.group,
+                rollout=rollout.rollout,
+                tokens=as_tokens(rollout.tokens),
+                prompt_length=rollout.prompt_length,
+                logprobs=without_negative_zero(claim.logprobs),
+                sketches=claim.sketches,
+                reward=judgement.reward,
+                success=judgement.success,
+            )
+            by_group.setdefault(rollout.group, []).append(row)
+        return [Group(group, tuple(rows)) for group, rows in by_group.items()]
+
+    def pack(self, groups: Sequence[Group]) -> bytes:
+        """The signed file of these groups."""
+        return self.mining.pack(self.context, self.loaded, groups)
+
+    # The validator's side
+
+    @cached_property
+    def challenge(self) -> Challenge:
+        self.network.advance_to(self.context.window + 38)
+        participant = self.network.participant("validator-0")
+        return open_challenge(participant.chain, participant.beacon, self.context)
+
+    @property
+    def check_context(self) -> CheckContext:
+        return CheckContext(
+            window=self.context,
+            hotkey=self.hotkey,
+            environment=self.network.environment,
+            renderer=self.loaded.renderer,
+            vocabulary_size=self.model.vocabulary_size,
+            context_length=self.model.context_length,
+        )
+
+    def judge(self, data: bytes, *, alternatives: Alternatives | None = None, known_class: str | None = None) -> Ruling:
+        """Checks 1 to 9 on a file's bytes."""
+        digest = Digest(hashlib.sha256(data).digest())
+        result = check_file(data, digest, self.hotkey, self.context, known_class)
+        if not isinstance(result, Submission):
+            return Ruling(tuple(result), None)
+        findings = cheap_checks(result, self.check_context)
+        if any(finding.outcome is Outcome.REJECT for finding in findings):
+            return Ruling(findings, None)
+        seed = challenge_seed(self.context, self.challenge, digest)
+        sample = sample_rows(seed, result.groups)
+        evidence = measure_sample(result, self.check_context, sample, seed, self.model, alternatives)
+        return Ruling((*findings, *decide(result, evidence)), evidence)
+
+
+@dataclass(frozen=True)
+class CourtSetting(Setting):
+    """The window's own randomness in the shape that `Bench` asks for."""
+
+    court: Courtroom = dataclasses.field(kw_only=True)
+
+    @property
+    def randomness(self) -> Randomness:
+        return self.court.context.randomness
+
+    @property
+    def window_seed(self) -> bytes:
+        return self.court.context.window_seed
+
+    def sampling_seed(self, group: int, rollout: int, hotkey: str = "miner") -> int:
+        """The miner's own seed; for another name, what somebody else's hotkey would be given."""
+        own = self.court.hotkey if hotkey == "miner" else Hotkey(hashlib.sha256(hotkey.encode()).digest())
+        return self.court.context.sampling_seed(own, group, rollout)
+
+
+def changed(groups: Sequence[Group], change: Change) -> list[Group]:
+    """Every row through `change`."""
+    return [Group(group.group, tuple(change(row) for row in group.rows)) for group in groups]
+
+
+def with_completion(row: RolloutRow, completion: Sequence[int], **others: object) -> RolloutRow:
+    """The row with another completion of the same length, everything else as it was."""
+    tokens = as_tokens((*row.tokens[: row.prompt_length].tolist(), *completion))
+    return dataclasses.replace(row, tokens=tokens, **others)  # type: ignore[arg-type]
+
+
+def as_tokens(values: Sequence[int]) -> npt.NDArray[np.int32]:
+    return np.ascontiguousarray(values, dtype=np.int32)
+
+
+class _TrainedNetwork(SmallNetwork):
+    """`SmallNetwork` with the checkpoint, end token and limit of the courtroom."""
+
+    def __init__(self, root: Path, model: Path, end: int, *, max_tokens: int, miners: int) -> None:
+        self._end = end
+        super().__init__(root, miners=miners, validators=1, max_tokens=max_tokens, model=model)
+
+    def _publish(self, folder: Path, max_tokens: int) -> CheckpointManifest:
+        participant = self.participant("trainer")
+        weights = Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, use_safetensors=True).state_dict()
+        parts = CheckpointParts(
+            network_id=participant.network_id,
+            window=Window(0),
+            valid_from=FIRST_WINDOW,
+            environment=self.environment.spec,
+            policy=GenerationPolicy(max_tokens=max_tokens),
+            end_token_ids=(self._end,),
+            thinking_mode="none",
+        )
+        cache = participant.cache_dir / "publish"
+        files = read_model_files(folder)
+        return publish(participant.own_store, parts, weights, files, participant.signer, self.params, cache)

@@ -1,0 +1,248 @@
+"""What families A and B share: a scene with a trained model, tries before the checks, and the row that they add up to.
+
+A scene has one network with several miners; a try is one file of one miner, so each try has problems and seeds of its own,
+and the honest twin of a try is the same miner's honest file in the same window.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from grail_core.proof.alternatives import Alternatives
+from grail_core.protocol.constants import CHECK_ALL_BELOW, ROLLOUTS_PER_PROBLEM, WINDOW_LENGTH
+from grail_core.protocol.policy import GenerationPolicy
+from grail_core.protocol.types import Window
+from grail_miner.mining import Group
+from tooling import REPOSITORY
+from tooling.adversaries.courtroom import Courtroom, CourtSetting, Ruling
+from tooling.adversaries.deviations.deviations import Deviation, all_deviations
+from tooling.adversaries.deviations.size import FULL, QUICK, Size
+from tooling.adversaries.deviations.workbench import Bench, Folders
+from tooling.testing.models import language_model
+from tooling.testing.models.artefacts import Artefacts, default_folder
+from tooling.testing.models.corpus import load_corpus
+from tooling.testing.small_network import FIRST_WINDOW
+
+WINDOW_GROUPS = CHECK_ALL_BELOW // ROLLOUTS_PER_PROBLEM
+POWER_FILE = REPOSITORY / "docs" / "power.json"
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much a row tries. `size` names the trained models; `tries` are files a deviation, `limit` completion tokens."""
+
+    size: Size
+    tries: int
+    limit: int
+    window_groups: int = WINDOW_GROUPS
+    seed: int = 0  # another seed is another window, with other problems and other randomness
+
+    @property
+    def window(self) -> Window:
+        return Window(FIRST_WINDOW + WINDOW_LENGTH * (self.seed % 16))
+
+
+WHOLE = Extent(FULL, tries=2, limit=64)
+BRIEF = Extent(QUICK, tries=1, limit=24, window_groups=2)
+"""For tests: a model trained for seconds, and half a window."""
+
+
+@dataclass(frozen=True)
+class Try:
+    """One attempt; `ruling` None: something else than the checks stopped it, `stopped_by` says what."""
+
+    name: str
+    accepted: bool
+    caught_by: str
+    message: str
+
+
+@dataclass
+class Row:
+    """One line of the table of attacks."""
+
+    id: str
+    unit: str
+    tries: list[Try] = field(default_factory=list)
+    honest_tries: int = 0
+    honest_false_rejects: int = 0
+    power: dict[str, dict[str, float]] = field(default_factory=dict)  # per deviation, where a power is published
+
+    def add(self, name: str, ruling: Ruling) -> None:
+        self.tries.append(Try(name, ruling.accepted, ruling.caught_by, ruling.why))
+
+    def honest(self, ruling: Ruling) -> None:
+        self.honest_tries += 1
+        self.honest_false_rejects += not ruling.accepted
+
+    def to_json(self) -> dict[str, Any]:
+        """`accepted` counts, where a power is published, only what lies beyond its confidence interval."""
+        caught = Counter(one.caught_by for one in self.tries if not one.accepted)
+        row: dict[str, Any] = {
+            "id": self.id,
+            "status": "built",
+            "unit": self.unit,
+            "tries": len(self.tries),
+            "accepted": self._accepted(),
+            "caught_by": caught.most_common(1)[0][0] if caught else "",
+            "honest_tries": self.honest_tries,
+            "honest_false_rejects": self.honest_false_rejects,
+            "details": [
+                {"try": t.name, "accepted": t.accepted, "caught_by": t.caught_by, "message": t.message} for t in self.tries
+            ],
+        }
+        if self.power:
+            row["power"] = self.power
+        return row
+
+    def _accepted(self) -> int:
+        total = 0
+        for name in dict.fromkeys(one.name for one in self.tries):
+            tries = [one for one in self.tries if one.name == name]
+            passed = sum(one.accepted for one in tries)
+            if name in self.power:
+                passed = max(0, passed - _most_passing(len(tries), self.power[name]["low"]))
+            total += passed
+        return total
+
+
+def _most_passing(tries: int, least_power: float) -> int:
+    """Files that may pass, at 1 in 1,000, if each is rejected with the least power that is published."""
+    miss = 1.0 - least_power
+    mass = below = (1 - miss) ** tries
+    count = 0
+    while below < 0.999 and count < tries:
+        mass *= (tries - count) / (count + 1) * (miss / max(1e-12, 1 - miss))
+        below += mass
+        count += 1
+    return count if miss < 1 else tries
+
+
+class Scene:
+    """A courtroom and the means of all deviations, for as many miners as there are tries."""
+
+    def __init__(
+        self, folder: Path, extent: Extent, store: Artefacts, model: Path | None = None, end: int | None = None
+    ) -> None:
+        torch.set_num_threads(1)
+        self.extent, self.store = extent, store
+        self.corpus = load_corpus()
+        size = extent.size
+        made = {
+            "policy": language_model.language_model(self.store, self.corpus, size.policy).folder,
+            "smaller": language_model.language_model(self.store, self.corpus, size.smaller).folder,
+            "stranger": language_model.language_model(self.store, self.corpus, size.stranger).folder,
+        }
+        self.folders = Folders(**(made | ({"policy": model} if model else {})))
+        miners = max(2, extent.tries)
+        policy = self.folders.policy
+        self.court = Courtroom(folder, policy, max_tokens=extent.limit, miners=miners, end=end, window=extent.window)
+        self._honest: dict[tuple[int, int], list[Group]] = {}
+        self._rulings: dict[tuple[int, int], Ruling] = {}
+
+    def before(self, miner: int) -> Courtroom:
+        return self.court.before(miner)
+
+    def bench(self, miner: int, groups: int) -> Bench:
+        """The deviations' tools over this miner's own prompts and seeds."""
+        court = self.before(miner)
+        setting = CourtSetting("court", GenerationPolicy(self.extent.limit), court=court)
+        prompts = [court.prompt(group) for group in range(groups)]
+        bench = Bench(self.folders, self.corpus, setting, groups, self.extent.limit, prompts)
+        bench.end = self.court.end
+        bench.__dict__.update(self._shared)  # models that do not depend on the miner
+        return bench
+
+    @cached_property
+    def _shared(self) -> dict[str, Any]:
+        setting = CourtSetting("court", GenerationPolicy(self.extent.limit), court=self.court)
+        bench = Bench(self.folders, self.corpus, setting, 1, self.extent.limit, [self.court.prompt(0)])
+        return {name: getattr(bench, name) for name in ("older", "int8", "int8_grouped", "named_alternatives")}
+
+    @property
+    def alternatives(self) -> Alternatives:
+        """As a validator has them; the checkpoints before this one are each the outcome of another learning rate."""
+        found: Alternatives = self._shared["named_alternatives"]
+        return found
+
+    def honest(self, miner: int, groups: int) -> list[Group]:
+        if (miner, groups) not in self._honest:
+            self._honest[miner, groups] = self.before(miner).honest(range(groups))
+        return self._honest[miner, groups]
+
+    def honest_ruling(self, miner: int, groups: int) -> Ruling:
+        if (miner, groups) not in self._rulings:
+            self._rulings[miner, groups] = self.judge(miner, self.honest(miner, groups))
+        return self._rulings[miner, groups]
+
+    def judge(self, miner: int, groups: Sequence[Group]) -> Ruling:
+        """All nine checks on the file of these groups, the alternatives among them."""
+        court = self.before(miner)
+        return court.judge(court.pack(groups), alternatives=self.alternatives)
+
+
+@contextmanager
+def open_scene(
+    extent: Extent, *, store: Artefacts | None = None, model: Path | None = None, end: int | None = None
+) -> Iterator[Scene]:
+    """A scene for as long as the block lasts. `store` holds the trained models: the project's cache unless given."""
+    folder = Path(tempfile.mkdtemp(prefix="grail-attacks-"))
+    try:
+        yield Scene(folder, extent, store or Artefacts(default_folder()), model, end)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@lru_cache(maxsize=2)
+def shared_scene(extent: Extent) -> Scene:
+    """One scene for a whole run of attacks; its folder goes when the process ends."""
+    opened = open_scene(extent)
+    atexit.register(opened.__exit__, None, None, None)
+    return opened.__enter__()
+
+
+@lru_cache(maxsize=1)
+def deviations() -> dict[str, Deviation]:
+    return {deviation.name: deviation for deviation in all_deviations()}
+
+
+def run_deviations(scene: Scene, row: Row, names: Sequence[str], groups: int, *, power: bool = False) -> Row:
+    """Every named deviation as `tries` files of so many groups, each with its honest twin."""
+    for name in names:
+        for miner in range(scene.extent.tries):
+            court = scene.before(miner)
+            rollouts, claims = deviations()[name].produce(scene.bench(miner, groups))
+            row.add(name, scene.judge(miner, court.groups_of(rollouts, claims)))
+        if power:
+            row.power[name] = published_power(name)
+    for miner in range(scene.extent.tries):
+        row.honest(scene.honest_ruling(miner, groups))
+    return row
+
+
+def published_power(name: str) -> dict[str, float]:
+    """Power of one 64-rollout window with its 95 % interval, from the study's published result; zero if none is there."""
+    if POWER_FILE.is_file():
+        for entry in json.loads(POWER_FILE.read_text())["deviations"]:
+            if entry["name"] == name:
+                return {key: float(entry["enforced_window_power"][key]) for key in ("value", "low", "high")}
+    return {"value": 0.0, "low": 0.0, "high": 1.0}
+
+
+def random_words(count: int, seed: int) -> bytes:
+    """Sketches from nowhere: N(0, 1) as the real ones are."""
+    z = np.random.default_rng(seed).standard_normal(4 * count)
+    return np.clip(np.rint(z * 4096), -32767, 32767).astype("<i2").tobytes()

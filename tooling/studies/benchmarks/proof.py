@@ -1,0 +1,422 @@
+"""`proof`: what proving and verifying cost, without the model's body where a figure is about something else.
+
+    hatch run bench proof          a table
+    hatch run bench proof --json   one flat object
+
+One thread, and processor time, so that a busy machine disturbs the figures little: medians over repeats. A figure of several
+sizes is the worst of them and each size has a suffix. The two LM-head variants run in fresh processes, so that their memory
+is their own. `verify.generate_ratio` runs the generator and all model checks of a validator, judgement included, on the same
+rows; making the claims is part of neither side.
+
+Beside ours stands what other systems compute in its place (`peer.*`, see `proof_peers`), on the same inputs in the same run.
+TOPLOC's figures are missing where its package, which has to be built, is not installed:
+
+    pip install --no-deps --no-build-isolation --no-binary toploc toploc==0.1.6
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+    from grail_core.proof.batch import RowProof
+
+Figures = dict[str, float]
+
+COMMIT_SIZES = ((512, 896), (2048, 2048), (8192, 3584))
+VOCABULARY = 151_936
+HEAD_HIDDEN = 896
+HEAD_POSITIONS, HEAD_CHALLENGED = 1024, 32
+ROLLOUTS, CHALLENGED = 64, 32  # a validator's sample
+FUZZ_INPUTS = 100_000
+
+
+def measure() -> Figures:
+    """Every figure of the benchmark, by its key."""
+    import torch
+
+    torch.set_num_threads(1)
+    figures: Figures = {}
+    figures |= sketches()
+    figures |= refusals()
+    figures |= sampling()
+    figures |= lm_head()
+    figures |= generation()
+    figures["proof.load_average"] = os.getloadavg()[0]
+    return figures
+
+
+def sketches() -> Figures:
+    """Committing and comparing, ours and others'."""
+    import torch
+
+    from grail_core.proof.calibration import shipped_table
+    from grail_core.proof.numerics import DEFAULT_CLASS
+    from grail_core.proof.sketches import parse_sketches, quantise
+    from grail_core.proof.statistics import compare, evaluate
+    from tooling.studies.benchmarks.proof_peers import toploc
+
+    figures: Figures = {}
+    rng = np.random.default_rng(0)
+    package = toploc()
+    for tokens, d in COMMIT_SIZES:
+        hidden = torch.randn(tokens, d).to(torch.bfloat16)
+        signs = rng.choice(np.array([-1, 1], dtype=np.float32), (4, d))
+        data = _commit(hidden, signs)
+        figures["proof.bytes_per_token"] = len(data) / tokens
+        figures[f"proof.commit_us_per_token.d{d}"] = 1e6 * _median(partial(_commit, hidden, signs), 15) / tokens
+        figures |= _topk_prime(hidden) | (_toploc(package, hidden) if package is not None else {})
+    for key in {name.rpartition(".d")[0] for name in figures if ".d" in name}:
+        figures[key] = max(figures[f"{key}.d{d}"] for _, d in COMMIT_SIZES)
+
+    # A validator's sample: 64 rollouts, 32 challenged positions each, from wire bytes to every statistic and its threshold.
+    pair = shipped_table().lookup(DEFAULT_CLASS, DEFAULT_CLASS)
+    claims = []
+    for _ in range(ROLLOUTS):
+        z = rng.normal(size=(CHALLENGED + 1, 4)).astype(np.float32)
+        claims.append((quantise(z), z[1:], rng.normal(size=CHALLENGED).astype(np.float32), np.zeros(CHALLENGED)))
+
+    def verify() -> None:
+        sample = [
+            compare(
+                index // 16,
+                index % 16,
+                claimed_sketches=parse_sketches(data, CHALLENGED + 1)[1:],
+                claimed_logprobs=logprobs,
+                z=z,
+                logprobs=logprobs,
+                margins=margins,
+            )
+            for index, (data, z, logprobs, margins) in enumerate(claims)
+        ]
+        if any(statistic.rejects for statistic in evaluate(sample, pair)):
+            raise RuntimeError("honest claims were rejected")
+
+    figures["proof.verify_us_per_position"] = 1e6 * _median(verify, 40) / (ROLLOUTS * CHALLENGED)
+    return figures
+
+
+def _commit(hidden: torch.Tensor, signs: np.ndarray) -> bytes:
+    from grail_core.proof.sketches import quantise, sketch
+
+    return quantise(sketch(hidden, signs))
+
+
+def _toploc(package: Any, hidden: torch.Tensor) -> Figures:
+    """TOPLOC on bf16 hidden states [n, d]."""
+    from tooling.studies.benchmarks.proof_peers import toploc_commit, toploc_verify
+
+    tokens, d = hidden.shape
+    proofs = toploc_commit(package, hidden)
+    commit_s = _median(partial(toploc_commit, package, hidden), 7)
+    verify_s = _median(partial(toploc_verify, package, hidden, proofs), 7)
+    return {
+        "peer.toploc.bytes_per_token": sum(map(len, proofs)) / tokens,
+        f"peer.toploc.commit_us_per_token.d{d}": 1e6 * commit_s / tokens,
+        f"peer.toploc.verify_us_per_token.d{d}": 1e6 * verify_s / tokens,
+    }
+
+
+def _topk_prime(hidden: torch.Tensor) -> Figures:
+    """Top-k bucket sketches modulo a prime; float32 hidden states are made before the clock runs."""
+    import torch
+
+    from tooling.studies.benchmarks.proof_peers import topk_prime_coefficients, topk_prime_commit, topk_prime_verify
+
+    tokens, d = hidden.shape
+    wide = hidden.float()
+    coefficients = topk_prime_coefficients(torch.Generator().manual_seed(0))
+    sample = wide[:CHALLENGED].clone()
+    claimed = topk_prime_commit(sample, coefficients)
+
+    def verify() -> None:
+        for _ in range(ROLLOUTS):
+            topk_prime_verify(sample, claimed, coefficients)
+
+    return {
+        f"peer.topk_prime.commit_us_per_token.d{d}": 1e6 * _median(lambda: topk_prime_commit(wide, coefficients), 7) / tokens,
+        f"peer.topk_prime.verify_us_per_position.d{d}": 1e6 * _median(verify, 15) / (ROLLOUTS * CHALLENGED),
+    }
+
+
+def refusals() -> Figures:
+    """What hostile bytes in place of sketches cost: chosen ones, then a fuzz corpus of which every input is tried three times.
+
+    Raises:
+        RuntimeError: malformed bytes were accepted. Any other exception than the typed one passes through.
+    """
+    from tooling.studies.benchmarks.hostile_sketches import chosen, fuzzed
+
+    chosen_us = max(1e6 * _median(partial(_refused, *case), 40) for case in chosen())
+    worst_ns = accepted = 0
+    for thing, positions in fuzzed(FUZZ_INPUTS, seed=4):
+        times = []
+        for _ in range(3):
+            started = time.process_time_ns()
+            well_formed = _parses(thing, positions)
+            times.append(time.process_time_ns() - started)
+        accepted += well_formed
+        worst_ns = max(worst_ns, min(times))  # the least of three: interrupts are no property of the input
+    return {
+        "proof.reject_us": chosen_us,
+        "proof.fuzz_inputs": FUZZ_INPUTS,
+        "proof.fuzz_well_formed": accepted,
+        "proof.fuzz_worst_us": worst_ns / 1e3,
+    }
+
+
+def _parses(thing: object, positions: int) -> bool:
+    from grail_core.proof.errors import MalformedSketchError
+    from grail_core.proof.sketches import parse_sketches
+
+    try:
+        parse_sketches(thing, positions)
+    except MalformedSketchError:
+        return False
+    return True
+
+
+def _refused(thing: object, positions: int) -> None:
+    if _parses(thing, positions):
+        raise RuntimeError("hostile bytes were accepted")
+
+
+def sampling() -> Figures:
+    """The seeded-sampling check of one position, logits given; honest claims, so every candidate has to be looked at.
+
+    Beside it the checks of others from the same rows of logits.
+    """
+    import torch
+
+    from grail_core.model.sampling import SeededSampler
+    from grail_core.protocol.policy import GenerationPolicy
+    from tooling.studies.benchmarks.proof_peers import LOGIT_PEERS
+
+    rng = np.random.default_rng(2)
+    rows = {
+        "zipf": (-1.1 * np.log(rng.permutation(VOCABULARY) + 1.0)).astype(np.float32),
+        "normal": rng.normal(0, 2.5, VOCABULARY).astype(np.float32),
+    }
+    sampler = SeededSampler(GenerationPolicy(1))
+    figures: Figures = {}
+    for name, logits in rows.items():
+        positions = np.arange(64, dtype=np.uint32)
+        tokens = sampler.sample(np.broadcast_to(logits, (64, VOCABULARY)), np.full(64, 7, np.uint64), positions)
+
+        def check(logits: np.ndarray = logits, tokens: np.ndarray = tokens) -> None:
+            if any(sampler.margin(logits, 7, position, int(token)) for position, token in enumerate(tokens)):
+                raise RuntimeError("a sampled token has a margin")
+
+        figures[f"sampling.verify_us_per_position.{name}"] = 1e6 * _median(check, 15) / 64
+        row = torch.from_numpy(logits)
+        for key, peer in LOGIT_PEERS:
+
+            def compute(row: torch.Tensor = row, peer: Callable[[torch.Tensor, int], object] = peer) -> None:
+                for position in range(64):
+                    peer(row, position)
+
+            figures[f"peer.{key}.{name}"] = 1e6 * _median(compute, 7) / 64
+    for key in ("sampling.verify_us_per_position", *(f"peer.{key}" for key, _ in LOGIT_PEERS)):
+        figures[key] = max(figures[f"{key}.{name}"] for name in rows)
+    return figures
+
+
+def lm_head() -> Figures:
+    """The head on 32 challenged positions against all 1,024, float32 products, each in a process of its own."""
+    full, challenged = _head_process("full"), _head_process("challenged")
+    return {
+        "lm_head.ratio": challenged["seconds"] / full["seconds"],
+        "lm_head.full_s": full["seconds"],
+        "lm_head.full_mb": full["mb"],
+        "lm_head.challenged_s": challenged["seconds"],
+        "lm_head.challenged_mb": challenged["mb"],
+    }
+
+
+def _head_process(which: str) -> dict[str, float]:
+    done = subprocess.run([sys.executable, "-m", __name__, which], capture_output=True, text=True, check=True)
+    result: dict[str, float] = json.loads(done.stdout)
+    return result
+
+
+def _head_alone(which: str) -> dict[str, float]:
+    """Seconds and megabytes over what the weights and hidden states take."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from grail_core.model.policy_model import PolicyModel
+
+    torch.set_num_threads(1)
+    config = Qwen2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=HEAD_HIDDEN,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+    )
+    with torch.device("meta"):
+        module = Qwen2ForCausalLM(config)
+    module.lm_head.weight = torch.nn.Parameter(torch.randn(VOCABULARY, HEAD_HIDDEN, dtype=torch.bfloat16), requires_grad=False)
+    model = PolicyModel(module)
+    hidden = torch.randn(HEAD_POSITIONS, HEAD_HIDDEN, dtype=torch.bfloat16)
+    chosen = hidden[:HEAD_CHALLENGED]
+    warm = hidden[:64].float() @ hidden[:64].float().t()  # the product's own buffers are allocated before memory is counted
+    assert warm.shape == (64, 64)
+
+    def run() -> object:
+        if which == "full":
+            with torch.inference_mode():
+                return hidden.float() @ module.lm_head.weight.float().t()
+        return model.logits(chosen)
+
+    _forget_peak()
+    before = _peak_mb()
+    run()
+    peak = _peak_mb()
+    return {"seconds": _median(run, 3 if which == "full" else 9), "mb": peak - before}
+
+
+def _forget_peak() -> None:
+    """The peak begins anew at what is resident now. `getrusage` would give the parent's peak where that was higher."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_mb() -> float:
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def generation() -> Figures:
+    """Generating rows against verifying them: 8 rows, 64 prompt tokens, 64 and 448 completion tokens, an 11 M Qwen2.
+
+    `verify` is every check that all files get; the named alternatives (six float32 passes by default, on the share of the
+    rollouts that the operator sets) are timed beside it.
+    """
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from grail_core.generation.base import GenerationRequest
+    from grail_core.generation.hf import HfGenerator
+    from grail_core.model.policy_model import PolicyModel
+    from grail_core.proof.alternatives import EIGHT_BIT_GROUP, Alternatives, Rows, eight_bit
+    from grail_core.proof.batch import measure_rows, prove_rows
+    from grail_core.proof.calibration import shipped_table
+    from grail_core.proof.numerics import DEFAULT_CLASS
+    from grail_core.proof.sketches import parse_sketches, projections
+    from grail_core.proof.statistics import compare, evaluate
+    from grail_core.protocol import challenged_positions
+    from grail_core.protocol.policy import GenerationPolicy
+    from grail_core.protocol.randomness import Randomness
+    from tooling.studies.benchmarks.proof_peers import full_logits_verify
+
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=32_000,
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+    )
+    module = Qwen2ForCausalLM(config)
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16)
+    model = PolicyModel(module)
+    copies = {"int8": partial(eight_bit, model), "int8-groups": partial(eight_bit, model, EIGHT_BIT_GROUP)}
+    alternatives = Alternatives(model, {**copies, **{f"previous-{age}": model.state for age in (1, 2, 3)}})
+    signs = projections(Randomness(bytes(32)), bytes(32), model.hidden_size)
+    pair = shipped_table().lookup(DEFAULT_CLASS, DEFAULT_CLASS)
+    rng = np.random.default_rng(3)
+    figures: Figures = {}
+    for suffix, length in (("", 64), (".long", 448)):
+        policy = GenerationPolicy(length)
+        generator = HfGenerator(model, policy, frozenset())
+        requests = [GenerationRequest(tuple(rng.integers(0, 32_000, 64).tolist()), int(rng.integers(2**63))) for _ in range(8)]
+        completions = generator.generate(requests)
+        rows = [request.prompt + completion.tokens for request, completion in zip(requests, completions, strict=True)]
+        proofs = prove_rows(model, rows, [64] * 8, signs)
+        positions = [challenged_positions(bytes(32), bytes([index]) * 32, length) for index in range(8)]
+
+        def verify(
+            rows: list[tuple[int, ...]] = rows,
+            positions: list[list[int]] = positions,
+            policy: GenerationPolicy = policy,
+            requests: list[GenerationRequest] = requests,
+            proofs: list[RowProof] = proofs,
+            length: int = length,
+        ) -> None:
+            measured = measure_rows(model, rows, [64] * 8, positions, signs, policy, [r.sampling_seed for r in requests])
+            sample = [
+                compare(
+                    index,
+                    0,
+                    claimed_sketches=parse_sketches(proof.sketches, length + 1)[np.array(at) + 1],
+                    claimed_logprobs=proof.logprobs[at],
+                    z=result.z,
+                    logprobs=result.logprobs,
+                    margins=result.margins,
+                )
+                for index, (proof, at, result) in enumerate(zip(proofs, positions, measured, strict=True))
+            ]
+            if any(statistic.rejects for statistic in evaluate(sample, pair)):
+                raise RuntimeError("honest rows were rejected")
+
+        actions = (
+            partial(generator.generate, requests),
+            verify,
+            partial(full_logits_verify, model, rows, 64),
+            torch.inference_mode()(partial(model.hidden_states, rows)),
+            partial(alternatives.sketches, Rows(rows, [64] * 8, positions), signs),
+        )
+        generate_s, verify_s, full_s, body_s, others_s = _in_turn(actions, 5 if not suffix else 3)
+        figures[f"verify.generate_ratio{suffix}"] = generate_s / verify_s
+        figures[f"peer.full_logits.generate_ratio{suffix}"] = generate_s / full_s
+        figures[f"verify.generate_ms{suffix}"] = 1e3 * generate_s
+        figures[f"verify.verify_ms{suffix}"] = 1e3 * verify_s
+        figures[f"verify.alternatives_ms{suffix}"] = 1e3 * others_s
+        figures[f"verify.generate_ratio.with_alternatives{suffix}"] = generate_s / (verify_s + others_s)
+        figures[f"verify.body_ms{suffix}"] = 1e3 * body_s  # one forward pass without the head: what no verifier goes below
+    return figures
+
+
+def _median(action: Callable[[], object], repeats: int) -> float:
+    """Seconds, median; the first call is not counted."""
+    action()
+    times = []
+    for _ in range(repeats):
+        started = time.process_time()
+        action()
+        times.append(time.process_time() - started)
+    return statistics.median(times)
+
+
+def _in_turn(actions: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """Medians of several actions run in turn, so that a busy spell of the machine meets all; the first turn is not counted."""
+    times: list[list[float]] = [[] for _ in actions]
+    for turn in range(repeats + 1):
+        for action, taken in zip(actions, times, strict=True):
+            started = time.process_time()
+            action()
+            if turn:
+                taken.append(time.process_time() - started)
+    return [statistics.median(taken) for taken in times]
+
+
+if __name__ == "__main__":
+    print(json.dumps(_head_alone(sys.argv[1])))

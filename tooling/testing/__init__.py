@@ -1,0 +1,1 @@
+"""The test kit: a small network, tiny models, published vectors, wheels in clean environments, SVG drawing."""

@@ -1,0 +1,89 @@
+"""Build the five wheels and install each role into a clean environment, as a user would.
+
+For each role: a fresh virtual environment, the wheels of this tree (`--find-links`), `--help` timed, and the promise that the
+role pulls in no other role (and grail-core alone no torch). Prints one line a role; exits with 1 at the first broken promise.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from pathlib import Path
+
+from tooling import REPOSITORY
+
+PACKAGES = ("grail-core", "grail-envs", "grail-miner", "grail-validator", "grail-trainer")
+COMMANDS = {"grail-core": "grail"}
+FORBIDDEN = {
+    "grail-core": {"torch", "transformers", "grail-envs", "grail-miner", "grail-validator", "grail-trainer"},
+    "grail-envs": {"torch", "grail-miner", "grail-validator", "grail-trainer"},
+    "grail-miner": {"grail-validator", "grail-trainer"},
+    "grail-validator": {"grail-miner", "grail-trainer"},
+    "grail-trainer": {"grail-miner", "grail-validator"},
+}
+
+
+def build(target: Path) -> None:
+    for package in PACKAGES:
+        command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(target)]
+        subprocess.run(command, cwd=REPOSITORY / "packages" / package, check=True, stdout=subprocess.DEVNULL)
+
+
+def check(package: str, wheels: Path, folder: Path) -> str:
+    """Install and run one role. Returns the line to print; raises RuntimeError on a broken promise."""
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    start = time.perf_counter()
+    install = [
+        str(python),
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "-c",
+        str(REPOSITORY / "constraints.txt"),
+        "--find-links",
+        str(wheels),
+    ]
+    if "torch" not in FORBIDDEN[package]:
+        # The CPU build lies in pip's find-links where there is one; naming the version keeps newer builds away.
+        subprocess.run([*install, "torch==2.13.0"], check=True)
+    subprocess.run([*install, package], check=True)
+    seconds = time.perf_counter() - start
+    listing = subprocess.run(
+        [str(python), "-m", "pip", "list", "--format=freeze"], check=True, capture_output=True, text=True
+    ).stdout
+    installed = {line.split("==")[0].lower() for line in listing.splitlines()}
+    foreign = installed & FORBIDDEN[package]
+    if foreign:
+        raise RuntimeError(f"{package} pulls in {', '.join(sorted(foreign))}")
+    command = [str(folder / "bin" / COMMANDS.get(package, package)), "--help"]
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        times.append(time.perf_counter() - start)
+        if run.returncode != 0 or "Usage" not in run.stdout:
+            raise RuntimeError(f"{' '.join(command[-2:])} failed: {run.stderr[-2000:]}")
+    return f"{package:16} installed in {seconds:5.1f} s, {len(installed)} packages; --help {min(times):.2f} s"
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as scratch:
+        wheels = Path(scratch) / "dist"
+        build(wheels)
+        print("built " + ", ".join(sorted(wheel.name for wheel in wheels.glob("*.whl"))), flush=True)
+        for package in PACKAGES:
+            try:
+                print(check(package, wheels, Path(scratch) / package), flush=True)
+            except (RuntimeError, subprocess.CalledProcessError) as error:
+                print(f"{package}: {error}", file=sys.stderr)
+                return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -13,10 +13,10 @@ import pytest
 from grail_core.errors import ProtocolViolationError
 from grail_core.files.accepted_files import read_accepted_files
 from grail_core.files.evidence import read_evidence, write_evidence
-from grail_core.files.verdicts import evidence_key, read_verdict, rollouts_key
-from grail_core.files.window_file import window_key
+from grail_core.files.verdicts import read_verdict
 from grail_core.keys import ss58
 from grail_core.protocol import MinerStatus, MinerVerdict, RolloutRow, SignedVerdict, VerdictBody, WindowStatus
+from grail_core.storage.layout import evidence_key, rollouts_key, window_key
 from grail_miner.mining import Group
 from grail_validator.ledger import Ledger
 from grail_validator.service import Compared, ValidatorService

@@ -39,13 +39,13 @@ from grail_core.protocol.manifest import (
     ManifestContent,
     ObjectRef,
     build,
-    manifest_key,
     parse,
 )
 from grail_core.protocol.network import LOCALNET
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Block, Digest, Window
 from grail_core.storage.filesystem import FilesystemStore
+from grail_core.storage.layout import manifest_key
 
 NETWORK_ID = Digest(b"\x0d" * 32)
 TRAINER = LocalSigner.from_seed(b"\x0d" * 32)
@@ -145,7 +145,7 @@ class World:
     def replace_newest(self, manifest: CheckpointManifest) -> None:
         """The trainer's own key signs this in place of the second checkpoint, to a victim that has not seen that one."""
         self.forget()
-        self.store.put(manifest.key, manifest.to_bytes())
+        self.store.put(manifest_key(manifest.valid_from), manifest.to_bytes())
 
     def sign_json(self, change: Callable[[dict[str, Any]], None]) -> None:
         """A body of any form, signed by the trainer's key, past the checks that `build` makes."""
@@ -154,7 +154,9 @@ class World:
         body = canonical_json(value)
         signature = TRAINER.sign(tagged_hash(NETWORK_ID, "grail/manifest", body)).hex()
         self.forget()
-        self.store.put(self.manifests[1].key, b'{"manifest":' + body + b',"signature":"' + signature.encode() + b'"}')
+        self.store.put(
+            manifest_key(self.manifests[1].valid_from), b'{"manifest":' + body + b',"signature":"' + signature.encode() + b'"}'
+        )
 
     def forget(self) -> None:
         """A victim that has not seen the second checkpoint, so that its memory of the chain does not help it."""
@@ -228,30 +230,33 @@ def _symlinked_object(world: World) -> None:
 
 def _unsigned(world: World) -> None:
     world.forget()
-    world.store.put(world.manifests[1].key, b'{"manifest":' + world.manifests[1].body + b',"signature":"' + b"00" * 64 + b'"}')
+    world.store.put(
+        manifest_key(world.manifests[1].valid_from),
+        b'{"manifest":' + world.manifests[1].body + b',"signature":"' + b"00" * 64 + b'"}',
+    )
 
 
 def _without_signature(world: World) -> None:
     world.forget()
-    world.store.put(world.manifests[1].key, b'{"manifest":' + world.manifests[1].body + b"}")
+    world.store.put(manifest_key(world.manifests[1].valid_from), b'{"manifest":' + world.manifests[1].body + b"}")
 
 
 def _stranger(world: World) -> None:
     forged = build(world.content(trainer=STRANGER.hotkey, valid_from=Window(600)), STRANGER)
-    world.store.put(forged.key, forged.to_bytes())
+    world.store.put(manifest_key(forged.valid_from), forged.to_bytes())
 
 
 def _stranger_with_trainers_name(world: World) -> None:
     world.forget()
     body = world.manifests[1].body
     signature = STRANGER.sign(tagged_hash(NETWORK_ID, "grail/manifest", body)).hex().encode()
-    world.store.put(world.manifests[1].key, b'{"manifest":' + body + b',"signature":"' + signature + b'"}')
+    world.store.put(manifest_key(world.manifests[1].valid_from), b'{"manifest":' + body + b',"signature":"' + signature + b'"}')
 
 
 def _other_network(world: World) -> None:
     world.forget()
     other = build(world.content(network_id=Digest(b"\x01" * 32)), TRAINER)
-    world.store.put(other.key, other.to_bytes())
+    world.store.put(manifest_key(other.valid_from), other.to_bytes())
 
 
 def _copied_key(world: World) -> None:
@@ -260,26 +265,30 @@ def _copied_key(world: World) -> None:
 
 def _resigned_old(world: World) -> None:
     old = build(world.content(0, valid_from=Window(600)), TRAINER)
-    world.store.put(old.key, old.to_bytes())
+    world.store.put(manifest_key(old.valid_from), old.to_bytes())
 
 
 def _rolled_back(world: World) -> None:
-    world.store.delete(world.manifests[1].key)
+    world.store.delete(manifest_key(world.manifests[1].valid_from))
 
 
 def _equivocation(world: World) -> None:
     twin = build(world.content(training={"twin": "yes"}), TRAINER)
-    world.store.put(twin.key, twin.to_bytes())
+    world.store.put(manifest_key(twin.valid_from), twin.to_bytes())
 
 
 def _huge_manifest(world: World) -> None:
     world.forget()
-    world.store.put(world.manifests[1].key, b'{"manifest":{"a":"' + b"x" * MAX_MANIFEST_BYTES + b'"},"signature":"00"}')
+    world.store.put(
+        manifest_key(world.manifests[1].valid_from), b'{"manifest":{"a":"' + b"x" * MAX_MANIFEST_BYTES + b'"},"signature":"00"}'
+    )
 
 
 def _deep_manifest(world: World) -> None:
     world.forget()
-    world.store.put(world.manifests[1].key, b'{"manifest":' + b"[" * 400_000 + b"]" * 400_000 + b',"signature":""}')
+    world.store.put(
+        manifest_key(world.manifests[1].valid_from), b'{"manifest":' + b"[" * 400_000 + b"]" * 400_000 + b',"signature":""}'
+    )
 
 
 def _delta(change: Callable[[list[Frame]], list[Frame]]) -> Callable[[World], None]:

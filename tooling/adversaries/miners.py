@@ -15,7 +15,7 @@ import numpy as np
 from grail_core.checkpoints.loaded import LiveCheckpoint, LoadedCheckpoint
 from grail_core.environment import JudgementOutcome
 from grail_core.errors import ProtocolViolationError, StorageError
-from grail_core.files.window_file import read_window_file, window_key
+from grail_core.files.window_file import read_window_file
 from grail_core.generation.base import Completion, GenerationRequest
 from grail_core.generation.hf import HfGenerator
 from grail_core.keys import ss58
@@ -28,6 +28,7 @@ from grail_core.protocol.constants import (
     SKETCH_BYTES_PER_POSITION,
 )
 from grail_core.protocol.context import WindowContext
+from grail_core.storage.layout import window_key
 from grail_core.telemetry import get_logger
 from grail_miner.mining import EnvironmentOf, Group, Mining
 

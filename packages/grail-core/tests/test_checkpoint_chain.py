@@ -28,11 +28,12 @@ from grail_core.checkpoints.safety import ModelFiles, read_model_files
 from grail_core.environment import EnvironmentSpec
 from grail_core.errors import CheckpointError
 from grail_core.keys import LocalSigner
-from grail_core.protocol.manifest import CheckpointKind, CheckpointManifest, ManifestContent, build, manifest_key, parse
+from grail_core.protocol.manifest import CheckpointKind, CheckpointManifest, ManifestContent, build, parse
 from grail_core.protocol.network import LOCALNET, NetworkParameters
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Block, Digest, Window
 from grail_core.storage.filesystem import FilesystemStore
+from grail_core.storage.layout import manifest_key
 
 NETWORK_ID = Digest(b"\x07" * 32)
 TRAINER = LocalSigner.from_seed(b"\x01" * 32)
@@ -256,7 +257,7 @@ def test_two_manifests_for_one_sequence_number_stop_the_reader(trainer: Trainer)
     trainer.step()
     first = trainer.step()
     twin = build(content_of(first, valid_from=Window(90)), TRAINER)
-    trainer.store.put(twin.key, twin.to_bytes())
+    trainer.store.put(manifest_key(twin.valid_from), twin.to_bytes())
     with pytest.raises(EquivocationError, match="two manifests for sequence 1"):
         view_of(trainer)
 
@@ -265,7 +266,7 @@ def test_an_old_state_offered_as_new_stops_the_reader(trainer: Trainer) -> None:
     for _ in range(3):
         trainer.step()
     old = build(content_of(trainer.manifests[1], valid_from=Window(300)), TRAINER)
-    trainer.store.put(old.key, old.to_bytes())
+    trainer.store.put(manifest_key(old.valid_from), old.to_bytes())
     with pytest.raises(RollbackError, match="an old state is offered as new"):
         view_of(trainer)
 
@@ -275,11 +276,11 @@ def test_a_chain_that_is_rewritten_is_remembered(trainer: Trainer, tmp_path: Pat
     second = trainer.step()
     path = tmp_path / "seen.json"
     ChainMemory(path).check(view_of(trainer))
-    trainer.store.delete(second.key)
+    trainer.store.delete(manifest_key(second.valid_from))
     with pytest.raises(RollbackError, match="ends at sequence 0, but 1 was seen before"):
         ChainMemory(path).check(view_of(trainer))
     other = build(content_of(second, window=Window(0), training={}), TRAINER)
-    trainer.store.put(other.key, other.to_bytes())
+    trainer.store.put(manifest_key(other.valid_from), other.to_bytes())
     with pytest.raises(EquivocationError, match="two manifests for sequence 1"):
         ChainMemory(path).check(view_of(trainer))
 
@@ -289,7 +290,7 @@ def test_a_manifest_by_another_signer_is_no_checkpoint(trainer: Trainer) -> None
     forged = build(
         content_of(manifest, trainer=STRANGER.hotkey, sequence=7, parent=manifest.digest, valid_from=Window(60)), STRANGER
     )
-    trainer.store.put(forged.key, forged.to_bytes())
+    trainer.store.put(manifest_key(forged.valid_from), forged.to_bytes())
     view = view_of(trainer)
     assert [item.manifest.sequence for item in view.stored] == [0]
     assert "not signed by this network's trainer" in view.refused[0].error.what

@@ -30,8 +30,6 @@ from grail_core.checkpoints.publish import CheckpointParts
 from grail_core.checkpoints.safety import read_model_files
 from grail_core.errors import ConfigurationError
 from grail_core.files.accepted_files import AcceptedFile, write_accepted_files
-from grail_core.files.verdicts import rollouts_key, verdict_key
-from grail_core.files.window_file import window_key
 from grail_core.generation.defaults import sampling_defaults
 from grail_core.keys import LocalSigner, ss58
 from grail_core.participant.participant import Participant
@@ -42,12 +40,13 @@ from grail_core.protocol.signatures import verify
 from grail_core.protocol.types import Block, Digest, Hotkey, Signature, Window
 from grail_core.protocol.verdicts import Versions
 from grail_core.storage.filesystem import FilesystemDirectory
+from grail_core.storage.layout import rollouts_key, training_log_key, verdict_key, window_key
 from grail_envs.sat import SatEnvironment
 from grail_trainer.batch import fair_order, largest_share, within_share
 from grail_trainer.grpo import GrpoSettings
 from grail_trainer.intake import VerdictReader, accepted_digests, have_spoken
 from grail_trainer.optimiser import Masters
-from grail_trainer.publication import LOG_TAG, Publisher, first_reachable, training_log_key
+from grail_trainer.publication import LOG_TAG, Publisher, first_reachable
 from grail_trainer.service import TrainerService
 from grail_trainer.start import MOST_WINDOWS_OLD, _find_place, _masters_at, publish_folder
 from grail_trainer.state import TrainerState

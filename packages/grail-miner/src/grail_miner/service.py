@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from grail_core.beacon.base import RoundNotYetError
 from grail_core.checkpoints.loaded import LoadedCheckpoint
 from grail_core.errors import BeaconError, ChainError, CheckpointError, DiskFullError, StorageError
-from grail_core.files.window_file import window_key
 from grail_core.keys import ss58
 from grail_core.participant.participant import Participant
 from grail_core.protocol import allowed_gaps
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.context import WindowContext
 from grail_core.protocol.types import Block, Window
+from grail_core.storage.layout import window_key
 from grail_core.telemetry import get_logger
 from grail_miner.budget import TimeBudget
 from grail_miner.mining import Group, Mining, Timings

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from grail_core.chain.base import blocks_in
 from grail_core.checkpoints.manifests import ChainView, is_in_time, list_manifests
 from grail_core.checkpoints.publish import CheckpointParts, least_valid_from, publish
 from grail_core.checkpoints.safety import ModelFiles
@@ -22,6 +23,7 @@ from grail_core.protocol.encoding import canonical_json, tagged_hash
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.types import Block, Window
+from grail_core.storage.layout import training_log_key
 from grail_core.telemetry import get_logger
 from grail_trainer.optimiser import Masters
 from grail_trainer.state import Learned
@@ -29,10 +31,6 @@ from grail_trainer.state import Learned
 log = get_logger(__name__)
 
 LOG_TAG = "grail/training-log"
-
-
-def training_log_key(window: Window) -> str:
-    return f"grail/training/{window}/log.json"
 
 
 def first_reachable(window: Window, block: Block, params: NetworkParameters, *, spare: int) -> Window:
@@ -119,7 +117,7 @@ class Publisher:
 
     def _reachable(self, window: Window) -> Window:
         participant = self.participant
-        spare = self.spare_blocks + int(1000 * self._seconds / participant.params.block_time_ms)
+        spare = self.spare_blocks + blocks_in(self._seconds, participant.params.block_time_ms)
         return first_reachable(window, participant.chain.current_block(), participant.params, spare=spare)
 
     def _parts(self, head: CheckpointManifest, window: Window, valid_from: Window, training: dict[str, Any]) -> CheckpointParts:

@@ -16,13 +16,13 @@ from pathlib import Path
 from grail_core.chain.base import Neuron
 from grail_core.disk import write_atomically
 from grail_core.errors import ChainError, StorageError
-from grail_core.files.window_file import window_key
 from grail_core.keys import ss58
 from grail_core.participant.participant import Participant
 from grail_core.protocol.constants import MAX_FILE_BYTES, WINDOW_LENGTH
 from grail_core.protocol.types import Digest, Hotkey, Window
 from grail_core.protocol.verdicts import MAX_ETAG
 from grail_core.storage.base import ObjectNotFoundError, PreconditionFailedError
+from grail_core.storage.layout import window_key
 from grail_core.telemetry import get_logger
 from grail_validator.ledger import Ledger, Sighting
 

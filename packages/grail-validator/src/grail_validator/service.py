@@ -22,7 +22,6 @@ from grail_core.environment import Environment
 from grail_core.errors import BeaconError, ChainError, CheckpointError, DiskFullError, GrailError, StorageError
 from grail_core.files.accepted_files import AcceptedFile, write_accepted_files
 from grail_core.files.evidence import MinerEvidence, write_evidence
-from grail_core.files.verdicts import evidence_key, rollouts_key, verdict_key
 from grail_core.keys import ss58
 from grail_core.model.policy_model import PolicyModel
 from grail_core.participant.participant import Participant
@@ -33,6 +32,7 @@ from grail_core.protocol.constants import FAILURE_LOOKBACK_WINDOWS, WINDOW_LENGT
 from grail_core.protocol.context import Challenge, WindowContext
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.types import Digest, Window
+from grail_core.storage.layout import evidence_key, rollouts_key, verdict_key
 from grail_core.telemetry import get_logger
 from grail_core.verification.context import CheckContext
 from grail_core.verification.measure import measure_sample

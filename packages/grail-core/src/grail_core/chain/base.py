@@ -82,3 +82,16 @@ class Chain(Protocol):
     def wait_for_block(self, number: Block, *, stop: threading.Event, finalised: bool = False) -> bool:
         """Sleep until the block exists (or is final). False if `stop` was set first."""
         ...
+
+
+def time_of_block_ms(chain: Chain, block: Block, block_time_ms: int) -> int:
+    """Unix milliseconds of a block by the chain; of one to come, the best block's time plus the network's block time each."""
+    head = chain.current_block()
+    if block <= head:
+        return chain.block(block).timestamp_ms
+    return chain.block(head).timestamp_ms + (block - head) * block_time_ms
+
+
+def blocks_in(seconds: float, block_time_ms: int) -> int:
+    """Whole blocks of a network that a span of real time covers."""
+    return int(1000 * seconds / block_time_ms)

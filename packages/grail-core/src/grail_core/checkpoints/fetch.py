@@ -32,6 +32,7 @@ from grail_core.errors import CheckpointError
 from grail_core.protocol.manifest import CheckpointManifest, DeltaRef, ObjectRef
 from grail_core.protocol.types import Digest
 from grail_core.storage.base import ObjectStore
+from grail_core.storage.layout import manifest_key
 
 __all__ = ["apply_to_model", "checkpoint_for_window", "list_manifests", "materialise"]
 
@@ -119,7 +120,7 @@ def apply_to_model(
     if delta is None:
         raise CheckpointError(
             f"checkpoint {target.sequence} offers no delta from checkpoint {current.sequence}",
-            where=target.key,
+            where=manifest_key(target.valid_from),
             hint="load it from the cache: materialise finds the way",
         )
     with cache.shared():
@@ -151,16 +152,20 @@ def _model_files(manifest: CheckpointManifest, cache: CheckpointCache, store: Ob
     """Config and tokenizer, checked as if they were to be published."""
     for file in manifest.files:
         if file.object.size > MAX_FILE_BYTES:
-            raise CheckpointError(f"the file is larger than {MAX_FILE_BYTES} bytes", where=f"{manifest.key}: {file.path}")
+            raise CheckpointError(
+                f"the file is larger than {MAX_FILE_BYTES} bytes", where=f"{manifest_key(manifest.valid_from)}: {file.path}"
+            )
     files = {file.path: fetch_bytes(store, file.object, cache.objects) for file in manifest.files}
-    checked = check_model_files(files, where=manifest.key)
+    checked = check_model_files(files, where=manifest_key(manifest.valid_from))
     for what, found, named in (
         ("architecture", checked.architecture, manifest.architecture),
         ("tokenizer", checked.tokenizer_digest, manifest.tokenizer_digest),
         ("chat template", checked.chat_template_digest, manifest.chat_template_digest),
     ):
         if found != named:
-            raise CheckpointError(f"the {what} in the files is not the one the manifest names", where=manifest.key)
+            raise CheckpointError(
+                f"the {what} in the files is not the one the manifest names", where=manifest_key(manifest.valid_from)
+            )
     return files
 
 
@@ -193,9 +198,13 @@ def _build(
             layouts = result_layouts(state, frames())
             last = number == len(route.steps)
             if last and layouts != wanted:
-                raise CheckpointError("the delta leads to other tensors than the manifest's index names", where=manifest.key)
+                raise CheckpointError(
+                    "the delta leads to other tensors than the manifest's index names", where=manifest_key(manifest.valid_from)
+                )
             if sum(layout.nbytes for layout in layouts.values()) > limit:
-                raise CheckpointError("the delta leads to weights far larger than the target's", where=manifest.key)
+                raise CheckpointError(
+                    "the delta leads to weights far larger than the target's", where=manifest_key(manifest.valid_from)
+                )
             place = folder if last else _scratch(folder, f"step{number}")
             made = create_weights(place, layouts)
             decode(state, frames(), check=Check.NOTHING, allocate=lambda name, _layout, made=made: made[name])  # type: ignore[misc]
@@ -206,7 +215,7 @@ def _build(
     if wrong:
         raise CheckpointError(
             f"tensor {wrong[0]} does not have the digest that the manifest names",
-            where=f"{target.key} ({len(wrong)} of {len(index.tensors)} tensors differ)",
+            where=f"{manifest_key(target.valid_from)} ({len(wrong)} of {len(index.tensors)} tensors differ)",
             hint="the running model is untouched; fetch again, or report the checkpoint",
         )
 

@@ -18,15 +18,14 @@ from grail_core.disk import write_atomically
 from grail_core.errors import CheckpointError
 from grail_core.protocol.assignment import CheckpointCandidate, valid_checkpoint
 from grail_core.protocol.manifest import (
-    KEY_PREFIX,
     MAX_MANIFEST_BYTES,
     CheckpointManifest,
     parse,
-    valid_from_of_key,
 )
 from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.types import Block, Digest, Hotkey, Window
 from grail_core.storage.base import ObjectNotFoundError, ObjectStore, ObjectTooLargeError, PreconditionFailedError
+from grail_core.storage.layout import MANIFEST_PREFIX, manifest_key, valid_from_of_key
 
 
 class EquivocationError(CheckpointError):
@@ -83,7 +82,7 @@ def list_manifests(
     """
     stored, refused = [], []
     known: ManifestMemo = {} if memo is None else memo
-    for info in store.list(KEY_PREFIX):
+    for info in store.list(MANIFEST_PREFIX):
         valid_from = valid_from_of_key(info.key)
         if valid_from is None:
             continue
@@ -142,7 +141,7 @@ def select(
     refused = "; ".join(f"{entry.key}: {entry.error.what}" for entry in view.refused[:3])
     raise CheckpointError(
         f"no checkpoint is valid in window {window}",
-        where=refused or "grail/checkpoints/ of the trainer's bucket",
+        where=refused or f"{MANIFEST_PREFIX} of the trainer's bucket",
         hint="wait for the trainer to publish one; check the network's trainer hotkey if it says that it has",
     )
 
@@ -226,16 +225,16 @@ def _check_order(manifests: list[CheckpointManifest]) -> None:
         if before.sequence == after.sequence:
             raise EquivocationError(
                 f"the trainer signed two manifests for sequence {after.sequence}",
-                where=f"{before.key}, {after.key}",
+                where=f"{manifest_key(before.valid_from)}, {manifest_key(after.valid_from)}",
                 hint="do not continue with this trainer; report both manifests",
             )
         if before.sequence > after.sequence or after.sequence == 0:
             raise RollbackError(
                 f"sequence {after.sequence} comes into force after sequence {before.sequence}: an old state is offered as new",
-                where=f"{before.key}, {after.key}",
+                where=f"{manifest_key(before.valid_from)}, {manifest_key(after.valid_from)}",
             )
         if after.sequence == before.sequence + 1 and after.parent != before.digest:
             raise EquivocationError(
                 f"the parent of sequence {after.sequence} is not the manifest of sequence {before.sequence} that is here",
-                where=f"{before.key}, {after.key}",
+                where=f"{manifest_key(before.valid_from)}, {manifest_key(after.valid_from)}",
             )

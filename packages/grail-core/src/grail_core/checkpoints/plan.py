@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from grail_core.errors import CheckpointError
 from grail_core.protocol.manifest import CheckpointManifest, DeltaRef
 from grail_core.protocol.types import Digest
+from grail_core.storage.layout import manifest_key
 
 REQUEST_COST = 64 << 10  # bytes that one more object is worth
 
@@ -69,6 +70,6 @@ def cheapest_route(target: CheckpointManifest, known: Mapping[Digest, Checkpoint
             offer(manifest.digest, Route(route.start, route.fetch_start, step, size, objects))
     raise CheckpointError(
         f"no anchor and no chain of deltas leads to checkpoint {target.sequence}",
-        where=target.key,
+        where=manifest_key(target.valid_from),
         hint="the checkpoints before it were retired and it offers no full weights; wait for the next anchor",
     )

@@ -42,6 +42,7 @@ from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.signer import Signer
 from grail_core.protocol.types import Digest, Window
 from grail_core.storage.base import ObjectStore, PreconditionFailedError
+from grail_core.storage.layout import manifest_key
 
 ANCHOR_EVERY = 10  # checkpoints
 SKIPS = (1, 2, 4, 8, 16, 32)
@@ -135,10 +136,12 @@ def publish(
     )
     manifest = build(content, signer)
     try:
-        store.put(manifest.key, manifest.to_bytes(), if_absent=True)
+        store.put(manifest_key(manifest.valid_from), manifest.to_bytes(), if_absent=True)
     except PreconditionFailedError:
-        raw = store.get(manifest.key, max_bytes=MAX_MANIFEST_BYTES)
-        standing = parse(raw, trainer_hotkey=signer.hotkey, network_id=parts.network_id, where=manifest.key)
+        raw = store.get(manifest_key(manifest.valid_from), max_bytes=MAX_MANIFEST_BYTES)
+        standing = parse(
+            raw, trainer_hotkey=signer.hotkey, network_id=parts.network_id, where=manifest_key(manifest.valid_from)
+        )
         manifest = _same_or_refuse(standing, parts, digests)
     _keep(manifest, files, weights, cache)
     uploads.finish([*(item.manifest for item in view.stored), manifest])
@@ -177,7 +180,7 @@ def _check_parts(parts: CheckpointParts, view: ChainView, files: ModelFiles, par
     if parts.valid_from <= head.valid_from or parts.window <= head.window:
         raise CheckpointError(
             f"checkpoint {head.sequence} is of window {head.window}, valid from {head.valid_from}; the next one must be later",
-            where=head.key,
+            where=manifest_key(head.valid_from),
         )
     for what, new, old in (
         ("tokenizer", files.tokenizer_digest, head.tokenizer_digest),
@@ -187,7 +190,7 @@ def _check_parts(parts: CheckpointParts, view: ChainView, files: ModelFiles, par
         if new != old:
             raise CheckpointError(
                 f"the {what} is not the one of checkpoint {head.sequence}",
-                where=head.key,
+                where=manifest_key(head.valid_from),
                 hint="publish with the model files of the chain; another tokenizer or architecture is another network",
             )
 
@@ -197,7 +200,7 @@ def _same_or_refuse(standing: CheckpointManifest, parts: CheckpointParts, digest
         return standing
     raise CheckpointError(
         f"another checkpoint comes into force in window {parts.valid_from} already",
-        where=standing.key,
+        where=manifest_key(standing.valid_from),
         hint="manifests are never replaced; choose a later window",
     )
 
@@ -260,4 +263,4 @@ def _keep(manifest: CheckpointManifest, files: ModelFiles, weights: RawState, ca
             with storage_errors(folder / name):
                 (folder / name).write_bytes(data)
         if save_weights(folder, weights).root != manifest.weights_root:
-            raise CheckpointError("the weights changed while they were published", where=manifest.key)
+            raise CheckpointError("the weights changed while they were published", where=manifest_key(manifest.valid_from))

@@ -15,6 +15,7 @@ from grail_core.errors import CheckpointError
 from grail_core.protocol.manifest import CheckpointManifest, ObjectRef
 from grail_core.protocol.types import Digest
 from grail_core.storage.base import ObjectStore
+from grail_core.storage.layout import manifest_key
 
 NEWEST_KEPT = 40
 
@@ -68,7 +69,7 @@ def retire(store: ObjectStore, view: ChainView, *, newest: int = NEWEST_KEPT, ne
         )
     plan = retention([item.manifest for item in view.stored], newest=newest, newest_anchors=newest_anchors)
     for manifest in plan.retire:
-        store.delete(manifest.key)
+        store.delete(manifest_key(manifest.valid_from))
     for ref in plan.unreferenced:
         store.delete(ref.key)
     return plan

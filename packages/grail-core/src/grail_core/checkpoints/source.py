@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from grail_core.chain.base import Chain
+from grail_core.chain.base import Chain, time_of_block_ms
 from grail_core.checkpoints.cache import DEFAULT_LIMIT_BYTES, CheckpointCache
 from grail_core.checkpoints.download import Progress, no_progress
 from grail_core.checkpoints.fetch import apply_to_model, materialise
@@ -99,8 +99,4 @@ class CheckpointSource:
         return self._opened[1]
 
     def _time_of(self, block: Block) -> int:
-        """A block's time; of one to come, reckoned from the best block with the nominal block time."""
-        head = self._chain.current_block()
-        if block <= head:
-            return self._chain.block(block).timestamp_ms
-        return self._chain.block(head).timestamp_ms + (block - head) * self._params.block_time_ms
+        return time_of_block_ms(self._chain, block, self._params.block_time_ms)

@@ -17,6 +17,7 @@ from grail_core.errors import StorageError
 from grail_core.protocol.manifest import CheckpointManifest, ObjectRef
 from grail_core.protocol.types import Digest
 from grail_core.storage.base import ObjectStore, PreconditionFailedError
+from grail_core.storage.layout import is_object_key
 
 
 class Uploads:
@@ -52,7 +53,7 @@ class Uploads:
         except FileNotFoundError:
             return
         for key in sorted(set(lines) - live):
-            if key.startswith("grail/objects/") and len(key) == len("grail/objects/") + 64:
+            if is_object_key(key):
                 self._store.delete(key)
         self._journal.unlink(missing_ok=True)
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from grail_core.errors import GrailError
 from grail_core.storage.base import ObjectInfo, ObjectStore, PreconditionFailedError, StoreDirectory
+from grail_core.storage.layout import DOCTOR_PREFIX, kind_of_key
 
 CLOCK_TOLERANCE_MS = 5_000  # of the store's time against the network's: one second of it is the resolution of Last-Modified
-_FOLDER = "grail/doctor"
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Usage:
 def examine(directory: StoreDirectory, network_clock: Callable[[], int]) -> list[Examined]:
     """Try everything once. Errors become findings; a promise that an earlier one makes impossible to try is left out."""
     findings: list[Examined] = []
-    key = f"{_FOLDER}/{secrets.token_hex(8)}"
+    key = f"{DOCTOR_PREFIX}/{secrets.token_hex(8)}"
     content = secrets.token_bytes(64)
     try:
         store = directory.own()
@@ -63,7 +63,7 @@ def usage(store: ObjectStore) -> list[Usage]:
     objects: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     for info in store.list(""):
-        prefix = "/".join(info.key.split("/")[:2]) if info.key.startswith("grail/") else "(other)"
+        prefix = kind_of_key(info.key)
         objects[prefix] += 1
         sizes[prefix] += info.size
     return [Usage(prefix, objects[prefix], sizes[prefix]) for prefix in sorted(objects)]

@@ -1,4 +1,4 @@
-"""Where a validator's results of a window lie in its bucket, and how others read its verdict."""
+"""A validator's verdict as others read it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,7 @@ from grail_core.protocol import SignedVerdict
 from grail_core.protocol.types import Hotkey, Window
 from grail_core.protocol.verdicts import MAX_VERDICT_BYTES
 from grail_core.storage.base import ObjectStore
-
-
-def verdict_key(window: Window) -> str:
-    return f"grail/verdicts/{window}/verdict.json"
-
-
-def evidence_key(window: Window) -> str:
-    return f"grail/verdicts/{window}/evidence.parquet"
-
-
-def rollouts_key(window: Window) -> str:
-    return f"grail/verdicts/{window}/rollouts.parquet"
+from grail_core.storage.layout import verdict_key
 
 
 def read_verdict(store: ObjectStore, window: Window, validator: Hotkey, network_id: bytes) -> SignedVerdict | None:

@@ -27,7 +27,7 @@ from grail_core.protocol.constants import (
     SKETCH_BYTES_PER_POSITION,
 )
 from grail_core.protocol.rollouts.records import RolloutRow, WindowHeader
-from grail_core.protocol.types import Signature, Window
+from grail_core.protocol.types import Signature
 
 HEADER_KEY = b"grail.header"
 SIGNATURE_KEY = b"grail.signature"
@@ -52,11 +52,6 @@ SCHEMA = pa.schema(
 
 class WindowFileError(ProtocolViolationError):
     """The bytes are not a window file, or exceed a limit."""
-
-
-def window_key(hotkey_ss58: str, window: Window) -> str:
-    """Where a miner's file of a window lies in its bucket."""
-    return f"grail/windows/{hotkey_ss58}-window-{window}.parquet"
 
 
 Number = TypeVar("Number", np.int32, np.float32, np.uint8)
@@ -254,6 +249,5 @@ __all__ = [
     "WindowFile",
     "WindowFileError",
     "read_window_file",
-    "window_key",
     "write_window_file",
 ]

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from grail_core.beacon.base import Beacon
-from grail_core.chain.base import Chain, Neuron
+from grail_core.chain.base import Chain, Neuron, time_of_block_ms
 from grail_core.checkpoints.source import CheckpointSource
 from grail_core.participant.deployment import (
     load_signer,
@@ -23,7 +23,7 @@ from grail_core.participant.deployment import (
     require_registered,
 )
 from grail_core.participant.settings import Settings
-from grail_core.participant.windows import block_time_ms, open_window
+from grail_core.participant.windows import open_window
 from grail_core.protocol import WindowTimes, window_of
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.context import WindowContext
@@ -94,7 +94,7 @@ class Participant:
         return Window(self.current_window() + WINDOW_LENGTH)
 
     def time_of_block_ms(self, block: Block) -> int:
-        return block_time_ms(self.chain, self.params, block)
+        return time_of_block_ms(self.chain, block, self.params.block_time_ms)
 
     def open_window(self, window: Window) -> WindowContext:
         """Context of a window whose seed-beacon block exists; see `window_context.open_window` for its errors."""

@@ -14,14 +14,6 @@ from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.types import Block, Window
 
 
-def block_time_ms(chain: Chain, params: NetworkParameters, block: Block) -> int:
-    """Time of a block by the chain; for one to come, the best known block's time plus the nominal block time."""
-    head = chain.current_block()
-    if block <= head:
-        return chain.block(block).timestamp_ms
-    return chain.block(head).timestamp_ms + (block - head) * params.block_time_ms
-
-
 def open_window(
     chain: Chain,
     beacon: Beacon,

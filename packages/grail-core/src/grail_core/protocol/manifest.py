@@ -34,11 +34,9 @@ MAX_FILES = 32
 MAX_SHARDS = 16_384
 MAX_DELTAS = 24
 MAX_END_TOKENS = 64
-KEY_PREFIX = "grail/checkpoints/"
 OBJECT_PREFIX = "grail/objects/"
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
-_MANIFEST_KEY = re.compile(r"grail/checkpoints/(0|[1-9][0-9]{0,15})/manifest\.json")
 
 
 class CheckpointKind(Enum):
@@ -175,10 +173,6 @@ class CheckpointManifest(ManifestContent):
         return policy_digest(self.policy, self.end_token_ids, self.thinking_mode)
 
     @property
-    def key(self) -> str:
-        return manifest_key(self.valid_from)
-
-    @property
     def full_size(self) -> int:
         """Bytes of the shards; 0 unless an anchor."""
         return sum(shard.object.size for shard in self.shards)
@@ -248,16 +242,6 @@ def parse(raw: bytes, *, trainer_hotkey: Hotkey, network_id: Digest, where: str 
         raise CheckpointError("the manifest names another network or trainer than its signature", where=where)
     fields = {f.name: getattr(content, f.name) for f in dataclasses.fields(content)}
     return CheckpointManifest(**fields, body=body, signature=signature)
-
-
-def manifest_key(valid_from: Window) -> str:
-    return f"{KEY_PREFIX}{valid_from}/manifest.json"
-
-
-def valid_from_of_key(key: str) -> Window | None:
-    """The window a manifest key is about, None for other keys."""
-    match = _MANIFEST_KEY.fullmatch(key)
-    return Window(int(match[1])) if match and int(match[1]) % WINDOW_LENGTH == 0 else None
 
 
 def _object_json(ref: ObjectRef) -> dict[str, Any]:

@@ -21,10 +21,10 @@ from grail_core.storage.base import (
     PreconditionFailedError,
 )
 from grail_core.storage.commitment import BucketAddress, Credentials, endpoint_of, parse_commitment
+from grail_core.storage.layout import PROBE_KEY
 from grail_core.storage.object_keys import check_prefix, split_key
 
 _CHUNK = 1 << 20
-_PROBE_KEY = "grail/probe"
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 _EXISTS = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict"})
 _DENIED = frozenset({"401", "403", "AccessDenied", "Unauthorized", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden"})
@@ -136,10 +136,10 @@ class S3Store:
             StorageError: the store neither accepted nor denied it.
         """
         try:
-            self._call("put_object", _PROBE_KEY, Body=b"")
+            self._call("put_object", PROBE_KEY, Body=b"")
         except AccessDeniedError:
             return False
-        self._call("delete_object", _PROBE_KEY)
+        self._call("delete_object", PROBE_KEY)
         return True
 
     def _where(self, key: str | None) -> str:

@@ -1,0 +1,67 @@
+"""Where everything lies in a participant's bucket. Every key of the project is made here.
+
+The one exception is an object of a checkpoint: its key is part of what the trainer signs, so the manifest's own type makes
+it, and its prefix stands here for those who list a bucket.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from grail_core.protocol.constants import WINDOW_LENGTH
+from grail_core.protocol.manifest import OBJECT_PREFIX
+from grail_core.protocol.types import Window
+
+ROOT: Final = "grail/"
+MANIFEST_PREFIX: Final = "grail/checkpoints/"
+PROBE_KEY: Final = "grail/probe"  # written by whoever must not be able to
+DOCTOR_PREFIX: Final = "grail/doctor"
+
+_MANIFEST_KEY = re.compile(r"grail/checkpoints/(0|[1-9][0-9]{0,15})/manifest\.json")
+
+
+def window_key(hotkey_ss58: str, window: Window) -> str:
+    """A miner's file of a window."""
+    return f"grail/windows/{hotkey_ss58}-window-{window}.parquet"
+
+
+def verdict_key(window: Window) -> str:
+    """A validator's signed verdict of a window."""
+    return f"grail/verdicts/{window}/verdict.json"
+
+
+def evidence_key(window: Window) -> str:
+    """What a validator measured in a window."""
+    return f"grail/verdicts/{window}/evidence.parquet"
+
+
+def rollouts_key(window: Window) -> str:
+    """The window files that a validator accepted."""
+    return f"grail/verdicts/{window}/rollouts.parquet"
+
+
+def manifest_key(valid_from: Window) -> str:
+    """The manifest of the checkpoint that comes into force in a window."""
+    return f"{MANIFEST_PREFIX}{valid_from}/manifest.json"
+
+
+def valid_from_of_key(key: str) -> Window | None:
+    """The window a manifest key is about, None for other keys."""
+    match = _MANIFEST_KEY.fullmatch(key)
+    return Window(int(match[1])) if match and int(match[1]) % WINDOW_LENGTH == 0 else None
+
+
+def is_object_key(key: str) -> bool:
+    """Is this an object named by its content?"""
+    return key.startswith(OBJECT_PREFIX) and len(key) == len(OBJECT_PREFIX) + 64
+
+
+def training_log_key(window: Window) -> str:
+    """What the trainer did with a window."""
+    return f"grail/training/{window}/log.json"
+
+
+def kind_of_key(key: str) -> str:
+    """The part of the layout a key belongs to ("grail/windows"), for who counts what a bucket holds."""
+    return "/".join(key.split("/")[:2]) if key.startswith(ROOT) else "(other)"

@@ -16,10 +16,11 @@ from grail_core.files.evidence import read_evidence, write_evidence
 from grail_core.files.verdicts import read_verdict
 from grail_core.keys import ss58
 from grail_core.protocol import MinerStatus, MinerVerdict, RolloutRow, SignedVerdict, VerdictBody, WindowStatus
+from grail_core.storage.filesystem import FilesystemStore
 from grail_core.storage.layout import evidence_key, rollouts_key, window_key
 from grail_miner.mining import Group
 from grail_validator.ledger import Ledger
-from grail_validator.service import Compared, ValidatorService
+from grail_validator.service import ComparedModels, ValidatorService
 from tooling.testing.small_network import FIRST_WINDOW, SmallNetwork, make_model
 
 GROUPS = range(2)
@@ -50,7 +51,7 @@ def sight(network: SmallNetwork, validator: ValidatorService) -> None:
 
 def judge(network: SmallNetwork, validator: ValidatorService) -> VerdictBody:
     network.advance_to(FIRST_WINDOW + 38)
-    validator._judge(FIRST_WINDOW, threading.Event())
+    validator.advance(FIRST_WINDOW, threading.Event())
     return published(validator).body
 
 
@@ -133,7 +134,7 @@ def test_the_published_files_are_those_the_verdict_names(network: SmallNetwork) 
 def test_alternatives_are_measured_on_the_share_that_the_operator_sets(network: SmallNetwork) -> None:
     upload(network, "miner-0", network.mine(network.mining("miner-0"), FIRST_WINDOW, GROUPS))
     validator = network.validator("validator-0")
-    validator.compared = Compared(earlier=0, eight_bit=True, share=0.25)
+    validator.compared = ComparedModels(earlier=0, eight_bit=True, share=0.25)
     sight(network, validator)
     judge(network, validator)
     miner = read_evidence(validator.participant.own_store.get(evidence_key(FIRST_WINDOW), max_bytes=10**7))[0]
@@ -290,7 +291,7 @@ def test_a_validator_killed_at_any_step_counts_a_window_once(network: SmallNetwo
     reference = network.validator("validator-1")
     sight(network, reference)
     expected = judge(network, reference)
-    for owner, name in ((Ledger, "record_judged"), (ValidatorService, "_publish"), (Ledger, "record_published")):
+    for owner, name in ((Ledger, "record_judged"), (FilesystemStore, "put"), (Ledger, "record_published")):
         validator = network.validator("validator-0")  # a new process: only what is on disk is left
         with monkeypatch.context() as patch:
 
@@ -310,5 +311,5 @@ def test_a_validator_killed_at_any_step_counts_a_window_once(network: SmallNetwo
 def _resume(validator: ValidatorService) -> None:
     """What a restarted validator does first, without waiting for further windows."""
     for window in validator.ledger.unfinished():
-        validator._publish(window)
-    validator._judge(FIRST_WINDOW, threading.Event())
+        validator.advance(window, threading.Event())
+    validator.advance(FIRST_WINDOW, threading.Event())

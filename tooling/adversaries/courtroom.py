@@ -28,15 +28,14 @@ from grail_core.generation.base import Completion
 from grail_core.model.policy_model import PolicyModel
 from grail_core.participant.windows import open_challenge
 from grail_core.proof.alternatives import Alternatives
-from grail_core.protocol import Finding, Outcome, Randomness, RolloutRow, sample_rows, without_negative_zero
+from grail_core.protocol import Finding, Randomness, RolloutRow, without_negative_zero
 from grail_core.protocol.context import Challenge, WindowContext, challenge_seed
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Digest, Hotkey, Window
 from grail_core.verification.context import CheckContext
-from grail_core.verification.measure import measure_sample
-from grail_core.verification.pipeline import cheap_checks, decide, first_reject
-from grail_core.verification.window_file import Submission, check_file
+from grail_core.verification.examine import examine, first_reject
+from grail_core.verification.measure import ChallengedSample
 from grail_miner.mining import Group, Mining
 from tooling.adversaries.deviations.observation import Claim, Rollout, Setting
 from tooling.testing.models.language_model import END, encoder
@@ -157,8 +156,7 @@ class Courtroom:
         participant = self.network.participant("validator-0")
         return open_challenge(participant.chain, participant.beacon, self.context)
 
-    @property
-    def check_context(self) -> CheckContext:
+    def check_context(self, known_class: str | None = None) -> CheckContext:
         return CheckContext(
             window=self.context,
             hotkey=self.hotkey,
@@ -166,21 +164,15 @@ class Courtroom:
             renderer=self.loaded.renderer,
             vocabulary_size=self.model.vocabulary_size,
             context_length=self.model.context_length,
+            known_class=known_class,
         )
 
     def judge(self, data: bytes, *, alternatives: Alternatives | None = None, known_class: str | None = None) -> Ruling:
         """Checks 1 to 9 on a file's bytes."""
         digest = Digest(hashlib.sha256(data).digest())
-        result = check_file(data, digest, self.hotkey, self.context, known_class)
-        if not isinstance(result, Submission):
-            return Ruling(tuple(result), None)
-        findings = cheap_checks(result, self.check_context)
-        if any(finding.outcome is Outcome.REJECT for finding in findings):
-            return Ruling(findings, None)
-        seed = challenge_seed(self.context, self.challenge, digest)
-        sample = sample_rows(seed, result.groups)
-        evidence = measure_sample(result, self.check_context, sample, seed, self.model, alternatives)
-        return Ruling((*findings, *decide(result, evidence)), evidence)
+        sample = ChallengedSample(challenge_seed(self.context, self.challenge, digest), self.model, alternatives)
+        examination = examine(data, self.check_context(known_class), sample, content_digest=digest)
+        return Ruling(examination.findings, examination.evidence)
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def _no_model(row: Row, scene: Scene, scale: str) -> None:
         "constant": lambda one: np.full(len(one.sketches) // 2, 1024, "<i2").tobytes(),
         "largest value": lambda one: np.full(len(one.sketches) // 2, 32767, "<i2").tobytes(),
         "random normal": lambda one: random_words(len(one.sketches) // 8, one.rollout),
-        "one honest position repeated": lambda one: one.sketches[:8] * (len(one.sketches) // 8),
+        "one honest position repeated": lambda one: bytes(one.sketches[:8]) * (len(one.sketches) // 8),
     }
     groups = scene.honest(0, 1)
     for name, forge in forgeries.items():
@@ -228,7 +228,7 @@ def _rejudged(scene: Scene, groups: list[Group]) -> list[Group]:
     """With the rewards that the changed text earns, so that no earlier check speaks for the proof."""
     rows = [one for group in groups for one in group.rows]
     rollouts = [Rollout(one.group, one.rollout, tuple(one.tokens.tolist()), one.prompt_length) for one in rows]
-    return scene.before(0).groups_of(rollouts, [Claim(one.sketches, one.logprobs) for one in rows])
+    return scene.before(0).groups_of(rollouts, [Claim(bytes(one.sketches), one.logprobs) for one in rows])
 
 
 def run_a10(scene: Scene) -> Row:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from grail_core.commands.options import common_options, run_cli
+from grail_core.commands.options import common_options, run_cli, stop_on_signals
 from tooling.localnet.plan import STRATEGIES
 
 COPY_CALLS = 1200  # the copying miner looks again with every batch, so its batches must last until the deadline
@@ -20,13 +20,15 @@ def cli(settings: object, cheat: str, groups: int, batch: int) -> None:
     from grail_miner.start import run_miner
     from tooling.adversaries.miners import mining_factory
 
-    run_miner(
-        settings,  # type: ignore[arg-type]
-        windows=None,
-        most_groups=COPY_CALLS if cheat == "copy" else groups,
-        groups_per_batch=batch,
-        mining_of=mining_factory(cheat),
-    )
+    with stop_on_signals() as stop:
+        run_miner(
+            settings,  # type: ignore[arg-type]
+            stop,
+            windows=None,
+            max_groups=COPY_CALLS if cheat == "copy" else groups,
+            groups_per_batch=batch,
+            mining_of=mining_factory(cheat),
+        )
 
 
 if __name__ == "__main__":

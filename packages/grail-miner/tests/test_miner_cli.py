@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -53,4 +54,4 @@ def test_a_wrong_deployment_ends_with_what_where_and_what_to_try(
 def test_an_engine_this_version_does_not_have_is_refused_not_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAIL_PIPELINE_BACKEND", "sglang")
     with pytest.raises(ConfigurationError, match="in process only"):
-        run_miner(load_settings(), windows=1, most_groups=1, groups_per_batch=1)
+        run_miner(load_settings(), threading.Event(), windows=1, max_groups=1, groups_per_batch=1)

@@ -44,12 +44,13 @@ from grail_core.storage.layout import rollouts_key, training_log_key, verdict_ke
 from grail_envs.sat import SatEnvironment
 from grail_trainer.batch import fair_order, largest_share, within_share
 from grail_trainer.grpo import GrpoSettings
-from grail_trainer.intake import VerdictReader, accepted_digests, have_spoken
+from grail_trainer.intake import accepted_digests, have_spoken
 from grail_trainer.optimiser import Masters
 from grail_trainer.publication import LOG_TAG, Publisher, first_reachable
 from grail_trainer.service import TrainerService
-from grail_trainer.start import MOST_WINDOWS_OLD, _find_place, _masters_at, publish_folder
+from grail_trainer.start import MAX_WINDOWS_OLD, assemble, publish_folder
 from grail_trainer.state import TrainerState
+from grail_trainer.steps import Beginning
 from grail_trainer.tiny.init import TinyConfig, create_model
 from grail_trainer.tiny.warm_start import Stage, majority_answer
 from tooling.testing.small_network import FIRST_WINDOW, SmallNetwork
@@ -102,7 +103,7 @@ class LearningNetwork(SmallNetwork):
             validator.first_sight.sight(FIRST_WINDOW)
         self.advance_to(FIRST_WINDOW + 38)
         for validator in validators:
-            validator._judge(FIRST_WINDOW, threading.Event())
+            validator.advance(FIRST_WINDOW, threading.Event())
 
     def claim(self, name: str, accepted: dict[str, bytes], status: MinerStatus = MinerStatus.ACCEPTED) -> None:
         """A verdict that says of these files what the test wants it to, with a real signature."""
@@ -133,25 +134,8 @@ class LearningNetwork(SmallNetwork):
 
 
 def service(participant: Participant, model: Path, settings_: GrpoSettings = SETTINGS) -> TrainerService:
-    """A trainer as `run_trainer` builds it, for a participant of a test."""
-    publisher = Publisher(participant, read_model_files(model))
-    head = publisher.view().head
-    assert head is not None
-    state = TrainerState(
-        participant.cache_dir / "trainer", network_id=participant.network_id, trainer=participant.signer.hotkey
-    )
-    made = TrainerService(
-        participant=participant,
-        masters=_masters_at(head, participant, settings_, "cpu"),
-        state=state,
-        publisher=publisher,
-        verdicts=VerdictReader(participant, most_windows_old=MOST_WINDOWS_OLD),
-        checkpoint=LiveCheckpoint(participant.checkpoints),
-        environment_of=lambda manifest: ENVIRONMENT,
-        settings=settings_,
-    )
-    _find_place(made, head)
-    return made
+    """A trainer as `run_trainer` assembles it, for a participant of a test."""
+    return assemble(participant, model, ENVIRONMENT, lambda manifest: ENVIRONMENT, settings_)
 
 
 @pytest.fixture
@@ -254,7 +238,7 @@ def test_a_window_without_accepted_files_is_passed_over_and_the_next_is_not_wait
 def test_rollouts_that_are_too_old_are_not_learned_from(network: LearningNetwork, model: Path) -> None:
     network.mine_and_upload("miner-0")
     network.judge()
-    network.advance_to(FIRST_WINDOW + (MOST_WINDOWS_OLD + 1) * 30)
+    network.advance_to(FIRST_WINDOW + (MAX_WINDOWS_OLD + 1) * 30)
     trainer = service(network.participant("trainer"), model)
     assert trainer.run(threading.Event(), windows=1) == 0
 
@@ -439,7 +423,7 @@ def test_a_checkpoint_takes_the_first_window_it_can_reach() -> None:
 
 def test_the_state_of_another_network_is_refused(tmp_path: Path) -> None:
     owner = LocalSigner.from_seed(bytes(32)).hotkey
-    TrainerState(tmp_path, network_id=Digest(bytes(32)), trainer=owner).begin(Window(0))
+    TrainerState(tmp_path, network_id=Digest(bytes(32)), trainer=owner).take(Beginning(Window(0)))
     with pytest.raises(ConfigurationError, match="another network"):
         TrainerState(tmp_path, network_id=Digest(b"x" * 32), trainer=owner)
     (tmp_path / "journal.json").write_text("{}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from grail_core.participant.settings import Settings
 from grail_core.proof.calibration import CalibrationTable, active_table, shipped_table, use_table
 from grail_validator.calibrate import Asked, _sampling, calibrate_command, standing
 from grail_validator.cli import cli
-from grail_validator.service import Compared
+from grail_validator.service import ComparedModels
 from grail_validator.start import run_validator
 
 SDPA = "bf16-sdpa-cpu-transformers"
@@ -183,5 +184,5 @@ def test_prompts_come_from_one_place(prompts: list[str]) -> None:
 def test_a_validator_does_not_start_with_a_table_it_cannot_read(tmp_path: Path) -> None:
     settings = Settings(GRAIL_CALIBRATION=tmp_path / "none.json")
     with pytest.raises(ConfigurationError, match="calibration table") as caught:
-        run_validator(settings, windows=1, compared=Compared())
+        run_validator(settings, threading.Event(), windows=1, compared=ComparedModels())
     assert caught.value.where.endswith("none.json")

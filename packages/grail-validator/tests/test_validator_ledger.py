@@ -10,12 +10,13 @@ import pytest
 from grail_core.errors import ConfigurationError
 from grail_core.protocol import MinerStatus, MinerVerdict, VerdictBody, Versions, WindowStatus
 from grail_core.protocol.types import Block, Digest, Hotkey, Window
-from grail_validator.ledger import Judged, Ledger, Sighting
+from grail_validator.cases import Sighting, WindowStage
+from grail_validator.ledger import Ledger, PublishedFiles
 
 NETWORK = bytes(32)
 SELF = Hotkey(b"\xaa" * 32)
 MINER = Hotkey(b"\xbb" * 32)
-FILES = Judged(b"verdict", b"evidence", b"rollouts")
+FILES = PublishedFiles(b"verdict", b"evidence", b"rollouts")
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_a_failed_transaction_leaves_nothing_behind(ledger: Ledger) -> None:
     ledger.record_sightings(Window(30), [Sighting(MINER)])
     with pytest.raises(sqlite3.IntegrityError):
         ledger.record_judged(Window(30), body(30), FILES, {MINER: [None]}, {})  # type: ignore[list-item]
-    assert ledger.step(Window(30)) == "sighted"
+    assert ledger.stage(Window(30)) is WindowStage.SIGHTED
     assert ledger.history(Window(60)) == {}
 
 
@@ -75,7 +76,7 @@ def test_what_is_judged_and_not_published_is_found_again(ledger: Ledger) -> None
     ledger.record_published(Window(30))
     assert ledger.unfinished() == [60]
     assert ledger.last_judged() == 60
-    published = ledger.judged(Window(30))
+    published = ledger.files(Window(30))
     assert published is not None
     assert (published.verdict, published.evidence) == (b"verdict", b"")
 

@@ -27,6 +27,7 @@ from grail_core.proof.statistics import (
     evaluate,
     rollout_values,
     shares_of,
+    tested_in,
 )
 from grail_core.protocol.constants import CHECK_ALL_BELOW, FALSE_REJECT_RATE, ROLLOUTS_PER_PROBLEM
 from tooling.adversaries.deviations.observation import Observation
@@ -103,7 +104,7 @@ def fit(conditions: Sequence[Sequence[Comparison]], shape: Shape, names: tuple[s
 def detections(observations: Sequence[Observation], pair: PairCalibration, seed: int = 1) -> list[Detection]:
     """Every statistic's view of one condition."""
     sample = comparisons(observations)
-    names = alternatives_in(sample)
+    names = alternatives_in(tested_in(sample))
     alpha, other_alpha = shares_of(FALSE_REJECT_RATE, len(names))
     found = [_search(name, _pooled(name, sample, pair, alpha), sample, seed) for name in STATISTICS]
     found += [_search(name, _alternative(name, sample, other_alpha), sample, seed) for name in names]
@@ -128,7 +129,7 @@ def interval_of_power(observations: Sequence[Observation], pair: PairCalibration
     `low` and `high` are the 2.5 and 97.5 percentiles over resampled pools of rollouts: the error of having seen so few.
     """
     sample = comparisons(observations)
-    names = alternatives_in(sample)
+    names = alternatives_in(tested_in(sample))
     alpha, other_alpha = shares_of(FALSE_REJECT_RATE, len(names))
     tests = [_pooled(name, sample, pair, alpha) for name in STATISTICS]
     tests += [_alternative(name, sample, other_alpha) for name in names]
@@ -148,12 +149,12 @@ def projection(name: str, sample: Sequence[Comparison]) -> dict[str, float]:
 
     `standard_error` is t's with the rollout as the unit, `by_group` with the group: more where rollouts of a group agree.
     """
-    found = alternative_sums(name, sample)
+    found = alternative_sums(name, tested_in(sample))
     t = float(found.inner.sum() / found.squares.sum())
     left = found.inner - t * found.squares
     groups = left[: len(left) - len(left) % ROLLOUTS_PER_PROBLEM].reshape(-1, ROLLOUTS_PER_PROBLEM).sum(axis=1)
     windows = np.arange(len(left) - len(left) % CHECK_ALL_BELOW).reshape(-1, CHECK_ALL_BELOW)
-    _, alpha = shares_of(FALSE_REJECT_RATE, len(alternatives_in(sample)))
+    _, alpha = shares_of(FALSE_REJECT_RATE, len(alternatives_in(tested_in(sample))))
     whole = project(found.of(np.arange(min(len(left), CHECK_ALL_BELOW))), alpha)
     return {
         "t": t,
@@ -201,7 +202,7 @@ def _pooled(name: str, sample: Sequence[Comparison], pair: PairCalibration, alph
 
 
 def _alternative(name: str, sample: Sequence[Comparison], alpha: float) -> Rejects:
-    found = alternative_sums(name, sample)
+    found = alternative_sums(name, tested_in(sample))
 
     def reject(rollouts: Sums) -> bool:
         # Evidence first: whether the alternative is testable takes longer to say, and seldom matters.

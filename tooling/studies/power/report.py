@@ -18,7 +18,7 @@ import torch
 import transformers
 
 from grail_core.proof.calibration import shipped_table
-from grail_core.proof.statistics import alternatives_in, rollout_values, shares_of
+from grail_core.proof.statistics import alternatives_in, rollout_values, shares_of, tested_in
 from grail_core.protocol.constants import CHECK_ALL_BELOW, FALSE_REJECT_RATE
 from tooling.adversaries.deviations import weights
 from tooling.adversaries.deviations.provers import PROTOCOL_NUMERICS
@@ -135,7 +135,7 @@ def _honest_projections(study: Study) -> list[dict[str, Any]]:
     found = []
     for name, (who, run) in runs.items():
         sample = detection.comparisons(run)
-        for alternative in alternatives_in(sample):
+        for alternative in alternatives_in(tested_in(sample)):
             if who == "ran it" and alternative != _RAN[name]:
                 continue
             found.append(
@@ -153,7 +153,7 @@ def _signal_and_noise(study: Study) -> dict[str, Any]:
         for name, run in runs.items()
         if name != PROTOCOL_NUMERICS
     }
-    measured = [one.in_float32 for one in detection.comparisons(plain) if one.in_float32]
+    measured = tested_in(detection.comparisons(plain))
     signal = {
         name: {
             "float32": _root_mean_square([one.deltas[name] for one in measured]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from grail_core.commands.options import common_options, run_cli
+from grail_core.commands.options import common_options, run_cli, stop_on_signals
 from grail_miner import __version__
 
 
@@ -32,7 +32,8 @@ def run(settings: object, windows: int | None, groups: int, batch: int) -> None:
     """
     from grail_miner.start import run_miner
 
-    run_miner(settings, windows=windows, most_groups=groups, groups_per_batch=batch)  # type: ignore[arg-type]
+    with stop_on_signals() as stop:
+        run_miner(settings, stop, windows=windows, max_groups=groups, groups_per_batch=batch)  # type: ignore[arg-type]
 
 
 def main() -> None:

@@ -11,11 +11,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from grail_core.beacon.base import RoundNotYetError
 from grail_core.checkpoints.loaded import LoadedCheckpoint
-from grail_core.errors import BeaconError, ChainError, CheckpointError, DiskFullError, StorageError
+from grail_core.errors import CheckpointError, DiskFullError, StorageError
 from grail_core.keys import ss58
 from grail_core.participant.participant import Participant
+from grail_core.participant.waiting import Stopped, Void, wait_for_window
 from grail_core.protocol import allowed_gaps
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.context import WindowContext
@@ -27,20 +27,17 @@ from grail_miner.mining import Group, Mining, Timings
 
 log = get_logger(__name__)
 
-_RETRY_SECONDS = 1.0
-_BEACON_SECONDS = 0.2
-
 
 @dataclass
 class MinerService:
     """Mines windows one after the other until stopped or `windows` are done.
 
-    `most_groups` bounds a window's file; `safety_blocks` before the deadline belong to the upload.
+    `max_groups` bounds a window's file; `safety_blocks` before the deadline belong to the upload.
     """
 
     participant: Participant
     mining: Mining
-    most_groups: int = 64
+    max_groups: int = 64
     safety_blocks: int = 2
     budget: TimeBudget = field(default_factory=TimeBudget)
 
@@ -63,8 +60,15 @@ class MinerService:
 
     def _mine_window(self, window: Window, stop: threading.Event) -> bool:
         key = window_key(ss58(self.mining.signer.hotkey), window)
-        context = self._wait_for_window(window, stop)
-        if context is None:
+        waited = wait_for_window(self.participant, window, stop, too_late=lambda: self._seconds_left(window) <= 0)
+        if isinstance(waited, Stopped):
+            return False
+        if isinstance(waited, Void):
+            log.event("window_skipped", window=window, reason=waited.reason)
+            return False
+        context = waited.value
+        if self._seconds_left(window) <= 0:
+            log.event("window_skipped", window=window, reason="no time is left before its deadline")
             return False
         if self.participant.own_store.head(key) is not None:
             log.event("window_already_mined", window=window)
@@ -82,35 +86,13 @@ class MinerService:
         self._upload(key, context, loaded, groups)
         return True
 
-    def _wait_for_window(self, window: Window, stop: threading.Event) -> WindowContext | None:
-        """Context of the window once its seed beacon is out; None if it cannot be mined."""
-        participant = self.participant
-        times = participant.times(window)
-        if not participant.wait_for_block(times.seed_beacon_block, stop):
-            return None
-        while not stop.is_set():
-            if self._seconds_left(window) <= 0:
-                log.event("window_skipped", window=window, reason="no time is left before its deadline")
-                return None
-            try:
-                return participant.open_window(window)
-            except CheckpointError as error:
-                log.event("window_skipped", window=window, reason=error.what)
-                return None
-            except RoundNotYetError:
-                stop.wait(_BEACON_SECONDS)  # the round after a block is due within a period; nothing is wrong
-            except (BeaconError, ChainError, StorageError) as error:
-                log.event("window_input_late", window=window, reason=error.what)
-                stop.wait(_RETRY_SECONDS)
-        return None
-
     def _produce(self, context: WindowContext, loaded: LoadedCheckpoint, stop: threading.Event) -> list[Group]:
         """Groups 0, 1, 2, … in batches, as many as the time before the deadline allows."""
         produced: list[Group] = []
         following = 0
-        while following < self.most_groups and not stop.is_set():
+        while following < self.max_groups and not stop.is_set():
             left = self._seconds_left(context.window)
-            count = self.budget.groups_that_fit(left, min(self.mining.groups_per_batch, self.most_groups - following))
+            count = self.budget.groups_that_fit(left, min(self.mining.groups_per_batch, self.max_groups - following))
             if count == 0:
                 break
             start = time.perf_counter()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 from grail_core.checkpoints.loaded import LiveCheckpoint
-from grail_core.commands.options import stop_on_signals
 from grail_core.errors import ConfigurationError
 from grail_core.keys import ss58
 from grail_core.participant.participant import Participant
@@ -31,9 +31,10 @@ def honest_mining(
 
 def run_miner(
     settings: Settings,
+    stop: threading.Event,
     *,
     windows: int | None,
-    most_groups: int,
+    max_groups: int,
     groups_per_batch: int,
     mining_of: MiningFactory = honest_mining,
 ) -> int:
@@ -49,8 +50,7 @@ def run_miner(
     log.event("miner_started", hotkey=ss58(participant.signer.hotkey), uid=neuron.uid, network=participant.params.name)
     checkpoint = LiveCheckpoint(participant.checkpoints, device=settings.device)
     mining = mining_of(participant, checkpoint, BoundEnvironments(settings.data_dir), groups_per_batch)
-    service = MinerService(participant, mining, most_groups, settings.miner_safety_blocks)
-    with stop_on_signals() as stop:
-        mined = service.run(stop, windows)
+    service = MinerService(participant, mining, max_groups, settings.miner_safety_blocks)
+    mined = service.run(stop, windows)
     log.event("miner_stopped", windows=mined)
     return mined

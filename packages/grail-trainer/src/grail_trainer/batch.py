@@ -26,13 +26,14 @@ from grail_core.protocol import Finding
 from grail_core.protocol.context import WindowContext
 from grail_core.protocol.types import Digest, Hotkey
 from grail_core.verification.context import CheckContext
-from grail_core.verification.pipeline import GroupVerification, cheap_checks, first_reject, verify_group
-from grail_core.verification.window_file import Submission, check_file
+from grail_core.verification.examine import Examination, examine, examine_sample, first_reject
+from grail_core.verification.measure import WholeGroup
+from grail_core.verification.window_file import Submission
 from grail_trainer.advantages import varies
 from grail_trainer.grpo import Rollout, RolloutGroup
 from grail_trainer.logprobs import TokenRow, completion_logprobs
 
-LARGEST_SHARE = Fraction(1, 10)
+MAX_SHARE = Fraction(1, 10)
 """Of a batch, from one hotkey."""
 HOTKEYS_FOR_SHARE = 10
 """With fewer active hotkeys a tenth each cannot fill a batch: then none gives more than twice an even share."""
@@ -107,37 +108,39 @@ def build_batch(
     loaded: LoadedCheckpoint,
     environment: Environment,
     *,
-    most_groups: int,
+    max_groups: int,
     stopping: Callable[[], bool] = lambda: False,
 ) -> TrainingBatch:
-    """Verify accepted files and collect at most `most_groups` groups that can teach something.
+    """Verify accepted files and collect at most `max_groups` groups that can teach something.
 
     Args:
         context: of the files' window. loaded: the checkpoint of that window, which drew the rollouts.
         stopping: asked between groups; True ends early with what there is (the caller discards it).
     """
     dropped: list[DroppedGroup] = []
-    submissions: dict[Hotkey, tuple[Submission, CheckContext]] = {}
+    examined: dict[Hotkey, tuple[Submission, Examination, CheckContext]] = {}
     tally = _Tally()
     for file in files:
-        checked = _check_whole_file(file, context, loaded, environment)
-        if isinstance(checked, DroppedGroup):
-            dropped.append(checked)
+        check_context = _check_context(file.hotkey, context, loaded, environment)
+        examination = examine(file.data, check_context, content_digest=file.content_digest)
+        submission = examination.submission
+        if submission is None or examination.reject is not None:
+            dropped.append(_dropped_file(file, examination))
             continue
-        submissions[file.hotkey] = (checked, _check_context(file.hotkey, context, loaded, environment))
-        tally.rewards.append(checked.table.reward)
-        tally.successes.append(checked.table.success)
-    offered = {hotkey: _varying(submission, tally) for hotkey, (submission, _) in submissions.items()}
+        examined[file.hotkey] = (submission, examination, check_context)
+        tally.rewards.append(submission.columns.reward)
+        tally.successes.append(submission.columns.success)
+    offered = {hotkey: _varying(submission, tally) for hotkey, (submission, _, _) in examined.items()}
     groups: list[RolloutGroup] = []
     members: list[BatchMember] = []
     waiting = fair_order(offered)
-    while waiting and len(groups) < most_groups and not stopping():
+    while waiting and len(groups) < max_groups and not stopping():
         candidate = waiting.pop(0)
         given = sum(member.hotkey == candidate.hotkey for member in members)
-        if given >= most_from_one(most_groups, len(submissions)):
+        if given >= max_from_one(max_groups, len(examined)):
             continue
-        submission, check_context = submissions[candidate.hotkey]
-        result = verify_group(submission, check_context, candidate.group, loaded.model)
+        submission, examination, check_context = examined[candidate.hotkey]
+        result = examine_sample(examination, check_context, WholeGroup(candidate.group, loaded.model))
         tally.verified += len(submission.rows_of(candidate.group))
         taken = _learnable(submission, candidate, result, loaded, check_context)
         if isinstance(taken, DroppedGroup):
@@ -145,7 +148,7 @@ def build_batch(
             continue
         groups.append(taken)
         members.append(BatchMember(candidate.hotkey, submission.content_digest, candidate.group))
-    kept = within_share([member.hotkey for member in members], active=len(submissions))
+    kept = within_share([member.hotkey for member in members], active=len(examined))
     return TrainingBatch(
         groups=tuple(groups[index] for index in kept),
         members=tuple(members[index] for index in kept),
@@ -171,12 +174,12 @@ def fair_order(offered: Mapping[Hotkey, Sequence[int]]) -> list[Candidate]:
 
 def largest_share(active: int) -> Fraction:
     """Of a batch from one hotkey, with so many active: a tenth, or twice an even share with fewer than ten."""
-    return LARGEST_SHARE if active >= HOTKEYS_FOR_SHARE else min(Fraction(1), Fraction(2, max(1, active)))
+    return MAX_SHARE if active >= HOTKEYS_FOR_SHARE else min(Fraction(1), Fraction(2, max(1, active)))
 
 
-def most_from_one(most_groups: int, active: int) -> int:
+def max_from_one(max_groups: int, active: int) -> int:
     """Groups of one hotkey in a full batch."""
-    return max(1, int(largest_share(active) * most_groups))
+    return max(1, int(largest_share(active) * max_groups))
 
 
 def within_share(hotkeys: Sequence[Hotkey], *, active: int) -> list[int]:
@@ -199,17 +202,8 @@ def within_share(hotkeys: Sequence[Hotkey], *, active: int) -> list[int]:
     return kept
 
 
-def _check_whole_file(
-    file: AcceptedFile, context: WindowContext, loaded: LoadedCheckpoint, environment: Environment
-) -> Submission | DroppedGroup:
-    """Checks 1 to 5, which are about the file."""
-    result = check_file(file.data, file.content_digest, file.hotkey, context)
-    if not isinstance(result, Submission):
-        return DroppedGroup(file.hotkey, file.content_digest, None, _reason(result), tuple(result))
-    findings = cheap_checks(result, _check_context(file.hotkey, context, loaded, environment))
-    if first_reject(findings) is not None:
-        return DroppedGroup(file.hotkey, file.content_digest, None, _reason(findings), findings)
-    return result
+def _dropped_file(file: AcceptedFile, examination: Examination) -> DroppedGroup:
+    return DroppedGroup(file.hotkey, file.content_digest, None, _reason(examination.findings), examination.findings)
 
 
 def _check_context(hotkey: Hotkey, context: WindowContext, loaded: LoadedCheckpoint, environment: Environment) -> CheckContext:
@@ -222,7 +216,7 @@ def _varying(submission: Submission, tally: _Tally) -> list[int]:
     found = []
     for group in submission.groups:
         tally.offered += 1
-        if varies([float(submission.table.reward[index]) for index in submission.rows_of(group)]):
+        if varies([row.reward for row in submission.rows_of(group)]):
             found.append(group)
         else:
             tally.flat += 1
@@ -232,14 +226,14 @@ def _varying(submission: Submission, tally: _Tally) -> list[int]:
 def _learnable(
     submission: Submission,
     candidate: Candidate,
-    result: GroupVerification,
+    result: Examination,
     loaded: LoadedCheckpoint,
     context: CheckContext,
 ) -> RolloutGroup | DroppedGroup:
     def drop(reason: str) -> DroppedGroup:
         return DroppedGroup(candidate.hotkey, submission.content_digest, candidate.group, reason, result.findings)
 
-    if not result.accepted or result.evidence is None:
+    if result.reject is not None or result.evidence is None:
         return drop(_reason(result.findings))
     evidence = {rollout.rollout: rollout for rollout in result.evidence.rollouts}
     if any(rollout.judge.stability is not JudgeStability.STABLE for rollout in evidence.values()):
@@ -258,9 +252,8 @@ def _rollouts(
     loaded: LoadedCheckpoint,
     context: CheckContext,
 ) -> Iterator[Rollout]:
-    table = submission.table
-    indices = [submission.index_of(group, rollout) for rollout in sorted(evidence)]
-    rows = [TokenRow(tuple(table.tokens[index].tolist()), int(table.prompt_length[index])) for index in indices]
+    proved = [submission.row_of(group, rollout) for rollout in sorted(evidence)]
+    rows = [TokenRow(tuple(row.tokens.tolist()), row.prompt_length) for row in proved]
     warped = _warped_logprobs(loaded, rows, context.policy.temperature)
     for place, (rollout, row) in enumerate(zip(sorted(evidence), rows, strict=True)):
         measured = evidence[rollout]

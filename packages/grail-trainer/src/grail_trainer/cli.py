@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from grail_core.commands.options import common_options, run_cli
+from grail_core.commands.options import common_options, run_cli, stop_on_signals
 from grail_trainer import __version__
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -64,14 +64,16 @@ def run(
         "kl_coefficient": kl_coefficient,
         "seed": seed,
     }
-    run_trainer(
-        settings,  # type: ignore[arg-type]
-        model=model,
-        env_id=env_id,
-        windows=windows,
-        most_groups=most_groups,
-        hyper_parameters={name: value for name, value in chosen.items() if value is not None},
-    )
+    with stop_on_signals() as stop:
+        run_trainer(
+            settings,  # type: ignore[arg-type]
+            stop,
+            model=model,
+            env_id=env_id,
+            windows=windows,
+            max_groups=most_groups,
+            hyper_parameters={name: value for name, value in chosen.items() if value is not None},
+        )
 
 
 @cli.command()

@@ -19,6 +19,7 @@ from grail_core.files.accepted_files import AcceptedFile, read_accepted_files
 from grail_core.files.verdicts import read_verdict
 from grail_core.keys import ss58
 from grail_core.participant.participant import Participant
+from grail_core.participant.waiting import Stopped
 from grail_core.protocol import MinerStatus, SignedVerdict, WindowStatus
 from grail_core.protocol.constants import MAX_FILE_BYTES, WINDOW_LENGTH
 from grail_core.protocol.types import Block, Digest, Hotkey, Window
@@ -27,7 +28,9 @@ from grail_core.telemetry import get_logger
 
 log = get_logger(__name__)
 
-MOST_ROLLOUT_BYTES = 32 * MAX_FILE_BYTES
+MAX_ACCEPTED_BYTES = 32 * MAX_FILE_BYTES
+MIN_PAUSE_SECONDS = 0.2
+"""Between two looks at the validators' buckets."""
 PATIENCE_BLOCKS = 20
 """After so many blocks beyond the challenge, stake that has not spoken is no longer waited for if half has."""
 
@@ -74,18 +77,18 @@ def have_spoken(verdicts: Mapping[Hotkey, SignedVerdict], stake: Mapping[Hotkey,
 class VerdictReader:
     """Reads verdicts and accepted files from the validators' buckets."""
 
-    def __init__(self, participant: Participant, *, most_windows_old: int) -> None:
+    def __init__(self, participant: Participant, *, max_windows_old: int) -> None:
         self._participant = participant
-        self._most_windows_old = most_windows_old
+        self._max_windows_old = max_windows_old
 
-    def wait(self, window: Window, stop: threading.Event) -> Intake | None:
-        """The window's intake once the validators have spoken, or no longer matter; None if `stop` was set first."""
+    def wait(self, window: Window, stop: threading.Event) -> Intake | Stopped:
+        """The window's intake once the validators have spoken, or no longer matter."""
         participant = self._participant
         times = participant.times(window)
         if not participant.wait_for_block(times.challenge_block, stop):
-            return None
-        pause = max(0.2, participant.params.block_time_ms / 4000)
-        too_late = Block(window + (self._most_windows_old + 1) * WINDOW_LENGTH)
+            return Stopped()
+        pause = max(MIN_PAUSE_SECONDS, participant.params.block_time_ms / 4000)
+        too_late = Block(window + (self._max_windows_old + 1) * WINDOW_LENGTH)
         verdicts: dict[Hotkey, SignedVerdict] = {}
         complaints: set[Hotkey] = set()
         while not stop.is_set():
@@ -108,7 +111,7 @@ class VerdictReader:
                 if intake is not None:
                     return intake
             stop.wait(pause)
-        return None
+        return Stopped()
 
     def _trusted(self, window: Window) -> dict[Hotkey, Neuron]:
         """Validators with a permit, stake and a bucket at block T."""
@@ -166,7 +169,7 @@ class VerdictReader:
             return []
         key = rollouts_key(window)
         try:
-            data = self._participant.directory.open(neuron.commitment).get(key, max_bytes=MOST_ROLLOUT_BYTES)
+            data = self._participant.directory.open(neuron.commitment).get(key, max_bytes=MAX_ACCEPTED_BYTES)
             if hashlib.sha256(data).digest() != verdict.rollouts_digest:
                 raise ProtocolViolationError("the rollouts are not those of the verdict", where=key)
             return read_accepted_files(data)

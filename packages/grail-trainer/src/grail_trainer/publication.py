@@ -1,13 +1,13 @@
-"""Publishing what was learned: which window a checkpoint comes into force in, the checkpoint, and the signed training log.
+"""Publishing what was learned: the checkpoint and the signed training log.
 
-A checkpoint takes the first window it can reach in time. Where that window is taken already, by the checkpoint of the window
-before, nothing is published and the next checkpoint carries the weights of both: a trainer that was late once is in step again
-one window later. Everything here may be repeated after a crash and finds what it did before.
+Which window a checkpoint comes into force in is decided by `publication_steps`; this carries it out over the trainer's bucket.
+Everything here may be repeated after a crash and finds what it did before.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,8 @@ from grail_core.protocol.types import Block, Window
 from grail_core.storage.layout import training_log_key
 from grail_core.telemetry import get_logger
 from grail_trainer.optimiser import Masters
-from grail_trainer.state import Learned
+from grail_trainer.publication_steps import Logged, Places, Publication, PublicationStage, PutCheckpoint, Stored, step
+from grail_trainer.steps import TrainedWindow
 
 log = get_logger(__name__)
 
@@ -52,7 +53,7 @@ class Publisher:
     _seconds: float = 0.0  # of the last publication: what the next one is given
 
     def view(self) -> ChainView:
-        """Our own chain of checkpoints, as our bucket has it."""
+        """Our own sequence of checkpoints, as our bucket has it."""
         participant = self.participant
         return list_manifests(
             participant.own_store, trainer_hotkey=participant.signer.hotkey, network_id=participant.network_id
@@ -63,7 +64,7 @@ class Publisher:
         return self._publish(parts, state)
 
     def publish_next(self, window: Window, state: dict[str, Any]) -> CheckpointManifest:
-        """Weights from elsewhere as the next checkpoint of the chain, in force from the first window that is free.
+        """Weights from elsewhere as the next checkpoint, in force from the first window that is free.
 
         Raises:
             CheckpointError: the network has no checkpoint, or one of `window` or later already.
@@ -71,35 +72,39 @@ class Publisher:
         head = self.view().head
         if head is None:
             raise CheckpointError("the network has no first checkpoint")
-        valid_from = self._reachable(window)
-        if head.valid_from >= valid_from:
-            valid_from = Window(head.valid_from + WINDOW_LENGTH)
-        return self._publish(self._parts(head, window, valid_from, {}), state)
+        taken = step(Publication(), Places(None, head.valid_from, self._reachable(window), last=True))
+        if not isinstance(taken.put, PutCheckpoint):
+            raise RuntimeError("weights from elsewhere always have a place: after the newest checkpoint")
+        return self._publish(self._parts(head, window, taken.put.valid_from, {}), state)
 
-    def publish_learned(self, learned: Learned, masters: Masters, *, last: bool) -> CheckpointManifest | None:
-        """The checkpoint of a window, unless its place is taken; a checkpoint that no window will follow takes the next one.
+    def publish_trained(self, trained: TrainedWindow, masters: Masters, *, last: bool) -> CheckpointManifest | None:
+        """Checkpoint and log of a trained window; None where its weights come with the next checkpoint.
+
+        Args:
+            last: no window will follow: the checkpoint takes the next free place instead of waiting for another.
 
         Raises:
-            CheckpointError: the chain of checkpoints is not the one this trainer continues.
-            StorageError: nothing is visible to readers; call again.
+            CheckpointError: the sequence of checkpoints is not the one this trainer continues.
+            StorageError: call again; what is there already is found again.
         """
         view = self.view()
-        standing = next((s.manifest for s in view.stored if s.manifest.window == learned.window), None)
-        if standing is not None:
-            return standing  # published before a crash
-        head = view.head
-        if head is None:
+        if view.head is None:
             raise CheckpointError("the network has no first checkpoint")
-        valid_from = self._reachable(learned.window)
-        if head.valid_from >= valid_from:
-            if not last:
-                log.event("checkpoint_joined", window=learned.window, reason=f"window {valid_from} has its checkpoint")
-                return None
-            valid_from = Window(head.valid_from + WINDOW_LENGTH)
-        parts = self._parts(head, learned.window, valid_from, learned.summary)
-        return self._publish(parts, masters.published())
+        manifest = next((s.manifest for s in view.stored if s.manifest.window == trained.window), None)
+        standing = None if manifest is None else manifest.valid_from
+        places = Places(standing, view.head.valid_from, self._reachable(trained.window), last)
+        taken = step(Publication(), places)
+        if isinstance(taken.put, PutCheckpoint):
+            parts = self._parts(view.head, trained.window, taken.put.valid_from, trained.summary)
+            manifest = self._publish(parts, masters.published())
+            taken = step(taken.publication, Stored(manifest.valid_from))
+        if taken.publication.stage is PublicationStage.JOINED:
+            log.event("checkpoint_joined", window=trained.window, reason=f"window {places.reachable} has its checkpoint")
+        self._put_log(trained, manifest)
+        step(taken.publication, Logged())
+        return manifest
 
-    def publish_log(self, learned: Learned, manifest: CheckpointManifest | None) -> None:
+    def _put_log(self, trained: TrainedWindow, manifest: CheckpointManifest | None) -> None:
         """The signed training log of a window; the same bytes however often it is called."""
         checkpoint = None
         if manifest is not None:
@@ -110,17 +115,19 @@ class Publisher:
                 "weights_root": manifest.weights_root.hex(),
             }
         participant = self.participant
-        body = learned.log | {"checkpoint": checkpoint}
+        body = {**trained.log, "checkpoint": checkpoint}
         message = tagged_hash(participant.network_id, LOG_TAG, canonical_json(body))
         signed = {"body": body, "signature": participant.signer.sign(message).hex()}
-        participant.own_store.put(training_log_key(learned.window), canonical_json(signed))
+        participant.own_store.put(training_log_key(trained.window), canonical_json(signed))
 
     def _reachable(self, window: Window) -> Window:
         participant = self.participant
         spare = self.spare_blocks + blocks_in(self._seconds, participant.params.block_time_ms)
         return first_reachable(window, participant.chain.current_block(), participant.params, spare=spare)
 
-    def _parts(self, head: CheckpointManifest, window: Window, valid_from: Window, training: dict[str, Any]) -> CheckpointParts:
+    def _parts(
+        self, head: CheckpointManifest, window: Window, valid_from: Window, training: Mapping[str, Any]
+    ) -> CheckpointParts:
         """Everything but the weights stays as the network's last checkpoint has it."""
         return CheckpointParts(
             network_id=self.participant.network_id,
@@ -130,7 +137,7 @@ class Publisher:
             policy=head.policy,
             end_token_ids=head.end_token_ids,
             thinking_mode=head.thinking_mode,
-            training=training,
+            training=dict(training),
         )
 
     def _publish(self, parts: CheckpointParts, state: dict[str, Any]) -> CheckpointManifest:

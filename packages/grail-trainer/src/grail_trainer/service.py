@@ -1,8 +1,8 @@
-"""The trainer's window loop, as one would draw it on a whiteboard.
+"""The trainer's shell: it carries out what `steps` says over buckets, chain, models and disk.
 
 wait for the verdicts → take what most of the stake accepted → verify every rollout again → update → publish the checkpoint →
-publish the training log. Windows are decided in order, each once, and the decision is on disk before anything is published;
-so a trainer killed anywhere learns from nothing twice and loses nothing.
+publish the training log. The decision on a window is on disk before anything is published; so a trainer killed anywhere learns
+from nothing twice and loses nothing.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.environment import Environment
-from grail_core.errors import BeaconError, ChainError, CheckpointError, DiskFullError, StorageError
+from grail_core.errors import ChainError, CheckpointError, DiskFullError, StorageError
 from grail_core.keys import ss58
 from grail_core.participant.participant import Participant
+from grail_core.participant.waiting import RETRY_SECONDS, Stopped, Void, wait_for_window
 from grail_core.protocol.constants import WINDOW_LENGTH
-from grail_core.protocol.context import WindowContext
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.types import Window
 from grail_core.telemetry import get_logger
@@ -29,12 +29,21 @@ from grail_trainer.grpo import GrpoSettings, UpdateStatistics, update
 from grail_trainer.intake import Intake, VerdictReader
 from grail_trainer.optimiser import Masters, state_digest
 from grail_trainer.publication import Publisher
-from grail_trainer.state import Learned, TrainerState
+from grail_trainer.state import TrainerState
+from grail_trainer.steps import NothingToLearn, Published, StoreFailed, TrainedWindow
 
 log = get_logger(__name__)
 
-_RETRY_SECONDS = 1.0
 LOG_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Material:
+    """What one window gives to learn from, and what it was taken from."""
+
+    intake: Intake
+    batch: TrainingBatch
+    seconds_verify: float
 
 
 @dataclass
@@ -52,7 +61,7 @@ class TrainerService:
     checkpoint: LiveCheckpoint  # of the behaviour policy
     environment_of: Callable[[CheckpointManifest], Environment]
     settings: GrpoSettings
-    most_groups: int = 64
+    max_groups: int = 64
     reference: Any | None = None  # for the KL term
 
     def run(self, stop: threading.Event, windows: int | None = None) -> int:
@@ -60,77 +69,57 @@ class TrainerService:
         first = self.publisher.view().stored[0].manifest.valid_from
         last = None if windows is None else Window(first + (windows - 1) * WINDOW_LENGTH)
         self._publish_pending(stop, last)
-        for window in self._windows(last):
-            batch = self._collect(window, stop)
-            if batch is None:
-                break
-            if batch.groups:
-                self._learn(window, batch)
-                self._publish_pending(stop, last)
-            else:
-                self.state.passed_over(window)
-            if stop.is_set():
-                break
-        return self.state.journal.learned if self.state.journal else 0
-
-    def _windows(self, last: Window | None) -> Iterator[Window]:
-        """Every window after the last decided one."""
-        while self.state.journal is not None:
-            window = Window(self.state.journal.decided + WINDOW_LENGTH)
+        while not stop.is_set() and (journal := self.state.journal) is not None:
+            window = journal.next_window
             if last is not None and window > last:
-                return
-            yield window
+                break
+            event = self._decide(window, stop)
+            if isinstance(event, NothingToLearn):
+                log.event("window_not_trained", window=window, reason=event.reason)
+            self.state.take(event, self.masters)
+            self._publish_pending(stop, last)
+        return self.state.journal.learned if self.state.journal else 0
 
     # --- collect ------------------------------------------------------------------------------------------------------
 
-    def _collect(self, window: Window, stop: threading.Event) -> TrainingBatch | None:
-        """Verified groups of a window; empty, with an event that says why, where there are none; None if stopped."""
+    def _decide(self, window: Window, stop: threading.Event) -> TrainedWindow | NothingToLearn | Stopped:
+        """What becomes of a window: an update of the masters, or why there is none."""
+        material = self._collect(window, stop)
+        return self._learn(window, material) if isinstance(material, Material) else material
+
+    def _collect(self, window: Window, stop: threading.Event) -> Material | NothingToLearn | Stopped:
+        """Verified groups of a window."""
         intake = self.verdicts.wait(window, stop)
-        if intake is None:
-            return None
+        if isinstance(intake, Stopped):
+            return intake
         if not intake.files:
-            return self._nothing(window, intake.reason)
-        context = self._open(window, stop)
-        if context is None:
-            return None
-        if isinstance(context, str):
-            return self._nothing(window, context)
+            return NothingToLearn(window, intake.reason)
+        waited = wait_for_window(self.participant, window, stop)
+        if isinstance(waited, Stopped):
+            return waited
+        if isinstance(waited, Void):
+            return NothingToLearn(window, waited.reason)
+        context = waited.value
         start = time.perf_counter()
         try:
             loaded = self.checkpoint.at(context.manifest)
             environment = self.environment_of(context.manifest)
         except CheckpointError as error:
-            return self._nothing(window, f"the behaviour checkpoint cannot be had: {error.what}")
-        batch = build_batch(intake.files, context, loaded, environment, most_groups=self.most_groups, stopping=stop.is_set)
+            return NothingToLearn(window, f"the behaviour checkpoint cannot be had: {error.what}")
+        batch = build_batch(intake.files, context, loaded, environment, max_groups=self.max_groups, stopping=stop.is_set)
         if stop.is_set():
-            return None
+            return Stopped()
         for dropped in batch.dropped:
             log.event("group_dropped", window=window, hotkey=ss58(dropped.hotkey), group=dropped.group, reason=dropped.reason)
-        self._intake, self._seconds_verify = intake, time.perf_counter() - start
-        return batch if batch.groups else self._nothing(window, "no group that varies passed this trainer's own checks")
-
-    def _open(self, window: Window, stop: threading.Event) -> WindowContext | str | None:
-        """The window's context; why it cannot be had; None if stopped."""
-        while not stop.is_set():
-            try:
-                return self.participant.open_window(window)
-            except CheckpointError as error:
-                return f"no valid checkpoint: {error.what}"
-            except (BeaconError, ChainError, StorageError) as error:
-                if self.participant.chain.current_block() > self.participant.times(window).void_block:
-                    return f"an input could not be had: {error.what}"
-                log.event("window_input_late", window=window, reason=error.what)
-                stop.wait(_RETRY_SECONDS)
-        return None
-
-    def _nothing(self, window: Window, reason: str) -> TrainingBatch:
-        log.event("window_not_trained", window=window, reason=reason)
-        return TrainingBatch()
+        if not batch.groups:
+            return NothingToLearn(window, "no group that varies passed this trainer's own checks")
+        return Material(intake, batch, time.perf_counter() - start)
 
     # --- learn --------------------------------------------------------------------------------------------------------
 
-    def _learn(self, window: Window, batch: TrainingBatch) -> None:
-        """Update the masters, and put the result on disk together with what is to be published of it."""
+    def _learn(self, window: Window, material: Material) -> TrainedWindow:
+        """Update the masters; what is returned goes to disk together with them."""
+        batch = material.batch
         policy = self.publisher.view().stored[0].manifest.policy
         before, cast = self.masters.tensors(), self.masters.published()
         start = time.perf_counter()
@@ -150,24 +139,24 @@ class TrainerService:
         new = self.masters.published()
         changed = sum(int((cast[name] != new[name]).sum()) for name in new)
         share = changed / sum(tensor.numel() for tensor in new.values())
-        learned = Learned(
+        return TrainedWindow(
             window=window,
-            log=self._log_body(window, batch, statistics, before),
+            log=self._log_body(window, material, statistics, before),
             summary=_summary(batch, statistics, self.settings, share),
-            event=_event(batch, statistics, self._seconds_verify, seconds),
+            event=_event(batch, statistics, material.seconds_verify, seconds),
         )
-        self.state.learned(learned, self.masters)
 
     def _log_body(
-        self, window: Window, batch: TrainingBatch, statistics: UpdateStatistics, before: dict[str, Any]
+        self, window: Window, material: Material, statistics: UpdateStatistics, before: dict[str, Any]
     ) -> dict[str, Any]:
         """What anybody needs to repeat this update: which verified groups in which order, from which state to which."""
+        batch = material.batch
         return {
             "version": LOG_VERSION,
             "network_id": self.participant.network_id.hex(),
             "window": window,
             "trainer": self.participant.signer.hotkey.hex(),
-            "verdicts": {v.hex(): verdict.body.digest().hex() for v, verdict in sorted(self._intake.verdicts.items())},
+            "verdicts": {v.hex(): verdict.body.digest().hex() for v, verdict in sorted(material.intake.verdicts.items())},
             "groups": [member.to_json() for member in batch.members],
             "dropped": [dropped.to_json() for dropped in batch.dropped],
             "without_variance": batch.without_variance,
@@ -181,25 +170,21 @@ class TrainerService:
 
     def _publish_pending(self, stop: threading.Event, last: Window | None) -> None:
         """Publish what the journal still holds, until it is done or we are stopped; the journal keeps it then."""
-        while self.state.journal is not None and (learned := self.state.journal.pending) is not None:
+        while (pending := self.state.pending) is not None:
+            is_last = last is not None and pending.window >= last
             try:
-                manifest = self.publisher.publish_learned(
-                    learned, self.masters, last=last is not None and learned.window >= last
-                )
-                self.publisher.publish_log(learned, manifest)
+                manifest = self.publisher.publish_trained(pending, self.masters, last=is_last)
             except DiskFullError:
                 raise
             except (StorageError, ChainError) as error:
-                log.event("publish_failed", window=learned.window, reason=error.what)
-                if stop.wait(_RETRY_SECONDS):
+                log.event("publish_failed", window=pending.window, reason=error.what)
+                self.state.take(StoreFailed(error.what))
+                if stop.wait(RETRY_SECONDS):
                     return
                 continue
-            self.state.published()
+            self.state.take(Published())
             valid_from = None if manifest is None else manifest.valid_from
-            log.event("window_trained", window=learned.window, valid_from=valid_from, **learned.event)
-
-    _intake: Intake = dataclasses.field(default_factory=lambda: Intake(Window(0)), init=False, repr=False)
-    _seconds_verify: float = dataclasses.field(default=0.0, init=False, repr=False)
+            log.event("window_trained", window=pending.window, valid_from=valid_from, **pending.event)
 
 
 def _summary(batch: TrainingBatch, statistics: UpdateStatistics, settings: GrpoSettings, changed: float) -> dict[str, Any]:

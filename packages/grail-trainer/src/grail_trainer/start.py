@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.checkpoints.publish import CheckpointParts
 from grail_core.checkpoints.safety import read_model_files
-from grail_core.commands.options import stop_on_signals
 from grail_core.environment import Environment
 from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.generation.defaults import sampling_defaults
@@ -30,20 +31,25 @@ from grail_trainer.optimiser import Masters
 from grail_trainer.publication import Publisher, first_window
 from grail_trainer.service import TrainerService
 from grail_trainer.state import TrainerState
+from grail_trainer.steps import Beginning
 
 log = get_logger(__name__)
 
-MOST_WINDOWS_OLD = 6
+EnvironmentOf = Callable[[CheckpointManifest], Environment]
+"""The environment that a checkpoint names."""
+
+MAX_WINDOWS_OLD = 6
 """Rollouts whose window began more than so many windows ago are not learned from."""
 
 
 def run_trainer(
     settings: Settings,
+    stop: threading.Event,
     *,
     model: Path,
     env_id: str,
     windows: int | None,
-    most_groups: int,
+    max_groups: int,
     hyper_parameters: dict[str, Any],
 ) -> int:
     """Join the network, publish its first checkpoint if there is none, and learn until stopped.
@@ -53,12 +59,44 @@ def run_trainer(
     use_table(settings.calibration)
     participant = Participant.from_settings(settings)
     _require_trainer(participant)
-    files = read_model_files(_require_folder(model))
     environment = training_environment(env_id, settings.data_dir)
+    _require_folder(model)
     neuron = participant.join(settings)
     log.event("trainer_started", hotkey=ss58(participant.signer.hotkey), uid=neuron.uid, network=participant.params.name)
-    chosen = GrpoSettings(**hyper_parameters)
-    publisher = Publisher(participant, files)
+    service = assemble(
+        participant,
+        model,
+        environment,
+        BoundEnvironments(settings.data_dir),
+        GrpoSettings(**hyper_parameters),
+        max_groups=max_groups,
+        device=settings.device,
+    )
+    learned = service.run(stop, windows)
+    log.event("trainer_stopped", windows=learned)
+    return learned
+
+
+def assemble(
+    participant: Participant,
+    model: Path,
+    environment: Environment,
+    environment_of: EnvironmentOf,
+    chosen: GrpoSettings,
+    *,
+    max_groups: int = 64,
+    device: str = "cpu",
+) -> TrainerService:
+    """A trainer that stands where its journal or its bucket says; the network's first checkpoint is there afterwards.
+
+    Args:
+        model: folder of the network's first checkpoint. environment: the network's. environment_of: of a manifest.
+
+    Raises:
+        ConfigurationError: the bucket, the journal and the environment do not belong together.
+        CheckpointError: a checkpoint or the state of an earlier start cannot be read.
+    """
+    publisher = Publisher(participant, read_model_files(model))
     state = TrainerState(state_folder(participant), network_id=participant.network_id, trainer=participant.signer.hotkey)
     head = publisher.view().head
     if head is None:
@@ -68,26 +106,23 @@ def run_trainer(
                 where=str(state.folder),
                 hint="restore the bucket, or move this folder away to begin the network anew",
             )
-        masters = _new_masters(model, chosen, settings.device)
+        masters = _new_masters(model, chosen, device)
         head = publisher.publish_first(_first_parts(participant, environment, model), masters.published())
     _require_environment(head, environment)
-    service = TrainerService(
+    masters = _masters_at(head, participant, chosen, device)
+    _find_place(state, masters, publisher, head)
+    return TrainerService(
         participant=participant,
-        masters=_masters_at(head, participant, chosen, settings.device),
+        masters=masters,
         state=state,
         publisher=publisher,
-        verdicts=VerdictReader(participant, most_windows_old=MOST_WINDOWS_OLD),
-        checkpoint=LiveCheckpoint(participant.checkpoints, device=settings.device),
-        environment_of=BoundEnvironments(settings.data_dir),
+        verdicts=VerdictReader(participant, max_windows_old=MAX_WINDOWS_OLD),
+        checkpoint=LiveCheckpoint(participant.checkpoints, device=device),
+        environment_of=environment_of,
         settings=chosen,
-        most_groups=most_groups,
-        reference=_reference(publisher, participant, settings.device) if chosen.kl_coefficient else None,
+        max_groups=max_groups,
+        reference=_reference(publisher, participant, device) if chosen.kl_coefficient else None,
     )
-    _find_place(service, head)
-    with stop_on_signals() as stop:
-        learned = service.run(stop, windows)
-    log.event("trainer_stopped", windows=learned)
-    return learned
 
 
 def publish_model(settings: Settings, *, model: Path, env_id: str) -> CheckpointManifest:
@@ -185,20 +220,19 @@ def _reference(publisher: Publisher, participant: Participant, device: str) -> A
     return PolicyModel.load(cached or participant.checkpoints.materialise(first), device=device).module
 
 
-def _find_place(service: TrainerService, head: CheckpointManifest) -> None:
+def _find_place(state: TrainerState, masters: Masters, publisher: Publisher, head: CheckpointManifest) -> None:
     """Begin a journal, or go on with the one that is there.
 
     Without a journal (a first start, or a lost disk) the last published checkpoint says which windows were learned from;
     moments are lost then, and windows since are learned from again, from weights that do not know them.
     """
-    state = service.state
-    if state.journal is None:
-        first = service.publisher.view().stored[0].manifest
+    journal = state.journal
+    if journal is None:
+        first = publisher.view().stored[0].manifest
         decided = Window(first.valid_from - WINDOW_LENGTH) if head.sequence == 0 else head.window
-        state.begin(decided)
+        state.take(Beginning(decided))
         if head.sequence:
             log.event("training_state_lost", window=decided, reason="there is no journal; going on from the last checkpoint")
         return
-    state.resume(service.masters)
-    journal = state.journal
+    state.resume(masters)
     log.event("training_resumed", window=journal.decided, windows=journal.learned, pending=journal.pending is not None)

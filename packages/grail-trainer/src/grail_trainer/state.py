@@ -1,8 +1,7 @@
 """What a trainer remembers between windows, so that SIGKILL at any instruction costs nothing but the step it was in.
 
 Two files: the training state of the last window learned from (masters, moments), written under its own name first; and a
-small journal that names it, replaced in one step. Before that step the window has not been learned from, after it it has, and
-there is nothing in between. What is not published yet stands in the journal too, and is published by whoever comes next.
+small journal that names it, replaced in one step. What the journal says next is decided by `steps`; this is its disk.
 """
 
 from __future__ import annotations
@@ -10,40 +9,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from grail_core.disk import write_atomically
 from grail_core.errors import ConfigurationError
 from grail_core.protocol.types import Digest, Hotkey, Window
 from grail_trainer.optimiser import Masters
+from grail_trainer.steps import Event, Journal, StateRecord, Step, TrainedWindow, step
 
 FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Learned:
-    """A window that was learned from and whose checkpoint or log is not published yet.
-
-    `log` is the body of its training log, `summary` what the manifest will say of it (both canonical-JSON values), `event`
-    the fields of its event.
-    """
-
-    window: Window
-    log: dict[str, Any]
-    summary: dict[str, Any]
-    event: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Journal:
-    """`decided` is the last window that was learned from or passed over; windows are decided in order, each once."""
-
-    decided: Window
-    learned: int = 0  # windows learned from, in all
-    state_file: str | None = None  # None: nothing learned yet, the first checkpoint's weights
-    pending: Learned | None = None
 
 
 class TrainerState:
@@ -62,26 +36,24 @@ class TrainerState:
     def _path(self) -> Path:
         return self.folder / "journal.json"
 
-    def begin(self, decided: Window) -> Journal:
-        """Start a journal behind `decided`, where there is none."""
-        return self._write(Journal(decided))
+    @property
+    def pending(self) -> TrainedWindow | None:
+        """What was learned from and is not published."""
+        return None if self.journal is None else self.journal.pending
 
-    def passed_over(self, window: Window) -> Journal:
-        """`window` will not be learned from."""
-        return self._write(dataclasses.replace(self._known(), decided=window))
-
-    def learned(self, learned: Learned, masters: Masters) -> Journal:
-        """`learned.window` was learned from: the state first, then the journal that names it."""
-        before = self._known()
-        name = f"state-{learned.window}.safetensors"
-        masters.save(self.folder / name)
-        after = self._write(Journal(learned.window, before.learned + 1, name, learned))
-        self._tidy()
-        return after
-
-    def published(self) -> Journal:
-        """Nothing is pending any more."""
-        return self._write(dataclasses.replace(self._known(), pending=None))
+    def take(self, event: Event, masters: Masters | None = None) -> Step:
+        """Take the arrow of an event and write what it asks for. `masters` are needed where training state is written."""
+        taken = step(self.journal, event)
+        for record in taken.records:
+            if isinstance(record, StateRecord):
+                if masters is None:
+                    raise TypeError("training state is written from masters")
+                masters.save(self.folder / record.file)
+            else:
+                self._write(record.journal)
+        if masters is not None and self.journal is not None:
+            self._tidy(self.journal)
+        return taken
 
     def resume(self, masters: Masters) -> None:
         """Bring masters and moments to the last window learned from.
@@ -92,16 +64,10 @@ class TrainerState:
         if self.journal is not None and self.journal.state_file is not None:
             masters.resume(self.folder / self.journal.state_file)
 
-    def _known(self) -> Journal:
-        if self.journal is None:
-            raise RuntimeError("the journal was not begun")
-        return self.journal
-
-    def _write(self, journal: Journal) -> Journal:
+    def _write(self, journal: Journal) -> None:
         value = {"format": FORMAT, "owner": self._owner} | dataclasses.asdict(journal)
         write_atomically(self._path, json.dumps(value, indent=1).encode())
         self.journal = journal
-        return journal
 
     def _read(self) -> Journal | None:
         try:
@@ -117,7 +83,7 @@ class TrainerState:
                 Window(int(value["decided"])),
                 int(value["learned"]),
                 value["state_file"],
-                None if pending is None else Learned(**pending),
+                None if pending is None else TrainedWindow(**pending),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigurationError(
@@ -133,9 +99,9 @@ class TrainerState:
             )
         return journal
 
-    def _tidy(self) -> None:
+    def _tidy(self, journal: Journal) -> None:
         """Remove states that the journal does not name any more."""
         for path in self.folder.glob("state-*.safetensors"):
-            if path.name != self._known().state_file:
+            if path.name != journal.state_file:
                 with contextlib.suppress(OSError):
                     path.unlink()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from grail_core.commands.options import common_options, run_cli
+from grail_core.commands.options import common_options, run_cli, stop_on_signals
 from grail_validator import __version__
 
 
@@ -50,11 +50,12 @@ def run(settings: object, windows: int | None, alternatives: int, eight_bit: boo
     signed verdict with its evidence, and set weights when they are due. Ctrl-C finishes cleanly; a restart continues with
     the step it was in.
     """
-    from grail_validator.service import Compared
+    from grail_validator.service import ComparedModels
     from grail_validator.start import run_validator
 
-    compared = Compared(alternatives, eight_bit, alternatives_share)
-    run_validator(settings, windows=windows, compared=compared)  # type: ignore[arg-type]
+    compared = ComparedModels(alternatives, eight_bit, alternatives_share)
+    with stop_on_signals() as stop:
+        run_validator(settings, stop, windows=windows, compared=compared)  # type: ignore[arg-type]
 
 
 @cli.command()

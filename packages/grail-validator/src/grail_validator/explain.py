@@ -24,14 +24,14 @@ def explain_window(settings: Settings, window: int, *, hotkey: str | None, as_js
         ProtocolViolationError: the ledger has no verdict of this window, or the verdict none of this hotkey.
     """
     ledger = open_ledger(settings, Participant.from_settings(settings))
-    judged = ledger.judged(Window(window))
-    if judged is None:
+    files = ledger.files(Window(window))
+    if files is None:
         last = ledger.last_judged()
         raise ProtocolViolationError(
             f"window {window} has not been judged here",
             hint="windows are multiples of 30 blocks" + (f"; the last one judged is {last}" if last is not None else ""),
         )
-    body = SignedVerdict.decode(judged.verdict).body
+    body = SignedVerdict.decode(files.verdict).body
     miners = [m for m in body.miners if hotkey is None or hotkey in (m.hotkey.hex(), ss58(m.hotkey))]
     if hotkey is not None and not miners:
         from_ss58(hotkey)  # says so itself if this is no address

@@ -24,23 +24,14 @@ from grail_core.protocol.verdicts import MAX_ETAG
 from grail_core.storage.base import ObjectNotFoundError, PreconditionFailedError
 from grail_core.storage.layout import window_key
 from grail_core.telemetry import get_logger
-from grail_validator.ledger import Ledger, Sighting
+from grail_validator.cases import FetchedFile, Sighting, WindowStage
+from grail_validator.ledger import Ledger
+from grail_validator.steps import Buckets, SightingsRecord, sight
 
 log = get_logger(__name__)
 
 _RETRY_SECONDS = 1.0
 _PARALLEL = 16  # HEADs and GETs at once: I/O, not computation
-
-
-@dataclass(frozen=True)
-class FetchedFile:
-    """An announced file's bytes, or why they cannot be had. `gone`: changed or removed after first sight (the miner's
-    failure); otherwise the fault is ours or the store's."""
-
-    data: bytes | None
-    content_digest: Digest | None
-    gone: bool = False
-    reason: str = ""
 
 
 @dataclass
@@ -63,11 +54,12 @@ class FirstSight:
 
     def sight(self, window: Window) -> bool:
         """HEAD every registered key, unless it is done already or first sight is over. False: worth another try."""
-        if self.ledger.step(window) is not None:
+        stage = self.ledger.stage(window)
+        if stage is not WindowStage.UNSEEN:
             return True
-        end = self.participant.times(window).first_sight_end_block
-        if self.participant.chain.current_block() > end:
-            log.event("first_sight_missed", window=window, block_now=self.participant.chain.current_block(), last_block=end)
+        chain, last_block = self.participant.chain, self.participant.times(window).first_sight_end_block
+        if chain.current_block() > last_block:
+            log.event("first_sight_missed", window=window, block_now=chain.current_block(), last_block=last_block)
             return True
         try:
             neurons = self.participant.miners_at(window)
@@ -75,12 +67,12 @@ class FirstSight:
             log.event("chain_unreadable", window=window, reason=error.what)
             return False
         with ThreadPoolExecutor(_PARALLEL) as pool:
-            sightings = list(pool.map(lambda neuron: self._head(window, neuron), neurons))
-        if self.participant.chain.current_block() > end:
-            # What was seen too late is no first sight: a file could have been put after the challenge was known.
+            sightings = tuple(pool.map(lambda neuron: self._head(window, neuron), neurons))
+        taken = sight(stage, Buckets(sightings, chain.current_block(), last_block))
+        if not isinstance(taken.record, SightingsRecord):
             log.event("first_sight_missed", window=window, reason="the stores answered after first sight was over")
             return True
-        self.ledger.record_sightings(window, sightings)
+        self.ledger.record_sightings(window, taken.record.sightings)
         log.event("first_sight", window=window, registered=len(neurons), seen=sum(s.etag is not None for s in sightings))
         return True
 

@@ -1,109 +1,53 @@
 """Judging one window: from first sight and fetched files to the verdict body.
 
-`judge_window` reads top to bottom in the order of the protocol: check 1 on every announced file → who is checked → checks 2
-to 5 → measure → checks 6 to 9 → scores → weights. Only `measure` needs a model; the rest is pure, so that a replay runs it
-again from published evidence.
+`judge_window` reads top to bottom in the order of the protocol: check 1 on every announced file → who is drawn → the other
+checks (`grail_core.verification.examine`, in their one order) → scores → weights. Only `Means.sampling` needs a model; the
+rest is pure, so that a replay runs it again from published evidence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import grail_core
-from grail_core.chain.base import Neuron
 from grail_core.environment import Environment
 from grail_core.errors import GrailError
+from grail_core.files.accepted_files import AcceptedFile
 from grail_core.files.evidence import MinerEvidence
 from grail_core.protocol import (
     Finding,
     MinerStatus,
     MinerVerdict,
-    MinerWindow,
-    RowSample,
     Selection,
     VerdictBody,
     Versions,
     WindowInputs,
     WindowStatus,
-    sample_rows,
     score_inputs,
     select_miners,
     weights,
 )
-from grail_core.protocol.context import Challenge, WindowContext, challenge_seed
-from grail_core.protocol.network import NetworkParameters
+from grail_core.protocol.context import WindowContext, challenge_seed
 from grail_core.protocol.types import Digest, Hotkey, Window
-from grail_core.telemetry import get_logger
-from grail_core.verification.context import CheckContext, Renderer
+from grail_core.verification.context import CheckContext
+from grail_core.verification.examine import Examination, examine, first_reject
 from grail_core.verification.model_checks import calibration_version
-from grail_core.verification.pipeline import cheap_checks, decide, first_reject, too_many_inconclusive
-from grail_core.verification.uniqueness import distinct_rollouts
 from grail_core.verification.window_file import Submission, check_file
-from grail_core.verification.wording import accept
-from grail_validator.first_sight import FetchedFile
-from grail_validator.ledger import Sighting
-
-log = get_logger(__name__)
-
-Measure = Callable[[Submission, CheckContext, RowSample, Digest], MinerEvidence]
-"""Judges and measures a file's sample; the last argument is its challenge seed."""
+from grail_validator.cases import Announcement, Case, Memory, Sighting, Standing, WindowResult
 
 
-@dataclass(frozen=True)
-class Announced:
-    """A registered miner in this window: what first sight saw, and what was fetched (None: nothing was there).
-
-    `in_time` says that the store's time of the write lies after block T and not after the deadline.
-    """
-
-    neuron: Neuron
-    sighting: Sighting
-    file: FetchedFile | None
-    in_time: bool
-
-
-@dataclass(frozen=True)
-class Past:
-    """What earlier windows say: every hotkey's scores, its counted rollouts, the numerics class it is bound to."""
-
-    history: Mapping[Hotkey, Sequence[MinerWindow]]
-    counted: Mapping[Hotkey, Collection[Digest]]
-    classes: Mapping[Hotkey, str]
-
-
-@dataclass(frozen=True)
-class JudgedWindow:
-    body: VerdictBody
-    evidence: tuple[MinerEvidence, ...]
-    counted: Mapping[Hotkey, Sequence[Digest]]  # rollouts that counted now
-    classes: Mapping[Hotkey, str]  # the numerics class of every readable file
-
-
-def judge_window(
-    context: WindowContext,
-    challenge: Challenge,
-    announced: Sequence[Announced],
-    past: Past,
-    environment: Environment,
-    renderer: Renderer,
-    model_sizes: tuple[int, int],
-    measure: Measure,
-) -> JudgedWindow:
-    """The verdict of a window whose challenge is known.
-
-    Args:
-        announced: one entry per hotkey registered with a commitment at block T, in UID order.
-        model_sizes: vocabulary size and context length of the checkpoint's model.
-    """
-    opened = {entry.neuron.hotkey: _open(entry, context, past) for entry in announced}
+def judge_window(case: Case, memory: Memory) -> WindowResult:
+    """The verdict of a window whose challenge is known. A pure function, but for what the means of measuring do."""
+    context = case.context
+    opened = {entry.neuron.hotkey: _open(entry, context, memory) for entry in case.announcements}
     submissions = {hotkey: s for hotkey, s in opened.items() if isinstance(s, Submission)}
     declared = {hotkey: s.file.header.declared for hotkey, s in submissions.items()}
-    coins = {s.hotkey: s for s in select_miners(challenge.select_seed, declared)} if declared else {}
+    coins = {s.hotkey: s for s in select_miners(case.challenge.select_seed, declared)} if declared else {}
     verdicts: list[MinerVerdict] = []
     evidence: list[MinerEvidence] = []
     counted: dict[Hotkey, Sequence[Digest]] = {}
-    for entry in announced:
+    for entry in case.announcements:
         hotkey = entry.neuron.hotkey
         submission = opened[hotkey]
         if isinstance(submission, MinerVerdict):
@@ -113,32 +57,23 @@ def judge_window(
         if not coin.selected:
             verdicts.append(_verdict(entry, submission, coin, MinerStatus.NOT_SELECTED, active=True))
             continue
-        check_context = CheckContext(
-            window=context,
-            hotkey=hotkey,
-            environment=environment,
-            renderer=renderer,
-            vocabulary_size=model_sizes[0],
-            context_length=model_sizes[1],
-            known_class=past.classes.get(hotkey),
-            history=past.counted.get(hotkey, frozenset()),
-        )
-        seed = challenge_seed(context, challenge, submission.content_digest)
-        verdict, measured, identities = _examine(entry, submission, coin, check_context, seed, measure)
+        verdict, examination = _judge_file(entry, submission, coin, case, memory)
         verdicts.append(verdict)
-        if measured is not None:
-            evidence.append(measured)
-        if identities:
-            counted[hotkey] = identities
-    return JudgedWindow(
-        body=_body(context, challenge, environment, [_with_uniqueness(v, counted) for v in verdicts], past),
+        if examination is not None and examination.evidence is not None:
+            evidence.append(examination.evidence)
+        if examination is not None and verdict.status is MinerStatus.ACCEPTED:
+            counted[hotkey] = examination.identities
+    final = [_with_shared(verdict, counted) for verdict in verdicts]
+    return WindowResult(
+        body=_body(case, final, memory),
         evidence=tuple(evidence),
-        counted=counted,
+        accepted=_accepted_files(final, case.announcements),
+        counted={hotkey: identities for hotkey, identities in counted.items() if identities},
         classes={hotkey: s.file.header.numerics_class for hotkey, s in submissions.items()},
     )
 
 
-def _open(entry: Announced, context: WindowContext, past: Past) -> Submission | MinerVerdict:
+def _open(entry: Announcement, context: WindowContext, memory: Memory) -> Submission | MinerVerdict:
     """Check 1, or the verdict of a miner without a readable file."""
     sighting, file = entry.sighting, entry.file
     if sighting.etag is None or not entry.in_time:
@@ -150,40 +85,44 @@ def _open(entry: Announced, context: WindowContext, past: Past) -> Submission | 
         if file is not None and file.gone:
             return _verdict(entry, None, None, MinerStatus.FAILED, reason=f"file: {file.reason}")
         return _verdict(entry, None, None, MinerStatus.INCONCLUSIVE, reason=file.reason if file else "not fetched")
-    result = check_file(file.data, file.content_digest, entry.neuron.hotkey, context, past.classes.get(entry.neuron.hotkey))
+    known_class = memory.classes.get(entry.neuron.hotkey)
+    result = check_file(file.data, file.content_digest, entry.neuron.hotkey, context, known_class)
     if isinstance(result, Submission):
         return result
     return _verdict(entry, None, None, MinerStatus.FAILED, findings=tuple(result), digest=file.content_digest)
 
 
-def _examine(
-    entry: Announced,
-    submission: Submission,
-    coin: Selection,
-    context: CheckContext,
-    seed: Digest,
-    measure: Measure,
-) -> tuple[MinerVerdict, MinerEvidence | None, Sequence[Digest]]:
-    """Checks 2 to 9 of one selected file: its verdict, the evidence, and the rollouts that count."""
-    findings = cheap_checks(submission, context)
-    if first_reject(findings):
-        return _verdict(entry, submission, coin, MinerStatus.FAILED, findings=findings), None, ()
-    sample = sample_rows(seed, submission.groups)
+def _judge_file(
+    entry: Announcement, submission: Submission, coin: Selection, case: Case, memory: Memory
+) -> tuple[MinerVerdict, Examination | None]:
+    """One drawn file before the checks; None where this validator could not run them."""
+    hotkey, means = submission.hotkey, case.means
+    context = CheckContext(
+        window=case.context,
+        hotkey=hotkey,
+        environment=means.environment,
+        renderer=means.renderer,
+        vocabulary_size=means.vocabulary_size,
+        context_length=means.context_length,
+        known_class=memory.classes.get(hotkey),
+        history=memory.counted.get(hotkey, frozenset()),
+    )
     try:
-        evidence = measure(submission, context, sample, seed)
+        seed = challenge_seed(case.context, case.challenge, submission.content_digest)
+        examination = examine(submission, context, means.sampling(seed))
     except GrailError as error:
-        # Cheap checks have passed, so what failed is this validator's (memory, a worker): nobody is punished for it.
-        log.event("measurement_failed", hotkey=submission.hotkey.hex(), reason=error.what)
+        # What a file says never raises, so what failed is this validator's (memory, a worker): nobody is punished for it.
         reason = f"this validator could not measure: {error.what}"
-        return _verdict(entry, submission, coin, MinerStatus.INCONCLUSIVE, reason=reason), None, ()
-    findings = (*findings, *decide(submission, evidence))
-    sampled = tuple((rollout.group, rollout.rollout) for rollout in evidence.rollouts)
-    if first_reject(findings):
-        return _verdict(entry, submission, coin, MinerStatus.FAILED, findings=findings, sampled=sampled), evidence, ()
-    if too_many_inconclusive(evidence):
+        return _verdict(entry, submission, coin, MinerStatus.INCONCLUSIVE, reason=reason), None
+    evidence = examination.evidence
+    sampled = tuple((rollout.group, rollout.rollout) for rollout in evidence.rollouts) if evidence else ()
+    findings = examination.findings
+    if examination.reject is not None:
+        return _verdict(entry, submission, coin, MinerStatus.FAILED, findings=findings, sampled=sampled), examination
+    if evidence is not None and examination.too_many_inconclusive:
         reason = f"{evidence.inconclusive} of {len(evidence.rollouts)} sampled rollouts were inconclusive"
-        return _verdict(entry, submission, coin, MinerStatus.INCONCLUSIVE, reason=reason, sampled=sampled), evidence, ()
-    identities = distinct_rollouts(submission, context.history)
+        verdict = _verdict(entry, submission, coin, MinerStatus.INCONCLUSIVE, reason=reason, sampled=sampled)
+        return verdict, examination
     verdict = _verdict(
         entry,
         submission,
@@ -192,26 +131,39 @@ def _examine(
         findings=findings,
         sampled=sampled,
         active=True,
-        unique_valid=len(identities),
+        unique_valid=len(examination.identities),
     )
-    return verdict, evidence, identities
+    return verdict, examination
 
 
-def _with_uniqueness(verdict: MinerVerdict, counted: Mapping[Hotkey, Sequence[Digest]]) -> MinerVerdict:
-    """Check 3's say: how many rollouts count, and how many equal another hotkey's (reported only: they count for both)."""
+def _accepted_files(verdicts: Sequence[MinerVerdict], announcements: Sequence[Announcement]) -> tuple[AcceptedFile, ...]:
+    files = {entry.neuron.hotkey: entry.file for entry in announcements}
+    accepted = []
+    for miner in verdicts:
+        file = files.get(miner.hotkey)
+        if miner.status is MinerStatus.ACCEPTED and file is not None and file.data is not None and file.content_digest:
+            accepted.append(AcceptedFile(miner.hotkey, file.content_digest, file.data, miner.sampled))
+    return tuple(accepted)
+
+
+def _with_shared(verdict: MinerVerdict, counted: Mapping[Hotkey, Sequence[Digest]]) -> MinerVerdict:
+    """Check 3 names how many rollouts equal another hotkey's (reported only: they count for both)."""
     if verdict.status is not MinerStatus.ACCEPTED:
         return verdict
     own = set(counted.get(verdict.hotkey, ()))
     others = {identity for hotkey, identities in counted.items() if hotkey != verdict.hotkey for identity in identities}
     shared = len(own & others)
-    detail = "distinct rollouts that count" + (f"; {shared} equal another hotkey's" if shared else "")
-    finding = accept("unique", value=len(own), detail=detail)
-    place = next((i for i, f in enumerate(verdict.findings) if f.check not in ("file", "schema")), len(verdict.findings))
-    return replace(verdict, findings=(*verdict.findings[:place], finding, *verdict.findings[place:]))
+    if not shared:
+        return verdict
+    findings = tuple(
+        replace(finding, detail=f"{finding.detail}; {shared} equal another hotkey's") if finding.check == "unique" else finding
+        for finding in verdict.findings
+    )
+    return replace(verdict, findings=findings)
 
 
 def _verdict(
-    entry: Announced,
+    entry: Announcement,
     submission: Submission | None,
     coin: Selection | None,
     status: MinerStatus,
@@ -261,23 +213,18 @@ def describe(finding: Finding) -> str:
     return text[:512]
 
 
-def _body(
-    context: WindowContext,
-    challenge: Challenge,
-    environment: Environment,
-    verdicts: Sequence[MinerVerdict],
-    past: Past,
-) -> VerdictBody:
+def _body(case: Case, verdicts: Sequence[MinerVerdict], memory: Memory) -> VerdictBody:
+    context, challenge = case.context, case.challenge
     window = context.window
     inputs = {}
     for verdict in verdicts:
-        windows = [*past.history.get(verdict.hotkey, ()), verdict.miner_window(window)]
+        windows = [*memory.history.get(verdict.hotkey, ()), verdict.miner_window(window)]
         inputs[verdict.uid] = score_inputs(windows, window)
     return VerdictBody(
         network_id=context.network_id,
         window=window,
         status=WindowStatus.SCORED,
-        versions=_versions(environment),
+        versions=_versions(case.means.environment),
         inputs=WindowInputs(
             block_hash=context.block_hash,
             select_block_hash=challenge.block_hash,
@@ -292,26 +239,20 @@ def _body(
     )
 
 
-def unscored_window(
-    network_id: Digest,
-    window: Window,
-    status: WindowStatus,
-    reason: str,
-    past: Past,
-    neurons: Sequence[Neuron],
-    params: NetworkParameters,
-) -> VerdictBody:
-    """The body of a window that is void, inconclusive or was missed: nobody pays, scores go on from what is known."""
-    inputs = {n.uid: score_inputs(past.history.get(n.hotkey, ()), window) for n in neurons}
-    return VerdictBody(
-        network_id=network_id,
+def unscored_window(window: Window, status: WindowStatus, reason: str, standing: Standing) -> WindowResult:
+    """A window that is void, inconclusive or was missed: nobody pays, scores go on from what is known."""
+    history = standing.memory.history
+    inputs = {n.uid: score_inputs(history.get(n.hotkey, ()), window) for n in standing.neurons}
+    body = VerdictBody(
+        network_id=standing.network_id,
         window=window,
         status=status,
         versions=_versions(None),
         reason=reason,
         score_inputs=inputs,
-        weights=weights(inputs, params) if inputs else {},
+        weights=weights(inputs, standing.params) if inputs else {},
     )
+    return WindowResult(body)
 
 
 def stored_in_time(sighting: Sighting, start_ms: int, deadline_ms: int) -> bool:

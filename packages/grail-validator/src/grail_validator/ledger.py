@@ -21,6 +21,7 @@ from grail_core.protocol.constants import (
     WINDOW_LENGTH,
 )
 from grail_core.protocol.types import Block, Digest, Hotkey, Window
+from grail_validator.cases import Memory, Sighting, WindowStage
 
 _SCHEMA_VERSION = 1
 _SCHEMA = """
@@ -41,18 +42,8 @@ CREATE TABLE IF NOT EXISTS classes (hotkey BLOB PRIMARY KEY, class TEXT NOT NULL
 
 
 @dataclass(frozen=True)
-class Sighting:
-    """What a HEAD of one registered hotkey's key said at first sight; `etag` None: nothing was there."""
-
-    hotkey: Hotkey
-    etag: str | None = None
-    size: int = 0
-    stored_at_ms: int = 0
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A window's result as it is published."""
+class PublishedFiles:
+    """A window's result as it is published; evidence and rollouts leave the ledger once the store has them."""
 
     verdict: bytes  # SignedVerdict, encoded
     evidence: bytes
@@ -110,17 +101,16 @@ class Ledger:
             )
             return [Sighting(Hotkey(hotkey), etag, size, stored) for hotkey, etag, size, stored in rows]
 
-    def step(self, window: Window) -> str | None:
-        """`sighted`, `judged`, `published`, or None for a window this ledger knows nothing of."""
+    def stage(self, window: Window) -> WindowStage:
         with closing(self._connect()) as db:
             row = db.execute("SELECT step FROM windows WHERE window = ?", (window,)).fetchone()
-        return None if row is None else str(row[0])
+        return WindowStage.UNSEEN if row is None else WindowStage(row[0])
 
     def record_judged(
         self,
         window: Window,
         body: VerdictBody,
-        judged: Judged,
+        files: PublishedFiles,
         counted: Mapping[Hotkey, Sequence[Digest]],
         classes: Mapping[Hotkey, str],
     ) -> None:
@@ -134,7 +124,7 @@ class Ledger:
             changed = db.execute(
                 "UPDATE windows SET step = 'judged', verdict = ?, evidence = ?, rollouts = ? "
                 "WHERE window = ? AND step = 'sighted'",
-                (judged.verdict, judged.evidence, judged.rollouts, window),
+                (files.verdict, files.evidence, files.rollouts, window),
             ).rowcount
             if changed != 1:
                 raise ValueError(f"window {window} was judged before")
@@ -162,10 +152,11 @@ class Ledger:
         with closing(self._connect()) as db, db:
             db.execute("UPDATE windows SET step = 'published', evidence = NULL, rollouts = NULL WHERE window = ?", (window,))
 
-    def judged(self, window: Window) -> Judged | None:
+    def files(self, window: Window) -> PublishedFiles | None:
+        """None for a window that is not judged."""
         with closing(self._connect()) as db:
             row = db.execute("SELECT verdict, evidence, rollouts FROM windows WHERE window = ?", (window,)).fetchone()
-        return None if row is None or row[0] is None else Judged(row[0], row[1] or b"", row[2] or b"")
+        return None if row is None or row[0] is None else PublishedFiles(row[0], row[1] or b"", row[2] or b"")
 
     def last_judged(self) -> Window | None:
         with closing(self._connect()) as db:
@@ -208,6 +199,16 @@ class Ledger:
         if row is None or window - row[1] >= NUMERICS_CLASS_WINDOWS * WINDOW_LENGTH:
             return None
         return str(row[0])
+
+    def memory(self, window: Window, hotkeys: Iterable[Hotkey]) -> Memory:
+        """What the windows before this one say of these hotkeys."""
+        hotkeys = tuple(hotkeys)
+        classes = {hotkey: self.known_class(hotkey, window) for hotkey in hotkeys}
+        return Memory(
+            history=self.history(window),
+            counted={hotkey: self.counted(hotkey, window) for hotkey in hotkeys},
+            classes={hotkey: name for hotkey, name in classes.items() if name is not None},
+        )
 
     def weights_block(self) -> Block | None:
         """The block at which weights were last set."""

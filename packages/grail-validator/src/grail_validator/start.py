@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 from grail_core.checkpoints.loaded import LiveCheckpoint
-from grail_core.commands.options import stop_on_signals
 from grail_core.errors import NotRegisteredError
 from grail_core.keys import ss58
 from grail_core.participant.participant import Participant
@@ -15,7 +15,7 @@ from grail_core.telemetry import get_logger
 from grail_envs.bound import BoundEnvironments
 from grail_validator.first_sight import FirstSight
 from grail_validator.ledger import Ledger
-from grail_validator.service import Compared, ValidatorService
+from grail_validator.service import ComparedModels, ValidatorService
 
 log = get_logger(__name__)
 
@@ -28,7 +28,7 @@ def open_ledger(settings: Settings, participant: Participant) -> Ledger:
     return Ledger(ledger_path(settings), network_id=participant.network_id, hotkey=participant.signer.hotkey)
 
 
-def run_validator(settings: Settings, *, windows: int | None, compared: Compared) -> int:
+def run_validator(settings: Settings, stop: threading.Event, *, windows: int | None, compared: ComparedModels) -> int:
     """Join the network and judge until stopped. Returns the number of windows scored."""
     use_table(settings.calibration)
     participant = Participant.from_settings(settings)
@@ -49,7 +49,6 @@ def run_validator(settings: Settings, *, windows: int | None, compared: Compared
         environment_of=BoundEnvironments(settings.data_dir),
         compared=compared,
     )
-    with stop_on_signals() as stop:
-        scored = service.run(stop, windows)
+    scored = service.run(stop, windows)
     log.event("validator_stopped", windows=scored)
     return scored

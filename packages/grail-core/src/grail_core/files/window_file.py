@@ -92,14 +92,14 @@ class RowTable:
         return len(self.group)
 
     def row(self, index: int) -> RolloutRow:
-        """Row `index` as the protocol's record. Raises ValueError where the record's own rules are broken."""
+        """Row `index` as the protocol's record, its arrays views of the columns. Raises ValueError where a rule is broken."""
         return RolloutRow(
             group=int(self.group[index]),
             rollout=int(self.rollout[index]),
             tokens=self.tokens[index],
             prompt_length=int(self.prompt_length[index]),
             logprobs=self.logprobs[index],
-            sketches=self.sketches[index].tobytes(),
+            sketches=self.sketches[index].data,
             reward=float(self.reward[index]),
             success=bool(self.success[index]),
         )

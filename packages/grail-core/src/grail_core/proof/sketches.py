@@ -94,7 +94,7 @@ def parse_sketches(data: object, positions: int) -> npt.NDArray[np.int16]:
     Raises:
         MalformedSketchError: no bytes, another length than 8 · positions, or the reserved value −32768.
     """
-    if not isinstance(data, bytes):
+    if not isinstance(data, bytes | memoryview):
         raise MalformedSketchError(f"sketches are bytes, not {type(data).__name__}")
     if len(data) != SKETCH_BYTES_PER_POSITION * positions:
         raise MalformedSketchError(

@@ -85,11 +85,6 @@ def compare(
     others: Others | None = None,
 ) -> Comparison:
     """All arrays but those of `others` at the challenged positions alone, in one order; sketches as `parse_sketches` gives."""
-    in_float32 = None
-    if others is not None:
-        reference = others.z[REFERENCE]
-        deltas = {name: other - reference for name, other in others.z.items() if name != REFERENCE}
-        in_float32 = InFloat32(differences(others.claimed, reference), deltas, z - reference[others.challenged])
     measured = np.asarray(logprobs, dtype=np.float32)
     return Comparison(
         group=group,
@@ -98,8 +93,15 @@ def compare(
         logprob_errors=np.asarray(claimed_logprobs, dtype=np.float32) - measured,
         informative=-np.expm1(np.minimum(measured, 0)),
         margins=np.asarray(margins, dtype=np.float64),
-        in_float32=in_float32,
+        in_float32=None if others is None else in_float32(others, z),
     )
+
+
+def in_float32(others: Others, z: npt.NDArray[np.float32]) -> InFloat32:
+    """What the test of alternatives takes. `z` [k, 4]: the validator's own sketches at the challenged positions."""
+    reference = others.z[REFERENCE]
+    deltas = {name: other - reference for name, other in others.z.items() if name != REFERENCE}
+    return InFloat32(differences(others.claimed, reference), deltas, z - reference[others.challenged])
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def evaluate(
     shape: Shape | None = None,
     alpha: float = FALSE_REJECT_RATE,
 ) -> list[Statistic]:
-    """All statistics of one miner's sample, in the order of the checks: proof, logprob, sampling.
+    """All statistics of one miner's sample: its own, then one of every alternative that was measured.
 
     Args:
         sample: the sampled rollouts (at least one).
@@ -138,15 +140,41 @@ def evaluate(
         shape: the model's, so that a table made on smaller models is not enforced.
         alpha: false-reject rate of everything enforced here together.
     """
+    return [
+        *own_statistics(sample, pair, shape=shape, alpha=alpha),
+        *alternative_statistics(tested_in(sample), pair, shape=shape, alpha=alpha),
+    ]
+
+
+def own_statistics(
+    sample: Sequence[Comparison],
+    pair: PairCalibration | None,
+    *,
+    shape: Shape | None = None,
+    alpha: float = FALSE_REJECT_RATE,
+) -> list[Statistic]:
+    """The coarse bounds and the pooled statistics, in the order of the checks: proof, logprob, sampling. See `evaluate`."""
     if not sample:
         return []
     enforced = pair is not None and pair.covers(shape)
-    names = alternatives_in(sample)
-    share, other_share = shares_of(alpha, len(names))
+    share, _ = shares_of(alpha, 0)
     pooled = {name: _pooled(name, sample, pair, enforced, share) for name in STATISTICS}
-    alternatives = [_alternative(name, sample, enforced, other_share) for name in names]
     logprob = (pooled["logprob"], pooled["logprob_tail"])
-    return [coarse_error(sample), pooled["energy"], *alternatives, *logprob, coarse_margin(sample), pooled["margin"]]
+    return [coarse_error(sample), pooled["energy"], *logprob, coarse_margin(sample), pooled["margin"]]
+
+
+def alternative_statistics(
+    tested: Sequence[InFloat32],
+    pair: PairCalibration | None,
+    *,
+    shape: Shape | None = None,
+    alpha: float = FALSE_REJECT_RATE,
+) -> list[Statistic]:
+    """One statistic of check `proof` for every alternative measured on any of these rollouts, by name. See `evaluate`."""
+    enforced = pair is not None and pair.covers(shape)
+    names = alternatives_in(tested)
+    _, share = shares_of(alpha, len(names))
+    return [_alternative(name, tested, enforced, share) for name in names]
 
 
 def shares_of(alpha: float, alternatives: int) -> tuple[float, float]:
@@ -279,15 +307,20 @@ def rollout_values(name: str, sample: Sequence[Comparison]) -> Floats:
     return _POOLED[name].values(sample)
 
 
-def alternatives_in(sample: Sequence[Comparison]) -> list[str]:
+def tested_in(sample: Sequence[Comparison]) -> list[InFloat32]:
+    """The rollouts on which alternatives were measured."""
+    return [one.in_float32 for one in sample if one.in_float32]
+
+
+def alternatives_in(tested: Sequence[InFloat32]) -> list[str]:
     """Names of the alternatives that were measured on any rollout."""
-    return sorted({name for one in sample if one.in_float32 for name in one.in_float32.deltas})
+    return sorted({name for one in tested for name in one.deltas})
 
 
-def alternative_sums(name: str, sample: Sequence[Comparison]) -> Sums:
+def alternative_sums(name: str, tested: Sequence[InFloat32]) -> Sums:
     """What the test of one alternative takes, of the rollouts on which it was measured."""
-    tested = [one.in_float32 for one in sample if one.in_float32 and name in one.in_float32.deltas]
-    return sums([one.errors for one in tested], [one.deltas[name] for one in tested], [one.drift for one in tested])
+    of_name = [one for one in tested if name in one.deltas]
+    return sums([one.errors for one in of_name], [one.deltas[name] for one in of_name], [one.drift for one in of_name])
 
 
 def clip_of(name: str) -> float:
@@ -311,11 +344,11 @@ def _pooled(name: str, sample: Sequence[Comparison], pair: PairCalibration | Non
     return Statistic(statistic.check, name, _short(math.fsum(values) / count), threshold, enforced, detail)
 
 
-def _alternative(name: str, sample: Sequence[Comparison], enforced: bool, alpha: float) -> Statistic:
-    tested = alternative_sums(name, sample)
-    found = project(tested, alpha)
+def _alternative(name: str, tested: Sequence[InFloat32], enforced: bool, alpha: float) -> Statistic:
+    taken = alternative_sums(name, tested)
+    found = project(taken, alpha)
     detail = (
-        f"log-evidence that {name} was run, {len(tested.inner)} rollouts; on the way from the current model (0) to it (1): "
+        f"log-evidence that {name} was run, {len(taken.inner)} rollouts; on the way from the current model (0) to it (1): "
         f"{found.t:.3g}, RMS distance {found.delta_rms:.3g}, power {found.power:.2f}"
     )
     threshold = _short(math.log(1 / alpha))

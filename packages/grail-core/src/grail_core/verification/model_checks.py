@@ -2,23 +2,36 @@
 
 The numbers and their bounds are `grail_core.proof.statistics`'; here a miner's claims are put beside what was measured, and a
 statistic becomes a finding. One that is not enforced (no calibration for the pair of numerics classes) is reported as such.
+The statistics of the named alternatives are computed apart: they are measured only for a file that the others let pass, and
+what was compared before is not compared again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from grail_core.files.evidence import MinerEvidence, RolloutEvidence
-from grail_core.proof.calibration import Shape, active_table
+from grail_core.proof.calibration import PairCalibration, Shape, active_table
 from grail_core.proof.sketches import parse_sketches
-from grail_core.proof.statistics import Comparison, Others, Statistic, compare, evaluate
+from grail_core.proof.statistics import (
+    Comparison,
+    InFloat32,
+    Others,
+    Statistic,
+    alternative_statistics,
+    compare,
+    in_float32,
+    own_statistics,
+)
 from grail_core.protocol import Finding, Outcome, RolloutRow
 from grail_core.verification.window_file import Submission
 from grail_core.verification.wording import say
 
-CHECKS = ("proof", "logprob", "sampling")
+CHECKS: Final = ("proof", "logprob", "sampling")
 
 
 def calibration_version() -> str:
@@ -26,42 +39,60 @@ def calibration_version() -> str:
     return active_table().version
 
 
-def check_model(submission: Submission, evidence: MinerEvidence) -> list[Finding]:
+def sample_statistics(submission: Submission, evidence: MinerEvidence) -> list[Statistic]:
+    """The coarse bounds and the pooled statistics of a file's sample."""
+    sample = [_comparison(submission.row_of(one.group, one.rollout), one) for one in evidence.rollouts]
+    return own_statistics(sample, _pair(submission, evidence), shape=_shape(evidence))
+
+
+def alternatives_statistics(submission: Submission, evidence: MinerEvidence) -> list[Statistic]:
+    """One statistic for every alternative that the evidence holds; none where none was measured."""
+    tested = [
+        _under_alternatives(submission.row_of(one.group, one.rollout), one) for one in evidence.rollouts if one.alternatives
+    ]
+    return alternative_statistics(tested, _pair(submission, evidence), shape=_shape(evidence))
+
+
+def findings_of(statistics: Sequence[Statistic]) -> list[Finding]:
     """One finding per statistic, in the order of the checks; ends with the first check that rejects."""
-    rows = {(row.group, row.rollout): row for row in _rows(submission, evidence)}
-    sample = [_comparison(rows[one.group, one.rollout], one) for one in evidence.rollouts]
-    pair = active_table().lookup(submission.file.header.numerics_class, evidence.numerics_class)
-    statistics = evaluate(sample, pair, shape=Shape(evidence.layers, evidence.hidden_size))
     findings: list[Finding] = []
     for check in CHECKS:
-        of_check = [_finding(statistic) for statistic in statistics if statistic.check == check]
-        findings += of_check
-        if any(statistic.rejects for statistic in statistics if statistic.check == check):
+        of_check = [statistic for statistic in statistics if statistic.check == check]
+        findings += [_finding(statistic) for statistic in of_check]
+        if any(statistic.rejects for statistic in of_check):
             break
     return findings
 
 
-def _rows(submission: Submission, evidence: MinerEvidence) -> Sequence[RolloutRow]:
-    return [submission.table.row(submission.index_of(one.group, one.rollout)) for one in evidence.rollouts]
+def _pair(submission: Submission, evidence: MinerEvidence) -> PairCalibration | None:
+    return active_table().lookup(submission.file.header.numerics_class, evidence.numerics_class)
+
+
+def _shape(evidence: MinerEvidence) -> Shape:
+    return Shape(evidence.layers, evidence.hidden_size)
+
+
+def _sketches_of_completion(row: RolloutRow) -> npt.NDArray[np.int16]:
+    # Sketch i + 1 is at completion token i's own position: sketch 0 belongs to the last prompt token.
+    return parse_sketches(row.sketches, row.completion_length + 1)[1:]
 
 
 def _comparison(row: RolloutRow, one: RolloutEvidence) -> Comparison:
-    # Sketch i + 1 is at completion token i's own position: sketch 0 belongs to the last prompt token.
-    sketches = parse_sketches(row.sketches, row.completion_length + 1)[1:]
-    others = None
-    if one.alternatives:
-        where = np.searchsorted(one.alternative_positions, one.positions)
-        others = Others(sketches[one.alternative_positions], one.alternatives, where)
     return compare(
         one.group,
         one.rollout,
-        claimed_sketches=sketches[one.positions],
+        claimed_sketches=_sketches_of_completion(row)[one.positions],
         claimed_logprobs=row.logprobs[one.positions],
         z=one.z,
         logprobs=one.logprob,
         margins=one.margin,
-        others=others,
     )
+
+
+def _under_alternatives(row: RolloutRow, one: RolloutEvidence) -> InFloat32:
+    claimed = _sketches_of_completion(row)[one.alternative_positions]
+    challenged = np.searchsorted(one.alternative_positions, one.positions)
+    return in_float32(Others(claimed, one.alternatives, challenged), one.z)
 
 
 def _finding(statistic: Statistic) -> Finding:

@@ -20,14 +20,11 @@ def assigned_prompt(context: CheckContext, group: int) -> tuple[int, ...]:
 
 
 def check_prompts(submission: Submission, context: CheckContext) -> list[Finding]:
-    table = submission.table
     findings = []
-    for start in range(0, len(table), ROLLOUTS_PER_PROBLEM):
-        group = int(table.group[start])
-        claimed = table.tokens[start][: int(table.prompt_length[start])]
-        expected = np.asarray(assigned_prompt(context, group), np.int32)
-        if not np.array_equal(claimed, expected):
-            findings.append(reject(CHECK, detail=_difference(claimed, expected), group=group))
+    for first in submission.rows[::ROLLOUTS_PER_PROBLEM]:
+        expected = np.asarray(assigned_prompt(context, first.group), np.int32)
+        if not np.array_equal(first.prompt, expected):
+            findings.append(reject(CHECK, detail=_difference(first.prompt, expected), group=first.group))
     return shorten(findings)
 
 

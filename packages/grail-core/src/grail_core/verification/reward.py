@@ -42,8 +42,8 @@ def check_rewards(submission: Submission, evidence: MinerEvidence) -> list[Findi
     """Rejects of false claims among the sampled rollouts."""
     findings = []
     for rollout in evidence.rollouts:
-        index = submission.index_of(rollout.group, rollout.rollout)
-        claimed, success = float(submission.table.reward[index]), bool(submission.table.success[index])
+        row = submission.row_of(rollout.group, rollout.rollout)
+        claimed, success = row.reward, row.success
         judged = rollout.judge
         if judged.stability is not JudgeStability.STABLE:
             continue

@@ -1,4 +1,8 @@
-"""Check 2, `schema`: types, ranges, lengths, groups. All rows at once, as array operations over the columns."""
+"""Check 2, `schema`: what the record of one rollout cannot know of itself: its group, the vocabulary, its neighbours' prompt.
+
+Types, ranges, lengths and finite numbers are `RolloutRow`'s own rules and were applied when the file was opened. All
+rollouts at once, as array operations over the columns.
+"""
 
 from __future__ import annotations
 
@@ -6,70 +10,58 @@ import numpy as np
 import numpy.typing as npt
 
 from grail_core.files.window_file import RowTable
-from grail_core.protocol.constants import MAX_PROMPT_TOKENS, ROLLOUTS_PER_PROBLEM, SKETCH_BYTES_PER_POSITION
+from grail_core.protocol.constants import ROLLOUTS_PER_PROBLEM
 from grail_core.protocol.verdicts import Finding
 from grail_core.verification.context import CheckContext
 from grail_core.verification.window_file import Submission
 from grail_core.verification.wording import reject, shorten
 
 CHECK = "schema"
+MAX_LOGPROB = 1e-3
+"""A log-probability is at most 0; rounding may leave this much."""
 
 
 def check_schema(submission: Submission, context: CheckContext) -> list[Finding]:
-    """Rejects of malformed rows; empty if all rows are well formed."""
-    table = submission.table
-    findings = _groups(table)
+    """Rejects of malformed groups and rollouts; empty if all are well formed."""
+    columns = submission.columns
+    findings = _groups(columns)
     if findings:
         return findings
-    completion = table.tokens.lengths - table.prompt_length
     rules = {
-        "the prompt length is out of range": (table.prompt_length < 1) | (table.prompt_length > MAX_PROMPT_TOKENS),
-        "there is no completion": completion < 1,
-        "log-probabilities are not one a completion token": table.logprobs.lengths != completion,
-        "sketches are not one vector a position": table.sketches.lengths != SKETCH_BYTES_PER_POSITION * (completion + 1),
-        "reward is not finite": ~np.isfinite(table.reward),
         "a token id is outside the vocabulary": _any_in_row(
-            table.tokens.offsets, (table.tokens.values < 0) | (table.tokens.values >= context.vocabulary_size)
+            columns.tokens.offsets, columns.tokens.values >= context.vocabulary_size
         ),
-        "a log-probability is not finite or above 0": _any_in_row(
-            table.logprobs.offsets, ~np.isfinite(table.logprobs.values) | (table.logprobs.values > 1e-3)
-        ),
+        "a log-probability is above 0": _any_in_row(columns.logprobs.offsets, columns.logprobs.values > MAX_LOGPROB),
     }
     for detail, broken in rules.items():
-        for index in np.flatnonzero(broken):
-            findings.append(_at(table, int(index), detail))
-    if findings:
-        return shorten(findings)
-    reserved = submission.table.sketches.values.view("<i2") == -32768
-    sketch_rows = _any_in_row(table.sketches.offsets // 2, reserved)
-    findings += [_at(table, int(index), "a sketch holds the reserved value") for index in np.flatnonzero(sketch_rows)]
-    return shorten(findings + _prompts_equal(submission))
+        findings += [_at(columns, int(index), detail) for index in np.flatnonzero(broken)]
+    return shorten(findings or _prompts_equal(submission))
 
 
-def _groups(table: RowTable) -> list[Finding]:
-    """Rows sorted by (group, rollout), every group complete."""
-    if len(table) % ROLLOUTS_PER_PROBLEM:
-        return [reject(CHECK, value=len(table), threshold=ROLLOUTS_PER_PROBLEM, detail="rows are not whole groups")]
-    groups = table.group.reshape(-1, ROLLOUTS_PER_PROBLEM)
-    rollouts = table.rollout.reshape(-1, ROLLOUTS_PER_PROBLEM)
+def _groups(columns: RowTable) -> list[Finding]:
+    """Rollouts sorted by (group, rollout), every group complete."""
+    if len(columns) % ROLLOUTS_PER_PROBLEM:
+        return [reject(CHECK, value=len(columns), threshold=ROLLOUTS_PER_PROBLEM, detail="rows are not whole groups")]
+    groups = columns.group.reshape(-1, ROLLOUTS_PER_PROBLEM)
+    rollouts = columns.rollout.reshape(-1, ROLLOUTS_PER_PROBLEM)
     complete = (groups == groups[:, :1]).all(axis=1) & (rollouts == np.arange(ROLLOUTS_PER_PROBLEM)).all(axis=1)
     if not complete.all():
         first = int(np.flatnonzero(~complete)[0])
         return [reject(CHECK, detail="a group is not the rollouts 0 to 15 in order", group=int(groups[first, 0]))]
-    if groups[0, 0] < 0 or (np.diff(groups[:, 0].astype(np.int64)) <= 0).any():
+    if (np.diff(groups[:, 0].astype(np.int64)) <= 0).any():
         return [reject(CHECK, detail="groups are not in strictly increasing order")]
     return []
 
 
 def _prompts_equal(submission: Submission) -> list[Finding]:
-    table = submission.table
     findings = []
-    for start in range(0, len(table), ROLLOUTS_PER_PROBLEM):
-        length = int(table.prompt_length[start])
-        prompt = table.tokens[start][:length]
-        for index in range(start + 1, start + ROLLOUTS_PER_PROBLEM):
-            if table.prompt_length[index] != length or not np.array_equal(table.tokens[index][:length], prompt):
-                findings.append(_at(table, index, "the prompt differs within its group"))
+    for start in range(0, len(submission.rows), ROLLOUTS_PER_PROBLEM):
+        first, *others = submission.rows[start : start + ROLLOUTS_PER_PROBLEM]
+        for row in others:
+            if not np.array_equal(row.prompt, first.prompt):
+                findings.append(
+                    reject(CHECK, detail="the prompt differs within its group", group=row.group, rollout=row.rollout)
+                )
     return findings
 
 
@@ -79,5 +71,5 @@ def _any_in_row(offsets: npt.NDArray[np.int64], marked: npt.NDArray[np.bool_]) -
     return total[offsets[1:]] > total[offsets[:-1]]
 
 
-def _at(table: RowTable, index: int, detail: str) -> Finding:
-    return reject(CHECK, detail=detail, group=int(table.group[index]), rollout=int(table.rollout[index]))
+def _at(columns: RowTable, index: int, detail: str) -> Finding:
+    return reject(CHECK, detail=detail, group=int(columns.group[index]), rollout=int(columns.rollout[index]))

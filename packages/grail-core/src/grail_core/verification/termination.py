@@ -13,22 +13,18 @@ CHECK = "termination"
 
 
 def check_termination(submission: Submission, context: CheckContext) -> list[Finding]:
-    table = submission.table
     ends = np.fromiter(context.end_tokens, np.int32)
     findings = []
-    for index in range(len(table)):
-        prompt_length = int(table.prompt_length[index])
-        completion = table.tokens[index][prompt_length:]
-        limit = context.length_limit(prompt_length)
-        is_end = np.isin(completion, ends)
-        if len(completion) > limit:
-            detail = f"the completion has {len(completion)} tokens, the limit is {limit}"
+    for row in submission.rows:
+        length, limit = row.completion_length, context.length_limit(row.prompt_length)
+        is_end = np.isin(row.completion, ends)
+        if length > limit:
+            detail = f"the completion has {length} tokens, the limit is {limit}"
         elif is_end[:-1].any():
             detail = f"an end token stands at completion token {int(np.flatnonzero(is_end)[0])}, before the last"
-        elif not is_end[-1] and len(completion) != limit:
-            detail = f"the completion stops after {len(completion)} tokens, neither at an end token nor at the limit {limit}"
+        elif not is_end[-1] and length != limit:
+            detail = f"the completion stops after {length} tokens, neither at an end token nor at the limit {limit}"
         else:
             continue
-        group, rollout = int(table.group[index]), int(table.rollout[index])
-        findings.append(reject(CHECK, value=len(completion), threshold=limit, detail=detail, group=group, rollout=rollout))
+        findings.append(reject(CHECK, value=length, threshold=limit, detail=detail, group=row.group, rollout=row.rollout))
     return shorten(findings)

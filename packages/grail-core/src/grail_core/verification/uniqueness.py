@@ -23,11 +23,9 @@ def rollout_identity(prompt: np.ndarray, completion: np.ndarray) -> Digest:
 
 def distinct_rollouts(submission: Submission, history: Collection[Digest]) -> list[Digest]:
     """Identities of the file's rollouts that count, in file order, each once and none of `history`."""
-    table = submission.table
     counted: dict[Digest, None] = {}
-    for index in range(len(table)):
-        tokens, prompt_length = table.tokens[index], int(table.prompt_length[index])
-        identity = rollout_identity(tokens[:prompt_length], tokens[prompt_length:])
+    for row in submission.rows:
+        identity = rollout_identity(row.prompt, row.completion)
         if identity not in history:
             counted[identity] = None
     return list(counted)

@@ -1,18 +1,20 @@
 """Check 1, `file`: the bytes are a window file of this miner, window, checkpoint and beacon, and its signature holds.
 
-It runs on every announced file, since the declared counts of all files decide who is checked. The Merkle root is rebuilt
-from the rows, so after this check the header speaks for every byte.
+It runs on every announced file, since the declared counts of all files decide who is checked. Here, once, columns become
+rollouts: each obeys the record's own rules from then on and no later check asks again. The Merkle root is rebuilt from them,
+so after this check the header speaks for every byte.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from grail_core.files.window_file import RowTable, WindowFile, WindowFileError, read_window_file
 from grail_core.proof.numerics import NUMERICS_CLASSES
-from grail_core.protocol import count_groups, header_digest, merkle_root, row_digest
+from grail_core.protocol import RolloutRow, count_groups, header_digest, merkle_root, row_digests
 from grail_core.protocol.constants import PROTOCOL_VERSION
 from grail_core.protocol.context import WindowContext
 from grail_core.protocol.signatures import verify
@@ -25,29 +27,44 @@ CHECK = "file"
 
 @dataclass(frozen=True)
 class Submission:
-    """A file that passed check 1: parsed, signed, its rows bound to the header by `row_digests`."""
+    """A file that passed check 1: parsed, signed, its rollouts bound to the header by their digests.
+
+    `rows` are views of the file's columns, in file order; `digests` are theirs.
+    """
 
     hotkey: Hotkey
     content_digest: Digest
     file: WindowFile
-    row_digests: tuple[Digest, ...]
+    rows: tuple[RolloutRow, ...]
+    digests: tuple[Digest, ...]
 
     @property
-    def table(self) -> RowTable:
+    def columns(self) -> RowTable:
+        """The same rollouts as arrays, for rules that look at all of them at once."""
         return self.file.table
 
-    @property
-    def groups(self) -> list[int]:
+    @cached_property
+    def groups(self) -> tuple[int, ...]:
         """Group ids in file order, each once."""
-        _, first = np.unique(self.table.group, return_index=True)
-        return [int(self.table.group[index]) for index in sorted(first)]
+        return tuple(dict.fromkeys(row.group for row in self.rows))
 
-    def rows_of(self, group: int) -> list[int]:
-        """Row indices of a group, in file order."""
-        return [int(index) for index in np.flatnonzero(self.table.group == group)]
+    def rows_of(self, group: int) -> list[RolloutRow]:
+        """The rollouts of a group, in file order."""
+        return [self.rows[index] for (g, _), index in self._places.items() if g == group]
 
-    def index_of(self, group: int, rollout: int) -> int:
-        return int(np.flatnonzero((self.table.group == group) & (self.table.rollout == rollout))[0])
+    def row_of(self, group: int, rollout: int) -> RolloutRow:
+        """Raises KeyError where the file has no such rollout."""
+        return self.rows[self._places[group, rollout]]
+
+    def digest_of(self, group: int, rollout: int) -> Digest:
+        return self.digests[self._places[group, rollout]]
+
+    @cached_property
+    def _places(self) -> dict[tuple[int, int], int]:
+        places: dict[tuple[int, int], int] = {}
+        for index, row in enumerate(self.rows):
+            places.setdefault((row.group, row.rollout), index)
+        return places
 
 
 def check_file(
@@ -94,10 +111,13 @@ def check_file(
 
 def _bind_rows(file: WindowFile, content_digest: Digest, window: WindowContext) -> Submission | list[Finding]:
     header, table = file.header, file.table
-    try:
-        digests = tuple(row_digest(window.network_id, row) for row in table.rows())
-    except (ValueError, OverflowError) as error:
-        return [reject("schema", detail=f"a row breaks the record's rules: {error}")]
+    rows: list[RolloutRow] = []
+    for index in range(len(table)):
+        try:
+            rows.append(table.row(index))
+        except ValueError as error:
+            return [reject("schema", detail=f"row {index} breaks the record's rules: {error}")]
+    digests = tuple(row_digests(window.network_id, rows))
     root = merkle_root(digests)
     if root != header.merkle_root:
         return [reject(CHECK, value=root.hex(), threshold=header.merkle_root.hex(), detail="rows do not give the Merkle root")]
@@ -113,7 +133,7 @@ def _bind_rows(file: WindowFile, content_digest: Digest, window: WindowContext) 
     ):
         if found != wanted:
             return [reject(CHECK, value=found, threshold=wanted, detail=f"the header's {name} differ from the rows'")]
-    return Submission(header.hotkey, content_digest, file, digests)
+    return Submission(header.hotkey, content_digest, file, tuple(rows), digests)
 
 
 def _text(value: object) -> str | int | None:

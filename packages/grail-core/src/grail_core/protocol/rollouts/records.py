@@ -50,7 +50,7 @@ class RolloutRow:
     tokens: Int32Array  # prompt + completion
     prompt_length: int  # 1 … MAX_PROMPT_TOKENS
     logprobs: Float32Array  # of the completion's tokens under the unwarped model
-    sketches: bytes  # little-endian int16[completion_length + 1, 4], input positions prompt_length − 1 … last
+    sketches: bytes | memoryview  # little-endian int16[completion_length + 1, 4], input positions prompt_length − 1 … last
     reward: float
     success: bool
 
@@ -72,7 +72,7 @@ class RolloutRow:
             raise ValueError(f"logprobs: {len(self.logprobs)} values for {length} completion tokens")
         if not is_canonical_float32(self.logprobs):
             raise ValueError("logprobs: NaN, infinity or −0.0")
-        if not isinstance(self.sketches, bytes) or len(self.sketches) != SKETCH_BYTES_PER_POSITION * (length + 1):
+        if not isinstance(self.sketches, bytes | memoryview) or len(self.sketches) != SKETCH_BYTES_PER_POSITION * (length + 1):
             raise ValueError(f"sketches: {SKETCH_BYTES_PER_POSITION * (length + 1)} bytes are expected")
         if (self.sketch_values() == RESERVED_SKETCH_VALUE).any():
             raise ValueError(f"sketches: the reserved value {RESERVED_SKETCH_VALUE}")

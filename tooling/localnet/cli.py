@@ -136,9 +136,9 @@ def _run(plan: Plan, out: Path, as_json: bool) -> int:
 
 def _check_environment(plan: Plan) -> None:
     """Unknown environments and missing data sets end here, before anything is started."""
-    from grail_envs.cli import load_from_options
+    from grail_envs import load
 
-    load_from_options(plan.env_id, (), Path(plan.data_dir) if plan.data_dir else None)
+    load(plan.env_id, data_dir=plan.data_dir)
 
 
 def _say(error: GrailError, as_json: bool) -> None:

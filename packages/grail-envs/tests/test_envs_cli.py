@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -69,17 +70,21 @@ def test_help_imports_nothing_heavy() -> None:
 def test_check_passes_on_our_own_and_names_what_it_checked(env_id: str) -> None:
     code, out, err = run("check", env_id, "--seeds", "60", "--json")
     findings = {row["check"]: row for row in json.loads(out)}
-    assert set(findings) == {"determinism", "protocol", "digest", "speed", "bounds"}
+    assert set(findings) == {"determinism", "protocol", "digest", "speed", "bounds", "capabilities"}
     assert all(row["passed"] for name, row in findings.items() if name != "speed"), (err, findings)
     assert code == int(not findings["speed"]["passed"])
 
 
 def test_check_finds_what_is_wrong_with_an_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    from grail_core.capabilities import Capabilities, Stage, Teacher
     from grail_core.environment import EnvironmentSpec, Judgement, Message, Problem
     from grail_envs import conformance
 
     class Bad:
         spec = EnvironmentSpec("bad", 1)
+        capabilities = Capabilities(
+            teacher=lambda environment: Teacher(stages=(Stage(lambda problem, rng: str(id(object()))),))
+        )
 
         def problem(self, seed: int) -> Problem:
             return Problem("bad", seed, id(object()))
@@ -88,17 +93,19 @@ def test_check_finds_what_is_wrong_with_an_environment(monkeypatch: pytest.Monke
             return [Message("user", str(problem.payload))]
 
         def judge(self, problem: Problem, completion: str) -> Judgement:
-            return Judgement(float("nan") if completion else 2.0, success=True, well_formed=True)
+            return Judgement(float("nan") if completion else 2.0, success=True, well_formed=False)
 
     monkeypatch.setattr(conformance, "load", lambda env_id, **parameters: Bad())
     findings = {finding.check: finding.passed for finding in conformance.check("bad", {}, seeds=3)}
     assert not findings["determinism"]
     assert not findings["bounds"]
+    assert not findings["capabilities"]
 
 
 def test_the_template_is_a_whole_environment_in_thirty_lines() -> None:
     import importlib.util
 
+    from grail_core.capabilities import best_constant_of, teacher_of
     from grail_core.environment import Environment
 
     path = Path(__file__).parents[1] / "template" / "sums.py"
@@ -112,6 +119,9 @@ def test_the_template_is_a_whole_environment_in_thirty_lines() -> None:
     problem = env.problem(5)
     assert env.judge(problem, f"<answer>{sum(problem.payload)}</answer>").reward == 1.0
     assert env.judge(problem, "<answer>0</answer>").reward == pytest.approx(0.1)
+    demonstrate = teacher_of(env).stages[0].demonstrate
+    assert env.judge(problem, demonstrate(problem, random.Random(1))).well_formed
+    assert best_constant_of(env, [problem, problem, env.problem(6)]) == pytest.approx(2 / 3)
     assert len(path.read_text().split("class SumsEnvironment")[1].strip().splitlines()) <= 30
 
 

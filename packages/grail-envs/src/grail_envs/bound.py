@@ -35,10 +35,7 @@ def load_bound(spec: EnvironmentSpec, digest: Digest, data_dir: Path | None = No
         EnvironmentUnavailableError: it is not installed, its data set is not there, or what is installed here has another
             digest than the network's (another version, parameters or data).
     """
-    parameters = dict(spec.parameters)
-    if data_dir is not None and spec.data_digest:
-        parameters["data_dir"] = data_dir
-    environment = load(spec.env_id, **parameters)
+    environment = load(spec.env_id, **{**spec.parameters, "data_dir": data_dir})  # the folder is ours, whatever a spec says
     if environment.spec.digest != digest:
         raise EnvironmentUnavailableError(
             f"environment {spec.env_id} here is not the network's: digest {environment.spec.digest.hex()[:16]}…, "

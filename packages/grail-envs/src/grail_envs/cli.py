@@ -62,7 +62,7 @@ def parameters_from_options(env_id: str, params: tuple[str, ...], data_dir: Path
             given[name] = json.loads(value)
         except ValueError:
             given[name] = value
-    if data_dir is not None and "data_dir" in inspect.signature(factory(env_id)).parameters:
+    if data_dir is not None:
         given.setdefault("data_dir", str(data_dir))
     return given
 

@@ -2,15 +2,17 @@
 
 Determinism (the same problems in two processes with different hash seeds), digest stability (the same spec in both), bounds
 (rewards finite and in [0, 1], components finite, success a truth value), robustness (no text raises, none of them succeeds),
-speed (generation under 2 ms at the median and 50 ms at worst).
+speed (generation under 2 ms at the median and 50 ms at worst), capabilities (what it offers does what it is for).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -19,8 +21,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from grail_core.capabilities import best_constant_of, capabilities_of, teacher_of
 from grail_core.environment import Environment, JudgementOutcome
-from grail_envs.registry import load
+from grail_core.errors import GrailError
+from grail_envs.registry import load, load_held_out
 
 MEDIAN_MS: Final = 2.0
 WORST_MS: Final = 50.0
@@ -78,7 +82,28 @@ def check(env_id: str, parameters: Mapping[str, Any], *, seeds: int = 200) -> li
     found("speed", median <= MEDIAN_MS and worst <= WORST_MS, f"median {median:.3f} ms, worst {worst:.2f} ms")
     broken = [text[:20] for seed in range(3) for text in HOSTILE_TEXTS if not _sound(env, seed, text)]
     found("bounds", not broken, "rewards in [0, 1], hostile texts fail" if not broken else f"broken by {broken[0]!r}")
+    found("capabilities", *_capabilities(env, env_id, parameters))
     return findings
+
+
+def _capabilities(env: Environment, env_id: str, parameters: Mapping[str, Any]) -> tuple[bool, str]:
+    """Whether what is offered works, and its names: held-out problems can be had, demonstrations repeat and are well formed."""
+    try:
+        offered = capabilities_of(env)
+        problems = [env.problem(seed) for seed in range(8)]
+        if offered.held_out is not None:
+            load_held_out(env_id, **parameters)
+        best_constant_of(env, problems)
+        for stage in teacher_of(env).stages:
+            texts = [stage.demonstrate(problem, random.Random(problem.seed)) for problem in problems]
+            if texts != [stage.demonstrate(problem, random.Random(problem.seed)) for problem in problems]:
+                return False, "teacher: another demonstration from the same generator"
+            if not all(env.judge(problem, text).well_formed for problem, text in zip(problems, texts, strict=True)):
+                return False, "teacher: a demonstration is not well formed"
+    except GrailError as error:
+        return False, error.what
+    names = [field.name for field in dataclasses.fields(offered) if getattr(offered, field.name)]
+    return True, ", ".join(names) or "none offered"
 
 
 def _same_in_other_processes(env: Environment, env_id: str, parameters: Mapping[str, Any], seeds: int) -> Finding:

@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass
 from typing import Final
 
+from grail_core.capabilities import Capabilities
 from grail_core.environment import EnvironmentSpec, Judgement, Message, Problem
 from grail_core.errors import ConfigurationError, EnvironmentUnavailableError
 from grail_envs.answer_text import tagged_answer
@@ -18,6 +19,7 @@ from grail_envs.data_sets import HubSource, load_rows, row_permutation, rows_dig
 from grail_envs.draws import checked_seed
 from grail_envs.exact_numbers import WrittenNumber, read_number
 from grail_envs.reward_table import CORRECT_AND_FORMAT
+from grail_envs.teaching import NUMBERS
 
 VERSION: Final = 1
 SPLITS: Final = {"train": ("gsm8k/train.jsonl.gz", "gsm8k/train.jsonl"), "test": ("gsm8k/test.jsonl", "gsm8k/test.jsonl.gz")}
@@ -52,6 +54,7 @@ class Gsm8kEnvironment:
     """
 
     rewards = CORRECT_AND_FORMAT
+    capabilities = Capabilities(data_folder=True, held_out={"split": "test"}, teacher=lambda environment: NUMBERS)
 
     def __init__(self, split: str = "train", data_dir: str | os.PathLike[str] | None = None) -> None:
         if split not in SPLITS:

@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 from typing import Final
 
+from grail_core.capabilities import Capabilities
 from grail_core.environment import EnvironmentSpec, Judgement, Message, Problem
 from grail_envs.code_answers import CODE_REWARDS, CODE_SYSTEM, NO_CODE, code_of, judged_in_sandbox
 from grail_envs.data_sets import HubSource, load_rows, row_permutation, rows_digest
@@ -41,6 +42,7 @@ class HumanEvalEnvironment:
     """
 
     rewards = CODE_REWARDS
+    capabilities = Capabilities(data_folder=True)
 
     def __init__(self, data_dir: str | os.PathLike[str] | None = None) -> None:
         rows, _ = load_rows("HumanEval", data_dir=data_dir, local_files=_FILES, hub=HUB, fields=_FIELDS)

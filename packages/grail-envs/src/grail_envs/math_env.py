@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from grail_core.capabilities import Capabilities
 from grail_core.environment import EnvironmentSpec, Judgement, Message, Problem
 from grail_core.errors import ConfigurationError, EnvironmentUnavailableError
 from grail_envs.answer_text import ANSWER_CLOSE, last_boxed, spoken, tagged_answer
@@ -20,6 +21,7 @@ from grail_envs.data_sets import HubSource, load_rows, row_permutation, rows_dig
 from grail_envs.draws import checked_seed
 from grail_envs.reward_table import CORRECT_AND_FORMAT
 from grail_envs.sandbox.jobs import Limits
+from grail_envs.teaching import NUMBERS
 
 VERSION: Final = 1
 SUBJECTS: Final = (
@@ -86,6 +88,7 @@ class MathEnvironment:
     """
 
     rewards = CORRECT_AND_FORMAT
+    capabilities = Capabilities(data_folder=True, held_out={"split": "math500"}, teacher=lambda environment: NUMBERS)
 
     def __init__(
         self,

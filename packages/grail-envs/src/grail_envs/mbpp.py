@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, Final
 
+from grail_core.capabilities import Capabilities
 from grail_core.environment import EnvironmentSpec, Judgement, Message, Problem
 from grail_core.errors import ConfigurationError, EnvironmentUnavailableError
 from grail_envs.code_answers import (
@@ -65,6 +66,7 @@ class MbppEnvironment:
     """
 
     rewards = CODE_REWARDS
+    capabilities = Capabilities(data_folder=True, held_out={"split": "test"})
 
     def __init__(self, split: str = "train", subset: str = "full", data_dir: str | os.PathLike[str] | None = None) -> None:
         if split not in SPLITS or subset not in _FILES:

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from grail_core.environment import Environment
 from grail_core.errors import ConfigurationError, EnvironmentUnavailableError, GrailError
 
+if TYPE_CHECKING:
+    from grail_core.environment import Environment
+
 GROUP = "grail.environments"
+DEFAULT_ENV_ID = "sat"
+"""What a command takes that is told no environment: it needs no data, and a tiny model learns it in minutes."""
 
 
 def known_ids() -> list[str]:
@@ -47,16 +52,39 @@ def factory(env_id: str) -> Callable[..., Environment]:
     return _factory(_entry_point(env_id))
 
 
-def load(env_id: str, **params: Any) -> Environment:
+def load(env_id: str, /, *, data_dir: str | os.PathLike[str] | None = None, **params: Any) -> Environment:
     """The environment `env_id` with the given parameters (`grail-envs list` names them).
+
+    `data_dir` is the data folder of whoever asks, not a wish of this environment: one that does not offer `data_folder` is
+    made without it.
 
     Raises:
         EnvironmentUnavailableError: unknown id, or its data set or a package it needs is not there.
-        ConfigurationError: a parameter it does not have, or a value it does not take.
+        ConfigurationError: a parameter it does not have, or a value it does not take; or it has the parameter `data_dir`
+            without offering `data_folder`, or the other way round.
     """
+    return _made(env_id, factory(env_id), params, data_dir)
+
+
+def load_held_out(env_id: str, /, *, data_dir: str | os.PathLike[str] | None = None, **params: Any) -> Environment:
+    """The environment `env_id` with the problems that nobody trains on, where it offers `held_out`; else as `load` gives it.
+
+    Raises:
+        EnvironmentUnavailableError, ConfigurationError: as `load` does.
+    """
+    from grail_core.capabilities import capabilities_of
+
     make = factory(env_id)
+    return _made(env_id, make, {**params, **(capabilities_of(make).held_out or {})}, data_dir)
+
+
+def _made(
+    env_id: str, make: Callable[..., Environment], params: dict[str, Any], data_dir: str | os.PathLike[str] | None
+) -> Environment:
     known = list(inspect.signature(make).parameters)
     accepts_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(make).parameters.values())
+    if data_dir is not None and _takes_data_folder(env_id, make, "data_dir" in known, accepts_any):
+        params = {**params, "data_dir": data_dir}
     for name in params:
         if name not in known and not accepts_any:
             near = difflib.get_close_matches(name, known, n=1)
@@ -76,6 +104,26 @@ def load(env_id: str, **params: Any) -> Environment:
             where=env_id,
             hint=f"grail-envs show {env_id} --help",
         ) from error
+
+
+def _takes_data_folder(env_id: str, make: Callable[..., Environment], named: bool, accepts_any: bool) -> bool:
+    """What the environment declares; a declaration that contradicts its parameters is an error, never a folder not read."""
+    from grail_core.capabilities import capabilities_of
+
+    offered = capabilities_of(make).data_folder
+    if offered and not named and not accepts_any:
+        raise ConfigurationError(
+            f"environment {env_id} offers `data_folder` but has no parameter data_dir",
+            where=env_id,
+            hint="give it the keyword data_dir, or take data_folder out of its capabilities",
+        )
+    if named and not offered:
+        raise ConfigurationError(
+            f"environment {env_id} has a parameter data_dir but does not offer `data_folder`, so it gets no data folder",
+            where=env_id,
+            hint="in its class: capabilities = Capabilities(data_folder=True), from grail_core.capabilities",
+        )
+    return offered
 
 
 def _entry_point(env_id: str) -> EntryPoint:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import sys
@@ -20,7 +19,6 @@ from rich.table import Table
 
 from grail_core.calibration import measure as core
 from grail_core.calibration.plot import plot
-from grail_core.environment import Environment
 from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.generation.defaults import sampling_defaults
 from grail_core.model.policy_model import Attention
@@ -121,19 +119,13 @@ def _prompts(asked: Asked, data_dir: Path | None) -> Iterator[list[tuple[int, ..
             )
         yield from (given[i :: len(asked.models)] for i in range(len(asked.models)))
         return
-    environment = _environment(str(asked.env_id), data_dir)
+    from grail_envs import load
+
+    environment = load(str(asked.env_id), data_dir=data_dir)
     for index, folder in enumerate(asked.models):
         renderer = PromptRenderer(folder)
         seeds = np.random.default_rng(index).integers(2**63, size=asked.count).tolist()
         yield [renderer.render(environment.messages(environment.problem(seed))) for seed in seeds]
-
-
-def _environment(env_id: str, data_dir: Path | None) -> Environment:
-    from grail_envs import load
-    from grail_envs.registry import factory
-
-    takes_data = "data_dir" in inspect.signature(factory(env_id)).parameters
-    return load(env_id, **({"data_dir": data_dir} if takes_data and data_dir is not None else {}))
 
 
 def _read_prompts(path: Path) -> list[tuple[int, ...]]:

@@ -12,6 +12,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Final
 
+from grail_core.capabilities import Capabilities
 from grail_core.environment import EnvironmentSpec, Judgement, Message, Problem
 from grail_core.errors import ConfigurationError
 from grail_envs.answer_text import last_fence, tagged_answer
@@ -53,6 +54,8 @@ class TraceEnvironment:
         Component("correct", Fraction(9, 10), "the whole output is right"),
         Component("format", Fraction(1, 10), "an output stands between answer tags"),
     )
+
+    capabilities = Capabilities(data_folder=True, held_out={"split": "test"})
 
     def __init__(self, source: str = "generated", split: str = "train", data_dir: str | os.PathLike[str] | None = None) -> None:
         if source not in SOURCES:

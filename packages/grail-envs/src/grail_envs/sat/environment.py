@@ -4,36 +4,32 @@ A seed fixes the number of variables and clauses (so the seed chooses the diffic
 clauses of three distinct variables that this assignment satisfies. All randomness is SHAKE-256 over the seed, so a problem
 is the same in every process and under every library version. The answer names every variable of the problem exactly once
 (`<answer>x1=0 x2=1 x3=1</answer>`); an answer for another number of variables is malformed, so one constant text fits only
-the problems of one size. What is not here: any solver; nothing is ever searched for.
+the problems of one size. What is not here: any solver; nothing is ever searched for. Answers are read in `answers`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from grail_core.capabilities import Capabilities
 from grail_core.environment import EnvironmentSpec, Judgement, Message, Problem
+from grail_envs.sat.answers import parse_answer
+from grail_envs.sat.teaching import best_constant, teacher
 
 VERSION: Final = 1
 REWARD_WEIGHTS: Final = {"solved": 0.75, "satisfied": 0.25}
 """The one table of reward components: all clauses hold; share of clauses that hold. The reward lies in [0, 1]."""
-
-MAX_ANSWER_CHARACTERS: Final = 4096
-"""An answer longer than this between its tags is malformed: ten variables need 60."""
 
 _SYSTEM: Final = (
     "Give every variable the value 0 or 1 so that every clause is true. A clause is one line; it is true when at least one "
     "of its parts is, and 'not' turns 0 into 1 and 1 into 0. End your reply with the value of each variable, in this form: "
     "<answer>x1=0 x2=1 x3=1</answer>"
 )
-_OPEN: Final = "<answer>"
-_CLOSE: Final = "</answer>"
-_SEPARATORS: Final = re.compile(r"[ \t\r\n,;]+")
 
 
 @dataclass(frozen=True)
@@ -54,6 +50,8 @@ class SatEnvironment:
     Raises:
         ValueError: bounds out of order, fewer than 3 or more than 64 variables, or more clauses asked for than exist.
     """
+
+    capabilities = Capabilities(best_constant=best_constant, teacher=teacher)
 
     def __init__(self, min_variables: int = 3, max_variables: int = 10, min_clauses: int = 5, max_clauses: int = 20) -> None:
         if not 3 <= min_variables <= max_variables <= 64:
@@ -125,35 +123,6 @@ class SatEnvironment:
             components=components,
             detail=f"{holding} of {len(payload.clauses)} clauses hold",
         )
-
-
-def format_answer(assignment: tuple[int, ...]) -> str:
-    """The asked form of an assignment: values of x1, x2, … in order."""
-    return _OPEN + " ".join(f"x{number}={value}" for number, value in enumerate(assignment, start=1)) + _CLOSE
-
-
-def parse_answer(completion: str, variables: int) -> tuple[int, ...] | None:
-    """The assignment between the last pair of answer tags, or None if it does not name each variable exactly once."""
-    close = completion.rfind(_CLOSE)
-    start = completion.rfind(_OPEN, 0, close) if close >= 0 else -1
-    if start < 0:
-        return None
-    body = completion[start + len(_OPEN) : close]
-    if len(body) > MAX_ANSWER_CHARACTERS:
-        return None
-    parts = [part for part in _SEPARATORS.split(body) if part]
-    if len(parts) != variables:
-        return None
-    values: dict[str, int] = {}
-    for part in parts:
-        name, equals, value = part.partition("=")
-        if not equals or value not in ("0", "1") or name in values:
-            return None
-        values[name] = int(value)
-    names = [f"x{number}" for number in range(1, variables + 1)]
-    if any(name not in values for name in names):
-        return None
-    return tuple(values[name] for name in names)
 
 
 def _literal_text(literal: int) -> str:

@@ -132,13 +132,13 @@ def curve(
     from grail_core.generation.defaults import sampling_defaults
     from grail_core.model.policy_model import PolicyModel
     from grail_core.model.prompts import PromptRenderer
-    from grail_envs import load
-    from grail_trainer.evaluate import evaluate, held_out_environment
+    from grail_envs import load, load_held_out
+    from grail_trainer.evaluate import evaluate
     from grail_trainer.grpo import update
     from grail_trainer.optimiser import Masters
 
     torch.set_num_threads(1)
-    environment, held_out = load(env_id), held_out_environment(env_id)
+    environment, held_out = load(env_id), load_held_out(env_id)
     defaults, renderer = sampling_defaults(folder), PromptRenderer(folder)
     policy, ends = defaults.policy, frozenset(defaults.end_tokens)
     settings = dataclasses.replace(settings, seed=seed)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import grail_trainer.tiny.warm_start as warm_start
+from grail_core.capabilities import Stage
 from grail_core.checkpoints.safety import read_model_files
 from grail_core.environment import Environment, Judgement, Message, Problem
 from grail_core.errors import CheckpointError, ConfigurationError
@@ -20,11 +21,11 @@ from grail_core.generation.defaults import sampling_defaults
 from grail_core.model.policy_model import PolicyModel
 from grail_core.model.prompts import PromptRenderer
 from grail_envs.sat import SatEnvironment, format_answer
+from grail_envs.sat.teaching import majority_answer
 from grail_trainer.evaluate import evaluate, held_out_sampling_seed, held_out_seed, pass_at_k
 from grail_trainer.tiny.constant_answers import constant_baseline
 from grail_trainer.tiny.init import create_model
 from grail_trainer.tiny.vocabulary import UNKNOWN, Codec, write_tokenizer
-from grail_trainer.tiny.warm_start import Stage, majority_answer
 
 SAT = SatEnvironment(3, 5, 5, 8)
 

@@ -24,6 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import grail_trainer.tiny.warm_start as warm_start
+from grail_core.capabilities import Stage
 from grail_core.chain.development.local import LocalChain
 from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.checkpoints.publish import CheckpointParts
@@ -42,6 +43,7 @@ from grail_core.protocol.verdicts import Versions
 from grail_core.storage.filesystem import FilesystemDirectory
 from grail_core.storage.layout import rollouts_key, training_log_key, verdict_key, window_key
 from grail_envs.sat import SatEnvironment
+from grail_envs.sat.teaching import majority_answer
 from grail_trainer.batch import fair_order, largest_share, within_share
 from grail_trainer.grpo import GrpoSettings
 from grail_trainer.intake import accepted_digests, have_spoken
@@ -52,7 +54,6 @@ from grail_trainer.start import MAX_WINDOWS_OLD, assemble, publish_folder
 from grail_trainer.state import TrainerState
 from grail_trainer.steps import Beginning
 from grail_trainer.tiny.init import TinyConfig, create_model
-from grail_trainer.tiny.warm_start import Stage, majority_answer
 from tooling.testing.small_network import FIRST_WINDOW, SmallNetwork
 
 ENVIRONMENT = SatEnvironment(3, 4, 5, 6)

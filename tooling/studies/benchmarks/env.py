@@ -15,7 +15,7 @@ import statistics
 import time
 from typing import Any
 
-from grail_core.environment import Environment
+from grail_core.environment import Environment, Problem
 from grail_envs import load
 from tooling import REPOSITORY
 
@@ -73,7 +73,7 @@ def _generation(env: Environment, seeds: int) -> tuple[float, float]:
 
 def _judging(env: Environment, count: int) -> float:
     problems = [env.problem(seed) for seed in range(64)]
-    answers = [_answer(env, problem.payload, env.spec.env_id) for problem in problems]
+    answers = [_answer(env, problem) for problem in problems]
     env.judge(problems[0], answers[0])
     started = time.perf_counter()
     for number in range(count):
@@ -82,7 +82,9 @@ def _judging(env: Environment, count: int) -> float:
     return count / (time.perf_counter() - started)
 
 
-def _answer(env: Any, payload: Any, env_id: str) -> str:
+def _answer(env: Any, problem: Problem) -> str:
+    """A right answer: what the data set or the generator knows."""
+    env_id, payload = env.spec.env_id, problem.payload
     if env_id == "sat":
         return "<answer>" + " ".join(f"x{n}={bit}" for n, bit in enumerate(payload.planted, start=1)) + "</answer>"
     if env_id == "gsm8k":
@@ -93,9 +95,4 @@ def _answer(env: Any, payload: Any, env_id: str) -> str:
         return f"```python\n{payload.reference}\n```"
     if env_id == "humaneval":
         return f"```python\n{payload.prompt}{payload.reference}\n```"
-    family = payload.family if env_id == "affine_logic" else None
-    if family is not None:
-        from grail_envs.logic.environment import FAMILIES as LOGIC
-
-        return f"<answer>{LOGIC[family].reference(payload.puzzle)}</answer>"
-    return f"<answer>\n{payload.expected}</answer>"
+    return str(env.reference(problem))

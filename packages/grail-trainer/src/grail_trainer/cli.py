@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from grail_core.commands.options import common_options, run_cli, stop_on_signals
+from grail_envs import DEFAULT_ENV_ID
 from grail_trainer import __version__
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -24,7 +25,7 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--model", type=_FOLDER, required=True, help="Model folder of the network's first checkpoint.")
-@click.option("--env", "env_id", default="sat", show_default=True, help="Environment (see `grail-envs list`).")
+@click.option("--env", "env_id", default=DEFAULT_ENV_ID, show_default=True, help="Environment (see `grail-envs list`).")
 @click.option("--windows", type=click.IntRange(min=1), help="Stop once so many windows were learned from (default: never).")
 @click.option("--learning-rate", type=click.FloatRange(min=0), help="0: do everything but change the weights (a control run).")
 @click.option("--epochs", type=click.IntRange(1, 16), help="Passes over a window's groups.")
@@ -77,7 +78,7 @@ def run(
 
 
 @cli.command()
-@click.option("--env", "env_id", default="sat", show_default=True, help="Environment to make the model for.")
+@click.option("--env", "env_id", default=DEFAULT_ENV_ID, show_default=True, help="Environment to make the model for.")
 @click.option("--out", type=_FOLDER, required=True, help="Folder to make; must be empty or absent.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--quick", is_flag=True, help="Half the warm start.")
@@ -100,7 +101,9 @@ def init(settings: object, env_id: str, out: Path, seed: int, quick: bool, no_ca
 
 @cli.command()
 @click.option("--model", type=_FOLDER, required=True, help="Model folder, such as a fetched checkpoint.")
-@click.option("--env", "env_id", default="sat", show_default=True, help="Environment; a data set's test split is used.")
+@click.option(
+    "--env", "env_id", default=DEFAULT_ENV_ID, show_default=True, help="Environment, with the problems it holds back."
+)
 @click.option("--problems", type=click.IntRange(min=1), default=2048, show_default=True)
 @click.option("--samples", type=click.IntRange(1, 64), default=1, show_default=True, help="Of each problem, for pass@k.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
@@ -114,7 +117,7 @@ def evaluate(settings: object, model: Path, env_id: str, problems: int, samples:
 
 @cli.command()
 @click.option("--model", type=_FOLDER, required=True, help="Transformers folder: weights, configuration, tokenizer.")
-@click.option("--env", "env_id", default="sat", show_default=True, help="Environment of the network.")
+@click.option("--env", "env_id", default=DEFAULT_ENV_ID, show_default=True, help="Environment of the network.")
 @common_options
 def publish(settings: object, model: Path, env_id: str) -> None:
     """Publish a model folder as the network's first checkpoint, or as its next one.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import sys
 from collections.abc import Iterator
@@ -22,19 +21,18 @@ class Bar(Protocol):
 
 
 def training_environment(env_id: str, data_dir: Path | None) -> Environment:
-    """The environment as a network would use it, with the data folder of the settings where it takes one.
+    """The environment as a network would use it, with the data folder of the settings where it reads one.
 
     Raises:
         EnvironmentUnavailableError: unknown, or its data set is not there.
     """
     from grail_envs import load
-    from grail_envs.registry import factory
 
-    takes_data = "data_dir" in inspect.signature(factory(env_id)).parameters
-    return load(env_id, **({"data_dir": data_dir} if takes_data and data_dir is not None else {}))
+    return load(env_id, data_dir=data_dir)
 
 
 def init_command(settings: Settings, *, env_id: str, out: Path, seed: int, quick: bool, cached: bool) -> None:
+    from grail_core.capabilities import teacher_of
     from grail_trainer.tiny.init import create_model
 
     environment = training_environment(env_id, settings.data_dir)
@@ -45,6 +43,8 @@ def init_command(settings: Settings, *, env_id: str, out: Path, seed: int, quick
 
         cache_dir = settings.cache_dir if cached else None
         create_model(environment, out, seed=seed, quick=quick, cache_dir=cache_dir, progress=told)
+    if not teacher_of(environment).stages:
+        click.echo(f"{env_id} offers no capability `teacher`: the weights are random, no answer's form is known", err=True)
     click.echo(f"{out}: a tiny model for {env_id}; try `grail-trainer evaluate --model {out} --env {env_id}`", err=True)
 
 
@@ -62,9 +62,10 @@ def evaluate_command(settings: Settings, *, model: Path, env_id: str, problems: 
     from grail_core.generation.defaults import sampling_defaults
     from grail_core.model.policy_model import PolicyModel
     from grail_core.model.prompts import PromptRenderer
-    from grail_trainer.evaluate import evaluate, held_out_environment
+    from grail_envs import load_held_out
+    from grail_trainer.evaluate import evaluate
 
-    environment = held_out_environment(env_id, settings.data_dir)
+    environment = load_held_out(env_id, data_dir=settings.data_dir)
     loaded = PolicyModel.load(model, device=settings.device)
     defaults, renderer = sampling_defaults(model), PromptRenderer(model)
     with progress_bar() as bar:

@@ -1,8 +1,9 @@
 """Held-out evaluation: fixed problems, fixed seeds, the network's own sampler, success with its standard error.
 
 Problems and sampling seeds are a tagged hash of an index and nothing else, so any two evaluations of one environment compare
-problem by problem, and none of the problems is one that a window can assign (their seeds come from another hash; data sets
-with a test split are evaluated on it). Sampling is at the policy's temperature, as miners do it.
+problem by problem. Their seeds come from another hash than those that windows assign; where an environment has so few problems
+that two seeds meet in one, only its capability `held_out` (`grail_envs.load_held_out`) keeps the asked from the trained ones.
+Sampling is at the policy's temperature, as miners do it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -136,26 +136,6 @@ def standard_error(values: np.ndarray) -> float:
 
 def powers_up_to(most: int) -> list[int]:
     return [2**i for i in range(most.bit_length()) if 2**i <= most]
-
-
-def held_out_environment(env_id: str, data_dir: Path | None = None) -> Environment:
-    """The environment to evaluate on: a data set's test split where it has one.
-
-    Raises:
-        EnvironmentUnavailableError: unknown, or its data set is not there.
-    """
-    import inspect
-
-    from grail_envs import load
-    from grail_envs.registry import factory
-
-    known = inspect.signature(factory(env_id)).parameters
-    parameters: dict[str, Any] = {}
-    if "split" in known and known["split"].default == "train":  # another default is a test set already
-        parameters["split"] = "test"
-    if "data_dir" in known and data_dir is not None:
-        parameters["data_dir"] = data_dir
-    return load(env_id, **parameters)
 
 
 def _word(tag: str, *parts: int) -> int:

@@ -1,8 +1,8 @@
 """`grail-trainer init`: a tiny model and a tokenizer made for one environment, from nothing, in about a minute.
 
 The result is an ordinary folder (bfloat16 safetensors, configuration, tokenizer, chat template, generation defaults) that
-Transformers loads, and a pure function of (environment spec, configuration, seed, code version): it is kept in the cache
-under the digest of these. One thread is used, so that the number of processors does not change a bit of it.
+Transformers loads, and a pure function of (environment spec, what its teacher says, configuration, seed, code version): it is
+kept in the cache under the digest of these. One thread is used, so that the number of processors does not change a bit of it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import random
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from grail_core.capabilities import teacher_of
 from grail_core.disk import storage_errors, sync_folder
 from grail_core.environment import Environment
 from grail_core.errors import ConfigurationError
@@ -44,18 +46,16 @@ class TinyConfig:
     rows: int = 32  # of one warm-start step
 
 
+_KEY_PROBLEMS = 8
+
 Progress = Callable[[str, int, int, float], None]
 """(stage, steps done, steps in all, loss)."""
 
 
 def config_for(environment: Environment) -> TinyConfig:
-    """Sizes that fit an environment's prompts and answers."""
-    if environment.spec.env_id == "sat":
-        variables = int(environment.spec.parameters["max_variables"])
-        clauses = int(environment.spec.parameters["max_clauses"])
-        context = max(128, 2 ** (3 * clauses + variables + 16).bit_length())
-        return TinyConfig(context_length=context, max_new_tokens=variables + 6)
-    return TinyConfig(context_length=2048, max_new_tokens=16, rows=8)
+    """Sizes that fit an environment's prompts and answers, as its teacher knows them."""
+    teacher = teacher_of(environment)
+    return TinyConfig(context_length=teacher.context_length, max_new_tokens=teacher.max_new_tokens, rows=teacher.rows)
 
 
 def create_model(
@@ -111,10 +111,8 @@ def _make(environment: Environment, folder: Path, config: TinyConfig, seed: int,
             def told(done: int, total: int, loss: float, number: int = number) -> None:
                 progress(f"warm start, stage {number}", done, total, loss)
 
-            stage_seed = int.from_bytes(
-                hashlib.sha256(f"grail-trainer/warm-start|{seed}|{number}".encode()).digest()[:8], "big"
-            )
-            run_stage(module, environment, codec, stage, rows=config.rows, seed=stage_seed, progress=told)
+            word = hashlib.sha256(f"grail-trainer/warm-start|{seed}|{number}".encode()).digest()[:8]
+            run_stage(module, environment, codec, stage, rows=config.rows, seed=int.from_bytes(word, "big"), progress=told)
     finally:
         torch.set_num_threads(threads)
     module.to(torch.bfloat16).save_pretrained(folder)
@@ -166,6 +164,7 @@ def _key(environment: Environment, config: TinyConfig, seed: int, quick: bool) -
     value = {
         "spec": environment.spec.to_json(),
         "config": dataclasses.asdict(config),
+        "teaching": _teaching(environment),
         "seed": seed,
         "quick": quick,
         "version": INIT_VERSION,
@@ -173,6 +172,20 @@ def _key(environment: Environment, config: TinyConfig, seed: int, quick: bool) -
         "transformers": transformers.__version__,
     }
     return hashlib.sha256(canonical_json(value)).hexdigest()[:32]
+
+
+def _teaching(environment: Environment) -> list[Any]:
+    """What the teacher says now, told by what it demonstrates: its code may change without a new version of the environment."""
+    teacher = teacher_of(environment)
+    problems = [environment.problem(seed) for seed in range(_KEY_PROBLEMS)]
+    return [repr(teacher.vocabulary)] + [
+        [
+            stage.steps,
+            repr((stage.learning_rate, stage.last_learning_rate)),
+            [stage.demonstrate(problem, random.Random(seed)) for seed, problem in enumerate(problems)],
+        ]
+        for stage in teacher.stages
+    ]
 
 
 def _place(source: Path, target: Path) -> None:

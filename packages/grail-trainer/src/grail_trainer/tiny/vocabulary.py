@@ -1,8 +1,8 @@
 """Tokenizers made for one environment, so that a model of a hundred thousand weights can do something in it.
 
-`sat` gets a vocabulary of symbols: one token a literal, one an assignment `x3=1`, one for the whole system message, and a
-clause's end is part of its last literal; a problem is about 45 tokens, an answer one a variable. Every other environment gets
-a byte-level BPE learned from its own prompts. Both decode to text that the environment's judge reads.
+The environment's teacher says which kind (`grail_core.capabilities`): symbols, one token a word that it lists, or a byte-level
+BPE learned from the environment's own prompts, which is also what an environment without a teacher gets. Both decode to text
+that the environment can grade.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
+from grail_core.capabilities import BytePairs, Symbols, teacher_of
 from grail_core.environment import Environment
 from grail_core.errors import CheckpointError
 from grail_core.model.prompts import PromptRenderer
@@ -28,7 +29,6 @@ CHAT_TEMPLATE: Final = (
 )
 BPE_VOCABULARY: Final = 1024
 BPE_PROBLEMS: Final = 1000
-ANSWER_TAGS: Final = ("<answer>", "</answer>")
 
 
 class Codec:
@@ -55,7 +55,8 @@ class Codec:
 
 def write_tokenizer(environment: Environment, folder: Path) -> Codec:
     """Write tokenizer.json, tokenizer_config.json and the chat template made for `environment`; the codec that reads them."""
-    tokenizer = _symbols(environment) if environment.spec.env_id == "sat" else _byte_pairs(environment)
+    vocabulary = teacher_of(environment).vocabulary
+    tokenizer = _symbols(vocabulary) if isinstance(vocabulary, Symbols) else _byte_pairs(vocabulary, environment)
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -70,41 +71,32 @@ def write_tokenizer(environment: Environment, folder: Path) -> Codec:
     return Codec(folder)
 
 
-def _symbols(environment: Environment) -> Any:
-    """Word-level: the pieces below are tokens, any other text between them (" or ", ", ", spaces) is dropped."""
+def _symbols(vocabulary: Symbols) -> Any:
+    """Word-level: the pieces that are found are tokens, any other text between them is dropped."""
     from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 
-    parameters = environment.spec.parameters
-    variables = range(1, int(parameters["max_variables"]) + 1)
-    system = environment.messages(environment.problem(0))[0].content
-    words: list[str] = [*SPECIALS, system, *ANSWER_TAGS]
-    words += [f"{n} variables" for n in range(int(parameters["min_variables"]), len(variables) + 1)]
-    words += [f"{n} clauses" for n in range(1, int(parameters["max_clauses"]) + 1)]
-    words += [f"{sign}x{v}{end}" for v in variables for sign in ("", "not ") for end in ("", "\n")]
-    words += [f"x{v}={value}" for v in variables for value in (0, 1)]
+    words = [*SPECIALS, *vocabulary.words]
     tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token=UNKNOWN))
-    piece = "|".join(
-        (re.escape(system), r"\d+ variables", r"\d+ clauses", r"x\d+=[01]", r"(?:not )?x\d+\n?", *map(re.escape, ANSWER_TAGS))
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(piece), behavior="removed", invert=True)
+    pieces = vocabulary.pieces or "|".join(re.escape(word) for word in sorted(vocabulary.words, key=len, reverse=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pieces), behavior="removed", invert=True)
     tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIALS])
     return tokenizer
 
 
-def _byte_pairs(environment: Environment) -> Any:
+def _byte_pairs(vocabulary: BytePairs, environment: Environment) -> Any:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=BPE_VOCABULARY - len(ANSWER_TAGS),
+        vocab_size=BPE_VOCABULARY - len(vocabulary.whole),
         special_tokens=[AddedToken(text, special=True, normalized=False) for text in SPECIALS],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(_prompt_texts(environment), trainer)
-    tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in ANSWER_TAGS])
+    tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in vocabulary.whole])
     return tokenizer
 
 

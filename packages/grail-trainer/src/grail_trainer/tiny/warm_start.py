@@ -1,57 +1,33 @@
 """A short supervised warm start: a model made from nothing learns what an answer looks like.
 
-For `sat` it has two stages, because the format alone leaves nothing for reinforcement to hold on to. First the answers give
-each variable the sign it has in most clauses (a rule of thumb, not a solver), so that attention learns where a variable's
-literals stand; then the same answers with 40 % of the values flipped at random, so that the model samples diffusely: well
-formed nearly always, right about as often as guessing. What is left to learn is to trust what it sees, and reinforcement does
-that. Environments whose answer is a number learn the tags around some number, and nothing of the task.
+What it is shown, and for how long, are the stages of the environment's teacher (`grail_core.capabilities`); this module only
+takes the steps. An environment without stages gets no warm start.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from grail_core.environment import Environment, Problem
+from grail_core.capabilities import Demonstrate, Stage, teacher_of
+from grail_core.environment import Environment
+from grail_core.errors import ConfigurationError
 from grail_trainer.logprobs import TokenRow, completion_logprobs
-from grail_trainer.tiny.vocabulary import ANSWER_TAGS, Codec
+from grail_trainer.tiny.vocabulary import Codec
 
 Progress = Callable[[int, int, float], None]
 """(steps done, steps in all, loss)."""
 
 
-class Teacher(Protocol):
-    """Writes an answer to a problem, as text."""
-
-    def __call__(self, problem: Problem, rng: random.Random) -> str: ...
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Supervised steps on one teacher's answers; the learning rate falls on a cosine from the first value to the second."""
-
-    teacher: Teacher
-    steps: int
-    learning_rate: float
-    last_learning_rate: float
-
-
 def stages_for(environment: Environment, *, quick: bool) -> tuple[Stage, ...]:
-    """The stages for an environment; none where the form of its answers is not known here."""
-    factor = 2 if quick else 1
-    if environment.spec.env_id == "sat":
-        return (
-            Stage(majority_answer, 400 // factor, 5e-3, 1.5e-3),
-            Stage(_flipped(0.4), 100 // factor, 1.5e-3, 1.5e-4),
-        )
-    if environment.spec.env_id in ("gsm8k", "math"):
-        return (Stage(number_answer, 240 // factor, 5e-3, 5e-4),)
-    return ()
+    """The stages of the environment's teacher, each half as long if `quick`."""
+    stages = teacher_of(environment).stages
+    return tuple(dataclasses.replace(stage, steps=stage.steps // 2) for stage in stages) if quick else stages
 
 
 def run_stage(
@@ -64,7 +40,12 @@ def run_stage(
     seed: int,
     progress: Progress = lambda done, total, loss: None,
 ) -> None:
-    """Train in place. The same seed gives the same weights on the same kind of processor with one thread."""
+    """Train in place. The same seed gives the same weights on the same kind of processor with one thread.
+
+    Raises:
+        ConfigurationError: the teacher's vocabulary cannot say what the stage demonstrates.
+    """
+    _require_words(environment, codec, stage.demonstrate)
     rng = random.Random(seed)
     optimiser = torch.optim.AdamW(module.parameters(), lr=stage.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     warmup = min(20, stage.steps)
@@ -74,7 +55,7 @@ def run_stage(
         rate = stage.last_learning_rate + (stage.learning_rate - stage.last_learning_rate) * fall
         for group in optimiser.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / warmup)
-        batch = [_example(environment, codec, stage.teacher, rng) for _ in range(rows)]
+        batch = [_example(environment, codec, stage.demonstrate, rng) for _ in range(rows)]
         loss = -completion_logprobs(module, batch).logprob.mean()
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -83,38 +64,20 @@ def run_stage(
         progress(step + 1, stage.steps, loss.item())
 
 
-def majority_answer(problem: Problem, rng: random.Random) -> str:
-    """`sat`: every variable as most of its literals want it; ties by a coin."""
-    return _assignment(_majority(problem, rng))
-
-
-def number_answer(problem: Problem, rng: random.Random) -> str:
-    """Environments whose answer is a number: some small integer."""
-    return f"{ANSWER_TAGS[0]}{rng.randrange(100)}{ANSWER_TAGS[1]}"
-
-
-def _flipped(share: float) -> Teacher:
-    def teacher(problem: Problem, rng: random.Random) -> str:
-        return _assignment([value ^ (rng.random() < share) for value in _majority(problem, rng)])
-
-    return teacher
-
-
-def _majority(problem: Problem, rng: random.Random) -> list[int]:
-    balance = [0] * problem.payload.variables
-    for clause in problem.payload.clauses:
-        for literal in clause:
-            balance[abs(literal) - 1] += 1 if literal > 0 else -1
-    return [int(value > 0) if value else rng.getrandbits(1) for value in balance]
-
-
-def _assignment(values: list[int]) -> str:
-    from grail_envs.sat import format_answer
-
-    return format_answer(tuple(values))
-
-
-def _example(environment: Environment, codec: Codec, teacher: Teacher, rng: random.Random) -> TokenRow:
+def _example(environment: Environment, codec: Codec, demonstrate: Demonstrate, rng: random.Random) -> TokenRow:
     problem = environment.problem(rng.getrandbits(64))
     prompt = codec.renderer.render(environment.messages(problem))
-    return TokenRow((*prompt, *codec.answer(teacher(problem, rng))), len(prompt))
+    return TokenRow((*prompt, *codec.answer(demonstrate(problem, rng))), len(prompt))
+
+
+def _require_words(environment: Environment, codec: Codec, demonstrate: Demonstrate) -> None:
+    """One demonstration must come back from its tokens, white space aside: a model could never write what has no token."""
+    text = demonstrate(environment.problem(0), random.Random(0))
+    said = codec.renderer.decode_completion(codec.answer(text))
+    if "".join(said.split()) != "".join(text.split()):
+        raise ConfigurationError(
+            f"the teacher of the environment {environment.spec.env_id} demonstrates what its vocabulary cannot say: "
+            f"{text[:80]!r} becomes {said[:80]!r}",
+            where="capability `teacher`",
+            hint="give its Symbols every word of an answer, or use BytePairs",
+        )

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from grail_core.checkpoints.loaded import LoadedCheckpoint
 from grail_core.errors import CheckpointError, DiskFullError, StorageError
 from grail_core.keys import ss58
+from grail_core.participant.outcomes import Stopped, Void
 from grail_core.participant.participant import Participant
-from grail_core.participant.waiting import Stopped, Void, wait_for_window
+from grail_core.participant.waiting import wait_for_window
 from grail_core.protocol import allowed_gaps
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.context import WindowContext

@@ -18,8 +18,8 @@ from grail_core.errors import ChainError, ProtocolViolationError, StorageError
 from grail_core.files.accepted_files import AcceptedFile, read_accepted_files
 from grail_core.files.verdicts import read_verdict
 from grail_core.keys import ss58
+from grail_core.participant.outcomes import Stopped
 from grail_core.participant.participant import Participant
-from grail_core.participant.waiting import Stopped
 from grail_core.protocol import MinerStatus, SignedVerdict, WindowStatus
 from grail_core.protocol.constants import MAX_FILE_BYTES, WINDOW_LENGTH
 from grail_core.protocol.types import Block, Digest, Hotkey, Window

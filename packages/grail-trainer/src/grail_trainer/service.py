@@ -18,8 +18,9 @@ from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.environment import Environment
 from grail_core.errors import ChainError, CheckpointError, DiskFullError, StorageError
 from grail_core.keys import ss58
+from grail_core.participant.outcomes import Stopped, Void
 from grail_core.participant.participant import Participant
-from grail_core.participant.waiting import RETRY_SECONDS, Stopped, Void, wait_for_window
+from grail_core.participant.waiting import RETRY_SECONDS, wait_for_window
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.types import Window

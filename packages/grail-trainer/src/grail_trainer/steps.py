@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
-from grail_core.participant.waiting import Stopped
+from grail_core.participant.outcomes import Stopped
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.types import Window
 

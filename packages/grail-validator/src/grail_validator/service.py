@@ -22,8 +22,9 @@ from grail_core.files.accepted_files import write_accepted_files
 from grail_core.files.evidence import write_evidence
 from grail_core.keys import ss58
 from grail_core.model.policy_model import PolicyModel
+from grail_core.participant.outcomes import Opened, Stopped, Void
 from grail_core.participant.participant import Participant
-from grail_core.participant.waiting import ChallengedWindow, Opened, Stopped, Void, wait_for_challenge
+from grail_core.participant.waiting import ChallengedWindow, wait_for_challenge
 from grail_core.proof.alternatives import EIGHT_BIT_GROUP, Alternatives, Weights, eight_bit
 from grail_core.protocol import MinerStatus, SignedVerdict, WindowStatus
 from grail_core.protocol.context import WindowContext

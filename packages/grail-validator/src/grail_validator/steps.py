@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from grail_core.participant.waiting import Stopped, Void
+from grail_core.participant.outcomes import Stopped, Void
 from grail_core.protocol import WindowStatus
 from grail_core.protocol.constants import FAILURE_LOOKBACK_WINDOWS, WINDOW_LENGTH
 from grail_core.protocol.types import Block, Window

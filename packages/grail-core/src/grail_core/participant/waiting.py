@@ -9,10 +9,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Final, TypeVar
 
 from grail_core.beacon.base import RoundNotYetError
 from grail_core.errors import BeaconError, ChainError, CheckpointError, StorageError
+from grail_core.participant.outcomes import Opened, Stopped, Void
 from grail_core.participant.participant import Participant
 from grail_core.participant.windows import open_challenge
 from grail_core.protocol.context import Challenge, WindowContext
@@ -25,25 +26,6 @@ RETRY_SECONDS: Final = 1.0
 BEACON_SECONDS: Final = 0.2  # the round after a block is due within a period; nothing is wrong
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Opened(Generic[T]):
-    """What was waited for."""
-
-    value: T
-
-
-@dataclass(frozen=True)
-class Void:
-    """It cannot be had, and no waiting will change that."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Stopped:
-    """The role was told to stop first."""
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from grail_core.keys import ss58
 from grail_core.protocol import MinerStatus, MinerVerdict, RolloutRow, SignedVerdict, VerdictBody, WindowStatus
 from grail_core.storage.filesystem import FilesystemStore
 from grail_core.storage.layout import evidence_key, rollouts_key, window_key
+from grail_core.verification import model_checks, reward
 from grail_miner.mining import Group
 from grail_validator.ledger import Ledger
 from grail_validator.service import ComparedModels, ValidatorService
@@ -158,6 +161,33 @@ def test_no_alternative_is_run_for_a_file_that_fails_without_it(network: SmallNe
     miner = read_evidence(validator.participant.own_store.get(evidence_key(FIRST_WINDOW), max_bytes=10**7))[0]
     assert len(miner.rollouts) == 32
     assert not any(one.alternatives for one in miner.rollouts)
+
+
+def test_checks_six_to_nine_run_once_a_rollout_also_for_files_that_go_on_to_the_alternatives(
+    network: SmallNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(network, "miner-0", network.mine(network.mining("miner-0"), FIRST_WINDOW, GROUPS))
+    validator = network.validator("validator-0")
+    sight(network, validator)
+    asked: Counter[str] = Counter()
+
+    def counting(owner: object, name: str, places: Callable[..., list[tuple[int, int]]]) -> None:
+        original = getattr(owner, name)
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            asked.update(f"{name} {place}" for place in places(*arguments, **options))
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, counted)
+
+    counting(reward, "check_rewards", lambda submission, evidence: [(one.group, one.rollout) for one in evidence.rollouts])
+    counting(model_checks, "compare", lambda group, rollout, **_: [(group, rollout)])
+    counting(model_checks, "own_statistics", lambda sample, *_, **__: [(one.group, one.rollout) for one in sample])
+    judge(network, validator)
+    evidence = read_evidence(validator.participant.own_store.get(evidence_key(FIRST_WINDOW), max_bytes=10**7))[0]
+    assert all(one.alternatives for one in evidence.rollouts)
+    assert len(asked) == 3 * 32
+    assert set(asked.values()) == {1}
 
 
 def test_evidence_whose_alternatives_cannot_be_judged_is_none(network: SmallNetwork) -> None:

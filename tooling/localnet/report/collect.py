@@ -39,7 +39,6 @@ from tooling.localnet.report.facts import (
 )
 from tooling.localnet.setup import Network
 
-TRAINING_LOG = "grail/training/{window}/log.json"
 MAX_LOG_BYTES = 16 * 2**20
 VERSIONED = (
     "grail-core",

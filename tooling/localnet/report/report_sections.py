@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from html import escape
 from statistics import fmean
 
+from grail_core.chain.base import seconds_of
+from grail_core.protocol.constants import WINDOW_LENGTH
 from tooling.localnet.plan import HONEST
 from tooling.localnet.report.charts import (
     Level,
@@ -261,7 +263,7 @@ def _short(value: str) -> str:
 
 
 def costs(facts: RunFacts) -> str:
-    window_s = 30 * facts.block_time_ms / 1000
+    window_s = seconds_of(WINDOW_LENGTH, facts.block_time_ms)
     processes = table(
         ("name", "role", "restarted#", "killed on purpose#", "exit codes"),
         [

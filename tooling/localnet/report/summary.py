@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 
+from grail_core.chain.base import seconds_of
 from grail_core.disk import write_atomically
+from grail_core.protocol.constants import WINDOW_LENGTH
 from tooling.localnet.report.facts import EvaluationFact, MinerIdentity, RunFacts
 
 SUMMARY_FORMAT = 1
@@ -125,7 +127,7 @@ def summarise(facts: RunFacts) -> Summary:
         },
         delta_ratio=_delta_ratio(facts),
         verify_to_generate_ratio=_verify_to_generate(facts),
-        seconds_per_window=30 * facts.block_time_ms / 1000 if facts.windows else None,
+        seconds_per_window=seconds_of(WINDOW_LENGTH, facts.block_time_ms) if facts.windows else None,
         seconds_total=round(facts.seconds_total, 1),
         rollouts_announced=announced,
         rollouts_verified=sum(w.rows_verified for w in facts.windows),

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from grail_core.chain.base import Neuron
+from grail_core.chain.base import Neuron, seconds_of
 from grail_core.errors import ChainError, ProtocolViolationError, StorageError
 from grail_core.files.accepted_files import AcceptedFile, read_accepted_files
 from grail_core.files.verdicts import read_verdict
@@ -87,7 +87,7 @@ class VerdictReader:
         times = participant.times(window)
         if not participant.wait_for_block(times.challenge_block, stop):
             return Stopped()
-        pause = max(MIN_PAUSE_SECONDS, participant.params.block_time_ms / 4000)
+        pause = max(MIN_PAUSE_SECONDS, seconds_of(0.25, participant.params.block_time_ms))
         too_late = Block(window + (self._max_windows_old + 1) * WINDOW_LENGTH)
         verdicts: dict[Hotkey, SignedVerdict] = {}
         complaints: set[Hotkey] = set()

@@ -92,6 +92,11 @@ def time_of_block_ms(chain: Chain, block: Block, block_time_ms: int) -> int:
     return chain.block(head).timestamp_ms + (block - head) * block_time_ms
 
 
+def seconds_of(blocks: float, block_time_ms: int) -> float:
+    """How long so many blocks of a network take."""
+    return blocks * block_time_ms / 1000
+
+
 def blocks_in(seconds: float, block_time_ms: int) -> int:
     """Whole blocks of a network that a span of real time covers."""
     return int(1000 * seconds / block_time_ms)

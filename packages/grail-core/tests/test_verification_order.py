@@ -1,0 +1,182 @@
+"""The order of checks, on plain values: what ends an examination, what is asked for when, and that nothing is decided twice."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from grail_core.protocol import Finding, Outcome, RolloutRow
+from grail_core.protocol.types import Digest
+from grail_core.verification.examine import CHECKS, Examination, decide, examine, examine_sample
+from tooling.testing import plain_window as plain
+
+CONTEXT = plain.window_context()
+MINER = plain.MINERS[0]
+SEED = Digest(b"s" * 32)
+Change = Callable[[list[RolloutRow]], None]
+
+
+def examined(
+    change: Change | None = None, *, sampling: plain.TruthfulSampling | None = None, history: frozenset[Digest] = frozenset()
+) -> Examination:
+    rows = plain.rollouts(CONTEXT, MINER, range(2))
+    if change is not None:
+        change(rows)
+    data = plain.window_file(CONTEXT, MINER, rows)
+    context = replace(plain.check_context(CONTEXT, MINER.hotkey), history=history)
+    return examine(data, context, sampling, content_digest=plain.digest_of(data))
+
+
+def checks_of(findings: tuple[Finding, ...]) -> list[str]:
+    return list(dict.fromkeys(finding.check for finding in findings))
+
+
+def outside_the_vocabulary(rows: list[RolloutRow]) -> None:
+    tokens = rows[5].tokens.copy()
+    tokens[-2] = plain.VOCABULARY
+    rows[5] = replace(rows[5], tokens=tokens)
+
+
+def another_prompt(rows: list[RolloutRow]) -> None:
+    for index, row in enumerate(rows):
+        tokens = row.tokens.copy()
+        tokens[1] = 10 + (tokens[1] - 9) % 50
+        rows[index] = replace(row, tokens=tokens)
+
+
+def ends_early(rows: list[RolloutRow]) -> None:
+    tokens = rows[5].tokens.copy()
+    tokens[-2] = plain.END
+    rows[5] = replace(rows[5], tokens=tokens)
+
+
+def test_an_honest_file_goes_through_every_check_in_their_order() -> None:
+    sampling = plain.TruthfulSampling(SEED)
+    examination = examined(sampling=sampling)
+    assert examination.reject is None
+    assert checks_of(examination.findings) == list(CHECKS)
+    assert sampling.asked == ["measure", "alternatives"]
+    assert len(examination.identities) == 32
+
+
+@pytest.mark.parametrize(
+    ("change", "check"),
+    [
+        (outside_the_vocabulary, "schema"),
+        (lambda rows: rows.pop(), "schema"),
+        (lambda rows: rows.reverse(), "schema"),
+        (another_prompt, "prompt"),
+        (ends_early, "termination"),
+    ],
+    ids=["vocabulary", "incomplete group", "order", "prompt", "termination"],
+)
+def test_a_stage_that_rejects_ends_it_before_anything_is_measured(change: Change, check: str) -> None:
+    sampling = plain.TruthfulSampling(SEED)
+    examination = examined(change, sampling=sampling)
+    assert examination.reject is not None
+    assert examination.reject.check == check == checks_of(examination.findings)[-1]
+    assert checks_of(examination.findings) == list(CHECKS[: CHECKS.index(check) + 1])
+    assert sampling.asked == []
+    assert examination.evidence is None
+
+
+def test_alternatives_are_asked_for_only_where_nothing_else_rejects() -> None:
+    for sampling, check in ((plain.TruthfulSampling(SEED, offset=0.5), "proof"), (_Unbelieving(SEED), "reward")):
+        examination = examined(sampling=sampling)
+        assert examination.reject is not None
+        assert examination.reject.check == check
+        assert sampling.asked == ["measure"]
+
+
+class _Unbelieving(plain.TruthfulSampling):
+    """Judges one rollout differently from its claim."""
+
+    def _evidence(self, row: RolloutRow) -> plain.RolloutEvidence:
+        found = super()._evidence(row)
+        if (row.group, row.rollout) != (1, 4):
+            return found
+        return replace(found, judge=replace(found.judge, reward=1.0 - row.reward, success=not row.success))
+
+
+def test_what_is_decided_can_be_decided_again_from_the_evidence() -> None:
+    for sampling in (plain.TruthfulSampling(SEED), plain.TruthfulSampling(SEED, offset=0.5), _Unbelieving(SEED)):
+        examination = examined(sampling=sampling)
+        assert examination.submission is not None
+        assert examination.evidence is not None
+        again = decide(examination.submission, examination.evidence)
+        assert examination.findings[-len(again) :] == again
+
+
+def test_an_examination_goes_on_with_another_sample_and_not_past_a_reject() -> None:
+    whole = examined()
+    assert checks_of(whole.findings) == list(CHECKS[:5])
+    context = plain.check_context(CONTEXT, MINER.hotkey)
+    for seed in (SEED, Digest(b"t" * 32)):
+        sampled = examine_sample(whole, context, plain.TruthfulSampling(seed))
+        assert checks_of(sampled.findings) == list(CHECKS)
+    rejected, sampling = examined(ends_early), plain.TruthfulSampling(SEED)
+    assert examine_sample(rejected, context, sampling) is rejected
+    assert sampling.asked == []
+
+
+def test_repeated_and_known_rollouts_do_not_count_and_do_not_reject() -> None:
+    whole = examined()
+    known = frozenset(whole.identities[:10])
+    examination = examined(history=known)
+    assert examination.reject is None
+    assert set(examination.identities) == set(whole.identities) - known
+    unique = next(finding for finding in examination.findings if finding.check == "unique")
+    assert (unique.value, unique.outcome) == (22, Outcome.ACCEPT)
+
+
+def forged(index: int, field: str, value: object) -> Change:
+    """A row whose writer went around the record's own rules; its digest and the file's signature are right all the same."""
+
+    def change(rows: list[RolloutRow]) -> None:
+        row = copy.copy(rows[index])
+        object.__setattr__(row, field, value)
+        rows[index] = row
+
+    return change
+
+
+ROW = plain.rollouts(CONTEXT, MINER, range(1))[7]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("rollout", 16),
+        ("group", -1),
+        ("prompt_length", 0),
+        ("prompt_length", len(ROW.tokens)),
+        ("tokens", np.where(np.arange(len(ROW.tokens)) == 3, -5, ROW.tokens).astype(np.int32)),
+        ("logprobs", ROW.logprobs[:-1].copy()),
+        ("logprobs", np.full_like(ROW.logprobs, np.nan)),
+        ("logprobs", np.full_like(ROW.logprobs, -0.0)),
+        ("sketches", bytes(ROW.sketches)[:-8]),
+        ("sketches", b"\x00\x80" + bytes(ROW.sketches)[2:]),
+        ("reward", float("inf")),
+        ("reward", -0.0),
+    ],
+)
+def test_a_rollout_that_breaks_the_records_own_rules_is_named_when_the_file_is_opened(field: str, value: object) -> None:
+    """One copy of these rules: the record's. A signed file of such rows fails with the place and the rule."""
+    examination = examined(forged(7, field, value), sampling=plain.TruthfulSampling(SEED))
+    assert examination.submission is None
+    assert examination.reject is not None
+    assert examination.reject.check == "schema"
+    assert examination.reject.detail.startswith("row 7 breaks the record's rules: ")
+
+
+def test_bytes_come_with_their_digest() -> None:
+    with pytest.raises(TypeError, match="digest"):
+        examine(b"PAR1", plain.check_context(CONTEXT, MINER.hotkey))
+    examination = examine(b"PAR1", plain.check_context(CONTEXT, MINER.hotkey), content_digest=SEED)
+    assert examination.submission is None
+    assert examination.reject is not None
+    assert examination.reject.check == "file"

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, Qwen2ForCausalLM
 
 from grail_core.checkpoints.cache import CheckpointCache
 from grail_core.checkpoints.delta.frames import Profile
@@ -34,12 +33,12 @@ from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Block, Digest, Window
 from grail_core.storage.filesystem import FilesystemStore
 from grail_core.storage.layout import manifest_key
+from tooling.testing.models.tiny_qwen2 import BYTES, END_TOKEN_ID, save_byte_model
 
 NETWORK_ID = Digest(b"\x07" * 32)
 TRAINER = LocalSigner.from_seed(b"\x01" * 32)
 STRANGER = LocalSigner.from_seed(b"\x02" * 32)
 PARAMS: NetworkParameters = dataclasses.replace(LOCALNET, trainer_hotkey=TRAINER.hotkey)
-TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
 
 def time_of(block: Block) -> int:
@@ -57,25 +56,7 @@ class Clock:
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
-    torch.manual_seed(3)
-    folder = tmp_path_factory.mktemp("model")
-    config = Qwen2Config(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=300,
-        tie_word_embeddings=True,
-    )
-    Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate([*alphabet, "<end>"])}, merges=[]))
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")
-    fast.chat_template = TEMPLATE
-    fast.save_pretrained(folder)
-    return folder
+    return save_byte_model(tmp_path_factory.mktemp("model"), dataclasses.replace(BYTES, spread=0.02))
 
 
 @pytest.fixture(scope="session")
@@ -115,7 +96,7 @@ class Trainer:
             valid_from=Window(valid_from),
             environment=EnvironmentSpec("sat", 1, {"variables": 5}),
             policy=GenerationPolicy(max_tokens=64, temperature=0.7, top_p=0.95),
-            end_token_ids=(256,),
+            end_token_ids=(END_TOKEN_ID,),
             thinking_mode="instructed",
             training={"step": window // 30, "loss": "0.25"},
         )

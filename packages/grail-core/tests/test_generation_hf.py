@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,32 +16,21 @@ from grail_core.model.policy_model import PolicyModel
 from grail_core.model.processor import Float32Head, SeededLogitsProcessor
 from grail_core.model.sampling import SeededSampler
 from grail_core.protocol.policy import GenerationPolicy, completion_limit
+from tooling.testing.models.tiny_qwen2 import Qwen2Shape, random_model
 
 VOCABULARY = 96
 END = frozenset({3, 4, 5})
+# Logits far enough apart that numerics cannot flip a token in float32.
+SHAPE = Qwen2Shape(VOCABULARY, context=160, spread=0.3)
 
 
-def tiny_qwen(dtype: torch.dtype = torch.float32, **changes: object) -> PolicyModel:
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    torch.manual_seed(5)
-    torch.set_num_threads(1)
-    shape = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 160,
-        "initializer_range": 0.3,  # logits far enough apart that numerics cannot flip a token in float32
-    }
-    return PolicyModel(Qwen2ForCausalLM(Qwen2Config(**(shape | changes))).to(dtype).requires_grad_(False))
+def policy_model(shape: Qwen2Shape = SHAPE) -> PolicyModel:
+    return PolicyModel(random_model(shape, seed=5).requires_grad_(False))
 
 
 @pytest.fixture(scope="module")
 def model() -> PolicyModel:
-    return tiny_qwen()
+    return policy_model()
 
 
 def requests(groups: int, rows: int, *, seed: int = 0) -> list[GenerationRequest]:
@@ -94,7 +85,7 @@ def test_prompt_of_one_token_and_the_context_limit(model: PolicyModel) -> None:
 
 
 def test_new_weights_loaded_in_place_are_used_by_the_next_batch() -> None:
-    model, other = tiny_qwen(), tiny_qwen(initializer_range=0.5)
+    model, other = policy_model(), policy_model(replace(SHAPE, spread=0.5))
     policy = GenerationPolicy(10)
     generator = HfGenerator(model, policy, END)
     asked = requests(2, 4)
@@ -106,7 +97,7 @@ def test_new_weights_loaded_in_place_are_used_by_the_next_batch() -> None:
 
 
 def test_a_model_with_a_sliding_window_is_refused_with_advice() -> None:
-    model = tiny_qwen(use_sliding_window=True, sliding_window=8, max_window_layers=1)
+    model = policy_model(replace(SHAPE, sliding_window=8))
     with pytest.raises(CheckpointError, match="full attention only"):
         HfGenerator(model, GenerationPolicy(4), END)
 
@@ -124,7 +115,7 @@ def test_greedy_transformers_generation_with_the_processor_samples_as_the_protoc
     padding = [longest - len(request.prompt) for request in asked]
     ids = torch.tensor([[0] * pad + list(request.prompt) for pad, request in zip(padding, asked, strict=True)])
     mask = torch.tensor([[0] * pad + [1] * len(request.prompt) for pad, request in zip(padding, asked, strict=True)])
-    twin = tiny_qwen()
+    twin = policy_model()
     Float32Head.install(twin.module)
     processor = SeededLogitsProcessor(SeededSampler(policy), [request.sampling_seed for request in asked], padding)
     config = GenerationConfig(do_sample=False, max_new_tokens=policy.max_tokens, eos_token_id=sorted(END), pad_token_id=0)

@@ -15,7 +15,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from grail_core.calibration.measure import Calibration, Source, calibrate, place_of
 from grail_core.calibration.plot import plot
@@ -32,6 +31,7 @@ from grail_core.proof.calibration import (
 )
 from grail_core.proof.statistics import clip_of
 from grail_core.protocol.policy import GenerationPolicy
+from tooling.testing.models.tiny_qwen2 import Qwen2Shape, save_random_model
 
 SDPA, EAGER = "bf16-sdpa-cpu-transformers", "bf16-eager-cpu-transformers"
 LIMITS = (6, 20)  # completion tokens
@@ -40,23 +40,11 @@ LIMITS = (6, 20)  # completion tokens
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
     """Two tiny models; the second one's completions are much longer."""
-    torch.set_num_threads(1)
     rng = np.random.default_rng(1)
     made = []
     for index, limit in enumerate(LIMITS):
-        torch.manual_seed(index)
-        config = Qwen2Config(
-            vocab_size=48,
-            hidden_size=32 * (index + 1),
-            intermediate_size=64,
-            num_hidden_layers=3 - index,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=64,
-            initializer_range=0.15,
-        )
-        folder = tmp_path_factory.mktemp(f"model{index}")
-        Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+        shape = Qwen2Shape(48, hidden=32 * (index + 1), intermediate=64, layers=3 - index, spread=0.15)
+        folder = save_random_model(tmp_path_factory.mktemp(f"model{index}"), shape, seed=index)
         prompts = [tuple(rng.integers(4, 48, length).tolist()) for length in (9, 14, 12)]
         made.append(Source(f"model {index}", folder, prompts, GenerationPolicy(limit), frozenset({1})))
     return made

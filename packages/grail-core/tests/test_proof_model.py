@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2ForCausalLM
 
 from grail_core.errors import CheckpointError
 from grail_core.model import policy_model as model_module
@@ -21,28 +21,14 @@ from grail_core.proof.numerics import DEFAULT_CLASS, NUMERICS_CLASSES, class_nam
 from grail_core.proof.sketches import parse_sketches, position_errors, projections
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.randomness import Randomness
+from tooling.testing.models.tiny_qwen2 import Qwen2Shape, in_bfloat16, random_model
 
 VOCABULARY = 80
 SIGNS = projections(Randomness(bytes(32)), b"s" * 32, 32)
 
 
-def module(seed: int = 0, **changes: object) -> Qwen2ForCausalLM:
-    torch.set_num_threads(1)
-    torch.manual_seed(seed)
-    shape: dict[str, object] = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 64,
-        "initializer_range": 0.2,
-    }
-    made = Qwen2ForCausalLM(Qwen2Config(**(shape | changes)))
-    for parameter in made.parameters():
-        parameter.data = parameter.data.to(torch.bfloat16)
-    return made
+def module(seed: int = 0, *, tied: bool = False) -> Qwen2ForCausalLM:
+    return in_bfloat16(random_model(Qwen2Shape(VOCABULARY, tied=tied), seed))
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +153,7 @@ def test_weights_change_in_place_and_all_or_nothing(folder: Path) -> None:
 def test_a_tied_head_is_one_tensor_of_the_state_as_in_the_file(tmp_path: Path, tied: bool) -> None:
     from safetensors import safe_open
 
-    module(tie_word_embeddings=tied).save_pretrained(tmp_path)
+    module(tied=tied).save_pretrained(tmp_path)
     with safe_open(str(tmp_path / "model.safetensors"), "pt") as file:
         assert sorted(PolicyModel.load(tmp_path).state()) == sorted(file.keys())
 

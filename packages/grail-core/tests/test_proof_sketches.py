@@ -24,7 +24,7 @@ from grail_core.proof.sketches import (
 )
 from grail_core.protocol.randomness import Randomness
 from grail_core.verification.schema import check_schema
-from tooling.studies.benchmarks.hostile_sketches import fuzzed
+from tooling.testing.hostile_sketches import fuzzed
 
 GOLDEN_SKETCH = "001800f000f0000800f80000001000f800f000f8000800f0"
 RANDOMNESS = Randomness(b"n" * 32)

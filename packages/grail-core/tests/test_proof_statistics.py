@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from grail_core.calibration.measure import HonestRow, mine, verify
 from grail_core.errors import ConfigurationError
@@ -34,29 +33,17 @@ from grail_core.proof.statistics import (
 from grail_core.protocol.constants import FALSE_REJECT_RATE
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.randomness import Randomness
+from tooling.testing.models.tiny_qwen2 import Qwen2Shape, in_bfloat16, random_model
 
 VOCABULARY, END = 64, frozenset({1, 2, 3})
 POLICY = GenerationPolicy(14)
 SIGNS = projections(Randomness(bytes(32)), b"s" * 32, 64)
+# About 2.5 nats a token: neither certain nor uniform.
+SHAPE = Qwen2Shape(VOCABULARY, hidden=64, layers=3, context=128, spread=0.15)
 
 
 def model(seed: int = 0) -> PolicyModel:
-    torch.set_num_threads(1)
-    torch.manual_seed(seed)
-    config = Qwen2Config(
-        vocab_size=VOCABULARY,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        initializer_range=0.15,  # about 2.5 nats a token: neither certain nor uniform
-    )
-    module = Qwen2ForCausalLM(config)
-    for parameter in module.parameters():
-        parameter.data = parameter.data.to(torch.bfloat16)
-    return PolicyModel(module)
+    return PolicyModel(in_bfloat16(random_model(SHAPE, seed)))
 
 
 def shifted(base: PolicyModel, step: float, seed: int = 1) -> PolicyModel:

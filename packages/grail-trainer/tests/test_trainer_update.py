@@ -28,29 +28,14 @@ from grail_trainer.grpo import (
 )
 from grail_trainer.logprobs import TokenRow, completion_logprobs, token_logprobs
 from grail_trainer.optimiser import Masters, state_digest
+from tooling.testing.models.tiny_qwen2 import Qwen2Shape, random_model
 
 VOCABULARY = 19
 PLAIN = GrpoSettings(kl_coefficient=0.0)
 
 
 def tiny_module(seed: int = 0, hidden: int = 16) -> Any:
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    torch.set_num_threads(1)
-    torch.manual_seed(seed)
-    config = Qwen2Config(
-        vocab_size=VOCABULARY,
-        hidden_size=hidden,
-        intermediate_size=2 * hidden,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        tie_word_embeddings=True,
-        attn_implementation="sdpa",
-        initializer_range=0.2,
-    )
-    return Qwen2ForCausalLM(config)
+    return random_model(Qwen2Shape(VOCABULARY, hidden=hidden, heads=2, tied=True), seed)
 
 
 def random_rows(count: int, seed: int = 0) -> list[TokenRow]:

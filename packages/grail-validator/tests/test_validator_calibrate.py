@@ -10,10 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from click.testing import CliRunner
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from grail_core.errors import CheckpointError, ConfigurationError, EnvironmentUnavailableError
 from grail_core.participant.settings import Settings
@@ -22,6 +20,7 @@ from grail_validator.calibrate import Asked, _sampling, calibrate_command, stand
 from grail_validator.cli import cli
 from grail_validator.service import ComparedModels
 from grail_validator.start import run_validator
+from tooling.testing.models.tiny_qwen2 import Qwen2Shape, save_random_model
 
 SDPA = "bf16-sdpa-cpu-transformers"
 
@@ -29,25 +28,8 @@ SDPA = "bf16-sdpa-cpu-transformers"
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two checkpoints of one tiny model, without a tokenizer."""
-    torch.set_num_threads(1)
-    made = []
-    for seed in range(2):
-        torch.manual_seed(seed)
-        config = Qwen2Config(
-            vocab_size=40,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            max_position_embeddings=64,
-            eos_token_id=3,
-            initializer_range=0.15,
-        )
-        folder = tmp_path_factory.mktemp(f"step{seed}")
-        Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-        made.append(folder)
-    return made
+    shape = Qwen2Shape(40, heads=2, spread=0.15, end=3)
+    return [save_random_model(tmp_path_factory.mktemp(f"step{seed}"), shape, seed) for seed in range(2)]
 
 
 def write_tokenizer(folder: Path) -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from grail_core.checkpoints.delta.tensors import DTYPES, Layout, RawTensor
+from tooling.testing.models.tiny_qwen2 import Qwen2Shape, random_model
 
 Floats = npt.NDArray[np.float32]
 Bits = npt.NDArray[np.uint16]
@@ -24,6 +24,9 @@ State = dict[str, RawTensor]
 
 WARM_UP_STEPS, MEASURED_STEPS = 120, 50
 CONTEXT, BATCH = 96, 8
+SHAPE = Qwen2Shape(
+    256, hidden=192, intermediate=512, layers=4, heads=6, key_value_heads=2, context=CONTEXT, spread=0.02, tied=True
+)
 
 
 def bf16(values: Floats) -> Bits:
@@ -73,18 +76,7 @@ def _split(layout: dict[str, tuple[int, ...]], flat: Bits) -> State:
 
 def real(learning_rate: float, seed: int = 0) -> Iterator[State]:
     """bf16 casts before the first and after each of `MEASURED_STEPS` steps at this rate, after a warm-up at 3e-4."""
-    torch.set_num_threads(1)
-    torch.manual_seed(seed)
-    config = Qwen2Config(
-        vocab_size=256,
-        hidden_size=192,
-        intermediate_size=512,
-        num_hidden_layers=4,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-    )
-    model = Qwen2ForCausalLM(config)
+    model = random_model(SHAPE, seed)
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.01, betas=(0.9, 0.999))
     text = _corpus()
     generator = torch.Generator().manual_seed(seed)

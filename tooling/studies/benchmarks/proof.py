@@ -158,7 +158,7 @@ def refusals() -> Figures:
     Raises:
         RuntimeError: malformed bytes were accepted. Any other exception than the typed one passes through.
     """
-    from tooling.studies.benchmarks.hostile_sketches import chosen, fuzzed
+    from tooling.testing.hostile_sketches import chosen, fuzzed
 
     chosen_us = max(1e6 * _median(partial(_refused, *case), 40) for case in chosen())
     worst_ns = accepted = 0
@@ -255,21 +255,13 @@ def _head_process(which: str) -> dict[str, float]:
 def _head_alone(which: str) -> dict[str, float]:
     """Seconds and megabytes over what the weights and hidden states take."""
     import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
 
     from grail_core.model.policy_model import PolicyModel
+    from tooling.testing.models.tiny_qwen2 import Qwen2Shape, random_model
 
-    torch.set_num_threads(1)
-    config = Qwen2Config(
-        vocab_size=VOCABULARY,
-        hidden_size=HEAD_HIDDEN,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        num_key_value_heads=1,
-    )
+    shape = Qwen2Shape(VOCABULARY, hidden=HEAD_HIDDEN, intermediate=64, layers=1, heads=1, key_value_heads=1)
     with torch.device("meta"):
-        module = Qwen2ForCausalLM(config)
+        module = random_model(shape)
     module.lm_head.weight = torch.nn.Parameter(torch.randn(VOCABULARY, HEAD_HIDDEN, dtype=torch.bfloat16), requires_grad=False)
     model = PolicyModel(module)
     hidden = torch.randn(HEAD_POSITIONS, HEAD_HIDDEN, dtype=torch.bfloat16)
@@ -306,9 +298,6 @@ def generation() -> Figures:
     `verify` is every check that all files get; the named alternatives (six float32 passes by default, on the share of the
     rollouts that the operator sets) are timed beside it.
     """
-    import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
     from grail_core.generation.base import GenerationRequest
     from grail_core.generation.hf import HfGenerator
     from grail_core.model.policy_model import PolicyModel
@@ -322,22 +311,10 @@ def generation() -> Figures:
     from grail_core.protocol.policy import GenerationPolicy
     from grail_core.protocol.randomness import Randomness
     from tooling.studies.benchmarks.proof_peers import full_logits_verify
+    from tooling.testing.models.tiny_qwen2 import Qwen2Shape, in_bfloat16, random_model
 
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=32_000,
-        hidden_size=256,
-        intermediate_size=768,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-    )
-    module = Qwen2ForCausalLM(config)
-    for parameter in module.parameters():
-        parameter.data = parameter.data.to(torch.bfloat16)
-    model = PolicyModel(module)
+    shape = Qwen2Shape(32_000, hidden=256, intermediate=768, layers=4, context=1024, spread=0.02, tied=True)
+    model = PolicyModel(in_bfloat16(random_model(shape)))
     copies = {"int8": partial(eight_bit, model), "int8-groups": partial(eight_bit, model, EIGHT_BIT_GROUP)}
     alternatives = Alternatives(model, {**copies, **{f"previous-{age}": model.state for age in (1, 2, 3)}})
     signs = projections(Randomness(bytes(32)), bytes(32), model.hidden_size)

@@ -109,28 +109,25 @@ def document_tokens(tokens: Any, document: Document) -> list[int]:
 
 def _train(folder: Path, words: Path, corpus: Corpus, shape: Shape) -> None:
     from safetensors.torch import save_file
-    from transformers import Qwen2Config, Qwen2ForCausalLM
     from transformers.utils import logging as transformers_logging
 
+    from tooling.testing.models.tiny_qwen2 import Qwen2Shape, random_model
+
     transformers_logging.disable_progress_bar()
-    # One thread: the same sums on any number of cores, and no threads that wait for each other on a busy machine.
-    torch.set_num_threads(1)
     tokens = encoder(words)
-    torch.manual_seed(shape.seed)
-    size = tokens.get_vocab_size()
-    config = Qwen2Config(
-        vocab_size=size,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=max(1, shape.heads // 2),
-        max_position_embeddings=shape.context,
-        tie_word_embeddings=False,
-        eos_token_id=tokens.token_to_id(END),
-        bos_token_id=None,
+    architecture = Qwen2Shape(
+        tokens.get_vocab_size(),
+        hidden=shape.hidden,
+        intermediate=shape.intermediate,
+        layers=shape.layers,
+        heads=shape.heads,
+        key_value_heads=max(1, shape.heads // 2),
+        context=shape.context,
+        spread=0.02,
+        end=tokens.token_to_id(END),
     )
-    model = Qwen2ForCausalLM(config)
+    # One thread: the same sums on any number of cores, and no threads that wait for each other on a busy machine.
+    model = random_model(architecture, shape.seed)
     stream = _stream(tokens, corpus, shape)
     losses = _optimise(model, stream, shape)
     master = {name: value.detach().clone().contiguous() for name, value in model.state_dict().items()}

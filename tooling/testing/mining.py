@@ -1,0 +1,23 @@
+"""The miner of a `tooling.testing.network`: the shipped one, by hand, window file by window file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from grail_core.checkpoints.loaded import LiveCheckpoint
+from grail_core.protocol.types import Window
+from grail_miner.mining import Mining
+from tooling.testing.network import Network
+
+
+def mining_of(network: Network, name: str, factory: type[Mining] = Mining) -> Mining:
+    """What the participant mines with; `factory` is a miner that differs from the shipped one in one step."""
+    checkpoint = LiveCheckpoint(network.participant(name).checkpoints)
+    return factory(network.signers[name], checkpoint, network.environment_of)
+
+
+def mine(network: Network, mining: Mining, window: Window, groups: Sequence[int]) -> bytes:
+    """The window file of these groups, not uploaded."""
+    context = network.participant("trainer").open_window(window)
+    loaded = mining.select_model(context)
+    return mining.pack(context, loaded, mining.produce_groups(context, loaded, groups))

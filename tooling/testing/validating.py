@@ -1,0 +1,24 @@
+"""The validator of a `tooling.testing.network`: the shipped service, its steps called by the test."""
+
+from __future__ import annotations
+
+from grail_core.checkpoints.loaded import LiveCheckpoint
+from grail_validator.first_sight import FirstSight
+from grail_validator.ledger import Ledger
+from grail_validator.service import ValidatorService
+from tooling.testing.network import Network
+
+
+def validator_of(network: Network, name: str) -> ValidatorService:
+    """The participant's service over its own ledger; a second call is the same validator started again."""
+    participant = network.participant(name)
+    ledger = Ledger(
+        participant.cache_dir / "ledger.sqlite", network_id=participant.network_id, hotkey=participant.signer.hotkey
+    )
+    return ValidatorService(
+        participant=participant,
+        ledger=ledger,
+        first_sight=FirstSight(participant, ledger, participant.cache_dir / "files"),
+        checkpoint=LiveCheckpoint(participant.checkpoints, keep=4),
+        environment_of=network.environment_of,
+    )

@@ -50,7 +50,12 @@ def until(condition: Callable[[], bool]) -> None:
 
 def first_death(supervisor: Supervisor) -> Death:
     deaths: list[Death] = []
-    until(lambda: bool(deaths.extend(supervisor.poll()) or deaths))
+
+    def died() -> bool:
+        deaths.extend(supervisor.poll())
+        return bool(deaths)
+
+    until(died)
     return deaths[0]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -46,6 +48,6 @@ def test_a_peer_that_is_not_installed_is_told_and_left_out(
     def missing(name: str) -> object:
         raise ImportError(f"No module named {name}")
 
-    monkeypatch.setattr(proof_peers.importlib, "import_module", missing)
+    monkeypatch.setattr(importlib, "import_module", missing)
     assert proof_peers.toploc() is None
     assert "toploc" in capsys.readouterr().err

@@ -157,7 +157,9 @@ def test_no_alternative_is_run_for_a_file_that_fails_without_it(network: SmallNe
     upload(network, "miner-0", mining.pack(context, loaded, forged))
     validator = network.validator("validator-0")
     sight(network, validator)
-    assert judge(network, validator).miner(network.signers["miner-0"].hotkey).status is MinerStatus.FAILED
+    verdict = judge(network, validator).miner(network.signers["miner-0"].hotkey)
+    assert verdict is not None
+    assert verdict.status is MinerStatus.FAILED
     miner = read_evidence(validator.participant.own_store.get(evidence_key(FIRST_WINDOW), max_bytes=10**7))[0]
     assert len(miner.rollouts) == 32
     assert not any(one.alternatives for one in miner.rollouts)

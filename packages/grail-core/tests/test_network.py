@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from grail_core.protocol.network import LOCALNET, NETWORKS, SUBNET_81, NetworkPa
 
 GENESIS = bytes(range(32))
 
-CHANGES = {
+CHANGES: dict[str, Any] = {
     "name": "other",
     "netuid": 82,
     "block_time_ms": 1,
@@ -33,7 +34,7 @@ CHANGES = {
 }
 
 
-def test_every_parameter_is_inside_the_network_id():
+def test_every_parameter_is_inside_the_network_id() -> None:
     assert CHANGES.keys() == {field.name for field in dataclasses.fields(NetworkParameters)}
     ids = {dataclasses.replace(SUBNET_81, **{name: value}).network_id(GENESIS) for name, value in CHANGES.items()}
     ids |= {SUBNET_81.network_id(GENESIS), SUBNET_81.network_id(bytes(32)), LOCALNET.network_id(GENESIS)}
@@ -41,7 +42,7 @@ def test_every_parameter_is_inside_the_network_id():
 
 
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
-def test_parameters_travel_as_json(network):
+def test_parameters_travel_as_json(network: NetworkParameters) -> None:
     again = NetworkParameters.from_json(json.loads(canonical_json(network.to_json())))
     assert again == network
     assert again.digest == network.digest
@@ -69,7 +70,7 @@ def test_parameters_travel_as_json(network):
         ("trainer_hotkey", b""),
     ],
 )
-def test_a_network_that_could_not_run_is_refused(name, value):
+def test_a_network_that_could_not_run_is_refused(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"^{name}"):
         dataclasses.replace(SUBNET_81, **{name: value})
 
@@ -85,12 +86,12 @@ def test_a_network_that_could_not_run_is_refused(name, value):
         ("void_after_D", 1),
     ],
 )
-def test_spoilt_json_is_refused_with_its_path(name, value):
+def test_spoilt_json_is_refused_with_its_path(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=r"^\$network"):
         NetworkParameters.from_json(LOCALNET.to_json() | {name: value})
 
 
-def test_a_report_names_every_parameter_that_differs_and_no_other():
+def test_a_report_names_every_parameter_that_differs_and_no_other() -> None:
     names = [difference.name for difference in LOCALNET.differences(SUBNET_81)]
     assert names[0] == "name"
     assert {"block_time_ms", "weight_mode", "beacon.period_s", "store_hosts"} <= set(names)
@@ -98,6 +99,6 @@ def test_a_report_names_every_parameter_that_differs_and_no_other():
     assert LOCALNET.differences(LOCALNET) == ()
 
 
-def test_a_genesis_hash_has_32_bytes():
+def test_a_genesis_hash_has_32_bytes() -> None:
     with pytest.raises(ValueError):
         SUBNET_81.network_id(b"")

@@ -109,6 +109,7 @@ def test_decoding_never_raises_and_leaves_special_tokens_out(shared_renderer: Pr
     text = shared_renderer.decode_completion(tokens)
     assert isinstance(text, str)
     end = shared_renderer.token_id("<|im_end|>")
+    assert end is not None
     assert shared_renderer.decode_completion([*tokens, end]) == text
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given, settings
@@ -113,8 +114,10 @@ def test_a_sum_is_bounded_at_every_length_however_long_the_rollouts_of_the_fit_w
     """Positions lose independently, at 1 in 300 by half a margin: K is proportional to the length."""
     rng = np.random.default_rng(4)
 
-    def sums(length: int, count: int) -> np.ndarray:
-        return np.minimum(0.5 * (rng.random((count, length)) < 1 / 300).sum(axis=1), 1.0)
+    def sums(length: int, count: int) -> npt.NDArray[np.float64]:
+        lost = (rng.random((count, length)) < 1 / 300).sum(axis=1)
+        bounded: npt.NDArray[np.float64] = np.minimum(0.5 * lost, 1.0)
+        return bounded
 
     lengths, reference, alpha = (8, 32), 12.0, 1e-3
     values = [sums(length, 30_000) for length in lengths]

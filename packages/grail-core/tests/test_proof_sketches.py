@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grail_core.files.window_file import BinaryColumn, RowTable
+from grail_core.files.window_file import BinaryColumn, Number, RowTable
 from grail_core.model.errors import ProofError
 from grail_core.proof.errors import MalformedSketchError, UnprovableError
 from grail_core.proof.sketches import (
@@ -23,7 +25,9 @@ from grail_core.proof.sketches import (
     sketch_plain,
 )
 from grail_core.protocol.randomness import Randomness
+from grail_core.verification.context import CheckContext
 from grail_core.verification.schema import check_schema
+from grail_core.verification.window_file import Submission
 from tooling.testing.hostile_sketches import fuzzed
 
 GOLDEN_SKETCH = "001800f000f0000800f80000001000f800f000f8000800f0"
@@ -124,7 +128,8 @@ def test_the_schema_check_names_exactly_the_rows_whose_fuzzed_sketches_do_not_pa
         # Wrong lengths are told before any value is looked at.
         expected = bad if lengths.all() else set(np.flatnonzero(~lengths).tolist())
         # All that this check reads of a submission and its context.
-        findings = check_schema(SimpleNamespace(table=_rows(group)), SimpleNamespace(vocabulary_size=1))
+        submission = cast(Submission, SimpleNamespace(table=_rows(group)))
+        findings = check_schema(submission, cast(CheckContext, SimpleNamespace(vocabulary_size=1)))
         told = {f.rollout for f in findings if f.rollout is not None}
         assert bool(findings) == bool(expected)
         assert told <= expected
@@ -136,7 +141,7 @@ def test_the_schema_check_names_exactly_the_rows_whose_fuzzed_sketches_do_not_pa
 def _rows(group: list[tuple[bytes, int]]) -> RowTable:
     """One group whose rows are right but for their sketches: a prompt of one token, a completion of `positions` − 1."""
 
-    def column(parts: list[np.ndarray]) -> BinaryColumn:
+    def column(parts: list[npt.NDArray[Number]]) -> BinaryColumn[Number]:
         return BinaryColumn(np.concatenate(parts), np.cumsum([0, *map(len, parts)]))
 
     positions = [count for _, count in group]

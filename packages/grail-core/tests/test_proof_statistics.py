@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -428,6 +429,8 @@ def test_the_table_survives_json_and_refuses_another_form() -> None:
     for name in STATISTICS:
         assert pair.nulls[name].clip == clip_of(name)
         assert pair.nulls[name].threshold(46, FALSE_REJECT_RATE / 3) < pair.nulls[name].clip
-    for broken in ({}, [], None, {"version": 1, "pairs": [{}]}, json.loads(text.replace('"clip": 1.0', '"clip": NaN'))):
+    other = json.loads(text.replace('"clip": 1.0', '"clip": NaN'))
+    spoilt: list[Any] = [{}, [], None, {"version": 1, "pairs": [{}]}, other]
+    for broken in spoilt:
         with pytest.raises(ConfigurationError, match="not a calibration table"):
             CalibrationTable.from_json(broken)

@@ -8,11 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grail_core.protocol import CheckpointCandidate, MinerWindow, allowed_gaps, count_groups, score_inputs, valid_checkpoint
+from grail_core.protocol import (
+    CheckpointCandidate,
+    Digest,
+    MinerWindow,
+    Window,
+    allowed_gaps,
+    count_groups,
+    score_inputs,
+    valid_checkpoint,
+)
 
 
 @given(st.integers(1, 300), st.sets(st.integers(0, 298), max_size=30))
-def test_each_gap_costs_one_group_more(span, left_out):
+def test_each_gap_costs_one_group_more(span: int, left_out: set[int]) -> None:
     ids = [g for g in range(span) if g not in left_out or g == span - 1]
     gaps = span - len(ids)
     if gaps > max(1, span // 20):
@@ -25,51 +34,56 @@ def test_each_gap_costs_one_group_more(span, left_out):
 
 
 @pytest.mark.parametrize("ids", [[], [-1], [0, 0], [1, 0], [0, 1, 1], [5], [0, 3], [10**12]])
-def test_ids_out_of_order_or_far_ahead_reject(ids):
+def test_ids_out_of_order_or_far_ahead_reject(ids: list[int]) -> None:
     with pytest.raises(ValueError):
         count_groups(ids)
 
 
-def test_one_gap_is_allowed_in_the_smallest_file_and_leaves_nothing():
+def test_one_gap_is_allowed_in_the_smallest_file_and_leaves_nothing() -> None:
     assert count_groups([1]).declared == 0
     assert [allowed_gaps(n) for n in (1, 39, 40, 60, 1250)] == [1, 1, 2, 3, 62]
 
 
-def test_a_gap_is_not_given_back_by_the_rows_that_are_there():
+def test_a_gap_is_not_given_back_by_the_rows_that_are_there() -> None:
     skipper = count_groups([g for g in range(40) if g not in (3, 9)])
-    entry = MinerWindow(300, skipper.declared, True, True, 16 * skipper.groups, False)
-    inputs = score_inputs([entry], 300)
+    entry = MinerWindow(Window(300), skipper.declared, True, True, 16 * skipper.groups, False)
+    inputs = score_inputs([entry], Window(300))
     assert Fraction(inputs.valid, inputs.audited) == 1
     assert inputs.work == 16 * 36
 
 
 def candidate(sequence: int, valid_from: int, stored: int, lead: int) -> CheckpointCandidate:
-    return CheckpointCandidate(bytes([sequence]) * 32, sequence, valid_from, stored, lead)
+    return CheckpointCandidate(Digest(bytes([sequence]) * 32), sequence, Window(valid_from), stored, lead)
 
 
-def test_the_newest_checkpoint_in_force_is_valid():
+def valid_sequence(chain: list[CheckpointCandidate], window: int) -> int | None:
+    chosen = valid_checkpoint(chain, Window(window))
+    return None if chosen is None else chosen.sequence
+
+
+def test_the_newest_checkpoint_in_force_is_valid() -> None:
     chain = [candidate(0, 0, 50, 0), candidate(1, 60, 5, 10), candidate(2, 120, 5, 10)]
-    assert [valid_checkpoint(chain, t).sequence for t in (0, 30, 60, 90, 120, 3000)] == [0, 0, 1, 1, 2, 2]
+    assert [valid_sequence(chain, t) for t in (0, 30, 60, 90, 120, 3000)] == [0, 0, 1, 1, 2, 2]
 
 
-def test_a_checkpoint_stored_at_or_after_its_lead_block_is_skipped_for_good():
+def test_a_checkpoint_stored_at_or_after_its_lead_block_is_skipped_for_good() -> None:
     chain = [candidate(0, 0, 50, 0), candidate(1, 60, 10, 10)]
-    assert valid_checkpoint(chain, 60).sequence == 0
-    assert valid_checkpoint(chain, 60_000).sequence == 0
-    assert valid_checkpoint([candidate(1, 60, 9, 10)], 60).sequence == 1
+    assert valid_sequence(chain, 60) == 0
+    assert valid_sequence(chain, 60_000) == 0
+    assert valid_sequence([candidate(1, 60, 9, 10)], 60) == 1
 
 
-def test_only_the_first_checkpoint_needs_no_lead():
-    assert valid_checkpoint([candidate(0, 60, 10**12, 0)], 60).sequence == 0
-    assert valid_checkpoint([candidate(0, 60, 10**12, 0)], 30) is None
-    assert valid_checkpoint([candidate(1, 60, 10**12, 0)], 60) is None
-    assert valid_checkpoint([], 60) is None
+def test_only_the_first_checkpoint_needs_no_lead() -> None:
+    assert valid_sequence([candidate(0, 60, 10**12, 0)], 60) == 0
+    assert valid_sequence([candidate(0, 60, 10**12, 0)], 30) is None
+    assert valid_sequence([candidate(1, 60, 10**12, 0)], 60) is None
+    assert valid_sequence([], 60) is None
 
 
-def test_order_of_listing_does_not_matter_and_doubles_are_refused():
+def test_order_of_listing_does_not_matter_and_doubles_are_refused() -> None:
     chain = [candidate(s, 60 * s, 0, 10) for s in range(5)]
-    assert valid_checkpoint(chain, 180) == valid_checkpoint(chain[::-1], 180) == chain[3]
+    assert valid_checkpoint(chain, Window(180)) == valid_checkpoint(chain[::-1], Window(180)) == chain[3]
     with pytest.raises(ValueError, match="share"):
-        valid_checkpoint([*chain, candidate(9, 60, 0, 10)], 180)
+        valid_checkpoint([*chain, candidate(9, 60, 0, 10)], Window(180))
     with pytest.raises(ValueError, match="no window"):
         candidate(1, 61, 0, 10)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from grail_core.protocol.encoding import canonical_json, encode_part, message
-from grail_core.protocol.reading import Node, parse_json
+from grail_core.protocol.reading import Json, Node, parse_json
 
 PARTS = st.one_of(st.binary(max_size=12), st.integers(-(2**63), 2**63 - 1), st.text(max_size=6))
 JSON = st.recursive(
@@ -21,34 +23,34 @@ JSON = st.recursive(
 )
 
 
-def as_bytes(part):
+def as_bytes(part: bytes | int | str) -> bytes:
     return encode_part(part)[4:]
 
 
 @given(st.lists(PARTS, max_size=4), st.lists(PARTS, max_size=4))
-def test_messages_are_equal_only_if_their_parts_are(left, right):
+def test_messages_are_equal_only_if_their_parts_are(left: list[bytes | int | str], right: list[bytes | int | str]) -> None:
     equal = message(bytes(32), "grail/test", *left) == message(bytes(32), "grail/test", *right)
     assert equal == ([as_bytes(part) for part in left] == [as_bytes(part) for part in right])
 
 
-def test_network_tag_and_part_cannot_flow_into_each_other():
+def test_network_tag_and_part_cannot_flow_into_each_other() -> None:
     assert message(b"ab", "c") != message(b"a", "bc")
     assert message(b"", "tag", "ab", "") != message(b"", "tag", "a", "b") != message(b"", "tag", "", "ab")
 
 
 @pytest.mark.parametrize("value", [2**64, -(2**63) - 1])
-def test_an_integer_that_does_not_fit_is_refused(value):
+def test_an_integer_that_does_not_fit_is_refused(value: int) -> None:
     with pytest.raises(OverflowError):
         encode_part(value)
 
 
-def test_a_truth_value_is_no_part():
+def test_a_truth_value_is_no_part() -> None:
     with pytest.raises(TypeError):
         encode_part(True)
 
 
 @given(JSON)
-def test_canonical_json_reads_back_and_has_one_form(value):
+def test_canonical_json_reads_back_and_has_one_form(value: Json) -> None:
     raw = canonical_json(value)
     node = parse_json(raw, most=10_000)
     assert node.value == value == json.loads(raw)
@@ -56,7 +58,7 @@ def test_canonical_json_reads_back_and_has_one_form(value):
 
 
 @pytest.mark.parametrize("value", [1.0, {"a": [0.5]}, float("nan"), 2**53, -(2**53), {1: 2}, b"x", "\ud800", {"\udfff": 1}])
-def test_what_has_no_canonical_json_is_refused(value):
+def test_what_has_no_canonical_json_is_refused(value: Any) -> None:
     with pytest.raises(ValueError):
         canonical_json(value)
 
@@ -78,13 +80,13 @@ def test_what_has_no_canonical_json_is_refused(value):
         (b" " * 100_001, "at most 100000"),
     ],
 )
-def test_hostile_json_ends_in_a_value_error(raw, complaint):
+def test_hostile_json_ends_in_a_value_error(raw: bytes, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         parse_json(raw, most=100_000)
 
 
 @given(st.binary(max_size=60))
-def test_any_bytes_parse_or_raise_a_value_error(raw):
+def test_any_bytes_parse_or_raise_a_value_error(raw: bytes) -> None:
     complaint = "$"
     try:
         parse_json(raw, most=100)
@@ -119,6 +121,6 @@ def test_any_bytes_parse_or_raise_a_value_error(raw):
         (lambda n: n.entries(5), {1: 1}),
     ],
 )
-def test_a_wrong_value_is_refused_with_its_path(read, value):
+def test_a_wrong_value_is_refused_with_its_path(read: Callable[[Node], object], value: object) -> None:
     with pytest.raises(ValueError, match=r"^\$\.here"):
         read(Node(value, "$.here"))

@@ -12,7 +12,7 @@ import grail_core.protocol
 FOLDER = Path(grail_core.protocol.__file__).parent
 
 
-def test_importing_the_protocol_loads_nothing_heavy():
+def test_importing_the_protocol_loads_nothing_heavy() -> None:
     program = (
         "import sys, grail_core.protocol, grail_core.protocol.network\n"
         "heavy = {'torch', 'transformers', 'pyarrow', 'bittensor', 'bittensor_core', 'httpx', 'boto3', 'pydantic'}\n"
@@ -22,7 +22,7 @@ def test_importing_the_protocol_loads_nothing_heavy():
     assert done.returncode == 0, done.stderr
 
 
-def test_no_module_of_the_protocol_has_a_clock_a_file_or_a_log():
+def test_no_module_of_the_protocol_has_a_clock_a_file_or_a_log() -> None:
     forbidden = {"time", "datetime", "os", "pathlib", "io", "socket", "logging", "random", "secrets", "threading", "subprocess"}
     for path in FOLDER.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -35,5 +35,5 @@ def test_no_module_of_the_protocol_has_a_clock_a_file_or_a_log():
             assert not (isinstance(node, ast.Call) and getattr(node.func, "id", "") == "open"), path.name
 
 
-def test_every_public_name_exists():
+def test_every_public_name_exists() -> None:
     assert all(hasattr(grail_core.protocol, name) for name in grail_core.protocol.__all__)

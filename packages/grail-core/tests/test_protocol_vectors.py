@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,11 +17,13 @@ import pytest
 
 from grail_core.protocol import (
     CheckpointCandidate,
+    Digest,
     Hotkey,
     MinerWindow,
     Randomness,
     RolloutRow,
     ScoreInputs,
+    Signature,
     SignedVerdict,
     VerdictBody,
     Window,
@@ -69,17 +72,18 @@ def raw(text: str) -> bytes:
 
 def part(value: dict[str, str]) -> bytes | int | str:
     ((kind, text),) = value.items()
-    return {"bytes": bytes.fromhex, "integer": int, "text": str}[kind](text)
+    readers: dict[str, Callable[[str], bytes | int | str]] = {"bytes": raw, "integer": int, "text": str}
+    return readers[kind](text)
 
 
-def test_vectors_regenerate_byte_identically():
+def test_vectors_regenerate_byte_identically() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tooling.testing.vectors", "--check"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
 
 
-def test_a_changed_vector_file_is_noticed(tmp_path):
+def test_a_changed_vector_file_is_noticed(tmp_path: Path) -> None:
     program = (
         "import sys, pathlib, tooling.testing.vectors.__main__ as m\n"
         f"m.FOLDER = pathlib.Path({str(tmp_path)!r})\n"
@@ -93,7 +97,7 @@ def test_a_changed_vector_file_is_noticed(tmp_path):
     assert "draw.json differs" in done.stderr
 
 
-def test_constants_and_networks():
+def test_constants_and_networks() -> None:
     expected = vectors("constants")
     for name, value in expected["constants"].items():
         mine = getattr(constants, name)
@@ -109,7 +113,7 @@ def test_constants_and_networks():
         assert network.network_id(raw(case["genesis_hash"])).hex() == case["network_id"]
 
 
-def test_encoding():
+def test_encoding() -> None:
     expected = vectors("encoding")
     for case in expected["parts"]:
         assert encode_part(part(case["part"])).hex() == case["bytes"]
@@ -122,7 +126,7 @@ def test_encoding():
         assert canonical_json(case["value"]).hex() == case["bytes"]
 
 
-def test_windows():
+def test_windows() -> None:
     expected = vectors("windows")
     for block, window in expected["window_of"]:
         assert window_of(block) == window
@@ -132,7 +136,7 @@ def test_windows():
             assert getattr(times, f"{name}_block") == case[f"{name}_block"]
 
 
-def test_seeds():
+def test_seeds() -> None:
     for case in vectors("seeds"):
         c = SimpleNamespace(**{k: raw(v) if isinstance(v, str) and len(v) == 64 else v for k, v in case.items()})
         randomness = Randomness(c.network_id)
@@ -148,19 +152,19 @@ def test_seeds():
             assert int(randomness.sketch_bits(c.window_seed, j, 896).sum()) == c.sketch_sum_896[j]
 
 
-def test_draw():
+def test_draw() -> None:
     for case in vectors("draw"):
         drawn = draw(raw(case["seed"]), case["tag"], int(case["n"]), case["k"])
         assert [str(index) for index in drawn] == case["drawn"]
 
 
-def test_positions():
+def test_positions() -> None:
     for case in vectors("positions"):
         found = challenged_positions(raw(case["challenge_seed"]), raw(case["row_digest"]), case["completion_length"])
         assert found == case["positions"]
 
 
-def test_groups():
+def test_groups() -> None:
     for case in vectors("groups"):
         if case["count"] is None:
             with pytest.raises(ValueError):
@@ -169,7 +173,7 @@ def test_groups():
             assert vars(count_groups(case["group_ids"])) == case["count"]
 
 
-def test_checkpoints():
+def test_checkpoints() -> None:
     for case in vectors("checkpoints"):
         candidates = [CheckpointCandidate(**{**c, "digest": raw(c["digest"])}) for c in case["candidates"]]
         chosen = valid_checkpoint(candidates, case["window"])
@@ -184,13 +188,13 @@ def test_checkpoints():
         (2**63 - 5, 31, [2984942944, 1849543793, 2582766584, 3254171161]),
     ],
 )
-def test_the_golden_hashes_of_section_4(seed, position, words):
+def test_the_golden_hashes_of_section_4(seed: int, position: int, words: list[int]) -> None:
     assert murmur3_words(seed, position, range(4)).tolist() == words
     cases = {(int(c["seed"]), c["position"]): c["h"] for c in vectors("gumbel")["cases"]}
     assert cases[seed, position][:4] == words
 
 
-def test_gumbel():
+def test_gumbel() -> None:
     expected = vectors("gumbel")
     for case in expected["cases"]:
         seed, position, tokens = int(case["seed"]), case["position"], case["token_ids"]
@@ -200,7 +204,7 @@ def test_gumbel():
         assert float(noise_of(h)) == pytest.approx(float(noise), rel=1e-11)
 
 
-def test_records():
+def test_records() -> None:
     expected = vectors("records")
     network = raw(expected["network_id"])
     for case in expected["rows"]:
@@ -222,7 +226,7 @@ def test_records():
         assert header_digest(network, header).hex() == case["digest"]
 
 
-def test_merkle():
+def test_merkle() -> None:
     for case in vectors("merkle"):
         digests, root = [raw(text) for text in case["digests"]], raw(case["root"])
         assert merkle_root(digests) == root
@@ -231,7 +235,7 @@ def test_merkle():
             assert verify_merkle_path(root, digests[index], index, len(digests), [raw(node) for node in path])
 
 
-def test_selection():
+def test_selection() -> None:
     expected = vectors("selection")
     for case in expected["miners"]:
         declared = {Hotkey(raw(hotkey)): count for hotkey, count in case["declared"].items()}
@@ -246,7 +250,7 @@ def test_selection():
         assert [list(row) for row in sample.reserve] == case["reserve"]
 
 
-def test_scores():
+def test_scores() -> None:
     expected = vectors("scores")
     for case in expected["histories"]:
         inputs = score_inputs([MinerWindow(**entry) for entry in case["history"]], case["window"])
@@ -254,22 +258,23 @@ def test_scores():
         assert str(score_units(inputs)) == case["units"]
     for case in expected["weights"]:
         rule = SimpleNamespace(**{name: case[name] for name in ("weight_mode", "burn_share_permille", "burn_uid")})
-        inputs = {int(uid): ScoreInputs(**entry) for uid, entry in case["inputs"].items()}
-        assert {str(uid): weight for uid, weight in weights(inputs, rule).items()} == case["weights"]
+        scored = {int(uid): ScoreInputs(**entry) for uid, entry in case["inputs"].items()}
+        assert {str(uid): weight for uid, weight in weights(scored, rule).items()} == case["weights"]
 
 
-def test_signatures():
+def test_signatures() -> None:
     cases = vectors("signatures")
     assert [verify(raw(c["hotkey"]), raw(c["message"]), raw(c["signature"])) for c in cases] == [c["valid"] for c in cases]
     assert {c["valid"] for c in cases} == {True, False}
 
 
-def test_verdicts():
+def test_verdicts() -> None:
     for case in vectors("verdicts"):
         body = VerdictBody.from_json(case["body"])
         assert hashlib.sha256(body.canonical()).hexdigest() == case["canonical_sha256"]
         assert body.digest().hex() == case["digest"]
-        digests = [text and raw(text) for text in (case["evidence_digest"], case["rollouts_digest"])]
-        assert SignedVerdict.message(body, raw(case["validator"]), *digests).hex() == case["signed_message"]
-        encoded = SignedVerdict(body, raw(case["validator"]), bytes(64), *digests).encode()
+        validator = Hotkey(raw(case["validator"]))
+        evidence, rollouts = (text and Digest(raw(text)) for text in (case["evidence_digest"], case["rollouts_digest"]))
+        assert SignedVerdict.message(body, validator, evidence, rollouts).hex() == case["signed_message"]
+        encoded = SignedVerdict(body, validator, Signature(bytes(64)), evidence, rollouts).encode()
         assert hashlib.sha256(encoded).hexdigest() == case["verdict_json_sha256"]

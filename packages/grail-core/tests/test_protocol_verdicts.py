@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+from collections.abc import Iterator
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from bittensor_core import Keypair
@@ -13,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grail_core.protocol import (
+    Digest,
     Finding,
+    Hotkey,
     MinerStatus,
     MinerVerdict,
     Outcome,
@@ -21,15 +25,18 @@ from grail_core.protocol import (
     SignedVerdict,
     VerdictBody,
     Versions,
+    Window,
     WindowInputs,
     WindowStatus,
     canonical_json,
     decimal,
 )
 
-NETWORK = bytes(range(32))
+NETWORK = Digest(bytes(range(32)))
 KEY = Keypair.create_from_seed(bytes(range(32)))
-D = bytes([9]) * 32
+D = Digest(bytes([9]) * 32)
+WINDOW = Window(300)
+MINER = Hotkey(bytes([1]) * 32)
 
 NUMBERS = st.none() | st.integers(-(2**53) + 1, 2**53 - 1) | st.floats().map(decimal)
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -46,13 +53,13 @@ FINDINGS = st.builds(
 
 
 @st.composite
-def miners(draw, uid):
+def miners(draw: st.DrawFn, uid: int) -> MinerVerdict:
     announced = draw(st.booleans())
     status = draw(st.sampled_from(list(MinerStatus) if announced else [MinerStatus.ABSENT, MinerStatus.FAILED]))
     counts = status not in (MinerStatus.ABSENT, MinerStatus.INCONCLUSIVE)
     tossed = announced and draw(st.booleans())
     return MinerVerdict(
-        hotkey=uid.to_bytes(32, "big"),
+        hotkey=Hotkey(uid.to_bytes(32, "big")),
         uid=uid,
         status=status,
         reason=draw(TEXT),
@@ -72,11 +79,11 @@ def miners(draw, uid):
 
 
 @st.composite
-def bodies(draw):
+def bodies(draw: st.DrawFn) -> VerdictBody:
     uids = sorted(draw(st.sets(st.integers(0, 300), max_size=4)))
     return VerdictBody(
         network_id=NETWORK,
-        window=300,
+        window=WINDOW,
         status=draw(st.sampled_from(WindowStatus)),
         versions=Versions(draw(TEXT), "1", "sat 1"),
         reason=draw(TEXT),
@@ -89,16 +96,16 @@ def bodies(draw):
 
 @given(bodies())
 @settings(max_examples=60, deadline=None)
-def test_a_body_reads_back_to_the_same_bytes(body):
+def test_a_body_reads_back_to_the_same_bytes(body: VerdictBody) -> None:
     again = VerdictBody.from_json(json.loads(body.canonical()))
     assert again == body
     assert again.canonical() == body.canonical()
     assert again.digest() == body.digest()
 
 
-def full_body(**changes) -> VerdictBody:
+def full_body(**changes: Any) -> VerdictBody:
     miner = MinerVerdict(
-        hotkey=bytes([1]) * 32,
+        hotkey=MINER,
         uid=4,
         status=MinerStatus.FAILED,
         reason="proof",
@@ -112,9 +119,9 @@ def full_body(**changes) -> VerdictBody:
         sampled=((0, 3),),
         findings=(Finding("proof", Outcome.REJECT, "0.9", "0.3", "position error", 0, 3),),
     )
-    fields = {
+    fields: dict[str, Any] = {
         "network_id": NETWORK,
-        "window": 300,
+        "window": WINDOW,
         "status": WindowStatus.SCORED,
         "versions": Versions("1", "2", "3"),
         "inputs": WindowInputs(D, D, 5, 6, D, D),
@@ -125,18 +132,18 @@ def full_body(**changes) -> VerdictBody:
     return VerdictBody(**(fields | changes))
 
 
-def sign(body: VerdictBody, key: Keypair = KEY, evidence: bytes | None = D, rollouts: bytes | None = None) -> SignedVerdict:
+def sign(body: VerdictBody, key: Keypair = KEY, evidence: Digest | None = D, rollouts: Digest | None = None) -> SignedVerdict:
     signature = key.sign(SignedVerdict.message(body, key.public_key, evidence, rollouts))
     return SignedVerdict(body, key.public_key, signature, evidence, rollouts)
 
 
-def test_the_order_in_which_mappings_were_filled_does_not_show():
+def test_the_order_in_which_mappings_were_filled_does_not_show() -> None:
     one = full_body(weights={0: 60_000, 10: 5_000, 9: 535}, score_inputs={})
     two = full_body(weights={9: 535, 0: 60_000, 10: 5_000}, score_inputs={})
     assert one.canonical() == two.canonical()
 
 
-def test_every_member_is_inside_the_digest():
+def test_every_member_is_inside_the_digest() -> None:
     body = full_body()
     document = body.to_json()
     seen = {body.digest()}
@@ -155,7 +162,7 @@ def test_every_member_is_inside_the_digest():
     assert len(seen) == 1 + len(changed) == len(document)
 
 
-def test_a_signed_verdict_verifies_and_reads_back():
+def test_a_signed_verdict_verifies_and_reads_back() -> None:
     verdict = sign(full_body())
     assert verdict.verify(NETWORK)
     again = SignedVerdict.decode(verdict.encode())
@@ -163,28 +170,31 @@ def test_a_signed_verdict_verifies_and_reads_back():
     assert again.verify(NETWORK)
 
 
-def test_a_verdict_of_another_network_key_evidence_or_body_does_not_verify():
+def test_a_verdict_of_another_network_key_evidence_or_body_does_not_verify() -> None:
     verdict = sign(full_body())
     other = Keypair.create_from_seed(bytes(31) + b"\x01").public_key
     assert not verdict.verify(bytes(32))
-    for change in (
+    changes: tuple[dict[str, Any], ...] = (
         {"validator": other},
         {"evidence_digest": bytes(32)},
         {"evidence_digest": None},
         {"evidence_digest": None, "rollouts_digest": D},
         {"rollouts_digest": D},
         {"body": full_body(reason="x")},
-    ):
+    )
+    for change in changes:
         assert not dataclasses.replace(verdict, **change).verify(NETWORK)
 
 
-def test_a_miners_line_counts_in_its_score_what_it_says():
-    entry = full_body().miner(bytes([1]) * 32).miner_window(300)
+def test_a_miners_line_counts_in_its_score_what_it_says() -> None:
+    line = full_body().miner(MINER)
+    assert line is not None
+    entry = line.miner_window(WINDOW)
     assert (entry.window, entry.declared, entry.active, entry.failed, entry.unique_valid) == (300, 64, True, True, 0)
-    assert full_body().miner(bytes(32)) is None
+    assert full_body().miner(Hotkey(bytes(32))) is None
 
 
-def edits(document):
+def edits(document: Any) -> Iterator[Any]:
     """Every way to spoil one place of a JSON value: remove, add, retype."""
     if isinstance(document, dict):
         for key in document:
@@ -202,7 +212,7 @@ def edits(document):
     yield 2**60
 
 
-def test_every_spoilt_verdict_is_refused_with_a_path():
+def test_every_spoilt_verdict_is_refused_with_a_path() -> None:
     document = sign(full_body()).to_json()
     assert SignedVerdict.from_json(copy.deepcopy(document))
     count = 0
@@ -237,7 +247,7 @@ def test_every_spoilt_verdict_is_refused_with_a_path():
         (("score_inputs", 0, "valid"), 65, "audited"),
     ],
 )
-def test_a_spoilt_body_names_what_is_wrong(path, value, complaint):
+def test_a_spoilt_body_names_what_is_wrong(path: tuple[str | int, ...], value: object, complaint: str) -> None:
     document = json.loads(full_body().canonical())
     place = document
     for step in path[:-1]:
@@ -249,12 +259,12 @@ def test_a_spoilt_body_names_what_is_wrong(path, value, complaint):
 
 
 @given(st.binary(max_size=60))
-def test_any_bytes_are_a_verdict_or_a_value_error(raw):
+def test_any_bytes_are_a_verdict_or_a_value_error(raw: bytes) -> None:
     with pytest.raises(ValueError, match=r"^\$verdict"):
         SignedVerdict.decode(raw)
 
 
-def test_a_hotkey_or_uid_stands_once():
+def test_a_hotkey_or_uid_stands_once() -> None:
     one = full_body().miners[0]
     with pytest.raises(ValueError, match="order of UID"):
         full_body(miners=(one, one))
@@ -263,13 +273,13 @@ def test_a_hotkey_or_uid_stands_once():
 
 
 @pytest.mark.parametrize("value", [0.5, True, 2**53])
-def test_a_finding_holds_no_float(value):
+def test_a_finding_holds_no_float(value: Any) -> None:
     with pytest.raises(ValueError):
         Finding("proof", Outcome.REJECT, value)
 
 
 @given(st.floats(allow_nan=False))
-def test_decimal_text_reads_back_to_the_same_number(value):
+def test_decimal_text_reads_back_to_the_same_number(value: float) -> None:
     text = decimal(value)
     assert float(text) == value
     assert text != "-0.0"

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from grail_core.errors import CheckpointError, ConfigurationError, EnvironmentUnavailableError
-from grail_core.participant.settings import Settings
+from grail_core.participant.settings import load_settings
 from grail_core.proof.calibration import CalibrationTable, active_table, shipped_table, use_table
 from grail_validator.calibrate import Asked, _sampling, calibrate_command, standing
 from grail_validator.cli import cli
@@ -68,7 +68,7 @@ def shipped_afterwards() -> Iterator[None]:
 def test_the_table_it_writes_can_be_judged_with(
     asked: Asked, capsys: pytest.CaptureFixture[str], shipped_afterwards: None
 ) -> None:
-    found = calibrate_command(Settings(), asked, as_json=False)
+    found = calibrate_command(load_settings(), asked, as_json=False)
     assert use_table(asked.out) == found.table
     assert active_table().version == "test/1"
     assert asked.out.with_suffix(".svg").read_text().startswith("<svg")
@@ -83,7 +83,7 @@ def test_the_table_it_writes_can_be_judged_with(
 
 
 def test_json_is_the_only_thing_on_standard_output(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
-    found = calibrate_command(Settings(), asked, as_json=True)
+    found = calibrate_command(load_settings(), asked, as_json=True)
     value = json.loads(capsys.readouterr().out)
     assert (value["version"], value["place"]) == ("test/1", found.table.place)
     (pair,) = value["pairs"]
@@ -95,13 +95,13 @@ def test_json_is_the_only_thing_on_standard_output(asked: Asked, capsys: pytest.
 def test_problems_of_an_environment_are_rendered_with_the_models_own_template(asked: Asked) -> None:
     one = replace(asked, prompts=None, env_id="sat", count=2)
     with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
-        calibrate_command(Settings(), one, as_json=True)
+        calibrate_command(load_settings(), one, as_json=True)
     for folder in asked.models:
         write_tokenizer(folder)
-    found = calibrate_command(Settings(), one, as_json=True)
+    found = calibrate_command(load_settings(), one, as_json=True)
     assert found.table.pairs[SDPA, SDPA].rollouts == 2 * 2 * 16
     with pytest.raises(EnvironmentUnavailableError):
-        calibrate_command(Settings(), replace(one, env_id="nothing"), as_json=True)
+        calibrate_command(load_settings(), replace(one, env_id="nothing"), as_json=True)
 
 
 def test_it_says_plainly_what_a_table_may_be_used_for() -> None:
@@ -122,14 +122,14 @@ def test_a_line_that_is_no_prompt_is_named(asked: Asked, line: str) -> None:
     assert asked.prompts is not None
     asked.prompts.write_text(f"[5]\n{line}\n")
     with pytest.raises(ConfigurationError) as caught:
-        calibrate_command(Settings(), asked, as_json=False)
+        calibrate_command(load_settings(), asked, as_json=False)
     assert caught.value.where == f"{asked.prompts}, line 2"
 
 
 def test_mistakes_are_found_before_anything_is_measured(asked: Asked, tmp_path: Path) -> None:
     def fails(error: type[Exception], text: str, changed: Asked) -> None:
         with pytest.raises(error, match=text):
-            calibrate_command(Settings(), changed, as_json=False)
+            calibrate_command(load_settings(), changed, as_json=False)
         assert not asked.out.exists()
 
     fails(ConfigurationError, "cannot be written", replace(asked, out=tmp_path / "none" / "table.json"))
@@ -147,7 +147,7 @@ def test_the_models_end_token_is_taken_unless_one_is_given(asked: Asked, folders
     assert _sampling(folder, replace(asked, end_tokens=(4, 5)))[1] == {4, 5}
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [6, 7], "top_k": 0, "max_new_tokens": 30}))
     policy, ends = _sampling(folder, replace(asked, max_tokens=None))
-    assert (ends, policy.top_k, policy.max_tokens) == ({6, 7}, -1, 30)
+    assert (ends, policy.top_k, policy.max_tokens) == (frozenset({6, 7}), -1, 30)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": None}))
     with pytest.raises(CheckpointError, match="no end token"):
         _sampling(folder, asked)
@@ -164,7 +164,7 @@ def test_prompts_come_from_one_place(prompts: list[str]) -> None:
 
 
 def test_a_validator_does_not_start_with_a_table_it_cannot_read(tmp_path: Path) -> None:
-    settings = Settings(GRAIL_CALIBRATION=tmp_path / "none.json")
+    settings = load_settings(calibration=tmp_path / "none.json")
     with pytest.raises(ConfigurationError, match="calibration table") as caught:
         run_validator(settings, threading.Event(), windows=1, compared=ComparedModels())
     assert caught.value.where.endswith("none.json")

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -26,29 +26,22 @@ from grail_core.chain.development.clock import ClockMode
 from grail_core.chain.development.local import LocalChain
 from grail_core.errors import BeaconError, ConfigurationError
 from grail_core.protocol.beacon import BeaconChain
+from tooling.testing.clock import ManualClock
+from tooling.testing.scripted_server import Answer, ScriptedServer
 
 GENESIS_S, PERIOD_S = 1_700_000_000, 3
 KEY = DevelopmentKey.from_seed(b"relay test")
 CHAIN = BeaconChain(KEY.public_key, GENESIS_S, PERIOD_S)
 
 
-class Clock:
-    """Chain time that a test sets; starts when round 10 is due."""
-
-    def __init__(self) -> None:
-        self.now = CHAIN.time_of_ms(10)
-
-    def __call__(self) -> int:
-        return self.now
+@pytest.fixture
+def clock() -> ManualClock:
+    """Chain time; it starts when round 10 is due."""
+    return ManualClock(CHAIN.time_of_ms(10))
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def relay(clock: Clock) -> Iterator[Relay]:
+def relay(clock: ManualClock) -> Iterator[Relay]:
     with Relay(KEY, genesis_time_s=GENESIS_S, period_s=PERIOD_S, port=0, clock=clock) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -57,52 +50,11 @@ def relay(clock: Clock) -> Iterator[Relay]:
         thread.join()
 
 
-class BadRelay(ThreadingHTTPServer):
-    """Answers every request alike: status, body, and whether to hang."""
-
-    daemon_threads = True
-
-    def __init__(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.status, self.body, self.headers = status, body, headers
-        self.asked = 0
-        super().__init__(("127.0.0.1", 0), _BadHandler)
-
-
-class _BadHandler(BaseHTTPRequestHandler):
-    server: BadRelay
-
-    def do_GET(self) -> None:
-        self.server.asked += 1
-        self.send_response(self.server.status)
-        for name, value in self.server.headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(self.server.body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-@pytest.fixture
-def bad_relay(request: pytest.FixtureRequest) -> Iterator[BadRelay]:
-    status, body, headers = request.param
-    with BadRelay(status, body, headers) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
-
-
-def url_of(server: ThreadingHTTPServer) -> str:
-    return f"http://127.0.0.1:{server.server_address[1]}"
-
-
-def beacon(folder: Path, clock: Clock | None, *urls: str, **options: float) -> DrandBeacon:
+def beacon(folder: Path, clock: ManualClock | None, *urls: str, **options: float) -> DrandBeacon:
     return DrandBeacon(CHAIN, urls, folder, clock=clock, attempts=1, stagger_s=0.01, **options)
 
 
-def test_a_round_comes_verified_from_a_relay_and_then_from_disk(tmp_path: Path, relay: Relay, clock: Clock) -> None:
+def test_a_round_comes_verified_from_a_relay_and_then_from_disk(tmp_path: Path, relay: Relay, clock: ManualClock) -> None:
     typed: Beacon = beacon(tmp_path, clock, relay.url + "/")
     signed = typed.get(7)
     verify_round(CHAIN, signed)
@@ -113,7 +65,7 @@ def test_a_round_comes_verified_from_a_relay_and_then_from_disk(tmp_path: Path, 
         offline.get(8)
 
 
-def test_a_round_before_its_time_is_not_asked_for(tmp_path: Path, relay: Relay, clock: Clock) -> None:
+def test_a_round_before_its_time_is_not_asked_for(tmp_path: Path, relay: Relay, clock: ManualClock) -> None:
     client = beacon(tmp_path, clock, relay.url)
     clock.now -= 1
     with pytest.raises(RoundNotYetError, match=r"due in 0\.0 s"):
@@ -129,32 +81,33 @@ def test_where_the_relays_clock_decides_a_round_before_its_time_is_not_yet(tmp_p
 
 GENUINE = json.dumps({"round": 7, "signature": KEY.sign(7).signature.hex()})
 LIES = {
-    "another round's signature": (200, json.dumps({"round": 7, "signature": KEY.sign(8).signature.hex()}).encode(), {}),
-    "another round": (200, json.dumps({"round": 8, "signature": KEY.sign(8).signature.hex()}).encode(), {}),
-    "no JSON": (200, b"<html>", {}),
-    "deep JSON": (200, b"[" * 4000, {}),
-    "no object": (200, b"[7]", {}),
-    "a truth value": (200, GENUINE.replace("7,", "true,").encode(), {}),
-    "too much": (200, GENUINE.encode() + b" " * 100_000, {}),
-    "an error": (500, b"", {}),
-    "a redirect": (302, b"", {"Location": "@relay@/public/7"}),
-    "broken compression": (200, b"not gzip", {"Content-Encoding": "gzip"}),
+    "another round's signature": Answer(200, json.dumps({"round": 7, "signature": KEY.sign(8).signature.hex()}).encode()),
+    "another round": Answer(200, json.dumps({"round": 8, "signature": KEY.sign(8).signature.hex()}).encode()),
+    "no JSON": Answer(200, b"<html>"),
+    "deep JSON": Answer(200, b"[" * 4000),
+    "no object": Answer(200, b"[7]"),
+    "a truth value": Answer(200, GENUINE.replace("7,", "true,").encode()),
+    "too much": Answer(200, GENUINE.encode() + b" " * 100_000),
+    "an error": Answer(500, b""),
+    "a redirect": Answer(302, headers={"Location": "@relay@/public/7"}),
+    "broken compression": Answer(200, b"not gzip", {"Content-Encoding": "gzip"}),
 }
 
 
-@pytest.mark.parametrize("bad_relay", LIES.values(), ids=LIES.keys(), indirect=True)
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
 def test_a_lying_relay_is_passed_over_and_alone_is_an_error(
-    tmp_path: Path, relay: Relay, bad_relay: BadRelay, clock: Clock
+    tmp_path: Path, relay: Relay, lie: Answer, clock: ManualClock
 ) -> None:
-    bad_relay.headers = {name: value.replace("@relay@", relay.url) for name, value in bad_relay.headers.items()}
-    with pytest.raises(BeaconError, match="no relay gave a valid") as caught:
-        beacon(tmp_path, clock, url_of(bad_relay)).get(7)
-    assert not isinstance(caught.value, RoundNotYetError)
-    assert beacon(tmp_path, clock, url_of(bad_relay), relay.url).get(7) == KEY.sign(7)
-    assert bad_relay.asked >= 1
+    headers = {name: value.replace("@relay@", relay.url) for name, value in lie.headers.items()}
+    with ScriptedServer(replace(lie, headers=headers)) as liar:
+        with pytest.raises(BeaconError, match="no relay gave a valid") as caught:
+            beacon(tmp_path, clock, liar.url).get(7)
+        assert not isinstance(caught.value, RoundNotYetError)
+        assert beacon(tmp_path, clock, liar.url, relay.url).get(7) == KEY.sign(7)
+        assert liar.requests >= 1
 
 
-def test_a_relay_that_hangs_or_is_dead_does_not_hold_the_others_up(tmp_path: Path, relay: Relay, clock: Clock) -> None:
+def test_a_relay_that_hangs_or_is_dead_does_not_hold_the_others_up(tmp_path: Path, relay: Relay, clock: ManualClock) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, socket.create_server(("127.0.0.1", 0)) as closed:
         dead = f"http://127.0.0.1:{closed.getsockname()[1]}"
         closed.close()
@@ -165,12 +118,12 @@ def test_a_relay_that_hangs_or_is_dead_does_not_hold_the_others_up(tmp_path: Pat
 
 
 @pytest.mark.parametrize("url", ["", "no url", "ftp://x", "http://", "http://[::1"])
-def test_a_relay_that_is_no_url_is_an_error_not_a_crash(tmp_path: Path, clock: Clock, url: str) -> None:
+def test_a_relay_that_is_no_url_is_an_error_not_a_crash(tmp_path: Path, clock: ManualClock, url: str) -> None:
     with pytest.raises(BeaconError, match="no relay gave"):
         beacon(tmp_path, clock, url).get(7)
 
 
-def test_a_damaged_cache_entry_is_fetched_again(tmp_path: Path, relay: Relay, clock: Clock) -> None:
+def test_a_damaged_cache_entry_is_fetched_again(tmp_path: Path, relay: Relay, clock: ManualClock) -> None:
     beacon(tmp_path, clock, relay.url).get(7)
     (entry,) = (path for path in tmp_path.rglob("*") if path.is_file())
     for damage in (b"", b"x" * 48, KEY.sign(8).signature):
@@ -179,13 +132,13 @@ def test_a_damaged_cache_entry_is_fetched_again(tmp_path: Path, relay: Relay, cl
         assert entry.read_bytes() == KEY.sign(7).signature
 
 
-def test_a_cache_that_cannot_be_written_costs_nothing_but_requests(tmp_path: Path, relay: Relay, clock: Clock) -> None:
+def test_a_cache_that_cannot_be_written_costs_nothing_but_requests(tmp_path: Path, relay: Relay, clock: ManualClock) -> None:
     (tmp_path / "file").touch()
     assert beacon(tmp_path / "file", clock, relay.url).get(7) == KEY.sign(7)
 
 
 @pytest.mark.parametrize("round_", [0, -1, 2**63])
-def test_rounds_that_do_not_exist_are_refused(tmp_path: Path, clock: Clock, round_: int) -> None:
+def test_rounds_that_do_not_exist_are_refused(tmp_path: Path, clock: ManualClock, round_: int) -> None:
     with pytest.raises(BeaconError, match="from 1"):
         beacon(tmp_path, clock).get(round_)
 

@@ -15,13 +15,13 @@ import pytest
 from grail_core.chain.base import Chain
 from grail_core.chain.bittensor import BittensorChain
 from grail_core.errors import ChainError, ConfigurationError
-from grail_core.keys import LocalSigner, from_ss58
+from grail_core.keys import from_ss58
 from grail_core.protocol.types import Block
+from tooling.testing.keys import ALICE, BOB, EVE
 
 bittensor = pytest.importorskip("bittensor")
 
 NETUID, BLOCK_S, START_MS = 81, 12, 1_700_000_000_000
-ALICE, BOB, EVE = (LocalSigner.from_seed(bytes([n]) * 32) for n in (1, 2, 3))
 TAO = 10**9
 
 

@@ -12,51 +12,41 @@ from hypothesis import strategies as st
 from grail_core.chain.development.clock import ClockMode, ClockState, start_clock
 from grail_core.chain.development.local import LocalChain
 from grail_core.errors import ChainError
-from grail_core.keys import LocalSigner
 from grail_core.protocol.types import Block
+from tooling.testing.clock import ManualClock
+from tooling.testing.keys import ALICE
 
 START = 1_700_000_000_000
-ALICE = LocalSigner.from_seed(bytes([1]) * 32)
-
-
-class Wall:
-    """A wall clock that a test sets."""
-
-    def __init__(self) -> None:
-        self.now = START
-
-    def __call__(self) -> int:
-        return self.now
 
 
 @pytest.fixture
-def wall() -> Wall:
-    return Wall()
+def wall() -> ManualClock:
+    return ManualClock(START)
 
 
-def create(path: Path, wall: Wall, clock: ClockMode = ClockMode.REAL, factor: float = 1.0) -> LocalChain:
+def create(path: Path, wall: ManualClock, clock: ClockMode = ClockMode.REAL, factor: float = 1.0) -> LocalChain:
     return LocalChain.create(path / "c.sqlite", seed=1, block_time_ms=1_000, clock=clock, factor=factor, wall_clock=wall)
 
 
-def reopen(chain: LocalChain, wall: Wall) -> LocalChain:
+def reopen(chain: LocalChain, wall: ManualClock) -> LocalChain:
     return LocalChain.open(chain._path, wall_clock=wall)
 
 
-def test_a_real_clock_is_the_wall_clock(tmp_path: Path, wall: Wall) -> None:
+def test_a_real_clock_is_the_wall_clock(tmp_path: Path, wall: ManualClock) -> None:
     chain = create(tmp_path, wall)
     wall.now += 4_999
     assert (chain.current_block(), chain.now_ms()) == (4, wall.now)
     assert chain.block(Block(4)).timestamp_ms == START + 4_000
 
 
-def test_a_fast_clock_runs_factor_times_as_quickly_in_every_process(tmp_path: Path, wall: Wall) -> None:
+def test_a_fast_clock_runs_factor_times_as_quickly_in_every_process(tmp_path: Path, wall: ManualClock) -> None:
     chain = create(tmp_path, wall, ClockMode.FAST, factor=20)
     wall.now += 1_000
     assert chain.current_block() == reopen(chain, wall).current_block() == 20
     assert chain.now_ms() == START + 20_000
 
 
-def test_a_virtual_clock_moves_by_advance_only_and_everybody_sees_it(tmp_path: Path, wall: Wall) -> None:
+def test_a_virtual_clock_moves_by_advance_only_and_everybody_sees_it(tmp_path: Path, wall: ManualClock) -> None:
     chain = create(tmp_path, wall, ClockMode.VIRTUAL)
     wall.now += 10**9
     assert chain.current_block() == 0
@@ -70,7 +60,7 @@ def test_a_virtual_clock_moves_by_advance_only_and_everybody_sees_it(tmp_path: P
         real.advance(1)
 
 
-def test_while_nobody_runs_a_real_clock_goes_on(tmp_path: Path, wall: Wall) -> None:
+def test_while_nobody_runs_a_real_clock_goes_on(tmp_path: Path, wall: ManualClock) -> None:
     chain = create(tmp_path, wall)
     wall.now += 10_000
     chain.current_block()
@@ -79,7 +69,9 @@ def test_while_nobody_runs_a_real_clock_goes_on(tmp_path: Path, wall: Wall) -> N
 
 
 @pytest.mark.parametrize(("mode", "factor"), [(ClockMode.REAL, 1.0), (ClockMode.FAST, 5.0)])
-def test_a_rebased_network_continues_with_the_next_block(tmp_path: Path, wall: Wall, mode: ClockMode, factor: float) -> None:
+def test_a_rebased_network_continues_with_the_next_block(
+    tmp_path: Path, wall: ManualClock, mode: ClockMode, factor: float
+) -> None:
     chain = create(tmp_path, wall, mode, factor)
     wall.now += 10_000
     stopped_at, last_time = chain.current_block(), chain.now_ms()
@@ -94,7 +86,7 @@ def test_a_rebased_network_continues_with_the_next_block(tmp_path: Path, wall: W
     assert resumed.rebase_clock() == 0
 
 
-def test_a_wall_clock_that_is_set_back_takes_no_block_away(tmp_path: Path, wall: Wall) -> None:
+def test_a_wall_clock_that_is_set_back_takes_no_block_away(tmp_path: Path, wall: ManualClock) -> None:
     chain = create(tmp_path, wall)
     wall.now += 10_000
     assert chain.current_block() == 10
@@ -105,7 +97,7 @@ def test_a_wall_clock_that_is_set_back_takes_no_block_away(tmp_path: Path, wall:
     assert [n.registered_at for n in chain.metagraph(chain.current_block()).neurons] == [11]
 
 
-def test_waiting_ends_when_another_thread_moves_the_clock(tmp_path: Path, wall: Wall) -> None:
+def test_waiting_ends_when_another_thread_moves_the_clock(tmp_path: Path, wall: ManualClock) -> None:
     chain = create(tmp_path, wall, ClockMode.VIRTUAL)
     results: list[tuple[str, bool, int]] = []
 
@@ -124,7 +116,7 @@ def test_waiting_ends_when_another_thread_moves_the_clock(tmp_path: Path, wall: 
     assert results[1][2] == 4
 
 
-def test_waiting_ends_at_once_when_stopped_or_when_the_block_exists(tmp_path: Path, wall: Wall) -> None:
+def test_waiting_ends_at_once_when_stopped_or_when_the_block_exists(tmp_path: Path, wall: ManualClock) -> None:
     chain = create(tmp_path, wall, ClockMode.VIRTUAL)
     stop = threading.Event()
     stop.set()
@@ -132,7 +124,7 @@ def test_waiting_ends_at_once_when_stopped_or_when_the_block_exists(tmp_path: Pa
     assert not chain.wait_for_block(Block(1), stop=stop)
 
 
-def test_waiting_sleeps_as_long_as_the_clock_says(tmp_path: Path, wall: Wall) -> None:
+def test_waiting_sleeps_as_long_as_the_clock_says(tmp_path: Path, wall: ManualClock) -> None:
     naps: list[float | None] = []
 
     class Stop(threading.Event):

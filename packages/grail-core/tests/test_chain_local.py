@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,17 +17,16 @@ from grail_core.chain.development.extrinsics import Call, sign_extrinsic
 from grail_core.chain.development.local import LocalChain, StaleNonceError
 from grail_core.chain.development.state import ChainRules
 from grail_core.errors import ChainError
-from grail_core.keys import LocalSigner
 from grail_core.protocol.types import Block, Hotkey, Signature
+from tooling.testing.keys import ALICE, BOB, CAROL
 
 GENESIS_MS = 1_700_000_000_000
 TAO = 10**9
-ALICE, BOB, CAROL = (LocalSigner.from_seed(bytes([n]) * 32) for n in (1, 2, 3))
 
 
-def make(path: Path, **changes: object) -> LocalChain:
-    options: dict[str, object] = {"seed": 7, "clock": ClockMode.VIRTUAL, "genesis_time_ms": GENESIS_MS, **changes}
-    return LocalChain.create(path / "chain.sqlite", **options)  # type: ignore[arg-type]
+def make(path: Path, **changes: Any) -> LocalChain:
+    options: dict[str, Any] = {"seed": 7, "clock": ClockMode.VIRTUAL, "genesis_time_ms": GENESIS_MS, **changes}
+    return LocalChain.create(path / "chain.sqlite", **options)
 
 
 @pytest.fixture

@@ -1,0 +1,81 @@
+"""A real HTTP S3 server in a process of its own (moto), with users and policies where a test wants them enforced."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import boto3
+import httpx
+
+from grail_core.storage.commitment import Credentials
+from grail_core.storage.s3 import S3Store
+
+BUCKET, REGION = "alice", "us-east-1"
+ANYONE = Credentials("anyone", "secret")
+
+
+class S3Server:
+    """The server at `url`. Until `enforcing` is entered, any key may do anything."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def reset(self) -> None:
+        """Forget everything; make the one bucket."""
+        httpx.post(self.url + "/moto-api/reset")
+        self._admin("s3").create_bucket(Bucket=BUCKET)
+
+    def store(self, credentials: Credentials = ANYONE, *, bucket: str = BUCKET) -> S3Store:
+        return S3Store(self.url, bucket, credentials, region=REGION)
+
+    def user(self, name: str, *actions: str) -> Credentials:
+        """The key of a new user that may do these actions in the bucket."""
+        iam = self._admin("iam")
+        iam.create_user(UserName=name)
+        resources = [f"arn:aws:s3:::{BUCKET}", f"arn:aws:s3:::{BUCKET}/*"]
+        statement = {"Effect": "Allow", "Action": list(actions), "Resource": resources}
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+        iam.put_user_policy(UserName=name, PolicyName="p", PolicyDocument=policy)
+        key = iam.create_access_key(UserName=name)["AccessKey"]
+        return Credentials(key["AccessKeyId"], key["SecretAccessKey"])
+
+    @contextmanager
+    def enforcing(self) -> Iterator[None]:
+        """Every request is held to its key's policy."""
+        httpx.post(self.url + "/moto-api/reset-auth", content=b"0")
+        try:
+            yield
+        finally:
+            httpx.post(self.url + "/moto-api/reset-auth", content=b"inf")
+
+    def _admin(self, service: str) -> Any:
+        return boto3.client(
+            service, endpoint_url=self.url, aws_access_key_id="a", aws_secret_access_key="b", region_name=REGION
+        )
+
+
+@contextmanager
+def s3_server() -> Iterator[S3Server]:
+    """A server that runs as long as the block."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    for line in process.stderr:  # it says when it listens
+        if "Running on" in line:
+            break
+    threading.Thread(target=process.stderr.read, daemon=True).start()
+    try:
+        yield S3Server(f"http://127.0.0.1:{port}")
+    finally:
+        process.terminate()
+        process.wait()

@@ -26,32 +26,19 @@ from grail_core.checkpoints.publish import CheckpointParts, publish
 from grail_core.checkpoints.safety import ModelFiles, read_model_files
 from grail_core.environment import EnvironmentSpec
 from grail_core.errors import CheckpointError
-from grail_core.keys import LocalSigner
 from grail_core.protocol.manifest import CheckpointKind, CheckpointManifest, ManifestContent, build, parse
-from grail_core.protocol.network import LOCALNET, NetworkParameters
 from grail_core.protocol.policy import GenerationPolicy
-from grail_core.protocol.types import Block, Digest, Window
+from grail_core.protocol.types import Block, Window
 from grail_core.storage.filesystem import FilesystemStore
 from grail_core.storage.layout import manifest_key
+from tooling.testing.checkpoints import NETWORK_ID, PARAMS, TRAINER, parts_of
+from tooling.testing.clock import ManualClock
+from tooling.testing.keys import EVE
 from tooling.testing.models.tiny_qwen2 import BYTES, END_TOKEN_ID, save_byte_model
-
-NETWORK_ID = Digest(b"\x07" * 32)
-TRAINER = LocalSigner.from_seed(b"\x01" * 32)
-STRANGER = LocalSigner.from_seed(b"\x02" * 32)
-PARAMS: NetworkParameters = dataclasses.replace(LOCALNET, trainer_hotkey=TRAINER.hotkey)
 
 
 def time_of(block: Block) -> int:
     return block * 1_500
-
-
-class Clock:
-    """The store's clock, in milliseconds; set by the test."""
-
-    now = 0
-
-    def __call__(self) -> int:
-        return self.now
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +68,7 @@ class Trainer:
     """Publishes a chain, one checkpoint a window, into a bucket whose clock the test sets."""
 
     def __init__(self, folder: Path, model_folder: Path, files: ModelFiles) -> None:
-        self.clock = Clock()
+        self.clock = ManualClock(0)
         self.store = FilesystemStore(folder, "trainer", clock=self.clock)
         self.cache = CheckpointCache(folder / "trainer-cache")
         self.files = files
@@ -90,10 +77,8 @@ class Trainer:
         self.states: list[dict[str, torch.Tensor]] = []
 
     def parts(self, window: int, valid_from: int) -> CheckpointParts:
-        return CheckpointParts(
-            network_id=NETWORK_ID,
-            window=Window(window),
-            valid_from=Window(valid_from),
+        return dataclasses.replace(
+            parts_of(NETWORK_ID, window, valid_from),
             environment=EnvironmentSpec("sat", 1, {"variables": 5}),
             policy=GenerationPolicy(max_tokens=64, temperature=0.7, top_p=0.95),
             end_token_ids=(END_TOKEN_ID,),
@@ -268,9 +253,7 @@ def test_a_chain_that_is_rewritten_is_remembered(trainer: Trainer, tmp_path: Pat
 
 def test_a_manifest_by_another_signer_is_no_checkpoint(trainer: Trainer) -> None:
     manifest = trainer.step()
-    forged = build(
-        content_of(manifest, trainer=STRANGER.hotkey, sequence=7, parent=manifest.digest, valid_from=Window(60)), STRANGER
-    )
+    forged = build(content_of(manifest, trainer=EVE.hotkey, sequence=7, parent=manifest.digest, valid_from=Window(60)), EVE)
     trainer.store.put(manifest_key(forged.valid_from), forged.to_bytes())
     view = view_of(trainer)
     assert [item.manifest.sequence for item in view.stored] == [0]

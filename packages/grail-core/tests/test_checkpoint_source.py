@@ -3,39 +3,24 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from grail_core.chain.development.clock import ClockMode
 from grail_core.chain.development.local import LocalChain
-from grail_core.checkpoints.delta.shards import map_weights
-from grail_core.checkpoints.delta.tensors import DTYPES, Layout, RawTensor
 from grail_core.checkpoints.inspection import inspect_chain
-from grail_core.checkpoints.publish import CheckpointParts, publish
 from grail_core.checkpoints.retention import retire
 from grail_core.checkpoints.source import CheckpointSource
 from grail_core.commands.checkpoint import checkpoint
-from grail_core.environment import EnvironmentSpec
 from grail_core.errors import CheckpointError
-from grail_core.keys import LocalSigner
 from grail_core.protocol.manifest import CheckpointManifest
-from grail_core.protocol.network import LOCALNET, NetworkParameters
-from grail_core.protocol.policy import GenerationPolicy
+from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.types import Digest, Window
 from grail_core.storage.filesystem import FilesystemDirectory
-
-TRAINER = LocalSigner.from_seed(b"\x11" * 32)
-FILES = {"config.json": json.dumps({"architectures": ["Qwen2ForCausalLM"]}).encode(), "tokenizer.json": b"{}"}
-
-
-def weights(number: int) -> dict[str, RawTensor]:
-    bits = np.arange(2000, dtype=np.uint16) + np.uint16(0x3C00)
-    bits[:: 50 - number] += np.uint16(number)
-    return {"w": RawTensor(Layout(DTYPES["BF16"], (40, 50)), bits)}
+from tooling.testing.checkpoints import PARAMS, TRAINER, WeightsTrainer, first_window, holds_weights
 
 
 @dataclass
@@ -52,17 +37,8 @@ class Network:
         return self.params.network_id(self.chain.genesis_hash)
 
     def publish(self, number: int) -> CheckpointManifest:
-        parts = CheckpointParts(
-            network_id=self.network_id,
-            window=Window(30 * number),
-            valid_from=Window(30 * number + (60 if number else 0)),
-            environment=EnvironmentSpec("sat", 1),
-            policy=GenerationPolicy(max_tokens=8),
-            end_token_ids=(0,),
-            thinking_mode="native",
-        )
-        cache = self.root / "trainer-cache"
-        return publish(self.directory.own(), parts, weights(number), FILES, TRAINER, self.params, cache)
+        own = self.directory.own()
+        return WeightsTrainer(own, self.root / "trainer-cache", self.network_id, self.params).publish(number)
 
     def reader(self) -> CheckpointSource:
         return CheckpointSource(self.chain, self.directory, self.params, self.network_id, self.root / "reader-cache")
@@ -73,7 +49,7 @@ def network(tmp_path: Path) -> Network:
     chain = LocalChain.create(tmp_path / "chain.db", seed=4, clock=ClockMode.VIRTUAL, genesis_time_ms=1_000_000)
     (tmp_path / "buckets").mkdir()
     directory = FilesystemDirectory(tmp_path / "buckets", "trainer", clock=chain.now_ms)
-    return Network(tmp_path, chain, replace(LOCALNET, trainer_hotkey=TRAINER.hotkey), directory)
+    return Network(tmp_path, chain, PARAMS, directory)
 
 
 def join(network: Network) -> None:
@@ -100,12 +76,12 @@ def test_a_reader_follows_the_chain_window_by_window(network: Network) -> None:
     for number in range(4):
         if number:
             network.publish(number)
-        window = Window(30 * number + (60 if number else 0))
+        window = first_window(number)
         while network.chain.current_block() < window:
             network.chain.advance(10)
         manifest = source.valid_at(window)
         assert manifest.sequence == number
-        assert (map_weights(source.materialise(manifest))["w"].bits == weights(number)["w"].bits).all()
+        assert holds_weights(source.materialise(manifest), number)
 
 
 def test_the_report_says_what_a_late_reader_would_fetch(network: Network) -> None:
@@ -137,9 +113,11 @@ def test_what_retention_keeps_can_still_be_fetched(network: Network) -> None:
     assert [item.manifest.sequence for item in kept] == [0, 10, 20, 21, 22, 23]
     for item in kept:
         folder = source.materialise(item.manifest)
-        assert (map_weights(folder)["w"].bits == weights(item.manifest.sequence)["w"].bits).all()
+        assert holds_weights(folder, item.manifest.sequence)
     network.publish(24)
-    assert source.view().head.sequence == 24  # type: ignore[union-attr]
+    head = source.view().head
+    assert head is not None
+    assert head.sequence == 24
 
 
 def test_grail_checkpoint_exports_and_shows(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +138,7 @@ def test_grail_checkpoint_exports_and_shows(network: Network, monkeypatch: pytes
     runner = CliRunner()
     done = runner.invoke(checkpoint, ["export", "95", "out"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    assert (map_weights(network.root / "out")["w"].bits == weights(1)["w"].bits).all()
+    assert holds_weights(network.root / "out", 1)
     shown = runner.invoke(checkpoint, ["show", "--json"], catch_exceptions=False)
     assert [row["sequence"] for row in json.loads(shown.stdout)["rows"]] == [0, 1]
     assert runner.invoke(checkpoint, ["export", "soon", "out2"]).exit_code == 2

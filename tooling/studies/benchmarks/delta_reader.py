@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,9 @@ from grail_core.checkpoints.delta.shards import map_weights
 from grail_core.checkpoints.delta.tensors import DTYPES, Layout, RawTensor
 from grail_core.checkpoints.fetch import materialise
 from grail_core.checkpoints.manifests import list_manifests
-from grail_core.checkpoints.publish import CheckpointParts, publish
-from grail_core.environment import EnvironmentSpec
-from grail_core.keys import LocalSigner
 from grail_core.protocol.manifest import OBJECT_PREFIX
-from grail_core.protocol.network import LOCALNET
-from grail_core.protocol.policy import GenerationPolicy
-from grail_core.protocol.types import Digest, Window
 from grail_core.storage.filesystem import FilesystemStore
+from tooling.testing.checkpoints import NETWORK_ID, TRAINER, WeightsTrainer
 
 WEIGHTS, TENSORS, CHANGED = 500_000_000, 50, 0.018
 BEHIND, CHAIN = 37, 60
@@ -54,34 +48,22 @@ def memory_figures() -> dict[str, float]:
 
 def late_reader_figures() -> dict[str, float]:
     """Objects and bytes for a reader 37 checkpoints behind, beside every delta in between and beside the full weights."""
-    network_id, trainer = Digest(b"\x0b" * 32), LocalSigner.from_seed(b"\x0b" * 32)
-    params = replace(LOCALNET, trainer_hotkey=trainer.hotkey)
-    files = {"config.json": b'{"architectures": ["Qwen2ForCausalLM"]}', "tokenizer.json": b"{}"}
     rng = np.random.default_rng(0)
     master = rng.standard_normal(2_000_000, np.float32) * np.float32(0.02)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        store = FilesystemStore(root, "trainer")
+        trainer = WeightsTrainer(FilesystemStore(root, "trainer"), root / "own")
         manifests = []
         for number in range(CHAIN):
             master += rng.standard_normal(master.size, np.float32) * np.float32(4.8e-7)
-            parts = CheckpointParts(
-                network_id=network_id,
-                window=Window(30 * number),
-                valid_from=Window(30 * (number + 1)),
-                environment=EnvironmentSpec("sat", 1),
-                policy=GenerationPolicy(max_tokens=16),
-                end_token_ids=(0,),
-                thinking_mode="native",
-            )
             bits = (master.view(np.uint32) + np.uint32(0x8000) >> np.uint32(16)).astype(np.uint16)
             state = {"w": RawTensor(Layout(DTYPES["BF16"], (2000, 1000)), bits)}
-            manifests.append(publish(store, parts, state, files, trainer, params, root / "own"))
+            manifests.append(trainer.publish(number, state))
         target, held = manifests[-1], manifests[-1 - BEHIND]
         counting = _CountingStore(root, "trainer", read_only=True)
         cache = CheckpointCache(root / "reader")
         materialise(held, cache, counting)
-        view = list_manifests(counting, trainer_hotkey=trainer.hotkey, network_id=network_id)
+        view = list_manifests(counting, trainer_hotkey=TRAINER.hotkey, network_id=NETWORK_ID)
         counting.fetched.clear()
         reached = materialise(target, cache, counting, view=view)
         if (map_weights(reached)["w"].bits != bits).any():

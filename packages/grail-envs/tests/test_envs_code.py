@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,26 +14,15 @@ from grail_core.errors import ConfigurationError, EnvironmentUnavailableError
 from grail_envs import humaneval, mbpp
 from grail_envs.humaneval import HumanEvalEnvironment
 from grail_envs.mbpp import MbppEnvironment
-from grail_envs.sandbox import Job, JudgePool, SandboxUnavailableError
-from grail_envs.sandbox.pool import shared_pool
-
-FIXTURES = Path(__file__).parent / "fixtures"
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[JudgePool]:
-    try:
-        yield shared_pool()
-    except SandboxUnavailableError as error:
-        pytest.skip(f"no complete sandbox here: {error.what}")
+from grail_envs.sandbox import Job, JudgePool
 
 
 def fenced(code: str) -> str:
     return f"Here is the code:\n\n```python\n{code}\n```\nDone."
 
 
-def test_own_fixtures_pass_with_their_reference_and_fail_with_another(pool: JudgePool) -> None:
-    he = HumanEvalEnvironment(data_dir=FIXTURES)
+def test_own_fixtures_pass_with_their_reference_and_fail_with_another(data_dir: Path, pool: JudgePool) -> None:
+    he = HumanEvalEnvironment(data_dir=data_dir)
     for seed in range(len(he)):
         problem = he.problem(seed)
         row = problem.payload
@@ -47,7 +35,7 @@ def test_own_fixtures_pass_with_their_reference_and_fail_with_another(pool: Judg
         assert wrong.reward == pytest.approx(0.1)
         assert not he.judge(problem, row.reference).well_formed
     for subset in ("full", "sanitized"):
-        env = MbppEnvironment("train", subset, data_dir=FIXTURES)
+        env = MbppEnvironment("train", subset, data_dir=data_dir)
         for seed in range(len(env)):
             problem = env.problem(seed)
             assert env.judge(problem, fenced(problem.payload.reference)).success
@@ -55,8 +43,8 @@ def test_own_fixtures_pass_with_their_reference_and_fail_with_another(pool: Judg
             assert not env.judge(problem, fenced("def f(:")).well_formed
 
 
-def test_a_replaced_helper_of_the_prompt_is_not_what_the_tests_call(pool: JudgePool) -> None:
-    env = HumanEvalEnvironment(data_dir=FIXTURES)
+def test_a_replaced_helper_of_the_prompt_is_not_what_the_tests_call(data_dir: Path, pool: JudgePool) -> None:
+    env = HumanEvalEnvironment(data_dir=data_dir)
     problem = next(env.problem(seed) for seed in range(2) if env.problem(seed).payload.entry_point == "radius_of")
     forged = (
         "def area(radius):\n    return 0.0\n\ndef radius_of(surface):\n    return 0.0\nimport math\nmath.fabs = lambda x: 0.0\n"
@@ -89,8 +77,8 @@ def test_public_reference_solutions_pass_under_load(pool: JudgePool) -> None:
     assert len(rulings) > 100
 
 
-def test_the_prompt_shows_one_test_and_hides_the_others() -> None:
-    env = MbppEnvironment("train", data_dir=FIXTURES)
+def test_the_prompt_shows_one_test_and_hides_the_others(data_dir: Path) -> None:
+    env = MbppEnvironment("train", data_dir=data_dir)
     for seed in range(len(env)):
         problem = env.problem(seed)
         text = env.messages(problem)[1].content
@@ -98,12 +86,12 @@ def test_the_prompt_shows_one_test_and_hides_the_others() -> None:
         assert not any(test in text for test in problem.payload.tests[1:])
 
 
-def test_splits_and_missing_sets_are_clear_errors(tmp_path: Path) -> None:
-    assert len(MbppEnvironment("test", data_dir=FIXTURES)) == 1
+def test_splits_and_missing_sets_are_clear_errors(data_dir: Path, tmp_path: Path) -> None:
+    assert len(MbppEnvironment("test", data_dir=data_dir)) == 1
     with pytest.raises(ConfigurationError, match="no split"):
-        MbppEnvironment("dev", data_dir=FIXTURES)
+        MbppEnvironment("dev", data_dir=data_dir)
     with pytest.raises(EnvironmentUnavailableError, match="no row of the split"):
-        MbppEnvironment("validation", data_dir=FIXTURES)
+        MbppEnvironment("validation", data_dir=data_dir)
     with pytest.raises(EnvironmentUnavailableError) as raised:
         HumanEvalEnvironment(data_dir=tmp_path)
     assert "humaneval/HumanEval.jsonl" in raised.value.hint

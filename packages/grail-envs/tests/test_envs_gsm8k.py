@@ -19,12 +19,10 @@ from grail_envs.answer_text import last_boxed, last_fence, tagged_answer
 from grail_envs.exact_numbers import read_number
 from grail_envs.gsm8k import Gsm8kEnvironment
 
-FIXTURES = Path(__file__).parent / "fixtures"
-
 
 @pytest.fixture(scope="module")
-def env() -> Gsm8kEnvironment:
-    return Gsm8kEnvironment("test", data_dir=FIXTURES)
+def env(data_dir: Path) -> Gsm8kEnvironment:
+    return Gsm8kEnvironment("test", data_dir=data_dir)
 
 
 def notations(value: Fraction) -> list[str]:
@@ -196,15 +194,15 @@ def test_seeds_walk_through_every_row_once_in_a_fixed_order(env: Gsm8kEnvironmen
         env.problem(2**64)
 
 
-def test_the_digest_binds_the_rows_and_not_the_folder(tmp_path: Path, env: Gsm8kEnvironment) -> None:
-    shutil.copytree(FIXTURES / "gsm8k", tmp_path / "gsm8k")
+def test_the_digest_binds_the_rows_and_not_the_folder(data_dir: Path, tmp_path: Path, env: Gsm8kEnvironment) -> None:
+    shutil.copytree(data_dir / "gsm8k", tmp_path / "gsm8k")
     copy = Gsm8kEnvironment("test", data_dir=str(tmp_path))
     assert copy.spec == env.spec
     assert isinstance(copy, Environment)
     path = tmp_path / "gsm8k" / "test.jsonl"
     path.write_text(path.read_text().replace("12 trays", "13 trays"))
     assert Gsm8kEnvironment("test", data_dir=tmp_path).spec.digest != env.spec.digest
-    assert Gsm8kEnvironment("train", data_dir=FIXTURES).spec.digest != env.spec.digest
+    assert Gsm8kEnvironment("train", data_dir=data_dir).spec.digest != env.spec.digest
 
 
 def test_a_set_that_is_not_there_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +227,7 @@ def test_a_broken_set_is_an_error_and_never_skipped(tmp_path: Path, content: str
         Gsm8kEnvironment("test", data_dir=tmp_path)
 
 
-def test_unknown_environments_and_parameters_name_the_nearest() -> None:
+def test_unknown_environments_and_parameters_name_the_nearest(data_dir: Path) -> None:
     with pytest.raises(EnvironmentUnavailableError, match="no environment") as raised:
         load("gsm8")
     assert "did you mean gsm8k" in raised.value.hint
@@ -237,4 +235,4 @@ def test_unknown_environments_and_parameters_name_the_nearest() -> None:
         load("gsm8k", splt="test")
     assert "did you mean split" in refused.value.hint
     with pytest.raises(ConfigurationError, match="no split"):
-        load("gsm8k", split="dev", data_dir=FIXTURES)
+        load("gsm8k", split="dev", data_dir=data_dir)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -13,18 +12,7 @@ import pytest
 
 from grail_core.errors import ConfigurationError
 from grail_envs.math_env import MathEnvironment, answer_of, judge_formula
-from grail_envs.sandbox import SandboxUnavailableError
-from grail_envs.sandbox.pool import MATH, JudgePool, shared_pool
-
-FIXTURES = Path(__file__).parent / "fixtures"
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[JudgePool]:
-    try:
-        yield shared_pool(MATH)
-    except SandboxUnavailableError as error:
-        pytest.skip(f"no complete sandbox here: {error.what}")
+from grail_envs.sandbox.pool import JudgePool
 
 
 def rewritings() -> ModuleType:
@@ -56,7 +44,7 @@ def rewritings() -> ModuleType:
         (r"\begin{pmatrix} 1/5 \\ -18/5 \end{pmatrix}", r"\begin{pmatrix} 0.2 \\ -3.6 \end{pmatrix}"),
     ],
 )
-def test_the_same_thing_in_other_words_counts(gold: str, answer: str, pool: JudgePool) -> None:
+def test_the_same_thing_in_other_words_counts(gold: str, answer: str, math_pool: JudgePool) -> None:
     assert judge_formula(gold, answer).success
 
 
@@ -78,7 +66,7 @@ def test_the_same_thing_in_other_words_counts(gold: str, answer: str, pool: Judg
         ("5", "__import__('os').system('true') or 5"),
     ],
 )
-def test_what_is_not_equal_does_not_count(gold: str, answer: str, pool: JudgePool) -> None:
+def test_what_is_not_equal_does_not_count(gold: str, answer: str, math_pool: JudgePool) -> None:
     assert not judge_formula(gold, answer).success
 
 
@@ -91,7 +79,7 @@ def test_what_is_not_equal_does_not_count(gold: str, answer: str, pool: JudgePoo
         "\x00\ufffd" * 100,
     ],
 )
-def test_a_hostile_formula_costs_its_limit_and_the_next_is_judged_right(answer: str, pool: JudgePool) -> None:
+def test_a_hostile_formula_costs_its_limit_and_the_next_is_judged_right(answer: str, math_pool: JudgePool) -> None:
     judgement = judge_formula("2", answer)
     assert not judgement.success
     assert judgement.outcome.value == "judged"
@@ -107,21 +95,21 @@ def test_the_answer_is_in_the_last_tag_or_box() -> None:
         assert answer_of(completion) is None
 
 
-def test_filters_and_fixtures(pool: JudgePool) -> None:
-    env = MathEnvironment("train", data_dir=FIXTURES)
+def test_filters_and_fixtures(data_dir: Path, math_pool: JudgePool) -> None:
+    env = MathEnvironment("train", data_dir=data_dir)
     for seed in range(len(env)):
         problem = env.problem(seed)
         for text in rewritings().same(problem.payload.gold):
             assert env.judge(problem, f"<answer>{text}</answer>").success, (problem.payload.gold, text)
         assert env.judge(problem, f"It is $\\boxed{{{problem.payload.gold}}}$.").success
         assert not env.judge(problem, problem.payload.gold).well_formed
-    assert len(MathEnvironment("train", levels=[1], data_dir=FIXTURES)) == 2
-    algebra = MathEnvironment("train", subjects=["Algebra"], data_dir=FIXTURES)
+    assert len(MathEnvironment("train", levels=[1], data_dir=data_dir)) == 2
+    algebra = MathEnvironment("train", subjects=["Algebra"], data_dir=data_dir)
     assert len(algebra) == 2
     assert algebra.spec.digest != env.spec.digest
     for bad in ({"split": "dev"}, {"levels": [6]}, {"subjects": ["Astrology"]}, {"split": "train", "levels": [5]}):
         with pytest.raises(ConfigurationError):
-            MathEnvironment(data_dir=FIXTURES, **bad)
+            MathEnvironment(data_dir=data_dir, **bad)
 
 
 @pytest.mark.skipif(not os.environ.get("GRAIL_DATA_DIR"), reason="GRAIL_DATA_DIR is unset: MATH-500 is not there")

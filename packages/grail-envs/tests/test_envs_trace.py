@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from grail_core.errors import ConfigurationError
-from grail_envs.sandbox import JudgePool, SandboxUnavailableError, shared_pool
+from grail_envs.sandbox import JudgePool
 from grail_envs.trace.environment import TraceEnvironment, job_of
-
-FIXTURES = Path(__file__).parent / "fixtures"
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[JudgePool]:
-    try:
-        yield shared_pool()
-    except SandboxUnavailableError as error:
-        pytest.skip(f"no complete sandbox here: {error.what}")
 
 
 def test_python_prints_what_the_grammars_interpreter_says(pool: JudgePool) -> None:
@@ -45,8 +34,8 @@ def test_only_the_whole_output_counts() -> None:
         assert env.judge(problem, text).reward == 0.0
 
 
-def test_pinned_programs_run_and_their_prints_follow_the_seed(pool: JudgePool) -> None:
-    env = TraceEnvironment("mbpp", data_dir=FIXTURES)
+def test_pinned_programs_run_and_their_prints_follow_the_seed(data_dir: Path, pool: JudgePool) -> None:
+    env = TraceEnvironment("mbpp", data_dir=data_dir)
     for seed in range(4):
         problem = env.problem(seed)
         assert env.judge(problem, env.reference(problem)).success

@@ -206,9 +206,11 @@ def test_a_block_that_does_not_exist_is_an_error(chain: BittensorChain) -> None:
             chain.block(Block(number))
 
 
-def test_only_what_is_final_is_remembered(chain: BittensorChain, node: InMemorySubtensor) -> None:
+def test_only_what_is_final_is_remembered(
+    chain: BittensorChain, node: InMemorySubtensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     final, best = chain.block(Block(37)), chain.block(Block(40))
-    node.hash_of = lambda number: "0x" + hashlib.sha256(b"fork %d" % number).hexdigest()  # type: ignore[method-assign]
+    monkeypatch.setattr(node, "hash_of", lambda number: "0x" + hashlib.sha256(b"fork %d" % number).hexdigest())
     assert chain.block(Block(37)) == final
     assert chain.block(Block(40)) != best
 
@@ -295,7 +297,9 @@ def test_a_broken_connection_is_made_anew_and_the_read_repeated(chain: Bittensor
     assert chain.finalised_block() == 37
 
 
-def test_weights_are_not_sent_again_after_a_broken_connection(chain: BittensorChain, node: InMemorySubtensor) -> None:
+def test_weights_are_not_sent_again_after_a_broken_connection(
+    chain: BittensorChain, node: InMemorySubtensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     chain.current_block()
     sent = 0
 
@@ -304,7 +308,7 @@ def test_weights_are_not_sent_again_after_a_broken_connection(chain: BittensorCh
         sent += 1
         raise bittensor.RpcConnectionError("gone while waiting for the block")
 
-    node.submit = submit  # type: ignore[method-assign]
+    monkeypatch.setattr(node, "submit", submit)
     with pytest.raises(ChainError, match="gone"):
         chain.set_weights(ALICE, {0: 1})
     assert sent == 1

@@ -108,7 +108,7 @@ def test_a_forged_replayed_or_foreign_extrinsic_is_refused(chain: LocalChain, tm
         dataclasses.replace(genuine, nonce=1),
         dataclasses.replace(genuine, signature=Signature(bytes(64))),
         dataclasses.replace(genuine, signature=Signature(b"short")),
-        dataclasses.replace(genuine, hotkey=b"short"),  # type: ignore[arg-type]
+        dataclasses.replace(genuine, hotkey=Hotkey(b"short")),
     ):
         with pytest.raises(ChainError, match="not signed"):
             chain.submit(forged)

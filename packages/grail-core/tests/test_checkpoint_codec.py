@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,7 @@ def test_two_thousand_random_sets_round_trip_bit_for_bit_in_both_profiles(start:
             assert same(made, new), (seed, profile)
             assert ties(made) == ties(new), (seed, profile)
             live = copied(base)
-            apply(live, lambda wire=wire: read_frames(wire), threads=1)  # type: ignore[misc]
+            apply(live, partial(read_frames, wire), threads=1)
             assert same(live, new), (seed, profile)
             assert ties(live) == ties(new), (seed, profile)
 

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -93,11 +94,11 @@ def test_an_exception_is_recorded_with_its_trace(tmp_path: Path) -> None:
 @given(
     st.text(max_size=50), st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=9), st.lists, max_leaves=5)
 )
-def test_whatever_is_logged_stays_one_line_of_json(tmp_path: Path, text: str, value: object) -> None:
+def test_whatever_is_logged_stays_one_line_of_json(tmp_path: Path, text: str, value: Any) -> None:
     path = tmp_path / "log"
     path.unlink(missing_ok=True)
     configure("miner", log_file=path)
-    log.event("seen", text=text.encode("utf-8", "replace").decode(), value=value)  # type: ignore[arg-type]
+    log.event("seen", text=text.encode("utf-8", "replace").decode(), value=value)
     with path.open(newline="\n", encoding="utf-8") as file:
         (line,) = file.read().split("\n")[:-1]
     assert json.loads(line)["value"] == value

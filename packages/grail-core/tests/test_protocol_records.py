@@ -113,7 +113,7 @@ def test_every_field_and_the_network_change_the_digest() -> None:
         dataclasses.replace(row, rollout=3),
         dataclasses.replace(row, tokens=swapped),
         dataclasses.replace(row, logprobs=other_logprobs),
-        dataclasses.replace(row, sketches=row.sketches[:-1] + b"\x01"),
+        dataclasses.replace(row, sketches=bytes(row.sketches[:-1]) + b"\x01"),
         dataclasses.replace(row, reward=0.25),
         dataclasses.replace(row, success=False),
         make_row(prompt_length=4, completion_length=3, sketches=row.sketches[:32], logprobs=row.logprobs[:3]),

@@ -16,7 +16,6 @@ from grail_envs.bound import load_bound
 from grail_envs.registry import factory, ids_of_package
 from grail_envs.sat import SatEnvironment
 
-FIXTURES = Path(__file__).parent / "fixtures"
 MODULE = """
 from grail_core.capabilities import Capabilities
 from grail_core.environment import EnvironmentSpec
@@ -86,7 +85,7 @@ def test_held_out_is_the_same_environment_over_other_problems() -> None:
     assert load_held_out("plain").spec == load("plain").spec
 
 
-def test_our_own_hold_out_the_test_split_of_a_data_set() -> None:
+def test_our_own_hold_out_the_test_split_of_a_data_set(data_dir: Path) -> None:
     held_out = {env_id: capabilities_of(factory(env_id)).held_out for env_id in ids_of_package("grail-envs")}
     split = {"split": "test"}
     assert {env_id: one for env_id, one in held_out.items() if one is not None} == {
@@ -95,7 +94,7 @@ def test_our_own_hold_out_the_test_split_of_a_data_set() -> None:
         "mbpp": split,
         "affine_trace": split,
     }
-    trained, asked = load("gsm8k", data_dir=FIXTURES), load_held_out("gsm8k", data_dir=FIXTURES)
+    trained, asked = load("gsm8k", data_dir=data_dir), load_held_out("gsm8k", data_dir=data_dir)
     assert (trained.spec.parameters["split"], asked.spec.parameters["split"]) == ("train", "test")
     assert trained.spec.data_digest != asked.spec.data_digest
 
@@ -134,8 +133,8 @@ def test_what_is_not_offered_is_nothing_and_a_general_teacher() -> None:
 
 
 @pytest.mark.parametrize("env_id", ["sat", "gsm8k"])
-def test_demonstrations_are_well_formed_and_repeat(env_id: str) -> None:
-    environment = load(env_id, data_dir=FIXTURES)
+def test_demonstrations_are_well_formed_and_repeat(data_dir: Path, env_id: str) -> None:
+    environment = load(env_id, data_dir=data_dir)
     stages = teacher_of(environment).stages
     assert stages
     for stage in stages:

@@ -13,9 +13,6 @@ from click.testing import CliRunner
 
 from grail_envs.cli import main
 
-FIXTURES = Path(__file__).parent / "fixtures"
-GSM8K = ["--data-dir", str(FIXTURES), "--param", "split=test"]
-
 
 def run(*arguments: str, text: str | None = None) -> tuple[int, str, str]:
     result = CliRunner().invoke(main, list(arguments), input=text)
@@ -32,15 +29,16 @@ def test_list_names_every_environment_and_its_parameters() -> None:
     assert "gsm8k" in run("list")[1]
 
 
-def test_show_and_judge_agree_on_the_problem() -> None:
-    code, out, _ = run("show", "gsm8k", "--seed", "5", *GSM8K, "--json")
+def test_show_and_judge_agree_on_the_problem(data_dir: Path) -> None:
+    problem = ["gsm8k", "--seed", "5", "--data-dir", str(data_dir), "--param", "split=test"]
+    code, out, _ = run("show", *problem, "--json")
     shown = json.loads(out)
     assert code == 0
     assert [message["role"] for message in shown["messages"]] == ["system", "user"]
-    code, out, _ = run("judge", "gsm8k", "--seed", "5", *GSM8K, "--completion", "-", "--json", text="<answer>125.0</answer>")
+    code, out, _ = run("judge", *problem, "--completion", "-", "--json", text="<answer>125.0</answer>")
     verdict = json.loads(out)
     assert (code, verdict["success"], verdict["reward"], verdict["digest"]) == (0, True, 1.0, shown["digest"])
-    assert "success" in run("judge", "gsm8k", "--seed", "5", *GSM8K, "--completion", "-", text="<answer>125.0</answer>")[1]
+    assert "success" in run("judge", *problem, "--completion", "-", text="<answer>125.0</answer>")[1]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pytest
 import grail_trainer
 from grail_core.capabilities import Capabilities, Stage, Symbols, Teacher
 from grail_core.errors import ConfigurationError, EnvironmentUnavailableError
-from grail_core.participant.settings import Settings
+from grail_core.participant.settings import Settings, load_settings
 from grail_envs import load, load_held_out
 from grail_envs.registry import ids_of_package
 from grail_envs.sat import SatEnvironment
@@ -83,7 +83,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     data.mkdir()
     (data / "train.txt").write_text("up yes\ndown no\nleft perhaps\nright never\n")
     (data / "test.txt").write_text("up no\ndown no\nleft no\nright yes\n")
-    return Settings(GRAIL_DATA_DIR=data, GRAIL_CACHE_DIR=tmp_path / "cache")
+    return load_settings(data_dir=data, cache_dir=tmp_path / "cache")
 
 
 def test_an_environment_that_offers_everything_gets_everything(

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grail_core.files.window_file import BinaryColumn, Number, RowTable
 from grail_core.model.errors import ProofError
 from grail_core.proof.errors import MalformedSketchError, UnprovableError
 from grail_core.proof.sketches import (
@@ -24,10 +21,9 @@ from grail_core.proof.sketches import (
     sketch,
     sketch_plain,
 )
+from grail_core.protocol import RolloutRow
+from grail_core.protocol.constants import MAX_NEW_TOKENS_PROTOCOL_CAP
 from grail_core.protocol.randomness import Randomness
-from grail_core.verification.context import CheckContext
-from grail_core.verification.schema import check_schema
-from grail_core.verification.window_file import Submission
 from tooling.testing.hostile_sketches import fuzzed
 
 GOLDEN_SKETCH = "001800f000f0000800f80000001000f800f000f8000800f0"
@@ -105,7 +101,7 @@ def test_hostile_bytes_parse_or_raise_one_typed_error(data: bytes, positions: in
 def test_thousands_of_fuzzed_inputs_parse_or_raise_the_one_typed_error() -> None:
     counts = {True: 0, False: 0}
     for thing, positions in fuzzed(5000, seed=5):
-        well_formed = isinstance(thing, bytes) and _well_formed(thing, positions)
+        well_formed = _well_formed(thing, positions)
         try:
             parsed = parse_sketches(thing, positions)
         except MalformedSketchError:
@@ -118,50 +114,39 @@ def test_thousands_of_fuzzed_inputs_parse_or_raise_the_one_typed_error() -> None
     assert min(counts.values()) > 500
 
 
-def test_the_schema_check_names_exactly_the_rows_whose_fuzzed_sketches_do_not_parse() -> None:
-    cases = [(thing, positions) for thing, positions in fuzzed(4000, seed=6) if isinstance(thing, bytes)]
+def test_a_rollouts_record_exists_exactly_where_its_fuzzed_sketches_parse() -> None:
     refused = 0
-    for start in range(0, len(cases) - 15, 16):
-        group = cases[start : start + 16]
-        lengths = np.array([len(data) == 8 * positions for data, positions in group])
-        bad = {r for r, (data, positions) in enumerate(group) if not _well_formed(data, positions)}
-        # Wrong lengths are told before any value is looked at.
-        expected = bad if lengths.all() else set(np.flatnonzero(~lengths).tolist())
-        # All that this check reads of a submission and its context.
-        submission = cast(Submission, SimpleNamespace(table=_rows(group)))
-        findings = check_schema(submission, cast(CheckContext, SimpleNamespace(vocabulary_size=1)))
-        told = {f.rollout for f in findings if f.rollout is not None}
-        assert bool(findings) == bool(expected)
-        assert told <= expected
-        assert all("sketch" in f.detail for f in findings)
-        refused += bool(findings)
-    assert refused > 100
+    for thing, positions in fuzzed(4000, seed=6):
+        if positions > MAX_NEW_TOKENS_PROTOCOL_CAP + 1:
+            continue
+        # Right but for its sketches: a prompt of one token, a completion of `positions` − 1.
+        try:
+            RolloutRow(
+                group=0,
+                rollout=0,
+                tokens=np.zeros(positions, np.int32),
+                prompt_length=1,
+                logprobs=np.full(positions - 1, -1, np.float32),
+                sketches=cast(bytes, thing),
+                reward=0.0,
+                success=False,
+            )
+        except ValueError as error:
+            assert str(error).startswith("sketches: ")  # noqa: PT017 - refusing and accepting are both right, by turns
+            assert not _well_formed(thing, positions)
+            refused += 1
+        else:
+            assert _well_formed(thing, positions)
+    assert 100 < refused < 3900
 
 
-def _rows(group: list[tuple[bytes, int]]) -> RowTable:
-    """One group whose rows are right but for their sketches: a prompt of one token, a completion of `positions` − 1."""
-
-    def column(parts: list[npt.NDArray[Number]]) -> BinaryColumn[Number]:
-        return BinaryColumn(np.concatenate(parts), np.cumsum([0, *map(len, parts)]))
-
-    positions = [count for _, count in group]
-    return RowTable(
-        group=np.zeros(16, np.int32),
-        rollout=np.arange(16, dtype=np.int32),
-        prompt_length=np.ones(16, np.int32),
-        reward=np.zeros(16),
-        success=np.zeros(16, np.bool_),
-        tokens=column([np.zeros(count, np.int32) for count in positions]),
-        logprobs=column([np.full(count - 1, -1, np.float32) for count in positions]),
-        sketches=column([np.frombuffer(data, np.uint8) for data, _ in group]),
-    )
-
-
-def _well_formed(data: bytes, positions: int) -> bool:
+def _well_formed(data: object, positions: int) -> bool:
+    if not isinstance(data, bytes | memoryview):
+        return False
     return len(data) == 8 * positions and not (np.frombuffer(data, "<i2") == -32768).any()
 
 
-@pytest.mark.parametrize("thing", [None, 3, "ÿ" * 8, [0] * 8, bytearray(8), memoryview(bytes(8)), np.zeros(8, np.uint8)])
+@pytest.mark.parametrize("thing", [None, 3, "ÿ" * 8, [0] * 8, bytearray(8), np.zeros(8, np.uint8)])
 def test_numbers_where_bytes_belong_are_refused(thing: object) -> None:
     with pytest.raises(MalformedSketchError, match="are bytes"):
         parse_sketches(thing, 1)

@@ -77,11 +77,3 @@ def test_bucket_keys_are_made_in_the_layout_alone(part: str) -> None:
     places = {path for path, tree in sources() if any(re.match(rf"grail/{part}\b(?!-)", text) for text in strings(tree))}
     first = CORE / ("protocol/manifest.py" if part == "objects" else "storage/layout.py")
     assert {path for path in places if not path.is_relative_to("tooling/adversaries")} == {first}
-
-
-def test_a_small_qwen2_is_built_by_the_kit_and_by_what_ships_one() -> None:
-    places = {path for path, tree in sources() if "Qwen2Config" in names_in(tree)}
-    assert all(
-        path.is_relative_to("tooling/testing/models") or path.is_relative_to("packages/grail-trainer/src/grail_trainer/tiny")
-        for path in places
-    ), places

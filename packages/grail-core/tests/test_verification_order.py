@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from grail_core.files.evidence import RolloutEvidence
 from grail_core.protocol import Finding, Outcome, RolloutRow
 from grail_core.protocol.types import Digest
 from grail_core.verification.examine import CHECKS, Examination, decide, examine, examine_sample
@@ -95,7 +96,7 @@ def test_alternatives_are_asked_for_only_where_nothing_else_rejects() -> None:
 class _Unbelieving(plain.TruthfulSampling):
     """Judges one rollout differently from its claim."""
 
-    def _evidence(self, row: RolloutRow) -> plain.RolloutEvidence:
+    def _evidence(self, row: RolloutRow) -> RolloutEvidence:
         found = super()._evidence(row)
         if (row.group, row.rollout) != (1, 4):
             return found

@@ -21,9 +21,6 @@ BELOW: dict[str, set[str]] = {
     **{role: {"grail_core", "grail_envs"} for role in ROLES},
 }
 
-NETWORKS_OF_SEVERAL_ROLES = {"packages/grail-trainer/tests/test_trainer_service.py"}
-"""Tests that still stand in a package and belong to `tests/integration`. It only ever gets shorter."""
-
 
 def python_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*.py") if "__pycache__" not in path.parts)
@@ -75,17 +72,9 @@ def foreign_imports(tests: Path, package: str) -> list[str]:
 def test_a_packages_tests_need_the_package_what_is_below_it_and_the_kit_but_no_other_role(package: str) -> None:
     faults = {}
     for path in python_files(REPOSITORY / "packages" / package.replace("_", "-") / "tests"):
-        name = path.relative_to(REPOSITORY).as_posix()
-        found = foreign_imports(path, package)
-        if name in NETWORKS_OF_SEVERAL_ROLES:
-            assert found, f"{name} needs no other role any more: take it off the list"
-        elif found:
-            faults[name] = found
+        if found := foreign_imports(path, package):
+            faults[path.relative_to(REPOSITORY).as_posix()] = found
     assert faults == {}, "what needs several roles belongs to tests/integration"
-
-
-def test_the_list_of_tests_that_stand_in_the_wrong_place_names_files_that_exist() -> None:
-    assert [name for name in NETWORKS_OF_SEVERAL_ROLES if not (REPOSITORY / name).is_file()] == []
 
 
 def test_an_import_by_way_of_the_kit_is_seen(tmp_path: Path) -> None:
@@ -118,3 +107,65 @@ def test_a_small_qwen2_is_configured_by_the_kit_and_by_the_shipped_tiny_model_al
     files = [path for folder in ("packages", "tests", "tooling") for path in python_files(REPOSITORY / folder)]
     users = [path for path in files if "Qwen2Config" in names(path) and not path.is_relative_to(shipped)]
     assert users == [REPOSITORY / "tooling/testing/models/tiny_qwen2.py"], "take it from tooling.testing.models.tiny_qwen2"
+
+
+CORE = REPOSITORY / "packages/grail-core/src/grail_core"
+
+
+def room_of(module: str) -> str:
+    return module.removeprefix("grail_core.").split(".")[0]
+
+
+def rooms() -> dict[str, set[str]]:
+    """Every room of core and the rooms it imports from, wherever in a file an import stands."""
+    found: dict[str, set[str]] = {}
+    for path in python_files(CORE):
+        room = path.relative_to(CORE).with_suffix("").parts[0]
+        if room == "__init__":
+            continue
+        of_core = {room_of(name) for name in imported_of_core(path)}
+        found.setdefault(room, set()).update(of_core - {room, "grail_core"})
+    return found
+
+
+def imported_of_core(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("grail_core."))
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "grail_core":
+            module = node.module or ""
+            yield from [module] if "." in module else [f"{module}.{alias.name}" for alias in node.names]
+
+
+def floors(imports: dict[str, set[str]]) -> list[list[str]]:
+    """Rooms by the longest way down to the ground. Raises AssertionError, naming the rooms, where there is a circle."""
+    left, built = {room: set(below) for room, below in imports.items()}, []
+    while left:
+        floor = sorted(room for room, below in left.items() if not below & left.keys())
+        assert floor, f"a circle among {', '.join(sorted(left))}"
+        built.append(floor)
+        left = {room: below for room, below in left.items() if room not in floor}
+    return built
+
+
+def test_core_stands_on_floors_without_a_circle_and_nothing_stands_on_its_command_lines() -> None:
+    built = floors(rooms())
+    for number, floor in enumerate(built):
+        print(f"{number}  {' · '.join(floor)}")
+    assert "commands" in built[-1]
+    assert {"errors", "clock"} <= set(built[0])
+    assert {"protocol"} <= set(built[1])
+
+
+def test_a_circle_is_named() -> None:
+    with pytest.raises(AssertionError, match="a circle among a, b"):
+        floors({"a": {"b"}, "b": {"a"}, "c": set()})
+
+
+def test_every_room_of_core_has_its_row_in_the_architecture() -> None:
+    page = (REPOSITORY / "docs/architecture.md").read_text(encoding="utf-8")
+    table = page[page.index("## grail-core, room by room") : page.index("## Where do I add")]
+    named = {
+        word.strip("`/") for line in table.splitlines() if line.startswith("| `") for word in line.split("|")[1].split(", ")
+    }
+    assert {word.strip(" `/") for word in named} == set(rooms())

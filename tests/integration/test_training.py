@@ -13,15 +13,12 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import grail_trainer.tiny.warm_start as warm_start
 from grail_core.capabilities import Stage
@@ -32,27 +29,23 @@ from grail_core.checkpoints.safety import read_model_files
 from grail_core.errors import ConfigurationError
 from grail_core.files.accepted_files import AcceptedFile, write_accepted_files
 from grail_core.generation.defaults import sampling_defaults
-from grail_core.keys import LocalSigner, ss58
+from grail_core.keys import ss58
 from grail_core.participant.participant import Participant
 from grail_core.protocol import MinerStatus, MinerVerdict, SignedVerdict, VerdictBody, WindowStatus
 from grail_core.protocol.encoding import canonical_json, tagged_hash
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.signatures import verify
-from grail_core.protocol.types import Block, Digest, Hotkey, Signature, Window
+from grail_core.protocol.types import Block, Digest, Signature, Window
 from grail_core.protocol.verdicts import Versions
 from grail_core.storage.filesystem import FilesystemDirectory
 from grail_core.storage.layout import rollouts_key, training_log_key, verdict_key, window_key
 from grail_envs.sat import SatEnvironment
 from grail_envs.sat.teaching import majority_answer
-from grail_trainer.batch import fair_order, largest_share, within_share
 from grail_trainer.grpo import GrpoSettings
-from grail_trainer.intake import accepted_digests, have_spoken
 from grail_trainer.optimiser import Masters
-from grail_trainer.publication import LOG_TAG, Publisher, first_reachable
+from grail_trainer.publication import LOG_TAG, Publisher
 from grail_trainer.service import TrainerService
 from grail_trainer.start import MAX_WINDOWS_OLD, assemble, publish_folder
-from grail_trainer.state import TrainerState
-from grail_trainer.steps import Beginning
 from grail_trainer.tiny.init import TinyConfig, create_model
 from tooling.testing.small_network import FIRST_WINDOW, SmallNetwork
 
@@ -342,91 +335,3 @@ def test_killed_anywhere_it_learns_from_the_window_once_and_ends_with_the_same_b
             break
         steps += 1
     assert steps > 5
-
-
-# --- who decides ------------------------------------------------------------------------------------------------------
-
-A, B, C, MINER, OTHER = (Hotkey(bytes([i]) * 32) for i in range(1, 6))
-FILE, REPLACED = Digest(b"f" * 32), Digest(b"r" * 32)
-
-
-def _says(*entries: tuple[Hotkey, Digest, MinerStatus], status: WindowStatus = WindowStatus.SCORED) -> SignedVerdict:
-    miners = tuple(
-        MinerVerdict(hotkey, uid, state, content_digest=digest, checked=state is not MinerStatus.NOT_SELECTED, active=True)
-        for uid, (hotkey, digest, state) in enumerate(entries)
-    )
-    body = VerdictBody(Digest(bytes(32)), Window(30), status, Versions("0", "0", "0"), miners=miners)
-    return SignedVerdict(body, A, Signature(bytes(64)))
-
-
-YES, NO, UNSEEN = MinerStatus.ACCEPTED, MinerStatus.FAILED, MinerStatus.NOT_SELECTED
-
-
-def test_a_file_needs_more_than_half_of_the_stake_that_judged_it() -> None:
-    stake = {A: 5, B: 3, C: 2}
-    assert (
-        accepted_digests({A: _says((MINER, FILE, YES)), B: _says((MINER, FILE, NO)), C: _says((MINER, FILE, NO))}, stake) == {}
-    )
-    assert accepted_digests({A: _says((MINER, FILE, YES)), B: _says((MINER, FILE, NO))}, stake) == {MINER: FILE}
-    assert accepted_digests({A: _says((MINER, FILE, NO)), B: _says((MINER, FILE, YES))}, stake) == {}
-
-
-def test_a_validator_that_did_not_judge_a_file_does_not_count() -> None:
-    stake = {A: 5, B: 3}
-    for silent in (_says((MINER, FILE, UNSEEN)), _says(status=WindowStatus.INCONCLUSIVE), _says()):
-        assert accepted_digests({A: silent, B: _says((MINER, FILE, YES))}, stake) == {MINER: FILE}
-
-
-def test_two_contents_of_one_miner_are_two_files_and_neither_is_taken() -> None:
-    stake = {A: 5, B: 5}
-    assert accepted_digests({A: _says((MINER, FILE, YES)), B: _says((MINER, REPLACED, YES))}, stake) == {}
-
-
-def test_validators_with_half_of_the_stake_are_not_enough_to_go_on_without_the_rest() -> None:
-    stake = {A: 5, B: 3, C: 2}
-    assert not have_spoken({A: _says()}, stake)
-    assert have_spoken({A: _says(), C: _says()}, stake)
-
-
-@given(st.lists(st.integers(0, 30), min_size=1, max_size=20))
-@settings(deadline=None)
-def test_no_hotkey_gives_more_than_its_share(counts: list[int]) -> None:
-    offered = {Hotkey(bytes([i]) * 32): range(count) for i, count in enumerate(counts)}
-    order = [candidate.hotkey for candidate in fair_order(offered)]
-    assert len(order) == sum(counts)
-    kept = within_share(order, active=len(counts))
-    assert kept == sorted(set(kept))
-    for hotkey in offered:
-        mine = sum(order[index] == hotkey for index in kept)
-        assert Fraction(mine) <= max(Fraction(1), largest_share(len(counts)) * len(kept))
-
-
-def test_shares_are_a_tenth_or_twice_an_even_one() -> None:
-    assert [largest_share(n) for n in (1, 2, 3, 9, 10, 50)] == [
-        Fraction(1),
-        Fraction(1),
-        Fraction(2, 3),
-        Fraction(2, 9),
-        Fraction(1, 10),
-        Fraction(1, 10),
-    ]
-
-
-def test_a_checkpoint_takes_the_first_window_it_can_reach() -> None:
-    from grail_core.protocol.network import LOCALNET, SUBNET_81
-
-    lead = LOCALNET.checkpoint_lead
-    least = 30 + LOCALNET.checkpoint_least_distance * 30
-    assert first_reachable(Window(30), Block(least - lead - 2), LOCALNET, spare=1) == least
-    assert first_reachable(Window(30), Block(least - lead - 1), LOCALNET, spare=1) == least + 30
-    assert first_reachable(Window(30), Block(0), SUBNET_81, spare=0) == 90
-
-
-def test_the_state_of_another_network_is_refused(tmp_path: Path) -> None:
-    owner = LocalSigner.from_seed(bytes(32)).hotkey
-    TrainerState(tmp_path, network_id=Digest(bytes(32)), trainer=owner).take(Beginning(Window(0)))
-    with pytest.raises(ConfigurationError, match="another network"):
-        TrainerState(tmp_path, network_id=Digest(b"x" * 32), trainer=owner)
-    (tmp_path / "journal.json").write_text("{}")
-    with pytest.raises(ConfigurationError, match="cannot be read"):
-        TrainerState(tmp_path, network_id=Digest(bytes(32)), trainer=owner)

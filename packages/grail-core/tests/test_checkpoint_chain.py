@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, Qwen2ForCausalLM
 
 from grail_core.checkpoints.cache import CheckpointCache
 from grail_core.checkpoints.delta.frames import Profile
-from grail_core.checkpoints.fetch import apply_to_model, checkpoint_for_window, materialise
+from grail_core.checkpoints.fetch import apply_to_model, materialise
 from grail_core.checkpoints.manifests import (
     ChainMemory,
     EquivocationError,
@@ -184,7 +184,7 @@ def test_a_window_uses_the_checkpoint_that_was_there_in_time(trainer: Trainer) -
     trainer.step()
     late = trainer.step(late=True)
     for window, expected in ((0, 0), (30, 0), (60, 1), (late.valid_from, 1), (900, 1)):
-        found = checkpoint_for_window(trainer.store, Window(window), PARAMS, time_of, TRAINER.hotkey, NETWORK_ID)
+        found = select(view_of(trainer), Window(window), PARAMS, time_of)
         assert found.sequence == expected
     after_late = trainer.step()
     assert select(view_of(trainer), Window(after_late.valid_from), PARAMS, time_of).sequence == 3
@@ -203,7 +203,7 @@ def test_being_in_the_store_at_the_very_block_is_too_late(trainer: Trainer) -> N
 
 def test_no_checkpoint_yet_is_said_plainly(trainer: Trainer) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint is valid in window 30"):
-        checkpoint_for_window(trainer.store, Window(30), PARAMS, time_of, TRAINER.hotkey, NETWORK_ID)
+        select(view_of(trainer), Window(30), PARAMS, time_of)
 
 
 def test_publishing_again_finds_what_is_there(trainer: Trainer) -> None:

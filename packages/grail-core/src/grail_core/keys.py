@@ -18,7 +18,6 @@ from grail_core.disk import write_atomically
 from grail_core.errors import ConfigurationError
 from grail_core.protocol.types import Hotkey, Signature
 
-DEFAULT_WALLET_PATH = Path("~/.bittensor/wallets")
 SS58_FORMAT = 42  # the generic Substrate format that bittensor uses
 _KEYFILE_LIMIT = 64 * 1024  # bytes; a keyfile has a few hundred
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")

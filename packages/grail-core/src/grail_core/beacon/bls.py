@@ -11,9 +11,6 @@ import hashlib
 
 import py_arkworks_bls12381 as bls12381
 
-from grail_core.errors import BeaconError
-from grail_core.protocol.beacon import BeaconChain, SignedRound
-
 DOMAIN = b"BLS_SIG_BLS12381G1_XMD:SHA-256_SSWU_RO_NUL_"
 SIGNATURE_BYTES = 48
 PUBLIC_KEY_BYTES = 96
@@ -35,16 +32,6 @@ def is_valid(public_key: bytes, round_: int, signature: bytes) -> bool:
         return False
     hashed = bls12381.G1Point.hash_to_curve(round_message(round_), DOMAIN)
     return bool(bls12381.GT.pairing_check([point, -hashed], [bls12381.G2Point(), key]))
-
-
-def verify_round(chain: BeaconChain, signed: SignedRound) -> None:
-    """Check a round that came from anywhere, a file included; needs no network.
-
-    Raises:
-        BeaconError: it is not this chain's signature over this round.
-    """
-    if not is_valid(chain.public_key, signed.round, signed.signature):
-        raise BeaconError("the beacon's signature does not verify", where=f"round {signed.round}")
 
 
 def round_message(round_: int) -> bytes:

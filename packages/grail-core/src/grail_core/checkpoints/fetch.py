@@ -24,7 +24,7 @@ from grail_core.checkpoints.delta.frames import Frame, read_frames
 from grail_core.checkpoints.delta.shards import create_weights, map_weights, plan_shards, shard_index
 from grail_core.checkpoints.delta.tensors import RawTensor, raw_state
 from grail_core.checkpoints.download import Progress, fetch_bytes, fetch_object, fetch_range, no_progress
-from grail_core.checkpoints.manifests import ChainView, checkpoint_for_window, list_manifests
+from grail_core.checkpoints.manifests import ChainView, list_manifests
 from grail_core.checkpoints.plan import Route, cheapest_route
 from grail_core.checkpoints.safety import MAX_FILE_BYTES, check_model_files
 from grail_core.disk import storage_errors
@@ -33,8 +33,6 @@ from grail_core.protocol.manifest import CheckpointManifest, DeltaRef, ObjectRef
 from grail_core.protocol.types import Digest
 from grail_core.storage.base import ObjectStore
 from grail_core.storage.layout import manifest_key
-
-__all__ = ["apply_to_model", "checkpoint_for_window", "list_manifests", "materialise"]
 
 
 def materialise(

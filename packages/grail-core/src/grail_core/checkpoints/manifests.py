@@ -104,27 +104,6 @@ def list_manifests(
     return ChainView(tuple(stored), tuple(refused))
 
 
-def checkpoint_for_window(
-    store: ObjectStore,
-    window: Window,
-    params: NetworkParameters,
-    block_time_of: Callable[[Block], int],
-    trainer_hotkey: Hotkey,
-    network_id: Digest,
-) -> CheckpointManifest:
-    """The one checkpoint that is valid in a window, from the bucket alone.
-
-    Args:
-        block_time_of: a block's time in Unix milliseconds.
-
-    Raises:
-        CheckpointError: none is valid yet; or the chain contradicts itself.
-        StorageError: the store cannot be read.
-    """
-    view = list_manifests(store, trainer_hotkey=trainer_hotkey, network_id=network_id)
-    return select(view, window, params, block_time_of)
-
-
 def select(
     view: ChainView, window: Window, params: NetworkParameters, block_time_of: Callable[[Block], int]
 ) -> CheckpointManifest:

@@ -44,11 +44,6 @@ class RowMeasurement:
     logprobs: npt.NDArray[np.float32]  # [k], unwarped log-probability of the claimed token
     margins: npt.NDArray[np.float64]  # [k], 0 … MARGIN_CLIP
 
-    @property
-    def provable(self) -> bool:
-        """False where a hidden state was zero or not finite: no sketch can match."""
-        return bool(np.isfinite(self.z).all())
-
 
 def prove_rows(
     model: PolicyModel, rows: Sequence[Sequence[int]], prompt_lengths: Sequence[int], projections: Projections

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from grail_core.model.policy_model import PolicyModel
 
-NUMERICS_VERSION: Final = 1
-
 
 @dataclass(frozen=True)
 class NumericsClass:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from grail_core.proof.errors import MalformedSketchError, UnprovableError
 from grail_core.protocol.constants import (
-    POSITION_ERROR_WINSOR,
     SKETCH_BYTES_PER_POSITION,
     SKETCH_DIMENSIONS,
     SKETCH_LIMIT,
@@ -110,10 +109,3 @@ def differences(q: npt.NDArray[np.int16], z: Sketches) -> npt.NDArray[np.float32
     """Claimed minus measured, float32 [n, 4]; the measured z unrounded, clipped to ±32767/4096."""
     claimed = q.astype(np.float32) / np.float32(SKETCH_SCALE)
     return claimed - np.clip(z, np.float32(-_Z_LIMIT), np.float32(_Z_LIMIT))
-
-
-def position_errors(q: npt.NDArray[np.int16], z: Sketches) -> npt.NDArray[np.float64]:
-    """Error of every position: RMS over the four differences, winsorised at 0.5. float64 [n]."""
-    squares = np.square(differences(q, z), dtype=np.float64)
-    errors: npt.NDArray[np.float64] = np.minimum(np.sqrt(squares.mean(axis=1)), POSITION_ERROR_WINSOR)
-    return errors

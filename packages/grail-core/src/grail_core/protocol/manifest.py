@@ -29,7 +29,6 @@ from grail_core.protocol.types import Digest, Hotkey, Signature, Window
 MANIFEST_VERSION = 1
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_OBJECT_BYTES = 512 << 20
-MAX_CHECKPOINT_BYTES = 1 << 42
 MAX_FILES = 32
 MAX_SHARDS = 16_384
 MAX_DELTAS = 24

@@ -276,10 +276,6 @@ class LocalChain:
         """Chain time, Unix milliseconds: the clock for stores and beacons of a network on one machine."""
         return self._clock()[0].now_ms(self._wall_clock())
 
-    @property
-    def clock_mode(self) -> ClockMode:
-        return self._clock()[0].mode
-
     def advance(self, blocks: int) -> Block:
         """Move a virtual clock by whole blocks, for every process that shares the chain. Returns the new head."""
         return self.advance_ms(blocks * self.parameters.block_time_ms)

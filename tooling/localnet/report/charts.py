@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from grail_core import svg
+
 Formatter = Callable[[float], str]
 ToPixels = Callable[[float], float]
 
@@ -109,57 +111,46 @@ def line_chart(
     def y_of(value: float) -> float:
         return bottom_y - (value - low) / (high - low) * (bottom_y - top_y)
 
-    out = [_open(width, height, label)]
+    out = []
     for tick in ticks:
         y = y_of(tick)
-        out.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        out.append(f'<text class="tick" x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{escape(y_format(tick))}</text>')
+        out.append(svg.line(left, y, width - right, y, css="grid"))
+        out.append(svg.text(left - 8, y + 4, y_format(tick), css="tick", text_anchor="end"))
     stride = max(1, math.ceil(len(x_labels) / 12))
     for i, text in enumerate(x_labels):
         if i % stride == 0 or i == len(x_labels) - 1:
-            out.append(f'<text class="tick" x="{x_of(i):.1f}" y="{height - 10}" text-anchor="middle">{escape(text)}</text>')
+            out.append(svg.text(x_of(i), height - 10, text, css="tick", text_anchor="middle"))
     for level in levels:
         y = y_of(level.value)
         colour = f"var(--{level.colour})"
-        out.append(
-            f'<line x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}" stroke="{colour}" '
-            'stroke-dasharray="2 4" stroke-width="1.5"/>'
-        )
+        out.append(svg.line(left, y, width - right, y, stroke=colour, stroke_dasharray="2 4", stroke_width=1.5))
         text = f"{level.name} {y_format(level.value)}"
-        out.append(f'<text class="note" x="{width - right}" y="{y - 5:.1f}" text-anchor="end">{escape(text)}</text>')
+        out.append(svg.text(width - right, y - 5, text, css="note", text_anchor="end"))
     for line in lines:
-        out.append(_line(line, x_of, y_of, y_format))
-    return "".join(out) + "</svg>"
+        out += _drawn(line, x_of, y_of, y_format)
+    return svg.inline(width, height, out, css="chart", label=label)
 
 
-def _line(line: Line, x_of: ToPixels, y_of: ToPixels, y_format: Formatter) -> str:
+def _drawn(line: Line, x_of: ToPixels, y_of: ToPixels, y_format: Formatter) -> list[str]:
     colour = f"var(--{line.colour})"
     path = " ".join(f"{'M' if i == 0 else 'L'}{x_of(p.position):.1f} {y_of(p.value):.1f}" for i, p in enumerate(line.points))
-    dash = ' stroke-dasharray="5 4"' if line.dashed else ""
-    out = [f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="2.25" stroke-linejoin="round"{dash}/>']
+    dash = {"stroke_dasharray": "5 4"} if line.dashed else {}
+    out = [svg.path(path, fill="none", stroke=colour, stroke_width=2.25, stroke_linejoin="round", **dash)]
     for p in line.points:
         x, y = x_of(p.position), y_of(p.value)
         title = p.title or f"{line.name}: {y_format(p.value)}"
         if p.error:
             y1, y2 = y_of(p.value - p.error), y_of(p.value + p.error)
-            out.append(
-                f'<path d="M{x:.1f} {y1:.1f}V{y2:.1f}M{x - 4:.1f} {y1:.1f}h8M{x - 4:.1f} {y2:.1f}h8" '
-                f'stroke="{colour}" stroke-width="1.5" fill="none" opacity=".7"/>'
-            )
-        out.append(
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}" stroke="var(--card)" stroke-width="2">'
-            f"<title>{escape(title)}</title></circle>"
-        )
+            whisker = f"M{x:.1f} {y1:.1f}V{y2:.1f}M{x - 4:.1f} {y1:.1f}h8M{x - 4:.1f} {y2:.1f}h8"
+            out.append(svg.path(whisker, stroke=colour, stroke_width=1.5, fill="none", opacity=".7"))
+        out.append(svg.circle(x, y, 4, title=title, fill=colour, stroke="var(--card)", stroke_width=2))
     ends = ([line.points[0]] if len(line.points) > 1 else []) + [line.points[-1]] if line.label_last else []
     for p in ends:
         x, y = x_of(p.position), y_of(p.value + p.error) - 8
         anchor = "start" if p is line.points[0] and len(line.points) > 1 else "end"
         shift = -8 if anchor == "start" else 8
-        text = escape(y_format(p.value))
-        out.append(
-            f'<text class="value" x="{x + shift:.1f}" y="{y:.1f}" text-anchor="{anchor}" style="fill:{colour}">{text}</text>'
-        )
-    return "".join(out)
+        out.append(svg.text(x + shift, y, y_format(p.value), css="value", text_anchor=anchor, style=f"fill:{colour}"))
+    return out
 
 
 def stacked_columns(
@@ -185,11 +176,11 @@ def stacked_columns(
     def y_of(value: float) -> float:
         return bottom_y - value / ticks[-1] * (bottom_y - top)
 
-    out = [_open(width, height, label)]
+    out = []
     for tick in ticks:
         y = y_of(tick)
-        out.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        out.append(f'<text class="tick" x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{escape(y_format(tick))}</text>')
+        out.append(svg.line(left, y, width - right, y, css="grid"))
+        out.append(svg.text(left - 8, y + 4, y_format(tick), css="tick", text_anchor="end"))
     stride = max(1, math.ceil(len(columns) / 14))
     for i, (name, segments) in enumerate(columns):
         x, base = left + (i + 0.5) * step - bar / 2, 0.0
@@ -197,15 +188,12 @@ def stacked_columns(
             if segment.value <= 0:
                 continue
             y1, y2 = y_of(base), y_of(base + segment.value)
-            out.append(
-                f'<rect x="{x:.1f}" y="{y2:.1f}" width="{bar:.1f}" height="{max(0.5, y1 - y2 - 1):.1f}" rx="2" '
-                f'fill="var(--{segment.colour})"><title>{escape(segment.title or segment.name)}</title></rect>'
-            )
+            out.append(_bar(segment, x, y2, bar, max(0.5, y1 - y2 - 1)))
             base += segment.value
         if i % stride == 0 or i == len(columns) - 1:
             middle = left + (i + 0.5) * step
-            out.append(f'<text class="tick" x="{middle:.1f}" y="{height - 10}" text-anchor="middle">{escape(name)}</text>')
-    return "".join(out) + "</svg>"
+            out.append(svg.text(middle, height - 10, name, css="tick", text_anchor="middle"))
+    return svg.inline(width, height, out, css="chart", label=label)
 
 
 def bars(
@@ -224,26 +212,28 @@ def bars(
     text_width = 14 + 7.2 * max(len(text) for *_, text in rows)
     height = top + row * len(rows) + 6
     inner = width - name_width - text_width
-    out = [_open(width, height, label)]
+    out = []
     for i, (name, segments, text) in enumerate(rows):
         y, x = top + i * row, float(name_width)
-        out.append(f'<text class="name" x="{name_width - 10}" y="{y + 17}" text-anchor="end">{escape(name)}</text>')
+        out.append(svg.text(name_width - 10, y + 17, name, css="name", text_anchor="end"))
         for segment in segments:
             length = segment.value / most * inner
             if length <= 0:
                 continue
-            out.append(
-                f'<rect x="{x:.1f}" y="{y + 5}" width="{max(1.5, length - 1):.1f}" height="16" rx="2" '
-                f'fill="var(--{segment.colour})"><title>{escape(segment.title or segment.name)}</title></rect>'
-            )
+            out.append(_bar(segment, x, y + 5, max(1.5, length - 1), 16))
             x += max(1.5, length)
-        out.append(f'<text class="value ink" x="{x + 6:.1f}" y="{y + 17}">{escape(text)}</text>')
+        out.append(svg.text(x + 6, y + 17, text, css="value ink"))
     if marker:
         x = name_width + marker[0] / most * inner
-        out.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="16" y2="{height - 2}" stroke="var(--muted)" stroke-dasharray="3 3"/>')
+        out.append(svg.line(x, 16, x, height - 2, stroke="var(--muted)", stroke_dasharray="3 3"))
         anchor = "end" if x > width - 140 else "middle"
-        out.append(f'<text class="note" x="{x:.1f}" y="11" text-anchor="{anchor}">{escape(marker[1])}</text>')
-    return "".join(out) + "</svg>"
+        out.append(svg.text(x, 11, marker[1], css="note", text_anchor=anchor))
+    return svg.inline(width, height, out, css="chart", label=label)
+
+
+def _bar(segment: Segment, x: float, y: float, width: float, height: float) -> str:
+    title = segment.title or segment.name
+    return svg.rect(x, y, width, height, title=title, rx=2, fill=f"var(--{segment.colour})")
 
 
 def bullet(value: float, threshold: float, *, bad: bool = True, width: int = 150) -> str:
@@ -251,18 +241,14 @@ def bullet(value: float, threshold: float, *, bad: bool = True, width: int = 150
     most = max(abs(value), abs(threshold)) * 1.08 or 1.0
     bar, tick = abs(value) / most * width, abs(threshold) / most * width
     colour = "bad" if bad else "good"
-    return (
-        f'<svg class="bullet" viewBox="0 0 {width} 14" width="{width}" height="14" role="img" '
-        f'aria-label="{value:g} against {threshold:g}">'
-        f'<rect x="0" y="4" width="{width}" height="6" rx="3" fill="var(--track)"/>'
-        f'<rect x="0" y="4" width="{max(2.0, bar):.1f}" height="6" rx="3" fill="var(--{colour})"/>'
-        f'<line x1="{tick:.1f}" x2="{tick:.1f}" y1="0" y2="14" stroke="var(--ink)" stroke-width="2"/></svg>'
-    )
+    parts = [
+        svg.rect(0, 4, width, 6, rx=3, fill="var(--track)"),
+        svg.rect(0, 4, max(2.0, bar), 6, rx=3, fill=f"var(--{colour})"),
+        svg.line(tick, 0, tick, 14, stroke="var(--ink)", stroke_width=2),
+    ]
+    spoken = f"{value:g} against {threshold:g}"
+    return svg.inline(width, 14, parts, css="bullet", label=spoken, width=width, height=14)
 
 
 def empty_chart(text: str) -> str:
     return f'<p class="empty">{escape(text)}</p>'
-
-
-def _open(width: int, height: int, label: str) -> str:
-    return f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">'

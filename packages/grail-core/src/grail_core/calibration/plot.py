@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from html import escape
 from typing import Final
 
 import numpy as np
 
+from grail_core import svg
 from grail_core.calibration.measure import Calibration, Observation
 from grail_core.proof.statistics import shares_of
 from grail_core.protocol.constants import FALSE_REJECT_RATE
@@ -21,8 +21,8 @@ from grail_core.protocol.constants import FALSE_REJECT_RATE
 ROLLOUTS: Final = 64
 """Size of the sample that the threshold is drawn for."""
 
-_FITTED, _RECORDED, _BOUND, _GRID = "#1b6ca8", "#8a8a8a", "#c0392b", "#e5e5e5"
-_LEFT, _WIDTH, _STEP = 150, 560, 2.2  # px; _STEP between the checkpoints of a row
+_FITTED, _RECORDED, _BOUND = "#1b6ca8", "#8a8a8a", "#c0392b"
+_EDGE, _LEFT, _WIDTH, _STEP = 8.0, 150.0, 560.0, 2.2  # px; _STEP between the checkpoints of a row
 _LEAST = 2e-5  # the rounding of a stored sketch alone is 7e-5
 
 
@@ -36,31 +36,38 @@ def plot(calibration: Calibration) -> str:
         return _LEFT + _WIDTH * math.log(max(value, _LEAST) / _LEAST) / math.log(high / _LEAST)
 
     parts = [
-        _text(8, 20, "Honest drift: RMS sketch difference of a rollout, by pair of numerics classes and condition", bold=True),
-        _text(8, 38, "one line a checkpoint: median (dot), 99 % (tick), largest (ring); grey: for the record, not fitted"),
+        svg.label(
+            _EDGE,
+            20.0,
+            "Honest drift: RMS sketch difference of a rollout, by pair of numerics classes and condition",
+            bold=True,
+        ),
+        svg.label(
+            _EDGE, 38.0, "one line a checkpoint: median (dot), 99 % (tick), largest (ring); grey: for the record, not fitted"
+        ),
     ]
     top = y = 58.0
     rows: list[str] = []
     for key, pair in calibration.table.pairs.items():
-        rows.append(_text(8, y + 12, f"miner {pair.miner}, validator {pair.validator}", bold=True))
+        rows.append(svg.label(_EDGE, y + 12, f"miner {pair.miner}, validator {pair.validator}", bold=True))
         y = start = y + 20
         for name, members in calibration.conditions_of(pair).items():
             height = max(15.0, _STEP * len(members) + 7)
-            rows.append(_text(_LEFT - 8, y + height / 2 + 4, name, anchor="end"))
+            rows.append(svg.label(_LEFT - 8, y + height / 2 + 4, name, anchor="end"))
             rows += _row(members, y + (height - _STEP * (len(members) - 1)) / 2, x)
             y += height
-            rows.append(_line(_LEFT, y, _LEFT + _WIDTH, y, _GRID))
+            rows.append(svg.grid_line(_LEFT, y, _LEFT + _WIDTH, y))
         bound = x(bounds[key])
-        rows.append(_line(bound, start, bound, y, _BOUND, dash=True))
-        rows.append(_text(bound + 8, start - 8, f"{bounds[key]:.3g} at {ROLLOUTS} rollouts", anchor="end", colour=_BOUND))
+        rows.append(svg.line(bound, start, bound, y, stroke=_BOUND, stroke_width=1.5, stroke_dasharray="4 3"))
+        rows.append(svg.label(bound + 8, start - 8, f"{bounds[key]:.3g} at {ROLLOUTS} rollouts", anchor="end", colour=_BOUND))
         y += 12
     ticks = [m * 10.0**e for e in range(-5, 1) for m in (1, 3) if _LEAST <= m * 10.0**e <= high]
     for tick in ticks:
-        parts += [_line(x(tick), top, x(tick), y, _GRID), _text(x(tick), y + 16, f"{tick:g}", anchor="middle")]
+        parts += [svg.grid_line(x(tick), top, x(tick), y), svg.label(x(tick), y + 16, f"{tick:g}", anchor="middle")]
     table = calibration.table
     caption = [f"table {table.version}: {len({o.checkpoint for o in calibration.observations})} checkpoints", table.place]
-    parts += rows + [_text(8, y + 40 + 16 * i, line, colour="#555", small=True) for i, line in enumerate(caption)]
-    return _svg(_LEFT + _WIDTH + 30, y + 66, parts)
+    parts += rows + [svg.label(_EDGE, y + 40 + 16 * i, line, colour="#555", small=True) for i, line in enumerate(caption)]
+    return svg.document(_LEFT + _WIDTH + 30, y + 66, parts)
 
 
 def _row(members: list[Observation], first: float, x: Callable[[float], float]) -> list[str]:
@@ -77,25 +84,4 @@ def _row(members: list[Observation], first: float, x: Callable[[float], float]) 
 
 
 def _path(steps: str, colour: str, width: float) -> str:
-    return f'<path d="{steps}" fill="none" stroke="{colour}" stroke-width="{width}" stroke-linecap="round"/>'
-
-
-def _svg(width: float, height: float, parts: list[str]) -> str:
-    body = "\n".join(parts)
-    style = "font-family:system-ui,sans-serif;font-size:12px"
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" style="{style}">\n'
-        f'<rect width="100%" height="100%" fill="white"/>\n{body}\n</svg>\n'
-    )
-
-
-def _text(
-    x: float, y: float, text: str, *, anchor: str = "start", bold: bool = False, small: bool = False, colour: str = "#222"
-) -> str:
-    extra = (' font-weight="600"' if bold else "") + (' font-size="10"' if small else "")
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{extra} fill="{colour}">{escape(text)}</text>'
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, colour: str, *, dash: bool = False) -> str:
-    extra = ' stroke-width="1.5" stroke-dasharray="4 3"' if dash else ' stroke-width="1"'
-    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}"{extra}/>'
+    return svg.path(steps, fill="none", stroke=colour, stroke_width=width, stroke_linecap="round")

@@ -6,21 +6,10 @@ through the validator's own checks. The published table is `hatch run attacks --
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from tooling.adversaries import family_a
-from tooling.adversaries.scene import BRIEF, Row, Scene, open_scene, run_deviations
-from tooling.testing.models.artefacts import Artefacts
-
-
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    folder: Path = tmp_path_factory.getbasetemp() / "tiny-models"  # shared with the other family's tests
-    with open_scene(BRIEF, store=Artefacts(folder)) as opened:
-        yield opened
+from tooling.adversaries.scene import BRIEF, Row, Scene, run_deviations
 
 
 def no_try_got_through(row: Row) -> None:

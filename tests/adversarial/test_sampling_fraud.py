@@ -5,21 +5,10 @@ Scene as in `test_proof_forgery`; the published table is `hatch run attacks --fa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from tooling.adversaries import family_b
-from tooling.adversaries.scene import BRIEF, Row, Scene, open_scene, run_deviations
-from tooling.testing.models.artefacts import Artefacts
-
-
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    folder: Path = tmp_path_factory.getbasetemp() / "tiny-models"
-    with open_scene(BRIEF, store=Artefacts(folder)) as opened:
-        yield opened
+from tooling.adversaries.scene import BRIEF, Row, Scene, run_deviations
 
 
 def no_try_got_through(row: Row) -> None:

@@ -17,17 +17,26 @@ from grail_core.files.accepted_files import read_accepted_files
 from grail_core.files.evidence import read_evidence, write_evidence
 from grail_core.files.verdicts import read_verdict
 from grail_core.keys import ss58
-from grail_core.protocol import MinerStatus, MinerVerdict, RolloutRow, SignedVerdict, VerdictBody, WindowStatus
+from grail_core.protocol import MinerStatus, MinerVerdict, SignedVerdict, VerdictBody, WindowStatus
 from grail_core.storage.filesystem import FilesystemStore
 from grail_core.storage.layout import evidence_key, rollouts_key, window_key
 from grail_core.verification import model_checks, reward
-from grail_miner.mining import Group
 from grail_validator.ledger import Ledger
 from grail_validator.service import ComparedModels, ValidatorService
+from tooling.adversaries.tampering import (
+    Tamper,
+    change_row,
+    end_put_first,
+    last_token_cut,
+    map_rows,
+    prompt_changed,
+    tokens_changed,
+    zero_sketches,
+)
+from tooling.testing.models.tiny_qwen2 import END_TOKEN_ID
 from tooling.testing.small_network import FIRST_WINDOW, SmallNetwork, make_model
 
 GROUPS = range(2)
-Tamper = Callable[[list[Group]], list[Group]]
 
 
 @pytest.fixture(scope="module")
@@ -82,20 +91,6 @@ def tampered(network: SmallNetwork, change: Tamper) -> bytes:
     return mining.pack(context, loaded, change(mining.produce_groups(context, loaded, GROUPS)))
 
 
-def change_row(group: int, rollout: int, **changes: object) -> Tamper:
-    def change(groups: list[Group]) -> list[Group]:
-        rows = list(groups[group].rows)
-        rows[rollout] = dataclasses.replace(rows[rollout], **changes)  # type: ignore[arg-type]
-        groups[group] = dataclasses.replace(groups[group], rows=tuple(rows))
-        return groups
-
-    return change
-
-
-def map_rows(function: Callable[[RolloutRow], RolloutRow]) -> Tamper:
-    return lambda groups: [dataclasses.replace(g, rows=tuple(function(row) for row in g.rows)) for g in groups]
-
-
 def test_two_validators_accept_an_honest_file_and_publish_the_same_body(network: SmallNetwork) -> None:
     data = network.mine(network.mining("miner-0"), FIRST_WINDOW, GROUPS)
     upload(network, "miner-0", data)
@@ -146,15 +141,11 @@ def test_alternatives_are_measured_on_the_share_that_the_operator_sets(network: 
 
 
 def test_no_alternative_is_run_for_a_file_that_fails_without_it(network: SmallNetwork) -> None:
-    def zeroed(row: RolloutRow) -> RolloutRow:
-        return dataclasses.replace(row, sketches=bytes(len(row.sketches)))
-
     mining = network.mining("miner-0")
     context = network.participant("trainer").open_window(FIRST_WINDOW)
     loaded = mining.select_model(context)
     groups = mining.produce_groups(context, loaded, GROUPS)
-    forged = [Group(group.group, tuple(zeroed(row) for row in group.rows)) for group in groups]
-    upload(network, "miner-0", mining.pack(context, loaded, forged))
+    upload(network, "miner-0", mining.pack(context, loaded, map_rows(zero_sketches)(groups)))
     validator = network.validator("validator-0")
     sight(network, validator)
     verdict = judge(network, validator).miner(network.signers["miner-0"].hotkey)
@@ -209,46 +200,14 @@ def test_evidence_whose_alternatives_cannot_be_judged_is_none(network: SmallNetw
             read_evidence(write_evidence([dataclasses.replace(miner, rollouts=(broken, *rest))]))
 
 
-def _swap_tokens(row: RolloutRow) -> RolloutRow:
-    """Every completion token but the last, after the proof was made."""
-    tokens = row.tokens.copy()
-    tokens[row.prompt_length : -1] = (tokens[row.prompt_length : -1] + 1) % 200
-    return dataclasses.replace(row, tokens=tokens)
-
-
-def _other_prompt(row: RolloutRow) -> RolloutRow:
-    tokens = row.tokens.copy()
-    tokens[0] = (tokens[0] + 1) % 200
-    return dataclasses.replace(row, tokens=tokens)
-
-
-def _zero_sketches(row: RolloutRow) -> RolloutRow:
-    return dataclasses.replace(row, sketches=bytes(len(row.sketches)))
-
-
-def _end_in_the_middle(row: RolloutRow) -> RolloutRow:
-    tokens = row.tokens.copy()
-    tokens[row.prompt_length] = 256
-    return dataclasses.replace(row, tokens=tokens)
-
-
-def _cut(row: RolloutRow) -> RolloutRow:
-    length = row.completion_length
-    if length < 3:
-        return row
-    return dataclasses.replace(
-        row, tokens=row.tokens[:-1].copy(), logprobs=row.logprobs[:-1].copy(), sketches=row.sketches[:-8]
-    )
-
-
 @pytest.mark.parametrize(
     ("change", "check"),
     [
-        (map_rows(_zero_sketches), "proof"),
-        (map_rows(_swap_tokens), "proof"),
-        (map_rows(_other_prompt), "prompt"),
-        (map_rows(_end_in_the_middle), "termination"),
-        (map_rows(_cut), "termination"),
+        (map_rows(zero_sketches), "proof"),
+        (map_rows(tokens_changed(200)), "proof"),
+        (map_rows(prompt_changed(200)), "prompt"),
+        (map_rows(end_put_first(END_TOKEN_ID)), "termination"),
+        (map_rows(last_token_cut), "termination"),
         (change_row(0, 3, reward=1.0, success=True), "reward"),
         (change_row(1, 0, tokens=np.full(40, 299, np.int32), prompt_length=32), "schema"),
     ],
@@ -262,7 +221,7 @@ def test_a_lie_fails_the_window_and_names_its_check(network: SmallNetwork, chang
 
 
 def test_a_gap_within_the_allowance_is_deducted(network: SmallNetwork) -> None:
-    miner = verdict_on(network, "miner-0", tampered(network, lambda groups: groups[1:]))
+    miner = verdict_on(network, "miner-0", tampered(network, lambda groups: list(groups[1:])))
     assert (miner.status, miner.gaps, miner.declared) == (MinerStatus.ACCEPTED, 1, 0)
 
 

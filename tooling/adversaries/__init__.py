@@ -1,5 +1,16 @@
 """The adversaries of the threat model, runnable: `python -m tooling.adversaries` prints what each tried and what became of it.
 
-Each module `family_*.py` has `ATTACKS`, a mapping from the id of a threat to a function that gives its row; it may take the
-keywords `seed` and `tries`.
+By what is dishonest, each lie once, for localnet, the table of attacks, the power study and the tests:
+
+    tampering            honest rows changed after the fact
+    hostile_files        window files that no honest writer makes
+    miners               the shipped miner with one step replaced; `cheating_miner` runs one as a process
+    deviations           other weights, other decoding, other proofs, as values that a study measures
+    hostile_programs     answers that attack the sandbox
+
+`courtroom` puts what they make before the real checks; `scene` adds that up to rows. Each module `family_*.py` has `ATTACKS`,
+a mapping from the id of a threat to a function that gives its row; it may take the keywords `seed`, `tries` and `quick`.
 """
+
+STRATEGIES = ("zero-sketch", "best-of-n", "stale", "skip", "copy")
+"""Names of the miners of `tooling.adversaries.miners`; here, where reading them loads no model."""

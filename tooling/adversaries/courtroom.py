@@ -10,13 +10,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from transformers import Qwen2ForCausalLM
 
@@ -28,6 +26,7 @@ from grail_core.generation.base import Completion
 from grail_core.model.policy_model import PolicyModel
 from grail_core.participant.windows import open_challenge
 from grail_core.proof.alternatives import Alternatives
+from grail_core.proof.batch import RowProof
 from grail_core.protocol import Finding, Randomness, RolloutRow, without_negative_zero
 from grail_core.protocol.context import Challenge, WindowContext, challenge_seed
 from grail_core.protocol.manifest import CheckpointManifest
@@ -37,11 +36,10 @@ from grail_core.verification.context import CheckContext
 from grail_core.verification.examine import examine, first_reject
 from grail_core.verification.measure import ChallengedSample
 from grail_miner.mining import Group, Mining
-from tooling.adversaries.deviations.observation import Claim, Rollout, Setting
+from tooling.adversaries.deviations.observation import Rollout, Setting
+from tooling.adversaries.tampering import as_tokens
 from tooling.testing.models.language_model import END, encoder
 from tooling.testing.small_network import FIRST_WINDOW, SmallNetwork
-
-Change = Callable[[RolloutRow], RolloutRow]
 
 
 @dataclass(frozen=True)
@@ -112,9 +110,14 @@ class Courtroom:
 
     # The miner's side
 
-    def honest(self, groups: Sequence[int], mining: Mining | None = None) -> list[Group]:
-        """Groups as the shipped miner makes them (or as `mining`, a miner that differs in one step)."""
-        return (mining or self.mining).produce_groups(self.context, self.loaded, groups)
+    def honest(self, groups: Sequence[int]) -> list[Group]:
+        """Groups as the shipped miner makes them."""
+        return self.mining.produce_groups(self.context, self.loaded, groups)
+
+    def mined_by(self, mining: Mining, groups: Sequence[int]) -> bytes:
+        """The file of a miner that differs in one step, which goes its own way through the window."""
+        loaded = mining.select_model(self.context)
+        return mining.pack(self.context, loaded, mining.produce_groups(self.context, loaded, groups))
 
     def prompt(self, group: int) -> tuple[int, ...]:
         environment = self.network.environment
@@ -124,7 +127,7 @@ class Courtroom:
     def sampling_seed(self, group: int, rollout: int) -> int:
         return self.context.sampling_seed(self.hotkey, group, rollout)
 
-    def groups_of(self, rollouts: Sequence[Rollout], claims: Sequence[Claim]) -> list[Group]:
+    def groups_of(self, rollouts: Sequence[Rollout], claims: Sequence[RowProof]) -> list[Group]:
         """Rollouts and claims made in any way, judged as the environment judges them: what a consistent liar packs."""
         by_group: dict[int, list[RolloutRow]] = {}
         environment = self.network.environment
@@ -143,6 +146,12 @@ class Courtroom:
             )
             by_group.setdefault(rollout.group, []).append(row)
         return [Group(group, tuple(rows)) for group, rows in by_group.items()]
+
+    def judged_again(self, groups: Sequence[Group]) -> list[Group]:
+        """With the rewards that changed text earns, so that no earlier check speaks for the proof."""
+        rows = [row for group in groups for row in group.rows]
+        rollouts = [Rollout(row.group, row.rollout, tuple(row.tokens.tolist()), row.prompt_length) for row in rows]
+        return self.groups_of(rollouts, [RowProof(bytes(row.sketches), row.logprobs) for row in rows])
 
     def pack(self, groups: Sequence[Group]) -> bytes:
         """The signed file of these groups."""
@@ -193,21 +202,6 @@ class CourtSetting(Setting):
         """The miner's own seed; for another name, what somebody else's hotkey would be given."""
         own = self.court.hotkey if hotkey == "miner" else Hotkey(hashlib.sha256(hotkey.encode()).digest())
         return self.court.context.sampling_seed(own, group, rollout)
-
-
-def changed(groups: Sequence[Group], change: Change) -> list[Group]:
-    """Every row through `change`."""
-    return [Group(group.group, tuple(change(row) for row in group.rows)) for group in groups]
-
-
-def with_completion(row: RolloutRow, completion: Sequence[int], **others: object) -> RolloutRow:
-    """The row with another completion of the same length, everything else as it was."""
-    tokens = as_tokens((*row.tokens[: row.prompt_length].tolist(), *completion))
-    return dataclasses.replace(row, tokens=tokens, **others)  # type: ignore[arg-type]
-
-
-def as_tokens(values: Sequence[int]) -> npt.NDArray[np.int32]:
-    return np.ascontiguousarray(values, dtype=np.int32)
 
 
 class _TrainedNetwork(SmallNetwork):

@@ -1,34 +1,32 @@
 """A1 to A11: forged proofs, each as real files before the real checks.
 
-`ATTACKS` maps each id to what runs it. The scene (network, trained tiny model, miners) is made once a run; its size is
-`attacking.WHOLE` from the command line and `attacking.BRIEF` in the tests.
+`ATTACKS` maps each id to what runs it. The scene (network, trained tiny model, miners) is made once a run, of the size
+`scene.WHOLE`, or `scene.SWIFT` with `--quick`; tests take `scene.BRIEF`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import io
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from grail_core.environment import Message
-from grail_core.files.window_file import HEADER_KEY, SIGNATURE_KEY, read_window_file, write_window_file
 from grail_core.model.policy_model import PolicyModel
-from grail_core.protocol import RolloutRow, header_digest
-from grail_core.protocol.types import Digest
-from grail_miner.mining import Group
-from tooling.adversaries.courtroom import Courtroom, changed, with_completion
-from tooling.adversaries.deviations.observation import Claim, Rollout
-from tooling.adversaries.scene import WHOLE, Row, Scene, open_scene, random_words, run_deviations, shared_scene
+from tooling.adversaries.courtroom import Courtroom
+from tooling.adversaries.deviations.forged_proofs import asked_otherwise, asked_otherwise_in_secret
+from tooling.adversaries.hostile_files import with_a_second_reading, with_a_wished_header, without_sketches
+from tooling.adversaries.scene import Row, Scene, attacks_of, open_scene, run_deviations, try_deviation
+from tooling.adversaries.tampering import (
+    FORGED_SKETCHES,
+    Change,
+    last_token_changed,
+    map_rows,
+    one_token_changed,
+    order_changed,
+)
 
 _NO_MODEL_SCALES = ("0.5", "1", "100", "heavy-tailed")
 
@@ -36,29 +34,9 @@ _NO_MODEL_SCALES = ("0.5", "1", "100", "heavy-tailed")
 def run_a1(scene: Scene) -> Row:
     """Sketch columns that are no sketches. The file is otherwise the honest one, its signature and header untouched."""
     row = Row("A1", "file")
-    court, groups = scene.before(0), scene.honest(0, 1)
-    table = pq.read_table(io.BytesIO(court.pack(groups)))
-    honest: list[bytes] = table.column("sketches").to_pylist()
-    reserved = [np.full(len(data) // 2, -32768, "<i2").tobytes() for data in honest]
-    columns = {
-        "one byte short": pa.array([data[:-1] for data in honest], pa.binary()),
-        "one position short": pa.array([data[:-8] for data in honest], pa.binary()),
-        "one position too many": pa.array([data + bytes(8) for data in honest], pa.binary()),
-        "one dimension a position": pa.array([data[: len(data) // 4] for data in honest], pa.binary()),
-        "missing in one row": pa.array([b"", *honest[1:]], pa.binary()),
-        "missing in all rows": pa.array([b""] * len(honest), pa.binary()),
-        "reserved value": pa.array(reserved, pa.binary()),
-        "reserved value once": pa.array([reserved[0][:2] + honest[0][2:], *honest[1:]], pa.binary()),
-        "null": pa.array([None, *honest[1:]], pa.binary()),
-        "a number": pa.array([0.0] * len(honest), pa.float64()),
-        "a list of numbers": pa.array([[0] * 8] * len(honest), pa.list_(pa.int16())),
-        "text": pa.array(["0"] * len(honest), pa.string()),
-    }
-    for name, column in columns.items():
-        place = table.schema.get_field_index("sketches")
-        kind = pa.field("sketches", column.type, nullable=column.null_count > 0)
-        row.add(name, court.judge(_parquet(table.set_column(place, kind, column))))
-    row.add("no such column", court.judge(_parquet(table.drop_columns(["sketches"]))))
+    court = scene.before(0)
+    for name, data in without_sketches(court.pack(scene.honest(0, 1))).items():
+        row.add(name, court.judge(data))
     row.honest(scene.honest_ruling(0, 1))
     return row
 
@@ -71,28 +49,13 @@ def run_a2(scene: Scene, scales: Sequence[str] = _NO_MODEL_SCALES) -> Row:
         try:
             model = _rescaled(scene.folders.policy, folder / "model", scale)
             with open_scene(scene.extent, store=scene.store, model=model) as scaled:
-                _no_model(row, scaled, scale)
+                for name, change in FORGED_SKETCHES.items():
+                    ruling = scaled.judge(0, map_rows(change)(scaled.honest(0, 1)))
+                    row.add(f"{name}, hidden states × {scale}", ruling)
+                row.honest(scaled.honest_ruling(0, 1))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     return row
-
-
-def _no_model(row: Row, scene: Scene, scale: str) -> None:
-    forgeries: dict[str, Callable[[RolloutRow], bytes]] = {
-        "zero": lambda one: bytes(len(one.sketches)),
-        "constant": lambda one: np.full(len(one.sketches) // 2, 1024, "<i2").tobytes(),
-        "largest value": lambda one: np.full(len(one.sketches) // 2, 32767, "<i2").tobytes(),
-        "random normal": lambda one: random_words(len(one.sketches) // 8, one.rollout),
-        "one honest position repeated": lambda one: bytes(one.sketches[:8]) * (len(one.sketches) // 8),
-    }
-    groups = scene.honest(0, 1)
-    for name, forge in forgeries.items():
-
-        def replaced(one: RolloutRow, forge: Callable[[RolloutRow], bytes] = forge) -> RolloutRow:
-            return dataclasses.replace(one, sketches=forge(one))
-
-        row.add(f"{name}, hidden states × {scale}", scene.judge(0, changed(groups, replaced)))
-    row.honest(scene.honest_ruling(0, 1))
 
 
 def run_a3(scene: Scene) -> Row:
@@ -122,13 +85,9 @@ def run_a7(scene: Scene) -> Row:
     row = Row("A7", "miner-window")
     court = scene.before(0)
     for name, messages in _other_prompts(court).items():
-        prompt = court.loaded.renderer.render(messages)
-        bench = scene.bench(0, 1)
-        rollouts = bench.sample(prompts=[prompt])
-        row.add(name, court.judge(court.pack(court.groups_of(rollouts, bench.prove(rollouts)))))
-        hidden = [Rollout(r.group, r.rollout, (*court.prompt(0), *r.completion), len(court.prompt(0))) for r in rollouts]
-        forged = court.groups_of(hidden, bench.prove(rollouts))
-        row.add(f"{name}, assigned tokens claimed", court.judge(court.pack(forged)))
+        prompts = [court.loaded.renderer.render(messages)]
+        scene.submit(row, name, 0, asked_otherwise(scene.bench(0, 1), prompts))
+        scene.submit(row, f"{name}, assigned tokens claimed", 0, asked_otherwise_in_secret(scene.bench(0, 1), prompts))
     return run_deviations(scene, row, ["other prompt, right tokens claimed"], scene.extent.window_groups)
 
 
@@ -146,109 +105,38 @@ def _other_prompts(court: Courtroom) -> dict[str, list[Message]]:
 def run_a8(scene: Scene) -> Row:
     """Everything a miner could wish to choose of the window's randomness: in the header, in the projections, in the seeds."""
     row = Row("A8", "file")
-    court = scene.before(0)
-    data = court.pack(scene.honest(0, 1))
-    header = read_window_file(data).header
-    other = Digest(b"\x5a" * 32)
-    wishes: dict[str, dict[str, Any]] = {
-        "block hash": {"block_hash": other},
-        "beacon round": {"beacon_round": header.beacon_round + 1},
-        "beacon signature": {"beacon_signature": bytes(48)},
-        "no beacon": {"beacon_round": 0, "beacon_signature": None},
-        "checkpoint": {"checkpoint_digest": other},
-        "environment": {"env_digest": other},
-        "sampling policy": {"policy_digest": other},
-        "window": {"window": header.window + 30},
-        "another hotkey": {"hotkey": scene.before(1).hotkey},
-    }
-    rows = [one for group in scene.honest(0, 1) for one in group.rows]
-    for name, fields in wishes.items():
-        wished = dataclasses.replace(header, **fields)
-        signature = court.mining.signer.sign(header_digest(court.context.network_id, wished))
-        row.add(f"own {name}", court.judge(write_window_file(wished, signature, rows)))
-    row.add("own projections", scene.judge(0, _own_projections(scene)))
+    court, groups = scene.before(0), scene.honest(0, 1)
+    rows = [one for group in groups for one in group.rows]
+    network_id, other = court.context.network_id, scene.before(1).hotkey
+    for name, data in with_a_wished_header(court.pack(groups), rows, network_id, court.mining.signer, other).items():
+        row.add(name, court.judge(data))
+    try_deviation(scene, row, "own projections", 0, 1)
     return run_deviations(scene, row, ["wrong seeds"], 1)
-
-
-def _own_projections(scene: Scene) -> list[Group]:
-    """Honest hidden states under projections that the miner chose (those of another window)."""
-    bench = scene.bench(0, 1)
-    rollouts = bench.sample()
-    own = _OtherProjections(bench.setting.projections)
-    setting = bench.setting
-    bench.setting = own  # type: ignore[assignment]
-    claims: list[Claim] = bench.prove(rollouts)
-    bench.setting = setting
-    return scene.before(0).groups_of(rollouts, claims)
-
-
-@dataclasses.dataclass(frozen=True)
-class _OtherProjections:
-    real: Callable[[int], Any]
-
-    def projections(self, hidden: int) -> Any:
-        return np.ascontiguousarray(self.real(hidden)[:, ::-1])
 
 
 def run_a9(scene: Scene) -> Row:
     """Tokens changed after proving, in every rollout of one group; the claims stay those of the tokens proved."""
     row = Row("A9", "file")
-    groups = scene.honest(0, 1)
-
-    def one_token(one: RolloutRow) -> RolloutRow:
-        completion = one.completion.tolist()
-        at = len(completion) // 2 if len(completion) > 1 else 0
-        completion[at] = _another(completion[at], scene)
-        return with_completion(one, completion)
-
-    def last_token(one: RolloutRow) -> RolloutRow:
-        completion = one.completion.tolist()
-        if completion[-1] != scene.court.end:  # else `termination` would have its say before the proof
-            completion[-1] = _another(completion[-1], scene)
-        return with_completion(one, completion)
-
-    def order(one: RolloutRow) -> RolloutRow:
-        completion = one.completion.tolist()
-        at = max(0, len(completion) // 2 - 1)
-        completion[at : at + 2] = completion[at : at + 2][::-1]
-        return with_completion(one, completion)
-
-    for name, change in {"one token": one_token, "last token": last_token, "order of two": order}.items():
-        row.add(name, scene.judge(0, _rejudged(scene, changed(groups, change))))
+    court, vocabulary = scene.before(0), scene.court.model.vocabulary_size
+    changes: dict[str, Change] = {
+        "one token": one_token_changed(vocabulary),
+        "last token": last_token_changed(vocabulary, scene.court.end),
+        "order of two": order_changed,
+    }
+    for name, change in changes.items():
+        row.add(name, scene.judge(0, court.judged_again(map_rows(change)(scene.honest(0, 1)))))
     row.honest(scene.honest_ruling(0, 1))
     return row
-
-
-def _another(token: int, scene: Scene) -> int:
-    other = (token + 17) % scene.court.model.vocabulary_size
-    return other if other > 8 else 9  # not a control token
-
-
-def _rejudged(scene: Scene, groups: list[Group]) -> list[Group]:
-    """With the rewards that the changed text earns, so that no earlier check speaks for the proof."""
-    rows = [one for group in groups for one in group.rows]
-    rollouts = [Rollout(one.group, one.rollout, tuple(one.tokens.tolist()), one.prompt_length) for one in rows]
-    return scene.before(0).groups_of(rollouts, [Claim(bytes(one.sketches), one.logprobs) for one in rows])
 
 
 def run_a10(scene: Scene) -> Row:
     """A second reading of the same rollout: there is no place in a file for one."""
     row = Row("A10", "file")
     court = scene.before(0)
-    table = pq.read_table(io.BytesIO(court.pack(scene.honest(0, 1))))
-    tokens = table.column("tokens")
-    for name in ("scored_tokens", "text", "tokens"):
-        row.add(f"second column {name}", court.judge(_parquet(table.append_column(pa.field(name, tokens.type), tokens))))
-    row.add("columns in another order", court.judge(_parquet(table.select(table.column_names[::-1]))))
-    row.add("tokens of another row", court.judge(_parquet(_rotated(table, "tokens"))))
+    for name, data in with_a_second_reading(court.pack(scene.honest(0, 1))).items():
+        row.add(name, court.judge(data))
     row.honest(scene.honest_ruling(0, 1))
     return row
-
-
-def _rotated(table: pa.Table, name: str) -> pa.Table:
-    values = table.column(name).to_pylist()
-    place = table.schema.get_field_index(name)
-    return table.set_column(place, table.schema.field(name), pa.array([*values[1:], values[0]], pa.binary()))
 
 
 def run_a11(scene: Scene) -> Row:
@@ -271,23 +159,8 @@ RUNS: dict[str, Callable[[Scene], Row]] = {
 }
 """Every id of the family over a scene that is open already."""
 
-
-def _whole(id_: str, *, seed: int = 0, tries: int = WHOLE.tries) -> dict[str, Any]:
-    return RUNS[id_](shared_scene(dataclasses.replace(WHOLE, seed=seed, tries=tries))).to_json()
-
-
-ATTACKS: dict[str, Callable[[], dict[str, Any]]] = {id_: partial(_whole, id_) for id_ in RUNS}
-"""The rows at the size of the published table, over one scene for all of them."""
-
-
-def _parquet(table: pa.Table) -> bytes:
-    """As the window file is written, header and signature kept."""
-    sink = io.BytesIO()
-    metadata = {key: table.schema.metadata[key] for key in (HEADER_KEY, SIGNATURE_KEY)}
-    pq.write_table(
-        table.replace_schema_metadata(metadata), sink, compression="zstd", use_dictionary=False, write_statistics=False
-    )
-    return sink.getvalue()
+ATTACKS = attacks_of(RUNS)
+"""The rows at the size of the published table, or a quick run's, over one scene for all of them."""
 
 
 def _rescaled(model: Path, folder: Path, scale: str) -> Path:

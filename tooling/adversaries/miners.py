@@ -1,7 +1,8 @@
 """Miners that lie, each in one step of the honest miner's own code.
 
 Every class overrides what it lies about and nothing else, so that a reject is about the lie. They live outside the shipped
-wheels, and a network is expected to give each of them weight 0 with a reason. `STRATEGIES` names them for the command line.
+wheels, and a network is expected to give each of them weight 0 with a reason. `cheating_miner` runs one as a process; what
+lies about single rows and needs no miner is in `tampering`, what needs a study's models in `deviations`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from statistics import fmean
 import numpy as np
 
 from grail_core.checkpoints.loaded import LiveCheckpoint, LoadedCheckpoint
-from grail_core.environment import JudgementOutcome
+from grail_core.environment import Environment, JudgementOutcome, Problem
 from grail_core.errors import ProtocolViolationError, StorageError
 from grail_core.files.window_file import read_window_file
 from grail_core.generation.base import Completion, GenerationRequest
@@ -22,15 +23,13 @@ from grail_core.keys import ss58
 from grail_core.participant.participant import Participant
 from grail_core.proof.batch import RowProof
 from grail_core.protocol import GroupCount, RolloutRow
-from grail_core.protocol.constants import (
-    MAX_FILE_BYTES,
-    ROLLOUTS_PER_PROBLEM,
-    SKETCH_BYTES_PER_POSITION,
-)
+from grail_core.protocol.constants import MAX_FILE_BYTES, ROLLOUTS_PER_PROBLEM
 from grail_core.protocol.context import WindowContext
 from grail_core.storage.layout import window_key
 from grail_core.telemetry import get_logger
 from grail_miner.mining import EnvironmentOf, Group, Mining
+from tooling.adversaries import STRATEGIES
+from tooling.adversaries.tampering import constant_sketches
 
 log = get_logger(__name__)
 
@@ -45,14 +44,12 @@ class ZeroSketch(Mining):
     def prove(
         self, context: WindowContext, loaded: LoadedCheckpoint, prompt: tuple[int, ...], answers: Sequence[Completion]
     ) -> list[RowProof]:
-        return [
-            RowProof(bytes(SKETCH_BYTES_PER_POSITION * (len(answer.tokens) + 1)), np.zeros(len(answer.tokens), np.float32))
-            for answer in answers
-        ]
+        lengths = [len(answer.tokens) for answer in answers]
+        return [RowProof(constant_sketches(length + 1), np.zeros(length, np.float32)) for length in lengths]
 
 
 class BestOfN(Mining):
-    """Draws each rollout four times, three of them with seeds that are not its own, and submits the one that pays best."""
+    """Draws each rollout four times, three of them with seeds that are not its own, and submits the one that is worth most."""
 
     def generate(
         self, context: WindowContext, loaded: LoadedCheckpoint, groups: Sequence[int], prompts: Sequence[tuple[int, ...]]
@@ -66,13 +63,15 @@ class BestOfN(Mining):
             seeds = [context.sampling_seed(self.signer.hotkey, group, r) for r in range(ROLLOUTS_PER_PROBLEM)]
             requests = [GenerationRequest(prompt, seed ^ draw) for seed in seeds for draw in range(DRAWS)]
             drawn = generator.generate(requests)
-
-            def reward(completion: Completion, problem: object = problem) -> float:
-                judgement = self.judge(environment, loaded, problem, completion)  # type: ignore[arg-type]
-                return judgement.reward if judgement.outcome is JudgementOutcome.JUDGED else float("-inf")
-
-            chosen.append([max(drawn[i : i + DRAWS], key=reward) for i in range(0, len(drawn), DRAWS)])
+            worth = [self.worth(environment, loaded, problem, completion) for completion in drawn]
+            bests = [max(range(i, i + DRAWS), key=worth.__getitem__) for i in range(0, len(drawn), DRAWS)]
+            chosen.append([drawn[best] for best in bests])
         return chosen
+
+    def worth(self, environment: Environment, loaded: LoadedCheckpoint, problem: Problem, completion: Completion) -> float:
+        """What is selected for: the reward."""
+        judgement = self.judge(environment, loaded, problem, completion)
+        return judgement.reward if judgement.outcome is JudgementOutcome.JUDGED else float("-inf")
 
 
 class Stale(Mining):
@@ -145,18 +144,13 @@ def pack_without_rules(mining: Mining, context: WindowContext, loaded: LoadedChe
     return mining.seal(context, loaded, rows, counted)
 
 
-STRATEGIES: dict[str, type[Mining]] = {
-    "zero-sketch": ZeroSketch,
-    "best-of-n": BestOfN,
-    "stale": Stale,
-    "skip": Skip,
-    "copy": Copy,
-}
+MINERS: dict[str, type[Mining]] = dict(zip(STRATEGIES, (ZeroSketch, BestOfN, Stale, Skip, Copy), strict=True))
+"""Every dishonest miner by the name that the command line has for it."""
 
 
 def mining_factory(strategy: str) -> Callable[[Participant, LiveCheckpoint, EnvironmentOf, int], Mining]:
     """A `MiningFactory` (see `grail_miner.start`) for one strategy."""
-    kind = STRATEGIES[strategy]
+    kind = MINERS[strategy]
 
     def make(
         participant: Participant, checkpoint: LiveCheckpoint, environment_of: EnvironmentOf, groups_per_batch: int

@@ -11,14 +11,13 @@ import json
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from grail_core.proof.alternatives import Alternatives
@@ -28,7 +27,8 @@ from grail_core.protocol.types import Window
 from grail_miner.mining import Group
 from tooling import REPOSITORY
 from tooling.adversaries.courtroom import Courtroom, CourtSetting, Ruling
-from tooling.adversaries.deviations.deviations import Deviation, all_deviations
+from tooling.adversaries.deviations.catalogue import all_deviations
+from tooling.adversaries.deviations.deviation import Deviation, Produced
 from tooling.adversaries.deviations.size import FULL, QUICK, Size
 from tooling.adversaries.deviations.workbench import Bench, Folders
 from tooling.testing.models import language_model
@@ -193,6 +193,10 @@ class Scene:
         court = self.before(miner)
         return court.judge(court.pack(groups), alternatives=self.alternatives)
 
+    def submit(self, row: Row, name: str, miner: int, produced: Produced) -> None:
+        """Rollouts and claims as a consistent liar packs them, judged and entered in the row."""
+        row.add(name, self.judge(miner, self.before(miner).groups_of(*produced)))
+
 
 @contextmanager
 def open_scene(
@@ -214,23 +218,41 @@ def shared_scene(extent: Extent) -> Scene:
     return opened.__enter__()
 
 
+def attacks_of(runs: Mapping[str, Callable[[Scene], Row]]) -> dict[str, Callable[..., dict[str, Any]]]:
+    """A family's rows by id, each over the run's one scene; `tries` None: as many as the size has."""
+
+    def attack(run: Callable[[Scene], Row], *, seed: int = 0, tries: int | None = None) -> dict[str, Any]:
+        return run(shared_scene(replace(WHOLE, seed=seed, tries=tries or WHOLE.tries))).to_json()
+
+    return {id_: partial(attack, run) for id_, run in runs.items()}
+
+
 @lru_cache(maxsize=1)
 def deviations() -> dict[str, Deviation]:
-    return {deviation.name: deviation for deviation in all_deviations()}
+    return all_deviations()
 
 
 def run_deviations(scene: Scene, row: Row, names: Sequence[str], groups: int, *, power: bool = False) -> Row:
     """Every named deviation as `tries` files of so many groups, each with its honest twin."""
-    for name in names:
-        for miner in range(scene.extent.tries):
-            court = scene.before(miner)
-            rollouts, claims = deviations()[name].produce(scene.bench(miner, groups))
-            row.add(name, scene.judge(miner, court.groups_of(rollouts, claims)))
-        if power:
-            row.power[name] = published_power(name)
+    try_deviations(scene, row, names, groups)
+    if power and scene.extent.size is FULL:
+        row.power |= {name: published_power(name) for name in names}
     for miner in range(scene.extent.tries):
         row.honest(scene.honest_ruling(miner, groups))
     return row
+
+
+def try_deviations(scene: Scene, row: Row, names: Sequence[str], groups: int) -> Row:
+    """Every named deviation as `tries` files of so many groups."""
+    for name in names:
+        for miner in range(scene.extent.tries):
+            try_deviation(scene, row, name, miner, groups)
+    return row
+
+
+def try_deviation(scene: Scene, row: Row, name: str, miner: int, groups: int) -> None:
+    """One file of one miner."""
+    scene.submit(row, name, miner, deviations()[name].produce(scene.bench(miner, groups)))
 
 
 def published_power(name: str) -> dict[str, float]:
@@ -240,9 +262,3 @@ def published_power(name: str) -> dict[str, float]:
             if entry["name"] == name:
                 return {key: float(entry["enforced_window_power"][key]) for key in ("value", "low", "high")}
     return {"value": 0.0, "low": 0.0, "high": 1.0}
-
-
-def random_words(count: int, seed: int) -> bytes:
-    """Sketches from nowhere: N(0, 1) as the real ones are."""
-    z = np.random.default_rng(seed).standard_normal(4 * count)
-    return np.clip(np.rint(z * 4096), -32767, 32767).astype("<i2").tobytes()

@@ -10,7 +10,8 @@ from pathlib import Path
 import click
 
 from grail_core.errors import GrailError
-from tooling.localnet.plan import STRATEGIES, Layout, Plan
+from tooling.adversaries import STRATEGIES
+from tooling.localnet.plan import Layout, Plan
 
 INCOMPLETE = 12
 PIPE_COLUMNS = 140  # of the table where no terminal says how wide it is

@@ -18,7 +18,6 @@ from grail_core.errors import ConfigurationError
 from tooling.localnet.report.facts import ProcessFact
 
 STATE_FORMAT = 1
-STRATEGIES = ("zero-sketch", "best-of-n", "stale", "skip", "copy")
 MAY_CHANGE = frozenset({"windows", "evaluation_problems", "data_dir", "chaos", "control", "patience_s"})
 HONEST = "honest"
 

@@ -70,7 +70,7 @@ class Processes:
         if strategy == HONEST:
             argv = [*_script("grail_miner"), "run"]
         else:
-            argv = [*_module("tooling.localnet.cheating_miner"), "--cheat", strategy]
+            argv = [*_module("tooling.adversaries.cheating_miner"), "--cheat", strategy]
         spec = self._role(name, "miner", [*argv, *self._mining_options()])
         if strategy == HONEST:
             return spec

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from grail_core.model.policy_model import PolicyModel
 from grail_core.proof.alternatives import Alternatives, Rows
-from grail_core.proof.batch import measure_rows
+from grail_core.proof.batch import RowProof, measure_rows
 from grail_core.proof.sketches import Projections, parse_sketches, projections, quantise, sketch
 from grail_core.protocol import Randomness, challenged_positions
 from grail_core.protocol.constants import ALTERNATIVE_POSITIONS, CHALLENGE_K
@@ -41,14 +41,6 @@ class Rollout:
     @property
     def completion(self) -> tuple[int, ...]:
         return self.tokens[self.prompt_length :]
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What a miner adds to a rollout: int16 [completion + 1, 4] sketch words and float32 [completion] log-probabilities."""
-
-    sketches: bytes
-    logprobs: F32
 
 
 @dataclass(frozen=True)
@@ -95,14 +87,14 @@ class Setting:
         return challenged_positions(_digest("challenge" + self.label), row, len(rollout.completion), count)
 
 
-def claim_of(model: PolicyModel, setting: Setting, rollout: Rollout, hidden: Tensor) -> Claim:
+def claim_of(model: PolicyModel, setting: Setting, rollout: Rollout, hidden: Tensor) -> RowProof:
     """Sketches and log-probabilities from hidden states [completion + 1, d], with `model`'s head."""
     data = quantise(sketch(hidden.contiguous(), setting.projections(model.hidden_size)))
     with torch.inference_mode():
         logits = model.logits(hidden[:-1].to(model.dtype))
         ids = torch.as_tensor(rollout.completion)[:, None]
         values = logits.gather(1, ids).squeeze(1) - logits.logsumexp(dim=1)
-    return Claim(data, values.numpy().astype(np.float32))
+    return RowProof(data, values.numpy().astype(np.float32))
 
 
 def observe(
@@ -110,7 +102,7 @@ def observe(
     model: PolicyModel,
     alternatives: Alternatives | None,
     rollouts: Sequence[Rollout],
-    claims: Sequence[Claim],
+    claims: Sequence[RowProof],
 ) -> list[Observation]:
     """Measure rollouts as section 5 says: one group a batch. `rollouts` are whole groups (a batch each), in order."""
     observations = []

@@ -6,23 +6,22 @@ deviation needs are made when it asks for them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-
-import numpy as np
 
 from grail_core.generation.base import GenerationRequest
 from grail_core.generation.hf import HfGenerator
 from grail_core.model.policy_model import PolicyModel
 from grail_core.model.sampling import SeededSampler
 from grail_core.proof.alternatives import Alternatives
+from grail_core.proof.batch import RowProof
 from grail_core.protocol.constants import ROLLOUTS_PER_PROBLEM
 from grail_core.protocol.policy import GenerationPolicy
 from tooling.adversaries.deviations import weights
 from tooling.adversaries.deviations.decoding import Chooser, decode
-from tooling.adversaries.deviations.observation import Claim, Rollout, Setting, claim_of
+from tooling.adversaries.deviations.observation import Rollout, Setting, claim_of
 from tooling.adversaries.deviations.provers import HonestModels, Prover, together
 from tooling.adversaries.deviations.updates import adam_direction
 from tooling.testing.models.corpus import Corpus
@@ -111,13 +110,19 @@ class Bench:
 
     # What proving needs
 
-    def prove(self, rollouts: Sequence[Rollout], prover: Prover | None = None, head: PolicyModel | None = None) -> list[Claim]:
-        """Claims of every group from the hidden states of `prover`, with the head of `head`."""
+    def prove(
+        self,
+        rollouts: Sequence[Rollout],
+        prover: Prover | None = None,
+        head: PolicyModel | None = None,
+        setting: Setting | None = None,
+    ) -> list[RowProof]:
+        """Claims of every group from the hidden states of `prover`, with the head of `head`, in the randomness of `setting`."""
         compute = prover or together(self.model)
         claims = []
         for batch in in_groups(rollouts):
             states = compute([list(r.tokens) for r in batch], batch[0].prompt_length)
-            claims += [claim_of(head or self.model, self.setting, r, s) for r, s in zip(batch, states, strict=True)]
+            claims += [claim_of(head or self.model, setting or self.setting, r, s) for r, s in zip(batch, states, strict=True)]
         return claims
 
     # Models that are not the right one
@@ -222,11 +227,3 @@ def edited(rollout: Rollout, completion: Sequence[int]) -> Rollout:
     return Rollout(
         rollout.group, rollout.rollout, (*rollout.tokens[: rollout.prompt_length], *completion), rollout.prompt_length
     )
-
-
-Produce = Callable[[Bench], tuple[list[Rollout], list[Claim]]]
-"""What a miner does: rollouts as its file would hold them, and its claims about them."""
-
-
-def ids(values: np.ndarray) -> tuple[int, ...]:
-    return tuple(map(int, values))

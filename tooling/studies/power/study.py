@@ -13,13 +13,15 @@ from pathlib import Path
 
 import torch
 
+from grail_core.proof.batch import RowProof
 from grail_core.proof.calibration import PairCalibration, Shape, shipped_table
 from grail_core.proof.numerics import DEFAULT_CLASS, class_name
 from grail_core.proof.statistics import Comparison, rollout_values
 from grail_core.protocol.policy import GenerationPolicy
 from tooling.adversaries.deviations import provers
-from tooling.adversaries.deviations.deviations import Deviation, all_deviations
-from tooling.adversaries.deviations.observation import Claim, Observation, Rollout, Setting, load, observe, save
+from tooling.adversaries.deviations.catalogue import studied_deviations
+from tooling.adversaries.deviations.deviation import Deviation
+from tooling.adversaries.deviations.observation import Observation, Rollout, Setting, load, observe, save
 from tooling.adversaries.deviations.size import Size
 from tooling.adversaries.deviations.workbench import Bench, Folders
 from tooling.studies.power import detection
@@ -150,7 +152,9 @@ class Study:
     def _bench(self, window: str, groups: int, limit: int) -> Bench:
         return Bench(self.folders, self.corpus, Setting(window, GenerationPolicy(limit)), groups, limit)
 
-    def _observe(self, bench: Bench, rollouts: Sequence[Rollout], claims: Sequence[Claim], *, named: bool) -> list[Observation]:
+    def _observe(
+        self, bench: Bench, rollouts: Sequence[Rollout], claims: Sequence[RowProof], *, named: bool
+    ) -> list[Observation]:
         # The alternatives are those of the study's one checkpoint, whichever window's rollouts are measured.
         others = self.bench.named_alternatives if named else None
         return observe(bench.setting, bench.model, others, rollouts, claims)
@@ -179,7 +183,7 @@ class Study:
 
     @cached_property
     def deviations(self) -> list[Deviation]:
-        return all_deviations()
+        return studied_deviations()
 
     def deviation_results(self) -> list[DeviationResult]:
         collected = [self.deviation(deviation) for deviation in self.deviations]

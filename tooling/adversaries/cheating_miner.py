@@ -1,11 +1,11 @@
-"""`python -m tooling.localnet.cheating_miner`: the production miner with one step replaced by a lie."""
+"""`python -m tooling.adversaries.cheating_miner`: the production miner with one step replaced by a lie."""
 
 from __future__ import annotations
 
 import click
 
 from grail_core.commands.options import common_options, run_cli, stop_on_signals
-from tooling.localnet.plan import STRATEGIES
+from tooling.adversaries import STRATEGIES
 
 COPY_CALLS = 1200  # the copying miner looks again with every batch, so its batches must last until the deadline
 

@@ -1,0 +1,148 @@
+"""Family A: the proof is forged, of text that is sampled as it should be, or both are computed with other weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from grail_core.model.policy_model import PolicyModel
+from grail_core.proof.batch import RowProof
+from grail_core.proof.sketches import Projections
+from tooling.adversaries.deviations.deviation import Deviation, Produce, Produced
+from tooling.adversaries.deviations.observation import Rollout, Setting
+from tooling.adversaries.deviations.provers import Prover, before_the_norm, of_layer, together
+from tooling.adversaries.deviations.weights import in_eager
+from tooling.adversaries.deviations.workbench import Bench, edited
+from tooling.adversaries.tampering import constant_sketches, two_swapped
+
+Prompts = Sequence[tuple[int, ...]]
+
+
+# Sketches that do not come from the model's hidden states
+
+
+def forgeries() -> list[Deviation]:
+    return [
+        Deviation("zero sketches", "A2", _constant_sketches(0)),
+        Deviation("constant sketches", "A2", _constant_sketches(1024)),
+        Deviation("sketches of another model", "A3", lambda b: _proved_by(b, b.sample(), together(b.stranger))),
+        Deviation(
+            "hidden states of the layer before",
+            "A6",
+            lambda b: _proved_by(b, b.sample(), of_layer(b.model, b.model.layers - 1)),
+        ),
+        Deviation("hidden states before the norm", "A6", lambda b: _proved_by(b, b.sample(), before_the_norm(b.model))),
+        Deviation("other prompt, right tokens claimed", "A7", _next_prompt),
+        Deviation("own projections", "A8", _own_projections, studied=False),
+        Deviation("order of two tokens changed after proving", "A9", _swapped),
+        Deviation("context cut to the last tokens", "A11", _cut_context),
+    ]
+
+
+def _constant_sketches(word: int) -> Produce:
+    def produce(bench: Bench) -> Produced:
+        rollouts = bench.sample()
+        honest = bench.prove(rollouts)
+        made = [constant_sketches(len(r.completion) + 1, word) for r in rollouts]
+        return rollouts, [RowProof(data, claim.logprobs) for data, claim in zip(made, honest, strict=True)]
+
+    return produce
+
+
+def asked_otherwise(bench: Bench, prompts: Prompts) -> Produced:
+    """Sampled and proved after other prompts than the assigned, and the file says so."""
+    rollouts = bench.sample(prompts=prompts)
+    return rollouts, bench.prove(rollouts)
+
+
+def asked_otherwise_in_secret(bench: Bench, prompts: Prompts) -> Produced:
+    """Sampled and proved after other prompts than the assigned, which the file claims."""
+    rollouts, claims = asked_otherwise(bench, prompts)
+    return [_behind(r, bench.prompts[r.group]) for r in rollouts], claims
+
+
+def _next_prompt(bench: Bench) -> Produced:
+    return asked_otherwise_in_secret(bench, [*bench.prompts[1:], bench.prompts[0]])
+
+
+def _behind(rollout: Rollout, prompt: tuple[int, ...]) -> Rollout:
+    """The same completion behind another prompt."""
+    return Rollout(rollout.group, rollout.rollout, (*prompt, *rollout.completion), len(prompt))
+
+
+def _own_projections(bench: Bench) -> Produced:
+    """Honest hidden states under projections that the miner chose."""
+    rollouts = bench.sample()
+    return rollouts, bench.prove(rollouts, setting=_OwnProjections(bench.setting.label, bench.setting.policy, bench.setting))
+
+
+@dataclass(frozen=True)
+class _OwnProjections(Setting):
+    real: Setting
+
+    def projections(self, hidden: int) -> Projections:
+        return np.ascontiguousarray(self.real.projections(hidden)[:, ::-1])
+
+
+def _swapped(bench: Bench) -> Produced:
+    honest = bench.sample()
+    claims = bench.prove(honest)
+    changed = [edited(r, two_swapped(r.completion, len(r.completion) // 3)) if len(r.completion) > 4 else r for r in honest]
+    return changed, claims
+
+
+def _cut_context(bench: Bench) -> Produced:
+    """The first half of the prompt is never computed."""
+    cut = len(bench.prompts[0]) // 2
+
+    def prove(rows: Sequence[Sequence[int]], prompt: int) -> list[torch.Tensor]:
+        states = bench.model.hidden_states([row[cut:] for row in rows])
+        return [state[prompt - cut - 1 :] for state in states]
+
+    short = bench.sample(prompts=[prompt[cut:] for prompt in bench.prompts])
+    return _proved_by(bench, [_behind(r, bench.prompts[r.group]) for r in short], prove)
+
+
+def _proved_by(bench: Bench, rollouts: list[Rollout], prover: Prover) -> Produced:
+    return rollouts, bench.prove(rollouts, prover)
+
+
+# The right procedure with nearly the right weights
+
+
+def other_weights() -> list[Deviation]:
+    rows: list[tuple[str, str, Callable[[Bench], PolicyModel]]] = [
+        ("8-bit weights, per channel", "A4", lambda b: b.int8),
+        ("8-bit weights, groups of 32", "A4", lambda b: b.int8_grouped),
+        ("4-bit weights, per channel", "A4", lambda b: b.int4),
+        ("4-bit weights, groups of 32", "A4", lambda b: b.int4_grouped),
+        ("previous checkpoint, lr 1e-6", "A5", lambda b: b.older["1e-6"]),
+        ("previous checkpoint, lr 3e-6", "A5", lambda b: b.older["3e-6"]),
+        ("previous checkpoint, lr 1e-5", "A5", lambda b: b.older["1e-5"]),
+        ("middle layer skipped", "A11", lambda b: b.skipped),
+        ("middle layer skipped, least-squares patch", "A11", lambda b: b.patched),
+    ]
+    named = [*rows[:1], *rows[4:7]]
+    eager = [(f"{name}, eager attention", threat, _eagerly(model)) for name, threat, model in named]
+    small_steps = ("lr 1e-6", "lr 3e-6")
+    return [
+        Deviation(name, threat, _with_model(model), pool=8 if any(step in name for step in small_steps) else 1)
+        for name, threat, model in (*rows, *eager)
+    ]
+
+
+def _eagerly(model_of: Callable[[Bench], PolicyModel]) -> Callable[[Bench], PolicyModel]:
+    """The miner also has another honest numerics than the validator: the harder case of the named alternatives."""
+    return lambda bench: in_eager(model_of(bench))
+
+
+def _with_model(model_of: Callable[[Bench], PolicyModel]) -> Produce:
+    def produce(bench: Bench) -> Produced:
+        model = model_of(bench)
+        rollouts = bench.sample(model)
+        return rollouts, bench.prove(rollouts, together(model), head=model)
+
+    return produce

@@ -14,7 +14,7 @@ from tooling.adversaries import STRATEGIES, tampering
 from tooling.adversaries.courtroom import Ruling
 from tooling.adversaries.miners import BestOfN, mining_factory
 from tooling.adversaries.scene import Scene
-from tooling.adversaries.tampering import Tamper, change_row, map_rows
+from tooling.adversaries.tampering import Tamper, change_rollout, map_rollouts
 
 
 def dishonest(scene: Scene, strategy: str) -> Mining:
@@ -24,7 +24,7 @@ def dishonest(scene: Scene, strategy: str) -> Mining:
 
 
 def ruling_on(scene: Scene, mining: Mining, groups: int) -> Ruling:
-    return scene.court.judge(scene.court.mined_by(mining, range(groups)), alternatives=scene.alternatives)
+    return scene.court.examine(scene.court.mined_by(mining, range(groups)), alternatives=scene.alternatives)
 
 
 def test_a_miner_that_runs_no_model_for_its_proof_is_rejected_by_the_proof(scene: Scene) -> None:
@@ -68,13 +68,13 @@ def test_every_strategy_of_the_command_line_is_a_miner(scene: Scene) -> None:
 
 def tamperings() -> dict[str, tuple[Tamper, str]]:
     vocabulary, end = 512, 0  # of the scene's model
-    forged = {name: (map_rows(change), "proof") for name, change in tampering.FORGED_SKETCHES.items()}
+    forged = {name: (map_rollouts(change), "proof") for name, change in tampering.FORGED_SKETCHES.items()}
     return forged | {
-        "tokens changed": (map_rows(tampering.tokens_changed(vocabulary)), "proof"),
-        "prompt changed": (map_rows(tampering.prompt_changed(vocabulary)), "prompt"),
-        "end put first": (map_rows(tampering.end_put_first(end)), "termination"),
-        "last token cut": (map_rows(tampering.last_token_cut), "termination"),
-        "false reward": (change_row(0, 3, reward=1.0, success=True), "reward"),
+        "tokens changed": (map_rollouts(tampering.tokens_changed(vocabulary)), "proof"),
+        "prompt changed": (map_rollouts(tampering.prompt_changed(vocabulary)), "prompt"),
+        "end put first": (map_rollouts(tampering.end_put_first(end)), "termination"),
+        "last token cut": (map_rollouts(tampering.last_token_cut), "termination"),
+        "false reward": (change_rollout(0, 3, reward=1.0, success=True), "reward"),
     }
 
 
@@ -84,5 +84,5 @@ def test_a_changed_row_fails_the_file_and_names_its_check(scene: Scene, name: st
     honest = scene.honest(0, 1)
     changed = tamper(honest)
     assert changed != honest
-    assert scene.judge(0, changed).caught_by == check
+    assert scene.examine(0, changed).caught_by == check
     assert scene.honest_ruling(0, 1).accepted

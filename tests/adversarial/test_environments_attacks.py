@@ -6,22 +6,22 @@ from collections.abc import Iterator
 
 import pytest
 
-from grail_envs.sandbox import JudgePool, Limits, SandboxUnavailableError
+from grail_envs.sandbox import GraderPool, Limits, SandboxUnavailableError
 from tooling.adversaries import family_e
 from tooling.adversaries.hostile_programs import PROGRAMS
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[JudgePool]:
+def pool() -> Iterator[GraderPool]:
     try:
-        pool = JudgePool("strict")
+        pool = GraderPool("strict")
     except SandboxUnavailableError as error:
         pytest.skip(f"no complete sandbox here: {error.what}")
     yield pool
     pool.close()
 
 
-def test_no_hostile_program_passes_or_escapes_and_honest_answers_after_it_do(pool: JudgePool) -> None:
+def test_no_hostile_program_passes_or_escapes_and_honest_answers_after_it_do(pool: GraderPool) -> None:
     assert len(PROGRAMS) >= 40
     row = family_e.run_e1(pool=pool, limits=Limits(cpu_s=0.2, wall_s=0.4, memory_bytes=2**29))
     assert [item for item in row["details"] if item["accepted"]] == []
@@ -30,13 +30,13 @@ def test_no_hostile_program_passes_or_escapes_and_honest_answers_after_it_do(poo
     assert row["honest_false_rejects"] == 0
 
 
-def test_the_detector_of_escapes_detects(pool: JudgePool, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_detector_of_escapes_detects(pool: GraderPool, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The same programs, with the secret where the sandbox does let them look: what would be an escape is seen as one."""
     canaries = family_e.Canaries.placed(tmp_path_factory.mktemp("canaries"))
     try:
-        honest = pool.judge(family_e._job(family_e.HONEST), family_e.E1_LIMITS)
+        honest = pool.grade(family_e._job(family_e.HONEST), family_e.E1_LIMITS)
         assert not canaries.broken(honest)
-        told = pool.judge(family_e._job(f"raise ValueError({canaries.secret!r})"), family_e.E1_LIMITS)
+        told = pool.grade(family_e._job(f"raise ValueError({canaries.secret!r})"), family_e.E1_LIMITS)
         assert canaries.broken(told)
         (canaries.folder / "written").write_text("x")
         assert canaries.broken(honest)
@@ -44,16 +44,16 @@ def test_the_detector_of_escapes_detects(pool: JudgePool, tmp_path_factory: pyte
         canaries.close()
 
 
-def test_flaky_honest_answers_are_not_rejected(pool: JudgePool) -> None:
+def test_flaky_honest_answers_are_not_rejected(pool: GraderPool) -> None:
     row = family_e.run_e10(tries=60)
     assert row["rejected"] == []
     assert row["honest_false_rejects"] == 0
 
 
-def test_the_check_rejects_a_false_claim(pool: JudgePool) -> None:
+def test_the_check_rejects_a_false_claim(pool: GraderPool) -> None:
     """The honest twin's rule is not one that accepts everything."""
     job = family_e._job("def target(n): return 0")
-    assert family_e.check_six(True, lambda: pool.judge(job)) == "reject"
+    assert family_e.check_six(True, lambda: pool.grade(job)) == "reject"
 
 
 @pytest.mark.heavy

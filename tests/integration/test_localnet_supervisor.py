@@ -92,7 +92,7 @@ def test_quick_deaths_are_restarted_more_and_more_slowly_and_then_given_up(
 ) -> None:
     supervisor.start(spec(tmp_path, "raise SystemExit(1)"))
     pauses = []
-    for _ in range(supervision.MOST_QUICK_DEATHS):
+    for _ in range(supervision.MAX_QUICK_DEATHS):
         death = first_death(supervisor)
         pauses.append(death.restart_in_s)
         clock.now += supervision.LONGEST_PAUSE_S

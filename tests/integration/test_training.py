@@ -204,8 +204,8 @@ def test_a_group_that_validators_accepted_falsely_is_dropped_with_its_findings(n
     context = network.participant("miner-0").open_window(FIRST_WINDOW)
     loaded = mining.select_model(context)
     groups = mining.produce_groups(context, loaded, GROUPS)
-    lied = tuple(dataclasses.replace(row, sketches=bytes(len(row.sketches))) for row in groups[1].rows)
-    groups[1] = dataclasses.replace(groups[1], rows=lied)
+    lied = tuple(dataclasses.replace(row, sketches=bytes(len(row.sketches))) for row in groups[1].rollouts)
+    groups[1] = dataclasses.replace(groups[1], rollouts=lied)
     data = mining.pack(context, loaded, groups)
     for name in ("validator-0", "validator-1"):
         network.claim(name, {"miner-0": data})

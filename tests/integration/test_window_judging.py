@@ -25,10 +25,10 @@ from grail_validator.ledger import Ledger
 from grail_validator.service import ComparedModels, ValidatorService
 from tooling.adversaries.tampering import (
     Tamper,
-    change_row,
+    change_rollout,
     end_put_first,
     last_token_cut,
-    map_rows,
+    map_rollouts,
     prompt_changed,
     tokens_changed,
     zero_sketches,
@@ -145,7 +145,7 @@ def test_no_alternative_is_run_for_a_file_that_fails_without_it(network: SmallNe
     context = network.participant("trainer").open_window(FIRST_WINDOW)
     loaded = mining.select_model(context)
     groups = mining.produce_groups(context, loaded, GROUPS)
-    upload(network, "miner-0", mining.pack(context, loaded, map_rows(zero_sketches)(groups)))
+    upload(network, "miner-0", mining.pack(context, loaded, map_rollouts(zero_sketches)(groups)))
     validator = network.validator("validator-0")
     sight(network, validator)
     verdict = judge(network, validator).miner(network.signers["miner-0"].hotkey)
@@ -203,13 +203,13 @@ def test_evidence_whose_alternatives_cannot_be_judged_is_none(network: SmallNetw
 @pytest.mark.parametrize(
     ("change", "check"),
     [
-        (map_rows(zero_sketches), "proof"),
-        (map_rows(tokens_changed(200)), "proof"),
-        (map_rows(prompt_changed(200)), "prompt"),
-        (map_rows(end_put_first(END_TOKEN_ID)), "termination"),
-        (map_rows(last_token_cut), "termination"),
-        (change_row(0, 3, reward=1.0, success=True), "reward"),
-        (change_row(1, 0, tokens=np.full(40, 299, np.int32), prompt_length=32), "schema"),
+        (map_rollouts(zero_sketches), "proof"),
+        (map_rollouts(tokens_changed(200)), "proof"),
+        (map_rollouts(prompt_changed(200)), "prompt"),
+        (map_rollouts(end_put_first(END_TOKEN_ID)), "termination"),
+        (map_rollouts(last_token_cut), "termination"),
+        (change_rollout(0, 3, reward=1.0, success=True), "reward"),
+        (change_rollout(1, 0, tokens=np.full(40, 299, np.int32), prompt_length=32), "schema"),
     ],
     ids=["zero sketches", "changed tokens", "other prompt", "early end token", "cut", "false reward", "vocabulary"],
 )

@@ -55,7 +55,7 @@ def wanted_ids(family: str, ids: str) -> list[str]:
     return [id_ for id_ in every if (not families and not chosen) or id_[0] in families or id_ in chosen]
 
 
-def row_of(id_: str, attacks: dict[str, Attack], options: dict[str, Any]) -> dict[str, Any]:
+def rollout_of(id_: str, attacks: dict[str, Attack], options: dict[str, Any]) -> dict[str, Any]:
     """Run one attack, or say that it is not built."""
     if id_ not in attacks:
         return {
@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
     rows = []
     for id_ in ids:
         print(f"{id_} …", file=sys.stderr, flush=True)
-        rows.append(row_of(id_, attacks, {"seed": options.seed, "tries": options.tries}))
+        rows.append(rollout_of(id_, attacks, {"seed": options.seed, "tries": options.tries}))
     if options.as_json:
         kept = rows if options.details else [{key: value for key, value in row.items() if key != "details"} for row in rows]
         print(json.dumps({"rows": kept}))

@@ -26,8 +26,8 @@ from grail_core.generation.base import Completion
 from grail_core.model.policy_model import PolicyModel
 from grail_core.participant.windows import open_challenge
 from grail_core.proof.alternatives import Alternatives
-from grail_core.proof.batch import RowProof
-from grail_core.protocol import Finding, Randomness, RolloutRow, without_negative_zero
+from grail_core.proof.batch import RolloutProof
+from grail_core.protocol import Finding, Randomness, RolloutRecord, without_negative_zero
 from grail_core.protocol.context import Challenge, WindowContext, challenge_seed
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.policy import GenerationPolicy
@@ -127,31 +127,33 @@ class Courtroom:
     def sampling_seed(self, group: int, rollout: int) -> int:
         return self.context.sampling_seed(self.hotkey, group, rollout)
 
-    def groups_of(self, rollouts: Sequence[Rollout], claims: Sequence[RowProof]) -> list[Group]:
+    def groups_of(self, rollouts: Sequence[Rollout], claims: Sequence[RolloutProof]) -> list[Group]:
         """Rollouts and claims made in any way, judged as the environment judges them: what a consistent liar packs."""
-        by_group: dict[int, list[RolloutRow]] = {}
+        by_group: dict[int, list[RolloutRecord]] = {}
         environment = self.network.environment
         for rollout, claim in zip(rollouts, claims, strict=True):
             problem = environment.problem(self.context.problem_seed(self.hotkey, rollout.group))
-            judgement = self.mining.judge(environment, self.loaded, problem, Completion(rollout.completion))
-            row = RolloutRow(
+            grade = self.mining.grade(environment, self.loaded, problem, Completion(rollout.completion))
+            record = RolloutRecord(
                 group=rollout.group,
                 rollout=rollout.rollout,
                 tokens=as_tokens(rollout.tokens),
                 prompt_length=rollout.prompt_length,
                 logprobs=without_negative_zero(claim.logprobs),
                 sketches=claim.sketches,
-                reward=judgement.reward,
-                success=judgement.success,
+                reward=grade.reward,
+                success=grade.success,
             )
-            by_group.setdefault(rollout.group, []).append(row)
-        return [Group(group, tuple(rows)) for group, rows in by_group.items()]
+            by_group.setdefault(rollout.group, []).append(record)
+        return [Group(group, tuple(records)) for group, records in by_group.items()]
 
-    def judged_again(self, groups: Sequence[Group]) -> list[Group]:
+    def graded_again(self, groups: Sequence[Group]) -> list[Group]:
         """With the rewards that changed text earns, so that no earlier check speaks for the proof."""
-        rows = [row for group in groups for row in group.rows]
-        rollouts = [Rollout(row.group, row.rollout, tuple(row.tokens.tolist()), row.prompt_length) for row in rows]
-        return self.groups_of(rollouts, [RowProof(bytes(row.sketches), row.logprobs) for row in rows])
+        records = [record for group in groups for record in group.rollouts]
+        rollouts = [
+            Rollout(record.group, record.rollout, tuple(record.tokens.tolist()), record.prompt_length) for record in records
+        ]
+        return self.groups_of(rollouts, [RolloutProof(bytes(record.sketches), record.logprobs) for record in records])
 
     def pack(self, groups: Sequence[Group]) -> bytes:
         """The signed file of these groups."""
@@ -176,7 +178,7 @@ class Courtroom:
             known_class=known_class,
         )
 
-    def judge(self, data: bytes, *, alternatives: Alternatives | None = None, known_class: str | None = None) -> Ruling:
+    def examine(self, data: bytes, *, alternatives: Alternatives | None = None, known_class: str | None = None) -> Ruling:
         """Checks 1 to 9 on a file's bytes."""
         digest = Digest(hashlib.sha256(data).digest())
         sample = ChallengedSample(challenge_seed(self.context, self.challenge, digest), self.model, alternatives)

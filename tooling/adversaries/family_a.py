@@ -23,7 +23,7 @@ from tooling.adversaries.tampering import (
     FORGED_SKETCHES,
     Change,
     last_token_changed,
-    map_rows,
+    map_rollouts,
     one_token_changed,
     order_changed,
 )
@@ -36,7 +36,7 @@ def run_a1(scene: Scene) -> Row:
     row = Row("A1", "file")
     court = scene.before(0)
     for name, data in without_sketches(court.pack(scene.honest(0, 1))).items():
-        row.add(name, court.judge(data))
+        row.add(name, court.examine(data))
     row.honest(scene.honest_ruling(0, 1))
     return row
 
@@ -50,7 +50,7 @@ def run_a2(scene: Scene, scales: Sequence[str] = _NO_MODEL_SCALES) -> Row:
             model = _rescaled(scene.folders.policy, folder / "model", scale)
             with open_scene(scene.extent, store=scene.store, model=model) as scaled:
                 for name, change in FORGED_SKETCHES.items():
-                    ruling = scaled.judge(0, map_rows(change)(scaled.honest(0, 1)))
+                    ruling = scaled.examine(0, map_rollouts(change)(scaled.honest(0, 1)))
                     row.add(f"{name}, hidden states × {scale}", ruling)
                 row.honest(scaled.honest_ruling(0, 1))
         finally:
@@ -106,10 +106,10 @@ def run_a8(scene: Scene) -> Row:
     """Everything a miner could wish to choose of the window's randomness: in the header, in the projections, in the seeds."""
     row = Row("A8", "file")
     court, groups = scene.before(0), scene.honest(0, 1)
-    rows = [one for group in groups for one in group.rows]
+    rows = [one for group in groups for one in group.rollouts]
     network_id, other = court.context.network_id, scene.before(1).hotkey
     for name, data in with_a_wished_header(court.pack(groups), rows, network_id, court.mining.signer, other).items():
-        row.add(name, court.judge(data))
+        row.add(name, court.examine(data))
     try_deviation(scene, row, "own projections", 0, 1)
     return run_deviations(scene, row, ["wrong seeds"], 1)
 
@@ -124,7 +124,7 @@ def run_a9(scene: Scene) -> Row:
         "order of two": order_changed,
     }
     for name, change in changes.items():
-        row.add(name, scene.judge(0, court.judged_again(map_rows(change)(scene.honest(0, 1)))))
+        row.add(name, scene.examine(0, court.graded_again(map_rollouts(change)(scene.honest(0, 1)))))
     row.honest(scene.honest_ruling(0, 1))
     return row
 
@@ -134,7 +134,7 @@ def run_a10(scene: Scene) -> Row:
     row = Row("A10", "file")
     court = scene.before(0)
     for name, data in with_a_second_reading(court.pack(scene.honest(0, 1))).items():
-        row.add(name, court.judge(data))
+        row.add(name, court.examine(data))
     row.honest(scene.honest_ruling(0, 1))
     return row
 

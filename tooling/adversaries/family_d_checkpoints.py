@@ -25,7 +25,7 @@ from grail_core.checkpoints.delta.codec import Profile, encode
 from grail_core.checkpoints.delta.frames import Frame, Mode, pack_streams
 from grail_core.checkpoints.delta.tensors import DTYPES, Layout, RawTensor
 from grail_core.checkpoints.fetch import apply_to_model, materialise
-from grail_core.checkpoints.manifests import ChainMemory, ChainView, StoredManifest, list_manifests, select
+from grail_core.checkpoints.manifests import ChainMemory, CheckpointSequence, StoredManifest, list_manifests, select
 from grail_core.checkpoints.publish import CheckpointParts, publish
 from grail_core.environment import EnvironmentSpec
 from grail_core.errors import CheckpointError
@@ -109,7 +109,7 @@ class World:
     def publish(self, number: int, state: Mapping[str, RawTensor], files: Mapping[str, bytes] = FILES) -> CheckpointManifest:
         return publish(self.store, parts(number), state, files, TRAINER, PARAMS, self.root / "trainer-cache")
 
-    def view(self) -> ChainView:
+    def view(self) -> CheckpointSequence:
         return list_manifests(self.store, trainer_hotkey=TRAINER.hotkey, network_id=NETWORK_ID)
 
     def follow(self) -> None:
@@ -408,7 +408,7 @@ def run_d14() -> dict[str, Any]:
         for offset in (-1, 0, 1, 1_500, 20_000, 10**9):
             item = StoredManifest(second.manifest, border + offset)
             readers = [
-                select(ChainView((first, item)), Window(window), PARAMS, _time_of).sequence
+                select(CheckpointSequence((first, item)), Window(window), PARAMS, _time_of).sequence
                 for window in range(second.manifest.valid_from, second.manifest.valid_from + 3000, 30)
                 for _reader in range(3)
             ]
@@ -419,7 +419,7 @@ def run_d14() -> dict[str, Any]:
             else:
                 tries.append(Try(f"{offset} ms late", used != {0}, "checkpoint lead", f"skipped for good: {sorted(used)}"))
         early = {
-            select(ChainView((first, second)), Window(w), PARAMS, _time_of).sequence
+            select(CheckpointSequence((first, second)), Window(w), PARAMS, _time_of).sequence
             for w in range(0, second.manifest.valid_from, 30)
         }
         tries.append(Try("used before valid_from", early != {0}, "valid_from", f"{sorted(early)}"))
@@ -436,7 +436,7 @@ def run_d17() -> dict[str, Any]:
             def attack(world: World = world, change: dict[str, bytes] = change) -> None:
                 world.publish(2, weights(2), {**FILES, **change})
 
-            def harmed(world: World = world, before: ChainView = before) -> bool:
+            def harmed(world: World = world, before: CheckpointSequence = before) -> bool:
                 return world.view() != before
 
             tries.append(_judge(f"publish: {name}", attack, harmed))

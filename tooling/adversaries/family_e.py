@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grail_core.environment import Environment, JudgementOutcome
+from grail_core.environment import Environment, GradeOutcome
 from grail_envs import load
-from grail_envs.sandbox import Job, JudgePool, Limits, Ruling
+from grail_envs.sandbox import GraderPool, Job, Limits, Ruling
 from tooling import REPOSITORY
 from tooling.adversaries.hostile_programs import PROGRAMS
 
@@ -95,10 +95,10 @@ class Canaries:
 
 
 def run_e1(
-    *, seed: int = 0, tries: int | None = None, pool: JudgePool | None = None, limits: Limits = E1_LIMITS
+    *, seed: int = 0, tries: int | None = None, pool: GraderPool | None = None, limits: Limits = E1_LIMITS
 ) -> dict[str, Any]:
     """Hostile programs. `tries`: runs in all (default: every program once); afterwards 100 honest answers in a row."""
-    own = pool or JudgePool("strict")
+    own = pool or GraderPool("strict")
     details: list[dict[str, Any]] = []
     honest_tries = honest_rejects = 0
     names = sorted(PROGRAMS)
@@ -107,15 +107,15 @@ def run_e1(
         try:
             for number in range(tries or len(names)):
                 name = names[(number + seed) % len(names)]
-                ruling = own.judge(_job(canaries.filled(PROGRAMS[name])), limits)
-                after = own.judge(_job(HONEST), limits)
+                ruling = own.grade(_job(canaries.filled(PROGRAMS[name])), limits)
+                after = own.grade(_job(HONEST), limits)
                 honest_tries += 1
                 honest_rejects += not after.passed
                 accepted = ruling.passed or canaries.broken(ruling) or not after.passed
                 if number < len(names) or accepted:
                     details.append({"name": name, "accepted": accepted, "stage": ruling.stage, "message": ruling.detail})
             with ThreadPoolExecutor(4) as executor:
-                rulings = list(executor.map(lambda _: own.judge(_job(HONEST), limits), range(100)))
+                rulings = list(executor.map(lambda _: own.grade(_job(HONEST), limits), range(100)))
         finally:
             canaries.close()
             if pool is None:
@@ -180,17 +180,17 @@ def run_e2(*, seed: int = 0) -> dict[str, Any]:
         problem = env.problem(seed)
         for name, text in hostile_texts().items():
             started = time.monotonic()
-            judgement = env.judge(problem, text)
+            grade = env.grade(problem, text)
             took = time.monotonic() - started
             honest_tries += 1
-            honest_rejects += not env.judge(problem, right).success
-            accepted = judgement.success or took > E2_SECONDS or judgement.outcome is not JudgementOutcome.JUDGED
+            honest_rejects += not env.grade(problem, right).success
+            accepted = grade.success or took > E2_SECONDS or grade.outcome is not GradeOutcome.GRADED
             details.append(
                 {
                     "name": f"{env.spec.env_id}/{name}",
                     "accepted": accepted,
                     "seconds": round(took, 3),
-                    "message": judgement.detail,
+                    "message": grade.detail,
                 }
             )
     return _row("E2", "program", len(details), details, "reward", honest_tries, honest_rejects)
@@ -221,7 +221,7 @@ FLAKY: dict[str, str] = {
 
 def run_e10(*, seed: int = 0, tries: int = 10_000) -> dict[str, Any]:
     """Honest flaky answers through check 6: the claim from the miner's pool, the verdict from the validator's."""
-    miner, validator = JudgePool("strict"), JudgePool("strict")
+    miner, validator = GraderPool("strict"), GraderPool("strict")
     names = sorted(FLAKY)
     quick = [name for name in names if not name.startswith("near")]
     slow = [name for name in names if name.startswith("near")]
@@ -229,8 +229,8 @@ def run_e10(*, seed: int = 0, tries: int = 10_000) -> dict[str, Any]:
     def one(number: int) -> tuple[str, str]:
         name = slow[number // 50 % len(slow)] if number % 50 == 0 else quick[(number + seed) % len(quick)]
         job = Job(code=FLAKY[name], tests=("assert target(1)",), remote=("target",))
-        claim = miner.judge(job, E10_LIMITS)
-        return name, check_six(claim.passed, lambda: validator.judge(job, E10_LIMITS))
+        claim = miner.grade(job, E10_LIMITS)
+        return name, check_six(claim.passed, lambda: validator.grade(job, E10_LIMITS))
 
     with ThreadPoolExecutor(4) as executor:
         outcomes = list(executor.map(one, range(tries)))

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from grail_core.files.window_file import HEADER_KEY, SIGNATURE_KEY, read_window_file, write_window_file
-from grail_core.protocol import RolloutRow, header_digest
+from grail_core.protocol import RolloutRecord, header_digest
 from grail_core.protocol.constants import SKETCH_BYTES_PER_POSITION
 from grail_core.protocol.signer import Signer
 from grail_core.protocol.types import Digest, Hotkey
@@ -66,7 +66,7 @@ def with_a_second_reading(data: bytes) -> dict[str, bytes]:
 
 
 def with_a_wished_header(
-    data: bytes, rows: Sequence[RolloutRow], network_id: Digest, signer: Signer, other: Hotkey
+    data: bytes, rows: Sequence[RolloutRecord], network_id: Digest, signer: Signer, other: Hotkey
 ) -> dict[str, bytes]:
     """Everything a miner could wish to choose of the window's randomness, said in the header and signed by `signer`.
 

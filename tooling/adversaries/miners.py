@@ -2,7 +2,7 @@
 
 Every class overrides what it lies about and nothing else, so that a reject is about the lie. They live outside the shipped
 wheels, and a network is expected to give each of them weight 0 with a reason. `cheating_miner` runs one as a process; what
-lies about single rows and needs no miner is in `tampering`, what needs a study's models in `deviations`.
+lies about single rollouts and needs no miner is in `tampering`, what needs a study's models in `deviations`.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from statistics import fmean
 import numpy as np
 
 from grail_core.checkpoints.loaded import LiveCheckpoint, LoadedCheckpoint
-from grail_core.environment import Environment, JudgementOutcome, Problem
+from grail_core.environment import Environment, GradeOutcome, Problem
 from grail_core.errors import ProtocolViolationError, StorageError
 from grail_core.files.window_file import read_window_file
 from grail_core.generation.base import Completion, GenerationRequest
 from grail_core.generation.hf import HfGenerator
 from grail_core.keys import ss58
 from grail_core.participant.participant import Participant
-from grail_core.proof.batch import RowProof
-from grail_core.protocol import GroupCount, RolloutRow
+from grail_core.proof.batch import RolloutProof
+from grail_core.protocol import GroupCount, RolloutRecord
 from grail_core.protocol.constants import MAX_FILE_BYTES, ROLLOUTS_PER_PROBLEM
 from grail_core.protocol.context import WindowContext
 from grail_core.storage.layout import window_key
@@ -43,9 +43,9 @@ class ZeroSketch(Mining):
 
     def prove(
         self, context: WindowContext, loaded: LoadedCheckpoint, prompt: tuple[int, ...], answers: Sequence[Completion]
-    ) -> list[RowProof]:
+    ) -> list[RolloutProof]:
         lengths = [len(answer.tokens) for answer in answers]
-        return [RowProof(constant_sketches(length + 1), np.zeros(length, np.float32)) for length in lengths]
+        return [RolloutProof(constant_sketches(length + 1), np.zeros(length, np.float32)) for length in lengths]
 
 
 class BestOfN(Mining):
@@ -70,8 +70,8 @@ class BestOfN(Mining):
 
     def worth(self, environment: Environment, loaded: LoadedCheckpoint, problem: Problem, completion: Completion) -> float:
         """What is selected for: the reward."""
-        judgement = self.judge(environment, loaded, problem, completion)
-        return judgement.reward if judgement.outcome is JudgementOutcome.JUDGED else float("-inf")
+        grade = self.grade(environment, loaded, problem, completion)
+        return grade.reward if grade.outcome is GradeOutcome.GRADED else float("-inf")
 
 
 class Stale(Mining):
@@ -91,7 +91,7 @@ class Skip(Mining):
     """Submits only the better half of its groups, far more gaps than the protocol allows."""
 
     def pack(self, context: WindowContext, loaded: LoadedCheckpoint, groups: Sequence[Group]) -> bytes:
-        by_success = sorted(groups, key=lambda g: -fmean(float(row.success) + 1e-3 * row.reward for row in g.rows))
+        by_success = sorted(groups, key=lambda g: -fmean(float(record.success) + 1e-3 * record.reward for record in g.rollouts))
         kept = sorted(by_success[: max(1, int(len(groups) * KEEP_SHARE))], key=lambda g: g.group)
         if kept[-1].group + 1 - len(kept) <= 1 and len(kept) > 1:  # by chance a prefix: leave out more
             kept = kept[-1:]
@@ -99,7 +99,7 @@ class Skip(Mining):
 
 
 class Copy(Mining):
-    """Reads another miner's file as soon as it lies there, and signs its rows as its own."""
+    """Reads another miner's file as soon as it lies there, and signs its rollouts as its own."""
 
     participant: Participant
     _copied: int = -1  # the window whose victim was found
@@ -128,20 +128,20 @@ class Copy(Mining):
             except (StorageError, ProtocolViolationError, ValueError):
                 continue
             log.event("file_copied", window=context.window, victim=ss58(neuron.hotkey))
-            by_group: dict[int, list[RolloutRow]] = {}
-            for row in file.table.rows():
-                by_group.setdefault(row.group, []).append(row)
-            return [Group(group, tuple(rows)) for group, rows in sorted(by_group.items())]
+            by_group: dict[int, list[RolloutRecord]] = {}
+            for record in file.table.records():
+                by_group.setdefault(record.group, []).append(record)
+            return [Group(group, tuple(records)) for group, records in sorted(by_group.items())]
         return []
 
 
 def pack_without_rules(mining: Mining, context: WindowContext, loaded: LoadedCheckpoint, groups: Sequence[Group]) -> bytes:
     """A well-formed, signed window file of any groups, whatever the gap rule says of them."""
-    rows = [row for group in groups for row in group.rows]
+    records = [record for group in groups for record in group.rollouts]
     span, n = groups[-1].group + 1, len(groups)
     gaps = span - n
     counted = GroupCount(n, span, gaps, gaps, ROLLOUTS_PER_PROBLEM * max(0, n - gaps))
-    return mining.seal(context, loaded, rows, counted)
+    return mining.seal(context, loaded, records, counted)
 
 
 MINERS: dict[str, type[Mining]] = dict(zip(STRATEGIES, (ZeroSketch, BestOfN, Stale, Skip, Copy), strict=True))

@@ -114,12 +114,12 @@ class Row:
             tries = [one for one in self.tries if one.name == name]
             passed = sum(one.accepted for one in tries)
             if name in self.power:
-                passed = max(0, passed - _most_passing(len(tries), self.power[name]["low"]))
+                passed = max(0, passed - _max_passing(len(tries), self.power[name]["low"]))
             total += passed
         return total
 
 
-def _most_passing(tries: int, least_power: float) -> int:
+def _max_passing(tries: int, least_power: float) -> int:
     """Files that may pass, at 1 in 1,000, if each is rejected with the least power that is published."""
     miss = 1.0 - least_power
     mass = below = (1 - miss) ** tries
@@ -185,17 +185,17 @@ class Scene:
 
     def honest_ruling(self, miner: int, groups: int) -> Ruling:
         if (miner, groups) not in self._rulings:
-            self._rulings[miner, groups] = self.judge(miner, self.honest(miner, groups))
+            self._rulings[miner, groups] = self.examine(miner, self.honest(miner, groups))
         return self._rulings[miner, groups]
 
-    def judge(self, miner: int, groups: Sequence[Group]) -> Ruling:
+    def examine(self, miner: int, groups: Sequence[Group]) -> Ruling:
         """All nine checks on the file of these groups, the alternatives among them."""
         court = self.before(miner)
-        return court.judge(court.pack(groups), alternatives=self.alternatives)
+        return court.examine(court.pack(groups), alternatives=self.alternatives)
 
     def submit(self, row: Row, name: str, miner: int, produced: Produced) -> None:
         """Rollouts and claims as a consistent liar packs them, judged and entered in the row."""
-        row.add(name, self.judge(miner, self.before(miner).groups_of(*produced)))
+        row.add(name, self.examine(miner, self.before(miner).groups_of(*produced)))
 
 
 @contextmanager

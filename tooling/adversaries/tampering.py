@@ -1,7 +1,8 @@
-"""Honest work changed after the fact: what a liar does to the tokens, sketches, log-probabilities and rows that he has.
+"""Honest work changed after the fact: what a liar does to the tokens, sketches, log-probabilities and rollouts that he has.
 
-A `Change` makes another row of a row, a `Tamper` other groups of a miner's groups; `map_rows` and `change_row` lift the one to
-the other. None of them signs or packs: whoever is in the dock does that, so a file of tampered rows is well formed and bound.
+A `Change` makes another rollout of a rollout, a `Tamper` other groups of a miner's groups; `map_rollouts` and
+`change_rollout` lift the one to the other. None of them signs or packs: whoever is in the dock does that, so a file of
+tampered rollouts is well formed and bound.
 The parts that also other lies are made of (`constant_sketches`, `token_replaced`, …) take plain values.
 """
 
@@ -13,30 +14,30 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from grail_core.protocol import RolloutRow
+from grail_core.protocol import RolloutRecord
 from grail_core.protocol.constants import SKETCH_BYTES_PER_POSITION
 from grail_miner.mining import Group
 
-Change = Callable[[RolloutRow], RolloutRow]
+Change = Callable[[RolloutRecord], RolloutRecord]
 Tamper = Callable[[Sequence[Group]], list[Group]]
 F32 = npt.NDArray[np.float32]
 
 _CONTROLS = 9  # the least token that is no control token of any tiny model
 
 
-def map_rows(change: Change) -> Tamper:
-    """Every row through `change`."""
-    return lambda groups: [Group(group.group, tuple(map(change, group.rows))) for group in groups]
+def map_rollouts(change: Change) -> Tamper:
+    """Every rollout through `change`."""
+    return lambda groups: [Group(group.group, tuple(map(change, group.rollouts))) for group in groups]
 
 
-def change_row(group: int, rollout: int, **fields: object) -> Tamper:
-    """Other fields in one row of the group at index `group`."""
+def change_rollout(group: int, rollout: int, **fields: object) -> Tamper:
+    """Other fields in one rollout of the group at index `group`."""
 
     def tamper(groups: Sequence[Group]) -> list[Group]:
         changed = list(groups)
-        rows = list(groups[group].rows)
-        rows[rollout] = dataclasses.replace(rows[rollout], **fields)  # type: ignore[arg-type]
-        changed[group] = Group(groups[group].group, tuple(rows))
+        records = list(groups[group].rollouts)
+        records[rollout] = dataclasses.replace(records[rollout], **fields)  # type: ignore[arg-type]
+        changed[group] = Group(groups[group].group, tuple(records))
         return changed
 
     return tamper
@@ -56,17 +57,17 @@ def random_sketches(positions: int, seed: int) -> bytes:
     return np.clip(np.rint(z * 4096), -32767, 32767).astype("<i2").tobytes()
 
 
-def zero_sketches(row: RolloutRow) -> RolloutRow:
-    return _with_sketches(row, constant_sketches(_positions(row)))
+def zero_sketches(record: RolloutRecord) -> RolloutRecord:
+    return _with_sketches(record, constant_sketches(_positions(record)))
 
 
 FORGED_SKETCHES: dict[str, Change] = {
     "zero": zero_sketches,
-    "constant": lambda row: _with_sketches(row, constant_sketches(_positions(row), 1024)),
-    "largest value": lambda row: _with_sketches(row, constant_sketches(_positions(row), 32767)),
-    "random normal": lambda row: _with_sketches(row, random_sketches(_positions(row), row.rollout)),
-    "one honest position repeated": lambda row: _with_sketches(
-        row, bytes(row.sketches[:SKETCH_BYTES_PER_POSITION]) * _positions(row)
+    "constant": lambda record: _with_sketches(record, constant_sketches(_positions(record), 1024)),
+    "largest value": lambda record: _with_sketches(record, constant_sketches(_positions(record), 32767)),
+    "random normal": lambda record: _with_sketches(record, random_sketches(_positions(record), record.rollout)),
+    "one honest position repeated": lambda record: _with_sketches(
+        record, bytes(record.sketches[:SKETCH_BYTES_PER_POSITION]) * _positions(record)
     ),
 }
 """Every way to fill the column without running a model."""
@@ -101,18 +102,18 @@ def another_token(token: int, vocabulary: int) -> int:
     return max(_CONTROLS, (token + 17) % vocabulary)
 
 
-def with_completion(row: RolloutRow, completion: Sequence[int]) -> RolloutRow:
-    """The row with another completion of the same length, everything else as it was."""
-    return dataclasses.replace(row, tokens=as_tokens((*row.tokens[: row.prompt_length].tolist(), *completion)))
+def with_completion(record: RolloutRecord, completion: Sequence[int]) -> RolloutRecord:
+    """The rollout with another completion of the same length, everything else as it was."""
+    return dataclasses.replace(record, tokens=as_tokens((*record.tokens[: record.prompt_length].tolist(), *completion)))
 
 
 def one_token_changed(vocabulary: int) -> Change:
     """The token in the middle is another."""
 
-    def change(row: RolloutRow) -> RolloutRow:
-        completion = row.completion.tolist()
+    def change(record: RolloutRecord) -> RolloutRecord:
+        completion = record.completion.tolist()
         at = len(completion) // 2 if len(completion) > 1 else 0
-        return with_completion(row, token_replaced(completion, at, another_token(completion[at], vocabulary)))
+        return with_completion(record, token_replaced(completion, at, another_token(completion[at], vocabulary)))
 
     return change
 
@@ -120,24 +121,24 @@ def one_token_changed(vocabulary: int) -> Change:
 def last_token_changed(vocabulary: int, end: int) -> Change:
     """The last token is another; an end token stays, else `termination` would have its say before the proof."""
 
-    def change(row: RolloutRow) -> RolloutRow:
-        *others, last = row.completion.tolist()
-        return row if last == end else with_completion(row, [*others, another_token(last, vocabulary)])
+    def change(record: RolloutRecord) -> RolloutRecord:
+        *others, last = record.completion.tolist()
+        return record if last == end else with_completion(record, [*others, another_token(last, vocabulary)])
 
     return change
 
 
-def order_changed(row: RolloutRow) -> RolloutRow:
+def order_changed(record: RolloutRecord) -> RolloutRecord:
     """The two tokens in the middle have changed places."""
-    return with_completion(row, two_swapped(row.completion.tolist(), max(0, row.completion_length // 2 - 1)))
+    return with_completion(record, two_swapped(record.completion.tolist(), max(0, record.completion_length // 2 - 1)))
 
 
 def tokens_changed(vocabulary: int) -> Change:
     """Every completion token but the last is another."""
 
-    def change(row: RolloutRow) -> RolloutRow:
-        *others, last = row.completion.tolist()
-        return with_completion(row, [*(another_token(token, vocabulary) for token in others), last])
+    def change(record: RolloutRecord) -> RolloutRecord:
+        *others, last = record.completion.tolist()
+        return with_completion(record, [*(another_token(token, vocabulary) for token in others), last])
 
     return change
 
@@ -145,33 +146,37 @@ def tokens_changed(vocabulary: int) -> Change:
 def prompt_changed(vocabulary: int) -> Change:
     """The prompt's first token is another."""
 
-    def change(row: RolloutRow) -> RolloutRow:
-        first, *others = row.tokens.tolist()
-        return dataclasses.replace(row, tokens=as_tokens((another_token(first, vocabulary), *others)))
+    def change(record: RolloutRecord) -> RolloutRecord:
+        first, *others = record.tokens.tolist()
+        return dataclasses.replace(record, tokens=as_tokens((another_token(first, vocabulary), *others)))
 
     return change
 
 
 def end_put_first(end: int) -> Change:
     """The end token stands where the completion begins, and the completion goes on."""
-    return lambda row: with_completion(row, token_replaced(row.completion.tolist(), 0, end))
+    return lambda record: with_completion(record, token_replaced(record.completion.tolist(), 0, end))
 
 
-def last_token_cut(row: RolloutRow) -> RolloutRow:
-    """One token shorter with all that belongs to it, so that nothing ends it; rows of two tokens or fewer stay."""
-    if row.completion_length < 3:
-        return row
-    tokens, logprobs, sketches = row.tokens[:-1].copy(), row.logprobs[:-1].copy(), row.sketches[:-SKETCH_BYTES_PER_POSITION]
-    return dataclasses.replace(row, tokens=tokens, logprobs=logprobs, sketches=sketches)
+def last_token_cut(record: RolloutRecord) -> RolloutRecord:
+    """One token shorter with all that belongs to it, so that nothing ends it; rollouts of two tokens or fewer stay."""
+    if record.completion_length < 3:
+        return record
+    tokens, logprobs, sketches = (
+        record.tokens[:-1].copy(),
+        record.logprobs[:-1].copy(),
+        record.sketches[:-SKETCH_BYTES_PER_POSITION],
+    )
+    return dataclasses.replace(record, tokens=tokens, logprobs=logprobs, sketches=sketches)
 
 
 def as_tokens(values: Sequence[int]) -> npt.NDArray[np.int32]:
     return np.ascontiguousarray(values, dtype=np.int32)
 
 
-def _positions(row: RolloutRow) -> int:
-    return len(row.sketches) // SKETCH_BYTES_PER_POSITION
+def _positions(record: RolloutRecord) -> int:
+    return len(record.sketches) // SKETCH_BYTES_PER_POSITION
 
 
-def _with_sketches(row: RolloutRow, sketches: bytes) -> RolloutRow:
-    return dataclasses.replace(row, sketches=sketches)
+def _with_sketches(record: RolloutRecord, sketches: bytes) -> RolloutRecord:
+    return dataclasses.replace(record, sketches=sketches)

@@ -46,8 +46,8 @@ FINAL_EXIT_CODES = frozenset(
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
 HEALTHY_AFTER_S = 20.0  # a process that lived so long starts again with the first pause
-MOST_QUICK_DEATHS = 6  # deaths in a row, none of them healthy, after which the run is given up
-MOST_DEATHS = 12  # of one process in a run
+MAX_QUICK_DEATHS = 6  # deaths in a row, none of them healthy, after which the run is given up
+MAX_DEATHS = 12  # of one process in a run
 
 
 class State(Enum):
@@ -88,7 +88,7 @@ class Death:
 
 
 @dataclass
-class Supervised:
+class SupervisedProcess:
     """One process under supervision. Only the supervisor changes it."""
 
     spec: ProcessSpec
@@ -114,16 +114,16 @@ class Supervisor:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._processes: dict[str, Supervised] = {}
+        self._processes: dict[str, SupervisedProcess] = {}
 
     @property
-    def processes(self) -> Mapping[str, Supervised]:
+    def processes(self) -> Mapping[str, SupervisedProcess]:
         return self._processes
 
     def start(self, spec: ProcessSpec) -> None:
         if spec.name in self._processes:
             raise ValueError(f"there is a process {spec.name!r} already")
-        supervised = self._processes[spec.name] = Supervised(spec)
+        supervised = self._processes[spec.name] = SupervisedProcess(spec)
         self._launch(supervised)
 
     def poll(self) -> list[Death]:
@@ -175,7 +175,7 @@ class Supervisor:
             if supervised.state in (State.RUNNING, State.RESTARTING, State.WAITING):
                 supervised.state = State.STOPPED
 
-    def _launch(self, supervised: Supervised) -> None:
+    def _launch(self, supervised: SupervisedProcess) -> None:
         spec = supervised.spec
         spec.log.parent.mkdir(parents=True, exist_ok=True)
         with spec.log.open("ab") as log:
@@ -191,7 +191,7 @@ class Supervisor:
         supervised.started_at = self._clock()
         supervised.state = State.RUNNING
 
-    def _noticed(self, supervised: Supervised) -> Death | None:
+    def _noticed(self, supervised: SupervisedProcess) -> Death | None:
         assert supervised.process is not None
         code = supervised.process.poll()
         if code is None:
@@ -204,7 +204,7 @@ class Supervisor:
         lived = self._clock() - supervised.started_at
         supervised.quick_deaths = 0 if lived >= HEALTHY_AFTER_S else supervised.quick_deaths + 1
         lines = last_lines(supervised.spec.log)
-        hopeless = supervised.quick_deaths >= MOST_QUICK_DEATHS or len(supervised.exit_codes) >= MOST_DEATHS
+        hopeless = supervised.quick_deaths >= MAX_QUICK_DEATHS or len(supervised.exit_codes) >= MAX_DEATHS
         if code in FINAL_EXIT_CODES or hopeless:
             supervised.state = State.FAILED
             return Death(supervised.spec.name, code, None, lines)

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from grail_core.protocol.constants import WINDOW_LENGTH
 from tooling.localnet.status import NetworkStatus
-from tooling.localnet.supervisor import State, Supervised
+from tooling.localnet.supervisor import State, SupervisedProcess
 
 STATE_STYLE = {
     State.RUNNING: "green",
@@ -42,7 +42,7 @@ class View(Protocol):
         """One line about one process, or about the run."""
         ...
 
-    def update(self, status: NetworkStatus, processes: Mapping[str, Supervised]) -> None:
+    def update(self, status: NetworkStatus, processes: Mapping[str, SupervisedProcess]) -> None:
         """Draw the current state."""
         ...
 
@@ -65,7 +65,7 @@ class LineView:
             Text(f"{time.monotonic() - self._start:7.1f}s  {who:<12} {text}", style=style), soft_wrap=True, highlight=False
         )
 
-    def update(self, status: NetworkStatus, processes: Mapping[str, Supervised]) -> None:
+    def update(self, status: NetworkStatus, processes: Mapping[str, SupervisedProcess]) -> None:
         return None
 
 
@@ -91,7 +91,7 @@ class LiveView:
             return
         self._live.refresh()
 
-    def update(self, status: NetworkStatus, processes: Mapping[str, Supervised]) -> None:
+    def update(self, status: NetworkStatus, processes: Mapping[str, SupervisedProcess]) -> None:
         parts: list[RenderableType] = [
             _head(status, time.monotonic() - self._start),
             _miner_table(status, processes),
@@ -115,7 +115,7 @@ def _head(status: NetworkStatus, elapsed: float) -> Panel:
     return Panel("\n".join(lines), title="GRAIL localnet", title_align="left", border_style="cyan")
 
 
-def _miner_table(status: NetworkStatus, processes: Mapping[str, Supervised]) -> Table:
+def _miner_table(status: NetworkStatus, processes: Mapping[str, SupervisedProcess]) -> Table:
     table = Table(expand=True, box=None, header_style="dim", pad_edge=False)
     for name, justify in (("miner", "left"), ("strategy", "left"), ("state", "left"), ("weight", "right")):
         table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
@@ -134,7 +134,7 @@ def _miner_table(status: NetworkStatus, processes: Mapping[str, Supervised]) -> 
     return table
 
 
-def _process_table(status: NetworkStatus, processes: Mapping[str, Supervised]) -> Table:
+def _process_table(status: NetworkStatus, processes: Mapping[str, SupervisedProcess]) -> Table:
     table = Table(expand=True, box=None, header_style="dim", pad_edge=False)
     for name in ("process", "state", "restarts"):
         table.add_column(name, no_wrap=True)
@@ -146,7 +146,7 @@ def _process_table(status: NetworkStatus, processes: Mapping[str, Supervised]) -
     return table
 
 
-def _state(supervised: Supervised | None) -> Text:
+def _state(supervised: SupervisedProcess | None) -> Text:
     if supervised is None:
         return Text("–", style="dim")
     return Text(supervised.state.value, style=STATE_STYLE[supervised.state])

@@ -204,14 +204,14 @@ def _rollouts(
     """Groups of one window that vary, with behaviour log-probabilities, and the mean success of all."""
     from grail_core.generation.base import GenerationRequest
     from grail_core.generation.hf import HfGenerator
-    from grail_core.proof.batch import prove_rows
+    from grail_core.proof.batch import prove_rollouts
     from grail_core.proof.sketches import projections
     from grail_core.protocol import Randomness
     from grail_core.protocol.constants import ROLLOUTS_PER_PROBLEM
     from grail_core.protocol.types import Digest
     from grail_trainer.advantages import varies
     from grail_trainer.grpo import Rollout, RolloutGroup
-    from grail_trainer.logprobs import TokenRow
+    from grail_trainer.logprobs import TokenSequence
 
     window_seed = Digest(hashlib.sha256(f"learn|{tag}".encode()).digest())
     signs = projections(Randomness(Digest(bytes(32))), window_seed, model.hidden_size)
@@ -226,18 +226,18 @@ def _rollouts(
     batch, successes = [], []
     for group, (problem, prompt) in enumerate(zip(problems, prompts, strict=True)):
         answers = completions[group * ROLLOUTS_PER_PROBLEM : (group + 1) * ROLLOUTS_PER_PROBLEM]
-        judged = [environment.judge(problem, renderer.decode_completion(answer.tokens)) for answer in answers]
-        successes += [judgement.success for judgement in judged]
-        if not varies([judgement.reward for judgement in judged]):
+        grades = [environment.grade(problem, renderer.decode_completion(answer.tokens)) for answer in answers]
+        successes += [grade.success for grade in grades]
+        if not varies([grade.reward for grade in grades]):
             continue
-        rows = [TokenRow((*prompt, *answer.tokens), len(prompt)) for answer in answers]
-        proofs = prove_rows(model, [row.tokens for row in rows], [len(prompt)] * len(rows), signs)
+        rows = [TokenSequence((*prompt, *answer.tokens), len(prompt)) for answer in answers]
+        proofs = prove_rollouts(model, [row.tokens for row in rows], [len(prompt)] * len(rows), signs)
         batch.append(
             RolloutGroup(
                 str(group),
                 tuple(
-                    Rollout(row, judgement.reward, judgement.success, proof.logprobs)
-                    for row, judgement, proof in zip(rows, judged, proofs, strict=True)
+                    Rollout(row, grade.reward, grade.success, proof.logprobs)
+                    for row, grade, proof in zip(rows, grades, proofs, strict=True)
                 ),
             )
         )

@@ -29,7 +29,7 @@ from typing import Any
 
 from grail_core.environment import Environment, Problem
 from grail_envs import load
-from grail_envs.sandbox import Job, JudgePool, Limits
+from grail_envs.sandbox import GraderPool, Job, Limits
 from tooling import REPOSITORY
 
 FAMILIES = (
@@ -110,9 +110,9 @@ def _agreement_logic(name: str, count: int) -> Report:
         if number % step == 0:
             answer = independent_answer(name, env.messages(problem)[1].content)
             solved += 1
-            disagreements += not env.judge(problem, f"<answer>{answer}</answer>").success
+            disagreements += not env.grade(problem, f"<answer>{answer}</answer>").success
         if previous:
-            taken = env.judge(problem, previous).success
+            taken = env.grade(problem, previous).success
             constant_hits += taken
             wrong_taken += taken and previous != right and name not in ("game_of_n",)
         previous = right
@@ -129,13 +129,13 @@ def _agreement_logic(name: str, count: int) -> Report:
 def _agreement_trace(name: str, count: int) -> Report:
     """CPython itself prints what the grammar's interpreter says: many programs a process, in the sandbox."""
     env = generated(name)
-    pool = JudgePool("strict")
+    pool = GraderPool("strict")
     step = 50
 
     def batch(start: int) -> int:
         problems = [env.problem(spread(number)) for number in range(start, min(start + step, count))]
         code = "\nprint('\\x01')\n".join(f"exec({problem.payload.program!r}, {{}})" for problem in problems)
-        ruling = pool.judge(Job(code=code, program=True), Limits(cpu_s=20.0, wall_s=40.0))
+        ruling = pool.grade(Job(code=code, program=True), Limits(cpu_s=20.0, wall_s=40.0))
         printed = ruling.output.split("\x01\n")
         wrong = sum(bool(problem.payload.expected != out) for problem, out in zip(problems, printed, strict=False))
         return wrong + len(problems) - len(printed)
@@ -168,7 +168,7 @@ def _agreement_sat(name: str, count: int) -> Report:
             for place in range(size)
         ]
         for kind, bits in (("random", guess), ("greedy", greedy), ("planted", list(problem.payload.planted))):
-            success = env.judge(problem, _sat_answer(bits)).success
+            success = env.grade(problem, _sat_answer(bits)).success
             expected = all(any(bits[abs(v) - 1] == (v > 0) for v in clause) for clause in clauses)
             agreed += success == expected
             random_hits += success and kind == "random"
@@ -219,11 +219,11 @@ def sweep_references() -> Report:
         for split in mbpp.SPLITS:
             rows = mbpp.MbppEnvironment(split, subset).rows
             jobs += [(f"mbpp {subset} {row.task_id}", mbpp.job_of(row, row.reference)) for row in rows]
-    pool = JudgePool("strict")
+    pool = GraderPool("strict")
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
     try:
         with ThreadPoolExecutor(4) as executor:
-            rulings = list(executor.map(lambda job: (job[0], pool.judge(job[1])), jobs))
+            rulings = list(executor.map(lambda job: (job[0], pool.grade(job[1])), jobs))
     finally:
         for process in busy:
             process.kill()
@@ -255,7 +255,7 @@ def _golds() -> Report:
             problem = env.problem(seed)
             numbers += 1
             ways = notations(problem.payload.gold.value)
-            wrong += [way for way in ways if not env.judge(problem, f"<answer>{way}</answer>").success]
+            wrong += [way for way in ways if not env.grade(problem, f"<answer>{way}</answer>").success]
     return {
         "math_golds": len(golds),
         "math_tried": tried,
@@ -285,11 +285,11 @@ def sweep_leaks(runs: int) -> Report:
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
         canaries = Canaries.placed(Path(folder))
         before = _machine()
-        pool = JudgePool("strict")
+        pool = GraderPool("strict")
 
         def one(number: int) -> bool:
             code = canaries.filled(PROGRAMS[names[number % len(names)]])
-            ruling = pool.judge(Job(code=code, tests=SUITE, remote=("target",)), limits)
+            ruling = pool.grade(Job(code=code, tests=SUITE, remote=("target",)), limits)
             return ruling.passed or canaries.broken(ruling)
 
         with ThreadPoolExecutor(3) as executor:

@@ -11,7 +11,7 @@ import numpy as np
 
 from grail_core.checkpoints.delta.shards import map_weights
 from grail_core.checkpoints.delta.tensors import DTYPES, Layout, RawTensor
-from grail_core.checkpoints.manifests import ChainView, list_manifests
+from grail_core.checkpoints.manifests import CheckpointSequence, list_manifests
 from grail_core.checkpoints.publish import CheckpointParts, publish
 from grail_core.environment import EnvironmentSpec
 from grail_core.keys import LocalSigner
@@ -77,7 +77,7 @@ class WeightsTrainer:
         state = weights(number) if state is None else state
         return publish(self.store, parts, state, MODEL_FILES, TRAINER, self.params, self.cache)
 
-    def view(self) -> ChainView:
+    def view(self) -> CheckpointSequence:
         return list_manifests(self.store, trainer_hotkey=TRAINER.hotkey, network_id=self.network_id)
 
     def head(self) -> CheckpointManifest:

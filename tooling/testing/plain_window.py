@@ -13,20 +13,20 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from grail_core.chain.base import Neuron
-from grail_core.environment import EnvironmentSpec, Judgement, Message, Problem
-from grail_core.files.evidence import JudgeEvidence, JudgeStability, MinerEvidence, RolloutEvidence
+from grail_core.environment import EnvironmentSpec, Grade, Message, Problem
+from grail_core.files.evidence import GradeEvidence, GradeStability, MinerEvidence, RolloutEvidence
 from grail_core.files.window_file import write_window_file
 from grail_core.keys import LocalSigner
 from grail_core.proof.numerics import DEFAULT_CLASS
 from grail_core.protocol import (
     Randomness,
-    RolloutRow,
+    RolloutRecord,
     WindowHeader,
     count_groups,
     header_digest,
     merkle_root,
-    row_digests,
-    sample_rows,
+    rollout_digests,
+    sample_rollouts,
 )
 from grail_core.protocol.beacon import SignedRound
 from grail_core.protocol.constants import PROTOCOL_VERSION, ROLLOUTS_PER_PROBLEM
@@ -62,9 +62,9 @@ class PlainEnvironment:
     def messages(self, problem: Problem) -> list[Message]:
         return [Message("user", str(problem.payload))]
 
-    def judge(self, problem: Problem, completion: str) -> Judgement:
+    def grade(self, problem: Problem, completion: str) -> Grade:
         right = len(completion.split()) % 2 == 0
-        return Judgement(reward=float(right), success=right, well_formed=True)
+        return Grade(reward=float(right), success=right, well_formed=True)
 
 
 class PlainRenderer:
@@ -120,36 +120,38 @@ def neuron(uid: int) -> Neuron:
     return Neuron(uid, MINERS[uid].hotkey, 0, False, Block(0), f"fs:{uid}", Block(0))
 
 
-def rollouts(context: WindowContext, miner: LocalSigner, groups: Sequence[int]) -> list[RolloutRow]:
+def rollouts(context: WindowContext, miner: LocalSigner, groups: Sequence[int]) -> list[RolloutRecord]:
     """Every rollout of these groups, distinct, well formed and truthful about its reward."""
     environment, renderer = PlainEnvironment(), PlainRenderer()
-    rows = []
+    records = []
     for group in groups:
         problem = environment.problem(context.problem_seed(miner.hotkey, group))
         prompt = renderer.render(environment.messages(problem))
         for rollout in range(ROLLOUTS_PER_PROBLEM):
             completion = (*[20 + (rollout + i) % 40 for i in range(1 + rollout % 6)], END)
-            judgement = environment.judge(problem, renderer.decode_completion(list(completion)))
+            grade = environment.grade(problem, renderer.decode_completion(list(completion)))
             generator = np.random.default_rng([group, rollout])
             words = np.rint(4096 * generator.normal(size=(len(completion) + 1, 4)))
-            rows.append(
-                RolloutRow(
+            records.append(
+                RolloutRecord(
                     group=group,
                     rollout=rollout,
                     tokens=np.array((*prompt, *completion), np.int32),
                     prompt_length=len(prompt),
                     logprobs=np.full(len(completion), -1.0, np.float32),
                     sketches=words.clip(-32767, 32767).astype("<i2").tobytes(),
-                    reward=judgement.reward,
-                    success=judgement.success,
+                    reward=grade.reward,
+                    success=grade.success,
                 )
             )
-    return rows
+    return records
 
 
-def window_file(context: WindowContext, miner: LocalSigner, rows: Sequence[RolloutRow]) -> bytes:
+def window_file(context: WindowContext, miner: LocalSigner, records: Sequence[RolloutRecord]) -> bytes:
     """A signed file of these rollouts."""
-    counted = count_groups(sorted({row.group for row in rows if row.group >= 0}))  # a forged row may say anything
+    counted = count_groups(
+        sorted({record.group for record in records if record.group >= 0})
+    )  # a forged rollout may say anything
     header = WindowHeader(
         protocol_version=PROTOCOL_VERSION,
         window=context.window,
@@ -163,10 +165,10 @@ def window_file(context: WindowContext, miner: LocalSigner, rows: Sequence[Rollo
         groups=counted.groups,
         gaps=counted.gaps,
         declared=counted.declared,
-        merkle_root=merkle_root(row_digests(context.network_id, rows)),
+        merkle_root=merkle_root(rollout_digests(context.network_id, records)),
         numerics_class=DEFAULT_CLASS,
     )
-    return write_window_file(header, miner.sign(header_digest(context.network_id, header)), rows)
+    return write_window_file(header, miner.sign(header_digest(context.network_id, header)), records)
 
 
 def digest_of(data: bytes) -> Digest:
@@ -188,8 +190,8 @@ class TruthfulSampling:
 
     def measure(self, submission: Submission, context: CheckContext) -> MinerEvidence:
         self.asked.append("measure")
-        sample = sample_rows(self.seed, submission.groups)
-        found = [self._evidence(submission.row_of(*place)) for place in sample.rows]
+        sample = sample_rollouts(self.seed, submission.groups)
+        found = [self._evidence(submission.rollout_of(*place)) for place in sample.places]
         return MinerEvidence(
             submission.hotkey, submission.content_digest, tuple(found), DEFAULT_CLASS, 1, 64, self.inconclusive
         )
@@ -198,15 +200,15 @@ class TruthfulSampling:
         self.asked.append("alternatives")
         return evidence
 
-    def _evidence(self, row: RolloutRow) -> RolloutEvidence:
-        z = row.sketch_values()[1:].astype(np.float32) / np.float32(4096) + np.float32(self.offset)
-        count = row.completion_length
+    def _evidence(self, record: RolloutRecord) -> RolloutEvidence:
+        z = record.sketch_values()[1:].astype(np.float32) / np.float32(4096) + np.float32(self.offset)
+        count = record.completion_length
         return RolloutEvidence(
-            group=row.group,
-            rollout=row.rollout,
-            judge=JudgeEvidence(row.reward, row.success, JudgeStability.STABLE),
+            group=record.group,
+            rollout=record.rollout,
+            grade=GradeEvidence(record.reward, record.success, GradeStability.STABLE),
             positions=np.arange(count, dtype=np.int32),
             z=np.asarray(z, np.float32),
-            logprob=row.logprobs.copy(),
+            logprob=record.logprobs.copy(),
             margin=np.zeros(count, np.float32),
         )

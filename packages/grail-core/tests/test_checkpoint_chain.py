@@ -243,7 +243,7 @@ def test_a_chain_that_is_rewritten_is_remembered(trainer: Trainer, tmp_path: Pat
     path = tmp_path / "seen.json"
     ChainMemory(path).check(view_of(trainer))
     trainer.store.delete(manifest_key(second.valid_from))
-    with pytest.raises(RollbackError, match="ends at sequence 0, but 1 was seen before"):
+    with pytest.raises(RollbackError, match="end at sequence 0, but 1 was seen before"):
         ChainMemory(path).check(view_of(trainer))
     other = build(content_of(second, window=Window(0), training={}), TRAINER)
     trainer.store.put(manifest_key(other.valid_from), other.to_bytes())

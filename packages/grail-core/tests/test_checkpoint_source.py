@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from grail_core.chain.development.clock import ClockMode
 from grail_core.chain.development.local import LocalChain
-from grail_core.checkpoints.inspection import inspect_chain
+from grail_core.checkpoints.inspection import inspect_sequence
 from grail_core.checkpoints.retention import retire
 from grail_core.checkpoints.source import CheckpointSource
 from grail_core.commands.checkpoint import checkpoint
@@ -98,7 +98,7 @@ def test_the_report_says_what_a_late_reader_would_fetch(network: Network) -> Non
     json.dumps(report.to_json())
     store = network.directory.own()
     store.delete(manifests[5].index.key)
-    again = inspect_chain(store, network.params, network.network_id, lambda block: block, check_objects=True)
+    again = inspect_sequence(store, network.params, network.network_id, lambda block: block, check_objects=True)
     assert again.rows[5].missing == (manifests[5].index.key,)
 
 

@@ -13,9 +13,9 @@ from transformers import Qwen2ForCausalLM
 
 from grail_core.errors import CheckpointError
 from grail_core.model import policy_model as model_module
-from grail_core.model.errors import OutOfVocabularyError, OverlongRowError
+from grail_core.model.errors import OutOfVocabularyError, OverlongSequenceError
 from grail_core.model.policy_model import PolicyModel
-from grail_core.proof.batch import measure_rows, measure_sketches, prove_rows
+from grail_core.proof.batch import measure_rollouts, measure_sketches, prove_rollouts
 from grail_core.proof.errors import UnprovableError
 from grail_core.proof.numerics import DEFAULT_CLASS, NUMERICS_CLASSES, class_name, numerics_class_of
 from grail_core.proof.sketches import differences, parse_sketches, projections
@@ -51,9 +51,9 @@ def batch(seed: int = 0, rows: int = 16, prompt: int = 9) -> tuple[list[list[int
 
 def test_a_proof_is_what_the_validator_measures(model: PolicyModel) -> None:
     rows, lengths = batch()
-    proofs = prove_rows(model, rows, lengths, SIGNS)
+    proofs = prove_rollouts(model, rows, lengths, SIGNS)
     positions = [range(len(row) - length) for row, length in zip(rows, lengths, strict=True)]
-    measured = measure_rows(model, rows, lengths, positions, SIGNS, GenerationPolicy(20), list(range(16)))
+    measured = measure_rollouts(model, rows, lengths, positions, SIGNS, GenerationPolicy(20), list(range(16)))
     for row, length, proof, result in zip(rows, lengths, proofs, measured, strict=True):
         sketches = parse_sketches(proof.sketches, len(row) - length + 1)
         # Sketch i + 1 stands at completion index i; the half step of rounding is all the difference in the same batch.
@@ -65,7 +65,7 @@ def test_a_proof_is_what_the_validator_measures(model: PolicyModel) -> None:
 
 def test_log_probabilities_are_those_of_the_unwarped_model(model: PolicyModel) -> None:
     rows, lengths = batch(rows=3)
-    proofs = prove_rows(model, rows, lengths, SIGNS)
+    proofs = prove_rollouts(model, rows, lengths, SIGNS)
     weight = model.module.lm_head.weight.float()
     for hidden, row, length, proof in zip(model.hidden_states(rows), rows, lengths, proofs, strict=True):
         logits = hidden[length - 1 : -1].float() @ weight.t()
@@ -78,8 +78,8 @@ def test_positions_asked_for_are_the_ones_measured(model: PolicyModel) -> None:
     everything = [range(len(row) - length) for row, length in zip(rows, lengths, strict=True)]
     some = [list(p)[:: max(1, len(p) // 3)] for p in everything]
     policy = GenerationPolicy(20, repetition_penalty=1.2, top_k=30)
-    whole = measure_rows(model, rows, lengths, everything, SIGNS, policy, list(range(16)))
-    part = measure_rows(model, rows, lengths, some, SIGNS, policy, list(range(16)))
+    whole = measure_rollouts(model, rows, lengths, everything, SIGNS, policy, list(range(16)))
+    part = measure_rollouts(model, rows, lengths, some, SIGNS, policy, list(range(16)))
     for all_, few, at in zip(whole, part, some, strict=True):
         assert few.positions == tuple(at)
         assert np.array_equal(few.z, all_.z[at])
@@ -111,7 +111,7 @@ def test_the_head_in_blocks_is_the_head_at_once(model: PolicyModel, monkeypatch:
         ([1, VOCABULARY], OutOfVocabularyError),
         ([1, -1], OutOfVocabularyError),
         ([1, 2**40], OutOfVocabularyError),
-        ([1] * 65, OverlongRowError),
+        ([1] * 65, OverlongSequenceError),
     ],
 )
 def test_hostile_rows_never_reach_the_model(
@@ -120,8 +120,8 @@ def test_hostile_rows_never_reach_the_model(
     monkeypatch.setattr(model, "_base", None)  # a forward pass would fail with another error
     for call in (
         lambda: model.hidden_states([[1], row]),
-        lambda: prove_rows(model, [[1, 2], row], [1, 1], SIGNS),
-        lambda: measure_rows(model, [[1, 2], row], [1, 1], [[0], [0]], SIGNS, GenerationPolicy(9), [1, 2]),
+        lambda: prove_rollouts(model, [[1, 2], row], [1, 1], SIGNS),
+        lambda: measure_rollouts(model, [[1, 2], row], [1, 1], [[0], [0]], SIGNS, GenerationPolicy(9), [1, 2]),
     ):
         with pytest.raises(error, match=r"token id|context"):
             call()
@@ -130,7 +130,7 @@ def test_hostile_rows_never_reach_the_model(
 def test_weights_change_in_place_and_all_or_nothing(folder: Path) -> None:
     model, other = PolicyModel.load(folder), PolicyModel(module(seed=1))
     rows, lengths = batch(rows=2)
-    before = prove_rows(model, rows, lengths, SIGNS)
+    before = prove_rollouts(model, rows, lengths, SIGNS)
     good = dict(other.state())
     name = next(iter(good))
     for broken in (
@@ -141,11 +141,11 @@ def test_weights_change_in_place_and_all_or_nothing(folder: Path) -> None:
     ):
         with pytest.raises(CheckpointError):
             model.load_state(broken)
-    assert prove_rows(model, rows, lengths, SIGNS)[0].sketches == before[0].sketches
+    assert prove_rollouts(model, rows, lengths, SIGNS)[0].sketches == before[0].sketches
     model.load_state(good)
-    assert prove_rows(model, rows, lengths, SIGNS)[0].sketches == prove_rows(other, rows, lengths, SIGNS)[0].sketches
+    assert prove_rollouts(model, rows, lengths, SIGNS)[0].sketches == prove_rollouts(other, rows, lengths, SIGNS)[0].sketches
     assert np.array_equal(
-        prove_rows(model, rows, lengths, SIGNS)[1].logprobs, prove_rows(other, rows, lengths, SIGNS)[1].logprobs
+        prove_rollouts(model, rows, lengths, SIGNS)[1].logprobs, prove_rollouts(other, rows, lengths, SIGNS)[1].logprobs
     )
 
 
@@ -165,8 +165,8 @@ def test_a_model_with_infinite_weights_is_unprovable_for_the_miner_and_flagged_f
     model = PolicyModel(broken)
     rows, lengths = batch(rows=2)
     with pytest.raises(UnprovableError, match="zero or not finite"):
-        prove_rows(model, rows, lengths, SIGNS)
-    result = measure_rows(model, rows, lengths, [[0], [0]], SIGNS, GenerationPolicy(9), [1, 2])
+        prove_rollouts(model, rows, lengths, SIGNS)
+    result = measure_rollouts(model, rows, lengths, [[0], [0]], SIGNS, GenerationPolicy(9), [1, 2])
     assert not any(np.isfinite(one.z).any() for one in result)
 
 

@@ -20,7 +20,7 @@ from grail_core.proof.sketches import (
     sketch,
     sketch_plain,
 )
-from grail_core.protocol import RolloutRow
+from grail_core.protocol import RolloutRecord
 from grail_core.protocol.constants import MAX_NEW_TOKENS_PROTOCOL_CAP, POSITION_ERROR_WINSOR
 from grail_core.protocol.randomness import Randomness
 from tooling.testing.hostile_sketches import fuzzed
@@ -120,7 +120,7 @@ def test_a_rollouts_record_exists_exactly_where_its_fuzzed_sketches_parse() -> N
             continue
         # Right but for its sketches: a prompt of one token, a completion of `positions` − 1.
         try:
-            RolloutRow(
+            RolloutRecord(
                 group=0,
                 rollout=0,
                 tokens=np.zeros(positions, np.int32),

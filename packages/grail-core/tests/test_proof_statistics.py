@@ -15,14 +15,14 @@ from grail_core.calibration.measure import HonestRow, mine, verify
 from grail_core.errors import ConfigurationError
 from grail_core.model.policy_model import PolicyModel
 from grail_core.proof.alternative_test import REFERENCE, Sums, project, sums
-from grail_core.proof.alternatives import Alternatives, Rows, eight_bit, round_to_nearest
-from grail_core.proof.batch import RowProof, measure_sketches, prove_rows
+from grail_core.proof.alternatives import Alternatives, RolloutTokens, eight_bit, round_to_nearest
+from grail_core.proof.batch import RolloutProof, measure_sketches, prove_rollouts
 from grail_core.proof.calibration import STATISTICS, CalibrationTable, Null, PairCalibration, Shape, shipped_table
 from grail_core.proof.numerics import DEFAULT_CLASS
 from grail_core.proof.sketches import parse_sketches, projections
 from grail_core.proof.statistics import (
+    AlternativeSketches,
     Comparison,
-    Others,
     Statistic,
     clip_of,
     coarse_error,
@@ -97,7 +97,7 @@ def proved_again(model: PolicyModel, rows: list[HonestRow]) -> list[HonestRow]:
     out = []
     for start in range(0, len(rows), 16):
         group = rows[start : start + 16]
-        proofs = prove_rows(model, [row.tokens for row in group], [row.prompt_length for row in group], SIGNS)
+        proofs = prove_rollouts(model, [row.tokens for row in group], [row.prompt_length for row in group], SIGNS)
         out += [replace(row, proof=proof) for row, proof in zip(group, proofs, strict=True)]
     return out
 
@@ -119,7 +119,7 @@ def test_every_whole_group_of_honest_work_is_accepted_alone(current: PolicyModel
 @pytest.mark.parametrize("constant", [0, 1, 0x1111])
 def test_sketches_without_a_model_are_rejected(current: PolicyModel, honest: list[HonestRow], constant: int) -> None:
     filler = constant.to_bytes(2, "little") * 4
-    forged = [replace(row, proof=RowProof(filler * (row.completion_length + 1), row.proof.logprobs)) for row in honest]
+    forged = [replace(row, proof=RolloutProof(filler * (row.completion_length + 1), row.proof.logprobs)) for row in honest]
     statistics = judge(current, forged)
     assert "proof" in rejecting(statistics)
     assert statistics[0].rejects  # the coarse bound alone is enough
@@ -178,7 +178,7 @@ def eagerly(base: PolicyModel) -> PolicyModel:
 def with_alternatives(base: PolicyModel, rows: list[HonestRow], others: Alternatives) -> list[Comparison]:
     """What a validator measures of these rows, at all their positions."""
     positions = [list(range(row.completion_length)) for row in rows]
-    asked = Rows([row.tokens for row in rows], [row.prompt_length for row in rows], positions)
+    asked = RolloutTokens([row.tokens for row in rows], [row.prompt_length for row in rows], positions)
     found = others.sketches(asked, SIGNS)
     sample = []
     for start in range(0, len(rows), 16):
@@ -195,7 +195,7 @@ def with_alternatives(base: PolicyModel, rows: list[HonestRow], others: Alternat
                     z=own,
                     logprobs=row.proof.logprobs,
                     margins=np.zeros(row.completion_length),
-                    others=Others(claimed, measured, np.arange(row.completion_length)),
+                    others=AlternativeSketches(claimed, measured, np.arange(row.completion_length)),
                 )
             )
     return sample
@@ -280,7 +280,7 @@ def test_false_log_probabilities_are_rejected(current: PolicyModel, honest: list
         forged[::2] = -1
         return forged
 
-    rows = [replace(row, proof=RowProof(row.proof.sketches, forge(row.proof.logprobs))) for row in honest]
+    rows = [replace(row, proof=RolloutProof(row.proof.sketches, forge(row.proof.logprobs))) for row in honest]
     assert rejecting(judge(current, rows)) == {"logprob"}
 
 

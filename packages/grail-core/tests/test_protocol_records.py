@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grail_core.protocol import (
-    RolloutRow,
+    RolloutRecord,
     WindowHeader,
     header_digest,
     merkle_path,
     merkle_root,
-    row_digest,
-    row_digests,
+    rollout_digest,
+    rollout_digests,
     verify_merkle_path,
     without_negative_zero,
 )
@@ -29,7 +29,7 @@ from grail_core.protocol.reading import Json
 NETWORK = bytes(range(32))
 
 
-def make_row(prompt_length: int = 3, completion_length: int = 4, **changes: Any) -> RolloutRow:
+def make_row(prompt_length: int = 3, completion_length: int = 4, **changes: Any) -> RolloutRecord:
     fields: dict[str, Any] = {
         "group": 5,
         "rollout": 2,
@@ -40,7 +40,7 @@ def make_row(prompt_length: int = 3, completion_length: int = 4, **changes: Any)
         "reward": 0.5,
         "success": True,
     }
-    return RolloutRow(**(fields | changes))
+    return RolloutRecord(**(fields | changes))
 
 
 def make_header(**changes: Any) -> WindowHeader:
@@ -64,7 +64,7 @@ def make_header(**changes: Any) -> WindowHeader:
     return WindowHeader(**(fields | changes))
 
 
-def reference_digest(network: bytes, row: RolloutRow) -> bytes:
+def reference_digest(network: bytes, row: RolloutRecord) -> bytes:
     """Section 8 from its text."""
     fields = [
         network,
@@ -89,7 +89,7 @@ def test_a_row_digest_covers_every_field_as_section_8_says(
     group: int, rollout: int, prompt: int, completion: int, seed: int, success: bool
 ) -> None:
     rng = np.random.default_rng(seed)
-    row = RolloutRow(
+    row = RolloutRecord(
         group,
         rollout,
         rng.integers(0, 2**31, prompt + completion, dtype=np.int32),
@@ -99,7 +99,7 @@ def test_a_row_digest_covers_every_field_as_section_8_says(
         float(rng.random()),
         success,
     )
-    assert row_digest(NETWORK, row) == reference_digest(NETWORK, row)
+    assert rollout_digest(NETWORK, row) == reference_digest(NETWORK, row)
 
 
 def test_every_field_and_the_network_change_the_digest() -> None:
@@ -118,16 +118,16 @@ def test_every_field_and_the_network_change_the_digest() -> None:
         dataclasses.replace(row, success=False),
         make_row(prompt_length=4, completion_length=3, sketches=row.sketches[:32], logprobs=row.logprobs[:3]),
     ]
-    digests = [row_digest(NETWORK, row), row_digest(bytes(32), row), *row_digests(NETWORK, changed)]
+    digests = [rollout_digest(NETWORK, row), rollout_digest(bytes(32), row), *rollout_digests(NETWORK, changed)]
     assert len(set(digests)) == 2 + len(changed)
 
 
 def test_a_view_into_a_larger_array_hashes_like_a_copy() -> None:
     whole = np.arange(100, dtype=np.int32)
     row = make_row(tokens=whole[10:17])
-    assert row_digest(NETWORK, row) == row_digest(NETWORK, make_row(tokens=whole[10:17].copy()))
+    assert rollout_digest(NETWORK, row) == rollout_digest(NETWORK, make_row(tokens=whole[10:17].copy()))
     whole.flags.writeable = False
-    assert row_digest(NETWORK, make_row(tokens=whole[10:17])) == row_digest(NETWORK, row)
+    assert rollout_digest(NETWORK, make_row(tokens=whole[10:17])) == rollout_digest(NETWORK, row)
 
 
 NAN, INF = float("nan"), float("inf")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from grail_core.protocol import MinerWindow, ScoreInputs, Window, score_inputs, weights
 from grail_core.protocol.network import LOCALNET, SUBNET_81, NetworkParameters
-from grail_core.protocol.scores import LARGEST_SCORE, SCORE_UNIT, score_units
+from grail_core.protocol.scores import MAX_SCORE, SCORE_UNIT, score_units
 
 NOW = Window(3000)
 FULL = ScoreInputs(60_000, 64, 64, False)
@@ -176,8 +176,8 @@ class _Rule:
 
 def test_every_integer_fits_256_bits() -> None:
     """What the fixed unit is for: a u256 implementation of 256 full miners does not overflow."""
-    assert (LARGEST_SCORE**4 * 256 * 65_535 * 1000).bit_length() <= 256
-    assert score_units(FULL) == LARGEST_SCORE == 60_000 * SCORE_UNIT
+    assert (MAX_SCORE**4 * 256 * 65_535 * 1000).bit_length() <= 256
+    assert score_units(FULL) == MAX_SCORE == 60_000 * SCORE_UNIT
 
 
 def test_order_of_inputs_does_not_matter() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grail_core.protocol import Hotkey, check_probability, draw, sample_rows, select_miners
+from grail_core.protocol import Hotkey, check_probability, draw, sample_rollouts, select_miners
 
 Row = tuple[int, int]  # group, rollout
 
@@ -67,8 +67,8 @@ def test_probabilities_are_exact_at_the_border() -> None:
 @given(st.binary(min_size=32, max_size=32), st.integers(1, 4), st.integers(0, 3))
 def test_small_files_are_checked_whole(seed: bytes, n: int, gap: int) -> None:
     groups = list(range(gap, gap + n))
-    sample = sample_rows(seed, groups)
-    assert sample.rows == tuple((g, r) for g in groups for r in range(16))
+    sample = sample_rollouts(seed, groups)
+    assert sample.places == tuple((g, r) for g in groups for r in range(16))
     assert sample.reserve == ()
 
 
@@ -76,13 +76,13 @@ def test_small_files_are_checked_whole(seed: bytes, n: int, gap: int) -> None:
 @settings(max_examples=50)
 def test_large_files_give_two_whole_groups_and_one_row_of_up_to_32_others(seed: bytes, n: int) -> None:
     groups = [2 * g for g in range(n)]
-    sample = sample_rows(seed, groups)
+    sample = sample_rollouts(seed, groups)
     assert len(sample.whole_groups) == 2
     singles = [g for g, _ in sample.singles]
     assert len(set(singles)) == len(singles) == min(32, n - 2)
     assert not set(singles) & set(sample.whole_groups)
-    assert len(sample.rows) == len(set(sample.rows)) <= 64
-    assert not set(sample.reserve) & set(sample.rows)
+    assert len(sample.places) == len(set(sample.places)) <= 64
+    assert not set(sample.reserve) & set(sample.places)
     assert len(set(sample.reserve)) == len(sample.reserve) == min(64, 16 * (n - 2) - len(singles))
 
 
@@ -105,14 +105,14 @@ def reference_sample(seed: bytes, groups: list[int]) -> tuple[tuple[int, ...], t
 def test_the_lazy_sample_is_that_of_the_whole_permutation(n: int) -> None:
     for seed in range(5):
         groups = [g + (g > 2) for g in range(n)]
-        sample = sample_rows(key(seed), groups)
+        sample = sample_rollouts(key(seed), groups)
         assert (sample.whole_groups, sample.singles, sample.reserve) == reference_sample(key(seed), groups)
 
 
 def test_every_row_is_sampled_about_equally_often() -> None:
     hits = dict.fromkeys(((g, r) for g in range(40) for r in range(16)), 0)
     for i in range(400):
-        for row in sample_rows(key(i), range(40)).rows:
+        for row in sample_rollouts(key(i), range(40)).places:
             hits[row] += 1
     # 64 of 640 rows: 40 ± 6 each
     assert all(10 <= count <= 75 for count in hits.values())
@@ -121,4 +121,4 @@ def test_every_row_is_sampled_about_equally_often() -> None:
 @pytest.mark.parametrize("groups", [[], [1, 1], [2, 1]])
 def test_groups_out_of_order_have_no_sample(groups: list[int]) -> None:
     with pytest.raises(ValueError):
-        sample_rows(bytes(32), groups)
+        sample_rollouts(bytes(32), groups)

@@ -21,7 +21,7 @@ from grail_core.protocol import (
     Hotkey,
     MinerWindow,
     Randomness,
-    RolloutRow,
+    RolloutRecord,
     ScoreInputs,
     Signature,
     SignedVerdict,
@@ -40,8 +40,8 @@ from grail_core.protocol import (
     merkle_root,
     murmur3_words,
     noise_of,
-    row_digest,
-    sample_rows,
+    rollout_digest,
+    sample_rollouts,
     score_inputs,
     select_miners,
     tagged_hash,
@@ -54,7 +54,7 @@ from grail_core.protocol import (
 )
 from grail_core.protocol.encoding import encode_part, message
 from grail_core.protocol.network import NETWORKS, NetworkParameters
-from grail_core.protocol.rollouts.records import row_message
+from grail_core.protocol.rollouts.records import rollout_message
 from grail_core.protocol.scores import score_units
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -208,7 +208,7 @@ def test_records() -> None:
     expected = vectors("records")
     network = raw(expected["network_id"])
     for case in expected["rows"]:
-        row = RolloutRow(
+        row = RolloutRecord(
             group=case["group"],
             rollout=case["rollout"],
             tokens=np.array(case["tokens"], dtype=np.int32),
@@ -218,8 +218,8 @@ def test_records() -> None:
             reward=float(np.frombuffer(raw(case["reward_float64"]), dtype="<f8")[0]),
             success=case["success"],
         )
-        assert row_message(network, row).hex() == case["message"]
-        assert row_digest(network, row).hex() == case["digest"] == hashlib.sha256(raw(case["message"])).hexdigest()
+        assert rollout_message(network, row).hex() == case["message"]
+        assert rollout_digest(network, row).hex() == case["digest"] == hashlib.sha256(raw(case["message"])).hexdigest()
     for case in expected["headers"]:
         header = WindowHeader.from_canonical(case["canonical"].encode())
         assert header == WindowHeader.from_json(case["header"])
@@ -244,7 +244,7 @@ def test_selection() -> None:
             assert mine.probability == Fraction(*given["probability"])
             assert (str(mine.coin), mine.selected) == (given["coin"], given["selected"])
     for case in expected["rows"]:
-        sample = sample_rows(raw(case["challenge_seed"]), case["groups"])
+        sample = sample_rollouts(raw(case["challenge_seed"]), case["groups"])
         assert list(sample.whole_groups) == case["whole_groups"]
         assert [list(row) for row in sample.singles] == case["singles"]
         assert [list(row) for row in sample.reserve] == case["reserve"]

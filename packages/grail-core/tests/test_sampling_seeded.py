@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from grail_core.model import kernels
 from grail_core.model.sampling import SeededSampler, margin_plain, sample_plain
 from grail_core.protocol.policy import GenerationPolicy
-from grail_core.protocol.rollouts.noise import LARGEST_NOISE, LEAST_NOISE, gumbel_noise, murmur3_words, noise_of
+from grail_core.protocol.rollouts.noise import MAX_NOISE, MIN_NOISE, gumbel_noise, murmur3_words, noise_of
 
 GOLDEN_TOKENS = [27, 43, 16, 20, 47, 47, 5, 31, 32, 35, 8, 4, 43, 35, 35, 4]
 GOLDEN_COLD_TOKENS = [27, 8, 12, 31, 31, 27, 31, 31, 4, 31, 31, 4, 27, 31, 39, 39]
@@ -85,10 +85,10 @@ def test_compiled_hash_is_the_protocols(seed: int) -> None:
 
 
 def test_extreme_hashes_give_the_protocols_extreme_noise() -> None:
-    assert noise_of([0])[0] == pytest.approx(LEAST_NOISE)
-    assert noise_of([2**32 - 1])[0] == pytest.approx(LARGEST_NOISE)
-    assert kernels._noise(np.uint32(0)) == pytest.approx(LEAST_NOISE)
-    assert kernels._noise(np.uint32(2**32 - 1)) == pytest.approx(LARGEST_NOISE)
+    assert noise_of([0])[0] == pytest.approx(MIN_NOISE)
+    assert noise_of([2**32 - 1])[0] == pytest.approx(MAX_NOISE)
+    assert kernels._noise(np.uint32(0)) == pytest.approx(MIN_NOISE)
+    assert kernels._noise(np.uint32(2**32 - 1)) == pytest.approx(MAX_NOISE)
 
 
 def test_a_tie_at_a_border_goes_to_the_lower_id() -> None:

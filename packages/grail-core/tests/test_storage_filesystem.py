@@ -22,10 +22,12 @@ from grail_core.storage.base import (
     StoreDirectory,
 )
 from grail_core.storage.filesystem import FilesystemDirectory, FilesystemStore
+from tooling import REPOSITORY
 from tooling.testing.clock import ManualClock
 
 KEY = "grail/windows/5F-window-60.parquet"
 LIMIT = 1 << 20
+WITH_KIT = {**os.environ, "PYTHONPATH": str(REPOSITORY)}  # for processes that run this very file
 
 
 @pytest.fixture
@@ -159,7 +161,7 @@ def test_a_full_disk_is_named_and_leaves_the_old_object(
 
 def test_a_really_full_device_is_named(tmp_path: Path) -> None:
     script = f"mount -t tmpfs -o size=256k none {tmp_path} && exec {sys.executable} {__file__} fill {tmp_path}"
-    ran = subprocess.run(["unshare", "-Urm", "sh", "-c", script], capture_output=True, text=True, check=False)
+    ran = subprocess.run(["unshare", "-Urm", "sh", "-c", script], env=WITH_KIT, capture_output=True, text=True, check=False)
     if "unshare" in ran.stderr or "mount" in ran.stderr:
         pytest.skip("no user namespaces with mounts here, so no small device can be made")
     answer = json.loads(ran.stdout)
@@ -179,7 +181,9 @@ def test_temporary_files_of_a_killed_writer_are_removed_and_never_listed(tmp_pat
 
 
 def test_a_writer_killed_at_any_moment_leaves_whole_objects(tmp_path: Path) -> None:
-    worker = subprocess.Popen([sys.executable, __file__, "rewrite", str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    worker = subprocess.Popen(
+        [sys.executable, __file__, "rewrite", str(tmp_path)], env=WITH_KIT, stdout=subprocess.PIPE, text=True
+    )
     assert worker.stdout is not None
     for _ in range(20):
         worker.stdout.readline()

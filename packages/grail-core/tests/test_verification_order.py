@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from grail_core.files.evidence import RolloutEvidence
-from grail_core.protocol import Finding, Outcome, RolloutRow
+from grail_core.protocol import Finding, Outcome, RolloutRecord
 from grail_core.protocol.types import Digest
 from grail_core.verification.examine import CHECKS, Examination, decide, examine, examine_sample
 from tooling.testing import plain_window as plain
@@ -18,16 +18,16 @@ from tooling.testing import plain_window as plain
 CONTEXT = plain.window_context()
 MINER = plain.MINERS[0]
 SEED = Digest(b"s" * 32)
-Change = Callable[[list[RolloutRow]], None]
+Change = Callable[[list[RolloutRecord]], None]
 
 
 def examined(
     change: Change | None = None, *, sampling: plain.TruthfulSampling | None = None, history: frozenset[Digest] = frozenset()
 ) -> Examination:
-    rows = plain.rollouts(CONTEXT, MINER, range(2))
+    records = plain.rollouts(CONTEXT, MINER, range(2))
     if change is not None:
-        change(rows)
-    data = plain.window_file(CONTEXT, MINER, rows)
+        change(records)
+    data = plain.window_file(CONTEXT, MINER, records)
     context = replace(plain.check_context(CONTEXT, MINER.hotkey), history=history)
     return examine(data, context, sampling, content_digest=plain.digest_of(data))
 
@@ -36,23 +36,23 @@ def checks_of(findings: tuple[Finding, ...]) -> list[str]:
     return list(dict.fromkeys(finding.check for finding in findings))
 
 
-def outside_the_vocabulary(rows: list[RolloutRow]) -> None:
-    tokens = rows[5].tokens.copy()
+def outside_the_vocabulary(records: list[RolloutRecord]) -> None:
+    tokens = records[5].tokens.copy()
     tokens[-2] = plain.VOCABULARY
-    rows[5] = replace(rows[5], tokens=tokens)
+    records[5] = replace(records[5], tokens=tokens)
 
 
-def another_prompt(rows: list[RolloutRow]) -> None:
-    for index, row in enumerate(rows):
-        tokens = row.tokens.copy()
+def another_prompt(records: list[RolloutRecord]) -> None:
+    for index, record in enumerate(records):
+        tokens = record.tokens.copy()
         tokens[1] = 10 + (tokens[1] - 9) % 50
-        rows[index] = replace(row, tokens=tokens)
+        records[index] = replace(record, tokens=tokens)
 
 
-def ends_early(rows: list[RolloutRow]) -> None:
-    tokens = rows[5].tokens.copy()
+def ends_early(records: list[RolloutRecord]) -> None:
+    tokens = records[5].tokens.copy()
     tokens[-2] = plain.END
-    rows[5] = replace(rows[5], tokens=tokens)
+    records[5] = replace(records[5], tokens=tokens)
 
 
 def test_an_honest_file_goes_through_every_check_in_their_order() -> None:
@@ -68,8 +68,8 @@ def test_an_honest_file_goes_through_every_check_in_their_order() -> None:
     ("change", "check"),
     [
         (outside_the_vocabulary, "schema"),
-        (lambda rows: rows.pop(), "schema"),
-        (lambda rows: rows.reverse(), "schema"),
+        (lambda records: records.pop(), "schema"),
+        (lambda records: records.reverse(), "schema"),
         (another_prompt, "prompt"),
         (ends_early, "termination"),
     ],
@@ -96,11 +96,11 @@ def test_alternatives_are_asked_for_only_where_nothing_else_rejects() -> None:
 class _Unbelieving(plain.TruthfulSampling):
     """Judges one rollout differently from its claim."""
 
-    def _evidence(self, row: RolloutRow) -> RolloutEvidence:
-        found = super()._evidence(row)
-        if (row.group, row.rollout) != (1, 4):
+    def _evidence(self, record: RolloutRecord) -> RolloutEvidence:
+        found = super()._evidence(record)
+        if (record.group, record.rollout) != (1, 4):
             return found
-        return replace(found, judge=replace(found.judge, reward=1.0 - row.reward, success=not row.success))
+        return replace(found, grade=replace(found.grade, reward=1.0 - record.reward, success=not record.success))
 
 
 def test_what_is_decided_can_be_decided_again_from_the_evidence() -> None:
@@ -135,12 +135,12 @@ def test_repeated_and_known_rollouts_do_not_count_and_do_not_reject() -> None:
 
 
 def forged(index: int, field: str, value: object) -> Change:
-    """A row whose writer went around the record's own rules; its digest and the file's signature are right all the same."""
+    """A rollout whose writer went around the record's own rules; its digest and the file's signature are right all the same."""
 
-    def change(rows: list[RolloutRow]) -> None:
-        row = copy.copy(rows[index])
-        object.__setattr__(row, field, value)
-        rows[index] = row
+    def change(records: list[RolloutRecord]) -> None:
+        record = copy.copy(records[index])
+        object.__setattr__(record, field, value)
+        records[index] = record
 
     return change
 
@@ -166,7 +166,7 @@ ROW = plain.rollouts(CONTEXT, MINER, range(1))[7]
     ],
 )
 def test_a_rollout_that_breaks_the_records_own_rules_is_named_when_the_file_is_opened(field: str, value: object) -> None:
-    """One copy of these rules: the record's. A signed file of such rows fails with the place and the rule."""
+    """One copy of these rules: the record's. A signed file of such rollouts fails with the place and the rule."""
     examination = examined(forged(7, field, value), sampling=plain.TruthfulSampling(SEED))
     assert examination.submission is None
     assert examination.reject is not None

@@ -12,20 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grail_core.files.window_file import HEADER_KEY, SCHEMA, SIGNATURE_KEY, WindowFileError, read_window_file, write_window_file
-from grail_core.protocol import RolloutRow, WindowHeader, row_digests
+from grail_core.protocol import RolloutRecord, WindowHeader, rollout_digests
 from grail_core.protocol.types import Digest, Hotkey, Signature, Window
 
 NETWORK = bytes(range(32))
 
 
-def make_rows(seed: int, groups: int = 1, longest: int = 9) -> list[RolloutRow]:
+def make_rows(seed: int, groups: int = 1, longest: int = 9) -> list[RolloutRecord]:
     rng = np.random.default_rng(seed)
     rows = []
     for group in range(groups):
         for rollout in range(16):
             prompt, completion = 3, int(rng.integers(1, longest + 1))
             rows.append(
-                RolloutRow(
+                RolloutRecord(
                     group=group,
                     rollout=rollout,
                     tokens=rng.integers(0, 50_000, prompt + completion).astype(np.int32),
@@ -69,7 +69,7 @@ def test_rows_come_back_byte_for_byte(seed: int, groups: int, longest: int) -> N
     file = read_window_file(write_window_file(make_header(groups), SIGNATURE, rows))
     assert file.header == make_header(groups)
     assert file.signature == SIGNATURE
-    assert row_digests(NETWORK, list(file.table.rows())) == row_digests(NETWORK, rows)
+    assert rollout_digests(NETWORK, list(file.table.records())) == rollout_digests(NETWORK, rows)
 
 
 def test_any_truncation_is_refused_with_a_clear_error() -> None:
@@ -87,7 +87,7 @@ def test_a_flipped_byte_is_refused_or_parses_never_crashes(position: float, valu
     data[int(position * len(data))] ^= value
     try:
         file = read_window_file(bytes(data))
-        read_back = list(file.table.rows())
+        read_back = list(file.table.records())
     except (WindowFileError, ValueError):
         return
     assert len(read_back) == len(rows)

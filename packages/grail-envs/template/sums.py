@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from grail_core.capabilities import Capabilities, Stage, Teacher
-from grail_core.environment import EnvironmentSpec, Judgement, Message, Problem
+from grail_core.environment import EnvironmentSpec, Grade, Message, Problem
 from grail_envs.answer_text import tagged_answer
 from grail_envs.draws import Draws
 from grail_envs.exact_numbers import read_number
@@ -38,9 +38,9 @@ class SumsEnvironment:
         text = " + ".join(str(number) for number in problem.payload)
         return [Message("user", f"What is {text}? End with <answer>the number</answer>.")]
 
-    def judge(self, problem: Problem, completion: str) -> Judgement:
+    def grade(self, problem: Problem, completion: str) -> Grade:
         answer = tagged_answer(completion, limit=64)
         number = read_number(answer) if answer else None
         right = number is not None and number.value == sum(problem.payload)
         values = {"correct": float(right), "format": float(number is not None)}
-        return CORRECT_AND_FORMAT.judged(values, success=right, well_formed=number is not None)
+        return CORRECT_AND_FORMAT.graded(values, success=right, well_formed=number is not None)

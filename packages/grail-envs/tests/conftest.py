@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from grail_envs.sandbox import JudgePool, SandboxUnavailableError, shared_pool
+from grail_envs.sandbox import GraderPool, SandboxUnavailableError, shared_pool
 from grail_envs.sandbox.pool import MATH, PYTHON, Kind
 
 
-def _pool_or_skip(kind: Kind) -> JudgePool:
+def _pool_or_skip(kind: Kind) -> GraderPool:
     try:
         return shared_pool(kind)
     except SandboxUnavailableError as error:
@@ -18,12 +18,12 @@ def _pool_or_skip(kind: Kind) -> JudgePool:
 
 
 @pytest.fixture(scope="session")
-def pool() -> JudgePool:
+def pool() -> GraderPool:
     return _pool_or_skip(PYTHON)
 
 
 @pytest.fixture(scope="session")
-def math_pool() -> JudgePool:
+def math_pool() -> GraderPool:
     return _pool_or_skip(MATH)
 
 

@@ -13,7 +13,7 @@ _FRACTION = re.compile(r"(-?)\\d?frac\s*\{?(\d+?)\}?\s*\{?(\d+)\}?")
 
 
 def value_of(gold: str) -> Fraction | None:
-    """The rational number that a gold answer is, read without the judge's own reader."""
+    """The rational number that a gold answer is, read without the grader's own reader."""
     bare = gold.replace("\\!", "").replace("\\$", "").replace("^\\circ", "").replace(" ", "")
     bare = re.sub(r"(?<=\d),(?=\d{3})", "", bare)
     if re.fullmatch(r"-?\d*\.?\d+", bare):

@@ -142,4 +142,4 @@ def test_demonstrations_are_well_formed_and_repeat(data_dir: Path, env_id: str) 
             problem = environment.problem(seed)
             text = stage.demonstrate(problem, random.Random(seed))
             assert text == stage.demonstrate(problem, random.Random(seed))
-            assert environment.judge(problem, text).well_formed
+            assert environment.grade(problem, text).well_formed

@@ -29,16 +29,16 @@ def test_list_names_every_environment_and_its_parameters() -> None:
     assert "gsm8k" in run("list")[1]
 
 
-def test_show_and_judge_agree_on_the_problem(data_dir: Path) -> None:
+def test_show_and_grade_agree_on_the_problem(data_dir: Path) -> None:
     problem = ["gsm8k", "--seed", "5", "--data-dir", str(data_dir), "--param", "split=test"]
     code, out, _ = run("show", *problem, "--json")
     shown = json.loads(out)
     assert code == 0
     assert [message["role"] for message in shown["messages"]] == ["system", "user"]
-    code, out, _ = run("judge", *problem, "--completion", "-", "--json", text="<answer>125.0</answer>")
+    code, out, _ = run("grade", *problem, "--completion", "-", "--json", text="<answer>125.0</answer>")
     verdict = json.loads(out)
     assert (code, verdict["success"], verdict["reward"], verdict["digest"]) == (0, True, 1.0, shown["digest"])
-    assert "success" in run("judge", *problem, "--completion", "-", text="<answer>125.0</answer>")[1]
+    assert "success" in run("grade", *problem, "--completion", "-", text="<answer>125.0</answer>")[1]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_check_passes_on_our_own_and_names_what_it_checked(env_id: str) -> None:
 
 def test_check_finds_what_is_wrong_with_an_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     from grail_core.capabilities import Capabilities, Stage, Teacher
-    from grail_core.environment import EnvironmentSpec, Judgement, Message, Problem
+    from grail_core.environment import EnvironmentSpec, Grade, Message, Problem
     from grail_envs import conformance
 
     class Bad:
@@ -90,8 +90,8 @@ def test_check_finds_what_is_wrong_with_an_environment(monkeypatch: pytest.Monke
         def messages(self, problem: Problem) -> list[Message]:
             return [Message("user", str(problem.payload))]
 
-        def judge(self, problem: Problem, completion: str) -> Judgement:
-            return Judgement(float("nan") if completion else 2.0, success=True, well_formed=False)
+        def grade(self, problem: Problem, completion: str) -> Grade:
+            return Grade(float("nan") if completion else 2.0, success=True, well_formed=False)
 
     monkeypatch.setattr(conformance, "load", lambda env_id, **parameters: Bad())
     findings = {finding.check: finding.passed for finding in conformance.check("bad", {}, seeds=3)}
@@ -115,17 +115,17 @@ def test_the_template_is_a_whole_environment_in_thirty_lines() -> None:
     env = module.SumsEnvironment()
     assert isinstance(env, Environment)
     problem = env.problem(5)
-    assert env.judge(problem, f"<answer>{sum(problem.payload)}</answer>").reward == 1.0
-    assert env.judge(problem, "<answer>0</answer>").reward == pytest.approx(0.1)
+    assert env.grade(problem, f"<answer>{sum(problem.payload)}</answer>").reward == 1.0
+    assert env.grade(problem, "<answer>0</answer>").reward == pytest.approx(0.1)
     demonstrate = teacher_of(env).stages[0].demonstrate
-    assert env.judge(problem, demonstrate(problem, random.Random(1))).well_formed
+    assert env.grade(problem, demonstrate(problem, random.Random(1))).well_formed
     assert best_constant_of(env, [problem, problem, env.problem(6)]) == pytest.approx(2 / 3)
     assert len(path.read_text().split("class SumsEnvironment")[1].strip().splitlines()) <= 30
 
 
 def test_bench_and_doctor_print_json() -> None:
     figures = json.loads(run("bench", "sat", "--seeds", "50", "--json")[1])
-    assert set(figures) == {"env.generate_ms.sat", "env.generate_worst_ms.sat", "env.judge_per_s.sat"}
+    assert set(figures) == {"env.generate_ms.sat", "env.generate_worst_ms.sat", "env.grade_per_s.sat"}
     code, out, _ = run("doctor", "--json")
     layers = json.loads(out)["layers"]
     assert code == (0 if all(layers[name] for name in ("landlock", "seccomp", "namespaces")) else 7)

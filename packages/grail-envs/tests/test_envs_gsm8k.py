@@ -54,12 +54,12 @@ def test_every_notation_of_the_gold_counts_and_its_neighbours_do_not(env: Gsm8kE
         problem = env.problem(seed)
         gold = problem.payload.gold.value
         for text in notations(gold):
-            judgement = env.judge(problem, f"So the result is <answer>{text}</answer>")
-            assert (judgement.success, judgement.reward, judgement.well_formed) == (True, 1.0, True), (gold, text)
+            grade = env.grade(problem, f"So the result is <answer>{text}</answer>")
+            assert (grade.success, grade.reward, grade.well_formed) == (True, 1.0, True), (gold, text)
         for text in (*notations(gold + 1), *notations(-gold), *notations(gold + Fraction(1, 1000))):
-            judgement = env.judge(problem, f"<answer>{text}</answer>")
-            assert not judgement.success, (gold, text)
-            assert judgement.reward == pytest.approx(0.1)
+            grade = env.grade(problem, f"<answer>{text}</answer>")
+            assert not grade.success, (gold, text)
+            assert grade.reward == pytest.approx(0.1)
 
 
 @pytest.mark.skipif(not os.environ.get("GRAIL_DATA_DIR"), reason="GRAIL_DATA_DIR is unset: the real GSM8K rows are not there")
@@ -69,8 +69,8 @@ def test_every_published_gold_matches_its_own_number_in_all_notations(split: str
     for seed in range(len(env)):
         problem = env.problem(seed)
         for text in notations(problem.payload.gold.value):
-            assert env.judge(problem, f"<answer>{text}</answer>").success, (problem.payload, text)
-        assert not env.judge(problem, f"<answer>{problem.payload.gold.value + 1}</answer>").success
+            assert env.grade(problem, f"<answer>{text}</answer>").success, (problem.payload, text)
+        assert not env.grade(problem, f"<answer>{problem.payload.gold.value + 1}</answer>").success
 
 
 @pytest.mark.parametrize(
@@ -125,8 +125,8 @@ def test_numbers_are_read_exactly(text: str, value: Fraction) -> None:
 )
 def test_what_is_not_one_number_is_not_an_answer(text: str, env: Gsm8kEnvironment) -> None:
     assert read_number(text) is None
-    judgement = env.judge(env.problem(0), f"<answer>{text}</answer>")
-    assert (judgement.reward, judgement.success, judgement.well_formed) == (0.0, False, False)
+    grade = env.grade(env.problem(0), f"<answer>{text}</answer>")
+    assert (grade.reward, grade.success, grade.well_formed) == (0.0, False, False)
 
 
 def test_a_percent_gold_is_a_ratio() -> None:
@@ -144,10 +144,10 @@ def test_a_percent_gold_is_a_ratio() -> None:
 def test_only_the_last_answer_after_the_thinking_counts(env: Gsm8kEnvironment) -> None:
     problem = env.problem(0)
     right = f"<answer>{problem.payload.gold.value}</answer>"
-    assert env.judge(problem, f"<think><answer>-77</answer></think>{right}").success
-    assert not env.judge(problem, f"{right}<answer>-77</answer>").success
-    assert not env.judge(problem, f"<think>{right}").well_formed
-    assert not env.judge(problem, f"<think>{right}</think>").well_formed
+    assert env.grade(problem, f"<think><answer>-77</answer></think>{right}").success
+    assert not env.grade(problem, f"{right}<answer>-77</answer>").success
+    assert not env.grade(problem, f"<think>{right}").well_formed
+    assert not env.grade(problem, f"<think>{right}</think>").well_formed
 
 
 @pytest.mark.parametrize(
@@ -163,9 +163,9 @@ def test_only_the_last_answer_after_the_thinking_counts(env: Gsm8kEnvironment) -
     ],
 )
 def test_huge_and_hostile_completions_fail_quietly(completion: str, env: Gsm8kEnvironment) -> None:
-    judgement = env.judge(env.problem(1), completion)
-    assert (judgement.success, judgement.well_formed, judgement.reward) == (False, False, 0.0)
-    assert env.judge(env.problem(1), f"<answer>{env.problem(1).payload.gold.value}</answer>").success
+    grade = env.grade(env.problem(1), completion)
+    assert (grade.success, grade.well_formed, grade.reward) == (False, False, 0.0)
+    assert env.grade(env.problem(1), f"<answer>{env.problem(1).payload.gold.value}</answer>").success
 
 
 @given(st.text(alphabet="<answer>/think`\\boxed{}1,.%$ \n", max_size=200))

@@ -25,13 +25,13 @@ def test_an_independent_solver_agrees_with_the_verifier(family: str) -> None:
     env = LogicEnvironment([family])
     for seed in SEEDS:
         problem = env.problem(seed)
-        assert env.judge(problem, env.reference(problem)).reward == 1.0
+        assert env.grade(problem, env.reference(problem)).reward == 1.0
         question = env.messages(problem)[1].content
         answer = independent_answer(family, question)
-        assert env.judge(problem, f"<answer>{answer}</answer>").success, (seed, question, answer)
+        assert env.grade(problem, f"<answer>{answer}</answer>").success, (seed, question, answer)
         other = env.reference(env.problem(seed + 1 if seed + 1 < 2**64 else 0))
         if other != env.reference(problem):
-            assert not env.judge(problem, other).success
+            assert not env.grade(problem, other).success
 
 
 def test_every_base_sudoku_has_exactly_one_solution() -> None:
@@ -91,8 +91,8 @@ def test_no_seed_and_no_text_raises(seed: int, text: str) -> None:
     env = LogicEnvironment()
     problem = env.problem(seed)
     assert env.messages(problem)
-    assert not env.judge(problem, text).success
-    assert not env.judge(problem, f"<answer>{text}</answer>").success
+    assert not env.grade(problem, text).success
+    assert not env.grade(problem, f"<answer>{text}</answer>").success
 
 
 def test_families_are_chosen_by_name_and_bound_by_the_digest() -> None:

@@ -11,8 +11,8 @@ from types import ModuleType
 import pytest
 
 from grail_core.errors import ConfigurationError
-from grail_envs.math_env import MathEnvironment, answer_of, judge_formula
-from grail_envs.sandbox.pool import JudgePool
+from grail_envs.math_env import MathEnvironment, answer_of, grade_formula
+from grail_envs.sandbox.pool import GraderPool
 
 
 def rewritings() -> ModuleType:
@@ -44,8 +44,8 @@ def rewritings() -> ModuleType:
         (r"\begin{pmatrix} 1/5 \\ -18/5 \end{pmatrix}", r"\begin{pmatrix} 0.2 \\ -3.6 \end{pmatrix}"),
     ],
 )
-def test_the_same_thing_in_other_words_counts(gold: str, answer: str, math_pool: JudgePool) -> None:
-    assert judge_formula(gold, answer).success
+def test_the_same_thing_in_other_words_counts(gold: str, answer: str, math_pool: GraderPool) -> None:
+    assert grade_formula(gold, answer).success
 
 
 @pytest.mark.parametrize(
@@ -66,8 +66,8 @@ def test_the_same_thing_in_other_words_counts(gold: str, answer: str, math_pool:
         ("5", "__import__('os').system('true') or 5"),
     ],
 )
-def test_what_is_not_equal_does_not_count(gold: str, answer: str, math_pool: JudgePool) -> None:
-    assert not judge_formula(gold, answer).success
+def test_what_is_not_equal_does_not_count(gold: str, answer: str, math_pool: GraderPool) -> None:
+    assert not grade_formula(gold, answer).success
 
 
 @pytest.mark.parametrize(
@@ -79,11 +79,11 @@ def test_what_is_not_equal_does_not_count(gold: str, answer: str, math_pool: Jud
         "\x00\ufffd" * 100,
     ],
 )
-def test_a_hostile_formula_costs_its_limit_and_the_next_is_judged_right(answer: str, math_pool: JudgePool) -> None:
-    judgement = judge_formula("2", answer)
-    assert not judgement.success
-    assert judgement.outcome.value == "judged"
-    assert judge_formula("2", "4/2").success
+def test_a_hostile_formula_costs_its_limit_and_the_next_is_graded_right(answer: str, math_pool: GraderPool) -> None:
+    grade = grade_formula("2", answer)
+    assert not grade.success
+    assert grade.outcome.value == "graded"
+    assert grade_formula("2", "4/2").success
 
 
 def test_the_answer_is_in_the_last_tag_or_box() -> None:
@@ -95,14 +95,14 @@ def test_the_answer_is_in_the_last_tag_or_box() -> None:
         assert answer_of(completion) is None
 
 
-def test_filters_and_fixtures(data_dir: Path, math_pool: JudgePool) -> None:
+def test_filters_and_fixtures(data_dir: Path, math_pool: GraderPool) -> None:
     env = MathEnvironment("train", data_dir=data_dir)
     for seed in range(len(env)):
         problem = env.problem(seed)
         for text in rewritings().same(problem.payload.gold):
-            assert env.judge(problem, f"<answer>{text}</answer>").success, (problem.payload.gold, text)
-        assert env.judge(problem, f"It is $\\boxed{{{problem.payload.gold}}}$.").success
-        assert not env.judge(problem, problem.payload.gold).well_formed
+            assert env.grade(problem, f"<answer>{text}</answer>").success, (problem.payload.gold, text)
+        assert env.grade(problem, f"It is $\\boxed{{{problem.payload.gold}}}$.").success
+        assert not env.grade(problem, problem.payload.gold).well_formed
     assert len(MathEnvironment("train", levels=[1], data_dir=data_dir)) == 2
     algebra = MathEnvironment("train", subjects=["Algebra"], data_dir=data_dir)
     assert len(algebra) == 2

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grail_envs.code_answers import judgement_of
-from grail_envs.sandbox import Job, JudgePool, Limits, SandboxUnavailableError
+from grail_envs.code_answers import grade_of
+from grail_envs.sandbox import GraderPool, Job, Limits, SandboxUnavailableError
 from grail_envs.sandbox import pool as pool_module
 from grail_envs.sandbox.wire import MAX_DEPTH, WireError, decode, encode
 
@@ -27,9 +27,9 @@ SHORT = Limits(cpu_s=0.4, wall_s=0.8, memory_bytes=2**29)
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[JudgePool]:
+def pool() -> Iterator[GraderPool]:
     try:
-        pool = JudgePool("strict", lanes=2)
+        pool = GraderPool("strict", lanes=2)
     except SandboxUnavailableError as error:
         pytest.skip(f"no complete sandbox here: {error.what}")
     yield pool
@@ -38,56 +38,56 @@ def pool() -> Iterator[JudgePool]:
 
 def test_strict_refuses_what_auto_reports() -> None:
     with pytest.raises(SandboxUnavailableError, match="not complete") as raised:
-        JudgePool("strict", lanes=1, layers=("landlock", "seccomp"))
+        GraderPool("strict", lanes=1, layers=("landlock", "seccomp"))
     assert "namespaces" in raised.value.what
     assert "GRAIL_SANDBOX=auto" in raised.value.hint
     for layers in ((), ("seccomp",)):
-        open_pool = JudgePool("auto", lanes=1, layers=layers)
+        open_pool = GraderPool("auto", lanes=1, layers=layers)
         try:
             assert [name for name in ("landlock", "seccomp", "namespaces") if open_pool.layers[name]] == list(layers)
             assert set(open_pool.problems) >= {"landlock", "namespaces"}
-            assert open_pool.judge(RIGHT).passed
+            assert open_pool.grade(RIGHT).passed
         finally:
             open_pool.close()
     with pytest.raises(SandboxUnavailableError):
-        JudgePool("sometimes")
+        GraderPool("sometimes")
 
 
 @pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
 def test_bubblewrap_gives_the_same_verdicts() -> None:
     try:
-        inside = JudgePool("auto", backend="bubblewrap", lanes=1)
+        inside = GraderPool("auto", backend="bubblewrap", lanes=1)
     except SandboxUnavailableError as error:
         pytest.skip(error.what)
     try:
         assert inside.layers["seccomp"]
-        assert inside.judge(RIGHT).passed
-        assert not inside.judge(Job(code="def f(x):\n    return x\n", tests=RIGHT.tests, remote=("f",))).passed
-        peek = inside.judge(Job(code="import os\nprint(os.listdir('/root'))", program=True))
+        assert inside.grade(RIGHT).passed
+        assert not inside.grade(Job(code="def f(x):\n    return x\n", tests=RIGHT.tests, remote=("f",))).passed
+        peek = inside.grade(Job(code="import os\nprint(os.listdir('/root'))", program=True))
         assert not peek.passed
-        assert inside.judge(Job(code="while True: pass", program=True), SHORT).limit == "cpu"
+        assert inside.grade(Job(code="while True: pass", program=True), SHORT).limit == "cpu"
     finally:
         inside.close()
 
 
-def test_verdicts_are_the_same_from_many_threads(pool: JudgePool) -> None:
+def test_verdicts_are_the_same_from_many_threads(pool: GraderPool) -> None:
     wrong = Job(code="def f(x):\n    return x\n", tests=RIGHT.tests, remote=("f",))
     with ThreadPoolExecutor(8) as executor:
-        rulings = list(executor.map(pool.judge, [RIGHT, wrong] * 30))
+        rulings = list(executor.map(pool.grade, [RIGHT, wrong] * 30))
     assert [ruling.passed for ruling in rulings] == [True, False] * 30
 
 
-def test_limits_are_the_answers_and_are_named(pool: JudgePool) -> None:
-    assert pool.judge(Job(code="while True: pass", program=True), SHORT).limit == "cpu"
-    assert pool.judge(Job(code="import time\ntime.sleep(50)", program=True), SHORT).limit == "time"
-    ruling = pool.judge(Job(code="x = bytearray(1 << 40)", program=True), SHORT)
+def test_limits_are_the_answers_and_are_named(pool: GraderPool) -> None:
+    assert pool.grade(Job(code="while True: pass", program=True), SHORT).limit == "cpu"
+    assert pool.grade(Job(code="import time\ntime.sleep(50)", program=True), SHORT).limit == "time"
+    ruling = pool.grade(Job(code="x = bytearray(1 << 40)", program=True), SHORT)
     assert (ruling.passed, ruling.conclusive, ruling.detail) == (False, True, "MemoryError: ")
-    assert pool.judge(RIGHT).limit_share < 0.6
+    assert pool.grade(RIGHT).limit_share < 0.6
 
 
 def test_a_lost_zygote_is_replaced_and_a_twice_lost_one_is_inconclusive(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
-        fragile = JudgePool("strict", lanes=1)
+        fragile = GraderPool("strict", lanes=1)
     except SandboxUnavailableError as error:
         pytest.skip(error.what)
     try:
@@ -96,17 +96,17 @@ def test_a_lost_zygote_is_replaced_and_a_twice_lost_one_is_inconclusive(monkeypa
         lane.process.kill()
         lane.process.wait()
         fragile._free.put(lane)
-        assert fragile.judge(RIGHT).passed
+        assert fragile.grade(RIGHT).passed
 
         def lost(self: pool_module.Lane, *_: object) -> object:
             self.close()
             raise pool_module.LaneLostError("killed")
 
         monkeypatch.setattr(pool_module.Lane, "run", lost)
-        judgement = judgement_of(fragile.judge(RIGHT))
-        assert (judgement.outcome.value, judgement.success, judgement.reward) == ("inconclusive", False, 0.0)
+        grade = grade_of(fragile.grade(RIGHT))
+        assert (grade.outcome.value, grade.success, grade.reward) == ("inconclusive", False, 0.0)
         monkeypatch.undo()
-        assert fragile.judge(RIGHT).passed
+        assert fragile.grade(RIGHT).passed
     finally:
         fragile.close()
 
@@ -114,13 +114,13 @@ def test_a_lost_zygote_is_replaced_and_a_twice_lost_one_is_inconclusive(monkeypa
 def test_lanes_are_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_module, "RECYCLE_AFTER", 3)
     try:
-        renewed = JudgePool("strict", lanes=1)
+        renewed = GraderPool("strict", lanes=1)
     except SandboxUnavailableError as error:
         pytest.skip(error.what)
     try:
         pids = set()
         for _ in range(8):
-            assert renewed.judge(RIGHT).passed
+            assert renewed.grade(RIGHT).passed
             lane = renewed._free.get()
             assert lane is not None
             pids.add(lane.process.pid)
@@ -134,7 +134,7 @@ def test_lanes_are_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_stays_behind(tmp_path: Path) -> None:
     before = set(os.listdir("/proc/self/fd"))
     try:
-        busy = JudgePool("strict", lanes=2)
+        busy = GraderPool("strict", lanes=2)
     except SandboxUnavailableError as error:
         pytest.skip(error.what)
     zygotes = []
@@ -144,7 +144,7 @@ def test_nothing_stays_behind(tmp_path: Path) -> None:
         "import threading\nthreading.Thread(target=input).start()",
         "1 / 0",
     ) * 3:
-        busy.judge(Job(code=code, program=True), Limits(cpu_s=0.05, wall_s=0.1, memory_bytes=2**28))
+        busy.grade(Job(code=code, program=True), Limits(cpu_s=0.05, wall_s=0.1, memory_bytes=2**28))
     for _ in range(2):
         lane = busy._free.get()
         if lane is not None:
@@ -166,22 +166,22 @@ def _parent(entry: Path) -> int:
         return -1
 
 
-def test_seeds_clocks_and_hashes_are_the_same_in_every_run(pool: JudgePool) -> None:
+def test_seeds_clocks_and_hashes_are_the_same_in_every_run(pool: GraderPool) -> None:
     code = (
         "import random, time, uuid, datetime\n"
         "print(random.random(), time.time(), uuid.uuid4(), datetime.datetime.now(), hash('x'), {'a', 'b', 'c'})\n"
         "print(random.Random().random())"
     )
-    outputs = {pool.judge(Job(code=code, program=True)).output for _ in range(4)}
+    outputs = {pool.grade(Job(code=code, program=True)).output for _ in range(4)}
     assert len(outputs) == 1
     assert outputs.pop().strip()
     assert (
-        pool.judge(Job(code="import random\nprint(random.random())", program=True, seed=1)).output
-        != pool.judge(Job(code="import random\nprint(random.random())", program=True, seed=2)).output
+        pool.grade(Job(code="import random\nprint(random.random())", program=True, seed=1)).output
+        != pool.grade(Job(code="import random\nprint(random.random())", program=True, seed=2)).output
     )
 
 
-def test_honest_code_has_the_whole_language(pool: JudgePool) -> None:
+def test_honest_code_has_the_whole_language(pool: GraderPool) -> None:
     code = """
 import asyncio, collections, dataclasses, enum, functools, threading, typing, tempfile
 @dataclasses.dataclass(order=True)
@@ -224,7 +224,7 @@ def run(kind):
         "assert run('') == {1: [2, (3, {4, 5})], 'k': b'x', None: 1 + 2j}",
         "assert isinstance(Colour.RED, object) and Colour.RED == Colour.RED",
     )
-    ruling = pool.judge(Job(code=code, tests=tests, remote=("run", "Colour")))
+    ruling = pool.grade(Job(code=code, tests=tests, remote=("run", "Colour")))
     assert ruling.passed, ruling
 
 
@@ -305,13 +305,13 @@ def test_what_equals_everything_does_not_cross() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
-def test_a_killed_host_leaves_no_process_even_in_the_middle_of_a_judgement(pool: JudgePool) -> None:
+def test_a_killed_host_leaves_no_process_even_in_the_middle_of_a_judgement(pool: GraderPool) -> None:
     program = (
         "import sys, threading, time\n"
-        "from grail_envs.sandbox import Job, JudgePool\n"
-        "pool = JudgePool('strict', lanes=1)\n"
+        "from grail_envs.sandbox import Job, GraderPool\n"
+        "pool = GraderPool('strict', lanes=1)\n"
         "lane = pool._free.get(); pool._free.put(lane)\n"
-        "threading.Thread(target=pool.judge, args=(Job(code='while True: pass', program=True),), daemon=True).start()\n"
+        "threading.Thread(target=pool.grade, args=(Job(code='while True: pass', program=True),), daemon=True).start()\n"
         "time.sleep(0.3)\n"
         "print(lane.process.pid, flush=True)\n"
         "time.sleep(60)\n"

@@ -1,4 +1,4 @@
-"""Promises of the `sat` environment: fixed by the seed, satisfiable, no constant answer pays, nothing breaks the judge."""
+"""Promises of the `sat` environment: fixed by the seed, satisfiable, no constant answer pays, nothing breaks the grader."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grail_core.environment import Environment, JudgementOutcome
+from grail_core.environment import Environment, GradeOutcome
 from grail_envs.sat import MAX_ANSWER_CHARACTERS, SatEnvironment, format_answer, parse_answer
 
 ENV = SatEnvironment()
@@ -50,20 +50,20 @@ def test_every_problem_is_satisfiable_and_in_bounds(seed: int) -> None:
         numbers = [abs(literal) for literal in clause]
         assert numbers == sorted(set(numbers))
         assert 1 <= numbers[0] <= numbers[-1] <= payload.variables
-    judgement = ENV.judge(problem, format_answer(payload.planted))
-    assert judgement.success
-    assert judgement.reward == 1.0
-    assert judgement.outcome is JudgementOutcome.JUDGED
+    grade = ENV.grade(problem, format_answer(payload.planted))
+    assert grade.success
+    assert grade.reward == 1.0
+    assert grade.outcome is GradeOutcome.GRADED
 
 
 @given(SEEDS, st.text(alphabet=st.characters(), max_size=300))
 @settings(max_examples=300, deadline=None)
-def test_any_text_is_judged_within_the_stated_bounds(seed: int, text: str) -> None:
+def test_any_text_is_graded_within_the_stated_bounds(seed: int, text: str) -> None:
     for completion in (text, f"<answer>{text}</answer>", f"<answer>x1=0 {text}", f"{text}</answer><answer>"):
-        judgement = ENV.judge(ENV.problem(seed), completion)
-        assert 0.0 <= judgement.reward <= 1.0
-        assert judgement.success == (judgement.components["solved"] == 1.0)
-        assert judgement.well_formed or judgement.reward == 0.0
+        grade = ENV.grade(ENV.problem(seed), completion)
+        assert 0.0 <= grade.reward <= 1.0
+        assert grade.success == (grade.components["solved"] == 1.0)
+        assert grade.well_formed or grade.reward == 0.0
 
 
 def _assignments_that_hold(clauses: tuple[tuple[int, int, int], ...], variables: int) -> np.ndarray:
@@ -86,7 +86,7 @@ def test_no_constant_answer_solves_more_than_one_problem_in_twenty() -> None:
     assert best + 3 * np.sqrt(best * (1 - best) / total) < 0.05
 
 
-def test_the_judge_agrees_with_exhaustive_truth_tables() -> None:
+def test_the_grade_agrees_with_exhaustive_truth_tables() -> None:
     for seed in range(60):
         problem = ENV.problem(seed)
         payload = problem.payload
@@ -95,9 +95,9 @@ def test_the_judge_agrees_with_exhaustive_truth_tables() -> None:
         holds = _assignments_that_hold(payload.clauses, payload.variables)
         for index in range(2**payload.variables):
             assignment = tuple(index >> place & 1 for place in range(payload.variables))
-            judgement = ENV.judge(problem, format_answer(assignment))
-            assert judgement.success == bool(holds[index])
-            assert judgement.well_formed
+            grade = ENV.grade(problem, format_answer(assignment))
+            assert grade.success == bool(holds[index])
+            assert grade.well_formed
 
 
 @pytest.mark.parametrize(
@@ -121,8 +121,8 @@ def test_the_judge_agrees_with_exhaustive_truth_tables() -> None:
 )
 def test_malformed_answers_earn_nothing(completion: str) -> None:
     problem = next(p for p in map(ENV.problem, range(1000)) if p.payload.variables == 3)
-    judgement = ENV.judge(problem, completion)
-    assert (judgement.reward, judgement.success, judgement.well_formed) == (0.0, False, False)
+    grade = ENV.grade(problem, completion)
+    assert (grade.reward, grade.success, grade.well_formed) == (0.0, False, False)
 
 
 def test_the_last_answer_counts_in_any_order_of_variables() -> None:
@@ -138,7 +138,7 @@ def test_judging_is_linear_in_the_length_of_the_text() -> None:
         "<answer>" * 10**6 + "</answer>",
         "<answer>" + "x1=0 " * 10**6 + "</answer>",
     ):
-        assert ENV.judge(problem, text).reward == 0.0
+        assert ENV.grade(problem, text).reward == 0.0
 
 
 def test_the_digest_binds_the_parameters() -> None:

@@ -48,7 +48,7 @@ def running(script: str, count: int = 1, processor: int | None = None) -> Iterat
 
 
 def counted_share(pids: list[int], intervals: int) -> float:
-    """What counts of the time that passes, as a share, read as a judgement's is."""
+    """What counts of the time that passes, as a share, read as a grade's is."""
     usage = Usage(pids)
     for number in range(intervals):
         time.sleep(0.05)

@@ -28,7 +28,7 @@ MODULE = '''
 from collections import Counter
 from pathlib import Path
 from grail_core.capabilities import Capabilities, Stage, Symbols, Teacher
-from grail_core.environment import EnvironmentSpec, Judgement, Message, Problem
+from grail_core.environment import EnvironmentSpec, Grade, Message, Problem
 from grail_core.errors import EnvironmentUnavailableError
 
 ANSWERS = ("yes", "no", "perhaps", "never")
@@ -44,10 +44,10 @@ class Plain:
     def messages(self, problem):
         return [Message("user", f"ask {problem.payload[0]}")]
 
-    def judge(self, problem, completion):
+    def grade(self, problem, completion):
         words = completion.split()
         right = words == [problem.payload[1]]
-        return Judgement(float(right), success=right, well_formed=len(words) == 1 and words[0] in ANSWERS)
+        return Grade(float(right), success=right, well_formed=len(words) == 1 and words[0] in ANSWERS)
 
 class Riddles(Plain):
     """The same with everything that an environment may offer."""

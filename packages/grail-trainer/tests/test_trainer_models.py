@@ -15,7 +15,7 @@ import torch
 import grail_trainer.tiny.warm_start as warm_start
 from grail_core.capabilities import Stage
 from grail_core.checkpoints.safety import read_model_files
-from grail_core.environment import Environment, Judgement, Message, Problem
+from grail_core.environment import Environment, Grade, Message, Problem
 from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.generation.defaults import sampling_defaults
 from grail_core.model.policy_model import PolicyModel
@@ -42,9 +42,9 @@ class Sums:
         a, b = problem.payload
         return [Message("user", f"What is {a} + {b}? Say <answer>NUMBER</answer> – naïve ✓")]
 
-    def judge(self, problem: Problem, completion: str) -> Judgement:
+    def grade(self, problem: Problem, completion: str) -> Grade:
         right = completion == f"<answer>{sum(problem.payload)}</answer>"
-        return Judgement(float(right), success=right, well_formed=right)
+        return Grade(float(right), success=right, well_formed=right)
 
 
 @pytest.fixture(autouse=True)
@@ -112,14 +112,14 @@ def test_answers_survive_the_way_through_tokens(tmp_path: Path) -> None:
         problem = SAT.problem(seed)
         tokens = codec.answer(format_answer(problem.payload.planted))
         assert len(tokens) == problem.payload.variables + 3
-        assert SAT.judge(problem, codec.renderer.decode_completion(tokens)).success
+        assert SAT.grade(problem, codec.renderer.decode_completion(tokens)).success
 
 
 def test_an_unknown_environment_gets_bytes_learned_from_its_prompts(tmp_path: Path) -> None:
     environment: Environment = Sums()
     codec = write_tokenizer(environment, tmp_path)
     problem = environment.problem(1234)
-    assert environment.judge(problem, codec.renderer.decode_completion(codec.answer("<answer>58</answer>"))).success
+    assert environment.grade(problem, codec.renderer.decode_completion(codec.answer("<answer>58</answer>"))).success
     tokens = codec.renderer.render(environment.messages(problem))
     assert "naïve ✓" in codec.renderer.decode_completion(tokens)
     assert len(tokens) < len(environment.messages(problem)[0].content)
@@ -160,7 +160,7 @@ def test_the_constant_baseline_is_what_the_judge_says_of_every_constant_answer()
     environment = SatEnvironment(3, 4, 5, 6)
     problems = [environment.problem(seed) for seed in range(60)]
     texts = [format_answer(values) for n in (3, 4) for values in itertools.product((0, 1), repeat=n)]
-    best = max(np.mean([environment.judge(problem, text).success for problem in problems]) for text in texts)
+    best = max(np.mean([environment.grade(problem, text).success for problem in problems]) for text in texts)
     assert constant_baseline(environment, problems) == pytest.approx(best)
 
 

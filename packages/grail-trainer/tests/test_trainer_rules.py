@@ -14,7 +14,7 @@ from grail_core.keys import LocalSigner
 from grail_core.protocol import MinerStatus, MinerVerdict, SignedVerdict, VerdictBody, WindowStatus
 from grail_core.protocol.types import Block, Digest, Hotkey, Signature, Window
 from grail_core.protocol.verdicts import Versions
-from grail_trainer.batch import fair_order, largest_share, within_share
+from grail_trainer.batch import fair_order, max_share, within_share
 from grail_trainer.intake import accepted_digests, have_spoken
 from grail_trainer.publication import first_reachable
 from grail_trainer.state import TrainerState
@@ -74,11 +74,11 @@ def test_no_hotkey_gives_more_than_its_share(counts: list[int]) -> None:
     assert kept == sorted(set(kept))
     for hotkey in offered:
         mine = sum(order[index] == hotkey for index in kept)
-        assert Fraction(mine) <= max(Fraction(1), largest_share(len(counts)) * len(kept))
+        assert Fraction(mine) <= max(Fraction(1), max_share(len(counts)) * len(kept))
 
 
 def test_shares_are_a_tenth_or_twice_an_even_one() -> None:
-    assert [largest_share(n) for n in (1, 2, 3, 9, 10, 50)] == [
+    assert [max_share(n) for n in (1, 2, 3, 9, 10, 50)] == [
         Fraction(1),
         Fraction(1),
         Fraction(2, 3),

@@ -26,7 +26,7 @@ from grail_trainer.grpo import (
     update,
     visiting_order,
 )
-from grail_trainer.logprobs import TokenRow, completion_logprobs, token_logprobs
+from grail_trainer.logprobs import TokenSequence, completion_logprobs, token_logprobs
 from grail_trainer.optimiser import Masters, state_digest
 from tooling.testing.models.tiny_qwen2 import Qwen2Shape, random_model
 
@@ -38,12 +38,12 @@ def tiny_module(seed: int = 0, hidden: int = 16) -> Any:
     return random_model(Qwen2Shape(VOCABULARY, hidden=hidden, heads=2, tied=True), seed)
 
 
-def random_rows(count: int, seed: int = 0) -> list[TokenRow]:
+def random_rows(count: int, seed: int = 0) -> list[TokenSequence]:
     rng = np.random.default_rng(seed)
     rows = []
     for _ in range(count):
         prompt, completion = int(rng.integers(2, 7)), int(rng.integers(1, 9))
-        rows.append(TokenRow(tuple(map(int, rng.integers(0, VOCABULARY, prompt + completion))), prompt))
+        rows.append(TokenSequence(tuple(map(int, rng.integers(0, VOCABULARY, prompt + completion))), prompt))
     return rows
 
 
@@ -70,7 +70,7 @@ def random_groups(module: Any, count: int = 5, size: int = 4, seed: int = 0) -> 
     return groups
 
 
-def plain_logprobs(module: Any, rows: list[TokenRow], temperature: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+def plain_logprobs(module: Any, rows: list[TokenSequence], temperature: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
     """Row by row, all logits in memory, autograd all the way: what the fused path must equal."""
     values, entropies = [], []
     for row in rows:
@@ -339,7 +339,7 @@ def _toy_group(module: Any, target: int, generator: torch.Generator, size: int =
         for _ in range(length):
             logits = module(input_ids=rows, use_cache=False).logits[:, -1]
             rows = torch.cat([rows, torch.multinomial(logits.softmax(-1), 1, generator=generator)], dim=1)
-        tokens = [TokenRow(tuple(row), len(prompt)) for row in rows.tolist()]
+        tokens = [TokenSequence(tuple(row), len(prompt)) for row in rows.tolist()]
         drawn = completion_logprobs(module, tokens).logprob.numpy().reshape(size, length)
     rollouts = []
     for row, behaviour in zip(tokens, drawn, strict=True):

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from grail_core.errors import CheckpointError, ConfigurationError, EnvironmentUnavailableError
 from grail_core.participant.settings import load_settings
 from grail_core.proof.calibration import CalibrationTable, active_table, shipped_table, use_table
-from grail_validator.calibrate import Asked, _sampling, calibrate_command, standing
+from grail_validator.calibrate import CalibrationRequest, _sampling, calibrate_command, standing
 from grail_validator.cli import cli
 from grail_validator.service import ComparedModels
 from grail_validator.start import run_validator
@@ -43,10 +43,10 @@ def write_tokenizer(folder: Path) -> None:
 
 
 @pytest.fixture
-def asked(folders: list[Path], tmp_path: Path) -> Asked:
+def asked(folders: list[Path], tmp_path: Path) -> CalibrationRequest:
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("[5, 6, 7]\n\n[8, 9]\n[10, 11, 12, 13]\n")
-    return Asked(
+    return CalibrationRequest(
         models=folders,
         prompts=prompts,
         env_id=None,
@@ -67,7 +67,7 @@ def shipped_afterwards() -> Iterator[None]:
 
 
 def test_the_table_it_writes_can_be_judged_with(
-    asked: Asked, capsys: pytest.CaptureFixture[str], shipped_afterwards: None
+    asked: CalibrationRequest, capsys: pytest.CaptureFixture[str], shipped_afterwards: None
 ) -> None:
     found = calibrate_command(load_settings(), asked, as_json=False)
     assert use_table(asked.out) == found.table
@@ -83,7 +83,7 @@ def test_the_table_it_writes_can_be_judged_with(
     assert "2/2 done" in printed.err
 
 
-def test_json_is_the_only_thing_on_standard_output(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_the_only_thing_on_standard_output(asked: CalibrationRequest, capsys: pytest.CaptureFixture[str]) -> None:
     found = calibrate_command(load_settings(), asked, as_json=True)
     value = json.loads(capsys.readouterr().out)
     assert (value["version"], value["place"]) == ("test/1", found.table.place)
@@ -93,7 +93,7 @@ def test_json_is_the_only_thing_on_standard_output(asked: Asked, capsys: pytest.
     assert len(value["conditions"]) == len(found.observations)
 
 
-def test_problems_of_an_environment_are_rendered_with_the_models_own_template(asked: Asked) -> None:
+def test_problems_of_an_environment_are_rendered_with_the_models_own_template(asked: CalibrationRequest) -> None:
     one = replace(asked, prompts=None, env_id="sat", count=2)
     with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
         calibrate_command(load_settings(), one, as_json=True)
@@ -119,7 +119,7 @@ def test_it_says_plainly_what_a_table_may_be_used_for() -> None:
 
 
 @pytest.mark.parametrize("line", ["[]", "[1, -2]", "[1.0]", "[true]", '"5 6"', "{", "7"])
-def test_a_line_that_is_no_prompt_is_named(asked: Asked, line: str) -> None:
+def test_a_line_that_is_no_prompt_is_named(asked: CalibrationRequest, line: str) -> None:
     assert asked.prompts is not None
     asked.prompts.write_text(f"[5]\n{line}\n")
     with pytest.raises(ConfigurationError) as caught:
@@ -127,8 +127,8 @@ def test_a_line_that_is_no_prompt_is_named(asked: Asked, line: str) -> None:
     assert caught.value.where == f"{asked.prompts}, line 2"
 
 
-def test_mistakes_are_found_before_anything_is_measured(asked: Asked, tmp_path: Path) -> None:
-    def fails(error: type[Exception], text: str, changed: Asked) -> None:
+def test_mistakes_are_found_before_anything_is_measured(asked: CalibrationRequest, tmp_path: Path) -> None:
+    def fails(error: type[Exception], text: str, changed: CalibrationRequest) -> None:
         with pytest.raises(error, match=text):
             calibrate_command(load_settings(), changed, as_json=False)
         assert not asked.out.exists()
@@ -141,7 +141,9 @@ def test_mistakes_are_found_before_anything_is_measured(asked: Asked, tmp_path: 
     fails(ConfigurationError, "twice", replace(asked, models=[asked.models[0]] * 2))
 
 
-def test_the_models_end_token_is_taken_unless_one_is_given(asked: Asked, folders: list[Path], tmp_path: Path) -> None:
+def test_the_models_end_token_is_taken_unless_one_is_given(
+    asked: CalibrationRequest, folders: list[Path], tmp_path: Path
+) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(folders[0], folder)
     assert _sampling(folder, asked)[1] == {3}

@@ -9,7 +9,7 @@ import pytest
 from grail_core.errors import GrailError
 from grail_core.files.evidence import MinerEvidence
 from grail_core.participant.outcomes import Stopped, Void
-from grail_core.protocol import MinerStatus, MinerVerdict, RolloutRow, WindowStatus
+from grail_core.protocol import MinerStatus, MinerVerdict, RolloutRecord, WindowStatus
 from grail_core.protocol.types import Block, Digest, Window
 from grail_core.verification.context import CheckContext
 from grail_core.verification.window_file import Submission
@@ -64,7 +64,7 @@ def honest(uid: int = 0) -> bytes:
 
 def changed(change: dict[str, object]) -> bytes:
     """An honest file in which one rollout differs, bound and signed anew."""
-    rows: list[RolloutRow] = plain.rollouts(CONTEXT, plain.MINERS[0], GROUPS)
+    rows: list[RolloutRecord] = plain.rollouts(CONTEXT, plain.MINERS[0], GROUPS)
     rows[3] = replace(rows[3], **change)  # type: ignore[arg-type]
     return plain.window_file(CONTEXT, plain.MINERS[0], rows)
 

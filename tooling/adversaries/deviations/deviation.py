@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from grail_core.proof.batch import RowProof
+from grail_core.proof.batch import RolloutProof
 from tooling.adversaries.deviations.observation import Rollout
 from tooling.adversaries.deviations.workbench import Bench
 
-Produced = tuple[list[Rollout], list[RowProof]]
+Produced = tuple[list[Rollout], list[RolloutProof]]
 """Rollouts as the miner's file would hold them, and its claims about them."""
 
 Produce = Callable[[Bench], Produced]

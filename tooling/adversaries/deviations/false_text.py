@@ -9,7 +9,7 @@ import torch
 
 from grail_core.model.policy_model import PolicyModel
 from grail_core.model.sampling import SeededSampler
-from grail_core.proof.batch import RowProof
+from grail_core.proof.batch import RolloutProof
 from grail_core.protocol.constants import ROLLOUTS_PER_PROBLEM
 from grail_core.protocol.policy import GenerationPolicy
 from tooling.adversaries import tampering
@@ -169,6 +169,6 @@ def false_logprobs() -> list[Deviation]:
 def _claiming(change: Callable[[F32], F32]) -> Produce:
     def produce(bench: Bench) -> Produced:
         rollouts = bench.sample()
-        return rollouts, [RowProof(claim.sketches, change(claim.logprobs)) for claim in bench.prove(rollouts)]
+        return rollouts, [RolloutProof(claim.sketches, change(claim.logprobs)) for claim in bench.prove(rollouts)]
 
     return produce

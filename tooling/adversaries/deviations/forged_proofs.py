@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from grail_core.model.policy_model import PolicyModel
-from grail_core.proof.batch import RowProof
+from grail_core.proof.batch import RolloutProof
 from grail_core.proof.sketches import Projections
 from tooling.adversaries.deviations.deviation import Deviation, Produce, Produced
 from tooling.adversaries.deviations.observation import Rollout, Setting
@@ -47,7 +47,7 @@ def _constant_sketches(word: int) -> Produce:
         rollouts = bench.sample()
         honest = bench.prove(rollouts)
         made = [constant_sketches(len(r.completion) + 1, word) for r in rollouts]
-        return rollouts, [RowProof(data, claim.logprobs) for data, claim in zip(made, honest, strict=True)]
+        return rollouts, [RolloutProof(data, claim.logprobs) for data, claim in zip(made, honest, strict=True)]
 
     return produce
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from grail_core.model.policy_model import PolicyModel
-from grail_core.proof.alternatives import Alternatives, Rows
-from grail_core.proof.batch import RowProof, measure_rows
+from grail_core.proof.alternatives import Alternatives, RolloutTokens
+from grail_core.proof.batch import RolloutProof, measure_rollouts
 from grail_core.proof.sketches import Projections, parse_sketches, projections, quantise, sketch
 from grail_core.protocol import Randomness, challenged_positions
 from grail_core.protocol.constants import ALTERNATIVE_POSITIONS, CHALLENGE_K
@@ -87,14 +87,14 @@ class Setting:
         return challenged_positions(_digest("challenge" + self.label), row, len(rollout.completion), count)
 
 
-def claim_of(model: PolicyModel, setting: Setting, rollout: Rollout, hidden: Tensor) -> RowProof:
+def claim_of(model: PolicyModel, setting: Setting, rollout: Rollout, hidden: Tensor) -> RolloutProof:
     """Sketches and log-probabilities from hidden states [completion + 1, d], with `model`'s head."""
     data = quantise(sketch(hidden.contiguous(), setting.projections(model.hidden_size)))
     with torch.inference_mode():
         logits = model.logits(hidden[:-1].to(model.dtype))
         ids = torch.as_tensor(rollout.completion)[:, None]
         values = logits.gather(1, ids).squeeze(1) - logits.logsumexp(dim=1)
-    return RowProof(data, values.numpy().astype(np.float32))
+    return RolloutProof(data, values.numpy().astype(np.float32))
 
 
 def observe(
@@ -102,7 +102,7 @@ def observe(
     model: PolicyModel,
     alternatives: Alternatives | None,
     rollouts: Sequence[Rollout],
-    claims: Sequence[RowProof],
+    claims: Sequence[RolloutProof],
 ) -> list[Observation]:
     """Measure rollouts as section 5 says: one group a batch. `rollouts` are whole groups (a batch each), in order."""
     observations = []
@@ -113,9 +113,9 @@ def observe(
         lengths = [r.prompt_length for r in batch]
         positions = [setting.positions(r) for r in batch]
         seeds = [setting.sampling_seed(r.group, r.rollout) for r in batch]
-        measured = measure_rows(model, rows, lengths, positions, signs, setting.policy, seeds)
+        measured = measure_rollouts(model, rows, lengths, positions, signs, setting.policy, seeds)
         more = [setting.positions(r, ALTERNATIVE_POSITIONS) if alternatives else [] for r in batch]
-        others = alternatives.sketches(Rows(rows, lengths, more), signs) if alternatives else [{} for _ in rows]
+        others = alternatives.sketches(RolloutTokens(rows, lengths, more), signs) if alternatives else [{} for _ in rows]
         for i, rollout in enumerate(batch):
             at = np.asarray(positions[i])
             words = parse_sketches(said[i].sketches, len(rollout.completion) + 1)

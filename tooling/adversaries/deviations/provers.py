@@ -16,8 +16,8 @@ from torch import Tensor
 from grail_core.model.policy_model import PolicyModel
 from tooling.adversaries.deviations.decoding import replay
 
-Rows = Sequence[Sequence[int]]
-Prover = Callable[[Rows, int], list[Tensor]]
+RolloutTokens = Sequence[Sequence[int]]
+Prover = Callable[[RolloutTokens, int], list[Tensor]]
 """(rows of one group, prompt length) → final hidden states from the prompt's last token on, [completion + 1, d] a row."""
 
 PROTOCOL_NUMERICS = "sdpa, batch 16"
@@ -86,7 +86,7 @@ def cached(model: PolicyModel) -> Prover:
 def padded(model: PolicyModel, multiple: int) -> Prover:
     """All rows filled up on the right to a multiple of so many tokens."""
 
-    def prove(rows: Rows, prompt: int) -> list[Tensor]:
+    def prove(rows: RolloutTokens, prompt: int) -> list[Tensor]:
         longest = -(-max(map(len, rows)) // multiple) * multiple
         filled = [[*row, *[0] * (longest - len(row))] for row in rows]
         states = model.hidden_states(filled)
@@ -99,7 +99,7 @@ def padded(model: PolicyModel, multiple: int) -> Prover:
 def before_the_norm(model: PolicyModel) -> Prover:
     """Not honest: the hidden states that the last norm is given."""
 
-    def prove(rows: Rows, prompt: int) -> list[Tensor]:
+    def prove(rows: RolloutTokens, prompt: int) -> list[Tensor]:
         return [states[prompt - 1 :] for states in _layer_states(model, rows, model.layers)]
 
     return prove
@@ -108,14 +108,14 @@ def before_the_norm(model: PolicyModel) -> Prover:
 def of_layer(model: PolicyModel, layer: int) -> Prover:
     """Not honest: the hidden states after block `layer` (1 is the first), normed like the last ones."""
 
-    def prove(rows: Rows, prompt: int) -> list[Tensor]:
+    def prove(rows: RolloutTokens, prompt: int) -> list[Tensor]:
         with torch.inference_mode():
             return [model.base.norm(states[prompt - 1 :]) for states in _layer_states(model, rows, layer)]
 
     return prove
 
 
-def _layer_states(model: PolicyModel, rows: Rows, layer: int) -> list[Tensor]:
+def _layer_states(model: PolicyModel, rows: RolloutTokens, layer: int) -> list[Tensor]:
     """Output of block `layer` (1 … layers), before any norm."""
     kept: list[Tensor] = []
     hook = model.base.layers[layer - 1].register_forward_hook(

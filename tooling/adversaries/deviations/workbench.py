@@ -16,7 +16,7 @@ from grail_core.generation.hf import HfGenerator
 from grail_core.model.policy_model import PolicyModel
 from grail_core.model.sampling import SeededSampler
 from grail_core.proof.alternatives import Alternatives
-from grail_core.proof.batch import RowProof
+from grail_core.proof.batch import RolloutProof
 from grail_core.protocol.constants import ROLLOUTS_PER_PROBLEM
 from grail_core.protocol.policy import GenerationPolicy
 from tooling.adversaries.deviations import weights
@@ -116,7 +116,7 @@ class Bench:
         prover: Prover | None = None,
         head: PolicyModel | None = None,
         setting: Setting | None = None,
-    ) -> list[RowProof]:
+    ) -> list[RolloutProof]:
         """Claims of every group from the hidden states of `prover`, with the head of `head`, in the randomness of `setting`."""
         compute = prover or together(self.model)
         claims = []

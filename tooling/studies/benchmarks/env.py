@@ -4,7 +4,7 @@
     hatch run bench env --json   one flat object
 
 `env.generate_ms.ID` is the median and `env.generate_worst_ms.ID` the slowest of many seeds, the best of three runs of each
-seed (the machine's own pauses are no work of the generator). `env.judge_per_s.ID` is one caller's rate. Environments with a
+seed (the machine's own pauses are no work of the generator). `env.grade_per_s.ID` is one caller's rate. Environments with a
 data set use GRAIL_DATA_DIR, else the small fixtures of the tests.
 """
 
@@ -51,9 +51,9 @@ def measure() -> Figures:
         median, worst = _generation(env, seeds)
         figures[f"env.generate_ms.{name}"] = median
         figures[f"env.generate_worst_ms.{name}"] = worst
-        figures[f"env.judge_per_s.{name}"] = _judging(env, judged)
+        figures[f"env.grade_per_s.{name}"] = _judging(env, judged)
     logic = [key for key in figures if ".affine_logic." in key]
-    for kind, best in (("generate_ms", max), ("generate_worst_ms", max), ("judge_per_s", min)):
+    for kind, best in (("generate_ms", max), ("generate_worst_ms", max), ("grade_per_s", min)):
         figures[f"env.{kind}.affine_logic"] = best(figures[key] for key in logic if f".{kind}." in key)
     return figures
 
@@ -74,10 +74,10 @@ def _generation(env: Environment, seeds: int) -> tuple[float, float]:
 def _judging(env: Environment, count: int) -> float:
     problems = [env.problem(seed) for seed in range(64)]
     answers = [_answer(env, problem) for problem in problems]
-    env.judge(problems[0], answers[0])
+    env.grade(problems[0], answers[0])
     started = time.perf_counter()
     for number in range(count):
-        if not env.judge(problems[number % 64], answers[number % 64]).success:
+        if not env.grade(problems[number % 64], answers[number % 64]).success:
             raise RuntimeError(f"{env.spec.env_id}: a right answer was not taken")
     return count / (time.perf_counter() - started)
 

@@ -5,7 +5,7 @@
 
 One thread, and processor time, so that a busy machine disturbs the figures little: medians over repeats. A figure of several
 sizes is the worst of them and each size has a suffix. The two LM-head variants run in fresh processes, so that their memory
-is their own. `verify.generate_ratio` runs the generator and all model checks of a validator, judgement included, on the same
+is their own. `verify.generate_ratio` runs the generator and all model checks of a validator, grade included, on the same
 rows; making the claims is part of neither side.
 
 Beside ours stands what other systems compute in its place (`peer.*`, see `proof_peers`), on the same inputs in the same run.
@@ -32,7 +32,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-    from grail_core.proof.batch import RowProof
+    from grail_core.proof.batch import RolloutProof
 
 Figures = dict[str, float]
 
@@ -301,8 +301,8 @@ def generation() -> Figures:
     from grail_core.generation.base import GenerationRequest
     from grail_core.generation.hf import HfGenerator
     from grail_core.model.policy_model import PolicyModel
-    from grail_core.proof.alternatives import EIGHT_BIT_GROUP, Alternatives, Rows, eight_bit
-    from grail_core.proof.batch import measure_rows, prove_rows
+    from grail_core.proof.alternatives import EIGHT_BIT_GROUP, Alternatives, RolloutTokens, eight_bit
+    from grail_core.proof.batch import measure_rollouts, prove_rollouts
     from grail_core.proof.calibration import shipped_table
     from grail_core.proof.numerics import DEFAULT_CLASS
     from grail_core.proof.sketches import parse_sketches, projections
@@ -327,7 +327,7 @@ def generation() -> Figures:
         requests = [GenerationRequest(tuple(rng.integers(0, 32_000, 64).tolist()), int(rng.integers(2**63))) for _ in range(8)]
         completions = generator.generate(requests)
         rows = [request.prompt + completion.tokens for request, completion in zip(requests, completions, strict=True)]
-        proofs = prove_rows(model, rows, [64] * 8, signs)
+        proofs = prove_rollouts(model, rows, [64] * 8, signs)
         positions = [challenged_positions(bytes(32), bytes([index]) * 32, length) for index in range(8)]
 
         def verify(
@@ -335,10 +335,10 @@ def generation() -> Figures:
             positions: list[list[int]] = positions,
             policy: GenerationPolicy = policy,
             requests: list[GenerationRequest] = requests,
-            proofs: list[RowProof] = proofs,
+            proofs: list[RolloutProof] = proofs,
             length: int = length,
         ) -> None:
-            measured = measure_rows(model, rows, [64] * 8, positions, signs, policy, [r.sampling_seed for r in requests])
+            measured = measure_rollouts(model, rows, [64] * 8, positions, signs, policy, [r.sampling_seed for r in requests])
             sample = [
                 compare(
                     index,
@@ -359,7 +359,7 @@ def generation() -> Figures:
             verify,
             partial(full_logits_verify, model, rows, 64),
             torch.inference_mode()(partial(model.hidden_states, rows)),
-            partial(alternatives.sketches, Rows(rows, [64] * 8, positions), signs),
+            partial(alternatives.sketches, RolloutTokens(rows, [64] * 8, positions), signs),
         )
         generate_s, verify_s, full_s, body_s, others_s = _in_turn(actions, 5 if not suffix else 3)
         figures[f"verify.generate_ratio{suffix}"] = generate_s / verify_s

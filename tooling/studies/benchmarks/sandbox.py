@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from grail_envs.sandbox import Job, JudgePool
+from grail_envs.sandbox import GraderPool, Job
 
 Figures = dict[str, float]
 JOB = Job(
@@ -33,15 +33,15 @@ REPEATS = 100
 def measure() -> Figures:
     """Every figure of the benchmark, by its key."""
     figures: Figures = {}
-    pool = JudgePool("strict")
-    _median_ms(lambda: pool.judge(JOB).passed, 20)
+    pool = GraderPool("strict")
+    _median_ms(lambda: pool.grade(JOB).passed, 20)
     callers = (os.cpu_count() or 1) + 1
     medians, rates = [], []
     for _ in range(WINDOWS):
-        medians.append(_median_ms(lambda: pool.judge(JOB).passed, REPEATS))
+        medians.append(_median_ms(lambda: pool.grade(JOB).passed, REPEATS))
         with ThreadPoolExecutor(callers) as executor:
             started = time.perf_counter()
-            passed = sum(executor.map(lambda _: pool.judge(JOB).passed, range(2 * REPEATS)))
+            passed = sum(executor.map(lambda _: pool.grade(JOB).passed, range(2 * REPEATS)))
             rates.append(passed / (time.perf_counter() - started))
     figures["sandbox.ms"], figures["sandbox.ms_worst"] = min(medians), max(medians)
     figures["sandbox.per_s"], figures["sandbox.per_s_worst"] = max(rates), min(rates)

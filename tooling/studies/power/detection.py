@@ -16,8 +16,8 @@ import numpy.typing as npt
 from grail_core.proof.alternative_test import Sums, log_evidence, project
 from grail_core.proof.calibration import STATISTICS, Null, PairCalibration, Shape
 from grail_core.proof.statistics import (
+    AlternativeSketches,
     Comparison,
-    Others,
     alternative_sums,
     alternatives_in,
     clip_of,
@@ -35,7 +35,7 @@ from tooling.adversaries.deviations.observation import Observation
 WANTED_POWER = 0.99
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 _DRAWS = 400
-_MOST_DRAWN = 800_000  # rollouts of all draws of one size together
+_MAX_DRAWN = 800_000  # rollouts of all draws of one size together
 
 Rejects = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.bool_]]
 """Indices of rollouts [draws, n] → whether each draw is rejected."""
@@ -72,10 +72,10 @@ def comparisons(observations: Sequence[Observation]) -> list[Comparison]:
     ]
 
 
-def _others(one: Observation) -> Others | None:
+def _others(one: Observation) -> AlternativeSketches | None:
     if not one.alternatives:
         return None
-    return Others(one.other_claimed, one.alternatives, np.searchsorted(one.other_positions, one.positions))
+    return AlternativeSketches(one.other_claimed, one.alternatives, np.searchsorted(one.other_positions, one.positions))
 
 
 def fit(conditions: Sequence[Sequence[Comparison]], shape: Shape, names: tuple[str, str]) -> PairCalibration:
@@ -218,7 +218,7 @@ def _search(name: str, rejects: Rejects, sample: Sequence[Comparison], seed: int
     draws = np.random.default_rng(seed)
 
     def power(n: int) -> float:
-        count = max(20, min(_DRAWS, _MOST_DRAWN // n))
+        count = max(20, min(_DRAWS, _MAX_DRAWN // n))
         return float(rejects(draws.integers(0, len(sample), (count, n))).mean())
 
     window = power(CHECK_ALL_BELOW)

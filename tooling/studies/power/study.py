@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from grail_core.proof.batch import RowProof
+from grail_core.proof.batch import RolloutProof
 from grail_core.proof.calibration import PairCalibration, Shape, shipped_table
 from grail_core.proof.numerics import DEFAULT_CLASS, class_name
 from grail_core.proof.statistics import Comparison, rollout_values
@@ -153,7 +153,7 @@ class Study:
         return Bench(self.folders, self.corpus, Setting(window, GenerationPolicy(limit)), groups, limit)
 
     def _observe(
-        self, bench: Bench, rollouts: Sequence[Rollout], claims: Sequence[RowProof], *, named: bool
+        self, bench: Bench, rollouts: Sequence[Rollout], claims: Sequence[RolloutProof], *, named: bool
     ) -> list[Observation]:
         # The alternatives are those of the study's one checkpoint, whichever window's rollouts are measured.
         others = self.bench.named_alternatives if named else None

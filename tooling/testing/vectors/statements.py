@@ -16,7 +16,7 @@ from grail_core.protocol import (
     MinerVerdict,
     MinerWindow,
     Outcome,
-    RolloutRow,
+    RolloutRecord,
     ScoreInputs,
     Signature,
     SignedVerdict,
@@ -31,15 +31,15 @@ from grail_core.protocol import (
     header_digest,
     merkle_path,
     merkle_root,
-    row_digest,
-    sample_rows,
+    rollout_digest,
+    sample_rollouts,
     score_inputs,
     select_miners,
     weights,
 )
 from grail_core.protocol.network import LOCALNET, SUBNET_81
 from grail_core.protocol.reading import Json
-from grail_core.protocol.rollouts.records import row_message
+from grail_core.protocol.rollouts.records import rollout_message
 from grail_core.protocol.scores import score_units
 from tooling.testing.vectors.source import Source
 
@@ -54,7 +54,7 @@ SIGNATURE = bytes.fromhex(
 def records(source: Source) -> Json:
     network = source.bytes()
     rows = [_row(source, *shape) for shape in ((0, 0, 3, 1), (7, 15, 5, 4), (2**31 - 1, 8, 1, 40))]
-    digests = [row_digest(network, row) for row in rows]
+    digests = [rollout_digest(network, row) for row in rows]
     headers = [
         WindowHeader(
             protocol_version=constants.PROTOCOL_VERSION,
@@ -90,7 +90,7 @@ def records(source: Source) -> Json:
                 "sketches": row.sketches.hex(),
                 "reward_float64": np.float64(row.reward).astype("<f8").tobytes().hex(),
                 "success": row.success,
-                "message": row_message(network, row).hex(),
+                "message": rollout_message(network, row).hex(),
                 "digest": digest.hex(),
             }
             for row, digest in zip(rows, digests, strict=True)
@@ -143,7 +143,7 @@ def selection(source: Source) -> Json:
     samples: list[Json] = []
     for ids in ([0], [0, 1, 3, 4], [0, 1, 2, 3, 4], [*range(10), 11], list(range(34)), list(range(35)), list(range(1250))):
         seed = source.bytes()
-        sample = sample_rows(seed, ids)
+        sample = sample_rollouts(seed, ids)
         samples.append(
             {
                 "challenge_seed": seed.hex(),
@@ -275,11 +275,11 @@ def verdicts(source: Source) -> Json:
     ]
 
 
-def _row(source: Source, group: int, rollout: int, prompt_length: int, completion_length: int) -> RolloutRow:
+def _row(source: Source, group: int, rollout: int, prompt_length: int, completion_length: int) -> RolloutRecord:
     tokens = [source.below(151_936) for _ in range(prompt_length + completion_length)]
     logprobs = [-source.below(1 << 16) / 4096 for _ in range(completion_length)]
     sketches = [source.below(65_535) - 32_767 for _ in range(4 * (completion_length + 1))]
-    return RolloutRow(
+    return RolloutRecord(
         group=group,
         rollout=rollout,
         tokens=np.array(tokens, dtype=np.int32),

@@ -1,4 +1,4 @@
-"""The types every environment speaks: problems, messages, judgements, and the spec whose digest binds them.
+"""The types every environment speaks: problems, messages, grades, and the spec whose digest binds them.
 
 Checks and services take an `Environment` as a value; this module never imports one. Environments live in `grail_envs`
 or in third-party wheels under the entry point `grail.environments`.
@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from grail_core.protocol.environment_spec import EnvironmentSpec
 
-__all__ = ["Environment", "EnvironmentSpec", "Judgement", "JudgementOutcome", "Message", "Problem"]
+__all__ = ["Environment", "EnvironmentSpec", "Grade", "GradeOutcome", "Message", "Problem"]
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class Problem:
     payload: Any
 
 
-class JudgementOutcome(Enum):
-    JUDGED = "judged"
+class GradeOutcome(Enum):
+    GRADED = "graded"
     INCONCLUSIVE = "inconclusive"  # a fault of the judge's side, never of the answer
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Grade:
     """What one completion earned.
 
     `reward` is finite and inside the environment's stated bounds; `well_formed` says that an answer was found in the asked
@@ -51,7 +51,7 @@ class Judgement:
     success: bool
     well_formed: bool
     components: Mapping[str, float] = field(default_factory=dict)
-    outcome: JudgementOutcome = JudgementOutcome.JUDGED
+    outcome: GradeOutcome = GradeOutcome.GRADED
     limit_share: float = 0.0
     detail: str = ""
 
@@ -71,6 +71,6 @@ class Environment(Protocol):
         """The chat that asks the problem, without the assistant's turn."""
         ...
 
-    def judge(self, problem: Problem, completion: str) -> Judgement:
+    def grade(self, problem: Problem, completion: str) -> Grade:
         """Judge a completion decoded without special tokens. Never raises for any text."""
         ...

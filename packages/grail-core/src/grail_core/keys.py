@@ -19,7 +19,7 @@ from grail_core.errors import ConfigurationError
 from grail_core.protocol.types import Hotkey, Signature
 
 SS58_FORMAT = 42  # the generic Substrate format that bittensor uses
-_KEYFILE_LIMIT = 64 * 1024  # bytes; a keyfile has a few hundred
+_MAX_KEYFILE_BYTES = 64 * 1024  # bytes; a keyfile has a few hundred
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 
 
@@ -103,7 +103,7 @@ def load_hotkey(wallet_path: str | os.PathLike[str], coldkey_name: str, hotkey_n
     create = f"btcli wallet new_hotkey --wallet.name {coldkey_name} --wallet.hotkey {hotkey_name}"
     try:
         with path.open("rb") as file:
-            data = file.read(_KEYFILE_LIMIT + 1)
+            data = file.read(_MAX_KEYFILE_BYTES + 1)
     except FileNotFoundError as error:
         raise ConfigurationError(
             "there is no such hotkey",
@@ -112,7 +112,7 @@ def load_hotkey(wallet_path: str | os.PathLike[str], coldkey_name: str, hotkey_n
         ) from error
     except OSError as error:
         raise ConfigurationError(f"the hotkey file cannot be read: {error.strerror}", where=str(path)) from error
-    if len(data) > _KEYFILE_LIMIT:
+    if len(data) > _MAX_KEYFILE_BYTES:
         raise ConfigurationError("this is no keyfile: it is too large", where=str(path))
     try:
         if bittensor_core.keyfile_data_is_encrypted(data):

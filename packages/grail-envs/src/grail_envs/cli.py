@@ -1,4 +1,4 @@
-"""`grail-envs`: list environments, show a problem, judge a completion, check and measure an environment.
+"""`grail-envs`: list environments, show a problem, grade a completion, check and measure an environment.
 
 The command line only parses and prints; every decision is in the library. With `--json`, stdout carries one JSON value and
 nothing else. An error of the project ends with its own exit code (docs/operations.md).
@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from grail_core.environment import Environment, Judgement
+from grail_core.environment import Environment, Grade
 from grail_core.errors import ConfigurationError, GrailError
 from grail_envs.registry import factory, known_ids, load
 
@@ -126,8 +126,8 @@ def show(env_id: str, seed: int, params: tuple[str, ...], data_dir: Path | None,
 @click.option("--completion", type=click.File("rb"), required=True, help="File with the completion; - reads stdin.")
 @environment_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def judge(env_id: str, seed: int, completion: Any, params: tuple[str, ...], data_dir: Path | None, as_json: bool) -> None:
-    """Judge a completion. Exit code 0 whatever the verdict: judging worked."""
+def grade(env_id: str, seed: int, completion: Any, params: tuple[str, ...], data_dir: Path | None, as_json: bool) -> None:
+    """Grade a completion. Exit code 0 whatever the verdict: grading worked."""
     env = load_from_options(env_id, params, data_dir)
     raw = completion.read(MAX_COMPLETION_BYTES + 1)
     if len(raw) > MAX_COMPLETION_BYTES:
@@ -136,14 +136,14 @@ def judge(env_id: str, seed: int, completion: Any, params: tuple[str, ...], data
             where=str(getattr(completion, "name", "-")),
             hint="completions of the protocol are far smaller",
         )
-    judgement = env.judge(env.problem(seed), raw.decode("utf-8", errors="replace"))
-    fields = judgement_fields(judgement)
+    grade = env.grade(env.problem(seed), raw.decode("utf-8", errors="replace"))
+    fields = grade_fields(grade)
     if as_json:
         click.echo(json.dumps({"id": env_id, "seed": seed, "digest": env.spec.digest.hex(), **fields}))
         return
-    verdict = "success" if judgement.success else "no success"
-    click.echo(f"{verdict}, reward {judgement.reward:g}" + (f": {judgement.detail}" if judgement.detail else ""))
-    for name, value in judgement.components.items():
+    verdict = "success" if grade.success else "no success"
+    click.echo(f"{verdict}, reward {grade.reward:g}" + (f": {grade.detail}" if grade.detail else ""))
+    for name, value in grade.components.items():
         click.echo(f"  {name:<12} {value:g}")
 
 
@@ -175,12 +175,12 @@ def check(package: str, seeds: int, params: tuple[str, ...], data_dir: Path | No
 @environment_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def bench(env_id: str, seeds: int, params: tuple[str, ...], data_dir: Path | None, as_json: bool) -> None:
-    """How fast problems are made and a wrong answer is judged, here."""
+    """How fast problems are made and a wrong answer is graded, here."""
     import statistics
     import time
 
     env = load_from_options(env_id, params, data_dir)
-    made, judged = [], []
+    made, graded = [], []
     for seed in range(seeds):
         started = time.perf_counter()
         problem = env.problem(seed)
@@ -188,12 +188,12 @@ def bench(env_id: str, seeds: int, params: tuple[str, ...], data_dir: Path | Non
     problem = env.problem(0)
     for _ in range(min(seeds, 100)):
         started = time.perf_counter()
-        env.judge(problem, "<answer>0</answer>\n```python\npass\n```")
-        judged.append(time.perf_counter() - started)
+        env.grade(problem, "<answer>0</answer>\n```python\npass\n```")
+        graded.append(time.perf_counter() - started)
     figures = {
         f"env.generate_ms.{env_id}": 1000 * statistics.median(made),
         f"env.generate_worst_ms.{env_id}": 1000 * max(made),
-        f"env.judge_per_s.{env_id}": 1 / statistics.median(judged),
+        f"env.grade_per_s.{env_id}": 1 / statistics.median(graded),
     }
     if as_json:
         click.echo(json.dumps(figures))
@@ -206,10 +206,10 @@ def bench(env_id: str, seeds: int, params: tuple[str, ...], data_dir: Path | Non
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def doctor(as_json: bool) -> None:
     """Which layers the sandbox has on this machine. Exit code 7 if `strict` would refuse."""
-    from grail_envs.sandbox import JudgePool
+    from grail_envs.sandbox import GraderPool
     from grail_envs.sandbox.pool import LAYERS, SandboxUnavailableError
 
-    pool = JudgePool("auto", lanes=1)
+    pool = GraderPool("auto", lanes=1)
     layers, problems = dict(pool.layers), dict(pool.problems)
     pool.close()
     if as_json:
@@ -221,16 +221,16 @@ def doctor(as_json: bool) -> None:
         raise SandboxUnavailableError("the sandbox is not complete here", where="doctor", hint="see the layers above")
 
 
-def judgement_fields(judgement: Judgement) -> dict[str, Any]:
-    """A judgement as JSON."""
+def grade_fields(grade: Grade) -> dict[str, Any]:
+    """A grade as JSON."""
     return {
-        "outcome": judgement.outcome.value,
-        "reward": judgement.reward,
-        "success": judgement.success,
-        "well_formed": judgement.well_formed,
-        "components": dict(judgement.components),
-        "limit_share": judgement.limit_share,
-        "detail": judgement.detail,
+        "outcome": grade.outcome.value,
+        "reward": grade.reward,
+        "success": grade.success,
+        "well_formed": grade.well_formed,
+        "components": dict(grade.components),
+        "limit_share": grade.limit_share,
+        "detail": grade.detail,
     }
 
 

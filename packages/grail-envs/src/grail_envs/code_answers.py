@@ -1,4 +1,4 @@
-"""What the code environments share: the code in a completion, and a sandbox ruling as a judgement.
+"""What the code environments share: the code in a completion, and a sandbox ruling as a grade.
 
 The asked form is one Python block in a fence; the last closed one counts. Code is never parsed on the host: even a parser
 is a program that hostile text can hang or crash, so everything that looks at code runs in the sandbox.
@@ -11,7 +11,7 @@ import warnings
 from fractions import Fraction
 from typing import Final
 
-from grail_core.environment import Judgement
+from grail_core.environment import Grade
 from grail_envs.answer_text import last_fence, spoken
 from grail_envs.reward_table import Component, RewardTable
 from grail_envs.sandbox.jobs import Job, Limits, Ruling
@@ -34,19 +34,19 @@ def code_of(completion: str) -> str | None:
     return code if code is not None and len(code) <= MAX_CODE_CHARACTERS else None
 
 
-def judged_in_sandbox(job: Job) -> Judgement:
+def graded_in_sandbox(job: Job) -> Grade:
     """Run the whole suite in this process's pool."""
     from grail_envs.sandbox.pool import shared_pool
 
-    return judgement_of(shared_pool().judge(job, LIMITS))
+    return grade_of(shared_pool().grade(job, LIMITS))
 
 
-def judgement_of(ruling: Ruling) -> Judgement:
+def grade_of(ruling: Ruling) -> Grade:
     """A ruling with the reward table of code."""
     if not ruling.conclusive:
         return CODE_REWARDS.inconclusive(ruling.detail)
     compiled = not (ruling.stage == "code" and ruling.detail.startswith(("SyntaxError", "IndentationError", "TabError")))
-    return CODE_REWARDS.judged(
+    return CODE_REWARDS.graded(
         {"tests": float(ruling.passed), "format": float(compiled)},
         success=ruling.passed,
         well_formed=compiled,
@@ -55,7 +55,7 @@ def judgement_of(ruling: Ruling) -> Judgement:
     )
 
 
-NO_CODE: Final = CODE_REWARDS.judged({}, success=False, well_formed=False, detail="no code block")
+NO_CODE: Final = CODE_REWARDS.graded({}, success=False, well_formed=False, detail="no code block")
 
 
 def defined_names(code: str) -> set[str]:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from grail_core.capabilities import best_constant_of, capabilities_of, teacher_of
-from grail_core.environment import Environment, JudgementOutcome
+from grail_core.environment import Environment, GradeOutcome
 from grail_core.errors import GrailError
 from grail_envs.registry import load, load_held_out
 
@@ -98,7 +98,7 @@ def _capabilities(env: Environment, env_id: str, parameters: Mapping[str, Any]) 
             texts = [stage.demonstrate(problem, random.Random(problem.seed)) for problem in problems]
             if texts != [stage.demonstrate(problem, random.Random(problem.seed)) for problem in problems]:
                 return False, "teacher: another demonstration from the same generator"
-            if not all(env.judge(problem, text).well_formed for problem, text in zip(problems, texts, strict=True)):
+            if not all(env.grade(problem, text).well_formed for problem, text in zip(problems, texts, strict=True)):
                 return False, "teacher: a demonstration is not well formed"
     except GrailError as error:
         return False, error.what
@@ -123,15 +123,15 @@ def _same_in_other_processes(env: Environment, env_id: str, parameters: Mapping[
 
 def _sound(env: Environment, seed: int, text: str) -> bool:
     try:
-        judgement = env.judge(env.problem(seed), text)
-    except Exception:  # noqa: BLE001 - `judge` never raises: whatever it raises is the finding
+        grade = env.grade(env.problem(seed), text)
+    except Exception:  # noqa: BLE001 - `grade` never raises: whatever it raises is the finding
         return False
-    numbers = (judgement.reward, judgement.limit_share, *judgement.components.values())
+    numbers = (grade.reward, grade.limit_share, *grade.components.values())
     return (
         all(math.isfinite(number) for number in numbers)
-        and 0.0 <= judgement.reward <= 1.0
-        and judgement.success is False
-        and isinstance(judgement.outcome, JudgementOutcome)
+        and 0.0 <= grade.reward <= 1.0
+        and grade.success is False
+        and isinstance(grade.outcome, GradeOutcome)
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from grail_core.capabilities import Capabilities
-from grail_core.environment import EnvironmentSpec, Judgement, Message, Problem
+from grail_core.environment import EnvironmentSpec, Grade, Message, Problem
 from grail_core.errors import ConfigurationError, EnvironmentUnavailableError
 from grail_envs.answer_text import tagged_answer
 from grail_envs.data_sets import HubSource, load_rows, row_permutation, rows_digest
@@ -92,17 +92,17 @@ class Gsm8kEnvironment:
         payload: Gsm8kPayload = problem.payload
         return [Message("system", _SYSTEM), Message("user", payload.question)]
 
-    def judge(self, problem: Problem, completion: str) -> Judgement:
+    def grade(self, problem: Problem, completion: str) -> Grade:
         payload: Gsm8kPayload = problem.payload
         answer = tagged_answer(completion, limit=_MAX_ANSWER_CHARACTERS)
         if answer is None:
-            return self.rewards.judged({}, success=False, well_formed=False, detail="no answer tag")
+            return self.rewards.graded({}, success=False, well_formed=False, detail="no answer tag")
         number = read_number(answer)
         if number is None:
-            return self.rewards.judged({}, success=False, well_formed=False, detail="the answer is not one number")
+            return self.rewards.graded({}, success=False, well_formed=False, detail="the answer is not one number")
         right = number.equals(payload.gold)
         detail = "equal to the gold" if right else f"{_shown(number)} is not {_shown(payload.gold)}"
-        return self.rewards.judged({"correct": float(right), "format": 1.0}, success=right, well_formed=True, detail=detail)
+        return self.rewards.graded({"correct": float(right), "format": 1.0}, success=right, well_formed=True, detail=detail)
 
 
 def _gold(answer: object, number: int, where: str) -> WrittenNumber:

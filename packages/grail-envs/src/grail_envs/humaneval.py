@@ -1,6 +1,6 @@
 """HumanEval: complete a Python function from its docstring; `check(entry_point)` decides.
 
-The answer's code runs after the prompt, so the prompt's imports and helpers are there; on the judging side the prompt is
+The answer's code runs after the prompt, so the prompt's imports and helpers are there; on the grading side the prompt is
 run again by itself, so a test that calls a helper of the prompt calls the data set's, never one the answer replaced.
 """
 
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from grail_core.capabilities import Capabilities
-from grail_core.environment import EnvironmentSpec, Judgement, Message, Problem
-from grail_envs.code_answers import CODE_REWARDS, CODE_SYSTEM, NO_CODE, code_of, judged_in_sandbox
+from grail_core.environment import EnvironmentSpec, Grade, Message, Problem
+from grail_envs.code_answers import CODE_REWARDS, CODE_SYSTEM, NO_CODE, code_of, graded_in_sandbox
 from grail_envs.data_sets import HubSource, load_rows, row_permutation, rows_digest
 from grail_envs.draws import checked_seed
 from grail_envs.sandbox.jobs import Job
@@ -25,7 +25,7 @@ _FIELDS: Final = ("task_id", "prompt", "entry_point", "canonical_solution", "tes
 
 @dataclass(frozen=True)
 class HumanEvalPayload:
-    """One row. `reference` is the published solution, for tests of the judge."""
+    """One row. `reference` is the published solution, for tests of the grader."""
 
     task_id: str
     prompt: str
@@ -73,9 +73,9 @@ class HumanEvalEnvironment:
         ask = f"Complete this function. Give the whole function `{payload.entry_point}`.\n\n{block}"
         return [Message("system", CODE_SYSTEM), Message("user", ask)]
 
-    def judge(self, problem: Problem, completion: str) -> Judgement:
+    def grade(self, problem: Problem, completion: str) -> Grade:
         code = code_of(completion)
-        return NO_CODE if code is None else judged_in_sandbox(job_of(problem.payload, code))
+        return NO_CODE if code is None else graded_in_sandbox(job_of(problem.payload, code))
 
 
 def job_of(payload: HumanEvalPayload, code: str) -> Job:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from grail_core.capabilities import Capabilities
-from grail_core.environment import EnvironmentSpec, Judgement, Message, Problem
+from grail_core.environment import EnvironmentSpec, Grade, Message, Problem
 from grail_core.errors import ConfigurationError, EnvironmentUnavailableError
 from grail_envs.answer_text import ANSWER_CLOSE, last_boxed, spoken, tagged_answer
 from grail_envs.data_sets import HubSource, load_rows, row_permutation, rows_digest
@@ -134,12 +134,12 @@ class MathEnvironment:
         payload: MathPayload = problem.payload
         return [Message("system", _SYSTEM), Message("user", payload.question)]
 
-    def judge(self, problem: Problem, completion: str) -> Judgement:
+    def grade(self, problem: Problem, completion: str) -> Grade:
         payload: MathPayload = problem.payload
         answer = answer_of(completion)
         if answer is None:
-            return self.rewards.judged({}, success=False, well_formed=False, detail="no answer tag and no \\boxed{}")
-        return judge_formula(payload.gold, answer)
+            return self.rewards.graded({}, success=False, well_formed=False, detail="no answer tag and no \\boxed{}")
+        return grade_formula(payload.gold, answer)
 
 
 def answer_of(completion: str) -> str | None:
@@ -150,15 +150,15 @@ def answer_of(completion: str) -> str | None:
     return last_boxed(text, limit=MAX_ANSWER_CHARACTERS) or None
 
 
-def judge_formula(gold: str, answer: str) -> Judgement:
+def grade_formula(gold: str, answer: str) -> Grade:
     """Compare two formulas in the confined worker."""
     from grail_envs.sandbox.pool import MATH, shared_pool
 
-    ruling = shared_pool(MATH).grade({"gold": gold, "answer": answer}, LIMITS)
+    ruling = shared_pool(MATH).grade_formula({"gold": gold, "answer": answer}, LIMITS)
     if not ruling.conclusive:
         return CORRECT_AND_FORMAT.inconclusive(ruling.detail)
     readable = ruling.stage != "parse"
-    return CORRECT_AND_FORMAT.judged(
+    return CORRECT_AND_FORMAT.graded(
         {"correct": float(ruling.passed), "format": float(readable)},
         success=ruling.passed,
         well_formed=readable,

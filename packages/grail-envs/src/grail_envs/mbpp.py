@@ -1,4 +1,4 @@
-"""MBPP: short Python tasks, judged by every assertion of the row.
+"""MBPP: short Python tasks, graded by every assertion of the row.
 
 The order is code, then setup, then tests. The prompt shows the first assertion (it fixes the name and the arguments) and
 hides the others, so an answer that only tabulates what it was shown fails. The tests see the answer's functions and classes
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from grail_core.capabilities import Capabilities
-from grail_core.environment import EnvironmentSpec, Judgement, Message, Problem
+from grail_core.environment import EnvironmentSpec, Grade, Message, Problem
 from grail_core.errors import ConfigurationError, EnvironmentUnavailableError
 from grail_envs.code_answers import (
     CODE_REWARDS,
@@ -20,8 +20,8 @@ from grail_envs.code_answers import (
     NO_CODE,
     code_of,
     defined_names,
+    graded_in_sandbox,
     imports_of,
-    judged_in_sandbox,
     used_names,
 )
 from grail_envs.data_sets import HubSource, load_rows, row_permutation, rows_digest
@@ -118,9 +118,9 @@ class MbppEnvironment:
         ask = f"{payload.text.strip()}\n\nYour code must pass tests like this one:\n\n```python\n{shown}\n```"
         return [Message("system", CODE_SYSTEM), Message("user", ask)]
 
-    def judge(self, problem: Problem, completion: str) -> Judgement:
+    def grade(self, problem: Problem, completion: str) -> Grade:
         code = code_of(completion)
-        return NO_CODE if code is None else judged_in_sandbox(job_of(problem.payload, code))
+        return NO_CODE if code is None else graded_in_sandbox(job_of(problem.payload, code))
 
 
 def job_of(payload: MbppPayload, code: str) -> Job:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from grail_core.environment import Judgement, JudgementOutcome
+from grail_core.environment import Grade, GradeOutcome
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class RewardTable:
             raise ValueError("two reward components share a name")
         self.components = components
 
-    def judged(
+    def graded(
         self,
         values: Mapping[str, float],
         *,
@@ -47,8 +47,8 @@ class RewardTable:
         well_formed: bool,
         detail: str = "",
         limit_share: float = 0.0,
-    ) -> Judgement:
-        """The judgement of one completion; a component not named is 0.
+    ) -> Grade:
+        """The grade of one completion; a component not named is 0.
 
         Raises:
             ValueError: an unknown component, or a value outside [0, 1].
@@ -59,18 +59,16 @@ class RewardTable:
         full = {component.name: float(values.get(component.name, 0.0)) for component in self.components}
         complete = all(value == 1.0 for value in full.values())
         reward = 1.0 if complete else sum(float(c.weight) * full[c.name] for c in self.components)
-        return Judgement(
-            reward, success=success, well_formed=well_formed, components=full, detail=detail, limit_share=limit_share
-        )
+        return Grade(reward, success=success, well_formed=well_formed, components=full, detail=detail, limit_share=limit_share)
 
-    def inconclusive(self, detail: str) -> Judgement:
-        """A judgement that could not be made, through no fault of the answer."""
-        return Judgement(
+    def inconclusive(self, detail: str) -> Grade:
+        """A grade that could not be made, through no fault of the answer."""
+        return Grade(
             0.0,
             success=False,
             well_formed=False,
             components={component.name: 0.0 for component in self.components},
-            outcome=JudgementOutcome.INCONCLUSIVE,
+            outcome=GradeOutcome.INCONCLUSIVE,
             detail=detail,
         )
 

@@ -15,22 +15,22 @@ import numpy as np
 
 import grail_core
 from grail_core.checkpoints.loaded import LiveCheckpoint, LoadedCheckpoint
-from grail_core.environment import Environment, Judgement, JudgementOutcome, Problem
+from grail_core.environment import Environment, Grade, GradeOutcome, Problem
 from grail_core.files.window_file import write_window_file
 from grail_core.generation.base import Completion, GenerationRequest
 from grail_core.generation.hf import HfGenerator
-from grail_core.proof.batch import RowProof, prove_rows
+from grail_core.proof.batch import RolloutProof, prove_rollouts
 from grail_core.proof.errors import UnprovableError
 from grail_core.proof.numerics import numerics_class_of
 from grail_core.proof.sketches import projections
 from grail_core.protocol import (
     GroupCount,
-    RolloutRow,
+    RolloutRecord,
     WindowHeader,
     count_groups,
     header_digest,
     merkle_root,
-    row_digest,
+    rollout_digest,
     without_negative_zero,
 )
 from grail_core.protocol.constants import PROTOCOL_VERSION, ROLLOUTS_PER_PROBLEM
@@ -50,7 +50,7 @@ class Group:
     """Sixteen proven rollouts of one problem."""
 
     group: int
-    rows: tuple[RolloutRow, ...]
+    rollouts: tuple[RolloutRecord, ...]
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Timings:
     """Seconds spent a step in one window."""
 
     generate: float = 0.0
-    judge: float = 0.0
+    grade: float = 0.0
     prove: float = 0.0
     pack: float = 0.0
 
@@ -86,18 +86,18 @@ class Mining:
             completions = self.generate(context, loaded, groups, prompts)
         produced = []
         for group, problem, prompt, answers in zip(groups, problems, prompts, completions, strict=True):
-            with _timed(self.timings, "judge"):
-                judgements = [self.judge(environment, loaded, problem, answer) for answer in answers]
+            with _timed(self.timings, "grade"):
+                grades = [self.grade(environment, loaded, problem, answer) for answer in answers]
             try:
                 with _timed(self.timings, "prove"):
                     proofs = self.prove(context, loaded, prompt, answers)
             except UnprovableError as error:
                 log.warning("group %d of window %d dropped: %s", group, context.window, error)
                 continue
-            if any(judgement.outcome is JudgementOutcome.INCONCLUSIVE for judgement in judgements):
+            if any(grade.outcome is GradeOutcome.INCONCLUSIVE for grade in grades):
                 log.warning("group %d of window %d dropped: the judge failed here", group, context.window)
                 continue
-            produced.append(Group(group, _rows(group, prompt, answers, judgements, proofs)))
+            produced.append(Group(group, _rows(group, prompt, answers, grades, proofs)))
         return produced
 
     def generate(
@@ -114,25 +114,27 @@ class Mining:
         flat = generator.generate(requests)
         return [flat[start : start + ROLLOUTS_PER_PROBLEM] for start in range(0, len(flat), ROLLOUTS_PER_PROBLEM)]
 
-    def judge(self, environment: Environment, loaded: LoadedCheckpoint, problem: Problem, completion: Completion) -> Judgement:
-        return environment.judge(problem, loaded.renderer.decode_completion(completion.tokens))
+    def grade(self, environment: Environment, loaded: LoadedCheckpoint, problem: Problem, completion: Completion) -> Grade:
+        return environment.grade(problem, loaded.renderer.decode_completion(completion.tokens))
 
     def prove(
         self, context: WindowContext, loaded: LoadedCheckpoint, prompt: tuple[int, ...], answers: Sequence[Completion]
-    ) -> list[RowProof]:
+    ) -> list[RolloutProof]:
         """Sketches and unwarped log-probabilities of one group, from one forward pass of the proof model."""
         signs = projections(context.randomness, context.window_seed, loaded.model.hidden_size)
-        rows = [(*prompt, *answer.tokens) for answer in answers]
-        return prove_rows(loaded.model, rows, [len(prompt)] * len(rows), signs)
+        records = [(*prompt, *answer.tokens) for answer in answers]
+        return prove_rollouts(loaded.model, records, [len(prompt)] * len(records), signs)
 
     def pack(self, context: WindowContext, loaded: LoadedCheckpoint, groups: Sequence[Group]) -> bytes:
         """The signed window file. `groups` in increasing order, at least one."""
         with _timed(self.timings, "pack"):
-            rows = [row for group in groups for row in group.rows]
-            return self.seal(context, loaded, rows, count_groups([group.group for group in groups]))
+            records = [record for group in groups for record in group.rollouts]
+            return self.seal(context, loaded, records, count_groups([group.group for group in groups]))
 
-    def seal(self, context: WindowContext, loaded: LoadedCheckpoint, rows: Sequence[RolloutRow], counted: GroupCount) -> bytes:
-        """Bind rows by their Merkle root, state the counts, sign."""
+    def seal(
+        self, context: WindowContext, loaded: LoadedCheckpoint, records: Sequence[RolloutRecord], counted: GroupCount
+    ) -> bytes:
+        """Bind rollouts by their Merkle root, state the counts, sign."""
         header = WindowHeader(
             protocol_version=PROTOCOL_VERSION,
             window=context.window,
@@ -146,33 +148,33 @@ class Mining:
             groups=counted.groups,
             gaps=counted.gaps,
             declared=counted.declared,
-            merkle_root=merkle_root([row_digest(context.network_id, row) for row in rows]),
+            merkle_root=merkle_root([rollout_digest(context.network_id, record) for record in records]),
             numerics_class=numerics_class_of(loaded.model),
             software={"grail-core": grail_core.__version__},
         )
         signature = self.signer.sign(header_digest(context.network_id, header))
-        return write_window_file(header, signature, rows)
+        return write_window_file(header, signature, records)
 
 
 def _rows(
     group: int,
     prompt: tuple[int, ...],
     answers: Sequence[Completion],
-    judgements: Sequence[Judgement],
-    proofs: Sequence[RowProof],
-) -> tuple[RolloutRow, ...]:
+    grades: Sequence[Grade],
+    proofs: Sequence[RolloutProof],
+) -> tuple[RolloutRecord, ...]:
     return tuple(
-        RolloutRow(
+        RolloutRecord(
             group=group,
             rollout=rollout,
             tokens=np.asarray((*prompt, *answer.tokens), np.int32),
             prompt_length=len(prompt),
             logprobs=without_negative_zero(proof.logprobs),
             sketches=proof.sketches,
-            reward=judgement.reward,
-            success=judgement.success,
+            reward=grade.reward,
+            success=grade.success,
         )
-        for rollout, (answer, judgement, proof) in enumerate(zip(answers, judgements, proofs, strict=True))
+        for rollout, (answer, grade, proof) in enumerate(zip(answers, grades, proofs, strict=True))
     )
 
 

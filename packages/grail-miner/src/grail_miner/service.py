@@ -116,16 +116,16 @@ class MinerService:
         self.budget.observe_finish(seconds)
         deadline_ms = self.participant.time_of_block_ms(context.times.deadline_block)
         timings = self.mining.timings
-        rewards = [row.reward for group in groups for row in group.rows]
+        rewards = [record.reward for group in groups for record in group.rollouts]
         log.event(
             "window_mined",
             window=context.window,
             groups=len(groups),
             rollouts=len(rewards),
-            tokens=sum(len(row.tokens) - row.prompt_length for group in groups for row in group.rows),
+            tokens=sum(len(record.tokens) - record.prompt_length for group in groups for record in group.rollouts),
             reward_mean=sum(rewards) / len(rewards),
             seconds_generate=timings.generate,
-            seconds_judge=timings.judge,
+            seconds_grade=timings.grade,
             seconds_prove=timings.prove,
             seconds_pack=timings.pack,
             seconds_upload=seconds - timings.pack,

@@ -20,7 +20,7 @@ import torch
 from grail_core.checkpoints.loaded import LoadedCheckpoint
 from grail_core.environment import Environment
 from grail_core.files.accepted_files import AcceptedFile
-from grail_core.files.evidence import JudgeStability, RolloutEvidence
+from grail_core.files.evidence import GradeStability, RolloutEvidence
 from grail_core.keys import ss58
 from grail_core.protocol import Finding
 from grail_core.protocol.context import WindowContext
@@ -31,7 +31,7 @@ from grail_core.verification.measure import WholeGroup
 from grail_core.verification.window_file import Submission
 from grail_trainer.advantages import varies
 from grail_trainer.grpo import Rollout, RolloutGroup
-from grail_trainer.logprobs import TokenRow, completion_logprobs
+from grail_trainer.logprobs import TokenSequence, completion_logprobs
 
 MAX_SHARE = Fraction(1, 10)
 """Of a batch, from one hotkey."""
@@ -141,7 +141,7 @@ def build_batch(
             continue
         submission, examination, check_context = examined[candidate.hotkey]
         result = examine_sample(examination, check_context, WholeGroup(candidate.group, loaded.model))
-        tally.verified += len(submission.rows_of(candidate.group))
+        tally.verified += len(submission.rollouts_of(candidate.group))
         taken = _learnable(submission, candidate, result, loaded, check_context)
         if isinstance(taken, DroppedGroup):
             dropped.append(taken)
@@ -172,20 +172,20 @@ def fair_order(offered: Mapping[Hotkey, Sequence[int]]) -> list[Candidate]:
     ]
 
 
-def largest_share(active: int) -> Fraction:
+def max_share(active: int) -> Fraction:
     """Of a batch from one hotkey, with so many active: a tenth, or twice an even share with fewer than ten."""
     return MAX_SHARE if active >= HOTKEYS_FOR_SHARE else min(Fraction(1), Fraction(2, max(1, active)))
 
 
 def max_from_one(max_groups: int, active: int) -> int:
     """Groups of one hotkey in a full batch."""
-    return max(1, int(largest_share(active) * max_groups))
+    return max(1, int(max_share(active) * max_groups))
 
 
 def within_share(hotkeys: Sequence[Hotkey], *, active: int) -> list[int]:
     """Indices to keep so that no hotkey has more than its share of what is kept (but one group each at least): the latest
     groups of the hotkeys with the most go first."""
-    share = largest_share(active)
+    share = max_share(active)
     kept = list(range(len(hotkeys)))
     while kept:
         counts: dict[Hotkey, int] = {}
@@ -216,7 +216,7 @@ def _varying(submission: Submission, tally: _Tally) -> list[int]:
     found = []
     for group in submission.groups:
         tally.offered += 1
-        if varies([row.reward for row in submission.rows_of(group)]):
+        if varies([row.reward for row in submission.rollouts_of(group)]):
             found.append(group)
         else:
             tally.flat += 1
@@ -236,7 +236,7 @@ def _learnable(
     if result.reject is not None or result.evidence is None:
         return drop(_reason(result.findings))
     evidence = {rollout.rollout: rollout for rollout in result.evidence.rollouts}
-    if any(rollout.judge.stability is not JudgeStability.STABLE for rollout in evidence.values()):
+    if any(rollout.grade.stability is not GradeStability.STABLE for rollout in evidence.values()):
         return drop("the judge did not come to one result for every rollout")
     rollouts = list(_rollouts(submission, candidate.group, evidence, loaded, context))
     if not all(np.isfinite(rollout.behaviour).all() for rollout in rollouts):
@@ -252,21 +252,21 @@ def _rollouts(
     loaded: LoadedCheckpoint,
     context: CheckContext,
 ) -> Iterator[Rollout]:
-    proved = [submission.row_of(group, rollout) for rollout in sorted(evidence)]
-    rows = [TokenRow(tuple(row.tokens.tolist()), row.prompt_length) for row in proved]
+    proved = [submission.rollout_of(group, rollout) for rollout in sorted(evidence)]
+    rows = [TokenSequence(tuple(row.tokens.tolist()), row.prompt_length) for row in proved]
     warped = _warped_logprobs(loaded, rows, context.policy.temperature)
     for place, (rollout, row) in enumerate(zip(sorted(evidence), rows, strict=True)):
         measured = evidence[rollout]
         yield Rollout(
             row=row,
-            reward=measured.judge.reward,
-            success=measured.judge.success,
+            reward=measured.grade.reward,
+            success=measured.grade.success,
             behaviour=measured.logprob if warped is None else warped[place],
         )
 
 
 def _warped_logprobs(
-    loaded: LoadedCheckpoint, rows: Sequence[TokenRow], temperature: float
+    loaded: LoadedCheckpoint, rows: Sequence[TokenSequence], temperature: float
 ) -> list[npt.NDArray[np.float32]] | None:
     """Log-probabilities at the sampling temperature; None at temperature 1, where the evidence holds them already."""
     if temperature == 1:

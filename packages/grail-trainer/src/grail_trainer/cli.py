@@ -136,7 +136,7 @@ def publish(settings: object, model: Path, env_id: str) -> None:
 @click.option("--objects", is_flag=True, help="Also ask the store for every object's size.")
 @common_options
 def inspect(settings: object, as_json: bool, objects: bool) -> None:
-    """Verify and show the network's chain of checkpoints: sizes, ratios, roots (also: `grail checkpoint show`)."""
+    """Verify and show the network's sequence of checkpoints: sizes, ratios, roots (also: `grail checkpoint show`)."""
     from grail_trainer.commands import inspect_command
 
     inspect_command(settings, as_json=as_json, objects=objects)  # type: ignore[arg-type]

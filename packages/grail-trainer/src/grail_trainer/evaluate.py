@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from grail_core.environment import Environment, Judgement
+from grail_core.environment import Environment, Grade
 from grail_core.generation.base import GenerationRequest
 from grail_core.model.policy_model import PolicyModel
 from grail_core.model.prompts import PromptRenderer
@@ -95,17 +95,17 @@ def evaluate(
         for index in range(problems)
         for sample in range(samples)
     ]
-    judgements: list[Judgement] = []
+    grades: list[Grade] = []
     texts: list[str] = []
     lengths: list[int] = []
     for start in range(0, len(requests), _REQUESTS_AT_ONCE):
         for completion in generator.generate(requests[start : start + _REQUESTS_AT_ONCE]):
             texts.append(renderer.decode_completion(completion.tokens))
             lengths.append(len(completion.tokens))
-            judgements.append(environment.judge(asked[(len(texts) - 1) // samples], texts[-1]))
+            grades.append(environment.grade(asked[(len(texts) - 1) // samples], texts[-1]))
         progress(len(texts), len(requests))
-    solved = np.array([judgement.success for judgement in judgements], dtype=np.float64).reshape(problems, samples)
-    formed = np.array([judgement.well_formed for judgement in judgements], dtype=np.float64).reshape(problems, samples)
+    solved = np.array([grade.success for grade in grades], dtype=np.float64).reshape(problems, samples)
+    formed = np.array([grade.well_formed for grade in grades], dtype=np.float64).reshape(problems, samples)
     successes = solved.sum(axis=1).astype(int)
     return Evaluation(
         env_id=environment.spec.env_id,
@@ -115,7 +115,7 @@ def evaluate(
         success_error=standard_error(solved.mean(axis=1)),
         well_formed=float(formed.mean()),
         well_formed_error=standard_error(formed.mean(axis=1)),
-        reward=float(np.mean([judgement.reward for judgement in judgements])),
+        reward=float(np.mean([grade.reward for grade in grades])),
         completion_tokens=float(np.mean(lengths)),
         pass_at={k: float(np.mean([pass_at_k(samples, int(c), k) for c in successes])) for k in powers_up_to(samples)},
         constant=constant_baseline(environment, asked, texts) if constant else 0.0,

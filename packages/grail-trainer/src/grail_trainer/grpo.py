@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from grail_trainer.advantages import AdvantageKind, group_advantages
-from grail_trainer.logprobs import TokenRow, completion_logprobs
+from grail_trainer.logprobs import TokenSequence, completion_logprobs
 from grail_trainer.optimiser import Masters
 
 LossKind = Literal["grpo", "dapo", "dr_grpo"]
@@ -61,7 +61,7 @@ class Rollout:
     """One verified rollout. `behaviour` float32 [completion]: log-probabilities under the policy that drew it, at its
     temperature, measured by this trainer."""
 
-    row: TokenRow
+    row: TokenSequence
     reward: float
     success: bool
     behaviour: npt.NDArray[np.float32]
@@ -86,7 +86,7 @@ class Batch:
     `weight` of a token: its advantage is counted that often (the truncated importance weight); `reference` may be None.
     """
 
-    rows: tuple[TokenRow, ...]
+    rows: tuple[TokenSequence, ...]
     lengths: Tensor
     advantage: Tensor
     proximal: Tensor

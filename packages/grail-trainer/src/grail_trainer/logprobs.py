@@ -20,7 +20,7 @@ CHUNK_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
-class TokenRow:
+class TokenSequence:
     """One rollout as the model reads it: prompt + completion ids, of which the first `prompt_length` are the prompt."""
 
     tokens: tuple[int, ...]
@@ -44,7 +44,7 @@ class CompletionLogprobs:
     row: Tensor
 
 
-def completion_logprobs(module: Any, rows: Sequence[TokenRow], *, temperature: float = 1.0) -> CompletionLogprobs:
+def completion_logprobs(module: Any, rows: Sequence[TokenSequence], *, temperature: float = 1.0) -> CompletionLogprobs:
     """Log-probabilities of every completion token of some rows, in one pass of the base model.
 
     Args:
@@ -59,15 +59,15 @@ def completion_logprobs(module: Any, rows: Sequence[TokenRow], *, temperature: f
         tokens[index, : len(row.tokens)] = torch.tensor(row.tokens, dtype=torch.long)
     lengths = torch.tensor([row.completion_length for row in rows])
     starts = torch.tensor([row.prompt_length for row in rows])
-    row_of = torch.repeat_interleave(torch.arange(len(rows)), lengths)
+    rollout_of = torch.repeat_interleave(torch.arange(len(rows)), lengths)
     first = torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
-    column = torch.arange(len(row_of)) - first + torch.repeat_interleave(starts, lengths)
-    targets = tokens[row_of, column]
+    column = torch.arange(len(rollout_of)) - first + torch.repeat_interleave(starts, lengths)
+    targets = tokens[rollout_of, column]
     hidden = module.base_model(input_ids=tokens.to(device), use_cache=False).last_hidden_state
-    states = hidden[row_of.to(device), (column - 1).to(device)]
+    states = hidden[rollout_of.to(device), (column - 1).to(device)]
     head = module.get_output_embeddings()
     logprob, entropy = token_logprobs(states, head.weight, targets.to(device), temperature=temperature)
-    return CompletionLogprobs(logprob, entropy, row_of.to(device))
+    return CompletionLogprobs(logprob, entropy, rollout_of.to(device))
 
 
 def token_logprobs(

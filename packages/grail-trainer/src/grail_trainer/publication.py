@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from grail_core.chain.base import blocks_in
-from grail_core.checkpoints.manifests import ChainView, is_in_time, list_manifests
+from grail_core.checkpoints.manifests import CheckpointSequence, is_in_time, list_manifests
 from grail_core.checkpoints.publish import CheckpointParts, least_valid_from, publish
 from grail_core.checkpoints.safety import ModelFiles
 from grail_core.errors import CheckpointError
@@ -52,7 +52,7 @@ class Publisher:
     spare_blocks: int = 1
     _seconds: float = 0.0  # of the last publication: what the next one is given
 
-    def view(self) -> ChainView:
+    def view(self) -> CheckpointSequence:
         """Our own sequence of checkpoints, as our bucket has it."""
         participant = self.participant
         return list_manifests(

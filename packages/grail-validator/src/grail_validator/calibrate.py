@@ -34,7 +34,7 @@ SAMPLES = (16, 46, 64)
 
 
 @dataclass(frozen=True)
-class Asked:
+class CalibrationRequest:
     """The command's options. None leaves it to the model folder's generation_config.json."""
 
     models: Sequence[Path]
@@ -49,7 +49,7 @@ class Asked:
     out: Path
 
 
-def calibrate_command(settings: Settings, asked: Asked, *, as_json: bool) -> core.Calibration:
+def calibrate_command(settings: Settings, asked: CalibrationRequest, *, as_json: bool) -> core.Calibration:
     """Measure, write the table and its plot, and say whether the table may be enforced.
 
     Raises:
@@ -107,7 +107,7 @@ def _standing(pair: PairCalibration) -> str:
     return f"{name}: reports only, with {' and '.join(missing)}"
 
 
-def _prompts(asked: Asked, data_dir: Path | None) -> Iterator[list[tuple[int, ...]]]:
+def _prompts(asked: CalibrationRequest, data_dir: Path | None) -> Iterator[list[tuple[int, ...]]]:
     """Those of each checkpoint. A file's are dealt out one by one; an environment's problems are others for each."""
     if asked.prompts is not None:
         given = _read_prompts(asked.prompts)
@@ -149,7 +149,7 @@ def _read_prompts(path: Path) -> list[tuple[int, ...]]:
     return prompts
 
 
-def _sampling(folder: Path, asked: Asked) -> tuple[GenerationPolicy, frozenset[int]]:
+def _sampling(folder: Path, asked: CalibrationRequest) -> tuple[GenerationPolicy, frozenset[int]]:
     """Policy and end tokens: the options, else what the folder says."""
     found = sampling_defaults(folder, asked.end_tokens)
     policy = replace(

@@ -135,11 +135,11 @@ def calibrate(
     GRAIL_DEVICE chooses the machine's device, GRAIL_CALIBRATION=table.json judges with the result. All validators of a network
     must use the same table, or they disagree about miners.
     """
-    from grail_validator.calibrate import Asked, calibrate_command
+    from grail_validator.calibrate import CalibrationRequest, calibrate_command
 
     if (prompts is None) == (env_id is None):
         raise click.UsageError("give either --prompts FILE or --env ID")
-    asked = Asked(
+    asked = CalibrationRequest(
         models=models,
         prompts=prompts,
         env_id=env_id,

@@ -25,7 +25,7 @@ from grail_core.telemetry import get_logger
 
 log = get_logger(__name__)
 
-ANSWER_LIMIT = 4096  # bytes; a round has about 250
+MAX_ANSWER_BYTES = 4096  # bytes; a round has about 250
 _TOO_EARLY = 425
 _ROUNDS_IN_MEMORY = 256
 
@@ -160,10 +160,10 @@ class DrandBeacon:
             if response.status_code != 200:
                 raise ValueError(f"HTTP {response.status_code}")
             body = b""
-            for part in response.iter_bytes(ANSWER_LIMIT):
+            for part in response.iter_bytes(MAX_ANSWER_BYTES):
                 body += part
-                if len(body) > ANSWER_LIMIT:
-                    raise ValueError(f"the answer has more than {ANSWER_LIMIT} bytes")
+                if len(body) > MAX_ANSWER_BYTES:
+                    raise ValueError(f"the answer has more than {MAX_ANSWER_BYTES} bytes")
                 if time.monotonic() > end:
                     raise ValueError("the answer came too slowly")
             return body

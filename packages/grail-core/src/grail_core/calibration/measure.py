@@ -32,7 +32,7 @@ from grail_core.errors import ConfigurationError
 from grail_core.generation.base import GenerationRequest
 from grail_core.generation.hf import HfGenerator
 from grail_core.model.policy_model import Attention, PolicyModel
-from grail_core.proof.batch import RowMeasurement, RowProof, measure_rows, prove_rows
+from grail_core.proof.batch import RolloutMeasurement, RolloutProof, measure_rollouts, prove_rollouts
 from grail_core.proof.calibration import STATISTICS, CalibrationTable, Null, PairCalibration, Shape
 from grail_core.proof.numerics import class_name, numerics_class_of
 from grail_core.proof.sketches import Projections, parse_sketches, projections, quantise, sketch
@@ -85,7 +85,7 @@ class HonestRow:
     sampling_seed: int
     group: int
     rollout: int
-    proof: RowProof
+    proof: RolloutProof
 
     @property
     def completion_length(self) -> int:
@@ -168,7 +168,7 @@ def mine(
     for start in range(0, len(requests), ROLLOUTS_PER_PROBLEM):
         group = range(start, start + ROLLOUTS_PER_PROBLEM)
         tokens = [requests[i].prompt + completions[i].tokens for i in group]
-        proofs = prove_rows(model, tokens, [len(requests[i].prompt) for i in group], signs)
+        proofs = prove_rollouts(model, tokens, [len(requests[i].prompt) for i in group], signs)
         for r, (i, row, proof) in enumerate(zip(group, tokens, proofs, strict=True)):
             request = requests[i]
             rows.append(HonestRow(row, len(request.prompt), request.sampling_seed, start // ROLLOUTS_PER_PROBLEM, r, proof))
@@ -193,13 +193,13 @@ def measure(
     rows: Sequence[HonestRow],
     signs: Projections,
     batch: int = PROOF_BATCH_SIZE,
-) -> list[RowMeasurement]:
+) -> list[RolloutMeasurement]:
     """What a validator sees of every row at the positions a challenge would open, so many rows in one forward pass."""
-    measured: list[RowMeasurement] = []
+    measured: list[RolloutMeasurement] = []
     for start in range(0, len(rows), batch):
         part = rows[start : start + batch]
         seeds = [row.sampling_seed.to_bytes(8, "big") * 4 for row in part]
-        measured += measure_rows(
+        measured += measure_rollouts(
             model,
             [row.tokens for row in part],
             [row.prompt_length for row in part],
@@ -211,7 +211,9 @@ def measure(
     return measured
 
 
-def compared(rows: Sequence[HonestRow], claims: Sequence[RowProof], measured: Sequence[RowMeasurement]) -> list[Comparison]:
+def compared(
+    rows: Sequence[HonestRow], claims: Sequence[RolloutProof], measured: Sequence[RolloutMeasurement]
+) -> list[Comparison]:
     """Claims about rows beside what was measured of the same rows, in the same order."""
     sample = []
     for row, claim, result in zip(rows, claims, measured, strict=True):
@@ -320,7 +322,7 @@ def _observe(
                     yield seen(validator, name, compared(rows, claims, measured), fitted=False)
 
 
-def _records(folder: Path, model: PolicyModel, rows: Sequence[HonestRow], signs: Projections) -> dict[str, list[RowProof]]:
+def _records(folder: Path, model: PolicyModel, rows: Sequence[HonestRow], signs: Projections) -> dict[str, list[RolloutProof]]:
     """Proofs of the same rows that no class admits: states kept from decoding, and other dtypes."""
     kind: Attention = "eager" if model.attention == "eager" else "sdpa"
     groups = [rows[i : i + ROLLOUTS_PER_PROBLEM] for i in range(0, len(rows), ROLLOUTS_PER_PROBLEM)]
@@ -330,13 +332,13 @@ def _records(folder: Path, model: PolicyModel, rows: Sequence[HonestRow], signs:
         records[dtype] = [
             proof
             for group in groups
-            for proof in prove_rows(other, [row.tokens for row in group], [row.prompt_length for row in group], signs)
+            for proof in prove_rollouts(other, [row.tokens for row in group], [row.prompt_length for row in group], signs)
         ]
     return records
 
 
 @torch.inference_mode()
-def _decoded_proofs(model: PolicyModel, group: Sequence[HonestRow], signs: Projections) -> list[RowProof]:
+def _decoded_proofs(model: PolicyModel, group: Sequence[HonestRow], signs: Projections) -> list[RolloutProof]:
     """Proofs from the hidden states that Transformers' own cached decoding meets: the prompt at once, then token by token.
 
     The rows of a group have one prompt.
@@ -358,7 +360,7 @@ def _decoded_proofs(model: PolicyModel, group: Sequence[HonestRow], signs: Proje
         own = hidden[index, : row.completion_length + 1]
         scores = model.logits(own[:-1]).log_softmax(dim=1)
         chosen = tokens[index, start : len(row.tokens), None]
-        proofs.append(RowProof(quantise(sketch(own, signs)), scores.gather(1, chosen)[:, 0].cpu().numpy()))
+        proofs.append(RolloutProof(quantise(sketch(own, signs)), scores.gather(1, chosen)[:, 0].cpu().numpy()))
     return proofs
 
 

@@ -32,7 +32,7 @@ READ_SECONDS = 60.0
 WRITE_SECONDS = 180.0  # a write returns when its block is final
 STALE_METAGRAPH_SECONDS = 600.0  # the newest metagraph answers so long while no endpoint does
 _RETRY_PAUSES = (1.0, 4.0)
-_LONGEST_NAP_SECONDS = 30.0
+_MAX_NAP_SECONDS = 30.0
 _BLOCKS_KEPT = 1024
 _METAGRAPHS_KEPT = 16
 
@@ -207,7 +207,7 @@ class BittensorChain:
                 return True
             seconds = self._seconds_per_block()
             # Far away: sleep most of the way. Near: look four times per block.
-            nap = min((missing - 1) * seconds * 0.9, _LONGEST_NAP_SECONDS) if missing > 1 else 0.0
+            nap = min((missing - 1) * seconds * 0.9, _MAX_NAP_SECONDS) if missing > 1 else 0.0
             if stop.wait(max(nap, seconds / 4)):
                 return False
 

@@ -24,7 +24,7 @@ from grail_core.checkpoints.delta.frames import Frame, read_frames
 from grail_core.checkpoints.delta.shards import create_weights, map_weights, plan_shards, shard_index
 from grail_core.checkpoints.delta.tensors import RawTensor, raw_state
 from grail_core.checkpoints.download import Progress, fetch_bytes, fetch_object, fetch_range, no_progress
-from grail_core.checkpoints.manifests import ChainView, list_manifests
+from grail_core.checkpoints.manifests import CheckpointSequence, list_manifests
 from grail_core.checkpoints.plan import Route, cheapest_route
 from grail_core.checkpoints.safety import MAX_FILE_BYTES, check_model_files
 from grail_core.disk import storage_errors
@@ -40,14 +40,14 @@ def materialise(
     cache_dir: Path | CheckpointCache,
     store: ObjectStore,
     *,
-    view: ChainView | None = None,
+    view: CheckpointSequence | None = None,
     progress: Progress = no_progress,
 ) -> Path:
     """An ordinary Transformers folder with exactly this checkpoint's weights, config and tokenizer.
 
     Args:
         cache_dir: shared by the processes of this machine; the folder lies in it and must not be changed.
-        view: the chain, if the caller has listed it already.
+        view: the sequence, if the caller has listed it already.
 
     Raises:
         CheckpointError: an object is missing, wrong or unsafe, or no way leads to this checkpoint; names key or tensor.
@@ -65,7 +65,11 @@ def materialise(
 
 
 def _materialise(
-    manifest: CheckpointManifest, cache: CheckpointCache, store: ObjectStore, view: ChainView | None, progress: Progress
+    manifest: CheckpointManifest,
+    cache: CheckpointCache,
+    store: ObjectStore,
+    view: CheckpointSequence | None,
+    progress: Progress,
 ) -> list[ObjectRef]:
     """Make the cache's entry; returns the large objects that are in it now and need not be kept apart."""
     index = _index(manifest, cache, store)
@@ -170,7 +174,7 @@ def _model_files(manifest: CheckpointManifest, cache: CheckpointCache, store: Ob
 def _build(
     route: Route,
     target: CheckpointManifest,
-    view: ChainView,
+    view: CheckpointSequence,
     index: WeightsIndex,
     folder: Path,
     cache: CheckpointCache,
@@ -288,7 +292,7 @@ def _repair(manifest: CheckpointManifest, folder: Path, wrong: list[str], index:
     return not _wrong_tensors(folder, index)
 
 
-def _is_damaged(digest: Digest, view: ChainView, cache: CheckpointCache, store: ObjectStore) -> bool:
+def _is_damaged(digest: Digest, view: CheckpointSequence, cache: CheckpointCache, store: ObjectStore) -> bool:
     """Is this cached entry not what its manifest says? Then it was the cause, and another way is tried."""
     manifest = view.by_digest.get(digest)
     folder = cache.entry(digest)
@@ -300,7 +304,7 @@ def _is_damaged(digest: Digest, view: ChainView, cache: CheckpointCache, store: 
         return True
 
 
-def _large_objects(manifest: CheckpointManifest, route: Route, view: ChainView) -> list[ObjectRef]:
+def _large_objects(manifest: CheckpointManifest, route: Route, view: CheckpointSequence) -> list[ObjectRef]:
     """What was downloaded for the weights alone; what is small stays in the cache for the next checkpoint."""
     refs = [part for delta, _ in route.steps for part in delta.parts]
     if route.fetch_start:

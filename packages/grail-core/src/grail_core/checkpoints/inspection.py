@@ -1,4 +1,4 @@
-"""What a chain looks like to a person: checkpoints, sizes, ratios, roots, and what a late reader would fetch."""
+"""What a sequence looks like to a person: checkpoints, sizes, ratios, roots, and what a late reader would fetch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from grail_core.checkpoints.manifests import ChainView, is_in_time, list_manifests
+from grail_core.checkpoints.manifests import CheckpointSequence, is_in_time, list_manifests
 from grail_core.checkpoints.plan import cheapest_route
 from grail_core.errors import CheckpointError
 from grail_core.protocol.manifest import CheckpointManifest
@@ -44,7 +44,7 @@ class LateReader:
 
 
 @dataclass(frozen=True)
-class ChainReport:
+class SequenceReport:
     rows: tuple[CheckpointRow, ...]
     late: tuple[LateReader, ...]
     refused: tuple[tuple[str, str], ...]  # key, why
@@ -72,21 +72,21 @@ class ChainReport:
         return out
 
 
-def inspect_chain(
+def inspect_sequence(
     store: ObjectStore,
     params: NetworkParameters,
     network_id: Digest,
     block_time_of: Callable[[Block], int],
     *,
     check_objects: bool = False,
-) -> ChainReport:
+) -> SequenceReport:
     """Read and verify every manifest of the trainer's bucket, and work out what readers would fetch.
 
     Args:
         check_objects: also ask the store for every object's size (one request each).
 
     Raises:
-        CheckpointError: the chain contradicts itself. StorageError: the store cannot be read.
+        CheckpointError: the sequence contradicts itself. StorageError: the store cannot be read.
     """
     view = list_manifests(store, trainer_hotkey=params.trainer_hotkey, network_id=network_id)
     weights_bytes = max((item.manifest.full_size for item in view.stored), default=0)
@@ -111,10 +111,10 @@ def inspect_chain(
             )
         )
     refused = tuple((entry.key, entry.error.what) for entry in view.refused)
-    return ChainReport(tuple(rows), tuple(_late_readers(view)), refused, weights_bytes)
+    return SequenceReport(tuple(rows), tuple(_late_readers(view)), refused, weights_bytes)
 
 
-def _late_readers(view: ChainView) -> list[LateReader]:
+def _late_readers(view: CheckpointSequence) -> list[LateReader]:
     head = view.head
     if head is None:
         return []

@@ -1,9 +1,9 @@
-"""The checkpoint chain as a bucket shows it: which manifests are there, which one a window uses, what contradicts itself.
+"""The sequence of checkpoints as a bucket shows it: which manifests are there, which one a window uses, what contradicts it.
 
 The rule (protocol, section 3): the checkpoint of window T is the one with the greatest `valid_from` ≤ T that was in the store
 before block `valid_from` − lead, by the store's clock; a later one is skipped for good, and the network's first needs no lead.
 Bytes that the trainer did not sign are no checkpoint and are reported. Two manifests of one sequence number, a sequence that
-goes back, or a chain that forgets what was seen before is the trainer's or the store's fault and stops the reader.
+goes back, or a sequence that forgets what was seen before is the trainer's or the store's fault and stops the reader.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from grail_core.storage.layout import MANIFEST_PREFIX, manifest_key, valid_from_
 
 
 class EquivocationError(CheckpointError):
-    """The trainer signed two manifests for one place in the chain."""
+    """The trainer signed two manifests for one place in the sequence."""
 
 
 class RollbackError(CheckpointError):
-    """The chain shows less, or older, than it did."""
+    """The sequence shows less, or older, than it did."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class RefusedManifest:
 
 
 @dataclass(frozen=True)
-class ChainView:
+class CheckpointSequence:
     """Every manifest of a bucket, by increasing `valid_from`."""
 
     stored: tuple[StoredManifest, ...]
@@ -73,7 +73,7 @@ ManifestMemo = MutableMapping[tuple[str, str], CheckpointManifest]
 
 def list_manifests(
     store: ObjectStore, *, trainer_hotkey: Hotkey, network_id: Digest, memo: ManifestMemo | None = None
-) -> ChainView:
+) -> CheckpointSequence:
     """Read and verify every manifest of a bucket.
 
     Raises:
@@ -101,13 +101,13 @@ def list_manifests(
         stored.append(StoredManifest(manifest, info.stored_at_ms))
     stored.sort(key=lambda item: item.manifest.valid_from)
     _check_order([item.manifest for item in stored])
-    return ChainView(tuple(stored), tuple(refused))
+    return CheckpointSequence(tuple(stored), tuple(refused))
 
 
 def select(
-    view: ChainView, window: Window, params: NetworkParameters, block_time_of: Callable[[Block], int]
+    view: CheckpointSequence, window: Window, params: NetworkParameters, block_time_of: Callable[[Block], int]
 ) -> CheckpointManifest:
-    """Section 3's rule over a view of the chain, newest first, so that only the blocks that matter are asked for their time.
+    """Section 3's rule over a view of the sequence, newest first, so that only the blocks that matter are asked for their time.
 
     Raises:
         CheckpointError: no checkpoint is valid in this window.
@@ -144,13 +144,13 @@ def _candidate(item: StoredManifest, params: NetworkParameters, block_time_of: C
 
 
 class ChainMemory:
-    """What this reader has seen of a chain, on disk: a trainer or a store that rewrites history is found out."""
+    """What this reader has seen of a sequence, on disk: a trainer or a store that rewrites history is found out."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._seen: dict[int, str] | None = None
 
-    def check(self, view: ChainView) -> None:
+    def check(self, view: CheckpointSequence) -> None:
         """Compare with what was seen before, then remember what is new.
 
         Raises:
@@ -168,7 +168,7 @@ class ChainMemory:
                 )
         if seen and max(seen) > max(now, default=-1):
             raise RollbackError(
-                f"the chain ends at sequence {max(now, default=-1)}, but {max(seen)} was seen before",
+                f"the checkpoints end at sequence {max(now, default=-1)}, but {max(seen)} was seen before",
                 hint="the store was rolled back, or the network was started anew: then remove the cache folder",
             )
         if now.keys() - seen.keys():
@@ -184,7 +184,7 @@ class ChainMemory:
                 self._seen = {}
             except (ValueError, AttributeError) as error:
                 raise CheckpointError(
-                    "the memory of the checkpoint chain is damaged", where=str(self._path), hint="remove this file"
+                    "the memory of the checkpoints seen is damaged", where=str(self._path), hint="remove this file"
                 ) from error
         return self._seen
 

@@ -21,7 +21,7 @@ from grail_core.checkpoints.delta.shards import SHARD_BYTES, map_weights, plan_s
 from grail_core.checkpoints.delta.tensors import RawState, RawTensor, raw_state
 from grail_core.checkpoints.download import Progress, no_progress
 from grail_core.checkpoints.fetch import materialise
-from grail_core.checkpoints.manifests import ChainView, list_manifests
+from grail_core.checkpoints.manifests import CheckpointSequence, list_manifests
 from grail_core.checkpoints.safety import ModelFiles, check_model_files
 from grail_core.checkpoints.uploads import Uploads
 from grail_core.disk import storage_errors
@@ -51,7 +51,7 @@ PART_BYTES = 128 << 20  # a delta is split into objects of about this size
 
 @dataclass(frozen=True)
 class CheckpointParts:
-    """What the trainer decides; the rest of a manifest follows from the weights and the chain."""
+    """What the trainer decides; the rest of a manifest follows from the weights and the sequence so far."""
 
     network_id: Digest
     window: Window  # whose training made the weights
@@ -76,7 +76,7 @@ def publish(
     progress: Progress = no_progress,
     shard_limit: int = SHARD_BYTES,
 ) -> CheckpointManifest:
-    """Publish `state` as the next checkpoint of the chain in `store`; a call repeated after a crash finishes the first one.
+    """Publish `state` as the next checkpoint in `store`; a call repeated after a crash finishes the first one.
 
     Args:
         state: name → CPU tensor (torch, numpy or raw), e.g. `model.state_dict()`; of tensors tied to each other only the
@@ -85,7 +85,7 @@ def publish(
         cache_dir: holds the checkpoints before this one, from which the deltas are made.
 
     Raises:
-        CheckpointError: the parts contradict the chain or the network, the files are unsafe, the tokenizer changed, or
+        CheckpointError: the parts contradict the sequence or the network, the files are unsafe, the tokenizer changed, or
             another checkpoint stands at this `valid_from` already.
         StorageError: the store or the disk fails; nothing is visible to readers, call again.
     """
@@ -168,7 +168,7 @@ def skip_bases(sequence: int) -> list[int]:
     return [sequence - skip for skip in SKIPS if sequence >= skip and (skip == 1 or sequence % skip == 0)]
 
 
-def _check_parts(parts: CheckpointParts, view: ChainView, files: ModelFiles, params: NetworkParameters) -> None:
+def _check_parts(parts: CheckpointParts, view: CheckpointSequence, files: ModelFiles, params: NetworkParameters) -> None:
     head = view.head
     if head is None:
         return
@@ -191,7 +191,7 @@ def _check_parts(parts: CheckpointParts, view: ChainView, files: ModelFiles, par
             raise CheckpointError(
                 f"the {what} is not the one of checkpoint {head.sequence}",
                 where=manifest_key(head.valid_from),
-                hint="publish with the model files of the chain; another tokenizer or architecture is another network",
+                hint="publish with the model files of the network; another tokenizer or architecture is another network",
             )
 
 
@@ -209,7 +209,7 @@ def _deltas(
     store: ObjectStore,
     uploads: Uploads,
     sequence: int,
-    view: ChainView,
+    view: CheckpointSequence,
     weights: RawState,
     digests: StateDigests,
     profile: Profile,
@@ -225,7 +225,7 @@ def _deltas(
         except CheckpointError:
             if base_sequence == sequence - 1:
                 raise
-            continue  # a retired ancestor: the chain is longer for a late reader, but whole
+            continue  # a retired ancestor: the way is longer for a late reader, but whole
         refs = []
         for data in _split(encode(old, weights, profile, new_digests=digests)):
             refs.append(uploads.put(data))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from grail_core.checkpoints.manifests import ChainView
+from grail_core.checkpoints.manifests import CheckpointSequence
 from grail_core.errors import CheckpointError
 from grail_core.protocol.manifest import CheckpointManifest, ObjectRef
 from grail_core.protocol.types import Digest
@@ -30,7 +30,7 @@ class Retention:
 def retention(
     manifests: Sequence[CheckpointManifest], *, newest: int = NEWEST_KEPT, newest_anchors: int | None = None
 ) -> Retention:
-    """What to keep of a chain.
+    """What to keep of a sequence.
 
     Args:
         manifests: every manifest of the bucket.
@@ -59,7 +59,9 @@ def retention(
     return Retention(kept, retired, tuple(dead.values()))
 
 
-def retire(store: ObjectStore, view: ChainView, *, newest: int = NEWEST_KEPT, newest_anchors: int | None = None) -> Retention:
+def retire(
+    store: ObjectStore, view: CheckpointSequence, *, newest: int = NEWEST_KEPT, newest_anchors: int | None = None
+) -> Retention:
     """Delete what `retention` lets go from the trainer's own bucket. Killed halfway, it leaves unreferenced objects only."""
     if view.refused:
         raise CheckpointError(

@@ -13,8 +13,8 @@ from grail_core.chain.base import Chain, time_of_block_ms
 from grail_core.checkpoints.cache import DEFAULT_LIMIT_BYTES, CheckpointCache
 from grail_core.checkpoints.download import Progress, no_progress
 from grail_core.checkpoints.fetch import apply_to_model, materialise
-from grail_core.checkpoints.inspection import ChainReport, inspect_chain
-from grail_core.checkpoints.manifests import ChainMemory, ChainView, ManifestMemo, list_manifests, select
+from grail_core.checkpoints.inspection import SequenceReport, inspect_sequence
+from grail_core.checkpoints.manifests import ChainMemory, CheckpointSequence, ManifestMemo, list_manifests, select
 from grail_core.errors import CheckpointError
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.network import NetworkParameters
@@ -47,11 +47,11 @@ class CheckpointSource:
         self._memo: ManifestMemo = {}
         self._opened: tuple[str, ObjectStore] | None = None
 
-    def view(self) -> ChainView:
+    def view(self) -> CheckpointSequence:
         """Every manifest of the trainer's bucket, verified, and compared with what this machine has seen before.
 
         Raises:
-            CheckpointError: the trainer has no bucket, or its chain contradicts itself.
+            CheckpointError: the trainer has no bucket, or its sequence contradicts itself.
             StorageError, ChainError: the bucket or the chain cannot be read.
         """
         view = list_manifests(
@@ -77,9 +77,9 @@ class CheckpointSource:
         """Step a loaded model from one checkpoint to another in place; see `fetch.apply_to_model`."""
         apply_to_model(state, current, target, self.store(), self.cache, progress=self._progress)
 
-    def inspect(self, *, check_objects: bool = False) -> ChainReport:
-        """The chain as a person would look at it."""
-        return inspect_chain(self.store(), self._params, self._network_id, self._time_of, check_objects=check_objects)
+    def inspect(self, *, check_objects: bool = False) -> SequenceReport:
+        """The sequence as a person would look at it."""
+        return inspect_sequence(self.store(), self._params, self._network_id, self._time_of, check_objects=check_objects)
 
     def current_block(self) -> Block:
         return self._chain.current_block()

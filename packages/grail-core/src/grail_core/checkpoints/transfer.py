@@ -1,4 +1,4 @@
-"""Models in and out of the chain: any local Transformers folder in, an ordinary Transformers folder out."""
+"""Models in and out of a network: any local Transformers folder in, an ordinary Transformers folder out."""
 
 from __future__ import annotations
 

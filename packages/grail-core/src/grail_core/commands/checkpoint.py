@@ -1,4 +1,4 @@
-"""`grail checkpoint`: look at a network's checkpoint chain and take a checkpoint out of it. Needs no key and no role."""
+"""`grail checkpoint`: look at a network's checkpoints and take a checkpoint out of it. Needs no key and no role."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def checkpoint() -> None:
-    """The network's checkpoints: show the chain, export one as a Transformers folder."""
+    """The network's checkpoints: show the sequence, export one as a Transformers folder."""
 
 
 @checkpoint.command()
@@ -48,7 +48,7 @@ def export(settings: Settings, window: str, folder: Path) -> None:
 @click.option("--objects", is_flag=True, help="Also ask the store for every object's size.")
 @common_options
 def show(settings: Settings, as_json: bool, objects: bool) -> None:
-    """The chain: sizes, ratios, roots, and what a late reader would fetch."""
+    """The sequence: sizes, ratios, roots, and what a late reader would fetch."""
     report = _source(settings).inspect(check_objects=objects)
     click.echo(json.dumps(report.to_json()) if as_json else "\n".join(report.lines()))
     if any(row.missing for row in report.rows):

@@ -24,17 +24,17 @@ from grail_core.protocol.types import Digest, Hotkey
 F32 = npt.NDArray[np.float32]
 
 
-class JudgeStability(Enum):
+class GradeStability(Enum):
     STABLE = "stable"  # one run that agrees with the claim, or three that agree with each other
     UNSTABLE = "unstable"  # runs differ, or one came near a limit: not counted, not trained on, not punished
     INCONCLUSIVE = "inconclusive"  # the judge itself failed
 
 
 @dataclass(frozen=True)
-class JudgeEvidence:
+class GradeEvidence:
     reward: float
     success: bool
-    stability: JudgeStability
+    stability: GradeStability
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class RolloutEvidence:
 
     group: int
     rollout: int
-    judge: JudgeEvidence
+    grade: GradeEvidence
     positions: npt.NDArray[np.int32]
     z: F32
     logprob: F32
@@ -110,9 +110,9 @@ def write_evidence(miners: Sequence[MinerEvidence]) -> bytes:
             "inconclusive": miner.inconclusive,
             "g": rollout.group,
             "r": rollout.rollout,
-            "judge_reward": rollout.judge.reward,
-            "judge_success": rollout.judge.success,
-            "judge_stability": rollout.judge.stability.value,
+            "judge_reward": rollout.grade.reward,
+            "judge_success": rollout.grade.success,
+            "judge_stability": rollout.grade.stability.value,
             "positions": np.ascontiguousarray(rollout.positions, "<i4").tobytes(),
             "z": np.ascontiguousarray(rollout.z, "<f4").tobytes(),
             "logprob": np.ascontiguousarray(rollout.logprob, "<f4").tobytes(),
@@ -171,10 +171,10 @@ def _rollout(row: Mapping[str, object]) -> RolloutEvidence:
     return RolloutEvidence(
         group=row["g"],  # type: ignore[arg-type]
         rollout=row["r"],  # type: ignore[arg-type]
-        judge=JudgeEvidence(
+        grade=GradeEvidence(
             row["judge_reward"],  # type: ignore[arg-type]
             row["judge_success"],  # type: ignore[arg-type]
-            JudgeStability(row["judge_stability"]),
+            GradeStability(row["judge_stability"]),
         ),
         positions=positions,
         z=matrix(row["z"]),

@@ -26,7 +26,7 @@ from grail_core.protocol.constants import (
     MAX_PROMPT_TOKENS,
     SKETCH_BYTES_PER_POSITION,
 )
-from grail_core.protocol.rollouts.records import RolloutRow, WindowHeader
+from grail_core.protocol.rollouts.records import RolloutRecord, WindowHeader
 from grail_core.protocol.types import Signature
 
 HEADER_KEY = b"grail.header"
@@ -73,7 +73,7 @@ class BinaryColumn(Generic[Number]):
 
 
 @dataclass(frozen=True)
-class RowTable:
+class RolloutColumns:
     """The rows of a file as columns, so that checks over all rows are array operations.
 
     `tokens` holds int32 ids, `logprobs` float32, `sketches` raw bytes (uint8). Nothing about the values is checked yet.
@@ -91,9 +91,9 @@ class RowTable:
     def __len__(self) -> int:
         return len(self.group)
 
-    def row(self, index: int) -> RolloutRow:
+    def record(self, index: int) -> RolloutRecord:
         """Row `index` as the protocol's record, its arrays views of the columns. Raises ValueError where a rule is broken."""
-        return RolloutRow(
+        return RolloutRecord(
             group=int(self.group[index]),
             rollout=int(self.rollout[index]),
             tokens=self.tokens[index],
@@ -104,18 +104,18 @@ class RowTable:
             success=bool(self.success[index]),
         )
 
-    def rows(self) -> Iterator[RolloutRow]:
-        return (self.row(index) for index in range(len(self)))
+    def records(self) -> Iterator[RolloutRecord]:
+        return (self.record(index) for index in range(len(self)))
 
 
 @dataclass(frozen=True)
 class WindowFile:
     header: WindowHeader
     signature: Signature
-    table: RowTable
+    table: RolloutColumns
 
 
-def write_window_file(header: WindowHeader, signature: Signature, rows: Sequence[RolloutRow]) -> bytes:
+def write_window_file(header: WindowHeader, signature: Signature, rows: Sequence[RolloutRecord]) -> bytes:
     """The file's bytes. `rows` must be in (group, rollout) order; the header and its signature are taken as they are."""
     columns = {
         "g": pa.array([row.group for row in rows], pa.int32()),
@@ -197,14 +197,14 @@ def _header(metadata: dict[bytes, bytes]) -> tuple[WindowHeader, Signature]:
     return header, Signature(signature)
 
 
-def _columns(table: pa.Table) -> RowTable:
+def _columns(table: pa.Table) -> RolloutColumns:
     def fixed(name: str) -> npt.NDArray[Any]:
         return np.asarray(table.column(name).to_numpy(zero_copy_only=False))
 
     tokens = _binary(table, "tokens", np.int32, _MAX_TOKENS * 4)
     logprobs = _binary(table, "logprobs", np.float32, MAX_NEW_TOKENS_PROTOCOL_CAP * 4)
     sketches = _binary(table, "sketches", np.uint8, _MAX_SKETCH_BYTES)
-    return RowTable(
+    return RolloutColumns(
         group=fixed("g"),
         rollout=fixed("r"),
         prompt_length=fixed("prompt_length"),
@@ -245,7 +245,7 @@ def _first_line(error: BaseException) -> str:
 
 __all__ = [
     "BinaryColumn",
-    "RowTable",
+    "RolloutColumns",
     "WindowFile",
     "WindowFileError",
     "read_window_file",

@@ -61,7 +61,7 @@ class HfGenerator:
         """One completion per request, in order.
 
         Raises:
-            OutOfVocabularyError, OverlongRowError: a prompt the model cannot take.
+            OutOfVocabularyError, OverlongSequenceError: a prompt the model cannot take.
             ProtocolViolationError: a prompt that leaves no room for a token.
         """
         self._model.check_rows([request.prompt for request in requests])

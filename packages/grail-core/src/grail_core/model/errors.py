@@ -13,5 +13,5 @@ class OutOfVocabularyError(ProofError):
     """A token id that the model has no embedding for; refused before it reaches the model."""
 
 
-class OverlongRowError(ProofError):
+class OverlongSequenceError(ProofError):
     """A row of more tokens than the model's context."""

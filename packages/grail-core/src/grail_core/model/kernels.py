@@ -30,7 +30,7 @@ _BLOCK = 256  # tokens between two looks at the best score
 _LN2 = 0.6931471805599453
 
 
-_LARGEST_FLOAT = 1.7976931348623157e308
+_MAX_FLOAT = 1.7976931348623157e308
 
 
 _LEAST_EXPONENTIAL = 2.0**-32
@@ -99,7 +99,7 @@ def _prefix(seed, position):  # type: ignore[no-untyped-def]
 def _noise(h):  # type: ignore[no-untyped-def]
     """Section 4: u = h / (2³² − 1), y = min(max(−ln u, 2⁻³²), largest float), g = −ln y."""
     if h == uint32(0):
-        return -np.log(_LARGEST_FLOAT)
+        return -np.log(_MAX_FLOAT)
     y = -np.log(np.float64(h) / 4294967295.0)
     return -np.log(max(y, _LEAST_EXPONENTIAL))
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from grail_core.errors import CheckpointError
-from grail_core.model.errors import OutOfVocabularyError, OverlongRowError
+from grail_core.model.errors import OutOfVocabularyError, OverlongSequenceError
 
 Attention = Literal["sdpa", "eager"]
 
@@ -144,14 +144,16 @@ class PolicyModel:
         """Refuse token ids without an embedding or without a logit, and rows beyond the context, before any tensor is made.
 
         Raises:
-            OutOfVocabularyError, OverlongRowError
+            OutOfVocabularyError, OverlongSequenceError
         """
         size = min(self.vocabulary_size, self.embedding_rows)
         for index, row in enumerate(rows):
             if len(row) == 0:
-                raise OverlongRowError("a row without tokens", where=f"row {index}")
+                raise OverlongSequenceError("a row without tokens", where=f"row {index}")
             if len(row) > self.context_length:
-                raise OverlongRowError(f"{len(row)} tokens, but the context has {self.context_length}", where=f"row {index}")
+                raise OverlongSequenceError(
+                    f"{len(row)} tokens, but the context has {self.context_length}", where=f"row {index}"
+                )
             low, high = min(row), max(row)
             if low < 0 or high >= size:
                 bad = low if low < 0 else high
@@ -169,7 +171,7 @@ class PolicyModel:
             One tensor [len(row), hidden_size] per row, in the model's dtype, on its device.
 
         Raises:
-            OutOfVocabularyError, OverlongRowError
+            OutOfVocabularyError, OverlongSequenceError
         """
         self.check_rows(rows)
         longest = max(len(row) for row in rows)

@@ -31,8 +31,8 @@ Weights = Callable[[], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Rows to measure under other weights, as `measure_sketches` takes them, any number."""
+class RolloutTokens:
+    """RolloutTokens to measure under other weights, as `measure_sketches` takes them, any number."""
 
     tokens: Sequence[Sequence[int]]
     prompt_lengths: Sequence[int]
@@ -70,11 +70,11 @@ class Alternatives:
         """How many of so many sampled rollouts are measured."""
         return math.ceil(self._share * sampled)
 
-    def sketches(self, rows: Rows, signs: Projections) -> list[dict[str, Sketches]]:
+    def sketches(self, rows: RolloutTokens, signs: Projections) -> list[dict[str, Sketches]]:
         """Per row, by name: float32 z [k, 4] at its positions, the reference's among them.
 
         Raises:
-            OutOfVocabularyError, OverlongRowError: refused before the model runs.
+            OutOfVocabularyError, OverlongSequenceError: refused before the model runs.
         """
         found: list[dict[str, Sketches]] = [{} for _ in rows.tokens]
         with self._scratch.lock:

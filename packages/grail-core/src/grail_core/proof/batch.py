@@ -28,7 +28,7 @@ _LOGITS_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
-class RowProof:
+class RolloutProof:
     """What goes into the window file beside the tokens."""
 
     sketches: bytes  # 8 · (completion_length + 1) bytes
@@ -36,7 +36,7 @@ class RowProof:
 
 
 @dataclass(frozen=True)
-class RowMeasurement:
+class RolloutMeasurement:
     """What a validator measured of one rollout, at the completion indices `positions` (k of them)."""
 
     positions: tuple[int, ...]
@@ -45,32 +45,32 @@ class RowMeasurement:
     margins: npt.NDArray[np.float64]  # [k], 0 … MARGIN_CLIP
 
 
-def prove_rows(
+def prove_rollouts(
     model: PolicyModel, rows: Sequence[Sequence[int]], prompt_lengths: Sequence[int], projections: Projections
-) -> list[RowProof]:
+) -> list[RolloutProof]:
     """Sketches and log-probabilities of one batch.
 
     Args:
         rows: prompt + completion of each rollout, at most PROOF_BATCH_SIZE. prompt_lengths: of each row.
 
     Raises:
-        OutOfVocabularyError, OverlongRowError: refused before the model runs.
+        OutOfVocabularyError, OverlongSequenceError: refused before the model runs.
         UnprovableError: a hidden state that is zero or not finite; `where` names the row.
     """
     _check_batch(rows, prompt_lengths)
     hidden = model.hidden_states(rows)
-    proofs: list[RowProof] = []
+    proofs: list[RolloutProof] = []
     logprobs = _claimed_logprobs(model, rows, prompt_lengths, hidden)
     for index, (states, length) in enumerate(zip(hidden, prompt_lengths, strict=True)):
         try:
             data = quantise(sketch(states[length - 1 :], projections))
         except UnprovableError as error:
             raise UnprovableError(error.what, where=f"row {index}", hint=error.hint) from error
-        proofs.append(RowProof(data, logprobs[index]))
+        proofs.append(RolloutProof(data, logprobs[index]))
     return proofs
 
 
-def measure_rows(
+def measure_rollouts(
     model: PolicyModel,
     rows: Sequence[Sequence[int]],
     prompt_lengths: Sequence[int],
@@ -78,7 +78,7 @@ def measure_rows(
     projections: Projections,
     policy: GenerationPolicy,
     sampling_seeds: Sequence[int],
-) -> list[RowMeasurement]:
+) -> list[RolloutMeasurement]:
     """Measure claimed rows at the challenged completion indices, in one forward pass.
 
     Args:
@@ -86,7 +86,7 @@ def measure_rows(
         sampling_seeds: per row, as derived by the protocol (never as claimed).
 
     Raises:
-        OutOfVocabularyError, OverlongRowError: refused before the model runs.
+        OutOfVocabularyError, OverlongSequenceError: refused before the model runs.
     """
     _check_batch(rows, prompt_lengths)
     sampler = SeededSampler(policy)
@@ -107,7 +107,7 @@ def measure_rows(
             margins[r][at] = sampler.margin(
                 logits[offset], sampling_seeds[r], here - 1, rows[r][here], history, top=int(tops[offset])
             )
-    return [RowMeasurement(tuple(p), z[r], logprobs[r], margins[r]) for r, p in enumerate(positions)]
+    return [RolloutMeasurement(tuple(p), z[r], logprobs[r], margins[r]) for r, p in enumerate(positions)]
 
 
 def measure_sketches(
@@ -117,7 +117,7 @@ def measure_sketches(
     positions: Sequence[Sequence[int]],
     projections: Projections,
 ) -> list[Sketches]:
-    """z alone, as in `measure_rows`: for named alternatives (an earlier checkpoint), whose head is of no interest."""
+    """z alone, as in `measure_rollouts`: for named alternatives (an earlier checkpoint), whose head is of no interest."""
     _check_batch(rows, prompt_lengths)
     return _challenged_sketches(model.hidden_states(rows), prompt_lengths, positions, projections)
 

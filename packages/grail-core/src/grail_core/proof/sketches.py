@@ -27,7 +27,7 @@ Sketches = npt.NDArray[np.float32]
 """float32 [n, 4], z of n positions."""
 
 _RESERVED = -32768
-_Z_LIMIT = SKETCH_LIMIT / SKETCH_SCALE
+_MAX_Z = SKETCH_LIMIT / SKETCH_SCALE
 
 
 def projections(randomness: Randomness, window_seed: bytes, hidden_size: int) -> Projections:
@@ -108,4 +108,4 @@ def parse_sketches(data: object, positions: int) -> npt.NDArray[np.int16]:
 def differences(q: npt.NDArray[np.int16], z: Sketches) -> npt.NDArray[np.float32]:
     """Claimed minus measured, float32 [n, 4]; the measured z unrounded, clipped to ±32767/4096."""
     claimed = q.astype(np.float32) / np.float32(SKETCH_SCALE)
-    return claimed - np.clip(z, np.float32(-_Z_LIMIT), np.float32(_Z_LIMIT))
+    return claimed - np.clip(z, np.float32(-_MAX_Z), np.float32(_MAX_Z))

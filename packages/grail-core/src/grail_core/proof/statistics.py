@@ -43,7 +43,7 @@ LOGPROB_TAIL_CLIP = 0.25  # of a rollout's informative positions
 
 
 @dataclass(frozen=True)
-class Others:
+class AlternativeSketches:
     """One rollout under other weights, at m completion positions with the k challenged ones among them."""
 
     claimed: npt.NDArray[np.int16]  # [m, 4] sketch words
@@ -52,7 +52,7 @@ class Others:
 
 
 @dataclass(frozen=True)
-class InFloat32:
+class Float32Comparison:
     """One rollout against the current model computed in float32; what `projection.sums` takes."""
 
     errors: npt.NDArray[np.float32]  # [m, 4] claimed z minus the reference's
@@ -70,7 +70,7 @@ class Comparison:
     logprob_errors: npt.NDArray[np.float32]  # [k] claimed minus measured, nats
     informative: npt.NDArray[np.float32]  # [k] 1 − p of the token as measured: where it is sure, any model's claim is right
     margins: npt.NDArray[np.float64]  # [k]
-    in_float32: InFloat32 | None = None  # None: the alternatives were not measured on this rollout
+    in_float32: Float32Comparison | None = None  # None: the alternatives were not measured on this rollout
 
 
 def compare(
@@ -82,7 +82,7 @@ def compare(
     z: npt.NDArray[np.float32],
     logprobs: npt.NDArray[np.float32],
     margins: npt.NDArray[np.floating],
-    others: Others | None = None,
+    others: AlternativeSketches | None = None,
 ) -> Comparison:
     """All arrays but those of `others` at the challenged positions alone, in one order; sketches as `parse_sketches` gives."""
     measured = np.asarray(logprobs, dtype=np.float32)
@@ -97,11 +97,11 @@ def compare(
     )
 
 
-def in_float32(others: Others, z: npt.NDArray[np.float32]) -> InFloat32:
+def in_float32(others: AlternativeSketches, z: npt.NDArray[np.float32]) -> Float32Comparison:
     """What the test of alternatives takes. `z` [k, 4]: the validator's own sketches at the challenged positions."""
     reference = others.z[REFERENCE]
     deltas = {name: other - reference for name, other in others.z.items() if name != REFERENCE}
-    return InFloat32(differences(others.claimed, reference), deltas, z - reference[others.challenged])
+    return Float32Comparison(differences(others.claimed, reference), deltas, z - reference[others.challenged])
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def own_statistics(
 
 
 def alternative_statistics(
-    tested: Sequence[InFloat32],
+    tested: Sequence[Float32Comparison],
     pair: PairCalibration | None,
     *,
     shape: Shape | None = None,
@@ -283,20 +283,20 @@ def _sums_of(sample: Sequence[Comparison], values: Floats) -> Floats:
 
 
 @dataclass(frozen=True)
-class _Pooled:
+class _PooledStatistic:
     check: str
     clip: float
     values: Callable[[Sequence[Comparison]], Floats]
     what: str
 
 
-_POOLED: dict[str, _Pooled] = {
-    "energy": _Pooled("proof", ENERGY_CLIP, _energies, "mean squared sketch difference a coordinate"),
-    "margin": _Pooled("sampling", MARGIN_CLIP_PER_ROLLOUT, _lost_positions, "clearly lost positions a rollout"),
-    "logprob": _Pooled(
+_POOLED: dict[str, _PooledStatistic] = {
+    "energy": _PooledStatistic("proof", ENERGY_CLIP, _energies, "mean squared sketch difference a coordinate"),
+    "margin": _PooledStatistic("sampling", MARGIN_CLIP_PER_ROLLOUT, _lost_positions, "clearly lost positions a rollout"),
+    "logprob": _PooledStatistic(
         "logprob", LOGPROB_CLIP, _logprob_means, "mean absolute log-probability difference where it is informative, nats"
     ),
-    "logprob_tail": _Pooled(
+    "logprob_tail": _PooledStatistic(
         "logprob", LOGPROB_TAIL_CLIP, _logprob_tails, f"share of informative positions off by over {LOGPROB_TAIL:g} nats"
     ),
 }
@@ -307,17 +307,17 @@ def rollout_values(name: str, sample: Sequence[Comparison]) -> Floats:
     return _POOLED[name].values(sample)
 
 
-def tested_in(sample: Sequence[Comparison]) -> list[InFloat32]:
+def tested_in(sample: Sequence[Comparison]) -> list[Float32Comparison]:
     """The rollouts on which alternatives were measured."""
     return [one.in_float32 for one in sample if one.in_float32]
 
 
-def alternatives_in(tested: Sequence[InFloat32]) -> list[str]:
+def alternatives_in(tested: Sequence[Float32Comparison]) -> list[str]:
     """Names of the alternatives that were measured on any rollout."""
     return sorted({name for one in tested for name in one.deltas})
 
 
-def alternative_sums(name: str, tested: Sequence[InFloat32]) -> Sums:
+def alternative_sums(name: str, tested: Sequence[Float32Comparison]) -> Sums:
     """What the test of one alternative takes, of the rollouts on which it was measured."""
     of_name = [one for one in tested if name in one.deltas]
     return sums([one.errors for one in of_name], [one.deltas[name] for one in of_name], [one.drift for one in of_name])
@@ -344,7 +344,7 @@ def _pooled(name: str, sample: Sequence[Comparison], pair: PairCalibration | Non
     return Statistic(statistic.check, name, _short(math.fsum(values) / count), threshold, enforced, detail)
 
 
-def _alternative(name: str, tested: Sequence[InFloat32], enforced: bool, alpha: float) -> Statistic:
+def _alternative(name: str, tested: Sequence[Float32Comparison], enforced: bool, alpha: float) -> Statistic:
     taken = alternative_sums(name, tested)
     found = project(taken, alpha)
     detail = (

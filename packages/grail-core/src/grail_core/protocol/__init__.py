@@ -14,14 +14,14 @@ from grail_core.protocol.randomness import DRAW_ALTERNATIVES, Randomness, draw
 from grail_core.protocol.rollouts.groups import GroupCount, allowed_gaps, count_groups
 from grail_core.protocol.rollouts.noise import challenged_positions, gumbel_noise, murmur3_words, noise_of
 from grail_core.protocol.rollouts.records import (
-    RolloutRow,
+    RolloutRecord,
     WindowHeader,
     header_digest,
-    row_digest,
-    row_digests,
+    rollout_digest,
+    rollout_digests,
     without_negative_zero,
 )
-from grail_core.protocol.rollouts.sample import RowSample, sample_rows
+from grail_core.protocol.rollouts.sample import RolloutSample, sample_rollouts
 from grail_core.protocol.scores import MinerWindow, ScoreInputs, score_inputs, weights
 from grail_core.protocol.selection import Selection, check_probability, select_miners
 from grail_core.protocol.signatures import verify
@@ -50,8 +50,8 @@ __all__ = [
     "MinerWindow",
     "Outcome",
     "Randomness",
-    "RolloutRow",
-    "RowSample",
+    "RolloutRecord",
+    "RolloutSample",
     "ScoreInputs",
     "Selection",
     "Signature",
@@ -76,9 +76,9 @@ __all__ = [
     "merkle_root",
     "murmur3_words",
     "noise_of",
-    "row_digest",
-    "row_digests",
-    "sample_rows",
+    "rollout_digest",
+    "rollout_digests",
+    "sample_rollouts",
     "score_inputs",
     "select_miners",
     "tagged_hash",

@@ -1,4 +1,4 @@
-"""What fixes an environment's problems and judgements; its digest is part of every seed."""
+"""What fixes an environment's problems and grades; its digest is part of every seed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from grail_core.protocol.types import Digest
 
 @dataclass(frozen=True)
 class EnvironmentSpec:
-    """What fixes an environment's problems and judgements, byte for byte.
+    """What fixes an environment's problems and grades, byte for byte.
 
     `parameters` holds strings, integers, booleans, lists and mappings of these (no floats: they have no canonical JSON here).
     `data_digest` is the hex SHA-256 of the rows actually loaded, "" for generated environments.

@@ -26,7 +26,7 @@ WEIGHT_TOTAL = 65_535
 """The u16 weights of one validator sum to this."""
 
 SCORE_UNIT = 2**32
-LARGEST_SCORE = SCORE_UNIT * SCORE_WINDOWS * UNIQUE_ROLLOUTS_CAP
+MAX_SCORE = SCORE_UNIT * SCORE_WINDOWS * UNIQUE_ROLLOUTS_CAP
 """U of a miner whose last 12 windows were full and whose audits found everything valid: rel = 1."""
 
 
@@ -146,7 +146,7 @@ def weights(inputs: Mapping[int, ScoreInputs], rule: WeightRule) -> dict[int, in
     # min(1, Σ rel) / Σ rel = 1 / max(1, Σ rel), here in units of the largest U⁴ there can be.
     total = sum(powers.values())
     if rule.weight_mode == "capped" or total == 0:
-        total = max(total, LARGEST_SCORE**SUPERLINEAR_EXPONENT)
+        total = max(total, MAX_SCORE**SUPERLINEAR_EXPONENT)
     scale = WEIGHT_TOTAL * (1000 - rule.burn_share_permille)
     unit = 1000 * total  # one of 65,535 parts of all weight
     numerators = {uid: scale * power for uid, power in powers.items()}

@@ -19,7 +19,7 @@ from grail_core.protocol.constants import MAX_FILE_ROWS, MAX_ROLLOUTS_CHECKED, P
 from grail_core.protocol.encoding import canonical_json, tagged_hash
 from grail_core.protocol.findings import Finding, Outcome, decimal
 from grail_core.protocol.reading import MAX_JSON_INTEGER, Json, Node, parse_json
-from grail_core.protocol.rollouts.sample import RESERVE_ROWS
+from grail_core.protocol.rollouts.sample import RESERVE_ROLLOUTS
 from grail_core.protocol.scores import WEIGHT_TOTAL, MinerWindow, ScoreInputs
 from grail_core.protocol.signatures import verify
 from grail_core.protocol.types import Digest, Hotkey, Signature, Window
@@ -28,7 +28,7 @@ from grail_core.protocol.windows import require_window
 MAX_VERDICT_BYTES = 32 * 2**20
 MAX_MINERS = 4096
 MAX_FINDINGS = 1024
-MAX_SAMPLED_ROWS = MAX_ROLLOUTS_CHECKED + RESERVE_ROWS
+MAX_SAMPLED_ROWS = MAX_ROLLOUTS_CHECKED + RESERVE_ROLLOUTS
 MAX_REASON = 512
 MAX_ETAG = 128
 MAX_VERSION_TEXT = 128

@@ -10,7 +10,7 @@ import re
 
 from grail_core.errors import StorageError
 
-KEY_LIMIT = 1024  # bytes, as in S3
+MAX_KEY_LENGTH = 1024  # bytes, as in S3
 _PART = re.compile(r"[A-Za-z0-9._-]{1,255}")
 
 
@@ -21,7 +21,7 @@ def split_key(key: str) -> tuple[str, ...]:
         StorageError: empty, absolute, too long, or with a part that is "." or ".." or has other characters.
     """
     parts = tuple(key.split("/"))
-    if len(key) > KEY_LIMIT or not all(_PART.fullmatch(part) and part not in (".", "..") for part in parts):
+    if len(key) > MAX_KEY_LENGTH or not all(_PART.fullmatch(part) and part not in (".", "..") for part in parts):
         raise StorageError("an object key is a relative path of letters, digits, '.', '_' and '-'", where=repr(key[:200]))
     return parts
 

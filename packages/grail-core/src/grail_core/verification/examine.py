@@ -34,7 +34,7 @@ class Sampling(Protocol):
     """Which rollouts of a file are looked at, and the means to do so; `measure` has the validator's and the trainer's."""
 
     def measure(self, submission: Submission, context: CheckContext) -> MinerEvidence:
-        """Own judgement and own forward pass of the sampled rollouts."""
+        """Own grade and own forward pass of the sampled rollouts."""
         ...
 
     def under_alternatives(self, submission: Submission, context: CheckContext, evidence: MinerEvidence) -> MinerEvidence:
@@ -127,7 +127,7 @@ def _every_rollout(submission: Submission, context: CheckContext) -> Examination
         (prompt.CHECK, lambda: prompt.check_prompts(submission, context)),
         (termination.CHECK, lambda: termination.check_termination(submission, context)),
     )
-    findings: list[Finding] = [accept("file", value=len(submission.rows), detail="rows signed and bound")]
+    findings: list[Finding] = [accept("file", value=len(submission.rollouts), detail="rows signed and bound")]
     for name, check in stages:
         found = check()
         findings += found or [accept(name)]

@@ -1,4 +1,4 @@
-"""Measuring sampled rollouts: the validator's own judgement, and its own forward pass at the challenged positions.
+"""Measuring sampled rollouts: the validator's own grade, and its own forward pass at the challenged positions.
 
 Everything that needs an environment or a model happens here and ends in `RolloutEvidence`; what it means is decided
 elsewhere, from that evidence alone. A validator looks at what the challenge draws (`ChallengedSample`), a trainer at whole
@@ -13,18 +13,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from grail_core.files.evidence import JudgeEvidence, JudgeStability, MinerEvidence, RolloutEvidence
+from grail_core.files.evidence import GradeEvidence, GradeStability, MinerEvidence, RolloutEvidence
 from grail_core.model.policy_model import PolicyModel
-from grail_core.proof.alternatives import Alternatives, Rows
-from grail_core.proof.batch import measure_rows
+from grail_core.proof.alternatives import Alternatives, RolloutTokens
+from grail_core.proof.batch import measure_rollouts
 from grail_core.proof.numerics import numerics_class_of
 from grail_core.proof.sketches import projections
-from grail_core.protocol import RolloutRow, RowSample, challenged_positions, sample_rows
+from grail_core.protocol import RolloutRecord, RolloutSample, challenged_positions, sample_rollouts
 from grail_core.protocol.constants import ALTERNATIVE_POSITIONS, CHALLENGE_K, PROOF_BATCH_SIZE
 from grail_core.protocol.randomness import DRAW_ALTERNATIVES, draw
 from grail_core.protocol.types import Digest
 from grail_core.verification.context import CheckContext
-from grail_core.verification.reward import judge_claim
+from grail_core.verification.reward import grade_claim
 from grail_core.verification.window_file import Submission
 
 Place = tuple[int, int]
@@ -32,10 +32,10 @@ Place = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedRollout:
     """A sampled rollout and the completion positions that are looked at."""
 
-    row: RolloutRow
+    record: RolloutRecord
     positions: tuple[int, ...]
 
 
@@ -54,16 +54,16 @@ class ChallengedSample:
     alternatives: Alternatives | None = None
 
     def measure(self, submission: Submission, context: CheckContext) -> MinerEvidence:
-        """A rollout that the judge cannot conclude on is replaced by the next of the draw."""
-        sample = sample_rows(self.challenge_seed, submission.groups)
-        groups = [submission.rows_of(group) for group in sample.whole_groups]
-        judged = {_place(row): _judge(row, context) for group in groups for row in group}
-        lost = sum(one.stability is JudgeStability.INCONCLUSIVE for one in judged.values())
-        singles, lost_singles = _conclusive_singles(submission, context, sample, judged)
+        """A rollout that the grader cannot conclude on is replaced by the next of the draw."""
+        sample = sample_rollouts(self.challenge_seed, submission.groups)
+        groups = [submission.rollouts_of(group) for group in sample.whole_groups]
+        graded = {_place(record): _grade(record, context) for group in groups for record in group}
+        lost = sum(one.stability is GradeStability.INCONCLUSIVE for one in graded.values())
+        singles, lost_singles = _conclusive_singles(submission, context, sample, graded)
         rollouts: list[RolloutEvidence] = []
         for batch in (*groups, *_chunks(singles, PROOF_BATCH_SIZE)):
-            opened = [Opened(row, self._positions(submission, row, CHALLENGE_K)) for row in batch]
-            rollouts += _measure_batch(context, opened, judged, self.model)
+            opened = [OpenedRollout(record, self._positions(submission, record, CHALLENGE_K)) for record in batch]
+            rollouts += _measure_batch(context, opened, graded, self.model)
         return _evidence_of(submission, self.model, rollouts, lost + lost_singles)
 
     def under_alternatives(self, submission: Submission, context: CheckContext, evidence: MinerEvidence) -> MinerEvidence:
@@ -76,11 +76,11 @@ class ChallengedSample:
         rollouts = list(evidence.rollouts)
         wanted = self.alternatives.count(len(rollouts))
         drawn = sorted(draw(self.challenge_seed, DRAW_ALTERNATIVES, len(rollouts), wanted))
-        rows = [submission.row_of(rollouts[at].group, rollouts[at].rollout) for at in drawn]
-        asked = Rows(
-            tokens=[row.tokens.tolist() for row in rows],
-            prompt_lengths=[row.prompt_length for row in rows],
-            positions=[self._positions(submission, row, ALTERNATIVE_POSITIONS) for row in rows],
+        records = [submission.rollout_of(rollouts[at].group, rollouts[at].rollout) for at in drawn]
+        asked = RolloutTokens(
+            tokens=[record.tokens.tolist() for record in records],
+            prompt_lengths=[record.prompt_length for record in records],
+            positions=[self._positions(submission, record, ALTERNATIVE_POSITIONS) for record in records],
         )
         signs = projections(context.window.randomness, context.window.window_seed, self.alternatives.hidden_size)
         measured = self.alternatives.sketches(asked, signs)
@@ -88,9 +88,9 @@ class ChallengedSample:
             rollouts[at] = replace(rollouts[at], alternatives=others, alternative_positions=np.asarray(positions, np.int32))
         return replace(evidence, rollouts=tuple(rollouts))
 
-    def _positions(self, submission: Submission, row: RolloutRow, count: int) -> tuple[int, ...]:
-        digest = submission.digest_of(row.group, row.rollout)
-        return tuple(challenged_positions(self.challenge_seed, digest, row.completion_length, count))
+    def _positions(self, submission: Submission, record: RolloutRecord, count: int) -> tuple[int, ...]:
+        digest = submission.digest_of(record.group, record.rollout)
+        return tuple(challenged_positions(self.challenge_seed, digest, record.completion_length, count))
 
 
 @dataclass(frozen=True)
@@ -104,11 +104,11 @@ class WholeGroup:
     model: PolicyModel
 
     def measure(self, submission: Submission, context: CheckContext) -> MinerEvidence:
-        rows = submission.rows_of(self.group)
-        judged = {_place(row): _judge(row, context) for row in rows}
-        opened = [Opened(row, tuple(range(row.completion_length))) for row in rows]
-        rollouts = _measure_batch(context, opened, judged, self.model)
-        lost = sum(one.judge.stability is not JudgeStability.STABLE for one in rollouts)
+        records = submission.rollouts_of(self.group)
+        graded = {_place(record): _grade(record, context) for record in records}
+        opened = [OpenedRollout(record, tuple(range(record.completion_length))) for record in records]
+        rollouts = _measure_batch(context, opened, graded, self.model)
+        lost = sum(one.grade.stability is not GradeStability.STABLE for one in rollouts)
         return _evidence_of(submission, self.model, rollouts, lost)
 
     def under_alternatives(self, submission: Submission, context: CheckContext, evidence: MinerEvidence) -> MinerEvidence:
@@ -117,24 +117,24 @@ class WholeGroup:
 
 
 def _measure_batch(
-    context: CheckContext, batch: Sequence[Opened], judged: Mapping[Place, JudgeEvidence], model: PolicyModel
+    context: CheckContext, batch: Sequence[OpenedRollout], graded: Mapping[Place, GradeEvidence], model: PolicyModel
 ) -> list[RolloutEvidence]:
     """One proof batch: at most 16 rollouts, in the order given."""
-    rows = [one.row for one in batch]
-    measured = measure_rows(
+    records = [one.record for one in batch]
+    measured = measure_rollouts(
         model,
-        [row.tokens.tolist() for row in rows],
-        [row.prompt_length for row in rows],
+        [record.tokens.tolist() for record in records],
+        [record.prompt_length for record in records],
         [one.positions for one in batch],
         projections(context.window.randomness, context.window.window_seed, model.hidden_size),
         context.policy,
-        [context.window.sampling_seed(context.hotkey, row.group, row.rollout) for row in rows],
+        [context.window.sampling_seed(context.hotkey, record.group, record.rollout) for record in records],
     )
     return [
         RolloutEvidence(
-            group=one.row.group,
-            rollout=one.row.rollout,
-            judge=judged[_place(one.row)],
+            group=one.record.group,
+            rollout=one.record.rollout,
+            grade=graded[_place(one.record)],
             positions=np.asarray(one.positions, np.int32),
             z=measurement.z,
             logprob=measurement.logprobs,
@@ -158,35 +158,35 @@ def _evidence_of(
     )
 
 
-def _judge(row: RolloutRow, context: CheckContext) -> JudgeEvidence:
-    """The environment's judgement of one rollout against what it claims."""
-    problem = context.environment.problem(context.window.problem_seed(context.hotkey, row.group))
-    completion = context.renderer.decode_completion(row.completion.tolist())
-    return judge_claim(context.environment, problem, completion, row.reward, row.success)
+def _grade(record: RolloutRecord, context: CheckContext) -> GradeEvidence:
+    """The environment's grade of one rollout against what it claims."""
+    problem = context.environment.problem(context.window.problem_seed(context.hotkey, record.group))
+    completion = context.renderer.decode_completion(record.completion.tolist())
+    return grade_claim(context.environment, problem, completion, record.reward, record.success)
 
 
 def _conclusive_singles(
-    submission: Submission, context: CheckContext, sample: RowSample, judged: dict[Place, JudgeEvidence]
-) -> tuple[list[RolloutRow], int]:
-    """Single rollouts that were judged, replacements included, and how many were lost on the way."""
-    kept: list[RolloutRow] = []
+    submission: Submission, context: CheckContext, sample: RolloutSample, graded: dict[Place, GradeEvidence]
+) -> tuple[list[RolloutRecord], int]:
+    """Single rollouts that were graded, replacements included, and how many were lost on the way."""
+    kept: list[RolloutRecord] = []
     lost = 0
     for place in (*sample.singles, *sample.reserve):
         if len(kept) == len(sample.singles):
             break
-        row = submission.row_of(*place)
-        judged[place] = _judge(row, context)
-        if judged[place].stability is JudgeStability.INCONCLUSIVE:
+        record = submission.rollout_of(*place)
+        graded[place] = _grade(record, context)
+        if graded[place].stability is GradeStability.INCONCLUSIVE:
             lost += 1
         else:
-            kept.append(row)
+            kept.append(record)
     return kept, lost
 
 
-def _place(row: RolloutRow) -> Place:
-    return row.group, row.rollout
+def _place(record: RolloutRecord) -> Place:
+    return record.group, record.rollout
 
 
-def _chunks(items: Sequence[RolloutRow], size: int) -> Iterator[Sequence[RolloutRow]]:
+def _chunks(items: Sequence[RolloutRecord], size: int) -> Iterator[Sequence[RolloutRecord]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]

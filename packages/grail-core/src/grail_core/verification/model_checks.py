@@ -18,16 +18,16 @@ from grail_core.files.evidence import MinerEvidence, RolloutEvidence
 from grail_core.proof.calibration import PairCalibration, Shape, active_table
 from grail_core.proof.sketches import parse_sketches
 from grail_core.proof.statistics import (
+    AlternativeSketches,
     Comparison,
-    InFloat32,
-    Others,
+    Float32Comparison,
     Statistic,
     alternative_statistics,
     compare,
     in_float32,
     own_statistics,
 )
-from grail_core.protocol import Finding, Outcome, RolloutRow
+from grail_core.protocol import Finding, Outcome, RolloutRecord
 from grail_core.verification.window_file import Submission
 from grail_core.verification.wording import say
 
@@ -41,14 +41,14 @@ def calibration_version() -> str:
 
 def sample_statistics(submission: Submission, evidence: MinerEvidence) -> list[Statistic]:
     """The coarse bounds and the pooled statistics of a file's sample."""
-    sample = [_comparison(submission.row_of(one.group, one.rollout), one) for one in evidence.rollouts]
+    sample = [_comparison(submission.rollout_of(one.group, one.rollout), one) for one in evidence.rollouts]
     return own_statistics(sample, _pair(submission, evidence), shape=_shape(evidence))
 
 
 def alternatives_statistics(submission: Submission, evidence: MinerEvidence) -> list[Statistic]:
     """One statistic for every alternative that the evidence holds; none where none was measured."""
     tested = [
-        _under_alternatives(submission.row_of(one.group, one.rollout), one) for one in evidence.rollouts if one.alternatives
+        _under_alternatives(submission.rollout_of(one.group, one.rollout), one) for one in evidence.rollouts if one.alternatives
     ]
     return alternative_statistics(tested, _pair(submission, evidence), shape=_shape(evidence))
 
@@ -72,27 +72,27 @@ def _shape(evidence: MinerEvidence) -> Shape:
     return Shape(evidence.layers, evidence.hidden_size)
 
 
-def _sketches_of_completion(row: RolloutRow) -> npt.NDArray[np.int16]:
+def _sketches_of_completion(record: RolloutRecord) -> npt.NDArray[np.int16]:
     # Sketch i + 1 is at completion token i's own position: sketch 0 belongs to the last prompt token.
-    return parse_sketches(row.sketches, row.completion_length + 1)[1:]
+    return parse_sketches(record.sketches, record.completion_length + 1)[1:]
 
 
-def _comparison(row: RolloutRow, one: RolloutEvidence) -> Comparison:
+def _comparison(record: RolloutRecord, one: RolloutEvidence) -> Comparison:
     return compare(
         one.group,
         one.rollout,
-        claimed_sketches=_sketches_of_completion(row)[one.positions],
-        claimed_logprobs=row.logprobs[one.positions],
+        claimed_sketches=_sketches_of_completion(record)[one.positions],
+        claimed_logprobs=record.logprobs[one.positions],
         z=one.z,
         logprobs=one.logprob,
         margins=one.margin,
     )
 
 
-def _under_alternatives(row: RolloutRow, one: RolloutEvidence) -> InFloat32:
-    claimed = _sketches_of_completion(row)[one.alternative_positions]
+def _under_alternatives(record: RolloutRecord, one: RolloutEvidence) -> Float32Comparison:
+    claimed = _sketches_of_completion(record)[one.alternative_positions]
     challenged = np.searchsorted(one.alternative_positions, one.positions)
-    return in_float32(Others(claimed, one.alternatives, challenged), one.z)
+    return in_float32(AlternativeSketches(claimed, one.alternatives, challenged), one.z)
 
 
 def _finding(statistic: Statistic) -> Finding:

@@ -21,7 +21,7 @@ def assigned_prompt(context: CheckContext, group: int) -> tuple[int, ...]:
 
 def check_prompts(submission: Submission, context: CheckContext) -> list[Finding]:
     findings = []
-    for first in submission.rows[::ROLLOUTS_PER_PROBLEM]:
+    for first in submission.rollouts[::ROLLOUTS_PER_PROBLEM]:
         expected = np.asarray(assigned_prompt(context, first.group), np.int32)
         if not np.array_equal(first.prompt, expected):
             findings.append(reject(CHECK, detail=_difference(first.prompt, expected), group=first.group))

@@ -1,6 +1,6 @@
 """Check 2, `schema`: what the record of one rollout cannot know of itself: its group, the vocabulary, its neighbours' prompt.
 
-Types, ranges, lengths and finite numbers are `RolloutRow`'s own rules and were applied when the file was opened. All
+Types, ranges, lengths and finite numbers are `RolloutRecord`'s own rules and were applied when the file was opened. All
 rollouts at once, as array operations over the columns.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from grail_core.files.window_file import RowTable
+from grail_core.files.window_file import RolloutColumns
 from grail_core.protocol.constants import ROLLOUTS_PER_PROBLEM
 from grail_core.protocol.verdicts import Finding
 from grail_core.verification.context import CheckContext
@@ -38,7 +38,7 @@ def check_schema(submission: Submission, context: CheckContext) -> list[Finding]
     return shorten(findings or _prompts_equal(submission))
 
 
-def _groups(columns: RowTable) -> list[Finding]:
+def _groups(columns: RolloutColumns) -> list[Finding]:
     """Rollouts sorted by (group, rollout), every group complete."""
     if len(columns) % ROLLOUTS_PER_PROBLEM:
         return [reject(CHECK, value=len(columns), threshold=ROLLOUTS_PER_PROBLEM, detail="rows are not whole groups")]
@@ -55,21 +55,21 @@ def _groups(columns: RowTable) -> list[Finding]:
 
 def _prompts_equal(submission: Submission) -> list[Finding]:
     findings = []
-    for start in range(0, len(submission.rows), ROLLOUTS_PER_PROBLEM):
-        first, *others = submission.rows[start : start + ROLLOUTS_PER_PROBLEM]
-        for row in others:
-            if not np.array_equal(row.prompt, first.prompt):
+    for start in range(0, len(submission.rollouts), ROLLOUTS_PER_PROBLEM):
+        first, *others = submission.rollouts[start : start + ROLLOUTS_PER_PROBLEM]
+        for record in others:
+            if not np.array_equal(record.prompt, first.prompt):
                 findings.append(
-                    reject(CHECK, detail="the prompt differs within its group", group=row.group, rollout=row.rollout)
+                    reject(CHECK, detail="the prompt differs within its group", group=record.group, rollout=record.rollout)
                 )
     return findings
 
 
 def _any_in_row(offsets: npt.NDArray[np.int64], marked: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """For each row, whether any of its values is marked (rows may be empty)."""
+    """For each rollout, whether any of its values is marked (rollouts may be empty)."""
     total = np.concatenate(([0], np.cumsum(marked, dtype=np.int64)))
     return total[offsets[1:]] > total[offsets[:-1]]
 
 
-def _at(columns: RowTable, index: int, detail: str) -> Finding:
+def _at(columns: RolloutColumns, index: int, detail: str) -> Finding:
     return reject(CHECK, detail=detail, group=int(columns.group[index]), rollout=int(columns.rollout[index]))

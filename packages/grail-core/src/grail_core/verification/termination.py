@@ -15,9 +15,9 @@ CHECK = "termination"
 def check_termination(submission: Submission, context: CheckContext) -> list[Finding]:
     ends = np.fromiter(context.end_tokens, np.int32)
     findings = []
-    for row in submission.rows:
-        length, limit = row.completion_length, context.length_limit(row.prompt_length)
-        is_end = np.isin(row.completion, ends)
+    for record in submission.rollouts:
+        length, limit = record.completion_length, context.length_limit(record.prompt_length)
+        is_end = np.isin(record.completion, ends)
         if length > limit:
             detail = f"the completion has {length} tokens, the limit is {limit}"
         elif is_end[:-1].any():
@@ -26,5 +26,5 @@ def check_termination(submission: Submission, context: CheckContext) -> list[Fin
             detail = f"the completion stops after {length} tokens, neither at an end token nor at the limit {limit}"
         else:
             continue
-        findings.append(reject(CHECK, value=length, threshold=limit, detail=detail, group=row.group, rollout=row.rollout))
+        findings.append(reject(CHECK, value=length, threshold=limit, detail=detail, group=record.group, rollout=record.rollout))
     return shorten(findings)

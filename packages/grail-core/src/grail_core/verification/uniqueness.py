@@ -1,7 +1,7 @@
 """Check 3, `unique`: what a hotkey already had counted counts no second time.
 
-It never rejects. Honest sampling repeats short answers; a repeated row costs its miner that row and nothing else, and no
-row of one hotkey ever depends on what another one uploaded.
+It never rejects. Honest sampling repeats short answers; a repeated rollout costs its miner that rollout and nothing else, and
+no rollout of one hotkey ever depends on what another one uploaded.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def rollout_identity(prompt: np.ndarray, completion: np.ndarray) -> Digest:
 def distinct_rollouts(submission: Submission, history: Collection[Digest]) -> list[Digest]:
     """Identities of the file's rollouts that count, in file order, each once and none of `history`."""
     counted: dict[Digest, None] = {}
-    for row in submission.rows:
-        identity = rollout_identity(row.prompt, row.completion)
+    for record in submission.rollouts:
+        identity = rollout_identity(record.prompt, record.completion)
         if identity not in history:
             counted[identity] = None
     return list(counted)

@@ -12,9 +12,9 @@ from functools import cached_property
 
 import numpy as np
 
-from grail_core.files.window_file import RowTable, WindowFile, WindowFileError, read_window_file
+from grail_core.files.window_file import RolloutColumns, WindowFile, WindowFileError, read_window_file
 from grail_core.proof.numerics import NUMERICS_CLASSES
-from grail_core.protocol import RolloutRow, count_groups, header_digest, merkle_root, row_digests
+from grail_core.protocol import RolloutRecord, count_groups, header_digest, merkle_root, rollout_digests
 from grail_core.protocol.constants import PROTOCOL_VERSION
 from grail_core.protocol.context import WindowContext
 from grail_core.protocol.signatures import verify
@@ -29,32 +29,32 @@ CHECK = "file"
 class Submission:
     """A file that passed check 1: parsed, signed, its rollouts bound to the header by their digests.
 
-    `rows` are views of the file's columns, in file order; `digests` are theirs.
+    `rollouts` are views of the file's columns, in file order; `digests` are theirs.
     """
 
     hotkey: Hotkey
     content_digest: Digest
     file: WindowFile
-    rows: tuple[RolloutRow, ...]
+    rollouts: tuple[RolloutRecord, ...]
     digests: tuple[Digest, ...]
 
     @property
-    def columns(self) -> RowTable:
+    def columns(self) -> RolloutColumns:
         """The same rollouts as arrays, for rules that look at all of them at once."""
         return self.file.table
 
     @cached_property
     def groups(self) -> tuple[int, ...]:
         """Group ids in file order, each once."""
-        return tuple(dict.fromkeys(row.group for row in self.rows))
+        return tuple(dict.fromkeys(record.group for record in self.rollouts))
 
-    def rows_of(self, group: int) -> list[RolloutRow]:
+    def rollouts_of(self, group: int) -> list[RolloutRecord]:
         """The rollouts of a group, in file order."""
-        return [self.rows[index] for (g, _), index in self._places.items() if g == group]
+        return [self.rollouts[index] for (g, _), index in self._places.items() if g == group]
 
-    def row_of(self, group: int, rollout: int) -> RolloutRow:
+    def rollout_of(self, group: int, rollout: int) -> RolloutRecord:
         """Raises KeyError where the file has no such rollout."""
-        return self.rows[self._places[group, rollout]]
+        return self.rollouts[self._places[group, rollout]]
 
     def digest_of(self, group: int, rollout: int) -> Digest:
         return self.digests[self._places[group, rollout]]
@@ -62,8 +62,8 @@ class Submission:
     @cached_property
     def _places(self) -> dict[tuple[int, int], int]:
         places: dict[tuple[int, int], int] = {}
-        for index, row in enumerate(self.rows):
-            places.setdefault((row.group, row.rollout), index)
+        for index, record in enumerate(self.rollouts):
+            places.setdefault((record.group, record.rollout), index)
         return places
 
 
@@ -111,13 +111,13 @@ def check_file(
 
 def _bind_rows(file: WindowFile, content_digest: Digest, window: WindowContext) -> Submission | list[Finding]:
     header, table = file.header, file.table
-    rows: list[RolloutRow] = []
+    records: list[RolloutRecord] = []
     for index in range(len(table)):
         try:
-            rows.append(table.row(index))
+            records.append(table.record(index))
         except ValueError as error:
             return [reject("schema", detail=f"row {index} breaks the record's rules: {error}")]
-    digests = tuple(row_digests(window.network_id, rows))
+    digests = tuple(rollout_digests(window.network_id, records))
     root = merkle_root(digests)
     if root != header.merkle_root:
         return [reject(CHECK, value=root.hex(), threshold=header.merkle_root.hex(), detail="rows do not give the Merkle root")]
@@ -133,7 +133,7 @@ def _bind_rows(file: WindowFile, content_digest: Digest, window: WindowContext) 
     ):
         if found != wanted:
             return [reject(CHECK, value=found, threshold=wanted, detail=f"the header's {name} differ from the rows'")]
-    return Submission(header.hotkey, content_digest, file, tuple(rows), digests)
+    return Submission(header.hotkey, content_digest, file, tuple(records), digests)
 
 
 def _text(value: object) -> str | int | None:

@@ -6,7 +6,7 @@ from functools import partial
 
 from grail_core.protocol.findings import MAX_DETAIL, MAX_NUMBER_TEXT, Finding, Outcome, decimal
 
-MOST_FINDINGS = 8
+MAX_OFFENDERS = 8
 """A check names so many offenders and then counts the rest: a verdict stays small whatever a miner sends."""
 
 
@@ -30,11 +30,11 @@ accept = partial(say, Outcome.ACCEPT)
 
 def shorten(findings: list[Finding]) -> list[Finding]:
     """The first offenders of a check; the last one kept says how many more there are."""
-    if len(findings) <= MOST_FINDINGS:
+    if len(findings) <= MAX_OFFENDERS:
         return findings
-    kept = findings[:MOST_FINDINGS]
+    kept = findings[:MAX_OFFENDERS]
     last = kept[-1]
-    more = f"{last.detail} (and {len(findings) - MOST_FINDINGS} more like these)"[:MAX_DETAIL]
+    more = f"{last.detail} (and {len(findings) - MAX_OFFENDERS} more like these)"[:MAX_DETAIL]
     kept[-1] = Finding(last.check, last.outcome, last.value, last.threshold, more, last.group, last.rollout)
     return kept
 

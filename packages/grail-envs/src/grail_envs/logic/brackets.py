@@ -139,7 +139,7 @@ class DyckErrors:
         ]
         return (
             f"The brackets {puzzle.sequence} are read one by one. Each line claims which brackets are open after reading one, "
-            "outermost first. Each line is to be judged by itself, from the sequence, not from the line before. Which lines "
+            "outermost first. Each line is to be graded by itself, from the sequence, not from the line before. Which lines "
             "are wrong? Answer with their numbers, separated by commas.\n\n" + "\n".join(lines)
         )
 

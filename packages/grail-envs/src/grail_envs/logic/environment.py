@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from grail_core.environment import EnvironmentSpec, Judgement, Message, Problem
+from grail_core.environment import EnvironmentSpec, Grade, Message, Problem
 from grail_core.errors import ConfigurationError
 from grail_envs.answer_text import tagged_answer
 from grail_envs.draws import Draws
@@ -86,19 +86,19 @@ class LogicEnvironment:
         payload: LogicPayload = problem.payload
         return [Message("system", _SYSTEM), Message("user", FAMILIES[payload.family].question(payload.puzzle))]
 
-    def judge(self, problem: Problem, completion: str) -> Judgement:
+    def grade(self, problem: Problem, completion: str) -> Grade:
         payload: LogicPayload = problem.payload
         answer = tagged_answer(completion, limit=_MAX_ANSWER_CHARACTERS)
         if answer is None:
-            return self.rewards.judged({}, success=False, well_formed=False, detail="no answer tag")
+            return self.rewards.graded({}, success=False, well_formed=False, detail="no answer tag")
         right = FAMILIES[payload.family].solves(payload.puzzle, answer)
         if right is None:
-            return self.rewards.judged({}, success=False, well_formed=False, detail="the answer is not in the asked form")
-        return self.rewards.judged(
+            return self.rewards.graded({}, success=False, well_formed=False, detail="the answer is not in the asked form")
+        return self.rewards.graded(
             {"correct": float(right), "format": 1.0}, success=right, well_formed=True, detail=payload.family
         )
 
     def reference(self, problem: Problem) -> str:
-        """A completion that succeeds, for tests of the judge."""
+        """A completion that succeeds, for tests of the grader."""
         payload: LogicPayload = problem.payload
         return f"<answer>{FAMILIES[payload.family].reference(payload.puzzle)}</answer>"

@@ -35,7 +35,7 @@ class _Output(io.StringIO):
 
 
 class AnswerSide:
-    """Objects of the answer that the judging side may name, by number."""
+    """Objects of the answer that the grading side may name, by number."""
 
     def __init__(self, channel: int, steady: Steady) -> None:
         self._channel = channel
@@ -57,7 +57,7 @@ class AnswerSide:
         self._reply(self._obey(wire.receive(self._channel)))
 
     def keep(self, value: Any) -> int:
-        """The number by which the judging side may name a value."""
+        """The number by which the grading side may name a value."""
         number = self._numbers.get(id(value))
         if number is None:
             number = self._numbers[id(value)] = len(self._objects)

@@ -1,8 +1,8 @@
-"""What the kernel lets a judged process do: namespaces, Landlock, seccomp and resource limits, by plain system calls.
+"""What the kernel lets a graded process do: namespaces, Landlock, seccomp and resource limits, by plain system calls.
 
 Runs inside the zygote and its children only (standard library and ctypes, nothing of the project), and loads nothing at
 import time that other systems lack. Every function raises `OSError` where the kernel refuses; the zygote probes them once
-at start, so that a judgement never discovers a missing layer. The seccomp filter is a list of what may be called, so a
+at start, so that a grade never discovers a missing layer. The seccomp filter is a list of what may be called, so a
 system call that we did not think of is refused.
 """
 
@@ -104,7 +104,7 @@ def fork(namespaces: bool) -> int:
 
     In a pid namespace the child is the first process: when it ends, the kernel kills whatever it left. It is a raw clone, past
     the interpreter's fork hooks: they repair what other threads held, and this process has one thread; running them would
-    copy hundreds of pages for every judgement.
+    copy hundreds of pages for every grade.
     """
     return _call(_CLONE_NUMBER[architecture()], (NEW_NAMESPACES if namespaces else 0) | _SIGCHLD, 0, 0, 0, 0)
 

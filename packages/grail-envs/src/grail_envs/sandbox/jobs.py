@@ -1,4 +1,4 @@
-"""What is judged and what comes out of it."""
+"""What is graded and what comes out of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """What a judgement may use; part of an environment's version.
+    """What a grade may use; part of an environment's version.
 
     `cpu_s` is processor time of one process, `wall_s` time without the time spent in line for a processor, `memory_bytes`
     address space. A limit counts at its value; processes are stopped at 1.2 times of it.
@@ -20,10 +20,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Job:
-    """Python to run and how it is judged.
+    """Python to run and how it is graded.
 
     `code` is the answer, run as module `name` (a program if `program`: it may exit with 0, and its output is kept) with
-    `stdin` and with `random` seeded by `seed`. `tests` run on the judging side after `prelude`; `remote` are the names that
+    `stdin` and with `random` seeded by `seed`. `tests` run on the grading side after `prelude`; `remote` are the names that
     stand there for the answer's. Without tests, running to the end passes.
     """
 
@@ -41,7 +41,7 @@ class Job:
 class Ruling:
     """What became of a job.
 
-    `conclusive` is False only where the judging side failed, never the answer. `limit` names the limit that the answer ran
+    `conclusive` is False only where the grading side failed, never the answer. `limit` names the limit that the answer ran
     into ("cpu", "time", "" for none), `limit_share` is the largest share of one that was used, `stage` where it ended.
     """
 

@@ -1,7 +1,7 @@
-"""A pool of zygotes: judgements from any thread, each alone in its lane, with the same verdict at any load.
+"""A pool of zygotes: grades from any thread, each alone in its lane, with the same verdict at any load.
 
-A caller waits until a lane is free (back-pressure), a lane is renewed after a fixed number of judgements or when it is lost,
-and a job whose lane was lost is tried once more before it is called inconclusive. A judgement that ends within a fifth of
+A caller waits until a lane is free (back-pressure), a lane is renewed after a fixed number of grades or when it is lost,
+and a job whose lane was lost is tried once more before it is called inconclusive. A grade that ends within a fifth of
 a limit is repeated once with every other lane empty, and that second one counts.
 """
 
@@ -48,12 +48,12 @@ class SandboxUnavailableError(EnvironmentUnavailableError):
 
 
 class LaneLostError(Exception):
-    """A zygote ended, or did not reply in time: a fault of the judging side."""
+    """A zygote ended, or did not reply in time: a fault of the grading side."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a zygote is for: `python` judges code, `math` grades formulas and has the packages for it."""
+    """What a zygote is for: `python` grades code, `math` grades formulas and has the packages for it."""
 
     name: str
     preload: tuple[str, ...]
@@ -74,7 +74,7 @@ class Lane:
     control: socket.socket
     layers: Mapping[str, Any]
     problems: Mapping[str, str]
-    judged: int = 0
+    graded: int = 0
     _rest: bytes = field(default=b"", repr=False)
 
     @classmethod
@@ -125,12 +125,12 @@ class Lane:
         return lane
 
     def run(self, work: str, message: Mapping[str, Any], limits: Limits) -> tuple[Any, dict[str, Any]]:
-        """One judgement: what the judge said (None if it said nothing) and what was used.
+        """One grade: what the grader said (None if it said nothing) and what was used.
 
         Raises:
             LaneLostError: the zygote ended or did not answer; the lane is closed.
         """
-        self.judged += 1
+        self.graded += 1
         deadline = time.monotonic() + 2 * limits.wall_s + _GRACE_S
         ours, theirs = socket.socketpair()
         said: Any = None
@@ -169,13 +169,13 @@ class Lane:
         return found
 
 
-class JudgePool:
+class GraderPool:
     """Zygotes of one kind.
 
     Args:
-        mode: `strict` refuses to judge unless namespaces, seccomp and Landlock all hold; `auto` uses what there is.
-        backend: `zygote`, or `bubblewrap` (the zygote runs inside bwrap and confines each judgement as well as it can there).
-        lanes: judgements at the same time; the number of processors by default.
+        mode: `strict` refuses to grade unless namespaces, seccomp and Landlock all hold; `auto` uses what there is.
+        backend: `zygote`, or `bubblewrap` (the zygote runs inside bwrap and confines each grade as well as it can there).
+        lanes: grades at the same time; the number of processors by default.
         layers: which layers to use, for tests of `auto`.
     """
 
@@ -205,16 +205,16 @@ class JudgePool:
         for lane in [None] * (self._count - 1) + [first]:
             self._free.put(lane)
 
-    def judge(self, job: Job, limits: Limits = Limits()) -> Ruling:  # noqa: B008 - frozen
-        """Run and judge an answer; blocks while all lanes are busy."""
+    def grade(self, job: Job, limits: Limits = Limits()) -> Ruling:  # noqa: B008 - frozen
+        """Run and grade an answer; blocks while all lanes are busy."""
         return self._twice_near_a_limit("tests", asdict(job), limits)
 
-    def grade(self, message: Mapping[str, Any], limits: Limits) -> Ruling:
-        """Grade a formula (a pool of kind `MATH`)."""
+    def grade_formula(self, message: Mapping[str, Any], limits: Limits) -> Ruling:
+        """Compare a formula with the right one (a pool of kind `MATH`)."""
         return self._twice_near_a_limit("math", message, limits)
 
     def close(self) -> None:
-        """End all zygotes; waits for judgements under way."""
+        """End all zygotes; waits for grades under way."""
         self._closed = True
         for _ in range(self._count):
             lane = self._free.get()
@@ -240,7 +240,7 @@ class JudgePool:
                 raise SandboxUnavailableError("the sandbox is closed", where=self.backend, hint="open another pool")
             lane = self._free.get()
             try:
-                if lane is None or lane.judged >= RECYCLE_AFTER:
+                if lane is None or lane.graded >= RECYCLE_AFTER:
                     if lane is not None:
                         lane.close()
                     lane = None
@@ -251,7 +251,7 @@ class JudgePool:
                 problem = str(error)
             finally:
                 self._free.put(lane)
-        return Ruling(False, "sandbox", f"the judging process was lost twice: {problem}", conclusive=False)
+        return Ruling(False, "sandbox", f"the grading process was lost twice: {problem}", conclusive=False)
 
     def _start(self) -> Lane:
         lane = Lane.start(self.kind, self.backend, self._layers)
@@ -267,12 +267,12 @@ class JudgePool:
         return lane
 
 
-_shared: dict[tuple[str, str, str], JudgePool] = {}
+_shared: dict[tuple[str, str, str], GraderPool] = {}
 _shared_pid = os.getpid()
 _shared_lock = threading.Lock()
 
 
-def shared_pool(kind: Kind = PYTHON) -> JudgePool:
+def shared_pool(kind: Kind = PYTHON) -> GraderPool:
     """The pool of this process, made at first use; GRAIL_SANDBOX says how: strict (default), auto, bubblewrap, bubblewrap-auto.
 
     Raises:
@@ -292,7 +292,7 @@ def shared_pool(kind: Kind = PYTHON) -> JudgePool:
             _shared_pid = os.getpid()
         key = (kind.name, mode, backend)
         if key not in _shared:
-            _shared[key] = JudgePool(mode, backend, kind=kind)
+            _shared[key] = GraderPool(mode, backend, kind=kind)
         return _shared[key]
 
 
@@ -313,12 +313,12 @@ def _ruling(said: Any, used: Mapping[str, Any], limits: Limits) -> Ruling:
     share = max(shares.values())
     over = [name for name in ("cpu", "time") if shares[name] > 1.0]
     limit = used["limit"] or (over[0] if over else "")
-    if used["statuses"].get("answer") == 97 or used["statuses"].get("judge") == 97:
+    if used["statuses"].get("answer") == 97 or used["statuses"].get("grader") == 97:
         return Ruling(False, "sandbox", "a process could not be confined", conclusive=False, limit_share=share)
     if limit:
         return Ruling(False, "limit", f"over the limit of {limit}", limit=limit, limit_share=max(share, 1.0))
     if not isinstance(said, dict):
-        return Ruling(False, "judge", "the judging side gave no verdict (memory?)", limit_share=share)
+        return Ruling(False, "grader", "the grading side gave no verdict (memory?)", limit_share=share)
     return Ruling(
         said.get("passed") is True,
         str(said.get("stage", "")),

@@ -1,4 +1,4 @@
-"""What the processes of a judgement used, so counted that the load of the machine does not show in it.
+"""What the processes of a grade used, so counted that the load of the machine does not show in it.
 
 Read from the kernel's clocks and from /proc, where there is one; elsewhere time in line is not known and counts as time.
 Standard library only: the zygote runs it.
@@ -46,7 +46,7 @@ class Usage:
                 self._waited[task] = total
                 runnable = runnable or (not last and _is_runnable(task))
         own_wait = _in_line("/proc/self")
-        if last:  # the judge had ended while this process stood in line to see it
+        if last:  # the grader had ended while this process stood in line to see it
             waited += own_wait - self._own_wait
         self._own_wait = own_wait
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""What a judgement does, done some dozens of times in the zygote before it forks.
+"""What a grade does, done some dozens of times in the zygote before it forks.
 
 The interpreter specialises bytecode and fills its caches as it runs, and each write to a page shared with the zygote costs a
 forked process a page fault and a copy. After this the processes find it done. No answer and no real test is run here.
@@ -11,7 +11,7 @@ import os
 import socket
 from typing import Any
 
-from grail_envs.sandbox import judge_side, wire
+from grail_envs.sandbox import grader_side, wire
 from grail_envs.sandbox.answer_side import AnswerSide
 from grail_envs.sandbox.steady import Steady
 from grail_envs.sandbox.usage import Usage
@@ -25,7 +25,7 @@ _CALLS = (
 )
 
 
-class _Near(judge_side.Partner):
+class _Near(grader_side.Partner):
     """A partner in the same process: its frames go through a socket all the same."""
 
     def __init__(self, channel: int, answer: AnswerSide) -> None:
@@ -40,11 +40,11 @@ class _Near(judge_side.Partner):
 
 
 def warm_up(steady: Steady) -> None:
-    """Run small calls from a judging side to an answer's side, within this process."""
+    """Run small calls from a grading side to an answer's side, within this process."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         answer = AnswerSide(theirs.fileno(), steady)
-        near = judge_side.Remote(_Near(ours.fileno(), answer), answer.keep(lambda value: value))
+        near = grader_side.Remote(_Near(ours.fileno(), answer), answer.keep(lambda value: value))
         for _ in range(ROUNDS):
             for number, call in enumerate(_CALLS):
                 exec(compile(call, f"<call {number}>", "exec"), {"near": near})  # the constants above

@@ -1,8 +1,8 @@
-"""How values cross between the process that runs an answer and the one that judges it: as plain data, and nothing else.
+"""How values cross between the process that runs an answer and the one that grades it: as plain data, and nothing else.
 
-Objects of the answer's own classes stay in the answer's process; the judging side sees an opaque handle. A value of a
+Objects of the answer's own classes stay in the answer's process; the grading side sees an opaque handle. A value of a
 subclass of a plain type is sent as its plain content, read by the plain type's own methods, so an overridden `__eq__` or
-`__iter__` never reaches the judge. Frames are JSON with a length in front, parsed with bounds on size and depth; there is
+`__iter__` never reaches the grader. Frames are JSON with a length in front, parsed with bounds on size and depth; there is
 no pickle and no code in them. Standard library only: it runs on both sides of the border.
 """
 

@@ -1,4 +1,4 @@
-"""The host's end of the socket to a judging process: one frame there, one frame back, with a deadline and a bound on size."""
+"""The host's end of the socket to a grading process: one frame there, one frame back, with a deadline and a bound on size."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The warm process that forks one pair of processes for every judgement: the answer's and the judge's.
+"""The warm process that forks one pair of processes for every grade: the answer's and the grader's.
 
 Started by `pool.py` as `python -s -S -P -B zygote.py OPTIONS` with an empty environment and one socket. It holds the
 interpreter and the allowed imports, and nothing else: no secret, no data set, no test ever enters its memory, so what it
-forks for an answer holds none either. The answer's process gets fresh namespaces, Landlock, seccomp and limits; the judge's
+forks for an answer holds none either. The answer's process gets fresh namespaces, Landlock, seccomp and limits; the grader's
 process gets everything but the namespaces. Time is counted without the time spent waiting for a processor, so that a
 verdict does not depend on the load. Standard library only.
 """
@@ -28,7 +28,7 @@ for _name, _folder in (("grail_envs", os.path.dirname(_HERE)), ("grail_envs.sand
     sys.modules[_name] = types.ModuleType(_name)
     sys.modules[_name].__path__ = [_folder]
 
-from grail_envs.sandbox import answer_side, confinement, judge_side, wire  # noqa: E402
+from grail_envs.sandbox import answer_side, confinement, grader_side, wire  # noqa: E402
 from grail_envs.sandbox.steady import Steady  # noqa: E402
 from grail_envs.sandbox.usage import Usage  # noqa: E402
 from grail_envs.sandbox.warm import warm_up  # noqa: E402
@@ -36,8 +36,8 @@ from grail_envs.sandbox.warm import warm_up  # noqa: E402
 SCRATCH = "/tmp"
 SCRATCH_BYTES = 16 * 2**20
 VIEW = "/mnt"
-LONGEST_WAIT_S = 100.0
-"""Time in line, beyond twice the limit of time, that a judgement may take."""
+MAX_WAIT_S = 100.0
+"""Time in line, beyond twice the limit of time, that a grade may take."""
 
 _STEP_S = 0.05
 _EXIT_DONE, _EXIT_UNCONFINED, _EXIT_FAILED = 0, 97, 98
@@ -91,7 +91,7 @@ class Zygote:
         self._say({"ready": True, "layers": self.layers, "problems": problems, "pid": os.getpid()})
 
     def serve(self) -> None:
-        """One judgement after the other, until the control socket closes; the next pair of processes always stands ready."""
+        """One grade after the other, until the control socket closes; the next pair of processes always stands ready."""
         pair: _Pair | None = None
         while True:
             raw, descriptors, _, _ = socket.recv_fds(self.control, 4096, 1)
@@ -228,22 +228,22 @@ class Zygote:
             confinement.seccomp(confinement.for_pid(self.filter, os.getpid()))
 
     def _pair(self, request: dict[str, Any]) -> _Pair:
-        """Fork what a judgement needs; the processes confine themselves and wait."""
+        """Fork what a grade needs; the processes confine themselves and wait."""
         channel, its_end = socket.socketpair()
         pids: dict[str, int] = {}
         if request["work"] == "math":
-            pids["judge"] = self._fork(private=True)
-            if pids["judge"] == 0:
-                self._child(request, True, [its_end.fileno()], _grade)
+            pids["grader"] = self._fork(private=True)
+            if pids["grader"] == 0:
+                self._child(request, True, [its_end.fileno()], _grade_formula)
         else:
             ours, theirs = socket.socketpair()
             pids["answer"] = self._fork(private=True)
             if pids["answer"] == 0:
                 self._child(request, True, [theirs.fileno()], lambda: answer_side.AnswerSide(3, self.steady).serve())
             theirs.close()
-            pids["judge"] = self._fork(private=False)
-            if pids["judge"] == 0:
-                self._child(request, False, [its_end.fileno(), ours.fileno()], _judge)
+            pids["grader"] = self._fork(private=False)
+            if pids["grader"] == 0:
+                self._child(request, False, [its_end.fileno(), ours.fileno()], _grade_code)
             ours.close()
         its_end.close()
         return _Pair(pids, channel, request)
@@ -251,8 +251,8 @@ class Zygote:
     def _child(self, request: dict[str, Any], private: bool, keep: list[int], work: Any) -> None:
         status = _EXIT_UNCONFINED
         try:
-            factor = 1 if private else 2  # the judging side holds what both sides made
-            before = _host_in_place_of_channel if work in (_judge, _grade) else _nothing
+            factor = 1 if private else 2  # the grading side holds what both sides made
+            before = _host_in_place_of_channel if work in (_grade_code, _grade_formula) else _nothing
             self._confine(
                 factor * request["memory"], factor * request["cpu_s"], private=private, keep=keep, before_filter=before
             )
@@ -264,7 +264,7 @@ class Zygote:
         os._exit(status)
 
     def _watch(self, pair: _Pair) -> dict[str, Any]:
-        """Wait for the judge, keep the limits, and say what was used."""
+        """Wait for the grader, keep the limits, and say what was used."""
         request, pids = pair.request, pair.pids
         usage = Usage(list(pids.values()))
         limit = ""
@@ -272,15 +272,15 @@ class Zygote:
         for handle in (*pair.handles, self.control.fileno()):
             poller.register(handle, select.POLLIN)
         while not limit:
-            judged = False
+            graded = False
             for handle, _ in poller.poll((_STEP_S if pair.handles else 0.002) * 1000):
                 if handle == self.control.fileno():
                     os._exit(_EXIT_DONE)  # the host is gone; the children die with this process
                 poller.unregister(handle)
-                judged = judged or handle == pair.handles[-1]
-            usage.measure(last=judged)
+                graded = graded or handle == pair.handles[-1]
+            usage.measure(last=graded)
             pair.collect(os.WNOHANG)
-            if pids["judge"] in pair.ended:
+            if pids["grader"] in pair.ended:
                 break
             if usage.cpu > 1.2 * request["cpu_s"]:
                 limit = "cpu"
@@ -300,7 +300,7 @@ class Zygote:
 
 
 class _Pair:
-    """The processes of one judgement, and the socket over which they are given the host's."""
+    """The processes of one grade, and the socket over which they are given the host's."""
 
     def __init__(self, pids: dict[str, int], channel: socket.socket, request: dict[str, Any]) -> None:
         self.pids = pids
@@ -346,20 +346,20 @@ def _nothing() -> None:
     """An answer's process has nothing to wait for but its socket."""
 
 
-def _judge() -> None:
+def _grade_code() -> None:
     job = wire.receive(3)
-    wire.send(3, judge_side.judge(4, job))
+    wire.send(3, grader_side.grade(4, job))
 
 
-def _grade() -> None:
+def _grade_formula() -> None:
     from grail_envs.sandbox import math_side  # only a grading zygote has its packages
 
     wire.send(3, math_side.grade(wire.receive(3)))
 
 
 def _last_s(request: dict[str, Any]) -> float:
-    """Real seconds after which a judgement is over its time, whatever it waited for; the host itself waits a little longer."""
-    return float(2 * request["wall_s"] + LONGEST_WAIT_S)
+    """Real seconds after which a grade is over its time, whatever it waited for; the host itself waits a little longer."""
+    return float(2 * request["wall_s"] + MAX_WAIT_S)
 
 
 def _bytes(maxrss: int) -> int:

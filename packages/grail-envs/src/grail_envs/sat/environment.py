@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from grail_core.capabilities import Capabilities
-from grail_core.environment import EnvironmentSpec, Judgement, Message, Problem
+from grail_core.environment import EnvironmentSpec, Grade, Message, Problem
 from grail_envs.sat.answers import parse_answer
 from grail_envs.sat.teaching import best_constant, teacher
 
@@ -103,20 +103,20 @@ class SatEnvironment:
         text = f"{payload.variables} variables, {len(lines)} clauses:\n" + "\n".join(lines)
         return [Message("system", _SYSTEM), Message("user", text)]
 
-    def judge(self, problem: Problem, completion: str) -> Judgement:
-        """Judge the last answer in the text; linear in its length."""
+    def grade(self, problem: Problem, completion: str) -> Grade:
+        """Grade the last answer in the text; linear in its length."""
         payload: SatPayload = problem.payload
         assignment = parse_answer(completion, payload.variables)
         if assignment is None:
             components = dict.fromkeys(REWARD_WEIGHTS, 0.0)
-            return Judgement(0.0, success=False, well_formed=False, components=components, detail="no well-formed answer")
+            return Grade(0.0, success=False, well_formed=False, components=components, detail="no well-formed answer")
         holding = sum(
             any((literal > 0) == (assignment[abs(literal) - 1] == 1) for literal in clause) for clause in payload.clauses
         )
         solved = holding == len(payload.clauses)
         components = {"solved": float(solved), "satisfied": holding / len(payload.clauses)}
         reward = 1.0 if solved else sum(weight * components[name] for name, weight in REWARD_WEIGHTS.items())
-        return Judgement(
+        return Grade(
             reward,
             success=solved,
             well_formed=True,

@@ -1,7 +1,7 @@
 """Predict a program's output, debug prints included; exact after white space is folded.
 
 With `source` generated the output is known to the generator; with mbpp the program runs in the sandbox when an answer is
-judged, with `random` seeded and hash order fixed, and its output is kept for the next answers to the same problem.
+graded, with `random` seeded and hash order fixed, and its output is kept for the next answers to the same problem.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Final
 
 from grail_core.capabilities import Capabilities
-from grail_core.environment import EnvironmentSpec, Judgement, Message, Problem
+from grail_core.environment import EnvironmentSpec, Grade, Message, Problem
 from grail_core.errors import ConfigurationError
 from grail_envs.answer_text import last_fence, tagged_answer
 from grail_envs.code_answers import LIMITS
@@ -93,15 +93,15 @@ class TraceEnvironment:
         payload: TracePayload = problem.payload
         return [Message("system", _SYSTEM), Message("user", f"```python\n{payload.program.rstrip()}\n```")]
 
-    def judge(self, problem: Problem, completion: str) -> Judgement:
+    def grade(self, problem: Problem, completion: str) -> Grade:
         payload: TracePayload = problem.payload
         answer = tagged_answer(completion, limit=MAX_ANSWER_CHARACTERS)
         if answer is None:
-            return self.rewards.judged({}, success=False, well_formed=False, detail="no answer tag")
+            return self.rewards.graded({}, success=False, well_formed=False, detail="no answer tag")
         fenced = last_fence(answer) if answer.startswith("```") else None
         said = _folded(answer if fenced is None else fenced)
         if not said:
-            return self.rewards.judged({}, success=False, well_formed=False, detail="an empty output")
+            return self.rewards.graded({}, success=False, well_formed=False, detail="an empty output")
         expected = payload.expected
         if expected is None:
             ruling = _run(payload.program)
@@ -109,13 +109,13 @@ class TraceEnvironment:
                 _run.cache_clear()
                 return self.rewards.inconclusive(ruling.detail)
             if not ruling.passed:
-                return self.rewards.judged({"format": 1.0}, success=False, well_formed=True, detail="the program does not end")
+                return self.rewards.graded({"format": 1.0}, success=False, well_formed=True, detail="the program does not end")
             expected = ruling.output
         right = said == _folded(expected)
-        return self.rewards.judged({"correct": float(right), "format": 1.0}, success=right, well_formed=True)
+        return self.rewards.graded({"correct": float(right), "format": 1.0}, success=right, well_formed=True)
 
     def reference(self, problem: Problem) -> str:
-        """A completion that succeeds, for tests of the judge."""
+        """A completion that succeeds, for tests of the grader."""
         payload: TracePayload = problem.payload
         expected = _run(payload.program).output if payload.expected is None else payload.expected
         return f"<answer>\n{expected}</answer>"
@@ -130,7 +130,7 @@ def job_of(program: str) -> Job:
 def _run(program: str) -> Ruling:
     from grail_envs.sandbox.pool import shared_pool
 
-    return shared_pool().judge(job_of(program), LIMITS)
+    return shared_pool().grade(job_of(program), LIMITS)
 
 
 def _folded(text: str) -> str:

@@ -25,5 +25,5 @@ def constant_baseline(environment: Environment, problems: Sequence[Problem], giv
         return exact
     best = 0
     for text, _ in Counter(given).most_common(MAX_CANDIDATES):
-        best = max(best, sum(environment.judge(problem, text).success for problem in problems))
+        best = max(best, sum(environment.grade(problem, text).success for problem in problems))
     return best / len(problems)

@@ -17,7 +17,7 @@ import torch
 from grail_core.capabilities import Demonstrate, Stage, teacher_of
 from grail_core.environment import Environment
 from grail_core.errors import ConfigurationError
-from grail_trainer.logprobs import TokenRow, completion_logprobs
+from grail_trainer.logprobs import TokenSequence, completion_logprobs
 from grail_trainer.tiny.vocabulary import Codec
 
 Progress = Callable[[int, int, float], None]
@@ -64,10 +64,10 @@ def run_stage(
         progress(step + 1, stage.steps, loss.item())
 
 
-def _example(environment: Environment, codec: Codec, demonstrate: Demonstrate, rng: random.Random) -> TokenRow:
+def _example(environment: Environment, codec: Codec, demonstrate: Demonstrate, rng: random.Random) -> TokenSequence:
     problem = environment.problem(rng.getrandbits(64))
     prompt = codec.renderer.render(environment.messages(problem))
-    return TokenRow((*prompt, *codec.answer(demonstrate(problem, rng))), len(prompt))
+    return TokenSequence((*prompt, *codec.answer(demonstrate(problem, rng))), len(prompt))
 
 
 def _require_words(environment: Environment, codec: Codec, demonstrate: Demonstrate) -> None:

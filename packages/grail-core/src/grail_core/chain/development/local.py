@@ -39,7 +39,7 @@ from grail_core.protocol.types import Block, Hotkey, Signature
 
 FORMAT = 1
 _BUSY_SECONDS = 30.0
-_LONGEST_NAP_SECONDS = 2.0  # another process may rebase or advance the clock meanwhile
+_MAX_NAP_SECONDS = 2.0  # another process may rebase or advance the clock meanwhile
 _VIRTUAL_NAP_SECONDS = 0.01  # a virtual clock is moved by somebody's call, which no arithmetic foresees
 _STATES_KEPT = 8
 _METAGRAPHS_KEPT = 64
@@ -224,7 +224,7 @@ class LocalChain:
         needed = number + (self.parameters.finality_lag if finalised else 0)
         while self._raise_head() < needed:
             missing_ms = self._clock()[0].wall_ms_until(self.parameters.time_of_ms(needed), self._wall_clock())
-            nap = _VIRTUAL_NAP_SECONDS if missing_ms is None else min(max(missing_ms, 1) / 1000, _LONGEST_NAP_SECONDS)
+            nap = _VIRTUAL_NAP_SECONDS if missing_ms is None else min(max(missing_ms, 1) / 1000, _MAX_NAP_SECONDS)
             if stop.wait(nap):
                 return False
         return True

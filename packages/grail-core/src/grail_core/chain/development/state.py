@@ -17,7 +17,7 @@ from grail_core.keys import ss58
 from grail_core.protocol.network import MAX_COMMITMENT_BYTES
 from grail_core.protocol.types import Block, Hotkey
 
-STAKE_LIMIT = 2**53 - 1  # rao; the largest integer of canonical JSON, nine million TAO
+MAX_STAKE = 2**53 - 1  # rao; the largest integer of canonical JSON, nine million TAO
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ def apply(state: ChainState, extrinsic: Extrinsic, block: Block, rules: ChainRul
     elif extrinsic.call is Call.STAKE:
         _uid(state, hotkey)
         total = state.stakes.get(hotkey, 0) + _integer(arguments.get("amount"), "a stake")
-        if not 0 <= total <= STAKE_LIMIT:
-            raise ChainError(f"a stake lies between 0 and {STAKE_LIMIT} rao, not {total}", where=ss58(hotkey))
+        if not 0 <= total <= MAX_STAKE:
+            raise ChainError(f"a stake lies between 0 and {MAX_STAKE} rao, not {total}", where=ss58(hotkey))
         state.stakes[hotkey] = total
     elif extrinsic.call is Call.COMMIT:
         _uid(state, hotkey)

@@ -15,11 +15,11 @@ from grail_core.protocol.constants import CHALLENGE_K
 from grail_core.protocol.encoding import encode_part
 from grail_core.protocol.randomness import DRAW_POSITIONS, draw
 
-LARGEST_FLOAT = 1.7976931348623157e308
+MAX_FLOAT = 1.7976931348623157e308
 LEAST_EXPONENTIAL = 2.0**-32
-LARGEST_NOISE = 22.18070977791825
+MAX_NOISE = 22.18070977791825
 """32 ln 2: the noise of h = 2³² − 1."""
-LEAST_NOISE = -709.782712893384
+MIN_NOISE = -709.782712893384
 """The noise of h = 0."""
 
 _C1 = np.uint32(0xCC9E2D51)
@@ -66,7 +66,7 @@ def noise_of(h: npt.ArrayLike) -> npt.NDArray[np.float64]:
     u = np.asarray(h).astype(np.float64) / np.float64(_MASK)
     with np.errstate(divide="ignore"):
         y = -np.log(u)
-    return np.asarray(-np.log(np.clip(y, LEAST_EXPONENTIAL, LARGEST_FLOAT)), dtype=np.float64)
+    return np.asarray(-np.log(np.clip(y, LEAST_EXPONENTIAL, MAX_FLOAT)), dtype=np.float64)
 
 
 def gumbel_noise(seed: int, position: int, token_ids: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -75,7 +75,7 @@ def gumbel_noise(seed: int, position: int, token_ids: npt.ArrayLike) -> npt.NDAr
 
 
 def challenged_positions(
-    challenge_seed: bytes, row_digest: bytes, completion_length: int, count: int = CHALLENGE_K
+    challenge_seed: bytes, rollout_digest: bytes, completion_length: int, count: int = CHALLENGE_K
 ) -> list[int]:
     """The completion indices at which a rollout is challenged, ascending.
 
@@ -89,7 +89,7 @@ def challenged_positions(
         raise ValueError(f"a completion has at least one token, not {completion_length}")
     if completion_length <= count:
         return list(range(completion_length))
-    parts = ("grail/positions", challenge_seed, row_digest)
+    parts = ("grail/positions", challenge_seed, rollout_digest)
     seed = hashlib.sha256(b"".join(encode_part(part) for part in parts)).digest()
     inner = draw(seed, DRAW_POSITIONS, completion_length - 2, count - 2)
     return [0, *sorted(index + 1 for index in inner), completion_length - 1]

@@ -1,7 +1,7 @@
-"""Section 8: a rollout's row, a file's signed header, and the digests of both.
+"""Section 8: a rollout's record, a file's signed header, and the digests of both.
 
-A row has one token array: it is proved, judged, deduplicated, archived and trained on. Both types check themselves when
-made, so what exists is well formed; whether it is true is decided by the checks of section 9. How rows lie in Parquet is
+A rollout has one token array: it is proved, graded, deduplicated, archived and trained on. Both types check themselves when
+made, so what exists is well formed; whether it is true is decided by the checks of section 9. How rollouts lie in Parquet is
 `grail_core.files.window_file`.
 """
 
@@ -39,7 +39,7 @@ MAX_NAME_LENGTH = 128
 
 
 @dataclass(frozen=True, eq=False)
-class RolloutRow:
+class RolloutRecord:
     """One rollout. Raises ValueError, naming the field, when a value breaks a limit of sections 1 and 8.
 
     The arrays are one-dimensional, C-contiguous and of exactly these types; they are not copied: do not write to them.
@@ -109,27 +109,27 @@ def is_canonical_float32(values: Float32Array) -> bool:
     return bool(np.isfinite(values).all()) and not bool((bits == 0x80000000).any())
 
 
-def row_message(network_id: bytes, row: RolloutRow) -> bytes:
-    """The canonical bytes of a row: network id, "grail/row" and every field in the order of `RolloutRow`, each with its length.
+def rollout_message(network_id: bytes, record: RolloutRecord) -> bytes:
+    """The canonical bytes: network id, "grail/row", and every field in the order of `RolloutRecord`, each with its length.
 
     Integers are 8 bytes big-endian; tokens little-endian int32, logprobs little-endian float32, reward little-endian
     float64; success one byte.
     """
-    return message(network_id, "grail/row") + b"".join(bytes(piece) for piece in _row_pieces(row))
+    return message(network_id, "grail/row") + b"".join(bytes(piece) for piece in _pieces(record))
 
 
-def row_digest(network_id: bytes, row: RolloutRow) -> Digest:
-    """`H("grail/row", …)`: SHA-256 of `row_message`."""
-    return row_digests(network_id, (row,))[0]
+def rollout_digest(network_id: bytes, record: RolloutRecord) -> Digest:
+    """`H("grail/row", …)`: SHA-256 of `rollout_message`."""
+    return rollout_digests(network_id, (record,))[0]
 
 
-def row_digests(network_id: bytes, rows: Iterable[RolloutRow]) -> list[Digest]:
-    """`row_digest` of many rows. The arrays are hashed where they lie."""
+def rollout_digests(network_id: bytes, records: Iterable[RolloutRecord]) -> list[Digest]:
+    """`rollout_digest` of many rollouts. The arrays are hashed where they lie."""
     prefix = hashlib.sha256(message(network_id, "grail/row"))
     digests = []
-    for row in rows:
+    for record in records:
         state = prefix.copy()
-        for piece in _row_pieces(row):
+        for piece in _pieces(record):
             state.update(piece)
         digests.append(Digest(state.digest()))
     return digests
@@ -141,26 +141,26 @@ _TAIL = struct.Struct("<d4sB")  # reward; the length of success, and success
 _ONE, _EIGHT = (1).to_bytes(4, "big"), (8).to_bytes(4, "big")
 
 
-def _row_pieces(row: RolloutRow) -> tuple[bytes | memoryview, ...]:
-    tokens, logprobs = row.tokens.astype("<i4", copy=False), row.logprobs.astype("<f4", copy=False)
+def _pieces(record: RolloutRecord) -> tuple[bytes | memoryview, ...]:
+    tokens, logprobs = record.tokens.astype("<i4", copy=False), record.logprobs.astype("<f4", copy=False)
     return (
-        _HEAD.pack(8, row.group, 8, row.rollout, tokens.nbytes),
+        _HEAD.pack(8, record.group, 8, record.rollout, tokens.nbytes),
         tokens.data.cast("B"),
-        _MIDDLE.pack(8, row.prompt_length, logprobs.nbytes),
+        _MIDDLE.pack(8, record.prompt_length, logprobs.nbytes),
         logprobs.data.cast("B"),
-        len(row.sketches).to_bytes(4, "big"),
-        row.sketches,
+        len(record.sketches).to_bytes(4, "big"),
+        record.sketches,
         _EIGHT,
-        _TAIL.pack(row.reward, _ONE, row.success),
+        _TAIL.pack(record.reward, _ONE, record.success),
     )
 
 
 @dataclass(frozen=True)
 class WindowHeader:
-    """What a miner signs: which work this file is, and the Merkle root over its rows.
+    """What a miner signs: which work this file is, and the Merkle root over its rollouts.
 
     Raises ValueError, naming the field, when a value is malformed. That it is the *right* window, block, beacon and
-    checkpoint, and that the counts are those of the rows, is check 1.
+    checkpoint, and that the counts are those of the rollouts, is check 1.
     """
 
     protocol_version: int

@@ -15,26 +15,28 @@ from grail_core.protocol.constants import (
 )
 from grail_core.protocol.randomness import DRAW_GROUPS, DRAW_SINGLES, draw, drawn
 
-RESERVE_ROWS = MAX_ROLLOUTS_CHECKED
+RESERVE_ROLLOUTS = MAX_ROLLOUTS_CHECKED
 """More replacements than can be asked for: over a quarter of 64 inconclusive, and the window does not count."""
 
 
 @dataclass(frozen=True)
-class RowSample:
+class RolloutSample:
     """Which rows of one file are checked. A row is (group id, r)."""
 
     whole_groups: tuple[int, ...]  # in drawn order; ascending where the whole file is checked
     singles: tuple[tuple[int, int], ...]  # in drawn order, each of another group
-    reserve: tuple[tuple[int, int], ...]  # what replaces inconclusive rollouts, in order: the draw's first RESERVE_ROWS left
+    reserve: tuple[
+        tuple[int, int], ...
+    ]  # what replaces inconclusive rollouts, in order: the draw's first RESERVE_ROLLOUTS left
 
     @property
-    def rows(self) -> tuple[tuple[int, int], ...]:
+    def places(self) -> tuple[tuple[int, int], ...]:
         """Every sampled row: whole groups in order of r, then the singles."""
         whole = ((group, r) for group in self.whole_groups for r in range(ROLLOUTS_PER_PROBLEM))
         return (*whole, *self.singles)
 
 
-def sample_rows(challenge_seed: bytes, groups: Sequence[int]) -> RowSample:
+def sample_rollouts(challenge_seed: bytes, groups: Sequence[int]) -> RolloutSample:
     """Draw the rows to check from a file with these group ids (strictly increasing, file order).
 
     Files of at most CHECK_ALL_BELOW rows are checked whole. Otherwise two whole groups are drawn, and one row of each of up
@@ -44,7 +46,7 @@ def sample_rows(challenge_seed: bytes, groups: Sequence[int]) -> RowSample:
     if n == 0 or any(a >= b for a, b in pairwise(groups)):
         raise ValueError("group ids must strictly increase, and a file has at least one")
     if n * ROLLOUTS_PER_PROBLEM <= CHECK_ALL_BELOW:
-        return RowSample(tuple(groups), (), ())
+        return RolloutSample(tuple(groups), (), ())
     whole = draw(challenge_seed, DRAW_GROUPS, n, WHOLE_GROUPS_CHECKED)
     others = [group for position, group in enumerate(groups) if position not in whole]
     wanted = min(SINGLE_ROLLOUTS_CHECKED, len(others))
@@ -57,9 +59,9 @@ def sample_rows(challenge_seed: bytes, groups: Sequence[int]) -> RowSample:
             passed_over.append(row)
         else:
             singles[row[0]] = row
-    while len(passed_over) < RESERVE_ROWS and (following := next(order, None)) is not None:
+    while len(passed_over) < RESERVE_ROLLOUTS and (following := next(order, None)) is not None:
         passed_over.append(following)
-    return RowSample(tuple(groups[i] for i in whole), tuple(singles.values()), tuple(passed_over[:RESERVE_ROWS]))
+    return RolloutSample(tuple(groups[i] for i in whole), tuple(singles.values()), tuple(passed_over[:RESERVE_ROLLOUTS]))
 
 
 def _rows_in_drawn_order(challenge_seed: bytes, groups: Sequence[int]) -> Iterator[tuple[int, int]]:

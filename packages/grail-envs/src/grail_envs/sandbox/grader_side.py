@@ -1,4 +1,4 @@
-"""The process that judges an answer: it holds the tests, and the answer only as an opaque partner that returns data.
+"""The process that grades an answer: it holds the tests, and the answer only as an opaque partner that returns data.
 
 The tests run here, as plain Python, in a process that the answer's code never enters. The names that the reference solution
 defines are proxies; calling one sends the arguments over as data, and what comes back is rebuilt from plain types, so an
@@ -23,7 +23,7 @@ class AnswerEndedError(Exception):
 
 
 class Partner:
-    """The judging side's end of the channel to the answer."""
+    """The grading side's end of the channel to the answer."""
 
     def __init__(self, channel: int) -> None:
         self._channel = channel
@@ -123,7 +123,7 @@ class Remote:
         return hash(self._number)
 
 
-def judge(channel: int, job: dict[str, Any]) -> dict[str, Any]:
+def grade(channel: int, job: dict[str, Any]) -> dict[str, Any]:
     """Run a job against the answer: `{"passed": bool, "stage": str, "detail": str, "out": str}`.
 
     A job has `code`, `name`, `stdin`, `seed`, `program` and `remote` (the answer's side), `prelude` (Python that runs here

@@ -61,7 +61,7 @@ def facts() -> RunFacts:
         why_unfinished="",
         miners=(HONEST, CHEAT),
         validators=("validator-1", "validator-2"),
-        windows=tuple(WindowFact(w, i, ("validator-1", "validator-2"), {}, True, 320, 128, 160) for i, w in enumerate(windows)),
+        windows=tuple(WindowFact(w, i, ("validator-1", "validator-2"), {}, True, 320, 160) for i, w in enumerate(windows)),
         miner_windows=tuple(MinerWindowFact(w, "miner-1", "accepted", 160, 158, "") for w in windows)
         + tuple(MinerWindowFact(w, "miner-2", "failed", 160, 0, "proof: error 1.0 > 0.3 <b>") for w in windows),
         rejects=tuple(RejectFact("validator-1", w, "miner-2", "proof", "1.0042", "0.3", "sketch error") for w in windows),
@@ -69,7 +69,7 @@ def facts() -> RunFacts:
             CheckpointFact(30, 0, "FULL", 1_000_000, None, None),
             CheckpointFact(60, 1, "DELTA", None, 50_000, 0.04),
         ),
-        training=(TrainingFact(30, 10, 0, 0.6, 0.2, 2.0, 5.0, 90),),
+        training=(TrainingFact(30, 10, 0.6, 0.2, 5.0, 90),),
         evaluations=(
             EvaluationFact("a", 30, 0, 2000, 0.15, 0.008, 0.97, 0.004, 0.04),
             EvaluationFact("b", 90, 2, 2000, 0.24, 0.0095, 0.98, 0.003, 0.04),

@@ -146,9 +146,6 @@ class Supervisor:
         _signal_group(pid, signal.SIGKILL)
         return pid
 
-    def all_done(self, names: frozenset[str]) -> bool:
-        return all(self._processes[name].state is State.DONE for name in names)
-
     def stop_all(self) -> None:
         """Stop everything; see `stop`."""
         self.stop(self._processes)

@@ -39,7 +39,6 @@ from tooling.localnet.report.facts import (
 )
 from tooling.localnet.setup import Network
 
-MAX_LOG_BYTES = 16 * 2**20
 VERSIONED = (
     "grail-core",
     "grail-envs",
@@ -52,7 +51,7 @@ VERSIONED = (
     "pyarrow",
 )
 PHASES = {
-    "window_mined": ("generate", "grade", "prove", "pack", "upload"),
+    "window_mined": ("generate", "judge", "prove", "pack", "upload"),
     "window_judged": ("load", "verify"),
     "window_trained": ("verify", "train"),
     "checkpoint_published": ("encode", "upload", "publish"),
@@ -106,7 +105,6 @@ def window_facts(
                 bodies_equal=len(digests) == 1 if len(scored) > 1 else None,
                 scores_compared=with_scores,
                 rows_announced=sum(m.declared for m in rows),
-                rows_checked=sum(len(m.sampled) for m in rows),
                 rows_verified=sum(m.unique_valid for m in rows),
             )
         )
@@ -187,10 +185,8 @@ def training_facts(events: Iterable[Event]) -> tuple[TrainingFact, ...]:
         facts[window] = TrainingFact(
             window=window,
             groups=event.integer("groups") or 0,
-            groups_dropped=event.integer("groups_dropped") or 0,
             reward_mean=event.number("reward_mean"),
             success_mean=event.number("success_mean"),
-            seconds_verify=event.number("seconds_verify"),
             seconds_train=event.number("seconds_train"),
             valid_from=event.integer("valid_from"),
             loss=event.number("loss"),

@@ -53,7 +53,6 @@ class WindowFact:
     missed_by: dict[str, str]  # validator → why
     bodies_equal: bool | None  # None: fewer than two judged it
     rows_announced: int
-    rows_checked: int
     rows_verified: int  # counted valid
     scores_compared: bool = True  # False: a validator missed a window before, so its scores and weights are its own
 
@@ -72,10 +71,8 @@ class CheckpointFact:
 class TrainingFact:
     window: int
     groups: int
-    groups_dropped: int
     reward_mean: float | None
     success_mean: float | None
-    seconds_verify: float | None
     seconds_train: float | None
     valid_from: int | None  # the checkpoint this window produced
     loss: float | None = None

@@ -13,6 +13,15 @@ from tooling.testing.models.artefacts import Artefacts
 
 @pytest.fixture(scope="session")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    folder: Path = tmp_path_factory.getbasetemp() / "tiny-models"
-    with open_scene(BRIEF, store=Artefacts(folder)) as opened:
+    with open_scene(BRIEF, store=Artefacts(cache_folder(tmp_path_factory) / "power")) as opened:
         yield opened
+
+
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What GRAIL_CACHE_DIR is for a test that starts the command line, so that it finds the scene's models."""
+    return tmp_path_factory.getbasetemp() / "tiny-models"
+
+
+@pytest.fixture
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAIL_CACHE_DIR", str(cache_folder(tmp_path_factory)))

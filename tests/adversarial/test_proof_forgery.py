@@ -9,7 +9,8 @@ from __future__ import annotations
 import pytest
 
 from tooling.adversaries import family_a
-from tooling.adversaries.scene import BRIEF, Row, Scene, run_deviations
+from tooling.adversaries.rows import Row
+from tooling.adversaries.scene import BRIEF, Scene, run_deviations
 
 
 def no_try_got_through(row: Row) -> None:

@@ -90,7 +90,6 @@ class Courtroom:
         self.context: WindowContext = self.network.participant("miner-0").open_window(window)
         self.mining = self.network.mining("miner-0")
         self.loaded: LoadedCheckpoint = self.mining.select_model(self.context)
-        self.max_tokens = max_tokens
         _ = self.challenge
 
     @property
@@ -123,9 +122,6 @@ class Courtroom:
         environment = self.network.environment
         problem = environment.problem(self.context.problem_seed(self.hotkey, group))
         return self.loaded.renderer.render(environment.messages(problem))
-
-    def sampling_seed(self, group: int, rollout: int) -> int:
-        return self.context.sampling_seed(self.hotkey, group, rollout)
 
     def groups_of(self, rollouts: Sequence[Rollout], claims: Sequence[RolloutProof]) -> list[Group]:
         """Rollouts and claims made in any way, judged as the environment judges them: what a consistent liar packs."""

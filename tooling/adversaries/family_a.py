@@ -18,7 +18,8 @@ from grail_core.model.policy_model import PolicyModel
 from tooling.adversaries.courtroom import Courtroom
 from tooling.adversaries.deviations.forged_proofs import asked_otherwise, asked_otherwise_in_secret
 from tooling.adversaries.hostile_files import with_a_second_reading, with_a_wished_header, without_sketches
-from tooling.adversaries.scene import Row, Scene, attacks_of, open_scene, run_deviations, try_deviation
+from tooling.adversaries.rows import Row
+from tooling.adversaries.scene import Scene, attacks_of, open_scene, run_deviations, try_deviation
 from tooling.adversaries.tampering import (
     FORGED_SKETCHES,
     Change,

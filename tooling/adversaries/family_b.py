@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
-from tooling.adversaries.scene import WINDOW_GROUPS, Row, Scene, attacks_of, open_scene, run_deviations, try_deviations
+from tooling.adversaries.rows import Row
+from tooling.adversaries.scene import WINDOW_GROUPS, Scene, attacks_of, open_scene, run_deviations, try_deviations
 from tooling.testing.models.language_model import CONTROLS
 
 _ONE_GROUP = 1

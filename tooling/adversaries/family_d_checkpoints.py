@@ -14,7 +14,6 @@ import shutil
 import struct
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +45,7 @@ from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Block, Digest, Window
 from grail_core.storage.filesystem import FilesystemStore
 from grail_core.storage.layout import manifest_key
+from tooling.adversaries.rows import Try
 
 NETWORK_ID = Digest(b"\x0d" * 32)
 TRAINER = LocalSigner.from_seed(b"\x0d" * 32)
@@ -58,16 +58,6 @@ FILES = {
     "tokenizer.json": b'{"version": "1.0"}',
     "chat_template.jinja": TEMPLATE.encode(),
 }
-
-
-@dataclass(frozen=True)
-class Try:
-    """One attempt: its name, whether the victim was harmed, and what stopped it."""
-
-    name: str
-    accepted: bool
-    caught_by: str
-    message: str
 
 
 def weights(step: int) -> dict[str, RawTensor]:

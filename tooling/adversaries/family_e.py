@@ -24,12 +24,14 @@ from grail_envs import load
 from grail_envs.sandbox import GraderPool, Job, Limits, Ruling
 from tooling import REPOSITORY
 from tooling.adversaries.hostile_programs import PROGRAMS
+from tooling.adversaries.quick import E10_RUNS as E10_QUICK_RUNS
 
 EXPECTED = ((3, 7919), (10, -104729), (25, 1299709))
 TESTS = tuple(f"assert target({n}) == {value}" for n, value in EXPECTED)
 HONEST = "def target(n):\n    return {3: 7919, 10: -104729, 25: 1299709}[n]\n"
 E1_LIMITS = Limits(cpu_s=0.6, wall_s=1.2, memory_bytes=2**29)
 E2_SECONDS = 60.0  # a text must be judged within this on a busy machine; the CPU limits are far below
+E10_RUNS = 10_000
 E10_LIMITS = Limits(cpu_s=0.2, wall_s=0.4, memory_bytes=2**29)
 FIXTURES = REPOSITORY / "packages" / "grail-envs" / "tests" / "fixtures"
 
@@ -219,15 +221,16 @@ FLAKY: dict[str, str] = {
 }
 
 
-def run_e10(*, seed: int = 0, tries: int = 10_000) -> dict[str, Any]:
+def run_e10(*, seed: int = 0, tries: int | None = None, quick: bool = False) -> dict[str, Any]:
     """Honest flaky answers through check 6: the claim from the miner's pool, the verdict from the validator's."""
+    tries = tries or (E10_QUICK_RUNS if quick else E10_RUNS)
     miner, validator = GraderPool("strict"), GraderPool("strict")
     names = sorted(FLAKY)
-    quick = [name for name in names if not name.startswith("near")]
+    steady = [name for name in names if not name.startswith("near")]
     slow = [name for name in names if name.startswith("near")]
 
     def one(number: int) -> tuple[str, str]:
-        name = slow[number // 50 % len(slow)] if number % 50 == 0 else quick[(number + seed) % len(quick)]
+        name = slow[number // 50 % len(slow)] if number % 50 == 0 else steady[(number + seed) % len(steady)]
         job = Job(code=FLAKY[name], tests=("assert target(1)",), remote=("target",))
         claim = miner.grade(job, E10_LIMITS)
         return name, check_six(claim.passed, lambda: validator.grade(job, E10_LIMITS))

@@ -1,4 +1,4 @@
-"""What families A and B share: a scene with a trained model, tries before the checks, and the row that they add up to.
+"""What families A and B share: a scene with a trained model, and tries before the checks.
 
 A scene has one network with several miners; a try is one file of one miner, so each try has problems and seeds of its own,
 and the honest twin of a try is the same miner's honest file in the same window.
@@ -10,10 +10,9 @@ import atexit
 import json
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,8 @@ from tooling.adversaries.deviations.catalogue import all_deviations
 from tooling.adversaries.deviations.deviation import Deviation, Produced
 from tooling.adversaries.deviations.size import FULL, QUICK, Size
 from tooling.adversaries.deviations.workbench import Bench, Folders
+from tooling.adversaries.quick import UNDECIDED
+from tooling.adversaries.rows import Row
 from tooling.testing.models import language_model
 from tooling.testing.models.artefacts import Artefacts, default_folder
 from tooling.testing.models.corpus import load_corpus
@@ -49,6 +50,7 @@ class Extent:
     limit: int
     window_groups: int = WINDOW_GROUPS
     seed: int = 0  # another seed is another window, with other problems and other randomness
+    undecided: frozenset[str] = frozenset()  # deviations of which a file of this size says nothing
 
     @property
     def window(self) -> Window:
@@ -59,76 +61,8 @@ WHOLE = Extent(FULL, tries=2, limit=64)
 BRIEF = Extent(QUICK, tries=1, limit=24, window_groups=2)
 """For tests: a model trained for seconds, and half a window."""
 
-
-@dataclass(frozen=True)
-class Try:
-    """One attempt; `ruling` None: something else than the checks stopped it, `stopped_by` says what."""
-
-    name: str
-    accepted: bool
-    caught_by: str
-    message: str
-
-
-@dataclass
-class Row:
-    """One line of the table of attacks."""
-
-    id: str
-    unit: str
-    tries: list[Try] = field(default_factory=list)
-    honest_tries: int = 0
-    honest_false_rejects: int = 0
-    power: dict[str, dict[str, float]] = field(default_factory=dict)  # per deviation, where a power is published
-
-    def add(self, name: str, ruling: Ruling) -> None:
-        self.tries.append(Try(name, ruling.accepted, ruling.caught_by, ruling.why))
-
-    def honest(self, ruling: Ruling) -> None:
-        self.honest_tries += 1
-        self.honest_false_rejects += not ruling.accepted
-
-    def to_json(self) -> dict[str, Any]:
-        """`accepted` counts, where a power is published, only what lies beyond its confidence interval."""
-        caught = Counter(one.caught_by for one in self.tries if not one.accepted)
-        row: dict[str, Any] = {
-            "id": self.id,
-            "status": "built",
-            "unit": self.unit,
-            "tries": len(self.tries),
-            "accepted": self._accepted(),
-            "caught_by": caught.most_common(1)[0][0] if caught else "",
-            "honest_tries": self.honest_tries,
-            "honest_false_rejects": self.honest_false_rejects,
-            "details": [
-                {"try": t.name, "accepted": t.accepted, "caught_by": t.caught_by, "message": t.message} for t in self.tries
-            ],
-        }
-        if self.power:
-            row["power"] = self.power
-        return row
-
-    def _accepted(self) -> int:
-        total = 0
-        for name in dict.fromkeys(one.name for one in self.tries):
-            tries = [one for one in self.tries if one.name == name]
-            passed = sum(one.accepted for one in tries)
-            if name in self.power:
-                passed = max(0, passed - _max_passing(len(tries), self.power[name]["low"]))
-            total += passed
-        return total
-
-
-def _max_passing(tries: int, least_power: float) -> int:
-    """Files that may pass, at 1 in 1,000, if each is rejected with the least power that is published."""
-    miss = 1.0 - least_power
-    mass = below = (1 - miss) ** tries
-    count = 0
-    while below < 0.999 and count < tries:
-        mass *= (tries - count) / (count + 1) * (miss / max(1e-12, 1 - miss))
-        below += mass
-        count += 1
-    return count if miss < 1 else tries
+SWIFT = Extent(QUICK, tries=1, limit=64, undecided=UNDECIDED)
+"""For `--quick`: the model of the tests, and whole windows."""
 
 
 class Scene:
@@ -221,8 +155,9 @@ def shared_scene(extent: Extent) -> Scene:
 def attacks_of(runs: Mapping[str, Callable[[Scene], Row]]) -> dict[str, Callable[..., dict[str, Any]]]:
     """A family's rows by id, each over the run's one scene; `tries` None: as many as the size has."""
 
-    def attack(run: Callable[[Scene], Row], *, seed: int = 0, tries: int | None = None) -> dict[str, Any]:
-        return run(shared_scene(replace(WHOLE, seed=seed, tries=tries or WHOLE.tries))).to_json()
+    def attack(run: Callable[[Scene], Row], *, seed: int = 0, tries: int | None = None, quick: bool = False) -> dict[str, Any]:
+        extent = SWIFT if quick else WHOLE
+        return run(shared_scene(replace(extent, seed=seed, tries=tries or extent.tries))).to_json()
 
     return {id_: partial(attack, run) for id_, run in runs.items()}
 
@@ -244,6 +179,7 @@ def run_deviations(scene: Scene, row: Row, names: Sequence[str], groups: int, *,
 
 def try_deviations(scene: Scene, row: Row, names: Sequence[str], groups: int) -> Row:
     """Every named deviation as `tries` files of so many groups."""
+    row.undecided |= scene.extent.undecided.intersection(names)
     for name in names:
         for miner in range(scene.extent.tries):
             try_deviation(scene, row, name, miner, groups)

@@ -1,0 +1,35 @@
+"""What `hatch run attacks --quick` is: what it leaves out, and what it therefore says nothing about. Loads no model."""
+
+from __future__ import annotations
+
+UNDECIDED = frozenset(
+    {
+        "previous checkpoint, lr 1e-6",
+        "previous checkpoint, lr 3e-6",
+        "4-bit generation, right prefill",
+        "8-bit generation, right prefill",
+        "steering, 1 flip per 1,000 tokens",
+        "steering, 3 flips per 1,000 tokens",
+        "steering, 10 flips per 1,000 tokens",
+    }
+)
+"""Deviations that one window of the quick model does not reliably tell from honest work."""
+
+E10_RUNS = 300
+
+NOTE = (
+    "quick run: families A and B with a model trained for seconds and one file a deviation. It is not the model of "
+    "docs/power.json, so nothing is compared with a published power; what this size does not decide is listed, not claimed."
+)
+
+HELP = "\n".join(
+    [
+        "with --quick, at most five minutes for all ids:",
+        "  A, B   a model trained for seconds instead of the published one; 1 file a deviation instead of 2",
+        f"  E10    {E10_RUNS} flaky runs instead of 10,000",
+        "  power  nothing is compared with docs/power.json: its figures are those of the published model",
+        "  D, E1, E2 and every check are whole",
+        "not decided at that size (tried and counted, claimed neither way):",
+        *(f"  {name}" for name in sorted(UNDECIDED)),
+    ]
+)

@@ -47,6 +47,7 @@ from grail_trainer.publication import LOG_TAG, Publisher
 from grail_trainer.service import TrainerService
 from grail_trainer.start import MAX_WINDOWS_OLD, assemble, publish_folder
 from grail_trainer.tiny.init import TinyConfig, create_model
+from tooling.adversaries.tampering import map_rollouts, zero_sketches
 from tooling.testing.small_network import FIRST_WINDOW, SmallNetwork
 
 ENVIRONMENT = SatEnvironment(3, 4, 5, 6)
@@ -68,7 +69,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class LearningNetwork(SmallNetwork):
     """Its first checkpoint is the model's own, published as the trainer does it."""
 
-    def _publish(self, folder: Path, max_tokens: int) -> CheckpointManifest:
+    def _publish(self, folder: Path, max_tokens: int, end: int) -> CheckpointManifest:
         participant = self.participant("trainer")
         defaults = sampling_defaults(folder)
         parts = CheckpointParts(
@@ -204,8 +205,7 @@ def test_a_group_that_validators_accepted_falsely_is_dropped_with_its_findings(n
     context = network.participant("miner-0").open_window(FIRST_WINDOW)
     loaded = mining.select_model(context)
     groups = mining.produce_groups(context, loaded, GROUPS)
-    lied = tuple(dataclasses.replace(row, sketches=bytes(len(row.sketches))) for row in groups[1].rollouts)
-    groups[1] = dataclasses.replace(groups[1], rollouts=lied)
+    groups[1:2] = map_rollouts(zero_sketches)(groups[1:2])
     data = mining.pack(context, loaded, groups)
     for name in ("validator-0", "validator-1"):
         network.claim(name, {"miner-0": data})

@@ -16,11 +16,8 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from transformers import Qwen2ForCausalLM
 
 from grail_core.checkpoints.loaded import LoadedCheckpoint
-from grail_core.checkpoints.publish import CheckpointParts, publish
-from grail_core.checkpoints.safety import read_model_files
 from grail_core.files.evidence import MinerEvidence
 from grail_core.generation.base import Completion
 from grail_core.model.policy_model import PolicyModel
@@ -29,8 +26,6 @@ from grail_core.proof.alternatives import Alternatives
 from grail_core.proof.batch import RolloutProof
 from grail_core.protocol import Finding, Randomness, RolloutRecord, without_negative_zero
 from grail_core.protocol.context import Challenge, WindowContext, challenge_seed
-from grail_core.protocol.manifest import CheckpointManifest
-from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Digest, Hotkey, Window
 from grail_core.verification.context import CheckContext
 from grail_core.verification.examine import examine, first_reject
@@ -85,7 +80,7 @@ class Courtroom:
     ) -> None:
         torch.set_num_threads(1)
         self.end: int = encoder(model).token_to_id(END) if end is None else end
-        self.network = _TrainedNetwork(root, model, self.end, max_tokens=max_tokens, miners=miners)
+        self.network = SmallNetwork(root, miners=miners, validators=1, max_tokens=max_tokens, model=model, end=self.end)
         self.network.advance_to(window + 1)
         self.context: WindowContext = self.network.participant("miner-0").open_window(window)
         self.mining = self.network.mining("miner-0")
@@ -200,27 +195,3 @@ class CourtSetting(Setting):
         """The miner's own seed; for another name, what somebody else's hotkey would be given."""
         own = self.court.hotkey if hotkey == "miner" else Hotkey(hashlib.sha256(hotkey.encode()).digest())
         return self.court.context.sampling_seed(own, group, rollout)
-
-
-class _TrainedNetwork(SmallNetwork):
-    """`SmallNetwork` with the checkpoint, end token and limit of the courtroom."""
-
-    def __init__(self, root: Path, model: Path, end: int, *, max_tokens: int, miners: int) -> None:
-        self._end = end
-        super().__init__(root, miners=miners, validators=1, max_tokens=max_tokens, model=model)
-
-    def _publish(self, folder: Path, max_tokens: int) -> CheckpointManifest:
-        participant = self.participant("trainer")
-        weights = Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, use_safetensors=True).state_dict()
-        parts = CheckpointParts(
-            network_id=participant.network_id,
-            window=Window(0),
-            valid_from=FIRST_WINDOW,
-            environment=self.environment.spec,
-            policy=GenerationPolicy(max_tokens=max_tokens),
-            end_token_ids=(self._end,),
-            thinking_mode="none",
-        )
-        cache = participant.cache_dir / "publish"
-        files = read_model_files(folder)
-        return publish(participant.own_store, parts, weights, files, participant.signer, self.params, cache)

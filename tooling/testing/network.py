@@ -40,7 +40,7 @@ class Network:
 
     Args:
         root: empty folder for chain, buckets and caches. max_tokens: the policy's limit. environment: a small SAT one by
-            default. model: Transformers folder of the checkpoint; by default one over bytes is made.
+            default. model: Transformers folder of the checkpoint; by default one over bytes is made. end: its one end token.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Network:
         max_tokens: int = 8,
         environment: Environment | None = None,
         model: Path | None = None,
+        end: int = END_TOKEN_ID,
     ) -> None:
         self.root = root
         self.environment = environment or SatEnvironment(3, 4, 5, 6)
@@ -79,7 +80,7 @@ class Network:
                 self.chain.stake(signer, 1_000_000_000_000)
         self.chain.advance(3)
         folder = model or save_byte_model(root / "model")
-        self.manifest = self._publish(folder, max_tokens)
+        self.manifest = self._publish(folder, max_tokens, end)
 
     def directory(self, name: str) -> FilesystemDirectory:
         return FilesystemDirectory(self.root / "buckets", f"bucket-{name}", clock=self.chain.now_ms)
@@ -107,7 +108,7 @@ class Network:
     def block_time_ms(self, block: int) -> int:
         return self.chain.block(Block(block)).timestamp_ms
 
-    def _publish(self, folder: Path, max_tokens: int) -> CheckpointManifest:
+    def _publish(self, folder: Path, max_tokens: int, end: int) -> CheckpointManifest:
         participant = self.participant("trainer")
         weights = Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).state_dict()
         parts = CheckpointParts(
@@ -116,7 +117,7 @@ class Network:
             valid_from=FIRST_WINDOW,
             environment=self.environment.spec,
             policy=GenerationPolicy(max_tokens=max_tokens),
-            end_token_ids=(END_TOKEN_ID,),
+            end_token_ids=(end,),
             thinking_mode="none",
         )
         return publish(

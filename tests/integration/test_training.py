@@ -276,6 +276,7 @@ def _copy(network: LearningNetwork, root: Path) -> Participant:
         beacon=network.beacon,
         signer=network.signers["trainer"],
         cache_dir=root / "cache" / "trainer",
+        state_dir=root / "state" / "trainer",
     )
 
 

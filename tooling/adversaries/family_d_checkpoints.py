@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from grail_core.checkpoints.bucket import CheckpointBucket
 from grail_core.checkpoints.cache import CheckpointCache
 from grail_core.checkpoints.delta.codec import Profile, encode
 from grail_core.checkpoints.delta.frames import Frame, Mode, pack_streams
 from grail_core.checkpoints.delta.tensors import DTYPES, Layout, RawTensor
 from grail_core.checkpoints.fetch import apply_to_model, materialise
-from grail_core.checkpoints.manifests import ChainMemory, CheckpointSequence, StoredManifest, list_manifests, select
+from grail_core.checkpoints.manifests import CheckpointSequence, SeenCheckpoints, StoredManifest, list_manifests, select
 from grail_core.checkpoints.publish import CheckpointParts, publish
 from grail_core.environment import EnvironmentSpec
 from grail_core.errors import CheckpointError
@@ -43,6 +44,7 @@ from grail_core.protocol.manifest import (
 from grail_core.protocol.network import LOCALNET
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Block, Digest, Window
+from grail_core.storage.base import ObjectStore
 from grail_core.storage.filesystem import FilesystemStore
 from grail_core.storage.layout import manifest_key
 from tooling.adversaries.rows import Try
@@ -80,6 +82,10 @@ def parts(number: int) -> CheckpointParts:
     )
 
 
+def bucket_of(store: ObjectStore, cache: Path | CheckpointCache) -> CheckpointBucket:
+    return CheckpointBucket(store, cache, trainer=TRAINER.hotkey, network_id=NETWORK_ID)
+
+
 class World:
     """A trainer's bucket with two honest checkpoints, and a victim that runs the first one."""
 
@@ -90,14 +96,15 @@ class World:
         self.store = FilesystemStore(root, "trainer", clock=lambda: 0)
         self.manifests = [self.publish(n, weights(n)) for n in (0, 1)]  # of a copied world: finds what is there
         self.cache = CheckpointCache(root / "victim")
-        materialise(self.manifests[0], self.cache, self.store)
-        self.memory = ChainMemory(root / "seen.json")
+        materialise(self.manifests[0], bucket_of(self.store, self.cache))
+        self.memory = SeenCheckpoints(root / "seen.json")
         self.memory.check(self.view())
         self.model = {name: tensor.bits.copy() for name, tensor in weights(0).items()}
         self.untouched = {name: bits.copy() for name, bits in self.model.items()}
 
     def publish(self, number: int, state: Mapping[str, RawTensor], files: Mapping[str, bytes] = FILES) -> CheckpointManifest:
-        return publish(self.store, parts(number), state, files, TRAINER, PARAMS, self.root / "trainer-cache")
+        bucket = bucket_of(self.store, self.root / "trainer-cache")
+        return publish(bucket, parts(number), state, files, TRAINER, PARAMS)
 
     def view(self) -> CheckpointSequence:
         return list_manifests(self.store, trainer_hotkey=TRAINER.hotkey, network_id=NETWORK_ID)
@@ -114,8 +121,8 @@ class World:
         direct = any(delta.base == self.manifests[0].digest for delta in manifest.deltas)
         raw = {n: RawTensor(Layout(DTYPES["BF16"], (60, 50)), b) for n, b in self.model.items()}
         if direct:
-            apply_to_model(raw, self.manifests[0], manifest, self.store, self.cache)
-        materialise(manifest, self.cache, self.store)
+            apply_to_model(raw, self.manifests[0], manifest, bucket_of(self.store, self.cache))
+        materialise(manifest, bucket_of(self.store, self.cache))
 
     def harmed(self) -> bool:
         """Is the running model other than before, or is anything but the honest checkpoint in the cache?"""
@@ -151,7 +158,7 @@ class World:
     def forget(self) -> None:
         """A victim that has not seen the second checkpoint, so that its memory of the chain does not help it."""
         (self.root / "seen.json").unlink(missing_ok=True)
-        self.memory = ChainMemory(self.root / "seen.json")
+        self.memory = SeenCheckpoints(self.root / "seen.json")
 
     def with_delta(self, frames: list[bytes]) -> None:
         delta = DeltaRef(self.manifests[0].digest, 0, "small", (self.put_object(b"".join(frames)),))

@@ -109,7 +109,12 @@ class Layout:
         return self.root / "control"
 
     def cache(self, name: str) -> Path:
+        """What a role can fetch again."""
         return self.root / "cache" / name
+
+    def state_of(self, name: str) -> Path:
+        """What a role must not lose."""
+        return self.root / "state" / name
 
 
 @dataclass(frozen=True)

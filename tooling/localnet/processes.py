@@ -105,6 +105,7 @@ class Processes:
             "GRAIL_STORAGE_BUCKET": name,
             "GRAIL_BEACON_URLS": self._beacon_url,
             "GRAIL_CACHE_DIR": str(self._layout.cache(name)),
+            "GRAIL_STATE_DIR": str(self._layout.state_of(name)),
             "GRAIL_LOG_FILE": str(self.event_file(name)),
         }
         if self._plan.data_dir:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from grail_core.checkpoints.bucket import CheckpointBucket
+from grail_core.checkpoints.cache import CheckpointCache
 from grail_core.checkpoints.delta.shards import map_weights
 from grail_core.checkpoints.delta.tensors import DTYPES, Layout, RawTensor
 from grail_core.checkpoints.manifests import CheckpointSequence, list_manifests
@@ -62,6 +64,11 @@ def first_window(number: int) -> Window:
     return Window(30 * number + (60 if number else 0))
 
 
+def bucket_of(store: ObjectStore, cache: Path | CheckpointCache, network_id: Digest = NETWORK_ID) -> CheckpointBucket:
+    """The kit's trainer's checkpoints in a store, as a process that knows nothing of them yet opens them."""
+    return CheckpointBucket(store, cache, trainer=TRAINER.hotkey, network_id=network_id)
+
+
 @dataclass(frozen=True)
 class WeightsTrainer:
     """Publishes `weights` into a bucket, one checkpoint a window. `cache` is the trainer's own copy."""
@@ -75,7 +82,8 @@ class WeightsTrainer:
         """Checkpoint `number`, with its own weights unless `state` is given."""
         parts = parts_of(self.network_id, 30 * number, first_window(number))
         state = weights(number) if state is None else state
-        return publish(self.store, parts, state, MODEL_FILES, TRAINER, self.params, self.cache)
+        bucket = bucket_of(self.store, self.cache, self.network_id)
+        return publish(bucket, parts, state, MODEL_FILES, TRAINER, self.params)
 
     def view(self) -> CheckpointSequence:
         return list_manifests(self.store, trainer_hotkey=TRAINER.hotkey, network_id=self.network_id)

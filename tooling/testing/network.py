@@ -93,6 +93,7 @@ class Network:
             beacon=self.beacon,
             signer=self.signers[name],
             cache_dir=self.root / "cache" / name,
+            state_dir=self.root / "state" / name,
         )
 
     def environment_of(self, manifest: CheckpointManifest) -> Environment:
@@ -120,12 +121,5 @@ class Network:
             end_token_ids=(end,),
             thinking_mode="none",
         )
-        return publish(
-            participant.own_store,
-            parts,
-            weights,
-            read_model_files(folder),
-            participant.signer,
-            self.params,
-            participant.cache_dir / "publish",
-        )
+        files = read_model_files(folder)
+        return publish(participant.own_checkpoints, parts, weights, files, participant.signer, self.params)

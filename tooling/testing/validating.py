@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from grail_core.checkpoints.loaded import LiveCheckpoint
+from grail_core.storage.retention import Retention, accepted_files, evidence
 from grail_validator.first_sight import FirstSight
 from grail_validator.ledger import Ledger
 from grail_validator.service import ValidatorService
@@ -12,13 +13,12 @@ from tooling.testing.network import Network
 def validator_of(network: Network, name: str) -> ValidatorService:
     """The participant's service over its own ledger; a second call is the same validator started again."""
     participant = network.participant(name)
-    ledger = Ledger(
-        participant.cache_dir / "ledger.sqlite", network_id=participant.network_id, hotkey=participant.signer.hotkey
-    )
+    ledger = Ledger(participant.state.ledger, network_id=participant.network_id, hotkey=participant.signer.hotkey)
     return ValidatorService(
         participant=participant,
         ledger=ledger,
         first_sight=FirstSight(participant, ledger, participant.cache_dir / "files"),
+        retention=Retention(participant.own_store, [accepted_files(8), evidence(8)]),
         checkpoint=LiveCheckpoint(participant.checkpoints, keep=4),
         environment_of=network.environment_of,
     )

@@ -16,9 +16,9 @@ from grail_core.checkpoints.cache import CheckpointCache
 from grail_core.checkpoints.delta.frames import Profile
 from grail_core.checkpoints.fetch import apply_to_model, materialise
 from grail_core.checkpoints.manifests import (
-    ChainMemory,
     EquivocationError,
     RollbackError,
+    SeenCheckpoints,
     list_manifests,
     select,
 )
@@ -31,7 +31,7 @@ from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Block, Window
 from grail_core.storage.filesystem import FilesystemStore
 from grail_core.storage.layout import manifest_key
-from tooling.testing.checkpoints import NETWORK_ID, PARAMS, TRAINER, parts_of
+from tooling.testing.checkpoints import NETWORK_ID, PARAMS, TRAINER, bucket_of, parts_of
 from tooling.testing.clock import ManualClock
 from tooling.testing.keys import EVE
 from tooling.testing.models.tiny_qwen2 import BYTES, END_TOKEN_ID, save_byte_model
@@ -99,13 +99,12 @@ class Trainer:
 
     def publish(self, window: int, valid_from: int, profile: Profile = Profile.SMALL) -> CheckpointManifest:
         return publish(
-            self.store,
+            bucket_of(self.store, self.cache),
             self.parts(window, valid_from),
             self.model.state_dict(),
             self.files,
             TRAINER,
             PARAMS,
-            self.cache,
             profile=profile,
         )
 
@@ -135,10 +134,10 @@ def test_a_manifest_reads_back_as_it_was_written(trainer: Trainer) -> None:
 
 def test_the_first_checkpoint_becomes_an_ordinary_model_folder(trainer: Trainer, tmp_path: Path) -> None:
     manifest = trainer.step()
-    folder = materialise(manifest, tmp_path / "cache", trainer.store)
+    folder = materialise(manifest, bucket_of(trainer.store, tmp_path / "cache"))
     assert same_weights(load(folder).state_dict(), trainer.states[0])
     assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"] is True
-    assert materialise(manifest, tmp_path / "cache", trainer.store) == folder
+    assert materialise(manifest, bucket_of(trainer.store, tmp_path / "cache")) == folder
 
 
 @pytest.mark.parametrize("profile", list(Profile))
@@ -152,9 +151,9 @@ def test_a_folder_rebuilt_from_deltas_equals_the_published_one_byte_for_byte(
     assert {m.kind for m in trainer.manifests[1:10]} == {CheckpointKind.DELTA}
     cache = CheckpointCache(tmp_path / "cache")
     for number in (0, 1, 4, 9, 10):
-        folder = materialise(trainer.manifests[number], cache, trainer.store)
+        folder = materialise(trainer.manifests[number], bucket_of(trainer.store, cache))
         assert same_weights(load(folder).state_dict(), trainer.states[number])
-    from_anchor = materialise(anchor, tmp_path / "fresh", trainer.store)
+    from_anchor = materialise(anchor, bucket_of(trainer.store, tmp_path / "fresh"))
     from_deltas = cache.folder(anchor.digest)
     assert {p.name: p.read_bytes() for p in from_anchor.iterdir()} == {p.name: p.read_bytes() for p in from_deltas.iterdir()}
 
@@ -162,20 +161,20 @@ def test_a_folder_rebuilt_from_deltas_equals_the_published_one_byte_for_byte(
 def test_a_loaded_model_follows_the_chain_in_memory(trainer: Trainer, tmp_path: Path) -> None:
     for _ in range(4):
         trainer.step()
-    model = load(materialise(trainer.manifests[0], tmp_path / "cache", trainer.store))
+    model = load(materialise(trainer.manifests[0], bucket_of(trainer.store, tmp_path / "cache")))
     for before, after, state in zip(trainer.manifests, trainer.manifests[1:], trainer.states[1:], strict=False):
-        apply_to_model(model.state_dict(), before, after, trainer.store, tmp_path / "cache")
+        apply_to_model(model.state_dict(), before, after, bucket_of(trainer.store, tmp_path / "cache"))
         assert same_weights(model.state_dict(), state)
 
 
 def test_a_model_that_is_not_the_parent_is_named_and_left_alone(trainer: Trainer, tmp_path: Path) -> None:
     first, second = trainer.step(), trainer.step()
-    model = load(materialise(first, tmp_path / "cache", trainer.store))
+    model = load(materialise(first, bucket_of(trainer.store, tmp_path / "cache")))
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight[3, 5] += 1
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(CheckpointError, match=r"model\.layers\.1\.mlp\.up_proj\.weight is not what this delta starts from"):
-        apply_to_model(model.state_dict(), first, second, trainer.store, tmp_path / "cache")
+        apply_to_model(model.state_dict(), first, second, bucket_of(trainer.store, tmp_path / "cache"))
     assert same_weights(model.state_dict(), before)
 
 
@@ -241,14 +240,14 @@ def test_a_chain_that_is_rewritten_is_remembered(trainer: Trainer, tmp_path: Pat
     trainer.step()
     second = trainer.step()
     path = tmp_path / "seen.json"
-    ChainMemory(path).check(view_of(trainer))
+    SeenCheckpoints(path).check(view_of(trainer))
     trainer.store.delete(manifest_key(second.valid_from))
     with pytest.raises(RollbackError, match="end at sequence 0, but 1 was seen before"):
-        ChainMemory(path).check(view_of(trainer))
+        SeenCheckpoints(path).check(view_of(trainer))
     other = build(content_of(second, window=Window(0), training={}), TRAINER)
     trainer.store.put(manifest_key(other.valid_from), other.to_bytes())
     with pytest.raises(EquivocationError, match="two manifests for sequence 1"):
-        ChainMemory(path).check(view_of(trainer))
+        SeenCheckpoints(path).check(view_of(trainer))
 
 
 def test_a_manifest_by_another_signer_is_no_checkpoint(trainer: Trainer) -> None:
@@ -278,7 +277,7 @@ def test_every_changed_byte_of_a_manifest_is_refused(trainer: Trainer) -> None:
 
 def test_a_damaged_cache_is_mended_tensor_by_tensor(trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = trainer.step()
-    folder = materialise(manifest, tmp_path / "cache", trainer.store)
+    folder = materialise(manifest, bucket_of(trainer.store, tmp_path / "cache"))
     good = (folder / "model.safetensors").read_bytes()
     with (folder / "model.safetensors").open("r+b") as file:
         file.seek(len(good) - 100)
@@ -291,7 +290,7 @@ def test_a_damaged_cache_is_mended_tensor_by_tensor(trainer: Trainer, tmp_path: 
         return get(key, **options)
 
     monkeypatch.setattr(trainer.store, "get", counted)
-    assert materialise(manifest, tmp_path / "cache", trainer.store) == folder
+    assert materialise(manifest, bucket_of(trainer.store, tmp_path / "cache")) == folder
     assert (folder / "model.safetensors").read_bytes() == good
     assert sum(asked) < len(good) / 2
 
@@ -300,20 +299,20 @@ def test_wrong_object_bytes_never_reach_the_cache(trainer: Trainer, tmp_path: Pa
     trainer.step()
     second = trainer.step()
     cache = CheckpointCache(tmp_path / "cache")
-    first_folder = materialise(trainer.manifests[0], cache, trainer.store)
+    first_folder = materialise(trainer.manifests[0], bucket_of(trainer.store, cache))
     ref = second.deltas[0].parts[0]
     data = bytearray(trainer.store.get(ref.key, max_bytes=ref.size))
     data[len(data) // 2] ^= 1
     trainer.store.put(ref.key, bytes(data))
     with pytest.raises(CheckpointError, match="not those that the manifest names"):
-        materialise(second, cache, trainer.store)
+        materialise(second, bucket_of(trainer.store, cache))
     assert cache.entry(second.digest) is None
     assert same_weights(load(first_folder).state_dict(), trainer.states[0])
 
 
 def test_one_flipped_byte_in_any_object_is_found(trainer: Trainer, tmp_path: Path) -> None:
     first, second = trainer.step(), trainer.step()
-    model = load(materialise(first, tmp_path / "honest", trainer.store))
+    model = load(materialise(first, bucket_of(trainer.store, tmp_path / "honest")))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for number, ref in enumerate({**first.objects(), **second.objects()}.values()):
         good = trainer.store.get(ref.key, max_bytes=ref.size)
@@ -321,9 +320,9 @@ def test_one_flipped_byte_in_any_object_is_found(trainer: Trainer, tmp_path: Pat
         trainer.store.put(ref.key, good[:position] + bytes([good[position] ^ (1 << number % 8)]) + good[position + 1 :])
         target = first if ref.sha256 in first.objects() else second
         with pytest.raises(CheckpointError, match="not those that the manifest names"):
-            materialise(target, tmp_path / f"cache{number}", trainer.store)
+            materialise(target, bucket_of(trainer.store, tmp_path / f"cache{number}"))
         if target is second:
             with pytest.raises(CheckpointError, match="not those that the manifest names"):
-                apply_to_model(model.state_dict(), first, second, trainer.store, tmp_path / f"cache{number}")
+                apply_to_model(model.state_dict(), first, second, bucket_of(trainer.store, tmp_path / f"cache{number}"))
         trainer.store.put(ref.key, good)
     assert same_weights(model.state_dict(), before)

@@ -16,7 +16,7 @@ from grail_core.checkpoints.cache import CheckpointCache
 from grail_core.checkpoints.fetch import materialise
 from grail_core.errors import StorageError
 from grail_core.storage.filesystem import FilesystemStore
-from tooling.testing.checkpoints import WeightsTrainer, holds_weights, weights
+from tooling.testing.checkpoints import WeightsTrainer, bucket_of, holds_weights, weights
 
 CHANGING = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.truncate", "os.utime", "os.chmod"}
 KILLED = 137
@@ -29,7 +29,9 @@ def trainer_in(root: Path) -> WeightsTrainer:
 
 
 def fetch_newest(root: Path) -> Path:
-    return materialise(trainer_in(root).head(), root / "reader-cache", FilesystemStore(root, "trainer", read_only=True))
+    return materialise(
+        trainer_in(root).head(), bucket_of(FilesystemStore(root, "trainer", read_only=True), root / "reader-cache")
+    )
 
 
 def run_and_die(action: Callable[[], Any], at: int) -> bool:

@@ -20,7 +20,7 @@ from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.types import Digest, Window
 from grail_core.storage.filesystem import FilesystemDirectory
-from tooling.testing.checkpoints import PARAMS, TRAINER, WeightsTrainer, first_window, holds_weights
+from tooling.testing.checkpoints import PARAMS, TRAINER, WeightsTrainer, bucket_of, first_window, holds_weights
 
 
 @dataclass
@@ -98,7 +98,7 @@ def test_the_report_says_what_a_late_reader_would_fetch(network: Network) -> Non
     json.dumps(report.to_json())
     store = network.directory.own()
     store.delete(manifests[5].index.key)
-    again = inspect_sequence(store, network.params, network.network_id, lambda block: block, check_objects=True)
+    again = inspect_sequence(network.reader().bucket(), network.params, lambda block: block, check_objects=True)
     assert again.rows[5].missing == (manifests[5].index.key,)
 
 
@@ -106,7 +106,7 @@ def test_what_retention_keeps_can_still_be_fetched(network: Network) -> None:
     join(network)
     for number in range(24):
         network.publish(number)
-    plan = retire(network.directory.own(), network.reader().view(), newest=3)
+    plan = retire(bucket_of(network.directory.own(), network.root / "own", network.network_id), newest=3)
     assert [m.sequence for m in plan.keep] == [0, 10, 20, 21, 22, 23]
     source = network.reader()
     kept = source.view().stored

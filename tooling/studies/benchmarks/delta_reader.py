@@ -24,10 +24,9 @@ from grail_core.checkpoints.delta.codec import Profile, apply, encode, read_fram
 from grail_core.checkpoints.delta.shards import map_weights
 from grail_core.checkpoints.delta.tensors import DTYPES, Layout, RawTensor
 from grail_core.checkpoints.fetch import materialise
-from grail_core.checkpoints.manifests import list_manifests
 from grail_core.protocol.manifest import OBJECT_PREFIX
 from grail_core.storage.filesystem import FilesystemStore
-from tooling.testing.checkpoints import NETWORK_ID, TRAINER, WeightsTrainer
+from tooling.testing.checkpoints import WeightsTrainer, bucket_of
 
 WEIGHTS, TENSORS, CHANGED = 500_000_000, 50, 0.018
 BEHIND, CHAIN = 37, 60
@@ -62,10 +61,11 @@ def late_reader_figures() -> dict[str, float]:
         target, held = manifests[-1], manifests[-1 - BEHIND]
         counting = _CountingStore(root, "trainer", read_only=True)
         cache = CheckpointCache(root / "reader")
-        materialise(held, cache, counting)
-        view = list_manifests(counting, trainer_hotkey=TRAINER.hotkey, network_id=NETWORK_ID)
+        materialise(held, bucket_of(counting, cache))
+        bucket = bucket_of(counting, cache)
+        bucket.sequence()
         counting.fetched.clear()
-        reached = materialise(target, cache, counting, view=view)
+        reached = materialise(target, bucket)
         if (map_weights(reached)["w"].bits != bits).any():
             raise AssertionError("the late reader did not arrive at the trainer's weights")
         got = dict(counting.fetched)

@@ -22,6 +22,7 @@ from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.context import WindowContext
 from grail_core.protocol.types import Block, Window
 from grail_core.storage.layout import window_key
+from grail_core.storage.retention import Retention
 from grail_core.telemetry import get_logger
 from grail_miner.budget import TimeBudget
 from grail_miner.mining import Group, Mining, Timings
@@ -38,6 +39,7 @@ class MinerService:
 
     participant: Participant
     mining: Mining
+    retention: Retention
     max_groups: int = 64
     safety_blocks: int = 2
     budget: TimeBudget = field(default_factory=TimeBudget)
@@ -48,6 +50,8 @@ class MinerService:
         for window in self._windows(stop):
             if self._mine_window(window, stop):
                 mined += 1
+            if not stop.is_set():
+                self.retention.sweep(window)
             if windows is not None and mined >= windows:
                 break
         return mined

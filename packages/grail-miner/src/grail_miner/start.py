@@ -10,6 +10,7 @@ from grail_core.errors import ConfigurationError
 from grail_core.keys import ss58
 from grail_core.participant.participant import Participant
 from grail_core.participant.settings import Settings
+from grail_core.storage.retention import Retention, window_files
 from grail_core.telemetry import get_logger
 from grail_envs.bound import BoundEnvironments
 from grail_miner.mining import EnvironmentOf, Mining
@@ -46,11 +47,19 @@ def run_miner(
             hint="set it to hf",
         )
     participant = Participant.from_settings(settings)
-    neuron = participant.join(settings)
-    log.event("miner_started", hotkey=ss58(participant.signer.hotkey), uid=neuron.uid, network=participant.params.name)
-    checkpoint = LiveCheckpoint(participant.checkpoints, device=settings.device)
-    mining = mining_of(participant, checkpoint, BoundEnvironments(settings.data_dir), groups_per_batch)
-    service = MinerService(participant, mining, max_groups, settings.miner_safety_blocks)
-    mined = service.run(stop, windows)
-    log.event("miner_stopped", windows=mined)
+    with participant.state.held():
+        neuron = participant.join(settings)
+        log.event("miner_started", hotkey=ss58(participant.signer.hotkey), uid=neuron.uid, network=participant.params.name)
+        checkpoint = LiveCheckpoint(participant.checkpoints, device=settings.device)
+        mining = mining_of(participant, checkpoint, BoundEnvironments(settings.data_dir), groups_per_batch)
+        kept = window_files(ss58(participant.signer.hotkey), settings.keep_window_files)
+        service = MinerService(
+            participant,
+            mining,
+            Retention(participant.own_store, [kept]),
+            max_groups=max_groups,
+            safety_blocks=settings.miner_safety_blocks,
+        )
+        mined = service.run(stop, windows)
+        log.event("miner_stopped", windows=mined)
     return mined

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from grail_core.chain.base import blocks_in
-from grail_core.checkpoints.manifests import CheckpointSequence, is_in_time, list_manifests
+from grail_core.checkpoints.manifests import CheckpointSequence, is_in_time
 from grail_core.checkpoints.publish import CheckpointParts, least_valid_from, publish
+from grail_core.checkpoints.retention import retire
 from grail_core.checkpoints.safety import ModelFiles
-from grail_core.errors import CheckpointError
+from grail_core.errors import CheckpointError, StorageError
 from grail_core.participant.participant import Participant
 from grail_core.protocol import window_of
 from grail_core.protocol.constants import WINDOW_LENGTH
@@ -23,7 +24,7 @@ from grail_core.protocol.encoding import canonical_json, tagged_hash
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.types import Block, Window
-from grail_core.storage.layout import training_log_key
+from grail_core.storage.layout import MANIFEST_PREFIX, training_log_key
 from grail_core.telemetry import get_logger
 from grail_trainer.optimiser import Masters
 from grail_trainer.publication_steps import Logged, Places, Publication, PublicationStage, PutCheckpoint, Stored, step
@@ -54,10 +55,7 @@ class Publisher:
 
     def view(self) -> CheckpointSequence:
         """Our own sequence of checkpoints, as our bucket has it."""
-        participant = self.participant
-        return list_manifests(
-            participant.own_store, trainer_hotkey=participant.signer.hotkey, network_id=participant.network_id
-        )
+        return self.participant.own_checkpoints.sequence()
 
     def publish_first(self, parts: CheckpointParts, state: dict[str, Any]) -> CheckpointManifest:
         """The network's first checkpoint; it needs no lead."""
@@ -102,6 +100,7 @@ class Publisher:
             log.event("checkpoint_joined", window=trained.window, reason=f"window {places.reachable} has its checkpoint")
         self._put_log(trained, manifest)
         step(taken.publication, Logged())
+        self._retire()
         return manifest
 
     def _put_log(self, trained: TrainedWindow, manifest: CheckpointManifest | None) -> None:
@@ -119,6 +118,17 @@ class Publisher:
         message = tagged_hash(participant.network_id, LOG_TAG, canonical_json(body))
         signed = {"body": body, "signature": participant.signer.sign(message).hex()}
         participant.own_store.put(training_log_key(trained.window), canonical_json(signed))
+
+    def _retire(self) -> None:
+        """Delete what no reader needs any more; what cannot be deleted now is with the next checkpoint."""
+        try:
+            plan = retire(self.participant.own_checkpoints)
+        except (StorageError, CheckpointError) as error:
+            log.event("retention_failed", prefix=MANIFEST_PREFIX, reason=error.what, retry="with the next checkpoint")
+            return
+        if plan.retire:
+            retired = [manifest.sequence for manifest in plan.retire]
+            log.event("checkpoints_retired", sequences=retired, objects=len(plan.unreferenced))
 
     def _reachable(self, window: Window) -> Window:
         participant = self.participant
@@ -143,15 +153,7 @@ class Publisher:
     def _publish(self, parts: CheckpointParts, state: dict[str, Any]) -> CheckpointManifest:
         participant = self.participant
         start = time.perf_counter()
-        manifest = publish(
-            participant.own_store,
-            parts,
-            state,
-            self.files,
-            participant.signer,
-            participant.params,
-            participant.checkpoints.cache,
-        )
+        manifest = publish(participant.own_checkpoints, parts, state, self.files, participant.signer, participant.params)
         self._seconds = time.perf_counter() - start
         late = not self._in_time(manifest)
         log.event(

@@ -61,19 +61,20 @@ def run_trainer(
     _require_trainer(participant)
     environment = training_environment(env_id, settings.data_dir)
     _require_folder(model)
-    neuron = participant.join(settings)
-    log.event("trainer_started", hotkey=ss58(participant.signer.hotkey), uid=neuron.uid, network=participant.params.name)
-    service = assemble(
-        participant,
-        model,
-        environment,
-        BoundEnvironments(settings.data_dir),
-        GrpoSettings(**hyper_parameters),
-        max_groups=max_groups,
-        device=settings.device,
-    )
-    learned = service.run(stop, windows)
-    log.event("trainer_stopped", windows=learned)
+    with participant.state.held():
+        neuron = participant.join(settings)
+        log.event("trainer_started", hotkey=ss58(participant.signer.hotkey), uid=neuron.uid, network=participant.params.name)
+        service = assemble(
+            participant,
+            model,
+            environment,
+            BoundEnvironments(settings.data_dir),
+            GrpoSettings(**hyper_parameters),
+            max_groups=max_groups,
+            device=settings.device,
+        )
+        learned = service.run(stop, windows)
+        log.event("trainer_stopped", windows=learned)
     return learned
 
 
@@ -97,7 +98,7 @@ def assemble(
         CheckpointError: a checkpoint or the state of an earlier start cannot be read.
     """
     publisher = Publisher(participant, read_model_files(model))
-    state = TrainerState(state_folder(participant), network_id=participant.network_id, trainer=participant.signer.hotkey)
+    state = open_state(participant)
     head = publisher.view().head
     if head is None:
         if state.journal is not None:
@@ -129,8 +130,9 @@ def publish_model(settings: Settings, *, model: Path, env_id: str) -> Checkpoint
     """Join the network and publish a model folder as its first or its next checkpoint; see `publish_folder`."""
     participant = Participant.from_settings(settings)
     _require_trainer(participant)
-    participant.join(settings)
-    return publish_folder(participant, _require_folder(model), training_environment(env_id, settings.data_dir))
+    with participant.state.held():
+        participant.join(settings)
+        return publish_folder(participant, _require_folder(model), training_environment(env_id, settings.data_dir))
 
 
 def publish_folder(participant: Participant, model: Path, environment: Environment) -> CheckpointManifest:
@@ -148,12 +150,15 @@ def publish_folder(participant: Participant, model: Path, environment: Environme
     if head is None:
         return publisher.publish_first(parts, weights)
     _require_environment(head, environment)
-    state_folder(participant).joinpath("journal.json").unlink(missing_ok=True)
+    open_state(participant).forget()
     return publisher.publish_next(parts.window, weights)
 
 
-def state_folder(participant: Participant) -> Path:
-    return participant.cache_dir / "trainer"
+def open_state(participant: Participant) -> TrainerState:
+    """This hotkey's journal and masters; what an earlier version kept in the cache is brought over."""
+    folder, network_id, trainer = participant.state.trainer, participant.network_id, participant.signer.hotkey
+    TrainerState.adopt(participant.cache_dir / "trainer", folder, network_id=network_id, trainer=trainer)
+    return TrainerState(folder, network_id=network_id, trainer=trainer)
 
 
 def _require_environment(head: CheckpointManifest, environment: Environment) -> None:

@@ -13,11 +13,13 @@ from pathlib import Path
 
 from grail_core.disk import write_atomically
 from grail_core.errors import ConfigurationError
+from grail_core.participant.state import adopt_folder
 from grail_core.protocol.types import Digest, Hotkey, Window
 from grail_trainer.optimiser import Masters
 from grail_trainer.steps import Event, Journal, StateRecord, Step, TrainedWindow, step
 
 FORMAT = 1
+JOURNAL = "journal.json"
 
 
 class TrainerState:
@@ -32,9 +34,24 @@ class TrainerState:
         self._owner = {"network_id": network_id.hex(), "trainer": trainer.hex()}
         self.journal: Journal | None = self._read()
 
+    @classmethod
+    def adopt(cls, former: Path, folder: Path, *, network_id: Digest, trainer: Hotkey) -> bool:
+        """Bring the state from where an earlier version kept it, if it is this network's and hotkey's."""
+        try:
+            owner = json.loads((former / JOURNAL).read_bytes())["owner"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        ours = owner == {"network_id": network_id.hex(), "trainer": trainer.hex()}
+        return ours and adopt_folder(former, folder, last=JOURNAL)
+
+    def forget(self) -> None:
+        """Begin anew from the last published checkpoint, with fresh moments."""
+        self._path.unlink(missing_ok=True)
+        self.journal = None
+
     @property
     def _path(self) -> Path:
-        return self.folder / "journal.json"
+        return self.folder / JOURNAL
 
     @property
     def pending(self) -> TrainedWindow | None:
@@ -95,7 +112,7 @@ class TrainerState:
             raise ConfigurationError(
                 "this training state is of another network or hotkey",
                 where=str(self.folder),
-                hint="give every trainer its own GRAIL_CACHE_DIR",
+                hint="each hotkey and network has its own folder in GRAIL_STATE_DIR; move this one away",
             )
         return journal
 

@@ -61,13 +61,21 @@ def run(settings: object, windows: int | None, alternatives: int, eight_bit: boo
 @cli.command()
 @click.argument("window", type=int)
 @click.option("--hotkey", help="Only this miner (SS58 or hex).")
+@click.option(
+    "--ledger",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="A validator's ledger.sqlite (default: the one in GRAIL_STATE_DIR that has this window).",
+)
 @click.option("--json", "as_json", is_flag=True, help="The verdict's body as JSON.")
 @common_options
-def explain(settings: object, window: int, hotkey: str | None, as_json: bool) -> None:
-    """Say why each miner of WINDOW got its verdict, with check, value and threshold."""
+def explain(settings: object, window: int, hotkey: str | None, ledger: Path | None, as_json: bool) -> None:
+    """Say why each miner of WINDOW got its verdict, with check, value and threshold.
+
+    Reads the validator's ledger on this machine and nothing else: no chain, no wallet, no network.
+    """
     from grail_validator.explain import explain_window
 
-    explain_window(settings, window, hotkey=hotkey, as_json=as_json)  # type: ignore[arg-type]
+    explain_window(settings, window, ledger=ledger, hotkey=hotkey, as_json=as_json)  # type: ignore[arg-type]
 
 
 @cli.command()

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from grail_core.errors import ProtocolViolationError
+from grail_core.errors import ConfigurationError, ProtocolViolationError
 from grail_core.keys import from_ss58, ss58
-from grail_core.participant.participant import Participant
 from grail_core.participant.settings import Settings
 from grail_core.protocol import MinerVerdict, SignedVerdict, VerdictBody
 from grail_core.protocol.types import Window
-from grail_validator.start import open_ledger
+from grail_validator.ledger import Ledger
 
 
-def explain_window(settings: Settings, window: int, *, hotkey: str | None, as_json: bool) -> None:
-    """Print the verdict of a window from this validator's ledger.
+def explain_window(settings: Settings, window: int, *, ledger: Path | None, hotkey: str | None, as_json: bool) -> None:
+    """Print the verdict of a window from a validator's ledger on this machine. Needs no chain, wallet or network.
+
+    Args:
+        ledger: which one; None: the one in GRAIL_STATE_DIR that has this window.
 
     Raises:
-        ProtocolViolationError: the ledger has no verdict of this window, or the verdict none of this hotkey.
+        ConfigurationError: there is no ledger here, or more than one has this window.
+        ProtocolViolationError: no ledger has a verdict of this window, or the verdict none of this hotkey.
     """
-    ledger = open_ledger(settings, Participant.from_settings(settings))
-    files = ledger.files(Window(window))
+    opened = Ledger.reading(ledger if ledger is not None else find_ledger(settings, Window(window)))
+    files, last = opened.files(Window(window)), opened.last_judged()
     if files is None:
-        last = ledger.last_judged()
         raise ProtocolViolationError(
             f"window {window} has not been judged here",
             hint="windows are multiples of 30 blocks" + (f"; the last one judged is {last}" if last is not None else ""),
@@ -40,6 +43,31 @@ def explain_window(settings: Settings, window: int, *, hotkey: str | None, as_js
         click.echo(json.dumps({**body.to_json(), "miners": [m.to_json() for m in miners]}, indent=2))
         return
     _print(body, miners)
+
+
+def find_ledger(settings: Settings, window: Window) -> Path:
+    """The ledger on this machine that has a window; the only one there is, where none has it.
+
+    Raises:
+        ConfigurationError: none, or more than one to choose from.
+    """
+    found = sorted(settings.state_dir.glob("*/*/validator/ledger.sqlite"))
+    found += [path for path in (settings.cache_dir / "validator" / "ledger.sqlite",) if path.is_file()]
+    if not found:
+        raise ConfigurationError(
+            "no validator has run on this machine",
+            where=str(settings.state_dir),
+            hint="set GRAIL_STATE_DIR to the validator's, or name its ledger with --ledger",
+        )
+    having = [path for path in found if Ledger.reading(path).files(window) is not None]
+    candidates = having or found
+    if len(candidates) > 1:
+        raise ConfigurationError(
+            f"{len(candidates)} validators' ledgers are here: " + ", ".join(str(path) for path in candidates),
+            where=str(settings.state_dir),
+            hint="name one of them with --ledger",
+        )
+    return candidates[0]
 
 
 def _print(body: VerdictBody, miners: list[MinerVerdict]) -> None:

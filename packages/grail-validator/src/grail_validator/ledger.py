@@ -6,12 +6,14 @@ step it was in and counts nothing twice; a window that was not judged is recorde
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from grail_core.disk import storage_errors, sync_folder
 from grail_core.errors import ConfigurationError
 from grail_core.protocol import MinerWindow, VerdictBody
 from grail_core.protocol.constants import (
@@ -21,7 +23,10 @@ from grail_core.protocol.constants import (
     WINDOW_LENGTH,
 )
 from grail_core.protocol.types import Block, Digest, Hotkey, Window
+from grail_core.telemetry import get_logger
 from grail_validator.cases import Memory, Sighting, WindowStage
+
+log = get_logger(__name__)
 
 _SCHEMA_VERSION = 1
 _SCHEMA = """
@@ -50,6 +55,16 @@ class PublishedFiles:
     rollouts: bytes
 
 
+def owner_of(path: Path) -> tuple[str, str] | None:
+    """Network id and hotkey (hex) that a ledger belongs to; None where the file is no ledger. Changes nothing."""
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=30)) as db:
+            meta = dict(db.execute("SELECT name, value FROM meta"))
+            return str(meta["network"]), str(meta["hotkey"])
+    except (sqlite3.Error, KeyError):
+        return None
+
+
 class Ledger:
     """One per validator hotkey. Connections are opened per call: any thread may use it."""
 
@@ -60,7 +75,7 @@ class Ledger:
             ConfigurationError: the file belongs to another network, hotkey or version.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._path = path
+        self._path, self._read_only = path, False
         expected = {"schema": str(_SCHEMA_VERSION), "network": network_id.hex(), "hotkey": hotkey.hex()}
         with closing(self._connect()) as db, db:
             db.executescript(_SCHEMA)
@@ -72,10 +87,51 @@ class Ledger:
                 raise ConfigurationError(
                     f"this ledger is of another {name}",
                     where=str(path),
-                    hint="give each validator hotkey and each network its own GRAIL_CACHE_DIR, or move this file away",
+                    hint="each hotkey and network has its own folder in GRAIL_STATE_DIR; move this file away",
                 )
 
+    @classmethod
+    def reading(cls, path: Path) -> Ledger:
+        """A ledger to look into, whosever it is, beside the validator that writes it; nothing in it can be changed.
+
+        Raises:
+            ConfigurationError: the file is no ledger of this version.
+        """
+        if owner_of(path) is None:
+            raise ConfigurationError("this file is no ledger", where=str(path), hint="name a validator's ledger.sqlite")
+        ledger = cls.__new__(cls)
+        ledger._path, ledger._read_only = path, True
+        return ledger
+
+    @classmethod
+    def adopt(cls, former: Path, path: Path, *, network_id: bytes, hotkey: Hotkey) -> bool:
+        """Bring the ledger from where an earlier version kept it, if it is this network's and hotkey's. Returns whether it did.
+
+        The copy is made beside its place, flushed, and takes its name in one step; only then the old one gets another name. So
+        a process killed anywhere begins again, or finds it done.
+        """
+        if path.exists() or not former.is_file() or owner_of(former) != (network_id.hex(), hotkey.hex()):
+            return False
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.moving")
+            temporary.unlink(missing_ok=True)
+            with closing(sqlite3.connect(former, timeout=30)) as db:
+                db.execute("VACUUM INTO ?", (str(temporary),))
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+            for suffix in ("", "-wal", "-shm"):
+                old = former.with_name(former.name + suffix)
+                if old.exists():
+                    os.replace(old, old.with_name(old.name + ".moved"))
+        log.event("state_moved", former=str(former), path=str(path))
+        return True
+
     def _connect(self) -> sqlite3.Connection:
+        if self._read_only:
+            return sqlite3.connect(f"{self._path.resolve().as_uri()}?mode=ro", uri=True, timeout=30)
         db = sqlite3.connect(self._path, timeout=30)
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")

@@ -31,6 +31,7 @@ from grail_core.protocol.context import WindowContext
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.types import Digest, Window
 from grail_core.storage.layout import evidence_key, rollouts_key, verdict_key
+from grail_core.storage.retention import Retention
 from grail_core.telemetry import get_logger
 from grail_core.verification.measure import ChallengedSample
 from grail_validator import steps
@@ -69,6 +70,7 @@ class ValidatorService:
     first_sight: FirstSight
     checkpoint: LiveCheckpoint
     environment_of: Callable[[CheckpointManifest], Environment]
+    retention: Retention
     compared: ComparedModels = field(default_factory=ComparedModels)
     _sighted: queue.Queue[Window] = field(default_factory=queue.Queue)
 
@@ -94,6 +96,7 @@ class ValidatorService:
             if self.advance(window, stop) is WindowStatus.SCORED:
                 scored += 1
             self._set_weights_if_due()
+            self.retention.sweep(window)
         stop.set()
         sentinel.join(timeout=10)
         return scored

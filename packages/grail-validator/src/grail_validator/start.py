@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 
 from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.errors import NotRegisteredError
@@ -11,6 +10,7 @@ from grail_core.keys import ss58
 from grail_core.participant.participant import Participant
 from grail_core.participant.settings import Settings
 from grail_core.proof.calibration import use_table
+from grail_core.storage.retention import Retention, accepted_files, evidence
 from grail_core.telemetry import get_logger
 from grail_envs.bound import BoundEnvironments
 from grail_validator.first_sight import FirstSight
@@ -20,18 +20,24 @@ from grail_validator.service import ComparedModels, ValidatorService
 log = get_logger(__name__)
 
 
-def ledger_path(settings: Settings) -> Path:
-    return Path(settings.cache_dir) / "validator" / "ledger.sqlite"
-
-
 def open_ledger(settings: Settings, participant: Participant) -> Ledger:
-    return Ledger(ledger_path(settings), network_id=participant.network_id, hotkey=participant.signer.hotkey)
+    """This hotkey's ledger; one that an earlier version kept in the cache is brought over."""
+    path, network_id, hotkey = participant.state.ledger, participant.network_id, participant.signer.hotkey
+    Ledger.adopt(settings.cache_dir / "validator" / "ledger.sqlite", path, network_id=network_id, hotkey=hotkey)
+    return Ledger(path, network_id=network_id, hotkey=hotkey)
 
 
 def run_validator(settings: Settings, stop: threading.Event, *, windows: int | None, compared: ComparedModels) -> int:
     """Join the network and judge until stopped. Returns the number of windows scored."""
     use_table(settings.calibration)
     participant = Participant.from_settings(settings)
+    with participant.state.held():
+        return _run(participant, settings, stop, windows=windows, compared=compared)
+
+
+def _run(
+    participant: Participant, settings: Settings, stop: threading.Event, *, windows: int | None, compared: ComparedModels
+) -> int:
     neuron = participant.join(settings)
     if not neuron.validator_permit:
         raise NotRegisteredError(
@@ -44,10 +50,13 @@ def run_validator(settings: Settings, stop: threading.Event, *, windows: int | N
     service = ValidatorService(
         participant=participant,
         ledger=ledger,
-        first_sight=FirstSight(participant, ledger, Path(settings.cache_dir) / "validator" / "files"),
+        first_sight=FirstSight(participant, ledger, settings.cache_dir / "validator" / "files"),
         checkpoint=LiveCheckpoint(participant.checkpoints, device=settings.device, keep=1 + compared.earlier),
         environment_of=BoundEnvironments(settings.data_dir),
         compared=compared,
+        retention=Retention(
+            participant.own_store, [accepted_files(settings.keep_window_files), evidence(settings.keep_evidence)]
+        ),
     )
     scored = service.run(stop, windows)
     log.event("validator_stopped", windows=scored)

@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from grail_core.checkpoints.cache import CheckpointCache
+from grail_core.checkpoints.bucket import CheckpointBucket
 from grail_core.checkpoints.delta.codec import Check, apply, decode, result_layouts
-from grail_core.checkpoints.delta.digests import MAX_INDEX_BYTES, WeightsIndex, digest_state
+from grail_core.checkpoints.delta.digests import WeightsIndex, digest_state
 from grail_core.checkpoints.delta.frames import Frame, read_frames
 from grail_core.checkpoints.delta.shards import create_weights, map_weights, plan_shards, shard_index
 from grail_core.checkpoints.delta.tensors import RawTensor, raw_state
-from grail_core.checkpoints.download import Progress, fetch_bytes, fetch_object, fetch_range, no_progress
-from grail_core.checkpoints.manifests import CheckpointSequence, list_manifests
+from grail_core.checkpoints.download import fetch_bytes, fetch_object, fetch_range
+from grail_core.checkpoints.manifests import CheckpointSequence
 from grail_core.checkpoints.plan import Route, cheapest_route
 from grail_core.checkpoints.safety import MAX_FILE_BYTES, check_model_files
 from grail_core.disk import storage_errors
@@ -35,27 +35,18 @@ from grail_core.storage.base import ObjectStore
 from grail_core.storage.layout import manifest_key
 
 
-def materialise(
-    manifest: CheckpointManifest,
-    cache_dir: Path | CheckpointCache,
-    store: ObjectStore,
-    *,
-    view: CheckpointSequence | None = None,
-    progress: Progress = no_progress,
-) -> Path:
+def materialise(manifest: CheckpointManifest, bucket: CheckpointBucket) -> Path:
     """An ordinary Transformers folder with exactly this checkpoint's weights, config and tokenizer.
 
-    Args:
-        cache_dir: shared by the processes of this machine; the folder lies in it and must not be changed.
-        view: the sequence, if the caller has listed it already.
+    The folder lies in the bucket's cache, which the processes of this machine share; it must not be changed.
 
     Raises:
         CheckpointError: an object is missing, wrong or unsafe, or no way leads to this checkpoint; names key or tensor.
         StorageError, DiskFullError: the store or the disk fails; a later call goes on where this one stopped.
     """
-    cache = cache_dir if isinstance(cache_dir, CheckpointCache) else CheckpointCache(cache_dir)
+    cache = bucket.cache
     with cache.shared():
-        refs = _materialise(manifest, cache, store, view, progress)
+        refs = _materialise(manifest, bucket)
     with cache.alone() as alone:
         if alone:
             for ref in refs:
@@ -64,25 +55,19 @@ def materialise(
     return cache.folder(manifest.digest)
 
 
-def _materialise(
-    manifest: CheckpointManifest,
-    cache: CheckpointCache,
-    store: ObjectStore,
-    view: CheckpointSequence | None,
-    progress: Progress,
-) -> list[ObjectRef]:
+def _materialise(manifest: CheckpointManifest, bucket: CheckpointBucket) -> list[ObjectRef]:
     """Make the cache's entry; returns the large objects that are in it now and need not be kept apart."""
-    index = _index(manifest, cache, store)
+    cache = bucket.cache
+    index = bucket.index(manifest)
     digest = manifest.digest
     cached = cache.entry(digest)
     if cached is not None:
-        if _is_whole(manifest, cached, index, store):
+        if _is_whole(manifest, cached, index, bucket.store):
             return []
         cache.discard(digest)
     cache.sweep()
-    files = _model_files(manifest, cache, store)
-    if view is None:
-        view = list_manifests(store, trainer_hotkey=manifest.trainer, network_id=manifest.network_id)
+    files = _model_files(manifest, bucket)
+    view = bucket.holding(manifest)
     damaged: set[Digest] = set()
     while True:
         route = cheapest_route(manifest, view.by_digest, [d for d in cache.entries() if d not in damaged])
@@ -91,23 +76,17 @@ def _materialise(
                 for name, data in files.items():
                     with storage_errors(folder / name):
                         (folder / name).write_bytes(data)
-                _build(route, manifest, view, index, folder, cache, store, progress)
+                _build(route, manifest, view, index, folder, bucket)
             return _large_objects(manifest, route, view)
         except CheckpointError:
-            if route.fetch_start or route.start in damaged or not _is_damaged(route.start, view, cache, store):
+            if route.fetch_start or route.start in damaged or not _is_damaged(route.start, view, bucket):
                 raise
             damaged.add(route.start)
             cache.discard(route.start)
 
 
 def apply_to_model(
-    state: Mapping[str, Any],
-    current: CheckpointManifest,
-    target: CheckpointManifest,
-    store: ObjectStore,
-    cache_dir: Path | CheckpointCache,
-    *,
-    progress: Progress = no_progress,
+    state: Mapping[str, Any], current: CheckpointManifest, target: CheckpointManifest, bucket: CheckpointBucket
 ) -> None:
     """Turn a loaded model from one checkpoint into another in place, without a second copy of the weights.
 
@@ -117,7 +96,6 @@ def apply_to_model(
     Raises:
         CheckpointError: there is no direct delta, the model is not at `current`, or bytes are wrong; nothing was written.
     """
-    cache = cache_dir if isinstance(cache_dir, CheckpointCache) else CheckpointCache(cache_dir)
     delta = next((d for d in target.deltas if d.base == current.digest), None)
     if delta is None:
         raise CheckpointError(
@@ -125,9 +103,9 @@ def apply_to_model(
             where=manifest_key(target.valid_from),
             hint="load it from the cache: materialise finds the way",
         )
-    with cache.shared():
-        _model_files(target, cache, store)  # an unsafe checkpoint is refused before the model changes
-        index = _index(target, cache, store)
+    with bucket.cache.shared():
+        _model_files(target, bucket)  # an unsafe checkpoint is refused before the model changes
+        index = bucket.index(target)
         missing = sorted(name for name in index.tensors if name not in state)
         if missing:
             raise CheckpointError("the model has no such tensor", where=missing[0], hint="load the checkpoint from the cache")
@@ -139,25 +117,18 @@ def apply_to_model(
                 where=wrong[0],
                 hint="load the checkpoint from the cache",
             )
-        with _delta_frames(delta, cache, store, progress) as frames:
+        with _delta_frames(delta, bucket) as frames:
             apply(raw, frames, expected_root=target.weights_root)
 
 
-def _index(manifest: CheckpointManifest, cache: CheckpointCache, store: ObjectStore) -> WeightsIndex:
-    if manifest.index.size > MAX_INDEX_BYTES:
-        raise CheckpointError("the index of weights is larger than allowed", where=manifest.index.key)
-    raw = fetch_bytes(store, manifest.index, cache.objects)
-    return WeightsIndex.from_bytes(raw, expected_root=manifest.weights_root, where=manifest.index.key)
-
-
-def _model_files(manifest: CheckpointManifest, cache: CheckpointCache, store: ObjectStore) -> dict[str, bytes]:
+def _model_files(manifest: CheckpointManifest, bucket: CheckpointBucket) -> dict[str, bytes]:
     """Config and tokenizer, checked as if they were to be published."""
     for file in manifest.files:
         if file.object.size > MAX_FILE_BYTES:
             raise CheckpointError(
                 f"the file is larger than {MAX_FILE_BYTES} bytes", where=f"{manifest_key(manifest.valid_from)}: {file.path}"
             )
-    files = {file.path: fetch_bytes(store, file.object, cache.objects) for file in manifest.files}
+    files = {file.path: fetch_bytes(bucket.store, file.object, bucket.cache.objects) for file in manifest.files}
     checked = check_model_files(files, where=manifest_key(manifest.valid_from))
     for what, found, named in (
         ("architecture", checked.architecture, manifest.architecture),
@@ -177,17 +148,15 @@ def _build(
     view: CheckpointSequence,
     index: WeightsIndex,
     folder: Path,
-    cache: CheckpointCache,
-    store: ObjectStore,
-    progress: Progress,
+    bucket: CheckpointBucket,
 ) -> None:
     """Put the weights at the end of the route into `folder`, verified."""
-    start = cache.folder(route.start)
+    start = bucket.cache.folder(route.start)
     if route.fetch_start:
         anchor = target if route.start == target.digest else view.by_digest[route.start]
         start = folder if not route.steps else _scratch(folder, "start")
         for shard in anchor.shards:
-            path = fetch_object(store, shard.object, cache.objects, progress=progress)
+            path = fetch_object(bucket.store, shard.object, bucket.cache.objects, progress=bucket.progress)
             with storage_errors(start / shard.path):
                 os.link(path, start / shard.path)
         if start is folder:
@@ -196,7 +165,7 @@ def _build(
     wanted = {name: entry.layout for name, entry in index.tensors.items()}
     limit = 4 * sum(layout.nbytes for layout in wanted.values()) + (1 << 30)
     for number, (delta, manifest) in enumerate(route.steps, 1):
-        with _delta_frames(delta, cache, store, progress) as frames:
+        with _delta_frames(delta, bucket) as frames:
             layouts = result_layouts(state, frames())
             last = number == len(route.steps)
             if last and layouts != wanted:
@@ -292,14 +261,14 @@ def _repair(manifest: CheckpointManifest, folder: Path, wrong: list[str], index:
     return not _wrong_tensors(folder, index)
 
 
-def _is_damaged(digest: Digest, view: CheckpointSequence, cache: CheckpointCache, store: ObjectStore) -> bool:
+def _is_damaged(digest: Digest, view: CheckpointSequence, bucket: CheckpointBucket) -> bool:
     """Is this cached entry not what its manifest says? Then it was the cause, and another way is tried."""
     manifest = view.by_digest.get(digest)
-    folder = cache.entry(digest)
+    folder = bucket.cache.entry(digest)
     if manifest is None or folder is None:
         return True
     try:
-        return bool(_wrong_tensors(folder, _index(manifest, cache, store)))
+        return bool(_wrong_tensors(folder, bucket.index(manifest)))
     except CheckpointError:
         return True
 
@@ -314,12 +283,12 @@ def _large_objects(manifest: CheckpointManifest, route: Route, view: CheckpointS
 
 
 @contextmanager
-def _delta_frames(delta: DeltaRef, cache: CheckpointCache, store: ObjectStore, progress: Progress) -> Iterator[Any]:
+def _delta_frames(delta: DeltaRef, bucket: CheckpointBucket) -> Iterator[Any]:
     """A function that yields the delta's frames, as often as it is called, from mapped files whose hashes were checked."""
     with ExitStack() as stack:
         maps = []
         for part in delta.parts:
-            path = fetch_object(store, part, cache.objects, progress=progress)
+            path = fetch_object(bucket.store, part, bucket.cache.objects, progress=bucket.progress)
             file = stack.enter_context(path.open("rb"))
             maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         where = f"delta to {delta.parts[0].key}"

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from grail_core.checkpoints.manifests import CheckpointSequence, is_in_time, list_manifests
+from grail_core.checkpoints.bucket import CheckpointBucket
+from grail_core.checkpoints.manifests import CheckpointSequence, is_in_time
 from grail_core.checkpoints.plan import cheapest_route
 from grail_core.errors import CheckpointError
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.network import NetworkParameters
-from grail_core.protocol.types import Block, Digest
+from grail_core.protocol.types import Block
 from grail_core.storage.base import ObjectStore
 
 BEHIND = (1, 2, 5, 10, 20, 37)
@@ -73,9 +74,8 @@ class SequenceReport:
 
 
 def inspect_sequence(
-    store: ObjectStore,
+    bucket: CheckpointBucket,
     params: NetworkParameters,
-    network_id: Digest,
     block_time_of: Callable[[Block], int],
     *,
     check_objects: bool = False,
@@ -88,7 +88,7 @@ def inspect_sequence(
     Raises:
         CheckpointError: the sequence contradicts itself. StorageError: the store cannot be read.
     """
-    view = list_manifests(store, trainer_hotkey=params.trainer_hotkey, network_id=network_id)
+    view = bucket.refresh()
     weights_bytes = max((item.manifest.full_size for item in view.stored), default=0)
     rows = []
     for item in view.stored:
@@ -107,7 +107,7 @@ def inspect_sequence(
                 ratio=round(weights_bytes / first.size, 2) if first else 0.0,
                 skips=tuple(manifest.sequence - d.base_sequence for d in manifest.deltas),
                 in_time=is_in_time(item, params, block_time_of),
-                missing=_missing(store, manifest) if check_objects else (),
+                missing=_missing(bucket.store, manifest) if check_objects else (),
             )
         )
     refused = tuple((entry.key, entry.error.what) for entry in view.refused)

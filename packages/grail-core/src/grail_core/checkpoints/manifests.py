@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,7 +64,15 @@ class CheckpointSequence:
         return self.stored[-1].manifest if self.stored else None
 
     def at_sequence(self, sequence: int) -> CheckpointManifest | None:
-        return next((s.manifest for s in self.stored if s.manifest.sequence == sequence), None)
+        return next((s.manifest for s in reversed(self.stored) if s.manifest.sequence == sequence), None)
+
+    def followed_by(self, item: StoredManifest) -> CheckpointSequence:
+        """With one more at the end. Errors: as `list_manifests` where it does not follow."""
+        _check_order([*(stored.manifest for stored in self.stored[-1:]), item.manifest])
+        return CheckpointSequence((*self.stored, item), self.refused)
+
+    def without(self, digests: Collection[Digest]) -> CheckpointSequence:
+        return CheckpointSequence(tuple(s for s in self.stored if s.manifest.digest not in digests), self.refused)
 
 
 ManifestMemo = MutableMapping[tuple[str, str], CheckpointManifest]
@@ -143,7 +151,7 @@ def _candidate(item: StoredManifest, params: NetworkParameters, block_time_of: C
     )
 
 
-class ChainMemory:
+class SeenCheckpoints:
     """What this reader has seen of a sequence, on disk: a trainer or a store that rewrites history is found out."""
 
     def __init__(self, path: Path) -> None:
@@ -169,7 +177,7 @@ class ChainMemory:
         if seen and max(seen) > max(now, default=-1):
             raise RollbackError(
                 f"the checkpoints end at sequence {max(now, default=-1)}, but {max(seen)} was seen before",
-                hint="the store was rolled back, or the network was started anew: then remove the cache folder",
+                hint="the store was rolled back; if you know why, remove the network's seen.json below GRAIL_STATE_DIR",
             )
         if now.keys() - seen.keys():
             self._seen = {**seen, **now}

@@ -10,18 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from grail_core.checkpoints.bucket import CheckpointBucket
 from grail_core.checkpoints.cache import CheckpointCache
 from grail_core.checkpoints.delta.codec import encode
 from grail_core.checkpoints.delta.digests import StateDigests, digest_state
 from grail_core.checkpoints.delta.frames import Frame, Profile
 from grail_core.checkpoints.delta.shards import SHARD_BYTES, map_weights, plan_shards, save_weights, shard_bytes
 from grail_core.checkpoints.delta.tensors import RawState, RawTensor, raw_state
-from grail_core.checkpoints.download import Progress, no_progress
+from grail_core.checkpoints.download import Progress
 from grail_core.checkpoints.fetch import materialise
-from grail_core.checkpoints.manifests import CheckpointSequence, list_manifests
+from grail_core.checkpoints.manifests import CheckpointSequence
 from grail_core.checkpoints.safety import ModelFiles, check_model_files
 from grail_core.checkpoints.uploads import Uploads
 from grail_core.disk import storage_errors
@@ -41,7 +41,7 @@ from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.signer import Signer
 from grail_core.protocol.types import Digest, Window
-from grail_core.storage.base import ObjectStore, PreconditionFailedError
+from grail_core.storage.base import PreconditionFailedError
 from grail_core.storage.layout import manifest_key
 
 ANCHOR_EVERY = 10  # checkpoints
@@ -64,41 +64,39 @@ class CheckpointParts:
 
 
 def publish(
-    store: ObjectStore,
+    bucket: CheckpointBucket,
     parts: CheckpointParts,
     state: Mapping[str, Any],
     model_files: Mapping[str, bytes] | ModelFiles,
     signer: Signer,
     params: NetworkParameters,
-    cache_dir: Path | CheckpointCache,
     *,
     profile: Profile = Profile.SMALL,
-    progress: Progress = no_progress,
     shard_limit: int = SHARD_BYTES,
 ) -> CheckpointManifest:
-    """Publish `state` as the next checkpoint in `store`; a call repeated after a crash finishes the first one.
+    """Publish `state` as the next checkpoint in the bucket; a call repeated after a crash finishes the first one.
 
     Args:
         state: name → CPU tensor (torch, numpy or raw), e.g. `model.state_dict()`; of tensors tied to each other only the
             last name is published, as Transformers saves them. Must not change meanwhile.
         model_files: config and tokenizer, from `safety.read_model_files`.
-        cache_dir: holds the checkpoints before this one, from which the deltas are made.
+        bucket: the signer's own; its cache holds the checkpoints before this one, from which the deltas are made.
 
     Raises:
         CheckpointError: the parts contradict the sequence or the network, the files are unsafe, the tokenizer changed, or
             another checkpoint stands at this `valid_from` already.
         StorageError: the store or the disk fails; nothing is visible to readers, call again.
     """
-    cache = cache_dir if isinstance(cache_dir, CheckpointCache) else CheckpointCache(cache_dir)
+    store = bucket.store
     files = model_files if isinstance(model_files, ModelFiles) else check_model_files(model_files)
     weights = publishable(state)
     digests = digest_state(weights)
-    view = list_manifests(store, trainer_hotkey=signer.hotkey, network_id=parts.network_id)
+    view = bucket.sequence()
     standing = next((s.manifest for s in view.stored if s.manifest.valid_from == parts.valid_from), None)
-    uploads = Uploads(store, cache.root / "uploads")
+    uploads = Uploads(store, bucket.uploads)
     if standing is not None:
         manifest = _same_or_refuse(standing, parts, digests)
-        _keep(manifest, files, weights, cache)
+        _keep(manifest, files, weights, bucket.cache)
         uploads.finish(item.manifest for item in view.stored)
         return manifest
     _check_parts(parts, view, files, params)
@@ -107,10 +105,10 @@ def publish(
     index = digests.index
     index_ref = uploads.put(index.to_bytes())
     file_refs = tuple(FileRef(name, uploads.put(data)) for name, data in sorted(files.files.items()))
-    deltas = tuple(_deltas(store, uploads, sequence, view, weights, digests, profile, cache, progress))
+    deltas = tuple(_deltas(bucket, uploads, sequence, weights, digests, profile))
     shards: tuple[FileRef, ...] = ()
     if sequence % ANCHOR_EVERY == 0 or not deltas:
-        shards = tuple(_full(uploads, weights, shard_limit, progress))
+        shards = tuple(_full(uploads, weights, shard_limit, bucket.progress))
     anchors = [s.manifest for s in view.stored if s.manifest.shards]
     content = ManifestContent(
         network_id=parts.network_id,
@@ -136,14 +134,16 @@ def publish(
     )
     manifest = build(content, signer)
     try:
-        store.put(manifest_key(manifest.valid_from), manifest.to_bytes(), if_absent=True)
+        info = store.put(manifest_key(manifest.valid_from), manifest.to_bytes(), if_absent=True)
+        bucket.added(manifest, info.stored_at_ms)
     except PreconditionFailedError:
         raw = store.get(manifest_key(manifest.valid_from), max_bytes=MAX_MANIFEST_BYTES)
         standing = parse(
             raw, trainer_hotkey=signer.hotkey, network_id=parts.network_id, where=manifest_key(manifest.valid_from)
         )
+        bucket.refresh()
         manifest = _same_or_refuse(standing, parts, digests)
-    _keep(manifest, files, weights, cache)
+    _keep(manifest, files, weights, bucket.cache)
     uploads.finish([*(item.manifest for item in view.stored), manifest])
     return manifest
 
@@ -206,22 +206,19 @@ def _same_or_refuse(standing: CheckpointManifest, parts: CheckpointParts, digest
 
 
 def _deltas(
-    store: ObjectStore,
+    bucket: CheckpointBucket,
     uploads: Uploads,
     sequence: int,
-    view: CheckpointSequence,
     weights: RawState,
     digests: StateDigests,
     profile: Profile,
-    cache: CheckpointCache,
-    progress: Progress,
 ) -> Iterator[DeltaRef]:
     for base_sequence in skip_bases(sequence):
-        base = view.at_sequence(base_sequence)
+        base = bucket.known().at_sequence(base_sequence)
         if base is None:
             continue
         try:
-            old = map_weights(materialise(base, cache, store, view=view))
+            old = map_weights(materialise(base, bucket))
         except CheckpointError:
             if base_sequence == sequence - 1:
                 raise
@@ -229,7 +226,7 @@ def _deltas(
         refs = []
         for data in _split(encode(old, weights, profile, new_digests=digests)):
             refs.append(uploads.put(data))
-            progress(f"delta from {base_sequence}", sum(ref.size for ref in refs), 0)
+            bucket.progress(f"delta from {base_sequence}", sum(ref.size for ref in refs), 0)
         yield DeltaRef(base.digest, base_sequence, profile.value, tuple(refs))
 
 

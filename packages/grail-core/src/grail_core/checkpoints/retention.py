@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from grail_core.checkpoints.manifests import CheckpointSequence
+from grail_core.checkpoints.bucket import CheckpointBucket
 from grail_core.errors import CheckpointError
 from grail_core.protocol.manifest import CheckpointManifest, ObjectRef
 from grail_core.protocol.types import Digest
-from grail_core.storage.base import ObjectStore
 from grail_core.storage.layout import manifest_key
 
 NEWEST_KEPT = 40
@@ -59,10 +58,14 @@ def retention(
     return Retention(kept, retired, tuple(dead.values()))
 
 
-def retire(
-    store: ObjectStore, view: CheckpointSequence, *, newest: int = NEWEST_KEPT, newest_anchors: int | None = None
-) -> Retention:
-    """Delete what `retention` lets go from the trainer's own bucket. Killed halfway, it leaves unreferenced objects only."""
+def retire(bucket: CheckpointBucket, *, newest: int = NEWEST_KEPT, newest_anchors: int | None = None) -> Retention:
+    """Delete what `retention` lets go from the trainer's own bucket. Killed halfway, it leaves unreferenced objects only.
+
+    Raises:
+        CheckpointError: a manifest cannot be read, so nothing is deleted.
+        StorageError: the store failed; call again.
+    """
+    store, view = bucket.store, bucket.sequence()
     if view.refused:
         raise CheckpointError(
             "nothing is deleted while a manifest cannot be read",
@@ -72,6 +75,7 @@ def retire(
     plan = retention([item.manifest for item in view.stored], newest=newest, newest_anchors=newest_anchors)
     for manifest in plan.retire:
         store.delete(manifest_key(manifest.valid_from))
+    bucket.removed(frozenset(manifest.digest for manifest in plan.retire))
     for ref in plan.unreferenced:
         store.delete(ref.key)
     return plan

@@ -10,20 +10,26 @@ from pathlib import Path
 from typing import Any
 
 from grail_core.chain.base import Chain, time_of_block_ms
-from grail_core.checkpoints.cache import DEFAULT_LIMIT_BYTES, CheckpointCache
-from grail_core.checkpoints.download import Progress, no_progress
+from grail_core.checkpoints.bucket import CheckpointBucket
+from grail_core.checkpoints.cache import CheckpointCache
 from grail_core.checkpoints.fetch import apply_to_model, materialise
 from grail_core.checkpoints.inspection import SequenceReport, inspect_sequence
-from grail_core.checkpoints.manifests import ChainMemory, CheckpointSequence, ManifestMemo, list_manifests, select
+from grail_core.checkpoints.manifests import CheckpointSequence, SeenCheckpoints, select
 from grail_core.errors import CheckpointError
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.types import Block, Digest, Window
-from grail_core.storage.base import ObjectStore, StoreDirectory
+from grail_core.storage.base import StoreDirectory
 
 
 class CheckpointSource:
-    """Reads one network's checkpoints; safe to use from several threads, and from several processes with one cache."""
+    """Reads one network's checkpoints; safe to use from several threads, and from several processes with one cache.
+
+    Args:
+        cache_dir: checkpoints lie below it, by network.
+        seen: file that remembers which checkpoints were seen, so that a rewritten history is found out.
+        own: the trainer's own bucket, where this process is the trainer.
+    """
 
     def __init__(
         self,
@@ -33,19 +39,17 @@ class CheckpointSource:
         network_id: Digest,
         cache_dir: Path,
         *,
-        cache_limit_bytes: int = DEFAULT_LIMIT_BYTES,
-        progress: Progress = no_progress,
+        seen: Path | None = None,
+        own: CheckpointBucket | None = None,
     ) -> None:
         self._chain = chain
         self._directory = directory
         self._params = params
         self._network_id = network_id
-        self._progress = progress
-        root = cache_dir / "checkpoints" / network_id.hex()[:16]
-        self.cache = CheckpointCache(root, limit_bytes=cache_limit_bytes)
-        self._memory = ChainMemory(root / "seen.json")
-        self._memo: ManifestMemo = {}
-        self._opened: tuple[str, ObjectStore] | None = None
+        self.cache = CheckpointCache(cache_of(cache_dir, network_id))
+        self._seen = SeenCheckpoints(seen) if seen is not None else None
+        self._own = own
+        self._opened: tuple[str, CheckpointBucket] | None = None
 
     def view(self) -> CheckpointSequence:
         """Every manifest of the trainer's bucket, verified, and compared with what this machine has seen before.
@@ -54,10 +58,9 @@ class CheckpointSource:
             CheckpointError: the trainer has no bucket, or its sequence contradicts itself.
             StorageError, ChainError: the bucket or the chain cannot be read.
         """
-        view = list_manifests(
-            self.store(), trainer_hotkey=self._params.trainer_hotkey, network_id=self._network_id, memo=self._memo
-        )
-        self._memory.check(view)
+        view = self.bucket().sequence()
+        if self._seen is not None:
+            self._seen.check(view)
         return view
 
     def valid_at(self, window: Window) -> CheckpointManifest:
@@ -66,26 +69,26 @@ class CheckpointSource:
 
     def before(self, manifest: CheckpointManifest, count: int) -> tuple[CheckpointManifest, ...]:
         """Up to `count` checkpoints before this one, newest first: what a proof is compared against."""
-        older = [item.manifest for item in self.view().stored if item.manifest.sequence < manifest.sequence]
+        stored = self.bucket().holding(manifest).stored
+        older = [item.manifest for item in stored if item.manifest.sequence < manifest.sequence]
         return tuple(older[::-1][:count])
 
     def materialise(self, manifest: CheckpointManifest) -> Path:
         """The checkpoint as a Transformers folder in the cache; see `fetch.materialise`."""
-        return materialise(manifest, self.cache, self.store(), progress=self._progress)
+        return materialise(manifest, self.bucket())
 
     def apply_to_model(self, state: Mapping[str, Any], current: CheckpointManifest, target: CheckpointManifest) -> None:
         """Step a loaded model from one checkpoint to another in place; see `fetch.apply_to_model`."""
-        apply_to_model(state, current, target, self.store(), self.cache, progress=self._progress)
+        apply_to_model(state, current, target, self.bucket())
 
     def inspect(self, *, check_objects: bool = False) -> SequenceReport:
         """The sequence as a person would look at it."""
-        return inspect_sequence(self.store(), self._params, self._network_id, self._time_of, check_objects=check_objects)
+        return inspect_sequence(self.bucket(), self._params, self._time_of, check_objects=check_objects)
 
-    def current_block(self) -> Block:
-        return self._chain.current_block()
-
-    def store(self) -> ObjectStore:
+    def bucket(self) -> CheckpointBucket:
         """The trainer's bucket, as its commitment says now."""
+        if self._own is not None:
+            return self._own
         trainer = self._params.trainer_hotkey
         neuron = self._chain.metagraph().by_hotkey(trainer)
         if neuron is None or neuron.commitment is None:
@@ -95,8 +98,15 @@ class CheckpointSource:
                 hint="check the network's parameters; the trainer commits its bucket when it starts",
             )
         if self._opened is None or self._opened[0] != neuron.commitment:
-            self._opened = (neuron.commitment, self._directory.open(neuron.commitment))
+            store = self._directory.open(neuron.commitment)
+            bucket = CheckpointBucket(store, self.cache, trainer=trainer, network_id=self._network_id)
+            self._opened = (neuron.commitment, bucket)
         return self._opened[1]
 
     def _time_of(self, block: Block) -> int:
         return time_of_block_ms(self._chain, block, self._params.block_time_ms)
+
+
+def cache_of(cache_dir: Path, network_id: Digest) -> Path:
+    """Where a network's checkpoints lie in the cache."""
+    return cache_dir / "checkpoints" / network_id.hex()[:16]

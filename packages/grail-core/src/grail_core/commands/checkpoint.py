@@ -12,6 +12,7 @@ import click
 from grail_core.commands.options import common_options
 
 if TYPE_CHECKING:
+    from grail_core.chain.base import Chain
     from grail_core.checkpoints.source import CheckpointSource
     from grail_core.participant.settings import Settings
 
@@ -31,9 +32,9 @@ def export(settings: Settings, window: str, folder: Path) -> None:
     from grail_core.protocol import window_of
     from grail_core.protocol.types import Block
 
-    source = _source(settings)
+    chain, source = _source(settings)
     if window == "latest":
-        block = source.current_block()
+        block = chain.current_block()
     elif window.isdecimal():
         block = Block(int(window))
     else:
@@ -49,19 +50,23 @@ def export(settings: Settings, window: str, folder: Path) -> None:
 @common_options
 def show(settings: Settings, as_json: bool, objects: bool) -> None:
     """The sequence: sizes, ratios, roots, and what a late reader would fetch."""
-    report = _source(settings).inspect(check_objects=objects)
+    _, source = _source(settings)
+    report = source.inspect(check_objects=objects)
     click.echo(json.dumps(report.to_json()) if as_json else "\n".join(report.lines()))
     if any(row.missing for row in report.rows):
         sys.exit(6)
 
 
-def _source(settings: Settings) -> CheckpointSource:
+def _source(settings: Settings) -> tuple[Chain, CheckpointSource]:
     from grail_core.checkpoints.source import CheckpointSource
     from grail_core.participant.deployment import network_parameters, open_chain, open_directory
+    from grail_core.participant.state import network_state
 
     if settings.storage_root is not None and not settings.storage_bucket:
         settings = settings.model_copy(update={"storage_bucket": "reader"})  # nothing is written to it
     params = network_parameters(settings)
     chain = open_chain(settings)
     directory = open_directory(settings, params, chain)
-    return CheckpointSource(chain, directory, params, params.network_id(chain.genesis_hash), settings.cache_dir)
+    network_id = params.network_id(chain.genesis_hash)
+    seen = network_state(settings.state_dir, params, network_id) / "seen.json"
+    return chain, CheckpointSource(chain, directory, params, network_id, settings.cache_dir, seen=seen)

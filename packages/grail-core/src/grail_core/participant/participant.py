@@ -13,7 +13,8 @@ from pathlib import Path
 
 from grail_core.beacon.base import Beacon
 from grail_core.chain.base import Chain, Neuron, time_of_block_ms
-from grail_core.checkpoints.source import CheckpointSource
+from grail_core.checkpoints.bucket import CheckpointBucket
+from grail_core.checkpoints.source import CheckpointSource, cache_of
 from grail_core.participant.deployment import (
     load_signer,
     network_parameters,
@@ -23,6 +24,7 @@ from grail_core.participant.deployment import (
     require_registered,
 )
 from grail_core.participant.settings import Settings
+from grail_core.participant.state import StateFolder, network_state
 from grail_core.participant.windows import open_window
 from grail_core.protocol import WindowTimes, window_of
 from grail_core.protocol.constants import WINDOW_LENGTH
@@ -44,6 +46,7 @@ class Participant:
     beacon: Beacon
     signer: Signer
     cache_dir: Path
+    state_dir: Path
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Participant:
@@ -57,6 +60,7 @@ class Participant:
             beacon=open_beacon(settings, params),
             signer=load_signer(settings),
             cache_dir=settings.cache_dir,
+            state_dir=settings.state_dir,
         )
 
     @cached_property
@@ -64,12 +68,32 @@ class Participant:
         return self.params.network_id(self.chain.genesis_hash)
 
     @cached_property
+    def state(self) -> StateFolder:
+        """Where this hotkey's state in this network lies."""
+        return StateFolder(network_state(self.state_dir, self.params, self.network_id), self.signer.hotkey)
+
+    @cached_property
     def own_store(self) -> ObjectStore:
         return self.directory.own()
 
     @cached_property
     def checkpoints(self) -> CheckpointSource:
-        return CheckpointSource(self.chain, self.directory, self.params, self.network_id, self.cache_dir)
+        own = self.own_checkpoints if self.signer.hotkey == self.params.trainer_hotkey else None
+        return CheckpointSource(
+            self.chain, self.directory, self.params, self.network_id, self.cache_dir, seen=self.state.seen, own=own
+        )
+
+    @cached_property
+    def own_checkpoints(self) -> CheckpointBucket:
+        """The network's checkpoints in our own bucket, for whoever publishes them."""
+        return CheckpointBucket(
+            self.own_store,
+            cache_of(self.cache_dir, self.network_id),
+            trainer=self.signer.hotkey,
+            network_id=self.network_id,
+            own=True,
+            uploads=self.state.uploads,
+        )
 
     def join(self, settings: Settings) -> Neuron:
         """Check the registration, and commit our bucket if the chain does not name it yet.

@@ -30,7 +30,11 @@ QUICKNET_HASH = "52db9ba70e0cc0f6eaf7803dd07447a1f5477735fd3f661792ba94600c84e97
 
 
 def _default_cache_dir() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "grail"
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "grail"
+
+
+def _default_state_dir() -> Path:
+    return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "grail"
 
 
 class Settings(BaseSettings):
@@ -69,7 +73,16 @@ class Settings(BaseSettings):
     r2_region: str = Field("auto", alias="R2_REGION")
 
     # This machine
-    cache_dir: Path = Field(default_factory=_default_cache_dir, alias="GRAIL_CACHE_DIR")
+    state_dir: Path = Field(
+        default_factory=_default_state_dir,
+        alias="GRAIL_STATE_DIR",
+        description="ledger, journal, masters: what must not be lost, one folder per network and hotkey",
+    )
+    cache_dir: Path = Field(
+        default_factory=_default_cache_dir,
+        alias="GRAIL_CACHE_DIR",
+        description="checkpoints, beacon rounds, files being judged: what can be fetched again, safe to delete",
+    )
     data_dir: Path | None = Field(None, alias="GRAIL_DATA_DIR", description="folder of data sets")
     device: str = Field("cpu", alias="GRAIL_DEVICE", description="torch device of the proof model")
     calibration: Path | None = Field(
@@ -78,6 +91,14 @@ class Settings(BaseSettings):
         description="table to judge with instead of the shipped one; all validators of a network should use the same",
     )
     log_file: Path | None = Field(None, alias="GRAIL_LOG_FILE", description="JSON lines are appended here")
+
+    # Own bucket
+    keep_window_files: int = Field(
+        48, alias="GRAIL_KEEP_WINDOW_FILES", ge=8, description="windows for which own window files and accepted files are kept"
+    )
+    keep_evidence: int = Field(
+        480, alias="GRAIL_KEEP_EVIDENCE", ge=8, description="windows for which a validator's own evidence is kept"
+    )
 
     # Miner
     miner_safety_blocks: int = Field(2, alias="GRAIL_MINER_SAFETY_BLOCKS", ge=0, le=20)

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 from grail_core.errors import CheckpointError
@@ -154,7 +155,7 @@ class CheckpointManifest(ManifestContent):
     def __hash__(self) -> int:
         return hash(self.body)
 
-    @property
+    @cached_property
     def digest(self) -> Digest:
         """`checkpoint_digest`: H("grail/manifest", body)."""
         return tagged_hash(self.network_id, "grail/manifest", self.body)

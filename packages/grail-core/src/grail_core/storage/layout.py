@@ -14,31 +14,36 @@ from grail_core.protocol.manifest import OBJECT_PREFIX
 from grail_core.protocol.types import Window
 
 ROOT: Final = "grail/"
+WINDOW_PREFIX: Final = "grail/windows/"
+VERDICT_PREFIX: Final = "grail/verdicts/"
 MANIFEST_PREFIX: Final = "grail/checkpoints/"
 PROBE_KEY: Final = "grail/probe"  # written by whoever must not be able to
 DOCTOR_PREFIX: Final = "grail/doctor"
 
+_WINDOW_OF = re.compile(
+    r"grail/windows/[A-Za-z0-9]{1,64}-window-(0|[1-9][0-9]{0,15})\.parquet|grail/verdicts/(0|[1-9][0-9]{0,15})/[a-z]+\.[a-z]+"
+)
 _MANIFEST_KEY = re.compile(r"grail/checkpoints/(0|[1-9][0-9]{0,15})/manifest\.json")
 
 
 def window_key(hotkey_ss58: str, window: Window) -> str:
     """A miner's file of a window."""
-    return f"grail/windows/{hotkey_ss58}-window-{window}.parquet"
+    return f"{WINDOW_PREFIX}{hotkey_ss58}-window-{window}.parquet"
 
 
 def verdict_key(window: Window) -> str:
     """A validator's signed verdict of a window."""
-    return f"grail/verdicts/{window}/verdict.json"
+    return f"{VERDICT_PREFIX}{window}/verdict.json"
 
 
 def evidence_key(window: Window) -> str:
     """What a validator measured in a window."""
-    return f"grail/verdicts/{window}/evidence.parquet"
+    return f"{VERDICT_PREFIX}{window}/evidence.parquet"
 
 
 def rollouts_key(window: Window) -> str:
     """The window files that a validator accepted."""
-    return f"grail/verdicts/{window}/rollouts.parquet"
+    return f"{VERDICT_PREFIX}{window}/rollouts.parquet"
 
 
 def manifest_key(valid_from: Window) -> str:
@@ -50,6 +55,12 @@ def valid_from_of_key(key: str) -> Window | None:
     """The window a manifest key is about, None for other keys."""
     match = _MANIFEST_KEY.fullmatch(key)
     return Window(int(match[1])) if match and int(match[1]) % WINDOW_LENGTH == 0 else None
+
+
+def window_of_key(key: str) -> Window | None:
+    """The window that a window file or a part of a verdict is of, None for other keys."""
+    match = _WINDOW_OF.fullmatch(key)
+    return Window(int(match[1] or match[2])) if match else None
 
 
 def is_object_key(key: str) -> bool:

@@ -1,0 +1,150 @@
+"""What a role must not lose, apart from what it can fetch again, and held by one process at a time.
+
+    GRAIL_STATE_DIR/{network}-{network id}/
+        seen.json                     which checkpoints of this network were seen on this machine
+        {hotkey}/lock                 held by the process that runs this hotkey
+        {hotkey}/validator/           the ledger
+        {hotkey}/trainer/             journal, masters and moments
+        {hotkey}/uploads              objects on their way into the own bucket
+
+Everything under GRAIL_CACHE_DIR may be deleted at any time; this may not.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from grail_core.disk import storage_errors, sync_folder, write_all
+from grail_core.errors import GrailError
+from grail_core.keys import ss58
+from grail_core.protocol.network import NetworkParameters
+from grail_core.protocol.types import Digest, Hotkey
+from grail_core.telemetry import get_logger
+
+log = get_logger(__name__)
+
+MAX_HOLDER_BYTES = 4096
+
+
+class AlreadyRunningError(GrailError):
+    """Another process of this hotkey holds its state on this machine."""
+
+    exit_code = 13
+
+
+def network_state(state_dir: Path, params: NetworkParameters, network_id: Digest) -> Path:
+    """The folder of a network's state, whatever the hotkey. A network made anew has another id, and so another folder."""
+    return state_dir / f"{params.name}-{network_id.hex()[:16]}"
+
+
+@dataclass(frozen=True)
+class StateFolder:
+    """The state of one hotkey in one network on this machine."""
+
+    network: Path
+    hotkey: Hotkey
+
+    @property
+    def root(self) -> Path:
+        return self.network / ss58(self.hotkey)
+
+    @property
+    def seen(self) -> Path:
+        return self.network / "seen.json"
+
+    @property
+    def uploads(self) -> Path:
+        return self.root / "uploads"
+
+    @property
+    def ledger(self) -> Path:
+        return self.root / "validator" / "ledger.sqlite"
+
+    @property
+    def trainer(self) -> Path:
+        return self.root / "trainer"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """For as long as the block lasts, no other process of this hotkey on this machine gets past this line.
+
+        The lock is the kernel's and ends with the process, however it ends; processes that it forks do not inherit it.
+
+        Raises:
+            AlreadyRunningError: another process holds it; says which.
+            StorageError: the folder cannot be made or written.
+        """
+        path = self.root / "lock"
+        with storage_errors(path):
+            self.root.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise AlreadyRunningError(
+                    f"hotkey {ss58(self.hotkey)} runs on this machine already: {_holder(descriptor)}",
+                    where=str(path),
+                    hint="stop that process, or use another hotkey: two processes of one would publish over each other",
+                ) from error
+            with storage_errors(path):
+                os.ftruncate(descriptor, 0)
+                write_all(descriptor, _who_we_are())
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def adopt_folder(former: Path, folder: Path, *, last: str) -> bool:
+    """Bring a folder of files from where an earlier version kept it. Returns whether there was something to bring.
+
+    Files are copied and flushed, `last` (the one that makes the others count) at the end, and the old one then gets another
+    name; so a process killed anywhere begins again or finds it done. Nothing happens where the new folder has that file.
+    """
+    if (folder / last).exists() or not (former / last).is_file():
+        return False
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in sorted(former.iterdir()):
+            if path.is_file() and path.name != last:
+                _copy(path, folder / path.name)
+        _copy(former / last, folder / last)
+        os.replace(former / last, former / f"{last}.moved")
+    log.event("state_moved", former=str(former), folder=str(folder))
+    return True
+
+
+def _copy(source: Path, target: Path) -> None:
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    shutil.copyfile(source, temporary)
+    descriptor = os.open(temporary, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.replace(temporary, target)
+    sync_folder(target.parent)
+
+
+def _who_we_are() -> bytes:
+    command = Path(sys.argv[0]).name or "python"
+    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return json.dumps({"pid": os.getpid(), "command": command[:200], "since": since}).encode()
+
+
+def _holder(descriptor: int) -> str:
+    """What the holder wrote of itself, for a message; it may be in the middle of writing."""
+    try:
+        value = json.loads(os.pread(descriptor, MAX_HOLDER_BYTES, 0))
+        return f"process {int(value['pid'])}, {value['command']}, since {value['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"

@@ -1,0 +1,77 @@
+"""Every role deletes its own old objects, and nobody else's.
+
+The first sweep lists what is there; later ones delete by name what has fallen out since, so that a bucket that keeps its
+verdicts for ever is listed once in a process's life. A store that does not answer costs nothing but the next try.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from grail_core.errors import StorageError
+from grail_core.protocol.constants import WINDOW_LENGTH
+from grail_core.protocol.types import Window
+from grail_core.storage.base import ObjectStore
+from grail_core.storage.layout import VERDICT_PREFIX, WINDOW_PREFIX, evidence_key, rollouts_key, window_key, window_of_key
+from grail_core.telemetry import get_logger
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One kind of own objects: where they are listed, what they are called, for how many windows they are kept."""
+
+    prefix: str
+    key_of: Callable[[Window], str]
+    windows: int
+
+
+def window_files(hotkey_ss58: str, windows: int) -> Kept:
+    """A miner's files: needed until every validator has judged them."""
+    return Kept(WINDOW_PREFIX, lambda window: window_key(hotkey_ss58, window), windows)
+
+
+def accepted_files(windows: int) -> Kept:
+    """What a validator hands to the trainer: needed as long as window files."""
+    return Kept(VERDICT_PREFIX, rollouts_key, windows)
+
+
+def evidence(windows: int) -> Kept:
+    """What a validator measured: for whoever judges a window again."""
+    return Kept(VERDICT_PREFIX, evidence_key, windows)
+
+
+class Retention:
+    """Sweeps one's own bucket. Verdicts and training logs are kept for ever and are not among the kinds."""
+
+    def __init__(self, store: ObjectStore, kinds: Sequence[Kept]) -> None:
+        self._store = store
+        self._kinds = tuple(kinds)
+        self._swept: dict[Kept, Window] = {}
+
+    def sweep(self, current: Window) -> None:
+        """Delete what is older than it is kept, as of this window."""
+        for kind in self._kinds:
+            first = Window(current - kind.windows * WINDOW_LENGTH)
+            try:
+                deleted = self._sweep(kind, first)
+            except StorageError as error:
+                log.event("retention_failed", prefix=kind.prefix, reason=error.what, retry="with the next window")
+                continue
+            self._swept[kind] = first
+            if deleted:
+                log.event("old_objects_deleted", prefix=kind.prefix, objects=deleted, before=first)
+
+    def _sweep(self, kind: Kept, first: Window) -> int:
+        swept = self._swept.get(kind)
+        if swept is None:
+            there = {info.key for info in self._store.list(kind.prefix)}
+            old = {window for key in there if (window := window_of_key(key)) is not None and window < first}
+            keys = {kind.key_of(window) for window in old} & there
+        else:
+            keys = {kind.key_of(Window(window)) for window in range(swept, first, WINDOW_LENGTH) if window >= 0}
+        for key in sorted(keys):
+            self._store.delete(key)
+        return len(keys)

@@ -28,6 +28,7 @@ from grail_core.checkpoints.publish import CheckpointParts
 from grail_core.checkpoints.safety import read_model_files
 from grail_core.errors import ConfigurationError
 from grail_core.files.accepted_files import AcceptedFile, write_accepted_files
+from grail_core.files.verdicts import read_verdict
 from grail_core.generation.defaults import sampling_defaults
 from grail_core.keys import ss58
 from grail_core.participant.participant import Participant
@@ -84,21 +85,27 @@ class LearningNetwork(SmallNetwork):
         masters = Masters.load(folder, learning_rate=0.0)
         return Publisher(participant, read_model_files(folder)).publish_first(parts, masters.published())
 
-    def mine_and_upload(self, name: str, groups: Sequence[int] = GROUPS) -> bytes:
-        data = self.mine(self.mining(name), FIRST_WINDOW, groups)
+    def mine_and_upload(self, name: str, groups: Sequence[int] = GROUPS, window: Window = FIRST_WINDOW) -> bytes:
+        data = self.mine(self.mining(name), window, groups)
         participant = self.participant(name)
-        participant.own_store.put(window_key(ss58(participant.signer.hotkey), FIRST_WINDOW), data)
+        participant.own_store.put(window_key(ss58(participant.signer.hotkey), window), data)
         return data
 
-    def judge(self) -> None:
+    def judge(self, window: Window = FIRST_WINDOW) -> list[VerdictBody]:
         """Both validators, from first sight to published verdict."""
         validators = [self.validator("validator-0"), self.validator("validator-1")]
-        self.advance_to(FIRST_WINDOW + 30)
+        self.advance_to(window + 30)
         for validator in validators:
-            validator.first_sight.sight(FIRST_WINDOW)
-        self.advance_to(FIRST_WINDOW + 38)
+            validator.first_sight.sight(window)
+        self.advance_to(window + 38)
+        bodies = []
         for validator in validators:
-            validator.advance(FIRST_WINDOW, threading.Event())
+            validator.advance(window, threading.Event())
+            participant = validator.participant
+            verdict = read_verdict(participant.own_store, window, participant.signer.hotkey, participant.network_id)
+            assert verdict is not None
+            bodies.append(verdict.body)
+        return bodies
 
     def claim(self, name: str, accepted: dict[str, bytes], status: MinerStatus = MinerStatus.ACCEPTED) -> None:
         """A verdict that says of these files what the test wants it to, with a real signature."""
@@ -336,3 +343,34 @@ def test_killed_anywhere_it_learns_from_the_window_once_and_ends_with_the_same_b
             break
         steps += 1
     assert steps > 5
+
+
+def test_a_cache_deleted_between_two_windows_changes_no_verdict_checkpoint_or_weight(
+    network: LearningNetwork, model: Path, tmp_path: Path
+) -> None:
+    """Two windows, with every cache of every role deleted in between and without; state alone is what counts."""
+    shutil.copytree(network.root, tmp_path / "kept")
+    outcomes = []
+    for root, delete in ((network.root, True), (tmp_path / "kept", False)):
+        network.root = root
+        network.chain = LocalChain.open(root / "chain.sqlite")
+        outcomes.append(_two_windows(network, model, delete_caches=delete))
+    assert outcomes[0] == outcomes[1]
+
+
+def _two_windows(network: LearningNetwork, model: Path, *, delete_caches: bool) -> list[object]:
+    """What became of two windows: verdicts and weights, and the weights' roots of every checkpoint."""
+    seen: list[object] = []
+    for number in range(2):
+        window = Window(FIRST_WINDOW + 30 * number)
+        network.advance_to(window + 1)
+        network.mine_and_upload("miner-0", window=window)
+        for body in network.judge(window):
+            seen += [(miner.status, miner.unique_valid, miner.declared) for miner in body.miners]
+            seen.append(dict(body.weights))
+        trainer = service(network.participant("trainer"), model)
+        trainer.run(threading.Event(), windows=number + 1)
+        seen += [item.manifest.weights_root.hex() for item in trainer.publisher.view().stored]
+        if delete_caches:
+            shutil.rmtree(network.root / "cache")
+    return seen

@@ -105,3 +105,28 @@ def test_a_ledger_of_another_network_or_key_is_refused(ledger: Ledger, tmp_path:
 def test_the_block_of_the_last_weights_survives_a_restart(ledger: Ledger, tmp_path: Path) -> None:
     ledger.record_weights(Block(77))
     assert Ledger(tmp_path / "ledger.sqlite", network_id=NETWORK, hotkey=SELF).weights_block() == 77
+
+
+def test_a_ledger_that_an_earlier_version_kept_in_the_cache_is_brought_over_with_everything_in_it(tmp_path: Path) -> None:
+    former, path = tmp_path / "cache" / "ledger.sqlite", tmp_path / "state" / "ledger.sqlite"
+    old = Ledger(former, network_id=NETWORK, hotkey=SELF)
+    record(old, 30)
+    assert not Ledger.adopt(former, path, network_id=NETWORK, hotkey=MINER)  # somebody else's stays where it is
+    assert Ledger.adopt(former, path, network_id=NETWORK, hotkey=SELF)
+    assert not Ledger.adopt(former, path, network_id=NETWORK, hotkey=SELF)
+    new = Ledger(path, network_id=NETWORK, hotkey=SELF)
+    assert new.last_judged() == 30
+    assert new.files(Window(30)) == FILES
+    assert new.unfinished() == [30]
+    assert not former.exists()
+
+
+def test_a_ledger_is_read_beside_its_validator_and_nothing_in_it_can_be_changed(ledger: Ledger, tmp_path: Path) -> None:
+    record(ledger, 30)
+    reading = Ledger.reading(tmp_path / "ledger.sqlite")
+    assert reading.files(Window(30)) == FILES
+    with pytest.raises(sqlite3.OperationalError):
+        reading.record_weights(Block(3))
+    (tmp_path / "other").write_text("not a database")
+    with pytest.raises(ConfigurationError, match="no ledger"):
+        Ledger.reading(tmp_path / "other")

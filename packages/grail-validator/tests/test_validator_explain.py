@@ -1,0 +1,92 @@
+"""`explain` needs the ledger and nothing else: no chain, no wallet, no network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from grail_core.errors import ConfigurationError, ProtocolViolationError
+from grail_core.keys import LocalSigner, ss58
+from grail_core.participant.settings import Settings, load_settings
+from grail_core.participant.state import StateFolder
+from grail_core.protocol import MinerStatus, MinerVerdict, SignedVerdict, VerdictBody, Versions, WindowStatus
+from grail_core.protocol.types import Digest, Window
+from grail_validator.explain import explain_window, find_ledger
+from grail_validator.ledger import Ledger, PublishedFiles
+
+NETWORK = Digest(bytes(32))
+VALIDATORS = [LocalSigner.from_seed(bytes([number]) * 32) for number in (1, 2)]
+MINER = LocalSigner.from_seed(b"m" * 32).hotkey
+
+
+def judged(path: Path, signer: LocalSigner, window: int) -> None:
+    """A validator's ledger in which one window is judged."""
+    reason = "proof 0.5 (threshold 0.3): coarse_error"
+    miner = MinerVerdict(hotkey=MINER, uid=4, status=MinerStatus.FAILED, reason=reason, active=True, declared=32, checked=True)
+    body = VerdictBody(NETWORK, Window(window), WindowStatus.SCORED, Versions("a", "b", "c"), miners=(miner,))
+    message = SignedVerdict.message(body, signer.hotkey, None, None)
+    verdict = SignedVerdict(body, signer.hotkey, signer.sign(message), None, None)
+    ledger = Ledger(path, network_id=NETWORK, hotkey=signer.hotkey)
+    ledger.record_judged(Window(window), body, PublishedFiles(verdict.encode(), b"", b""), {}, {})
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Nothing but folders is there: no chain file, no wallet, no network of that name."""
+    monkeypatch.chdir(tmp_path)
+    return load_settings(
+        bt_network="local",
+        bt_chain_endpoint=str(tmp_path / "gone.sqlite"),
+        network=str(tmp_path / "gone.json"),
+        wallet_path=tmp_path / "gone",
+        state_dir=tmp_path / "state",
+        cache_dir=tmp_path / "cache",
+    )
+
+
+def ledger_of(settings: Settings, signer: LocalSigner) -> Path:
+    return StateFolder(settings.state_dir / "localnet-0000", signer.hotkey).ledger
+
+
+def test_it_answers_with_chain_wallet_and_network_gone(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    judged(ledger_of(settings, VALIDATORS[0]), VALIDATORS[0], 30)
+    explain_window(settings, 30, ledger=None, hotkey=None, as_json=False)
+    assert "coarse_error" in capsys.readouterr().out
+    explain_window(settings, 30, ledger=None, hotkey=ss58(MINER), as_json=True)
+    value = json.loads(capsys.readouterr().out)
+    assert [miner["status"] for miner in value["miners"]] == ["failed"]
+
+
+def test_a_window_that_no_ledger_has_is_said_with_the_last_one_that_is_there(settings: Settings) -> None:
+    judged(ledger_of(settings, VALIDATORS[0]), VALIDATORS[0], 30)
+    with pytest.raises(ProtocolViolationError, match="window 60 has not been judged here") as caught:
+        explain_window(settings, 60, ledger=None, hotkey=None, as_json=False)
+    assert "30" in caught.value.hint
+
+
+def test_of_several_ledgers_the_one_with_the_window_is_taken_and_two_must_be_named(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [ledger_of(settings, signer) for signer in VALIDATORS]
+    judged(paths[0], VALIDATORS[0], 30)
+    judged(paths[1], VALIDATORS[1], 60)
+    assert find_ledger(settings, Window(60)) == paths[1]
+    judged(paths[0], VALIDATORS[0], 60)
+    with pytest.raises(ConfigurationError, match="2 validators' ledgers") as caught:
+        find_ledger(settings, Window(60))
+    assert all(str(path) in caught.value.what for path in paths)
+    assert "--ledger" in caught.value.hint
+    explain_window(settings, 60, ledger=paths[0], hotkey=None, as_json=False)
+    assert "coarse_error" in capsys.readouterr().out
+
+
+def test_a_machine_on_which_no_validator_ran_says_so(settings: Settings) -> None:
+    with pytest.raises(ConfigurationError, match="no validator has run"):
+        find_ledger(settings, Window(30))
+
+
+def test_a_ledger_that_still_lies_in_the_cache_is_found(settings: Settings) -> None:
+    judged(settings.cache_dir / "validator" / "ledger.sqlite", VALIDATORS[0], 30)
+    assert find_ledger(settings, Window(30)) == settings.cache_dir / "validator" / "ledger.sqlite"

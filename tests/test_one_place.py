@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from grail_core.verification.examine import CHECKS
+from grail_envs import known_ids
 from tooling import REPOSITORY
+from tooling.localnet.report.collect import PHASES
 
 CORE = Path("packages/grail-core/src/grail_core")
 
@@ -71,9 +74,50 @@ def test_block_time_is_reckoned_in_chain_base_alone() -> None:
     assert places - made == {CORE / "chain/base.py"}
 
 
-@pytest.mark.parametrize("part", ["windows", "verdicts", "checkpoints", "objects", "training", "probe", "doctor"])
+# Whatever the layout itself names, and the objects.
+PARTS = sorted(
+    {"objects"}
+    | {
+        part
+        for text in strings(ast.parse((REPOSITORY / CORE / "storage/layout.py").read_text(encoding="utf-8")))
+        for part in re.findall(r"grail/([a-z]+)", text)
+    }
+)
+
+
+@pytest.mark.parametrize("part", PARTS)
 def test_bucket_keys_are_made_in_the_layout_alone(part: str) -> None:
     """But for an object's, which the trainer signs and the manifest therefore makes; adversaries forge what they like."""
     places = {path for path, tree in sources() if any(re.match(rf"grail/{part}\b(?!-)", text) for text in strings(tree))}
     first = CORE / ("protocol/manifest.py" if part == "objects" else "storage/layout.py")
     assert {path for path in places if not path.is_relative_to("tooling/adversaries")} == {first}
+
+
+def test_the_bucket_keys_of_the_layout_are_found() -> None:
+    assert {"windows", "verdicts", "checkpoints", "training", "probe", "doctor"} < set(PARTS)
+
+
+def test_the_protocols_table_of_checks_has_their_order() -> None:
+    page = (REPOSITORY / "docs/protocol.md").read_text(encoding="utf-8")
+    section = page[page.index("## 9. Checks, cheapest first") :].split("\n## ")[0]
+    assert tuple(re.findall(r"^\| \d+ \| `([a-z]+)`", section, re.MULTILINE)) == CHECKS
+
+
+def test_no_package_but_grail_envs_names_an_environment() -> None:
+    """Ids reach the others by settings and files; what one environment can do, it says itself (`grail_core.capabilities`)."""
+    ids = set(known_ids())
+    packages = [(path, tree) for path, tree in sources() if path.parts[0] == "packages" and path.parts[1] != "grail-envs"]
+    assert len(packages) > 100
+    assert {path: sorted(ids & set(strings(tree))) for path, tree in packages if ids & set(strings(tree))} == {}
+
+
+def test_every_phase_of_the_report_is_in_its_event() -> None:
+    told = {
+        path: {*strings(tree), *(node.arg for node in ast.walk(tree) if isinstance(node, ast.keyword))}
+        for path, tree in sources()
+        if path.parts[0] == "packages"
+    }
+    for event, phases in PHASES.items():
+        makers = [words for words in told.values() if event in words and f"seconds_{phases[0]}" in words]
+        assert len(makers) == 1, event
+        assert {f"seconds_{phase}" for phase in phases} <= makers[0], event

@@ -59,7 +59,7 @@ def wanted_ids(family: str, ids: str) -> list[str]:
     return [id_ for id_ in every if (not families and not chosen) or id_[0] in families or id_ in chosen]
 
 
-def rollout_of(id_: str, attacks: dict[str, Attack], options: dict[str, Any]) -> dict[str, Any]:
+def row_of(id_: str, attacks: dict[str, Attack], options: dict[str, Any]) -> dict[str, Any]:
     """Run one attack, or say that it is not built."""
     if id_ not in attacks:
         return {
@@ -101,7 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
     rows = []
     for id_ in ids:
         print(f"{id_} …", file=sys.stderr, flush=True)
-        rows.append(rollout_of(id_, attacks, {"seed": options.seed, "tries": options.tries, "quick": options.quick}))
+        rows.append(row_of(id_, attacks, {"seed": options.seed, "tries": options.tries, "quick": options.quick}))
     if options.as_json:
         kept = rows if options.details else [{key: value for key, value in row.items() if key != "details"} for row in rows]
         said = {"quick": True, "note": quick.NOTE} if options.quick else {}

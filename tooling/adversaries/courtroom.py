@@ -119,7 +119,7 @@ class Courtroom:
         return self.loaded.renderer.render(environment.messages(problem))
 
     def groups_of(self, rollouts: Sequence[Rollout], claims: Sequence[RolloutProof]) -> list[Group]:
-        """Rollouts and claims made in any way, judged as the environment judges them: what a consistent liar packs."""
+        """Rollouts and claims made in any way, graded as the environment grades them: what a consistent liar packs."""
         by_group: dict[int, list[RolloutRecord]] = {}
         environment = self.network.environment
         for rollout, claim in zip(rollouts, claims, strict=True):

@@ -391,7 +391,7 @@ def run_d9() -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             world = World(Path(folder))
             attack(world)
-            tries.append(_judge(name, world.follow, world.harmed))
+            tries.append(_try_it(name, world.follow, world.harmed))
     return _row("D9", "checkpoint", tries, _honest(len(tries)))
 
 
@@ -436,19 +436,19 @@ def run_d17() -> dict[str, Any]:
             def harmed(world: World = world, before: CheckpointSequence = before) -> bool:
                 return world.view() != before
 
-            tries.append(_judge(f"publish: {name}", attack, harmed))
+            tries.append(_try_it(f"publish: {name}", attack, harmed))
         with tempfile.TemporaryDirectory() as folder:
             world = World(Path(folder))
             for file, data in change.items():
                 world.with_file(file, data)
-            tries.append(_judge(f"read: {name}", world.follow, world.harmed))
+            tries.append(_try_it(f"read: {name}", world.follow, world.harmed))
     return _row("D17", "checkpoint", tries, _honest(len(tries)))
 
 
 ATTACKS: dict[str, Callable[[], dict[str, Any]]] = {"D9": run_d9, "D14": run_d14, "D17": run_d17}
 
 
-def _judge(name: str, action: Callable[[], None], harmed: Callable[[], bool]) -> Try:
+def _try_it(name: str, action: Callable[[], None], harmed: Callable[[], bool]) -> Try:
     try:
         action()
     except CheckpointError as error:

@@ -1,6 +1,6 @@
 """E1, E2, E10: hostile programs, answers that exhaust a grader, and honest answers that are flaky.
 
-E1 judges every hostile program with a suite whose answers it cannot know, in the real sandbox; it is accepted if the suite
+E1 grades every hostile program with a suite whose answers it cannot know, in the real sandbox; it is accepted if the suite
 passes, a secret shows, something outside was written, reached or killed, or an honest answer after it is judged wrong. E2
 does the same with texts against every environment. E10 is the honest miner: its claim is one run, the validator's verdict is
 check 6 of the protocol, in another pool.

@@ -6,6 +6,7 @@ role pulls in no other role (and grail-core alone no torch). Prints one line a r
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -72,6 +73,7 @@ def check(package: str, wheels: Path, folder: Path) -> str:
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         wheels = Path(scratch) / "dist"
         build(wheels)

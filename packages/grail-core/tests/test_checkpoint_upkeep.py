@@ -115,7 +115,7 @@ def test_the_way_is_chosen_by_what_it_costs() -> None:
     known = {m.digest: m for m in manifests}
     route = cheapest_route(manifests[40], known, [manifests[3].digest])
     assert (route.fetch_start, route.start, route.steps) == (True, manifests[40].digest, ())
-    with pytest.raises(CheckpointError, match="no anchor and no chain of deltas leads to checkpoint 5"):
+    with pytest.raises(CheckpointError, match="no anchor and no sequence of deltas leads to checkpoint 5"):
         cheapest_route(manifests[5], {manifests[5].digest: manifests[5]}, [])
 
 

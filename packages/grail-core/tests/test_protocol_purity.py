@@ -24,7 +24,7 @@ def test_importing_the_protocol_loads_nothing_heavy() -> None:
 
 def test_no_module_of_the_protocol_has_a_clock_a_file_or_a_log() -> None:
     forbidden = {"time", "datetime", "os", "pathlib", "io", "socket", "logging", "random", "secrets", "threading", "subprocess"}
-    for path in FOLDER.glob("*.py"):
+    for path in FOLDER.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = []
             if isinstance(node, ast.Import):

@@ -114,7 +114,7 @@ def test_what_is_decided_can_be_decided_again_from_the_evidence() -> None:
 
 def test_an_examination_goes_on_with_another_sample_and_not_past_a_reject() -> None:
     whole = examined()
-    assert checks_of(whole.findings) == list(CHECKS[:5])
+    assert checks_of(whole.findings) == list(CHECKS[: CHECKS.index("reward")])
     context = plain.check_context(CONTEXT, MINER.hotkey)
     for seed in (SEED, Digest(b"t" * 32)):
         sampled = examine_sample(whole, context, plain.TruthfulSampling(seed))

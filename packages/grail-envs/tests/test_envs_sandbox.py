@@ -305,7 +305,7 @@ def test_what_equals_everything_does_not_cross() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
-def test_a_killed_host_leaves_no_process_even_in_the_middle_of_a_judgement(pool: GraderPool) -> None:
+def test_a_killed_host_leaves_no_process_even_in_the_middle_of_a_grade(pool: GraderPool) -> None:
     program = (
         "import sys, threading, time\n"
         "from grail_envs.sandbox import Job, GraderPool\n"

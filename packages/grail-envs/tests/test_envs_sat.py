@@ -129,7 +129,7 @@ def test_the_last_answer_counts_in_any_order_of_variables() -> None:
     assert parse_answer("<answer>x1=1 x2=1 x3=1</answer> wait: <answer>x3=1, x1=0,\nx2=0</answer> done", 3) == (0, 0, 1)
 
 
-def test_judging_is_linear_in_the_length_of_the_text() -> None:
+def test_grading_is_linear_in_the_length_of_the_text() -> None:
     """A million tags are scanned, not matched pairwise: this finishes at once or not at all."""
     problem = ENV.problem(7)
     for text in (

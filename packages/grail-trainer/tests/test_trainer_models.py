@@ -156,7 +156,7 @@ def test_pass_at_k_is_the_share_of_draws_that_hold_a_success() -> None:
             assert pass_at_k(samples, successes, k) == pytest.approx(np.mean([any(draw) for draw in draws]))
 
 
-def test_the_constant_baseline_is_what_the_judge_says_of_every_constant_answer() -> None:
+def test_the_constant_baseline_is_what_grading_says_of_every_constant_answer() -> None:
     environment = SatEnvironment(3, 4, 5, 6)
     problems = [environment.problem(seed) for seed in range(60)]
     texts = [format_answer(values) for n in (3, 4) for values in itertools.product((0, 1), repeat=n)]

@@ -33,7 +33,7 @@ from grail_validator.steps import (
     ResultRecord,
     SightingsRecord,
     Step,
-    Store,
+    StoreAnswer,
     Turn,
     Unreadable,
     Wait,
@@ -225,8 +225,8 @@ def test_a_window_that_cannot_be_judged_says_why(event: Event, status: WindowSta
 
 
 def test_what_the_store_took_leaves_the_ledger_and_what_it_refused_stays() -> None:
-    assert step(plain.WINDOW, WindowStage.JUDGED, Store.TOOK_ALL) == Step(WindowStage.PUBLISHED, PublishedRecord())
-    assert step(plain.WINDOW, WindowStage.JUDGED, Store.FAILED) == Step(WindowStage.JUDGED, wait=Wait.STORE)
+    assert step(plain.WINDOW, WindowStage.JUDGED, StoreAnswer.TOOK_ALL) == Step(WindowStage.PUBLISHED, PublishedRecord())
+    assert step(plain.WINDOW, WindowStage.JUDGED, StoreAnswer.FAILED) == Step(WindowStage.JUDGED, wait=Wait.STORE)
 
 
 @pytest.mark.parametrize("stage", WindowStage)
@@ -236,8 +236,8 @@ def test_stopping_changes_nothing(stage: WindowStage) -> None:
 
 def test_an_arrow_that_does_not_exist_is_an_error() -> None:
     for stage, event in (
-        (WindowStage.UNSEEN, Store.TOOK_ALL),
-        (WindowStage.SIGHTED, Store.TOOK_ALL),
+        (WindowStage.UNSEEN, StoreAnswer.TOOK_ALL),
+        (WindowStage.SIGHTED, StoreAnswer.TOOK_ALL),
         (WindowStage.PUBLISHED, Void("late")),
         (WindowStage.JUDGED, case(announced(0, honest(0)))),
     ):

@@ -51,10 +51,10 @@ VERSIONED = (
     "pyarrow",
 )
 PHASES = {
-    "window_mined": ("generate", "judge", "prove", "pack", "upload"),
+    "window_mined": ("generate", "grade", "prove", "pack", "upload"),
     "window_judged": ("load", "verify"),
     "window_trained": ("verify", "train"),
-    "checkpoint_published": ("encode", "upload", "publish"),
+    "checkpoint_published": ("publish",),
 }
 ROLES = {"window_mined": "miner", "window_judged": "validator"}
 

@@ -51,7 +51,7 @@ def measure() -> Figures:
         median, worst = _generation(env, seeds)
         figures[f"env.generate_ms.{name}"] = median
         figures[f"env.generate_worst_ms.{name}"] = worst
-        figures[f"env.grade_per_s.{name}"] = _judging(env, judged)
+        figures[f"env.grade_per_s.{name}"] = _grading(env, judged)
     logic = [key for key in figures if ".affine_logic." in key]
     for kind, best in (("generate_ms", max), ("generate_worst_ms", max), ("grade_per_s", min)):
         figures[f"env.{kind}.affine_logic"] = best(figures[key] for key in logic if f".{kind}." in key)
@@ -71,7 +71,7 @@ def _generation(env: Environment, seeds: int) -> tuple[float, float]:
     return 1000 * statistics.median(times), 1000 * max(times)
 
 
-def _judging(env: Environment, count: int) -> float:
+def _grading(env: Environment, count: int) -> float:
     problems = [env.problem(seed) for seed in range(64)]
     answers = [_answer(env, problem) for problem in problems]
     env.grade(problems[0], answers[0])

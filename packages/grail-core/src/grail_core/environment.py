@@ -35,7 +35,7 @@ class Problem:
 
 class GradeOutcome(Enum):
     GRADED = "graded"
-    INCONCLUSIVE = "inconclusive"  # a fault of the judge's side, never of the answer
+    INCONCLUSIVE = "inconclusive"  # a fault of the grader's side, never of the answer
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Grade:
 
     `reward` is finite and inside the environment's stated bounds; `well_formed` says that an answer was found in the asked
     format, right or wrong; `components` are the named parts of the reward; `limit_share` is the largest share of a time or
-    memory limit that judging used (0.0 where there is none).
+    memory limit that grading used (0.0 where there is none).
     """
 
     reward: float
@@ -58,7 +58,7 @@ class Grade:
 
 @runtime_checkable
 class Environment(Protocol):
-    """Deterministic from a seed, judged the same way everywhere."""
+    """Deterministic from a seed, graded the same way everywhere."""
 
     @property
     def spec(self) -> EnvironmentSpec: ...
@@ -72,5 +72,5 @@ class Environment(Protocol):
         ...
 
     def grade(self, problem: Problem, completion: str) -> Grade:
-        """Judge a completion decoded without special tokens. Never raises for any text."""
+        """Grade a completion decoded without special tokens. Never raises for any text."""
         ...

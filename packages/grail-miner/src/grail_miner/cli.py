@@ -27,7 +27,7 @@ def cli() -> None:
 def run(settings: object, windows: int | None, groups: int, batch: int) -> None:
     """Mine window after window until stopped.
 
-    Each window: wait for its seed, sync the checkpoint, generate the assigned problems with the assigned seeds, judge, prove,
+    Each window: wait for its seed, sync the checkpoint, generate the assigned problems with the assigned seeds, grade, prove,
     sign and upload before the deadline. Ctrl-C finishes cleanly; a restart continues with the running window.
     """
     from grail_miner.start import run_miner

@@ -1,4 +1,4 @@
-"""One window of mining, step by step: which model, generate, judge, prove, pack.
+"""One window of mining, step by step: which model, generate, grade, prove, pack.
 
 Every step is a method that takes what it needs and returns a value, so that each can be replaced alone: engines replace
 `generate`, adversaries in the test suite replace whatever they lie about. The service around it owns time, chain and store.
@@ -78,7 +78,7 @@ class Mining:
         return self.checkpoint.at(context.manifest)
 
     def produce_groups(self, context: WindowContext, loaded: LoadedCheckpoint, groups: Sequence[int]) -> list[Group]:
-        """Generate, judge and prove these groups. A group that cannot be proved is dropped: it costs one group as a gap."""
+        """Generate, grade and prove these groups. A group that cannot be proved is dropped: it costs one group as a gap."""
         environment = self.environment_of(loaded.manifest)
         problems = [environment.problem(context.problem_seed(self.signer.hotkey, group)) for group in groups]
         prompts = [loaded.renderer.render(environment.messages(problem)) for problem in problems]
@@ -95,7 +95,7 @@ class Mining:
                 log.warning("group %d of window %d dropped: %s", group, context.window, error)
                 continue
             if any(grade.outcome is GradeOutcome.INCONCLUSIVE for grade in grades):
-                log.warning("group %d of window %d dropped: the judge failed here", group, context.window)
+                log.warning("group %d of window %d dropped: grading failed here", group, context.window)
                 continue
             produced.append(Group(group, _rows(group, prompt, answers, grades, proofs)))
         return produced

@@ -1,6 +1,6 @@
 """The miner's window loop, as one would draw it on a whiteboard.
 
-wait for the window → sync the checkpoint → assigned problems → generate → judge → prove → pack → upload. There is no state
+wait for the window → sync the checkpoint → assigned problems → generate → grade → prove → pack → upload. There is no state
 to recover: whether a window is done is read from the miner's own bucket, so a killed miner starts again where time allows.
 """
 

@@ -237,7 +237,7 @@ def _learnable(
         return drop(_reason(result.findings))
     evidence = {rollout.rollout: rollout for rollout in result.evidence.rollouts}
     if any(rollout.grade.stability is not GradeStability.STABLE for rollout in evidence.values()):
-        return drop("the judge did not come to one result for every rollout")
+        return drop("grading did not come to one result for every rollout")
     rollouts = list(_rollouts(submission, candidate.group, evidence, loaded, context))
     if not all(np.isfinite(rollout.behaviour).all() for rollout in rollouts):
         return drop("a log-probability is not finite")

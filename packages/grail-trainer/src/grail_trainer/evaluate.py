@@ -82,7 +82,7 @@ def evaluate(
     constant: bool = True,
     progress: Progress = lambda done, total: None,
 ) -> Evaluation:
-    """Sample and judge the first `problems` held-out problems, `samples` times each."""
+    """Sample and grade the first `problems` held-out problems, `samples` times each."""
     from grail_core.generation.hf import HfGenerator
 
     if problems < 1 or samples < 1:

@@ -29,10 +29,11 @@ from grail_validator.cases import Memory, Sighting, WindowStage
 log = get_logger(__name__)
 
 _SCHEMA_VERSION = 1
-_SCHEMA = """
+_STAGES = ", ".join(f"'{stage.value}'" for stage in WindowStage if stage is not WindowStage.UNSEEN)  # that is having no row
+_SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS windows (
-    window INTEGER PRIMARY KEY, step TEXT NOT NULL CHECK (step IN ('sighted', 'judged', 'published')),
+    window INTEGER PRIMARY KEY, step TEXT NOT NULL CHECK (step IN ({_STAGES})),
     verdict BLOB, evidence BLOB, rollouts BLOB) STRICT;
 CREATE TABLE IF NOT EXISTS sightings (
     window INTEGER NOT NULL, hotkey BLOB NOT NULL, etag TEXT, size INTEGER, stored_at_ms INTEGER,

@@ -39,7 +39,7 @@ from grail_validator.cases import Announcement, Case, Means, Standing, WindowRes
 from grail_validator.first_sight import FirstSight
 from grail_validator.judging import stored_in_time
 from grail_validator.ledger import Ledger, PublishedFiles
-from grail_validator.steps import Publication, PublishedRecord, ResultRecord, Step, Store, Turn, Unreadable
+from grail_validator.steps import Publication, PublishedRecord, ResultRecord, Step, StoreAnswer, Turn, Unreadable
 
 log = get_logger(__name__)
 
@@ -77,8 +77,7 @@ class ValidatorService:
     def run(self, stop: threading.Event, windows: int | None = None) -> int:
         """Judge windows until stopped or `windows` of them are scored. Returns how many were."""
         first = steps.first_window(self.participant.current_window(), self.ledger.last_judged())
-        for window in self.ledger.unfinished():
-            self.advance(window, stop)
+        self._publish_the_rest(stop)
         sentinel = threading.Thread(
             target=self.first_sight.run, args=(first, stop, self._sighted.put), name="first-sight", daemon=True
         )
@@ -93,6 +92,7 @@ class ValidatorService:
                         "the first-sight thread has died", hint="see the log above; the validator must be restarted"
                     ) from None
                 continue
+            self._publish_the_rest(stop)
             if self.advance(window, stop) is WindowStatus.SCORED:
                 scored += 1
             self._set_weights_if_due()
@@ -100,6 +100,11 @@ class ValidatorService:
         stop.set()
         sentinel.join(timeout=10)
         return scored
+
+    def _publish_the_rest(self, stop: threading.Event) -> None:
+        """What was judged, and could not be published then: by a process that was killed, or while the store did not answer."""
+        for window in self.ledger.unfinished():
+            self.advance(window, stop)
 
     def advance(self, window: Window, stop: threading.Event) -> WindowStatus | None:
         """Take one window as far as it goes now. Returns its status if it was judged by this call."""
@@ -207,7 +212,7 @@ class ValidatorService:
         if body.status is not WindowStatus.SCORED:
             log.event("window_not_scored", window=window, status=body.status.value, reason=body.reason)
 
-    def _publish(self, window: Window, publications: tuple[Publication, ...]) -> Store:
+    def _publish(self, window: Window, publications: tuple[Publication, ...]) -> StoreAnswer:
         """Put a judged window's files into the store, in the order the step gives."""
         files = self.ledger.files(window)
         if files is None:
@@ -224,9 +229,9 @@ class ValidatorService:
             raise
         except StorageError as error:
             log.event("publish_failed", window=window, reason=error.what, retry="with the next window or at the next start")
-            return Store.FAILED
+            return StoreAnswer.FAILED
         log.event("verdict_published", window=window, bytes=len(files.verdict), evidence_bytes=len(files.evidence))
-        return Store.TOOK_ALL
+        return StoreAnswer.TOOK_ALL
 
     def _set_weights_if_due(self) -> None:
         """Set the weights of the last judged window, once every WEIGHT_INTERVAL blocks."""

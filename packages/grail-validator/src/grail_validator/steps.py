@@ -66,14 +66,14 @@ class Unreadable:
     reason: str
 
 
-class Store(Enum):
+class StoreAnswer(Enum):
     """How the store took a window's publications."""
 
     TOOK_ALL = "took all"
     FAILED = "failed"
 
 
-Event = Turn | Case | Void | Unreadable | Stopped | Store
+Event = Turn | Case | Void | Unreadable | Stopped | StoreAnswer
 
 
 # --- what a step asks for ---------------------------------------------------------------------------------------------
@@ -144,9 +144,9 @@ def step(window: Window, stage: WindowStage, event: Event, standing: Standing | 
             return _unscored(window, WindowStatus.INCONCLUSIVE, reason, standing)
         case (WindowStage.JUDGED, Turn()):
             return Step(stage, publications=RESULT, wait=Wait.STORE)
-        case (WindowStage.JUDGED, Store.TOOK_ALL):
+        case (WindowStage.JUDGED, StoreAnswer.TOOK_ALL):
             return Step(WindowStage.PUBLISHED, PublishedRecord())
-        case (WindowStage.JUDGED, Store.FAILED):
+        case (WindowStage.JUDGED, StoreAnswer.FAILED):
             return Step(stage, wait=Wait.STORE)
         case (WindowStage.PUBLISHED, Turn()):
             return Step(stage)

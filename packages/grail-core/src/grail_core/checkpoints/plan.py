@@ -69,7 +69,7 @@ def cheapest_route(target: CheckpointManifest, known: Mapping[Digest, Checkpoint
             size, objects = route.bytes + delta.size, route.objects + len(delta.parts)
             offer(manifest.digest, Route(route.start, route.fetch_start, step, size, objects))
     raise CheckpointError(
-        f"no anchor and no chain of deltas leads to checkpoint {target.sequence}",
+        f"no anchor and no sequence of deltas leads to checkpoint {target.sequence}",
         where=manifest_key(target.valid_from),
         hint="the checkpoints before it were retired and it offers no full weights; wait for the next anchor",
     )

@@ -1,7 +1,7 @@
 """Evidence: what a validator measured of a file's sampled rollouts, and its signed Parquet form.
 
 A verdict is a pure function of files, chain and beacon inputs, and evidence; so whoever holds the evidence can compute the
-verdict again without a model (`grail-validator replay`). All values are as measured: float32, never rounded.
+verdict again without a model (`verification.examine.decide`). All values are as measured: float32, never rounded.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ F32 = npt.NDArray[np.float32]
 class GradeStability(Enum):
     STABLE = "stable"  # one run that agrees with the claim, or three that agree with each other
     UNSTABLE = "unstable"  # runs differ, or one came near a limit: not counted, not trained on, not punished
-    INCONCLUSIVE = "inconclusive"  # the judge itself failed
+    INCONCLUSIVE = "inconclusive"  # grading itself failed
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class WindowStatus(Enum):
     SCORED = "scored"
     VOID = "void"  # a round or a final block could not be had in time: void for everyone
     INCONCLUSIVE = "inconclusive"  # this validator was down at first sight, or lost what it needed: nobody pays for it
-    MISSED = "missed"  # this validator was not there at all; recorded, so that no window is skipped silently
+    MISSED = "missed"  # was not there at all. For readers of other validators: ours calls it inconclusive
 
 
 class MinerStatus(Enum):

@@ -3,7 +3,7 @@
     file → schema → unique → prompt → termination → sample → reward → model
 
 `file` is about the bytes (`window_file.check_file`); it runs on every announced file, since the declared counts of all of
-them decide who is drawn. `schema` to `termination` look at every rollout and need no model. `sample` judges and measures some
+them decide who is drawn. `schema` to `termination` look at every rollout and need no model. `sample` grades and measures some
 rollouts, `reward` and `model` decide from that evidence alone. The first stage that rejects ends the examination: later ones
 rely on what earlier ones have established. `unique` never rejects: it says which rollouts count.
 """
@@ -58,7 +58,7 @@ class Examination:
 
     @property
     def too_many_inconclusive(self) -> bool:
-        """Could too little of the sample be judged for the window to count?"""
+        """Could too little of the sample be graded for the window to count?"""
         if self.evidence is None:
             return False
         numerator, denominator = MAX_INCONCLUSIVE_SHARE

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from grail_core.errors import ProtocolViolationError
+from grail_core.errors import ProtocolViolationError, StorageError
 from grail_core.files.accepted_files import read_accepted_files
 from grail_core.files.evidence import read_evidence, write_evidence
 from grail_core.files.verdicts import read_verdict
@@ -299,8 +299,27 @@ def test_a_validator_killed_at_any_step_counts_a_window_once(network: SmallNetwo
     assert [len(windows) for windows in history.values()] == [1] * len(history)
 
 
+def test_a_result_that_the_store_refused_goes_out_with_the_next_window(
+    network: SmallNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(network, "miner-0", network.mine(network.mining("miner-0"), FIRST_WINDOW, GROUPS))
+    validator = network.validator("validator-0")
+    sight(network, validator)
+    network.advance_to(FIRST_WINDOW + 38)
+    with monkeypatch.context() as patch:
+
+        def refused(*_: object, **__: object) -> None:
+            raise StorageError("the disk is full")
+
+        patch.setattr(FilesystemStore, "put", refused)
+        validator.advance(FIRST_WINDOW, threading.Event())
+    assert validator.ledger.unfinished() == [FIRST_WINDOW]
+    validator.publish_the_rest(threading.Event())
+    assert validator.ledger.unfinished() == []
+    assert published(validator).body.status is WindowStatus.SCORED
+
+
 def _resume(validator: ValidatorService) -> None:
     """What a restarted validator does first, without waiting for further windows."""
-    for window in validator.ledger.unfinished():
-        validator.advance(window, threading.Event())
+    validator.publish_the_rest(threading.Event())
     validator.advance(FIRST_WINDOW, threading.Event())

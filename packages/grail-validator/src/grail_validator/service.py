@@ -77,7 +77,7 @@ class ValidatorService:
     def run(self, stop: threading.Event, windows: int | None = None) -> int:
         """Judge windows until stopped or `windows` of them are scored. Returns how many were."""
         first = steps.first_window(self.participant.current_window(), self.ledger.last_judged())
-        self._publish_the_rest(stop)
+        self.publish_the_rest(stop)
         sentinel = threading.Thread(
             target=self.first_sight.run, args=(first, stop, self._sighted.put), name="first-sight", daemon=True
         )
@@ -92,7 +92,7 @@ class ValidatorService:
                         "the first-sight thread has died", hint="see the log above; the validator must be restarted"
                     ) from None
                 continue
-            self._publish_the_rest(stop)
+            self.publish_the_rest(stop)
             if self.advance(window, stop) is WindowStatus.SCORED:
                 scored += 1
             self._set_weights_if_due()
@@ -101,7 +101,7 @@ class ValidatorService:
         sentinel.join(timeout=10)
         return scored
 
-    def _publish_the_rest(self, stop: threading.Event) -> None:
+    def publish_the_rest(self, stop: threading.Event) -> None:
         """What was judged, and could not be published then: by a process that was killed, or while the store did not answer."""
         for window in self.ledger.unfinished():
             self.advance(window, stop)

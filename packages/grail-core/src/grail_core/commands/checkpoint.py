@@ -59,14 +59,12 @@ def show(settings: Settings, as_json: bool, objects: bool) -> None:
 
 def _source(settings: Settings) -> tuple[Chain, CheckpointSource]:
     from grail_core.checkpoints.source import CheckpointSource
-    from grail_core.participant.deployment import network_parameters, open_chain, open_directory
+    from grail_core.participant.deployment import network_parameters, open_chain, open_reader
     from grail_core.participant.state import network_state
 
-    if settings.storage_root is not None and not settings.storage_bucket:
-        settings = settings.model_copy(update={"storage_bucket": "reader"})  # nothing is written to it
     params = network_parameters(settings)
     chain = open_chain(settings)
-    directory = open_directory(settings, params, chain)
+    directory = open_reader(settings, params, chain)
     network_id = params.network_id(chain.genesis_hash)
     seen = network_state(settings.state_dir, params, network_id) / "seen.json"
     return chain, CheckpointSource(chain, directory, params, network_id, settings.cache_dir, seen=seen)

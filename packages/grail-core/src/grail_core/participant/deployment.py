@@ -96,6 +96,13 @@ def open_directory(settings: Settings, network: NetworkParameters, chain: Chain)
     return open_s3_directory(settings, network)
 
 
+def open_reader(settings: Settings, network: NetworkParameters, chain: Chain) -> StoreDirectory:
+    """Others' buckets, for whoever has none of its own."""
+    if settings.storage_root is not None and not settings.storage_bucket:
+        settings = settings.model_copy(update={"storage_bucket": "reader"})  # nothing is written to it
+    return open_directory(settings, network, chain)
+
+
 def open_s3_directory(settings: Settings, network: NetworkParameters) -> S3Directory:
     """Buckets of a network that uses R2 or S3.
 

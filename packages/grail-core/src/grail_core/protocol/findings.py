@@ -14,6 +14,8 @@ MAX_DETAIL = 512
 
 
 class Outcome(Enum):
+    """What a check says: yes, no, or that it could not find out."""
+
     ACCEPT = "accept"
     REJECT = "reject"  # fails the miner's window
     INCONCLUSIVE = "inconclusive"  # a fault of the validator; nobody pays for it

@@ -38,6 +38,8 @@ T = TypeVar("T")
 
 
 class WindowStatus(Enum):
+    """What became of a window."""
+
     SCORED = "scored"
     VOID = "void"  # a round or a final block could not be had in time: void for everyone
     INCONCLUSIVE = "inconclusive"  # this validator was down at first sight, or lost what it needed: nobody pays for it
@@ -45,6 +47,8 @@ class WindowStatus(Enum):
 
 
 class MinerStatus(Enum):
+    """What became of a miner in a window."""
+
     ABSENT = "absent"  # nothing seen at first sight
     NOT_SELECTED = "not_selected"  # announced, readable, and its coin did not fall
     ACCEPTED = "accepted"

@@ -104,20 +104,21 @@ def check_file(
         )
     if findings:
         return findings
-    if not verify(hotkey, header_digest(window.network_id, header), file.signature):
-        return [reject(CHECK, detail="the header's signature is not the hotkey's")]
-    return _bind_rows(file, content_digest, window)
+    return bind_rows(file, content_digest, window.network_id)
 
 
-def _bind_rows(file: WindowFile, content_digest: Digest, window: WindowContext) -> Submission | list[Finding]:
+def bind_rows(file: WindowFile, content_digest: Digest, network_id: Digest) -> Submission | list[Finding]:
+    """What holds of a file whatever window it is for: the hotkey in its header signed it, and exactly these rollouts."""
     header, table = file.header, file.table
+    if not verify(header.hotkey, header_digest(network_id, header), file.signature):
+        return [reject(CHECK, detail="the header's signature is not the hotkey's")]
     records: list[RolloutRecord] = []
     for index in range(len(table)):
         try:
             records.append(table.record(index))
         except ValueError as error:
             return [reject("schema", detail=f"row {index} breaks the record's rules: {error}")]
-    digests = tuple(rollout_digests(window.network_id, records))
+    digests = tuple(rollout_digests(network_id, records))
     root = merkle_root(digests)
     if root != header.merkle_root:
         return [reject(CHECK, value=root.hex(), threshold=header.merkle_root.hex(), detail="rows do not give the Merkle root")]

@@ -65,7 +65,7 @@ def test_rounds_out_of_range_do_not_verify(round_: int) -> None:
     assert not is_valid(QUICKNET.public_key, round_, ROUND_1000.signature)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 47), st.integers(1, 255))
 def test_a_changed_byte_does_not_verify(index: int, change: int) -> None:
     changed = bytearray(ROUND_1000.signature)
@@ -73,7 +73,7 @@ def test_a_changed_byte_does_not_verify(index: int, change: int) -> None:
     assert not is_valid(QUICKNET.public_key, 1000, bytes(changed))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.binary(max_size=40), st.integers(1, 2**63))
 def test_a_development_key_signs_what_the_same_verification_accepts(seed: bytes, round_: int) -> None:
     key = DevelopmentKey.from_seed(seed)

@@ -246,7 +246,7 @@ def test_creating_where_a_chain_is_changes_nothing(tmp_path: Path) -> None:
     assert chain.nonce(ALICE.hotkey) == 1
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2), st.integers(0, 3)), max_size=14), data=st.data())
 def test_whatever_people_do_past_blocks_never_change(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, int, int]], data: st.DataObject

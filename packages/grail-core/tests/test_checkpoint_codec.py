@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grail_core.checkpoints.delta import codec, digests
@@ -116,7 +116,7 @@ def test_two_thousand_random_sets_round_trip_bit_for_bit_in_both_profiles(start:
             assert ties(live) == ties(new), (seed, profile)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(st.integers(2000, 10**9), st.data())
 def test_a_flipped_byte_is_found_before_the_model_changes(seed: int, data: st.DataObject) -> None:
     base, new = random_pair(seed)
@@ -133,7 +133,7 @@ def test_a_flipped_byte_is_found_before_the_model_changes(seed: int, data: st.Da
         assert same(live, new)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.binary(max_size=400), st.booleans())
 def test_hostile_bytes_are_refused_with_a_typed_error(noise: bytes, magic: bool) -> None:
     base, _ = random_pair(1)
@@ -143,7 +143,7 @@ def test_hostile_bytes_are_refused_with_a_typed_error(noise: bytes, magic: bool)
     assert same(live, base)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80)
 @given(st.integers(0, 500), st.data())
 def test_a_payload_of_noise_is_refused_or_does_not_match(seed: int, data: st.DataObject) -> None:
     base, new = random_pair(seed)

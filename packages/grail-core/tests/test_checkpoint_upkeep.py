@@ -68,7 +68,7 @@ def chain(length: int, *, full: int = 10_000, delta: int = 100, gone: frozenset[
     return [manifest for n, manifest in made.items() if n not in gone]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.integers(1, 90),
     st.integers(1, 30),
@@ -259,7 +259,7 @@ def test_files_that_we_write_are_read_by_the_safetensors_library(tmp_path: Path,
         assert (map_weights(tmp_path)[name].bits == tensor.bits).all()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_a_hostile_safetensors_header_is_refused_or_means_the_same(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -110,13 +110,13 @@ def test_a_signer_shows_no_secret_and_does_not_leave_its_process() -> None:
         LocalSigner.from_seed(b"short")
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.binary(min_size=32, max_size=32))
 def test_addresses_round_trip(raw: bytes) -> None:
     assert from_ss58(ss58(Hotkey(raw))) == raw
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.text(max_size=60))
 def test_text_that_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError):

@@ -77,7 +77,7 @@ hostile = st.lists(
 
 
 @given(content=hostile)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_no_content_can_write_a_control_token(shared_renderer: PromptRenderer, content: str) -> None:
     tokens = shared_renderer.render([Message("user", content)])
     neutral = shared_renderer.render([Message("user", "x")])
@@ -104,7 +104,7 @@ def test_instructed_thinking_asks_for_tags_in_the_system_message(folder: Path) -
 
 
 @given(tokens=st.lists(st.integers(0, 400), max_size=30))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_decoding_never_raises_and_leaves_special_tokens_out(shared_renderer: PromptRenderer, tokens: list[int]) -> None:
     text = shared_renderer.decode_completion(tokens)
     assert isinstance(text, str)

@@ -135,7 +135,7 @@ def test_a_sum_is_bounded_at_every_length_however_long_the_rollouts_of_the_fit_w
     assert null.dead_zone < 0.2 * null.mean < unscaled.dead_zone
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.floats(0, 2), min_size=1, max_size=40),
     st.floats(0.05, 20),

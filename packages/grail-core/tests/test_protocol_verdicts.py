@@ -95,7 +95,7 @@ def bodies(draw: st.DrawFn) -> VerdictBody:
 
 
 @given(bodies())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_body_reads_back_to_the_same_bytes(body: VerdictBody) -> None:
     again = VerdictBody.from_json(json.loads(body.canonical()))
     assert again == body

@@ -42,7 +42,7 @@ def one(sampler: SeededSampler, logits: np.ndarray, seed: int, position: int, hi
     seed=st.integers(-(2**63), 2**64 - 1),
     position=st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 def test_fast_and_plain_agree_on_tokens_and_margins(
     data: st.DataObject, policy: GenerationPolicy, size: int, spread: float, rounded: bool, seed: int, position: int
 ) -> None:

@@ -120,7 +120,7 @@ def test_commitments_of_another_form_are_refused(tmp_path: Path, text: str) -> N
         FilesystemDirectory(tmp_path, "bob").open(text)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(max_size=40) | st.from_regex(r"fs:[a-z./-]{0,20}"))
 def test_no_committed_text_leads_out_of_the_root(tmp_path: Path, text: str) -> None:
     directory = FilesystemDirectory(tmp_path, "bob")

@@ -90,7 +90,7 @@ def test_an_exception_is_recorded_with_its_trace(tmp_path: Path) -> None:
     assert "ValueError: broken" in str(lines(tmp_path / "log")[0]["exception"])
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.text(max_size=50), st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=9), st.lists, max_leaves=5)
 )

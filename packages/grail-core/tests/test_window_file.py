@@ -63,7 +63,7 @@ SIGNATURE = Signature(b"\x08" * 64)
 
 
 @given(seed=st.integers(0, 2**32 - 1), groups=st.integers(1, 4), longest=st.integers(1, 40))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_rows_come_back_byte_for_byte(seed: int, groups: int, longest: int) -> None:
     rows = make_rows(seed, groups, longest)
     file = read_window_file(write_window_file(make_header(groups), SIGNATURE, rows))
@@ -80,7 +80,7 @@ def test_any_truncation_is_refused_with_a_clear_error() -> None:
 
 
 @given(position=st.floats(0, 1, exclude_max=True), value=st.integers(1, 255))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_flipped_byte_is_refused_or_parses_never_crashes(position: float, value: int) -> None:
     rows = make_rows(2)
     data = bytearray(write_window_file(make_header(), SIGNATURE, rows))

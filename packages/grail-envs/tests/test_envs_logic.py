@@ -71,7 +71,7 @@ def test_what_is_no_expression_is_refused(text: str) -> None:
         max_leaves=8,
     )
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_expressions_have_pythons_value(text: str) -> None:
     found = evaluated(text)
     if len(text) > 200:
@@ -86,7 +86,7 @@ def test_expressions_have_pythons_value(text: str) -> None:
 
 
 @given(st.integers(0, 2**64 - 1), st.text(max_size=300))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_seed_and_no_text_raises(seed: int, text: str) -> None:
     env = LogicEnvironment()
     problem = env.problem(seed)

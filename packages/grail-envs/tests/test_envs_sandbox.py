@@ -247,7 +247,7 @@ _values = st.recursive(
 
 
 @given(_values)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_plain_values_cross_the_border_unchanged(value: object) -> None:
     def keep(_: object) -> int:
         raise AssertionError("a plain value needs no handle")
@@ -264,7 +264,7 @@ def test_plain_values_cross_the_border_unchanged(value: object) -> None:
         max_leaves=20,
     )
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_message_is_a_value_or_is_refused(message: object) -> None:
     try:
         decode(message, lambda number: number)

@@ -39,7 +39,7 @@ def test_problems_are_the_same_in_every_process_and_forever() -> None:
 
 
 @given(SEEDS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_every_problem_is_satisfiable_and_in_bounds(seed: int) -> None:
     problem = ENV.problem(seed)
     payload = problem.payload
@@ -57,7 +57,7 @@ def test_every_problem_is_satisfiable_and_in_bounds(seed: int) -> None:
 
 
 @given(SEEDS, st.text(alphabet=st.characters(), max_size=300))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_text_is_graded_within_the_stated_bounds(seed: int, text: str) -> None:
     for completion in (text, f"<answer>{text}</answer>", f"<answer>x1=0 {text}", f"{text}</answer><answer>"):
         grade = ENV.grade(ENV.problem(seed), completion)

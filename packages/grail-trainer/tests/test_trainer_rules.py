@@ -6,7 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from grail_core.errors import ConfigurationError
@@ -65,7 +65,6 @@ def test_validators_with_half_of_the_stake_are_not_enough_to_go_on_without_the_r
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=20))
-@settings(deadline=None)
 def test_no_hotkey_gives_more_than_its_share(counts: list[int]) -> None:
     offered = {Hotkey(bytes([i]) * 32): range(count) for i, count in enumerate(counts)}
     order = [candidate.hotkey for candidate in fair_order(offered)]

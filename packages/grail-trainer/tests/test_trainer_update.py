@@ -100,7 +100,7 @@ def test_log_probabilities_and_gradients_equal_the_plain_way(temperature: float)
 
 
 @given(st.integers(1, 9))
-@settings(max_examples=9, deadline=None)
+@settings(max_examples=9)
 def test_chunks_of_the_head_change_nothing(chunk: int) -> None:
     torch.manual_seed(1)
     hidden, weight = torch.randn(9, 5, dtype=torch.float64), torch.randn(11, 5, dtype=torch.float64)
@@ -218,7 +218,6 @@ def test_the_clip_stops_pushing_a_token_that_moved_far_enough() -> None:
 
 
 @given(st.lists(st.floats(0, 1, allow_nan=False), min_size=2, max_size=16))
-@settings(deadline=None)
 def test_advantages_sum_to_zero_and_flat_groups_have_none(rewards: list[float]) -> None:
     for kind in ("standardised", "centred"):
         advantages = group_advantages(rewards, kind)

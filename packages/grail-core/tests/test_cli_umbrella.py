@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,60 @@ def test_a_role_that_is_installed_gets_every_argument(monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys, "argv", ["grail"])
     cli.main(["mine", "--windows", "2", "--help", "-v"], standalone_mode=False)
     assert seen == [["grail-miner", "run", "--windows", "2", "--help", "-v"]]
+
+
+@pytest.mark.parametrize(
+    ("given", "got"),
+    [
+        (["-vv", "mine", "--batch", "2"], ["-v", "-v", "--batch", "2"]),
+        (["mine", "-vv"], ["-vv"]),
+        (["-v", "mine", "-v"], ["-v", "-v"]),
+    ],
+)
+def test_v_means_the_same_before_a_commands_name_and_after_it(
+    given: list[str], got: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+
+    class Entry:
+        def load(self) -> object:
+            return lambda: seen.append(list(sys.argv))
+
+    monkeypatch.setattr("grail_core.commands.grail.entry_points", lambda **_: (Entry(),))
+    monkeypatch.setattr(sys, "argv", ["grail"])
+    cli.main(given, standalone_mode=False)
+    assert seen == [["grail-miner", "run", *got]]
+
+
+@pytest.mark.parametrize("given", ["-vv storage doctor", "storage -v doctor -v", "storage doctor -vv"])
+def test_v_reaches_a_command_from_every_group_above_it(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_up: list[int] = []
+    monkeypatch.setattr("grail_core.telemetry.configure", lambda role, *, verbosity, **_: set_up.append(verbosity))
+    monkeypatch.setenv("GRAIL_NETWORK", "atlantis")
+    monkeypatch.setenv("BT_NETWORK", "local")
+    with pytest.raises(ConfigurationError):
+        cli.main(given.split(), standalone_mode=False)
+    assert set_up == [2]
+
+
+def test_warnings_and_settings_are_shown_together_and_a_bad_file_ends_with_3(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("GRAIL_NETWROK=x\nNETUID=7\nR2_WRITE_SECRET_ACCESS_KEY=hidden\n")
+    shown = grail("storage", "doctor", "--show-settings", cwd=tmp_path)
+    assert (shown.returncode, shown.stderr) == (
+        0,
+        "warning: .env, line 1: no setting is called GRAIL_NETWROK; did you mean GRAIL_NETWORK?\n",
+    )
+    assert re.search(r"^NETUID +7 +\.env, line 2$", shown.stdout, re.MULTILINE)
+    assert "hidden" not in shown.stdout
+    (tmp_path / ".env").write_text("NETUID: 7\n")
+    ended = grail("storage", "doctor", "--json", cwd=tmp_path)
+    assert ended.returncode == 3
+    assert json.loads(ended.stderr) == {
+        "error": "ConfigurationError",
+        "what": "NETUID is followed by a colon, not by =",
+        "where": ".env, line 1",
+        "hint": "write NETUID=value",
+    }
 
 
 def deployment(folder: Path) -> dict[str, str]:

@@ -22,7 +22,7 @@ from grail_core.participant.deployment import (
     open_directory,
     require_registered,
 )
-from grail_core.participant.settings import Settings, describe, load_settings, unknown_names
+from grail_core.participant.settings import Settings, load_settings, resolve
 from grail_core.protocol.network import LOCALNET, NetworkParameters
 from grail_core.protocol.types import Hotkey
 
@@ -37,27 +37,27 @@ def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def row(name: str, **flags: object) -> tuple[str, str]:
-    rows = {alias: (value, origin) for alias, value, origin in describe(load_settings(**flags), flags)}
+    rows = {alias: (value, origin) for alias, value, origin in resolve(**flags).rows()}
     return rows[name]
 
 
 def test_each_source_overrides_the_ones_below_it_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert row("GRAIL_LOG_FILE") == ("None", "default")
+    assert row("GRAIL_LOG_FILE") == ("", "default")
     Path("grail.toml").write_text('GRAIL_LOG_FILE = "toml.log"\nNETUID = 5\n')
-    assert row("GRAIL_LOG_FILE") == ("toml.log", "TOML grail.toml")
+    assert row("GRAIL_LOG_FILE") == ("toml.log", "grail.toml, line 1")
     Path(".env").write_text("GRAIL_LOG_FILE=dotenv.log\n")
-    assert row("GRAIL_LOG_FILE") == ("dotenv.log", ".env")
+    assert row("GRAIL_LOG_FILE") == ("dotenv.log", ".env, line 1")
     monkeypatch.setenv("GRAIL_LOG_FILE", "environment.log")
     assert row("GRAIL_LOG_FILE") == ("environment.log", "environment")
     assert row("GRAIL_LOG_FILE", log_file=Path("flag.log")) == ("flag.log", "flag")
     assert row("GRAIL_LOG_FILE", log_file=None) == ("environment.log", "environment")
-    assert row("NETUID") == ("5", "TOML grail.toml")
+    assert row("NETUID") == ("5", "grail.toml, line 2")
 
 
 def test_another_settings_file_is_named_by_grail_config(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("other.toml").write_text("NETUID = 7\n")
     monkeypatch.setenv("GRAIL_CONFIG", "other.toml")
-    assert row("NETUID") == ("7", "TOML other.toml")
+    assert row("NETUID") == ("7", "other.toml, line 1")
     monkeypatch.setenv("GRAIL_CONFIG", "none.toml")
     with pytest.raises(ConfigurationError, match="no such settings file"):
         load_settings()
@@ -68,7 +68,7 @@ def test_secrets_are_masked_wherever_settings_are_shown(monkeypatch: pytest.Monk
     for name in ("R2_READ_SECRET_ACCESS_KEY", "R2_WRITE_SECRET_ACCESS_KEY", "R2_WRITE_ACCESS_KEY_ID"):
         monkeypatch.setenv(name, secret)
     settings = load_settings()
-    assert secret not in str(describe(settings, {}))
+    assert secret not in str(resolve().rows())
     assert secret not in repr(settings)
     assert row("R2_WRITE_SECRET_ACCESS_KEY") == ("***", "environment")
     assert settings.r2_write_secret_access_key.get_secret_value() == secret
@@ -94,12 +94,16 @@ def test_a_settings_file_that_does_not_parse_is_named() -> None:
     Path("grail.toml").write_text("= what\n")
     with pytest.raises(ConfigurationError) as caught:
         load_settings()
-    assert caught.value.where == "grail.toml"
+    assert caught.value.where == "grail.toml, line 1"
 
 
-def test_an_unknown_name_is_told_with_the_nearest_known_one() -> None:
-    environ = {"GRAIL_NETWROK": "x", "GRAIL_CACHE_DIR": "x", "GRAIL_ZZZZZZZZZ": "x", "HOME": "/", "GRAIL_CONFIG": "x"}
-    assert unknown_names(environ) == [("GRAIL_NETWROK", "GRAIL_NETWORK"), ("GRAIL_ZZZZZZZZZ", None)]
+def test_an_unknown_name_is_told_with_the_nearest_known_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GRAIL_NETWROK", "GRAIL_CACHE_DIR", "GRAIL_ZZZZZZZZZ", "GRAIL_SANDBOX"):
+        monkeypatch.setenv(name, "x")
+    assert [(one.name, one.nearest) for one in resolve().unknown] == [
+        ("GRAIL_NETWROK", "GRAIL_NETWORK"),
+        ("GRAIL_ZZZZZZZZZ", None),
+    ]
 
 
 # --- from settings to the outside world --------------------------------------------------------------------------------------

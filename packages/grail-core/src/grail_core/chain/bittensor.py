@@ -94,7 +94,7 @@ class BittensorChain:
         if not endpoint.startswith(("ws://", "wss://")):
             raise ConfigurationError(
                 "a chain endpoint is a ws:// or wss:// URL",
-                where=f"BT_CHAIN_ENDPOINT={endpoint}",
+                where="BT_CHAIN_ENDPOINT",
                 hint="or set BT_NETWORK=finney",
             )
 
@@ -104,7 +104,8 @@ class BittensorChain:
             substrate = bittensor.RpcSubstrate(endpoint, fallback_endpoints=fallbacks, archive_endpoints=archives)
             return bittensor.Client(endpoint, substrate=substrate), substrate
 
-        return cls(make, netuid=netuid, where=endpoint)
+        # A provider's URL may hold its key: the address alone is told in errors.
+        return cls(make, netuid=netuid, where=endpoint.rpartition("@")[2].partition("?")[0])
 
     def close(self) -> None:
         """Close the connection and end the loop's thread; a later call opens both again."""

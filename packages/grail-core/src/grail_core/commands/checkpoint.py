@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from grail_core.commands.options import common_options
+from grail_core.commands.options import common_options, verbose_option
 
 if TYPE_CHECKING:
     from grail_core.chain.base import Chain
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.group()
+@verbose_option
 def checkpoint() -> None:
     """The network's checkpoints: show the sequence, export one as a Transformers folder."""
 

@@ -8,12 +8,16 @@ from __future__ import annotations
 import json
 import sys
 from importlib.metadata import PackageNotFoundError, entry_points, version
+from typing import TYPE_CHECKING
 
 import click
 
 from grail_core.commands.checkpoint import checkpoint
-from grail_core.commands.options import common_options, run_cli
+from grail_core.commands.options import common_options, run_cli, verbose_option, verbosity
 from grail_core.errors import ConfigurationError, StorageError
+
+if TYPE_CHECKING:
+    from grail_core.participant.settings import Settings
 
 _PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": []}
 
@@ -27,6 +31,7 @@ def _version() -> str:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(_version(), prog_name="grail")
+@verbose_option
 def cli() -> None:
     """Verifiable post-training: mine, validate and train, whichever of them is installed here."""
 
@@ -38,7 +43,7 @@ def _role(command: str, package: str, summary: str) -> None:
         found = list(entry_points(group="console_scripts", name=package))
         if not found:
             raise ConfigurationError(f"{package} is not installed here", where=sys.prefix, hint=f"pip install {package}")
-        sys.argv = [package, "run", *arguments]
+        sys.argv = [package, "run", *(["-v"] * verbosity()), *arguments]
         found[0].load()()
 
 
@@ -51,6 +56,7 @@ cli.add_command(checkpoint)
 
 
 @cli.group()
+@verbose_option
 def storage() -> None:
     """Look after this participant's bucket."""
 
@@ -58,16 +64,14 @@ def storage() -> None:
 @storage.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @common_options
-def doctor(settings: object, as_json: bool) -> None:
+def doctor(settings: Settings, as_json: bool) -> None:
     """Try the bucket the way the protocol uses it, and show what it holds.
 
     Ends with exit code 5 if something the protocol needs does not hold.
     """
     from grail_core.commands.storage_doctor import examine, usage
     from grail_core.participant.deployment import network_parameters, open_chain, open_directory
-    from grail_core.participant.settings import Settings
 
-    assert isinstance(settings, Settings)
     chain = open_chain(settings)
     directory = open_directory(settings, network_parameters(settings), chain)
     findings = examine(directory, chain.now_ms)

@@ -19,30 +19,50 @@ import click
 from grail_core.errors import GrailError
 
 INTERRUPTED = 130
+_VERBOSITY = "grail_core.verbosity"
+
+
+def _count_verbosity(context: click.Context, _: click.Parameter, count: int) -> None:
+    context.meta[_VERBOSITY] = verbosity() + count  # one mapping for a command and all groups above it
+
+
+def verbosity() -> int:
+    """How many -v stand on the command line, before and after a command's name."""
+    return int(click.get_current_context().meta.get(_VERBOSITY, 0))
+
+
+verbose_option = click.option(
+    "-v",
+    "--verbose",
+    count=True,
+    expose_value=False,
+    callback=_count_verbosity,
+    help="More log lines; -vv for other libraries' too.",
+)
+"""For a command and every group above it: `grail -vv mine` is `grail mine -vv`."""
 
 
 def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds -v, --log-file, --json-logs and --show-settings; the command gets the resolved `settings` as its first argument."""
 
-    @click.option("-v", "--verbose", count=True, help="More log lines; -vv for other libraries' too.")
+    @verbose_option
     @click.option("--log-file", type=click.Path(path_type=Path, dir_okay=False), help="Append JSON log lines here.")
     @click.option("--json-logs", is_flag=True, help="Log JSON lines to the terminal.")
     @click.option("--show-settings", is_flag=True, help="Print every setting, its value and where it comes from, and exit.")
     @functools.wraps(command)
-    def wrapped(verbose: int, log_file: Path | None, json_logs: bool, show_settings: bool, **rest: Any) -> Any:
-        from grail_core.participant.settings import describe, load_settings, unknown_names
+    def wrapped(log_file: Path | None, json_logs: bool, show_settings: bool, **rest: Any) -> Any:
+        from grail_core.participant.settings import resolve
         from grail_core.telemetry import configure
 
-        flags = {"log_file": log_file}
-        settings = load_settings(**flags)
+        found = resolve(log_file=log_file)
+        for name in found.unknown:
+            click.echo(f"warning: {name}", err=True)
         if show_settings:
-            _print_settings(describe(settings, flags))
+            _print_settings(found.rows())
             return None
         role = click.get_current_context().command_path.split()[0].removeprefix("grail-")
-        configure(role, verbosity=verbose, log_file=settings.log_file, json_to_terminal=json_logs)
-        for name, nearest in unknown_names(os.environ):
-            click.echo(f"warning: no setting is called {name}" + (f"; did you mean {nearest}?" if nearest else ""), err=True)
-        return command(settings, **rest)
+        configure(role, verbosity=verbosity(), log_file=found.settings.log_file, json_to_terminal=json_logs)
+        return command(found.settings, **rest)
 
     return wrapped
 

@@ -135,7 +135,7 @@ def open_s3_directory(settings: Settings, network: NetworkParameters) -> S3Direc
         if settings.r2_endpoint_url.rstrip("/") not in endpoints:
             raise ConfigurationError(
                 f"the endpoint is not one that the network allows ({', '.join(endpoints)})",
-                where=f"R2_ENDPOINT_URL={settings.r2_endpoint_url}",
+                where="R2_ENDPOINT_URL",
                 hint="others read from these endpoints only; leave it unset for the first",
             )
         index = endpoints.index(settings.r2_endpoint_url.rstrip("/"))

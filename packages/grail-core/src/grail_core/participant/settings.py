@@ -1,176 +1,304 @@
 """One typed tree of settings: flags > environment > `.env` > TOML file > defaults.
 
-The names are public interface (docs/operations.md). Nothing here opens anything: `deployment` turns settings into chain,
-store, beacon and keys.
+The names are public interface. Each field says here, once, what it is called, what it means, what it is when nobody sets it
+and who reads it; `.env.example`, the table in docs/operations.md, `--show-settings` and every error are made of that. Nothing
+here opens anything: `deployment` turns settings into chain, store, beacon and keys.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, cast, get_args, get_origin
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    DotEnvSettingsSource,
-    EnvSettingsSource,
-    InitSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
 
 from grail_core.errors import ConfigurationError
+from grail_core.participant.settings_sources import Given, Unknown, clean, read_sources
 
-DEFAULT_TOML = Path("grail.toml")
 QUICKNET_HASH = "52db9ba70e0cc0f6eaf7803dd07447a1f5477735fd3f661792ba94600c84e971"  # relays serve several drand chains
+QUICKNET_RELAYS = ("api.drand.sh", "api2.drand.sh", "drand.cloudflare.com")
+SECRET = "***"
+
+EVERYBODY, NETWORKED, ROLES = "every command", "every role, `grail`", "every role"
+JUDGES, MINER = "validator, trainer", "miner"
+CHAIN, NETWORK, BUCKETS, MACHINE, MINING = "Chain and keys", "Network", "Buckets", "This machine", "Miner"
+
+
+def _setting(name: str, section: str, read_by: str, meaning: str, *, shown: str = "", **more: Any) -> Any:
+    """A field. `read_by`: who has a use for it. `shown`: the default as it is told, where its value does not tell it."""
+    about = {"section": section, "read_by": read_by, "shown": shown}
+    return Field(alias=name, description=meaning, json_schema_extra=cast(Any, about), **more)
+
+
+def _whole_number(value: object) -> int:
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,12}", value):
+        return int(value)
+    if type(value) is int:
+        return value
+    raise AssertionError  # pydantic makes an error of it; `_malformed` says what is wanted
+
+
+def _expanded(value: Path) -> Path:
+    try:
+        return value.expanduser()
+    except RuntimeError:
+        raise ValueError("there is no home folder that ~ could stand for") from None
 
 
 def _default_cache_dir() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "grail"
+    return _home_folder("XDG_CACHE_HOME", "~/.cache", "GRAIL_CACHE_DIR")
 
 
 def _default_state_dir() -> Path:
-    return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "grail"
+    return _home_folder("XDG_STATE_HOME", "~/.local/state", "GRAIL_STATE_DIR")
 
 
-class Settings(BaseSettings):
+def _home_folder(variable: str, otherwise: str, setting: str) -> Path:
+    try:
+        return _expanded(Path(os.environ.get(variable) or otherwise) / "grail")
+    except ValueError as error:
+        raise ConfigurationError(str(error), where=setting, hint="set it, or HOME") from None
+
+
+WholeNumber = Annotated[int, BeforeValidator(_whole_number)]
+FilePath = Annotated[Path, AfterValidator(_expanded)]
+
+
+class Settings(BaseModel):
     """Every field's alias is its environment variable, its key in the TOML file and its name in `.env`."""
 
-    model_config = SettingsConfigDict(
-        extra="ignore", populate_by_name=True, env_file=".env", case_sensitive=True, env_ignore_empty=True
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    bt_network: str = _setting(
+        "BT_NETWORK", CHAIN, NETWORKED, "`finney`, `test`, `custom`, or `local`: a development chain", default="finney"
+    )
+    bt_chain_endpoint: str = _setting(
+        "BT_CHAIN_ENDPOINT", CHAIN, NETWORKED, "websocket URL; for `local` the chain's SQLite file", default=""
+    )
+    netuid: WholeNumber = _setting("NETUID", CHAIN, NETWORKED, "the subnet", default=81, ge=0, le=65_535)
+    wallet_path: FilePath = _setting(
+        "BT_WALLET_PATH", CHAIN, ROLES, "folder of wallets, in bittensor's layout", default=Path("~/.bittensor/wallets")
+    )
+    wallet_cold: str = _setting("BT_WALLET_COLD", CHAIN, ROLES, "name of the coldkey", default="default")
+    wallet_hot: str = _setting("BT_WALLET_HOT", CHAIN, ROLES, "name of the hotkey", default="default")
+
+    network: str = _setting(
+        "GRAIL_NETWORK",
+        NETWORK,
+        NETWORKED,
+        "a named network, or a JSON file of network parameters (`localnet` writes one)",
+        default="subnet-81",
+    )
+    beacon_urls: str = _setting(
+        "GRAIL_BEACON_URLS",
+        NETWORK,
+        ROLES,
+        "relays, separated by commas, each with the drand chain's hash",
+        default=",".join(f"https://{host}/{QUICKNET_HASH}" for host in QUICKNET_RELAYS),
+        shown="three public quicknet relays",
     )
 
-    # Chain and keys
-    bt_network: str = Field("finney", alias="BT_NETWORK", description="finney, test, custom, or local (a development chain)")
-    bt_chain_endpoint: str = Field("", alias="BT_CHAIN_ENDPOINT", description="websocket URL; for local the chain's file")
-    netuid: int = Field(81, alias="NETUID", ge=0, le=65_535)
-    wallet_path: Path = Field(Path("~/.bittensor/wallets"), alias="BT_WALLET_PATH")
-    wallet_cold: str = Field("default", alias="BT_WALLET_COLD")
-    wallet_hot: str = Field("default", alias="BT_WALLET_HOT")
-
-    # Network
-    network: str = Field("subnet-81", alias="GRAIL_NETWORK", description="a named network, or a file of its parameters")
-    beacon_urls: str = Field(
-        ",".join(f"https://{host}/{QUICKNET_HASH}" for host in ("api.drand.sh", "api2.drand.sh", "drand.cloudflare.com")),
-        alias="GRAIL_BEACON_URLS",
-        description="drand relays with the chain's hash, separated by commas",
+    # A bucket (R2, S3 or compatible), or a folder that the participants of one machine share
+    storage_root: FilePath | None = _setting(
+        "GRAIL_STORAGE_ROOT",
+        BUCKETS,
+        NETWORKED,
+        "folder of buckets that the participants of one machine share; unset: `R2_*`",
+        default=None,
+    )
+    storage_bucket: str = _setting("GRAIL_STORAGE_BUCKET", BUCKETS, NETWORKED, "own bucket in that folder", default="")
+    r2_bucket_id: str = _setting("R2_BUCKET_ID", BUCKETS, NETWORKED, "own bucket", default="")
+    r2_account_id: str = _setting("R2_ACCOUNT_ID", BUCKETS, NETWORKED, "its account", default="")
+    r2_read_access_key_id: str = _setting(
+        "R2_READ_ACCESS_KEY_ID",
+        BUCKETS,
+        NETWORKED,
+        "the key that others read with; it is committed on chain, so it is public",
+        default="",
+    )
+    r2_read_secret_access_key: SecretStr = _setting(
+        "R2_READ_SECRET_ACCESS_KEY", BUCKETS, NETWORKED, "its secret part, which is committed with it", default=SecretStr("")
+    )
+    r2_write_access_key_id: SecretStr = _setting(
+        "R2_WRITE_ACCESS_KEY_ID", BUCKETS, NETWORKED, "the key that writes; it never leaves this machine", default=SecretStr("")
+    )
+    r2_write_secret_access_key: SecretStr = _setting(
+        "R2_WRITE_SECRET_ACCESS_KEY", BUCKETS, NETWORKED, "its secret part", default=SecretStr("")
+    )
+    r2_endpoint_url: str = _setting(
+        "R2_ENDPOINT_URL",
+        BUCKETS,
+        NETWORKED,
+        "only needed to choose another of the hosts that the network allows",
+        default="",
+        shown="built from account and network",
+    )
+    r2_region: str = _setting("R2_REGION", BUCKETS, NETWORKED, "the region that requests are signed for", default="auto")
+    keep_window_files: WholeNumber = _setting(
+        "GRAIL_KEEP_WINDOW_FILES",
+        BUCKETS,
+        "miner, validator",
+        "windows for which own window files (a validator: accepted files) are kept",
+        default=48,
+        ge=8,
+        le=1_000_000,
+    )
+    keep_evidence: WholeNumber = _setting(
+        "GRAIL_KEEP_EVIDENCE",
+        BUCKETS,
+        "validator",
+        "windows for which own evidence is kept",
+        default=480,
+        ge=8,
+        le=1_000_000,
     )
 
-    # Storage: a bucket (R2, S3 or compatible), or a folder that the participants of one machine share
-    storage_root: Path | None = Field(None, alias="GRAIL_STORAGE_ROOT", description="folder of filesystem buckets")
-    storage_bucket: str = Field("", alias="GRAIL_STORAGE_BUCKET", description="own bucket in that folder")
-    r2_bucket_id: str = Field("", alias="R2_BUCKET_ID")
-    r2_account_id: str = Field("", alias="R2_ACCOUNT_ID")
-    r2_read_access_key_id: str = Field("", alias="R2_READ_ACCESS_KEY_ID")
-    r2_read_secret_access_key: SecretStr = Field(SecretStr(""), alias="R2_READ_SECRET_ACCESS_KEY")
-    r2_write_access_key_id: SecretStr = Field(SecretStr(""), alias="R2_WRITE_ACCESS_KEY_ID")
-    r2_write_secret_access_key: SecretStr = Field(SecretStr(""), alias="R2_WRITE_SECRET_ACCESS_KEY")
-    r2_endpoint_url: str = Field("", alias="R2_ENDPOINT_URL")
-    r2_region: str = Field("auto", alias="R2_REGION")
-
-    # This machine
-    state_dir: Path = Field(
-        default_factory=_default_state_dir,
-        alias="GRAIL_STATE_DIR",
-        description="ledger, journal, masters: what must not be lost, one folder per network and hotkey",
-    )
-    cache_dir: Path = Field(
+    cache_dir: FilePath = _setting(
+        "GRAIL_CACHE_DIR",
+        MACHINE,
+        EVERYBODY,
+        "checkpoints, beacon rounds, files being judged: what can be fetched again, safe to delete",
         default_factory=_default_cache_dir,
-        alias="GRAIL_CACHE_DIR",
-        description="checkpoints, beacon rounds, files being judged: what can be fetched again, safe to delete",
+        shown="~/.cache/grail",
     )
-    data_dir: Path | None = Field(None, alias="GRAIL_DATA_DIR", description="folder of data sets")
-    device: str = Field("cpu", alias="GRAIL_DEVICE", description="torch device of the proof model")
-    calibration: Path | None = Field(
-        None,
-        alias="GRAIL_CALIBRATION",
-        description="table to judge with instead of the shipped one; all validators of a network should use the same",
+    state_dir: FilePath = _setting(
+        "GRAIL_STATE_DIR",
+        MACHINE,
+        EVERYBODY,
+        "ledgers, journals, the trainer's masters: what cannot be fetched again; keep it",
+        default_factory=_default_state_dir,
+        shown="~/.local/state/grail",
     )
-    log_file: Path | None = Field(None, alias="GRAIL_LOG_FILE", description="JSON lines are appended here")
+    data_dir: FilePath | None = _setting(
+        "GRAIL_DATA_DIR", MACHINE, "every role; `grail-envs`, from the environment alone", "folder of data sets", default=None
+    )
+    device: str = _setting("GRAIL_DEVICE", MACHINE, ROLES, "torch device of the proof model", default="cpu")
+    calibration: FilePath | None = _setting(
+        "GRAIL_CALIBRATION",
+        MACHINE,
+        JUDGES,
+        "a table of `grail-validator calibrate` to judge with instead of the shipped one; all validators of a network should"
+        " use the same",
+        default=None,
+    )
+    log_file: FilePath | None = _setting("GRAIL_LOG_FILE", MACHINE, EVERYBODY, "JSON log lines are appended here", default=None)
 
-    # Own bucket
-    keep_window_files: int = Field(
-        48, alias="GRAIL_KEEP_WINDOW_FILES", ge=8, description="windows for which own window files and accepted files are kept"
+    miner_safety_blocks: WholeNumber = _setting(
+        "GRAIL_MINER_SAFETY_BLOCKS",
+        MINING,
+        MINER,
+        "blocks before the deadline that belong to the upload",
+        default=2,
+        ge=0,
+        le=20,
     )
-    keep_evidence: int = Field(
-        480, alias="GRAIL_KEEP_EVIDENCE", ge=8, description="windows for which a validator's own evidence is kept"
+    pipeline_backend: Literal["hf", "sglang", "vllm"] = _setting(
+        "GRAIL_PIPELINE_BACKEND",
+        MINING,
+        MINER,
+        "what generates: `hf`, in process. `sglang` and `vllm` are reserved and refused by this version",
+        default="hf",
     )
 
-    # Miner
-    miner_safety_blocks: int = Field(2, alias="GRAIL_MINER_SAFETY_BLOCKS", ge=0, le=20)
-    pipeline_backend: Literal["hf", "sglang", "vllm"] = Field("hf", alias="GRAIL_PIPELINE_BACKEND")
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, dotenv_settings, TomlConfigSettingsSource(settings_cls, _toml_file())
+@dataclass(frozen=True)
+class Declaration:
+    """One setting as the pages show it."""
+
+    name: str
+    default: str  # as one would write it, "" where there is none
+    in_words: str  # the default told otherwise, "" where `default` tells it
+    meaning: str
+    section: str
+    read_by: str
+    secret: bool
+
+
+def declarations() -> Iterator[Declaration]:
+    """Every setting, in the order of the pages."""
+    for field in Settings.model_fields.values():
+        about = cast("dict[str, str]", field.json_schema_extra)
+        secret, shown = field.annotation is SecretStr, about["shown"]
+        default = "" if secret or field.default_factory or field.default is None else str(field.default)
+        yield Declaration(
+            name=str(field.alias),
+            default=shown if field.default_factory else default,
+            in_words="" if field.default_factory else shown,
+            meaning=str(field.description),
+            section=about["section"],
+            read_by=about["read_by"],
+            secret=secret,
+        )
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """The settings, where each that is not a default comes from, and the names to warn of."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+    unknown: tuple[Unknown, ...]
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """(name, value, origin) of every setting, secrets masked."""
+        rows = []
+        for field_name, field in Settings.model_fields.items():
+            value, name = getattr(self.settings, field_name), str(field.alias)
+            if isinstance(value, SecretStr):
+                value = SECRET if value.get_secret_value() else ""
+            rows.append((name, "" if value is None else _without_access(str(value)), self.origins.get(name, "default")))
+        return rows
 
 
 def load_settings(**flags: Any) -> Settings:
+    """The resolved tree; see `resolve`."""
+    return resolve(**flags).settings
+
+
+def resolve(**flags: Any) -> Resolution:
     """Resolve the tree. `flags` are given by field name; None means not given.
 
     Raises:
-        ConfigurationError: a value is malformed; the message names the variable.
+        ConfigurationError: a file does not parse or a value is malformed; it names the variable and where it stands.
     """
-    toml = _toml_file()
-    if os.environ.get("GRAIL_CONFIG") and not toml.is_file():
-        raise ConfigurationError("there is no such settings file", where=str(toml), hint="check GRAIL_CONFIG")
+    fields = Settings.model_fields
+    given, unknown = read_sources(os.environ, [str(field.alias) for field in fields.values()])
+    for field_name, value in flags.items():
+        if value is not None:
+            name = str(fields[field_name].alias)
+            given[name] = Given(clean(name, value, "flag") if isinstance(value, str) else value, "flag")
     try:
-        return Settings(**{name: value for name, value in flags.items() if value is not None})
+        settings = Settings.model_validate({name: one.value for name, one in given.items()})
     except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else "settings"
-        raise ConfigurationError(
-            f"{name}: {first['msg']}", where=origins(flags).get(name, "settings"), hint="run with --show-settings"
-        ) from error
-    except ValueError as error:
-        raise ConfigurationError(f"the settings file does not parse: {error}", where=str(toml)) from error
+        raise _malformed(error, given) from None  # pydantic's error holds every value, the secret ones too
+    return Resolution(settings, {name: one.origin for name, one in given.items()}, tuple(unknown))
 
 
-def origins(flags: Mapping[str, Any]) -> dict[str, str]:
-    """Where each variable that is not a default comes from, by alias."""
-    sources: list[tuple[str, PydanticBaseSettingsSource]] = [
-        ("TOML " + str(_toml_file()), TomlConfigSettingsSource(Settings, _toml_file())),
-        (".env", DotEnvSettingsSource(Settings, env_file=".env")),
-        ("environment", EnvSettingsSource(Settings, case_sensitive=True)),
-        ("flag", InitSettingsSource(Settings, {name: value for name, value in flags.items() if value is not None})),
-    ]
-    found: dict[str, str] = {}
-    for label, source in sources:
-        for name in source():
-            field = Settings.model_fields.get(name)
-            found[field.alias if field is not None and field.alias else name] = label
-    return found
+def _malformed(error: ValidationError, given: Mapping[str, Given]) -> ConfigurationError:
+    first = error.errors(include_input=False, include_context=False, include_url=False)[0]
+    name = str(first["loc"][0])
+    field = next(field for field in Settings.model_fields.values() if field.alias == name)
+    wanted = _wanted(field)
+    own = first["type"] == "value_error"  # a validator of this file has said it
+    what = str(first["msg"]).removeprefix("Value error, ") if own else f"it is not {wanted}"
+    return ConfigurationError(f"{name}: {what}", where=given[name].origin, hint=f"set {name} to {wanted}, or leave it unset")
 
 
-def describe(settings: Settings, flags: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """(name, value, origin) of every setting, secrets masked."""
-    known = origins(flags)
-    rows = []
-    for name, field in Settings.model_fields.items():
-        value = getattr(settings, name)
-        text = ("***" if value.get_secret_value() else "") if isinstance(value, SecretStr) else str(value)
-        alias = field.alias or name
-        rows.append((alias, text, known.get(alias, "default")))
-    return rows
+def _wanted(field: FieldInfo) -> str:
+    """What a setting can be, in words."""
+    if get_origin(field.annotation) is Literal:
+        return f"one of {', '.join(get_args(field.annotation))}"
+    if field.annotation is int:
+        bounds = {type(bound).__name__: bound for bound in field.metadata}
+        return f"a whole number from {bounds['Ge'].ge} to {bounds['Le'].le}"
+    return "a text (in quotes, where it stands in a TOML file)"
 
 
-def unknown_names(environ: Mapping[str, str]) -> list[tuple[str, str | None]]:
-    """GRAIL_* variables that no setting has, each with the nearest known name."""
-    known = [field.alias for field in Settings.model_fields.values() if field.alias] + ["GRAIL_CONFIG"]
-    strange = sorted(name for name in environ if name.startswith("GRAIL_") and name not in known)
-    return [(name, next(iter(difflib.get_close_matches(name, known, 1)), None)) for name in strange]
-
-
-def _toml_file() -> Path:
-    return Path(os.environ.get("GRAIL_CONFIG") or DEFAULT_TOML)
+def _without_access(text: str) -> str:
+    """A URL without the user, password and key that may be part of it."""
+    return re.sub(r"(?<=://)[^/@\s]*(?=@)|(?<=\?)\S+", SECRET, text) if "://" in text else text

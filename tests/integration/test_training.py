@@ -42,7 +42,7 @@ from grail_core.storage.filesystem import FilesystemDirectory
 from grail_core.storage.layout import rollouts_key, training_log_key, verdict_key, window_key
 from grail_envs.sat import SatEnvironment
 from grail_envs.sat.teaching import majority_answer
-from grail_trainer.grpo import GrpoSettings
+from grail_trainer.hyper_parameters import GrpoSettings
 from grail_trainer.optimiser import Masters
 from grail_trainer.publication import LOG_TAG, Publisher
 from grail_trainer.service import TrainerService
@@ -137,7 +137,7 @@ class LearningNetwork(SmallNetwork):
 
 def service(participant: Participant, model: Path, settings_: GrpoSettings = SETTINGS) -> TrainerService:
     """A trainer as `run_trainer` assembles it, for a participant of a test."""
-    return assemble(participant, model, ENVIRONMENT, lambda manifest: ENVIRONMENT, settings_)
+    return assemble(participant, model, ENVIRONMENT, lambda manifest: ENVIRONMENT, settings_, max_groups=64)
 
 
 @pytest.fixture

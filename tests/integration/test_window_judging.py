@@ -21,8 +21,9 @@ from grail_core.protocol import MinerStatus, MinerVerdict, SignedVerdict, Verdic
 from grail_core.storage.filesystem import FilesystemStore
 from grail_core.storage.layout import evidence_key, rollouts_key, window_key
 from grail_core.verification import model_checks, reward
+from grail_validator.compared_models import ComparedModels
 from grail_validator.ledger import Ledger
-from grail_validator.service import ComparedModels, ValidatorService
+from grail_validator.service import ValidatorService
 from tooling.adversaries.tampering import (
     Tamper,
     change_rollout,

@@ -11,7 +11,7 @@ import click
 
 from grail_core.errors import GrailError
 from tooling.adversaries import STRATEGIES
-from tooling.localnet.plan import Layout, Plan
+from tooling.localnet.plan import EVALUATION_PROBLEMS, QUICK_EVALUATION_PROBLEMS, Layout, Plan
 
 INCOMPLETE = 12
 PIPE_COLUMNS = 140  # of the table where no terminal says how wide it is
@@ -55,13 +55,20 @@ Examples:
     "cheats",
     type=click.Choice([*STRATEGIES, "none"]),
     multiple=True,
-    help="Add a miner that lies so; may be given several times.  [default: zero-sketch]",
+    default=("zero-sketch",),
+    show_default=True,
+    help="Add a miner that lies so; may be given several times.",
 )
 @click.option("--validators", type=click.IntRange(1, 8), default=2, show_default=True, help="Validators.")
-@click.option("--block-time", type=click.FloatRange(0.1, 60.0), help="Seconds a block.  [default: 1.5]")
+@click.option("--block-time", type=click.FloatRange(0.1, 60.0), default=1.5, show_default=True, help="Seconds a block.")
 @click.option("--control", is_flag=True, help="Run once more with learning rate 0 and report both (takes twice as long).")
 @click.option("--chaos", is_flag=True, help="SIGKILL every role once during the run.")
-@click.option("--evaluation-problems", type=click.IntRange(1, 100_000), help="Held-out problems.  [default: 2048, quick: 256]")
+@click.option(
+    "--evaluation-problems",
+    type=click.IntRange(1, 100_000),
+    show_default=f"{EVALUATION_PROBLEMS}, with --quick {QUICK_EVALUATION_PROBLEMS}",
+    help="Held-out problems.",
+)
 @click.option(
     "--json", "as_json", is_flag=True, help="Print summary.json on standard output, everything else on standard error."
 )
@@ -76,7 +83,7 @@ def cli(
     miners: int,
     cheats: tuple[str, ...],
     validators: int,
-    block_time: float | None,
+    block_time: float,
     control: bool,
     chaos: bool,
     evaluation_problems: int | None,
@@ -96,12 +103,12 @@ def cli(
         seed=seed,
         quick=quick,
         miners=miners,
-        cheats=tuple(c for c in (cheats or ("zero-sketch",)) if c != "none"),
+        cheats=tuple(c for c in cheats if c != "none"),
         validators=validators,
-        block_time_ms=round(1000 * block_time) if block_time else 1500,
+        block_time_ms=round(1000 * block_time),
         model=str(model.absolute()) if model else None,
         data_dir=str(data_dir.absolute()) if data_dir else None,
-        evaluation_problems=evaluation_problems or (256 if quick else 2048),
+        evaluation_problems=evaluation_problems or (QUICK_EVALUATION_PROBLEMS if quick else EVALUATION_PROBLEMS),
         control=control,
         chaos=chaos,
     )

@@ -20,11 +20,12 @@ from tooling.localnet.report.facts import ProcessFact
 STATE_FORMAT = 1
 MAY_CHANGE = frozenset({"windows", "evaluation_problems", "data_dir", "chaos", "control", "patience_s"})
 HONEST = "honest"
+EVALUATION_PROBLEMS, QUICK_EVALUATION_PROBLEMS = 2048, 256
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything the command line decides. `block_time_ms` and `learning_rate` None: the default of localnet, the trainer."""
+    """Everything the command line decides. `learning_rate` None: the trainer's default."""
 
     windows: int
     env_id: str
@@ -37,7 +38,7 @@ class Plan:
     model: str | None = None  # a Transformers folder; None: grail-trainer init makes one
     data_dir: str | None = None
     learning_rate: str | None = None
-    evaluation_problems: int = 2048
+    evaluation_problems: int = EVALUATION_PROBLEMS
     control: bool = False
     chaos: bool = False
     patience_s: float = 300.0  # without progress of any role after the last deadline, the run is ended

@@ -22,7 +22,9 @@ from typing import Any
 
 import click
 
+from grail_core.commands.knob_options import knob_options
 from grail_core.commands.options import run_cli
+from grail_trainer.hyper_parameters import GrpoSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +59,7 @@ class Point:
 @click.option("--first-seed", default=0, show_default=True)
 @click.option("--problems", default=2048, show_default=True, type=click.IntRange(min=1))
 @click.option("--every", default=1, show_default=True, type=click.IntRange(min=1), help="Evaluate every so many windows.")
-@click.option("--learning-rate", type=float)
-@click.option("--epochs", type=int)
-@click.option("--minibatches", type=int)
-@click.option("--kl-coefficient", type=float)
-@click.option("--warmup-steps", type=int)
+@knob_options(GrpoSettings, "settings", "learning_rate", "epochs", "minibatches", "kl_coefficient", "warmup_steps")
 @click.option("--control/--no-control", default=True, show_default=True, help="Also run seed 0 with learning rate 0.")
 @click.option("--cache-dir", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the points as JSON.")
@@ -75,26 +73,12 @@ def main(
     first_seed: int,
     problems: int,
     every: int,
-    learning_rate: float | None,
-    epochs: int | None,
-    minibatches: int | None,
-    kl_coefficient: float | None,
-    warmup_steps: int | None,
+    settings: GrpoSettings,
     control: bool,
     cache_dir: Path | None,
     out: Path | None,
 ) -> None:
     """Train in one process and print held-out success after every window."""
-    from grail_trainer.grpo import GrpoSettings
-
-    given = {
-        "learning_rate": learning_rate,
-        "epochs": epochs,
-        "minibatches": minibatches,
-        "kl_coefficient": kl_coefficient,
-        "warmup_steps": warmup_steps,
-    }
-    settings = GrpoSettings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     runs = [(first_seed + index, settings) for index in range(seeds)]
     if control and settings.learning_rate:
         runs.append((first_seed, dataclasses.replace(settings, learning_rate=0.0)))
@@ -117,7 +101,7 @@ def main(
 def curve(
     env_id: str,
     folder: Path,
-    settings: Any,
+    settings: GrpoSettings,
     *,
     seed: int,
     windows: int,
@@ -145,8 +129,6 @@ def curve(
     masters = Masters.load(
         folder,
         learning_rate=settings.learning_rate,
-        betas=settings.adam_betas,
-        weight_decay=settings.weight_decay,
         warmup_steps=settings.warmup_steps,
     )
     reference = PolicyModel.load(folder).module if settings.kl_coefficient else None
@@ -155,7 +137,7 @@ def curve(
 
     def point(window: int, **more: Any) -> Point:
         serving.load_state(published[-1])
-        result = evaluate(serving, renderer, held_out, policy, tuple(ends), problems=problems, constant=window == 0)
+        result = evaluate(serving, renderer, held_out, policy, tuple(ends), problems=problems, samples=1, constant=window == 0)
         return Point(
             seed,
             settings.learning_rate,

@@ -11,6 +11,7 @@ import pytest
 
 from grail_core.errors import ConfigurationError
 from grail_core.participant.settings import load_settings
+from grail_miner.limits import MiningLimits
 from grail_miner.start import run_miner
 
 
@@ -54,4 +55,4 @@ def test_a_wrong_deployment_ends_with_what_where_and_what_to_try(
 def test_an_engine_this_version_does_not_have_is_refused_not_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAIL_PIPELINE_BACKEND", "sglang")
     with pytest.raises(ConfigurationError, match="in process only"):
-        run_miner(load_settings(), threading.Event(), windows=1, max_groups=1, groups_per_batch=1)
+        run_miner(load_settings(), threading.Event(), windows=1, limits=MiningLimits())

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from grail_core.errors import CheckpointError
 from grail_trainer.advantages import group_advantages, varies
 from grail_trainer.grpo import (
+    CLIP_HIGH,
+    CLIP_LOW,
+    MAX_IMPORTANCE,
     Batch,
-    GrpoSettings,
-    LossKind,
     Rollout,
     RolloutGroup,
     micro_batches,
@@ -26,6 +27,7 @@ from grail_trainer.grpo import (
     update,
     visiting_order,
 )
+from grail_trainer.hyper_parameters import GrpoSettings, LossKind
 from grail_trainer.logprobs import TokenSequence, completion_logprobs, token_logprobs
 from grail_trainer.optimiser import Masters, state_digest
 from tooling.testing.models.tiny_qwen2 import Qwen2Shape, random_model
@@ -119,7 +121,7 @@ def test_chunks_of_the_head_change_nothing(chunk: int) -> None:
 def test_the_gradient_of_a_step_equals_a_plain_reference(kind: LossKind, monkeypatch: pytest.MonkeyPatch) -> None:
     module = tiny_module()
     groups = random_groups(module)
-    chosen = dataclasses.replace(PLAIN, loss=kind, entropy_coefficient=0.01, epochs=1, minibatches=1, largest_gradient_norm=1e9)
+    chosen = dataclasses.replace(PLAIN, loss=kind, epochs=1, minibatches=1)
     limit = 12
     expected = _reference_gradient(module, groups, chosen, limit)
     masters = Masters(module, learning_rate=0.0)
@@ -145,11 +147,11 @@ def _reference_gradient(module: Any, groups: list[RolloutGroup], chosen: GrpoSet
     for rollout, group in rollouts:
         rewards = np.array(group.rewards)
         advantage = (rollout.reward - rewards.mean()) / (rewards.std() + 1e-4)
-        logprob, entropy = plain_logprobs(module, [rollout.row])
+        logprob, _ = plain_logprobs(module, [rollout.row])
         ratio = torch.exp(logprob - logprob.detach())
-        weight = torch.exp(logprob.detach() - torch.from_numpy(rollout.behaviour)).clamp(max=chosen.importance_cap)
-        clipped = ratio.clamp(1 - chosen.clip_low, 1 + chosen.clip_high)
-        token = -weight * torch.minimum(ratio * advantage, clipped * advantage) - chosen.entropy_coefficient * entropy
+        weight = torch.exp(logprob.detach() - torch.from_numpy(rollout.behaviour)).clamp(max=MAX_IMPORTANCE)
+        clipped = ratio.clamp(1 - CLIP_LOW, 1 + CLIP_HIGH)
+        token = -weight * torch.minimum(ratio * advantage, clipped * advantage)
         scale = {
             "grpo": 1 / (len(rollouts) * rollout.row.completion_length),
             "dapo": 1 / tokens,
@@ -207,12 +209,11 @@ def test_normalisers_add_up_to_one() -> None:
 
 
 def test_the_clip_stops_pushing_a_token_that_moved_far_enough() -> None:
-    chosen = dataclasses.replace(PLAIN, clip_low=0.2, clip_high=0.28)
     for advantage, moved, pushed in ((1.0, 0.5, False), (1.0, 0.1, True), (-1.0, -0.5, False), (-1.0, 0.5, True)):
         logprob = torch.tensor([moved], requires_grad=True)
         one = torch.ones(1)
         batch = Batch((), torch.ones(1, dtype=torch.long), advantage * one, torch.zeros(1), one, None)
-        policy_loss(logprob, torch.zeros(1), batch, chosen, normaliser=one).backward()  # type: ignore[no-untyped-call]
+        policy_loss(logprob, batch, PLAIN, normaliser=one).backward()  # type: ignore[no-untyped-call]
         assert logprob.grad is not None
         assert (logprob.grad.item() != 0) == pushed
 
@@ -282,9 +283,7 @@ def test_learning_rate_zero_changes_no_weight() -> None:
     module = tiny_module()
     masters = Masters(module, learning_rate=0.0)
     before = masters.published()
-    statistics = update(
-        masters, random_groups(module), dataclasses.replace(PLAIN, learning_rate=0.0, weight_decay=0.1), window=0
-    )
+    statistics = update(masters, random_groups(module), dataclasses.replace(PLAIN, learning_rate=0.0), window=0)
     assert statistics.steps == 12
     assert statistics.gradient_norm > 0
     assert all(torch.equal(before[name], tensor) for name, tensor in masters.published().items())

@@ -19,7 +19,7 @@ from grail_core.participant.settings import load_settings
 from grail_core.proof.calibration import CalibrationTable, active_table, shipped_table, use_table
 from grail_validator.calibrate import CalibrationRequest, _sampling, calibrate_command, standing
 from grail_validator.cli import cli
-from grail_validator.service import ComparedModels
+from grail_validator.compared_models import ComparedModels
 from grail_validator.start import run_validator
 from tooling.testing.models.tiny_qwen2 import Qwen2Shape, save_random_model
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from grail_core.commands.options import common_options, run_cli, stop_on_signals
+from grail_core.commands.knob_options import knob_options
+from grail_core.commands.options import common_options, run_cli, stop_on_signals, verbose_option
 from grail_miner import __version__
+from grail_miner.limits import MiningLimits
+
+if TYPE_CHECKING:
+    from grail_core.participant.settings import Settings
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="grail-miner")
+@verbose_option
 def cli() -> None:
     """Produce proven rollouts for a GRAIL network.
 
@@ -21,10 +29,9 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--windows", type=click.IntRange(min=1), help="Stop after so many windows were mined (default: never).")
-@click.option("--groups", type=click.IntRange(1, 1250), default=64, show_default=True, help="Most groups of 16 in a window.")
-@click.option("--batch", type=click.IntRange(1, 256), default=8, show_default=True, help="Groups generated at a time.")
+@knob_options(MiningLimits, "limits")
 @common_options
-def run(settings: object, windows: int | None, groups: int, batch: int) -> None:
+def run(settings: Settings, windows: int | None, limits: MiningLimits) -> None:
     """Mine window after window until stopped.
 
     Each window: wait for its seed, sync the checkpoint, generate the assigned problems with the assigned seeds, grade, prove,
@@ -33,7 +40,7 @@ def run(settings: object, windows: int | None, groups: int, batch: int) -> None:
     from grail_miner.start import run_miner
 
     with stop_on_signals() as stop:
-        run_miner(settings, stop, windows=windows, max_groups=groups, groups_per_batch=batch)  # type: ignore[arg-type]
+        run_miner(settings, stop, windows=windows, limits=limits)
 
 
 def main() -> None:

@@ -38,6 +38,7 @@ from grail_core.protocol.context import WindowContext
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.signer import Signer
 from grail_core.telemetry import get_logger
+from grail_miner.limits import MiningLimits
 
 log = get_logger(__name__)
 
@@ -70,7 +71,7 @@ class Mining:
     signer: Signer
     checkpoint: LiveCheckpoint
     environment_of: EnvironmentOf
-    groups_per_batch: int = 8
+    groups_per_batch: int = MiningLimits.groups_per_batch
     timings: Timings = field(default_factory=Timings)
 
     def select_model(self, context: WindowContext) -> LoadedCheckpoint:

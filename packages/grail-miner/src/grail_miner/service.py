@@ -40,8 +40,8 @@ class MinerService:
     participant: Participant
     mining: Mining
     retention: Retention
-    max_groups: int = 64
-    safety_blocks: int = 2
+    max_groups: int
+    safety_blocks: int
     budget: TimeBudget = field(default_factory=TimeBudget)
 
     def run(self, stop: threading.Event, windows: int | None = None) -> int:

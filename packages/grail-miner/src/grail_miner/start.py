@@ -13,6 +13,7 @@ from grail_core.participant.settings import Settings
 from grail_core.storage.retention import Retention, window_files
 from grail_core.telemetry import get_logger
 from grail_envs.bound import BoundEnvironments
+from grail_miner.limits import MiningLimits
 from grail_miner.mining import EnvironmentOf, Mining
 from grail_miner.service import MinerService
 
@@ -35,8 +36,7 @@ def run_miner(
     stop: threading.Event,
     *,
     windows: int | None,
-    max_groups: int,
-    groups_per_batch: int,
+    limits: MiningLimits,
     mining_of: MiningFactory = honest_mining,
 ) -> int:
     """Join the network and mine until stopped. Returns the number of windows mined."""
@@ -51,13 +51,13 @@ def run_miner(
         neuron = participant.join(settings)
         log.event("miner_started", hotkey=ss58(participant.signer.hotkey), uid=neuron.uid, network=participant.params.name)
         checkpoint = LiveCheckpoint(participant.checkpoints, device=settings.device)
-        mining = mining_of(participant, checkpoint, BoundEnvironments(settings.data_dir), groups_per_batch)
+        mining = mining_of(participant, checkpoint, BoundEnvironments(settings.data_dir), limits.groups_per_batch)
         kept = window_files(ss58(participant.signer.hotkey), settings.keep_window_files)
         service = MinerService(
             participant,
             mining,
             Retention(participant.own_store, [kept]),
-            max_groups=max_groups,
+            max_groups=limits.max_groups,
             safety_blocks=settings.miner_safety_blocks,
         )
         mined = service.run(stop, windows)

@@ -7,12 +7,11 @@ scale of the rewards alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-AdvantageKind = Literal["standardised", "centred"]
+from grail_trainer.hyper_parameters import AdvantageKind
 
 LEAST_DEVIATION = 1e-6
 """A group whose rewards deviate less (population standard deviation) says nothing and is dropped."""

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from grail_core.commands.options import common_options, run_cli, stop_on_signals
+from grail_core.commands.knob_options import knob_options
+from grail_core.commands.options import common_options, run_cli, stop_on_signals, verbose_option
 from grail_envs import DEFAULT_ENV_ID
 from grail_trainer import __version__
+from grail_trainer.hyper_parameters import GrpoSettings
+
+if TYPE_CHECKING:
+    from grail_core.participant.settings import Settings
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="grail-trainer")
+@verbose_option
 def cli() -> None:
     """Learn from the verified rollouts of a GRAIL network and publish its checkpoints.
 
@@ -27,28 +34,16 @@ def cli() -> None:
 @click.option("--model", type=_FOLDER, required=True, help="Model folder of the network's first checkpoint.")
 @click.option("--env", "env_id", default=DEFAULT_ENV_ID, show_default=True, help="Environment (see `grail-envs list`).")
 @click.option("--windows", type=click.IntRange(min=1), help="Stop once so many windows were learned from (default: never).")
-@click.option("--learning-rate", type=click.FloatRange(min=0), help="0: do everything but change the weights (a control run).")
-@click.option("--epochs", type=click.IntRange(1, 16), help="Passes over a window's groups.")
-@click.option("--loss", type=click.Choice(["grpo", "dapo", "dr_grpo"]), help="How token losses are averaged [default: dapo].")
-@click.option("--advantages", type=click.Choice(["standardised", "centred"]), help="[default: standardised]")
-@click.option(
-    "--kl-coefficient", type=click.FloatRange(min=0), help="Of the KL to the network's first checkpoint [default: 0]."
-)
+@knob_options(GrpoSettings, "chosen", "learning_rate", "epochs", "loss", "advantages", "kl_coefficient", "seed")
 @click.option("--most-groups", type=click.IntRange(min=1), default=64, show_default=True, help="Groups to learn from a window.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the order in which groups are visited.")
 @common_options
 def run(
-    settings: object,
+    settings: Settings,
     model: Path,
     env_id: str,
     windows: int | None,
-    learning_rate: float | None,
-    epochs: int | None,
-    loss: str | None,
-    advantages: str | None,
-    kl_coefficient: float | None,
+    chosen: GrpoSettings,
     most_groups: int,
-    seed: int,
 ) -> None:
     """Learn from window after window until stopped, publishing a checkpoint after each.
 
@@ -57,23 +52,9 @@ def run(
     """
     from grail_trainer.start import run_trainer
 
-    chosen = {
-        "learning_rate": learning_rate,
-        "epochs": epochs,
-        "loss": loss,
-        "advantages": advantages,
-        "kl_coefficient": kl_coefficient,
-        "seed": seed,
-    }
     with stop_on_signals() as stop:
         run_trainer(
-            settings,  # type: ignore[arg-type]
-            stop,
-            model=model,
-            env_id=env_id,
-            windows=windows,
-            max_groups=most_groups,
-            hyper_parameters={name: value for name, value in chosen.items() if value is not None},
+            settings, stop, model=model, env_id=env_id, windows=windows, max_groups=most_groups, hyper_parameters=chosen
         )
 
 
@@ -85,7 +66,7 @@ def run(
 @click.option("--no-cache", is_flag=True, help="Make it again even if it was made before.")
 @click.option("--from", "source", type=_FOLDER, help="Import this Transformers folder instead: checked, weights cast to bf16.")
 @common_options
-def init(settings: object, env_id: str, out: Path, seed: int, quick: bool, no_cache: bool, source: Path | None) -> None:
+def init(settings: Settings, env_id: str, out: Path, seed: int, quick: bool, no_cache: bool, source: Path | None) -> None:
     """Make a tiny model from nothing: tokenizer for the environment, small Qwen2, a short warm start (about a minute).
 
     It teaches the form of an answer and a hint of the task, and takes one thread. The same arguments give the same model.
@@ -96,7 +77,7 @@ def init(settings: object, env_id: str, out: Path, seed: int, quick: bool, no_ca
     if source is not None:
         import_command(source, out)
         return
-    init_command(settings, env_id=env_id, out=out, seed=seed, quick=quick, cached=not no_cache)  # type: ignore[arg-type]
+    init_command(settings, env_id=env_id, out=out, seed=seed, quick=quick, cached=not no_cache)
 
 
 @cli.command()
@@ -108,18 +89,18 @@ def init(settings: object, env_id: str, out: Path, seed: int, quick: bool, no_ca
 @click.option("--samples", type=click.IntRange(1, 64), default=1, show_default=True, help="Of each problem, for pass@k.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @common_options
-def evaluate(settings: object, model: Path, env_id: str, problems: int, samples: int, as_json: bool) -> None:
+def evaluate(settings: Settings, model: Path, env_id: str, problems: int, samples: int, as_json: bool) -> None:
     """Success on held-out problems: fixed problems and seeds, sampled as the network samples, with standard errors."""
     from grail_trainer.commands import evaluate_command
 
-    evaluate_command(settings, model=model, env_id=env_id, problems=problems, samples=samples, as_json=as_json)  # type: ignore[arg-type]
+    evaluate_command(settings, model=model, env_id=env_id, problems=problems, samples=samples, as_json=as_json)
 
 
 @cli.command()
 @click.option("--model", type=_FOLDER, required=True, help="Transformers folder: weights, configuration, tokenizer.")
 @click.option("--env", "env_id", default=DEFAULT_ENV_ID, show_default=True, help="Environment of the network.")
 @common_options
-def publish(settings: object, model: Path, env_id: str) -> None:
+def publish(settings: Settings, model: Path, env_id: str) -> None:
     """Publish a model folder as the network's first checkpoint, or as its next one.
 
     Tokenizer, chat template and architecture of a network never change. A trainer started afterwards goes on from the
@@ -127,7 +108,7 @@ def publish(settings: object, model: Path, env_id: str) -> None:
     """
     from grail_trainer.start import publish_model
 
-    manifest = publish_model(settings, model=model, env_id=env_id)  # type: ignore[arg-type]
+    manifest = publish_model(settings, model=model, env_id=env_id)
     click.echo(f"checkpoint {manifest.sequence} ({manifest.digest.hex()[:16]}…), in force from window {manifest.valid_from}")
 
 
@@ -135,11 +116,11 @@ def publish(settings: object, model: Path, env_id: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.option("--objects", is_flag=True, help="Also ask the store for every object's size.")
 @common_options
-def inspect(settings: object, as_json: bool, objects: bool) -> None:
+def inspect(settings: Settings, as_json: bool, objects: bool) -> None:
     """Verify and show the network's sequence of checkpoints: sizes, ratios, roots (also: `grail checkpoint show`)."""
     from grail_trainer.commands import inspect_command
 
-    inspect_command(settings, as_json=as_json, objects=objects)  # type: ignore[arg-type]
+    inspect_command(settings, as_json=as_json, objects=objects)
 
 
 def main() -> None:

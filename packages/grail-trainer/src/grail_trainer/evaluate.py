@@ -77,8 +77,8 @@ def evaluate(
     policy: GenerationPolicy,
     end_tokens: Sequence[int],
     *,
-    problems: int = 2048,
-    samples: int = 1,
+    problems: int,
+    samples: int,
     constant: bool = True,
     progress: Progress = lambda done, total: None,
 ) -> Evaluation:

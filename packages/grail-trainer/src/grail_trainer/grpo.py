@@ -14,46 +14,25 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from grail_trainer.advantages import AdvantageKind, group_advantages
+from grail_trainer.advantages import group_advantages
+from grail_trainer.hyper_parameters import GrpoSettings, LossKind
 from grail_trainer.logprobs import TokenSequence, completion_logprobs
 from grail_trainer.optimiser import Masters
 
-LossKind = Literal["grpo", "dapo", "dr_grpo"]
-"""How token losses become one number: grpo: mean over rollouts of each one's token mean; dapo: mean over all tokens; dr_grpo:
-sum over tokens by (rollouts × the policy's token limit)."""
+CLIP_LOW, CLIP_HIGH = 0.2, 0.28
+"""The ratio trained : proximal is clipped to 1 − CLIP_LOW … 1 + CLIP_HIGH."""
 
+MAX_IMPORTANCE = 2.0
+"""Of the weight proximal : behaviour."""
 
-@dataclass(frozen=True)
-class GrpoSettings:
-    """Hyper-parameters of an update. Defaults are what `hatch run learn` measured for tiny models; big ones need less."""
-
-    learning_rate: float = 1e-3
-    epochs: int = 3  # passes over a window's groups
-    minibatches: int = 4  # optimiser steps of one pass
-    advantages: AdvantageKind = "standardised"
-    loss: LossKind = "dapo"
-    clip_low: float = 0.2  # the ratio trained : proximal is clipped to 1 − clip_low … 1 + clip_high
-    clip_high: float = 0.28
-    importance_cap: float = 2.0  # of the weight proximal : behaviour
-    kl_coefficient: float = 0.01  # of the k3 estimate of KL(trained ‖ reference); 0: no reference is needed
-    entropy_coefficient: float = 0.0
-    largest_gradient_norm: float = 1.0
-    adam_betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 0.0
-    warmup_steps: int = 12  # optimiser steps, once in a run
-    tokens_per_pass: int = 16_384  # of one micro-batch, padding included
-    seed: int = 0  # of the order of groups
-
-    def to_json(self) -> dict[str, Any]:
-        """Canonical-JSON value: numbers with a fraction as text."""
-        return {name: _jsonable(getattr(self, name)) for name in self.__dataclass_fields__}
+MAX_GRADIENT_NORM = 1.0
 
 
 @dataclass(frozen=True)
@@ -148,7 +127,7 @@ def update(
     statistics = UpdateStatistics(groups=len(groups), rollouts=sum(len(group.rollouts) for group in groups))
     prepared = [_prepare(masters.module, group, settings, temperature, reference) for group in groups]
     statistics.tokens = sum(len(batch.advantage) for batch in prepared)
-    _observe_importance(statistics, prepared, groups, settings)
+    _observe_importance(statistics, prepared)
     total = settings.epochs * min(settings.minibatches, max(1, len(groups)))
     done = 0
     for epoch in range(settings.epochs if groups else 0):
@@ -169,20 +148,18 @@ def visiting_order(count: int, seed: int, window: int, epoch: int) -> npt.NDArra
     return np.array(sorted(range(count), key=keys.__getitem__), dtype=np.int64)
 
 
-def policy_loss(logprob: Tensor, entropy: Tensor, batch: Batch, settings: GrpoSettings, *, normaliser: Tensor) -> Tensor:
+def policy_loss(logprob: Tensor, batch: Batch, settings: GrpoSettings, *, normaliser: Tensor) -> Tensor:
     """The loss of some rollouts: a sum over tokens, each times `normaliser` [tokens], so that sums over micro-batches add up.
 
     −w · min(ρA, clip(ρ)A) with ρ = trained : proximal and w the truncated weight proximal : behaviour; plus k3 KL to the
-    reference, minus the entropy bonus.
+    reference.
     """
     ratio = torch.exp(logprob - batch.proximal)
-    clipped = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
+    clipped = ratio.clamp(1 - CLIP_LOW, 1 + CLIP_HIGH)
     loss = -batch.weight * torch.minimum(ratio * batch.advantage, clipped * batch.advantage)
     if settings.kl_coefficient and batch.reference is not None:
         gap = batch.reference - logprob
         loss = loss + settings.kl_coefficient * (torch.exp(gap) - 1 - gap)
-    if settings.entropy_coefficient:
-        loss = loss - settings.entropy_coefficient * entropy
     return (loss * normaliser).sum()
 
 
@@ -216,17 +193,17 @@ def _step(
         device = masters.module.get_input_embeddings().weight.device
         normaliser = token_normaliser(batch.lengths, settings.loss, rollouts=rollouts, tokens=tokens, token_limit=token_limit)
         out = completion_logprobs(masters.module, batch.rows, temperature=temperature)
-        loss = policy_loss(out.logprob, out.entropy, _to(batch, device), settings, normaliser=normaliser.to(device))
+        loss = policy_loss(out.logprob, _to(batch, device), settings, normaliser=normaliser.to(device))
         loss.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             now, drawn = out.logprob.detach().cpu(), torch.cat([behaviour[index] for index in part])
             ratio = torch.exp(now - batch.proximal)
             gap = now - drawn  # the tokens were drawn from the behaviour policy
             sums["loss"] += loss.item()
-            sums["clipped"] += ((ratio < 1 - settings.clip_low) | (ratio > 1 + settings.clip_high)).sum().item()
+            sums["clipped"] += ((ratio < 1 - CLIP_LOW) | (ratio > 1 + CLIP_HIGH)).sum().item()
             sums["entropy"] += out.entropy.sum().item()
             sums["kl"] += (torch.exp(gap) - 1 - gap).sum().item()
-    norm = masters.step(largest_norm=settings.largest_gradient_norm)
+    norm = masters.step(largest_norm=MAX_GRADIENT_NORM)
     statistics.steps += 1
     statistics.steps_refused += not math.isfinite(norm)
     statistics.observe(
@@ -271,18 +248,16 @@ def _prepare(module: Any, group: RolloutGroup, settings: GrpoSettings, temperatu
         lengths=lengths,
         advantage=torch.repeat_interleave(advantages, lengths),
         proximal=proximal,
-        weight=torch.exp(proximal - behaviour).clamp(max=settings.importance_cap),
+        weight=torch.exp(proximal - behaviour).clamp(max=MAX_IMPORTANCE),
         reference=held,
     )
 
 
-def _observe_importance(
-    statistics: UpdateStatistics, prepared: Sequence[Batch], groups: Sequence[RolloutGroup], settings: GrpoSettings
-) -> None:
+def _observe_importance(statistics: UpdateStatistics, prepared: Sequence[Batch]) -> None:
     if prepared:
         weights = torch.cat([batch.weight for batch in prepared])
         statistics.importance_mean = weights.mean().item()
-        statistics.importance_capped_share = (weights >= settings.importance_cap).float().mean().item()
+        statistics.importance_capped_share = (weights >= MAX_IMPORTANCE).float().mean().item()
 
 
 def _concatenate(batches: Sequence[Batch]) -> Batch:
@@ -306,11 +281,3 @@ def _to(batch: Batch, device: torch.device) -> Batch:
         weight=batch.weight.to(device),
         reference=None if batch.reference is None else batch.reference.to(device),
     )
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, float):
-        return repr(value)
-    if isinstance(value, tuple):
-        return [_jsonable(item) for item in value]
-    return value

@@ -18,6 +18,8 @@ from torch import Tensor
 from grail_core.disk import write_atomically
 from grail_core.errors import CheckpointError
 
+ADAM_BETAS = (0.9, 0.99)
+
 
 class Masters:
     """A Transformers causal model in float32 with its AdamW.
@@ -34,8 +36,6 @@ class Masters:
         module: Any,
         *,
         learning_rate: float,
-        betas: tuple[float, float] = (0.9, 0.99),
-        weight_decay: float = 0.0,
         warmup_steps: int = 0,
     ) -> None:
         self.module: Any = module.float().train()
@@ -43,7 +43,7 @@ class Masters:
         self._learning_rate, self._warmup_steps, self._steps = learning_rate, warmup_steps, 0
         self._named: dict[str, Tensor] = dict(self.module.named_parameters())  # tied parameters once
         self._optimiser = torch.optim.AdamW(
-            list(self._named.values()), lr=learning_rate, betas=betas, weight_decay=weight_decay, eps=1e-8, foreach=False
+            list(self._named.values()), lr=learning_rate, betas=ADAM_BETAS, weight_decay=0.0, eps=1e-8, foreach=False
         )
 
     @classmethod

@@ -26,7 +26,8 @@ from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.types import Window
 from grail_core.telemetry import get_logger
 from grail_trainer.batch import TrainingBatch, build_batch
-from grail_trainer.grpo import GrpoSettings, UpdateStatistics, update
+from grail_trainer.grpo import UpdateStatistics, update
+from grail_trainer.hyper_parameters import GrpoSettings
 from grail_trainer.intake import Intake, VerdictReader
 from grail_trainer.optimiser import Masters, state_digest
 from grail_trainer.publication import Publisher
@@ -62,7 +63,7 @@ class TrainerService:
     checkpoint: LiveCheckpoint  # of the behaviour policy
     environment_of: Callable[[CheckpointManifest], Environment]
     settings: GrpoSettings
-    max_groups: int = 64
+    max_groups: int
     reference: Any | None = None  # for the KL term
 
     def run(self, stop: threading.Event, windows: int | None = None) -> int:

@@ -25,7 +25,7 @@ from grail_core.protocol.types import Window
 from grail_core.telemetry import get_logger
 from grail_envs.bound import BoundEnvironments
 from grail_trainer.commands import training_environment
-from grail_trainer.grpo import GrpoSettings
+from grail_trainer.hyper_parameters import GrpoSettings
 from grail_trainer.intake import VerdictReader
 from grail_trainer.optimiser import Masters
 from grail_trainer.publication import Publisher, first_window
@@ -50,7 +50,7 @@ def run_trainer(
     env_id: str,
     windows: int | None,
     max_groups: int,
-    hyper_parameters: dict[str, Any],
+    hyper_parameters: GrpoSettings,
 ) -> int:
     """Join the network, publish its first checkpoint if there is none, and learn until stopped.
 
@@ -69,7 +69,7 @@ def run_trainer(
             model,
             environment,
             BoundEnvironments(settings.data_dir),
-            GrpoSettings(**hyper_parameters),
+            hyper_parameters,
             max_groups=max_groups,
             device=settings.device,
         )
@@ -85,7 +85,7 @@ def assemble(
     environment_of: EnvironmentOf,
     chosen: GrpoSettings,
     *,
-    max_groups: int = 64,
+    max_groups: int,
     device: str = "cpu",
 ) -> TrainerService:
     """A trainer that stands where its journal or its bucket says; the network's first checkpoint is there afterwards.
@@ -205,8 +205,6 @@ def _new_masters(folder: Path, chosen: GrpoSettings, device: str) -> Masters:
         folder,
         learning_rate=chosen.learning_rate,
         device=device,
-        betas=chosen.adam_betas,
-        weight_decay=chosen.weight_decay,
         warmup_steps=chosen.warmup_steps,
     )
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from grail_core.commands.options import common_options, run_cli, stop_on_signals
+from grail_core.commands.knob_options import knob_options
+from grail_core.commands.options import common_options, run_cli, stop_on_signals, verbose_option
 from grail_validator import __version__
+from grail_validator.compared_models import ComparedModels
+
+if TYPE_CHECKING:
+    from grail_core.participant.settings import Settings
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="grail-validator")
+@verbose_option
 def cli() -> None:
     """Check proofs and rewards of a GRAIL network, score miners, set weights.
 
@@ -22,40 +29,19 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--windows", type=click.IntRange(min=1), help="Stop after so many windows were scored (default: never).")
-@click.option(
-    "--alternatives",
-    type=click.IntRange(0, 3),
-    default=3,
-    show_default=True,
-    help="How many earlier checkpoints every proof is compared with.",
-)
-@click.option(
-    "--eight-bit/--no-eight-bit",
-    default=True,
-    show_default=True,
-    help="Compare with 8-bit copies of the checkpoint, two schemes.",
-)
-@click.option(
-    "--alternatives-share",
-    type=click.FloatRange(0, 1, min_open=True),
-    default=1.0,
-    show_default=True,
-    help="Share of a miner's sampled rollouts that these comparisons are made on; each costs a float32 pass.",
-)
+@knob_options(ComparedModels, "compared")
 @common_options
-def run(settings: object, windows: int | None, alternatives: int, eight_bit: bool, alternatives_share: float) -> None:
+def run(settings: Settings, windows: int | None, compared: ComparedModels) -> None:
     """Judge window after window until stopped.
 
     Each window: record what lies in every miner's bucket at the deadline, wait for the challenge, select, check, publish the
     signed verdict with its evidence, and set weights when they are due. Ctrl-C finishes cleanly; a restart continues with
     the step it was in.
     """
-    from grail_validator.service import ComparedModels
     from grail_validator.start import run_validator
 
-    compared = ComparedModels(alternatives, eight_bit, alternatives_share)
     with stop_on_signals() as stop:
-        run_validator(settings, stop, windows=windows, compared=compared)  # type: ignore[arg-type]
+        run_validator(settings, stop, windows=windows, compared=compared)
 
 
 @cli.command()
@@ -68,14 +54,14 @@ def run(settings: object, windows: int | None, alternatives: int, eight_bit: boo
 )
 @click.option("--json", "as_json", is_flag=True, help="The verdict's body as JSON.")
 @common_options
-def explain(settings: object, window: int, hotkey: str | None, ledger: Path | None, as_json: bool) -> None:
+def explain(settings: Settings, window: int, hotkey: str | None, ledger: Path | None, as_json: bool) -> None:
     """Say why each miner of WINDOW got its verdict, with check, value and threshold.
 
     Reads the validator's ledger on this machine and nothing else: no chain, no wallet, no network.
     """
     from grail_validator.explain import explain_window
 
-    explain_window(settings, window, ledger=ledger, hotkey=hotkey, as_json=as_json)  # type: ignore[arg-type]
+    explain_window(settings, window, ledger=ledger, hotkey=hotkey, as_json=as_json)
 
 
 @cli.command()
@@ -96,7 +82,8 @@ def explain(settings: object, window: int, hotkey: str | None, ledger: Path | No
     type=click.Choice(["sdpa", "eager"]),
     multiple=True,
     default=("sdpa", "eager"),
-    help="Kinds of attention whose pairs are fitted (default: both, four pairs).",
+    show_default=True,
+    help="Kinds of attention whose pairs are fitted: two have four.",
 )
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Longest completion (default: generation_config.json).")
 @click.option(
@@ -116,7 +103,7 @@ def explain(settings: object, window: int, hotkey: str | None, ledger: Path | No
 @click.option("--json", "as_json", is_flag=True, help="Figures of every pair and condition as JSON.")
 @common_options
 def calibrate(
-    settings: object,
+    settings: Settings,
     models: tuple[Path, ...],
     prompts: Path | None,
     env_id: str | None,
@@ -159,7 +146,7 @@ def calibrate(
         version=version,
         out=out,
     )
-    calibrate_command(settings, asked, as_json=as_json)  # type: ignore[arg-type]
+    calibrate_command(settings, asked, as_json=as_json)
 
 
 def main() -> None:

@@ -36,6 +36,7 @@ from grail_core.telemetry import get_logger
 from grail_core.verification.measure import ChallengedSample
 from grail_validator import steps
 from grail_validator.cases import Announcement, Case, Means, Standing, WindowResult, WindowStage
+from grail_validator.compared_models import ComparedModels
 from grail_validator.first_sight import FirstSight
 from grail_validator.judging import stored_in_time
 from grail_validator.ledger import Ledger, PublishedFiles
@@ -44,15 +45,6 @@ from grail_validator.steps import Publication, PublishedRecord, ResultRecord, St
 log = get_logger(__name__)
 
 _POLL_SECONDS = 0.2
-
-
-@dataclass(frozen=True)
-class ComparedModels:
-    """What every proof is compared with beside the current model, and on what share of a miner's sampled rollouts."""
-
-    earlier: int = 3  # checkpoints before the window's
-    eight_bit: bool = True
-    share: float = 1.0
 
 
 @dataclass

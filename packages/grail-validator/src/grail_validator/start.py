@@ -13,9 +13,10 @@ from grail_core.proof.calibration import use_table
 from grail_core.storage.retention import Retention, accepted_files, evidence
 from grail_core.telemetry import get_logger
 from grail_envs.bound import BoundEnvironments
+from grail_validator.compared_models import ComparedModels
 from grail_validator.first_sight import FirstSight
 from grail_validator.ledger import Ledger
-from grail_validator.service import ComparedModels, ValidatorService
+from grail_validator.service import ValidatorService
 
 log = get_logger(__name__)
 

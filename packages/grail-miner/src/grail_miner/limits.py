@@ -1,0 +1,18 @@
+"""How much a miner makes of a window; `grail-miner run` is made of it. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from grail_core.participant.knobs import check_knobs, knob
+
+
+@dataclass(frozen=True)
+class MiningLimits:
+    """Groups are of 16 rollouts. Time is a limit too: what does not fit before the deadline is not begun."""
+
+    max_groups: int = knob(64, "Most groups of 16 in a window.", option="--groups", least=1, most=1250)
+    groups_per_batch: int = knob(8, "Groups generated at a time.", option="--batch", least=1, most=256)
+
+    def __post_init__(self) -> None:
+        check_knobs(self)

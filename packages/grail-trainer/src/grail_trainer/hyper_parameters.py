@@ -1,0 +1,44 @@
+"""The hyper-parameters of an update, each with its meaning, bounds and default; `grail-trainer run` is made of them.
+
+What nobody has had a reason to change (the clip, Adam's betas, the cap of importance weights) is a constant of `grpo` and
+`optimiser`. Nothing heavy is imported here: `--help` reads this file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from grail_core.participant.knobs import check_knobs, knob
+
+AdvantageKind = Literal["standardised", "centred"]
+
+LossKind = Literal["grpo", "dapo", "dr_grpo"]
+"""How token losses become one number: grpo: mean over rollouts of each one's token mean; dapo: mean over all tokens; dr_grpo:
+sum over tokens by (rollouts × the policy's token limit)."""
+
+
+@dataclass(frozen=True)
+class GrpoSettings:
+    """Hyper-parameters of an update. Defaults are what `hatch run learn` measured for tiny models; big ones need less."""
+
+    learning_rate: float = knob(1e-3, "0: do everything but change the weights (a control run).", least=0)
+    epochs: int = knob(3, "Passes over a window's groups.", least=1, most=16)
+    minibatches: int = knob(4, "Optimiser steps of one pass.", least=1, most=1024)
+    loss: LossKind = knob("dapo", "How token losses are averaged.")
+    advantages: AdvantageKind = knob("standardised", "What a reward is held against within its group.")
+    kl_coefficient: float = knob(0.01, "Of the KL to the network's first checkpoint; 0: none is held on to.", least=0)
+    warmup_steps: int = knob(12, "Optimiser steps, once in a run, over which the learning rate rises.", least=0)
+    tokens_per_pass: int = knob(16_384, "Of one micro-batch, padding included.", least=1)
+    seed: int = knob(0, "Of the order in which groups are visited.")
+
+    def __post_init__(self) -> None:
+        check_knobs(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Canonical-JSON value: numbers with a fraction as text."""
+        return {name: _jsonable(getattr(self, name)) for name in self.__dataclass_fields__}
+
+
+def _jsonable(value: Any) -> Any:
+    return repr(value) if isinstance(value, float) else value

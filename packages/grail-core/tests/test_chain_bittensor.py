@@ -371,6 +371,17 @@ def test_a_network_that_does_not_exist_is_named(network: str) -> None:
         BittensorChain.connect(network, netuid=NETUID)
 
 
+@pytest.mark.parametrize(
+    "endpoint", ["http://me:hidden@node", "wss:/me:hidden@node", "me:hidden@node:99", "node/ws?key=hidden"]
+)
+def test_an_endpoint_that_is_none_is_not_repeated_since_it_may_hold_a_key(endpoint: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        BittensorChain.connect(endpoint, netuid=NETUID)
+    assert caught.value.where == "BT_CHAIN_ENDPOINT"
+    assert "hidden" not in str(caught.value)
+    assert BittensorChain.connect("wss://me:hidden@node/ws?key=hidden", netuid=NETUID)._where == "node/ws"
+
+
 def test_connecting_is_cold_and_a_dead_endpoint_is_a_clear_error() -> None:
     adapter = BittensorChain.connect("ws://127.0.0.1:9", netuid=NETUID)
     adapter._retry_pauses = ()

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from grail_core.errors import ConfigurationError
 from grail_core.telemetry import configure, get_logger
 
 log = get_logger("grail_core.something")
@@ -29,6 +30,12 @@ def _restore() -> Iterator[None]:
     for handler in handlers:
         root.addHandler(handler)
     root.setLevel(level)
+
+
+def test_a_log_file_that_cannot_be_written_is_a_setting_to_check(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        configure("miner", log_file=tmp_path)
+    assert (caught.value.where, "GRAIL_LOG_FILE" in caught.value.hint) == (str(tmp_path), True)
 
 
 def lines(path: Path) -> list[dict[str, object]]:

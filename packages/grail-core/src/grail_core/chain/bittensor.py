@@ -85,17 +85,15 @@ class BittensorChain:
             ) from error
         try:
             name, endpoint = settings.resolve_endpoint(network)
-        except (ValueError, bittensor.BittensorError) as error:
+        except (ValueError, bittensor.BittensorError):
+            name = endpoint = ""
+        if not endpoint and not {":", "/", "@"} & set(network):
             raise ConfigurationError(
-                f"there is no such network: {error}",
-                where=f"BT_NETWORK={network}",
-                hint="finney, test, or set BT_CHAIN_ENDPOINT",
-            ) from error
+                f"there is no network called {network!r}", where="BT_NETWORK", hint="finney, test, or set BT_CHAIN_ENDPOINT"
+            )
         if not endpoint.startswith(("ws://", "wss://")):
             raise ConfigurationError(
-                "a chain endpoint is a ws:// or wss:// URL",
-                where="BT_CHAIN_ENDPOINT",
-                hint="or set BT_NETWORK=finney",
+                "a chain endpoint is a ws:// or wss:// URL", where="BT_CHAIN_ENDPOINT", hint="or set BT_NETWORK=finney"
             )
 
         def make() -> tuple[Any, Any]:

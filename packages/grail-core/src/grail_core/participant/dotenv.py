@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_.-]*"
 _ASSIGNMENT = re.compile(rf"(?:export[ \t]+)?({_NAME})[ \t]*=(.*)", re.DOTALL)
@@ -31,7 +31,7 @@ class Assignment:
     """One setting of a file. `expands`: a shell would put something else in place of a `$…` or backquotes in it."""
 
     name: str
-    value: str
+    value: str = field(repr=False)  # it may be a secret
     line: int  # from 1
     expands: bool = False
 

@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,8 @@ class TomlFile:
     """The top level of a TOML file: name → text, number, boolean, time, array or table."""
 
     path: Path
-    values: dict[str, Any]
-    text: str
+    values: dict[str, Any] = field(repr=False)
+    text: str = field(repr=False)
 
     def place(self, name: str) -> str:
         """File and line of a key. The line is left out where it cannot be told (a key with escapes in it)."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ _OTHERS = ("BT_PW_", "BT_WALLET_PASSWORD", "BT_ARCHIVE_", "BT_EVM_", "BT_FALLBAC
 class Given:
     """A value that somebody set, and where. It is stripped, and holds no control character and no quotes around it."""
 
-    value: Any
+    value: Any = field(repr=False)  # it may be a secret
     origin: str
 
 

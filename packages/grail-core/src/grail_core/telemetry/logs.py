@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
+from grail_core.errors import ConfigurationError
+
 Value = str | int | float | bool | None | list[Any] | dict[str, Any]
 
 _SECRET_WORDS = ("secret", "password", "mnemonic", "api_key", "token_key", "private")
@@ -42,6 +44,9 @@ def configure(role: str, *, verbosity: int = 0, log_file: Path | None = None, js
         verbosity: 0 events and warnings of this project, 1 its debug messages, 2 other libraries' too.
         log_file: JSON lines are appended here.
         json_to_terminal: the terminal (stderr) gets JSON lines too.
+
+    Raises:
+        ConfigurationError: the log file cannot be written.
     """
     root = logging.getLogger()
     for handler in list(root.handlers):
@@ -50,8 +55,15 @@ def configure(role: str, *, verbosity: int = 0, log_file: Path | None = None, js
     terminal.setFormatter(_JsonLines(role) if json_to_terminal else _ShortLines(sys.stderr))
     root.addHandler(terminal)
     if log_file is not None:
-        log_file.parent.mkdir(parents=True, exist_ok=True)
-        lines = logging.FileHandler(log_file, encoding="utf-8")
+        try:
+            log_file.parent.mkdir(parents=True, exist_ok=True)
+            lines = logging.FileHandler(log_file, encoding="utf-8")
+        except OSError as error:
+            raise ConfigurationError(
+                f"the log file cannot be written: {error.strerror}",
+                where=str(log_file),
+                hint="check GRAIL_LOG_FILE or --log-file",
+            ) from error
         lines.setFormatter(_JsonLines(role))
         root.addHandler(lines)
     root.setLevel(logging.DEBUG if verbosity >= 2 else logging.WARNING)

@@ -29,8 +29,7 @@ def cli(settings: Settings, cheat: str, limits: MiningLimits) -> None:
 
     if cheat == "copy":
         limits = dataclasses.replace(limits, max_groups=COPY_CALLS)
-    with stop_on_signals() as stop:
-        run_miner(settings, stop, windows=None, limits=limits, mining_of=mining_factory(cheat))
+    run_miner(settings, stop_on_signals, windows=None, limits=limits, mining_of=mining_factory(cheat))
 
 
 if __name__ == "__main__":

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 
+from grail_core.commands.options import stop_on_signals
 from grail_core.errors import ConfigurationError
 from grail_core.participant.settings import load_settings
 from grail_miner.limits import MiningLimits
@@ -55,4 +55,4 @@ def test_a_wrong_deployment_ends_with_what_where_and_what_to_try(
 def test_an_engine_this_version_does_not_have_is_refused_not_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAIL_PIPELINE_BACKEND", "sglang")
     with pytest.raises(ConfigurationError, match="in process only"):
-        run_miner(load_settings(), threading.Event(), windows=1, limits=MiningLimits())
+        run_miner(load_settings(), stop_on_signals, windows=1, limits=MiningLimits())

@@ -130,22 +130,22 @@ NEW = Publication()
 
 
 def test_a_free_place_is_taken() -> None:
-    taken = publishing.step(NEW, Places(None, head=Window(90), reachable=Window(120)))
+    taken = publishing.step(NEW, Places(head=Window(90), reachable=Window(120)))
     assert (taken.publication, taken.put) == (NEW, PutCheckpoint(Window(120)))
 
 
 def test_a_checkpoint_that_is_there_since_before_a_crash_is_not_put_again() -> None:
-    taken = publishing.step(NEW, Places(Window(90), head=Window(90), reachable=Window(150)))
+    taken = publishing.step(NEW, Stored(Window(90)))
     assert (taken.publication, taken.put) == (Publication(PublicationStage.STORED, Window(90)), PutLog())
 
 
 def test_a_taken_place_leaves_the_weights_to_the_next_checkpoint() -> None:
-    taken = publishing.step(NEW, Places(None, head=Window(120), reachable=Window(120)))
+    taken = publishing.step(NEW, Places(head=Window(120), reachable=Window(120)))
     assert (taken.publication, taken.put) == (Publication(PublicationStage.JOINED), PutLog())
 
 
 def test_the_last_checkpoint_of_a_run_waits_for_no_other() -> None:
-    taken = publishing.step(NEW, Places(None, head=Window(120), reachable=Window(120), last=True))
+    taken = publishing.step(NEW, Places(head=Window(120), reachable=Window(120), last=True))
     assert taken.put == PutCheckpoint(Window(150))
 
 

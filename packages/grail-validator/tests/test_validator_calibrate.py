@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from grail_core.commands.options import stop_on_signals
 from grail_core.errors import CheckpointError, ConfigurationError, EnvironmentUnavailableError
 from grail_core.participant.settings import load_settings
 from grail_core.proof.calibration import CalibrationTable, active_table, shipped_table, use_table
@@ -169,5 +169,5 @@ def test_prompts_come_from_one_place(prompts: list[str]) -> None:
 def test_a_validator_does_not_start_with_a_table_it_cannot_read(tmp_path: Path) -> None:
     settings = load_settings(calibration=tmp_path / "none.json")
     with pytest.raises(ConfigurationError, match="calibration table") as caught:
-        run_validator(settings, threading.Event(), windows=1, compared=ComparedModels())
+        run_validator(settings, stop_on_signals, windows=1, compared=ComparedModels())
     assert caught.value.where.endswith("none.json")

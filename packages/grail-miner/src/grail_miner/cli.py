@@ -39,8 +39,7 @@ def run(settings: Settings, windows: int | None, limits: MiningLimits) -> None:
     """
     from grail_miner.start import run_miner
 
-    with stop_on_signals() as stop:
-        run_miner(settings, stop, windows=windows, limits=limits)
+    run_miner(settings, stop_on_signals, windows=windows, limits=limits)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from grail_core.checkpoints.loaded import LoadedCheckpoint
-from grail_core.errors import CheckpointError, DiskFullError, StorageError
+from grail_core.errors import ChainError, CheckpointError, DiskFullError, StorageError
 from grail_core.keys import ss58
 from grail_core.participant.outcomes import Stopped, Void
 from grail_core.participant.participant import Participant
@@ -48,8 +48,7 @@ class MinerService:
         """Returns how many windows were mined."""
         mined = 0
         for window in self._windows(stop):
-            if self._mine_window(window, stop):
-                mined += 1
+            mined += self._try_window(window, stop)
             if not stop.is_set():
                 self.retention.sweep(window)
             if windows is not None and mined >= windows:
@@ -62,6 +61,16 @@ class MinerService:
         while not stop.is_set():
             yield window
             window = max(Window(window + WINDOW_LENGTH), self.participant.current_window())
+
+    def _try_window(self, window: Window, stop: threading.Event) -> bool:
+        """A chain or a store that fails costs the window, and not the miner: the next one may go well."""
+        try:
+            return self._mine_window(window, stop)
+        except DiskFullError:
+            raise
+        except (ChainError, StorageError) as error:
+            log.event("window_skipped", window=window, reason=error.what)
+            return False
 
     def _mine_window(self, window: Window, stop: threading.Event) -> bool:
         key = window_key(ss58(self.mining.signer.hotkey), window)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
 from grail_core.checkpoints.loaded import LiveCheckpoint
@@ -10,6 +9,7 @@ from grail_core.errors import ConfigurationError
 from grail_core.keys import ss58
 from grail_core.participant.participant import Participant
 from grail_core.participant.settings import Settings
+from grail_core.participant.waiting import Stopping
 from grail_core.storage.retention import Retention, window_files
 from grail_core.telemetry import get_logger
 from grail_envs.bound import BoundEnvironments
@@ -33,7 +33,7 @@ def honest_mining(
 
 def run_miner(
     settings: Settings,
-    stop: threading.Event,
+    stopping: Stopping,
     *,
     windows: int | None,
     limits: MiningLimits,
@@ -60,6 +60,7 @@ def run_miner(
             max_groups=limits.max_groups,
             safety_blocks=settings.miner_safety_blocks,
         )
-        mined = service.run(stop, windows)
+        with stopping() as stop:
+            mined = service.run(stop, windows)
         log.event("miner_stopped", windows=mined)
     return mined

@@ -22,7 +22,7 @@ from grail_core.environment import Environment
 from grail_core.files.accepted_files import AcceptedFile
 from grail_core.files.evidence import GradeStability, RolloutEvidence
 from grail_core.keys import ss58
-from grail_core.protocol import Finding
+from grail_core.protocol import Finding, Outcome
 from grail_core.protocol.context import WindowContext
 from grail_core.protocol.types import Digest, Hotkey
 from grail_core.verification.context import CheckContext
@@ -63,7 +63,7 @@ class DroppedGroup:
             "content_digest": self.content_digest.hex(),
             "group": self.group,
             "reason": self.reason,
-            "findings": [finding.to_json() for finding in self.findings],
+            "findings": [f.to_json() for f in self.findings if f.outcome is not Outcome.ACCEPT],  # why, and nothing else
         }
 
 

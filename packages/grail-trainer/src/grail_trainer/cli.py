@@ -52,10 +52,15 @@ def run(
     """
     from grail_trainer.start import run_trainer
 
-    with stop_on_signals() as stop:
-        run_trainer(
-            settings, stop, model=model, env_id=env_id, windows=windows, max_groups=most_groups, hyper_parameters=chosen
-        )
+    run_trainer(
+        settings,
+        stop_on_signals,
+        model=model,
+        env_id=env_id,
+        windows=windows,
+        max_groups=most_groups,
+        hyper_parameters=chosen,
+    )
 
 
 @cli.command()

@@ -70,7 +70,7 @@ class Publisher:
         head = self.view().head
         if head is None:
             raise CheckpointError("the network has no first checkpoint")
-        taken = step(Publication(), Places(None, head.valid_from, self._reachable(window), last=True))
+        taken = step(Publication(), Places(head.valid_from, self._reachable(window), last=True))
         if not isinstance(taken.put, PutCheckpoint):
             raise RuntimeError("weights from elsewhere always have a place: after the newest checkpoint")
         return self._publish(self._parts(head, window, taken.put.valid_from, {}), state)
@@ -89,15 +89,16 @@ class Publisher:
         if view.head is None:
             raise CheckpointError("the network has no first checkpoint")
         manifest = next((s.manifest for s in view.stored if s.manifest.window == trained.window), None)
-        standing = None if manifest is None else manifest.valid_from
-        places = Places(standing, view.head.valid_from, self._reachable(trained.window), last)
-        taken = step(Publication(), places)
+        if manifest is not None:
+            taken = step(Publication(), Stored(manifest.valid_from))  # before a crash; needs nothing of the chain any more
+        else:
+            taken = step(Publication(), Places(view.head.valid_from, self._reachable(trained.window), last))
         if isinstance(taken.put, PutCheckpoint):
             parts = self._parts(view.head, trained.window, taken.put.valid_from, trained.summary)
             manifest = self._publish(parts, masters.published())
             taken = step(taken.publication, Stored(manifest.valid_from))
         if taken.publication.stage is PublicationStage.JOINED:
-            log.event("checkpoint_joined", window=trained.window, reason=f"window {places.reachable} has its checkpoint")
+            log.event("checkpoint_joined", window=trained.window, reason="its place is taken: the next checkpoint carries it")
         self._put_log(trained, manifest)
         step(taken.publication, Logged())
         self._retire()

@@ -1,7 +1,7 @@
 """The publisher as a state machine: a trained window's way from the journal to checkpoint and log in the store.
 
     PENDING --Places: free--> (put the checkpoint) --Stored--> STORED --Logged--> LOGGED
-       |  \\--Places: there since before a crash------------->/          ^
+       |  \\--Stored: there since before a crash------------->/          ^
        \\-----Places: taken, and a later one will carry it--> JOINED ---/
 
 A checkpoint takes the first window it can reach in time. Where that window is taken already, by the checkpoint of the window
@@ -40,7 +40,6 @@ class Publication:
 class Places:
     """What the bucket and the clock say of where the checkpoint may go; all are `valid_from` windows."""
 
-    standing: Window | None  # of a checkpoint of this very window, published before a crash
     head: Window  # of the newest checkpoint
     reachable: Window  # the first that a checkpoint published now is in time for
     last: bool = False  # no window will follow, so nothing could carry these weights later
@@ -48,7 +47,7 @@ class Places:
 
 @dataclass(frozen=True)
 class Stored:
-    """The checkpoint was put."""
+    """The checkpoint was put: now, or before a crash."""
 
     valid_from: Window
 
@@ -97,8 +96,6 @@ def step(publication: Publication, event: Event) -> Step:
 
 
 def _place(places: Places) -> Step:
-    if places.standing is not None:
-        return Step(Publication(PublicationStage.STORED, places.standing), PutLog())
     if places.head < places.reachable:
         return Step(Publication(), PutCheckpoint(places.reachable))
     if places.last:

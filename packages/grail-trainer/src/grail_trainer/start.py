@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from grail_core.keys import ss58
 from grail_core.model.policy_model import PolicyModel
 from grail_core.participant.participant import Participant
 from grail_core.participant.settings import Settings
+from grail_core.participant.waiting import Stopping
 from grail_core.proof.calibration import use_table
 from grail_core.protocol import window_of
 from grail_core.protocol.constants import WINDOW_LENGTH
@@ -44,7 +44,7 @@ MAX_WINDOWS_OLD = 6
 
 def run_trainer(
     settings: Settings,
-    stop: threading.Event,
+    stopping: Stopping,
     *,
     model: Path,
     env_id: str,
@@ -73,7 +73,8 @@ def run_trainer(
             max_groups=max_groups,
             device=settings.device,
         )
-        learned = service.run(stop, windows)
+        with stopping() as stop:
+            learned = service.run(stop, windows)
         log.event("trainer_stopped", windows=learned)
     return learned
 

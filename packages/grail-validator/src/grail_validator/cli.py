@@ -40,8 +40,7 @@ def run(settings: Settings, windows: int | None, compared: ComparedModels) -> No
     """
     from grail_validator.start import run_validator
 
-    with stop_on_signals() as stop:
-        run_validator(settings, stop, windows=windows, compared=compared)
+    run_validator(settings, stop_on_signals, windows=windows, compared=compared)
 
 
 @cli.command()

@@ -24,7 +24,7 @@ from grail_core.keys import ss58
 from grail_core.model.policy_model import PolicyModel
 from grail_core.participant.outcomes import Opened, Stopped, Void
 from grail_core.participant.participant import Participant
-from grail_core.participant.waiting import ChallengedWindow, wait_for_challenge
+from grail_core.participant.waiting import ChallengedWindow, until_had, wait_for_challenge
 from grail_core.proof.alternatives import EIGHT_BIT_GROUP, Alternatives, Weights, eight_bit
 from grail_core.protocol import MinerStatus, SignedVerdict, WindowStatus
 from grail_core.protocol.context import WindowContext
@@ -102,7 +102,12 @@ class ValidatorService:
         """Take one window as far as it goes now. Returns its status if it was judged by this call."""
         stage = self.ledger.stage(window)
         # What is judged needs nothing but the store: it is published even while the chain does not answer.
-        standing = self._standing(window) if stage in (WindowStage.UNSEEN, WindowStage.SIGHTED) else None
+        standing = None
+        if stage in (WindowStage.UNSEEN, WindowStage.SIGHTED):
+            had = until_had(self.participant, window, stop, partial(self._standing, window), too_late=_never)
+            if not isinstance(had, Opened):
+                return None
+            standing = had.value
         taken = self._carry_out(window, steps.step(window, stage, Turn(), standing))
         if taken.wait is not steps.Wait.CHALLENGE:
             return _status(taken)
@@ -133,17 +138,35 @@ class ValidatorService:
         started = time.perf_counter()
         opened: ChallengedWindow = waited.value
         try:
-            means = self._means(opened.context)
+            means = self._means(opened.context, window, stop)
+        except DiskFullError:
+            raise  # the operator's to mend: the window stays as it is
         except GrailError as error:
-            return Unreadable(f"no checkpoint to judge with: {error.what}")
-        announcements = self._announcements(window)
+            return Unreadable(f"nothing to judge with: {error.what}")
+        if not isinstance(means, Means):
+            return means
+        announcements = until_had(self.participant, window, stop, partial(self._announcements, window), too_late=_never)
+        if not isinstance(announcements, Opened):
+            return Stopped()
         seconds.load = time.perf_counter() - started
-        return Case(opened.context, opened.challenge, announcements, means)
+        return Case(opened.context, opened.challenge, announcements.value, means)
 
-    def _means(self, context: WindowContext) -> Means:
-        loaded = self.checkpoint.at(context.manifest)
+    def _means(self, context: WindowContext, window: Window, stop: threading.Event) -> Means | Unreadable | Stopped:
+        """What a window is judged with. A store that answers again before the window's time is over costs nobody anything."""
         environment = self.environment_of(context.manifest)
-        alternatives = self._alternatives(context, loaded.model)
+        had = until_had(self.participant, window, stop, partial(self.checkpoint.at, context.manifest))
+        if isinstance(had, Void):
+            return Unreadable(f"no checkpoint to judge with: {had.reason}")
+        if isinstance(had, Stopped):
+            return had
+        loaded = had.value
+        earlier = until_had(self.participant, window, stop, partial(self._earlier, context))
+        if isinstance(earlier, Stopped):
+            return earlier
+        if isinstance(earlier, Void):
+            # As where a single one is missing: the checks are weaker for once, and nobody's window is lost.
+            log.event("alternatives_unavailable", window=window, reason=earlier.reason)
+        alternatives = self._alternatives(loaded.model, earlier.value if isinstance(earlier, Opened) else {})
 
         def sampling(challenge_seed: Digest) -> ChallengedSample:
             return ChallengedSample(challenge_seed, loaded.model, alternatives)
@@ -166,15 +189,20 @@ class ValidatorService:
             entries.append(Announcement(neuron, sighting, file, in_time))
         return tuple(entries)
 
-    def _alternatives(self, context: WindowContext, model: PolicyModel) -> Alternatives | None:
-        """What this window's miners may have run instead: the checkpoints before its own, and 8-bit copies of its own."""
-        others: dict[str, Weights] = {}
+    def _earlier(self, context: WindowContext) -> dict[str, Weights]:
+        """The weights of the checkpoints before the window's own, by name."""
+        found: dict[str, Weights] = {}
         for age, manifest in enumerate(self.participant.checkpoints.before(context.manifest, self.compared.earlier), start=1):
             try:
-                others[f"previous-{age}"] = self.checkpoint.at(manifest).model.state
+                found[f"previous-{age}"] = self.checkpoint.at(manifest).model.state
             except CheckpointError as error:
                 # Evidence says which alternatives were measured, so a missing one weakens the check and hides nothing.
                 log.event("alternative_unavailable", window=context.window, age=age, reason=error.what)
+        return found
+
+    def _alternatives(self, model: PolicyModel, earlier: dict[str, Weights]) -> Alternatives | None:
+        """What this window's miners may have run instead: the checkpoints before its own, and 8-bit copies of its own."""
+        others = dict(earlier)
         if self.compared.eight_bit:
             others["int8"] = partial(eight_bit, model)
             others["int8-groups"] = partial(eight_bit, model, EIGHT_BIT_GROUP)
@@ -228,14 +256,14 @@ class ValidatorService:
     def _set_weights_if_due(self) -> None:
         """Set the weights of the last judged window, once every WEIGHT_INTERVAL blocks."""
         participant = self.participant
-        now = participant.chain.current_block()
         known = self._weights()
-        if not known.due(now, participant.params.weight_interval):
-            return
         try:
+            now = participant.chain.current_block()
+            if not known.due(now, participant.params.weight_interval):
+                return
             participant.chain.set_weights(participant.signer, known.weights)
         except ChainError as error:
-            log.event("weights_refused", block=now, reason=error.what)
+            log.event("weights_refused", window=known.of_window, reason=error.what)
             return
         self.ledger.record_weights(now)
         log.event("weights_set", block=now, window=known.of_window, weights={str(uid): w for uid, w in known.weights.items()})
@@ -270,6 +298,10 @@ class ValidatorService:
             rollouts_checked=sum(len(m.sampled) for m in body.miners),
             body=body.digest().hex(),
         )
+
+
+def _never() -> bool:
+    return False
 
 
 def _status(taken: Step) -> WindowStatus | None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-
 from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.errors import NotRegisteredError
 from grail_core.keys import ss58
 from grail_core.participant.participant import Participant
 from grail_core.participant.settings import Settings
+from grail_core.participant.waiting import Stopping
 from grail_core.proof.calibration import use_table
 from grail_core.storage.retention import Retention, accepted_files, evidence
 from grail_core.telemetry import get_logger
@@ -28,16 +27,16 @@ def open_ledger(settings: Settings, participant: Participant) -> Ledger:
     return Ledger(path, network_id=network_id, hotkey=hotkey)
 
 
-def run_validator(settings: Settings, stop: threading.Event, *, windows: int | None, compared: ComparedModels) -> int:
+def run_validator(settings: Settings, stopping: Stopping, *, windows: int | None, compared: ComparedModels) -> int:
     """Join the network and judge until stopped. Returns the number of windows scored."""
     use_table(settings.calibration)
     participant = Participant.from_settings(settings)
     with participant.state.held():
-        return _run(participant, settings, stop, windows=windows, compared=compared)
+        return _run(participant, settings, stopping, windows=windows, compared=compared)
 
 
 def _run(
-    participant: Participant, settings: Settings, stop: threading.Event, *, windows: int | None, compared: ComparedModels
+    participant: Participant, settings: Settings, stopping: Stopping, *, windows: int | None, compared: ComparedModels
 ) -> int:
     neuron = participant.join(settings)
     if not neuron.validator_permit:
@@ -59,6 +58,7 @@ def _run(
             participant.own_store, [accepted_files(settings.keep_window_files), evidence(settings.keep_evidence)]
         ),
     )
-    scored = service.run(stop, windows)
+    with stopping() as stop:
+        scored = service.run(stop, windows)
     log.event("validator_stopped", windows=scored)
     return scored

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from grail_core.beacon.base import RoundNotYetError
-from grail_core.errors import BeaconError, ChainError, CheckpointError, StorageError
+from grail_core.errors import BeaconError, ChainError, CheckpointError, DiskFullError, StorageError
 from grail_core.participant.outcomes import Opened, Stopped, Void
 from grail_core.participant.participant import Participant
 from grail_core.participant.windows import open_challenge
@@ -23,9 +24,13 @@ from grail_core.telemetry import get_logger
 log = get_logger(__name__)
 
 RETRY_SECONDS: Final = 1.0
+LEAST_TRIES: Final = 3  # of what failed: a role that is late does not lose a window to one refused request
 BEACON_SECONDS: Final = 0.2  # the round after a block is due within a period; nothing is wrong
 
 T = TypeVar("T")
+
+Stopping = Callable[[], AbstractContextManager[threading.Event]]
+"""Entered once a role has started: the event that asks it to stop. Until then a signal ends the process at once."""
 
 
 @dataclass(frozen=True)
@@ -39,57 +44,70 @@ class ChallengedWindow:
 def wait_for_window(
     participant: Participant, window: Window, stop: threading.Event, *, too_late: Callable[[], bool] | None = None
 ) -> Opened[WindowContext] | Void | Stopped:
-    """The window's context once its seed beacon is out.
+    """The window's context once its seed beacon is out. `too_late`: as in `until_had`."""
 
-    Args:
-        too_late: asked after a failed try; by default whether the window's void block has passed.
-    """
-    if not participant.wait_for_block(participant.times(window).seed_beacon_block, stop):
-        return Stopped()
-    return _until_open(participant, window, stop, lambda: participant.open_window(window), too_late)
+    def attempt() -> WindowContext | None:
+        there = participant.wait_for_block(participant.times(window).seed_beacon_block, stop)
+        return participant.open_window(window) if there else None
+
+    return until_had(participant, window, stop, attempt, too_late=too_late)
 
 
 def wait_for_challenge(
     participant: Participant, window: Window, stop: threading.Event
 ) -> Opened[ChallengedWindow] | Void | Stopped:
     """Context and challenge once the challenge block is final and its beacon round is out."""
-    if not participant.wait_for_block(participant.times(window).challenge_block, stop, finalised=True):
-        return Stopped()
 
-    def attempt() -> ChallengedWindow:
+    def attempt() -> ChallengedWindow | None:
+        if not participant.wait_for_block(participant.times(window).challenge_block, stop, finalised=True):
+            return None
         context = participant.open_window(window)
         return ChallengedWindow(context, open_challenge(participant.chain, participant.beacon, context))
 
-    return _until_open(participant, window, stop, attempt, None)
+    return until_had(participant, window, stop, attempt)
 
 
-def _until_open(
+def until_had(
     participant: Participant,
     window: Window,
     stop: threading.Event,
-    attempt: Callable[[], T],
-    too_late: Callable[[], bool] | None,
+    attempt: Callable[[], T | None],
+    *,
+    too_late: Callable[[], bool] | None = None,
 ) -> Opened[T] | Void | Stopped:
-    void_block = participant.times(window).void_block
+    """Try until it is had, or too late.
+
+    A checkpoint that is not valid or damaged ends it at once; a full disk is the operator's to mend and is raised; every other
+    fault of beacon, chain and store may heal, and gets at least `LEAST_TRIES`.
+
+    Args:
+        attempt: None: stopped meanwhile.
+        too_late: asked after a failed try; by default whether the window's void block has passed. While the chain does not
+            answer nothing is known to be too late.
+    """
+    void_block, faults = participant.times(window).void_block, 0
+    over = too_late or (lambda: participant.chain.current_block() > void_block)
     while not stop.is_set():
         try:
-            return Opened(attempt())
+            had = attempt()
+            return Stopped() if had is None else Opened(had)
         except CheckpointError as error:
             return Void(f"no valid checkpoint: {error.what}")
+        except DiskFullError:
+            raise
         except (BeaconError, ChainError, StorageError) as error:
-            over = too_late() if too_late is not None else _is_past(participant, void_block)
-            if over:
+            early = isinstance(error, RoundNotYetError)
+            faults += not early
+            if (early or faults >= LEAST_TRIES) and _is(over):
                 return Void(f"an input could not be had in time: {error.what}")
-            if isinstance(error, RoundNotYetError):
-                stop.wait(BEACON_SECONDS)
-                continue
-            log.event("window_input_late", window=window, reason=error.what)
-            stop.wait(RETRY_SECONDS)
+            if not early:
+                log.event("window_input_late", window=window, reason=error.what)
+            stop.wait(BEACON_SECONDS if early else RETRY_SECONDS)
     return Stopped()
 
 
-def _is_past(participant: Participant, block: int) -> bool:
+def _is(over: Callable[[], bool]) -> bool:
     try:
-        return participant.chain.current_block() > block
+        return over()
     except ChainError:
-        return False  # it is the chain that does not answer; nothing is known to be over
+        return False

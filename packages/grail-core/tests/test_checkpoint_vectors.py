@@ -33,9 +33,7 @@ def state(rows: list[dict[str, Any]]) -> dict[str, RawTensor]:
 
 @pytest.mark.parametrize("name", sorted(FILES))
 def test_the_vectors_are_what_is_written_today(name: str) -> None:
-    assert (FOLDER / f"{name}.json").read_bytes() == render(name), (
-        "the format changed: python -m tooling.testing.vectors.checkpoints"
-    )
+    assert (FOLDER / f"{name}.json").read_bytes() == render(name), "the format changed: python -m tooling.testing.vectors"
 
 
 @pytest.mark.parametrize("profile", ["fast", "small"])

@@ -76,25 +76,40 @@ def part(value: dict[str, str]) -> bytes | int | str:
     return readers[kind](text)
 
 
+def run_vectors(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+
+
 def test_vectors_regenerate_byte_identically() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tooling.testing.vectors", "--check"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+    published = [path for path in (ROOT / "tests" / "vectors").rglob("*") if path.is_file()]
+    assert f"{len(published)} files under tests/vectors" in done.stdout, "every file there has a maker"
 
 
-def test_a_changed_vector_file_is_noticed(tmp_path: Path) -> None:
-    program = (
-        "import sys, pathlib, tooling.testing.vectors.__main__ as m\n"
+def test_a_changed_a_missing_and_a_stray_vector_file_are_noticed_and_put_right(tmp_path: Path) -> None:
+    done = run_vectors(
+        "import pathlib, tooling.testing.vectors.__main__ as m\n"
         f"m.FOLDER = pathlib.Path({str(tmp_path)!r})\n"
         "assert m.main([]) == 0 and m.main(['--check']) == 0\n"
-        "file = m.FOLDER / 'draw.json'\n"
-        "file.write_bytes(file.read_bytes().replace(b'1', b'2', 1))\n"
+        "for name in ('draw.json', 'checkpoint/delta.json'):\n"
+        "    file = m.FOLDER / name\n"
+        "    file.write_bytes(file.read_bytes().replace(b'1', b'2', 1))\n"
+        "(m.FOLDER / 'checkpoint' / 'weights.json').unlink()\n"
+        "(m.FOLDER / 'checkpoint' / 'old.bin').write_bytes(b'?')\n"
         "assert m.main(['--check']) == 1\n"
+        "assert m.main([]) == 0 and m.main(['--check']) == 0\n"
+        "assert not (m.FOLDER / 'checkpoint' / 'old.bin').exists()\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "draw.json differs" in done.stderr
+    assert [line.removeprefix("tests/vectors/").split(":")[0] for line in done.stderr.splitlines()] == [
+        "checkpoint/weights.json is missing",
+        "draw.json differs from the specification",
+        "checkpoint/delta.json differs from the specification",
+        "checkpoint/old.bin is made by nobody",
+    ]
 
 
 def test_constants_and_networks() -> None:

@@ -1,16 +1,21 @@
-"""`python -m tooling.testing.vectors [--check]`: one JSON file per subject under tests/vectors."""
+"""`python -m tooling.testing.vectors [--check]`: every file under tests/vectors, and no other.
+
+Each file has one maker; `--check` writes nothing and names what differs, what is missing and what nobody makes. A signature is
+different each time it is made (sr25519 draws at random): the one in signatures.json was made once, and is verified each time.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from grail_core.protocol.constants import PROTOCOL_VERSION
 from grail_core.protocol.reading import Json
 from tooling import REPOSITORY
-from tooling.testing.vectors import derivation, statements
+from tooling.testing.vectors import checkpoints, derivation, statements
 from tooling.testing.vectors.source import Source
 
 FOLDER = REPOSITORY / "tests" / "vectors"
@@ -35,33 +40,64 @@ FILES: dict[str, tuple[str, Callable[[Source], Json]]] = {
 
 
 def render(name: str) -> bytes:
-    """The bytes of one vector file."""
+    """The bytes of one vector file of the protocol."""
     about, make = FILES[name]
     document = {"protocol_version": PROTOCOL_VERSION, "about": about, "vectors": make(Source(name))}
     return (json.dumps(document, ensure_ascii=False, indent=1, sort_keys=True) + "\n").encode()
 
 
+def rendered() -> Iterator[tuple[str, bytes]]:
+    """Every published file: its path in the folder, and its bytes."""
+    for name in FILES:
+        yield f"{name}.json", render(name)
+    for name in checkpoints.FILES:
+        yield f"checkpoint/{name}.json", checkpoints.render(name)
+
+
+def present(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+
+
+def faults(folder: Path, files: dict[str, bytes]) -> list[str]:
+    """What is wrong with a folder that should hold these files and no other, one line each."""
+    there = present(folder)
+    found = [f"{path} is missing" for path in files if path not in there]
+    found += [
+        f"{path} differs from the specification"
+        for path in files
+        if path in there and (folder / path).read_bytes() != files[path]
+    ]
+    return found + [f"{path} is made by nobody" for path in sorted(there - files.keys())]
+
+
+def write(folder: Path, files: dict[str, bytes]) -> None:
+    """Make the folder hold these files and no other."""
+    for path, data in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(data)
+    for path in present(folder) - files.keys():
+        (folder / path).unlink()
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tooling.testing.vectors", description="write the published test vectors")
     parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit 1 if a file differs from what would be written"
+        "--check", action="store_true", help="write nothing; exit 1 if a file differs, is missing or is made by nobody"
     )
     check = parser.parse_args(arguments).check
-    stray = {path.stem for path in FOLDER.glob("*.json")} - FILES.keys()
-    differing = sorted(stray) if check else []
-    for name in FILES:
-        path, data = FOLDER / f"{name}.json", render(name)
-        if not check:
-            FOLDER.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-        elif not path.exists() or path.read_bytes() != data:
-            differing.append(name)
+    files = dict(rendered())
     if not check:
-        for name in stray:
-            (FOLDER / f"{name}.json").unlink()
-    for name in differing:
-        print(f"tests/vectors/{name}.json differs from the specification: python -m tooling.testing.vectors", file=sys.stderr)
-    return 1 if differing else 0
+        write(FOLDER, files)
+        return 0
+    found = faults(FOLDER, files)
+    for fault in found:
+        print(f"tests/vectors/{fault}: python -m tooling.testing.vectors", file=sys.stderr)
+    if not found:
+        print(
+            f"{len(files)} files under tests/vectors regenerate byte for byte; "
+            "the signature in signatures.json was made once (sr25519 draws at random) and is verified"
+        )
+    return 1 if found else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python -m tooling.testing.vectors.checkpoints`: test vectors of the checkpoint formats, under tests/vectors/checkpoint.
+"""Vectors of the checkpoint formats, under tests/vectors/checkpoint.
 
 Digests of tensors and states, deltas in both profiles byte for byte, and one signed manifest. Another implementation that
 reads these deltas, arrives at these roots and accepts this manifest speaks the format of docs/checkpoints.md.
@@ -122,13 +122,3 @@ FILES = {"weights": weights_vectors, "delta": delta_vectors, "manifest": manifes
 
 def render(name: str) -> bytes:
     return (json.dumps(FILES[name](), indent=1, sort_keys=True) + "\n").encode()
-
-
-def main() -> None:
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    for name in FILES:
-        (FOLDER / f"{name}.json").write_bytes(render(name))
-
-
-if __name__ == "__main__":
-    main()

@@ -41,6 +41,7 @@ from grail_core.protocol.network import LOCALNET, SUBNET_81
 from grail_core.protocol.reading import Json
 from grail_core.protocol.rollouts.records import rollout_message
 from grail_core.protocol.scores import score_units
+from grail_core.protocol.signatures import verify
 from tooling.testing.vectors.source import Source
 
 # sr25519 signatures are randomised: this one was made once, by the key of the seed 000102…1f over b"grail".
@@ -203,17 +204,22 @@ def scores(source: Source) -> Json:
 def signatures(source: Source) -> Json:
     key, signature = SIGNER, SIGNATURE
     cases = [
-        (key, b"grail", signature, True),
-        (key, b"grail ", signature, False),
-        (source.bytes(), b"grail", signature, False),
-        (key, b"grail", signature[:-1] + bytes([signature[-1] ^ 1]), False),
-        (key, b"grail", signature[:-1], False),
-        (key, b"grail", bytes(64), False),
-        (bytes(32), b"grail", bytes(63) + b"\x80", False),
+        (key, b"grail", signature),
+        (key, b"grail ", signature),
+        (source.bytes(), b"grail", signature),
+        (key, b"grail", signature[:-1] + bytes([signature[-1] ^ 1])),
+        (key, b"grail", signature[:-1]),
+        (key, b"grail", bytes(64)),
+        (bytes(32), b"grail", bytes(63) + b"\x80"),
     ]
     return [
-        {"hotkey": hotkey.hex(), "message": text.hex(), "signature": signed.hex(), "valid": valid}
-        for hotkey, text, signed, valid in cases
+        {
+            "hotkey": hotkey.hex(),
+            "message": text.hex(),
+            "signature": signed.hex(),
+            "valid": verify(Hotkey(hotkey), text, Signature(signed)),
+        }
+        for hotkey, text, signed in cases
     ]
 
 

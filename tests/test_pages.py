@@ -39,7 +39,16 @@ def test_links_that_lead_somewhere_and_small_files_pass(tree: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "link", ["[gone](docs/gone.md)", "![gone](docs/b.svg)", "[out](../other.md)", "[case](docs/Page.md)", "\n[r]: docs/gone.md"]
+    "link",
+    [
+        "[gone](docs/gone.md)",
+        "[text that goes\non](docs/gone.md)",
+        "[![picture](docs/a.svg)](docs/gone.md)",
+        "![gone](docs/b.svg)",
+        "[out](../other.md)",
+        "[case](docs/Page.md)",
+        "\n[r]: docs/gone.md",
+    ],
 )
 def test_a_dead_link_is_named_with_its_line(tree: Path, link: str, capsys: pytest.CaptureFixture[str]) -> None:
     append(tree / "README.md", f"\n{link}\n")

@@ -22,7 +22,7 @@ MAX_PYTHON_LINES = 500
 LARGER: dict[str, str] = {}
 """Path → why this file may be larger than either."""
 
-_LINK = re.compile(r"\[(?:[^\[\]]|\[[^\]]*\])*\]\(\s*<?([^\s<>()]+)>?(?:\s+\"[^\"]*\")?\s*\)")
+_LINK = re.compile(r"\]\(\s*<?([^\s<>()]+)>?(?:\s+\"[^\"]*\")?\s*\)")  # its text may have begun on the line before
 _DEFINITION = re.compile(r"^ {0,3}\[[^\]]+\]:\s+<?(\S+?)>?(?:\s|$)")
 _HEADING = re.compile(r"^ {0,3}#{1,6}\s+(.*?)\s*#*\s*$")
 _NAMED = re.compile(r"<a\s+(?:id|name)=\"([^\"]+)\"")

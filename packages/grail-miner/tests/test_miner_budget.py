@@ -22,6 +22,14 @@ def test_nothing_is_started_in_the_uploads_reserve() -> None:
     assert budget.groups_that_fit(6.0, at_most=8) == 0
 
 
+def test_on_a_clock_that_stands_still_every_group_fits_however_slow_the_machine() -> None:
+    budget = TimeBudget()
+    budget.observe_groups(1, 0.0)
+    budget.observe_finish(0.0)
+    assert budget.groups_that_fit(1.5, at_most=64) == 64
+    assert budget.groups_that_fit(0.0, at_most=64) == 0
+
+
 @given(left=seconds, group=seconds, finish=seconds, at_most=st.integers(0, 64))
 def test_what_is_started_fits_before_the_deadline(left: float, group: float, finish: float, at_most: int) -> None:
     fitting = TimeBudget(group, finish).groups_that_fit(left, at_most)

@@ -1,7 +1,8 @@
 """How many more groups fit before the deadline.
 
 Exponential averages of what a group and an upload took decide; the last `safety_blocks` belong to the upload. A bad
-estimate heals by itself: every observation moves it, and the first batch of a run is always tried alone.
+estimate heals by itself: every observation moves it, and the first batch of a run is always tried alone. All seconds are
+those of the clock that the deadline is on, the chain's: where that one stands still, work costs none.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ _UPLOAD_FACTOR = 2.0  # an upload may take twice its average before the reserve 
 
 @dataclass
 class TimeBudget:
-    """Seconds a group and an upload take, from experience."""
+    """Seconds of chain time that a group and an upload take, from experience."""
 
     group_seconds: float | None = None
     finish_seconds: float = 1.0  # pack and upload
@@ -33,6 +34,8 @@ class TimeBudget:
             return 0
         if self.group_seconds is None:
             return 1
+        if self.group_seconds == 0:
+            return at_most
         return min(at_most, int(usable / self.group_seconds))
 
 

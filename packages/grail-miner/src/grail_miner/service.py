@@ -109,14 +109,14 @@ class MinerService:
             count = self.budget.groups_that_fit(left, min(self.mining.groups_per_batch, self.max_groups - following))
             if count == 0:
                 break
-            start = time.perf_counter()
+            start_ms = self._now_ms()
             produced += self.mining.produce_groups(context, loaded, range(following, following + count))
-            self.budget.observe_groups(count, time.perf_counter() - start)
+            self.budget.observe_groups(count, self._seconds_since(start_ms))
             following += count
         return within_gap_allowance(produced)
 
     def _upload(self, key: str, context: WindowContext, loaded: LoadedCheckpoint, groups: list[Group]) -> None:
-        start = time.perf_counter()
+        start, start_ms = time.perf_counter(), self._now_ms()
         data = self.mining.pack(context, loaded, groups)
         try:
             info = self.participant.own_store.put(key, data)
@@ -126,7 +126,7 @@ class MinerService:
             log.event("upload_failed", window=context.window, reason=error.what)
             return
         seconds = time.perf_counter() - start
-        self.budget.observe_finish(seconds)
+        self.budget.observe_finish(self._seconds_since(start_ms))
         deadline_ms = self.participant.time_of_block_ms(context.times.deadline_block)
         timings = self.mining.timings
         rewards = [record.reward for group in groups for record in group.rollouts]
@@ -150,8 +150,15 @@ class MinerService:
         """Until the upload must begin."""
         participant = self.participant
         last = Block(participant.times(window).deadline_block - self.safety_blocks)
-        now_ms = participant.chain.now_ms()
-        return (participant.time_of_block_ms(last) - now_ms) / 1000
+        return (participant.time_of_block_ms(last) - self._now_ms()) / 1000
+
+    def _now_ms(self) -> int:
+        """By the clock that the deadline is on."""
+        return self.participant.chain.now_ms()
+
+    def _seconds_since(self, start_ms: int) -> float:
+        """Of chain time; a clock that was set back meanwhile says nothing."""
+        return max(0, self._now_ms() - start_ms) / 1000
 
 
 def within_gap_allowance(groups: list[Group]) -> list[Group]:

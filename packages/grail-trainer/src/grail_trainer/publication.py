@@ -51,7 +51,7 @@ class Publisher:
     participant: Participant
     files: ModelFiles
     spare_blocks: int = 1
-    _seconds: float = 0.0  # of the last publication: what the next one is given
+    _chain_seconds: float = 0.0  # of chain time, that the last publication took: what the next one is given
 
     def view(self) -> CheckpointSequence:
         """Our own sequence of checkpoints, as our bucket has it."""
@@ -133,7 +133,7 @@ class Publisher:
 
     def _reachable(self, window: Window) -> Window:
         participant = self.participant
-        spare = self.spare_blocks + blocks_in(self._seconds, participant.params.block_time_ms)
+        spare = self.spare_blocks + blocks_in(self._chain_seconds, participant.params.block_time_ms)
         return first_reachable(window, participant.chain.current_block(), participant.params, spare=spare)
 
     def _parts(
@@ -153,9 +153,10 @@ class Publisher:
 
     def _publish(self, parts: CheckpointParts, state: dict[str, Any]) -> CheckpointManifest:
         participant = self.participant
-        start = time.perf_counter()
+        start, start_ms = time.perf_counter(), participant.chain.now_ms()
         manifest = publish(participant.own_checkpoints, parts, state, self.files, participant.signer, participant.params)
-        self._seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        self._chain_seconds = max(0, participant.chain.now_ms() - start_ms) / 1000
         late = not self._in_time(manifest)
         log.event(
             "checkpoint_published",
@@ -164,7 +165,7 @@ class Publisher:
             valid_from=manifest.valid_from,
             kind=manifest.kind.value,
             delta_bytes=next((delta.size for delta in manifest.deltas if delta.base == manifest.parent), None),
-            seconds_publish=self._seconds,
+            seconds_publish=seconds,
             late=late,
         )
         return manifest

@@ -235,6 +235,7 @@ def _find_place(state: TrainerState, masters: Masters, publisher: Publisher, hea
         first = publisher.view().stored[0].manifest
         decided = Window(first.valid_from - WINDOW_LENGTH) if head.sequence == 0 else head.window
         state.take(Beginning(decided))
+        log.event("training_begun", window=decided + WINDOW_LENGTH)
         if head.sequence:
             log.event("training_state_lost", window=decided, reason="there is no journal; going on from the last checkpoint")
         return

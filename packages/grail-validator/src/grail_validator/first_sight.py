@@ -56,6 +56,7 @@ class FirstSight:
         """HEAD every registered key, unless it is done already or first sight is over. False: worth another try."""
         stage = self.ledger.stage(window)
         if stage is not WindowStage.UNSEEN:
+            log.event("first_sight_kept", window=window, stage=stage.value)  # from before a restart
             return True
         chain, last_block = self.participant.chain, self.participant.times(window).first_sight_end_block
         if chain.current_block() > last_block:

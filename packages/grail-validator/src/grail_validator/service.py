@@ -70,6 +70,7 @@ class ValidatorService:
         """Judge windows until stopped or `windows` of them are scored. Returns how many were."""
         first = steps.first_window(self.participant.current_window(), self.ledger.last_judged())
         self.publish_the_rest(stop)
+        self._set_weights_if_due()  # a validator that was killed between verdict and weights does not wait for the next window
         sentinel = threading.Thread(
             target=self.first_sight.run, args=(first, stop, self._sighted.put), name="first-sight", daemon=True
         )
@@ -260,6 +261,8 @@ class ValidatorService:
         try:
             now = participant.chain.current_block()
             if not known.due(now, participant.params.weight_interval):
+                if known.of_window is not None:
+                    log.event("weights_kept", block=now, window=known.of_window, set_at=known.set_at)
                 return
             participant.chain.set_weights(participant.signer, known.weights)
         except ChainError as error:

@@ -40,7 +40,7 @@ from grail_core.protocol.types import Block, Hotkey, Signature
 FORMAT = 1
 _BUSY_SECONDS = 30.0
 _MAX_NAP_SECONDS = 2.0  # another process may rebase or advance the clock meanwhile
-_VIRTUAL_NAP_SECONDS = 0.01  # a virtual clock is moved by somebody's call, which no arithmetic foresees
+_VIRTUAL_NAP_SECONDS = 0.02  # a virtual clock is moved by somebody's call, which no arithmetic foresees
 _STATES_KEPT = 8
 _METAGRAPHS_KEPT = 64
 _SCHEMA = """
@@ -222,12 +222,16 @@ class LocalChain:
 
     def wait_for_block(self, number: Block, *, stop: threading.Event, finalised: bool = False) -> bool:
         needed = number + (self.parameters.finality_lag if finalised else 0)
-        while self._raise_head() < needed:
-            missing_ms = self._clock()[0].wall_ms_until(self.parameters.time_of_ms(needed), self._wall_clock())
+        due_ms = self.parameters.time_of_ms(needed)
+        while True:
+            clock, head = self._clock()
+            missing_ms = clock.wall_ms_until(due_ms, self._wall_clock())
+            if head >= needed or missing_ms == 0:
+                self._raise_head()  # what was waited for exists from now on, for everybody
+                return True
             nap = _VIRTUAL_NAP_SECONDS if missing_ms is None else min(max(missing_ms, 1) / 1000, _MAX_NAP_SECONDS)
             if stop.wait(nap):
                 return False
-        return True
 
     # --- what only a development chain has ------------------------------------------------------------------------------
 

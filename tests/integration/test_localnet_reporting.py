@@ -20,6 +20,7 @@ from tooling.localnet.report.facts import (
     EvaluationFact,
     MinerIdentity,
     MinerWindowFact,
+    NotWaitedFact,
     ParameterFact,
     PhaseFact,
     ProcessFact,
@@ -57,6 +58,7 @@ def facts() -> RunFacts:
         block_time_ms=1500,
         started_at="2026-11-21T00:31:00Z",
         seconds_total=120.0,
+        seconds_in_windows=34.0,
         finished=True,
         why_unfinished="",
         miners=(HONEST, CHEAT),
@@ -102,6 +104,7 @@ def test_the_summary_has_every_promised_key_and_derives_its_ratios() -> None:
     assert summary["rollouts_verified_fraction"] == pytest.approx(1 / 2)
     assert summary["honest_unique_fraction"] == pytest.approx(158 / 160)
     assert summary["eval_control"] is None
+    assert (summary["seconds_per_window"], summary["clock"]) == (17.0, "virtual")
 
 
 def test_validators_that_differ_or_never_met_do_not_count_as_agreeing() -> None:
@@ -126,6 +129,13 @@ def test_what_a_run_did_not_measure_is_null() -> None:
     summary = summarise(empty)
     assert (summary.eval_before, summary.delta_ratio, summary.verify_to_generate_ratio) == (None, None, None)
     assert "<main>" in render(empty, summary)
+
+
+def test_a_role_that_was_not_waited_for_is_named_in_summary_and_report() -> None:
+    alone = dataclasses.replace(facts(), not_waited=(NotWaitedFact("miner-1", "mine", 60, 67, 300.2),))
+    said = "miner-1 was not waited for any longer to mine window 60: 300 s at block 67"
+    assert summarise(alone).not_waited_for == (said,)
+    assert said in render(alone, summarise(alone))
 
 
 class _Checker(HTMLParser):
@@ -184,6 +194,29 @@ def test_a_folder_of_another_run_is_refused_with_every_difference(tmp_path: Path
     assert (state.starts, state.plan.windows) == (2, 4)
 
 
+def test_a_folder_that_followed_another_clock_says_which_option_resumes_it(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    load_or_create_state(dataclasses.replace(PLAN, real_time=True), layout)
+    with pytest.raises(ConfigurationError, match="real_time was True, now False") as caught:
+        load_or_create_state(PLAN, layout)
+    assert "(with --real-time)" in caught.value.hint
+
+
+def test_a_folder_of_version_0_1_0_followed_the_wall_clock_and_is_resumed_by_it(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    load_or_create_state(PLAN, layout)
+    old = json.loads(layout.state.read_text())
+    for name in ("real_time", "groups"):
+        del old["plan"][name]
+    for name in ("not_waited", "seconds_in_windows"):
+        del old[name]
+    layout.state.write_text(json.dumps(old))
+    with pytest.raises(ConfigurationError, match="real_time was True"):
+        load_or_create_state(PLAN, layout)
+    state, resumed = load_or_create_state(dataclasses.replace(PLAN, real_time=True), layout)
+    assert (resumed, state.plan.real_time, state.not_waited) == (True, True, ())
+
+
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ConfigurationError, match="not empty"):
@@ -203,14 +236,16 @@ def test_a_line_that_is_still_being_written_is_read_when_it_is_complete(tmp_path
     assert tail.damaged_lines == 2
 
 
-def test_a_window_counts_as_judged_once_every_validator_has_said_something() -> None:
+def test_a_window_counts_as_judged_once_every_validator_has_published_a_verdict() -> None:
     status = NetworkStatus(LOCALNET, 2, {HONEST.hotkey: MinerStatus(HONEST)}, ("validator-1", "validator-2"))
     status.first_window = 30
-    status.apply(Event("validator-1", "window_judged", 0.0, {"window": 30}))
-    status.apply(Event("validator-1", "window_judged", 0.0, {"window": 0}))
+    status.apply(Event("validator-1", "verdict_published", 0.0, {"window": 30}))
+    status.apply(Event("validator-1", "verdict_published", 0.0, {"window": 0}))
+    status.apply(Event("validator-2", "window_judged", 0.0, {"window": 30}))
     assert status.windows_judged() == 0
     status.apply(Event("validator-2", "window_not_scored", 0.0, {"window": 30, "status": "inconclusive", "reason": "away"}))
-    status.apply(Event("validator-2", "window_judged", 0.0, {"window": 30}))
+    assert status.windows_judged() == 0
+    status.apply(Event("validator-2", "verdict_published", 0.0, {"window": 30}))
     assert status.windows_judged() == 1
     assert status.missed["validator-2"] == {30: "away"}
     status.block = 100
@@ -224,5 +259,5 @@ def test_chaos_strikes_every_role_exactly_once_and_not_in_the_first_window() -> 
     status = NetworkStatus(LOCALNET, 6, {}, ("validator-1",), block=10_000)
     assert chaos.due(plan, [], status) == []
     status.first_window = 30
-    assert len(chaos.due(plan, [], status)) == len(plan)
-    assert chaos.due(plan, [s.process for s in plan], status) == []
+    assert len(chaos.due(plan, [], status)) == len(chaos.ahead(plan, [])) == len(plan)
+    assert chaos.due(plan, [s.process for s in plan], status) == chaos.ahead(plan, [s.process for s in plan]) == []

@@ -123,6 +123,29 @@ def test_a_command_that_is_not_there_is_reported_by_its_name(supervisor: Supervi
     assert "/no/such/command" in first_death(supervisor).last_lines[0]
 
 
+def test_a_retired_process_ends_without_being_waited_for_and_is_not_started_again(
+    supervisor: Supervisor, clock: Clock, tmp_path: Path
+) -> None:
+    supervisor.start(spec(tmp_path, "import time; print('here', flush=True); time.sleep(600)"))
+    until(lambda: "here" in (tmp_path / "role.log").read_text())
+    supervisor.retire("role")
+    until(lambda: not supervisor.poll() and supervisor.processes["role"].state is State.STOPPED)
+    clock.now += supervision.LONGEST_PAUSE_S
+    assert supervisor.poll() == []
+    assert supervisor.processes["role"].state is State.STOPPED
+
+
+def test_a_process_that_is_retired_while_it_waits_for_its_restart_stays_down(
+    supervisor: Supervisor, clock: Clock, tmp_path: Path
+) -> None:
+    supervisor.start(spec(tmp_path, "raise SystemExit(1)"))
+    first_death(supervisor)
+    supervisor.retire("role")
+    clock.now += supervision.LONGEST_PAUSE_S
+    assert supervisor.poll() == []
+    assert supervisor.processes["role"].pid is None
+
+
 def test_stopping_takes_children_of_a_role_along_even_if_it_ignores_signals(supervisor: Supervisor, tmp_path: Path) -> None:
     program = (
         "import os, signal, subprocess, sys, time\n"

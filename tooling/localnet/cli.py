@@ -11,7 +11,7 @@ import click
 
 from grail_core.errors import GrailError
 from tooling.adversaries import STRATEGIES
-from tooling.localnet.plan import EVALUATION_PROBLEMS, QUICK_EVALUATION_PROBLEMS, Layout, Plan
+from tooling.localnet.plan import BLOCK_SECONDS, EVALUATION_PROBLEMS, QUICK_EVALUATION_PROBLEMS, Layout, Plan
 
 INCOMPLETE = 12
 PIPE_COLUMNS = 140  # of the table where no terminal says how wide it is
@@ -60,7 +60,20 @@ Examples:
     help="Add a miner that lies so; may be given several times.",
 )
 @click.option("--validators", type=click.IntRange(1, 8), default=2, show_default=True, help="Validators.")
-@click.option("--block-time", type=click.FloatRange(0.1, 60.0), default=1.5, show_default=True, help="Seconds a block.")
+@click.option("--groups", type=click.IntRange(1, 1250), help="Most groups of 16 per miner and window.  [default: 16, quick: 8]")
+@click.option(
+    "--real-time", is_flag=True, help="Blocks by the wall clock; without it they go on when every role has done its part."
+)
+@click.option(
+    "--block-time", type=click.FloatRange(0.1, 60.0), show_default=str(BLOCK_SECONDS), help="Seconds a block, with --real-time."
+)
+@click.option(
+    "--patience",
+    type=click.FloatRange(min=1.0),
+    default=300.0,
+    show_default=True,
+    help="Seconds that a role which is dead or hangs may hold the blocks; then the run goes on without it, and says so.",
+)
 @click.option("--control", is_flag=True, help="Run once more with learning rate 0 and report both (takes twice as long).")
 @click.option("--chaos", is_flag=True, help="SIGKILL every role once during the run.")
 @click.option(
@@ -83,7 +96,10 @@ def cli(
     miners: int,
     cheats: tuple[str, ...],
     validators: int,
-    block_time: float,
+    groups: int | None,
+    real_time: bool,
+    block_time: float | None,
+    patience: float,
     control: bool,
     chaos: bool,
     evaluation_problems: int | None,
@@ -95,8 +111,14 @@ def cli(
     produce rollouts with proofs, one of which cheats, and validators that check them and set weights: each a process of its
     own, started through its public command line. At the end a table, OUT/summary.json and OUT/report.html.
 
+    Blocks follow the work: the chain goes on when every role has done what the next blocks wait for, so a run is as quick as
+    this machine and depends on nothing else. With --real-time a block comes every so many seconds, and what does not fit
+    into a window is not mined.
+
     Ctrl-C stops everything; the same command in the same folder resumes.
     """
+    if block_time is not None and not real_time:
+        raise click.UsageError("--block-time belongs to --real-time: without it blocks follow the work, whatever their time")
     plan = Plan(
         windows=windows,
         env_id=env_id,
@@ -105,12 +127,15 @@ def cli(
         miners=miners,
         cheats=tuple(c for c in cheats if c != "none"),
         validators=validators,
-        block_time_ms=round(1000 * block_time),
+        block_time_ms=round(1000 * (block_time or BLOCK_SECONDS)),
         model=str(model.absolute()) if model else None,
         data_dir=str(data_dir.absolute()) if data_dir else None,
         evaluation_problems=evaluation_problems or (QUICK_EVALUATION_PROBLEMS if quick else EVALUATION_PROBLEMS),
         control=control,
         chaos=chaos,
+        real_time=real_time,
+        groups=groups,
+        patience_s=patience,
     )
     sys.exit(_run(plan, out.absolute(), as_json))
 
@@ -118,9 +143,10 @@ def cli(
 def _run(plan: Plan, out: Path, as_json: bool) -> int:
     from rich.console import Console
 
-    from tooling.localnet.run import Localnet, RoleFailedError, reproduce_command
+    from tooling.localnet.run import Localnet, reproduce_command
     from tooling.localnet.table import print_summary
     from tooling.localnet.view import open_view
+    from tooling.localnet.windows import RoleFailedError
 
     console = Console(stderr=as_json)
     if not console.is_terminal and "COLUMNS" not in os.environ:

@@ -15,11 +15,12 @@ from typing import Any
 
 from grail_core.disk import write_atomically
 from grail_core.errors import ConfigurationError
-from tooling.localnet.report.facts import ProcessFact
+from tooling.localnet.report.facts import NotWaitedFact, ProcessFact
 
 STATE_FORMAT = 1
 MAY_CHANGE = frozenset({"windows", "evaluation_problems", "data_dir", "chaos", "control", "patience_s"})
 HONEST = "honest"
+BLOCK_SECONDS = 1.5  # with the real clock
 EVALUATION_PROBLEMS, QUICK_EVALUATION_PROBLEMS = 2048, 256
 
 
@@ -35,20 +36,23 @@ class Plan:
     cheats: tuple[str, ...]
     validators: int
     block_time_ms: int
+    real_time: bool = False  # blocks come by the wall clock, not by the work
+    groups: int | None = None  # of 16 rollouts, most per miner and window; None: what the plan's size says
     model: str | None = None  # a Transformers folder; None: grail-trainer init makes one
     data_dir: str | None = None
     learning_rate: str | None = None
     evaluation_problems: int = EVALUATION_PROBLEMS
     control: bool = False
     chaos: bool = False
-    patience_s: float = 300.0  # without progress of any role after the last deadline, the run is ended
+    patience_s: float = 300.0  # real time that a role may hold the clock; by the real one, of standing still at the end
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self) | {"cheats": list(self.cheats)}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Plan:
-        return cls(**{**value, "cheats": tuple(value["cheats"])})
+        """Inverse of `to_json`. Plans of version 0.1.0 have no `real_time`: they knew no other."""
+        return cls(**{"real_time": True, **value, "cheats": tuple(value["cheats"])})
 
     def miner_strategies(self) -> tuple[tuple[str, str], ...]:
         """(name, strategy) of every miner, the honest ones first."""
@@ -129,6 +133,8 @@ class State:
     finished: bool = False  # every window is judged and trained on; evaluation may still be missing
     chaos_done: tuple[str, ...] = ()
     processes: tuple[ProcessFact, ...] = ()  # of earlier starts
+    seconds_in_windows: float = 0.0  # real time of earlier starts, from the first window on
+    not_waited: tuple[NotWaitedFact, ...] = ()  # in earlier starts
 
     def write(self, path: Path) -> None:
         value = dataclasses.asdict(self) | {"format": STATE_FORMAT, "plan": self.plan.to_json()}
@@ -161,12 +167,18 @@ def load_or_create_state(plan: Plan, layout: Layout) -> tuple[State, bool]:
         raise ConfigurationError(
             f"this folder holds another run: {'; '.join(differences)}",
             where=str(layout.root),
-            hint="start with the same options to resume it, or choose another folder with --out",
+            hint=f"resume it with the same options{_clock_option(known.plan, plan)}, or choose another folder with --out",
         )
     finished = known.finished and plan.windows == known.plan.windows
     state = dataclasses.replace(known, plan=plan, starts=known.starts + 1, finished=finished)
     state.write(layout.state)
     return state, True
+
+
+def _clock_option(known: Plan, plan: Plan) -> str:
+    if known.real_time == plan.real_time:
+        return ""
+    return " (with --real-time)" if known.real_time else " (without --real-time)"
 
 
 def _read(path: Path) -> State:
@@ -175,8 +187,9 @@ def _read(path: Path) -> State:
         if value.pop("format") != STATE_FORMAT:
             raise ValueError("it is of another format")
         processes = (ProcessFact(**{**p, "exit_codes": tuple(p["exit_codes"])}) for p in value.pop("processes"))
+        not_waited = (NotWaitedFact(**n) for n in value.pop("not_waited", ()))
         plan, chaos_done = Plan.from_json(value.pop("plan")), tuple(value.pop("chaos_done"))
-        return State(plan, chaos_done=chaos_done, processes=tuple(processes), **value)
+        return State(plan, chaos_done=chaos_done, processes=tuple(processes), not_waited=tuple(not_waited), **value)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigurationError(
             f"the state file cannot be read: {error}", where=str(path), hint="choose another folder with --out"

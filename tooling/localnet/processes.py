@@ -119,7 +119,7 @@ class Processes:
         return ProcessSpec(name, role, tuple(argv), base_environment() | self.role_settings(name), self._log(name))
 
     def _mining_options(self) -> list[str]:
-        groups = QUICK_GROUPS if self._plan.quick else GROUPS
+        groups = self._plan.groups or (QUICK_GROUPS if self._plan.quick else GROUPS)
         return ["--groups", str(groups), "--batch", str(min(groups, 8))]
 
     def _log(self, name: str) -> Path:

@@ -15,29 +15,22 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from types import FrameType
 
 from grail_core.disk import write_atomically
 from grail_core.errors import ChainError, GrailError, StorageError
-from grail_core.protocol import WindowTimes
-from grail_core.protocol.constants import WINDOW_LENGTH
-from grail_core.protocol.types import Window
-from tooling.localnet import chaos
-from tooling.localnet.checkpoints import EvaluationPlanner, published_manifests
+from tooling.localnet.checkpoints import EvaluationPlanner
 from tooling.localnet.evaluation import run_evaluations
-from tooling.localnet.events import Event, EventTail
 from tooling.localnet.plan import Layout, Plan, State, load_or_create_state
 from tooling.localnet.processes import BEACON, Processes, init_command, init_environment
-from tooling.localnet.report import collect
-from tooling.localnet.report.facts import EvaluationFact, ProcessFact, RunFacts
+from tooling.localnet.report.assemble import collect_facts
+from tooling.localnet.report.facts import EvaluationFact, ProcessFact
 from tooling.localnet.report.report import render
 from tooling.localnet.report.summary import Summary, summarise, write_summary
-from tooling.localnet.setup import TRAINER, Network, beacon_key, folder_of, make_network, prepare_folder
-from tooling.localnet.status import MinerStatus, NetworkStatus
-from tooling.localnet.supervisor import State as ProcessState
+from tooling.localnet.setup import Network, beacon_key, folder_of, make_network, prepare_folder
 from tooling.localnet.supervisor import Supervisor, last_lines
 from tooling.localnet.view import View
+from tooling.localnet.windows import RoleFailedError, Windows, events_of
 
 POLL_S = 0.2
 READY_S = 20.0  # for the beacon relay to listen
@@ -49,14 +42,6 @@ class InterruptedRunError(GrailError):
     exit_code = 130
 
 
-class RoleFailedError(GrailError):
-    """A process ended with an error that no restart mends; the run ends with its exit code."""
-
-    def __init__(self, what: str, *, where: str, hint: str, code: int) -> None:
-        super().__init__(what, where=where, hint=hint)
-        self.code = code
-
-
 class Localnet:
     """One run in one folder."""
 
@@ -66,9 +51,7 @@ class Localnet:
         self._view = view
         self._command = command
         self._supervisor = Supervisor()
-        self._events: list[Event] = []
-        self._tails: list[EventTail] = []
-        self._struck: list[str] = []
+        self._windows: Windows | None = None  # of this start
         self._stop_asked = False
         self.evaluations: list[EvaluationFact] = []
         self._started = time.monotonic()
@@ -80,7 +63,6 @@ class Localnet:
             folder_of(plan.model)
         prepare_folder(layout)
         state, resumed = load_or_create_state(plan, layout)
-        self._struck = list(state.chaos_done)
         if resumed:
             self._view.say("localnet", f"resuming in {layout.root} (start {state.starts})")
         with self._signals():
@@ -139,39 +121,41 @@ class Localnet:
 
     def _run_network(self, network: Network, state: State) -> str:
         """Run until every window is judged and trained on. Returns why it could not be ("" if it was)."""
-        status = NetworkStatus(
-            params=network.params,
-            windows=self._plan.windows,
-            miners={m.hotkey: MinerStatus(m) for m in network.miners},
-            validators=self._plan.validator_names(),
-        )
-        status.first_window = self._first_window(network)
-        self._tails = [EventTail(name, self._layout.logs / f"{name}.jsonl") for name in self._names(network)]
-        self._read_events(status, aloud=False)  # what an earlier start did
+        windows = Windows(self._plan, self._layout, network, self._supervisor, self._view, state, self._check_stop)
+        self._windows = windows
         why = "interrupted"
         try:
             self._start_processes(network)
-            why = self._watch(network, status, state)
+            why = windows.run()
             return why
         finally:
+            self._remember(state, finished=not why)
             self._view.say("localnet", "stopping the processes")
             self._supervisor.stop_all()
-            self._read_events(status)
+            windows.read_events()
             self._remember(state, finished=not why)
 
     def _remember(self, state: State, *, finished: bool) -> None:
         """Write the state file, with what this start has added to it."""
-        dataclasses.replace(
+        self._added(state, finished=finished).write(self._layout.state)
+
+    def _added(self, state: State, *, finished: bool) -> State:
+        """The state with what this start has added to it."""
+        windows = self._windows
+        return dataclasses.replace(
             state,
             finished=finished,
             seconds_before=state.seconds_before + time.monotonic() - self._started,
-            chaos_done=tuple(self._struck),
+            chaos_done=state.chaos_done if windows is None else tuple(windows.struck),
             processes=self._process_facts(state),
-        ).write(self._layout.state)
+            seconds_in_windows=state.seconds_in_windows if windows is None else windows.seconds,
+            not_waited=state.not_waited if windows is None else tuple(windows.not_waited),
+        )
 
     def _process_facts(self, state: State) -> tuple[ProcessFact, ...]:
         """Processes of this start and of those before it."""
         facts = {fact.name: fact for fact in state.processes}
+        struck = state.chaos_done if self._windows is None else self._windows.struck
         for supervised in self._supervisor.processes.values():
             name = supervised.spec.name
             before = facts.get(name, ProcessFact(name, supervised.spec.role, 0, ()))
@@ -179,86 +163,9 @@ class Localnet:
                 before,
                 restarts=before.restarts + supervised.restarts,
                 exit_codes=(*before.exit_codes, *supervised.exit_codes),
-                killed_on_purpose=self._struck.count(name),
+                killed_on_purpose=struck.count(name),
             )
         return tuple(facts.values())
-
-    def _watch(self, network: Network, status: NetworkStatus, state: State) -> str:
-        plan = self._plan
-        strikes = chaos.strikes([m.name for m in network.miners], plan.validator_names(), plan.windows) if plan.chaos else ()
-        last_activity, quiet_since, miners_stopped = -1, time.monotonic(), False
-        while True:
-            self._check_stop()
-            self._read_events(status)
-            self._note_deaths()
-            status.block = network.chain.current_block()
-            if status.first_window is None:
-                status.first_window = self._first_window(network)
-            status.set_weights(collect.current_shares(network))
-            self._view.update(status, self._supervisor.processes)
-            for strike in chaos.due(strikes, self._struck, status):
-                self._strike(strike.process, state)
-            if status.miners_are_done() and not miners_stopped:
-                miners_stopped = True
-                self._supervisor.stop([m.name for m in network.miners])
-            if status.windows_are_done() and self._is_trained(status):
-                return ""
-            if status.activity != last_activity:
-                last_activity, quiet_since = status.activity, time.monotonic()
-            if self._overdue(status) and time.monotonic() - quiet_since > plan.patience_s:
-                return f"nothing happened for {plan.patience_s:.0f} s; {self._unfinished(status)}"
-            if self._overdue(status, by_blocks=network.params.void_after_D + 4 * WINDOW_LENGTH):
-                return f"the last window's time is over; {self._unfinished(status)}"
-            time.sleep(POLL_S)
-
-    def _is_trained(self, status: NetworkStatus) -> bool:
-        """The trainer ends by itself once it published the checkpoint of the last window."""
-        return self._supervisor.processes[TRAINER].state is ProcessState.DONE
-
-    def _overdue(self, status: NetworkStatus, by_blocks: int = 0) -> bool:
-        last = status.last_window
-        if last is None:
-            return status.block > 10 * WINDOW_LENGTH + by_blocks
-        return status.block > WindowTimes(Window(last), status.params).challenge_block + by_blocks
-
-    def _unfinished(self, status: NetworkStatus) -> str:
-        if status.first_window is None:
-            return "no checkpoint was published"
-        return f"{status.windows_judged()} of {status.windows} windows were judged, {len(status.trained)} trained on"
-
-    def _first_window(self, network: Network) -> int | None:
-        manifests = published_manifests(network, self._layout)
-        return min((m.valid_from for m in manifests if m.sequence == 0), default=None)
-
-    def _strike(self, process: str, state: State) -> None:
-        if self._supervisor.processes[process].pid is None:
-            return  # it is being restarted; its turn comes with the next poll
-        self._struck.append(process)
-        dataclasses.replace(state, chaos_done=tuple(self._struck)).write(self._layout.state)
-        pid = self._supervisor.kill(process)
-        self._view.say(process, f"killed on purpose (SIGKILL to {pid})", style="yellow")
-
-    def _note_deaths(self) -> None:
-        for death in self._supervisor.poll():
-            log = self._layout.logs / f"{death.name}.log"
-            if death.restart_in_s is None:
-                lines = "\n  ".join(death.last_lines[-8:])
-                raise RoleFailedError(
-                    f"{death.name} ended with {death.cause} and is not started again:\n  {lines}",
-                    where=str(log),
-                    hint="the message above says what to mend",
-                    code=max(1, death.exit_code),
-                )
-            last = f": {death.last_lines[-1].strip()}" if death.exit_code > 0 and death.last_lines else ""
-            self._view.say(death.name, f"died ({death.cause}{last}), restarting in {death.restart_in_s:.1f} s", style="yellow")
-
-    def _read_events(self, status: NetworkStatus, *, aloud: bool = True) -> None:
-        for tail in self._tails:
-            for event in tail.read():
-                self._events.append(event)
-                line = status.apply(event)
-                if line and aloud:
-                    self._view.say(event.process, line)
 
     # --- after the windows --------------------------------------------------------------------------------------------
 
@@ -267,8 +174,10 @@ class Localnet:
         windows_done = not why
         if windows_done:
             self.evaluations, why = self._evaluate(network)
-        facts = self._facts(network, state, self.evaluations, why)
-        self._remember(state, finished=windows_done)
+        known = self._added(state, finished=windows_done)
+        known.write(self._layout.state)
+        events = self._windows.events if self._windows is not None else events_of(self._plan, self._layout.logs)
+        facts = collect_facts(self._plan, self._layout, network, known, events, self.evaluations, why, self._command)
         if self._plan.control and facts.finished:
             facts = dataclasses.replace(facts, control=self._control())
         summary = summarise(facts)
@@ -303,52 +212,6 @@ class Localnet:
         control._stop_asked = self._stop_asked
         control.run()
         return control.evaluations[-1] if control.evaluations else None
-
-    def _facts(self, network: Network, state: State, evaluations: list[EvaluationFact], why: str) -> RunFacts:
-        plan = self._plan
-        manifests = published_manifests(network, self._layout)
-        first = min((m.valid_from for m in manifests if m.sequence == 0), default=None)
-        windows = range(first, first + WINDOW_LENGTH * plan.windows, WINDOW_LENGTH) if first is not None else range(0)
-        stores = {name: collect.bucket(self._layout, name) for name in plan.validator_names()}
-        verdicts = collect.verdicts(network, stores, windows)
-        miner_windows, rejects = collect.miner_facts(verdicts, network)
-        events = self._events or self._old_events(network)
-        return RunFacts(
-            env_id=plan.env_id,
-            seed=plan.seed,
-            quick=plan.quick,
-            model=plan.model or "made by grail-trainer init",
-            windows_asked=plan.windows,
-            first_window=first,
-            block_time_ms=network.params.block_time_ms,
-            started_at=state.started_at,
-            seconds_total=state.seconds_before + time.monotonic() - self._started,
-            finished=not why,
-            why_unfinished=why,
-            miners=network.miners,
-            validators=plan.validator_names(),
-            windows=collect.window_facts(verdicts, first or 0, plan.validator_names()),
-            miner_windows=miner_windows,
-            rejects=rejects,
-            checkpoints=collect.checkpoint_facts(manifests),
-            training=collect.training_facts(events),
-            evaluations=tuple(evaluations),
-            weights=collect.weight_facts(network, events),
-            phases=collect.phase_facts(events),
-            processes=self._process_facts(state),
-            parameters=collect.parameter_facts(network),
-            versions=collect.versions(),
-            machine=collect.machine(),
-            command=self._command,
-            parameters_total=collect.model_parameters(Path(plan.model) if plan.model else self._layout.model),
-        )
-
-    def _old_events(self, network: Network) -> list[Event]:
-        return [e for name in self._names(network) for e in EventTail(name, self._layout.logs / f"{name}.jsonl").read()]
-
-    def _names(self, network: Network) -> list[str]:
-        """The processes that write events."""
-        return [TRAINER, *self._plan.validator_names(), *(m.name for m in network.miners)]
 
     # --- stopping -----------------------------------------------------------------------------------------------------
 

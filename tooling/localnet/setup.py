@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grail_core.beacon.development import DevelopmentKey
+from grail_core.chain.development.clock import ClockMode
 from grail_core.chain.development.local import LocalChain
 from grail_core.disk import write_atomically
 from grail_core.errors import ConfigurationError, DiskFullError
@@ -28,6 +29,8 @@ from tooling.localnet.plan import Layout, Plan
 from tooling.localnet.report.facts import MinerIdentity
 
 COLDKEY = "localnet"
+GENESIS_MS = 1_767_225_600_000
+"""Where a virtual clock begins, the first second of 2026: beacon rounds follow from block times, so a seed fixes them too."""
 VALIDATOR_STAKE = 1_000_000_000_000  # rao, the same for each
 TRAINER = "trainer"
 BURN = "burn"
@@ -99,12 +102,21 @@ def make_network(plan: Plan, layout: Layout) -> Network:
             )
     else:
         chain = LocalChain.create(
-            layout.chain, seed=derive_seed(plan.seed, "chain").hex(), netuid=params.netuid, block_time_ms=params.block_time_ms
+            layout.chain,
+            seed=derive_seed(plan.seed, "chain").hex(),
+            netuid=params.netuid,
+            block_time_ms=params.block_time_ms,
+            genesis_time_ms=None if plan.real_time else GENESIS_MS,
+            clock=ClockMode.REAL if plan.real_time else ClockMode.VIRTUAL,
         )
     write_atomically(layout.network, encoded)
     _register(chain, plan, signers)
     # Registrations come into force with the block after the one they were made in, and roles read final blocks.
-    chain.wait_for_block(Block(chain.current_block() + 1), stop=threading.Event(), finalised=True)
+    if plan.real_time:
+        chain.wait_for_block(Block(chain.current_block() + 1), stop=threading.Event(), finalised=True)
+    else:
+        while any(chain.metagraph().by_hotkey(signer.hotkey) is None for signer in signers.values()):
+            chain.advance(1)
     known = {neuron.hotkey: neuron.uid for neuron in chain.metagraph().neurons}
     uids = {name: known[signer.hotkey] for name, signer in signers.items()}
     miners = tuple(MinerIdentity(name, signers[name].ss58, uids[name], strategy) for name, strategy in plan.miner_strategies())

@@ -37,7 +37,7 @@ class NetworkStatus:
     validators: tuple[str, ...]
     block: int = 0
     first_window: int | None = None
-    judged: dict[str, set[int]] = field(default_factory=dict)  # validator → windows of the run with a verdict
+    judged: dict[str, set[int]] = field(default_factory=dict)  # validator → windows of the run whose verdict is published
     missed: dict[str, dict[int, str]] = field(default_factory=dict)
     trained: set[int] = field(default_factory=set)
     published: int = 0  # checkpoints
@@ -45,6 +45,7 @@ class NetworkStatus:
     success: float | None = None
     last_event: dict[str, str] = field(default_factory=dict)  # process → text
     activity: int = 0  # events so far; a run without new ones has come to a stop
+    waits_for: str = ""  # what a virtual clock stands for
 
     @property
     def last_window(self) -> int | None:
@@ -115,7 +116,7 @@ class NetworkStatus:
         for miner in self.miners.values():
             if miner.identity.name == event.process:
                 miner.last = f"{event.text('rollouts')} rollouts in window {event.text('window')}"
-        return text + (f", {spare:.1f} s before the deadline" if spare is not None else "")
+        return text + (f", {spare:.1f} s of chain time before the deadline" if spare is not None else "")
 
     def _on_window_skipped(self, event: Event) -> str | None:
         if not self.in_run(event.integer("window")):
@@ -136,8 +137,12 @@ class NetworkStatus:
         miner.accepted += status == "accepted"
         miner.verdict = reason or f"{status}, {event.text('unique_valid')} counted"
 
+    def _on_verdict_published(self, event: Event) -> None:
+        window = event.integer("window")
+        if window is not None and self.in_run(window):
+            self.judged.setdefault(event.process, set()).add(window)
+
     def _on_window_judged(self, event: Event) -> str:
-        self._note_judged(event)
         failed = event.integer("failed") or 0
         return (
             f"window {event.text('window')} judged: {event.text('announced')} files, {event.text('rollouts_checked')} rollouts "
@@ -149,7 +154,6 @@ class NetworkStatus:
         if not self.in_run(window):
             return None
         assert window is not None
-        self._note_judged(event)
         self.missed.setdefault(event.process, {})[window] = event.text("reason")
         return f"window {window} {event.text('status')}: {event.text('reason')}"
 
@@ -169,11 +173,6 @@ class NetworkStatus:
 
     def _on_window_not_trained(self, event: Event) -> str:
         return f"window {event.text('window')} not trained on: {event.text('reason')}"
-
-    def _note_judged(self, event: Event) -> None:
-        window = event.integer("window")
-        if window is not None and self.in_run(window):
-            self.judged.setdefault(event.process, set()).add(window)
 
 
 def _sized(before: str, event: Event, name: str, after: str) -> str:

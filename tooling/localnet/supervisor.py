@@ -99,6 +99,7 @@ class SupervisedProcess:
     restarts: int = 0
     quick_deaths: int = 0
     exit_codes: list[int] = field(default_factory=list)
+    retired: bool = False  # its work is done: it was asked to end, and is not started again
 
     @property
     def pid(self) -> int | None:
@@ -145,6 +146,15 @@ class Supervisor:
             raise ValueError(f"{name} is not running")
         _signal_group(pid, signal.SIGKILL)
         return pid
+
+    def retire(self, name: str) -> None:
+        """Ask one process to end, because its work is done, and wait for nothing; `poll` sees its end, which is no death."""
+        supervised = self._processes[name]
+        supervised.retired = True
+        if supervised.state is State.RUNNING and supervised.process is not None:
+            supervised.process.send_signal(signal.SIGINT)
+        elif supervised.state in (State.WAITING, State.RESTARTING):
+            supervised.state = State.STOPPED
 
     def stop_all(self) -> None:
         """Stop everything; see `stop`."""
@@ -195,8 +205,8 @@ class Supervisor:
             return None
         _signal_group(supervised.process.pid, signal.SIGKILL)  # whatever it left behind
         supervised.exit_codes.append(code)
-        if code == 0:
-            supervised.state = State.DONE
+        if code == 0 or supervised.retired:
+            supervised.state = State.STOPPED if supervised.retired else State.DONE
             return None
         lived = self._clock() - supervised.started_at
         supervised.quick_deaths = 0 if lived >= HEALTHY_AFTER_S else supervised.quick_deaths + 1

@@ -95,7 +95,13 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
     if summary.rollouts_verified_fraction is not None:
         unique = f"; of the honest ones {100 * (summary.honest_unique_fraction or 0):.1f} % counted as unique"
         rows.append(("rollouts that passed", f"{100 * summary.rollouts_verified_fraction:.1f} % of all{unique}"))
-    rows.append(("time", f"{summary.seconds_total:.0f} s in all, {summary.seconds_per_window or 0:.0f} s a window"))
+    rows.append(
+        (
+            "time",
+            f"{summary.seconds_total:.0f} s in all, {summary.seconds_per_window or 0:.1f} s a window ({summary.clock} clock)",
+        )
+    )
+    rows += [("" if i else "gone on without", said) for i, said in enumerate(summary.not_waited_for)]
     if summary.processes_restarted:
         rows.append(("restarted", ", ".join(f"{n} × {c}" for n, c in summary.processes_restarted.items())))
     return rows

@@ -112,6 +112,8 @@ def _head(status: NetworkStatus, elapsed: float) -> Panel:
         + (f", mean reward [bold]{status.reward:.3f}[/]" if status.reward is not None else "")
         + f"  [dim]{elapsed:.0f} s[/]",
     ]
+    if status.waits_for:
+        lines.append(f"[dim]blocks wait for {escape(status.waits_for)}[/]")
     return Panel("\n".join(lines), title="GRAIL localnet", title_align="left", border_style="cyan")
 
 

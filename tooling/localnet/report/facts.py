@@ -124,6 +124,21 @@ class ProcessFact:
 
 
 @dataclass(frozen=True)
+class NotWaitedFact:
+    """A role that held the virtual clock until patience was at its end."""
+
+    role: str  # process name
+    task: str  # what it was to do, in words: "mine", "judge" …
+    window: int | None
+    block: int  # where the clock stood
+    seconds: float  # of real time that it was waited for
+
+    def __str__(self) -> str:
+        what = self.task if self.window is None else f"{self.task} window {self.window}"
+        return f"{self.role} was not waited for any longer to {what}: {self.seconds:.0f} s at block {self.block}"
+
+
+@dataclass(frozen=True)
 class ParameterFact:
     name: str
     subnet_81: str
@@ -157,6 +172,9 @@ class RunFacts:
     weights: tuple[WeightFact, ...] = ()
     phases: tuple[PhaseFact, ...] = ()
     processes: tuple[ProcessFact, ...] = ()
+    not_waited: tuple[NotWaitedFact, ...] = ()
+    real_time: bool = False  # blocks came by the wall clock
+    seconds_in_windows: float = 0.0  # real time, from the first window's beginning to the end of the last
     parameters: tuple[ParameterFact, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     machine: dict[str, str] = field(default_factory=dict)

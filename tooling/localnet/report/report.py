@@ -144,7 +144,7 @@ def _other_tiles(summary: Summary) -> list[str]:
         ),
         tile("Verify one rollout", f"{ratio:.2f}×" if ratio is not None else "–", "the time of generating it"),
         tile(
-            "A window",
+            "A window, real time",
             seconds(summary.seconds_per_window) if summary.seconds_per_window else "–",
             f"{summary.rollouts_verified:,} rollouts counted in all",
         ),

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from html import escape
 from statistics import fmean
 
-from grail_core.chain.base import seconds_of
-from grail_core.protocol.constants import WINDOW_LENGTH
 from tooling.localnet.plan import HONEST
 from tooling.localnet.report.charts import (
     Level,
@@ -25,7 +23,7 @@ from tooling.localnet.report.charts import (
 )
 from tooling.localnet.report.facts import EvaluationFact, MinerIdentity, RejectFact, RunFacts, TrainingFact
 from tooling.localnet.report.page import Cell, badge, card, grid, legend, mono, name, number, section, table, text
-from tooling.localnet.report.summary import Summary
+from tooling.localnet.report.summary import Summary, seconds_per_window
 
 HONEST_COLOURS = ("m1", "m2", "m3", "m4", "m5", "m6")
 ROLE_COLOURS = {"miner": "m2", "validator": "m3", "trainer": "m4"}
@@ -263,7 +261,8 @@ def _short(value: str) -> str:
 
 
 def costs(facts: RunFacts) -> str:
-    window_s = seconds_of(WINDOW_LENGTH, facts.block_time_ms)
+    window_s = seconds_per_window(facts)
+    window = (window_s, f"a window, {window_s:.0f} s") if window_s else None
     processes = table(
         ("name", "role", "restarted#", "killed on purpose#", "exit codes"),
         [
@@ -289,8 +288,8 @@ def costs(facts: RunFacts) -> str:
             ),
             card(
                 "Time by phase",
-                "seconds of one window",
-                bars(_timings(facts), name_width=150, label="Time by phase", marker=(window_s, f"a window, {window_s:.0f} s")),
+                "real seconds of one window",
+                bars(_timings(facts), name_width=150, label="Time by phase", marker=window),
             ),
             card("Processes", "", processes, wide=True),
         ),
@@ -343,6 +342,8 @@ def provenance(facts: RunFacts) -> str:
         ("seed", str(facts.seed)),
         ("started", facts.started_at),
         ("lasted", seconds(facts.seconds_total)),
+        ("clock", "the wall clock" if facts.real_time else "virtual: blocks followed the work"),
+        *(("gone on without", str(fact)) for fact in facts.not_waited),
         *sorted(facts.machine.items()),
         *sorted(facts.versions.items()),
     ]

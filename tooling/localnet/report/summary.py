@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 
-from grail_core.chain.base import seconds_of
 from grail_core.disk import write_atomically
-from grail_core.protocol.constants import WINDOW_LENGTH
 from tooling.localnet.report.facts import EvaluationFact, MinerIdentity, RunFacts
 
 SUMMARY_FORMAT = 1
@@ -67,7 +65,9 @@ class Summary:
     windows_missed: dict[str, dict[str, str]]  # validator → window → why
     delta_ratio: float | None  # mean DELTA bytes / mean FULL bytes
     verify_to_generate_ratio: float | None  # seconds to verify one checked rollout / seconds to generate one
-    seconds_per_window: float | None
+    clock: str  # virtual: blocks followed the work; real: they came by the wall clock
+    not_waited_for: tuple[str, ...]  # roles that held the virtual clock too long, and at what
+    seconds_per_window: float | None  # real seconds
     seconds_total: float
     rollouts_announced: int
     rollouts_verified: int
@@ -127,7 +127,9 @@ def summarise(facts: RunFacts) -> Summary:
         },
         delta_ratio=_delta_ratio(facts),
         verify_to_generate_ratio=_verify_to_generate(facts),
-        seconds_per_window=seconds_of(WINDOW_LENGTH, facts.block_time_ms) if facts.windows else None,
+        clock="real" if facts.real_time else "virtual",
+        not_waited_for=tuple(map(str, facts.not_waited)),
+        seconds_per_window=seconds_per_window(facts),
         seconds_total=round(facts.seconds_total, 1),
         rollouts_announced=announced,
         rollouts_verified=sum(w.rows_verified for w in facts.windows),
@@ -142,6 +144,13 @@ def summarise(facts: RunFacts) -> Summary:
         machine=facts.machine,
         command=facts.command,
     )
+
+
+def seconds_per_window(facts: RunFacts) -> float | None:
+    """Real seconds, as they passed here, of one judged window; with the real clock about thirty block times."""
+    if not facts.windows or not facts.seconds_in_windows:
+        return None
+    return round(facts.seconds_in_windows / len(facts.windows), 2)
 
 
 def write_summary(summary: Summary, path: Path) -> None:

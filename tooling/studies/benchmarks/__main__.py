@@ -18,6 +18,8 @@ MODULES = {
     "env": "tooling.studies.benchmarks.env",
     "sandbox": "tooling.studies.benchmarks.sandbox",
     "delta": "tooling.studies.benchmarks.delta",
+    "localnet": "tooling.studies.benchmarks.localnet",
+    "cli": "tooling.studies.benchmarks.cli",
 }
 """Every benchmark and the module that has its `measure`."""
 

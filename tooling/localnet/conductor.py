@@ -1,0 +1,180 @@
+"""How far the chain may go: blocks follow the work, so that a window takes as long as its work.
+
+The virtual clock stands at a few moments of each window (a *stand*) until every role has done what the next blocks wait for,
+then it moves to the next one in one jump. `step` is a pure function, like those of the roles: from the timetable of a run,
+what the roles have done and what time it is to how far the clock goes, or what it waits for. Time, events and patience are
+`clock`'s.
+
+    START ─► OPEN T ─► CHALLENGE T−30 ─► OVERDUE T−30 ─► OPEN T+30 ─► … ─► REST
+
+A window's mining goes on from OPEN to OVERDUE, beside the judging and learning of the window before, as in real time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from enum import Enum
+
+from grail_core.chain.development.local import LocalChainParameters
+from grail_core.protocol import WindowTimes
+from grail_core.protocol.constants import WINDOW_LENGTH
+from grail_core.protocol.network import NetworkParameters
+from grail_core.protocol.types import Block, Window
+from grail_trainer.intake import PATIENCE_BLOCKS
+
+
+class Task(Enum):
+    """What the clock may wait for, in words that follow "waits for NAME to"."""
+
+    START = "start"  # its bucket is on the chain
+    PUBLISH = "publish the first checkpoint"
+    MINE = "mine"  # or to say why not
+    SIGHT = "see the uploads of"  # or to say that it missed them
+    JUDGE = "judge"  # the verdict is in its bucket
+    WEIGH = "set weights after"  # or to say why not
+    TRAIN = "train on"  # checkpoint and log are in its bucket, or it passed the window over
+
+
+@dataclass(frozen=True)
+class Need:
+    """One role has one thing to do; `window` is None where it belongs to none."""
+
+    role: str
+    task: Task
+    window: Window | None = None
+
+    def __str__(self) -> str:
+        return f"{self.role} to {self.task.value}" + (f" window {self.window}" if self.window is not None else "")
+
+
+@dataclass(frozen=True)
+class Stand:
+    """A moment at which the clock stands until `needs` are done."""
+
+    name: str
+    at_ms: int  # chain time
+    needs: tuple[Need, ...] = ()
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the roles have done so far. `first_window` is None until the first checkpoint is out."""
+
+    first_window: Window | None = None
+    done: AbstractSet[Need] = frozenset()
+
+
+@dataclass(frozen=True)
+class Hold:
+    """The clock stands."""
+
+    stand: Stand
+    waits_for: tuple[Need, ...]
+
+
+@dataclass(frozen=True)
+class Advance:
+    """The clock moves to `to_ms`, without what the absent have not done."""
+
+    to_ms: int
+    without: tuple[Need, ...] = ()
+
+
+@dataclass(frozen=True)
+class Over:
+    """There is nothing left to move the clock for."""
+
+    without: tuple[Need, ...] = ()
+
+
+Step = Hold | Advance | Over
+
+
+@dataclass(frozen=True)
+class Timetable:
+    """The stands of a run of `windows` windows on one network."""
+
+    params: NetworkParameters
+    chain: LocalChainParameters
+    windows: int
+    trainer: str
+    validators: tuple[str, ...]
+    miners: tuple[str, ...]
+
+    def stands(self, known: Known) -> tuple[Stand, ...]:
+        """In the order of chain time. What is needed at some of them depends on what is done."""
+        first = known.first_window
+        names = (self.trainer, *self.validators, *self.miners)
+        start = (*(Need(name, Task.START) for name in names), Need(self.trainer, Task.PUBLISH))
+        stands = [Stand("start", 0, start)]
+        if first is None:
+            return tuple(stands)
+        for index in range(self.windows + 1):
+            window = Window(first + index * WINDOW_LENGTH)
+            stands += self._window(window, known, first=first, mined=index < self.windows)
+        # Whatever was sent at the last stand is in a final block here.
+        stands.append(
+            Stand("rest", stands[-1].at_ms + self._block_ms(Block(1 + self.chain.finality_lag)) - self._block_ms(Block(0)))
+        )
+        return tuple(stands)
+
+    def _window(self, window: Window, known: Known, *, first: Window, mined: bool) -> tuple[Stand, ...]:
+        """The stands between the first block of a window and its last, where the one before it is judged and learned from."""
+        before = Window(window - WINDOW_LENGTH)
+        learned = before >= first  # the one before the first had no checkpoint: validators find it void
+        own, earlier = WindowTimes(window, self.params), WindowTimes(before, self.params)
+        mine = tuple(Need(name, Task.MINE, window) for name in self.miners if mined)
+        sight = tuple(Need(name, Task.SIGHT, before) for name in self.validators)
+        judge = tuple(Need(name, Task.JUDGE, before) for name in self.validators)
+        weigh = tuple(Need(name, Task.WEIGH, before) for name in self.validators if learned)
+        train = (Need(self.trainer, Task.TRAIN, before),)
+        spoken = sum(need in known.done for need in judge)
+        # The trainer takes windows in their order. It waits for every verdict, from OVERDUE on for most of the (equal) stake.
+        turn = learned and (before == first or Need(self.trainer, Task.TRAIN, Window(before - WINDOW_LENGTH)) in known.done)
+        soon = train if turn and spoken == len(judge) else ()
+        late = train if turn and 2 * spoken > len(judge) else ()
+        opening = max(self._round_ms(own.seed_beacon_block), self._block_ms(earlier.first_sight_end_block))
+        challenge = max(self._round_ms(earlier.challenge_block), self._final_ms(earlier.challenge_block))
+        overdue = self._block_ms(Block(earlier.challenge_block + PATIENCE_BLOCKS))
+        return (
+            Stand("open", opening, sight),
+            Stand("challenge", max(opening, challenge), (*judge, *weigh, *soon, *mine)),
+            Stand("overdue", max(opening, challenge, overdue), (*judge, *weigh, *late, *mine)),
+        )
+
+    def _block_ms(self, block: Block) -> int:
+        return self.chain.time_of_ms(block)
+
+    def _final_ms(self, block: Block) -> int:
+        return self.chain.time_of_ms(block + self.chain.finality_lag)
+
+    def _round_ms(self, block: Block) -> int:
+        """When the beacon round of a block is due: up to a period after the block, so that a clock which stood exactly on the
+        block would be waited for."""
+        at_ms = self._block_ms(block)
+        if self.params.beacon_policy == "off":
+            return at_ms
+        return self.params.beacon.time_of_ms(self.params.beacon.round_at(at_ms))
+
+
+def step(
+    timetable: Timetable, known: Known, now_ms: int, *, absent: AbstractSet[str] = frozenset(), halts_ms: Collection[int] = ()
+) -> Step:
+    """How far the clock goes now.
+
+    Args:
+        now_ms: chain time. absent: roles that are not waited for. halts_ms: where the clock must stand once, whatever is done.
+    """
+    stands = timetable.stands(known)
+    passed = [stand for stand in stands if stand.at_ms <= now_ms]
+    here = passed[-1]
+    missing = tuple(need for need in here.needs if need not in known.done)
+    waits_for = tuple(need for need in missing if need.role not in absent)
+    if waits_for:
+        return Hold(here, waits_for)
+    if len(passed) == len(stands):
+        return Over(missing)
+    following = stands[len(passed)].at_ms
+    return Advance(min([following, *(halt for halt in halts_ms if now_ms < halt)]), missing)

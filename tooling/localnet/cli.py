@@ -23,7 +23,7 @@ Exit codes: 0 ran to the end · 2 wrong usage · 3 a setting, or the folder hold
 
 \b
 Examples:
-  hatch run localnet                                     six windows of 3-SAT, one miner lies about its proofs
+  hatch run localnet                                     twelve windows of 3-SAT, one miner lies about its proofs
   hatch run localnet --cheat best-of-n --windows 8       another lie, more windows
   hatch run localnet --cheat none --control              honest miners, and the same run with learning rate 0
   hatch run localnet --env gsm8k --data-dir ../data --windows 2 --quick
@@ -32,7 +32,7 @@ Examples:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120}, epilog=EPILOG)
-@click.option("--windows", type=click.IntRange(1, 10_000), default=6, show_default=True, help="Windows of 30 blocks to run.")
+@click.option("--windows", type=click.IntRange(1, 10_000), default=12, show_default=True, help="Windows of 30 blocks to run.")
 @click.option("--env", "env_id", default="sat", show_default=True, help="Environment: sat, gsm8k, … (`grail-envs list`).")
 @click.option(
     "--model", type=click.Path(path_type=Path), help="Transformers folder to start from (default: a tiny one is made)."

@@ -35,6 +35,7 @@ class NetworkStatus:
     windows: int
     miners: dict[str, MinerStatus]  # by ss58
     validators: tuple[str, ...]
+    real_time: bool = False  # blocks come by the wall clock
     block: int = 0
     first_window: int | None = None
     judged: dict[str, set[int]] = field(default_factory=dict)  # validator → windows of the run whose verdict is published
@@ -116,7 +117,7 @@ class NetworkStatus:
         for miner in self.miners.values():
             if miner.identity.name == event.process:
                 miner.last = f"{event.text('rollouts')} rollouts in window {event.text('window')}"
-        return text + (f", {spare:.1f} s of chain time before the deadline" if spare is not None else "")
+        return text + (f", {spare:.1f} s before the deadline" if self.real_time and spare is not None else "")
 
     def _on_window_skipped(self, event: Event) -> str | None:
         if not self.in_run(event.integer("window")):

@@ -79,6 +79,7 @@ class Windows:
             windows=plan.windows,
             miners={m.hotkey: MinerStatus(m) for m in network.miners},
             validators=plan.validator_names(),
+            real_time=plan.real_time,
         )
         self._status.first_window = self._first_window()
         self._strikes = chaos.strikes([m.name for m in network.miners], plan.validator_names(), plan.windows, network.params)

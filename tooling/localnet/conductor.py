@@ -115,9 +115,8 @@ class Timetable:
             window = Window(first + index * WINDOW_LENGTH)
             stands += self._window(window, known, first=first, mined=index < self.windows)
         # Whatever was sent at the last stand is in a final block here.
-        stands.append(
-            Stand("rest", stands[-1].at_ms + self._block_ms(Block(1 + self.chain.finality_lag)) - self._block_ms(Block(0)))
-        )
+        sent_at = self._overdue_block(WindowTimes(Window(window - WINDOW_LENGTH), self.params))
+        stands.append(Stand("rest", max(stands[-1].at_ms, self._final_ms(Block(sent_at + 1)))))
         return tuple(stands)
 
     def _window(self, window: Window, known: Known, *, first: Window, mined: bool) -> tuple[Stand, ...]:
@@ -137,12 +136,16 @@ class Timetable:
         late = train if turn and 2 * spoken > len(judge) else ()
         opening = max(self._round_ms(own.seed_beacon_block), self._block_ms(earlier.first_sight_end_block))
         challenge = max(self._round_ms(earlier.challenge_block), self._final_ms(earlier.challenge_block))
-        overdue = self._block_ms(Block(earlier.challenge_block + PATIENCE_BLOCKS))
+        overdue = self._block_ms(self._overdue_block(earlier))
         return (
             Stand("open", opening, sight),
             Stand("challenge", max(opening, challenge), (*judge, *weigh, *soon, *mine)),
             Stand("overdue", max(opening, challenge, overdue), (*judge, *weigh, *late, *mine)),
         )
+
+    def _overdue_block(self, times: WindowTimes) -> Block:
+        """From here on the trainer no longer waits for validators that are silent on this window."""
+        return Block(times.challenge_block + PATIENCE_BLOCKS)
 
     def _block_ms(self, block: Block) -> int:
         return self.chain.time_of_ms(block)

@@ -205,6 +205,20 @@ def test_a_run_that_was_stopped_between_two_stands_goes_on_to_the_next(offset_ms
     assert at(CHALLENGE_FIRST + offset_ms, done | needs(Task.TRAIN, FIRST, TRAINER)) == Advance(OVERDUE_FIRST)
 
 
+@pytest.mark.parametrize("windows", [1, 2, 7])
+def test_a_step_looks_at_the_stands_around_it_and_takes_the_same_way(windows: int) -> None:
+    times = dataclasses.replace(TIMES, windows=windows)
+    done = {*everything_done()}
+    for window in map(Window, range(FIRST, FIRST + 30 * windows, 30)):
+        done |= needs(Task.SIGHT, window, *VALIDATORS) | judged(window, *VALIDATORS)
+        done |= needs(Task.MINE, window, *MINERS) | needs(Task.TRAIN, window, TRAINER)
+    known = Known(FIRST, frozenset(done))
+    now, moves = block(2), []
+    while isinstance(taken := step(times, known, now), Advance):
+        moves.append(now := taken.to_ms)
+    assert moves == [stand.at_ms for stand in times.stands(known)[1:]]
+
+
 def test_the_clock_stands_once_where_it_was_told_to() -> None:
     done = frozenset(everything_done())
     halts = [block(69), block(70), block(20)]

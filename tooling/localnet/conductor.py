@@ -17,6 +17,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import Enum
 
+from grail_core.chain.base import blocks_in
 from grail_core.chain.development.local import LocalChainParameters
 from grail_core.protocol import WindowTimes
 from grail_core.protocol.constants import WINDOW_LENGTH
@@ -103,21 +104,33 @@ class Timetable:
     validators: tuple[str, ...]
     miners: tuple[str, ...]
 
-    def stands(self, known: Known) -> tuple[Stand, ...]:
-        """In the order of chain time. What is needed at some of them depends on what is done."""
+    def stands(self, known: Known, around_ms: int | None = None) -> tuple[Stand, ...]:
+        """In the order of chain time. What is needed at some of them depends on what is done.
+
+        Args:
+            around_ms: leave out what is more than a window away from this chain time; None: all stands of the run.
+        """
         first = known.first_window
         names = (self.trainer, *self.validators, *self.miners)
         start = (*(Need(name, Task.START) for name in names), Need(self.trainer, Task.PUBLISH))
         stands = [Stand("start", 0, start)]
         if first is None:
             return tuple(stands)
-        for index in range(self.windows + 1):
+        last = self.windows  # index of the window in which the last one of the run is judged
+        here = 0 if around_ms is None else self._index_at(first, around_ms)
+        for index in range(last + 1) if around_ms is None else range(max(0, here - 1), min(last, here + 1) + 1):
             window = Window(first + index * WINDOW_LENGTH)
-            stands += self._window(window, known, first=first, mined=index < self.windows)
-        # Whatever was sent at the last stand is in a final block here.
-        sent_at = self._overdue_block(WindowTimes(Window(window - WINDOW_LENGTH), self.params))
-        stands.append(Stand("rest", max(stands[-1].at_ms, self._final_ms(Block(sent_at + 1)))))
+            stands += self._window(window, known, first=first, mined=index < last)
+        if around_ms is None or here + 1 >= last:
+            # Whatever was sent at the last stand is in a final block here.
+            sent_at = self._overdue_block(WindowTimes(Window(first + (last - 1) * WINDOW_LENGTH), self.params))
+            stands.append(Stand("rest", max(stands[-1].at_ms, self._final_ms(Block(sent_at + 1)))))
         return tuple(stands)
+
+    def _index_at(self, first: Window, chain_ms: int) -> int:
+        """Of the run's window at this chain time, at most the one after the last."""
+        block = blocks_in((chain_ms - self.chain.genesis_time_ms) / 1000, self.chain.block_time_ms)
+        return min(max(0, (block - first) // WINDOW_LENGTH), self.windows)
 
     def _window(self, window: Window, known: Known, *, first: Window, mined: bool) -> tuple[Stand, ...]:
         """The stands between the first block of a window and its last, where the one before it is judged and learned from."""
@@ -170,7 +183,7 @@ def step(
     Args:
         now_ms: chain time. absent: roles that are not waited for. halts_ms: where the clock must stand once, whatever is done.
     """
-    stands = timetable.stands(known)
+    stands = timetable.stands(known, around_ms=now_ms)
     passed = [stand for stand in stands if stand.at_ms <= now_ms]
     here = passed[-1]
     missing = tuple(need for need in here.needs if need not in known.done)

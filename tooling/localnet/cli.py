@@ -11,7 +11,15 @@ import click
 
 from grail_core.errors import GrailError
 from tooling.adversaries import STRATEGIES
-from tooling.localnet.plan import BLOCK_SECONDS, EVALUATION_PROBLEMS, QUICK_EVALUATION_PROBLEMS, Layout, Plan
+from tooling.localnet.plan import (
+    BLOCK_SECONDS,
+    EVALUATION_PROBLEMS,
+    GROUPS,
+    QUICK_EVALUATION_PROBLEMS,
+    QUICK_GROUPS,
+    Layout,
+    Plan,
+)
 
 INCOMPLETE = 12
 PIPE_COLUMNS = 140  # of the table where no terminal says how wide it is
@@ -60,7 +68,12 @@ Examples:
     help="Add a miner that lies so; may be given several times.",
 )
 @click.option("--validators", type=click.IntRange(1, 8), default=2, show_default=True, help="Validators.")
-@click.option("--groups", type=click.IntRange(1, 1250), help="Most groups of 16 per miner and window.  [default: 16, quick: 8]")
+@click.option(
+    "--groups",
+    type=click.IntRange(1, 1250),
+    show_default=f"{GROUPS}, with --quick {QUICK_GROUPS}",
+    help="Most groups of 16 per miner and window.",
+)
 @click.option(
     "--real-time", is_flag=True, help="Blocks by the wall clock; without it they go on when every role has done its part."
 )

@@ -20,6 +20,7 @@ from tooling.localnet.report.facts import NotWaitedFact, ProcessFact
 STATE_FORMAT = 1
 MAY_CHANGE = frozenset({"windows", "evaluation_problems", "data_dir", "chaos", "control", "patience_s"})
 HONEST = "honest"
+GROUPS, QUICK_GROUPS = 16, 8  # of 16 rollouts, per miner and window: what two processors do in a few seconds
 BLOCK_SECONDS = 1.5  # with the real clock
 EVALUATION_PROBLEMS, QUICK_EVALUATION_PROBLEMS = 2048, 256
 

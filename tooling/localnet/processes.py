@@ -14,7 +14,7 @@ from pathlib import Path
 
 from grail_core.disk import write_atomically
 from tooling import REPOSITORY
-from tooling.localnet.plan import HONEST, Layout, Plan
+from tooling.localnet.plan import GROUPS, HONEST, QUICK_GROUPS, Layout, Plan
 from tooling.localnet.setup import COLDKEY, TRAINER, Network, derive_seed
 from tooling.localnet.supervisor import ProcessSpec
 
@@ -124,10 +124,6 @@ class Processes:
 
     def _log(self, name: str) -> Path:
         return self._layout.logs / f"{name}.log"
-
-
-GROUPS = 16  # of 16 rollouts, per miner and window: what two processors generate, prove, verify and train on in time
-QUICK_GROUPS = 8
 
 
 def init_command(plan: Plan, layout: Layout) -> tuple[str, ...]:

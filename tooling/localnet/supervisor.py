@@ -152,7 +152,7 @@ class Supervisor:
         supervised = self._processes[name]
         supervised.retired = True
         if supervised.state is State.RUNNING and supervised.process is not None:
-            supervised.process.send_signal(signal.SIGINT)
+            supervised.process.send_signal(signal.SIGTERM)  # a localnet in the background may have SIGINT ignored
         elif supervised.state in (State.WAITING, State.RESTARTING):
             supervised.state = State.STOPPED
 

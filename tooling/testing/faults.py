@@ -12,13 +12,21 @@ Outcome = Callable[[int], BaseException | None]
 """What the n-th call (from 1) of a method raises; None: the real answer."""
 
 
+_FOR_EVER = 100
+
+
 def first(count: int, error: BaseException) -> Outcome:
     """The first `count` calls fail."""
     return lambda call: error if call <= count else None
 
 
 def always(error: BaseException) -> Outcome:
-    return lambda _: error
+    """Every call fails; a test in which something is tried for ever fails, and does not hang."""
+
+    def outcome(call: int) -> BaseException:
+        return error if call <= _FOR_EVER else AssertionError(f"tried {call} times")
+
+    return outcome
 
 
 class Faulty:

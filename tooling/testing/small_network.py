@@ -7,6 +7,7 @@ What a test does to it (mine, tamper, judge) is the test's own business. It impo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from grail_core.protocol.types import Window
 from grail_miner.mining import Mining
@@ -25,8 +26,8 @@ class SmallNetwork(Network):
     def mining(self, name: str, factory: type[Mining] = Mining) -> Mining:
         return mining_of(self, name, factory)
 
-    def validator(self, name: str) -> ValidatorService:
-        return validator_of(self, name)
+    def validator(self, name: str, **handles: Any) -> ValidatorService:
+        return validator_of(self, name, **handles)
 
     def mine(self, mining: Mining, window: Window, groups: Sequence[int]) -> bytes:
         """The window file of these groups, not uploaded."""

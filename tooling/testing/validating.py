@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.storage.retention import Retention, accepted_files, evidence
 from grail_validator.first_sight import FirstSight
@@ -10,9 +13,13 @@ from grail_validator.service import ValidatorService
 from tooling.testing.network import Network
 
 
-def validator_of(network: Network, name: str) -> ValidatorService:
-    """The participant's service over its own ledger; a second call is the same validator started again."""
-    participant = network.participant(name)
+def validator_of(network: Network, name: str, **handles: Any) -> ValidatorService:
+    """The participant's service over its own ledger; a second call is the same validator started again.
+
+    Args:
+        handles: what the participant has instead of its own chain, beacon or directory.
+    """
+    participant = replace(network.participant(name), **handles)
     ledger = Ledger(participant.state.ledger, network_id=participant.network_id, hotkey=participant.signer.hotkey)
     return ValidatorService(
         participant=participant,

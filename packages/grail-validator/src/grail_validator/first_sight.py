@@ -44,38 +44,40 @@ class FirstSight:
         """Sight windows from `first` on; `done(window)` after each, sighted or missed."""
         window = first
         while not stop.is_set():
-            times = self.participant.times(window)
-            if not self.participant.wait_for_block(times.deadline_block, stop):
-                return
-            while not self.sight(window) and not stop.wait(_RETRY_SECONDS):
-                pass  # the chain did not answer; until first sight is over it may
+            try:
+                if not self.participant.wait_for_block(self.participant.times(window).deadline_block, stop):
+                    return
+                self.sight(window)
+            except ChainError as error:  # until first sight is over it may answer again
+                log.event("chain_unreadable", window=window, reason=error.what)
+                stop.wait(_RETRY_SECONDS)
+                continue
             done(window)
             window = Window(window + WINDOW_LENGTH)
 
-    def sight(self, window: Window) -> bool:
-        """HEAD every registered key, unless it is done already or first sight is over. False: worth another try."""
+    def sight(self, window: Window) -> None:
+        """HEAD every registered key, unless it is done already or first sight is over.
+
+        Raises:
+            ChainError: nothing is recorded; worth another try.
+        """
         stage = self.ledger.stage(window)
         if stage is not WindowStage.UNSEEN:
             log.event("first_sight_kept", window=window, stage=stage.value)  # from before a restart
-            return True
+            return
         chain, last_block = self.participant.chain, self.participant.times(window).first_sight_end_block
         if chain.current_block() > last_block:
-            log.event("first_sight_missed", window=window, block_now=chain.current_block(), last_block=last_block)
-            return True
-        try:
-            neurons = self.participant.miners_at(window)
-        except ChainError as error:
-            log.event("chain_unreadable", window=window, reason=error.what)
-            return False
+            log.event("first_sight_missed", window=window, reason="its turn came after first sight was over")
+            return
+        neurons = self.participant.miners_at(window)
         with ThreadPoolExecutor(_PARALLEL) as pool:
             sightings = tuple(pool.map(lambda neuron: self._head(window, neuron), neurons))
         taken = sight(stage, Buckets(sightings, chain.current_block(), last_block))
         if not isinstance(taken.record, SightingsRecord):
             log.event("first_sight_missed", window=window, reason="the stores answered after first sight was over")
-            return True
+            return
         self.ledger.record_sightings(window, taken.record.sightings)
         log.event("first_sight", window=window, registered=len(neurons), seen=sum(s.etag is not None for s in sightings))
-        return True
 
     def fetch(self, window: Window, neuron: Neuron, sighting: Sighting) -> FetchedFile:
         """The bytes seen at first sight, from the cache or the store."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,15 +135,15 @@ def test_stopped_before_it_begins_nothing_is_tried(participant: Participant) -> 
 
 @pytest.mark.parametrize("error", [*FAULTS, RoundNotYetError("round 7 is due")], ids=lambda error: type(error).__name__)
 def test_a_stop_between_two_tries_ends_it(participant: Participant, error: GrailError) -> None:
-    stop, made = threading.Event(), []
+    stop, made = threading.Event(), Counter[str]()
 
     def attempt() -> str | None:
-        made.append(None)
+        made["attempt"] += 1
         stop.set()
         raise error
 
     assert until_had(participant, WINDOW, stop, attempt) == Stopped()
-    assert len(made) == 1
+    assert made["attempt"] == 1
 
 
 # --- what is tried again ----------------------------------------------------------------------------------------------

@@ -9,10 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from grail_core.files.evidence import RolloutEvidence
+from grail_core.files.evidence import MinerEvidence, RolloutEvidence
 from grail_core.protocol import Finding, Outcome, RolloutRecord
 from grail_core.protocol.types import Digest
+from grail_core.verification.context import CheckContext
 from grail_core.verification.examine import CHECKS, Examination, decide, examine, examine_sample
+from grail_core.verification.window_file import Submission
 from tooling.testing import plain_window as plain
 
 CONTEXT = plain.window_context()
@@ -101,6 +103,24 @@ class _Unbelieving(plain.TruthfulSampling):
         if (record.group, record.rollout) != (1, 4):
             return found
         return replace(found, grade=replace(found.grade, reward=1.0 - record.reward, success=not record.success))
+
+
+class _Comparing(plain.TruthfulSampling):
+    """Adds what two named models would have given: the current one, and an earlier one that is far from the claims."""
+
+    def under_alternatives(self, submission: Submission, context: CheckContext, evidence: MinerEvidence) -> MinerEvidence:
+        self.asked.append("alternatives")
+        rollouts = tuple(
+            replace(one, alternatives={"current": one.z, "previous-1": one.z + 5}, alternative_positions=one.positions)
+            for one in evidence.rollouts
+        )
+        return replace(evidence, rollouts=rollouts)
+
+
+def test_every_alternative_that_was_measured_is_decided_on() -> None:
+    compared = [f.detail for f in examined(sampling=_Comparing(SEED)).findings if "previous-1" in f.detail]
+    assert len(compared) == 1
+    assert not any("previous-1" in f.detail for f in examined(sampling=plain.TruthfulSampling(SEED)).findings)
 
 
 def test_what_is_decided_can_be_decided_again_from_the_evidence() -> None:

@@ -9,7 +9,8 @@ import pytest
 from grail_core.errors import GrailError
 from grail_core.files.evidence import MinerEvidence
 from grail_core.participant.outcomes import Stopped, Void
-from grail_core.protocol import MinerStatus, MinerVerdict, RolloutRecord, WindowStatus
+from grail_core.proof.numerics import DEFAULT_CLASS, NUMERICS_CLASSES
+from grail_core.protocol import MinerStatus, MinerVerdict, MinerWindow, RolloutRecord, WindowStatus, score_inputs, weights
 from grail_core.protocol.types import Block, Digest, Window
 from grail_core.verification.context import CheckContext
 from grail_core.verification.window_file import Submission
@@ -77,8 +78,8 @@ def case(*announcements: Announcement, offset: float = 0.0, inconclusive: int = 
     return Case(CONTEXT, plain.challenge(CONTEXT), announcements, means)
 
 
-def judged(event: Event) -> WindowResult:
-    taken = step(plain.WINDOW, WindowStage.SIGHTED, event, STANDING)
+def judged(event: Event, standing: Standing = STANDING) -> WindowResult:
+    taken = step(plain.WINDOW, WindowStage.SIGHTED, event, standing)
     assert isinstance(taken.record, ResultRecord)
     assert (taken.stage, taken.publications) == (WindowStage.JUDGED, RESULT)
     return taken.record.result
@@ -185,6 +186,64 @@ def test_a_file_that_is_gone_fails_and_one_that_cannot_be_had_does_not() -> None
         NEURONS[0], Sighting(NEURONS[0].hotkey, "etag", 100, 5), FetchedFile(None, None, reason="late"), True
     )
     assert miner(judged(case(missing))).status is MinerStatus.INCONCLUSIVE
+
+
+def test_a_multipart_upload_is_no_window_file() -> None:
+    """Its ETag says nothing of the bytes: what is fetched could be something else than what was seen."""
+    whole = announced(0, honest(0))
+    multipart = replace(whole, sighting=replace(whole.sighting, etag="0123456789abcdef-2"))
+    verdict = miner(judged(case(multipart)))
+    assert (verdict.status, verdict.unique_valid) == (MinerStatus.FAILED, 0)
+    assert verdict.reason == "file: a multipart upload is no window file"
+
+
+def test_a_miner_is_held_to_the_numerics_class_it_is_bound_to() -> None:
+    hotkey = NEURONS[0].hotkey
+    for bound, status in (
+        (DEFAULT_CLASS, MinerStatus.ACCEPTED),
+        (sorted({*NUMERICS_CLASSES} - {DEFAULT_CLASS})[0], MinerStatus.FAILED),
+    ):
+        standing = replace(STANDING, memory=Memory({}, {}, {hotkey: bound}))
+        verdict = miner(judged(case(announced(0, honest(0))), standing))
+        assert verdict.status is status
+        assert ("numerics class changed too soon" in verdict.reason) == (status is MinerStatus.FAILED)
+
+
+def test_rollouts_that_two_hotkeys_share_are_named_and_count_for_both() -> None:
+    """Two problems of the same number have the same prompt, and the same answers to it."""
+    groups = range(60)
+    files = [
+        plain.window_file(CONTEXT, plain.MINERS[uid], plain.rollouts(CONTEXT, plain.MINERS[uid], groups)) for uid in range(2)
+    ]
+    result = judged(case(*(announced(uid, data) for uid, data in enumerate(files))))
+    counted = [set(result.counted[NEURONS[uid].hotkey]) for uid in range(2)]
+    shared = len(counted[0] & counted[1])
+    assert shared > 0
+    for uid in range(2):
+        verdict = miner(result, uid)
+        assert verdict.unique_valid == len(counted[uid])
+        (unique,) = (finding for finding in verdict.findings if finding.check == "unique")
+        assert unique.detail.endswith(f"; {shared} equal another hotkey's")
+        others = [finding.detail for finding in verdict.findings if finding.check != "unique"]
+        assert not any("another hotkey" in detail for detail in others)
+
+
+def test_rollouts_that_nobody_shares_are_not_said_to_be_shared() -> None:
+    verdict = miner(judged(case(announced(0, honest(0)))))
+    assert not any("another hotkey" in finding.detail for finding in verdict.findings)
+
+
+@pytest.mark.parametrize("event", [Void("no round"), Unreadable("no model")])
+def test_a_window_without_scores_keeps_everybodys(event: Event) -> None:
+    hotkey = NEURONS[1].hotkey
+    former = MinerWindow(Window(plain.WINDOW - 30), 32, active=True, checked=True, unique_valid=30, failed=False)
+    standing = replace(STANDING, memory=Memory({hotkey: [former]}, {}, {}))
+    body = judged(event, standing).body
+    assert body.score_inputs == {
+        neuron.uid: score_inputs([former] if neuron.hotkey == hotkey else [], plain.WINDOW) for neuron in NEURONS
+    }
+    assert body.weights == weights(body.score_inputs, CONTEXT.params)
+    assert body.weights[1] > 0
 
 
 def test_too_many_inconclusive_rollouts_are_nobodys_failure() -> None:

@@ -1,0 +1,136 @@
+"""What of a sample is measured where the grader cannot conclude: replacements are taken, and what was lost is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from grail_core.environment import Grade, GradeOutcome, Problem
+from grail_core.files.evidence import GradeStability, MinerEvidence
+from grail_core.proof.batch import RolloutMeasurement
+from grail_core.proof.numerics import DEFAULT_CLASS
+from grail_core.protocol import RolloutSample, sample_rollouts
+from grail_core.protocol.types import Digest
+from grail_core.verification import measure
+from grail_core.verification.context import CheckContext
+from grail_core.verification.measure import ChallengedSample, Place, WholeGroup
+from grail_core.verification.window_file import Submission, check_file
+from tooling.testing import plain_window as plain
+
+CONTEXT = plain.window_context()
+MINER = plain.MINERS[0]
+SEED = Digest(b"s" * 32)
+GROUPS = range(12)
+SAMPLE: RolloutSample = sample_rollouts(SEED, list(GROUPS))
+
+
+class _Model:
+    """Nothing is computed with it: measuring is cut off below."""
+
+    hidden_size, layers, vocabulary_size = 64, 1, plain.VOCABULARY
+    attention, device, dtype = "sdpa", "cpu", "bfloat16"
+
+
+MODEL: Any = _Model()
+
+
+@pytest.fixture(autouse=True)
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of the proof batches that are measured."""
+    batches: list[int] = []
+
+    def nothing(
+        _model: object, rows: Sequence[object], _lengths: object, positions: Sequence[tuple[int, ...]], *_: object
+    ) -> list[RolloutMeasurement]:
+        batches.append(len(rows))
+        return [
+            RolloutMeasurement(at, np.zeros((len(at), 4), np.float32), np.zeros(len(at), np.float32), np.zeros(len(at)))
+            for at in positions
+        ]
+
+    monkeypatch.setattr(measure, "measure_rollouts", nothing)
+    monkeypatch.setattr(measure, "numerics_class_of", lambda model: DEFAULT_CLASS)
+    return batches
+
+
+@dataclass(frozen=True)
+class Grader(plain.PlainEnvironment):
+    """Grades as claimed, but for the completions in which `outcome` sees something else; counts on nothing."""
+
+    outcome: Callable[[int, str], Grade | None]
+
+    def grade(self, problem: Problem, completion: str) -> Grade:
+        return self.outcome(problem.seed, completion) or super().grade(problem, completion)
+
+
+def submission() -> Submission:
+    data = plain.window_file(CONTEXT, MINER, plain.rollouts(CONTEXT, MINER, GROUPS))
+    opened = check_file(data, plain.digest_of(data), MINER.hotkey, CONTEXT)
+    assert isinstance(opened, Submission)
+    return opened
+
+
+def cannot_conclude_on(places: Sequence[Place]) -> CheckContext:
+    """An environment whose grader gives up on these rollouts."""
+    file, context = submission(), plain.check_context(CONTEXT, MINER.hotkey)
+    lost = {_graded(file, context, place) for place in places}
+    inconclusive = Grade(0.0, False, False, outcome=GradeOutcome.INCONCLUSIVE)
+    return replace(context, environment=Grader(lambda seed, text: inconclusive if (seed, text) in lost else None))
+
+
+def _graded(file: Submission, context: CheckContext, place: Place) -> tuple[int, str]:
+    record = file.rollout_of(*place)
+    seed = CONTEXT.problem_seed(MINER.hotkey, record.group)
+    return seed, context.renderer.decode_completion(record.completion.tolist())
+
+
+def places(evidence: MinerEvidence) -> list[Place]:
+    return [(one.group, one.rollout) for one in evidence.rollouts]
+
+
+def test_a_sample_that_can_be_graded_is_measured_as_drawn(measured: list[int]) -> None:
+    evidence = ChallengedSample(SEED, MODEL).measure(submission(), plain.check_context(CONTEXT, MINER.hotkey))
+    assert places(evidence) == list(SAMPLE.places)
+    assert evidence.inconclusive == 0
+    assert measured == [16, 16, len(SAMPLE.singles)]
+
+
+def test_a_single_rollout_the_grader_cannot_conclude_on_is_replaced_by_the_next_of_the_draw() -> None:
+    lost = (SAMPLE.singles[0], SAMPLE.singles[3], SAMPLE.reserve[0])
+    evidence = ChallengedSample(SEED, MODEL).measure(submission(), cannot_conclude_on(lost))
+    singles = [place for place in SAMPLE.singles if place not in lost]
+    whole = [(group, r) for group in SAMPLE.whole_groups for r in range(16)]
+    assert places(evidence) == [*whole, *singles, SAMPLE.reserve[1], SAMPLE.reserve[2]]
+    assert evidence.inconclusive == 3
+
+
+def test_rollouts_of_a_whole_group_stay_in_it_and_count_as_lost() -> None:
+    """A group is proven together or not at all, so there is nothing to put in the place of one of its rollouts."""
+    lost = [(SAMPLE.whole_groups[0], r) for r in range(5)]
+    evidence = ChallengedSample(SEED, MODEL).measure(submission(), cannot_conclude_on([*lost, SAMPLE.singles[0]]))
+    assert places(evidence)[:16] == [(SAMPLE.whole_groups[0], r) for r in range(16)]
+    assert evidence.inconclusive == 6
+    stability = [one.grade.stability for one in evidence.rollouts]
+    assert stability.count(GradeStability.INCONCLUSIVE) == 5
+
+
+def test_a_group_to_learn_from_counts_whatever_grade_is_not_sure() -> None:
+    """A trainer learns from no grade that another machine may not give: one that varies is as bad as none."""
+    file, context = submission(), plain.check_context(CONTEXT, MINER.hotkey)
+    varying, lost = _graded(file, context, (2, 1)), _graded(file, context, (2, 4))
+    answers = iter([Grade(0.25, False, True), Grade(0.5, False, True), Grade(0.75, False, True)])
+
+    def outcome(seed: int, text: str) -> Grade | None:
+        if (seed, text) == lost:
+            return Grade(0.0, False, False, outcome=GradeOutcome.INCONCLUSIVE)
+        return next(answers) if (seed, text) == varying else None
+
+    evidence = WholeGroup(2, MODEL).measure(file, replace(context, environment=Grader(outcome)))
+    assert places(evidence) == [(2, r) for r in range(16)]
+    assert evidence.rollouts[1].grade.stability is GradeStability.UNSTABLE
+    assert evidence.rollouts[4].grade.stability is GradeStability.INCONCLUSIVE
+    assert evidence.inconclusive == 2

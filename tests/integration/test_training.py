@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,124 +19,32 @@ from typing import Any
 import pytest
 import torch
 
-import grail_trainer.tiny.warm_start as warm_start
-from grail_core.capabilities import Stage
 from grail_core.chain.development.local import LocalChain
 from grail_core.checkpoints.loaded import LiveCheckpoint
-from grail_core.checkpoints.publish import CheckpointParts
-from grail_core.checkpoints.safety import read_model_files
 from grail_core.errors import ConfigurationError
-from grail_core.files.accepted_files import AcceptedFile, write_accepted_files
-from grail_core.files.verdicts import read_verdict
-from grail_core.generation.defaults import sampling_defaults
-from grail_core.keys import ss58
 from grail_core.participant.participant import Participant
-from grail_core.protocol import MinerStatus, MinerVerdict, SignedVerdict, VerdictBody, WindowStatus
-from grail_core.protocol.encoding import canonical_json, tagged_hash
-from grail_core.protocol.manifest import CheckpointManifest
-from grail_core.protocol.signatures import verify
-from grail_core.protocol.types import Block, Digest, Signature, Window
-from grail_core.protocol.verdicts import Versions
+from grail_core.protocol.types import Window
 from grail_core.storage.filesystem import FilesystemDirectory
-from grail_core.storage.layout import rollouts_key, training_log_key, verdict_key, window_key
+from grail_core.storage.layout import rollouts_key
 from grail_envs.sat import SatEnvironment
-from grail_envs.sat.teaching import majority_answer
-from grail_trainer.hyper_parameters import GrpoSettings
 from grail_trainer.optimiser import Masters
-from grail_trainer.publication import LOG_TAG, Publisher
-from grail_trainer.service import TrainerService
-from grail_trainer.start import MAX_WINDOWS_OLD, assemble, publish_folder
-from grail_trainer.tiny.init import TinyConfig, create_model
+from grail_trainer.start import MAX_WINDOWS_OLD, publish_folder
 from tooling.adversaries.tampering import map_rollouts, zero_sketches
-from tooling.testing.small_network import FIRST_WINDOW, SmallNetwork
-
-ENVIRONMENT = SatEnvironment(3, 4, 5, 6)
-GROUPS = range(3)
-SETTINGS = GrpoSettings(learning_rate=1e-3, epochs=1, minibatches=2, kl_coefficient=0.0)
+from tooling.testing.learning_network import (
+    ENVIRONMENT,
+    GROUPS,
+    SETTINGS,
+    LearningNetwork,
+    learning_model,
+    published_log,
+    service,
+)
+from tooling.testing.small_network import FIRST_WINDOW
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that knows the form of an answer, so that its rollouts earn different rewards."""
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("model") / "sat"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(warm_start, "stages_for", lambda environment, quick: (Stage(majority_answer, 60, 1e-2, 1e-3),))
-        create_model(ENVIRONMENT, folder, config=TinyConfig(hidden_size=32, context_length=128, max_new_tokens=8, rows=16))
-    return folder
-
-
-class LearningNetwork(SmallNetwork):
-    """Its first checkpoint is the model's own, published as the trainer does it."""
-
-    def _publish(self, folder: Path, max_tokens: int, end: int) -> CheckpointManifest:
-        participant = self.participant("trainer")
-        defaults = sampling_defaults(folder)
-        parts = CheckpointParts(
-            network_id=participant.network_id,
-            window=Window(0),
-            valid_from=FIRST_WINDOW,
-            environment=self.environment.spec,
-            policy=defaults.policy,
-            end_token_ids=defaults.end_tokens,
-            thinking_mode="none",
-        )
-        masters = Masters.load(folder, learning_rate=0.0)
-        return Publisher(participant, read_model_files(folder)).publish_first(parts, masters.published())
-
-    def mine_and_upload(self, name: str, groups: Sequence[int] = GROUPS, window: Window = FIRST_WINDOW) -> bytes:
-        data = self.mine(self.mining(name), window, groups)
-        participant = self.participant(name)
-        participant.own_store.put(window_key(ss58(participant.signer.hotkey), window), data)
-        return data
-
-    def judge(self, window: Window = FIRST_WINDOW) -> list[VerdictBody]:
-        """Both validators, from first sight to published verdict."""
-        validators = [self.validator("validator-0"), self.validator("validator-1")]
-        self.advance_to(window + 30)
-        for validator in validators:
-            validator.first_sight.sight(window)
-        self.advance_to(window + 38)
-        bodies = []
-        for validator in validators:
-            validator.advance(window, threading.Event())
-            participant = validator.participant
-            verdict = read_verdict(participant.own_store, window, participant.signer.hotkey, participant.network_id)
-            assert verdict is not None
-            bodies.append(verdict.body)
-        return bodies
-
-    def claim(self, name: str, accepted: dict[str, bytes], status: MinerStatus = MinerStatus.ACCEPTED) -> None:
-        """A verdict that says of these files what the test wants it to, with a real signature."""
-        participant, signer = self.participant(name), self.signers[name]
-        metagraph = self.chain.metagraph(Block(FIRST_WINDOW))
-        miners = []
-        for miner, data in accepted.items():
-            neuron = metagraph.by_hotkey(self.signers[miner].hotkey)
-            assert neuron is not None
-            digest = Digest(hashlib.sha256(data).digest())
-            miners.append(
-                MinerVerdict(neuron.hotkey, neuron.uid, status, content_digest=digest, active=True, declared=48, checked=True)
-            )
-        body = VerdictBody(
-            participant.network_id, FIRST_WINDOW, WindowStatus.SCORED, Versions("0", "0", "0"), miners=tuple(miners)
-        )
-        rollouts = write_accepted_files(
-            [
-                AcceptedFile(self.signers[miner].hotkey, Digest(hashlib.sha256(data).digest()), data, ())
-                for miner, data in accepted.items()
-            ]
-        )
-        digest = Digest(hashlib.sha256(rollouts).digest())
-        message = SignedVerdict.message(body, signer.hotkey, None, digest)
-        verdict = SignedVerdict(body, signer.hotkey, signer.sign(message), None, digest)
-        participant.own_store.put(rollouts_key(FIRST_WINDOW), rollouts)
-        participant.own_store.put(verdict_key(FIRST_WINDOW), verdict.encode())
-
-
-def service(participant: Participant, model: Path, settings_: GrpoSettings = SETTINGS) -> TrainerService:
-    """A trainer as `run_trainer` assembles it, for a participant of a test."""
-    return assemble(participant, model, ENVIRONMENT, lambda manifest: ENVIRONMENT, settings_, max_groups=64)
+    return learning_model(tmp_path_factory.mktemp("model") / "sat")
 
 
 @pytest.fixture
@@ -147,15 +54,6 @@ def network(tmp_path: Path, model: Path) -> LearningNetwork:
     network = LearningNetwork(root, environment=ENVIRONMENT, model=model)
     network.advance_to(FIRST_WINDOW + 1)
     return network
-
-
-def published_log(participant: Participant, window: Window = FIRST_WINDOW) -> dict[str, Any]:
-    raw = participant.own_store.get(training_log_key(window), max_bytes=10**7)
-    signed = json.loads(raw)
-    message = tagged_hash(participant.network_id, LOG_TAG, canonical_json(signed["body"]))
-    assert verify(participant.signer.hotkey, message, Signature(bytes.fromhex(signed["signature"])))
-    body: dict[str, Any] = signed["body"]
-    return body
 
 
 def test_a_window_becomes_a_checkpoint_and_a_signed_log(network: LearningNetwork, model: Path) -> None:

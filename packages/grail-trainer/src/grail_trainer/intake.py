@@ -85,14 +85,14 @@ class VerdictReader:
         """The window's intake once the validators have spoken, or no longer matter."""
         participant = self._participant
         times = participant.times(window)
-        if not participant.wait_for_block(times.challenge_block, stop):
-            return Stopped()
         pause = max(MIN_PAUSE_SECONDS, seconds_of(0.25, participant.params.block_time_ms))
         too_late = Block(window + (self._max_windows_old + 1) * WINDOW_LENGTH)
         verdicts: dict[Hotkey, SignedVerdict] = {}
         complaints: set[Hotkey] = set()
         while not stop.is_set():
             try:
+                if not participant.wait_for_block(times.challenge_block, stop):
+                    return Stopped()
                 block = participant.chain.current_block()
                 trusted = self._trusted(window)
                 if block >= too_late:

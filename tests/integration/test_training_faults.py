@@ -17,6 +17,7 @@ from grail_core.protocol.types import Window
 from grail_core.storage.layout import training_log_key
 from grail_trainer import intake, publication
 from grail_trainer import service as trainer_service
+from grail_trainer.grpo import update
 from grail_trainer.service import TrainerService
 from tooling.testing.faults import Outcome, always, events, faulty, first
 from tooling.testing.learning_network import LearningNetwork, learning_model, published_log, service
@@ -187,8 +188,6 @@ def test_a_checkpoint_is_given_the_time_that_the_last_one_took(
 def test_an_update_that_ends_in_no_number_is_taken_back(
     network: LearningNetwork, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    update = trainer_service.update
-
     def diverging(masters: Any, *arguments: Any, **options: Any) -> Any:
         statistics = update(masters, *arguments, **options)
         with torch.no_grad():

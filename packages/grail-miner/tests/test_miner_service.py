@@ -46,7 +46,7 @@ def miner(network: Network, *, mining: Any = None, store: dict[str, Outcome] | N
     if store:
         directory = participant.directory
         bucket = faulty(directory.own(), **store)
-        participant = replace(participant, directory=_Directory(directory, bucket))  # type: ignore[arg-type]
+        participant = replace(participant, directory=_Directory(directory, bucket))
     return MinerService(
         participant,
         mining or mining_of(network, "miner-0"),

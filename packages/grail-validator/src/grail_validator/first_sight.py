@@ -66,8 +66,9 @@ class FirstSight:
             log.event("first_sight_kept", window=window, stage=stage.value)  # from before a restart
             return
         chain, last_block = self.participant.chain, self.participant.times(window).first_sight_end_block
-        if chain.current_block() > last_block:
-            log.event("first_sight_missed", window=window, reason="its turn came after first sight was over")
+        now = chain.current_block()
+        if now > last_block:
+            log.event("first_sight_missed", window=window, block_now=now, last_block=last_block)
             return
         neurons = self.participant.miners_at(window)
         with ThreadPoolExecutor(_PARALLEL) as pool:

@@ -115,7 +115,7 @@ def run_windows(service: MinerService, network: Network, count: int) -> list[boo
 def test_a_window_is_mined_and_uploaded_before_its_deadline(network: Network) -> None:
     service = miner(network)
     with events() as names:
-        assert service.run(threading.Event(), windows=1) == 1
+        assert run_windows(service, network, 1) == [True]
     assert "window_mined" in names
     assert uploaded(service.participant) is not None
 
@@ -123,7 +123,7 @@ def test_a_window_is_mined_and_uploaded_before_its_deadline(network: Network) ->
 def test_a_miner_started_again_does_not_mine_a_window_twice(network: Network) -> None:
     """Its first file is what first sight saw; a second one would fail the window."""
     service = miner(network)
-    service.run(threading.Event(), windows=1)
+    run_windows(service, network, 1)
     there = uploaded(service.participant)
     untouched = faulty(mining_of(network, "miner-0"), select_model=always(AssertionError("mined again")))
     with events() as names:
@@ -197,7 +197,7 @@ def test_an_upload_that_is_refused_is_told_and_the_next_window_mined(network: Ne
 def test_a_full_disk_ends_the_miner_with_its_message(network: Network, method: str) -> None:
     service = miner(network, store={method: always(DiskFullError("no space is left"))})
     with pytest.raises(DiskFullError, match="no space"):
-        service.run(threading.Event(), windows=1)
+        run_windows(service, network, 1)
 
 
 def test_a_stop_between_two_windows_ends_it(network: Network) -> None:

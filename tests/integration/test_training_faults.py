@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from grail_core.checkpoints.publish import publish
 from grail_core.errors import ChainError, DiskFullError, StorageError
 from grail_core.participant import waiting
+from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.types import Window
 from grail_core.storage.layout import training_log_key
 from grail_trainer import intake, publication
@@ -172,9 +173,18 @@ def test_the_last_windows_weights_take_the_next_free_place(network: LearningNetw
 def test_a_checkpoint_is_given_the_time_that_the_last_one_took(
     network: LearningNetwork, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter(range(0, 30_000, 30))  # publishing takes 30 s, 20 blocks
-    monkeypatch.setattr(publication, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    """Chain time counts: publishing takes 30 s of it here, 20 blocks."""
     trainer = trainer_of(network, model)
+    chain, passed_ms = trainer.participant.chain, [0]
+    now_ms = chain.now_ms
+
+    def slow(*arguments: Any) -> CheckpointManifest:
+        manifest = publish(*arguments)
+        passed_ms.append(30_000)
+        return manifest
+
+    monkeypatch.setattr(publication, "publish", slow)
+    monkeypatch.setattr(chain, "now_ms", lambda: now_ms() + (passed_ms.pop() if len(passed_ms) > 1 else 0))
     assert trainer.run(threading.Event(), windows=1) == 1
     mine_and_judge(network, SECOND_WINDOW)
     assert trainer.run(threading.Event(), windows=2) == 2

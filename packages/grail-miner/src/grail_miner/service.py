@@ -60,7 +60,11 @@ class MinerService:
         window = self.participant.current_window()
         while not stop.is_set():
             yield window
-            window = max(Window(window + WINDOW_LENGTH), self.participant.current_window())
+            following = Window(window + WINDOW_LENGTH)
+            try:
+                window = max(following, self.participant.current_window())
+            except ChainError:
+                window = following  # waiting for it tries again, and says so
 
     def _try_window(self, window: Window, stop: threading.Event) -> bool:
         """A chain or a store that fails costs the window, and not the miner: the next one may go well."""

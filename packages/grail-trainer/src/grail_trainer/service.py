@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from grail_core.checkpoints.loaded import LiveCheckpoint
@@ -20,7 +21,7 @@ from grail_core.errors import ChainError, CheckpointError, DiskFullError, Storag
 from grail_core.keys import ss58
 from grail_core.participant.outcomes import Stopped, Void
 from grail_core.participant.participant import Participant
-from grail_core.participant.waiting import RETRY_SECONDS, wait_for_window
+from grail_core.participant.waiting import RETRY_SECONDS, until_had, wait_for_window
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.types import Window
@@ -103,8 +104,13 @@ class TrainerService:
             return NothingToLearn(window, waited.reason)
         context = waited.value
         start = time.perf_counter()
+        had = until_had(self.participant, window, stop, partial(self.checkpoint.at, context.manifest))
+        if isinstance(had, Stopped):
+            return had
+        if isinstance(had, Void):
+            return NothingToLearn(window, f"the behaviour checkpoint cannot be had: {had.reason}")
+        loaded = had.value
         try:
-            loaded = self.checkpoint.at(context.manifest)
             environment = self.environment_of(context.manifest)
         except CheckpointError as error:
             return NothingToLearn(window, f"the behaviour checkpoint cannot be had: {error.what}")

@@ -118,3 +118,15 @@ def test_a_role_that_stays_away_costs_its_patience_once(run: Run) -> None:
             run.now += PATIENCE_S
     assert waited <= 2  # one to begin, one to see that it is over
     assert [fact.role for fact in run.told] == [MINER]
+
+
+def test_roles_that_live_and_fail_hold_the_clock_for_their_patience_and_not_for_ever(run: Run) -> None:
+    """Signs of life do not make anything done: whatever is waited for is waited for once."""
+    run.joined()
+    seconds = 0
+    while not isinstance(run.tick(), Over):
+        run.now += 1
+        seconds += 1
+        for role in (TRAINER, VALIDATOR, MINER):
+            run.signs[role] += 1
+        assert seconds < 10 * PATIENCE_S

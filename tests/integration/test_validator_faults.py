@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
+from grail_core.chain.base import Metagraph
 from grail_core.checkpoints.publish import CheckpointParts, publish
 from grail_core.checkpoints.safety import read_model_files
 from grail_core.errors import ChainError, CheckpointError, DiskFullError, GrailError, StorageError
@@ -17,7 +18,7 @@ from grail_core.files.evidence import read_evidence
 from grail_core.keys import ss58
 from grail_core.participant import waiting
 from grail_core.protocol import MinerStatus, SignedVerdict, VerdictBody, WindowStatus, weights
-from grail_core.protocol.types import Window
+from grail_core.protocol.types import Block, Window
 from grail_core.storage.filesystem import FilesystemStore
 from grail_core.storage.layout import evidence_key, rollouts_key, verdict_key, window_key
 from grail_validator.cases import WindowStage
@@ -225,3 +226,21 @@ def test_a_window_nobody_could_judge_takes_nobodys_score(network: SmallNetwork) 
     assert body.score_inputs[miner.uid].valid == scored.score_inputs[miner.uid].valid > 0
     assert body.weights == weights(body.score_inputs, network.params)
     assert body.weights[miner.uid] > 0
+
+
+def test_a_window_whose_blocks_the_chain_has_forgotten_is_told_and_holds_no_later_one_up(
+    network: SmallNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validator = network.validator("validator-0")
+    network.advance_to(WINDOW + 400)
+    chain = validator.participant.chain
+    now = chain.metagraph
+
+    def forgetful(block: Block | None = None) -> Metagraph:
+        if block is not None:
+            raise ChainError(f"the state of block {block} is gone")
+        return now()
+
+    monkeypatch.setattr(chain, "metagraph", forgetful)
+    assert validator.advance(WINDOW, threading.Event()) is WindowStatus.INCONCLUSIVE
+    assert "is gone" in verdict(validator).reason

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -318,6 +319,19 @@ def test_a_result_that_the_store_refused_goes_out_with_the_next_window(
     validator.publish_the_rest(threading.Event())
     assert validator.ledger.unfinished() == []
     assert published(validator).body.status is WindowStatus.SCORED
+
+
+def test_a_validator_whose_ledger_is_an_older_copy_leaves_the_verdict_it_has_published(network: SmallNetwork) -> None:
+    upload(network, "miner-0", network.mine(network.mining("miner-0"), FIRST_WINDOW, GROUPS))
+    validator = network.validator("validator-0")
+    sight(network, validator)
+    said = judge(network, validator)
+    shutil.rmtree(network.root / "state" / "validator-0")
+    restored = network.validator("validator-0")
+    assert restored.ledger.last_judged() is None
+    restored.advance(FIRST_WINDOW, threading.Event())  # it was never there at first sight, as far as it knows
+    assert published(restored).body.canonical() == said.canonical()
+    assert restored.ledger.unfinished() == []
 
 
 def _resume(validator: ValidatorService) -> None:

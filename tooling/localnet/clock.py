@@ -37,6 +37,7 @@ class VirtualClock:
         self._stand: Stand | None = None
         self._since: dict[Need, float] = {}  # when the clock began to wait for it at this stand
         self._absent: dict[str, int] = {}  # role → its signs of life when patience was at its end
+        self._given_up: set[Need] = set()  # a role that lives and does not do it holds the clock for it once
 
     def tick(self, known: Known, signs: Mapping[str, int], *, halts_ms: Collection[int] = ()) -> Step:
         """Move the clock if it may move. Returns what was done.
@@ -45,7 +46,14 @@ class VirtualClock:
             signs: how many events each process wrote so far. halts_ms: see `conductor.step`.
         """
         self._absent = {role: count for role, count in self._absent.items() if signs.get(role, 0) == count}
-        taken = step(self._timetable, known, self._chain.now_ms(), absent=self._absent.keys(), halts_ms=halts_ms)
+        taken = step(
+            self._timetable,
+            known,
+            self._chain.now_ms(),
+            absent=self._absent.keys(),
+            given_up=self._given_up,
+            halts_ms=halts_ms,
+        )
         if isinstance(taken, Hold):
             self._wait(taken, signs)
         elif isinstance(taken, Advance):
@@ -58,7 +66,8 @@ class VirtualClock:
             self._stand, self._since = hold.stand, {}
         self._since = {need: self._since.get(need, now) for need in hold.waits_for}
         for need, since in self._since.items():
-            if now - since >= self._patience_s and need.role not in self._absent:
+            if now - since >= self._patience_s:
+                self._given_up.add(need)
                 self._absent[need.role] = signs.get(need.role, 0)
                 block = self._chain.current_block()
                 self._told(NotWaitedFact(need.role, need.task.value, need.window, block, round(now - since, 1)))

@@ -176,18 +176,25 @@ class Timetable:
 
 
 def step(
-    timetable: Timetable, known: Known, now_ms: int, *, absent: AbstractSet[str] = frozenset(), halts_ms: Collection[int] = ()
+    timetable: Timetable,
+    known: Known,
+    now_ms: int,
+    *,
+    absent: AbstractSet[str] = frozenset(),
+    given_up: AbstractSet[Need] = frozenset(),
+    halts_ms: Collection[int] = (),
 ) -> Step:
     """How far the clock goes now.
 
     Args:
-        now_ms: chain time. absent: roles that are not waited for. halts_ms: where the clock must stand once, whatever is done.
+        now_ms: chain time. absent: roles that are not waited for. given_up: what is not waited for any more, whoever lives.
+        halts_ms: where the clock must stand once, whatever is done.
     """
     stands = timetable.stands(known, around_ms=now_ms)
     passed = [stand for stand in stands if stand.at_ms <= now_ms]
     here = passed[-1]
     missing = tuple(need for need in here.needs if need not in known.done)
-    waits_for = tuple(need for need in missing if need.role not in absent)
+    waits_for = tuple(need for need in missing if need.role not in absent and need not in given_up)
     if waits_for:
         return Hold(here, waits_for)
     if len(passed) == len(stands):

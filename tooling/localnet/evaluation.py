@@ -88,7 +88,13 @@ def _start(task: EvaluationTask) -> subprocess.Popen[bytes]:
     task.folder.mkdir(parents=True, exist_ok=True)
     with task.log.open("wb") as log, (task.folder / f"{task.label}.out").open("wb") as out:
         return subprocess.Popen(
-            task.argv, env=dict(task.env), stdin=subprocess.DEVNULL, stdout=out, stderr=log, start_new_session=True
+            task.argv,
+            env=dict(task.env),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=log,
+            cwd=task.folder,
+            start_new_session=True,
         )
 
 

@@ -108,6 +108,8 @@ class Processes:
             "GRAIL_STATE_DIR": str(self._layout.state_of(name)),
             "GRAIL_LOG_FILE": str(self.event_file(name)),
         }
+        if not self._plan.real_time:
+            settings["GRAIL_MINER_SAFETY_BLOCKS"] = "0"  # an upload takes no chain time, and a continued run begins late in one
         if self._plan.data_dir:
             settings["GRAIL_DATA_DIR"] = self._plan.data_dir
         return settings

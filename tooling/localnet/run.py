@@ -19,6 +19,7 @@ from types import FrameType
 
 from grail_core.disk import write_atomically
 from grail_core.errors import ChainError, GrailError, StorageError
+from grail_core.participant.state import only_process
 from tooling.localnet.checkpoints import EvaluationPlanner
 from tooling.localnet.evaluation import run_evaluations
 from tooling.localnet.plan import Layout, Plan, State, load_or_create_state
@@ -62,6 +63,15 @@ class Localnet:
         if plan.model is not None:
             folder_of(plan.model)
         prepare_folder(layout)
+        with only_process(
+            layout.root / "lock",
+            "a run is going on in this folder",
+            hint="wait for it, stop it, or choose another folder with --out",
+        ):
+            return self._run_alone()
+
+    def _run_alone(self) -> Summary:
+        plan, layout = self._plan, self._layout
         state, resumed = load_or_create_state(plan, layout)
         if resumed:
             self._view.say("localnet", f"resuming in {layout.root} (start {state.starts})")
@@ -83,7 +93,13 @@ class Localnet:
         self._view.say("trainer", f"making a tiny model for {self._plan.env_id} from scratch (grail-trainer init)")
         with log.open("wb") as out:
             process = subprocess.Popen(
-                argv, env=init_environment(self._plan), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+                argv,
+                env=init_environment(self._plan),
+                cwd=log.parent,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
             )
         try:
             while process.poll() is None:

@@ -193,6 +193,7 @@ class Supervisor:
                 stdout=log,
                 stderr=log,
                 env=dict(spec.env),
+                cwd=spec.log.parent,  # a .env or grail.toml where localnet was started is somebody else's
                 start_new_session=True,
             )
         supervised.started_at = self._clock()

@@ -7,10 +7,15 @@ import sys
 
 from grail_core import api
 
-miner, window = api.hotkey(sys.argv[1]), int(sys.argv[2])
-network = api.open_network()
-data = api.fetch_window_file(network.bucket(miner), window, miner)
-file = api.verify_window_file(data, network_id=network.network_id, miner=miner, window=window)
-rewards = [rollout.reward for rollout in file.rollouts]
-print(f"{file.header.groups} groups, {len(file.rollouts)} rollouts, mean claimed reward {sum(rewards) / len(rewards):.3f}")
-print(f"content digest {file.content_digest.hex()}")
+if len(sys.argv) != 3:
+    sys.exit(__doc__)
+try:
+    miner, window = api.hotkey(sys.argv[1]), int(sys.argv[2])
+    network = api.open_network()
+    data = api.fetch_window_file(network.bucket(miner), window, miner)
+    file = api.verify_window_file(data, network_id=network.network_id, miner=miner, window=window)
+    rewards = [rollout.reward for rollout in file.rollouts]
+    print(f"{file.header.groups} groups, {len(file.rollouts)} rollouts, mean claimed reward {sum(rewards) / len(rewards):.3f}")
+    print(f"content digest {file.content_digest.hex()}")
+except api.GrailError as error:
+    sys.exit(f"error: {error}")

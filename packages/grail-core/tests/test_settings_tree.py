@@ -120,7 +120,7 @@ def write_network(params: NetworkParameters) -> str:
 def test_a_network_is_named_or_read_from_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAIL_NETWORK", write_network(HERE))
     assert network_parameters(load_settings()) == HERE
-    for name, message in (("atlantis", "no network called"), ("localnet", "trainer")):
+    for name, message in (("atlantis", "no network of this name"), ("localnet", "trainer")):
         monkeypatch.setenv("GRAIL_NETWORK", name)
         with pytest.raises(ConfigurationError, match=message):
             network_parameters(load_settings())

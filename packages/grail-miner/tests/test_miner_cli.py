@@ -38,7 +38,7 @@ def test_help_teaches_without_heavy_imports(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("environment", "code", "says"),
     [
-        ({"GRAIL_NETWORK": "subnet-82"}, 3, "no network called 'subnet-82'"),
+        ({"GRAIL_NETWORK": "subnet-82"}, 3, "no network of this name"),
         ({}, 3, "names no trainer hotkey"),
         ({"NETUID": "many"}, 3, "NETUID"),
     ],

@@ -12,6 +12,7 @@ import pytest
 
 from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.checkpoints.safety import read_model_files
+from grail_core.errors import StorageError
 from grail_core.participant.participant import Participant
 from grail_core.protocol.manifest import CheckpointManifest, ManifestContent, build
 from grail_core.protocol.types import Window
@@ -118,3 +119,35 @@ def test_a_manifest_that_somebody_else_put_is_found_and_never_replaced(tmp_path:
     ours = publisher.publish_trained(trained, masters, last=False)
     assert ours == theirs
     assert [item.manifest for item in publisher.view().stored] == [network.manifest, theirs]
+
+
+def test_a_checkpoint_that_the_store_took_and_whose_answer_was_lost_is_found_and_not_signed_again(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second manifest of one number would be an equivocation, and the end of the network."""
+    network = Network(tmp_path, model=model)
+    participant = network.participant("trainer")
+    publisher = Publisher(participant, read_model_files(model))
+    assert len(publisher.view().stored) == 1
+    network.advance_to(32)
+    store = participant.own_store
+    put, lost = store.put, [True]
+
+    def answers_once_no_more(key: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:
+        info = put(key, data, if_absent=if_absent)
+        if key.startswith(MANIFEST_PREFIX) and lost:
+            lost.clear()
+            raise StorageError("no answer within 60 s", where=key)
+        return info
+
+    monkeypatch.setattr(store, "put", answers_once_no_more)
+    masters = Masters.load(model, learning_rate=0.0)
+    trained = TrainedWindow(Window(30), {"window": 30}, {}, {})
+    with pytest.raises(StorageError, match="no answer"):
+        publisher.publish_trained(trained, masters, last=False)
+    network.chain.advance(90)  # an outage of three windows: another place would be chosen now
+    published = publisher.publish_trained(trained, masters, last=False)
+    assert published is not None
+    stored = network.participant("miner-0").checkpoints.view().stored
+    assert [item.manifest.sequence for item in stored] == [0, 1]
+    assert stored[1].manifest == published

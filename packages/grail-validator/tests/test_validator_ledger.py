@@ -130,3 +130,12 @@ def test_a_ledger_is_read_beside_its_validator_and_nothing_in_it_can_be_changed(
     (tmp_path / "other").write_text("not a database")
     with pytest.raises(ConfigurationError, match="no ledger"):
         Ledger.reading(tmp_path / "other")
+
+
+def test_an_earlier_ledger_that_cannot_be_read_is_not_replaced_by_an_empty_one(tmp_path: Path) -> None:
+    former = tmp_path / "cache" / "ledger.sqlite"
+    former.parent.mkdir()
+    former.write_bytes(b"SQLite format 3\0, and then a disk that failed")
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        Ledger.adopt(former, tmp_path / "state" / "ledger.sqlite", network_id=NETWORK, hotkey=SELF)
+    assert not (tmp_path / "state").exists()

@@ -94,9 +94,9 @@ class VerdictReader:
                 if not participant.wait_for_block(times.challenge_block, stop):
                     return Stopped()
                 block = participant.chain.current_block()
-                trusted = self._trusted(window)
                 if block >= too_late:
                     return Intake(window, reason="its rollouts are too old to learn from")
+                trusted = self._trusted(window)
                 if not trusted:
                     return Intake(window, reason="no validator had a permit, stake and a bucket when the window began")
                 self._read_verdicts(window, trusted, verdicts, complaints)

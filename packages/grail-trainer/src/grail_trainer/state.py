@@ -39,8 +39,14 @@ class TrainerState:
         """Bring the state from where an earlier version kept it, if it is this network's and hotkey's."""
         try:
             owner = json.loads((former / JOURNAL).read_bytes())["owner"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, NotADirectoryError):
             return False
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigurationError(
+                f"the journal of an earlier version is here and cannot be read: {error}",
+                where=str(former / JOURNAL),
+                hint="make it readable for this user, or move the folder away to begin with fresh moments",
+            ) from error
         ours = owner == {"network_id": network_id.hex(), "trainer": trainer.hex()}
         return ours and adopt_folder(former, folder, last=JOURNAL)
 

@@ -32,7 +32,9 @@ def explain_window(settings: Settings, window: int, *, ledger: Path | None, hotk
     if files is None:
         raise ProtocolViolationError(
             f"window {window} has not been judged here",
-            hint="windows are multiples of 30 blocks" + (f"; the last one judged is {last}" if last is not None else ""),
+            hint=f"the last one judged is {last}"
+            if last is not None
+            else "none was judged yet; windows are multiples of 30 blocks",
         )
     body = SignedVerdict.decode(files.verdict).body
     miners = [m for m in body.miners if hotkey is None or hotkey in (m.hotkey.hex(), ss58(m.hotkey))]
@@ -90,7 +92,8 @@ def _print(body: VerdictBody, miners: list[MinerVerdict]) -> None:
     for miner in miners:
         for finding in miner.findings:
             place = f" group {finding.group}" if finding.group is not None else ""
-            numbers = f" value {finding.value}, threshold {finding.threshold}" if finding.value is not None else ""
+            numbers = f" value {finding.value}" if finding.value is not None else ""
+            numbers += f", threshold {finding.threshold}" if finding.threshold is not None else ""
             console.print(
                 f"  uid {miner.uid} {finding.check}: {finding.outcome.value}{numbers}{place} {finding.detail}".rstrip()
             )

@@ -7,6 +7,7 @@ one its first sight; what it saw goes to the ledger at once, the files are fetch
 from __future__ import annotations
 
 import hashlib
+import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -83,8 +84,11 @@ class FirstSight:
     def fetch(self, window: Window, neuron: Neuron, sighting: Sighting) -> FetchedFile:
         """The bytes seen at first sight, from the cache or the store."""
         path = self._cached(window, neuron.hotkey)
-        if path.exists():
+        try:
             data = path.read_bytes()
+        except OSError:
+            data = b""  # not fetched yet, or the cache was cleaned
+        if data and len(data) == sighting.size:
             return FetchedFile(data, _sha256(data))
         if sighting.size > MAX_FILE_BYTES:
             return FetchedFile(
@@ -104,11 +108,7 @@ class FirstSight:
 
     def forget(self, window: Window) -> None:
         """Drop the cached files of a window."""
-        folder = self.cache / str(window)
-        for path in folder.glob("*.parquet"):
-            path.unlink(missing_ok=True)
-        if folder.exists():
-            folder.rmdir()
+        shutil.rmtree(self.cache / str(window), ignore_errors=True)  # it is cache: what stays costs disk and nothing else
 
     def _head(self, window: Window, neuron: Neuron) -> Sighting:
         try:

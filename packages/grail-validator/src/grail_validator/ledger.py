@@ -110,8 +110,20 @@ class Ledger:
 
         The copy is made beside its place, flushed, and takes its name in one step; only then the old one gets another name. So
         a process killed anywhere begins again, or finds it done.
+
+        Raises:
+            ConfigurationError: there is one, and whose it is cannot be read.
         """
-        if path.exists() or not former.is_file() or owner_of(former) != (network_id.hex(), hotkey.hex()):
+        if path.exists() or not former.is_file():
+            return False
+        owner = owner_of(former)
+        if owner is None:
+            raise ConfigurationError(
+                "the ledger of an earlier version is here and cannot be read",
+                where=str(former),
+                hint="make it readable and its folder writable for this user, or move it away to begin with an empty one",
+            )
+        if owner != (network_id.hex(), hotkey.hex()):
             return False
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)

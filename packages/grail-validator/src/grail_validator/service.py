@@ -17,9 +17,10 @@ from functools import partial
 
 from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.environment import Environment
-from grail_core.errors import ChainError, CheckpointError, DiskFullError, GrailError, StorageError
+from grail_core.errors import ChainError, CheckpointError, DiskFullError, GrailError, ProtocolViolationError, StorageError
 from grail_core.files.accepted_files import write_accepted_files
 from grail_core.files.evidence import write_evidence
+from grail_core.files.verdicts import read_verdict
 from grail_core.keys import ss58
 from grail_core.model.policy_model import PolicyModel
 from grail_core.participant.outcomes import Opened, Stopped, Void
@@ -105,7 +106,9 @@ class ValidatorService:
         # What is judged needs nothing but the store: it is published even while the chain does not answer.
         standing = None
         if stage in (WindowStage.UNSEEN, WindowStage.SIGHTED):
-            had = until_had(self.participant, window, stop, partial(self._standing, window), too_late=_never)
+            had = until_had(self.participant, window, stop, partial(self._standing, window))
+            if isinstance(had, Void):  # a chain that forgets old blocks: nobody's past is lost for it
+                had = until_had(self.participant, window, stop, partial(self._standing, window, now=True), too_late=_never)
             if not isinstance(had, Opened):
                 return None
             standing = had.value
@@ -125,9 +128,13 @@ class ValidatorService:
 
     # --- what becomes known ---------------------------------------------------------------------------------------------
 
-    def _standing(self, window: Window) -> Standing:
+    def _standing(self, window: Window, *, now: bool = False) -> Standing:
+        """`now`: with who is registered now, where who was when the window began cannot be had any more."""
         participant = self.participant
-        neurons = tuple(participant.miners_at(window))
+        if now:
+            neurons = tuple(n for n in participant.chain.metagraph().neurons if n.commitment is not None)
+        else:
+            neurons = tuple(participant.miners_at(window))
         memory = self.ledger.memory(window, [neuron.hotkey for neuron in neurons])
         return Standing(participant.network_id, participant.params, neurons, memory)
 
@@ -146,9 +153,11 @@ class ValidatorService:
             return Unreadable(f"nothing to judge with: {error.what}")
         if not isinstance(means, Means):
             return means
-        announcements = until_had(self.participant, window, stop, partial(self._announcements, window), too_late=_never)
-        if not isinstance(announcements, Opened):
-            return Stopped()
+        announcements = until_had(self.participant, window, stop, partial(self._announcements, window))
+        if isinstance(announcements, Void):
+            return Unreadable(f"what was announced cannot be had any more: {announcements.reason}")
+        if isinstance(announcements, Stopped):
+            return announcements
         seconds.load = time.perf_counter() - started
         return Case(opened.context, opened.challenge, announcements.value, means)
 
@@ -244,6 +253,9 @@ class ValidatorService:
             Publication.VERDICT: (verdict_key(window), files.verdict),
         }
         try:
+            if self._said_otherwise(window, files.verdict):
+                log.event("verdict_kept", window=window, reason="this hotkey has published another verdict of it before")
+                return StoreAnswer.TOOK_ALL
             for publication in publications:
                 self.participant.own_store.put(*parts[publication])
         except DiskFullError:
@@ -253,6 +265,16 @@ class ValidatorService:
             return StoreAnswer.FAILED
         log.event("verdict_published", window=window, bytes=len(files.verdict), evidence_bytes=len(files.evidence))
         return StoreAnswer.TOOK_ALL
+
+    def _said_otherwise(self, window: Window, verdict: bytes) -> bool:
+        """Whether our bucket has another verdict of ours: the ledger is older than it, brought back from a copy. What is signed
+        and published stays: two verdicts of one window would contradict each other for ever."""
+        participant = self.participant
+        try:
+            there = read_verdict(participant.own_store, window, participant.signer.hotkey, participant.network_id)
+        except ProtocolViolationError:
+            return False  # no verdict of ours: it is put over
+        return there is not None and there.encode() != verdict
 
     def _set_weights_if_due(self) -> None:
         """Set the weights of the last judged window, once every WEIGHT_INTERVAL blocks."""

@@ -50,7 +50,11 @@ def _run(
     service = ValidatorService(
         participant=participant,
         ledger=ledger,
-        first_sight=FirstSight(participant, ledger, settings.cache_dir / "validator" / "files"),
+        first_sight=FirstSight(
+            participant,
+            ledger,
+            settings.cache_dir / "validator" / "files" / participant.network_id.hex()[:16] / ss58(participant.signer.hotkey),
+        ),
         checkpoint=LiveCheckpoint(participant.checkpoints, device=settings.device, keep=1 + compared.earlier),
         environment_of=BoundEnvironments(settings.data_dir),
         compared=compared,

@@ -93,7 +93,9 @@ class BittensorChain:
             )
         if not endpoint.startswith(("ws://", "wss://")):
             raise ConfigurationError(
-                "a chain endpoint is a ws:// or wss:// URL", where="BT_CHAIN_ENDPOINT", hint="or set BT_NETWORK=finney"
+                "a chain endpoint is a ws:// or wss:// URL",
+                where="BT_CHAIN_ENDPOINT",
+                hint="or unset it and set BT_NETWORK=finney; a development chain's file needs BT_NETWORK=local",
             )
 
         def make() -> tuple[Any, Any]:

@@ -16,7 +16,7 @@ from grail_core.checkpoints.delta.digests import MAX_INDEX_BYTES, WeightsIndex
 from grail_core.checkpoints.download import Progress, fetch_bytes, no_progress
 from grail_core.checkpoints.manifests import CheckpointSequence, ManifestMemo, StoredManifest, list_manifests
 from grail_core.errors import CheckpointError
-from grail_core.protocol.manifest import CheckpointManifest
+from grail_core.protocol.manifest import CheckpointManifest, ObjectRef
 from grail_core.protocol.types import Digest, Hotkey
 from grail_core.storage.base import ObjectStore
 
@@ -55,6 +55,7 @@ class CheckpointBucket:
         self._memo: ManifestMemo = {}
         self._indices: OrderedDict[Digest, WeightsIndex] = OrderedDict()
         self._lock = threading.RLock()
+        self.left_over: dict[Digest, ObjectRef] = {}  # objects of retired checkpoints that are still to be deleted
 
     def sequence(self) -> CheckpointSequence:
         """Every manifest of the bucket, verified. One listing, and one read for each manifest not seen before; an owner lists
@@ -88,6 +89,11 @@ class CheckpointBucket:
         with self._lock:
             if self._known is not None:
                 self._known = self._known.followed_by(StoredManifest(manifest, stored_at_ms))
+
+    def forget(self) -> None:
+        """What is there is not known any more: a put whose answer was lost may have been taken. The next look lists."""
+        with self._lock:
+            self._known = None
 
     def removed(self, digests: frozenset[Digest]) -> None:
         """This process has deleted manifests."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grail_core.checkpoints.source import CheckpointSource
-from grail_core.model.policy_model import Attention, PolicyModel
+from grail_core.model.policy_model import Attention, PolicyModel, require_device
 from grail_core.model.prompts import PromptRenderer
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.types import Digest
@@ -29,6 +29,7 @@ class LiveCheckpoint:
     """Loads checkpoints on demand and keeps the last `keep` in memory."""
 
     def __init__(self, source: CheckpointSource, *, attention: Attention = "sdpa", device: str = "cpu", keep: int = 1) -> None:
+        require_device(device)
         self._source = source
         self._attention: Attention = attention
         self._device = device

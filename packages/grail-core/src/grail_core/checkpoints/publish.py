@@ -25,7 +25,7 @@ from grail_core.checkpoints.manifests import CheckpointSequence
 from grail_core.checkpoints.safety import ModelFiles, check_model_files
 from grail_core.checkpoints.uploads import Uploads
 from grail_core.disk import storage_errors
-from grail_core.errors import CheckpointError
+from grail_core.errors import CheckpointError, StorageError
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.environment_spec import EnvironmentSpec
 from grail_core.protocol.manifest import (
@@ -143,6 +143,9 @@ def publish(
         )
         bucket.refresh()
         manifest = _same_or_refuse(standing, parts, digests)
+    except StorageError:
+        bucket.forget()  # it may be there all the same: a second manifest of this number would be an equivocation
+        raise
     _keep(manifest, files, weights, bucket.cache)
     uploads.finish([*(item.manifest for item in view.stored), manifest])
     return manifest

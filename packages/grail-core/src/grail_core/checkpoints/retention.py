@@ -63,7 +63,7 @@ def retire(bucket: CheckpointBucket, *, newest: int = NEWEST_KEPT, newest_anchor
 
     Raises:
         CheckpointError: a manifest cannot be read, so nothing is deleted.
-        StorageError: the store failed; call again.
+        StorageError: the store failed; call again: what is left over of this call is deleted then.
     """
     store, view = bucket.store, bucket.sequence()
     if view.refused:
@@ -76,8 +76,12 @@ def retire(bucket: CheckpointBucket, *, newest: int = NEWEST_KEPT, newest_anchor
     for manifest in plan.retire:
         store.delete(manifest_key(manifest.valid_from))
     bucket.removed(frozenset(manifest.digest for manifest in plan.retire))
-    for ref in plan.unreferenced:
-        store.delete(ref.key)
+    live = {sha256 for manifest in plan.keep for sha256 in manifest.objects()}
+    bucket.left_over |= {ref.sha256: ref for ref in plan.unreferenced}
+    for sha256, ref in list(bucket.left_over.items()):
+        if sha256 not in live:
+            store.delete(ref.key)
+        del bucket.left_over[sha256]
     return plan
 
 

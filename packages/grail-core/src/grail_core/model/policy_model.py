@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from grail_core.errors import CheckpointError
+from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.model.errors import OutOfVocabularyError, OverlongSequenceError
 
 Attention = Literal["sdpa", "eager"]
@@ -89,7 +89,9 @@ class PolicyModel:
         Raises:
             CheckpointError: no such folder, no safetensors, code or quantisation in the configuration, an unknown
                 architecture, or tensors that are missing, left over or of the wrong shape.
+            ConfigurationError: torch cannot use this device here.
         """
+        require_device(device)
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging as transformers_logging
 
@@ -271,3 +273,15 @@ def _check_folder(folder: Path) -> None:
         raise CheckpointError(
             "no safetensors file in the model folder", where=str(folder), hint="convert the weights to safetensors"
         )
+
+
+def require_device(device: str) -> None:
+    """Raises ConfigurationError where torch cannot use this device: at start, before a window is lost to it."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
+        raise ConfigurationError(
+            f"{device!r} is no device that can be used here: {str(error).splitlines()[0][:200]}",
+            where="GRAIL_DEVICE",
+            hint="cpu, or cuda with a GPU and a build of torch for it",
+        ) from error

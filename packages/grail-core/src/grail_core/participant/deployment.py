@@ -48,7 +48,7 @@ def network_parameters(settings: Settings) -> NetworkParameters:
             ) from error
     else:
         raise ConfigurationError(
-            f"there is no network called {name!r}",
+            "there is no such file of network parameters" if "/" in name else "there is no network of this name",
             where="GRAIL_NETWORK",
             hint=f"one of {', '.join(sorted(NETWORKS))}, or the path of a parameters file",
         )
@@ -91,6 +91,12 @@ def open_directory(settings: Settings, network: NetworkParameters, chain: Chain)
         if not settings.storage_root.is_dir():
             raise ConfigurationError(
                 "there is no such folder of buckets", where=str(settings.storage_root), hint="check GRAIL_STORAGE_ROOT"
+            )
+        if not settings.storage_bucket:
+            raise ConfigurationError(
+                "an own bucket is needed",
+                where="GRAIL_STORAGE_BUCKET",
+                hint="name one: 3 to 63 lower-case letters, digits, '.' and '-'",
             )
         return FilesystemDirectory(settings.storage_root, settings.storage_bucket, clock=chain.now_ms)
     return open_s3_directory(settings, network)

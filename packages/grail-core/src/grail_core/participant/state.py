@@ -83,25 +83,36 @@ class StateFolder:
             AlreadyRunningError: another process holds it; says which.
             StorageError: the folder cannot be made or written.
         """
-        path = self.root / "lock"
-        with storage_errors(path):
-            self.root.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            try:
-                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise AlreadyRunningError(
-                    f"hotkey {ss58(self.hotkey)} runs on this machine already: {_holder(descriptor)}",
-                    where=str(path),
-                    hint="stop that process, or use another hotkey: two processes of one would publish over each other",
-                ) from error
-            with storage_errors(path):
-                os.ftruncate(descriptor, 0)
-                write_all(descriptor, _who_we_are())
+        with only_process(
+            self.root / "lock",
+            f"hotkey {ss58(self.hotkey)} runs on this machine already",
+            hint="stop that process, or use another hotkey: two processes of one would publish over each other",
+        ):
             yield
-        finally:
-            os.close(descriptor)
+
+
+@contextmanager
+def only_process(path: Path, what: str, *, hint: str) -> Iterator[None]:
+    """For as long as the block lasts, no other process gets past this line with this file.
+
+    Raises:
+        AlreadyRunningError: another process holds it: `what`, and which.
+        StorageError: the file cannot be made or written.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise AlreadyRunningError(f"{what}: {_holder(descriptor)}", where=str(path), hint=hint) from error
+        with storage_errors(path):
+            os.ftruncate(descriptor, 0)
+            write_all(descriptor, _who_we_are())
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def adopt_folder(former: Path, folder: Path, *, last: str) -> bool:

@@ -136,10 +136,11 @@ def test_weights_that_the_chain_refused_are_due_with_the_next_window(network: Sm
 
 def answering_at(network: SmallNetwork, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stores that are asked now and answer when it is this block."""
-    head = FilesystemStore.head
+    head, lock = FilesystemStore.head, threading.Lock()
 
     def late(store: FilesystemStore, key: str) -> ObjectInfo | None:
-        network.advance_to(block)
+        with lock:  # stores are asked side by side
+            network.advance_to(block)
         return head(store, key)
 
     monkeypatch.setattr(FilesystemStore, "head", late)

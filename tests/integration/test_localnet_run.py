@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 
 from grail_core.chain.development.local import LocalChain
+from grail_core.participant.state import only_process
 from tooling import REPOSITORY
+from tooling.localnet.plan import Layout
 
 CHEATS = ("zero-sketch", "best-of-n", "stale", "skip", "copy")
 
@@ -197,3 +199,12 @@ def test_blocks_by_the_wall_clock_keep_the_same_promises_where_the_machine_is_qu
     )
     check_promises(ended, ("zero-sketch",))
     assert ended.summary["clock"] == "real"
+
+
+def test_a_folder_in_which_a_run_is_going_on_is_left_alone(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with only_process(Layout(out).lock, "held by a test", hint=""):
+        second = localnet(out, "--quick", "--windows", "1")
+    assert second.code == 13, second.said
+    assert "a run is going on in this folder" in second.said
+    assert [path.name for path in out.iterdir()] == [Layout(out).lock.name]

@@ -75,6 +75,10 @@ class Layout:
         return self.root / "state.json"
 
     @property
+    def lock(self) -> Path:
+        return self.root / ".localnet-lock"
+
+    @property
     def network(self) -> Path:
         return self.root / "network.json"
 
@@ -149,7 +153,7 @@ def load_or_create_state(plan: Plan, layout: Layout) -> tuple[State, bool]:
         ConfigurationError: the folder belongs to another plan, or is not a localnet folder.
     """
     if not layout.state.exists():
-        strangers = _strangers(layout.root)
+        strangers = _strangers(layout)
         if strangers:
             raise ConfigurationError(
                 f"the output folder is not empty and holds no localnet ({', '.join(strangers[:3])})",
@@ -197,8 +201,9 @@ def _read(path: Path) -> State:
         ) from error
 
 
-def _strangers(root: Path) -> list[str]:
+def _strangers(layout: Layout) -> list[str]:
+    root = layout.root
     try:
-        return sorted(p.name for p in root.iterdir()) if root.exists() else []
+        return sorted(p.name for p in root.iterdir() if p != layout.lock) if root.exists() else []
     except OSError as error:
         raise ConfigurationError(f"the output folder cannot be read: {error.strerror}", where=str(root)) from error

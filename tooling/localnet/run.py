@@ -64,7 +64,7 @@ class Localnet:
             folder_of(plan.model)
         prepare_folder(layout)
         with only_process(
-            layout.root / "lock",
+            layout.lock,
             "a run is going on in this folder",
             hint="wait for it, stop it, or choose another folder with --out",
         ):

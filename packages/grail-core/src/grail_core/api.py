@@ -169,7 +169,7 @@ def verify_window_file(
 ) -> VerifiedWindowFile:
     """Parse a miner's file and verify what needs no model, chain or beacon.
 
-    That is: limits, before anything is unpacked; the columns; every rollout's own rules; the Merkle root over all of them;
+    That is: limits on what the file says of itself; the columns; every rollout's own rules; the Merkle root over all of them;
     the header's counts; and the signature of the hotkey in the header over this network's id. It is not: that prompt and
     randomness are the assigned ones, that the rewards are right, or that the network's model drew the tokens. Those are a
     validator's checks 2 to 9; their result is in its verdict.

@@ -195,7 +195,7 @@ def _read(path: Path) -> State:
         not_waited = (NotWaitedFact(**n) for n in value.pop("not_waited", ()))
         plan, chaos_done = Plan.from_json(value.pop("plan")), tuple(value.pop("chaos_done"))
         return State(plan, chaos_done=chaos_done, processes=tuple(processes), not_waited=tuple(not_waited), **value)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigurationError(
             f"the state file cannot be read: {error}", where=str(path), hint="choose another folder with --out"
         ) from error

@@ -414,3 +414,11 @@ def error_of_resolving() -> ConfigurationError | None:
 def test_an_assignment_knows_its_line() -> None:
     Path("x").write_text("\n# a\nA=1\n")
     assert read_dotenv(Path("x")) == [Assignment("A", "1", 3)]
+
+
+def test_a_word_before_a_colon_is_told_only_where_it_is_a_settings_name() -> None:
+    """It may be a key, with its secret behind the colon."""
+    told = {line: parse(line)[1][0].what for line in ("AKIA123:abc", "NETUID: 7", "R2_BUCKET_ID: x")}
+    assert "AKIA123" not in told["AKIA123:abc"]
+    assert told["NETUID: 7"] == "NETUID is followed by a colon, not by ="
+    assert "R2_BUCKET_ID" in told["R2_BUCKET_ID: x"]

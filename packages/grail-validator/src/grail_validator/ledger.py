@@ -78,11 +78,16 @@ class Ledger:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path, self._read_only = path, False
         expected = {"schema": str(_SCHEMA_VERSION), "network": network_id.hex(), "hotkey": hotkey.hex()}
-        with closing(self._connect()) as db, db:
-            db.executescript(_SCHEMA)
-            for name, value in expected.items():
-                db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (name, value))
-            found = dict(db.execute("SELECT name, value FROM meta"))
+        try:
+            with closing(self._connect()) as db, db:
+                db.executescript(_SCHEMA)
+                for name, value in expected.items():
+                    db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (name, value))
+                found = dict(db.execute("SELECT name, value FROM meta"))
+        except sqlite3.DatabaseError as error:
+            raise ConfigurationError(
+                f"the ledger cannot be read: {error}", where=str(path), hint="bring a copy back, or move it away to begin anew"
+            ) from error
         for name, value in expected.items():
             if found[name] != value:
                 raise ConfigurationError(

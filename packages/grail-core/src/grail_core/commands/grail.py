@@ -95,3 +95,7 @@ def doctor(settings: Settings, as_json: bool) -> None:
 
 def main() -> None:
     run_cli(cli)
+
+
+if __name__ == "__main__":
+    main()

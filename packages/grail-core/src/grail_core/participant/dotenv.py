@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 _NAME = r"[A-Za-z_][A-Za-z0-9_.-]*"
 _ASSIGNMENT = re.compile(rf"(?:export[ \t]+)?({_NAME})[ \t]*=(.*)", re.DOTALL)
 _COLON = re.compile(rf"(?:export[ \t]+)?({_NAME})[ \t]*:", re.DOTALL)
+_OURS = r"(GRAIL|BT|R2)_[A-Z_]+|NETUID"
 _COMMENT = re.compile(r"(?<=[ \t])#")
 _SINGLE = re.compile(r"'([^']*)'")
 _DOUBLE = re.compile(r'"((?:[^"\\]|\\.)*)"')
@@ -77,10 +78,12 @@ def _parse_line(line: str, number: int) -> Assignment | Fault | None:
 
 def _no_assignment(line: str, number: int) -> Fault:
     colon = _COLON.match(line)
-    if colon is not None:
+    if colon is not None and re.fullmatch(_OURS, colon[1]):  # another word before a colon may be a key and its secret
         return Fault(number, f"{colon[1]} is followed by a colon, not by =", f"write {colon[1]}=value")
     if line.startswith("["):
         return Fault(number, "this is no TOML file: there are no tables in it", "take the line out, or use grail.toml")
+    if colon is not None:
+        return Fault(number, "a name is followed by a colon, not by =", "write NAME=value")
     return Fault(number, "this line is no NAME=value", "write NAME=value, or # before a comment")
 
 

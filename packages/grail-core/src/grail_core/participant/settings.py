@@ -269,6 +269,8 @@ def resolve(**flags: Any) -> Resolution:
     fields = Settings.model_fields
     given, unknown = read_sources(os.environ, [str(field.alias) for field in fields.values()])
     for field_name, value in flags.items():
+        if field_name not in fields:
+            raise ConfigurationError(f"there is no setting called {field_name}", hint=f"one of {', '.join(fields)}")
         if value is not None:
             name = str(fields[field_name].alias)
             given[name] = Given(clean(name, value, "flag") if isinstance(value, str) else value, "flag")
@@ -301,4 +303,4 @@ def _wanted(field: FieldInfo) -> str:
 
 def _without_access(text: str) -> str:
     """A URL without the user, password and key that may be part of it."""
-    return re.sub(r"(?<=://)[^/@\s]*(?=@)|(?<=\?)\S+", SECRET, text) if "://" in text else text
+    return re.sub(r"(?<=://)[^\s,]*(?=@)|(?<=\?)\S+", SECRET, text) if "://" in text else text

@@ -26,6 +26,7 @@ TASKS = {
     "first_sight_kept": Task.SIGHT,
     "first_sight_missed": Task.SIGHT,
     "verdict_published": Task.JUDGE,
+    "verdict_kept": Task.JUDGE,
     "weights_set": Task.WEIGH,
     "weights_kept": Task.WEIGH,
     "weights_refused": Task.WEIGH,

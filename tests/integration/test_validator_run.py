@@ -121,14 +121,15 @@ def test_weights_are_set_again_after_an_interval(network: SmallNetwork) -> None:
     assert validator.ledger.weights_block() == network.chain.current_block()
 
 
-def test_weights_that_the_chain_refused_are_due_with_the_next_window(network: SmallNetwork) -> None:
+def test_weights_that_the_chain_refused_are_set_after_the_next_start(network: SmallNetwork) -> None:
     validator = started(network, FIRST_WINDOW, set_weights=always(ChainError("too fast")))
     with events() as names:
         run_one_window(validator)
     assert "weights_refused" in names
     assert validator.ledger.weights_block() is None
     run_one_window(started(network, SECOND_WINDOW))
-    assert validator.ledger.weights_block() == network.chain.current_block()
+    assert validator.ledger.weights_block() is not None  # at the start or after the window, as the chain's clock has it
+    assert sum(in_force(network).values()) > 0
 
 
 # --- first sight ------------------------------------------------------------------------------------------------------

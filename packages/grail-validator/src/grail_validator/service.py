@@ -71,11 +71,11 @@ class ValidatorService:
         """Judge windows until stopped or `windows` of them are scored. Returns how many were."""
         first = steps.first_window(self.participant.current_window(), self.ledger.last_judged())
         self.publish_the_rest(stop)
-        self._set_weights_if_due()  # a validator that was killed between verdict and weights does not wait for the next window
         sentinel = threading.Thread(
             target=self.first_sight.run, args=(first, stop, self._sighted.put), name="first-sight", daemon=True
         )
         sentinel.start()
+        self._set_weights_if_due()  # of before a kill; the chain may take minutes over it, which first sight does not wait for
         scored = 0
         while not stop.is_set() and (windows is None or scored < windows):
             try:
@@ -121,9 +121,10 @@ class ValidatorService:
         taken = steps.step(window, taken.stage, event, standing)
         seconds.verify = time.perf_counter() - started
         self._carry_out(window, taken)
-        if isinstance(taken.record, ResultRecord) and isinstance(event, Case):
+        if isinstance(taken.record, ResultRecord):
             self.first_sight.forget(window)
-            self._report(taken.record.result, seconds)
+            if isinstance(event, Case):
+                self._report(taken.record.result, seconds)
         return _status(taken)
 
     # --- what becomes known ---------------------------------------------------------------------------------------------
@@ -135,7 +136,8 @@ class ValidatorService:
             neurons = tuple(n for n in participant.chain.metagraph().neurons if n.commitment is not None)
         else:
             neurons = tuple(participant.miners_at(window))
-        memory = self.ledger.memory(window, [neuron.hotkey for neuron in neurons])
+        sighted = {sighting.hotkey for sighting in self.ledger.sightings(window) or ()}  # judged, whoever is registered now
+        memory = self.ledger.memory(window, sighted | {neuron.hotkey for neuron in neurons})
         return Standing(participant.network_id, participant.params, neurons, memory)
 
     def _case(self, window: Window, stop: threading.Event, seconds: Seconds) -> Case | Void | Unreadable | Stopped:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -110,6 +112,14 @@ def test_filters_and_fixtures(data_dir: Path, math_pool: GraderPool) -> None:
     for bad in ({"split": "dev"}, {"levels": [6]}, {"subjects": ["Astrology"]}, {"split": "train", "levels": [5]}):
         with pytest.raises(ConfigurationError):
             MathEnvironment(data_dir=data_dir, **bad)
+
+
+def test_comparing_formulas_in_ones_own_process_silences_nothing_in_it() -> None:
+    from grail_envs.sandbox import math_side
+
+    depth = sys.getrecursionlimit()
+    assert math_side.grade({"gold": "1/2", "answer": "0.5"})["passed"]
+    assert (logging.root.manager.disable, sys.getrecursionlimit()) == (0, depth)
 
 
 @pytest.mark.skipif(not os.environ.get("GRAIL_DATA_DIR"), reason="GRAIL_DATA_DIR is unset: MATH-500 is not there")

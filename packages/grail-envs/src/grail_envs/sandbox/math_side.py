@@ -16,9 +16,6 @@ from typing import Any
 
 from math_verify import LatexExtractionConfig, parse, verify
 
-logging.disable(logging.CRITICAL)
-sys.setrecursionlimit(5000)
-
 _CONFIG = [LatexExtractionConfig()]
 _DECIMAL = re.compile(r"(?<![\w.])(\d*)\.(\d+)(?![\w.])")
 _GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
@@ -31,6 +28,12 @@ _QUOTIENT = re.compile(rf"{_INTEGER}/(\d{{1,60}})")
 _FRACTION = re.compile(r"([+-]?)(\d{1,60})?\\frac\{([+-]?\d{1,60})\}\{(\d{1,60})\}")
 _NAMED = re.compile(r"^\s*[a-zA-Z]\s*(?:=|\\in(?![a-z]))\s*")
 _DROPPED = ("\\left", "\\right", "\\displaystyle", "\\!", "\\bigl", "\\bigr", "\\Bigl", "\\Bigr", "\\big", "\\Big")
+
+
+def settle() -> None:
+    """Make this process one that only compares: no library's log, and room for deep nests. Call it where nothing else runs."""
+    logging.disable(logging.CRITICAL)
+    sys.setrecursionlimit(5000)
 
 
 def grade(message: dict[str, Any]) -> dict[str, Any]:

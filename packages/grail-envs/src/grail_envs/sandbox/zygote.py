@@ -354,6 +354,7 @@ def _grade_code() -> None:
 def _grade_formula() -> None:
     from grail_envs.sandbox import math_side  # only a grading zygote has its packages
 
+    math_side.settle()
     wire.send(3, math_side.grade(wire.receive(3)))
 
 

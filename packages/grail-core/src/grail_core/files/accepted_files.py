@@ -8,24 +8,38 @@ the file is covered by the sample.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 
 from grail_core.errors import ProtocolViolationError
+from grail_core.files.parquet_columns import ColumnPieces
+from grail_core.files.parquet_footer import UNCOMPRESSED, Column, FileForm, Physical
+from grail_core.files.parquet_reader import read_pieces
+from grail_core.files.parquet_writer import Values, write_parquet
 from grail_core.protocol.constants import MAX_FILE_BYTES
 from grail_core.protocol.types import Digest, Hotkey
 
-_SCHEMA = pa.schema(
-    [
-        pa.field("hotkey", pa.binary(32), nullable=False),
-        pa.field("content_digest", pa.binary(32), nullable=False),
-        pa.field("file", pa.large_binary(), nullable=False),
-        pa.field("sampled", pa.binary(), nullable=False),
-    ]
+_MAX_FILES = 256
+_MOST = 2 << 30
+
+COLUMNS = (
+    Column("hotkey", Physical.FIXED, most=32),
+    Column("content_digest", Physical.FIXED, most=32),
+    Column("file", Physical.BYTES, most=MAX_FILE_BYTES),
+    Column("sampled", Physical.BYTES, most=8 * 128, item=8),
+)
+FORM = FileForm(
+    columns=COLUMNS,
+    metadata=(),
+    max_file_bytes=_MOST,
+    least_rows=0,
+    max_rows=_MAX_FILES,
+    max_decoded_bytes_per_row=MAX_FILE_BYTES + 4096,
+    max_decoded_bytes=_MOST,
+    max_page_bytes=2 * MAX_FILE_BYTES,
+    codecs=(UNCOMPRESSED,),  # what is in memory was on the wire
 )
 
 
@@ -41,16 +55,13 @@ class AcceptedFile:
 
 def write_accepted_files(files: Sequence[AcceptedFile]) -> bytes:
     """Uncompressed: window files are compressed already."""
-    columns = [
-        pa.array([bytes(f.hotkey) for f in files], pa.binary(32)),
-        pa.array([bytes(f.content_digest) for f in files], pa.binary(32)),
-        pa.array([f.data for f in files], pa.large_binary()),
-        pa.array([_pack(f.sampled) for f in files], pa.binary()),
-    ]
-    sink = io.BytesIO()
-    table = pa.Table.from_arrays(columns, schema=_SCHEMA)
-    pq.write_table(table, sink, compression="none", use_dictionary=False, write_statistics=False)
-    return sink.getvalue()
+    values: dict[str, Values] = {
+        "hotkey": [bytes(file.hotkey) for file in files],
+        "content_digest": [bytes(file.content_digest) for file in files],
+        "file": [file.data for file in files],
+        "sampled": [_pack(file.sampled) for file in files],
+    }
+    return write_parquet(COLUMNS, values, {}, compressed=False)
 
 
 def read_accepted_files(data: bytes) -> list[AcceptedFile]:
@@ -59,16 +70,20 @@ def read_accepted_files(data: bytes) -> list[AcceptedFile]:
     Raises:
         ProtocolViolationError: not such a Parquet file, or bytes that are not those of their digest.
     """
-    try:
-        table = pq.read_table(io.BytesIO(data))
-        if not table.schema.remove_metadata().equals(_SCHEMA):
-            raise ValueError("columns differ")
-        files = [
-            AcceptedFile(Hotkey(row["hotkey"]), Digest(row["content_digest"]), row["file"], _unpack(row["sampled"]))
-            for row in table.to_pylist()
-        ]
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise ProtocolViolationError(f"the bytes hold no accepted files: {error}") from error
+    output = bytearray()
+    table = read_pieces(memoryview(data), FORM, output.extend)
+    pieces = ColumnPieces(table, COLUMNS, output)
+    hotkeys, digests = pieces.fixed("hotkey", np.uint8), pieces.fixed("content_digest", np.uint8)
+    contents, sampled = pieces.varying("file", np.uint8), pieces.varying("sampled", np.uint8)
+    files = [
+        AcceptedFile(
+            Hotkey(hotkeys[row].tobytes()),
+            Digest(digests[row].tobytes()),
+            contents[row].tobytes(),
+            _unpack(sampled[row].tobytes()),
+        )
+        for row in range(table.rows)
+    ]
     for file in files:
         if len(file.data) > MAX_FILE_BYTES or hashlib.sha256(file.data).digest() != file.content_digest:
             raise ProtocolViolationError("an accepted file is not the one its digest names", where=file.hotkey.hex())
@@ -80,8 +95,6 @@ def _pack(rows: Sequence[tuple[int, int]]) -> bytes:
 
 
 def _unpack(raw: bytes) -> tuple[tuple[int, int], ...]:
-    if len(raw) % 8:
-        raise ValueError("sampled rows are 8 bytes each")
     return tuple(
         (int.from_bytes(raw[at : at + 4], "little"), int.from_bytes(raw[at + 4 : at + 8], "little"))
         for at in range(0, len(raw), 8)

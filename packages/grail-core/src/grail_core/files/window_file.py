@@ -1,24 +1,26 @@
 """The window file: what a miner uploads for one window (section 8 of the protocol).
 
 Parquet, one row per rollout, sorted by (group, rollout); the signed header travels in the schema metadata. Bytes from
-outside become typed columns here and nowhere else: limits are checked on the Parquet metadata before anything is decoded.
-Variable-length columns are one binary value a row (little-endian numbers), not nested lists: three times as fast to read
-and write, and a value cannot expand beyond its page. Signatures, Merkle roots and meaning are the checks' business.
+outside become typed columns here and nowhere else, by our own strict reader (`parquet_reader`); roles let a confined child run
+it (`confined.opening`), with the same result. Variable-length columns are one binary value a row (little-endian numbers), not
+nested lists. Signatures, Merkle roots and meaning are the checks' business.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from grail_core.errors import ProtocolViolationError
+from grail_core.files.parquet_columns import BinaryColumn, Buffer, ColumnPieces
+from grail_core.files.parquet_footer import Column, FileForm, Physical
+from grail_core.files.parquet_reader import PieceTable, read_pieces
+from grail_core.files.parquet_thrift import RefusedParquetError
+from grail_core.files.parquet_writer import Values, write_parquet
 from grail_core.protocol.constants import (
     MAX_FILE_BYTES,
     MAX_FILE_ROWS,
@@ -26,50 +28,38 @@ from grail_core.protocol.constants import (
     MAX_PROMPT_TOKENS,
     SKETCH_BYTES_PER_POSITION,
 )
-from grail_core.protocol.rollouts.records import RolloutRecord, WindowHeader
+from grail_core.protocol.rollouts.records import MAX_HEADER_BYTES, RolloutRecord, WindowHeader
 from grail_core.protocol.types import Signature
 
 HEADER_KEY = b"grail.header"
 SIGNATURE_KEY = b"grail.signature"
-MAX_HEADER_BYTES = 16 * 1024
-_MAX_TOKENS = MAX_PROMPT_TOKENS + MAX_NEW_TOKENS_PROTOCOL_CAP
-_MAX_SKETCH_BYTES = SKETCH_BYTES_PER_POSITION * (MAX_NEW_TOKENS_PROTOCOL_CAP + 1)
-_MAX_DECODED_BYTES = 2 * MAX_FILE_BYTES  # token ids compress by about two; more is a bomb
+MAX_DECODED_BYTES_PER_ROW = 160 * 1024
+"""The longest rollout there can be has 145 KiB: 12,288 token ids, 8,192 log-probabilities, 8,193 sketches."""
 
-SCHEMA = pa.schema(
-    [
-        pa.field("g", pa.int32(), nullable=False),
-        pa.field("r", pa.int32(), nullable=False),
-        pa.field("tokens", pa.binary(), nullable=False),
-        pa.field("prompt_length", pa.int32(), nullable=False),
-        pa.field("logprobs", pa.binary(), nullable=False),
-        pa.field("sketches", pa.binary(), nullable=False),
-        pa.field("reward", pa.float64(), nullable=False),
-        pa.field("success", pa.bool_(), nullable=False),
-    ]
+COLUMNS = (
+    Column("g", Physical.INT32),
+    Column("r", Physical.INT32),
+    Column("tokens", Physical.BYTES, most=4 * (MAX_PROMPT_TOKENS + MAX_NEW_TOKENS_PROTOCOL_CAP), item=4),
+    Column("prompt_length", Physical.INT32),
+    Column("logprobs", Physical.BYTES, most=4 * MAX_NEW_TOKENS_PROTOCOL_CAP, item=4),
+    Column("sketches", Physical.BYTES, most=SKETCH_BYTES_PER_POSITION * (MAX_NEW_TOKENS_PROTOCOL_CAP + 1)),
+    Column("reward", Physical.DOUBLE),
+    Column("success", Physical.BOOLEAN),
+)
+FORM = FileForm(
+    columns=COLUMNS,
+    metadata=(HEADER_KEY, SIGNATURE_KEY),
+    max_file_bytes=MAX_FILE_BYTES,
+    least_rows=1,
+    max_rows=MAX_FILE_ROWS,
+    max_decoded_bytes_per_row=MAX_DECODED_BYTES_PER_ROW,
+    max_decoded_bytes=MAX_DECODED_BYTES_PER_ROW * MAX_FILE_ROWS,
+    max_page_bytes=72 << 20,  # Arrow's writer looks at a page's size every 1,024 values: 64 MiB of the longest sketches
 )
 
 
 class WindowFileError(ProtocolViolationError):
     """The bytes are not a window file, or exceed a limit."""
-
-
-Number = TypeVar("Number", np.int32, np.float32, np.uint8)
-
-
-@dataclass(frozen=True)
-class BinaryColumn(Generic[Number]):
-    """Variable-length values of one column: `values[offsets[i]:offsets[i + 1]]` is row i."""
-
-    values: npt.NDArray[Number]
-    offsets: npt.NDArray[np.int64]
-
-    def __getitem__(self, index: int) -> npt.NDArray[Number]:
-        return self.values[self.offsets[index] : self.offsets[index + 1]]
-
-    @property
-    def lengths(self) -> npt.NDArray[np.int64]:
-        return np.diff(self.offsets)
 
 
 @dataclass(frozen=True)
@@ -117,74 +107,65 @@ class WindowFile:
 
 def write_window_file(header: WindowHeader, signature: Signature, rows: Sequence[RolloutRecord]) -> bytes:
     """The file's bytes. `rows` must be in (group, rollout) order; the header and its signature are taken as they are."""
-    columns = {
-        "g": pa.array([row.group for row in rows], pa.int32()),
-        "r": pa.array([row.rollout for row in rows], pa.int32()),
-        "tokens": pa.array([_little_endian(row.tokens, "<i4") for row in rows], pa.binary()),
-        "prompt_length": pa.array([row.prompt_length for row in rows], pa.int32()),
-        "logprobs": pa.array([_little_endian(row.logprobs, "<f4") for row in rows], pa.binary()),
-        "sketches": pa.array([row.sketches for row in rows], pa.binary()),
-        "reward": pa.array([row.reward for row in rows], pa.float64()),
-        "success": pa.array([row.success for row in rows], pa.bool_()),
+    values: dict[str, Values] = {
+        "g": np.array([row.group for row in rows], np.int32),
+        "r": np.array([row.rollout for row in rows], np.int32),
+        "tokens": [_little_endian(row.tokens, "<i4") for row in rows],
+        "prompt_length": np.array([row.prompt_length for row in rows], np.int32),
+        "logprobs": [_little_endian(row.logprobs, "<f4") for row in rows],
+        "sketches": [row.sketches for row in rows],
+        "reward": np.array([row.reward for row in rows], np.float64),
+        "success": np.array([row.success for row in rows], np.bool_),
     }
-    schema = SCHEMA.with_metadata({HEADER_KEY: header.canonical(), SIGNATURE_KEY: bytes(signature)})
-    sink = io.BytesIO()
-    pq.write_table(
-        pa.table(columns, schema=schema),
-        sink,
-        compression="zstd",
-        compression_level=1,
-        use_dictionary=False,
-        write_statistics=False,
-        store_schema=True,
-    )
-    return sink.getvalue()
+    metadata = {HEADER_KEY: header.canonical(), SIGNATURE_KEY: bytes(signature)}
+    return write_parquet(COLUMNS, values, metadata)
 
 
 def read_window_file(data: bytes) -> WindowFile:
-    """Parse a window file.
+    """Parse a window file in this process. A role opens a stranger's file through `confined.opening.Confined` instead.
 
     Raises:
-        WindowFileError: not Parquet, not the schema, header missing or malformed, or a limit exceeded.
+        WindowFileError: not Parquet, not the columns, header missing or malformed, or a limit exceeded.
     """
-    if len(data) > MAX_FILE_BYTES:
-        raise WindowFileError(f"the file has {len(data)} bytes, the limit is {MAX_FILE_BYTES}")
+    output = bytearray()
     try:
-        file = pq.ParquetFile(pa.BufferReader(data), thrift_string_size_limit=1 << 20, thrift_container_size_limit=1 << 16)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise WindowFileError(f"the file is not Parquet: {_first_line(error)}") from error
-    schema = file.schema_arrow
-    if not schema.remove_metadata().equals(SCHEMA):
-        raise WindowFileError("the file's columns are not those of a window file: " + ", ".join(map(str, schema))[:200])
-    _check_limits(file.metadata)
-    header, signature = _header(schema.metadata or {})
-    try:
-        table = file.read(use_threads=False)
-        table.validate(full=True)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise WindowFileError(f"the file's pages cannot be decoded: {_first_line(error)}") from error
-    return WindowFile(header, signature, _columns(table))
+        table = read_pieces(memoryview(data), FORM, output.extend)
+    except RefusedParquetError as error:
+        raise WindowFileError(error.what) from error
+    return window_file_of(table, output)
 
 
-def _check_limits(metadata: pq.FileMetaData) -> None:
-    if not 1 <= metadata.num_rows <= MAX_FILE_ROWS:
-        raise WindowFileError(f"the file has {metadata.num_rows} rows; 1 to {MAX_FILE_ROWS} are allowed")
-    if metadata.num_row_groups > 64:
-        raise WindowFileError(f"the file has {metadata.num_row_groups} row groups, the limit is 64")
-    decoded = 0
-    for index in range(metadata.num_row_groups):
-        group = metadata.row_group(index)
-        for column in range(group.num_columns):
-            chunk = group.column(column)
-            decoded += chunk.total_uncompressed_size
-            # A dictionary page lets one long value stand in every row: bytes in memory without bytes on the wire.
-            if chunk.has_dictionary_page or any("DICTIONARY" in encoding for encoding in chunk.encodings):
-                raise WindowFileError("the file uses dictionary encoding, which a window file must not")
-    if decoded > _MAX_DECODED_BYTES:
-        raise WindowFileError(f"the file decodes to {decoded} bytes, the limit is {_MAX_DECODED_BYTES}")
+def form_of(rows: int | None = None) -> FileForm:
+    """What a window file may be; of exactly `rows` rows where somebody has sealed how many there are."""
+    return FORM if rows is None else dataclasses.replace(FORM, least_rows=rows, max_rows=min(rows, MAX_FILE_ROWS))
 
 
-def _header(metadata: dict[bytes, bytes]) -> tuple[WindowHeader, Signature]:
+def window_file_of(table: PieceTable, output: Buffer) -> WindowFile:
+    """The window file whose pieces lie in `output`, as views of it.
+
+    Raises:
+        WindowFileError: header or signature missing or malformed.
+        ValueError: the pieces do not fit together (our reader's fault, or a child's that was taken over).
+    """
+    header, signature = _header(table.metadata)
+    pieces = ColumnPieces(table, COLUMNS, output)
+    return WindowFile(
+        header,
+        signature,
+        RolloutColumns(
+            group=pieces.fixed("g", np.int32),
+            rollout=pieces.fixed("r", np.int32),
+            prompt_length=pieces.fixed("prompt_length", np.int32),
+            reward=pieces.fixed("reward", np.float64),
+            success=pieces.fixed("success", np.uint8) != 0,
+            tokens=pieces.varying("tokens", np.int32),
+            logprobs=pieces.varying("logprobs", np.float32),
+            sketches=pieces.varying("sketches", np.uint8),
+        ),
+    )
+
+
+def _header(metadata: Mapping[bytes, bytes]) -> tuple[WindowHeader, Signature]:
     raw, signature = metadata.get(HEADER_KEY, b""), metadata.get(SIGNATURE_KEY, b"")
     if not 0 < len(raw) <= MAX_HEADER_BYTES:
         raise WindowFileError(f"the header has {len(raw)} bytes; 1 to {MAX_HEADER_BYTES} are allowed")
@@ -195,44 +176,6 @@ def _header(metadata: dict[bytes, bytes]) -> tuple[WindowHeader, Signature]:
     except ValueError as error:
         raise WindowFileError(f"the header does not parse: {_first_line(error)}") from error
     return header, Signature(signature)
-
-
-def _columns(table: pa.Table) -> RolloutColumns:
-    def fixed(name: str) -> npt.NDArray[Any]:
-        return np.asarray(table.column(name).to_numpy(zero_copy_only=False))
-
-    tokens = _binary(table, "tokens", np.int32, _MAX_TOKENS * 4)
-    logprobs = _binary(table, "logprobs", np.float32, MAX_NEW_TOKENS_PROTOCOL_CAP * 4)
-    sketches = _binary(table, "sketches", np.uint8, _MAX_SKETCH_BYTES)
-    return RolloutColumns(
-        group=fixed("g"),
-        rollout=fixed("r"),
-        prompt_length=fixed("prompt_length"),
-        reward=fixed("reward"),
-        success=fixed("success").astype(np.bool_),
-        tokens=tokens,
-        logprobs=logprobs,
-        sketches=sketches,
-    )
-
-
-def _binary(table: pa.Table, name: str, dtype: type[Number], most: int) -> BinaryColumn[Number]:
-    """A binary column as numbers, without a copy of the values where Arrow holds them in one chunk.
-
-    The file's numbers are little-endian, as those of every machine this runs on.
-    """
-    array = table.column(name).combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks)
-    _, offsets_buffer, values_buffer = array.buffers()
-    offsets = np.frombuffer(offsets_buffer, "<i4", len(array) + 1, array.offset * 4).astype(np.int64)
-    lengths = np.diff(offsets)
-    size = np.dtype(dtype).itemsize
-    if len(lengths) and (lengths.max() > most or (lengths % size).any()):
-        raise WindowFileError(f"column {name}: a value's length is no multiple of {size} bytes or exceeds {most} bytes")
-    raw = np.frombuffer(values_buffer, "u1") if values_buffer is not None else np.empty(0, "u1")
-    raw = raw[offsets[0] : offsets[-1]]
-    return BinaryColumn(np.ascontiguousarray(raw).view(dtype), (offsets - offsets[0]) // size)
 
 
 def _little_endian(values: npt.NDArray[np.generic], dtype: str) -> bytes:
@@ -248,6 +191,8 @@ __all__ = [
     "RolloutColumns",
     "WindowFile",
     "WindowFileError",
+    "form_of",
     "read_window_file",
+    "window_file_of",
     "write_window_file",
 ]

@@ -6,6 +6,7 @@ By what is dishonest, each lie once, for localnet, the table of attacks, the pow
     hostile_files        window files that no honest writer makes
     miners               the shipped miner with one step replaced; `cheating_miner` runs one as a process
     deviations           other weights, other decoding, other proofs, as values that a study measures
+    hostile_parquet      window files that attack whoever opens them; parquet_mutants makes thousands
     hostile_programs     answers that attack the sandbox
 
 `courtroom` puts what they make before the real checks; `scene` adds that up to rows. Each module `family_*.py` has `ATTACKS`,

@@ -26,7 +26,7 @@ from typing import Any
 import tooling.adversaries
 from tooling.adversaries import quick
 
-KNOWN = {"A": 11, "B": 8, "C": 11, "D": 17, "E": 13}
+KNOWN = {"A": 11, "B": 8, "C": 11, "D": 17, "E": 13, "X": 13}
 """Families of the threat model and how many ids each has."""
 
 Attack = Callable[..., dict[str, Any]]
@@ -55,7 +55,9 @@ def wanted_ids(family: str, ids: str) -> list[str]:
     chosen = {part.strip().upper() for part in ids.split(",") if part.strip()}
     unknown = (families - set(KNOWN)) | (chosen - set(every))
     if unknown:
-        raise SystemExit(f"error: no such attack: {', '.join(sorted(unknown))} (families A to E, ids such as A1 or E10)")
+        raise SystemExit(
+            f"error: no such attack: {', '.join(sorted(unknown))} (families {', '.join(KNOWN)}, ids such as A1 or E10)"
+        )
     return [id_ for id_ in every if (not families and not chosen) or id_[0] in families or id_ in chosen]
 
 

@@ -161,6 +161,8 @@ def _decompress(raw: memoryview, size: int, where: str) -> bytes:
         raise RefusedParquetError(f"{where}: a page is no zstd frame")
     try:
         frame = zstandard.get_frame_parameters(raw)
+        if frame.content_size == zstandard.CONTENTSIZE_UNKNOWN:
+            raise RefusedParquetError(f"{where}: a zstd frame that does not say how long it is")
         if frame.content_size != size:
             raise RefusedParquetError(f"{where}: a zstd frame of {frame.content_size} bytes in a page that claims {size}")
         if frame.window_size > max(MAX_ZSTD_WINDOW, size) or frame.dict_id:

@@ -75,7 +75,7 @@ def _page_header_changed(data: bytes, rng: random.Random) -> bytes:
         _change_tree(page.header, rng)
     try:
         return draft.write()
-    except (StopIteration, TypeError):  # no size left that the footer could be made to fit
+    except (StopIteration, TypeError, IndexError, ValueError):  # no size left that the footer could be made to fit
         return closed(taken_apart(data)[0][: rng.randrange(4, 64)], draft.footer)
 
 

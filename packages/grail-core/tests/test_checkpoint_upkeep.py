@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from grail_core.checkpoints.cache import CheckpointCache
-from grail_core.checkpoints.delta.shards import create_weights, map_weights, plan_shards, read_header, shard_bytes
+from grail_core.checkpoints.delta.shards import (
+    MAX_HEADER_BYTES,
+    create_weights,
+    map_weights,
+    plan_shards,
+    read_header,
+    shard_bytes,
+)
 from grail_core.checkpoints.delta.tensors import DTYPES, Layout, RawTensor, raw_state, to_torch
 from grail_core.checkpoints.plan import cheapest_route
 from grail_core.checkpoints.publish import ANCHOR_EVERY, skip_bases
@@ -220,6 +227,45 @@ def test_an_ordinary_template_is_accepted(template: str) -> None:
     check_template(template, where="template")
 
 
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "ended with code -24"),
+        ("{{ 'x' * 10 ** 10 }}", "512 MiB"),
+        ("{{ messages[0].content.center(10 ** 10) }}", "512 MiB"),
+        ("{% set ns = namespace(t='x') %}{% for a in range(40) %}{% set ns.t = ns.t ~ ns.t %}{% endfor %}", "512 MiB"),
+        ("{{ messages[0].content * 40 }}", "characters for a conversation"),
+        ("{{ 9 ** (9 ** 9) }}", "ended with code -24"),
+        ("{% macro f(n) %}{{ f(n) ~ f(n) if n }}{% endmacro %}{{ f(1) }}{{ now }}", "clock"),
+        ("{% generation %}{% endgeneration %}", "does not compile"),
+    ],
+)
+def test_a_template_that_takes_more_than_its_limits_is_refused_before_anybody_renders_it(template: str, message: str) -> None:
+    files = {"config.json": json.dumps(CONFIG).encode(), "chat_template.jinja": template.encode()}
+    with pytest.raises(CheckpointError, match=message):
+        check_model_files(files)
+
+
+def test_a_template_that_refuses_a_conversation_is_no_worse_for_it() -> None:
+    template = b"{{ raise_exception('no system turn') if messages[0].role == 'system' }}{{ messages[0].content }}"
+    check_model_files({"config.json": json.dumps(CONFIG).encode(), "chat_template.jinja": template})
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("config.json", b'{"a": ' * 900 + b"1" + b"}" * 900, "architecture"),
+        ("config.json", b"[" * 10**6, "no JSON"),
+        ("config.json", b'{"architectures": ["A"], "architectures": ["B"]}', "twice"),
+        ("config.json", b" " * (1 << 20) + b"{}", "the limit is 1048576"),
+        ("tokenizer_config.json", b" " * (8 << 20) + b"{}", "the limit is 8388608"),
+    ],
+)
+def test_a_hostile_file_beside_the_weights_is_refused(name: str, data: bytes, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        check_model_files({"config.json": json.dumps(CONFIG).encode(), name: data})
+
+
 def test_an_exported_folder_is_whole_and_never_overwrites(tmp_path: Path) -> None:
     write_model(tmp_path / "cached", tied=False)
     (tmp_path / "cached" / "grail-manifest.json").write_text("{}")
@@ -303,3 +349,40 @@ def test_an_entry_whose_making_fails_does_not_exist(tmp_path: Path) -> None:
         die(folder)
     assert cache.entry(digest) is None
     assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def header_file(path: Path, header: bytes, data: bytes = b"") -> Path:
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data)
+    return path
+
+
+TENSOR = '{"dtype":"F32","shape":[2],"data_offsets":[%d,%d]}'
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (b"[" * 10**6, "parts"),
+        (b'{"a":' * 30_000, "nested too deeply"),
+        (b'{"a":[' + b"[]," * 10**6 + b"[]]}", "parts"),
+        (b"{" + b",".join(b'"%x":0' % number for number in range(300_000)) + b"}", "parts"),
+        (b'{"a":{"dtype":"F32","shape":[1000000000000000000],"data_offsets":[0,8]}}', "a"),
+        (b'{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}', "a"),
+        (b'{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,8]}}', "outside"),
+        (b'{"a":{"dtype":"F99","shape":[2],"data_offsets":[0,8]}}', "F99"),
+        (f'{{"a":{TENSOR % (0, 8)},"a":{TENSOR % (0, 8)}}}'.encode(), "twice"),
+        (f'{{"a":{TENSOR % (0, 8)},"b":{TENSOR % (0, 8)}}}'.encode(), "overlaps"),
+        (f'{{"a":{TENSOR % (0, 8)},"b":{TENSOR % (4, 12)}}}'.encode(), "overlaps"),
+        (f'{{"a":{TENSOR % (8, 16)}}}'.encode(), "hole"),
+        (f'{{"a":{TENSOR % (0, 80)}}}'.encode(), "80 bytes for a tensor"),
+    ],
+)
+def test_a_hostile_header_is_refused_and_costs_little(tmp_path: Path, header: bytes, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        read_header(header_file(tmp_path / "model.safetensors", header, bytes(8)))
+
+
+def test_a_header_longer_than_any_shards_is_not_read(tmp_path: Path) -> None:
+    path = header_file(tmp_path / "model.safetensors", b"{}" + b" " * MAX_HEADER_BYTES)
+    with pytest.raises(CheckpointError, match="out of bounds"):
+        read_header(path)

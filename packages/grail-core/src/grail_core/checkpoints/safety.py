@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from grail_core.errors import CheckpointError
+from grail_core.model.chat_template import probe_template
 from grail_core.protocol.encoding import canonical_json
 from grail_core.protocol.types import Digest
 
 MAX_FILE_BYTES = 64 << 20
+"""Of a tokenizer's own files; what the others may have says `_SMALL_FILES`."""
 CONFIG_FILE = "config.json"
 TEMPLATE_FILE = "chat_template.jinja"
 
@@ -36,6 +38,12 @@ _TOKENIZER_FILES = {
 }
 _OTHER_FILES = {CONFIG_FILE, "generation_config.json", TEMPLATE_FILE}
 ALLOWED_FILES = frozenset(_TOKENIZER_FILES | _OTHER_FILES)
+_SMALL_FILES = {
+    CONFIG_FILE: 1 << 20,
+    "generation_config.json": 1 << 20,
+    TEMPLATE_FILE: 1 << 20,
+    "tokenizer_config.json": 8 << 20,
+}
 
 _CODE_KEYS = ("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code")
 _IMPURE_NAMES = {"strftime_now", "now", "utcnow", "today", "datetime", "time", "date", "lipsum", "random", "uuid", "environ"}
@@ -84,8 +92,9 @@ def check_model_files(files: Mapping[str, bytes], *, where: str = "model files")
                 where=f"{where}: {name!r}",
                 hint="only configuration and tokenizer files are allowed; code and pickles never are",
             )
-        if len(data) > MAX_FILE_BYTES:
-            raise CheckpointError(f"the file is larger than {MAX_FILE_BYTES} bytes", where=f"{where}: {name}")
+        most = _SMALL_FILES.get(name, MAX_FILE_BYTES)
+        if len(data) > most:
+            raise CheckpointError(f"the file has {len(data)} bytes, the limit is {most}", where=f"{where}: {name}")
         if name.endswith(".json"):
             parsed[name] = _json(data, f"{where}: {name}")
     config = parsed.get(CONFIG_FILE)
@@ -99,6 +108,8 @@ def check_model_files(files: Mapping[str, bytes], *, where: str = "model files")
     template = _template(files, parsed)
     for text in template.values():
         check_template(text, where=f"{where}: chat template")
+    if "default" in template:  # the one that prompts are rendered with
+        probe_template(template["default"], where=f"{where}: chat template")
     tokenizer = {name: hashlib.sha256(data).hexdigest() for name, data in files.items() if name in _TOKENIZER_FILES}
     return ModelFiles(
         files=dict(files),
@@ -121,7 +132,7 @@ def check_template(text: str, *, where: str) -> None:
     environment = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"])
     try:
         tree = environment.parse(re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", text))
-    except jinja2.TemplateSyntaxError as error:
+    except (jinja2.TemplateSyntaxError, RecursionError) as error:
         raise CheckpointError(f"the chat template does not parse: {error}", where=where) from error
     names = {node.name for node in tree.find_all(nodes.Name)}
     names |= {str(node.attr) for node in tree.find_all(nodes.Getattr)}
@@ -170,22 +181,32 @@ def _template(files: Mapping[str, bytes], parsed: Mapping[str, Any]) -> dict[str
 
 def _json(data: bytes, where: str) -> Any:
     try:
-        return json.loads(data.decode("utf-8"))
+        return json.loads(data.decode("utf-8"), object_pairs_hook=_distinct_members)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"the file is no JSON: {error}", where=where) from error
 
 
+def _distinct_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of two members of one name, one reader takes the first and another the last."""
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("an object names a member twice")
+    return members
+
+
 def _refuse_code(value: Any, where: str) -> None:
-    """Recursively: nested configurations load through the same classes."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if key in _CODE_KEYS and item:
+    """Nested configurations too, which load through the same classes."""
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, list):
+            left.extend(one)
+        elif isinstance(one, dict):
+            left.extend(one.values())
+            asked = [key for key in _CODE_KEYS if one.get(key)]
+            if asked:
                 raise CheckpointError(
-                    f"the file asks for code to be loaded ({key})",
+                    f"the file asks for code to be loaded ({asked[0]})",
                     where=where,
                     hint="convert the model to an architecture that Transformers knows; remote code is never trusted",
                 )
-            _refuse_code(item, where)
-    elif isinstance(value, list):
-        for item in value:
-            _refuse_code(item, where)

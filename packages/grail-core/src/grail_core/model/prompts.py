@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from grail_core.environment import Message
 from grail_core.errors import CheckpointError, ProtocolViolationError
+from grail_core.model.chat_template import compile_template
 from grail_core.protocol.encoding import canonical_json
 from grail_core.protocol.types import Digest
 
@@ -29,10 +30,6 @@ THINKING_INSTRUCTION = "Think first, between <think> and </think>, then answer."
 
 _ROLES = frozenset({"system", "user", "assistant"})
 _SPECIAL_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
-# Names by which published templates ask for the time.
-_CLOCKS = frozenset({"strftime_now", "date_string", "now", "today", "current_date", "datetime", "date"})
-_IMPURE_FILTERS = ("random",)
-_IMPURE_GLOBALS = ("lipsum",)
 _PRIVATE_USE = range(0xE000, 0xF8FF)
 
 
@@ -58,7 +55,7 @@ class PromptRenderer:
         parsed = _parse_json(raw, folder / "tokenizer.json")
         self._specials = {name: _token_text(config.get(name)) for name in _SPECIAL_NAMES}
         template = _template_text(folder, config)
-        self._template = _compile(template, where=str(folder))
+        self._template = compile_template(template, where=str(folder))
         self._load(raw, parsed, template, folder)
         self.tokenizer_digest = _digest({"tokenizer": hashlib.sha256(raw).hexdigest(), "specials": self._specials})
         """SHA-256 over tokenizer.json and the special tokens a template may name."""
@@ -184,43 +181,12 @@ def _with_instruction(messages: Sequence[Message]) -> Iterator[Message]:
         yield from messages
 
 
-def _compile(template: str, *, where: str) -> Any:
-    from jinja2 import TemplateError, meta
-    from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    for name in _IMPURE_FILTERS:
-        environment.filters.pop(name, None)
-    for name in _IMPURE_GLOBALS:
-        environment.globals.pop(name, None)
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    try:
-        asked = meta.find_undeclared_variables(environment.parse(template))
-        clocks = sorted(asked & _CLOCKS)
-        if clocks:
-            raise CheckpointError(
-                f"the chat template reads a clock ({', '.join(clocks)}), so prompts would differ from day to day",
-                where=where,
-                hint="write a fixed date into the template",
-            )
-        return environment.from_string(template)
-    except TemplateError as error:
-        raise CheckpointError(f"the chat template does not compile: {error}", where=where) from error
-
-
-def _raise_exception(message: str) -> None:
-    raise ValueError(message)
-
-
-def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
-
-
 def _template_text(folder: Path, config: dict[str, Any]) -> str:
     file = folder / "chat_template.jinja"
-    template = _read(file).decode("utf-8", errors="strict") if file.is_file() else config.get("chat_template")
+    try:
+        template = _read(file).decode("utf-8") if file.is_file() else config.get("chat_template")
+    except UnicodeDecodeError as error:
+        raise CheckpointError("the chat template is not UTF-8", where=str(file)) from error
     if not isinstance(template, str) or not template:
         raise CheckpointError("the tokenizer has no single chat template", where=str(folder), hint="add chat_template.jinja")
     return template
@@ -243,7 +209,7 @@ def _read(path: Path) -> bytes:
 def _parse_json(raw: bytes, path: Path) -> dict[str, Any]:
     try:
         value = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path.name} is not JSON: {error}", where=str(path)) from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path.name} is not an object", where=str(path))

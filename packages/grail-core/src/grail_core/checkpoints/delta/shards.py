@@ -23,7 +23,9 @@ from grail_core.errors import CheckpointError
 from grail_core.protocol.reading import parse_json
 
 SHARD_BYTES = 256 << 20
-MAX_HEADER_BYTES = 64 << 20
+MAX_HEADER_BYTES = 8 << 20
+MAX_TENSORS = 1 << 16
+"""In one file. Shards are cut by size, so a model of any size stays below both."""
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
@@ -180,7 +182,8 @@ def read_header(path: Path) -> dict[str, Placed]:
             if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
                 raise ValueError("the header's length is out of bounds")
             raw = file.read(length)
-        entries = parse_json(raw, most=MAX_HEADER_BYTES).entries(1 << 20, key_length=512)
+        _require_few_parts(raw)
+        entries = parse_json(raw, most=MAX_HEADER_BYTES).entries(MAX_TENSORS + 1, key_length=512)
         entries.pop("__metadata__", None)
         placed = {}
         for name, node in entries.items():
@@ -201,6 +204,13 @@ def read_header(path: Path) -> dict[str, Placed]:
     except (ValueError, OSError) as error:
         raise CheckpointError(f"this is no safetensors file: {error}", where=str(path)) from error
     return placed
+
+
+def _require_few_parts(raw: bytes) -> None:
+    """Counted in the bytes, before JSON makes objects of them: a header of lists in lists takes thirty times its size."""
+    for part, each in ((b"{", 1), (b":", 4), (b"[", 2), (b",", 24)):
+        if raw.count(part) > each * MAX_TENSORS + 4096:
+            raise ValueError(f"more parts than {MAX_TENSORS} tensors have, the most that one file may hold")
 
 
 def _mapped(path: Path, placed: Mapping[str, Placed], mode: str) -> dict[str, RawTensor]:

@@ -48,7 +48,7 @@ VERSIONED = (
     "torch",
     "transformers",
     "numpy",
-    "pyarrow",
+    "zstandard",
 )
 PHASES = {
     "window_mined": ("generate", "grade", "prove", "pack", "upload"),

@@ -14,6 +14,7 @@ does not hold a process to an address space (`LIMITS_MEMORY`): there the reader'
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import selectors
@@ -57,6 +58,7 @@ WALL_SECONDS_PER_PROCESSOR_SECOND = 20
 
 _BOOT = "import sys; sys.path += sys.argv[2:]; from grail_core.files.confined.child import main; main()"
 _FOLDERS = [str(Path(module.__file__).resolve().parent.parent) for module in (grail_core, zstandard) if module.__file__]
+_SEALABLE = getattr(os, "MFD_CLOEXEC", 0) | getattr(os, "MFD_ALLOW_SEALING", 0)
 _SENT_FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 T = TypeVar("T")
@@ -351,6 +353,7 @@ def _input(data: bytes | Path, form: FileForm) -> Iterator[tuple[int, int]]:
                 view = view[os.write(descriptor, view[: 1 << 26]) :]
         except OSError as error:
             raise ConfinementError(f"no room for a copy of the file: {error.strerror}") from error
+        _seal(descriptor)
         yield descriptor, len(data)
 
 
@@ -363,13 +366,19 @@ def _require_size(size: int, form: FileForm) -> None:
 def _memory_file(name: str) -> Iterator[int]:
     """A file without a name, in memory where the system has that."""
     try:
-        descriptor = os.memfd_create(name) if hasattr(os, "memfd_create") else _unnamed_file()
+        descriptor = os.memfd_create(name, _SEALABLE) if sys.platform == "linux" else _unnamed_file()
     except OSError as error:
         raise ConfinementError(f"no room for what comes out of a file: {error.strerror}") from error
     try:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _seal(descriptor: int) -> None:
+    """Nobody can change a file in memory any more, not the child that has it as its standard input either."""
+    if sys.platform == "linux":
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
 
 
 def _unnamed_file() -> int:

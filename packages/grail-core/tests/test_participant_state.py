@@ -78,6 +78,47 @@ def test_a_child_that_outlives_a_killed_process_does_not_hold_in_its_place(tmp_p
         os.kill(child, signal.SIGKILL)
 
 
+def test_one_process_does_not_run_a_hotkey_twice(tmp_path: Path) -> None:
+    with StateFolder(tmp_path, HOTKEY).held():
+        with pytest.raises(AlreadyRunningError) as caught, StateFolder(tmp_path, HOTKEY).held():
+            pass
+        assert f"process {os.getpid()}" in caught.value.what
+        with pytest.raises(AlreadyRunningError), StateFolder(tmp_path, HOTKEY).held():  # nor has the refused one let it go
+            pass
+    with StateFolder(tmp_path, HOTKEY).held():
+        pass
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced", "emptied"])
+def test_a_lock_file_that_somebody_thought_stale_does_not_let_a_second_process_in(tmp_path: Path, how: str) -> None:
+    first = holder(tmp_path)
+    lock = StateFolder(tmp_path, HOTKEY).root / "lock"
+    if how != "emptied":
+        lock.unlink()
+    if how != "removed":
+        lock.write_bytes(b"")
+    with pytest.raises(AlreadyRunningError) as caught, StateFolder(tmp_path, HOTKEY).held():
+        pass
+    assert caught.value.exit_code == 13
+    first.communicate("")
+    with StateFolder(tmp_path, HOTKEY).held():
+        assert str(os.getpid()) in lock.read_text()
+
+
+def test_a_folder_or_a_link_in_the_lock_s_place_is_named(tmp_path: Path) -> None:
+    lock = StateFolder(tmp_path, HOTKEY).root / "lock"
+    lock.mkdir(parents=True)
+    with pytest.raises(StorageError) as caught, StateFolder(tmp_path, HOTKEY).held():
+        pass
+    assert (caught.value.where, bool(caught.value.hint)) == (str(lock), True)
+    lock.rmdir()
+    (tmp_path / "precious").write_bytes(b"not a lock")
+    lock.symlink_to(tmp_path / "precious")
+    with pytest.raises(StorageError), StateFolder(tmp_path, HOTKEY).held():
+        pass
+    assert (tmp_path / "precious").read_bytes() == b"not a lock"
+
+
 def test_a_folder_that_cannot_be_made_is_a_storage_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError) as caught, StateFolder(tmp_path / "file", HOTKEY).held():

@@ -16,6 +16,16 @@ from pathlib import Path
 from grail_core.errors import DiskFullError, StorageError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_HINTS = {
+    errno.EACCES: "give this user the right to read and write it",
+    errno.EPERM: "give this user the right to read and write it",
+    errno.EROFS: "mount the device for writing, or point the setting at another one",
+    errno.EIO: "the device fails: look at the system's log (dmesg), and move to another one",
+    errno.EFBIG: "the file is larger than this user or file system may have: raise the limit (ulimit -f)",
+    errno.EMFILE: "too many files are open: raise the limit (ulimit -n)",
+    errno.EISDIR: "a folder stands where a file belongs: move it away",
+    errno.ENOTDIR: "a file stands where a folder belongs: move it away",
+}
 
 
 @contextlib.contextmanager
@@ -29,13 +39,23 @@ def storage_errors(where: str | os.PathLike[str]) -> Iterator[None]:
 
 def storage_error(error: OSError, where: str | os.PathLike[str]) -> StorageError:
     """The typed form of an `OSError` met at `where`."""
-    if error.errno in _FULL:
-        return DiskFullError(
-            "no space is left on the device",
-            where=str(where),
-            hint="free some space (caches are safe to delete), or point the setting at another device",
-        )
-    return StorageError(f"the file system refused: {error.strerror or error}", where=str(where))
+    if is_full(error):
+        return disk_full(where)
+    hint = _HINTS.get(error.errno or 0, "")
+    return StorageError(f"the file system refused: {error.strerror or error}", where=str(where), hint=hint)
+
+
+def is_full(error: OSError) -> bool:
+    """Does it say that no space, or none of this user's, is left?"""
+    return error.errno in _FULL
+
+
+def disk_full(where: str | os.PathLike[str]) -> DiskFullError:
+    return DiskFullError(
+        "no space is left on the device",
+        where=str(where),
+        hint="free some space (GRAIL_CACHE_DIR is safe to delete), or point the setting at another device; then start again",
+    )
 
 
 def write_all(descriptor: int, data: bytes) -> None:

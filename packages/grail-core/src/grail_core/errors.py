@@ -41,6 +41,10 @@ class ConfigurationError(GrailError):
     exit_code = 3
 
 
+class DamagedStateError(ConfigurationError):
+    """A file of `GRAIL_STATE_DIR` does not hold what was written to it: only its owner can say what shall become of it."""
+
+
 class NotRegisteredError(GrailError):
     """The hotkey has no UID on this subnet."""
 
@@ -87,3 +91,15 @@ class ProtocolViolationError(GrailError):
     """An input or a configuration contradicts the protocol."""
 
     exit_code = 11
+
+
+class OutOfMemoryError(GrailError):
+    """This machine had no memory left, on the processor or on the device."""
+
+    exit_code = 12
+
+
+class UnforeseenError(GrailError):
+    """An error that nobody expected: a mistake of ours, whose traceback was put aside."""
+
+    exit_code = 14

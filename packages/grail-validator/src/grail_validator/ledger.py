@@ -6,6 +6,7 @@ step it was in and counts nothing twice; a window that was not judged is recorde
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -13,6 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from grail_core.database import Database
 from grail_core.disk import storage_errors, sync_folder
 from grail_core.errors import ConfigurationError
 from grail_core.protocol import MinerWindow, VerdictBody
@@ -43,6 +45,8 @@ CREATE TABLE IF NOT EXISTS scores (
     checked INTEGER NOT NULL, unique_valid INTEGER NOT NULL, failed INTEGER NOT NULL, PRIMARY KEY (window, hotkey)) STRICT;
 CREATE TABLE IF NOT EXISTS counted (
     hotkey BLOB NOT NULL, identity BLOB NOT NULL, window INTEGER NOT NULL, PRIMARY KEY (hotkey, identity)) STRICT;
+CREATE TABLE IF NOT EXISTS sums (
+    window INTEGER NOT NULL, part TEXT NOT NULL, sha256 BLOB NOT NULL, PRIMARY KEY (window, part)) STRICT;
 CREATE TABLE IF NOT EXISTS classes (hotkey BLOB PRIMARY KEY, class TEXT NOT NULL, since INTEGER NOT NULL) STRICT;
 """
 
@@ -66,6 +70,15 @@ def owner_of(path: Path) -> tuple[str, str] | None:
         return None
 
 
+def _database(path: Path, *, read_only: bool = False) -> Database:
+    return Database(
+        path,
+        "the ledger",
+        "bring a copy back with its -wal file, or move it away to begin anew: scores of earlier windows are lost then",
+        read_only,
+    )
+
+
 class Ledger:
     """One per validator hotkey. Connections are opened per call: any thread may use it."""
 
@@ -73,10 +86,12 @@ class Ledger:
         """Open or create.
 
         Raises:
-            ConfigurationError: the file belongs to another network, hotkey or version.
+            ConfigurationError: the file belongs to another network, hotkey or version, or cannot be used.
+            DamagedStateError, DiskFullError, StorageError: as every other call may, whenever it meets it.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._path, self._read_only = path, False
+        self._database = _database(path)
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
         expected = {"schema": str(_SCHEMA_VERSION), "network": network_id.hex(), "hotkey": hotkey.hex()}
         try:
             with closing(self._connect()) as db, db:
@@ -84,10 +99,9 @@ class Ledger:
                 for name, value in expected.items():
                     db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (name, value))
                 found = dict(db.execute("SELECT name, value FROM meta"))
+            self._database.check()
         except sqlite3.DatabaseError as error:
-            raise ConfigurationError(
-                f"the ledger cannot be read: {error}", where=str(path), hint="bring a copy back, or move it away to begin anew"
-            ) from error
+            raise self._database.damaged(str(error)) from error
         for name, value in expected.items():
             if found[name] != value:
                 raise ConfigurationError(
@@ -106,7 +120,7 @@ class Ledger:
         if owner_of(path) is None:
             raise ConfigurationError("this file is no ledger", where=str(path), hint="name a validator's ledger.sqlite")
         ledger = cls.__new__(cls)
-        ledger._path, ledger._read_only = path, True
+        ledger._database = _database(path, read_only=True)
         return ledger
 
     @classmethod
@@ -134,7 +148,7 @@ class Ledger:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f".{path.name}.moving")
             temporary.unlink(missing_ok=True)
-            with closing(sqlite3.connect(former, timeout=30)) as db:
+            with closing(_database(former).connect()) as db:
                 db.execute("VACUUM INTO ?", (str(temporary),))
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
@@ -148,12 +162,22 @@ class Ledger:
         return True
 
     def _connect(self) -> sqlite3.Connection:
-        if self._read_only:
-            return sqlite3.connect(f"{self._path.resolve().as_uri()}?mode=ro", uri=True, timeout=30)
-        db = sqlite3.connect(self._path, timeout=30)
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=FULL")
-        return db
+        return self._database.connect()
+
+    def _require_sums(self, db: sqlite3.Connection, first: int, last: int) -> None:
+        """SQLite finds a page that makes no sense, not a number in one that was turned into another: a flipped bit of a
+        sighting or a class would become a miner's failure. What has left the ledger since, or is older than sums, has none."""
+        stated: dict[int, dict[str, bytes]] = {}
+        for window, part, sum_ in db.execute(
+            "SELECT window, part, sha256 FROM sums WHERE window BETWEEN ? AND ?", (first, last)
+        ):
+            stated.setdefault(window, {})[part] = sum_
+        for window, parts in stated.items():
+            found = _sums(db, window)
+            for part in sorted(found.keys() & parts.keys()):
+                if found[part] != parts[part]:
+                    which = part if window == _ALL else f"{part} of window {window}"
+                    raise self._database.damaged(f"{which}: not what was written")
 
     def record_sightings(self, window: Window, sightings: Iterable[Sighting]) -> None:
         """First sight of a window, all of it at once; a second call for the same window changes nothing."""
@@ -164,12 +188,14 @@ class Ledger:
                 "INSERT INTO sightings VALUES (?, ?, ?, ?, ?)",
                 [(window, s.hotkey, s.etag, s.size, s.stored_at_ms) for s in sightings],
             )
+            _write_sums(db, window)
 
     def sightings(self, window: Window) -> list[Sighting] | None:
         """None if first sight of this window was missed."""
         with closing(self._connect()) as db:
             if db.execute("SELECT 1 FROM windows WHERE window = ?", (window,)).fetchone() is None:
                 return None
+            self._require_sums(db, window, window)
             rows = db.execute(
                 "SELECT hotkey, etag, size, stored_at_ms FROM sightings WHERE window = ? ORDER BY hotkey", (window,)
             )
@@ -220,6 +246,7 @@ class Ledger:
                     (hotkey, name, window),
                 )
             db.execute("DELETE FROM counted WHERE window <= ?", (window - UNIQUE_HISTORY_WINDOWS * WINDOW_LENGTH,))
+            _write_sums(db, window)
 
     def record_published(self, window: Window) -> None:
         """The bulk of a published window is in the store: it leaves the ledger, the verdict stays."""
@@ -230,6 +257,7 @@ class Ledger:
         """None for a window that is not judged."""
         with closing(self._connect()) as db:
             row = db.execute("SELECT verdict, evidence, rollouts FROM windows WHERE window = ?", (window,)).fetchone()
+            self._require_sums(db, window, window)
         return None if row is None or row[0] is None else PublishedFiles(row[0], row[1] or b"", row[2] or b"")
 
     def last_judged(self) -> Window | None:
@@ -251,6 +279,7 @@ class Ledger:
                 "WHERE window >= ? AND window < ? ORDER BY hotkey, window",
                 (oldest, before),
             ).fetchall()
+            self._require_sums(db, oldest, before - 1)
         result: dict[Hotkey, list[MinerWindow]] = {}
         for hotkey, window, declared, active, checked, unique_valid, failed in rows:
             entry = MinerWindow(Window(window), declared, bool(active), bool(checked), unique_valid, bool(failed))
@@ -277,6 +306,8 @@ class Ledger:
     def memory(self, window: Window, hotkeys: Iterable[Hotkey]) -> Memory:
         """What the windows before this one say of these hotkeys."""
         hotkeys = tuple(hotkeys)
+        with closing(self._connect()) as db:
+            self._require_sums(db, _ALL, _ALL)
         classes = {hotkey: self.known_class(hotkey, window) for hotkey in hotkeys}
         return Memory(
             history=self.history(window),
@@ -293,3 +324,27 @@ class Ledger:
     def record_weights(self, block: Block) -> None:
         with closing(self._connect()) as db, db:
             db.execute("INSERT OR REPLACE INTO meta VALUES ('weights_block', ?)", (str(block),))
+
+
+_ALL = -1
+"""In place of a window: sums of what belongs to no single one."""
+
+
+def _sums(db: sqlite3.Connection, window: int) -> dict[str, bytes]:
+    """SHA-256 over what a window left behind, by its part."""
+    if window == _ALL:
+        parts = {"classes": repr(db.execute("SELECT * FROM classes ORDER BY hotkey").fetchall()).encode()}
+    else:
+        names = ("verdict", "evidence", "rollouts")
+        row = db.execute(f"SELECT {', '.join(names)} FROM windows WHERE window = ?", (window,)).fetchone() or ()
+        parts = {name: bytes(data) for name, data in zip(names, row, strict=False) if data is not None}
+        for table in ("sightings", "scores"):
+            rows = db.execute(f"SELECT * FROM {table} WHERE window = ? ORDER BY hotkey", (window,)).fetchall()
+            parts[table] = repr(rows).encode()
+    return {name: hashlib.sha256(data).digest() for name, data in parts.items()}
+
+
+def _write_sums(db: sqlite3.Connection, window: int) -> None:
+    for place in (window, _ALL):
+        rows = [(place, part, sum_) for part, sum_ in _sums(db, place).items()]
+        db.executemany("INSERT OR REPLACE INTO sums VALUES (?, ?, ?)", rows)

@@ -19,7 +19,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,7 +75,7 @@ class StateFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """For as long as the block lasts, no other process of this hotkey on this machine gets past this line.
+        """For as long as the block lasts, nobody else runs this hotkey on this machine: no other process, nor this one again.
 
         The lock is the kernel's and ends with the process, however it ends; processes that it forks do not inherit it.
 
@@ -93,24 +93,60 @@ class StateFolder:
 
 @contextmanager
 def only_process(path: Path, what: str, *, hint: str) -> Iterator[None]:
-    """For as long as the block lasts, no other process gets past this line with this file.
+    """For as long as the block lasts, nobody else gets past this line with this file: no other process, nor this one again.
+
+    What is held is the folder that the file lies in, since a file in it can be removed by somebody who thinks it stale; the
+    file says who holds it.
 
     Raises:
-        AlreadyRunningError: another process holds it: `what`, and which.
-        StorageError: the file cannot be made or written.
+        AlreadyRunningError: somebody holds it: `what`, and who.
+        StorageError: the folder cannot be made, locked or written.
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        folder = _open_unforked(path.parent)
     try:
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise AlreadyRunningError(f"{what}: {_holder(descriptor)}", where=str(path), hint=hint) from error
         with storage_errors(path):
-            os.ftruncate(descriptor, 0)
-            write_all(descriptor, _who_we_are())
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _write_in_place(path, _who_we_are())
+            except BlockingIOError as error:
+                raise AlreadyRunningError(f"{what}: {_holder(path)}", where=str(path), hint=hint) from error
         yield
+    finally:
+        _close_unforked(folder)
+
+
+_UNFORKED: set[int] = set()
+"""Descriptors that a child of this process closes first of all: a lock belongs to all who have its descriptor."""
+
+
+def _close_in_child() -> None:
+    for descriptor in _UNFORKED:
+        with suppress(OSError):
+            os.close(descriptor)
+    _UNFORKED.clear()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
+
+
+def _open_unforked(folder: Path) -> int:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _UNFORKED.add(descriptor)
+    return descriptor
+
+
+def _close_unforked(descriptor: int) -> None:
+    if descriptor in _UNFORKED:  # not in a child, where it was closed and may be another file's number by now
+        _UNFORKED.discard(descriptor)
+        os.close(descriptor)
+
+
+def _write_in_place(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+    try:
+        write_all(descriptor, data)
     finally:
         os.close(descriptor)
 
@@ -152,10 +188,11 @@ def _who_we_are() -> bytes:
     return json.dumps({"pid": os.getpid(), "command": command[:200], "since": since}).encode()
 
 
-def _holder(descriptor: int) -> str:
+def _holder(path: Path) -> str:
     """What the holder wrote of itself, for a message; it may be in the middle of writing."""
     try:
-        value = json.loads(os.pread(descriptor, MAX_HOLDER_BYTES, 0))
+        with path.open("rb") as file:
+            value = json.loads(file.read(MAX_HOLDER_BYTES))
         return f"process {int(value['pid'])}, {value['command']}, since {value['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "another process"

@@ -31,7 +31,9 @@ from grail_core.chain.development.extrinsics import Arguments, Call, Extrinsic, 
 from grail_core.chain.development.state import ChainRules, ChainState, apply
 from grail_core.chain.development.yuma import Emission
 from grail_core.clock import WallClock, wall_clock_ms
-from grail_core.errors import ChainError, DiskFullError
+from grail_core.database import Database
+from grail_core.disk import storage_error
+from grail_core.errors import ChainError, DamagedStateError, DiskFullError, OutOfMemoryError
 from grail_core.keys import ss58
 from grail_core.protocol.encoding import message
 from grail_core.protocol.signer import Signer
@@ -427,7 +429,7 @@ class LocalChain:
         hint = "start localnet again in a new folder, or check BT_CHAIN_ENDPOINT"
         try:
             rows = self._query("SELECT format, parameters FROM chain", ())
-        except ChainError as error:
+        except (ChainError, DamagedStateError) as error:
             raise ChainError(
                 f"the development chain cannot be opened: {error.what}", where=str(self._path), hint=hint
             ) from error
@@ -478,11 +480,17 @@ def _address(hotkey: Hotkey) -> str:
 
 @contextlib.contextmanager
 def _database_errors(path: Path) -> Iterator[None]:
+    recovery = "bring a copy back, or start localnet again in a new folder"
     try:
         yield
     except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-            raise DiskFullError("no space is left for the chain", where=str(path), hint="free some space") from error
-        raise ChainError(f"the chain's database refused: {error}", where=str(path)) from error
+        typed = Database(path, "the development chain", recovery).error(error)
+        if isinstance(typed, DiskFullError | DamagedStateError | OutOfMemoryError):
+            raise typed from error
+        what, hint = (typed.what, typed.hint) if typed is not None else (f"the chain's database refused: {error}", "")
+        raise ChainError(what, where=str(path), hint=hint) from error
     except OSError as error:
-        raise ChainError(f"the chain's file cannot be used: {error.strerror}", where=str(path)) from error
+        typed = storage_error(error, path)
+        if isinstance(typed, DiskFullError):
+            raise typed from error
+        raise ChainError(f"the chain's file cannot be used: {error.strerror}", where=str(path), hint=typed.hint) from error

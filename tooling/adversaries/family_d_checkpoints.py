@@ -25,8 +25,9 @@ from grail_core.checkpoints.delta.codec import Profile, encode
 from grail_core.checkpoints.delta.frames import Frame, Mode, pack_streams
 from grail_core.checkpoints.delta.tensors import DTYPES, Layout, RawTensor
 from grail_core.checkpoints.fetch import apply_to_model, materialise
-from grail_core.checkpoints.manifests import CheckpointSequence, SeenCheckpoints, StoredManifest, list_manifests, select
+from grail_core.checkpoints.manifests import CheckpointSequence, StoredManifest, list_manifests, select
 from grail_core.checkpoints.publish import CheckpointParts, publish
+from grail_core.checkpoints.seen import SeenCheckpoints
 from grail_core.environment import EnvironmentSpec
 from grail_core.errors import CheckpointError
 from grail_core.keys import LocalSigner
@@ -157,7 +158,8 @@ class World:
 
     def forget(self) -> None:
         """A victim that has not seen the second checkpoint, so that its memory of the chain does not help it."""
-        (self.root / "seen.json").unlink(missing_ok=True)
+        for path in self.root.glob("seen*.json"):
+            path.unlink()
         self.memory = SeenCheckpoints(self.root / "seen.json")
 
     def with_delta(self, frames: list[bytes]) -> None:

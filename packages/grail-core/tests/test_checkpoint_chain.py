@@ -18,12 +18,12 @@ from grail_core.checkpoints.fetch import apply_to_model, materialise
 from grail_core.checkpoints.manifests import (
     EquivocationError,
     RollbackError,
-    SeenCheckpoints,
     list_manifests,
     select,
 )
 from grail_core.checkpoints.publish import CheckpointParts, publish
 from grail_core.checkpoints.safety import ModelFiles, read_model_files
+from grail_core.checkpoints.seen import SeenCheckpoints
 from grail_core.environment import EnvironmentSpec
 from grail_core.errors import CheckpointError
 from grail_core.protocol.manifest import CheckpointKind, CheckpointManifest, ManifestContent, build, parse

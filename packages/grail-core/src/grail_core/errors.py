@@ -6,6 +6,7 @@ that ends with it. The codes are public interface (docs/operations.md lists them
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
 
 
@@ -103,3 +104,13 @@ class UnforeseenError(GrailError):
     """An error that nobody expected: a mistake of ours, whose traceback was put aside."""
 
     exit_code = 14
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Does it say that memory, of this machine or of its device, or threads to run in are used up? Libraries use words."""
+    if isinstance(error, MemoryError | OutOfMemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    words = ("can't allocate memory", "not enough memory", "out of memory", "can't start new thread")
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)

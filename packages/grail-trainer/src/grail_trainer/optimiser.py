@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from grail_core.disk import write_atomically
-from grail_core.errors import CheckpointError
+from grail_core.errors import CheckpointError, is_out_of_memory
 
 ADAM_BETAS = (0.9, 0.99)
 
@@ -137,6 +137,8 @@ class Masters:
         try:
             tensors = load(path.read_bytes())
         except Exception as error:  # safetensors raises its own kinds
+            if is_out_of_memory(error):
+                raise  # nothing is wrong with the file
             raise CheckpointError(f"the training state cannot be read: {error}", where=str(path)) from error
         self.restore(tensors)
 

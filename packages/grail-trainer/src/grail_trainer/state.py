@@ -8,30 +8,35 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
-from grail_core.disk import write_atomically
-from grail_core.errors import ConfigurationError
+from grail_core.disk import storage_errors
+from grail_core.errors import ConfigurationError, DamagedStateError
 from grail_core.participant.state import adopt_folder
 from grail_core.protocol.types import Digest, Hotkey, Window
+from grail_core.state_file import read_state, write_state
 from grail_trainer.optimiser import Masters
 from grail_trainer.steps import Event, Journal, StateRecord, Step, TrainedWindow, step
 
 FORMAT = 1
 JOURNAL = "journal.json"
+_RECOVERY = "bring a copy of the folder back, or move it away: the trainer then goes on from its last published checkpoint"
 
 
 class TrainerState:
     """The journal and the training state of one trainer in one network.
 
     Raises:
-        ConfigurationError: the folder belongs to another network or hotkey, or the journal does not parse.
+        ConfigurationError: the folder belongs to another network or hotkey, or the journal is not what was written.
+        StorageError: it cannot be read.
     """
 
     def __init__(self, folder: Path, *, network_id: Digest, trainer: Hotkey) -> None:
         self.folder = folder
         self._owner = {"network_id": network_id.hex(), "trainer": trainer.hex()}
+        self._stated: tuple[str, str] | None = None  # the training state that the journal names, and its digest
         self.journal: Journal | None = self._read()
 
     @classmethod
@@ -72,6 +77,7 @@ class TrainerState:
                 if masters is None:
                     raise TypeError("training state is written from masters")
                 masters.save(self.folder / record.file)
+                self._stated = None
             else:
                 self._write(record.journal)
         if masters is not None and self.journal is not None:
@@ -83,37 +89,52 @@ class TrainerState:
 
         Raises:
             CheckpointError: the state cannot be read, or is of another model.
+            DamagedStateError: it is not what was written.
+            StorageError: it is not there.
         """
-        if self.journal is not None and self.journal.state_file is not None:
-            masters.resume(self.folder / self.journal.state_file)
+        if self.journal is None or self.journal.state_file is None:
+            return
+        path = self.folder / self.journal.state_file
+        stated = self._stated
+        self._stated = None
+        if stated is not None and self._digest(self.journal.state_file) != stated[1]:
+            raise DamagedStateError("the training state is not what was written", where=str(path), hint=_RECOVERY)
+        masters.resume(path)
+        self._stated = stated
+
+    def _digest(self, name: str) -> str:
+        """Hex SHA-256 of a training state; safetensors has no sum, and masters with a turned bit would be published."""
+        if self._stated is not None and self._stated[0] == name:
+            return self._stated[1]
+        with storage_errors(self.folder / name), (self.folder / name).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def _write(self, journal: Journal) -> None:
-        value = {"format": FORMAT, "owner": self._owner} | dataclasses.asdict(journal)
-        write_atomically(self._path, json.dumps(value, indent=1).encode())
+        named = None if journal.state_file is None else self._digest(journal.state_file)
+        write_state(self._path, {"format": FORMAT, "owner": self._owner, "state_sha256": named} | dataclasses.asdict(journal))
         self.journal = journal
+        self._stated = None if named is None or journal.state_file is None else (journal.state_file, named)
 
     def _read(self) -> Journal | None:
-        try:
-            raw = self._path.read_bytes()
-        except FileNotFoundError:
+        value = read_state(self._path, what="the trainer's journal", recovery=_RECOVERY)
+        if value is None:
             return None
         try:
-            value = json.loads(raw)
             if value["format"] != FORMAT:
                 raise ValueError(f"format {value['format']}, this is {FORMAT}")
             owner, pending = value["owner"], value["pending"]
             journal = Journal(
                 Window(int(value["decided"])),
                 int(value["learned"]),
-                value["state_file"],
+                _file_name(value["state_file"]),
                 None if pending is None else TrainedWindow(**pending),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigurationError(
-                f"the trainer's journal cannot be read: {error}",
-                where=str(self._path),
-                hint="move the folder away; the trainer then goes on from its last published checkpoint",
+                f"the trainer's journal cannot be read: {error}", where=str(self._path), hint=_RECOVERY
             ) from error
+        digest = value.get("state_sha256")
+        self._stated = (journal.state_file, digest) if journal.state_file is not None and isinstance(digest, str) else None
         if owner != self._owner:
             raise ConfigurationError(
                 "this training state is of another network or hotkey",
@@ -128,3 +149,9 @@ class TrainerState:
             if path.name != journal.state_file:
                 with contextlib.suppress(OSError):
                     path.unlink()
+
+
+def _file_name(value: object) -> str | None:
+    if value is not None and (not isinstance(value, str) or "/" in value or value in ("", ".", "..")):
+        raise ValueError("it names no file of a training state")
+    return value

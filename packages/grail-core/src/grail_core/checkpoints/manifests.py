@@ -9,12 +9,9 @@ goes back, or a sequence that forgets what was seen before is the trainer's or t
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Collection, Mapping, MutableMapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from grail_core.disk import write_atomically
 from grail_core.errors import CheckpointError
 from grail_core.protocol.assignment import CheckpointCandidate, valid_checkpoint
 from grail_core.protocol.manifest import (
@@ -149,52 +146,6 @@ def _candidate(item: StoredManifest, params: NetworkParameters, block_time_of: C
         stored_at_ms=item.stored_at_ms,
         lead_block_time_ms=block_time_of(Block(lead_block)) if needs_time else 0,
     )
-
-
-class SeenCheckpoints:
-    """What this reader has seen of a sequence, on disk: a trainer or a store that rewrites history is found out."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._seen: dict[int, str] | None = None
-
-    def check(self, view: CheckpointSequence) -> None:
-        """Compare with what was seen before, then remember what is new.
-
-        Raises:
-            EquivocationError: another manifest now stands under a sequence number seen before.
-            RollbackError: the newest checkpoint seen is gone and nothing newer is there.
-        """
-        seen = self._load()
-        now = {item.manifest.sequence: item.manifest.digest.hex() for item in view.stored}
-        for sequence in seen.keys() & now.keys():
-            if seen[sequence] != now[sequence]:
-                raise EquivocationError(
-                    f"the trainer signed two manifests for sequence {sequence}",
-                    where=f"{seen[sequence]} seen before, {now[sequence]} now",
-                    hint="do not continue with this trainer; report both manifests",
-                )
-        if seen and max(seen) > max(now, default=-1):
-            raise RollbackError(
-                f"the checkpoints end at sequence {max(now, default=-1)}, but {max(seen)} was seen before",
-                hint="the store was rolled back; if you know why, remove the network's seen.json below GRAIL_STATE_DIR",
-            )
-        if now.keys() - seen.keys():
-            self._seen = {**seen, **now}
-            text = json.dumps({str(sequence): digest for sequence, digest in sorted(self._seen.items())})
-            write_atomically(self._path, text.encode())
-
-    def _load(self) -> dict[int, str]:
-        if self._seen is None:
-            try:
-                self._seen = {int(k): str(v) for k, v in json.loads(self._path.read_bytes()).items()}
-            except FileNotFoundError:
-                self._seen = {}
-            except (ValueError, AttributeError) as error:
-                raise CheckpointError(
-                    "the memory of the checkpoints seen is damaged", where=str(self._path), hint="remove this file"
-                ) from error
-        return self._seen
 
 
 def _read(store: ObjectStore, key: str, etag: str, trainer_hotkey: Hotkey, network_id: Digest) -> CheckpointManifest:

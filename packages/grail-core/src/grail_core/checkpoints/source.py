@@ -14,8 +14,9 @@ from grail_core.checkpoints.bucket import CheckpointBucket
 from grail_core.checkpoints.cache import CheckpointCache
 from grail_core.checkpoints.fetch import apply_to_model, materialise
 from grail_core.checkpoints.inspection import SequenceReport, inspect_sequence
-from grail_core.checkpoints.manifests import CheckpointSequence, SeenCheckpoints, select
-from grail_core.disk import write_atomically
+from grail_core.checkpoints.manifests import CheckpointSequence, select
+from grail_core.checkpoints.seen import SeenCheckpoints
+from grail_core.disk import storage_errors, write_atomically
 from grail_core.errors import CheckpointError
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.network import NetworkParameters
@@ -49,7 +50,9 @@ class CheckpointSource:
         self._network_id = network_id
         self.cache = CheckpointCache(cache_of(cache_dir, network_id))
         if seen is not None and not seen.exists() and (former := self.cache.root / "seen.json").is_file():
-            write_atomically(seen, former.read_bytes())  # an earlier version kept it in the cache
+            with storage_errors(former):
+                data = former.read_bytes()
+            write_atomically(seen, data)  # an earlier version kept it in the cache
         self._seen = SeenCheckpoints(seen) if seen is not None else None
         self._own = own
         self._opened: tuple[str, CheckpointBucket] | None = None

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from grail_core.errors import CheckpointError, ConfigurationError
+from grail_core.errors import CheckpointError, ConfigurationError, is_out_of_memory
 from grail_core.model.errors import OutOfVocabularyError, OverlongSequenceError
 
 Attention = Literal["sdpa", "eager"]
@@ -112,6 +112,8 @@ class PolicyModel:
                 output_loading_info=True,
             )
         except Exception as error:  # Transformers raises many kinds for a bad folder
+            if is_out_of_memory(error):
+                raise  # nothing is wrong with the folder
             raise CheckpointError(
                 f"the model cannot be loaded: {type(error).__name__}: {error}",
                 where=str(folder),

@@ -41,13 +41,18 @@ def storage_error(error: OSError, where: str | os.PathLike[str]) -> StorageError
     """The typed form of an `OSError` met at `where`."""
     if is_full(error):
         return disk_full(where)
-    hint = _HINTS.get(error.errno or 0, "")
+    hint = _HINTS.get(error.errno or 0, "check the path, and what this user may do there")
     return StorageError(f"the file system refused: {error.strerror or error}", where=str(where), hint=hint)
 
 
 def is_full(error: OSError) -> bool:
     """Does it say that no space, or none of this user's, is left?"""
     return error.errno in _FULL
+
+
+def is_of_the_device(error: OSError) -> bool:
+    """Does it say that the device, or what this process may have of it, is at its end? Such errors come without a path."""
+    return is_full(error) or error.errno in (errno.EIO, errno.EROFS, errno.EFBIG, errno.EMFILE, errno.ENFILE)
 
 
 def disk_full(where: str | os.PathLike[str]) -> DiskFullError:

@@ -97,7 +97,7 @@ class ProtocolViolationError(GrailError):
 class OutOfMemoryError(GrailError):
     """This machine had no memory left, on the processor or on the device."""
 
-    exit_code = 12
+    exit_code = 15
 
 
 class UnforeseenError(GrailError):

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
+from grail_core.commands.last_resort import as_error, error_of_a_thread, reader_is_gone, was_said, watch_threads
 from grail_core.errors import GrailError
 
 INTERRUPTED = 130
@@ -68,23 +69,59 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def run_cli(cli: click.Command) -> None:
-    """Run a command and end the process: 0, the error's own exit code, 2 for wrong usage, 130 after Ctrl-C."""
+    """Run a command and end the process: 0, the error's own exit code, 2 for wrong usage, 130 after Ctrl-C.
+
+    No traceback is shown, whatever happens (`last_resort`).
+    """
+    watch_threads()
     try:
-        cli.main(standalone_mode=False)
-    except GrailError as error:
-        _print_error(error)
-        sys.exit(error.exit_code)
+        with _own_pipes(cli):
+            cli.main(standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:
+    except _BrokenPipe as broken:
+        if not reader_is_gone():
+            _end_with(as_error(broken.error))
         # The reader of our output has gone (`| head`): nothing is wrong here.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except Exception as error:  # noqa: BLE001 - whatever it is, a person gets one message
+        _end_with(error_of_a_thread(as_error(error)))
     sys.exit(0)
+
+
+class _BrokenPipe(Exception):
+    def __init__(self, error: BrokenPipeError) -> None:
+        super().__init__()
+        self.error = error
+
+
+@contextmanager
+def _own_pipes(cli: click.Command) -> Iterator[None]:
+    """click takes every broken pipe for its reader's and ends with code 1 and no word; one to a worker is something else."""
+    invoke = cli.invoke
+
+    def keeping(context: click.Context) -> Any:
+        try:
+            return invoke(context)
+        except BrokenPipeError as error:
+            raise _BrokenPipe(error) from error
+
+    cli.invoke = keeping  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        cli.invoke = invoke  # type: ignore[method-assign]
+
+
+def _end_with(error: GrailError) -> NoReturn:
+    if not was_said(error):
+        _print_error(error)
+    sys.exit(error.exit_code)
 
 
 @contextmanager

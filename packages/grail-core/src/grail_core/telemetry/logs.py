@@ -6,11 +6,14 @@ line to the terminal. Values are plain JSON; names that look like secrets are ma
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import sys
+import tempfile
 import time
+import traceback
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -51,13 +54,13 @@ def configure(role: str, *, verbosity: int = 0, log_file: Path | None = None, js
     root = logging.getLogger()
     for handler in list(root.handlers):
         root.removeHandler(handler)
-    terminal = logging.StreamHandler(sys.stderr)
+    terminal = _Terminal(sys.stderr)
     terminal.setFormatter(_JsonLines(role) if json_to_terminal else _ShortLines(sys.stderr))
     root.addHandler(terminal)
     if log_file is not None:
         try:
             log_file.parent.mkdir(parents=True, exist_ok=True)
-            lines = logging.FileHandler(log_file, encoding="utf-8")
+            lines = _LogFile(log_file)
         except OSError as error:
             raise ConfigurationError(
                 f"the log file cannot be written: {error.strerror}",
@@ -69,6 +72,84 @@ def configure(role: str, *, verbosity: int = 0, log_file: Path | None = None, js
     root.setLevel(logging.DEBUG if verbosity >= 2 else logging.WARNING)
     for package in ("grail_core", "grail_envs", "grail_miner", "grail_validator", "grail_trainer", "tooling"):
         logging.getLogger(package).setLevel(logging.DEBUG if verbosity >= 1 else logging.INFO)
+
+
+def record_traceback(error: BaseException, *, only_to_log: bool = False) -> str:
+    """Put an error's traceback into the log file, or, where none can be written, into a file that only this user can read.
+
+    Returns:
+        Where it is now.
+    """
+    raised = (type(error), error, error.__traceback__)
+    record = logging.LogRecord(__name__, logging.ERROR, __file__, 0, "program_failed", (), raised)
+    setattr(record, _FIELDS, {"error": type(error).__name__})
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _LogFile) and handler.write(record):
+            return str(handler.path)
+    if only_to_log:
+        return "nowhere"
+    text = "".join(traceback.format_exception(error))
+    try:
+        descriptor, name = tempfile.mkstemp(prefix="grail-error-", suffix=".txt")
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as file:
+            file.write(text)
+    except OSError:
+        return "no file, since none can be written"
+    return name
+
+
+class _LogFile(logging.Handler):
+    """JSON lines appended to a file. While it cannot be written the role goes on: the terminal says so once, lines are lost,
+    and the first that fits again begins on a line of its own."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._lost, self._torn = 0, False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.write(record)
+
+    def write(self, record: logging.LogRecord) -> bool:
+        """Whether the line is in the file now."""
+        try:
+            line = self.format(record).encode("utf-8", errors="backslashreplace") + b"\n"
+            data = (b"\n" if self._torn else b"") + line
+            written = 0
+            with self.lock or contextlib.nullcontext():
+                while written < len(data):
+                    written += os.write(self._descriptor, data[written:])
+                    self._torn = written < len(data)
+        except OSError as error:
+            self._lost += 1
+            if self._lost == 1:
+                _say(f"warning: log lines are lost: {self.path}: {error.strerror}")
+            return False
+        except Exception as error:  # noqa: BLE001 - a value whose text raises is no reason to end
+            _say(f"warning: a log line is lost: {type(error).__name__}")
+            return False
+        if self._lost:
+            _say(f"warning: {self._lost} log lines were lost; {self.path} is written again")
+            self._lost = 0
+        return True
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self._descriptor)
+        super().close()
+
+
+class _Terminal(logging.StreamHandler[TextIO]):
+    """A terminal that is gone, or a full disk behind it, is no reason for a traceback."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        pass
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
 
 
 class _JsonLines(logging.Formatter):

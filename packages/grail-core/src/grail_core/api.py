@@ -239,6 +239,7 @@ def read_checkpoint(network: Network, folder: Path, *, window: int | None = None
         network.parameters,
         network.network_id,
         network.settings.cache_dir,
+        cache_limit_bytes=network.settings.checkpoint_cache_gib << 30,
     )
     manifest = source.valid_at(wanted)
     export_checkpoint(source.materialise(manifest), Path(folder))

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,6 +94,15 @@ def write_atomically(path: str | os.PathLike[str], data: bytes, *, mode: int = 0
                 os.unlink(temporary)
             raise
         sync_folder(target.parent)
+
+
+def remove_any(path: str | os.PathLike[str]) -> None:
+    """Remove what stands there, whatever it is; what cannot be removed stays. For caches alone."""
+    with contextlib.suppress(OSError):
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            os.unlink(path)
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:

@@ -11,13 +11,12 @@ import fcntl
 import hashlib
 import os
 import re
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from grail_core.disk import is_full, storage_errors, write_all
+from grail_core.disk import is_full, remove_any, storage_errors, write_all
 from grail_core.protocol.types import Digest
 from grail_core.telemetry import get_logger
 
@@ -49,7 +48,7 @@ class FileCache:
             reason = error.strerror or str(error)
         if reason is not None:
             log.event("cached_file_dropped", path=str(path), reason=reason)
-            _remove(path)
+            remove_any(path)
             return None
         with suppress(OSError):
             os.utime(path, ns=(self._next_age(),) * 2)
@@ -73,7 +72,7 @@ class FileCache:
             for attempt in range(_TRIES):
                 try:
                     with self._alone():
-                        _remove(path)
+                        remove_any(path)
                         self._make_room(len(data))
                         self._write(path, data)
                     return
@@ -83,7 +82,7 @@ class FileCache:
 
     def forget(self, prefix: str) -> None:
         """Remove the entry of this key, or all below it."""
-        _remove(self._path(prefix))
+        remove_any(self._path(prefix))
 
     def bytes_used(self) -> int:
         return sum(size for _, size, _ in self._entries())
@@ -121,7 +120,7 @@ class FileCache:
                 os.replace(temporary, path)
                 return
             except OSError as error:
-                _remove(temporary)
+                remove_any(temporary)
                 if not is_full(error) or not self._evict_oldest():
                     raise
 
@@ -131,14 +130,14 @@ class FileCache:
         for path, size, _ in entries:
             if used + needed <= self.budget_bytes:
                 return
-            _remove(path)
+            remove_any(path)
             used -= size
 
     def _evict_oldest(self) -> bool:
         oldest = min(self._entries(), key=lambda entry: entry[2], default=None)
         if oldest is not None:
             log.event("cached_file_evicted", path=str(oldest[0]), reason="the device is full")
-            _remove(oldest[0])
+            remove_any(oldest[0])
         return oldest is not None
 
     def _entries(self) -> list[tuple[Path, int, int]]:
@@ -172,13 +171,5 @@ def _make_parents(path: Path, root: Path) -> None:
     """Folders up to a file's; what stands in their way is no entry that anybody can ask for."""
     for folder in reversed(path.parents):
         if root in folder.parents and (folder.is_symlink() or (folder.exists() and not folder.is_dir())):
-            _remove(folder)
+            remove_any(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
-
-
-def _remove(path: Path) -> None:
-    with suppress(OSError):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink()

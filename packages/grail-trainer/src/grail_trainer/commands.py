@@ -99,7 +99,14 @@ def inspect_command(settings: Settings, *, as_json: bool, objects: bool) -> None
     params = network_parameters(settings)
     chain = open_chain(settings)
     directory = open_directory(settings, params, chain)
-    source = CheckpointSource(chain, directory, params, params.network_id(chain.genesis_hash), settings.cache_dir)
+    source = CheckpointSource(
+        chain,
+        directory,
+        params,
+        params.network_id(chain.genesis_hash),
+        settings.cache_dir,
+        cache_limit_bytes=settings.checkpoint_cache_gib << 30,
+    )
     report = source.inspect(check_objects=objects)
     click.echo(json.dumps(report.to_json()) if as_json else "\n".join(report.lines()))
     if any(row.missing for row in report.rows):

@@ -212,16 +212,14 @@ def _new_masters(folder: Path, chosen: GrpoSettings, device: str) -> Masters:
 
 def _masters_at(head: CheckpointManifest, participant: Participant, chosen: GrpoSettings, device: str) -> Masters:
     """Masters with the weights of the last checkpoint; the journal's state, where there is one, is put on top."""
-    cached = participant.checkpoints.cache.entry(head.digest)
-    folder = cached if cached is not None else participant.checkpoints.materialise(head)
+    folder = participant.checkpoints.materialise(head)  # verified, where it is cached too: masters are made of it
     return _new_masters(folder, chosen, device)
 
 
 def _reference(publisher: Publisher, participant: Participant, device: str) -> Any:
     """The network's first checkpoint, which the KL term holds on to."""
     first = publisher.view().stored[0].manifest
-    cached = participant.checkpoints.cache.entry(first.digest)
-    return PolicyModel.load(cached or participant.checkpoints.materialise(first), device=device).module
+    return PolicyModel.load(participant.checkpoints.materialise(first), device=device).module
 
 
 def _find_place(state: TrainerState, masters: Masters, publisher: Publisher, head: CheckpointManifest) -> None:

@@ -10,17 +10,23 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from grail_core.disk import storage_errors, sync_folder
+from grail_core.disk import remove_any, storage_errors, sync_folder
 from grail_core.errors import CheckpointError
 from grail_core.protocol.types import Digest
+from grail_core.telemetry import get_logger
+
+log = get_logger(__name__)
 
 MANIFEST_FILE = "grail-manifest.json"
 DEFAULT_LIMIT_BYTES = 200 << 30
+_NAME = re.compile("[0-9a-f]{64}")
 
 
 class CheckpointCache:
@@ -44,18 +50,23 @@ class CheckpointCache:
         if not (folder / MANIFEST_FILE).is_file():
             return None
         with contextlib.suppress(OSError):
-            os.utime(folder)
+            os.utime(folder, ns=(self._next_age(),) * 2)
         return folder
 
     def entries(self) -> list[Digest]:
         names = sorted(path.parent.name for path in (self.root / "checkpoints").glob(f"*/{MANIFEST_FILE}"))
-        return [Digest(bytes.fromhex(name)) for name in names if len(name) == 64]
+        return [Digest(bytes.fromhex(name)) for name in names if _NAME.fullmatch(name)]
+
+    def _next_age(self) -> int:
+        """Later than every entry's, whatever this machine's clock was set to since: it must not make the newest the oldest."""
+        ages = [path.lstat().st_mtime_ns for path in (self.root / "checkpoints").iterdir()]
+        return max([time.time_ns(), *(age + 1 for age in ages)])
 
     def discard(self, digest: Digest) -> None:
         """Remove an entry. The manifest goes first, so that a half-removed folder is no entry."""
         folder = self.folder(digest)
-        (folder / MANIFEST_FILE).unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_any(folder / MANIFEST_FILE)
+        remove_any(folder)
 
     @contextlib.contextmanager
     def building(self, digest: Digest, manifest: bytes) -> Iterator[Path]:
@@ -71,6 +82,7 @@ class CheckpointCache:
             with storage_errors(folder):
                 for path in folder.iterdir():
                     _sync_file(path)
+                os.utime(folder, ns=(self._next_age(),) * 2)
                 (folder / MANIFEST_FILE).write_bytes(manifest)
                 _sync_file(folder / MANIFEST_FILE)
                 sync_folder(folder)
@@ -78,7 +90,7 @@ class CheckpointCache:
                     os.rename(folder, self.folder(digest))
                 except OSError:
                     if self.entry(digest) is None:  # what stands there is half of an evicted entry, not another's whole one
-                        shutil.rmtree(self.folder(digest), ignore_errors=True)
+                        remove_any(self.folder(digest))
                         os.rename(folder, self.folder(digest))
                 sync_folder(parent)
             if self.entry(digest) is None:
@@ -114,6 +126,8 @@ class CheckpointCache:
     def _open_lock(self) -> int:
         with storage_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
+            if (self.root / "lock").is_dir():
+                remove_any(self.root / "lock")
             return os.open(self.root / "lock", os.O_RDWR | os.O_CREAT, 0o644)
 
     def sweep(self) -> None:
@@ -124,12 +138,30 @@ class CheckpointCache:
             if folder.is_dir() and unfinished and not _in_use(folder):
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def trim(self, keep: Collection[Digest] = ()) -> None:
-        """Evict until the cache fits its limit: downloaded objects first (they are in the folders), then old entries."""
+    def make_room(self, needed: int, keep: Collection[Digest] = ()) -> None:
+        """Before so many bytes are written: evict until they fit the limit, what is in use excepted."""
+        with self.alone() as alone:
+            if alone:
+                self.trim(keep, needed)
+
+    def evict_oldest(self, keep: Collection[Digest] = ()) -> bool:
+        """The device is full before the limit is reached: remove one old entry. False: there is none that nobody uses."""
+        with self.alone() as alone:
+            ages = {digest: self.folder(digest).stat().st_mtime_ns for digest in self.entries() if digest not in keep}
+            if not alone or not ages:
+                return False
+            oldest = min(ages, key=ages.__getitem__)
+            log.event("cached_checkpoint_evicted", path=str(self.folder(oldest)), reason="the device is full")
+            self.discard(oldest)
+            return True
+
+    def trim(self, keep: Collection[Digest] = (), needed: int = 0) -> None:
+        """Evict until the cache and `needed` bytes more fit its limit: downloaded objects first (they are in the folders), then
+        old entries."""
         self.sweep()
         sizes = {digest: _size(self.folder(digest)) for digest in self.entries()}
         loose = [path for path in self.objects.glob("*") if path.is_file()] if self.objects.is_dir() else []
-        total = sum(sizes.values()) + sum(path.stat().st_size for path in loose)
+        total = needed + sum(sizes.values()) + sum(path.stat().st_size for path in loose)
         for path in sorted(loose, key=lambda item: item.stat().st_mtime):
             if total <= self.limit_bytes:
                 return

@@ -11,14 +11,18 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from grail_core.disk import storage_errors, sync_folder
+from grail_core.disk import remove_any, storage_errors, sync_folder
 from grail_core.errors import CheckpointError
 from grail_core.protocol.manifest import ObjectRef
 from grail_core.storage.base import ObjectNotFoundError, ObjectStore, ObjectTooLargeError
+from grail_core.telemetry import get_logger
+
+log = get_logger(__name__)
 
 RANGE_BYTES = 8 << 20
 PARALLEL_RANGES = 4
@@ -39,13 +43,13 @@ def fetch_object(store: ObjectStore, ref: ObjectRef, folder: Path, *, progress: 
         StorageError: the store or the disk fails; what was downloaded is kept for the next try.
     """
     target = folder / ref.sha256.hex()
-    if target.is_file() and target.stat().st_size == ref.size:
-        _journal(folder, ref).unlink(missing_ok=True)  # of a download that was killed at its very end
-        return target
     with storage_errors(folder):
+        if _is_there(target, ref):
+            remove_any(_journal(folder, ref))  # of a download that was killed at its very end
+            return target
         folder.mkdir(parents=True, exist_ok=True)
         with _lock(folder / f"{target.name}.lock"):
-            if target.is_file() and target.stat().st_size == ref.size:
+            if _is_there(target, ref):
                 return target
             for _attempt in range(2):
                 part = _download(store, ref, folder, progress)
@@ -63,13 +67,26 @@ def fetch_object(store: ObjectStore, ref: ObjectRef, folder: Path, *, progress: 
     )
 
 
+def _is_there(path: Path, ref: ObjectRef) -> bool:
+    """Is it here, and whole? What is here and is not goes. Hashing costs a read of what is about to be read anyway; without it
+    one turned bit would keep a checkpoint from being built for as long as the file lies here."""
+    try:
+        there = path.lstat()
+    except FileNotFoundError:
+        return False
+    with contextlib.suppress(OSError):
+        if stat.S_ISREG(there.st_mode) and there.st_size == ref.size and _sha256(path) == ref.sha256:
+            return True
+    log.event("cached_object_dropped", path=str(path), reason="its bytes are not those that its name says")
+    remove_any(path)
+    return False
+
+
 def fetch_bytes(store: ObjectStore, ref: ObjectRef, folder: Path) -> bytes:
     """A small object's verified bytes, kept in `folder` too."""
     path = fetch_object(store, ref, folder)
-    data = path.read_bytes()
-    if ObjectRef.of(data) != ref:
-        path.unlink(missing_ok=True)
-        data = fetch_object(store, ref, folder).read_bytes()
+    with storage_errors(path):
+        data = path.read_bytes()
     if ObjectRef.of(data) != ref:
         raise CheckpointError("the disk does not keep what is written to it", where=str(path))
     return data
@@ -98,9 +115,12 @@ def fetch_range(store: ObjectStore, ref: ObjectRef, offset: int, length: int) ->
 
 def _download(store: ObjectStore, ref: ObjectRef, folder: Path, progress: Progress) -> Path:
     part, journal = folder / f"{ref.sha256.hex()}.part", _journal(folder, ref)
+    for path in (part, journal):
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            remove_any(path)
     done = _read_journal(journal) if part.exists() and part.stat().st_size == ref.size else set()
     descriptor = os.open(part, os.O_RDWR | os.O_CREAT, 0o644)
-    log = os.open(journal, os.O_WRONLY | os.O_CREAT | (os.O_APPEND if done else os.O_TRUNC), 0o644)
+    lines = os.open(journal, os.O_WRONLY | os.O_CREAT | (os.O_APPEND if done else os.O_TRUNC), 0o644)
     try:
         os.ftruncate(descriptor, ref.size)
         starts = [start for start in range(0, ref.size, RANGE_BYTES) if start not in done]
@@ -113,7 +133,7 @@ def _download(store: ObjectStore, ref: ObjectRef, folder: Path, progress: Progre
             while written < length:
                 written += os.pwrite(descriptor, data[written:], start + written)
             os.fsync(descriptor)
-            os.write(log, b"%d\n" % start)
+            os.write(lines, b"%d\n" % start)
             return length
 
         with ThreadPoolExecutor(PARALLEL_RANGES) as pool:
@@ -122,7 +142,7 @@ def _download(store: ObjectStore, ref: ObjectRef, folder: Path, progress: Progre
                 progress(ref.key, finished, ref.size)
         os.fsync(descriptor)
     finally:
-        os.close(log)
+        os.close(lines)
         os.close(descriptor)
     return part
 
@@ -137,7 +157,7 @@ def _read_journal(path: Path) -> set[int]:
         lines = path.read_bytes().split(b"\n")[:-1]
     except FileNotFoundError:
         return set()
-    return {int(line) for line in lines if line.isdigit()}
+    return {int(line) for line in lines if line.isdigit() and len(line) < 20}
 
 
 def _sha256(path: Path) -> bytes:
@@ -148,6 +168,8 @@ def _sha256(path: Path) -> bytes:
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
     """One process at a time downloads an object; the lock goes with the process that held it."""
+    if path.is_dir():
+        remove_any(path)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

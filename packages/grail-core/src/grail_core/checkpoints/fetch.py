@@ -18,21 +18,25 @@ from typing import Any
 import numpy as np
 
 from grail_core.checkpoints.bucket import CheckpointBucket
+from grail_core.checkpoints.cache import MANIFEST_FILE
 from grail_core.checkpoints.delta.codec import Check, apply, decode, result_layouts
 from grail_core.checkpoints.delta.digests import WeightsIndex, digest_state
 from grail_core.checkpoints.delta.frames import Frame, read_frames
-from grail_core.checkpoints.delta.shards import create_weights, map_weights, plan_shards, shard_index
+from grail_core.checkpoints.delta.shards import INDEX_FILE, create_weights, map_weights, plan_shards, shard_index
 from grail_core.checkpoints.delta.tensors import RawTensor, raw_state
 from grail_core.checkpoints.download import fetch_bytes, fetch_object, fetch_range
 from grail_core.checkpoints.manifests import CheckpointSequence
 from grail_core.checkpoints.plan import Route, cheapest_route
 from grail_core.checkpoints.safety import MAX_FILE_BYTES, check_model_files
-from grail_core.disk import storage_errors
-from grail_core.errors import CheckpointError
+from grail_core.disk import is_full, storage_errors
+from grail_core.errors import CheckpointError, DiskFullError
 from grail_core.protocol.manifest import CheckpointManifest, DeltaRef, ObjectRef
 from grail_core.protocol.types import Digest
 from grail_core.storage.base import ObjectStore
 from grail_core.storage.layout import manifest_key
+from grail_core.telemetry import get_logger
+
+log = get_logger(__name__)
 
 
 def materialise(manifest: CheckpointManifest, bucket: CheckpointBucket) -> Path:
@@ -45,14 +49,30 @@ def materialise(manifest: CheckpointManifest, bucket: CheckpointBucket) -> Path:
         StorageError, DiskFullError: the store or the disk fails; a later call goes on where this one stopped.
     """
     cache = bucket.cache
-    with cache.shared():
-        refs = _materialise(manifest, bucket)
+    with storage_errors(cache.root):
+        refs = _with_room(manifest, bucket)
     with cache.alone() as alone:
         if alone:
             for ref in refs:
                 (cache.objects / ref.sha256.hex()).unlink(missing_ok=True)
             cache.trim(keep={manifest.digest})
     return cache.folder(manifest.digest)
+
+
+def _with_room(manifest: CheckpointManifest, bucket: CheckpointBucket) -> list[ObjectRef]:
+    """`_materialise`, with old entries evicted for it: up to the limit before, and where the device is full all the same."""
+    cache = bucket.cache
+    if cache.entry(manifest.digest) is None:
+        with cache.shared():
+            size = sum(entry.layout.nbytes for entry in bucket.index(manifest).tensors.values())
+        cache.make_room(2 * size, keep={manifest.digest})  # beside what is downloaded, which becomes part of it or goes
+    while True:
+        try:
+            with cache.shared():
+                return _materialise(manifest, bucket)
+        except DiskFullError:
+            if not cache.evict_oldest(keep={manifest.digest}):
+                raise
 
 
 def _materialise(manifest: CheckpointManifest, bucket: CheckpointBucket) -> list[ObjectRef]:
@@ -78,7 +98,9 @@ def _materialise(manifest: CheckpointManifest, bucket: CheckpointBucket) -> list
                         (folder / name).write_bytes(data)
                 _build(route, manifest, view, index, folder, bucket)
             return _large_objects(manifest, route, view)
-        except CheckpointError:
+        except (CheckpointError, OSError) as error:
+            if isinstance(error, OSError) and is_full(error):
+                raise
             if route.fetch_start or route.start in damaged or not _is_damaged(route.start, view, bucket):
                 raise
             damaged.add(route.start)
@@ -208,7 +230,7 @@ def _remove_scratch(folder: Path, keep: Path) -> None:
 def _write_shard_index(index: WeightsIndex, folder: Path) -> None:
     data = shard_index(plan_shards({name: entry.layout for name, entry in index.tensors.items()}))
     if data is not None:
-        (folder / "model.safetensors.index.json").write_bytes(data)
+        (folder / INDEX_FILE).write_bytes(data)
 
 
 def _wrong_tensors(folder: Path, index: WeightsIndex) -> list[str]:
@@ -225,15 +247,26 @@ def _is_whole(manifest: CheckpointManifest, folder: Path, index: WeightsIndex, s
     """Is a cached folder what its manifest says, if need be after fetching its damaged tensors again?"""
     try:
         wrong = _wrong_tensors(folder, index)
-    except CheckpointError:
+        whole = _files_match(manifest, index, folder) and (not wrong or _repair(manifest, folder, wrong, index, store))
+    except DiskFullError:
+        raise
+    except (CheckpointError, OSError) as error:
+        log.event("cached_checkpoint_dropped", path=str(folder), reason=str(getattr(error, "what", None) or error))
         return False
-    return _files_match(manifest, folder) and (not wrong or _repair(manifest, folder, wrong, index, store))
+    if not whole:
+        log.event("cached_checkpoint_dropped", path=str(folder), reason="its files are not those that its manifest names")
+    return whole
 
 
-def _files_match(manifest: CheckpointManifest, folder: Path) -> bool:
-    return all(
-        (folder / file.path).is_file() and ObjectRef.of((folder / file.path).read_bytes()) == file.object
-        for file in manifest.files
+def _files_match(manifest: CheckpointManifest, index: WeightsIndex, folder: Path) -> bool:
+    """Are the files beside the weights exactly the manifest's? One more would be read by Transformers too."""
+    expected = {file.path: file.object for file in manifest.files}
+    listing = shard_index(plan_shards({name: entry.layout for name, entry in index.tensors.items()}))
+    if listing is not None:
+        expected[INDEX_FILE] = ObjectRef.of(listing)
+    names = {path.name for path in folder.iterdir() if path.suffix != ".safetensors"} - {MANIFEST_FILE}
+    return names == expected.keys() and all(
+        (folder / name).is_file() and ObjectRef.of((folder / name).read_bytes()) == ref for name, ref in expected.items()
     )
 
 
@@ -269,7 +302,7 @@ def _is_damaged(digest: Digest, view: CheckpointSequence, bucket: CheckpointBuck
         return True
     try:
         return bool(_wrong_tensors(folder, bucket.index(manifest)))
-    except CheckpointError:
+    except (CheckpointError, OSError):
         return True
 
 

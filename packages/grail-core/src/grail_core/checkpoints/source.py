@@ -11,7 +11,7 @@ from typing import Any
 
 from grail_core.chain.base import Chain, time_of_block_ms
 from grail_core.checkpoints.bucket import CheckpointBucket
-from grail_core.checkpoints.cache import CheckpointCache
+from grail_core.checkpoints.cache import DEFAULT_LIMIT_BYTES, CheckpointCache
 from grail_core.checkpoints.fetch import apply_to_model, materialise
 from grail_core.checkpoints.inspection import SequenceReport, inspect_sequence
 from grail_core.checkpoints.manifests import CheckpointSequence, select
@@ -31,6 +31,7 @@ class CheckpointSource:
         cache_dir: checkpoints lie below it, by network.
         seen: file that remembers which checkpoints were seen, so that a rewritten history is found out.
         own: the trainer's own bucket, where this process is the trainer.
+        cache_limit_bytes: of checkpoints on this disk.
     """
 
     def __init__(
@@ -43,12 +44,13 @@ class CheckpointSource:
         *,
         seen: Path | None = None,
         own: CheckpointBucket | None = None,
+        cache_limit_bytes: int = DEFAULT_LIMIT_BYTES,
     ) -> None:
         self._chain = chain
         self._directory = directory
         self._params = params
         self._network_id = network_id
-        self.cache = CheckpointCache(cache_of(cache_dir, network_id))
+        self.cache = CheckpointCache(cache_of(cache_dir, network_id), limit_bytes=cache_limit_bytes)
         if seen is not None and not seen.exists() and (former := self.cache.root / "seen.json").is_file():
             with storage_errors(former):
                 data = former.read_bytes()

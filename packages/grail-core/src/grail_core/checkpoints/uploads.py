@@ -48,10 +48,10 @@ class Uploads:
     def finish(self, manifests: Iterable[CheckpointManifest]) -> None:
         """Delete what this publisher uploaded and none of the bucket's manifests names, and forget the journal."""
         live = {ref.key for manifest in manifests for ref in manifest.objects().values()}
-        try:
+        with storage_errors(self._journal):
+            if not self._journal.exists():
+                return
             lines = self._journal.read_text("ascii", "replace").split("\n")[:-1]
-        except FileNotFoundError:
-            return
         for key in sorted(set(lines) - live):
             if is_object_key(key):
                 self._store.delete(key)

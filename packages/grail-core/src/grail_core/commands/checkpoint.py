@@ -68,4 +68,12 @@ def _source(settings: Settings) -> tuple[Chain, CheckpointSource]:
     directory = open_reader(settings, params, chain)
     network_id = params.network_id(chain.genesis_hash)
     seen = network_state(settings.state_dir, params, network_id) / "seen.json"
-    return chain, CheckpointSource(chain, directory, params, network_id, settings.cache_dir, seen=seen)
+    return chain, CheckpointSource(
+        chain,
+        directory,
+        params,
+        network_id,
+        settings.cache_dir,
+        seen=seen,
+        cache_limit_bytes=settings.checkpoint_cache_gib << 30,
+    )

@@ -14,7 +14,9 @@ from pathlib import Path
 from grail_core.beacon.base import Beacon
 from grail_core.chain.base import Chain, Neuron, time_of_block_ms
 from grail_core.checkpoints.bucket import CheckpointBucket
+from grail_core.checkpoints.cache import DEFAULT_LIMIT_BYTES, CheckpointCache
 from grail_core.checkpoints.source import CheckpointSource, cache_of
+from grail_core.file_cache import DEFAULT_BUDGET_BYTES, FileCache
 from grail_core.participant.deployment import (
     load_signer,
     network_parameters,
@@ -47,6 +49,8 @@ class Participant:
     signer: Signer
     cache_dir: Path
     state_dir: Path
+    checkpoint_cache_bytes: int = DEFAULT_LIMIT_BYTES
+    file_cache_bytes: int = DEFAULT_BUDGET_BYTES
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Participant:
@@ -61,6 +65,8 @@ class Participant:
             signer=load_signer(settings),
             cache_dir=settings.cache_dir,
             state_dir=settings.state_dir,
+            checkpoint_cache_bytes=settings.checkpoint_cache_gib << 30,
+            file_cache_bytes=settings.file_cache_gib << 30,
         )
 
     @cached_property
@@ -73,6 +79,11 @@ class Participant:
         return StateFolder(network_state(self.state_dir, self.params, self.network_id), self.signer.hotkey)
 
     @cached_property
+    def files(self) -> FileCache:
+        """Others' files while they are needed, by key and digest; the processes of this machine share it."""
+        return FileCache(self.cache_dir / "files" / self.network_id.hex()[:16], budget_bytes=self.file_cache_bytes)
+
+    @cached_property
     def own_store(self) -> ObjectStore:
         return self.directory.own()
 
@@ -80,7 +91,14 @@ class Participant:
     def checkpoints(self) -> CheckpointSource:
         own = self.own_checkpoints if self.signer.hotkey == self.params.trainer_hotkey else None
         return CheckpointSource(
-            self.chain, self.directory, self.params, self.network_id, self.cache_dir, seen=self.state.seen, own=own
+            self.chain,
+            self.directory,
+            self.params,
+            self.network_id,
+            self.cache_dir,
+            seen=self.state.seen,
+            own=own,
+            cache_limit_bytes=self.checkpoint_cache_bytes,
         )
 
     @cached_property
@@ -88,7 +106,7 @@ class Participant:
         """The network's checkpoints in our own bucket, for whoever publishes them."""
         return CheckpointBucket(
             self.own_store,
-            cache_of(self.cache_dir, self.network_id),
+            CheckpointCache(cache_of(self.cache_dir, self.network_id), limit_bytes=self.checkpoint_cache_bytes),
             trainer=self.signer.hotkey,
             network_id=self.network_id,
             own=True,

@@ -166,6 +166,24 @@ class Settings(BaseModel):
         default_factory=_default_cache_dir,
         shown="~/.cache/grail",
     )
+    checkpoint_cache_gib: WholeNumber = _setting(
+        "GRAIL_CHECKPOINT_CACHE_GIB",
+        MACHINE,
+        NETWORKED,
+        "GiB of checkpoints kept below it, for each network; the oldest go before more are written",
+        default=200,
+        ge=1,
+        le=1_000_000,
+    )
+    file_cache_gib: WholeNumber = _setting(
+        "GRAIL_FILE_CACHE_GIB",
+        MACHINE,
+        "validator",
+        "GiB of others' files kept below it; the oldest go before more are written",
+        default=16,
+        ge=1,
+        le=1_000_000,
+    )
     state_dir: FilePath = _setting(
         "GRAIL_STATE_DIR",
         MACHINE,

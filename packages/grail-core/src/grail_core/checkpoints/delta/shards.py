@@ -8,6 +8,7 @@ check every offset; nothing but safetensors is ever opened, and nothing in it is
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -134,7 +135,8 @@ def create_weights(folder: Path, layouts: Mapping[str, Layout], limit: int = SHA
         with storage_errors(path):
             with path.open("wb") as file:
                 file.write(plan.header)
-                file.truncate(plan.size)
+                file.flush()
+                os.posix_fallocate(file.fileno(), 0, plan.size)  # mapped memory that finds no space ends the process, wordless
             state.update(_mapped(path, plan.tensors, "r+"))
     index = shard_index(plans)
     if index is not None:

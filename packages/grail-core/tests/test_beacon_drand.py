@@ -65,6 +65,20 @@ def test_a_round_comes_verified_from_a_relay_and_then_from_disk(tmp_path: Path, 
         offline.get(8)
 
 
+def test_a_clock_that_was_set_back_does_not_keep_a_role_from_a_round_that_is_out(
+    tmp_path: Path, relay: Relay, clock: ManualClock
+) -> None:
+    own = ManualClock(clock.now - 3_600_000)
+    client = beacon(tmp_path, own, relay.url, patience_s=0.0)
+    with pytest.raises(RoundNotYetError, match="due in"):
+        client.get(9)  # it may be right: it is trusted for a while
+    assert client.get(9) == KEY.sign(9)
+    with pytest.raises(RoundNotYetError):
+        client.get(12)
+    with pytest.raises(RoundNotYetError, match="no relay has"):
+        client.get(12)  # and the relays know that this one is not out
+
+
 def test_a_round_before_its_time_is_not_asked_for(tmp_path: Path, relay: Relay, clock: ManualClock) -> None:
     client = beacon(tmp_path, clock, relay.url)
     clock.now -= 1

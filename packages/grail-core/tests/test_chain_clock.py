@@ -97,6 +97,43 @@ def test_a_wall_clock_that_is_set_back_takes_no_block_away(tmp_path: Path, wall:
     assert [n.registered_at for n in chain.metagraph(chain.current_block()).neurons] == [11]
 
 
+@pytest.mark.parametrize(("mode", "factor"), [(ClockMode.REAL, 1.0), (ClockMode.FAST, 5.0)])
+def test_a_wall_clock_that_is_set_back_a_day_stops_no_block(
+    tmp_path: Path, wall: ManualClock, mode: ClockMode, factor: float
+) -> None:
+    chain = create(tmp_path, wall, mode, factor)
+    wall.now += 10_000
+    head, time = chain.current_block(), chain.now_ms()
+    other = reopen(chain, wall)
+    wall.now -= 86_400_000
+    assert other.now_ms() >= chain.block(head).timestamp_ms
+    assert time - other.now_ms() < 1_000  # nothing but the part of a block
+    wall.now += 3_000
+    assert chain.current_block() == other.current_block() == head + 3 * factor
+    assert chain.wait_for_block(Block(head + 1), stop=threading.Event())
+    wall.now += 86_400_000  # and set right again: blocks of a day that nobody saw, as after a stop
+    assert chain.current_block() == other.current_block() > head
+
+
+def test_two_readings_of_the_clock_a_moment_apart_move_nothing(tmp_path: Path, wall: ManualClock) -> None:
+    chain = create(tmp_path, wall)
+    wall.now += 10_000
+    chain.current_block()
+    wall.now -= 1
+    assert chain.now_ms() == START + 10_000
+    wall.now += 1
+    assert chain.now_ms() == wall.now
+
+
+def test_a_chain_whose_genesis_is_to_come_waits_for_it(tmp_path: Path, wall: ManualClock) -> None:
+    chain = LocalChain.create(
+        tmp_path / "c.sqlite", seed=1, block_time_ms=1_000, genesis_time_ms=START + 60_000, wall_clock=wall
+    )
+    assert chain.current_block() == 0
+    wall.now += 61_000
+    assert chain.current_block() == 1
+
+
 def test_waiting_ends_when_another_thread_moves_the_clock(tmp_path: Path, wall: ManualClock) -> None:
     chain = create(tmp_path, wall, ClockMode.VIRTUAL)
     results: list[tuple[str, bool, int]] = []

@@ -15,13 +15,23 @@ from grail_core.beacon.base import RoundNotYetError
 from grail_core.beacon.development import DevelopmentBeacon, DevelopmentKey
 from grail_core.chain.development.clock import ClockMode
 from grail_core.chain.development.local import LocalChain
-from grail_core.errors import BeaconError, ChainError, CheckpointError, DiskFullError, GrailError, StorageError
+from grail_core.checkpoints.source import CheckpointSource
+from grail_core.errors import (
+    BeaconError,
+    ChainError,
+    CheckpointError,
+    DiskFullError,
+    GrailError,
+    MissingObjectError,
+    StorageError,
+)
 from grail_core.participant import waiting
 from grail_core.participant.outcomes import Opened, Stopped, Void
 from grail_core.participant.participant import Participant
 from grail_core.participant.waiting import LEAST_TRIES, until_had, wait_for_challenge, wait_for_window
 from grail_core.protocol.beacon import BeaconChain
 from grail_core.protocol.types import Window
+from grail_core.storage.base import ObjectNotFoundError, PreconditionFailedError
 from grail_core.storage.filesystem import FilesystemDirectory
 from tooling.testing.checkpoints import PARAMS, TRAINER, WeightsTrainer
 from tooling.testing.faults import always, events, faulty, first
@@ -287,3 +297,78 @@ def test_a_challenge_is_drawn_from_a_final_block_only(participant: Participant) 
     assert isinstance(opened, Opened)
     assert opened.value.challenge.beacon is not None
     assert asked == [(block, True)]
+
+
+# --- loading a checkpoint ---------------------------------------------------------------------------------------------
+
+
+class OneFault:
+    """The trainer's bucket as others read it, one request of which fails once."""
+
+    def __init__(self, inner: Any, at: int, error: BaseException) -> None:
+        self.inner, self.at, self.error, self.asked = inner, at, error, 0
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.inner, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            self.asked += 1
+            if self.asked == self.at:
+                raise self.error
+            return found(*arguments, **options)
+
+        return call if name in ("get", "head", "list") else found
+
+
+@pytest.mark.parametrize(
+    "error",
+    [StorageError("503"), ObjectNotFoundError("not here"), PreconditionFailedError("another")],
+    ids=lambda error: type(error).__name__,
+)
+def test_one_fault_of_the_store_at_any_request_costs_no_window(participant: Participant, error: StorageError) -> None:
+    at(participant, WINDOW)
+    loaded = 0
+    for number in range(1, 50):
+        store = OneFault(participant.directory.open(participant.directory.commitment()), number, error)
+        source = CheckpointSource(
+            participant.chain,
+            OneStore(store),
+            participant.params,
+            participant.network_id,
+            participant.cache_dir / str(number),
+            seen=participant.cache_dir / str(number) / "seen.json",
+        )
+
+        def load(source: CheckpointSource = source) -> Path:
+            return source.materialise(source.valid_at(WINDOW))
+
+        found = until_had(participant, WINDOW, threading.Event(), load)
+        assert isinstance(found, Opened), (number, found)
+        if store.asked < number:
+            break
+        loaded += 1
+    assert 3 < loaded < 49  # every request was the one that failed
+
+
+@dataclasses.dataclass
+class OneStore:
+    """Every commitment leads to this store."""
+
+    store: Any
+
+    def open(self, commitment: str) -> Any:
+        return self.store
+
+    def own(self) -> Any:
+        raise AssertionError
+
+    def commitment(self) -> str:
+        raise AssertionError
+
+
+def test_an_object_that_is_not_there_is_asked_for_a_few_times_and_then_it_is_void(participant: Participant) -> None:
+    tries = Tries(MissingObjectError("gone"), MissingObjectError("gone"), "it")
+    assert had(participant, tries) == Opened("it")
+    tries = Tries(MissingObjectError("gone"))
+    assert isinstance(had(participant, tries), Void)
+    assert tries.made == LEAST_TRIES

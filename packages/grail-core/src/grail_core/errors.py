@@ -64,6 +64,10 @@ class CheckpointError(GrailError):
     exit_code = 6
 
 
+class MissingObjectError(CheckpointError):
+    """The store does not give an object that a manifest names. It was there when the manifest was put, so it may be again."""
+
+
 class EnvironmentUnavailableError(GrailError):
     """No such environment, or its data set is not there."""
 

@@ -38,6 +38,7 @@ class DrandBeacon:
         cache_dir: rounds are kept here, one file each.
         clock: tells when a round's time has come; None asks the relays, whose clock then decides (a network on one machine).
         timeout_s: for one relay's answer, and again for the whole race.
+        patience_s: a round that was first asked for so long ago is asked of the relays, whatever `clock` says; None: never.
         attempts: races before giving up, `retry_s` apart: a relay has a round a moment after its time.
     """
 
@@ -52,6 +53,7 @@ class DrandBeacon:
         stagger_s: float = 0.5,
         attempts: int = 4,
         retry_s: float = 0.5,
+        patience_s: float | None = None,
     ) -> None:
         self._chain = chain
         self._relays = tuple(url.rstrip("/") for url in relays)
@@ -61,6 +63,8 @@ class DrandBeacon:
         self._stagger_s = stagger_s
         self._attempts = attempts
         self._retry_s = retry_s
+        self._patience_s = patience_s
+        self._first_asked: OrderedDict[int, float] = OrderedDict()
         self._recent: OrderedDict[int, SignedRound] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -81,11 +85,10 @@ class DrandBeacon:
         if known is not None:
             return known
         due_ms = self._chain.time_of_ms(round_)
-        if self._clock is not None and self._clock() < due_ms:
-            raise RoundNotYetError(
-                f"the beacon round is due in {(due_ms - self._clock()) / 1000:.1f} s", where=f"round {round_}"
-            )
-        for attempt in range(self._attempts):
+        early_ms = 0 if self._clock is None else due_ms - self._clock()
+        if early_ms > 0 and not self._waited_long(round_):
+            raise RoundNotYetError(f"the beacon round is due in {early_ms / 1000:.1f} s", where=f"round {round_}")
+        for attempt in range(self._attempts if early_ms <= 0 else 1):
             if attempt:
                 time.sleep(self._retry_s)
             signed, failures = self._race(round_)
@@ -100,6 +103,18 @@ class DrandBeacon:
             where=f"round {round_}",
             hint="check the network, or set GRAIL_BEACON_URLS to other relays",
         )
+
+    def _waited_long(self, round_: int) -> bool:
+        """Nobody asks for a round long before its time: a clock that still says so has been set back, and the relays decide."""
+        if self._patience_s is None:
+            return False
+        with self._lock:
+            since = self._first_asked.get(round_)
+            if since is None:
+                self._first_asked[round_] = time.monotonic()
+            while len(self._first_asked) > _ROUNDS_IN_MEMORY:
+                self._first_asked.popitem(last=False)
+        return since is not None and time.monotonic() - since > self._patience_s
 
     def _race(self, round_: int) -> tuple[SignedRound | None, dict[str, tuple[str, bool]]]:
         """The first valid answer, or per relay why there was none and whether it said "too early"."""

@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from grail_core.disk import remove_any, storage_errors, sync_folder
-from grail_core.errors import CheckpointError
+from grail_core.errors import StorageError
 from grail_core.protocol.types import Digest
 from grail_core.telemetry import get_logger
 
@@ -94,7 +94,7 @@ class CheckpointCache:
                         os.rename(folder, self.folder(digest))
                 sync_folder(parent)
             if self.entry(digest) is None:
-                raise CheckpointError("the checkpoint could not be put into the cache", where=str(self.folder(digest)))
+                raise StorageError("the checkpoint could not be put into the cache", where=str(self.folder(digest)))
         finally:
             os.close(lock)
             shutil.rmtree(folder, ignore_errors=True)

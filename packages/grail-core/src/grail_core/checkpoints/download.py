@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from grail_core.disk import remove_any, storage_errors, sync_folder
-from grail_core.errors import CheckpointError
+from grail_core.errors import CheckpointError, MissingObjectError, StorageError
 from grail_core.protocol.manifest import ObjectRef
 from grail_core.storage.base import ObjectNotFoundError, ObjectStore, ObjectTooLargeError
 from grail_core.telemetry import get_logger
@@ -88,7 +88,9 @@ def fetch_bytes(store: ObjectStore, ref: ObjectRef, folder: Path) -> bytes:
     with storage_errors(path):
         data = path.read_bytes()
     if ObjectRef.of(data) != ref:
-        raise CheckpointError("the disk does not keep what is written to it", where=str(path))
+        raise StorageError(
+            "the disk does not keep what is written to it", where=str(path), hint="look at the system's log (dmesg)"
+        )
     return data
 
 
@@ -96,20 +98,20 @@ def fetch_range(store: ObjectStore, ref: ObjectRef, offset: int, length: int) ->
     """Bytes offset … offset + length of an object; the caller verifies them.
 
     Raises:
-        CheckpointError: no such object, or it is shorter than the manifest says.
+        MissingObjectError: no such object, or it is shorter than the manifest says.
     """
     try:
         data = store.get(ref.key, max_bytes=length, offset=offset, length=length) if length else b""
     except ObjectNotFoundError as error:
-        raise CheckpointError(
+        raise MissingObjectError(
             "an object that the manifest names is not in the store",
             where=ref.key,
             hint="a checkpoint this old may have been retired: fetch a newer one",
         ) from error
     except ObjectTooLargeError as error:
-        raise CheckpointError("the store returned more than was asked for", where=ref.key) from error
+        raise MissingObjectError("the store returned more than was asked for", where=ref.key) from error
     if len(data) != length:
-        raise CheckpointError(f"the object is shorter than the {ref.size} bytes that the manifest names", where=ref.key)
+        raise MissingObjectError(f"the object is shorter than the {ref.size} bytes that the manifest names", where=ref.key)
     return data
 
 

@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Callable, Collection, Mapping, MutableMapping
 from dataclasses import dataclass, field
 
-from grail_core.errors import CheckpointError
+from grail_core.errors import CheckpointError, StorageError
 from grail_core.protocol.assignment import CheckpointCandidate, valid_checkpoint
 from grail_core.protocol.manifest import (
     MAX_MANIFEST_BYTES,
@@ -149,13 +149,31 @@ def _candidate(item: StoredManifest, params: NetworkParameters, block_time_of: C
 
 
 def _read(store: ObjectStore, key: str, etag: str, trainer_hotkey: Hotkey, network_id: Digest) -> CheckpointManifest:
-    try:
-        raw = store.get(key, max_bytes=MAX_MANIFEST_BYTES, if_match=etag)
-    except (ObjectNotFoundError, PreconditionFailedError) as error:
-        raise CheckpointError("the manifest changed while it was read", where=key) from error
-    except ObjectTooLargeError as error:
-        raise CheckpointError(f"the manifest is larger than {MAX_MANIFEST_BYTES} bytes", where=key) from error
-    return parse(raw, trainer_hotkey=trainer_hotkey, network_id=network_id, where=key)
+    """One manifest, verified.
+
+    Raises:
+        CheckpointError: it is none of this trainer's, and reading it again does not change that.
+        StorageError: it is listed and cannot be read. Passing over it would be worse than waiting: an older checkpoint would be
+            taken for the window's, and every honest file refused for naming the right one.
+    """
+    refused: tuple[bytes, CheckpointError] | None = None
+    while True:
+        try:
+            raw = store.get(key, max_bytes=MAX_MANIFEST_BYTES, if_match=etag)
+        except (ObjectNotFoundError, PreconditionFailedError) as error:
+            raise StorageError(
+                "the manifest changed while it was read", where=key, hint="it is listed and read again"
+            ) from error
+        except ObjectTooLargeError as error:
+            raise CheckpointError(f"the manifest is larger than {MAX_MANIFEST_BYTES} bytes", where=key) from error
+        if refused is not None and raw == refused[0]:
+            raise refused[1]
+        try:
+            return parse(raw, trainer_hotkey=trainer_hotkey, network_id=network_id, where=key)
+        except CheckpointError as error:
+            if refused is not None:
+                raise
+            refused = (raw, error)
 
 
 def _check_order(manifests: list[CheckpointManifest]) -> None:

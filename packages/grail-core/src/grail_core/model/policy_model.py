@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from grail_core.disk import storage_error
 from grail_core.errors import CheckpointError, ConfigurationError, is_out_of_memory
 from grail_core.model.errors import OutOfVocabularyError, OverlongSequenceError
 
@@ -114,6 +115,8 @@ class PolicyModel:
         except Exception as error:  # Transformers raises many kinds for a bad folder
             if is_out_of_memory(error):
                 raise  # nothing is wrong with the folder
+            if isinstance(error, OSError) and error.errno is not None:  # the system's, not Transformers' word for a bad folder
+                raise storage_error(error, folder) from error
             raise CheckpointError(
                 f"the model cannot be loaded: {type(error).__name__}: {error}",
                 where=str(folder),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from grail_core.storage.s3 import S3Directory
 
 _MAX_NETWORK_FILE = 64 * 1024
+BEACON_PATIENCE_PERIODS = 3  # a role asks for a round less than one period before its time
 
 
 def network_parameters(settings: Settings) -> NetworkParameters:
@@ -159,7 +160,9 @@ def open_beacon(settings: Settings, network: NetworkParameters) -> Beacon:
         raise ConfigurationError(
             "no beacon relay is set", where="GRAIL_BEACON_URLS", hint="give at least one drand relay's URL"
         )
-    return DrandBeacon(network.beacon, relays, settings.cache_dir / "beacon", clock=network_clock(settings))
+    clock = network_clock(settings)
+    patience = BEACON_PATIENCE_PERIODS * network.beacon.period_s if clock is wall_clock_ms else None
+    return DrandBeacon(network.beacon, relays, settings.cache_dir / "beacon", clock=clock, patience_s=patience)
 
 
 def network_clock(settings: Settings) -> Callable[[], int]:

@@ -26,34 +26,24 @@ from pathlib import Path
 from typing import Any
 
 from grail_core.chain.base import BlockInfo, Metagraph
+from grail_core.chain.development.chain_file import SCHEMA, connect, database_errors
 from grail_core.chain.development.clock import ClockMode, ClockState, start_clock
 from grail_core.chain.development.extrinsics import Arguments, Call, Extrinsic, sign_extrinsic
 from grail_core.chain.development.state import ChainRules, ChainState, apply
 from grail_core.chain.development.yuma import Emission
 from grail_core.clock import WallClock, wall_clock_ms
-from grail_core.database import Database
-from grail_core.disk import storage_error
-from grail_core.errors import ChainError, DamagedStateError, DiskFullError, OutOfMemoryError
+from grail_core.errors import ChainError, DamagedStateError
 from grail_core.keys import ss58
 from grail_core.protocol.encoding import message
 from grail_core.protocol.signer import Signer
 from grail_core.protocol.types import Block, Hotkey, Signature
 
 FORMAT = 1
-_BUSY_SECONDS = 30.0
 _MAX_NAP_SECONDS = 2.0  # another process may rebase or advance the clock meanwhile
 _VIRTUAL_NAP_SECONDS = 0.02  # a virtual clock is moved by somebody's call, which no arithmetic foresees
 _STATES_KEPT = 8
+_SET_BACK_BLOCKS = 2  # of chain time below the newest block's: less is two processes that read the clock one after the other
 _METAGRAPHS_KEPT = 64
-_SCHEMA = """
-CREATE TABLE chain (id INTEGER PRIMARY KEY CHECK (id = 0), format INTEGER NOT NULL, parameters TEXT NOT NULL);
-CREATE TABLE clock (id INTEGER PRIMARY KEY CHECK (id = 0), mode TEXT NOT NULL, anchor_wall_ms INTEGER NOT NULL,
-                    anchor_chain_ms INTEGER NOT NULL, rate_permille INTEGER NOT NULL, head INTEGER NOT NULL);
-CREATE TABLE extrinsics (seq INTEGER PRIMARY KEY AUTOINCREMENT, block INTEGER NOT NULL, hotkey BLOB NOT NULL,
-                         nonce INTEGER NOT NULL, call TEXT NOT NULL, arguments TEXT NOT NULL, signature BLOB NOT NULL,
-                         UNIQUE (hotkey, nonce));
-CREATE INDEX extrinsics_by_block ON extrinsics (block);
-"""
 
 
 class StaleNonceError(ChainError):
@@ -139,9 +129,9 @@ class LocalChain:
         )
         state = start_clock(clock, genesis_time_ms=parameters.genesis_time_ms, wall_ms=now, factor=factor)
         place = Path(path)
-        with _database_errors(place):
+        with database_errors(place):
             place.parent.mkdir(parents=True, exist_ok=True)
-            connection = _connect(place)
+            connection = connect(place)
             try:
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute("BEGIN IMMEDIATE")
@@ -150,7 +140,7 @@ class LocalChain:
                     raise ChainError(
                         "there is a chain at this path already", where=str(place), hint="open it, or choose a new folder"
                     )
-                for statement in _SCHEMA.split(";"):
+                for statement in SCHEMA.split(";"):
                     connection.execute(statement)
                 connection.execute(
                     "INSERT INTO chain VALUES (0, ?, ?)", (FORMAT, json.dumps(dataclasses.asdict(parameters), sort_keys=True))
@@ -280,7 +270,8 @@ class LocalChain:
 
     def now_ms(self) -> int:
         """Chain time, Unix milliseconds: the clock for stores and beacons of a network on one machine."""
-        return self._clock()[0].now_ms(self._wall_clock())
+        state, head = self._clock()
+        return max(state.now_ms(self._wall_clock()), self.parameters.time_of_ms(head))
 
     def advance(self, blocks: int) -> Block:
         """Move a virtual clock by whole blocks, for every process that shares the chain. Returns the new head."""
@@ -394,8 +385,31 @@ class LocalChain:
             raise ChainError(f"there is no block {number} (yet): the newest is {head}", where=str(self._path))
 
     def _clock(self) -> tuple[ClockState, int]:
+        state, head = self._stored_clock()
+        wall = self._wall_clock()
+        behind = self.parameters.time_of_ms(head) - state.now_ms(wall) if head else 0
+        if (
+            behind <= _SET_BACK_BLOCKS * self.parameters.block_time_ms
+            or state.mode is ClockMode.VIRTUAL
+            or self._in_transaction()
+        ):
+            return state, head
+        # The wall clock was set back: the chain goes on from its newest block, and does not stand still until it is caught up.
+        with self._transaction() as connection:
+            state, head = self._stored_clock()
+            state = state.rebased(self.parameters.time_of_ms(head), wall)
+            connection.execute(
+                "UPDATE clock SET anchor_wall_ms = ?, anchor_chain_ms = ?", (state.anchor_wall_ms, state.anchor_chain_ms)
+            )
+        return state, head
+
+    def _stored_clock(self) -> tuple[ClockState, int]:
         row = self._query("SELECT mode, anchor_wall_ms, anchor_chain_ms, rate_permille, head FROM clock", ())[0]
         return ClockState(ClockMode(row[0]), row[1], row[2], row[3]), row[4]
+
+    def _in_transaction(self) -> bool:
+        with self._lock:
+            return self._connection is not None and self._owner == os.getpid() and self._connection.in_transaction
 
     def _state_at(self, number: int) -> ChainState:
         """State after all extrinsics of blocks up to an existing one. Callers must not change it."""
@@ -445,17 +459,17 @@ class LocalChain:
 
     def _open_connection(self) -> sqlite3.Connection:
         if self._connection is None or self._owner != os.getpid():  # a connection does not survive a fork
-            self._connection, self._owner = _connect(self._path), os.getpid()
+            self._connection, self._owner = connect(self._path), os.getpid()
         return self._connection
 
     def _query(self, statement: str, arguments: tuple[object, ...]) -> list[tuple[Any, ...]]:
-        with self._lock, _database_errors(self._path):
+        with self._lock, database_errors(self._path):
             return self._open_connection().execute(statement, arguments).fetchall()
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """The write lock of the file. Not to be nested."""
-        with self._lock, _database_errors(self._path):
+        with self._lock, database_errors(self._path):
             connection = self._open_connection()
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -467,30 +481,5 @@ class LocalChain:
                 raise
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-    # In WAL mode NORMAL loses nothing when a process is killed; a power cut may take the last moments.
-    connection.execute("PRAGMA synchronous=NORMAL")
-    return connection
-
-
 def _address(hotkey: Hotkey) -> str:
     return ss58(hotkey) if len(hotkey) == 32 else bytes(hotkey).hex()
-
-
-@contextlib.contextmanager
-def _database_errors(path: Path) -> Iterator[None]:
-    recovery = "bring a copy back, or start localnet again in a new folder"
-    try:
-        yield
-    except sqlite3.Error as error:
-        typed = Database(path, "the development chain", recovery).error(error)
-        if isinstance(typed, DiskFullError | DamagedStateError | OutOfMemoryError):
-            raise typed from error
-        what, hint = (typed.what, typed.hint) if typed is not None else (f"the chain's database refused: {error}", "")
-        raise ChainError(what, where=str(path), hint=hint) from error
-    except OSError as error:
-        typed = storage_error(error, path)
-        if isinstance(typed, DiskFullError):
-            raise typed from error
-        raise ChainError(f"the chain's file cannot be used: {error.strerror}", where=str(path), hint=typed.hint) from error

@@ -88,7 +88,10 @@ class Database:
         code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF  # the rest of an extended code says where, not what
         if code == sqlite3.SQLITE_FULL or (code in _NO_ANSWER and _is_full(self.path.parent)):
             return disk_full(self.path)
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        lacks = code == sqlite3.SQLITE_ERROR and str(error).startswith(
+            ("no such", "malformed")
+        )  # what its own tables are made of
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or lacks:
             return self.damaged(str(error))
         if code == sqlite3.SQLITE_NOMEM:
             return OutOfMemoryError("no memory is left", where=str(self.path), hint="free memory, or use a larger machine")

@@ -244,3 +244,21 @@ def test_a_window_whose_blocks_the_chain_has_forgotten_is_told_and_holds_no_late
     monkeypatch.setattr(chain, "metagraph", forgetful)
     assert validator.advance(WINDOW, threading.Event()) is WindowStatus.INCONCLUSIVE
     assert "is gone" in verdict(validator).reason
+
+
+# --- its own disk -----------------------------------------------------------------------------------------------------
+
+
+def test_a_cache_and_a_memory_that_are_damaged_cost_no_window(network: SmallNetwork) -> None:
+    validator = network.validator("validator-0")
+    source = validator.participant.checkpoints
+    source.materialise(source.valid_at(WINDOW))
+    damaged = [path for path in source.cache.root.rglob("*") if path.is_file() and path.stat().st_size]
+    assert len(damaged) > 5
+    for path in [*damaged, validator.participant.state.seen]:
+        path.write_bytes(b"\x00" + path.read_bytes()[1:])
+    again = network.validator("validator-0")
+    with events() as names:
+        assert again.advance(WINDOW, threading.Event()) is WindowStatus.SCORED
+    assert {"seen_restored", "cached_object_dropped"} <= set(names)
+    assert verdict(again).canonical() == expected(network).canonical()

@@ -205,6 +205,14 @@ def test_a_folder_that_may_not_be_written_in_and_a_ledger_kept_locked_are_named(
     assert database.error(caught.value) is None  # our own mistake stays one
 
 
+def test_an_earlier_version_s_ledger_has_no_sums_and_is_read(made: Path, tmp_path: Path) -> None:
+    path, expected = copy(made, tmp_path), everything(open_ledger(made))
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("DROP TABLE sums")
+    assert everything(Ledger.reading(path)) == expected
+    assert everything(open_ledger(path)) == expected
+
+
 def test_a_folder_in_the_ledger_s_place_is_told(tmp_path: Path) -> None:
     (tmp_path / "ledger.sqlite").mkdir()
     with pytest.raises(ConfigurationError) as caught:

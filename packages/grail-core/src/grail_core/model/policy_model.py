@@ -16,8 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from grail_core.disk import storage_error
-from grail_core.errors import CheckpointError, ConfigurationError, is_out_of_memory
+from grail_core.errors import CheckpointError, ConfigurationError, StorageError, is_out_of_memory
 from grail_core.model.errors import OutOfVocabularyError, OverlongSequenceError
 
 Attention = Literal["sdpa", "eager"]
@@ -91,6 +90,7 @@ class PolicyModel:
             CheckpointError: no such folder, no safetensors, code or quantisation in the configuration, an unknown
                 architecture, or tensors that are missing, left over or of the wrong shape.
             ConfigurationError: torch cannot use this device here.
+            StorageError: the system refuses to read it.
         """
         require_device(device)
         from transformers import AutoModelForCausalLM
@@ -116,7 +116,11 @@ class PolicyModel:
             if is_out_of_memory(error):
                 raise  # nothing is wrong with the folder
             if isinstance(error, OSError) and error.errno is not None:  # the system's, not Transformers' word for a bad folder
-                raise storage_error(error, folder) from error
+                raise StorageError(
+                    f"the model's files cannot be read: {error.strerror}",
+                    where=str(folder),
+                    hint="look at the device and at this user's limits",
+                ) from error
             raise CheckpointError(
                 f"the model cannot be loaded: {type(error).__name__}: {error}",
                 where=str(folder),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +18,7 @@ from grail_core.errors import ConfigurationError, DiskFullError, StorageError
 from grail_core.storage.base import (
     ObjectNotFoundError,
     ObjectStore,
+    ObjectTooLargeError,
     PreconditionFailedError,
     StoreDirectory,
 )
@@ -39,11 +40,80 @@ def reader(tmp_path: Path) -> ObjectStore:
     return FilesystemDirectory(tmp_path, "bob").open("fs:alice")
 
 
-def test_the_etag_is_the_contents_sha256_and_the_time_is_the_clocks(store: FilesystemStore, clock: ManualClock) -> None:
-    info = store.put(KEY, b"rollouts")
-    assert (info.etag, info.stored_at_ms) == (hashlib.sha256(b"rollouts").hexdigest(), clock.now)
-    clock.now += 5
-    assert store.put(KEY, b"other").stored_at_ms == info.stored_at_ms + 5
+def test_put_head_list_and_pinned_reads_tell_of_one_etag_and_the_clocks_time(
+    store: FilesystemStore, clock: ManualClock, tmp_path: Path
+) -> None:
+    for if_absent in (True, False):
+        info = store.put(KEY, b"rollouts", if_absent=if_absent)
+        assert info.stored_at_ms == clock.now
+        assert store.head(KEY) == info
+        assert list(reader(tmp_path).list("")) == [info]
+        assert reader(tmp_path).get(KEY, max_bytes=8, if_match=info.etag) == b"rollouts"
+        assert "-" not in info.etag
+        clock.now += 5
+
+
+def test_what_lies_there_is_told_without_reading_it(
+    store: FilesystemStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (tmp_path / "alice" / "sparse").open("wb") as file:
+        file.truncate(4 << 40)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pread", lambda *_: pytest.fail("content is read"))
+        info = reader(tmp_path).head("sparse")
+        assert info is not None
+        assert info.size == 4 << 40
+        assert list(reader(tmp_path).list("")) == [info]
+        with pytest.raises(ObjectTooLargeError):
+            reader(tmp_path).get("sparse", max_bytes=32_768, if_match=info.etag)
+    assert reader(tmp_path).get("sparse", max_bytes=4, if_match=info.etag, offset=1 << 40, length=4) == bytes(4)
+
+
+def test_a_write_in_place_in_the_same_instant_gives_another_etag(store: FilesystemStore, tmp_path: Path) -> None:
+    path = tmp_path / "alice" / KEY
+    for turn in range(20):
+        seen = store.put(KEY, b"first") if turn % 2 else store.head(KEY) or store.put(KEY, b"first")
+        with path.open("r+b") as file:
+            file.write(bytes([turn]))
+        os.utime(path, ns=(0, seen.stored_at_ms * 1_000_000))
+        with pytest.raises(PreconditionFailedError):
+            store.get(KEY, max_bytes=100, if_match=seen.etag)
+
+
+def test_what_is_no_file_is_no_object_and_holds_nobody(store: FilesystemStore, tmp_path: Path) -> None:
+    bucket = tmp_path / "alice"
+    os.mkfifo(bucket / "fifo")
+    (bucket / "folder").mkdir()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(bucket / "socket"))
+        os.symlink("/dev/zero", bucket / "device")
+        os.symlink("device", bucket / "twice")
+        for name in ("fifo", "folder", "socket", "device", "twice", "device/x", "fifo/x"):
+            assert reader(tmp_path).head(name) is None
+            with pytest.raises(ObjectNotFoundError):
+                reader(tmp_path).get(name, max_bytes=10, if_match="e")
+    assert list(reader(tmp_path).list("")) == []
+
+
+def test_a_listing_of_a_crowded_bucket_ends(store: FilesystemStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("grail_core.storage.filesystem.MAX_LISTED_KEYS", 100)
+    for number in range(60):
+        (tmp_path / "alice" / f"f{number}").touch()
+        (tmp_path / "alice" / f"no key {number}").touch()
+    with pytest.raises(StorageError, match="more than 100"):
+        list(reader(tmp_path).list("f1"))
+
+
+def test_a_listing_of_folders_in_folders_ends_where_keys_end(store: FilesystemStore, tmp_path: Path) -> None:
+    top = os.open(tmp_path / "alice", os.O_RDONLY)
+    for _ in range(600):  # deeper than any key is long
+        os.mkdir("d", dir_fd=top)
+        inner = os.open("d", os.O_RDONLY, dir_fd=top)
+        os.close(top)
+        top = inner
+    os.close(os.open("file", os.O_CREAT, dir_fd=top))
+    os.close(top)
+    assert list(reader(tmp_path).list("")) == []
 
 
 def test_a_bucket_that_nobody_made_is_empty(tmp_path: Path) -> None:

@@ -17,11 +17,12 @@ from grail_core.participant.deployment import open_s3_directory
 from grail_core.participant.settings import Settings, load_settings
 from grail_core.protocol.network import LOCALNET, NetworkParameters
 from grail_core.storage.base import (
+    AccessDeniedError,
     PreconditionFailedError,
     StoreDirectory,
 )
 from grail_core.storage.commitment import BucketAddress, Credentials, endpoint_of, parse_commitment
-from grail_core.storage.s3 import AccessDeniedError, S3Store
+from grail_core.storage.s3 import S3Store
 from tooling.testing.s3_server import BUCKET, REGION, S3Server
 from tooling.testing.scripted_server import Answer, ScriptedServer
 

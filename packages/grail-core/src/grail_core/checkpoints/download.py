@@ -1,8 +1,9 @@
 """Getting content-addressed objects onto the disk: ranged, parallel, resumable, and never wrong.
 
 An object is downloaded into a preallocated file; a range counts as done once its bytes are on the device and its line is in
-the journal beside it, so that a killed download goes on where it was. The file takes its final name only when its SHA-256 is
-the one that names it; if it is not, everything is thrown away and fetched once more before giving up.
+the journal beside it, so that a killed download goes on where it was. Ranges of one download are of one ETag: what is replaced
+meanwhile ends it, and not when all has come. The file takes its final name only when its SHA-256 is the one that names it; if
+it is not, everything is thrown away and fetched once more before giving up.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from grail_core.disk import remove_any, storage_errors, sync_folder
 from grail_core.errors import CheckpointError, MissingObjectError, StorageError
 from grail_core.protocol.manifest import ObjectRef
-from grail_core.storage.base import ObjectNotFoundError, ObjectStore, ObjectTooLargeError
+from grail_core.storage.base import ObjectNotFoundError, ObjectStore, ObjectTooLargeError, PreconditionFailedError
 from grail_core.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -94,25 +95,48 @@ def fetch_bytes(store: ObjectStore, ref: ObjectRef, folder: Path) -> bytes:
     return data
 
 
-def fetch_range(store: ObjectStore, ref: ObjectRef, offset: int, length: int) -> bytes:
-    """Bytes offset … offset + length of an object; the caller verifies them.
+def pinned_etag(store: ObjectStore, ref: ObjectRef) -> str:
+    """What several ranges of one object are pinned by.
 
     Raises:
-        MissingObjectError: no such object, or it is shorter than the manifest says.
+        MissingObjectError: no such object, or of another size than the manifest says.
+    """
+    info = store.head(ref.key)
+    if info is None:
+        raise _not_there(ref)
+    if info.size != ref.size:
+        raise MissingObjectError(f"the object has {info.size} bytes, not the {ref.size} that the manifest names", where=ref.key)
+    return info.etag
+
+
+def fetch_range(store: ObjectStore, ref: ObjectRef, offset: int, length: int, *, etag: str | None = None) -> bytes:
+    """Bytes offset … offset + length of an object; the caller verifies them.
+
+    Args:
+        etag: of all ranges that belong together (`pinned_etag`).
+
+    Raises:
+        MissingObjectError: no such object, it is shorter than the manifest says, or no longer the one of this ETag.
     """
     try:
-        data = store.get(ref.key, max_bytes=length, offset=offset, length=length) if length else b""
+        data = store.get(ref.key, max_bytes=length, if_match=etag, offset=offset, length=length) if length else b""
     except ObjectNotFoundError as error:
-        raise MissingObjectError(
-            "an object that the manifest names is not in the store",
-            where=ref.key,
-            hint="a checkpoint this old may have been retired: fetch a newer one",
-        ) from error
+        raise _not_there(ref) from error
+    except PreconditionFailedError as error:
+        raise MissingObjectError("the object was replaced while it was read", where=ref.key, hint="read it again") from error
     except ObjectTooLargeError as error:
         raise MissingObjectError("the store returned more than was asked for", where=ref.key) from error
     if len(data) != length:
         raise MissingObjectError(f"the object is shorter than the {ref.size} bytes that the manifest names", where=ref.key)
     return data
+
+
+def _not_there(ref: ObjectRef) -> MissingObjectError:
+    return MissingObjectError(
+        "an object that the manifest names is not in the store",
+        where=ref.key,
+        hint="a checkpoint this old may have been retired: fetch a newer one",
+    )
 
 
 def _download(store: ObjectStore, ref: ObjectRef, folder: Path, progress: Progress) -> Path:
@@ -121,6 +145,7 @@ def _download(store: ObjectStore, ref: ObjectRef, folder: Path, progress: Progre
         if path.is_symlink() or (path.exists() and not path.is_file()):
             remove_any(path)
     done = _read_journal(journal) if part.exists() and part.stat().st_size == ref.size else set()
+    etag = pinned_etag(store, ref) if ref.size > RANGE_BYTES else None
     descriptor = os.open(part, os.O_RDWR | os.O_CREAT, 0o644)
     lines = os.open(journal, os.O_WRONLY | os.O_CREAT | (os.O_APPEND if done else os.O_TRUNC), 0o644)
     try:
@@ -130,7 +155,7 @@ def _download(store: ObjectStore, ref: ObjectRef, folder: Path, progress: Progre
 
         def get(start: int) -> int:
             length = min(RANGE_BYTES, ref.size - start)
-            data = memoryview(fetch_range(store, ref, start, length))
+            data = memoryview(fetch_range(store, ref, start, length, etag=etag))
             written = 0
             while written < length:
                 written += os.pwrite(descriptor, data[written:], start + written)

@@ -1,7 +1,8 @@
 """Object storage as the protocol needs it: conditional puts, ETags, and the store's own clock.
 
 One bucket per participant. A reader of somebody else's bucket trusts nothing but the store's clock and its consistency:
-reads are capped in size, pinned by ETag, and hashed by the caller.
+reads are capped in size and time (`time_limits`), pinned by ETag, and hashed by the caller. Whatever a store answers, what
+comes out is bytes, an `ObjectInfo`, or a `StorageError`.
 """
 
 from __future__ import annotations
@@ -12,12 +13,18 @@ from typing import Protocol
 
 from grail_core.errors import StorageError
 
+MAX_ETAG = 128
+"""Characters; those of S3 and R2 have 32, or up to 38 after a multipart upload."""
+
+MAX_LISTED_KEYS = 100_000
+"""A listing that goes on beyond this ends in `StorageError`; a bucket of ours holds some ten thousand objects."""
+
 
 @dataclass(frozen=True)
 class ObjectInfo:
     key: str
     size: int  # bytes
-    etag: str  # a "-" in it marks a multipart upload
+    etag: str  # 1 … MAX_ETAG printable ASCII characters, what `if_match` takes; a "-" in it marks a multipart upload
     stored_at_ms: int  # the store's time of the last write, Unix milliseconds
 
 
@@ -33,6 +40,14 @@ class ObjectTooLargeError(StorageError):
     """The object is larger than the reader allows."""
 
 
+class AccessDeniedError(StorageError):
+    """The store knows these credentials not, or does not let them do this. Some say so of a key that is not there, too."""
+
+
+class NoAnswerError(StorageError):
+    """Nothing came, not in time, or only "later" (429, 5xx), in every try."""
+
+
 class ObjectStore(Protocol):
     """A bucket. Keys are relative paths of `[A-Za-z0-9._-]` parts; anything else raises `StorageError`."""
 
@@ -40,15 +55,22 @@ class ObjectStore(Protocol):
         """Write the whole object at once: readers see the old one or the new one."""
         ...
 
-    def head(self, key: str) -> ObjectInfo | None: ...
+    def head(self, key: str) -> ObjectInfo | None:
+        """What lies there, None if nothing does. Never reads the content."""
+        ...
 
     def get(
         self, key: str, *, max_bytes: int, if_match: str | None = None, offset: int = 0, length: int | None = None
     ) -> bytes:
-        """Read bytes offset … offset+length of the object (to its end if None), at most `max_bytes` in all."""
+        """Read bytes offset … offset+length of the object (to its end if None), at most `max_bytes` in all.
+
+        With `if_match` the answer's own ETag is compared too, so that a cache which ignores conditions deceives nobody.
+        """
         ...
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]: ...
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Objects whose key begins with `prefix`, in order, at most MAX_LISTED_KEYS; what is no key of ours is left out."""
+        ...
 
     def delete(self, key: str) -> None:
         """Remove; no error if absent."""

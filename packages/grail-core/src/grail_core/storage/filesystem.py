@@ -1,10 +1,15 @@
 """Buckets as folders of one machine, with the guarantees that the protocol takes from S3.
 
 An object is one regular file. A put writes a temporary file, flushes it and gives it its name in one step: a hard link where
-the object must not exist yet (of two racers one wins), a rename otherwise. The ETag is the SHA-256 of the content, the store
-time is the file's modification time, set from the store's clock, which on a network of one machine is the chain's. A bucket
-may belong to somebody hostile: every path is opened part by part without following symbolic links, and only regular files
-are read.
+the object must not exist yet (of two racers one wins), a rename otherwise. The store time is the file's modification time, set
+from the store's clock, which on a network of one machine is the chain's. A bucket may belong to somebody hostile: every path is
+opened part by part without following symbolic links, only regular files are read, and a listing ends.
+
+The ETag is a digest of what the file system says of the file (inode, size, times of modification and change), so that nobody
+pays for the size of what somebody else put there: hashing a sparse file of 4 GiB takes 20 seconds. The kernel moves the time of
+change with every write and nobody can set it back; a file whose time of change is the clock's present tick is looked at once
+more after it. What an ETag does not see are bytes changed in memory that another process shares with the file: whoever
+relies on content compares its digest.
 """
 
 from __future__ import annotations
@@ -16,8 +21,7 @@ import os
 import re
 import secrets
 import stat
-import threading
-from collections import OrderedDict
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -25,13 +29,14 @@ from grail_core.clock import wall_clock_ms
 from grail_core.disk import storage_error, storage_errors, write_all
 from grail_core.errors import ConfigurationError, StorageError
 from grail_core.storage.base import (
+    MAX_LISTED_KEYS,
     ObjectInfo,
     ObjectNotFoundError,
     ObjectStore,
     ObjectTooLargeError,
     PreconditionFailedError,
 )
-from grail_core.storage.object_keys import check_prefix, split_key
+from grail_core.storage.object_keys import check_prefix, is_key, split_key
 
 TimeSource = Callable[[], int]
 """Unix milliseconds."""
@@ -39,7 +44,8 @@ TimeSource = Callable[[], int]
 _TEMPORARY = "~tmp"  # "~" is in no key, so nobody can address what is inside
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")  # S3's rule for bucket names
 _CHUNK = 1 << 20
-_ETAGS_KEPT = 4096
+_TICK_NS = 20_000_000  # longer than any kernel's clock tick, by which files' times of change move
+_LOOKS = 50
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # NONBLOCK: a FIFO must not hold the reader
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # ELOOP: a symbolic link is no object
@@ -59,8 +65,6 @@ class FilesystemStore:
         self._folder = Path(root) / check_bucket_name(bucket)
         self._read_only = read_only
         self._clock = clock or wall_clock_ms
-        self._etags: OrderedDict[tuple[int, ...], str] = OrderedDict()
-        self._lock = threading.Lock()
         if not read_only:
             with storage_errors(self._folder):
                 (self._folder / _TEMPORARY).mkdir(parents=True, exist_ok=True)
@@ -85,30 +89,32 @@ class FilesystemStore:
                     stored_at = self._store_time(folder, name)
                     os.utime(descriptor, ns=(stored_at * 1_000_000, stored_at * 1_000_000))
                     os.fsync(descriptor)
+                    if if_absent:
+                        try:
+                            os.link(temporary, name, src_dir_fd=spare, dst_dir_fd=folder, follow_symlinks=False)
+                        except FileExistsError as error:
+                            raise PreconditionFailedError("the object exists already", where=where) from error
+                    else:
+                        os.replace(temporary, name, src_dir_fd=spare, dst_dir_fd=folder)
                 finally:
-                    os.close(descriptor)
-                if if_absent:
-                    try:
-                        os.link(temporary, name, src_dir_fd=spare, dst_dir_fd=folder, follow_symlinks=False)
-                    except FileExistsError as error:
-                        raise PreconditionFailedError("the object exists already", where=where) from error
-                else:
-                    os.replace(temporary, name, src_dir_fd=spare, dst_dir_fd=folder)
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(temporary, dir_fd=spare)
+                os.fsync(folder)
+                # Of our own descriptor, not of the name: somebody else may have replaced the object already.
+                return _info(key, _settled(descriptor, where))
             finally:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(temporary, dir_fd=spare)
-            os.fsync(folder)
-        return ObjectInfo(key, len(data), hashlib.sha256(data).hexdigest(), stored_at)
+                os.close(descriptor)
 
     def head(self, key: str) -> ObjectInfo | None:
-        """Size, ETag and store time, or None. Reads the content the first time, to hash it."""
+        """Size, ETag and store time, or None. Reads no content."""
+        where = self._where(key)
         with self._open_object(key) as descriptor:
-            return None if descriptor is None else self._info(key, descriptor)
+            return None if descriptor is None else _info(key, _settled(descriptor, where))
 
     def get(
         self, key: str, *, max_bytes: int, if_match: str | None = None, offset: int = 0, length: int | None = None
     ) -> bytes:
-        """Read the object or a range of it; with `if_match`, only of content that hashes to this ETag.
+        """Read the object or a range of it; with `if_match`, only of the file that has this ETag before and after.
 
         Raises:
             ObjectNotFoundError, PreconditionFailedError, ObjectTooLargeError
@@ -120,22 +126,18 @@ class FilesystemStore:
         with self._open_object(key) as descriptor:
             if descriptor is None:
                 raise ObjectNotFoundError("there is no such object", where=where)
-            status = os.fstat(descriptor)
+            status = _settled(descriptor, where) if if_match is not None else os.fstat(descriptor)
+            if if_match is not None and _etag(status) != if_match:
+                raise PreconditionFailedError("the object is no longer the one asked for", where=where)
             end = status.st_size if length is None else min(status.st_size, offset + length)
             if offset > status.st_size:
                 raise StorageError(f"the object has {status.st_size} bytes; the range begins at {offset}", where=where)
             if end - offset > max_bytes:
                 raise ObjectTooLargeError(f"{end - offset} bytes; at most {max_bytes} are read", where=where)
             with storage_errors(where):
-                etag = None if if_match is None else self._etag(descriptor)
                 data = _read(descriptor, offset, end - offset)
-                after = os.fstat(descriptor)
-                if if_match is not None and _identity(after) != _identity(status):
-                    # Unlinked meanwhile, which is harmless, or written in place: judge by the bytes of one pass.
-                    content = _read(descriptor, 0, after.st_size)
-                    data, etag = content[offset:end], hashlib.sha256(content).hexdigest()
-        if if_match is not None and etag != if_match:
-            raise PreconditionFailedError("the object is no longer the one asked for", where=where)
+            if if_match is not None and _etag(os.fstat(descriptor)) != if_match:
+                raise PreconditionFailedError("the object was written or replaced while it was read", where=where)
         if len(data) != end - offset:
             raise StorageError("the object changed while it was read", where=where, hint="read it again")
         return data
@@ -144,11 +146,10 @@ class FilesystemStore:
         """Objects whose key begins with `prefix`, in order of their keys."""
         check_prefix(prefix)
         top = prefix.rpartition("/")[0]
-        for key in sorted(self._keys(top.split("/") if top else [])):
-            if key.startswith(prefix):
-                info = self.head(key)
-                if info is not None:
-                    yield info
+        for key in sorted(key for key in self._keys(top.split("/") if top else []) if key.startswith(prefix)):
+            info = self.head(key)
+            if info is not None:
+                yield info
 
     def delete(self, key: str) -> None:
         *folders, name = split_key(key)
@@ -215,47 +216,31 @@ class FilesystemStore:
             before = 0
         return max(self._clock(), before)
 
-    def _info(self, key: str, descriptor: int) -> ObjectInfo:
-        with storage_errors(self._where(key)):
-            status = os.fstat(descriptor)
-            return ObjectInfo(key, status.st_size, self._etag(descriptor), status.st_mtime_ns // 1_000_000)
-
-    def _etag(self, descriptor: int) -> str:
-        """SHA-256 of the content, remembered for as long as the file is the same one, unchanged."""
-        identity = _identity(os.fstat(descriptor))
-        with self._lock:
-            known = self._etags.get(identity)
-        if known is not None:
-            return known
-        digest = hashlib.sha256()
-        offset = 0
-        while chunk := os.pread(descriptor, _CHUNK, offset):
-            digest.update(chunk)
-            offset += len(chunk)
-        with self._lock:
-            self._etags[identity] = digest.hexdigest()
-            if len(self._etags) > _ETAGS_KEPT:
-                self._etags.popitem(last=False)
-        return digest.hexdigest()
-
     def _keys(self, folders: Sequence[str]) -> Iterator[str]:
-        try:
-            with self._open_folder(folders) as descriptor:
-                entries = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in os.scandir(descriptor)]
-        except OSError as error:
-            if error.errno not in _MISSING:
-                raise storage_error(error, self._folder) from error
-            return
-        for name, is_folder in entries:
-            path = [*folders, name]
+        """Keys of the files below a folder, as its entries come.
+
+        Raises:
+            StorageError: there are more than MAX_LISTED_KEYS entries, whatever they are.
+        """
+        waiting, seen = ["/".join(folders)], 0
+        while waiting:
+            top = waiting.pop()
             try:
-                split_key("/".join(path))
-            except StorageError:
-                continue  # the temporary folder, or a file that no put made
-            if is_folder:
-                yield from self._keys(path)
-            else:
-                yield "/".join(path)
+                with self._open_folder(top.split("/") if top else []) as descriptor, os.scandir(descriptor) as entries:
+                    for entry in entries:
+                        seen += 1
+                        if seen > MAX_LISTED_KEYS:
+                            raise StorageError(f"more than {MAX_LISTED_KEYS} files and folders", where=str(self._folder))
+                        path = f"{top}/{entry.name}" if top else entry.name
+                        if not is_key(path):
+                            continue  # the temporary folder, or a file that no put made
+                        if entry.is_dir(follow_symlinks=False):
+                            waiting.append(path)
+                        elif entry.is_file(follow_symlinks=False):
+                            yield path
+            except OSError as error:
+                if error.errno not in _MISSING:
+                    raise storage_error(error, self._folder) from error
 
     def _remove_leftovers(self) -> None:
         """Remove temporary files whose process died; those of a live process are its own business."""
@@ -304,8 +289,35 @@ def check_bucket_name(bucket: str) -> str:
     return bucket
 
 
-def _identity(status: os.stat_result) -> tuple[int, ...]:
-    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+def _info(key: str, status: os.stat_result) -> ObjectInfo:
+    return ObjectInfo(key, status.st_size, _etag(status), max(0, status.st_mtime_ns // 1_000_000))
+
+
+def _etag(status: os.stat_result) -> str:
+    told = f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _settled(descriptor: int, where: str) -> os.stat_result:
+    """What the file system says of a file, such that a later write gives another time of change.
+
+    Raises:
+        StorageError: the file is written all the time.
+    """
+    status = os.fstat(descriptor)
+    for _ in range(_LOOKS):
+        while 0 <= status.st_ctime_ns - _stamping_clock_ns() < _TICK_NS:  # further ahead: the clock was set back since
+            time.sleep(0.0005)
+        before, status = status, os.fstat(descriptor)
+        if _etag(before) == _etag(status):
+            return status
+    raise StorageError("the object is being written all the time", where=where, hint="read it again later")
+
+
+def _stamping_clock_ns() -> int:
+    """The clock that the kernel stamps files by: it stands still within a tick."""
+    coarse = getattr(time, "CLOCK_REALTIME_COARSE", None)
+    return time.time_ns() if coarse is None else time.clock_gettime_ns(coarse)
 
 
 def _read(descriptor: int, offset: int, length: int) -> bytes:

@@ -14,16 +14,21 @@ MAX_KEY_LENGTH = 1024  # bytes, as in S3
 _PART = re.compile(r"[A-Za-z0-9._-]{1,255}")
 
 
+def is_key(text: str) -> bool:
+    """Whether a text somebody else wrote is a key."""
+    parts = text.split("/")
+    return len(text) <= MAX_KEY_LENGTH and all(_PART.fullmatch(part) and part not in (".", "..") for part in parts)
+
+
 def split_key(key: str) -> tuple[str, ...]:
     """The parts of a key.
 
     Raises:
         StorageError: empty, absolute, too long, or with a part that is "." or ".." or has other characters.
     """
-    parts = tuple(key.split("/"))
-    if len(key) > MAX_KEY_LENGTH or not all(_PART.fullmatch(part) and part not in (".", "..") for part in parts):
+    if not is_key(key):
         raise StorageError("an object key is a relative path of letters, digits, '.', '_' and '-'", where=repr(key[:200]))
-    return parts
+    return tuple(key.split("/"))
 
 
 def check_prefix(prefix: str) -> str:

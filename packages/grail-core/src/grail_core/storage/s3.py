@@ -4,16 +4,25 @@ Trust in a store is trust in its clock and its consistency, so which store that 
 endpoints are built from the account id in a commitment and the hosts in the network's parameters, never from text somebody
 wrote, and redirects are not followed. Every object is one PUT, so that its ETag has no "-". Store times have the resolution
 of `Last-Modified`, one second, rounded down.
+
+What a store may take is bounded: time (`time_limits`), bytes (`s3_transport`, and `max_bytes` of a read), pages of a listing.
+What it may say is one form of each header (`s3_answers`); anything else is a `StorageError`.
 """
 
 from __future__ import annotations
 
+import random
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from grail_core.errors import ConfigurationError, StorageError
+from grail_core.storage import s3_answers
 from grail_core.storage.base import (
+    MAX_LISTED_KEYS,
+    AccessDeniedError,
+    NoAnswerError,
     ObjectInfo,
     ObjectNotFoundError,
     ObjectStore,
@@ -22,29 +31,41 @@ from grail_core.storage.base import (
 )
 from grail_core.storage.commitment import BucketAddress, Credentials, endpoint_of, parse_commitment
 from grail_core.storage.layout import PROBE_KEY
-from grail_core.storage.object_keys import check_prefix, split_key
+from grail_core.storage.object_keys import check_prefix, is_key, split_key
+from grail_core.storage.time_limits import StoreLimits, at_most, seconds_left
+from grail_core.text import printable
 
 _CHUNK = 1 << 20
-_MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
-_EXISTS = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict"})
-_DENIED = frozenset({"401", "403", "AccessDenied", "Unauthorized", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden"})
+_TRIES = 3
+_FIRST_PAUSE_S = 0.5
+MAX_PAGES = 200
+"""Of one listing. With MAX_ANSWER_BYTES a page and `StoreLimits.listing_s` this is what a stranger's bucket costs at most."""
 
 
 class S3Store:
-    """One bucket. Thread-safe; requests are retried up to three times with jitter.
+    """One bucket. Thread-safe; a request is tried up to three times, with pauses of random length, within its time.
 
     Args:
         endpoint: scheme and host, as `endpoint_of` builds it.
+        limits: what the store may take where the caller has set no shorter time (`at_most`).
     """
 
     def __init__(
-        self, endpoint: str, bucket: str, credentials: Credentials, *, region: str = "auto", read_only: bool = False
+        self,
+        endpoint: str,
+        bucket: str,
+        credentials: Credentials,
+        *,
+        region: str = "auto",
+        read_only: bool = False,
+        limits: StoreLimits | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._bucket = bucket
         self._credentials = credentials
         self._region = region
         self._read_only = read_only
+        self._limits = limits or StoreLimits()
         self._lock = threading.Lock()
         self._made: Any = None
 
@@ -52,82 +73,140 @@ class S3Store:
     def _client(self) -> Any:  # boto3 makes its client classes at run time
         with self._lock:
             if self._made is None:
-                self._made = _make_client(self._endpoint, self._credentials, self._region)
+                self._made = _make_client(self._endpoint, self._credentials, self._region, self._limits)
             return self._made
 
     def put(self, key: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:
         """Write the whole object with one request, whatever its size (at most 5 GiB)."""
         split_key(key)
+        where = self._where(key)
         if self._read_only:
-            raise StorageError("this bucket is somebody else's: it is read only", where=self._where(key))
+            raise StorageError("this bucket is somebody else's: it is read only", where=where)
         condition = {"IfNoneMatch": "*"} if if_absent else {}
         try:
-            answer = self._call("put_object", key, Body=data, **condition)
+            headers = self._call("put_object", key, self._limits.body_s(len(data)), Body=data, **condition)
         except _RetriedConditionError as error:
             # The first try may have reached the store and its answer been lost: then what is there is what we sent.
             found = self.head(key)
             if found is None or not self._holds(key, found, data):
-                raise PreconditionFailedError("the object exists already", where=self._where(key)) from error
+                raise PreconditionFailedError("the object exists already", where=where) from error
             return found
         info = self.head(key)
-        if info is None or info.etag != _etag(answer):
-            raise StorageError("the object was replaced or removed while it was written", where=self._where(key))
+        if info is None or info.etag != s3_answers.etag_of(headers.get("etag"), where):
+            raise StorageError("the object was replaced or removed while it was written", where=where)
         return info
 
     def head(self, key: str) -> ObjectInfo | None:
         split_key(key)
         try:
-            return _info(key, self._call("head_object", key), "ContentLength")
+            headers = self._call("head_object", key, self._limits.answer_s)
         except ObjectNotFoundError:
             return None
+        return s3_answers.info_of_headers(key, headers, self._where(key))
 
     def get(
         self, key: str, *, max_bytes: int, if_match: str | None = None, offset: int = 0, length: int | None = None
     ) -> bytes:
-        """Read the object or a range of it. The size is checked before the body is read, and again while it is read.
+        """Read the object or a range of it. Size, ETag and range are checked before the body is read, its length after.
 
         Raises:
-            ObjectNotFoundError, PreconditionFailedError, ObjectTooLargeError
+            ObjectNotFoundError, PreconditionFailedError, ObjectTooLargeError, AccessDeniedError, NoAnswerError
             StorageError: the range begins after the object's end, or the store answered with something else.
         """
         split_key(key)
         if offset < 0 or max_bytes < 0 or (length is not None and length < 0):
             raise ValueError("offset, length and max_bytes are not negative")
-        options = {} if if_match is None else {"IfMatch": f'"{if_match}"'}
-        ranged = offset > 0 or length is not None
+        where = self._where(key)
+        options: dict[str, str] = {}
+        if if_match is not None:
+            if not s3_answers.is_etag(if_match):
+                raise PreconditionFailedError("no object can have this ETag", where=where)
+            options["IfMatch"] = f'"{if_match}"'
         if length == 0:
-            self._call("head_object", key, **options)
+            self._require_pinned(self._call("head_object", key, self._limits.answer_s, **options), if_match, where)
             return b""
+        ranged = offset > 0 or length is not None
         if ranged:
             options["Range"] = f"bytes={offset}-" + ("" if length is None else str(offset + length - 1))
-        answer = self._call("get_object", key, **options)
-        body, announced = answer["Body"], int(answer["ContentLength"])
+        answer = self._answer("get_object", key, self._limits.answer_s, **options)
+        body, headers, status = answer["Body"], _headers(answer), answer["ResponseMetadata"]["HTTPStatusCode"]
+        whole = False
         try:
-            status = answer["ResponseMetadata"]["HTTPStatusCode"]
-            if ranged and status != 206 and not (status == 200 and offset == 0 and length is not None and announced <= length):
-                raise StorageError("the store ignored the range that was asked for", where=self._where(key))
+            self._require_pinned(headers, if_match, where)
+            announced = s3_answers.length_of(headers.get("content-length"), where)
+            if "transfer-encoding" in headers:
+                raise s3_answers.unexpected("a body of no fixed length", where)
+            if status == 206 and ranged:
+                if announced != s3_answers.check_range(headers, offset, length, where):
+                    raise s3_answers.unexpected(f"{announced} bytes, which its range has not", where)
+            elif status != 200:
+                raise s3_answers.unexpected(f"status {status}", where)
+            elif ranged and not (offset == 0 and length is not None and announced <= length):
+                raise StorageError("the store ignored the range that was asked for", where=where)
             if announced > max_bytes:
-                raise ObjectTooLargeError(f"{announced} bytes; at most {max_bytes} are read", where=self._where(key))
-            return self._read(body, key, max_bytes)
+                raise ObjectTooLargeError(f"{announced} bytes; at most {max_bytes} are read", where=where)
+            with at_most(self._limits.body_s(announced)):
+                data = self._read(body, announced, where)
+            whole = bool(data)
+            return data
         finally:
-            body.close()
+            if not whole:
+                body.close()  # the connection with it: nobody reads what else comes
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Objects whose key begins with `prefix`, in order; what is no key of ours is left out.
+
+        Raises:
+            StorageError: a page is not one, is out of order or of another prefix, or the listing does not end within
+                MAX_PAGES, MAX_LISTED_KEYS and `StoreLimits.listing_s`; the page's objects are not handed out then.
+        """
         check_prefix(prefix)
+        where = self._where(prefix)
         options: dict[str, str] = {"Prefix": prefix}
-        while True:
-            page = self._call("list_objects_v2", None, **options)
-            for entry in page.get("Contents", []):
-                yield _info(entry["Key"], entry, "Size")
-            if not page.get("IsTruncated"):
+        left_s, last, seen = self._limits.listing_s, "", 0
+        for _ in range(MAX_PAGES):
+            started = time.monotonic()
+            page = self._answer("list_objects_v2", None, min(left_s, self._limits.answer_s), where=where, **options)
+            left_s -= time.monotonic() - started
+            entries = page.get("Contents", [])
+            seen += len(entries)
+            if seen > MAX_LISTED_KEYS:
+                break
+            infos = []
+            for entry in entries:
+                key = entry.get("Key")
+                if not isinstance(key, str) or not key.startswith(prefix):
+                    raise s3_answers.unexpected("a key of another prefix", where)
+                if key <= last:
+                    raise s3_answers.unexpected("keys that are out of order", where)
+                last = key
+                if is_key(key):
+                    infos.append(
+                        ObjectInfo(
+                            key,
+                            s3_answers.length_of(entry.get("Size"), where),
+                            s3_answers.etag_of(entry.get("ETag"), where),
+                            s3_answers.iso_date_ms(entry.get("LastModified"), where),
+                        )
+                    )
+            token = page.get("NextContinuationToken") if page.get("IsTruncated") else None
+            if page.get("IsTruncated") and (not token or token == options.get("ContinuationToken")):
+                raise s3_answers.unexpected("a page that has no next one and says that it has", where)
+            yield from infos
+            if token is None:
                 return
-            options["ContinuationToken"] = page["NextContinuationToken"]
+            options["ContinuationToken"] = token
+        raise StorageError(
+            f"the listing goes on beyond {MAX_PAGES} pages or {MAX_LISTED_KEYS} keys",
+            where=where,
+            hint="a bucket of this network holds far fewer; of your own, look at what else lies there",
+        )
 
     def delete(self, key: str) -> None:
         split_key(key)
         if self._read_only:
             raise StorageError("this bucket is somebody else's: it is read only", where=self._where(key))
-        self._call("delete_object", key)
+        self._call("delete_object", key, self._limits.answer_s)
 
     def can_write(self) -> bool:
         """Whether these credentials can write, by trying it.
@@ -136,10 +215,10 @@ class S3Store:
             StorageError: the store neither accepted nor denied it.
         """
         try:
-            self._call("put_object", PROBE_KEY, Body=b"")
+            self._call("put_object", PROBE_KEY, self._limits.answer_s, Body=b"")
         except AccessDeniedError:
             return False
-        self._call("delete_object", PROBE_KEY)
+        self._call("delete_object", PROBE_KEY, self._limits.answer_s)
         return True
 
     def _where(self, key: str | None) -> str:
@@ -148,39 +227,62 @@ class S3Store:
     def _holds(self, key: str, found: ObjectInfo, data: bytes) -> bool:
         return found.size == len(data) and self.get(key, max_bytes=len(data), if_match=found.etag) == data
 
-    def _read(self, body: Any, key: str, max_bytes: int) -> bytes:
-        import botocore.exceptions
+    def _require_pinned(self, headers: dict[str, str], if_match: str | None, where: str) -> None:
+        """The answer is of the object that was asked for, whatever the store makes of conditions."""
+        if if_match is not None and s3_answers.etag_of(headers.get("etag"), where) != if_match:
+            raise PreconditionFailedError("the answer names another ETag than was asked for", where=where)
 
+    def _read(self, body: Any, announced: int, where: str) -> bytes:
+        """All of the body, which has exactly the length it announced; never more than that is read."""
         parts: list[bytes] = []
         size = 0
         try:
-            while part := body.read(_CHUNK):
+            while size < announced and (part := body.read(min(_CHUNK, announced - size))):
                 parts.append(part)
                 size += len(part)
-                if size > max_bytes:
-                    raise ObjectTooLargeError(f"more than {max_bytes} bytes", where=self._where(key))
-        except (botocore.exceptions.BotoCoreError, OSError) as error:
-            raise StorageError(f"the object's body broke off: {error}", where=self._where(key), hint="read it again") from error
+        except Exception as error:
+            if seconds_left() <= 0:
+                raise NoAnswerError(
+                    f"{size} of {announced} bytes came in the time that there was", where=where, hint="it is read again later"
+                ) from error
+            what = printable(str(error), 200)
+            raise StorageError(f"the object's body broke off: {what}", where=where, hint="read it again") from error
+        if size != announced:
+            raise StorageError(f"{size} bytes came of {announced} that were announced", where=where, hint="read it again")
         return b"".join(parts)
 
-    def _call(self, operation: str, key: str | None, **options: Any) -> Any:
-        import botocore.exceptions
+    def _call(self, operation: str, key: str, seconds: float, **options: Any) -> dict[str, str]:
+        """The answer's headers, by lower-case name."""
+        answer = self._answer(operation, key, seconds, **options)
+        status = answer["ResponseMetadata"]["HTTPStatusCode"]
+        if status not in (200, 204):
+            raise s3_answers.unexpected(f"status {status}", self._where(key))
+        return _headers(answer)
 
-        where = self._where(key)
+    def _answer(self, operation: str, key: str | None, seconds: float, *, where: str = "", **options: Any) -> Any:
+        """boto3's answer to a request, tried again where the store says "later" or nothing, within `seconds` in all."""
+        where = where or self._where(key)
         if key is not None:
             options["Key"] = key
+        with at_most(seconds):
+            for number in range(1, _TRIES + 1):
+                error = self._try(operation, options)
+                if not isinstance(error, Exception):
+                    return error
+                pause = random.uniform(0, _FIRST_PAUSE_S * 2 ** (number - 1))
+                if number == _TRIES or not _worth_another(error) or seconds_left() <= pause:
+                    raise _typed(error, where, conditional="IfNoneMatch" in options, retried=number > 1) from error
+                time.sleep(pause)
+        raise AssertionError("unreachable")
+
+    def _try(self, operation: str, options: dict[str, Any]) -> Any:
+        """The answer, or the exception there was instead."""
         try:
             return getattr(self._client, operation)(Bucket=self._bucket, **options)
-        except botocore.exceptions.ClientError as error:
-            raise _typed(error.response, where, conditional="IfNoneMatch" in options) from error
-        except (botocore.exceptions.BotoCoreError, OSError, ValueError) as error:
-            raise StorageError(
-                f"the store cannot be reached: {error}", where=where, hint="check the network and R2_*"
-            ) from error
-
-
-class AccessDeniedError(StorageError):
-    """The store knows these credentials not, or does not let them do this."""
+        except ConfigurationError:
+            raise
+        except Exception as error:  # noqa: BLE001  boto3's readers raise whatever their libraries do: the text is a stranger's
+            return error
 
 
 class _RetriedConditionError(StorageError):
@@ -245,13 +347,18 @@ class S3Directory:
         return endpoint_of(address.account, self._hosts[address.host_index])
 
 
-def _make_client(endpoint: str, credentials: Credentials, region: str) -> Any:
+def _make_client(endpoint: str, credentials: Credentials, region: str, limits: StoreLimits) -> Any:
     try:
-        import boto3
+        import botocore.session
         from botocore.config import Config
+
+        from grail_core.storage.s3_transport import Transport
     except ImportError as error:
         raise ConfigurationError("remote buckets need boto3", where="storage", hint="pip install 'grail-core[s3]'") from error
-    return boto3.session.Session().client(
+    session = botocore.session.Session()
+    # Times stay text here: `s3_answers` reads them by one form, where boto3 would take anything that looks like a date.
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
+    client = session.create_client(
         "s3",
         endpoint_url=endpoint,
         aws_access_key_id=credentials.key_id,
@@ -260,36 +367,46 @@ def _make_client(endpoint: str, credentials: Credentials, region: str) -> Any:
         config=Config(
             signature_version="s3v4",
             s3={"addressing_style": "path"},
-            retries={"mode": "standard", "total_max_attempts": 3},
-            connect_timeout=5,
-            read_timeout=30,
+            retries={"mode": "standard", "total_max_attempts": 1},  # `S3Store` tries again, within its time
             # Newer checksum headers are not known to every compatible store; contents are hashed by the readers.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         ),
     )
+    client.meta.events.register("before-send.s3", Transport(limits).send)
+    return client
 
 
-def _typed(response: Any, where: str, *, conditional: bool) -> StorageError:
-    details, metadata = response.get("Error", {}), response.get("ResponseMetadata", {})
-    code, status = str(details.get("Code", "")), str(metadata.get("HTTPStatusCode", ""))
-    if code == "NoSuchBucket":
-        return StorageError("there is no such bucket", where=where, hint="check R2_BUCKET_ID and R2_ACCOUNT_ID")
-    if code in _MISSING or (not code and status == "404"):
-        return ObjectNotFoundError("there is no such object", where=where)
-    if code in _EXISTS or status == "412":
-        if conditional and metadata.get("RetryAttempts", 0) > 0:
+def _headers(answer: Any) -> dict[str, str]:
+    return {str(name).lower(): str(value) for name, value in answer["ResponseMetadata"]["HTTPHeaders"].items()}
+
+
+def _worth_another(error: Exception) -> bool:
+    status = getattr(error, "status", None)
+    return status in s3_answers.RETRIED if status is not None else _is_silence(error)
+
+
+def _is_silence(error: Exception) -> bool:
+    """No answer came: nothing was reached, or what was reached broke off."""
+    from urllib3.exceptions import HTTPError
+
+    return isinstance(error, OSError | HTTPError)
+
+
+def _typed(error: Exception, where: str, *, conditional: bool, retried: bool) -> StorageError:
+    from grail_core.storage.s3_transport import AnswerStatus
+
+    if isinstance(error, StorageError):
+        return error
+    if isinstance(error, AnswerStatus):
+        found = s3_answers.refusal(error.status, error.code, error.message, where, conditional=conditional)
+        if conditional and retried and isinstance(found, PreconditionFailedError):
             return _RetriedConditionError("a conditional put was refused after a retry", where=where)
-        what = "the object exists already" if conditional else "the object is no longer the one asked for"
-        return PreconditionFailedError(what, where=where)
-    if code in _DENIED:
-        return AccessDeniedError("the store denies access", where=where, hint="check the R2_* keys and their permissions")
-    return StorageError(f"the store refused: {code or status} {details.get('Message', '')}".rstrip(), where=where)
-
-
-def _info(key: str, answer: Any, size_name: str) -> ObjectInfo:
-    return ObjectInfo(key, int(answer[size_name]), _etag(answer), int(answer["LastModified"].timestamp() * 1000))
-
-
-def _etag(answer: Any) -> str:
-    return str(answer["ETag"]).strip('"')
+        return found
+    if seconds_left() <= 0:
+        return NoAnswerError("the store did not answer in the time that there was", where=where, hint="it is tried again later")
+    if _is_silence(error):
+        what = printable(str(error), 200)
+        return NoAnswerError(f"the store cannot be reached: {what}", where=where, hint="check the network and R2_*")
+    what = printable(f"{type(error).__name__}: {error}", 200)
+    return s3_answers.unexpected(f"something that cannot be read ({what})", where)

@@ -1,16 +1,18 @@
 """Text that strangers wrote, made fit to be read: nothing in it moves a cursor, hides, or turns what follows around.
 
-Hotkeys' names, ETags, a store's error messages, versions in headers, reasons of verdicts: all of it may be anybody's. It is
-kept as data as it came, and goes through here wherever it becomes something that a person reads: findings, errors, terminal
-lines, pages. What is not harmless is replaced by its escape (`\\x1b`, `\\u202e`), so that it is seen and can be looked up.
+Hotkeys' names, ETags, a store's error messages, versions in headers, reasons of verdicts: all of it may be anybody's. It goes
+through here wherever it becomes something that a person reads: findings, errors, terminal lines, pages. What is not harmless is
+replaced by its escape (`\\x1b`, `\\u202e`), so that it is seen and can be looked up.
 
-Harmless is what Python calls printable (no control or format characters, lone surrogates, private or unassigned code points, no
-white space but the blank), less what is printable and yet invisible, and no more than MAX_COMBINING marks on one letter.
+Harmless is a list: ASCII, Latin, Greek, Cyrillic, kana, Han, Hangul, punctuation, symbols, and MAX_COMBINING accents on one
+letter. It holds no control, format or private character, no blank but the one, and no script that is written from the right,
+whose letters move their neighbours. It is a list of code points and not a question to Python's tables, because findings are
+signed: validators with different versions of Unicode must write the same bytes.
 """
 
 from __future__ import annotations
 
-import unicodedata
+import re
 
 MAX_LINE = 2_000
 """Characters of one line, unless the caller says less."""
@@ -19,50 +21,50 @@ MAX_LINES = 20_000
 """Characters of a text of several lines: a traceback."""
 
 MAX_COMBINING = 2
-"""Marks on one letter: Vietnamese needs two where they are not composed."""
+"""Accents on one letter: Vietnamese needs two where they are not composed."""
 
-_UNSEEN = frozenset(
-    [0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0]
-    + [code for low, high in ((0x180B, 0x1810), (0xFE00, 0xFE10), (0xE0100, 0xE01F0)) for code in range(low, high)]
+_HARMLESS = (
+    (0x20, 0x7E),
+    (0xA1, 0xAC),  # Latin, without the soft hyphen
+    (0xAE, 0x2FF),
+    (0x300, 0x34E),  # accents, without the invisible joiner between them
+    (0x350, 0x36F),
+    (0x370, 0x482),  # Greek, Cyrillic
+    (0x48A, 0x52F),
+    (0x1E00, 0x1FFF),
+    (0x2010, 0x2027),  # punctuation, without what breaks lines or directions
+    (0x2030, 0x205E),
+    (0x2070, 0x20CF),  # superscripts, currencies
+    (0x2100, 0x27FF),  # letters of mathematics, arrows, operators, boxes, symbols
+    (0x2900, 0x2BFF),
+    (0x3001, 0x303E),
+    (0x3041, 0x312F),
+    (0x3400, 0x9FFF),
+    (0xAC00, 0xD7A3),
+    (0xFF01, 0xFF9F),
 )
-"""Printable to Python, and nothing to the eye: joiners, fillers, variation selectors."""
+_CLASS = "".join(f"{re.escape(chr(low))}-{re.escape(chr(high))}" for low, high in _HARMLESS)
+_UNFIT = re.compile(f"[^{_CLASS}]")
+_UNFIT_IN_LINES = re.compile(f"[^{_CLASS}\n]")
+_FLOOD = re.compile(rf"(?<=[\u0300-\u036f]{{{MAX_COMBINING}}})[\u0300-\u036f]+")
 
 
 def printable(text: object, most: int = MAX_LINE) -> str:
     """`str(text)` as one line of at most `most` characters, "…" at its end where it was cut. Idempotent."""
-    return _made_fit(str(text), most, keep="")
+    return _made_fit(str(text), most, _UNFIT)
 
 
 def printable_lines(text: object, most: int = MAX_LINES) -> str:
     """As `printable`, but line feeds stay: what is shown as several lines is our own text with strangers' in it."""
-    return _made_fit(str(text), most, keep="\n")
+    return _made_fit(str(text), most, _UNFIT_IN_LINES)
 
 
-def _made_fit(text: str, most: int, keep: str) -> str:
-    # Enough of a huge text that the escapes of the rest cannot matter: each character gives at least one.
-    if len(text) <= most and text.isascii() and text.isprintable():
-        return text
-    parts: list[str] = []
-    size = marks = 0
-    for character in text[: most + 1]:
-        shown = character
-        if character in keep:
-            marks = 0
-        elif not character.isprintable() or ord(character) in _UNSEEN:
-            shown = _escape(character)
-        elif not character.isascii() and unicodedata.category(character) in ("Mn", "Me"):
-            marks += 1
-            if marks > MAX_COMBINING:
-                shown = _escape(character)
-        else:
-            marks = 0
-        parts.append(shown)
-        size += len(shown)
-        if size > most:
-            break
-    made = "".join(parts)
-    return made if len(made) <= most else made[: max(0, most - 1)] + "…"[:most]
+def _made_fit(text: str, most: int, unfit: re.Pattern[str]) -> str:
+    text = text[: most + 1]  # escapes make nothing shorter: what lies beyond is cut in any case
+    if not (text.isascii() and text.isprintable()):
+        text = _FLOOD.sub(_escaped, unfit.sub(_escaped, text))
+    return text if len(text) <= most else (text[: max(0, most - 1)] + "…")[:most]
 
 
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape", "backslashreplace").decode("ascii")
+def _escaped(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode("ascii")

@@ -1,31 +1,81 @@
-"""A validator's verdict as others read it."""
+"""A validator's verdict as others read it, and what was no verdict, so that it is not read again."""
 
 from __future__ import annotations
+
+from collections import OrderedDict
 
 from grail_core.errors import ProtocolViolationError
 from grail_core.protocol import SignedVerdict
 from grail_core.protocol.types import Hotkey, Window
 from grail_core.protocol.verdicts import MAX_VERDICT_BYTES
-from grail_core.storage.base import ObjectStore
+from grail_core.storage.base import ObjectInfo, ObjectStore, ObjectTooLargeError
 from grail_core.storage.layout import verdict_key
+
+MAX_REFUSALS = 3
+"""A validator's verdict of one window that was refused under so many ETags is not looked at again."""
+
+MAX_REMEMBERED = 8192
+"""Refusals; the oldest is forgotten first. 256 validators for 32 windows."""
+
+
+class RefusedVerdictError(ProtocolViolationError):
+    """What lies there is no verdict of this window, or not signed by this validator: there is none until it is replaced."""
+
+
+class VerdictReader:
+    """Reads verdicts again and again, as somebody does who waits for them, and pays for a bad one once.
+
+    A refusal is remembered by the object's ETag: while it is the same, a look costs one HEAD. Not thread-safe.
+    """
+
+    def __init__(self, network_id: bytes) -> None:
+        self._network_id = network_id
+        self._refused: OrderedDict[tuple[Hotkey, Window], dict[str, RefusedVerdictError]] = OrderedDict()
+
+    def read(self, store: ObjectStore, window: Window, validator: Hotkey) -> SignedVerdict | None:
+        """A validator's verdict, None if it has not published one.
+
+        Raises:
+            StorageError: the store does not answer, or with something else.
+            RefusedVerdictError: now, or before under the same ETag.
+        """
+        refused = self._refused.get((validator, window), {})
+        if len(refused) >= MAX_REFUSALS:
+            raise next(reversed(refused.values()))
+        info = store.head(verdict_key(window))
+        if info is None:
+            return None
+        if info.etag in refused:
+            raise refused[info.etag]
+        try:
+            return _read(store, info, window, validator, self._network_id)
+        except RefusedVerdictError as error:
+            self._refused[validator, window] = {**refused, info.etag: error}
+            if len(self._refused) > MAX_REMEMBERED:
+                self._refused.popitem(last=False)
+            raise
 
 
 def read_verdict(store: ObjectStore, window: Window, validator: Hotkey, network_id: bytes) -> SignedVerdict | None:
-    """A validator's verdict, None if it has not published one.
+    """A validator's verdict, None if it has not published one. For who looks once; who polls has a `VerdictReader`.
 
     Raises:
-        StorageError: the store does not answer.
-        ProtocolViolationError: what lies there is no verdict of this window, or not signed by this validator.
+        StorageError: the store does not answer, or with something else.
+        RefusedVerdictError: what lies there is no verdict of this window, or not signed by this validator.
     """
-    key = verdict_key(window)
-    info = store.head(key)
-    if info is None:
-        return None
-    raw = store.get(key, max_bytes=MAX_VERDICT_BYTES, if_match=info.etag)
+    return VerdictReader(network_id).read(store, window, validator)
+
+
+def _read(store: ObjectStore, info: ObjectInfo, window: Window, validator: Hotkey, network_id: bytes) -> SignedVerdict:
+    if info.size > MAX_VERDICT_BYTES:
+        raise RefusedVerdictError(f"not a verdict: {info.size} bytes, at most {MAX_VERDICT_BYTES}", where=info.key)
     try:
+        raw = store.get(info.key, max_bytes=min(info.size, MAX_VERDICT_BYTES), if_match=info.etag)
         verdict = SignedVerdict.decode(raw)
+    except ObjectTooLargeError as error:
+        raise RefusedVerdictError(f"not a verdict: larger than the {info.size} bytes it has", where=info.key) from error
     except ValueError as error:
-        raise ProtocolViolationError(f"not a verdict: {error}", where=key) from error
+        raise RefusedVerdictError(f"not a verdict: {error}", where=info.key) from error
     if verdict.validator != validator or verdict.body.window != window or not verdict.verify(network_id):
-        raise ProtocolViolationError("the verdict is not this validator's of this window", where=key)
+        raise RefusedVerdictError("the verdict is not this validator's of this window", where=info.key)
     return verdict

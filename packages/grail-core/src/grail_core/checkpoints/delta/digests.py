@@ -13,7 +13,16 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from grail_core.checkpoints.delta.tensors import Bits, Layout, RawState, RawTensor, check_layout, check_name, name_order
+from grail_core.checkpoints.delta.tensors import (
+    MAX_TENSOR_TOKENS,
+    Bits,
+    Layout,
+    RawState,
+    RawTensor,
+    check_layout,
+    check_name,
+    name_order,
+)
 from grail_core.errors import CheckpointError
 from grail_core.protocol.encoding import canonical_json, tagged_hash
 from grail_core.protocol.merkle import merkle_root
@@ -86,7 +95,7 @@ class WeightsIndex:
             CheckpointError: malformed, or of another root.
         """
         try:
-            top = parse_json(raw, most=MAX_INDEX_BYTES).entries(16)
+            top = parse_json(raw, most=MAX_INDEX_BYTES, tokens=MAX_TENSOR_TOKENS).entries(16)
             if "version" not in top or top["version"].integer() != 1 or "tensors" not in top:
                 raise ValueError("this version of the index is not known here")
             tensors = {}

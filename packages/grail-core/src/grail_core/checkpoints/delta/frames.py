@@ -17,7 +17,7 @@ from enum import Enum, IntEnum
 import zstandard
 
 from grail_core.checkpoints.delta.digests import BLOCK_BYTES
-from grail_core.checkpoints.delta.tensors import MAX_TENSORS, Layout, check_layout, check_name
+from grail_core.checkpoints.delta.tensors import MAX_TENSOR_TOKENS, MAX_TENSORS, Layout, check_layout, check_name
 from grail_core.errors import CheckpointError
 from grail_core.protocol.encoding import canonical_json
 from grail_core.protocol.reading import Node, parse_json
@@ -175,7 +175,8 @@ class LayoutChange:
     @classmethod
     def from_payload(cls, payload: bytes, *, where: str) -> LayoutChange:
         try:
-            top = parse_json(payload, most=MAX_LAYOUT_BYTES).members("profile", "removed", "added", "aliases")
+            parsed = parse_json(payload, most=MAX_LAYOUT_BYTES, tokens=MAX_TENSOR_TOKENS)
+            top = parsed.members("profile", "removed", "added", "aliases")
             added = {}
             for row in top["added"].items(MAX_TENSORS):
                 name, dtype, shape = row.items(3)

@@ -18,7 +18,15 @@ from pathlib import Path
 import numpy as np
 
 from grail_core.checkpoints.delta.digests import StateDigests, digest_state
-from grail_core.checkpoints.delta.tensors import Layout, RawState, RawTensor, check_layout, check_name, name_order
+from grail_core.checkpoints.delta.tensors import (
+    MAX_TENSOR_TOKENS,
+    Layout,
+    RawState,
+    RawTensor,
+    check_layout,
+    check_name,
+    name_order,
+)
 from grail_core.disk import storage_errors
 from grail_core.errors import CheckpointError
 from grail_core.protocol.reading import parse_json
@@ -185,7 +193,7 @@ def read_header(path: Path) -> dict[str, Placed]:
                 raise ValueError("the header's length is out of bounds")
             raw = file.read(length)
         _require_few_parts(raw)
-        entries = parse_json(raw, most=MAX_HEADER_BYTES).entries(MAX_TENSORS + 1, key_length=512)
+        entries = parse_json(raw, most=MAX_HEADER_BYTES, tokens=MAX_TENSOR_TOKENS).entries(MAX_TENSORS + 1, key_length=512)
         entries.pop("__metadata__", None)
         placed = {}
         for name, node in entries.items():

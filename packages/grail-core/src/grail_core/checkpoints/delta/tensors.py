@@ -28,6 +28,7 @@ MAX_NAME_LENGTH = 512
 MAX_DIMENSIONS = 16
 MAX_TENSORS = 1 << 20
 MAX_ELEMENTS = 1 << 40
+MAX_TENSOR_TOKENS = 1 << 23  # of JSON that describes a model's tensors (`parse_json`): twenty each, of 400,000
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-/]*")
 

@@ -154,8 +154,9 @@ def test_core_stands_on_floors_without_a_circle_and_nothing_stands_on_its_comman
     for number, floor in enumerate(built):
         print(f"{number}  {' · '.join(floor)}")
     assert not {"api", "commands"} & set().union(*imports.values())
-    assert {"errors", "clock"} <= set(built[0])
-    assert {"protocol"} <= set(built[1])
+    assert {"text", "clock"} <= set(built[0])
+    assert {"errors"} <= set(built[1])
+    assert {"protocol"} <= set(built[2])
 
 
 def test_a_circle_is_named() -> None:

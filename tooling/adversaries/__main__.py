@@ -115,8 +115,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def print_table(rows: list[dict[str, Any]], note: str) -> None:
     """For a person: a line an id, and below it what the run does not say."""
-    from rich.console import Console
     from rich.table import Table
+
+    from grail_core.telemetry.console import PlainConsole
 
     columns = ("id", "status", "unit", "tries", "accepted", "caught_by", "honest_tries", "honest_false_rejects")
     table = Table(*columns)
@@ -125,14 +126,14 @@ def print_table(rows: list[dict[str, Any]], note: str) -> None:
         table.add_row(
             *(str(row.get(name, "")) for name in columns), style="red" if bad else "dim" if row["status"] != "built" else ""
         )
-    console = Console()
+    console = PlainConsole()
     console.print(table)
     if note:
-        console.print(note, highlight=False)
+        console.print(note)
     for row in rows:
         for name, counted in row.get("not_decided", {}).items():
             line = f"{row['id']}: not decided at this size: {name}: {counted['passed']} of {counted['tries']} files passed"
-            console.print(line, highlight=False)
+            console.print(line)
 
 
 if __name__ == "__main__":

@@ -154,16 +154,15 @@ def cli(
 
 
 def _run(plan: Plan, out: Path, as_json: bool) -> int:
-    from rich.console import Console
-
+    from grail_core.telemetry.console import PlainConsole
     from tooling.localnet.run import Localnet, reproduce_command
     from tooling.localnet.table import print_summary
     from tooling.localnet.view import open_view
     from tooling.localnet.windows import RoleFailedError
 
-    console = Console(stderr=as_json)
+    console = PlainConsole(stderr=as_json)
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(stderr=as_json, width=PIPE_COLUMNS)
+        console = PlainConsole(stderr=as_json, width=PIPE_COLUMNS)
     layout = Layout(out)
     try:
         _check_environment(plan)

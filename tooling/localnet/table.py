@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from grail_core.telemetry.console import PlainConsole
 from tooling.localnet.plan import HONEST, Layout
 from tooling.localnet.report.summary import Summary
 
 
-def print_summary(console: Console, summary: Summary, layout: Layout) -> None:
+def print_summary(console: PlainConsole, summary: Summary, layout: Layout) -> None:
     """Miners, then the numbers of the run, then where everything lies."""
     miners = Table(title=f"{summary.windows} windows of {summary.env_id}", title_justify="left", header_style="dim")
     for name, justify in (

@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Protocol, Self
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from grail_core.protocol.constants import WINDOW_LENGTH
+from grail_core.telemetry.console import PlainConsole
 from tooling.localnet.status import NetworkStatus
 from tooling.localnet.supervisor import State, SupervisedProcess
 
@@ -50,7 +50,7 @@ class View(Protocol):
 class LineView:
     """One line per event, with seconds since the start."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: PlainConsole) -> None:
         self._console = console
         self._start = time.monotonic()
 
@@ -61,9 +61,7 @@ class LineView:
         return None
 
     def say(self, who: str, text: str, *, style: str = "") -> None:
-        self._console.print(
-            Text(f"{time.monotonic() - self._start:7.1f}s  {who:<12} {text}", style=style), soft_wrap=True, highlight=False
-        )
+        self._console.print(Text(f"{time.monotonic() - self._start:7.1f}s  {who:<12} {text}", style=style), soft_wrap=True)
 
     def update(self, status: NetworkStatus, processes: Mapping[str, SupervisedProcess]) -> None:
         return None
@@ -72,7 +70,7 @@ class LineView:
 class LiveView:
     """A table that stays in place."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: PlainConsole) -> None:
         self._console = console
         self._live = Live(console=console, refresh_per_second=4, transient=True)
         self._recent: deque[Text] = deque(maxlen=7)
@@ -106,15 +104,19 @@ def _head(status: NetworkStatus, elapsed: float) -> Panel:
     done = status.windows_judged()
     position = status.block % WINDOW_LENGTH
     bar = "━" * position + "─" * (WINDOW_LENGTH - position)
-    lines = [
-        f"[bold]block {status.block}[/]  window {window} [cyan]{bar}[/] {escape(phase)}",
-        f"{done} of {status.windows} windows judged, {len(status.trained)} trained, {status.published} checkpoints"
-        + (f", mean reward [bold]{status.reward:.3f}[/]" if status.reward is not None else "")
-        + f"  [dim]{elapsed:.0f} s[/]",
-    ]
+    reward = "" if status.reward is None else f"{status.reward:.3f}"
+    head = Text.assemble(
+        (f"block {status.block}", "bold"),
+        f"  window {window} ",
+        (bar, "cyan"),
+        f" {phase}\n{done} of {status.windows} windows judged, {len(status.trained)} trained, {status.published} checkpoints",
+        ", mean reward " if reward else "",
+        (reward, "bold"),
+        (f"  {elapsed:.0f} s", "dim"),
+    )
     if status.waits_for:
-        lines.append(f"[dim]blocks wait for {escape(status.waits_for)}[/]")
-    return Panel("\n".join(lines), title="GRAIL localnet", title_align="left", border_style="cyan")
+        head.append(f"\nblocks wait for {status.waits_for}", style="dim")
+    return Panel(head, title="GRAIL localnet", title_align="left", border_style="cyan")
 
 
 def _miner_table(status: NetworkStatus, processes: Mapping[str, SupervisedProcess]) -> Table:
@@ -128,7 +130,7 @@ def _miner_table(status: NetworkStatus, processes: Mapping[str, SupervisedProces
         honest = identity.strategy == "honest"
         table.add_row(
             identity.name,
-            identity.strategy if honest else f"[red]{identity.strategy}[/]",
+            Text(identity.strategy, style="" if honest else "red"),
             _state(processes.get(identity.name)),
             weight,
             Text(miner.verdict or miner.last, style="red" if miner.failed and miner.verdict else ""),
@@ -154,5 +156,5 @@ def _state(supervised: SupervisedProcess | None) -> Text:
     return Text(supervised.state.value, style=STATE_STYLE[supervised.state])
 
 
-def open_view(console: Console) -> View:
+def open_view(console: PlainConsole) -> View:
     return LiveView(console) if console.is_terminal and not console.is_dumb_terminal else LineView(console)

@@ -97,6 +97,29 @@ def test_an_exception_is_recorded_with_its_trace(tmp_path: Path) -> None:
     assert "ValueError: broken" in str(lines(tmp_path / "log")[0]["exception"])
 
 
+STRANGE = "\x1b[2J\u202e\u2066\u200b\ud800\x9b31m [/x]"
+
+
+def test_strangers_words_are_whole_in_the_file_and_act_nowhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configure("miner", log_file=tmp_path / "log")
+    log.event("refused", reason=STRANGE, items=[STRANGE], long="x" * 10**6)
+    log.warning("somebody said %s", STRANGE)
+    try:
+        raise ValueError(STRANGE)
+    except ValueError:
+        log.exception("failed")
+    raw = (tmp_path / "log").read_text()
+    assert raw.isascii()
+    assert raw.replace("\n", "").isprintable()
+    told = lines(tmp_path / "log")
+    assert (told[0]["reason"], told[0]["items"]) == (STRANGE, [STRANGE])
+    assert len(str(told[0]["long"])) < 30_000
+    shown = capsys.readouterr().err
+    assert shown.replace("\n", "").replace("…", "").isascii()
+    assert shown.replace("\n", "").isprintable()
+    assert "\\x1b[2J\\u202e" in shown
+
+
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.text(max_size=50), st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=9), st.lists, max_leaves=5)

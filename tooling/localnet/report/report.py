@@ -1,13 +1,15 @@
 """`report.html`: the run as one page that needs no network, no script and no explanation.
 
 `render` is a pure function of facts and summary. It says what happened in one sentence and in eight numbers; the sections
-below it are in `report_sections.py`. Text from outside (reasons, versions, paths) is escaped where it enters the page.
+below it are in `report_sections.py`. Text from outside (reasons, versions, paths) is escaped where it enters the page, and the
+whole page made fit to be read at its end: nothing in it hides, or turns what follows around.
 """
 
 from __future__ import annotations
 
 from html import escape
 
+from grail_core.text import printable_lines
 from tooling.localnet.plan import HONEST
 from tooling.localnet.report.charts import percent, seconds
 from tooling.localnet.report.facts import RunFacts
@@ -30,11 +32,12 @@ def render(facts: RunFacts, summary: Summary) -> str:
         provenance(facts),
     )
     title = f"localnet: {facts.env_id}, {summary.windows} windows"
-    return (
+    page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>{''.join(sections)}</main></body></html>\n"
     )
+    return printable_lines(page, most=len(page) * 10)
 
 
 def headline(summary: Summary) -> str:

@@ -38,13 +38,14 @@ def main(arguments: list[str] | None = None) -> int:
     if options.as_json:
         print(json.dumps(figures))
         return 0
-    from rich.console import Console
     from rich.table import Table
+
+    from grail_core.telemetry.console import PlainConsole
 
     table = Table("key", "value")
     for key, value in figures.items():
         table.add_row(key, f"{value:.6g}" if isinstance(value, float) else str(value))
-    Console().print(table)
+    PlainConsole().print(table)
     return 0
 
 

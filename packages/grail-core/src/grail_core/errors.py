@@ -9,6 +9,11 @@ from __future__ import annotations
 import errno
 from typing import ClassVar
 
+from grail_core.text import printable, printable_lines
+
+MAX_TEXT = 8_000
+"""Characters of each of an error's texts."""
+
 
 class GrailError(Exception):
     """Base of all errors the project raises on purpose.
@@ -17,15 +22,17 @@ class GrailError(Exception):
         what: what happened, one sentence.
         where: the file, key, hotkey, URL or setting concerned ("" if there is none).
         hint: the next thing to try ("" if there is none).
+
+    Strangers' text is in many of them: what an error holds is fit to be printed (`grail_core.text`).
     """
 
     exit_code: ClassVar[int] = 1
 
     def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
-        super().__init__(what)
-        self.what = what
-        self.where = where
-        self.hint = hint
+        self.what = printable_lines(what, MAX_TEXT)
+        self.where = printable(where, MAX_TEXT)
+        self.hint = printable_lines(hint, MAX_TEXT)
+        super().__init__(self.what)
 
     def __str__(self) -> str:
         text = self.what

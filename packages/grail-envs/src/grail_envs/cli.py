@@ -82,14 +82,15 @@ def list_command(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from grail_core.telemetry.console import PlainConsole
 
     table = Table("id", "about", "parameters")
     for row in rows:
         parameters = ", ".join(f"{name}={value}" for name, value in row["parameters"].items())
         table.add_row(row["id"], f"[red]{row['problem']}[/red]" if row["problem"] else row["about"], parameters)
-    Console().print(table)
+    PlainConsole().print(table)
 
 
 @main.command()

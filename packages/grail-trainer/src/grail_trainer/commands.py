@@ -14,6 +14,7 @@ import click
 from grail_core.environment import Environment
 from grail_core.errors import CheckpointError
 from grail_core.participant.settings import Settings
+from grail_core.text import printable_lines
 
 
 class Bar(Protocol):
@@ -108,7 +109,7 @@ def inspect_command(settings: Settings, *, as_json: bool, objects: bool) -> None
         cache_limit_bytes=settings.checkpoint_cache_gib << 30,
     )
     report = source.inspect(check_objects=objects)
-    click.echo(json.dumps(report.to_json()) if as_json else "\n".join(report.lines()))
+    click.echo(json.dumps(report.to_json()) if as_json else printable_lines("\n".join(report.lines())))
     if any(row.missing for row in report.rows):
         raise CheckpointError("objects that a checkpoint names are missing", hint="see the rows above; publish them again")
 
@@ -119,16 +120,12 @@ def progress_bar() -> Iterator[Bar]:
     if not sys.stderr.isatty():
         yield lambda label, done, total, note="": None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TimeRemainingColumn
 
-    columns: list[Any] = [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeRemainingColumn(),
-    ]
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    from grail_core.telemetry.console import PlainColumn, PlainConsole
+
+    columns: list[Any] = [PlainColumn(), BarColumn(), PlainColumn("note"), TimeRemainingColumn()]
+    with Progress(*columns, console=PlainConsole(stderr=True)) as progress:
         tasks: dict[str, Any] = {}
 
         def show(label: str, done: int, total: int, note: str = "") -> None:

@@ -13,8 +13,7 @@ from typing import Any
 
 import click
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 
 from grail_core.calibration import measure as core
@@ -28,6 +27,8 @@ from grail_core.proof.calibration import LEAST_CHECKPOINTS, LEAST_TOKENS, Calibr
 from grail_core.proof.statistics import shares_of
 from grail_core.protocol.constants import FALSE_REJECT_RATE
 from grail_core.protocol.policy import GenerationPolicy
+from grail_core.telemetry.console import PlainColumn, PlainConsole
+from grail_core.text import printable
 
 SAMPLES = (16, 46, 64)
 """Sample sizes that thresholds are told for: one group, two groups and 14 singles, and the most a validator opens."""
@@ -166,8 +167,8 @@ def _progress() -> Iterator[core.Progress]:
     if not sys.stderr.isatty():
         yield lambda label, done, total: click.echo(f"{done}/{total} {label}", err=True)
         return
-    columns: list[Any] = [BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}")]
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    columns: list[Any] = [BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), PlainColumn()]
+    with Progress(*columns, console=PlainConsole(stderr=True)) as progress:
         task = progress.add_task("loading", total=None)
         yield lambda label, done, total: progress.update(task, description=label, completed=done, total=total)
 
@@ -204,8 +205,8 @@ def _report(found: core.Calibration) -> dict[str, Any]:
 
 
 def _print(found: core.Calibration) -> None:
-    console = Console()
-    click.echo(f"table {found.table.version}, measured on {found.table.place}")
+    console = PlainConsole()
+    click.echo(printable(f"table {found.table.version}, measured on {found.table.place}"))
     for pair in found.table.pairs.values():
         table = Table(
             "condition", "rms", "largest", "margin", "largest", "logprob", "largest", title=f"{pair.miner} → {pair.validator}"
@@ -219,7 +220,7 @@ def _print(found: core.Calibration) -> None:
         console.print(table)
         for name, by_size in _thresholds(pair).items():
             told = ", ".join(f"{value:.3g} at {size}" for size, value in by_size.items())
-            console.print(f"  {name} threshold by rollouts: {told}", highlight=False, soft_wrap=True)
+            console.print(f"  {name} threshold by rollouts: {told}", soft_wrap=True)
     click.echo("Figures are those of the worst checkpoint; in brackets: for the record, not fitted.")
     for line in standing(found.table):
         click.echo(line)

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from grail_core.errors import ConfigurationError, ProtocolViolationError
@@ -14,6 +13,7 @@ from grail_core.keys import from_ss58, ss58
 from grail_core.participant.settings import Settings
 from grail_core.protocol import MinerVerdict, SignedVerdict, VerdictBody
 from grail_core.protocol.types import Window
+from grail_core.telemetry.console import PlainConsole
 from grail_validator.ledger import Ledger
 
 
@@ -73,7 +73,7 @@ def find_ledger(settings: Settings, window: Window) -> Path:
 
 
 def _print(body: VerdictBody, miners: list[MinerVerdict]) -> None:
-    console = Console()
+    console = PlainConsole()
     console.print(f"window {body.window}: {body.status.value} {body.reason}".rstrip())
     table = Table("uid", "hotkey", "verdict", "declared", "valid", "weight", "why")
     for miner in miners:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from grail_core.commands.options import common_options, verbose_option
+from grail_core.text import printable_lines
 
 if TYPE_CHECKING:
     from grail_core.chain.base import Chain
@@ -53,7 +54,7 @@ def show(settings: Settings, as_json: bool, objects: bool) -> None:
     """The sequence: sizes, ratios, roots, and what a late reader would fetch."""
     _, source = _source(settings)
     report = source.inspect(check_objects=objects)
-    click.echo(json.dumps(report.to_json()) if as_json else "\n".join(report.lines()))
+    click.echo(json.dumps(report.to_json()) if as_json else printable_lines("\n".join(report.lines())))
     if any(row.missing for row in report.rows):
         sys.exit(6)
 

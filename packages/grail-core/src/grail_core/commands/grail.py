@@ -15,6 +15,7 @@ import click
 from grail_core.commands.checkpoint import checkpoint
 from grail_core.commands.options import common_options, run_cli, verbose_option, verbosity
 from grail_core.errors import ConfigurationError, StorageError
+from grail_core.text import printable
 
 if TYPE_CHECKING:
     from grail_core.participant.settings import Settings
@@ -82,9 +83,9 @@ def doctor(settings: Settings, as_json: bool) -> None:
         click.echo(json.dumps(value, indent=1))
     else:
         for finding in findings:
-            click.echo(f"{'ok    ' if finding.ok else 'BROKEN'}  {finding.name:18}  {finding.detail}")
+            click.echo(printable(f"{'ok    ' if finding.ok else 'BROKEN'}  {finding.name:18}  {finding.detail}"))
         for row in kept:
-            click.echo(f"{row.prefix:26}  {row.objects:8d} objects  {row.bytes / 2**20:12.1f} MiB")
+            click.echo(f"{printable(row.prefix):26}  {row.objects:8d} objects  {row.bytes / 2**20:12.1f} MiB")
     if broken:
         raise StorageError(
             f"the bucket does not do what the protocol needs: {', '.join(finding.name for finding in broken)}",

@@ -18,6 +18,7 @@ import click
 
 from grail_core.commands.last_resort import as_error, error_of_a_thread, reader_is_gone, was_said, watch_threads
 from grail_core.errors import GrailError
+from grail_core.text import printable
 
 INTERRUPTED = 130
 _VERBOSITY = "grail_core.verbosity"
@@ -57,7 +58,7 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
         found = resolve(log_file=log_file)
         for name in found.unknown:
-            click.echo(f"warning: {name}", err=True)
+            click.echo(f"warning: {printable(name)}", err=True)
         if show_settings:
             _print_settings(found.rows())
             return None
@@ -154,4 +155,4 @@ def _print_error(error: GrailError) -> None:
 def _print_settings(rows: list[tuple[str, str, str]]) -> None:
     width = max(len(name) for name, _, _ in rows)
     for name, value, origin in rows:
-        click.echo(f"{name:{width}}  {value or '-':40}  {origin}")
+        click.echo(printable(f"{name:{width}}  {value or '-':40}  {origin}"))

@@ -2,6 +2,10 @@
 
 `get_logger(__name__).event("window_mined", window=60, groups=12)` writes one JSON object a line to the log file and one short
 line to the terminal. Values are plain JSON; names that look like secrets are masked wherever they come from.
+
+Much of what is logged are strangers' words. Both forms are harmless on a terminal, and who logs need not think of it: JSON
+lines are ASCII, so that all of a value is there and none of it acts; short lines are made fit by `grail_core.text`. Texts are
+cut at MAX_LINES characters.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from grail_core.errors import ConfigurationError
+from grail_core.text import MAX_LINES, printable, printable_lines
 
 Value = str | int | float | bool | None | list[Any] | dict[str, Any]
 
@@ -169,7 +174,7 @@ class _JsonLines(logging.Formatter):
         line.update(fields if fields is not None else {"text": record.getMessage(), "logger": record.name})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return json.dumps(_cut(line), default=str)
 
 
 class _ShortLines(logging.Formatter):
@@ -181,24 +186,35 @@ class _ShortLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         fields = getattr(record, _FIELDS, None) or {}
-        text = record.getMessage()
+        text = printable_lines(record.getMessage())
         if self._colour:
             text = f"\033[{'33' if record.levelno >= logging.WARNING else '36'}m{text}\033[0m"
         elif record.levelno >= logging.WARNING:
             text = f"{record.levelname.lower()}: {text}"
         parts = [time.strftime("%H:%M:%S", time.localtime(record.created)), text]
-        parts += [f"{key}={_short(value)}" for key, value in fields.items() if value not in ("", None)]
+        parts += [f"{printable(key, 64)}={_short(value)}" for key, value in fields.items() if value not in ("", None)]
         line = " ".join(parts)
-        return line + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")
+        return line + ("\n" + printable_lines(self.formatException(record.exc_info)) if record.exc_info else "")
 
 
 def _short(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, dict | list):
-        return json.dumps(value, default=str)
-    text = str(value)
+        return printable(json.dumps(value, default=str))
+    text = printable(value)
     return json.dumps(text, ensure_ascii=False) if " " in text else text
+
+
+def _cut(value: object) -> object:
+    """The value with every text of it at most MAX_LINES long."""
+    if isinstance(value, str):
+        return value if len(value) <= MAX_LINES else value[: MAX_LINES - 1] + "…"
+    if isinstance(value, dict):
+        return {key: _cut(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_cut(inner) for inner in value]
+    return value
 
 
 def _is_secret(name: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from grail_core.protocol.findings import MAX_DETAIL, MAX_NUMBER_TEXT, Finding, Outcome, decimal
+from grail_core.text import printable
 
 MAX_OFFENDERS = 8
 """A check names so many offenders and then counts the rest: a verdict stays small whatever a miner sends."""
@@ -20,8 +21,8 @@ def say(
     group: int | None = None,
     rollout: int | None = None,
 ) -> Finding:
-    """A finding whose texts fit the verdict's limits whatever a miner wrote, and whose floats are decimal text."""
-    return Finding(check, outcome, _exact(value), _exact(threshold), detail[:MAX_DETAIL], group, rollout)
+    """A finding whose texts are harmless and fit the verdict's limits whatever a miner wrote; floats become decimal text."""
+    return Finding(check, outcome, _exact(value), _exact(threshold), printable(detail, MAX_DETAIL), group, rollout)
 
 
 reject = partial(say, Outcome.REJECT)
@@ -42,5 +43,5 @@ def shorten(findings: list[Finding]) -> list[Finding]:
 def _exact(value: float | int | str | None) -> int | str | None:
     """Numbers as canonical JSON can hold them: integers as they are, floats as decimal text."""
     if isinstance(value, str):
-        return value[:MAX_NUMBER_TEXT]  # it may be a miner's own text
+        return printable(value, MAX_NUMBER_TEXT)  # it may be a miner's own text
     return decimal(value) if isinstance(value, float) else value

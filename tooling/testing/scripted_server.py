@@ -47,6 +47,9 @@ class ScriptedServer(ThreadingHTTPServer):
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         self._thread.start()
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A reader that has had enough is no fault."""
+
     def __exit__(self, *_: object) -> None:
         self.stopping.set()
         self.shutdown()

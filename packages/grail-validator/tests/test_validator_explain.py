@@ -21,9 +21,8 @@ VALIDATORS = [LocalSigner.from_seed(bytes([number]) * 32) for number in (1, 2)]
 MINER = LocalSigner.from_seed(b"m" * 32).hotkey
 
 
-def judged(path: Path, signer: LocalSigner, window: int) -> None:
+def judged(path: Path, signer: LocalSigner, window: int, *, reason: str = "proof 0.5 (threshold 0.3): coarse_error") -> None:
     """A validator's ledger in which one window is judged."""
-    reason = "proof 0.5 (threshold 0.3): coarse_error"
     miner = MinerVerdict(hotkey=MINER, uid=4, status=MinerStatus.FAILED, reason=reason, active=True, declared=32, checked=True)
     body = VerdictBody(NETWORK, Window(window), WindowStatus.SCORED, Versions("a", "b", "c"), miners=(miner,))
     message = SignedVerdict.message(body, signer.hotkey, None, None)
@@ -57,6 +56,17 @@ def test_it_answers_with_chain_wallet_and_network_gone(settings: Settings, capsy
     explain_window(settings, 30, ledger=None, hotkey=ss58(MINER), as_json=True)
     value = json.loads(capsys.readouterr().out)
     assert [miner["status"] for miner in value["miners"]] == ["failed"]
+
+
+def test_a_strangers_words_are_shown_as_words(
+    settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    judged(ledger_of(settings, VALIDATORS[0]), VALIDATORS[0], 30, reason="class [/x] is\x1b[2J not \u202eadmitted")
+    explain_window(settings, 30, ledger=None, hotkey=None, as_json=False)
+    assert "class [/x] is\\x1b[2J not \\u202eadmitted" in capsys.readouterr().out
+    explain_window(settings, 30, ledger=None, hotkey=None, as_json=True)
+    assert capsys.readouterr().out.isascii()
 
 
 def test_a_window_that_no_ledger_has_is_said_with_the_last_one_that_is_there(settings: Settings) -> None:

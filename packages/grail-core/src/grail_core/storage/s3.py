@@ -347,18 +347,34 @@ class S3Directory:
         return endpoint_of(address.account, self._hosts[address.host_index])
 
 
+_SESSIONS: list[Any] = []
+"""One for all stores: it reads S3's description, 12 MiB and 0.1 s, and a validator opens 256 strangers' buckets."""
+
+_SESSION_LOCK = threading.Lock()
+
+
 def _make_client(endpoint: str, credentials: Credentials, region: str, limits: StoreLimits) -> Any:
     try:
         import botocore.session
-        from botocore.config import Config
 
         from grail_core.storage.s3_transport import Transport
     except ImportError as error:
         raise ConfigurationError("remote buckets need boto3", where="storage", hint="pip install 'grail-core[s3]'") from error
-    session = botocore.session.Session()
-    # Times stay text here: `s3_answers` reads them by one form, where boto3 would take anything that looks like a date.
-    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
-    client = session.create_client(
+    with _SESSION_LOCK:
+        if not _SESSIONS:
+            session = botocore.session.Session()
+            # Times stay text here: `s3_answers` reads them by one form, where boto3 would take anything that looks like a date.
+            session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
+            _SESSIONS.append(session)
+        client = _create_client(_SESSIONS[0], endpoint, credentials, region)
+    client.meta.events.register("before-send.s3", Transport(limits).send)
+    return client
+
+
+def _create_client(session: Any, endpoint: str, credentials: Credentials, region: str) -> Any:
+    from botocore.config import Config
+
+    return session.create_client(
         "s3",
         endpoint_url=endpoint,
         aws_access_key_id=credentials.key_id,
@@ -373,8 +389,6 @@ def _make_client(endpoint: str, credentials: Credentials, region: str, limits: S
             response_checksum_validation="when_required",
         ),
     )
-    client.meta.events.register("before-send.s3", Transport(limits).send)
-    return client
 
 
 def _headers(answer: Any) -> dict[str, str]:

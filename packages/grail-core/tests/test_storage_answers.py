@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -431,3 +439,40 @@ def test_whatever_bytes_come_back_the_outcome_has_a_type(
             call(store)
     except StorageError:
         return
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A key and a certificate of 127.0.0.1 that signs itself, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "store")])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(days=1), now + timedelta(days=1))
+    address = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    signed = builder.add_extension(address, critical=False).sign(key, hashes.SHA256())
+    path = tmp_path_factory.mktemp("tls") / "store.pem"
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path.write_bytes(private + signed.public_bytes(Encoding.PEM))
+    return path
+
+
+def test_over_tls_the_same_limits_hold_and_strangers_certificates_do_not(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with ScriptedServer(Answer(200, b"ok", FOUND)) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        url = server.url.replace("http:", "https:")
+        with pytest.raises(NoAnswerError, match="certificate"):
+            S3Store(url, BUCKET, ANYONE).head("x")
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+        store = S3Store(url, BUCKET, ANYONE)
+        assert store.get("x", max_bytes=10, if_match="e") == b"ok"
+        assert store.get("x", max_bytes=10) == b"ok"
+        server.answers = (DRIPS["a body"],)
+        with at_most(0.3), pytest.raises(NoAnswerError, match="in the time"):
+            store.get("x", max_bytes=9000)
+        server.answers = (DRIPS["headers"],)
+        with at_most(0.3), pytest.raises(NoAnswerError, match="in the time"):
+            store.get("x", max_bytes=9000)

@@ -16,6 +16,7 @@ import click
 
 from grail_core.environment import Environment, Grade
 from grail_core.errors import ConfigurationError, GrailError
+from grail_core.text import printable, printable_lines
 from grail_envs.registry import factory, known_ids, load
 
 MAX_COMPLETION_BYTES = 16 * 2**20
@@ -118,7 +119,7 @@ def show(env_id: str, seed: int, params: tuple[str, ...], data_dir: Path | None,
         return
     click.echo(f"{env_id}  seed {seed}  digest {env.spec.digest.hex()}")
     for message in messages:
-        click.echo(f"\n[{message.role}]\n{message.content}")
+        click.echo(printable_lines(f"\n[{message.role}]\n{message.content}"))
 
 
 @main.command()
@@ -143,7 +144,7 @@ def grade(env_id: str, seed: int, completion: Any, params: tuple[str, ...], data
         click.echo(json.dumps({"id": env_id, "seed": seed, "digest": env.spec.digest.hex(), **fields}))
         return
     verdict = "success" if grade.success else "no success"
-    click.echo(f"{verdict}, reward {grade.reward:g}" + (f": {grade.detail}" if grade.detail else ""))
+    click.echo(printable(f"{verdict}, reward {grade.reward:g}" + (f": {grade.detail}" if grade.detail else "")))
     for name, value in grade.components.items():
         click.echo(f"  {name:<12} {value:g}")
 

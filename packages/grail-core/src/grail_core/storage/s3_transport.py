@@ -72,7 +72,7 @@ class Transport:
         if left <= 0:
             raise TimeoutError("the time for this request is over")
         headers = {name: value for name, value in request.headers.items() if name.lower() != "expect"}
-        answer = self._manager(request.url).request(
+        answer = self._manager(request.url).urlopen(
             request.method,
             request.url,
             body=request.body or None,

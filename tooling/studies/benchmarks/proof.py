@@ -64,9 +64,10 @@ def sketches() -> Figures:
     import torch
 
     from grail_core.proof.calibration import shipped_table
+    from grail_core.proof.comparison import compare
     from grail_core.proof.numerics import DEFAULT_CLASS
     from grail_core.proof.sketches import parse_sketches, quantise
-    from grail_core.proof.statistics import compare, evaluate
+    from grail_core.proof.statistics import evaluate
     from tooling.studies.benchmarks.proof_peers import toploc
 
     figures: Figures = {}
@@ -304,9 +305,10 @@ def generation() -> Figures:
     from grail_core.proof.alternatives import EIGHT_BIT_GROUP, Alternatives, RolloutTokens, eight_bit
     from grail_core.proof.batch import measure_rollouts, prove_rollouts
     from grail_core.proof.calibration import shipped_table
+    from grail_core.proof.comparison import compare
     from grail_core.proof.numerics import DEFAULT_CLASS
     from grail_core.proof.sketches import parse_sketches, projections
-    from grail_core.proof.statistics import compare, evaluate
+    from grail_core.proof.statistics import evaluate
     from grail_core.protocol import challenged_positions
     from grail_core.protocol.policy import GenerationPolicy
     from grail_core.protocol.randomness import Randomness

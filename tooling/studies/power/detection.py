@@ -15,15 +15,12 @@ import numpy.typing as npt
 
 from grail_core.proof.alternative_test import Sums, log_evidence, project
 from grail_core.proof.calibration import STATISTICS, Null, PairCalibration, Shape
+from grail_core.proof.coarse_bounds import coarse_error, coarse_margin
+from grail_core.proof.comparison import AlternativeSketches, Comparison, compare
 from grail_core.proof.statistics import (
-    AlternativeSketches,
-    Comparison,
     alternative_sums,
     alternatives_in,
     clip_of,
-    coarse_error,
-    coarse_margin,
-    compare,
     evaluate,
     rollout_values,
     shares_of,

@@ -15,8 +15,9 @@ import torch
 
 from grail_core.proof.batch import RolloutProof
 from grail_core.proof.calibration import PairCalibration, Shape, shipped_table
+from grail_core.proof.comparison import Comparison
 from grail_core.proof.numerics import DEFAULT_CLASS, class_name
-from grail_core.proof.statistics import Comparison, rollout_values
+from grail_core.proof.statistics import rollout_values
 from grail_core.protocol.policy import GenerationPolicy
 from tooling.adversaries.deviations import provers
 from tooling.adversaries.deviations.catalogue import studied_deviations

@@ -34,9 +34,10 @@ from grail_core.generation.hf import HfGenerator
 from grail_core.model.policy_model import Attention, PolicyModel
 from grail_core.proof.batch import RolloutMeasurement, RolloutProof, measure_rollouts, prove_rollouts
 from grail_core.proof.calibration import STATISTICS, CalibrationTable, Null, PairCalibration, Shape
+from grail_core.proof.comparison import Comparison, compare
 from grail_core.proof.numerics import class_name, numerics_class_of
 from grail_core.proof.sketches import Projections, parse_sketches, projections, quantise, sketch
-from grail_core.proof.statistics import Comparison, clip_of, compare, rollout_values
+from grail_core.proof.statistics import clip_of, rollout_values
 from grail_core.protocol import challenged_positions
 from grail_core.protocol.constants import PROOF_BATCH_SIZE, ROLLOUTS_PER_PROBLEM
 from grail_core.protocol.policy import GenerationPolicy
@@ -250,7 +251,8 @@ def calibrate(
 
     Raises:
         CheckpointError: a folder that is no model the proof can load.
-        ConfigurationError: nothing to measure, a folder twice, or a device without numerics classes.
+        ConfigurationError: nothing to measure, a folder twice, a device without numerics classes, or a checkpoint whose own
+            states are not finite (counted as the worst value they would widen every bound).
     """
     if not sources or not attentions or not all(source.prompts for source in sources):
         raise ConfigurationError(
@@ -296,6 +298,13 @@ def _observe(
     records = _records(source.folder, model, rows, signs)
 
     def seen(validator: Attention, condition: str, sample: Sequence[Comparison], *, fitted: bool = True) -> Observation:
+        values = {name: rollout_values(name, sample) for name in STATISTICS}
+        if fitted and not all(np.isfinite(of_rollouts).all() for of_rollouts in values.values()):
+            raise ConfigurationError(
+                "a hidden state of this checkpoint is not finite: it cannot be calibrated on, nor mined with",
+                where=f"{source.name}, {condition}",
+                hint="leave the checkpoint out; its weights overflow in this dtype",
+            )
         return Observation(
             source.name,
             numerics_class_of(model),
@@ -304,7 +313,7 @@ def _observe(
             fitted,
             tokens,
             sum(len(one.margins) for one in sample) / len(sample),
-            {name: rollout_values(name, sample) for name in STATISTICS},
+            values,
         )
 
     for validator, there in models.items():

@@ -110,6 +110,8 @@ class SeededSampler:
     ) -> float:
         """How far the claimed token is from winning: (max score − claimed score) · T, clipped at 4; 0 where it wins.
 
+        4 too where the row has a logit of NaN or +∞: nothing wins there.
+
         Competitors below the row's maximum x by more than 12 are left out by rule. Where the policy truncates: a claimed token
         outside even the lenient border has margin 4; a competitor counts only where it is inside by more than the slack.
 
@@ -118,8 +120,12 @@ class SeededSampler:
         """
         temperature = self.policy.temperature
         x = logits
+        if not np.isfinite(logits[int(logits.argmax()) if top is None else top]):  # argmax gives a NaN precedence
+            return MARGIN_CLIP
         if not self._plain:
             x = self._scaled(logits, history)
+            if not np.isfinite(x.max()):
+                return MARGIN_CLIP
             if self.truncates:
                 masked = self._competitors(x, claimed)
                 if masked is None:
@@ -139,7 +145,7 @@ class SeededSampler:
             MARGIN_CLIP / temperature,
             hint,
         )
-        return min(float(best - own) * temperature, MARGIN_CLIP)
+        return _clipped(float(best - own) * temperature)
 
     def _scaled(self, logits: Floats, history: Sequence[int]) -> Floats:
         x = np.array(logits, dtype=np.float32)
@@ -214,6 +220,8 @@ def margin_plain(
 ) -> float:
     """`SeededSampler.margin` by the text of section 4, computing every noise. The slow reference."""
     x = sampler._scaled(logits, history)
+    if not (np.isfinite(logits.max()) and np.isfinite(x.max())):
+        return MARGIN_CLIP
     if sampler.truncates:
         masked = sampler._competitors(x, claimed)
         if masked is None:
@@ -222,4 +230,9 @@ def margin_plain(
     scores = x.astype(np.float64) + gumbel_noise(seed, position, np.arange(x.shape[0]))
     counts = x >= np.float32(x.max() - np.float32(COMPETITOR_LOGIT_GAP))
     counts[claimed] = True
-    return min(float(scores[counts].max() - scores[claimed]) * sampler.policy.temperature, MARGIN_CLIP)
+    return _clipped(float(scores[counts].max() - scores[claimed]) * sampler.policy.temperature)
+
+
+def _clipped(margin: float) -> float:
+    """A margin that is no number is the worst there is."""
+    return margin if margin < MARGIN_CLIP else MARGIN_CLIP

@@ -47,7 +47,7 @@ class Projection:
 
     `log_evidence` is ln W: A is found where it reaches ln(1/α). `t` = Σu / Σq, 0 for the current model and 1 for A. `power`:
     predicted probability of finding A if it was run; `testable` whether that reaches LEAST_POWER. Without a difference
-    between the models (Δ = 0) nothing is testable.
+    between the models (Δ = 0) nothing is testable. Where a number is missing, evidence and t are infinite, and testable.
     """
 
     log_evidence: float
@@ -61,9 +61,9 @@ class Projection:
 class Sums:
     """What the test needs of every rollout, float64 [n] each."""
 
-    inner: Floats  # ⟨e, Δ⟩
+    inner: Floats  # ⟨e, Δ⟩; infinite for a rollout of which a number is not finite
     squares: Floats  # ⟨Δ, Δ⟩
-    coordinates: Floats  # how many of them were finite
+    coordinates: Floats
     noise: Floats  # ⟨drift, drift⟩
     noise_coordinates: Floats
 
@@ -85,6 +85,8 @@ def sums(errors: Sequence[Coordinates], deltas: Sequence[Coordinates], drifts: S
 
 def project(rollouts: Sums, alpha: float) -> Projection:
     """Test one alternative on independent rollouts at false-reject rate `alpha`."""
+    if _lacks_numbers(rollouts):
+        return Projection(math.inf, math.inf, 1.0, 0.0, testable=True)
     total, count = math.fsum(rollouts.squares), math.fsum(rollouts.coordinates)
     if total <= 0:
         return Projection(0.0, 0.0, 0.0, 0.0, False)
@@ -94,7 +96,9 @@ def project(rollouts: Sums, alpha: float) -> Projection:
 
 
 def log_evidence(rollouts: Sums) -> float:
-    """ln W, the mean over DEPENDENCE; 0 where the models do not differ."""
+    """ln W, the mean over DEPENDENCE; 0 where the models do not differ, infinite where a number is missing."""
+    if _lacks_numbers(rollouts):
+        return math.inf
     if not rollouts.squares.any():
         return 0.0
     moved = (1 - DEAD_ZONE) / _variance(rollouts) * (rollouts.inner - DEAD_ZONE * rollouts.squares)
@@ -110,9 +114,15 @@ def _variance(rollouts: Sums) -> float:
 
 def _row(error: Coordinates, delta: Coordinates, drift: Coordinates) -> tuple[float, float, float, float, float]:
     e, d, n = (part.astype(np.float64).ravel() for part in (error, delta, drift))
-    good = np.isfinite(e) & np.isfinite(d)
-    e, d, n = e[good], d[good], n[np.isfinite(n)]
+    if not all(np.isfinite(part).all() for part in (e, d, n)):
+        return math.inf, 0.0, float(len(e)), 0.0, float(len(n))
     return math.fsum(e * d), math.fsum(d * d), float(len(e)), math.fsum(n * n), float(len(n))
+
+
+def _lacks_numbers(rollouts: Sums) -> bool:
+    """Whoever leaves a number out of evidence must not spare the miner a test by it; what honest validators leave out, they
+    leave out by the rollout (`alternatives`)."""
+    return not bool(np.isfinite(rollouts.inner).all())
 
 
 def _log_ratio(a: Floats) -> Floats:

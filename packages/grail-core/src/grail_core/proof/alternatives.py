@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -73,6 +74,8 @@ class Alternatives:
     def sketches(self, rows: RolloutTokens, signs: Projections) -> list[dict[str, Sketches]]:
         """Per row, by name: float32 z [k, 4] at its positions, the reference's among them.
 
+        An alternative without a sketch at some position of a row cannot have proved that row: it is left out there.
+
         Raises:
             OutOfVocabularyError, OverlongSequenceError: refused before the model runs.
         """
@@ -84,7 +87,8 @@ class Alternatives:
                     at = slice(start, start + PROOF_BATCH_SIZE)
                     batch = (rows.tokens[at], rows.prompt_lengths[at], rows.positions[at])
                     for place, z in enumerate(measure_sketches(self._scratch, *batch, signs), start):
-                        found[place][name] = z
+                        if name == REFERENCE or np.isfinite(z).all():
+                            found[place][name] = z
         return found
 
     @torch.no_grad()

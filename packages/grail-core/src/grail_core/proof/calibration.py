@@ -72,7 +72,12 @@ class Null:
             scales: for a value that is a sum over positions: the table's positions a rollout by the condition's, so that all
                 conditions speak of a rollout of one length (`statistics` scales the bound by a rollout's own). None: all 1.
             rollouts: how many different ones there are; None: no two conditions share one.
+
+        Raises:
+            ValueError: a value that is not finite: honest work has none, and as the worst value it would widen the bound.
         """
+        if not all(np.isfinite(v).all() for v in values):
+            raise ValueError("a null is fitted to finite values")
         clipped = [np.minimum(v, clip) for v in values]
         factors = [1.0] * len(clipped) if scales is None else list(scales)
         # One rollout measured in five ways is one rollout in which no extreme was seen: conditions never add to the count.
@@ -178,7 +183,7 @@ class CalibrationTable:
         try:
             pairs = [_pair(item) for item in value["pairs"]]
             return cls(str(value["version"]), str(value["place"]), {(pair.miner, pair.validator): pair for pair in pairs})
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ConfigurationError(
                 f"not a calibration table: {error!r}", hint="make one with `grail-validator calibrate`"
             ) from error
@@ -192,7 +197,7 @@ def _pair(item: Any) -> PairCalibration:
         if not grid or len(grid) != len(cumulants) or min(grid) <= 0:
             raise ValueError(f"{name}: a grid of positive λ with one K(λ) each is expected")
         nulls[name] = Null(
-            clip=_finite(null["clip"]),
+            clip=_positive(null["clip"]),
             mean=_finite(null["mean"]),
             worst_mean=_finite(null["worst_mean"]),
             dead_zone=_finite(null["dead_zone"]),
@@ -205,7 +210,7 @@ def _pair(item: Any) -> PairCalibration:
         tokens=int(item["tokens"]),
         rollouts=int(item["rollouts"]),
         checkpoints=int(item["checkpoints"]),
-        positions=_finite(item["positions"]),
+        positions=_positive(item["positions"]),
         largest=Shape(int(item["largest"]["layers"]), int(item["largest"]["hidden_size"])),
         nulls=nulls,
     )
@@ -215,6 +220,13 @@ def _finite(value: Any) -> float:
     number = float(value)
     if not math.isfinite(number):
         raise ValueError(f"{value!r} is not finite")
+    return number
+
+
+def _positive(value: Any) -> float:
+    number = _finite(value)
+    if not number > 0:
+        raise ValueError(f"{value!r} is not positive")
     return number
 
 
@@ -248,7 +260,7 @@ def read_table(path: Path) -> CalibrationTable:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(
             f"the calibration table cannot be read: {error}",
             where=str(path),

@@ -55,7 +55,7 @@ def sketch(hidden: Tensor, projections: Projections) -> Sketches:
         bad = bool(kernels.sketch_bf16(bits, projections, z))
     else:
         z, bad = _sketch_torch(hidden, projections)
-    if bad:
+    if bad or not np.isfinite(z).all():
         raise UnprovableError("a hidden state is zero or not finite", hint="the model's weights or its dtype overflow")
     return z
 
@@ -106,6 +106,7 @@ def parse_sketches(data: object, positions: int) -> npt.NDArray[np.int16]:
 
 
 def differences(q: npt.NDArray[np.int16], z: Sketches) -> npt.NDArray[np.float32]:
-    """Claimed minus measured, float32 [n, 4]; the measured z unrounded, clipped to ±32767/4096."""
+    """Claimed minus measured, float32 [n, 4]; the measured z unrounded, clipped to ±32767/4096. NaN where z is not finite:
+    clipped, an infinite one would be met by the largest claim."""
     claimed = q.astype(np.float32) / np.float32(SKETCH_SCALE)
-    return claimed - np.clip(z, np.float32(-_MAX_Z), np.float32(_MAX_Z))
+    return claimed - np.where(np.isfinite(z), np.clip(z, np.float32(-_MAX_Z), np.float32(_MAX_Z)), np.float32(np.nan))

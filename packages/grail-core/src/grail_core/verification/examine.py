@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from grail_core.files.evidence import MinerEvidence
+from grail_core.proof.comparison import CHECKS as MODEL_CHECKS
 from grail_core.protocol import Finding, Outcome
 from grail_core.protocol.types import Digest
 from grail_core.verification import model_checks, prompt, reward, schema, termination
@@ -23,7 +24,7 @@ from grail_core.verification.uniqueness import distinct_rollouts
 from grail_core.verification.window_file import Submission, check_file
 from grail_core.verification.wording import accept
 
-CHECKS: Final = ("file", "schema", "unique", "prompt", "termination", "reward", *model_checks.CHECKS)
+CHECKS: Final = ("file", "schema", "unique", "prompt", "termination", "reward", *MODEL_CHECKS)
 """Names of the nine checks of section 9, in order, as findings have them."""
 
 MAX_INCONCLUSIVE_SHARE: Final = (1, 4)

@@ -9,29 +9,26 @@ what was compared before is not compared again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from grail_core.files.evidence import MinerEvidence, RolloutEvidence
 from grail_core.proof.calibration import PairCalibration, Shape, active_table
-from grail_core.proof.sketches import parse_sketches
-from grail_core.proof.statistics import (
+from grail_core.proof.comparison import (
+    CHECKS,
     AlternativeSketches,
     Comparison,
     Float32Comparison,
     Statistic,
-    alternative_statistics,
     compare,
     in_float32,
-    own_statistics,
 )
+from grail_core.proof.sketches import parse_sketches
+from grail_core.proof.statistics import alternative_statistics, own_statistics
 from grail_core.protocol import Finding, Outcome, RolloutRecord
 from grail_core.verification.window_file import Submission
 from grail_core.verification.wording import say
-
-CHECKS: Final = ("proof", "logprob", "sampling")
 
 
 def calibration_version() -> str:

@@ -70,7 +70,7 @@ def test_putting_one_in_lowers_no_statistic_and_turns_no_reject_into_an_accept(
     before = {statistic.name: statistic for statistic in evaluate(sample, PAIR)}
     at = data.draw(st.integers(0, len(sample) - 1))
     one = sample[at]
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "errors": one.errors,
         "logprob_errors": one.logprob_errors,
         "margins": one.margins,

@@ -1,4 +1,4 @@
-"""What of a sample is measured where the grader cannot conclude: replacements are taken, and what was lost is counted."""
+"""What of a sample is measured where the grader cannot conclude: all of it, replacements too, and what was lost is counted."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ import numpy as np
 import pytest
 
 from grail_core.environment import Grade, GradeOutcome, Problem
-from grail_core.files.evidence import GradeStability, MinerEvidence
+from grail_core.errors import MachineFaultError
+from grail_core.files.evidence import GradeEvidence, GradeStability, MinerEvidence
 from grail_core.proof.batch import RolloutMeasurement
 from grail_core.proof.numerics import DEFAULT_CLASS
 from grail_core.protocol import RolloutSample, sample_rollouts
+from grail_core.protocol.constants import MAX_ROLLOUTS_CHECKED
 from grail_core.protocol.types import Digest
 from grail_core.verification import measure
 from grail_core.verification.context import CheckContext
-from grail_core.verification.measure import ChallengedSample, Place, WholeGroup
+from grail_core.verification.examine import Examination
+from grail_core.verification.measure import MAX_RESERVE_TAKEN, ChallengedSample, Place, WholeGroup
+from grail_core.verification.reward import grade_claim
 from grail_core.verification.window_file import Submission, check_file
 from tooling.testing import plain_window as plain
 
@@ -99,13 +103,32 @@ def test_a_sample_that_can_be_graded_is_measured_as_drawn(measured: list[int]) -
     assert measured == [16, 16, len(SAMPLE.singles)]
 
 
-def test_a_single_rollout_the_grader_cannot_conclude_on_is_replaced_by_the_next_of_the_draw() -> None:
+def test_a_single_rollout_the_grader_cannot_conclude_on_is_measured_and_the_next_of_the_draw_too(measured: list[int]) -> None:
     lost = (SAMPLE.singles[0], SAMPLE.singles[3], SAMPLE.reserve[0])
     evidence = ChallengedSample(SEED, MODEL).measure(submission(), cannot_conclude_on(lost))
-    singles = [place for place in SAMPLE.singles if place not in lost]
-    whole = [(group, r) for group in SAMPLE.whole_groups for r in range(16)]
-    assert places(evidence) == [*whole, *singles, SAMPLE.reserve[1], SAMPLE.reserve[2]]
+    assert places(evidence) == [*SAMPLE.places, *SAMPLE.reserve[:3]]
     assert evidence.inconclusive == 3
+    unsure = [(one.group, one.rollout) for one in evidence.rollouts if one.grade.stability is GradeStability.INCONCLUSIVE]
+    assert unsure == list(lost)
+    assert measured == [16, 16, len(SAMPLE.singles) + 3]
+    assert all(len(one.z) for one in evidence.rollouts)
+
+
+def test_a_file_of_which_nothing_can_be_graded_is_measured_as_drawn_and_costs_a_quarter_more(measured: list[int]) -> None:
+    everything = [(group, r) for group in GROUPS for r in range(16)]
+    evidence = ChallengedSample(SEED, MODEL).measure(submission(), cannot_conclude_on(everything))
+    assert places(evidence) == [*SAMPLE.places, *SAMPLE.reserve[:MAX_RESERVE_TAKEN]]
+    assert evidence.inconclusive == len(evidence.rollouts)
+    assert sum(measured) <= MAX_ROLLOUTS_CHECKED + MAX_RESERVE_TAKEN
+
+
+@pytest.mark.parametrize(("lost", "too_many"), [(10, False), (11, True)])
+def test_what_is_looked_at_in_place_of_others_does_not_make_the_sample_larger(lost: int, too_many: bool) -> None:
+    """42 rollouts are drawn of twelve groups; ten of them may lack a grade."""
+    unsure = [*SAMPLE.singles, *SAMPLE.reserve][:lost]
+    evidence = ChallengedSample(SEED, MODEL).measure(submission(), cannot_conclude_on(unsure))
+    assert (len(SAMPLE.places), evidence.inconclusive) == (42, lost)
+    assert Examination((), submission(), evidence=evidence).too_many_inconclusive == too_many
 
 
 def test_rollouts_of_a_whole_group_stay_in_it_and_count_as_lost() -> None:
@@ -115,7 +138,7 @@ def test_rollouts_of_a_whole_group_stay_in_it_and_count_as_lost() -> None:
     assert places(evidence)[:16] == [(SAMPLE.whole_groups[0], r) for r in range(16)]
     assert evidence.inconclusive == 6
     stability = [one.grade.stability for one in evidence.rollouts]
-    assert stability.count(GradeStability.INCONCLUSIVE) == 5
+    assert stability[:32].count(GradeStability.INCONCLUSIVE) == 5
 
 
 def test_a_group_to_learn_from_counts_whatever_grade_is_not_sure() -> None:
@@ -134,3 +157,66 @@ def test_a_group_to_learn_from_counts_whatever_grade_is_not_sure() -> None:
     assert evidence.rollouts[1].grade.stability is GradeStability.UNSTABLE
     assert evidence.rollouts[4].grade.stability is GradeStability.INCONCLUSIVE
     assert evidence.inconclusive == 2
+
+
+def test_a_device_that_slipped_measures_again_and_one_that_cannot_says_so_to_the_miners_loss(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is not finite counts against the miner, so it has to be so twice."""
+    tries: list[bool] = []
+    slips: set[int] = set()
+
+    def slipping(_model: object, rows: Sequence[object], _lengths: object, at: Sequence[tuple[int, ...]], *_: object) -> object:
+        tries.append(len(tries) in slips)
+        value = np.nan if tries[-1] else 0.0
+        return [
+            RolloutMeasurement(a, np.full((len(a), 4), value, np.float32), np.zeros(len(a), np.float32), np.zeros(len(a)))
+            for a in at
+        ]
+
+    monkeypatch.setattr(measure, "measure_rollouts", slipping)
+    context = plain.check_context(CONTEXT, MINER.hotkey)
+    for at_tries, good in (({0}, True), ({0, 1}, False)):
+        slips.clear()
+        slips.update(at_tries)
+        tries.clear()
+        evidence = WholeGroup(2, MODEL).measure(submission(), context)
+        assert len(tries) == 2
+        assert all(np.isfinite(one.z).all() for one in evidence.rollouts) == good
+
+
+class TestGrading:
+    """What an environment's grader does that breaks its promise."""
+
+    context = plain.check_context(CONTEXT, MINER.hotkey)
+
+    def graded_by(self, outcome: Callable[[int, str], Grade | None]) -> GradeEvidence:
+        problem = self.context.environment.problem(1)
+        return grade_claim(Grader(outcome), problem, "5 6", 1.0, True)
+
+    def test_a_grader_that_a_text_breaks_gives_that_text_nothing(self) -> None:
+        def breaks(seed: int, text: str) -> Grade | None:
+            raise RecursionError("deep")
+
+        assert self.graded_by(breaks) == GradeEvidence(0.0, False, GradeStability.STABLE)
+        for reward in (float("nan"), float("inf")):
+            found = self.graded_by(lambda seed, text, reward=reward: Grade(reward, True, True))  # type: ignore[misc]
+            assert found == GradeEvidence(0.0, False, GradeStability.STABLE)
+
+    @pytest.mark.parametrize("error", [MemoryError(), OSError(24, "too many open files")])
+    def test_what_this_machine_lacks_is_no_answers_fault(self, error: Exception) -> None:
+        def lacks(seed: int, text: str) -> Grade | None:
+            raise error
+
+        with pytest.raises(MachineFaultError, match="could not grade"):
+            self.graded_by(lacks)
+
+    def test_an_answer_that_breaks_its_grader_now_and_then_is_unstable(self) -> None:
+        runs = iter([True, False, True])
+
+        def sometimes(seed: int, text: str) -> Grade | None:
+            if next(runs):
+                raise ValueError
+            return None
+
+        assert self.graded_by(sometimes).stability is GradeStability.UNSTABLE

@@ -105,6 +105,10 @@ class ProtocolViolationError(GrailError):
     exit_code = 11
 
 
+class MachineFaultError(GrailError):
+    """This machine could not compute what was asked (memory, a device); nothing is said of whoever asked."""
+
+
 class OutOfMemoryError(GrailError):
     """This machine had no memory left, on the processor or on the device."""
 

@@ -44,7 +44,8 @@ class PolicyModel:
         """Wrap a Transformers causal model that exists already (the trainer's, a test's). Sets evaluation mode.
 
         Raises:
-            CheckpointError: its logits are not the plain product of hidden states and head weights.
+            CheckpointError: its logits are not the plain product of hidden states and head weights, or it could draw tokens
+                that it has no embedding for.
         """
         config = module.config
         for name, neutral in _LOGIT_TRANSFORMS.items():
@@ -77,6 +78,12 @@ class PolicyModel:
         self.vocabulary_size = int(head.weight.shape[0])
         self.hidden_size = int(head.weight.shape[1])
         self.embedding_rows = int(self.module.get_input_embeddings().weight.shape[0])
+        if self.embedding_rows < self.vocabulary_size:
+            raise CheckpointError(
+                f"{self.vocabulary_size} tokens can be drawn, but only {self.embedding_rows} can be read",
+                where=type(module).__name__,
+                hint="make embedding and head of one size (`resize_token_embeddings`)",
+            )
         self.context_length = int(config.max_position_embeddings)
         self.layers = int(config.num_hidden_layers)
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from grail_core.model.memory import on_this_machine
 from grail_core.model.policy_model import PolicyModel
 from grail_core.proof.alternative_test import REFERENCE
 from grail_core.proof.batch import measure_sketches
@@ -71,6 +72,7 @@ class Alternatives:
         """How many of so many sampled rollouts are measured."""
         return math.ceil(self._share * sampled)
 
+    @on_this_machine
     def sketches(self, rows: RolloutTokens, signs: Projections) -> list[dict[str, Sketches]]:
         """Per row, by name: float32 z [k, 4] at its positions, the reference's among them.
 
@@ -78,6 +80,7 @@ class Alternatives:
 
         Raises:
             OutOfVocabularyError, OverlongSequenceError: refused before the model runs.
+            MachineFaultError: as `on_this_machine`.
         """
         found: list[dict[str, Sketches]] = [{} for _ in rows.tokens]
         with self._scratch.lock:

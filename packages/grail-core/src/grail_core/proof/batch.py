@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from grail_core.model import kernels
+from grail_core.model.memory import on_this_machine
 from grail_core.model.policy_model import PolicyModel
 from grail_core.model.sampling import Floats, SeededSampler
 from grail_core.proof.errors import UnprovableError
@@ -40,11 +41,17 @@ class RolloutMeasurement:
     """What a validator measured of one rollout, at the completion indices `positions` (k of them)."""
 
     positions: tuple[int, ...]
-    z: Sketches  # float32 [k, 4], unrounded, at each index's own position; NaN throughout where not provable
+    z: Sketches  # float32 [k, 4], unrounded, at each index's own position; NaN throughout where not provable: the worst value
     logprobs: npt.NDArray[np.float32]  # [k], unwarped log-probability of the claimed token
     margins: npt.NDArray[np.float64]  # [k], 0 … MARGIN_CLIP
 
+    @property
+    def finite(self) -> bool:
+        """Whether the model's own states were: an honest miner proves no rollout where they are not."""
+        return bool(np.isfinite(self.z).all() and np.isfinite(self.logprobs).all())
 
+
+@on_this_machine
 def prove_rollouts(
     model: PolicyModel, rows: Sequence[Sequence[int]], prompt_lengths: Sequence[int], projections: Projections
 ) -> list[RolloutProof]:
@@ -56,6 +63,7 @@ def prove_rollouts(
     Raises:
         OutOfVocabularyError, OverlongSequenceError: refused before the model runs.
         UnprovableError: a hidden state that is zero or not finite; `where` names the row.
+        MachineFaultError: as `on_this_machine`.
     """
     _check_batch(rows, prompt_lengths)
     hidden = model.hidden_states(rows)
@@ -70,6 +78,7 @@ def prove_rollouts(
     return proofs
 
 
+@on_this_machine
 def measure_rollouts(
     model: PolicyModel,
     rows: Sequence[Sequence[int]],
@@ -87,6 +96,7 @@ def measure_rollouts(
 
     Raises:
         OutOfVocabularyError, OverlongSequenceError: refused before the model runs.
+        MachineFaultError: as `on_this_machine`.
     """
     _check_batch(rows, prompt_lengths)
     sampler = SeededSampler(policy)
@@ -110,6 +120,7 @@ def measure_rollouts(
     return [RolloutMeasurement(tuple(p), z[r], logprobs[r], margins[r]) for r, p in enumerate(positions)]
 
 
+@on_this_machine
 def measure_sketches(
     model: PolicyModel,
     rows: Sequence[Sequence[int]],
@@ -167,5 +178,5 @@ def _logprobs_of(logits: Floats, tops: npt.NDArray[np.intp], tokens: Sequence[in
     normalisers = np.empty(len(logits), dtype=np.float32)
     kernels.log_sum_exp(logits, tops, normalisers)
     claimed: npt.NDArray[np.float32] = logits[np.arange(len(logits)), np.asarray(tokens)]
-    with np.errstate(invalid="ignore"):  # infinite logits give NaN, which no claim matches
+    with np.errstate(invalid="ignore"):  # infinite logits give NaN, the worst value
         return claimed - normalisers

@@ -10,13 +10,21 @@ rely on what earlier ones have established. `unique` never rejects: it says whic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
+from grail_core.errors import MachineFaultError
 from grail_core.files.evidence import MinerEvidence
 from grail_core.proof.comparison import CHECKS as MODEL_CHECKS
 from grail_core.protocol import Finding, Outcome
+from grail_core.protocol.constants import (
+    CHECK_ALL_BELOW,
+    ROLLOUTS_PER_PROBLEM,
+    SINGLE_ROLLOUTS_CHECKED,
+    WHOLE_GROUPS_CHECKED,
+)
 from grail_core.protocol.types import Digest
 from grail_core.verification import model_checks, prompt, reward, schema, termination
 from grail_core.verification.context import CheckContext
@@ -59,13 +67,30 @@ class Examination:
 
     @property
     def too_many_inconclusive(self) -> bool:
-        """Could too little of the sample be graded for the window to count?"""
-        if self.evidence is None:
+        """Could too little of the sample be graded for the window to count? It says nothing against a reject.
+
+        What was looked at in place of others does not make the sample larger.
+        """
+        if self.evidence is None or self.submission is None:
             return False
         numerator, denominator = MAX_INCONCLUSIVE_SHARE
-        return self.evidence.inconclusive * denominator > numerator * max(1, len(self.evidence.rollouts))
+        drawn = min(len(self.evidence.rollouts), _sample_size(len(self.submission.groups)))
+        return self.evidence.inconclusive * denominator > numerator * max(1, drawn)
 
 
+@contextmanager
+def _memory_is_this_machines() -> Iterator[None]:
+    """Whatever a file says fits: limits were checked before it was opened."""
+    try:
+        yield
+    except MemoryError as error:
+        raise MachineFaultError(
+            "this machine ran out of memory while it examined a file",
+            hint="leave the validator more memory, or run fewer other programs beside it",
+        ) from error
+
+
+@_memory_is_this_machines()
 def examine(
     file: bytes | Submission, context: CheckContext, sampling: Sampling | None = None, *, content_digest: Digest | None = None
 ) -> Examination:
@@ -91,6 +116,7 @@ def examine(
     return examination if sampling is None else examine_sample(examination, context, sampling)
 
 
+@_memory_is_this_machines()
 def examine_sample(examination: Examination, context: CheckContext, sampling: Sampling) -> Examination:
     """The stages `sample` to `model` of a file that came through the earlier ones; one that did not stays as it is."""
     submission = examination.submission
@@ -111,6 +137,13 @@ def decide(submission: Submission, evidence: MinerEvidence) -> tuple[Finding, ..
 
 def first_reject(findings: Sequence[Finding]) -> Finding | None:
     return next((finding for finding in findings if finding.outcome is Outcome.REJECT), None)
+
+
+def _sample_size(groups: int) -> int:
+    """Rollouts that the challenge draws from a file with so many groups."""
+    if groups * ROLLOUTS_PER_PROBLEM <= CHECK_ALL_BELOW:
+        return groups * ROLLOUTS_PER_PROBLEM
+    return WHOLE_GROUPS_CHECKED * ROLLOUTS_PER_PROBLEM + min(SINGLE_ROLLOUTS_CHECKED, groups - WHOLE_GROUPS_CHECKED)
 
 
 def _every_rollout(submission: Submission, context: CheckContext) -> Examination:

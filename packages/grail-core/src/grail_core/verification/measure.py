@@ -3,13 +3,16 @@
 Everything that needs an environment or a model happens here and ends in `RolloutEvidence`; what it means is decided
 elsewhere, from that evidence alone. A validator looks at what the challenge draws (`ChallengedSample`), a trainer at whole
 groups (`WholeGroup`). Proof batches are composed as the protocol says: a whole group in order of r, single rollouts 16 at a
-time in the order drawn.
+time in the order drawn. What cannot be graded is measured all the same: whatever an answer does to its grader, it spares its
+rollout no look by the model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final
 
 import numpy as np
 
@@ -20,12 +23,15 @@ from grail_core.proof.batch import measure_rollouts
 from grail_core.proof.numerics import numerics_class_of
 from grail_core.proof.sketches import projections
 from grail_core.protocol import RolloutRecord, RolloutSample, challenged_positions, sample_rollouts
-from grail_core.protocol.constants import ALTERNATIVE_POSITIONS, CHALLENGE_K, PROOF_BATCH_SIZE
+from grail_core.protocol.constants import ALTERNATIVE_POSITIONS, CHALLENGE_K, MAX_ROLLOUTS_CHECKED, PROOF_BATCH_SIZE
 from grail_core.protocol.randomness import DRAW_ALTERNATIVES, draw
 from grail_core.protocol.types import Digest
 from grail_core.verification.context import CheckContext
 from grail_core.verification.reward import grade_claim
 from grail_core.verification.window_file import Submission
+
+MAX_RESERVE_TAKEN: Final = MAX_ROLLOUTS_CHECKED // 4
+"""Of more than a quarter of a sample that cannot be graded the window does not count: no more need to be replaced."""
 
 Place = tuple[int, int]
 """A rollout of a file: its group and its number in the group."""
@@ -54,17 +60,17 @@ class ChallengedSample:
     alternatives: Alternatives | None = None
 
     def measure(self, submission: Submission, context: CheckContext) -> MinerEvidence:
-        """A rollout that the grader cannot conclude on is replaced by the next of the draw."""
+        """For a single rollout that the grader cannot conclude on, the next of the draw's reserve is looked at too."""
         sample = sample_rollouts(self.challenge_seed, submission.groups)
         groups = [submission.rollouts_of(group) for group in sample.whole_groups]
         graded = {_place(record): _grade(record, context) for group in groups for record in group}
-        lost = sum(one.stability is GradeStability.INCONCLUSIVE for one in graded.values())
-        singles, lost_singles = _conclusive_singles(submission, context, sample, graded)
+        singles = _singles(submission, context, sample, graded)
         rollouts: list[RolloutEvidence] = []
         for batch in (*groups, *_chunks(singles, PROOF_BATCH_SIZE)):
             opened = [OpenedRollout(record, self._positions(submission, record, CHALLENGE_K)) for record in batch]
             rollouts += _measure_batch(context, opened, graded, self.model)
-        return _evidence_of(submission, self.model, rollouts, lost + lost_singles)
+        lost = sum(one.stability is GradeStability.INCONCLUSIVE for one in graded.values())
+        return _evidence_of(submission, self.model, rollouts, lost)
 
     def under_alternatives(self, submission: Submission, context: CheckContext, evidence: MinerEvidence) -> MinerEvidence:
         """With the sketches of the current model in float32 and of every alternative, on the share that is drawn.
@@ -97,7 +103,8 @@ class ChallengedSample:
 class WholeGroup:
     """All 16 rollouts of one group at every completion position: what a trainer verifies before it learns (section 11).
 
-    `evidence.rollouts[r].logprob` are then the behaviour policy's log-probabilities (unwarped, nats) of rollout r.
+    `evidence.rollouts[r].logprob` are then the behaviour policy's log-probabilities (unwarped, nats) of rollout r. Nothing is
+    replaced: `evidence.inconclusive` counts every grade that is not sure, and a group with one is not learned from.
     """
 
     group: int
@@ -121,7 +128,8 @@ def _measure_batch(
 ) -> list[RolloutEvidence]:
     """One proof batch: at most 16 rollouts, in the order given."""
     records = [one.record for one in batch]
-    measured = measure_rollouts(
+    measure = partial(
+        measure_rollouts,
         model,
         [record.tokens.tolist() for record in records],
         [record.prompt_length for record in records],
@@ -130,6 +138,10 @@ def _measure_batch(
         context.policy,
         [context.window.sampling_seed(context.hotkey, record.group, record.rollout) for record in records],
     )
+    measured = measure()
+    if not all(measurement.finite for measurement in measured):
+        # A number that is missing counts as the worst one, against the miner. A device that slipped gives it the second time.
+        measured = measure()
     return [
         RolloutEvidence(
             group=one.record.group,
@@ -165,22 +177,20 @@ def _grade(record: RolloutRecord, context: CheckContext) -> GradeEvidence:
     return grade_claim(context.environment, problem, completion, record.reward, record.success)
 
 
-def _conclusive_singles(
+def _singles(
     submission: Submission, context: CheckContext, sample: RolloutSample, graded: dict[Place, GradeEvidence]
-) -> tuple[list[RolloutRecord], int]:
-    """Single rollouts that were graded, replacements included, and how many were lost on the way."""
-    kept: list[RolloutRecord] = []
-    lost = 0
-    for place in (*sample.singles, *sample.reserve):
-        if len(kept) == len(sample.singles):
+) -> list[RolloutRecord]:
+    """The single rollouts drawn, and of the reserve as many more as lack a grade; `graded` learns of each."""
+    looked_at: list[RolloutRecord] = []
+    missing = len(sample.singles)
+    for place in (*sample.singles, *sample.reserve[:MAX_RESERVE_TAKEN]):
+        if not missing:
             break
         record = submission.rollout_of(*place)
+        looked_at.append(record)
         graded[place] = _grade(record, context)
-        if graded[place].stability is GradeStability.INCONCLUSIVE:
-            lost += 1
-        else:
-            kept.append(record)
-    return kept, lost
+        missing -= graded[place].stability is not GradeStability.INCONCLUSIVE
+    return looked_at
 
 
 def _place(record: RolloutRecord) -> Place:

@@ -1,7 +1,8 @@
 """Check 6, `reward`: the validator's own grade against the claimed reward and success.
 
 A mismatch is graded twice more, alone. Only when all three runs agree with each other and not with the claim, far from any
-limit, is the claim false; otherwise the answer is unstable, which is nobody's fault.
+limit, is the claim false; otherwise the answer is unstable, which is nobody's fault. Whether a rollout can be graded decides
+about this check alone: it is measured by the model in any case.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 
 from grail_core.environment import Environment, Grade, GradeOutcome, Problem
+from grail_core.errors import GrailError, MachineFaultError
 from grail_core.files.evidence import GradeEvidence, GradeStability, MinerEvidence
 from grail_core.protocol.constants import REWARD_ABS_TOL, REWARD_REL_TOL
 from grail_core.protocol.verdicts import Finding
@@ -23,14 +25,44 @@ MAX_LIMIT_SHARE = 0.6
 def grade_claim(
     environment: Environment, problem: Problem, completion: str, claimed_reward: float, claimed_success: bool
 ) -> GradeEvidence:
-    """Grade a completion, and twice more where the result is not the claimed one."""
-    first = environment.grade(problem, completion)
+    """Grade a completion, and twice more where the result is not the claimed one.
+
+    Raises:
+        GrailError: as `graded`.
+    """
+    first = graded(environment, problem, completion)
     if first.outcome is GradeOutcome.INCONCLUSIVE:
         return GradeEvidence(first.reward, first.success, GradeStability.INCONCLUSIVE)
     if same_grade(first.reward, first.success, claimed_reward, claimed_success):
         return GradeEvidence(first.reward, first.success, GradeStability.STABLE)
-    runs = [first, environment.grade(problem, completion), environment.grade(problem, completion)]
+    runs = [first, graded(environment, problem, completion), graded(environment, problem, completion)]
     return GradeEvidence(first.reward, first.success, _stability(runs))
+
+
+def graded(environment: Environment, problem: Problem, completion: str) -> Grade:
+    """The environment's grade; one that breaks its promise for this text (it raises, the reward is not finite) earns nothing.
+
+    A grader that a text can break would else be a way out of being graded. The miner's own grader breaks alike.
+
+    Raises:
+        MachineFaultError: memory, files or processes of this machine ran out.
+        GrailError: the environment's own word for a fault that is not the answer's.
+    """
+    try:
+        grade = environment.grade(problem, completion)
+    except GrailError:
+        raise
+    except (MemoryError, OSError) as error:
+        raise MachineFaultError(
+            f"this machine could not grade: {type(error).__name__}: {error}"[:300],
+            where=environment.spec.env_id,
+            hint="look at free memory, open files (`ulimit -n`) and processes (`ulimit -u`)",
+        ) from error
+    except Exception as error:  # noqa: BLE001 - any environment, any text
+        return Grade(0.0, False, False, detail=f"the grader raised {type(error).__name__}")
+    if not math.isfinite(grade.reward):
+        return Grade(0.0, False, False, outcome=grade.outcome, detail="the grader gave no finite reward")
+    return grade
 
 
 def same_grade(reward: float, success: bool, other_reward: float, other_success: bool) -> bool:

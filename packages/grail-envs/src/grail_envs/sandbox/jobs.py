@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,16 @@ class Job:
     program: bool = False
 
 
+LOST: Final = "sandbox"
+
+
 @dataclass(frozen=True)
 class Ruling:
     """What became of a job.
 
-    `conclusive` is False only where the grading side failed, never the answer. `limit` names the limit that the answer ran
-    into ("cpu", "time", "" for none), `limit_share` is the largest share of one that was used, `stage` where it ended.
+    `conclusive` is False only where the grading side failed before it was given the job: from then on nothing that happens is
+    anybody's fault but the answer's. `limit` names the limit that the answer ran into ("cpu", "time", "memory", "" for none),
+    `limit_share` is the largest share of one that was used, `stage` where it ended (LOST: with the lane it ran on).
     """
 
     passed: bool

@@ -1,8 +1,10 @@
 """A pool of zygotes: grades from any thread, each alone in its lane, with the same verdict at any load.
 
 A caller waits until a lane is free (back-pressure), a lane is renewed after a fixed number of grades or when it is lost,
-and a job whose lane was lost is tried once more before it is called inconclusive. A grade that ends within a fifth of
-a limit is repeated once with every other lane empty, and that second one counts.
+and a job whose lane was lost is tried once more. No lane gets the job, and with it foreign code, before it has said that its
+processes are confined. Until then a failure is ours and ends as inconclusive; what happens afterwards is graded: an answer
+whose lane is lost has failed, as far as if it had used up a limit, so that no machine under pressure proves a claim false. A
+grade that ends within a fifth of a limit is repeated once with every other lane empty, and that second one counts.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from typing import Any, Final
 
 from grail_core.errors import EnvironmentUnavailableError
 from grail_envs.sandbox import wire_host
-from grail_envs.sandbox.jobs import Job, Limits, Ruling
+from grail_envs.sandbox.jobs import LOST, Job, Limits, Ruling
 
 SANDBOX_VARIABLE: Final = "GRAIL_SANDBOX"
 LAYERS: Final = ("landlock", "seccomp", "namespaces")
@@ -34,6 +36,7 @@ OWN_USER: Final = 64937
 
 RECYCLE_AFTER: Final = 2000
 _START_S: Final = 60.0
+_CONFINED_S: Final = 60.0
 _GRACE_S: Final = 120.0
 _PRELOAD: Final = """
 abc array ast asyncio base64 bisect calendar cmath collections collections.abc contextlib copy csv ctypes dataclasses datetime
@@ -48,7 +51,11 @@ class SandboxUnavailableError(EnvironmentUnavailableError):
 
 
 class LaneLostError(Exception):
-    """A zygote ended, or did not reply in time: a fault of the grading side."""
+    """A zygote ended, or did not reply in time. `with_job`: it had been given the job."""
+
+    def __init__(self, problem: str, *, with_job: bool = False) -> None:
+        super().__init__(problem)
+        self.with_job = with_job
 
 
 @dataclass(frozen=True)
@@ -98,17 +105,17 @@ class Lane:
         command = [sys.executable, "-s", "-S", "-P", "-B", str(folder / "zygote.py"), json.dumps(options)]
         if backend == "bubblewrap":
             command = _bubblewrap([str(folder), *site]) + command
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={"PYTHONHASHSEED": "0", "LANG": "C.UTF-8", "HOME": "/tmp", "PATH": "/usr/bin:/bin"},
-            cwd="/",
-            pass_fds=[theirs.fileno()],
-            start_new_session=True,
-        )
-        theirs.close()
+        try:
+            process = _started(command, theirs)
+        except OSError as error:
+            ours.close()
+            raise SandboxUnavailableError(
+                f"the sandbox's zygote could not be started: {error.strerror or error}",
+                where=backend,
+                hint="look at free memory and processes (`ulimit -u`, the limits of the container)",
+            ) from error
+        finally:
+            theirs.close()
         lane = cls(process, ours, {}, {})
         try:
             hello = lane._line(time.monotonic() + _START_S)
@@ -128,25 +135,26 @@ class Lane:
         """One grade: what the grader said (None if it said nothing) and what was used.
 
         Raises:
-            LaneLostError: the zygote ended or did not answer; the lane is closed.
+            LaneLostError: the zygote ended or did not answer, before or after it was given the job; the lane is closed.
         """
         self.graded += 1
-        deadline = time.monotonic() + 2 * limits.wall_s + _GRACE_S
         ours, theirs = socket.socketpair()
-        said: Any = None
+        given = False
         try:
             request = {"work": work, "cpu_s": limits.cpu_s, "wall_s": limits.wall_s, "memory": limits.memory_bytes}
             with theirs:
                 socket.send_fds(self.control, [json.dumps(request).encode()], [theirs.fileno()])
             with ours:
+                confined = self._line(time.monotonic() + _CONFINED_S)
+                if not confined.get("ready"):
+                    raise LaneLostError(str(confined.get("problem")))
+                given = True
+                deadline = time.monotonic() + 2 * limits.wall_s + _GRACE_S
                 said = wire_host.converse(ours, message, deadline)
             return said, self._line(deadline)
-        except OSError as error:
+        except (OSError, LaneLostError) as error:
             self.close()
-            raise LaneLostError(str(error)) from error
-        except LaneLostError:
-            self.close()
-            raise
+            raise LaneLostError(str(error), with_job=given) from error
 
     def close(self) -> None:
         """End the zygote and everything that it forked."""
@@ -234,7 +242,7 @@ class GraderPool:
         return ruling
 
     def _on_a_lane(self, work: str, message: Mapping[str, Any], limits: Limits) -> Ruling:
-        problem = ""
+        lost: LaneLostError | None = None
         for _ in range(2):
             if self._closed:
                 raise SandboxUnavailableError("the sandbox is closed", where=self.backend, hint="open another pool")
@@ -248,10 +256,14 @@ class GraderPool:
                 return _ruling(*lane.run(work, message, limits), limits)
             except LaneLostError as error:
                 lane = None
-                problem = str(error)
+                lost = error if lost is None or error.with_job else lost
+            except SandboxUnavailableError:
+                if lost is None or not lost.with_job:
+                    raise
+                break  # the job may be what has used up the machine
             finally:
                 self._free.put(lane)
-        return Ruling(False, "sandbox", f"the grading process was lost twice: {problem}", conclusive=False)
+        return _lost(lost)
 
     def _start(self) -> Lane:
         lane = Lane.start(self.kind, self.backend, self._layers)
@@ -313,8 +325,8 @@ def _ruling(said: Any, used: Mapping[str, Any], limits: Limits) -> Ruling:
     share = max(shares.values())
     over = [name for name in ("cpu", "time") if shares[name] > 1.0]
     limit = used["limit"] or (over[0] if over else "")
-    if used["statuses"].get("answer") == 97 or used["statuses"].get("grader") == 97:
-        return Ruling(False, "sandbox", "a process could not be confined", conclusive=False, limit_share=share)
+    if not isinstance(said, dict) and used["killed"] and not limit:
+        limit = "memory"  # the kernel's way to say it, whoever's memory it was
     if limit:
         return Ruling(False, "limit", f"over the limit of {limit}", limit=limit, limit_share=max(share, 1.0))
     if not isinstance(said, dict):
@@ -322,9 +334,29 @@ def _ruling(said: Any, used: Mapping[str, Any], limits: Limits) -> Ruling:
     return Ruling(
         said.get("passed") is True,
         str(said.get("stage", "")),
-        str(said.get("detail", "")),
+        str(said.get("detail", "")).encode("utf-8", "replace").decode(),  # an answer's words go into logs and verdicts
         output=str(said.get("out", "")),
         limit_share=share,
+    )
+
+
+def _lost(error: LaneLostError | None) -> Ruling:
+    detail = f"the grading process was lost: {error}"
+    if error is None or not error.with_job:
+        return Ruling(False, LOST, detail, conclusive=False)
+    return Ruling(False, LOST, detail, limit_share=1.0)
+
+
+def _started(command: list[str], control: socket.socket) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={"PYTHONHASHSEED": "0", "LANG": "C.UTF-8", "HOME": "/tmp", "PATH": "/usr/bin:/bin"},
+        cwd="/",
+        pass_fds=[control.fileno()],
+        start_new_session=True,
     )
 
 

@@ -5,6 +5,10 @@ interpreter and the allowed imports, and nothing else: no secret, no data set, n
 forks for an answer holds none either. The answer's process gets fresh namespaces, Landlock, seccomp and limits; the grader's
 process gets everything but the namespaces. Time is counted without the time spent waiting for a processor, so that a
 verdict does not depend on the load. Standard library only.
+
+A child says that it is confined over a pipe of its own, which it closes before it reads anything that is foreign; when all have
+said so, the host is told and sends the job. What happens before that is a fault of this side, what happens after it the
+answer's doing, whatever exit codes, signals or silence it consists of.
 """
 
 from __future__ import annotations
@@ -40,7 +44,9 @@ MAX_WAIT_S = 100.0
 """Time in line, beyond twice the limit of time, that a grade may take."""
 
 _STEP_S = 0.05
-_EXIT_DONE, _EXIT_UNCONFINED, _EXIT_FAILED = 0, 97, 98
+_CONFINE_S = 30.0
+_READY = b"r"
+_PLACES = (3, 4, 5)  # descriptors that a child keeps, in order
 
 
 class Zygote:
@@ -105,7 +111,10 @@ class Zygote:
                 pair = self._pair(request)
             socket.send_fds(pair.channel, [b"h"], [host])
             os.close(host)
-            self._say(self._watch(pair))
+            lacking = pair.lacking(self.control)
+            self._say({"ready": not lacking, "problem": lacking})
+            if not lacking:
+                self._say(self._watch(pair))
             pair.end()
             pair = self._pair(request)
 
@@ -167,10 +176,10 @@ class Zygote:
         if pid == 0:
             try:
                 self._confine(1 << 30, 5.0, private=True, keep=[writing], before_filter=_nothing)
-                os.write(3, b"ok")
+                os.write(_PLACES[0], b"ok")
             except BaseException as error:  # noqa: BLE001 - the child must end here
                 os.write(writing, f"{type(error).__name__}: {error}".encode()[:300])
-            os._exit(_EXIT_DONE)
+            os._exit(0)
         os.close(writing)
         said = os.read(reading, 400)
         os.close(reading)
@@ -231,37 +240,53 @@ class Zygote:
         """Fork what a grade needs; the processes confine themselves and wait."""
         channel, its_end = socket.socketpair()
         pids: dict[str, int] = {}
+        ready: dict[str, int] = {}
         if request["work"] == "math":
-            pids["grader"] = self._fork(private=True)
-            if pids["grader"] == 0:
-                self._child(request, True, [its_end.fileno()], _grade_formula)
+            self._child("grader", pids, ready, request, True, [its_end.fileno()], _grade_formula)
         else:
             ours, theirs = socket.socketpair()
-            pids["answer"] = self._fork(private=True)
-            if pids["answer"] == 0:
-                self._child(request, True, [theirs.fileno()], lambda: answer_side.AnswerSide(3, self.steady).serve())
+            answer = answer_side.AnswerSide(_PLACES[0], self.steady)
+            self._child("answer", pids, ready, request, True, [theirs.fileno()], answer.serve)
             theirs.close()
-            pids["grader"] = self._fork(private=False)
-            if pids["grader"] == 0:
-                self._child(request, False, [its_end.fileno(), ours.fileno()], _grade_code)
+            self._child("grader", pids, ready, request, False, [its_end.fileno(), ours.fileno()], _grade_code)
             ours.close()
         its_end.close()
-        return _Pair(pids, channel, request)
+        return _Pair(pids, ready, channel, request)
 
-    def _child(self, request: dict[str, Any], private: bool, keep: list[int], work: Any) -> None:
-        status = _EXIT_UNCONFINED
+    def _child(
+        self,
+        name: str,
+        pids: dict[str, int],
+        ready: dict[str, int],
+        request: dict[str, Any],
+        private: bool,
+        keep: list[int],
+        work: Callable[[], None],
+    ) -> None:
+        """Fork one: it confines itself, says so over the pipe that `ready` gets the other end of, and does its work."""
+        reading, writing = os.pipe()
+        pids[name] = self._fork(private)
+        if pids[name]:
+            os.close(writing)
+            ready[name] = reading
+            return
         try:
             factor = 1 if private else 2  # the grading side holds what both sides made
-            before = _host_in_place_of_channel if work in (_grade_code, _grade_formula) else _nothing
+            before = _host_in_place_of_channel if name == "grader" else _nothing
             self._confine(
-                factor * request["memory"], factor * request["cpu_s"], private=private, keep=keep, before_filter=before
+                factor * request["memory"],
+                factor * request["cpu_s"],
+                private=private,
+                keep=[*keep, writing],
+                before_filter=before,
             )
-            status = _EXIT_FAILED
+            said = _PLACES[len(keep)]
+            os.write(said, _READY)
+            os.close(said)
             work()
-            status = _EXIT_DONE
         except BaseException:  # noqa: S110, BLE001 - a forked child never returns into the zygote's code
             pass
-        os._exit(status)
+        os._exit(0)
 
     def _watch(self, pair: _Pair) -> dict[str, Any]:
         """Wait for the grader, keep the limits, and say what was used."""
@@ -275,7 +300,7 @@ class Zygote:
             graded = False
             for handle, _ in poller.poll((_STEP_S if pair.handles else 0.002) * 1000):
                 if handle == self.control.fileno():
-                    os._exit(_EXIT_DONE)  # the host is gone; the children die with this process
+                    os._exit(0)  # the host is gone; the children die with this process
                 poller.unregister(handle)
                 graded = graded or handle == pair.handles[-1]
             usage.measure(last=graded)
@@ -287,26 +312,27 @@ class Zygote:
             elif usage.counted > 1.2 * request["wall_s"] or time.monotonic() - usage.started > _last_s(request):
                 limit = "time"
         usage.peak()
-        used = [rusage for _, rusage in pair.ended.values()]
+        used = list(pair.ended.values())
         return {
             "limit": limit,
             "cpu_s": max([usage.cpu, *(one.ru_utime + one.ru_stime for one in used)]),
             "time_s": usage.counted,
             "memory": max([usage.memory, *(_bytes(one.ru_maxrss) for one in used)]),
-            "statuses": {
-                name: os.waitstatus_to_exitcode(pair.ended[pid][0]) for name, pid in pids.items() if pid in pair.ended
-            },
+            # Of the answer's process nothing is told: it ends as it likes. No foreign code runs in the grader's.
+            "killed": pids["grader"] in pair.killed,
         }
 
 
 class _Pair:
     """The processes of one grade, and the socket over which they are given the host's."""
 
-    def __init__(self, pids: dict[str, int], channel: socket.socket, request: dict[str, Any]) -> None:
+    def __init__(self, pids: dict[str, int], ready: dict[str, int], channel: socket.socket, request: dict[str, Any]) -> None:
         self.pids = pids
+        self.ready = ready
         self.channel = channel
         self.request = request
-        self.ended: dict[int, tuple[int, resource.struct_rusage]] = {}
+        self.ended: dict[int, resource.struct_rusage] = {}
+        self.killed: set[int] = set()
         self.handles = [os.pidfd_open(pid) for pid in pids.values()] if hasattr(os, "pidfd_open") else []
 
     def alive(self) -> bool:
@@ -320,7 +346,25 @@ class _Pair:
             if pid not in self.ended:
                 found, status, used = os.wait4(pid, options)
                 if found:
-                    self.ended[pid] = (status, used)
+                    self.ended[pid] = used
+                    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+                        self.killed.add(pid)
+
+    def lacking(self, host: socket.socket) -> str:
+        """Wait until every process has said that it is confined; "", or what is wrong."""
+        deadline = time.monotonic() + _CONFINE_S
+        for name, handle in self.ready.items():
+            poller = select.poll()
+            poller.register(handle, select.POLLIN)
+            poller.register(host, 0)
+            found = dict(poller.poll(max(0.0, deadline - time.monotonic()) * 1000))
+            if host.fileno() in found:
+                os._exit(0)  # the host is gone; the children die with this process
+            if not found:
+                return f"the {name}'s process was not confined in {_CONFINE_S:g} s"
+            if os.read(handle, len(_READY)) != _READY:
+                return f"the {name}'s process ended before it was confined"
+        return ""
 
     def end(self) -> None:
         """Leave nothing behind."""
@@ -329,16 +373,16 @@ class _Pair:
                 _kill(pid)
         self.collect(0)
         self.channel.close()
-        for handle in self.handles:
+        for handle in (*self.handles, *self.ready.values()):
             os.close(handle)
 
 
 def _host_in_place_of_channel() -> None:
-    """Wait for the host's socket, and put it where the channel that brings it was: descriptor 3."""
-    channel = socket.socket(fileno=3)
+    """Wait for the host's socket, and put it where the channel that brings it was."""
+    channel = socket.socket(fileno=_PLACES[0])
     _, descriptors, _, _ = socket.recv_fds(channel, 1, 1)
     channel.detach()
-    os.dup2(descriptors[0], 3)
+    os.dup2(descriptors[0], _PLACES[0])
     os.close(descriptors[0])
 
 
@@ -347,15 +391,15 @@ def _nothing() -> None:
 
 
 def _grade_code() -> None:
-    job = wire.receive(3)
-    wire.send(3, grader_side.grade(4, job))
+    host, answer, _ = _PLACES
+    wire.send(host, grader_side.grade(answer, wire.receive(host)))
 
 
 def _grade_formula() -> None:
     from grail_envs.sandbox import math_side  # only a grading zygote has its packages
 
     math_side.settle()
-    wire.send(3, math_side.grade(wire.receive(3)))
+    wire.send(_PLACES[0], math_side.grade(wire.receive(_PLACES[0])))
 
 
 def _last_s(request: dict[str, Any]) -> float:

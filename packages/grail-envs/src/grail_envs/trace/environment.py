@@ -20,7 +20,7 @@ from grail_envs.code_answers import LIMITS
 from grail_envs.data_sets import row_permutation
 from grail_envs.draws import Draws, checked_seed
 from grail_envs.reward_table import Component, RewardTable
-from grail_envs.sandbox.jobs import Job, Ruling
+from grail_envs.sandbox.jobs import LOST, Job, Ruling
 from grail_envs.trace.grammar import drawn
 
 VERSION: Final = 1
@@ -105,8 +105,10 @@ class TraceEnvironment:
         expected = payload.expected
         if expected is None:
             ruling = _run(payload.program)
-            if not ruling.conclusive:
-                _run.cache_clear()
+            if not ruling.passed:
+                _run.cache_clear()  # what may have been the machine's doing is not remembered
+            # No code of the answer's ran: what a lost process would say against an answer, it says against this machine.
+            if not ruling.conclusive or ruling.stage == LOST or ruling.limit == "memory":
                 return self.rewards.inconclusive(ruling.detail)
             if not ruling.passed:
                 return self.rewards.graded({"format": 1.0}, success=False, well_formed=True, detail="the program does not end")

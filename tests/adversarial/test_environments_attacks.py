@@ -34,9 +34,9 @@ def test_the_detector_of_escapes_detects(pool: GraderPool, tmp_path_factory: pyt
     """The same programs, with the secret where the sandbox does let them look: what would be an escape is seen as one."""
     canaries = family_e.Canaries.placed(tmp_path_factory.mktemp("canaries"))
     try:
-        honest = pool.grade(family_e._job(family_e.HONEST), family_e.E1_LIMITS)
+        honest = pool.grade(family_e.suite_of(family_e.HONEST), family_e.E1_LIMITS)
         assert not canaries.broken(honest)
-        told = pool.grade(family_e._job(f"raise ValueError({canaries.secret!r})"), family_e.E1_LIMITS)
+        told = pool.grade(family_e.suite_of(f"raise ValueError({canaries.secret!r})"), family_e.E1_LIMITS)
         assert canaries.broken(told)
         (canaries.folder / "written").write_text("x")
         assert canaries.broken(honest)
@@ -52,7 +52,7 @@ def test_flaky_honest_answers_are_not_rejected(pool: GraderPool) -> None:
 
 def test_the_check_rejects_a_false_claim(pool: GraderPool) -> None:
     """The honest twin's rule is not one that accepts everything."""
-    job = family_e._job("def target(n): return 0")
+    job = family_e.suite_of("def target(n): return 0")
     assert family_e.check_six(True, lambda: pool.grade(job)) == "reject"
 
 

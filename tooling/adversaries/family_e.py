@@ -109,15 +109,15 @@ def run_e1(
         try:
             for number in range(tries or len(names)):
                 name = names[(number + seed) % len(names)]
-                ruling = own.grade(_job(canaries.filled(PROGRAMS[name])), limits)
-                after = own.grade(_job(HONEST), limits)
+                ruling = own.grade(suite_of(canaries.filled(PROGRAMS[name])), limits)
+                after = own.grade(suite_of(HONEST), limits)
                 honest_tries += 1
                 honest_rejects += not after.passed
                 accepted = ruling.passed or canaries.broken(ruling) or not after.passed
                 if number < len(names) or accepted:
                     details.append({"name": name, "accepted": accepted, "stage": ruling.stage, "message": ruling.detail})
             with ThreadPoolExecutor(4) as executor:
-                rulings = list(executor.map(lambda _: own.grade(_job(HONEST), limits), range(100)))
+                rulings = list(executor.map(lambda _: own.grade(suite_of(HONEST), limits), range(100)))
         finally:
             canaries.close()
             if pool is None:
@@ -262,7 +262,8 @@ def check_six(claim: bool, judged: Callable[[], Ruling]) -> str:
 ATTACKS: dict[str, Callable[..., dict[str, Any]]] = {"E1": run_e1, "E2": run_e2, "E10": run_e10}
 
 
-def _job(code: str) -> Job:
+def suite_of(code: str) -> Job:
+    """An answer before tests whose right values it cannot know."""
     return Job(code=code, tests=TESTS, remote=("target",))
 
 

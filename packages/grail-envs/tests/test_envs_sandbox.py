@@ -6,19 +6,22 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grail_envs.code_answers import grade_of
-from grail_envs.sandbox import GraderPool, Job, Limits, SandboxUnavailableError
+from grail_envs.sandbox import GraderPool, Job, Limits, SandboxUnavailableError, wire_host
 from grail_envs.sandbox import pool as pool_module
 from grail_envs.sandbox.wire import MAX_DEPTH, WireError, decode, encode
 
@@ -109,6 +112,93 @@ def test_a_lost_zygote_is_replaced_and_a_twice_lost_one_is_inconclusive(monkeypa
         assert fragile.grade(RIGHT).passed
     finally:
         fragile.close()
+
+
+def test_a_lane_that_is_lost_before_it_has_the_job_is_ours_and_with_the_job_the_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Here nothing confines the answer, so it can end the zygote; no such end is proof of a false claim either."""
+    open_pool = GraderPool("auto", lanes=1, layers=())
+    kills = Job(code="import os, signal\nos.kill(os.getppid(), signal.SIGKILL)", program=True)
+    try:
+        ruling = open_pool.grade(kills)
+        assert (ruling.passed, ruling.conclusive, ruling.stage, ruling.limit_share) == (False, True, "sandbox", 1.0)
+        assert open_pool.grade(RIGHT).passed
+
+        started: list[int] = []
+
+        def cannot_start(self: GraderPool) -> pool_module.Lane:
+            started.append(1)
+            raise SandboxUnavailableError("no memory for a zygote")
+
+        monkeypatch.setattr(GraderPool, "_start", cannot_start)
+        assert open_pool.grade(kills).conclusive  # the job may be what has used up the machine
+        assert started
+        with pytest.raises(SandboxUnavailableError):
+            open_pool.grade(RIGHT)
+    finally:
+        monkeypatch.undo()
+        open_pool.close()
+
+
+def test_processes_that_cannot_be_confined_are_never_given_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[object] = []
+    real = wire_host.converse
+
+    def converse(*arguments: Any) -> Any:
+        given.append(arguments)
+        return real(*arguments)
+
+    monkeypatch.setattr(wire_host, "converse", converse)
+    try:
+        starved = GraderPool("strict", lanes=1)
+    except SandboxUnavailableError as error:
+        pytest.skip(error.what)
+    try:
+        assert starved.grade(RIGHT).passed
+        given.clear()
+        impossible = Limits(memory_bytes="none")  # type: ignore[arg-type]  # no process can confine itself to that
+        ruling = starved.grade(RIGHT, impossible)
+        assert (ruling.passed, ruling.conclusive) == (False, False)
+        assert given == []
+        assert starved.grade(RIGHT).passed
+    finally:
+        starved.close()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
+def test_a_grader_that_the_kernel_kills_convicts_nobody() -> None:
+    """As when memory runs out: the answer has failed, as far as if it had used up a limit."""
+    try:
+        single = GraderPool("strict", lanes=1)
+    except SandboxUnavailableError as error:
+        pytest.skip(error.what)
+    lane = single._free.get()
+    single._free.put(lane)
+    assert lane is not None
+    with ThreadPoolExecutor(1) as executor:
+        endless = asdict(Job(code="while True: pass", program=True))
+        limits = Limits(cpu_s=30.0, wall_s=30.0, memory_bytes=2**29)
+        future = executor.submit(single._on_a_lane, "tests", endless, limits)  # `grade` would repeat it once, alone
+        busy = None
+        while busy is None and not future.done():
+            children = [int(e.name) for e in Path("/proc").iterdir() if e.name.isdigit() and _parent(e) == lane.process.pid]
+            busy = next((pid for pid in children if _ticks(pid) > 20), None)
+        for pid in children:
+            if pid != busy:
+                os.kill(pid, signal.SIGKILL)
+        ruling = future.result()
+    assert (ruling.passed, ruling.conclusive, ruling.limit, ruling.limit_share >= 1.0) == (False, True, "memory", True)
+    assert single.grade(RIGHT).passed
+    single.close()
+
+
+def _ticks(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11])
+    except OSError:
+        return 0
 
 
 def test_lanes_are_renewed(monkeypatch: pytest.MonkeyPatch) -> None:

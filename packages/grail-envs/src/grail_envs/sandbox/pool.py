@@ -231,7 +231,7 @@ class GraderPool:
 
     def _twice_near_a_limit(self, work: str, message: Mapping[str, Any], limits: Limits) -> Ruling:
         ruling = self._on_a_lane(work, message, limits)
-        if ruling.conclusive and 0.8 <= ruling.limit_share <= 1.2:
+        if ruling.conclusive and ruling.stage != LOST and 0.8 <= ruling.limit_share <= 1.2:
             with self._alone:
                 others = [self._free.get() for _ in range(self._count - 1)]
                 try:
@@ -243,6 +243,7 @@ class GraderPool:
 
     def _on_a_lane(self, work: str, message: Mapping[str, Any], limits: Limits) -> Ruling:
         lost: LaneLostError | None = None
+        started = time.monotonic()
         for _ in range(2):
             if self._closed:
                 raise SandboxUnavailableError("the sandbox is closed", where=self.backend, hint="open another pool")
@@ -257,6 +258,8 @@ class GraderPool:
             except LaneLostError as error:
                 lane = None
                 lost = error if lost is None or error.with_job else lost
+                if error.with_job and time.monotonic() - started > limits.wall_s:
+                    break  # it can make every try wait as long
             except SandboxUnavailableError:
                 if lost is None or not lost.with_job:
                     raise

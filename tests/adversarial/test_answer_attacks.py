@@ -11,7 +11,7 @@ import pytest
 from grail_core.protocol import RolloutRecord
 from grail_envs.sandbox import GraderPool, SandboxUnavailableError
 from grail_miner.mining import Group
-from tooling.adversaries import family_x_answers
+from tooling.adversaries import family_e, family_x_answers
 from tooling.adversaries.courtroom import Courtroom
 from tooling.adversaries.inconclusive_programs import PARTS, programs
 from tooling.adversaries.tampering import as_tokens, constant_sketches, with_completion
@@ -33,13 +33,13 @@ def test_no_answer_makes_its_judgement_somebody_elses_fault(pool: GraderPool) ->
     """Those that are over at once; the others wait for a limit."""
     swift = {f"{name} when called" for name, part in PARTS.items() if not any(way in part for way in WAITING)}
     assert len(swift) >= 40
-    assert family_x_answers.inconclusive(pool, {name: programs()[name] for name in swift}) == {}
+    assert family_e.inconclusive(pool, {name: programs()[name] for name in swift}) == {}
 
 
 @pytest.mark.heavy
 @pytest.mark.timeout(900)
 def test_no_answer_that_waits_for_a_limit_does_either(pool: GraderPool) -> None:
-    assert family_x_answers.inconclusive(pool, programs()) == {}
+    assert family_e.inconclusive(pool, programs()) == {}
 
 
 def test_made_up_groups_of_short_answers_are_rejected_for_a_model_of_any_size() -> None:

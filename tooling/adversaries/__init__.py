@@ -8,6 +8,7 @@ By what is dishonest, each lie once, for localnet, the table of attacks, the pow
     deviations           other weights, other decoding, other proofs, as values that a study measures
     hostile_parquet      window files that attack whoever opens them; parquet_mutants makes thousands
     hostile_programs     answers that attack the sandbox
+    inconclusive_programs  answers that spoil their own judgement
 
 `courtroom` puts what they make before the real checks; `scene` adds that up to rows. Each module `family_*.py` has `ATTACKS`,
 a mapping from the id of a threat to a function that gives its row; it may take the keywords `seed`, `tries` and `quick`.

@@ -1,8 +1,8 @@
-"""E1, E2, E10: hostile programs, answers that exhaust a grader, and honest answers that are flaky.
+"""E1, E2, E9, E10: hostile programs, answers that exhaust a grader, that spoil their judgement, and honest ones that are flaky.
 
 E1 grades every hostile program with a suite whose answers it cannot know, in the real sandbox; it is accepted if the suite
 passes, a secret shows, something outside was written, reached or killed, or an honest answer after it is judged wrong. E2
-does the same with texts against every environment. E10 is the honest miner: its claim is one run, the validator's verdict is
+does the same with texts against every environment. E9 is accepted where an answer's judgement is called our fault. E10 is the honest miner: its claim is one run, the validator's verdict is
 check 6 of the protocol, in another pool.
 """
 
@@ -13,7 +13,7 @@ import secrets
 import socket
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from grail_envs import load
 from grail_envs.sandbox import GraderPool, Job, Limits, Ruling
 from tooling import REPOSITORY
 from tooling.adversaries.hostile_programs import PROGRAMS
+from tooling.adversaries.inconclusive_programs import programs
 from tooling.adversaries.quick import E10_RUNS as E10_QUICK_RUNS
 
 EXPECTED = ((3, 7919), (10, -104729), (25, 1299709))
@@ -221,6 +222,30 @@ FLAKY: dict[str, str] = {
 }
 
 
+def inconclusive(pool: GraderPool, chosen: Mapping[str, str], limits: Limits = E1_LIMITS) -> dict[str, Ruling]:
+    """Of these programs, those whose judgement is not a failure of theirs. None should be."""
+    rulings = {name: pool.grade(suite_of(code), limits) for name, code in chosen.items()}
+    return {name: ruling for name, ruling in rulings.items() if ruling.passed or not ruling.conclusive}
+
+
+def run_e9(*, seed: int = 0, tries: int | None = None, quick: bool = False, pool: GraderPool | None = None) -> dict[str, Any]:
+    """Every way to spoil one's own judgement, and an honest answer after each."""
+    own = pool or GraderPool("strict")
+    every = programs()
+    names = [name for number, name in enumerate(sorted(every)) if not quick or number % 4 == seed % 4][:tries]
+    details, honest_rejects = [], 0
+    try:
+        for name in names:
+            spoilt = inconclusive(own, {name: every[name]})
+            message = spoilt[name].detail if spoilt else "graded: failed"
+            details.append({"name": name, "accepted": bool(spoilt), "message": message})
+            honest_rejects += not own.grade(suite_of(HONEST), Limits()).passed
+    finally:
+        if pool is None:
+            own.close()
+    return _row("E9", "program", len(names), details, "sandbox", len(names), honest_rejects)
+
+
 def run_e10(*, seed: int = 0, tries: int | None = None, quick: bool = False) -> dict[str, Any]:
     """Honest flaky answers through check 6: the claim from the miner's pool, the verdict from the validator's."""
     tries = tries or (E10_QUICK_RUNS if quick else E10_RUNS)
@@ -259,7 +284,7 @@ def check_six(claim: bool, judged: Callable[[], Ruling]) -> str:
     return "reject"
 
 
-ATTACKS: dict[str, Callable[..., dict[str, Any]]] = {"E1": run_e1, "E2": run_e2, "E10": run_e10}
+ATTACKS: dict[str, Callable[..., dict[str, Any]]] = {"E1": run_e1, "E2": run_e2, "E9": run_e9, "E10": run_e10}
 
 
 def suite_of(code: str) -> Job:

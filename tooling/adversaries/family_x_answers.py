@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -91,12 +91,6 @@ def run_x7(
         if pool is None:
             own.close()
     return row.to_json()
-
-
-def inconclusive(pool: GraderPool, chosen: Mapping[str, str], limits: Limits = E1_LIMITS) -> dict[str, Ruling]:
-    """The programs whose judgement is not a failure of theirs. None should be."""
-    rulings = {name: pool.grade(suite_of(code), limits) for name, code in chosen.items()}
-    return {name: ruling for name, ruling in rulings.items() if ruling.passed or not ruling.conclusive}
 
 
 def court_claims(court: Courtroom, groups: Sequence[Group], environment: Environment) -> list[Group]:

@@ -319,7 +319,7 @@ def _observe(
     for validator, there in models.items():
         for condition in _conditions(there) if validator in attentions else (GROUPS,):
             arranged = [rows[i] for i in shuffled] if condition.shuffled else rows
-            with _other_kernels() if condition.other_kernels else nullcontext():
+            with other_kernels() if condition.other_kernels else nullcontext():
                 measured = measure(there, source.policy, arranged, signs, condition.batch)
             sample = compared(arranged, [row.proof for row in arranged], measured)
             if validator in attentions:
@@ -440,7 +440,8 @@ def _conditions(model: PolicyModel) -> list[Condition]:
 
 
 @contextmanager
-def _other_kernels() -> Iterator[None]:
+def other_kernels() -> Iterator[None]:
+    """The CPU's other bf16 kernels for as long as the block lasts: a stand-in for another processor."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="TF32 acceleration")  # the switch speaks of GPUs that are not there
         with torch.backends.mkldnn.flags(enabled=False):

@@ -2,8 +2,8 @@
 
 E1 grades every hostile program with a suite whose answers it cannot know, in the real sandbox; it is accepted if the suite
 passes, a secret shows, something outside was written, reached or killed, or an honest answer after it is judged wrong. E2
-does the same with texts against every environment. E9 is accepted where an answer's judgement is called our fault. E10 is the honest miner: its claim is one run, the validator's verdict is
-check 6 of the protocol, in another pool.
+does the same with texts against every environment. E9 is accepted where an answer's judgement is called our fault. E10 is the
+honest miner: its claim is one run, the validator's verdict is check 6 of the protocol, in another pool.
 """
 
 from __future__ import annotations

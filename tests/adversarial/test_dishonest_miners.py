@@ -43,10 +43,11 @@ def test_the_best_of_several_draws_is_rejected_by_the_sampling_check(scene: Scen
     assert ruling_on(scene, wordy, 1).caught_by == "sampling"
 
 
-def test_leaving_out_groups_beyond_the_allowance_is_refused_before_any_model_runs(scene: Scene) -> None:
+def test_leaving_out_groups_beyond_the_allowance_is_refused_at_first_sight(scene: Scene) -> None:
     ruling = ruling_on(scene, dishonest(scene, "skip"), 6)
-    assert ruling.caught_by == "schema"
-    assert "2 of 3 assigned groups are missing" in ruling.why
+    assert ruling.caught_by == "seal"
+    assert (ruling.findings[0].value, ruling.findings[0].threshold) == (2, 1)
+    assert "more groups are missing than may be" in ruling.why
     assert ruling.evidence is None
 
 

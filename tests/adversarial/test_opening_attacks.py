@@ -8,8 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grail_core.errors import ProtocolViolationError
-from grail_core.files.accepted_files import COLUMNS as ACCEPTED_COLUMNS
-from grail_core.files.accepted_files import AcceptedFile, read_accepted_files, write_accepted_files
 from grail_core.files.evidence import COLUMNS as EVIDENCE_COLUMNS
 from grail_core.files.evidence import read_evidence
 from grail_core.files.parquet_footer import FILE
@@ -17,7 +15,7 @@ from grail_core.files.parquet_reader import PAGE_HEADER
 from grail_core.files.parquet_thrift import RefusedParquetError, read_struct, write_struct
 from grail_core.files.parquet_writer import Values, write_parquet
 from grail_core.files.window_file import WindowFileError, read_window_file, write_window_file
-from grail_core.protocol.types import Digest, Hotkey, Signature
+from grail_core.protocol.types import Signature
 from tooling.adversaries.family_x_files import run_x1, run_x2
 from tooling.adversaries.hostile_parquet import bombs, draft_of, footers_that_end_a_process, taken_apart
 from tooling.adversaries.parquet_mutants import mutant, open_mutants
@@ -86,17 +84,6 @@ def test_no_bytes_are_a_footer_or_page_header_by_accident_of_a_fault(raw: bytes)
         except RefusedParquetError:
             continue
         assert write_struct(description, values) == raw[:end]  # one value, one spelling
-
-
-def test_accepted_files_cannot_be_more_in_memory_than_on_the_wire() -> None:
-    file = AcceptedFile(Hotkey(b"\1" * 32), Digest(b"\2" * 32), bytes(2_000_000), ((0, 1),))
-    values: dict[str, Values] = {"hotkey": [file.hotkey], "content_digest": [file.content_digest], "file": [file.data]}
-    bomb = write_parquet(ACCEPTED_COLUMNS, values | {"sampled": [bytes(8)]}, {})
-    assert len(bomb) < 2_000
-    with pytest.raises(ProtocolViolationError, match="codec 6"):
-        read_accepted_files(bomb)
-    with pytest.raises(ProtocolViolationError, match="digest"):
-        read_accepted_files(write_accepted_files([file]))
 
 
 def test_evidence_of_other_columns_or_of_too_many_bytes_is_refused() -> None:

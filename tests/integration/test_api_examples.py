@@ -14,9 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from grail_core import api
 from grail_core.errors import ChainError, ConfigurationError, ProtocolViolationError
-from grail_core.keys import ss58
-from grail_core.storage.layout import window_key
 from tooling import REPOSITORY
+from tooling.testing.mining import upload
 from tooling.testing.small_network import FIRST_WINDOW, SmallNetwork
 
 EXAMPLES = REPOSITORY / "packages/grail-core/examples"
@@ -28,7 +27,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> SmallNetwork:
     network = SmallNetwork(tmp_path_factory.mktemp("network"), miners=1, validators=1)
     network.advance_to(FIRST_WINDOW + 5)
     data = network.mine(network.mining("miner-0"), FIRST_WINDOW, range(2))
-    network.participant("miner-0").own_store.put(window_key(ss58(network.signers["miner-0"].hotkey), FIRST_WINDOW), data)
+    upload(network, network.mining("miner-0"), "miner-0", data, FIRST_WINDOW)
     validator = network.validator("validator-0")
     network.advance_to(FIRST_WINDOW + 30)
     validator.first_sight.sight(FIRST_WINDOW)

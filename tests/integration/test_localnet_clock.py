@@ -71,11 +71,11 @@ def test_whoever_holds_the_clock_too_long_is_gone_on_without_and_named(run: Run)
     while isinstance(run.tick(), Advance):
         pass
     run.now += PATIENCE_S - 1
-    assert describe(run.tick()) == "miner-1 to mine window 30"
+    assert describe(run.tick()) == "miner-1 to make the groups of window 30"
     assert run.told == []
     run.now += 1
     run.tick()
-    assert run.told == [NotWaitedFact(MINER, "mine", FIRST, 37, PATIENCE_S)]
+    assert run.told == [NotWaitedFact(MINER, Task.PRODUCE.value, FIRST, 37, PATIENCE_S)]
     assert isinstance(run.tick(), Advance)
 
 
@@ -100,9 +100,9 @@ def test_a_role_that_was_given_up_is_waited_for_again_after_a_sign_of_life(run: 
     run.tick()
     assert [fact.role for fact in run.told] == [VALIDATOR]
     assert isinstance(run.tick(), Advance)  # to the challenge, where the same role is not waited for
-    assert describe(run.tick()) == "miner-1 to mine window 30"
+    assert describe(run.tick()) == "miner-1 to make the groups of window 30"
     run.signs[VALIDATOR] += 1
-    assert describe(run.tick()) == "validator-1 to judge window 0, miner-1 to mine window 30"
+    assert describe(run.tick()) == "validator-1 to judge window 0, miner-1 to make the groups of window 30"
 
 
 def test_a_role_that_stays_away_costs_its_patience_once(run: Run) -> None:

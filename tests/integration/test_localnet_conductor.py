@@ -13,7 +13,7 @@ from grail_core.chain.development.state import ChainRules
 from grail_core.protocol.network import LOCALNET
 from grail_core.protocol.types import Window
 from grail_trainer.intake import PATIENCE_BLOCKS
-from tooling.localnet.conductor import Advance, Hold, Known, Need, Over, Step, Task, Timetable, step
+from tooling.localnet.conductor import SAFETY_BLOCKS, Advance, Hold, Known, Need, Over, Step, Task, Timetable, step
 from tooling.localnet.events import Event
 from tooling.localnet.progress import Progress
 
@@ -29,12 +29,17 @@ def needs(task: Task, window: Window, *roles: str) -> frozenset[Need]:
     return frozenset(Need(role, task, window) for role in roles)
 
 
+def mined(window: Window, *miners: str) -> frozenset[Need]:
+    """Groups made, file and seal stored."""
+    return needs(Task.PRODUCE, window, *miners) | needs(Task.MINE, window, *miners)
+
+
 def judged(window: Window, *validators: str) -> frozenset[Need]:
     return needs(Task.JUDGE, window, *validators) | needs(Task.WEIGH, window, *validators)
 
 
 MINED_FIRST = STARTED | needs(Task.SIGHT, BEFORE, *VALIDATORS) | needs(Task.JUDGE, BEFORE, *VALIDATORS)
-MINED_FIRST |= needs(Task.MINE, FIRST, *MINERS)
+MINED_FIRST |= mined(FIRST, *MINERS)
 IN_SECOND = MINED_FIRST | needs(Task.SIGHT, FIRST, *VALIDATORS)
 
 
@@ -53,6 +58,7 @@ def held(taken: Step) -> set[str]:
 
 OPEN_FIRST, OPEN_SECOND, OPEN_AFTER = block(34), block(64), block(94)
 CHALLENGE_BEFORE, CHALLENGE_FIRST, CHALLENGE_SECOND = block(37), block(67), block(97)
+UPLOAD_FIRST, UPLOAD_SECOND = block(60 - SAFETY_BLOCKS), block(90 - SAFETY_BLOCKS)
 OVERDUE_FIRST, OVERDUE_SECOND = block(36 + 30 + PATIENCE_BLOCKS), block(36 + 60 + PATIENCE_BLOCKS)
 
 
@@ -78,29 +84,44 @@ def test_first_sight_is_not_over_before_every_validator_has_seen_the_uploads() -
     assert at(OPEN_SECOND, IN_SECOND) == Advance(CHALLENGE_FIRST)
 
 
-def test_the_deadline_is_not_passed_before_every_miner_has_mined_or_said_why_not() -> None:
-    done = MINED_FIRST - needs(Task.MINE, FIRST, "miner-2")
-    assert held(at(CHALLENGE_BEFORE, done)) == {"miner-2 to mine window 30"}
+def test_the_last_blocks_do_not_come_before_every_miner_has_made_its_groups_or_said_why_not() -> None:
+    done = MINED_FIRST - mined(FIRST, "miner-2")
+    assert held(at(CHALLENGE_BEFORE, done)) == {"miner-2 to make the groups of window 30"}
     assert at(CHALLENGE_BEFORE, MINED_FIRST) == Advance(block(36 + PATIENCE_BLOCKS))
-    assert at(block(36 + PATIENCE_BLOCKS), MINED_FIRST) == Advance(OPEN_SECOND)
+    assert at(block(36 + PATIENCE_BLOCKS), MINED_FIRST) == Advance(UPLOAD_FIRST)
+
+
+def test_the_deadline_is_not_passed_before_every_miner_has_stored_file_and_seal() -> None:
+    assert held(at(UPLOAD_FIRST, MINED_FIRST - needs(Task.MINE, FIRST, "miner-2"))) == {
+        "miner-2 to store file and seal of window 30"
+    }
+    assert at(UPLOAD_FIRST, MINED_FIRST) == Advance(OPEN_SECOND)
+
+
+def test_a_validator_that_asks_for_a_drawn_file_again_is_given_the_blocks_it_waits_for() -> None:
+    done = IN_SECOND | mined(SECOND, *MINERS) | judged(FIRST, "validator-1")
+    awaiting = needs(Task.JUDGE, FIRST, "validator-2")
+    assert held(at(CHALLENGE_FIRST, done)) >= {"validator-2 to judge window 30"}
+    assert step(TIMES, Known(FIRST, done, awaiting), CHALLENGE_FIRST) == Advance(OVERDUE_FIRST)
+    assert "validator-2 to judge window 30" in held(step(TIMES, Known(FIRST, done, awaiting), OVERDUE_FIRST))
 
 
 def test_a_window_is_mined_while_the_one_before_is_judged_and_both_are_waited_for() -> None:
     assert held(at(CHALLENGE_FIRST, IN_SECOND)) == {
         *(f"{name} to judge window 30" for name in VALIDATORS),
         *(f"{name} to set weights after window 30" for name in VALIDATORS),
-        *(f"{name} to mine window 60" for name in MINERS),
+        *(f"{name} to make the groups of window 60" for name in MINERS),
     }
 
 
 def test_the_trainer_is_waited_for_once_every_verdict_is_there() -> None:
-    done = IN_SECOND | needs(Task.MINE, SECOND, *MINERS) | judged(FIRST, *VALIDATORS)
+    done = IN_SECOND | mined(SECOND, *MINERS) | judged(FIRST, *VALIDATORS)
     assert held(at(CHALLENGE_FIRST, done)) == {"trainer to train on window 30"}
     assert at(CHALLENGE_FIRST, done | needs(Task.TRAIN, FIRST, TRAINER)) == Advance(OVERDUE_FIRST)
 
 
 def test_weights_are_waited_for_so_that_every_validator_sets_them_at_the_same_blocks() -> None:
-    done = IN_SECOND | needs(Task.MINE, SECOND, *MINERS) | judged(FIRST, *VALIDATORS) | needs(Task.TRAIN, FIRST, TRAINER)
+    done = IN_SECOND | mined(SECOND, *MINERS) | judged(FIRST, *VALIDATORS) | needs(Task.TRAIN, FIRST, TRAINER)
     done -= needs(Task.WEIGH, FIRST, "validator-1")
     assert held(at(CHALLENGE_FIRST, done)) == {"validator-1 to set weights after window 30"}
 
@@ -127,28 +148,33 @@ def test_stands_follow_each_other_and_a_validator_is_never_sent_past_first_sight
 
 
 def test_a_miner_that_is_absent_holds_nothing() -> None:
-    done = MINED_FIRST - needs(Task.MINE, FIRST, "miner-2")
+    done = MINED_FIRST - mined(FIRST, "miner-2")
     taken = at(CHALLENGE_BEFORE, done, absent={"miner-2"})
-    assert taken == Advance(block(36 + PATIENCE_BLOCKS), tuple(needs(Task.MINE, FIRST, "miner-2")))
+    assert taken == Advance(block(36 + PATIENCE_BLOCKS), tuple(needs(Task.PRODUCE, FIRST, "miner-2")))
 
 
 def test_without_one_validator_the_trainer_is_given_the_blocks_it_waits_for() -> None:
     three = dataclasses.replace(TIMES, validators=(*VALIDATORS, "validator-3"))
     third = needs(Task.SIGHT, BEFORE, "validator-3") | needs(Task.JUDGE, BEFORE, "validator-3")
-    done = IN_SECOND | third | needs(Task.MINE, SECOND, *MINERS) | judged(FIRST, *VALIDATORS)
+    done = IN_SECOND | third | mined(SECOND, *MINERS) | judged(FIRST, *VALIDATORS)
     taken = step(three, Known(FIRST, done), CHALLENGE_FIRST, absent={"validator-3"})
     assert isinstance(taken, Advance)
     assert taken.to_ms == OVERDUE_FIRST
     assert held(step(three, Known(FIRST, done), OVERDUE_FIRST, absent={"validator-3"})) == {"trainer to train on window 30"}
 
 
-def test_where_half_of_the_stake_is_silent_the_trainer_can_do_nothing_and_is_not_waited_for() -> None:
-    done = IN_SECOND | needs(Task.MINE, SECOND, *MINERS) | judged(FIRST, "validator-1")
-    taken = at(OVERDUE_FIRST, done, absent={"validator-2"})
+def test_with_half_of_the_stake_the_trainer_goes_on_and_is_waited_for() -> None:
+    done = IN_SECOND | mined(SECOND, *MINERS) | judged(FIRST, "validator-1")
+    assert held(at(OVERDUE_FIRST, done, absent={"validator-2"})) == {"trainer to train on window 30"}
+
+
+def test_where_more_than_half_of_the_stake_is_silent_the_trainer_can_do_nothing_and_is_not_waited_for() -> None:
+    done = IN_SECOND | mined(SECOND, *MINERS)
+    taken = at(OVERDUE_FIRST, done, absent=set(VALIDATORS))
     assert isinstance(taken, Advance)
     assert TRAINER not in {need.role for need in taken.without}
     later = done | needs(Task.SIGHT, SECOND, *VALIDATORS) | judged(SECOND, *VALIDATORS)
-    assert isinstance(at(CHALLENGE_SECOND, later, absent={"validator-2"}), Advance), "it takes windows in their order"
+    assert isinstance(at(CHALLENGE_SECOND, later, absent=set(VALIDATORS)), Advance), "it takes windows in their order"
 
 
 def test_a_run_without_its_trainer_goes_through_all_windows_and_names_what_is_missing() -> None:
@@ -171,7 +197,7 @@ def everything_done() -> Iterator[Need]:
     for window in (BEFORE, FIRST, SECOND):
         yield from needs(Task.SIGHT, window, *VALIDATORS) | judged(window, *VALIDATORS)
         if window is not BEFORE:
-            yield from needs(Task.MINE, window, *MINERS) | needs(Task.TRAIN, window, TRAINER)
+            yield from mined(window, *MINERS) | needs(Task.TRAIN, window, TRAINER)
 
 
 def test_every_single_need_of_a_run_is_waited_for_somewhere() -> None:
@@ -200,7 +226,7 @@ def test_a_run_ends_with_what_was_last_sent_in_a_final_block() -> None:
 
 @pytest.mark.parametrize("offset_ms", [1, 700, 20_000])
 def test_a_run_that_was_stopped_between_two_stands_goes_on_to_the_next(offset_ms: int) -> None:
-    done = IN_SECOND | needs(Task.MINE, SECOND, *MINERS) | judged(FIRST, *VALIDATORS)
+    done = IN_SECOND | mined(SECOND, *MINERS) | judged(FIRST, *VALIDATORS)
     assert held(at(CHALLENGE_FIRST + offset_ms, done)) == {"trainer to train on window 30"}
     assert at(CHALLENGE_FIRST + offset_ms, done | needs(Task.TRAIN, FIRST, TRAINER)) == Advance(OVERDUE_FIRST)
 
@@ -211,7 +237,7 @@ def test_a_step_looks_at_the_stands_around_it_and_takes_the_same_way(windows: in
     done = {*everything_done()}
     for window in map(Window, range(FIRST, FIRST + 30 * windows, 30)):
         done |= needs(Task.SIGHT, window, *VALIDATORS) | judged(window, *VALIDATORS)
-        done |= needs(Task.MINE, window, *MINERS) | needs(Task.TRAIN, window, TRAINER)
+        done |= mined(window, *MINERS) | needs(Task.TRAIN, window, TRAINER)
     known = Known(FIRST, frozenset(done))
     now, moves = block(2), []
     while isinstance(taken := step(times, known, now), Advance):
@@ -239,8 +265,10 @@ def told(*events: tuple[str, str, dict[str, object]]) -> set[Need]:
 
 
 def test_every_way_to_be_done_with_a_window_counts_as_done() -> None:
-    for name in ("window_mined", "window_already_mined", "window_skipped", "window_empty", "upload_failed"):
-        assert told(("miner-1", name, {"window": 30})) == needs(Task.MINE, FIRST, "miner-1")
+    for name in ("window_mined", "window_already_mined", "window_skipped", "window_empty"):
+        assert told(("miner-1", name, {"window": 30})) == mined(FIRST, "miner-1")
+    assert told(("miner-1", "groups_produced", {"window": 30})) == needs(Task.PRODUCE, FIRST, "miner-1")
+    assert told(("miner-1", "upload_failed", {"window": 30})) == needs(Task.MINE, FIRST, "miner-1")
     for name in ("first_sight", "first_sight_kept", "first_sight_missed"):
         assert told(("validator-1", name, {"window": 30})) == needs(Task.SIGHT, FIRST, "validator-1")
     for name in ("weights_set", "weights_kept", "weights_refused"):

@@ -25,7 +25,7 @@ from grail_core.errors import ConfigurationError
 from grail_core.participant.participant import Participant
 from grail_core.protocol.types import Window
 from grail_core.storage.filesystem import FilesystemDirectory
-from grail_core.storage.layout import rollouts_key
+from grail_core.storage.layout import file_key
 from grail_envs.sat import SatEnvironment
 from grail_trainer.optimiser import Masters
 from grail_trainer.start import MAX_WINDOWS_OLD, publish_folder
@@ -95,12 +95,12 @@ def test_a_file_replaced_after_the_verdict_is_not_trained_on(network: LearningNe
     assert learned == {hashlib.sha256(data).hexdigest()}
 
 
-def test_rollouts_that_are_not_those_of_the_verdict_are_taken_from_another_validator(
+def test_bytes_that_are_not_those_of_the_verdict_are_taken_from_another_validator(
     network: LearningNetwork, model: Path
 ) -> None:
-    network.mine_and_upload("miner-0")
+    digest = hashlib.sha256(network.mine_and_upload("miner-0")).digest()
     network.judge()
-    network.participant("validator-0").own_store.put(rollouts_key(FIRST_WINDOW), b"something else")
+    network.participant("validator-0").own_store.put(file_key(digest), b"something else")
     trainer = service(network.participant("trainer"), model)
     assert trainer.run(threading.Event(), windows=1) == 1
 
@@ -114,7 +114,6 @@ def test_a_group_that_validators_accepted_falsely_is_dropped_with_its_findings(n
     data = mining.pack(context, loaded, groups)
     for name in ("validator-0", "validator-1"):
         network.claim(name, {"miner-0": data})
-    network.advance_to(FIRST_WINDOW + 38)
     trainer = service(network.participant("trainer"), model)
     trainer.run(threading.Event(), windows=1)
     log = published_log(trainer.participant)

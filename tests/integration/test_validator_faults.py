@@ -15,15 +15,15 @@ from grail_core.checkpoints.publish import CheckpointParts, publish
 from grail_core.checkpoints.safety import read_model_files
 from grail_core.errors import ChainError, CheckpointError, DiskFullError, GrailError, StorageError
 from grail_core.files.evidence import read_evidence
-from grail_core.keys import ss58
 from grail_core.participant import waiting
 from grail_core.protocol import MinerStatus, SignedVerdict, VerdictBody, WindowStatus, weights
 from grail_core.protocol.types import Block, Window
 from grail_core.storage.filesystem import FilesystemStore
-from grail_core.storage.layout import evidence_key, rollouts_key, verdict_key, window_key
+from grail_core.storage.layout import FILE_PREFIX, evidence_key, verdict_key
 from grail_validator.cases import WindowStage
 from grail_validator.service import ValidatorService
 from tooling.testing.faults import Outcome, always, events, faulty, first
+from tooling.testing.mining import upload
 from tooling.testing.small_network import FIRST_WINDOW, SmallNetwork, make_model
 
 WINDOW = Window(FIRST_WINDOW + 30)
@@ -48,9 +48,8 @@ def network(tmp_path: Path, model: Path) -> SmallNetwork:
     network.advance_to(FIRST_WINDOW + 1)
     _publish_another_checkpoint(network, model)
     network.advance_to(WINDOW + 1)
-    participant = network.participant("miner-0")
     data = network.mine(network.mining("miner-0"), WINDOW, range(2))
-    participant.own_store.put(window_key(ss58(participant.signer.hotkey), WINDOW), data)
+    upload(network, network.mining("miner-0"), "miner-0", data, WINDOW)
     network.advance_to(WINDOW + 30)
     for name in ("validator-0", "validator-1"):
         network.validator(name).first_sight.sight(WINDOW)
@@ -184,8 +183,10 @@ def test_who_sees_a_verdict_can_read_what_it_names(network: SmallNetwork, monkey
 
     monkeypatch.setattr(FilesystemStore, "put", recorded)
     validator.advance(WINDOW, threading.Event())
-    keys = (evidence_key(WINDOW), rollouts_key(WINDOW), verdict_key(WINDOW))
-    assert seen == [(key, WindowStage.JUDGED) for key in keys]  # in the ledger before anybody can see it
+    (shared, stage), *rest = seen
+    assert (shared.startswith(FILE_PREFIX), stage) == (True, WindowStage.SIGHTED)  # the bytes, before anything is said of them
+    keys = (evidence_key(WINDOW), verdict_key(WINDOW))
+    assert rest == [(key, WindowStage.JUDGED) for key in keys]  # in the ledger before anybody can see it
 
 
 def test_what_a_killed_validator_had_judged_is_out_before_it_waits_for_anything(
@@ -207,7 +208,7 @@ def test_what_a_killed_validator_had_judged_is_out_before_it_waits_for_anything(
 def test_fetched_files_of_a_judged_window_leave_the_cache(network: SmallNetwork) -> None:
     validator = network.validator("validator-0")
     validator.advance(WINDOW, threading.Event())
-    assert not list(validator.first_sight.cache.rglob("*.parquet"))
+    assert validator.participant.files.bytes_used() == 0
 
 
 def test_a_window_nobody_could_judge_takes_nobodys_score(network: SmallNetwork) -> None:
@@ -223,7 +224,7 @@ def test_a_window_nobody_could_judge_takes_nobodys_score(network: SmallNetwork) 
     assert validator.advance(following, threading.Event()) is WindowStatus.INCONCLUSIVE
     raw = validator.participant.own_store.get(verdict_key(following), max_bytes=10**7)
     body = SignedVerdict.decode(raw).body
-    assert body.score_inputs[miner.uid].valid == scored.score_inputs[miner.uid].valid > 0
+    assert body.score_inputs[miner.uid].supported == scored.score_inputs[miner.uid].supported > 0
     assert body.weights == weights(body.score_inputs, network.params)
     assert body.weights[miner.uid] > 0
 

@@ -3,48 +3,33 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from grail_core.chain.development.local import LocalChain
-from grail_core.errors import ChainError
-from grail_core.keys import ss58
+from grail_core.chain.base import seconds_of
+from grail_core.errors import ChainError, StorageError
+from grail_core.files.verdicts import read_verdict
+from grail_core.keys import LocalSigner
 from grail_core.participant import waiting
-from grail_core.protocol import WindowStatus
+from grail_core.protocol import Adopted, WindowStatus
 from grail_core.protocol.types import Block, Window
+from grail_core.storage import time_limits
 from grail_core.storage.base import ObjectInfo
 from grail_core.storage.filesystem import FilesystemStore
-from grail_core.storage.layout import window_key
-from grail_validator import first_sight
+from grail_validator import adoption, first_sight
+from grail_validator.adoption import MAX_ASKED, MAX_BLOCKS, Adoption
 from grail_validator.cases import WindowStage
 from grail_validator.service import ValidatorService
+from tooling.testing.driven_chain import Driven
 from tooling.testing.faults import Outcome, always, events, faulty, first
+from tooling.testing.mining import upload
 from tooling.testing.small_network import FIRST_WINDOW, SmallNetwork, make_model
 
 SECOND_WINDOW = Window(FIRST_WINDOW + 30)
 NO_ANSWER = ChainError("no connection")
-
-
-class Driven:
-    """A chain whose clock goes to whatever block somebody waits for, but not past `limit`: there they wait for the stop."""
-
-    def __init__(self, inner: LocalChain, limit: int) -> None:
-        self.inner, self.limit, self.lock = inner, limit, threading.Lock()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-    def wait_for_block(self, number: Block, *, stop: threading.Event, finalised: bool = False) -> bool:
-        if number > self.limit:
-            stop.wait()
-            return False
-        with self.lock:
-            seen = self.inner.finalised_block() if finalised else self.inner.current_block()
-            if number > seen:
-                self.inner.advance(number - seen)
-        return True
 
 
 @pytest.fixture(autouse=True)
@@ -66,9 +51,8 @@ def network(tmp_path: Path, model: Path) -> SmallNetwork:
 
 
 def mine_and_upload(network: SmallNetwork) -> None:
-    participant = network.participant("miner-0")
     data = network.mine(network.mining("miner-0"), FIRST_WINDOW, range(1))
-    participant.own_store.put(window_key(ss58(participant.signer.hotkey), FIRST_WINDOW), data)
+    upload(network, network.mining("miner-0"), "miner-0", data, FIRST_WINDOW)
 
 
 def started(network: SmallNetwork, window: Window, **outcomes: Outcome) -> ValidatorService:
@@ -132,19 +116,121 @@ def test_weights_that_the_chain_refused_are_set_after_the_next_start(network: Sm
     assert sum(in_force(network).values()) > 0
 
 
+def test_a_uid_that_changed_hands_between_verdict_and_weights_gets_nothing_and_its_share_burns(network: SmallNetwork) -> None:
+    mine_and_upload(network)
+    validator = started(network, FIRST_WINDOW, set_weights=first(1, ChainError("too fast")))
+    run_one_window(validator)
+    miner = network.signers["miner-0"]
+    before = {n.hotkey: n.uid for n in network.chain.metagraph().neurons}
+    network.chain.deregister(miner)
+    newcomer = LocalSigner.from_seed(b"n" * 32)
+    assert network.chain.register(newcomer) == before[miner.hotkey]
+    network.chain.advance(5)
+    validator._set_weights_if_due()
+    row = in_force(network)
+    assert row.get(before[miner.hotkey], 0) == 0
+    assert row[network.params.burn_uid] == sum(row.values()) == 65_535
+
+
+def test_a_hotkey_that_holds_another_uid_now_is_paid_there(network: SmallNetwork) -> None:
+    mine_and_upload(network)
+    validator = started(network, FIRST_WINDOW, set_weights=first(1, ChainError("too fast")))
+    run_one_window(validator)
+    miner = network.signers["miner-0"]
+    former = next(n.uid for n in network.chain.metagraph().neurons if n.hotkey == miner.hotkey)
+    network.chain.deregister(miner)
+    network.chain.register(LocalSigner.from_seed(b"n" * 32))
+    now = network.chain.register(miner)
+    assert now != former
+    network.chain.advance(5)
+    validator._set_weights_if_due()
+    row = in_force(network)
+    assert (row.get(former, 0), row[now] > 0) == (0, True)
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_validator_without_memory_takes_over_the_leaders_and_says_so(tmp_path: Path, model: Path) -> None:
+    network = SmallNetwork(tmp_path, model=model, miners=1, validators=2)
+    network.advance_to(FIRST_WINDOW + 1)
+    mine_and_upload(network)
+    run_one_window(started(network, FIRST_WINDOW))
+    limit = network.participant("validator-1").times(SECOND_WINDOW).challenge_block
+    late = network.validator("validator-1", chain=Driven(network.chain, limit))
+    run_one_window(late)
+    participant = late.participant
+    verdict = read_verdict(participant.own_store, SECOND_WINDOW, participant.signer.hotkey, participant.network_id)
+    assert verdict is not None
+    leader = network.signers["validator-0"].hotkey
+    assert verdict.adopted == Adopted(leader, FIRST_WINDOW, FIRST_WINDOW)
+    uid = next(n.uid for n in network.chain.metagraph().neurons if n.hotkey == network.signers["miner-0"].hotkey)
+    assert verdict.body.score_inputs[uid].supported > 0
+    assert late.ledger.untold() is None
+
+
+def test_a_leader_whose_store_takes_its_time_holds_no_window_up_by_more_than_some_blocks(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = SmallNetwork(tmp_path, model=model, miners=1, validators=2)
+    late = network.validator("validator-1")
+    before, asked = Window(FIRST_WINDOW * 60), Counter[Window]()
+    network.advance_to(before)
+
+    def dripping(store: object, window: Window, *_: object) -> None:
+        asked[window] += 1
+        left = time_limits.seconds_left()
+        assert 0 < left <= seconds_of(MAX_BLOCKS, network.params.block_time_ms)
+        if asked.total() == 3:
+            clock.now += 10_000  # the store has used it up
+        raise StorageError("a few bytes came")
+
+    class Clock:
+        now = 0.0
+
+        def monotonic(self) -> float:
+            return self.now
+
+    clock = Clock()
+    monkeypatch.setattr(time_limits, "time", clock)
+    monkeypatch.setattr(adoption, "read_verdict", dripping)
+    filling = Adoption(late.participant, late.ledger)
+    assert filling.fill(before) == 0
+    first = list(asked)
+    assert len(first) == 3
+    assert filling.fill(before) == 0
+    assert set(asked) == set(late.ledger.unremembered(before))
+    assert filling.fill(before) == filling.fill(before) == 0
+    assert set(asked.values()) == {MAX_ASKED}
+
+
+def test_a_leaders_verdict_that_does_what_nobody_thought_of_costs_that_verdict(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = SmallNetwork(tmp_path, model=model, miners=1, validators=2)
+    late = network.validator("validator-1")
+    network.advance_to(SECOND_WINDOW)
+
+    def strange(*_: object) -> None:
+        raise RecursionError
+
+    monkeypatch.setattr(adoption, "read_verdict", strange)
+    assert Adoption(late.participant, late.ledger).fill(SECOND_WINDOW) == 0
+
+
 # --- first sight ------------------------------------------------------------------------------------------------------
 
 
 def answering_at(network: SmallNetwork, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stores that are asked now and answer when it is this block."""
-    head, lock = FilesystemStore.head, threading.Lock()
+    read, lock = FilesystemStore.read, threading.Lock()
 
-    def late(store: FilesystemStore, key: str) -> ObjectInfo | None:
+    def late(store: FilesystemStore, key: str, *, max_bytes: int) -> tuple[ObjectInfo, bytes]:
         with lock:  # stores are asked side by side
             network.advance_to(block)
-        return head(store, key)
+        return read(store, key, max_bytes=max_bytes)
 
-    monkeypatch.setattr(FilesystemStore, "head", late)
+    monkeypatch.setattr(FilesystemStore, "read", late)
 
 
 def test_what_a_store_answers_after_first_sight_is_no_sighting(network: SmallNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +256,7 @@ def test_what_a_store_answers_in_the_last_block_of_first_sight_counts(
     network.advance_to(times.deadline_block)
     answering_at(network, times.first_sight_end_block, monkeypatch)
     validator.first_sight.sight(FIRST_WINDOW)
-    assert sum(sighting.etag is not None for sighting in validator.ledger.sightings(FIRST_WINDOW) or ()) == 1
+    assert sum(sighting.seal is not None for sighting in validator.ledger.sightings(FIRST_WINDOW) or ()) == 1
 
 
 @pytest.mark.parametrize("method", ["wait_for_block", "current_block", "metagraph"])

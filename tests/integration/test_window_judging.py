@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,13 @@ import numpy as np
 import pytest
 
 from grail_core.errors import ProtocolViolationError, StorageError
-from grail_core.files.accepted_files import read_accepted_files
 from grail_core.files.evidence import read_evidence, write_evidence
 from grail_core.files.verdicts import read_verdict
 from grail_core.keys import ss58
-from grail_core.protocol import MinerStatus, MinerVerdict, SignedVerdict, VerdictBody, WindowStatus
+from grail_core.protocol import MinerStatus, MinerVerdict, Seal, SignedVerdict, VerdictBody, WindowStatus
+from grail_core.protocol.types import Digest, Window
 from grail_core.storage.filesystem import FilesystemStore
-from grail_core.storage.layout import evidence_key, rollouts_key, window_key
+from grail_core.storage.layout import evidence_key, file_key, seal_key, window_key
 from grail_core.verification import model_checks, reward
 from grail_validator.compared_models import ComparedModels
 from grail_validator.ledger import Ledger
@@ -35,6 +37,7 @@ from tooling.adversaries.tampering import (
     tokens_changed,
     zero_sketches,
 )
+from tooling.testing import mining
 from tooling.testing.models.tiny_qwen2 import END_TOKEN_ID
 from tooling.testing.small_network import FIRST_WINDOW, SmallNetwork, make_model
 
@@ -54,8 +57,7 @@ def network(tmp_path: Path, model: Path) -> SmallNetwork:
 
 
 def upload(network: SmallNetwork, name: str, data: bytes) -> None:
-    participant = network.participant(name)
-    participant.own_store.put(window_key(ss58(participant.signer.hotkey), FIRST_WINDOW), data)
+    mining.upload(network, network.mining(name), name, data, FIRST_WINDOW)
 
 
 def sight(network: SmallNetwork, validator: ValidatorService) -> None:
@@ -64,7 +66,7 @@ def sight(network: SmallNetwork, validator: ValidatorService) -> None:
 
 
 def judge(network: SmallNetwork, validator: ValidatorService) -> VerdictBody:
-    network.advance_to(FIRST_WINDOW + 38)
+    network.advance_to(FIRST_WINDOW + 42)
     validator.advance(FIRST_WINDOW, threading.Event())
     return published(validator).body
 
@@ -87,10 +89,10 @@ def verdict_on(network: SmallNetwork, name: str, data: bytes) -> MinerVerdict:
 
 def tampered(network: SmallNetwork, change: Tamper) -> bytes:
     """A correctly signed and bound file of changed rows: what a miner who lies consistently uploads."""
-    mining = network.mining("miner-0")
+    miner = network.mining("miner-0")
     context = network.participant("miner-0").open_window(FIRST_WINDOW)
-    loaded = mining.select_model(context)
-    return mining.pack(context, loaded, change(mining.produce_groups(context, loaded, GROUPS)))
+    loaded = miner.select_model(context)
+    return miner.pack(context, loaded, change(miner.produce_groups(context, loaded, GROUPS)))
 
 
 def test_two_validators_accept_an_honest_file_and_publish_the_same_body(network: SmallNetwork) -> None:
@@ -119,8 +121,9 @@ def test_the_published_files_are_those_the_verdict_names(network: SmallNetwork) 
     sight(network, validator)
     judge(network, validator)
     store = validator.participant.own_store
-    files = read_accepted_files(store.get(rollouts_key(FIRST_WINDOW), max_bytes=10**7))
-    assert [file.data for file in files] == [data]
+    (accepted,) = (miner for miner in published(validator).body.miners if miner.status is MinerStatus.ACCEPTED)
+    assert accepted.content_digest is not None
+    assert store.get(file_key(accepted.content_digest), max_bytes=10**7) == data
     evidence = store.get(evidence_key(FIRST_WINDOW), max_bytes=10**7)
     assert write_evidence(read_evidence(evidence)) == evidence
     rollouts = read_evidence(evidence)[0].rollouts
@@ -143,19 +146,19 @@ def test_alternatives_are_measured_on_the_share_that_the_operator_sets(network: 
 
 
 def test_no_alternative_is_run_for_a_file_that_fails_without_it(network: SmallNetwork) -> None:
-    mining = network.mining("miner-0")
+    miner = network.mining("miner-0")
     context = network.participant("trainer").open_window(FIRST_WINDOW)
-    loaded = mining.select_model(context)
-    groups = mining.produce_groups(context, loaded, GROUPS)
-    upload(network, "miner-0", mining.pack(context, loaded, map_rollouts(zero_sketches)(groups)))
+    loaded = miner.select_model(context)
+    groups = miner.produce_groups(context, loaded, GROUPS)
+    upload(network, "miner-0", miner.pack(context, loaded, map_rollouts(zero_sketches)(groups)))
     validator = network.validator("validator-0")
     sight(network, validator)
     verdict = judge(network, validator).miner(network.signers["miner-0"].hotkey)
     assert verdict is not None
     assert verdict.status is MinerStatus.FAILED
-    miner = read_evidence(validator.participant.own_store.get(evidence_key(FIRST_WINDOW), max_bytes=10**7))[0]
-    assert len(miner.rollouts) == 32
-    assert not any(one.alternatives for one in miner.rollouts)
+    evidence = read_evidence(validator.participant.own_store.get(evidence_key(FIRST_WINDOW), max_bytes=10**7))[0]
+    assert len(evidence.rollouts) == 32
+    assert not any(one.alternatives for one in evidence.rollouts)
 
 
 def test_checks_six_to_nine_run_once_a_rollout_also_for_files_that_go_on_to_the_alternatives(
@@ -222,7 +225,7 @@ def test_a_lie_fails_the_window_and_names_its_check(network: SmallNetwork, chang
     assert miner.unique_valid == 0
 
 
-def test_a_gap_within_the_allowance_is_deducted(network: SmallNetwork) -> None:
+def test_a_gap_within_the_allowance_costs_seven_groups_more(network: SmallNetwork) -> None:
     miner = verdict_on(network, "miner-0", tampered(network, lambda groups: list(groups[1:])))
     assert (miner.status, miner.gaps, miner.declared) == (MinerStatus.ACCEPTED, 1, 0)
 
@@ -238,22 +241,73 @@ def test_another_miners_file_signed_anew_fails(network: SmallNetwork) -> None:
     assert miner.reason.startswith("prompt")  # problems follow from the hotkey, and so do sampling seeds
 
 
-def test_garbage_counts_as_a_failed_window_never_as_absent(network: SmallNetwork) -> None:
-    miner = verdict_on(network, "miner-0", b"PAR1 nothing of the kind")
-    assert (miner.status, miner.checked) == (MinerStatus.FAILED, True)
+def test_garbage_that_was_sealed_counts_as_a_failed_window_never_as_absent(network: SmallNetwork) -> None:
+    mine = network.mining("miner-0")
+    data = network.mine(mine, FIRST_WINDOW, GROUPS)
+    seal = mining.upload(network, mine, "miner-0", data, FIRST_WINDOW)
+    garbage = b"PAR1 nothing of the kind"
+    digest = Digest(hashlib.sha256(garbage).digest())
+    message = Seal.message(network.participant("miner-0").network_id, seal.kind, seal.header, digest, len(garbage))
+    sealed = replace(seal, content_digest=digest, size=len(garbage), signature=mine.signer.sign(message))
+    own, store = ss58(mine.signer.hotkey), network.participant("miner-0").own_store
+    store.put(window_key(own, FIRST_WINDOW), garbage)
+    store.put(seal_key(own, FIRST_WINDOW), sealed.encode())
+    validator = network.validator("validator-0")
+    sight(network, validator)
+    miner = judge(network, validator).miner(mine.signer.hotkey)
+    assert miner is not None
+    assert (miner.status, miner.checked, miner.declared) == (MinerStatus.FAILED, True, 32)
     assert miner.reason.startswith("file")
 
 
-def test_a_file_replaced_after_first_sight_fails(network: SmallNetwork) -> None:
-    data = network.mine(network.mining("miner-0"), FIRST_WINDOW, GROUPS)
-    upload(network, "miner-0", b"a placeholder to be replaced once the challenge is known")
+@pytest.mark.parametrize("fate", ["replaced", "deleted", "denied", "longer"])
+def test_a_sealed_file_that_is_not_there_when_it_is_drawn_fails(network: SmallNetwork, fate: str) -> None:
+    upload(network, "miner-0", network.mine(network.mining("miner-0"), FIRST_WINDOW, GROUPS))
+    upload(network, "miner-1", network.mine(network.mining("miner-1"), FIRST_WINDOW, GROUPS))
     validator = network.validator("validator-0")
     sight(network, validator)
-    upload(network, "miner-0", data)
-    miner = judge(network, validator).miner(network.signers["miner-0"].hotkey)
+    store, key = network.participant("miner-0").own_store, window_key(ss58(network.signers["miner-0"].hotkey), FIRST_WINDOW)
+    if fate == "replaced":
+        store.put(key, network.mine(network.mining("miner-0"), FIRST_WINDOW, range(1)))
+    elif fate == "longer":
+        store.put(key, b"x" + store.get(key, max_bytes=10**8))
+    else:
+        store.delete(key)
+    body = judge(network, validator)
+    miner = body.miner(network.signers["miner-0"].hotkey)
     assert miner is not None
-    assert miner.status is MinerStatus.FAILED
-    assert "changed or removed" in miner.reason
+    assert (miner.status, miner.declared) == (MinerStatus.FAILED, 32)
+    assert "could not be had" in miner.reason
+    honest = body.miner(network.signers["miner-1"].hotkey)
+    assert honest is not None
+    assert honest.status is MinerStatus.ACCEPTED
+
+
+def test_a_file_deleted_between_two_validators_reads_is_judged_alike_from_the_firsts_bucket(network: SmallNetwork) -> None:
+    for name in ("miner-0", "miner-1"):
+        upload(network, name, network.mine(network.mining(name), FIRST_WINDOW, GROUPS))
+    validators = [network.validator("validator-0"), network.validator("validator-1")]
+    for validator in validators:
+        sight(network, validator)
+    first = judge(network, validators[0])
+    store, key = network.participant("miner-0").own_store, window_key(ss58(network.signers["miner-0"].hotkey), FIRST_WINDOW)
+    store.delete(key)
+    assert judge(network, validators[1]).canonical() == first.canonical()
+    assert {miner.status for miner in first.miners if miner.coin is not None} == {MinerStatus.ACCEPTED}
+
+
+def test_a_seal_without_its_file_at_the_deadline_fails_and_a_file_without_its_seal_is_absent(network: SmallNetwork) -> None:
+    data = network.mine(network.mining("miner-0"), FIRST_WINDOW, GROUPS)
+    upload(network, "miner-0", data)
+    upload(network, "miner-1", network.mine(network.mining("miner-1"), FIRST_WINDOW, GROUPS))
+    own = {name: ss58(network.signers[name].hotkey) for name in ("miner-0", "miner-1")}
+    network.participant("miner-0").own_store.delete(window_key(own["miner-0"], FIRST_WINDOW))
+    network.participant("miner-1").own_store.delete(seal_key(own["miner-1"], FIRST_WINDOW))
+    validator = network.validator("validator-0")
+    sight(network, validator)
+    body = judge(network, validator)
+    statuses = {name: body.miner(network.signers[name].hotkey).status for name in own}  # type: ignore[union-attr]
+    assert statuses == {"miner-0": MinerStatus.FAILED, "miner-1": MinerStatus.ABSENT}
 
 
 def test_a_file_stored_after_the_deadline_is_no_window_file(network: SmallNetwork) -> None:
@@ -319,6 +373,27 @@ def test_a_result_that_the_store_refused_goes_out_with_the_next_window(
     validator.publish_the_rest(threading.Event())
     assert validator.ledger.unfinished() == []
     assert published(validator).body.status is WindowStatus.SCORED
+
+
+def test_a_store_that_takes_nothing_is_tried_once_a_turn_however_many_windows_wait(
+    network: SmallNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validator = network.validator("validator-0")
+    tries: list[str] = []
+
+    def refused(store: FilesystemStore, key: str, *_: object, **__: object) -> None:
+        tries.append(key)
+        raise StorageError("no answer")
+
+    monkeypatch.setattr(FilesystemStore, "put", refused)
+    network.advance_to(FIRST_WINDOW + 98)  # of these windows it has seen nothing
+    windows = [Window(FIRST_WINDOW + 30 * number) for number in range(3)]
+    for window in windows:
+        validator.advance(window, threading.Event())
+    assert validator.ledger.unfinished() == windows
+    tries.clear()
+    validator.publish_the_rest(threading.Event())
+    assert tries == [evidence_key(FIRST_WINDOW)]
 
 
 def test_a_validator_whose_ledger_is_an_older_copy_leaves_the_verdict_it_has_published(network: SmallNetwork) -> None:

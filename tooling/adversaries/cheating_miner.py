@@ -15,8 +15,6 @@ from tooling.adversaries import STRATEGIES
 if TYPE_CHECKING:
     from grail_core.participant.settings import Settings
 
-COPY_LOOKS = 1200  # the copying miner looks again with every batch: so often, four times a second, for a victim's file
-
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--cheat", type=click.Choice(STRATEGIES), required=True, help="What to lie about.")
@@ -28,7 +26,7 @@ def cli(settings: Settings, cheat: str, limits: MiningLimits) -> None:
     from tooling.adversaries.miners import mining_factory
 
     if cheat == "copy":
-        limits = dataclasses.replace(limits, max_groups=COPY_LOOKS, groups_per_batch=1)
+        limits = dataclasses.replace(limits, max_groups=1, groups_per_batch=1)  # what it does not steal is not worth a model
     run_miner(settings, stop_on_signals, windows=None, limits=limits, mining_of=mining_factory(cheat))
 
 

@@ -1,8 +1,9 @@
 """One miner's file before the project's own checks, with nothing replaced but the miner's honesty.
 
 A network inside this process (`tooling.testing`) publishes a trained tiny model as its checkpoint; a miner's groups are
-made with the pieces of `grail_miner.mining`, packed and signed into a real file, and the file goes through checks 1 to 9 as
-the validator runs them: parsed from bytes, sampled by a challenge that the file's digest decides, measured, decided.
+made with the pieces of `grail_miner.mining`, packed, signed and sealed; the seal is read as first sight reads it, and the file
+goes through checks 1 to 9 as the validator runs them: parsed from bytes, sampled by a challenge that the file's digest decides,
+measured, decided.
 """
 
 from __future__ import annotations
@@ -19,17 +20,21 @@ import torch
 
 from grail_core.checkpoints.loaded import LoadedCheckpoint
 from grail_core.files.evidence import MinerEvidence
+from grail_core.files.window_file import WindowFileError, header_of
 from grail_core.generation.base import Completion
 from grail_core.model.policy_model import PolicyModel
 from grail_core.participant.windows import open_challenge
 from grail_core.proof.alternatives import Alternatives
 from grail_core.proof.batch import RolloutProof
-from grail_core.protocol import Finding, Randomness, RolloutRecord, without_negative_zero
+from grail_core.proof.calibration import Shape, active_table
+from grail_core.protocol import Finding, Randomness, RolloutRecord, Seal, WindowHeader, without_negative_zero
 from grail_core.protocol.context import Challenge, WindowContext, challenge_seed
+from grail_core.protocol.seals import ROLLOUTS
 from grail_core.protocol.types import Digest, Hotkey, Window
 from grail_core.verification.context import CheckContext
 from grail_core.verification.examine import examine, first_reject
 from grail_core.verification.measure import ChallengedSample
+from grail_core.verification.seal import read_seal
 from grail_miner.mining import Group, Mining
 from tooling.adversaries.deviations.observation import Rollout, Setting
 from tooling.adversaries.tampering import as_tokens
@@ -39,7 +44,7 @@ from tooling.testing.small_network import FIRST_WINDOW, SmallNetwork
 
 @dataclass(frozen=True)
 class Ruling:
-    """What the checks said of one file. `caught_by` is the check that rejects, "" where none does."""
+    """What was said of one seal and its file. `caught_by` is what rejects ("seal": first sight), "" where nothing does."""
 
     findings: tuple[Finding, ...]
     evidence: MinerEvidence | None
@@ -158,7 +163,7 @@ class Courtroom:
         participant = self.network.participant("validator-0")
         return open_challenge(participant.chain, participant.beacon, self.context)
 
-    def check_context(self, known_class: str | None = None) -> CheckContext:
+    def check_context(self, sealed: WindowHeader | None = None) -> CheckContext:
         return CheckContext(
             window=self.context,
             hotkey=self.hotkey,
@@ -166,14 +171,34 @@ class Courtroom:
             renderer=self.loaded.renderer,
             vocabulary_size=self.model.vocabulary_size,
             context_length=self.model.context_length,
-            known_class=known_class,
+            sealed=sealed,
         )
 
-    def examine(self, data: bytes, *, alternatives: Alternatives | None = None, known_class: str | None = None) -> Ruling:
-        """Checks 1 to 9 on a file's bytes."""
+    def first_sight(self, data: bytes, header: WindowHeader | None = None) -> Seal | list[Finding] | None:
+        """What a validator makes of the seal that goes with a file; None where its bytes hold no header to seal.
+
+        Args:
+            header: what is sealed; the file's own where it is None.
+        """
+        try:
+            header = header or header_of(data)
+        except WindowFileError:
+            return None
+        digest, size = Digest(hashlib.sha256(data).digest()), len(data)
+        message = Seal.message(self.context.network_id, ROLLOUTS, header, digest, size)
+        seal = Seal(ROLLOUTS, header, digest, size, self.mining.signer.sign(message))
+        shape = Shape(self.model.layers, self.model.hidden_size)
+        return read_seal(seal.encode(), self.hotkey, self.context, table=active_table(), shape=shape)
+
+    def examine(self, data: bytes, *, alternatives: Alternatives | None = None, header: WindowHeader | None = None) -> Ruling:
+        """The seal as first sight reads it (`header`: as `first_sight`), then checks 1 to 9 on the file's bytes."""
+        seal = self.first_sight(data, header)
+        if isinstance(seal, list):
+            return Ruling(tuple(seal), None)
         digest = Digest(hashlib.sha256(data).digest())
         sample = ChallengedSample(challenge_seed(self.context, self.challenge, digest), self.model, alternatives)
-        examination = examine(data, self.check_context(known_class), sample, content_digest=digest)
+        context = self.check_context(seal.header if seal is not None else None)
+        examination = examine(data, context, sample, content_digest=digest)
         return Ruling(examination.findings, examination.evidence)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from grail_core.environment import Message
+from grail_core.files.window_file import header_of
 from grail_core.model.policy_model import PolicyModel
 from tooling.adversaries.courtroom import Courtroom
 from tooling.adversaries.deviations.forged_proofs import asked_otherwise, asked_otherwise_in_secret
@@ -36,8 +37,9 @@ def run_a1(scene: Scene) -> Row:
     """Sketch columns that are no sketches. The file is otherwise the honest one, its signature and header untouched."""
     row = Row("A1", "file")
     court = scene.before(0)
-    for name, data in without_sketches(court.pack(scene.honest(0, 1))).items():
-        row.add(name, court.examine(data))
+    honest = court.pack(scene.honest(0, 1))
+    for name, data in without_sketches(honest).items():
+        row.add(name, court.examine(data, header=header_of(honest)))
     row.honest(scene.honest_ruling(0, 1))
     return row
 
@@ -104,13 +106,17 @@ def _other_prompts(court: Courtroom) -> dict[str, list[Message]]:
 
 
 def run_a8(scene: Scene) -> Row:
-    """Everything a miner could wish to choose of the window's randomness: in the header, in the projections, in the seeds."""
+    """Everything a miner could wish to choose of the window's randomness: in the header, in the projections, in the seeds.
+
+    A wished header is sealed as it stands in the file, or the right one is and the file has the other.
+    """
     row = Row("A8", "file")
     court, groups = scene.before(0), scene.honest(0, 1)
     rows = [one for group in groups for one in group.rollouts]
-    network_id, other = court.context.network_id, scene.before(1).hotkey
-    for name, data in with_a_wished_header(court.pack(groups), rows, network_id, court.mining.signer, other).items():
+    network_id, other, honest = court.context.network_id, scene.before(1).hotkey, court.pack(groups)
+    for name, data in with_a_wished_header(honest, rows, network_id, court.mining.signer, other).items():
         row.add(name, court.examine(data))
+        row.add(f"{name}, the right one sealed", court.examine(data, header=header_of(honest)))
     try_deviation(scene, row, "own projections", 0, 1)
     return run_deviations(scene, row, ["wrong seeds"], 1)
 
@@ -134,8 +140,9 @@ def run_a10(scene: Scene) -> Row:
     """A second reading of the same rollout: there is no place in a file for one."""
     row = Row("A10", "file")
     court = scene.before(0)
-    for name, data in with_a_second_reading(court.pack(scene.honest(0, 1))).items():
-        row.add(name, court.examine(data))
+    honest = court.pack(scene.honest(0, 1))
+    for name, data in with_a_second_reading(honest).items():
+        row.add(name, court.examine(data, header=header_of(honest)))
     row.honest(scene.honest_ruling(0, 1))
     return row
 

@@ -147,14 +147,12 @@ class World:
 
     def sign_json(self, change: Callable[[dict[str, Any]], None]) -> None:
         """A body of any form, signed by the trainer's key, past the checks that `build` makes."""
-        value = json.loads(self.manifests[1].body)
-        change(value)
+        change(value := json.loads(self.manifests[1].body))
         body = canonical_json(value)
-        signature = TRAINER.sign(tagged_hash(NETWORK_ID, "grail/manifest", body)).hex()
+        signature = TRAINER.sign(tagged_hash(NETWORK_ID, "grail/manifest", body)).hex().encode()
         self.forget()
-        self.store.put(
-            manifest_key(self.manifests[1].valid_from), b'{"manifest":' + body + b',"signature":"' + signature.encode() + b'"}'
-        )
+        raw = b'{"manifest":' + body + b',"signature":"' + signature + b'"}'
+        self.store.put(manifest_key(self.manifests[1].valid_from), raw)
 
     def forget(self) -> None:
         """A victim that has not seen the second checkpoint, so that its memory of the chain does not help it."""

@@ -25,13 +25,13 @@ from grail_core.checkpoints.seen import SeenCheckpoints
 from grail_core.errors import DiskFullError, GrailError, OutOfMemoryError, UnforeseenError
 from grail_core.file_cache import FileCache
 from grail_core.participant.state import AlreadyRunningError
-from grail_core.protocol import MinerStatus, MinerVerdict, VerdictBody, Versions, WindowStatus
 from grail_core.protocol.types import Digest, Hotkey, Window
 from grail_core.state_file import read_state, write_state
 from grail_core.storage.filesystem import FilesystemStore
 from grail_validator.cases import Sighting
 from grail_validator.ledger import Ledger, PublishedFiles
 from tooling.adversaries.rows import Row, Try
+from tooling.testing.bodies import accepted_body
 from tooling.testing.checkpoints import TRAINER, WeightsTrainer, bucket_of, holds_weights
 
 MINERS = [Hotkey(bytes([number]) * 32) for number in range(1, 5)]
@@ -264,20 +264,10 @@ def open_ledger(path: Path) -> Ledger:
 
 def record(ledger: Ledger, window: int) -> None:
     """First sight and judgement of one window."""
-    ledger.record_sightings(Window(window), [Sighting(miner, f"etag-{window}", 10, 1000 + window) for miner in MINERS])
-    miners = tuple(
-        MinerVerdict(miner, uid, MinerStatus.ACCEPTED, active=True, declared=32, checked=True, unique_valid=30)
-        for uid, miner in enumerate(MINERS)
-    )
-    body = VerdictBody(
-        network_id=Digest(bytes(32)),
-        window=Window(window),
-        status=WindowStatus.SCORED,
-        versions=Versions("a", "b", "c"),
-        miners=miners,
-    )
-    files = PublishedFiles(b"verdict" * 40, b"evidence" * 40, b"rollouts" * 40)
-    ledger.record_judged(Window(window), body, files, {}, dict.fromkeys(MINERS, "bf16-sdpa-cpu-transformers/1"))
+    ledger.record_sightings(Window(window), [Sighting(miner, f"seal-{window}".encode(), 1000 + window) for miner in MINERS])
+    files = PublishedFiles(b"verdict" * 40, b"evidence" * 40)
+    classes = dict.fromkeys(MINERS, ("bf16-sdpa-cpu-transformers", "bf16-sdpa-cpu-transformers"))
+    ledger.record_judged(Window(window), accepted_body(window, MINERS), files, {}, classes)
 
 
 def _answers(ledger: Ledger) -> list[object]:

@@ -17,6 +17,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,17 @@ from grail_core.commands.options import run_cli
 from grail_core.errors import StorageError
 from grail_core.keys import LocalSigner
 from grail_core.participant.settings import load_settings
-from grail_core.protocol import Finding, MinerStatus, MinerVerdict, Outcome, SignedVerdict, VerdictBody, Versions, WindowStatus
+from grail_core.protocol import (
+    Finding,
+    MinerStatus,
+    MinerVerdict,
+    Outcome,
+    SignedVerdict,
+    VerdictBody,
+    Versions,
+    WindowStatus,
+    score_inputs,
+)
 from grail_core.protocol.types import Digest, Window
 from grail_core.storage.base import ObjectStore
 from grail_core.storage.filesystem import FilesystemStore
@@ -179,16 +190,32 @@ def _explained(words: str, folder: Path) -> str:
     finding = Finding("proof", Outcome.REJECT, words, words, words, 0)
     signer = LocalSigner.from_seed(bytes(32))
     miner = MinerVerdict(
-        signer.hotkey, 4, MinerStatus.FAILED, words, active=True, declared=32, checked=True, findings=(finding,)
+        signer.hotkey,
+        4,
+        MinerStatus.FAILED,
+        words,
+        active=True,
+        declared=32,
+        checked=True,
+        check_probability=Fraction(1),
+        coin=0,
+        findings=(finding,),
     )
     network = Digest(bytes(32))
-    body = VerdictBody(network, Window(30), WindowStatus.SCORED, Versions("a", "b", "c"), reason=words, miners=(miner,))
-    verdict = SignedVerdict(
-        body, signer.hotkey, signer.sign(SignedVerdict.message(body, signer.hotkey, None, None)), None, None
+    body = VerdictBody(
+        network,
+        Window(30),
+        WindowStatus.SCORED,
+        Versions("a", "b", "c"),
+        reason=words,
+        miners=(miner,),
+        hotkeys={4: signer.hotkey},
+        score_inputs={4: score_inputs([miner.miner_window(Window(30))], Window(30))},
     )
+    verdict = SignedVerdict(body, signer.hotkey, signer.sign(SignedVerdict.message(body, signer.hotkey)))
     path = Path(tempfile.mkdtemp(dir=folder)) / "ledger.sqlite"
     ledger = Ledger(path, network_id=network, hotkey=signer.hotkey)
-    ledger.record_judged(Window(30), body, PublishedFiles(verdict.encode(), b"", b""), {}, {})
+    ledger.record_judged(Window(30), body, PublishedFiles(verdict.encode(), b""), {}, {})
     with _wide(), _terminal() as out:
         explain_window(load_settings(), 30, ledger=path, hotkey=None, as_json=False)
     return out.getvalue()

@@ -25,6 +25,7 @@ from grail_core.proof.batch import RolloutProof
 from grail_core.protocol import GroupCount, RolloutRecord
 from grail_core.protocol.constants import MAX_FILE_BYTES, ROLLOUTS_PER_PROBLEM
 from grail_core.protocol.context import WindowContext
+from grail_core.protocol.rollouts.groups import declared_rollouts
 from grail_core.storage.layout import window_key
 from grail_core.telemetry import get_logger
 from grail_miner.mining import EnvironmentOf, Group, Mining
@@ -35,7 +36,8 @@ log = get_logger(__name__)
 
 DRAWS = 4  # of best-of-n
 KEEP_SHARE = 0.5  # of skip
-_LOOK_AGAIN_S = 0.25  # copy: for the victim's file
+_LOOK_AGAIN_S = 0.25  # copy: for the victim's file, which comes shortly before the deadline
+_LOOKS = 40
 
 
 class ZeroSketch(Mining):
@@ -99,20 +101,20 @@ class Skip(Mining):
 
 
 class Copy(Mining):
-    """Reads another miner's file as soon as it lies there, and signs its rollouts as its own."""
+    """Mines next to nothing, reads another miner's file as soon as it lies there, and signs its rollouts as its own."""
 
     participant: Participant
-    _copied: int = -1  # the window whose victim was found
 
     def produce_groups(self, context: WindowContext, loaded: LoadedCheckpoint, groups: Sequence[int]) -> list[Group]:
-        if self._copied == context.window:
-            return []
-        stolen = self._steal(context)
-        if not stolen:
-            _nap()
-            return []
-        self._copied = context.window
-        return stolen
+        return super().produce_groups(context, loaded, groups) if 0 in groups else []
+
+    def pack(self, context: WindowContext, loaded: LoadedCheckpoint, groups: Sequence[Group]) -> bytes:
+        for _ in range(_LOOKS):
+            stolen = self._steal(context)
+            if stolen:
+                return pack_without_rules(self, context, loaded, stolen)  # the victim may be a liar itself
+            time.sleep(_LOOK_AGAIN_S)
+        return super().pack(context, loaded, groups)
 
     def _steal(self, context: WindowContext) -> list[Group]:
         for neuron in self.participant.chain.metagraph(context.times.first_block).neurons:
@@ -140,8 +142,8 @@ def pack_without_rules(mining: Mining, context: WindowContext, loaded: LoadedChe
     records = [record for group in groups for record in group.rollouts]
     span, n = groups[-1].group + 1, len(groups)
     gaps = span - n
-    counted = GroupCount(n, span, gaps, gaps, ROLLOUTS_PER_PROBLEM * max(0, n - gaps))
-    return mining.seal(context, loaded, records, counted)
+    counted = GroupCount(n, span, gaps, gaps, declared_rollouts(n, gaps))
+    return mining.bind(context, loaded, records, counted)
 
 
 MINERS: dict[str, type[Mining]] = dict(zip(STRATEGIES, (ZeroSketch, BestOfN, Stale, Skip, Copy), strict=True))
@@ -161,7 +163,3 @@ def mining_factory(strategy: str) -> Callable[[Participant, LiveCheckpoint, Envi
         return mining
 
     return make
-
-
-def _nap() -> None:
-    time.sleep(_LOOK_AGAIN_S)

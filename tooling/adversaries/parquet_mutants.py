@@ -1,6 +1,6 @@
 """Mutants of an honest window file, and what becomes of each where it is opened: every end has to be a typed one, soon.
 
-    python -m tooling.adversaries.parquet_mutants --count 20000 --json
+    hatch run mutants --count 20000 --json
 
 Each mutant is a function of the seed and its number. Most change the footer or a page header as a tree (a type, a number, a
 length, an item or field dropped, repeated, swapped or nested), so that what lies deep is reached; others change bytes: of a
@@ -209,7 +209,7 @@ def open_mutants(seed: int, count: int, children: int = 1) -> Outcomes:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tooling.adversaries.parquet_mutants", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="hatch run mutants", description=__doc__.split("\n")[0])
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--children", type=int, default=2, help="opened at a time")

@@ -70,7 +70,7 @@ Examples:
 @click.option("--validators", type=click.IntRange(1, 8), default=2, show_default=True, help="Validators.")
 @click.option(
     "--groups",
-    type=click.IntRange(1, 1250),
+    type=click.IntRange(1, 375),
     show_default=f"{GROUPS}, with --quick {QUICK_GROUPS}",
     help="Most groups of 16 per miner and window.",
 )

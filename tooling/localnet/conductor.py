@@ -5,9 +5,10 @@ then it moves to the next one in one jump. `step` is a pure function, like those
 what the roles have done and what time it is to how far the clock goes, or what it waits for. Time, events and patience are
 `clock`'s.
 
-    START ─► OPEN T ─► CHALLENGE T−30 ─► OVERDUE T−30 ─► OPEN T+30 ─► … ─► REST
+    START ─► OPEN T ─► CHALLENGE T−30 ─► OVERDUE T−30 ─► UPLOAD T ─► OPEN T+30 ─► … ─► REST
 
-A window's mining goes on from OPEN to OVERDUE, beside the judging and learning of the window before, as in real time.
+A window's groups are made from OPEN to OVERDUE, beside the judging and learning of the window before, as in real time; file and
+seal are stored in its last blocks.
 """
 
 from __future__ import annotations
@@ -25,13 +26,17 @@ from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.types import Block, Window
 from grail_trainer.intake import PATIENCE_BLOCKS
 
+SAFETY_BLOCKS = 1
+"""GRAIL_MINER_SAFETY_BLOCKS of its miners: an upload takes no chain time, and a continued run begins late in a window."""
+
 
 class Task(Enum):
     """What the clock may wait for, in words that follow "waits for NAME to"."""
 
     START = "start"  # its bucket is on the chain
     PUBLISH = "publish the first checkpoint"
-    MINE = "mine"  # or to say why not
+    PRODUCE = "make the groups of"  # or to say why not
+    MINE = "store file and seal of"  # or to say why not
     SIGHT = "see the uploads of"  # or to say that it missed them
     JUDGE = "judge"  # the verdict is in its bucket
     WEIGH = "set weights after"  # or to say why not
@@ -65,6 +70,7 @@ class Known:
 
     first_window: Window | None = None
     done: AbstractSet[Need] = frozenset()
+    awaiting: AbstractSet[Need] = frozenset()  # what needs more blocks first: a drawn file is asked for again
 
 
 @dataclass(frozen=True)
@@ -137,23 +143,28 @@ class Timetable:
         before = Window(window - WINDOW_LENGTH)
         learned = before >= first  # the one before the first had no checkpoint: validators find it void
         own, earlier = WindowTimes(window, self.params), WindowTimes(before, self.params)
+        produce = tuple(Need(name, Task.PRODUCE, window) for name in self.miners if mined)
         mine = tuple(Need(name, Task.MINE, window) for name in self.miners if mined)
         sight = tuple(Need(name, Task.SIGHT, before) for name in self.validators)
         judge = tuple(Need(name, Task.JUDGE, before) for name in self.validators)
         weigh = tuple(Need(name, Task.WEIGH, before) for name in self.validators if learned)
         train = (Need(self.trainer, Task.TRAIN, before),)
         spoken = sum(need in known.done for need in judge)
-        # The trainer takes windows in their order. It waits for every verdict, from OVERDUE on for most of the (equal) stake.
+        # The trainer takes windows in their order. It waits for every verdict, from OVERDUE on for half of the (equal) stake.
         turn = learned and (before == first or Need(self.trainer, Task.TRAIN, Window(before - WINDOW_LENGTH)) in known.done)
         soon = train if turn and spoken == len(judge) else ()
-        late = train if turn and 2 * spoken > len(judge) else ()
+        late = train if turn and 2 * spoken >= len(judge) > 0 else ()
         opening = max(self._round_ms(own.seed_beacon_block), self._block_ms(earlier.first_sight_end_block))
         challenge = max(self._round_ms(earlier.challenge_block), self._final_ms(earlier.challenge_block))
         overdue = self._block_ms(self._overdue_block(earlier))
+        upload = self._block_ms(Block(own.deadline_block - SAFETY_BLOCKS))
+        waiting = {need.role for need in known.awaiting if need.window == before}
+        now = tuple(need for need in (*judge, *weigh) if need.role not in waiting)
         return (
             Stand("open", opening, sight),
-            Stand("challenge", max(opening, challenge), (*judge, *weigh, *soon, *mine)),
-            Stand("overdue", max(opening, challenge, overdue), (*judge, *weigh, *late, *mine)),
+            Stand("challenge", max(opening, challenge), (*now, *soon, *produce)),
+            Stand("overdue", max(opening, challenge, overdue), (*judge, *weigh, *late, *produce)),
+            *((Stand("upload", max(opening, challenge, overdue, upload), mine),) if mined else ()),
         )
 
     def _overdue_block(self, times: WindowTimes) -> Block:

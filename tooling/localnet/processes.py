@@ -14,6 +14,7 @@ from pathlib import Path
 
 from grail_core.disk import write_atomically
 from tooling import REPOSITORY
+from tooling.localnet.conductor import SAFETY_BLOCKS
 from tooling.localnet.plan import GROUPS, HONEST, QUICK_GROUPS, Layout, Plan
 from tooling.localnet.setup import COLDKEY, TRAINER, Network, derive_seed
 from tooling.localnet.supervisor import ProcessSpec
@@ -109,7 +110,7 @@ class Processes:
             "GRAIL_LOG_FILE": str(self.event_file(name)),
         }
         if not self._plan.real_time:
-            settings["GRAIL_MINER_SAFETY_BLOCKS"] = "0"  # an upload takes no chain time, and a continued run begins late in one
+            settings["GRAIL_MINER_SAFETY_BLOCKS"] = str(SAFETY_BLOCKS)
         if self._plan.data_dir:
             settings["GRAIL_DATA_DIR"] = self._plan.data_dir
         return settings

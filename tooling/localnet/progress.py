@@ -12,6 +12,8 @@ from grail_core.protocol.types import Window
 from tooling.localnet.conductor import Need, Task
 from tooling.localnet.events import Event
 
+PRODUCED = {"groups_produced", "window_mined", "window_already_mined", "window_skipped", "window_empty"}
+"""Events after which a miner makes no more groups of the window they name."""
 TASKS = {
     "trainer_started": Task.START,
     "validator_started": Task.START,
@@ -41,11 +43,16 @@ class Progress:
 
     def __init__(self) -> None:
         self.done: set[Need] = set()
+        self.awaiting: set[Need] = set()  # verdicts that wait for blocks, since a drawn file could not be had
         self.signs: Counter[str] = Counter()
 
     def apply(self, event: Event) -> None:
         self.signs[event.process] += 1
         window = event.integer("window")
+        if event.name in PRODUCED:
+            self._note(event.process, Task.PRODUCE, window)
+        if event.name == "files_awaited" and window is not None:
+            self.awaiting.add(Need(event.process, Task.JUDGE, Window(window)))
         if task := TASKS.get(event.name):
             self._note(event.process, task, window)
         elif event.name == "training_resumed":

@@ -146,8 +146,9 @@ class NetworkStatus:
     def _on_window_judged(self, event: Event) -> str:
         failed = event.integer("failed") or 0
         return (
-            f"window {event.text('window')} judged: {event.text('announced')} files, {event.text('rollouts_checked')} rollouts "
-            f"checked, {failed} {'miner' if failed == 1 else 'miners'} failed{_sized(' (', event, 'seconds_verify', ' s)')}"
+            f"window {event.text('window')} judged: {event.text('announced')} seals, {event.text('checked')} files with "
+            f"{event.text('rollouts_checked')} rollouts checked, {failed} {'miner' if failed == 1 else 'miners'} failed"
+            f"{_sized(' (', event, 'seconds_verify', ' s)')}"
         )
 
     def _on_window_not_scored(self, event: Event) -> str | None:

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from grail_core.telemetry.console import PlainConsole
 from tooling.localnet.plan import HONEST, Layout
-from tooling.localnet.report.summary import Summary
+from tooling.localnet.report.summary import Summary, unenforced_sentence
 
 
 def print_summary(console: PlainConsole, summary: Summary, layout: Layout) -> None:
@@ -39,6 +39,8 @@ def print_summary(console: PlainConsole, summary: Summary, layout: Layout) -> No
     for name, value in _rows(summary):
         facts.add_row(name, Text(value))
     console.print(facts)
+    if summary.unenforced:
+        console.print(Text(unenforced_sentence(summary.unenforced), style="bold red"))
     if not summary.finished:
         console.print(Text(f"The run is not complete: {summary.why_unfinished}", style="bold yellow"))
     console.print(Text(f"report   {layout.report}\nsummary  {layout.summary}"), soft_wrap=True)

@@ -140,7 +140,7 @@ class Windows:
             if self._strike_due():
                 return None
             first = status.first_window
-            known = Known(None if first is None else Window(first), self._progress.done)
+            known = Known(None if first is None else Window(first), self._progress.done, self._progress.awaiting)
             halts = [chain.parameters.time_of_ms(s.block(first)) for s in self._ahead()] if first is not None else []
             taken = clock.tick(known, self._progress.signs, halts_ms=halts)
             status.waits_for = describe(taken)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,16 @@ import grail_trainer.tiny.warm_start as warm_start
 from grail_core.capabilities import Stage
 from grail_core.checkpoints.publish import CheckpointParts
 from grail_core.checkpoints.safety import read_model_files
-from grail_core.files.accepted_files import AcceptedFile, write_accepted_files
+from grail_core.files.shared import put_file
 from grail_core.files.verdicts import read_verdict
 from grail_core.generation.defaults import sampling_defaults
-from grail_core.keys import ss58
 from grail_core.participant.participant import Participant
-from grail_core.protocol import MinerStatus, MinerVerdict, SignedVerdict, VerdictBody, WindowStatus
+from grail_core.protocol import MinerStatus, VerdictBody
 from grail_core.protocol.encoding import canonical_json, tagged_hash
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.signatures import verify
-from grail_core.protocol.types import Block, Digest, Signature, Window
-from grail_core.protocol.verdicts import Versions
-from grail_core.storage.layout import rollouts_key, training_log_key, verdict_key, window_key
+from grail_core.protocol.types import Digest, Signature, Window
+from grail_core.storage.layout import training_log_key
 from grail_envs.sat import SatEnvironment
 from grail_envs.sat.teaching import majority_answer
 from grail_trainer.hyper_parameters import GrpoSettings
@@ -36,7 +34,9 @@ from grail_trainer.publication import LOG_TAG, Publisher
 from grail_trainer.service import TrainerService
 from grail_trainer.start import assemble
 from grail_trainer.tiny.init import TinyConfig, create_model
+from tooling.testing.mining import upload
 from tooling.testing.small_network import FIRST_WINDOW, SmallNetwork
+from tooling.testing.speaking import say, scored
 
 ENVIRONMENT = SatEnvironment(3, 4, 5, 6)
 GROUPS = range(3)
@@ -72,8 +72,7 @@ class LearningNetwork(SmallNetwork):
 
     def mine_and_upload(self, name: str, groups: Sequence[int] = GROUPS, window: Window = FIRST_WINDOW) -> bytes:
         data = self.mine(self.mining(name), window, groups)
-        participant = self.participant(name)
-        participant.own_store.put(window_key(ss58(participant.signer.hotkey), window), data)
+        upload(self, self.mining(name), name, data, window)
         return data
 
     def judge(self, window: Window = FIRST_WINDOW) -> list[VerdictBody]:
@@ -92,32 +91,11 @@ class LearningNetwork(SmallNetwork):
             bodies.append(verdict.body)
         return bodies
 
-    def claim(self, name: str, accepted: dict[str, bytes], status: MinerStatus = MinerStatus.ACCEPTED) -> None:
-        """A verdict that says of these files what the test wants it to, with a real signature."""
-        participant, signer = self.participant(name), self.signers[name]
-        metagraph = self.chain.metagraph(Block(FIRST_WINDOW))
-        miners = []
-        for miner, data in accepted.items():
-            neuron = metagraph.by_hotkey(self.signers[miner].hotkey)
-            assert neuron is not None
-            digest = Digest(hashlib.sha256(data).digest())
-            miners.append(
-                MinerVerdict(neuron.hotkey, neuron.uid, status, content_digest=digest, active=True, declared=48, checked=True)
-            )
-        body = VerdictBody(
-            participant.network_id, FIRST_WINDOW, WindowStatus.SCORED, Versions("0", "0", "0"), miners=tuple(miners)
-        )
-        rollouts = write_accepted_files(
-            [
-                AcceptedFile(self.signers[miner].hotkey, Digest(hashlib.sha256(data).digest()), data, ())
-                for miner, data in accepted.items()
-            ]
-        )
-        digest = Digest(hashlib.sha256(rollouts).digest())
-        message = SignedVerdict.message(body, signer.hotkey, None, digest)
-        verdict = SignedVerdict(body, signer.hotkey, signer.sign(message), None, digest)
-        participant.own_store.put(rollouts_key(FIRST_WINDOW), rollouts)
-        participant.own_store.put(verdict_key(FIRST_WINDOW), verdict.encode())
+    def claim(self, name: str, accepted: Mapping[str, bytes], status: MinerStatus = MinerStatus.ACCEPTED) -> None:
+        """A verdict that says of these files what the test wants it to, and the files beside it."""
+        for data in accepted.values():
+            put_file(self.participant(name).own_store, Digest(hashlib.sha256(data).digest()), data)
+        say(self, name, scored(self, {miner: (data, status) for miner, data in accepted.items()}))
 
 
 def service(participant: Participant, model: Path, settings_: GrpoSettings = SETTINGS) -> TrainerService:

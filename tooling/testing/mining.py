@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from grail_core.checkpoints.loaded import LiveCheckpoint
+from grail_core.keys import ss58
+from grail_core.protocol import Seal
 from grail_core.protocol.types import Window
+from grail_core.storage.layout import seal_key, window_key
 from grail_miner.mining import Mining
 from tooling.testing.network import Network
 
@@ -21,3 +24,13 @@ def mine(network: Network, mining: Mining, window: Window, groups: Sequence[int]
     context = network.participant("trainer").open_window(window)
     loaded = mining.select_model(context)
     return mining.pack(context, loaded, mining.produce_groups(context, loaded, groups))
+
+
+def upload(network: Network, mining: Mining, name: str, data: bytes, window: Window) -> Seal:
+    """The file, then its seal, into the participant's bucket, as the shipped miner does."""
+    participant = network.participant(name)
+    seal = mining.seal(participant.open_window(window), data)
+    own = ss58(participant.signer.hotkey)
+    participant.own_store.put(window_key(own, window), data)
+    participant.own_store.put(seal_key(own, window), seal.encode())
+    return seal

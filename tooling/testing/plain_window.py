@@ -15,12 +15,13 @@ import numpy as np
 from grail_core.chain.base import Neuron
 from grail_core.environment import EnvironmentSpec, Grade, Message, Problem
 from grail_core.files.evidence import GradeEvidence, GradeStability, MinerEvidence, RolloutEvidence
-from grail_core.files.window_file import write_window_file
+from grail_core.files.window_file import header_of, write_window_file
 from grail_core.keys import LocalSigner
 from grail_core.proof.numerics import DEFAULT_CLASS
 from grail_core.protocol import (
     Randomness,
     RolloutRecord,
+    Seal,
     WindowHeader,
     count_groups,
     header_digest,
@@ -34,6 +35,7 @@ from grail_core.protocol.context import Challenge, WindowContext
 from grail_core.protocol.manifest import CheckpointManifest, FileRef, ManifestContent, ObjectRef, build
 from grail_core.protocol.network import LOCALNET, NetworkParameters
 from grail_core.protocol.policy import GenerationPolicy
+from grail_core.protocol.seals import ROLLOUTS
 from grail_core.protocol.types import Block, Digest, Hotkey, Window
 from grail_core.verification.context import CheckContext
 from grail_core.verification.window_file import Submission
@@ -166,9 +168,17 @@ def window_file(context: WindowContext, miner: LocalSigner, records: Sequence[Ro
         gaps=counted.gaps,
         declared=counted.declared,
         merkle_root=merkle_root(rollout_digests(context.network_id, records)),
-        numerics_class=DEFAULT_CLASS,
+        proof_class=DEFAULT_CLASS,
+        generation_class=DEFAULT_CLASS,
     )
     return write_window_file(header, miner.sign(header_digest(context.network_id, header)), records)
+
+
+def seal(context: WindowContext, miner: LocalSigner, data: bytes, header: WindowHeader | None = None) -> Seal:
+    """The miner's promise of a file."""
+    header, digest = header or header_of(data), digest_of(data)
+    message = Seal.message(context.network_id, ROLLOUTS, header, digest, len(data))
+    return Seal(ROLLOUTS, header, digest, len(data), miner.sign(message))
 
 
 def digest_of(data: bytes) -> Digest:

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from grail_core.checkpoints.loaded import LiveCheckpoint
-from grail_core.storage.retention import Retention, accepted_files, evidence
+from grail_core.protocol.types import Block
+from grail_core.storage.retention import Retention, evidence, shared_files
 from grail_validator.first_sight import FirstSight
 from grail_validator.ledger import Ledger
 from grail_validator.service import ValidatorService
@@ -24,8 +25,11 @@ def validator_of(network: Network, name: str, **handles: Any) -> ValidatorServic
     return ValidatorService(
         participant=participant,
         ledger=ledger,
-        first_sight=FirstSight(participant, ledger, participant.cache_dir / "files"),
-        retention=Retention(participant.own_store, [accepted_files(8), evidence(8)]),
+        first_sight=FirstSight(participant, ledger),
+        retention=Retention(
+            participant.own_store,
+            [shared_files(8, lambda window: participant.time_of_block_ms(Block(window))), evidence(8)],
+        ),
         checkpoint=LiveCheckpoint(participant.checkpoints, keep=4),
         environment_of=network.environment_of,
     )

@@ -45,6 +45,7 @@ def made_header(groups: int = 1) -> WindowHeader:
         gaps=0,
         declared=16 * groups,
         merkle_root=Digest(b"\7" * 32),
-        numerics_class="bf16-sdpa-cpu-transformers",
+        proof_class="bf16-sdpa-cpu-transformers",
+        generation_class="bf16-sdpa-cpu-transformers",
         software={"grail-core": "0.1.0"},
     )

@@ -30,6 +30,10 @@ CHANGES: dict[str, Any] = {
     "beacon": dataclasses.replace(SUBNET_81.beacon, period_s=4),
     "beacon_policy": "off",
     "trainer_hotkey": bytes([1]) * 32,
+    "proof_classes": SUBNET_81.proof_classes[:1],
+    "generation_classes": SUBNET_81.generation_classes[::-1],
+    "validator_classes": (*SUBNET_81.validator_classes, "other"),
+    "uncalibrated": "reported",
     "store_hosts": (),
 }
 
@@ -68,6 +72,12 @@ def test_parameters_travel_as_json(network: NetworkParameters) -> None:
         ("beacon", dataclasses.replace(SUBNET_81.beacon, public_key=b"")),
         ("beacon_policy", "fallback"),
         ("trainer_hotkey", b""),
+        ("proof_classes", ()),
+        ("generation_classes", ("a", "a")),
+        ("generation_classes", ("",)),
+        ("validator_classes", ("x" * 65,)),
+        ("validator_classes", tuple(str(i) for i in range(65))),
+        ("uncalibrated", "ignored"),
     ],
 )
 def test_a_network_that_could_not_run_is_refused(name: str, value: Any) -> None:
@@ -82,6 +92,10 @@ def test_a_network_that_could_not_run_is_refused(name: str, value: Any) -> None:
         ("beacon_policy", 1),
         ("netuid", "81"),
         ("store_hosts", "host"),
+        ("proof_classes", "bf16-sdpa-cpu-transformers"),
+        ("generation_classes", []),
+        ("validator_classes", [81]),
+        ("uncalibrated", "ignored"),
         ("beacon", {}),
         ("void_after_D", 1),
     ],

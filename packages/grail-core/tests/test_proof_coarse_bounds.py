@@ -90,7 +90,9 @@ def test_very_short_junk_is_not_hidden_by_longer_honest_answers() -> None:
     """A liar chooses the lengths of what it makes up: one token each, beside honest answers of fifteen."""
     honest = [comparison(g, 15) for g in range(16)]
     junk = [comparison(50 + g, 1, 1.0, margin=4.0) for g in range(16)]
-    assert rejecting([*honest, *junk]) == {"coarse_error", "coarse_margin"}
+    assert rejecting([*honest, *junk]) == {"coarse_error", "coarse_error_share", "coarse_margin"}
+    few = [*honest, *[comparison(60 + g, 1, 1.0, margin=4.0) for g in range(3)]]
+    assert rejecting(few) == {"coarse_error_share"}  # three of nineteen, whose sixteen positions no pool has
 
 
 @pytest.mark.parametrize(("bad", "of", "rejects"), [(2, 5, False), (3, 5, True), (3, 47, True), (3, 48, False), (4, 63, True)])
@@ -99,7 +101,9 @@ def test_more_than_one_in_sixteen_and_three_at_least_are_too_many(bad: int, of: 
     for bound in (coarse_error_share(sample), coarse_margin_share(sample)):
         assert bound.rejects == rejects
         assert bound.value == pytest.approx(bad / of, abs=1e-6)
-    assert not coarse_error_share([comparison(g, 3, 1.0) for g in range(5)]).rejects  # none of them is counted
+    short = [comparison(g, 3, 1.0, margin=4.0) for g in range(5)]
+    assert coarse_error_share(short).rejects  # an error tells at any length
+    assert not coarse_margin_share(short).rejects  # a margin does not: none of them is counted
 
 
 def test_log_probabilities_are_held_without_a_table() -> None:

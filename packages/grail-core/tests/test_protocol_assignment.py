@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grail_core.protocol import (
@@ -14,6 +14,7 @@ from grail_core.protocol import (
     MinerWindow,
     Window,
     allowed_gaps,
+    best_prefix,
     count_groups,
     score_inputs,
     valid_checkpoint,
@@ -21,7 +22,7 @@ from grail_core.protocol import (
 
 
 @given(st.integers(1, 300), st.sets(st.integers(0, 298), max_size=30))
-def test_each_gap_costs_one_group_more(span: int, left_out: set[int]) -> None:
+def test_each_gap_costs_seven_groups_more(span: int, left_out: set[int]) -> None:
     ids = [g for g in range(span) if g not in left_out or g == span - 1]
     gaps = span - len(ids)
     if gaps > max(1, span // 20):
@@ -30,7 +31,7 @@ def test_each_gap_costs_one_group_more(span: int, left_out: set[int]) -> None:
         return
     counted = count_groups(ids)
     assert (counted.groups, counted.span, counted.gaps) == (len(ids), span, gaps)
-    assert counted.declared == 16 * max(0, span - 2 * gaps)
+    assert counted.declared == 16 * max(0, span - 8 * gaps)
 
 
 @pytest.mark.parametrize("ids", [[], [-1], [0, 0], [1, 0], [0, 1, 1], [5], [0, 3], [10**12]])
@@ -44,12 +45,46 @@ def test_one_gap_is_allowed_in_the_smallest_file_and_leaves_nothing() -> None:
     assert [allowed_gaps(n) for n in (1, 39, 40, 60, 1250)] == [1, 1, 2, 3, 62]
 
 
+@given(st.sets(st.integers(0, 400), max_size=400).map(sorted))
+@settings(max_examples=200)
+def test_no_beginning_of_a_file_declares_more_than_the_best_one(ids: list[int]) -> None:
+    declared = []
+    for length in range(len(ids) + 1):
+        try:
+            declared.append(count_groups(ids[:length]).declared)
+        except ValueError:
+            declared.append(0)
+    best = best_prefix(ids)
+    assert declared[best] == max(declared)
+    # The longest one of those: what is paid alike is worked alike, and audited volume is the same.
+    assert best == max(length for length, count in enumerate(declared) if count == max(declared) and (count or not length))
+
+
+def test_a_group_lost_late_ends_the_file_and_one_lost_early_does_not() -> None:
+    whole = list(range(313))
+    assert best_prefix(whole) == 313
+    assert best_prefix([g for g in whole if g != 310]) == 310
+    assert best_prefix([g for g in whole if g != 100]) == 312
+    assert best_prefix([g for g in whole if g != 305]) == 312  # 305 groups before it, 312 − 7 with it: the longer one
+    assert best_prefix([g for g in whole if g != 306]) == 306
+    assert best_prefix([]) == best_prefix([5]) == 0
+
+
+@given(st.integers(1, 313), st.data())
+def test_a_lost_group_costs_at_most_what_follows_it_and_at_most_eight(span: int, data: st.DataObject) -> None:
+    lost = data.draw(st.integers(0, span - 1))
+    ids = [g for g in range(span) if g != lost]
+    kept = ids[: best_prefix(ids)]
+    declared = count_groups(kept).declared if kept else 0
+    assert declared == 16 * max(lost, span - 8 if lost < span - 1 else 0)
+
+
 def test_a_gap_is_not_given_back_by_the_rows_that_are_there() -> None:
     skipper = count_groups([g for g in range(40) if g not in (3, 9)])
     entry = MinerWindow(Window(300), skipper.declared, True, True, 16 * skipper.groups, False)
     inputs = score_inputs([entry], Window(300))
-    assert Fraction(inputs.valid, inputs.audited) == 1
-    assert inputs.work == 16 * 36
+    assert Fraction(inputs.product_valid, inputs.product_declared) == 1
+    assert inputs.work == inputs.supported == 16 * 24
 
 
 def candidate(sequence: int, valid_from: int, stored: int, lead: int) -> CheckpointCandidate:

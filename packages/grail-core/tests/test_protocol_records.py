@@ -56,9 +56,10 @@ def make_header(**changes: Any) -> WindowHeader:
         "policy_digest": bytes([6]) * 32,
         "groups": 40,
         "gaps": 1,
-        "declared": 16 * 39,
+        "declared": 16 * 33,
         "merkle_root": bytes([7]) * 32,
-        "numerics_class": "bf16-sdpa-cpu-transformers",
+        "proof_class": "bf16-sdpa-cpu-transformers",
+        "generation_class": "bf16-eager-cpu-transformers",
         "software": {"torch": "2.13.0"},
     }
     return WindowHeader(**(fields | changes))
@@ -205,13 +206,14 @@ def test_a_header_reads_back_and_its_digest_covers_every_field() -> None:
         "env_digest": bytes(32),
         "policy_digest": bytes(32),
         "merkle_root": bytes(32),
-        "numerics_class": "other",
+        "proof_class": "other",
+        "generation_class": "other",
         "software": {},
     }
     digests = {header_digest(NETWORK, make_header(**{name: value})) for name, value in changes.items()}
     digests |= {
-        header_digest(NETWORK, make_header(groups=41, declared=16 * 40)),
-        header_digest(NETWORK, make_header(gaps=2, declared=16 * 38)),
+        header_digest(NETWORK, make_header(groups=41, declared=16 * 34)),
+        header_digest(NETWORK, make_header(gaps=2, declared=16 * 26)),
     }
     digests |= {header_digest(NETWORK, header), header_digest(bytes(32), header)}
     assert len(digests) == len(changes) + 4
@@ -228,11 +230,14 @@ def test_a_header_reads_back_and_its_digest_covers_every_field() -> None:
         ({"beacon_signature": None}, "beacon_round"),
         ({"beacon_signature": bytes(47)}, "beacon_signature"),
         ({"groups": 0, "declared": 0}, "groups"),
-        ({"groups": 1251, "declared": 16 * 1250}, "groups"),
+        ({"groups": 376, "declared": 16 * 369}, "groups"),
         ({"declared": 640}, "declared"),
-        ({"gaps": -1, "declared": 656}, "declared"),
-        ({"numerics_class": ""}, "numerics_class"),
-        ({"numerics_class": "x" * 129}, "numerics_class"),
+        ({"declared": 16 * 39}, "declared"),
+        ({"gaps": -1, "declared": 16 * 47}, "declared"),
+        ({"gaps": 6, "declared": -32}, "declared"),
+        ({"proof_class": ""}, "proof_class"),
+        ({"generation_class": ""}, "generation_class"),
+        ({"generation_class": "x" * 129}, "generation_class"),
         ({"software": {str(i): "" for i in range(33)}}, "software"),
         ({"software": {"x": "y" * 129}}, "software"),
     ],
@@ -240,6 +245,14 @@ def test_a_header_reads_back_and_its_digest_covers_every_field() -> None:
 def test_a_malformed_header_cannot_exist(changes: dict[str, Any], field: str) -> None:
     with pytest.raises(ValueError, match=f"^{field}"):
         make_header(**changes)
+
+
+def test_a_header_with_more_gaps_than_groups_pay_for_declares_nothing() -> None:
+    assert make_header(gaps=6, declared=0).declared == 0
+    assert make_header(groups=375, gaps=0, declared=6000).classes == (
+        "bf16-sdpa-cpu-transformers",
+        "bf16-eager-cpu-transformers",
+    )
 
 
 def test_one_header_has_one_byte_form() -> None:

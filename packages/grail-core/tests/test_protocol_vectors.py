@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 
 from grail_core.protocol import (
+    Adopted,
+    Candidate,
     CheckpointCandidate,
     Digest,
     Hotkey,
@@ -23,16 +25,20 @@ from grail_core.protocol import (
     Randomness,
     RolloutRecord,
     ScoreInputs,
+    Seal,
     Signature,
     SignedVerdict,
     VerdictBody,
     Window,
     WindowHeader,
     WindowTimes,
+    best_prefix,
     canonical_json,
     challenged_positions,
+    check_probabilities,
     constants,
     count_groups,
+    counts_inconclusive,
     draw,
     gumbel_noise,
     header_digest,
@@ -50,12 +56,13 @@ from grail_core.protocol import (
     verify,
     verify_merkle_path,
     weights,
+    weights_now,
     window_of,
 )
 from grail_core.protocol.encoding import encode_part, message
 from grail_core.protocol.network import NETWORKS, NetworkParameters
 from grail_core.protocol.rollouts.records import rollout_message
-from grail_core.protocol.scores import score_units
+from grail_core.protocol.scores import lookback_windows
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -179,6 +186,17 @@ def test_positions() -> None:
         assert found == case["positions"]
 
 
+def longest_best_prefix(group_ids: list[int]) -> int:
+    """By trying all of them."""
+    declared = {0: 0}
+    for length in range(1, len(group_ids) + 1):
+        gaps = group_ids[length - 1] + 1 - length
+        allowed = gaps <= max(1, (group_ids[length - 1] + 1) // 20)
+        declared[length] = max(0, length - 7 * gaps) if allowed else 0
+    best = max(declared.values())
+    return max(length for length, count in declared.items() if count == best) if best else 0
+
+
 def test_groups() -> None:
     for case in vectors("groups"):
         if case["count"] is None:
@@ -186,6 +204,9 @@ def test_groups() -> None:
                 count_groups(case["group_ids"])
         else:
             assert vars(count_groups(case["group_ids"])) == case["count"]
+            assert case["count"]["declared"] == 16 * max(0, case["count"]["groups"] - 7 * case["count"]["gaps"])
+        if case["best_prefix"] is not None:
+            assert best_prefix(case["group_ids"]) == case["best_prefix"] == longest_best_prefix(case["group_ids"])
 
 
 def test_checkpoints() -> None:
@@ -250,14 +271,63 @@ def test_merkle() -> None:
             assert verify_merkle_path(root, digests[index], index, len(digests), [raw(node) for node in path])
 
 
+def test_seals() -> None:
+    expected = vectors("seals")
+    network = raw(expected["network_id"])
+    for case in expected["seals"]:
+        seal = Seal.decode(case["canonical"].encode())
+        header = canonical_json(case["seal"]["header"])
+        parts = [network, b"grail/seal", seal.kind.encode(), header, seal.content_digest, seal.size.to_bytes(8, "big")]
+        by_hand = hashlib.sha256(b"".join(len(one).to_bytes(4, "big") + one for one in parts)).hexdigest()
+        assert Seal.message(network, seal.kind, seal.header, seal.content_digest, seal.size).hex() == case["message"] == by_hand
+        assert seal.encode() == canonical_json(case["seal"]) == case["canonical"].encode()
+        assert seal.signed(network) is case["signed"]
+        assert seal.signed(bytes(32)) is case["signed_on_another_network"] is False
+    assert [case["signed"] for case in expected["seals"]] == [True, False, False, False, False, False]
+
+
+def test_what_is_no_seal_names_what_is_wrong() -> None:
+    for case in vectors("seals")["malformed"]:
+        with pytest.raises(ValueError, match=rf"^\$seal.*{case['error_names']}"):
+            Seal.decode(case["bytes"].encode())
+
+
+def chances(entries: list[dict[str, Any]]) -> list[Fraction]:
+    """Section 10 from its text, for the entries of one window."""
+    counted = [min(entry["declared"], 5000) for entry in entries]
+    newcomers = [
+        not entry["in_lookback"] and entry["supported"] < 4 * count for count, entry in zip(counted, entries, strict=True)
+    ]
+    assert [entry["counted"] for entry in entries] == counted
+    assert [entry["newcomer"] for entry in entries] == newcomers
+    free = sum(count for count, entry in zip(counted, entries, strict=True) if not entry["in_lookback"])
+    new = sum(count for count, newcomer in zip(counted, newcomers, strict=True) if newcomer)
+    found = []
+    for entry, count, newcomer in zip(entries, counted, newcomers, strict=True):
+        floor = Fraction(1, 10)
+        among = free if newcomer else free - new
+        p = floor if entry["in_lookback"] or not among else max(floor, min(Fraction(1), Fraction(35 * count, among)))
+        found.append(max(p, min(Fraction(1, 2), Fraction(8, sum(newcomers)))) if newcomer else p)
+    return found
+
+
 def test_selection() -> None:
     expected = vectors("selection")
     for case in expected["miners"]:
-        declared = {Hotkey(raw(hotkey)): count for hotkey, count in case["declared"].items()}
-        for mine, given in zip(select_miners(raw(case["select_seed"]), declared), case["selections"], strict=True):
+        entries = case["selections"]
+        candidates = {
+            Hotkey(raw(entry["hotkey"])): Candidate(entry["declared"], entry["supported"], entry["in_lookback"])
+            for entry in entries
+        }
+        probabilities = [Fraction(*entry["probability"]) for entry in entries]
+        assert probabilities == chances(entries) == list(check_probabilities(candidates).values())
+        for mine, given, p in zip(select_miners(raw(case["select_seed"]), candidates), entries, probabilities, strict=True):
             assert mine.hotkey.hex() == given["hotkey"]
-            assert mine.probability == Fraction(*given["probability"])
+            assert mine.probability == p
             assert (str(mine.coin), mine.selected) == (given["coin"], given["selected"])
+            assert mine.selected >= (Fraction(mine.coin, 2**64) < p)
+        free = [entry for entry in entries if not entry["in_lookback"]]
+        assert sum(entry["selected"] for entry in free) >= min(2, len(free))
     for case in expected["rows"]:
         sample = sample_rollouts(raw(case["challenge_seed"]), case["groups"])
         assert list(sample.whole_groups) == case["whole_groups"]
@@ -265,16 +335,76 @@ def test_selection() -> None:
         assert [list(row) for row in sample.reserve] == case["reserve"]
 
 
+def scored(entry: dict[str, Any]) -> ScoreInputs:
+    return ScoreInputs(**entry | {name: int(entry[name]) for name in ("product_valid", "product_declared")})
+
+
+def mean_products(values: list[int], degree: int) -> int:
+    """e_degree by Newton's identities, from the sums of powers."""
+    p = [sum(pow(value, k) for value in values) for k in range(5)]
+    sums: list[int] = [
+        1,
+        p[1],
+        (p[1] ** 2 - p[2]) // 2,
+        (p[1] ** 3 - 3 * p[1] * p[2] + 2 * p[3]) // 6,
+        (p[1] ** 4 - 6 * p[1] ** 2 * p[2] + 3 * p[2] ** 2 + 8 * p[1] * p[3] - 6 * p[4]) // 24,
+    ]
+    return sums[degree]
+
+
+def power(history: list[dict[str, Any]], window: int) -> int:
+    """Section 10 from its text."""
+    ago = [(window - entry["window"]) // 30 for entry in history]
+    dated = [(back, entry) for back, entry in zip(ago, history, strict=True) if 0 <= back < 72]
+    if any(entry["failed"] and back < entry["lookback"] for back, entry in dated):
+        return 0
+    work = sum(min(entry["declared"], 5000) for back, entry in dated if back < 12 and entry["active"])
+    audits = [entry for _, entry in dated if entry["checked"] and entry["declared"]]
+    d = [min(entry["declared"], 5000) for entry in audits]
+    v = [min(entry["unique_valid"], declared) for entry, declared in zip(audits, d, strict=True)]
+    m = min(4, len(audits))
+    ratio = Fraction(mean_products(v, m), mean_products(d, m))
+    return int(2**64 * work**3 * min(work, 3 * sum(v)) * ratio) if m else 0
+
+
+def counts(case: dict[str, Any]) -> bool:
+    """Section 9 from its text: does an inconclusive window count as an audit?"""
+    memory = [entry for entry in case["history"] if 0 < (case["window"] - entry["window"]) // 30 < 72]
+    audits = [entry for entry in memory if entry["checked"] and entry["declared"]]
+    supported = sum(min(entry["unique_valid"], entry["declared"], 5000) for entry in audits)
+    return any(entry["inconclusive"] for entry in memory) or supported < 8 * min(case["declared"], 5000)
+
+
 def test_scores() -> None:
     expected = vectors("scores")
     for case in expected["histories"]:
         inputs = score_inputs([MinerWindow(**entry) for entry in case["history"]], case["window"])
-        assert inputs == ScoreInputs(**case["inputs"])
-        assert str(score_units(inputs)) == case["units"]
+        assert inputs == scored(case["inputs"])
+        assert inputs.power == int(case["power"]) == power(case["history"], case["window"])
+    for case in expected["lookbacks"]:
+        assert lookback_windows(Fraction(*case["probability"])) == case["windows"]
+    for case in expected["inconclusive"]:
+        history = [MinerWindow(**entry) for entry in case["history"]]
+        assert counts_inconclusive(history, case["window"], case["declared"]) is case["counts"] is counts(case)
+    assert {case["counts"] for case in expected["inconclusive"]} == {True, False}
     for case in expected["weights"]:
         rule = SimpleNamespace(**{name: case[name] for name in ("weight_mode", "burn_share_permille", "burn_uid")})
-        scored = {int(uid): ScoreInputs(**entry) for uid, entry in case["inputs"].items()}
-        assert {str(uid): weight for uid, weight in weights(scored, rule).items()} == case["weights"]
+        inputs_by_uid = {int(uid): scored(entry) for uid, entry in case["inputs"].items()}
+        assert {str(uid): weight for uid, weight in weights(inputs_by_uid, rule).items()} == case["weights"]
+        assert sum(case["weights"].values()) == 65_535
+
+
+def test_weights_as_they_are_set() -> None:
+    for case in vectors("scores")["weights_now"]:
+        of_window, hotkeys = by_uid(case["weights"]), {uid: Hotkey(raw(key)) for uid, key in by_uid(case["hotkeys"]).items()}
+        registered = {Hotkey(raw(hotkey)): uid for hotkey, uid in case["registered"].items()}
+        now = weights_now(of_window, hotkeys, registered, case["burn_uid"])
+        assert now == by_uid(case["now"])
+        assert sum(now.values()) == 65_535
+
+
+def by_uid(entries: dict[str, Any]) -> dict[int, Any]:
+    return {int(uid): value for uid, value in entries.items()}
 
 
 def test_signatures() -> None:
@@ -289,7 +419,8 @@ def test_verdicts() -> None:
         assert hashlib.sha256(body.canonical()).hexdigest() == case["canonical_sha256"]
         assert body.digest().hex() == case["digest"]
         validator = Hotkey(raw(case["validator"]))
-        evidence, rollouts = (text and Digest(raw(text)) for text in (case["evidence_digest"], case["rollouts_digest"]))
-        assert SignedVerdict.message(body, validator, evidence, rollouts).hex() == case["signed_message"]
-        encoded = SignedVerdict(body, validator, Signature(bytes(64)), evidence, rollouts).encode()
+        evidence = case["evidence_digest"] and Digest(raw(case["evidence_digest"]))
+        adopted = case["adopted"] and Adopted.from_json(case["adopted"])
+        assert SignedVerdict.message(body, validator, evidence, adopted).hex() == case["signed_message"]
+        encoded = SignedVerdict(body, validator, Signature(bytes(64)), evidence, adopted).encode()
         assert hashlib.sha256(encoded).hexdigest() == case["verdict_json_sha256"]

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grail_core.protocol import (
+    Adopted,
     Digest,
     Finding,
     Hotkey,
@@ -31,12 +32,14 @@ from grail_core.protocol import (
     canonical_json,
     decimal,
 )
+from grail_core.protocol.constants import MAX_FILE_ROWS
 
 NETWORK = Digest(bytes(range(32)))
 KEY = Keypair.create_from_seed(bytes(range(32)))
 D = Digest(bytes([9]) * 32)
 WINDOW = Window(300)
 MINER = Hotkey(bytes([1]) * 32)
+NOTHING = ScoreInputs(0, 0, 0, 0, 0, in_lookback=False)
 
 NUMBERS = st.none() | st.integers(-(2**53) + 1, 2**53 - 1) | st.floats().map(decimal)
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -54,23 +57,22 @@ FINDINGS = st.builds(
 
 @st.composite
 def miners(draw: st.DrawFn, uid: int) -> MinerVerdict:
-    announced = draw(st.booleans())
-    status = draw(st.sampled_from(list(MinerStatus) if announced else [MinerStatus.ABSENT, MinerStatus.FAILED]))
-    counts = status not in (MinerStatus.ABSENT, MinerStatus.INCONCLUSIVE)
-    tossed = announced and draw(st.booleans())
+    status = draw(st.sampled_from(MinerStatus))
+    sealed, drawn = status is not MinerStatus.ABSENT, status not in (MinerStatus.ABSENT, MinerStatus.NOT_SELECTED)
+    tossed = drawn or (sealed and draw(st.booleans()))
+    nothing_valid = status in (MinerStatus.FAILED, MinerStatus.INCONCLUSIVE)
     return MinerVerdict(
-        hotkey=Hotkey(uid.to_bytes(32, "big")),
+        hotkey=hotkey_of(uid),
         uid=uid,
         status=status,
         reason=draw(TEXT),
-        content_digest=D if announced else None,
-        etag=draw(TEXT) if announced else None,
-        store_time_ms=draw(st.integers(0, 2**45)) if announced else None,
-        active=announced and counts,
-        declared=draw(st.integers(0, 20_000)),
+        content_digest=D if sealed else None,
+        store_time_ms=draw(st.none() | st.integers(0, 2**45)),
+        active=sealed and status is not MinerStatus.INCONCLUSIVE,
+        declared=draw(st.integers(0, MAX_FILE_ROWS)),
         gaps=draw(st.integers(0, 60)),
-        checked=counts and draw(st.booleans()),
-        unique_valid=0 if status is MinerStatus.FAILED else draw(st.integers(0, 20_000)),
+        checked=drawn and draw(st.booleans()),
+        unique_valid=0 if nothing_valid else draw(st.integers(0, MAX_FILE_ROWS)),
         check_probability=draw(st.fractions(0, 1, max_denominator=10**6)) if tossed else None,
         coin=draw(st.integers(0, 2**64 - 1)) if tossed else None,
         sampled=tuple(draw(st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 15)), max_size=5))),
@@ -78,9 +80,22 @@ def miners(draw: st.DrawFn, uid: int) -> MinerVerdict:
     )
 
 
+def hotkey_of(uid: int) -> Hotkey:
+    return Hotkey(uid.to_bytes(32, "big"))
+
+
+@st.composite
+def score_inputs_of_a_miner(draw: st.DrawFn) -> ScoreInputs:
+    audits = draw(st.integers(0, 72))
+    valid, more = draw(st.integers(0, 2**70)), draw(st.integers(0, 2**79))
+    supported = draw(st.integers(0, 5000 * audits))
+    return ScoreInputs(draw(st.integers(0, 60_000)), supported, audits, valid, valid + more, draw(st.booleans()))
+
+
 @st.composite
 def bodies(draw: st.DrawFn) -> VerdictBody:
     uids = sorted(draw(st.sets(st.integers(0, 300), max_size=4)))
+    without_verdict = draw(st.sets(st.sampled_from(uids))) if uids else set()
     return VerdictBody(
         network_id=NETWORK,
         window=WINDOW,
@@ -88,8 +103,9 @@ def bodies(draw: st.DrawFn) -> VerdictBody:
         versions=Versions(draw(TEXT), "1", "sat 1"),
         reason=draw(TEXT),
         inputs=draw(st.sampled_from([WindowInputs(), WindowInputs(D, D, 5, 6, D, D), WindowInputs(block_hash=D)])),
-        miners=tuple(draw(miners(uid)) for uid in uids),
-        score_inputs={uid: ScoreInputs(uid, uid, uid + 1, uid % 2 == 0) for uid in uids},
+        miners=tuple(draw(miners(uid)) for uid in uids if uid not in without_verdict),
+        hotkeys={uid: hotkey_of(uid) for uid in uids},
+        score_inputs={uid: draw(score_inputs_of_a_miner()) for uid in uids},
         weights={0: 65_535} | {uid: 0 for uid in uids if uid},
     )
 
@@ -110,10 +126,10 @@ def full_body(**changes: Any) -> VerdictBody:
         status=MinerStatus.FAILED,
         reason="proof",
         content_digest=D,
-        etag="abc",
         store_time_ms=5,
         active=True,
         declared=64,
+        checked=True,
         check_probability=Fraction(1, 3),
         coin=7,
         sampled=((0, 3),),
@@ -126,20 +142,26 @@ def full_body(**changes: Any) -> VerdictBody:
         "versions": Versions("1", "2", "3"),
         "inputs": WindowInputs(D, D, 5, 6, D, D),
         "miners": (miner,),
-        "score_inputs": {4: ScoreInputs(64, 0, 64, True)},
+        "hotkeys": {4: MINER},
+        "score_inputs": {4: ScoreInputs(64, 48, 2, 0, 4096, True)},
         "weights": {0: 65_535, 4: 0},
     }
     return VerdictBody(**(fields | changes))
 
 
-def sign(body: VerdictBody, key: Keypair = KEY, evidence: Digest | None = D, rollouts: Digest | None = None) -> SignedVerdict:
-    signature = key.sign(SignedVerdict.message(body, key.public_key, evidence, rollouts))
-    return SignedVerdict(body, key.public_key, signature, evidence, rollouts)
+ADOPTED = Adopted(Hotkey(bytes([5]) * 32), Window(30), Window(270))
+
+
+def sign(
+    body: VerdictBody, key: Keypair = KEY, evidence: Digest | None = D, adopted: Adopted | None = ADOPTED
+) -> SignedVerdict:
+    signature = key.sign(SignedVerdict.message(body, key.public_key, evidence, adopted))
+    return SignedVerdict(body, key.public_key, signature, evidence, adopted)
 
 
 def test_the_order_in_which_mappings_were_filled_does_not_show() -> None:
-    one = full_body(weights={0: 60_000, 10: 5_000, 9: 535}, score_inputs={})
-    two = full_body(weights={9: 535, 0: 60_000, 10: 5_000}, score_inputs={})
+    one = full_body(weights={0: 60_000, 10: 5_000, 9: 535})
+    two = full_body(weights={9: 535, 0: 60_000, 10: 5_000})
     assert one.canonical() == two.canonical()
 
 
@@ -155,7 +177,8 @@ def test_every_member_is_inside_the_digest() -> None:
         full_body(versions=Versions("1", "2", "4")),
         full_body(inputs=WindowInputs(D, D, 5, 7, D, D)),
         full_body(miners=()),
-        full_body(score_inputs={}),
+        full_body(miners=(), hotkeys={4: Hotkey(bytes([2]) * 32)}),
+        full_body(score_inputs={4: ScoreInputs(64, 48, 2, 0, 4097, True)}),
         full_body(weights={0: 65_534, 4: 1}),
     ]
     seen |= {other.digest() for other in changed}
@@ -163,11 +186,11 @@ def test_every_member_is_inside_the_digest() -> None:
 
 
 def test_a_signed_verdict_verifies_and_reads_back() -> None:
-    verdict = sign(full_body())
-    assert verdict.verify(NETWORK)
-    again = SignedVerdict.decode(verdict.encode())
-    assert again == verdict
-    assert again.verify(NETWORK)
+    for verdict in (sign(full_body()), sign(full_body(), evidence=None, adopted=None)):
+        assert verdict.verify(NETWORK)
+        again = SignedVerdict.decode(verdict.encode())
+        assert again == verdict
+        assert again.verify(NETWORK)
 
 
 def test_a_verdict_of_another_network_key_evidence_or_body_does_not_verify() -> None:
@@ -178,8 +201,10 @@ def test_a_verdict_of_another_network_key_evidence_or_body_does_not_verify() -> 
         {"validator": other},
         {"evidence_digest": bytes(32)},
         {"evidence_digest": None},
-        {"evidence_digest": None, "rollouts_digest": D},
-        {"rollouts_digest": D},
+        {"adopted": None},
+        {"adopted": dataclasses.replace(ADOPTED, validator=MINER)},
+        {"adopted": dataclasses.replace(ADOPTED, first=Window(0))},
+        {"adopted": dataclasses.replace(ADOPTED, last=Window(240))},
         {"body": full_body(reason="x")},
     )
     for change in changes:
@@ -191,7 +216,42 @@ def test_a_miners_line_counts_in_its_score_what_it_says() -> None:
     assert line is not None
     entry = line.miner_window(WINDOW)
     assert (entry.window, entry.declared, entry.active, entry.failed, entry.unique_valid) == (300, 64, True, True, 0)
+    assert entry.lookback == 15  # ⌈5 / (1/3)⌉
     assert full_body().miner(Hotkey(bytes(32))) is None
+
+
+@pytest.mark.parametrize(
+    ("probability", "windows"), [(Fraction(1), 14), (Fraction(1, 3), 15), (Fraction(35, 200), 29), (Fraction(1, 10), 36)]
+)
+def test_a_failure_is_remembered_for_as_long_as_its_check_was_rare(probability: Fraction, windows: int) -> None:
+    line = dataclasses.replace(full_body().miners[0], check_probability=probability)
+    assert line.miner_window(WINDOW).lookback == windows
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_an_inconclusive_window_is_not_active_and_counts_as_checked_from_the_second_on(again: bool) -> None:
+    line = dataclasses.replace(full_body().miners[0], status=MinerStatus.INCONCLUSIVE, active=False, checked=again, findings=())
+    entry = line.miner_window(WINDOW)
+    assert (entry.inconclusive, entry.checked, entry.active, entry.lookback, entry.unique_valid) == (True, again, False, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"status": MinerStatus.ABSENT}, "active"),
+        ({"status": MinerStatus.ABSENT, "active": False}, "active"),
+        ({"status": MinerStatus.INCONCLUSIVE}, "active"),
+        ({"status": MinerStatus.INCONCLUSIVE, "active": False, "unique_valid": 1}, "active"),
+        ({"status": MinerStatus.ACCEPTED, "coin": None, "check_probability": None}, "drawn by its coin"),
+        ({"coin": None, "check_probability": None}, "drawn by its coin"),
+        ({"declared": MAX_FILE_ROWS + 1}, "declared"),
+        ({"unique_valid": 16}, "unique_valid"),
+        ({"content_digest": b"short"}, "content_digest"),
+    ],
+)
+def test_a_line_that_contradicts_itself_cannot_exist(changes: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        dataclasses.replace(full_body().miners[0], **changes)
 
 
 def edits(document: Any) -> Iterator[Any]:
@@ -244,7 +304,16 @@ def test_every_spoilt_verdict_is_refused_with_a_path() -> None:
         (("weights",), [[0, 65_535], [0, 0]], "order of UID"),
         (("weights",), [[4, 1], [0, 65_534]], "order of UID"),
         (("weights",), [[0, 65_534]], "sum to 65534"),
-        (("score_inputs", 0, "valid"), 65, "audited"),
+        (("hotkeys",), [], "hotkeys"),
+        (("hotkeys",), [[4, "02" * 32]], "another hotkey's UID"),
+        (("hotkeys",), [[4, "01" * 32], [5, "01" * 32]], "hotkeys"),
+        (("hotkeys",), [[4, "01" * 31]], "hex digits"),
+        (("score_inputs", 0, "supported"), 10_001, "supported"),
+        (("score_inputs", 0, "audits"), 73, "supported"),
+        (("score_inputs", 0, "work"), 60_001, "work"),
+        (("score_inputs", 0, "product_valid"), "0" * 16 + "1001", "product_valid"),
+        (("score_inputs", 0, "product_declared"), 4096, "text is expected"),
+        (("score_inputs", 0, "product_declared"), "1000", "hex digits"),
     ],
 )
 def test_a_spoilt_body_names_what_is_wrong(path: tuple[str | int, ...], value: object, complaint: str) -> None:
@@ -270,6 +339,14 @@ def test_a_hotkey_or_uid_stands_once() -> None:
         full_body(miners=(one, one))
     with pytest.raises(ValueError, match="stands twice"):
         full_body(miners=(one, dataclasses.replace(one, uid=5)))
+    with pytest.raises(ValueError, match="none twice"):
+        full_body(hotkeys={4: MINER, 5: MINER}, score_inputs={4: NOTHING, 5: NOTHING})
+
+
+@pytest.mark.parametrize(("first", "last"), [(60, 30), (31, 60), (30, 61), (-30, 30)])
+def test_what_was_adopted_is_a_range_of_windows(first: int, last: int) -> None:
+    with pytest.raises(ValueError):
+        Adopted(MINER, Window(first), Window(last))
 
 
 @pytest.mark.parametrize("value", [0.5, True, 2**53])

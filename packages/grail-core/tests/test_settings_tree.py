@@ -131,6 +131,18 @@ def test_a_network_is_named_or_read_from_its_file(monkeypatch: pytest.MonkeyPatc
             network_parameters(load_settings())
 
 
+@pytest.mark.parametrize("missing", ["proof_classes", "generation_classes", "validator_classes", "uncalibrated"])
+def test_a_network_file_of_before_the_numerics_classes_is_refused_with_what_it_lacks(
+    missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = {name: value for name, value in HERE.to_json().items() if name != missing}
+    Path("network.json").write_text(json.dumps(old))
+    monkeypatch.setenv("GRAIL_NETWORK", "network.json")
+    with pytest.raises(ConfigurationError, match=rf"no member '{missing}'") as caught:
+        network_parameters(load_settings())
+    assert caught.value.where == "network.json"
+
+
 def test_a_local_network_opens_with_one_clock_for_chain_store_and_beacon(monkeypatch: pytest.MonkeyPatch) -> None:
     chain = LocalChain.create("chain.sqlite", seed=1, clock=ClockMode.VIRTUAL, genesis_time_ms=1_000_000)
     monkeypatch.setenv("BT_NETWORK", "local")

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grail_core.files.window_file import HEADER_KEY, SIGNATURE_KEY, WindowFileError, read_window_file, write_window_file
+from grail_core.files.window_file import (
+    HEADER_KEY,
+    SIGNATURE_KEY,
+    WindowFileError,
+    header_of,
+    read_window_file,
+    write_window_file,
+)
 from grail_core.protocol import rollout_digests
 from grail_core.protocol.constants import MAX_FILE_ROWS
 from grail_core.protocol.types import Signature
@@ -32,6 +39,10 @@ NETWORK = bytes(range(32))
 
 
 SIGNATURE = Signature(b"\x08" * 64)
+
+
+def test_a_miner_finds_the_header_of_its_own_file() -> None:
+    assert header_of(write_window_file(made_header(2), SIGNATURE, made_rows(1, groups=2))) == made_header(2)
 
 
 @given(seed=st.integers(0, 2**32 - 1), groups=st.integers(1, 4), longest=st.integers(1, 40))

@@ -5,10 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grail_core.protocol import allowed_gaps
 from grail_miner.budget import TimeBudget
-from grail_miner.mining import Group
-from grail_miner.service import within_gap_allowance
 
 seconds = st.floats(0.01, 1000)
 
@@ -45,11 +42,3 @@ def test_a_wrong_estimate_heals_within_twenty_observations(start: float, truth: 
         budget.observe_groups(4, 4 * truth)
     assert budget.group_seconds is not None
     assert abs(budget.group_seconds - truth) <= 0.001 * max(start, truth)
-
-
-@given(st.sets(st.integers(0, 60)))
-def test_a_file_never_has_more_gaps_than_allowed(ids: set[int]) -> None:
-    kept = [group.group for group in within_gap_allowance([Group(i, ()) for i in sorted(ids)])]
-    assert kept == sorted(ids)[: len(kept)]
-    if kept:
-        assert kept[-1] + 1 - len(kept) <= allowed_gaps(kept[-1] + 1)

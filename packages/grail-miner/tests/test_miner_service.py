@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,18 @@ import pytest
 from grail_core.errors import BeaconError, ChainError, CheckpointError, DiskFullError, StorageError
 from grail_core.keys import ss58
 from grail_core.participant import waiting
+from grail_core.participant.knobs import knobs_of
 from grail_core.participant.participant import Participant
-from grail_core.protocol.constants import WINDOW_LENGTH
+from grail_core.protocol import Seal
+from grail_core.protocol.constants import MAX_FILE_ROWS, ROLLOUTS_PER_PROBLEM, WINDOW_LENGTH
+from grail_core.protocol.seals import MAX_SEAL_BYTES
 from grail_core.protocol.types import Window
-from grail_core.storage.layout import window_key
+from grail_core.storage.layout import seal_key, window_key
 from grail_core.storage.retention import Retention
 from grail_miner.budget import TimeBudget
+from grail_miner.limits import MiningLimits
 from grail_miner.service import MinerService
+from tooling.testing.driven_chain import Driven
 from tooling.testing.faults import Outcome, always, events, faulty, first
 from tooling.testing.mining import mining_of
 from tooling.testing.network import FIRST_WINDOW, Network
@@ -42,6 +48,7 @@ def network(tmp_path: Path) -> Network:
 
 def miner(network: Network, *, mining: Any = None, store: dict[str, Outcome] | None = None, **handles: Any) -> MinerService:
     """A miner of one group a window; `store`: what fails of its own bucket."""
+    handles["chain"] = Driven(handles.get("chain", network.chain), limit=10**6)
     participant = replace(network.participant("miner-0"), **handles)
     if store:
         directory = participant.directory
@@ -81,9 +88,15 @@ class _Directory:
 
 
 def uploaded(participant: Participant, window: Window = FIRST_WINDOW) -> bytes | None:
-    key = window_key(ss58(participant.signer.hotkey), window)
-    there = participant.own_store.head(key)
-    return participant.own_store.get(key, max_bytes=10**7) if there else None
+    """The file, if its seal is there too."""
+    own, store = ss58(participant.signer.hotkey), participant.own_store
+    if store.head(seal_key(own, window)) is None:
+        return None
+    seal = Seal.decode(store.get(seal_key(own, window), max_bytes=MAX_SEAL_BYTES))
+    data = store.get(window_key(own, window), max_bytes=10**7)
+    assert (seal.content_digest, seal.size) == (hashlib.sha256(data).digest(), len(data))
+    assert seal.signed(participant.network_id)
+    return data
 
 
 def last_block(network: Network) -> int:
@@ -109,6 +122,10 @@ def run_windows(service: MinerService, network: Network, count: int) -> list[boo
     return outcomes
 
 
+def test_the_most_groups_that_can_be_asked_for_are_those_of_the_largest_file() -> None:
+    assert knobs_of(MiningLimits)["max_groups"][0].most == MAX_FILE_ROWS // ROLLOUTS_PER_PROBLEM
+
+
 # --- which windows ----------------------------------------------------------------------------------------------------
 
 
@@ -118,6 +135,37 @@ def test_a_window_is_mined_and_uploaded_before_its_deadline(network: Network) ->
         assert run_windows(service, network, 1) == [True]
     assert "window_mined" in names
     assert uploaded(service.participant) is not None
+
+
+def test_file_and_seal_are_stored_in_the_last_blocks_the_file_first(network: Network) -> None:
+    service = miner(network)
+    run_windows(service, network, 1)
+    own, store = ss58(network.signers["miner-0"].hotkey), service.participant.own_store
+    file, seal = store.head(window_key(own, FIRST_WINDOW)), store.head(seal_key(own, FIRST_WINDOW))
+    assert file is not None
+    assert seal is not None
+    network.advance_to(last_block(network) + SAFETY_BLOCKS)
+    begins, deadline = network.block_time_ms(last_block(network)), network.block_time_ms(last_block(network) + SAFETY_BLOCKS)
+    assert begins <= file.stored_at_ms <= seal.stored_at_ms <= deadline
+
+
+def test_a_miner_whose_uploads_take_long_begins_earlier(network: Network) -> None:
+    service = miner(network)
+    service.budget = _Unmeasured(group_seconds=1e-3, finish_seconds=3.0)  # of chain time: four blocks for twice as long
+    run_windows(service, network, 1)
+    file = service.participant.own_store.head(window_key(ss58(network.signers["miner-0"].hotkey), FIRST_WINDOW))
+    assert file is not None
+    network.advance_to(last_block(network))
+    assert file.stored_at_ms < network.block_time_ms(last_block(network))
+
+
+def test_a_seal_that_the_store_refuses_leaves_no_window_and_no_failure(network: Network) -> None:
+    """The file lies there, and nobody looks at a file without its seal."""
+    service = miner(network, store={"put": lambda call: REFUSED if call == 2 else None})
+    with events() as names:
+        assert run_windows(service, network, 1) == [False]
+    assert names.count("upload_failed") == 1
+    assert uploaded(service.participant) is None
 
 
 def test_a_miner_started_again_does_not_mine_a_window_twice(network: Network) -> None:
@@ -178,10 +226,14 @@ def test_a_chain_that_fails_after_the_window_opened_costs_one_window_and_not_the
     assert names.count("window_skipped") == 1
 
 
-@pytest.mark.parametrize("error", [CheckpointError("its digest differs"), REFUSED])
-def test_a_checkpoint_that_cannot_be_loaded_costs_one_window(network: Network, error: Exception) -> None:
-    mining = faulty(mining_of(network, "miner-0"), select_model=first(1, error))
+def test_a_checkpoint_that_is_damaged_costs_one_window(network: Network) -> None:
+    mining = faulty(mining_of(network, "miner-0"), select_model=first(1, CheckpointError("its digest differs")))
     assert run_windows(miner(network, mining=mining), network, 2) == [False, True]
+
+
+def test_a_store_that_fails_while_the_checkpoint_loads_is_asked_again_and_costs_no_window(network: Network) -> None:
+    mining = faulty(mining_of(network, "miner-0"), select_model=first(2, REFUSED))
+    assert run_windows(miner(network, mining=mining), network, 1) == [True]
 
 
 def test_an_upload_that_is_refused_is_told_and_the_next_window_mined(network: Network) -> None:

@@ -1,4 +1,4 @@
-"""Whose word a trainer takes, whose groups it learns from, where a checkpoint goes, and whose state it refuses."""
+"""Whose groups a trainer learns from, where a checkpoint goes, and whose state it refuses."""
 
 from __future__ import annotations
 
@@ -11,57 +11,11 @@ from hypothesis import strategies as st
 
 from grail_core.errors import ConfigurationError
 from grail_core.keys import LocalSigner
-from grail_core.protocol import MinerStatus, MinerVerdict, SignedVerdict, VerdictBody, WindowStatus
-from grail_core.protocol.types import Block, Digest, Hotkey, Signature, Window
-from grail_core.protocol.verdicts import Versions
-from grail_trainer.batch import fair_order, max_share, within_share
-from grail_trainer.intake import accepted_digests, have_spoken
+from grail_core.protocol.types import Block, Digest, Hotkey, Window
 from grail_trainer.publication import first_reachable
 from grail_trainer.state import TrainerState
 from grail_trainer.steps import Beginning
-
-# --- who decides ------------------------------------------------------------------------------------------------------
-
-A, B, C, MINER, OTHER = (Hotkey(bytes([i]) * 32) for i in range(1, 6))
-FILE, REPLACED = Digest(b"f" * 32), Digest(b"r" * 32)
-
-
-def _says(*entries: tuple[Hotkey, Digest, MinerStatus], status: WindowStatus = WindowStatus.SCORED) -> SignedVerdict:
-    miners = tuple(
-        MinerVerdict(hotkey, uid, state, content_digest=digest, checked=state is not MinerStatus.NOT_SELECTED, active=True)
-        for uid, (hotkey, digest, state) in enumerate(entries)
-    )
-    body = VerdictBody(Digest(bytes(32)), Window(30), status, Versions("0", "0", "0"), miners=miners)
-    return SignedVerdict(body, A, Signature(bytes(64)))
-
-
-YES, NO, UNSEEN = MinerStatus.ACCEPTED, MinerStatus.FAILED, MinerStatus.NOT_SELECTED
-
-
-def test_a_file_needs_more_than_half_of_the_stake_that_judged_it() -> None:
-    stake = {A: 5, B: 3, C: 2}
-    assert (
-        accepted_digests({A: _says((MINER, FILE, YES)), B: _says((MINER, FILE, NO)), C: _says((MINER, FILE, NO))}, stake) == {}
-    )
-    assert accepted_digests({A: _says((MINER, FILE, YES)), B: _says((MINER, FILE, NO))}, stake) == {MINER: FILE}
-    assert accepted_digests({A: _says((MINER, FILE, NO)), B: _says((MINER, FILE, YES))}, stake) == {}
-
-
-def test_a_validator_that_did_not_judge_a_file_does_not_count() -> None:
-    stake = {A: 5, B: 3}
-    for silent in (_says((MINER, FILE, UNSEEN)), _says(status=WindowStatus.INCONCLUSIVE), _says()):
-        assert accepted_digests({A: silent, B: _says((MINER, FILE, YES))}, stake) == {MINER: FILE}
-
-
-def test_two_contents_of_one_miner_are_two_files_and_neither_is_taken() -> None:
-    stake = {A: 5, B: 5}
-    assert accepted_digests({A: _says((MINER, FILE, YES)), B: _says((MINER, REPLACED, YES))}, stake) == {}
-
-
-def test_validators_with_half_of_the_stake_are_not_enough_to_go_on_without_the_rest() -> None:
-    stake = {A: 5, B: 3, C: 2}
-    assert not have_spoken({A: _says()}, stake)
-    assert have_spoken({A: _says(), C: _says()}, stake)
+from grail_trainer.turns import Candidate, fair_order, first_of, max_share, within_share
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=20))
@@ -74,6 +28,37 @@ def test_no_hotkey_gives_more_than_its_share(counts: list[int]) -> None:
     for hotkey in offered:
         mine = sum(order[index] == hotkey for index in kept)
         assert Fraction(mine) <= max(Fraction(1), max_share(len(counts)) * len(kept))
+
+
+@given(
+    st.lists(st.integers(0, 6), min_size=1, max_size=6),
+    st.sets(st.tuples(st.integers(0, 5), st.integers(0, 5))),
+    st.integers(1, 12),
+    st.integers(1, 4),
+)
+def test_file_by_file_the_batch_is_the_one_that_verifying_in_turn_gives(
+    counts: list[int], bad: set[tuple[int, int]], max_groups: int, from_one: int
+) -> None:
+    """And no group is verified for it that would not be."""
+    hotkeys = [Hotkey(bytes([i]) * 32) for i in range(len(counts))]
+    order = fair_order({hotkey: range(count) for hotkey, count in zip(hotkeys, counts, strict=True)})
+    fails = {Candidate(hotkeys[i], group) for i, group in bad if i < len(hotkeys)}
+    in_turn: list[Candidate] = []
+    tried: set[Candidate] = set()
+    for candidate in order:
+        if len(in_turn) == max_groups:
+            break
+        if sum(one.hotkey == candidate.hotkey for one in in_turn) < from_one:
+            tried.add(candidate)
+            if candidate not in fails:
+                in_turn.append(candidate)
+    known: set[Candidate] = set()
+    planned = first_of(order, known & fails, max_groups, from_one)
+    while not known.issuperset(planned):
+        known.update(planned)
+        planned = first_of(order, known & fails, max_groups, from_one)
+    assert planned == in_turn
+    assert known == tried
 
 
 def test_shares_are_a_tenth_or_twice_an_even_one() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from grail_core.errors import ConfigurationError, ProtocolViolationError
 from grail_core.keys import LocalSigner, ss58
 from grail_core.participant.settings import Settings, load_settings
 from grail_core.participant.state import StateFolder
-from grail_core.protocol import MinerStatus, MinerVerdict, SignedVerdict, VerdictBody, Versions, WindowStatus
+from grail_core.protocol import MinerStatus, MinerVerdict, SignedVerdict, VerdictBody, Versions, WindowStatus, score_inputs
 from grail_core.protocol.types import Digest, Window
 from grail_validator.explain import explain_window, find_ledger
 from grail_validator.ledger import Ledger, PublishedFiles
@@ -23,12 +24,29 @@ MINER = LocalSigner.from_seed(b"m" * 32).hotkey
 
 def judged(path: Path, signer: LocalSigner, window: int, *, reason: str = "proof 0.5 (threshold 0.3): coarse_error") -> None:
     """A validator's ledger in which one window is judged."""
-    miner = MinerVerdict(hotkey=MINER, uid=4, status=MinerStatus.FAILED, reason=reason, active=True, declared=32, checked=True)
-    body = VerdictBody(NETWORK, Window(window), WindowStatus.SCORED, Versions("a", "b", "c"), miners=(miner,))
-    message = SignedVerdict.message(body, signer.hotkey, None, None)
-    verdict = SignedVerdict(body, signer.hotkey, signer.sign(message), None, None)
+    miner = MinerVerdict(
+        hotkey=MINER,
+        uid=4,
+        status=MinerStatus.FAILED,
+        reason=reason,
+        active=True,
+        declared=32,
+        checked=True,
+        check_probability=Fraction(1),
+        coin=0,
+    )
+    body = VerdictBody(
+        NETWORK,
+        Window(window),
+        WindowStatus.SCORED,
+        Versions("a", "b", "c"),
+        miners=(miner,),
+        hotkeys={4: MINER},
+        score_inputs={4: score_inputs([miner.miner_window(Window(window))], Window(window))},
+    )
+    verdict = SignedVerdict(body, signer.hotkey, signer.sign(SignedVerdict.message(body, signer.hotkey)))
     ledger = Ledger(path, network_id=NETWORK, hotkey=signer.hotkey)
-    ledger.record_judged(Window(window), body, PublishedFiles(verdict.encode(), b"", b""), {}, {})
+    ledger.record_judged(Window(window), body, PublishedFiles(verdict.encode(), b""), {}, {})
 
 
 @pytest.fixture

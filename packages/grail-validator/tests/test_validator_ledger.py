@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import sqlite3
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
 from grail_core.errors import ConfigurationError
-from grail_core.protocol import MinerStatus, MinerVerdict, VerdictBody, Versions, WindowStatus
+from grail_core.protocol import Adopted, MinerStatus, MinerVerdict, VerdictBody, Versions, WindowStatus, score_inputs
 from grail_core.protocol.types import Block, Digest, Hotkey, Window
 from grail_validator.cases import Sighting, WindowStage
-from grail_validator.ledger import Ledger, PublishedFiles
+from grail_validator.ledger import Ledger, PublishedFiles, WorkBegun
 
 NETWORK = bytes(32)
 SELF = Hotkey(b"\xaa" * 32)
 MINER = Hotkey(b"\xbb" * 32)
-FILES = PublishedFiles(b"verdict", b"evidence", b"rollouts")
+FILES = PublishedFiles(b"verdict", b"evidence")
 
 
 @pytest.fixture
@@ -25,28 +26,46 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 def body(window: int, status: MinerStatus = MinerStatus.ACCEPTED, unique: int = 30) -> VerdictBody:
-    miner = MinerVerdict(hotkey=MINER, uid=4, status=status, active=True, declared=32, checked=True, unique_valid=unique)
+    miner = MinerVerdict(
+        hotkey=MINER,
+        uid=4,
+        status=status,
+        active=status is not MinerStatus.INCONCLUSIVE,
+        declared=32,
+        checked=status is not MinerStatus.INCONCLUSIVE,
+        unique_valid=unique,
+        check_probability=Fraction(1, 2),
+        coin=0,
+    )
     return VerdictBody(
         network_id=Digest(NETWORK),
         window=Window(window),
         status=WindowStatus.SCORED,
         versions=Versions("a", "b", "c"),
         miners=(miner,),
+        hotkeys={4: MINER},
+        score_inputs={4: score_inputs([miner.miner_window(Window(window))], Window(window))},
     )
 
 
-def record(
-    ledger: Ledger, window: int, *, counted: list[bytes] | None = None, name: str = "bf16-sdpa-cpu-transformers"
-) -> None:
+def record(ledger: Ledger, window: int, *, counted: list[bytes] | None = None, name: tuple[str, str] = ("one", "one")) -> None:
     identities = [Digest(identity) for identity in counted or []]
     ledger.record_judged(Window(window), body(window), FILES, {MINER: identities}, {MINER: name})
 
 
 def test_first_sight_is_recorded_once(ledger: Ledger) -> None:
     assert ledger.sightings(Window(30)) is None
-    ledger.record_sightings(Window(30), [Sighting(MINER, "etag", 10, 1000)])
-    ledger.record_sightings(Window(30), [Sighting(MINER, "another", 11, 2000)])
-    assert ledger.sightings(Window(30)) == [Sighting(MINER, "etag", 10, 1000)]
+    ledger.record_sightings(Window(30), [Sighting(MINER, b"seal", 1000)])
+    ledger.record_sightings(Window(30), [Sighting(MINER, b"another", 2000)])
+    assert ledger.sightings(Window(30)) == [Sighting(MINER, b"seal", 1000)]
+
+
+def test_what_a_store_answered_first_stays_and_the_rest_is_late(ledger: Ledger) -> None:
+    ledger.record_sighting(Window(30), Sighting(MINER, b"seal", 1000))
+    assert ledger.sightings(Window(30)) is None  # first sight still goes on
+    assert ledger.sightings_so_far(Window(30)) == [Sighting(MINER, b"seal", 1000)]
+    ledger.record_sightings(Window(30), [Sighting(MINER, reason="late"), Sighting(SELF, reason="late")])
+    assert ledger.sightings(Window(30)) == [Sighting(SELF, reason="late"), Sighting(MINER, b"seal", 1000)]
 
 
 def test_a_window_without_registered_miners_is_sighted_all_the_same(ledger: Ledger) -> None:
@@ -88,12 +107,74 @@ def test_counted_rollouts_are_remembered_for_twelve_windows(ledger: Ledger) -> N
     assert ledger.counted(MINER, Window(30 + 13 * 30)) == frozenset()
 
 
-def test_the_numerics_class_binds_for_36_windows(ledger: Ledger) -> None:
-    record(ledger, 30, name="one")
-    assert ledger.known_class(MINER, Window(60)) == "one"
-    assert ledger.known_class(MINER, Window(30 + 36 * 30)) is None
-    record(ledger, 30 + 36 * 30, name="two")
-    assert ledger.known_class(MINER, Window(60 + 36 * 30)) == "two"
+def test_the_numerics_classes_bind_for_36_windows(ledger: Ledger) -> None:
+    record(ledger, 30, name=("one", "one"))
+    record(ledger, 60, name=("one", "one"))
+    assert ledger.known_classes(MINER, Window(90)) == ("one", "one")
+    assert ledger.known_classes(MINER, Window(30 + 36 * 30)) is None
+    record(ledger, 30 + 36 * 30, name=("one", "two"))
+    assert ledger.known_classes(MINER, Window(60 + 36 * 30)) == ("one", "two")
+
+
+def test_a_failure_and_an_inconclusive_window_are_remembered_as_what_they_were(ledger: Ledger) -> None:
+    for window, status in ((30, MinerStatus.FAILED), (60, MinerStatus.INCONCLUSIVE)):
+        ledger.record_judged(Window(window), body(window, status, 0), FILES, {}, {})
+    failed, inconclusive = ledger.history(Window(90))[MINER]
+    assert (failed.failed, failed.lookback, failed.inconclusive) == (True, 14, False)
+    assert (inconclusive.failed, inconclusive.lookback, inconclusive.inconclusive) == (False, 0, True)
+
+
+def test_seals_of_earlier_windows_leave_the_ledger(ledger: Ledger) -> None:
+    ledger.record_sightings(Window(30), [Sighting(MINER, b"seal", 1000)])
+    record(ledger, 30)
+    assert ledger.sightings(Window(30)) == [Sighting(MINER, b"seal", 1000)]
+    record(ledger, 60)
+    assert ledger.sightings(Window(30)) == [Sighting(MINER, None, 1000)]
+
+
+# --- work in hand -----------------------------------------------------------------------------------------------------
+
+
+def crash(ledger: Ledger, hotkey: Hotkey | None) -> WorkBegun:
+    """What the next process begins with, after one that ended with this file in hand."""
+    ledger.note_work(Window(30), hotkey)
+    return ledger.begin_work(Window(30))
+
+
+def test_the_first_end_of_a_process_in_a_window_is_forgiven_and_the_second_gives_the_file_in_hand_up(ledger: Ledger) -> None:
+    assert ledger.begin_work(Window(30)) == WorkBegun(frozenset(), False)
+    assert crash(ledger, MINER) == WorkBegun(frozenset(), False)
+    assert crash(ledger, MINER) == WorkBegun(frozenset({MINER}), False)
+    assert crash(ledger, SELF) == WorkBegun(frozenset({MINER, SELF}), False)
+
+
+def test_a_window_that_ends_a_process_twice_with_no_file_in_hand_is_hopeless(ledger: Ledger) -> None:
+    ledger.begin_work(Window(30))
+    assert not crash(ledger, None).hopeless
+    assert crash(ledger, None).hopeless
+
+
+def test_a_validator_that_stops_in_order_gives_nothing_up(ledger: Ledger) -> None:
+    for _ in range(4):
+        assert ledger.begin_work(Window(30)) == WorkBegun(frozenset(), False)
+        ledger.note_work(Window(30), MINER)
+        ledger.end_work(Window(30))
+
+
+# --- adopted memory ---------------------------------------------------------------------------------------------------
+
+
+def test_windows_that_were_not_scored_are_filled_from_another_verdict_and_told_once(ledger: Ledger) -> None:
+    record(ledger, 60)
+    assert ledger.unremembered(Window(120)) == [0, 30, 90]
+    assert ledger.adopt_scores(body(30), SELF)
+    assert not ledger.adopt_scores(body(30), SELF)
+    assert not ledger.adopt_scores(body(60), SELF)  # one's own stays
+    assert ledger.unremembered(Window(120)) == [0, 90]
+    assert [entry.window for entry in ledger.history(Window(120))[MINER]] == [30, 60]
+    assert ledger.untold() == Adopted(SELF, Window(30), Window(30))
+    record(ledger, 120)
+    assert ledger.untold() is None
 
 
 def test_a_ledger_of_another_network_or_key_is_refused(ledger: Ledger, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import os
 import random
 import shutil
 import signal
@@ -17,11 +17,13 @@ import pytest
 
 from grail_core.database import Database
 from grail_core.errors import ConfigurationError, DamagedStateError, DiskFullError, GrailError, StorageError
-from grail_core.protocol import MinerStatus, MinerVerdict, VerdictBody, Versions, WindowStatus
+from grail_core.protocol.constants import SCORE_MEMORY_WINDOWS
 from grail_core.protocol.types import Digest, Hotkey, Window
 from grail_validator.cases import Sighting
 from grail_validator.ledger import Ledger, PublishedFiles
+from tooling.testing.bodies import accepted_body
 
+HERE = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # this file is a program too
 NETWORK = bytes(32)
 SELF = Hotkey(b"\xaa" * 32)
 MINERS = [Hotkey(bytes([number]) * 32) for number in range(1, 9)]
@@ -32,19 +34,11 @@ def open_ledger(path: Path) -> Ledger:
 
 
 def judge(ledger: Ledger, window: int, blob: bytes = b"evidence" * 50) -> None:
-    ledger.record_sightings(Window(window), [Sighting(miner, f"etag-{window}", 10, 1000 + window) for miner in MINERS])
-    accepted = MinerVerdict(MINERS[0], 0, MinerStatus.ACCEPTED, active=True, declared=32, checked=True, unique_valid=30)
-    miners = tuple(dataclasses.replace(accepted, hotkey=hotkey, uid=uid) for uid, hotkey in enumerate(MINERS))
-    body = VerdictBody(
-        network_id=Digest(NETWORK),
-        window=Window(window),
-        status=WindowStatus.SCORED,
-        versions=Versions("a", "b", "c"),
-        miners=miners,
-    )
+    ledger.record_sightings(Window(window), [Sighting(miner, f"seal-{window}".encode(), 1000 + window) for miner in MINERS])
+    body = accepted_body(window, MINERS, NETWORK)
     counted = {hotkey: [Digest(random.Random(f"{window}{uid}").randbytes(32))] for uid, hotkey in enumerate(MINERS)}
-    classes = dict.fromkeys(MINERS, "bf16-sdpa-cpu-transformers/1")
-    ledger.record_judged(Window(window), body, PublishedFiles(b"verdict" * 50, blob, b"rollouts" * 50), counted, classes)
+    classes = dict.fromkeys(MINERS, ("bf16-sdpa-cpu-transformers", "bf16-sdpa-cpu-transformers"))
+    ledger.record_judged(Window(window), body, PublishedFiles(b"verdict" * 50, blob), counted, classes)
 
 
 def everything(ledger: Ledger) -> list[object]:
@@ -156,7 +150,7 @@ def test_a_log_with_flipped_bits_gives_a_prefix_of_what_was_written(tmp_path: Pa
 def test_killed_while_it_writes_a_ledger_holds_what_it_acknowledged(tmp_path: Path, kills: int) -> None:
     path, acknowledged = tmp_path / "ledger.sqlite", 0
     for kill in range(kills):
-        writer = subprocess.Popen([sys.executable, __file__, "write", str(path)], stdout=subprocess.PIPE, text=True)
+        writer = subprocess.Popen([sys.executable, __file__, "write", str(path)], stdout=subprocess.PIPE, text=True, env=HERE)
         assert writer.stdout is not None
         for _ in range(2 + kill % 3):
             acknowledged = int(writer.stdout.readline())
@@ -168,12 +162,12 @@ def test_killed_while_it_writes_a_ledger_holds_what_it_acknowledged(tmp_path: Pa
         assert last is not None
         assert acknowledged <= last <= acknowledged + 30  # the one in the air may be there, whole
         history = ledger.history(Window(last + 30))
-        assert [entry.window for entry in history[MINERS[0]]] == list(range(30, last + 1, 30))[-36:]
+        assert [entry.window for entry in history[MINERS[0]]] == list(range(30, last + 1, 30))[-SCORE_MEMORY_WINDOWS:]
 
 
 def test_a_really_full_device_is_named_and_the_ledger_goes_on_when_there_is_space(tmp_path: Path) -> None:
     script = f"mount -t tmpfs -o size=600k none {tmp_path} && exec {sys.executable} {__file__} fill {tmp_path}"
-    ran = subprocess.run(["unshare", "-Urm", "sh", "-c", script], capture_output=True, text=True, check=False)
+    ran = subprocess.run(["unshare", "-Urm", "sh", "-c", script], capture_output=True, text=True, check=False, env=HERE)
     if "unshare" in ran.stderr or "mount" in ran.stderr:
         pytest.skip("no user namespaces with mounts here, so no small device can be made")
     assert ran.stdout.splitlines()[-1] == "DiskFullError 10 whole again", ran.stderr

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from grail_core.errors import GrailError
 from grail_core.files.evidence import MinerEvidence
+from grail_core.files.window_file import header_of
 from grail_core.participant.outcomes import Stopped, Void
-from grail_core.proof.numerics import DEFAULT_CLASS, NUMERICS_CLASSES
-from grail_core.protocol import MinerStatus, MinerVerdict, MinerWindow, RolloutRecord, WindowStatus, score_inputs, weights
-from grail_core.protocol.types import Block, Digest, Window
+from grail_core.proof.calibration import Shape
+from grail_core.proof.numerics import DEFAULT_CLASS
+from grail_core.protocol import (
+    MinerStatus,
+    MinerVerdict,
+    MinerWindow,
+    RolloutRecord,
+    ScoreInputs,
+    Seal,
+    WindowHeader,
+    WindowStatus,
+    score_inputs,
+    weights,
+)
+from grail_core.protocol.types import Block, Digest, Hotkey, Window
 from grail_core.verification.context import CheckContext
 from grail_core.verification.window_file import Submission
 from grail_validator.cases import (
     Announcement,
     Case,
-    FetchedFile,
     Means,
     Memory,
     Sighting,
@@ -25,6 +38,7 @@ from grail_validator.cases import (
     WindowResult,
     WindowStage,
 )
+from grail_validator.judging import open_docket
 from grail_validator.steps import (
     RESULT,
     Buckets,
@@ -48,19 +62,52 @@ from tooling.testing import plain_window as plain
 CONTEXT = plain.window_context()
 NEURONS = tuple(plain.neuron(uid) for uid in range(3))
 STANDING = Standing(CONTEXT.network_id, CONTEXT.params, NEURONS, Memory({}, {}, {}))
+SHAPE = Shape(1, 64)
 GROUPS = range(2)
 
 
-def announced(uid: int, data: bytes | None, *, gone: bool = False) -> Announcement:
-    """What first sight saw of a miner and what was fetched; no bytes: nothing was there."""
-    if data is None and not gone:
-        return Announcement(NEURONS[uid], Sighting(NEURONS[uid].hotkey), None, False)
-    file = FetchedFile(data, None if data is None else plain.digest_of(data), gone=gone, reason="removed" if gone else "")
-    return Announcement(NEURONS[uid], Sighting(NEURONS[uid].hotkey, "etag", 100, 5), file, True)
+@dataclass
+class PlainFiles:
+    """The miners' buckets as plain values; `shared` is what this validator put into its own."""
+
+    files: dict[Hotkey, bytes]
+    others: dict[Hotkey, bytes] = field(default_factory=dict)
+    shared: list[Digest] = field(default_factory=list)
+
+    def of(self, hotkey: Hotkey, seal: Seal) -> bytes | None:
+        return self.files.get(hotkey)
+
+    def elsewhere(self, hotkey: Hotkey, seal: Seal) -> bytes | None:
+        return self.others.get(hotkey)
+
+    def share(self, hotkey: Hotkey, seal: Seal, data: bytes) -> None:
+        self.shared.append(seal.content_digest)
 
 
-def honest(uid: int = 0) -> bytes:
-    return plain.window_file(CONTEXT, plain.MINERS[uid], plain.rollouts(CONTEXT, plain.MINERS[uid], GROUPS))
+@dataclass(frozen=True)
+class Stored:
+    """What a miner has in its bucket: a seal, and perhaps the file it names."""
+
+    uid: int
+    seal: bytes | None
+    file: bytes | None
+
+    @property
+    def announcement(self) -> Announcement:
+        hotkey = NEURONS[self.uid].hotkey
+        sighting = Sighting(hotkey) if self.seal is None else Sighting(hotkey, self.seal, 5)
+        return Announcement(NEURONS[self.uid], sighting, self.seal is not None)
+
+
+def stored(uid: int, data: bytes | None, *, header: WindowHeader | None = None, gone: bool = False) -> Stored:
+    """A file with its seal; `gone`: it was removed once it was sealed. No bytes: nothing was there."""
+    if data is None:
+        return Stored(uid, None, None)
+    return Stored(uid, plain.seal(CONTEXT, plain.MINERS[uid], data, header).encode(), None if gone else data)
+
+
+def honest(uid: int = 0, groups: Sequence[int] = GROUPS) -> bytes:
+    return plain.window_file(CONTEXT, plain.MINERS[uid], plain.rollouts(CONTEXT, plain.MINERS[uid], groups))
 
 
 def changed(change: dict[str, object]) -> bytes:
@@ -70,12 +117,24 @@ def changed(change: dict[str, object]) -> bytes:
     return plain.window_file(CONTEXT, plain.MINERS[0], rows)
 
 
-def case(*announcements: Announcement, offset: float = 0.0, inconclusive: int = 0) -> Case:
+def _audit(back: int, declared: int) -> MinerWindow:
+    window = Window(plain.WINDOW - 30 * back)
+    return MinerWindow(window, declared, active=True, checked=True, unique_valid=declared, failed=False)
+
+
+EIGHT_TIMES = (_audit(3, 144), _audit(2, 112))
+"""Audits that found eight times the 32 rollouts of an honest file valid."""
+
+
+def case(*miners: Stored, offset: float = 0.0, inconclusive: int = 0, standing: Standing = STANDING) -> Case:
     def sampling(seed: Digest) -> plain.TruthfulSampling:
         return plain.TruthfulSampling(seed, offset, inconclusive)
 
-    means = Means(plain.PlainEnvironment(), plain.PlainRenderer(), plain.VOCABULARY, plain.CONTEXT_LENGTH, sampling)
-    return Case(CONTEXT, plain.challenge(CONTEXT), announcements, means)
+    means = Means(plain.PlainEnvironment(), plain.PlainRenderer(), plain.VOCABULARY, plain.CONTEXT_LENGTH, SHAPE, sampling)
+    challenge = plain.challenge(CONTEXT)
+    docket = open_docket(CONTEXT, challenge, [one.announcement for one in miners], standing.memory, SHAPE)
+    files = PlainFiles({NEURONS[one.uid].hotkey: one.file for one in miners if one.file is not None})
+    return Case(CONTEXT, challenge, docket, standing, means, files)
 
 
 def judged(event: Event, standing: Standing = STANDING) -> WindowResult:
@@ -95,9 +154,9 @@ def miner(result: WindowResult, uid: int = 0) -> MinerVerdict:
 
 
 def test_what_lies_in_the_buckets_in_time_is_recorded_and_the_challenge_waited_for() -> None:
-    sightings = (Sighting(NEURONS[0].hotkey, "etag", 10, 5),)
-    taken = sight(WindowStage.UNSEEN, Buckets(sightings, Block(121), Block(122)))
-    assert taken == Step(WindowStage.SIGHTED, SightingsRecord(sightings), wait=Wait.CHALLENGE)
+    late = (Sighting(NEURONS[0].hotkey, reason="it did not answer"),)
+    taken = sight(WindowStage.UNSEEN, Buckets(late, Block(121), Block(122)))
+    assert taken == Step(WindowStage.SIGHTED, SightingsRecord(late), wait=Wait.CHALLENGE)
 
 
 def test_an_answer_after_first_sight_records_nothing() -> None:
@@ -138,7 +197,8 @@ def test_a_published_window_is_done() -> None:
 
 
 def test_an_honest_file_is_accepted_counted_and_handed_on() -> None:
-    result = judged(case(announced(0, honest(0)), announced(1, None)))
+    window = case(stored(0, honest(0)), stored(1, None))
+    result = judged(window)
     verdict = miner(result)
     assert (verdict.status, verdict.declared, verdict.unique_valid) == (MinerStatus.ACCEPTED, 32, 32)
     assert [finding.check for finding in verdict.findings][:6] == [
@@ -151,7 +211,7 @@ def test_an_honest_file_is_accepted_counted_and_handed_on() -> None:
     ]
     assert miner(result, 1).status is MinerStatus.ABSENT
     assert result.body.weights[0] > 0
-    assert [file.hotkey for file in result.accepted] == [NEURONS[0].hotkey]
+    assert window.files.shared == [verdict.content_digest]  # type: ignore[attr-defined]
     assert len(result.counted[NEURONS[0].hotkey]) == 32
     assert len(result.evidence) == 1
 
@@ -159,54 +219,89 @@ def test_an_honest_file_is_accepted_counted_and_handed_on() -> None:
 @pytest.mark.parametrize(
     ("data", "check"),
     [
-        (b"no parquet at all", "file"),
+        (honest() + b"and more", "file"),
         (changed({"logprobs": plain.rollouts(CONTEXT, plain.MINERS[0], [0])[3].logprobs + 2}), "schema"),
         (plain.window_file(CONTEXT, plain.MINERS[0], plain.rollouts(CONTEXT, plain.MINERS[1], GROUPS)), "prompt"),
     ],
     ids=["file", "schema", "prompt"],
 )
 def test_the_first_stage_that_rejects_ends_it_and_is_named(data: bytes, check: str) -> None:
-    verdict = miner(judged(case(announced(0, data))))
+    header = header_of(honest()) if check == "file" else None
+    window = case(stored(0, data, header=header))
+    verdict = miner(judged(window))
     assert verdict.status is MinerStatus.FAILED
     assert verdict.reason.startswith(check)
     assert not verdict.sampled
+    assert not window.files.shared  # type: ignore[attr-defined]
 
 
 def test_a_file_that_measures_differently_fails_in_the_proof() -> None:
-    result = judged(case(announced(0, honest(0)), offset=0.5))
+    result = judged(case(stored(0, honest(0)), offset=0.5))
     assert miner(result).reason.startswith("proof")
     assert result.evidence
-    assert not result.accepted
     assert not result.counted
 
 
-def test_a_file_that_is_gone_fails_and_one_that_cannot_be_had_does_not() -> None:
-    assert miner(judged(case(announced(0, None, gone=True)))).status is MinerStatus.FAILED
-    missing = Announcement(
-        NEURONS[0], Sighting(NEURONS[0].hotkey, "etag", 100, 5), FetchedFile(None, None, reason="late"), True
-    )
-    assert miner(judged(case(missing))).status is MinerStatus.INCONCLUSIVE
+def test_a_drawn_file_that_is_gone_fails_with_the_count_of_its_seal() -> None:
+    result = judged(case(stored(0, honest(0), gone=True), stored(1, honest(1))))
+    verdict = miner(result)
+    assert (verdict.status, verdict.declared, verdict.active) == (MinerStatus.FAILED, 32, True)
+    assert "the sealed bytes could not be had" in verdict.reason
+    assert result.body.score_inputs[0].in_lookback
+    assert miner(result, 1).status is MinerStatus.ACCEPTED
 
 
-def test_a_multipart_upload_is_no_window_file() -> None:
-    """Its ETag says nothing of the bytes: what is fetched could be something else than what was seen."""
-    whole = announced(0, honest(0))
-    multipart = replace(whole, sighting=replace(whole.sighting, etag="0123456789abcdef-2"))
-    verdict = miner(judged(case(multipart)))
-    assert (verdict.status, verdict.unique_valid) == (MinerStatus.FAILED, 0)
-    assert verdict.reason == "file: a multipart upload is no window file"
+def test_a_drawn_file_that_another_validator_has_is_judged_from_there() -> None:
+    data = honest(0)
+    window = case(stored(0, data, gone=True), stored(1, honest(1)))
+    window.files.others[NEURONS[0].hotkey] = data  # type: ignore[attr-defined]
+    assert miner(judged(window)).status is MinerStatus.ACCEPTED
 
 
-def test_a_miner_is_held_to_the_numerics_class_it_is_bound_to() -> None:
+def test_a_validator_that_gets_less_than_half_of_the_other_files_blames_nobody() -> None:
+    history = {neuron.hotkey: list(EIGHT_TIMES) for neuron in NEURONS}
+    standing = replace(STANDING, memory=Memory(history, {}, {}))
+    result = judged(case(*(stored(uid, honest(uid), gone=True) for uid in range(3)), standing=standing), standing)
+    assert {miner(result, uid).status for uid in range(3)} == {MinerStatus.INCONCLUSIVE}
+    assert not any(miner(result, uid).checked for uid in range(3))
+
+
+def test_a_file_whose_header_is_not_the_sealed_one_fails() -> None:
+    data = honest(0)
+    other = replace(header_of(data), software={"grail-core": "another"})
+    assert "not the one that was sealed" in miner(judged(case(stored(0, data, header=other)))).reason
+
+
+@pytest.mark.parametrize(
+    "seal",
+    [b"", b"{}", b"[" * 30_000, plain.seal(CONTEXT, plain.MINERS[1], honest(1)).encode()],
+    ids=["empty", "no members", "deep", "another hotkey's"],
+)
+def test_a_seal_that_is_refused_is_as_if_absent_and_says_why(seal: bytes) -> None:
+    verdict = miner(judged(case(Stored(0, seal, honest(0)))))
+    assert (verdict.status, verdict.active, verdict.checked, verdict.coin) == (MinerStatus.ABSENT, False, False, None)
+    assert verdict.reason.startswith("seal")
+
+
+def test_a_miner_is_held_to_the_numerics_classes_it_is_bound_to() -> None:
     hotkey = NEURONS[0].hotkey
+    other = sorted({*CONTEXT.params.proof_classes} - {DEFAULT_CLASS})[0]
     for bound, status in (
-        (DEFAULT_CLASS, MinerStatus.ACCEPTED),
-        (sorted({*NUMERICS_CLASSES} - {DEFAULT_CLASS})[0], MinerStatus.FAILED),
+        ((DEFAULT_CLASS, DEFAULT_CLASS), MinerStatus.ACCEPTED),
+        ((other, DEFAULT_CLASS), MinerStatus.ABSENT),
+        ((DEFAULT_CLASS, other), MinerStatus.ABSENT),
     ):
         standing = replace(STANDING, memory=Memory({}, {}, {hotkey: bound}))
-        verdict = miner(judged(case(announced(0, honest(0))), standing))
+        verdict = miner(judged(case(stored(0, honest(0)), standing=standing), standing))
         assert verdict.status is status
-        assert ("numerics class changed too soon" in verdict.reason) == (status is MinerStatus.FAILED)
+        assert ("numerics class changed too soon" in verdict.reason) == (status is MinerStatus.ABSENT)
+
+
+def test_a_class_that_the_network_does_not_admit_is_refused_with_the_list() -> None:
+    header = replace(header_of(honest()), proof_class="[/bold]")
+    verdict = miner(judged(case(stored(0, honest(), header=header))))
+    assert verdict.status is MinerStatus.ABSENT
+    assert all(name in verdict.reason for name in CONTEXT.params.proof_classes)
 
 
 def test_rollouts_that_two_hotkeys_share_are_named_and_count_for_both() -> None:
@@ -215,7 +310,7 @@ def test_rollouts_that_two_hotkeys_share_are_named_and_count_for_both() -> None:
     files = [
         plain.window_file(CONTEXT, plain.MINERS[uid], plain.rollouts(CONTEXT, plain.MINERS[uid], groups)) for uid in range(2)
     ]
-    result = judged(case(*(announced(uid, data) for uid, data in enumerate(files))))
+    result = judged(case(*(stored(uid, data) for uid, data in enumerate(files))))
     counted = [set(result.counted[NEURONS[uid].hotkey]) for uid in range(2)]
     shared = len(counted[0] & counted[1])
     assert shared > 0
@@ -229,7 +324,7 @@ def test_rollouts_that_two_hotkeys_share_are_named_and_count_for_both() -> None:
 
 
 def test_rollouts_that_nobody_shares_are_not_said_to_be_shared() -> None:
-    verdict = miner(judged(case(announced(0, honest(0)))))
+    verdict = miner(judged(case(stored(0, honest(0)))))
     assert not any("another hotkey" in finding.detail for finding in verdict.findings)
 
 
@@ -246,9 +341,38 @@ def test_a_window_without_scores_keeps_everybodys(event: Event) -> None:
     assert body.weights[1] > 0
 
 
-def test_too_many_inconclusive_rollouts_are_nobodys_failure() -> None:
-    verdict = miner(judged(case(announced(0, honest(0)), inconclusive=20)))
-    assert (verdict.status, verdict.checked, verdict.active) == (MinerStatus.INCONCLUSIVE, False, False)
+def _inconclusive_after(*former: MinerWindow) -> tuple[MinerVerdict, ScoreInputs]:
+    """What an inconclusive window of 32 rollouts counts for a hotkey with this history."""
+    standing = replace(STANDING, memory=Memory({NEURONS[0].hotkey: list(former)}, {}, {}))
+    result = judged(case(stored(0, honest(0)), inconclusive=20, standing=standing), standing)
+    verdict = miner(result)
+    assert (verdict.status, verdict.active, verdict.declared) == (MinerStatus.INCONCLUSIVE, False, 32)
+    return verdict, result.body.score_inputs[0]
+
+
+def test_too_many_inconclusive_rollouts_cost_a_well_supported_miner_nothing_the_first_time() -> None:
+    verdict, inputs = _inconclusive_after(*EIGHT_TIMES)
+    assert not verdict.checked
+    assert (inputs.audits, inputs.supported, inputs.in_lookback) == (2, 256, False)
+    assert inputs.product_valid == inputs.product_declared
+
+
+def test_a_miner_with_less_support_has_no_inconclusive_window_free_and_does_not_fail_by_one() -> None:
+    verdict, inputs = _inconclusive_after(EIGHT_TIMES[0], _audit(2, 96))
+    assert verdict.checked
+    assert (inputs.audits, inputs.supported, inputs.in_lookback) == (3, 240, False)
+    verdict, inputs = _inconclusive_after()
+    assert verdict.checked
+    assert (inputs.audits, inputs.supported, inputs.in_lookback) == (1, 0, False)
+
+
+def test_the_second_inconclusive_window_counts_as_work_that_no_audit_supports() -> None:
+    former = MinerWindow(
+        Window(plain.WINDOW - 30), 32, active=False, checked=False, unique_valid=0, failed=False, inconclusive=True
+    )
+    verdict, inputs = _inconclusive_after(*EIGHT_TIMES, former)
+    assert verdict.checked
+    assert (inputs.audits, inputs.supported, inputs.in_lookback) == (3, 256, False)
 
 
 class _Broken(plain.TruthfulSampling):
@@ -257,16 +381,46 @@ class _Broken(plain.TruthfulSampling):
 
 
 def test_a_fault_of_this_validator_fails_nobody() -> None:
-    whole = case(announced(0, honest(0)))
+    whole = case(stored(0, honest(0)))
     broken = replace(whole, means=replace(whole.means, sampling=_Broken))
     verdict = miner(judged(broken))
     assert verdict.status is MinerStatus.INCONCLUSIVE
     assert "out of memory" in verdict.reason
 
 
+class _Unforeseen(plain.TruthfulSampling):
+    def measure(self, submission: Submission, context: CheckContext) -> MinerEvidence:
+        if submission.hotkey == NEURONS[0].hotkey:
+            raise ZeroDivisionError("nobody thought of it")
+        return super().measure(submission, context)
+
+
+def test_what_nobody_foresaw_costs_one_miners_verdict_and_not_the_window() -> None:
+    whole = case(stored(0, honest(0)), stored(1, honest(1)))
+    result = judged(replace(whole, means=replace(whole.means, sampling=_Unforeseen)))
+    assert (miner(result).status, miner(result).reason) == (
+        MinerStatus.INCONCLUSIVE,
+        "unforeseen in this validator: ZeroDivisionError",
+    )
+    assert miner(result, 1).status is MinerStatus.ACCEPTED
+
+
+def test_a_file_that_was_in_hand_when_the_process_ended_is_given_up_alone() -> None:
+    whole = case(stored(0, honest(0)), stored(1, honest(1)))
+    result = judged(replace(whole, given_up=frozenset({NEURONS[0].hotkey})))
+    assert [miner(result, uid).status for uid in range(2)] == [MinerStatus.INCONCLUSIVE, MinerStatus.ACCEPTED]
+
+
+def test_whose_file_is_in_hand_is_told_before_it_is_opened_and_after() -> None:
+    told: list[Hotkey | None] = []
+    whole = case(stored(0, honest(0)), stored(1, honest(1)))
+    judged(replace(whole, means=replace(whole.means, working=told.append)))
+    assert told == [NEURONS[0].hotkey, None, NEURONS[1].hotkey, None]
+
+
 def test_the_same_case_gives_the_same_body_every_time() -> None:
     files = honest(0), honest(1)
-    bodies = {judged(case(announced(0, files[0]), announced(1, files[1]))).body.canonical() for _ in range(2)}
+    bodies = {judged(case(stored(0, files[0]), stored(1, files[1]))).body.canonical() for _ in range(2)}
     assert len(bodies) == 1
 
 
@@ -298,7 +452,7 @@ def test_an_arrow_that_does_not_exist_is_an_error() -> None:
         (WindowStage.UNSEEN, StoreAnswer.TOOK_ALL),
         (WindowStage.SIGHTED, StoreAnswer.TOOK_ALL),
         (WindowStage.PUBLISHED, Void("late")),
-        (WindowStage.JUDGED, case(announced(0, honest(0)))),
+        (WindowStage.JUDGED, case(stored(0, honest(0)))),
     ):
         with pytest.raises(ValueError, match="cannot take"):
             step(plain.WINDOW, stage, event, STANDING)
@@ -310,12 +464,12 @@ def test_an_arrow_that_does_not_exist_is_an_error() -> None:
 def test_a_validator_begins_after_its_last_window_but_not_further_back_than_failures_are_remembered() -> None:
     assert first_window(Window(900), None) == 900
     assert first_window(Window(900), Window(840)) == 870
-    assert first_window(Window(9000), Window(30)) == 9000 - 14 * 30
+    assert first_window(Window(9000), Window(30)) == 9000 - 36 * 30
 
 
 def test_weights_are_due_once_an_interval_and_only_where_there_are_any() -> None:
-    some = {0: 1}
-    assert Weights(Window(30), some, None).due(Block(100), 40)
-    assert not Weights(Window(30), some, Block(61)).due(Block(100), 40)
-    assert Weights(Window(30), some, Block(60)).due(Block(100), 40)
-    assert not Weights(None, {}, None).due(Block(100), 40)
+    some, whose = {0: 1}, {0: NEURONS[0].hotkey}
+    assert Weights(Window(30), some, whose, None).due(Block(100), 40)
+    assert not Weights(Window(30), some, whose, Block(61)).due(Block(100), 40)
+    assert Weights(Window(30), some, whose, Block(60)).due(Block(100), 40)
+    assert not Weights(None, {}, {}, None).due(Block(100), 40)

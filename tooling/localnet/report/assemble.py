@@ -59,6 +59,7 @@ def collect_facts(
         phases=collect.phase_facts(events),
         processes=state.processes,
         not_waited=state.not_waited,
+        unenforced=collect.unenforced(verdicts),
         real_time=plan.real_time,
         seconds_in_windows=state.seconds_in_windows,
         parameters=collect.parameter_facts(network),

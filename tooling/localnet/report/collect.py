@@ -14,17 +14,20 @@ import platform
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from grail_core.files.verdicts import read_verdict
-from grail_core.protocol import MinerStatus, Outcome, SignedVerdict, VerdictBody, WindowStatus
+from grail_core.proof.calibration import STATISTICS
+from grail_core.protocol import MinerStatus, Outcome, SignedVerdict, VerdictBody, WindowStatus, score_inputs
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.network import SUBNET_81
 from grail_core.protocol.types import Block, Window
 from grail_core.storage.base import ObjectStore
 from grail_core.storage.filesystem import FilesystemStore
+from grail_core.verification.model_checks import NOT_ENFORCED
 from tooling.localnet.events import Event
 from tooling.localnet.plan import Layout
 from tooling.localnet.report.facts import (
@@ -112,7 +115,10 @@ def window_facts(
 
 
 def _without_scores(body: VerdictBody) -> VerdictBody:
-    return dataclasses.replace(body, score_inputs={}, weights={})
+    """Memory alone decides scores, weights and chances."""
+    blank = score_inputs((), body.window)
+    miners = [m if m.coin is None else dataclasses.replace(m, check_probability=Fraction(1)) for m in body.miners]
+    return dataclasses.replace(body, miners=tuple(miners), score_inputs=dict.fromkeys(body.hotkeys, blank), weights={})
 
 
 def miner_facts(
@@ -153,6 +159,19 @@ def miner_facts(
                         )
                     )
     return tuple(outcomes), tuple(rejects)
+
+
+def unenforced(found: Mapping[int, Mapping[str, SignedVerdict]]) -> tuple[str, ...]:
+    """The pooled statistics that some verdict reports without acting on them."""
+    details = {
+        finding.detail
+        for by_validator in found.values()
+        for verdict in by_validator.values()
+        for miner in verdict.body.miners
+        for finding in miner.findings
+        if finding.detail.endswith(NOT_ENFORCED)
+    }
+    return tuple(name for name in STATISTICS if any(detail.partition(":")[0] == name for detail in details))
 
 
 def checkpoint_facts(manifests: Iterable[CheckpointManifest]) -> tuple[CheckpointFact, ...]:

@@ -173,6 +173,7 @@ class RunFacts:
     phases: tuple[PhaseFact, ...] = ()
     processes: tuple[ProcessFact, ...] = ()
     not_waited: tuple[NotWaitedFact, ...] = ()
+    unenforced: tuple[str, ...] = ()  # pooled statistics that verdicts report and do not act on: no table covers the model
     real_time: bool = False  # blocks came by the wall clock
     seconds_in_windows: float = 0.0  # real time, from the first window's beginning to the end of the last
     parameters: tuple[ParameterFact, ...] = ()

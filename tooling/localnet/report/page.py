@@ -70,6 +70,11 @@ def note(value: str) -> str:
     return f'<p class="note-box">{escape(value)}</p>'
 
 
+def alarm(value: str) -> str:
+    """A note in red: something that a reader would otherwise take for granted does not hold."""
+    return f'<p class="note-box alarm">{escape(value)}</p>'
+
+
 def tile(key: str, value_html: str, detail: str, *, lead: bool = False) -> str:
     return (
         f'<div class="tile{" lead" if lead else ""}"><div class="k">{escape(key)}</div>'

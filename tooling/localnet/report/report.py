@@ -13,10 +13,10 @@ from grail_core.text import printable_lines
 from tooling.localnet.plan import HONEST
 from tooling.localnet.report.charts import percent, seconds
 from tooling.localnet.report.facts import RunFacts
-from tooling.localnet.report.page import note, tile
+from tooling.localnet.report.page import alarm, note, tile
 from tooling.localnet.report.report_sections import costs, learning, parameters, provenance, refused, weights_and_verdicts
 from tooling.localnet.report.report_style import STYLE
-from tooling.localnet.report.summary import Summary
+from tooling.localnet.report.summary import Summary, unenforced_sentence
 
 
 def render(facts: RunFacts, summary: Summary) -> str:
@@ -90,6 +90,8 @@ def _header(facts: RunFacts, summary: Summary) -> str:
     who = f"{who}, {len(facts.validators)} validators and one trainer on one machine."
     lede = f"{who} {cheat_sentence(summary)} {agreement_sentence(summary)}"
     notes = "" if summary.finished else note(summary.why_unfinished)
+    if summary.unenforced:
+        notes += alarm(unenforced_sentence(summary.unenforced))
     if summary.eval_before == 0 and summary.eval_after == 0:
         notes += note(
             "A model of this size scores about 0 on these problems. The run shows that the whole path works on them, not that "

@@ -128,7 +128,7 @@ def weights_and_verdicts(facts: RunFacts, summary: Summary) -> str:
     return section(
         "Weights and verdicts",
         "A weight is earned by verified work alone: it grows with the fourth power of it, and a failed window takes it away "
-        "for fourteen.",
+        "for 14 to 36, the longer the less is checked.",
         grid(
             card(
                 "Weights over time",

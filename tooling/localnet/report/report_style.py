@@ -80,6 +80,7 @@ color:var(--muted)}
 .note-box{border-left:3px solid var(--warn);background:var(--warn-wash);border-radius:0 10px 10px 0;padding:11px 16px;
 margin:20px 0 0;
 color:var(--ink)}
+.note-box.alarm{border-left-color:var(--bad);background:var(--bad-wash);color:var(--bad)}
 .empty{color:var(--muted);font-size:13.5px;margin:22px 0}
 footer{margin-top:44px;color:var(--muted);font-size:13px}
 @media (max-width:820px){.grid2{grid-template-columns:1fr}.tiles{grid-template-columns:1fr 1fr}main{padding:26px 16px 48px}

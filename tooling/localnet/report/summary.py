@@ -30,7 +30,7 @@ class MinerSummary:
     windows_accepted: int
     windows_failed: int
     windows_judged: int  # accepted, failed, not drawn or absent: whatever a validator signed
-    reason: str  # of the newest failed window: check, value and threshold; "" for none
+    reason: str  # of the newest failed window, or where none failed of the newest refused seal; "" for none
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class Summary:
     delta_ratio: float | None  # mean DELTA bytes / mean FULL bytes
     verify_to_generate_ratio: float | None  # seconds to verify one checked rollout / seconds to generate one
     clock: str  # virtual: blocks followed the work; real: they came by the wall clock
+    unenforced: tuple[str, ...]  # pooled statistics that no calibration table enforces for this model
     not_waited_for: tuple[str, ...]  # roles that held the virtual clock too long, and at what
     seconds_per_window: float | None  # real seconds
     seconds_total: float
@@ -128,6 +129,7 @@ def summarise(facts: RunFacts) -> Summary:
         delta_ratio=_delta_ratio(facts),
         verify_to_generate_ratio=_verify_to_generate(facts),
         clock="real" if facts.real_time else "virtual",
+        unenforced=facts.unenforced,
         not_waited_for=tuple(map(str, facts.not_waited)),
         seconds_per_window=seconds_per_window(facts),
         seconds_total=round(facts.seconds_total, 1),
@@ -177,6 +179,7 @@ def last_weights(facts: RunFacts) -> dict[int, float]:
 def _miner(facts: RunFacts, miner: MinerIdentity, weights: dict[int, float]) -> MinerSummary:
     rows = [row for row in facts.miner_windows if row.miner == miner.name]
     failed = [row for row in rows if row.outcome == "failed"]
+    refused = [row for row in rows if row.outcome == "absent" and row.reason]
     return MinerSummary(
         hotkey=miner.hotkey,
         name=miner.name,
@@ -187,7 +190,7 @@ def _miner(facts: RunFacts, miner: MinerIdentity, weights: dict[int, float]) -> 
         windows_accepted=sum(row.outcome == "accepted" for row in rows),
         windows_failed=len(failed),
         windows_judged=len(rows),
-        reason=failed[-1].reason if failed else "",
+        reason=(failed or refused)[-1].reason if failed or refused else "",
     )
 
 
@@ -221,3 +224,11 @@ def _honest_unique_fraction(facts: RunFacts) -> float | None:
     rows = [r for r in facts.miner_windows if r.miner in honest and r.outcome in ("accepted", "failed")]
     declared = sum(r.declared for r in rows)
     return sum(r.unique_valid for r in rows) / declared if declared else None
+
+
+def unenforced_sentence(names: tuple[str, ...]) -> str:
+    """What a model that no calibration table covers is not held to."""
+    return (
+        f"Not enforced: {', '.join(names)}. No calibration table covers this model, so these statistics are reported and "
+        "nobody is rejected for them; the coarse bounds alone hold. `grail-validator calibrate` makes a table."
+    )

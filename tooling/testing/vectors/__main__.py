@@ -1,7 +1,8 @@
 """`python -m tooling.testing.vectors [--check]`: every file under tests/vectors, and no other.
 
 Each file has one maker; `--check` writes nothing and names what differs, what is missing and what nobody makes. A signature is
-different each time it is made (sr25519 draws at random): the one in signatures.json was made once, and is verified each time.
+different each time it is made (sr25519 draws at random): those in signatures.json and seals.json were made once, and are
+verified each time.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from grail_core.protocol.constants import PROTOCOL_VERSION
 from grail_core.protocol.reading import Json
 from tooling import REPOSITORY
-from tooling.testing.vectors import checkpoints, derivation, statements
+from tooling.testing.vectors import checkpoints, derivation, scoring, statements
 from tooling.testing.vectors.source import Source
 
 FOLDER = REPOSITORY / "tests" / "vectors"
@@ -27,13 +28,17 @@ FILES: dict[str, tuple[str, Callable[[Source], Json]]] = {
     "seeds": ("sections 2, 3 and 5: every seed, and the first signs of the projections", derivation.seeds),
     "draw": ("section 2: draw(seed, tag, n, k)", derivation.draws),
     "positions": ("section 2: challenged_positions(challenge_seed, row_digest, completion_length)", derivation.positions),
-    "groups": ("section 3: the gap rule; null where the ids reject", derivation.groups),
+    "groups": (
+        "section 3: the gap rule, and how much of a list declares most; null where ids reject or do not rise",
+        derivation.groups,
+    ),
     "checkpoints": ("section 3: the checkpoint of a window", derivation.checkpoints),
     "gumbel": ("section 4: murmur3_words and gumbel_noise", derivation.gumbel),
     "records": ("section 8: row and header digests", statements.records),
     "merkle": ("section 8: Merkle roots and paths", statements.merkle),
-    "selection": ("sections 1 and 10: miners checked, rows sampled", statements.selection),
-    "scores": ("section 10: score inputs and weights", statements.scores),
+    "seals": ("section 8: what a seal signs, and what is none", statements.seals),
+    "selection": ("sections 1 and 10: miners checked, rows sampled", scoring.selection),
+    "scores": ("section 10: score inputs, power, look-backs, weights of a window and as they are set", scoring.scores),
     "signatures": ("sections 8 and 11: sr25519", statements.signatures),
     "verdicts": ("section 11: canonical bodies and what is signed", statements.verdicts),
 }
@@ -95,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not found:
         print(
             f"{len(files)} files under tests/vectors regenerate byte for byte; "
-            "the signature in signatures.json was made once (sr25519 draws at random) and is verified"
+            "the signatures in signatures.json and seals.json were made once (sr25519 draws at random) and are verified"
         )
     return 1 if found else 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 
 from grail_core.protocol import (
     CheckpointCandidate,
@@ -10,6 +11,7 @@ from grail_core.protocol import (
     Randomness,
     Window,
     WindowTimes,
+    best_prefix,
     canonical_json,
     challenged_positions,
     constants,
@@ -197,10 +199,16 @@ def gumbel(source: Source) -> Json:
 def groups(_: Source) -> Json:
     lists = [[0], [1], [2], [0, 1, 2], [0, 2], [1, 2], [0, 3], [0, 0], [1, 0], [-1, 0], []]
     lists += [
+        [*range(7), 8],  # eight groups and a gap declare one
+        [*range(6), 7],  # seven and a gap none
         [*range(39), 40],
         [*range(38), 40],
         [i for i in range(40) if i not in (3, 9)],
         [i for i in range(39) if i not in (3, 9)],
+        [i for i in range(47) if i != 40],  # six groups after a gap do not pay for it …
+        [i for i in range(48) if i != 40],  # … seven do: the longest of equals
+        [i for i in range(60) if i not in (20, 55)],
+        [i for i in range(40) if i not in (3, 4, 5)],  # more than may be missing at any length
     ]
     cases: list[Json] = []
     for ids in lists:
@@ -208,7 +216,8 @@ def groups(_: Source) -> Json:
             counted: Json = {name: int(value) for name, value in dataclasses.asdict(count_groups(ids)).items()}
         except ValueError:
             counted = None
-        cases.append({"group_ids": list[Json](ids), "count": counted})
+        rising = all(a < b for a, b in pairwise([-1, *ids]))
+        cases.append({"group_ids": list[Json](ids), "count": counted, "best_prefix": best_prefix(ids) if rising else None})
     return cases
 
 

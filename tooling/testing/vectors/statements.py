@@ -1,4 +1,4 @@
-"""Vectors of what is said and judged: rows, headers, Merkle trees, samples, scores, verdicts (sections 8 to 11)."""
+"""Vectors of what participants sign: rows, headers, Merkle trees, seals, verdicts (sections 8 and 11)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from fractions import Fraction
 import numpy as np
 
 from grail_core.protocol import (
+    Adopted,
     Digest,
     Finding,
     Hotkey,
     MinerStatus,
     MinerVerdict,
-    MinerWindow,
     Outcome,
     RolloutRecord,
     ScoreInputs,
+    Seal,
     Signature,
     SignedVerdict,
     VerdictBody,
@@ -26,29 +27,30 @@ from grail_core.protocol import (
     WindowHeader,
     WindowInputs,
     WindowStatus,
+    canonical_json,
     constants,
     decimal,
     header_digest,
     merkle_path,
     merkle_root,
     rollout_digest,
-    sample_rollouts,
-    score_inputs,
-    select_miners,
-    weights,
 )
-from grail_core.protocol.network import LOCALNET, SUBNET_81
 from grail_core.protocol.reading import Json
 from grail_core.protocol.rollouts.records import rollout_message
-from grail_core.protocol.scores import score_units
+from grail_core.protocol.seals import ROLLOUTS
 from grail_core.protocol.signatures import verify
 from tooling.testing.vectors.source import Source
 
-# sr25519 signatures are randomised: this one was made once, by the key of the seed 000102…1f over b"grail".
+# sr25519 signatures are randomised: these were made once, by the key of the seed 000102…1f, one over b"grail" and one over the
+# message of the seal below. Who changes what a seal signs makes the second one anew.
 SIGNER = bytes.fromhex("e2111779981618705ecacea1af6ff9350bce2b2dccd03e0c3e01eb0c823d2666")
 SIGNATURE = bytes.fromhex(
     "5c0a999f43fd32c0ce1e6bda0c06cb5fa0c21cef3f7eb250013c2cfed121e34e"
     "668c26596b592059057759436a806a6bccc803c5601df39a5a64a8b646a10280"
+)
+SEAL_SIGNATURE = bytes.fromhex(
+    "ace1616776dfafc3c3622489519c32d3431c5db467d4d066724550babf809258"
+    "0e68412c93d09ca09fa6ca1a338d8c4b31973223105213e4806fd10dbcef2381"
 )
 
 
@@ -69,14 +71,16 @@ def records(source: Source) -> Json:
             policy_digest=Digest(source.bytes()),
             groups=groups,
             gaps=gaps,
-            declared=16 * (groups - gaps),
+            declared=16 * max(0, groups - 7 * gaps),
             merkle_root=merkle_root(digests),
-            numerics_class="bf16-sdpa-cpu-transformers",
+            proof_class="bf16-sdpa-cpu-transformers",
+            generation_class=generation,
             software=software,
         )
-        for beacon_round, groups, gaps, software in (
-            (20_000_000, 3, 1, {"torch": "2.13.0", "grail-core": "0.1.0"}),
-            (0, 1, 0, {}),
+        for beacon_round, groups, gaps, generation, software in (
+            (20_000_000, 40, 1, "bf16-eager-cpu-transformers", {"torch": "2.13.0", "grail-core": "0.1.0"}),
+            (20_000_001, 3, 1, "bf16-sdpa-cpu-transformers", {}),
+            (0, 1, 0, "bf16-sdpa-cpu-transformers", {}),
         )
     ]
     return {
@@ -122,83 +126,92 @@ def merkle(source: Source) -> Json:
     return cases
 
 
-def selection(source: Source) -> Json:
-    rounds: list[Json] = []
-    for declared in ([], [160], [16, 16], [0, 0, 0], [5000, 16, 16], [16 * (i + 1) for i in range(80)], [1600] * 40):
-        seed, miners = source.bytes(), {Hotkey(source.bytes()): count for count in declared}
-        rounds.append(
+def seals(source: Source) -> Json:
+    network, digest, size = source.bytes(), Digest(source.bytes()), 1_234_567
+    header = WindowHeader(
+        protocol_version=constants.PROTOCOL_VERSION,
+        window=Window(5_000_010),
+        block_hash=source.bytes(),
+        beacon_round=20_000_000,
+        beacon_signature=source.bytes(48),
+        hotkey=Hotkey(SIGNER),
+        checkpoint_digest=Digest(source.bytes()),
+        env_digest=Digest(source.bytes()),
+        policy_digest=Digest(source.bytes()),
+        groups=39,
+        gaps=1,
+        declared=512,
+        merkle_root=Digest(source.bytes()),
+        proof_class="bf16-sdpa-cpu-transformers",
+        generation_class="bf16-eager-cpu-transformers",
+        software={"grail-core": "0.2.0"},
+    )
+    seal = Seal(ROLLOUTS, header, digest, size, Signature(SEAL_SIGNATURE))
+    if not seal.signed(network):
+        raise ValueError(f"the seal's signature is none over {seal.message(network, ROLLOUTS, header, digest, size).hex()}")
+    others = [
+        seal,
+        dataclasses.replace(seal, size=size + 1),
+        dataclasses.replace(seal, content_digest=Digest(bytes(32))),
+        dataclasses.replace(seal, header=dataclasses.replace(header, window=Window(5_000_040))),
+        dataclasses.replace(seal, header=dataclasses.replace(header, hotkey=Hotkey(source.bytes()))),
+        dataclasses.replace(seal, signature=Signature(bytes(64))),
+    ]
+    return {
+        "network_id": network.hex(),
+        "seals": [
             {
-                "select_seed": seed.hex(),
-                "declared": {hotkey.hex(): count for hotkey, count in miners.items()},
-                "selections": [
-                    {
-                        "hotkey": s.hotkey.hex(),
-                        "probability": [s.probability.numerator, s.probability.denominator],
-                        "coin": str(s.coin),
-                        "selected": s.selected,
-                    }
-                    for s in select_miners(seed, miners)
-                ],
+                "canonical": one.encode().decode(),
+                "seal": one.to_json(),
+                "message": Seal.message(network, one.kind, one.header, one.content_digest, one.size).hex(),
+                "signed": one.signed(network),
+                "signed_on_another_network": one.signed(bytes(32)),
             }
-        )
-    samples: list[Json] = []
-    for ids in ([0], [0, 1, 3, 4], [0, 1, 2, 3, 4], [*range(10), 11], list(range(34)), list(range(35)), list(range(1250))):
-        seed = source.bytes()
-        sample = sample_rollouts(seed, ids)
-        samples.append(
-            {
-                "challenge_seed": seed.hex(),
-                "groups": list[Json](ids),
-                "whole_groups": list[Json](sample.whole_groups),
-                "singles": [list(row) for row in sample.singles],
-                "reserve": [list(row) for row in sample.reserve],
-            }
-        )
-    return {"miners": rounds, "rows": samples}
+            for one in others
+        ],
+        "malformed": _malformed(seal),
+    }
 
 
-def scores(source: Source) -> Json:
-    histories: list[Json] = []
-    window = Window(3000)
-    for kind in range(12):
-        history = [_miner_window(source, Window(window - 30 * back), kind) for back in range(40, -1, -1) if source.below(5)]
-        inputs = score_inputs(history, window)
-        histories.append(
-            {
-                "window": window,
-                "history": [dataclasses.asdict(entry) for entry in history],
-                "inputs": dataclasses.asdict(inputs),
-                "units": str(score_units(inputs)),
-            }
-        )
-    full = ScoreInputs(60_000, 1000, 1000, False)
-    sets: list[dict[int, ScoreInputs]] = [
-        {},
-        {0: ScoreInputs(0, 0, 0, False), 1: ScoreInputs(160, 0, 0, False)},
-        {1: full},
-        {1: full, 2: full, 3: full},
-        {0: full, 1: full, 7: ScoreInputs(60_000, 1000, 1000, True)},
-        {1: ScoreInputs(192, 64, 64, False), 2: ScoreInputs(192, 63, 64, False), 5: ScoreInputs(96, 64, 64, False)},
-        {
-            uid: ScoreInputs(source.below(60_001), audited // (1 + source.below(3)), audited, source.below(9) == 0)
-            for uid in range(64)
-            for audited in (16 * source.below(2000),)
-        },
+def _malformed(seal: Seal) -> Json:
+    """What no reader takes for a seal, and the member that it names."""
+    value, header = seal.to_json(), seal.header.to_json()
+    most_of_a_row = 160 * 2**10 * 16
+    changed: list[tuple[str, dict[str, Json]]] = [
+        ("kind", value | {"kind": "gradients"}),
+        ("size", value | {"size": 0}),
+        ("size", value | {"size": most_of_a_row * 39 + 1}),
+        ("size", value | {"size": constants.MAX_FILE_BYTES + 1, "header": header | {"groups": 375, "declared": 16 * 368}}),
+        ("size", value | {"size": "1234567"}),
+        ("content_digest", value | {"content_digest": seal.content_digest.hex().upper()}),
+        ("content_digest", {name: member for name, member in value.items() if name != "content_digest"}),
+        ("signature", value | {"signature": seal.signature.hex()[:-2]}),
+        ("surplus", value | {"surplus": 0}),
+        ("groups", value | {"header": header | {"groups": 376, "declared": 16 * 369}}),
+        ("declared", value | {"header": header | {"declared": 528}}),
+        ("gaps", value | {"header": header | {"gaps": -1, "declared": 736}}),
+        ("generation_class", value | {"header": header | {"generation_class": ""}}),
+        ("proof_class", value | {"header": {name: member for name, member in header.items() if name != "proof_class"}}),
+        ("protocol_version", value | {"header": header | {"protocol_version": 2}}),
     ]
-    vectors: list[Json] = [
-        {
-            "weight_mode": network.weight_mode,
-            "burn_share_permille": burn,
-            "burn_uid": network.burn_uid,
-            "inputs": {str(uid): dataclasses.asdict(entry) for uid, entry in entries.items()},
-            "weights": {str(uid): weight for uid, weight in weights(entries, rule).items()},
-        }
-        for entries in sets
-        for network in (SUBNET_81, LOCALNET)
-        for burn in (900, 0)
-        for rule in (dataclasses.replace(network, burn_share_permille=burn),)
+    cases = [(member, canonical_json(document)) for member, document in changed]
+    cases += [
+        ("canonical", seal.encode() + b"\n"),
+        ("canonical", seal.encode().replace(b'"gaps":1', b'"gaps": 1')),
+        ("twice", seal.encode().replace(b'"kind"', b'"kind":"rollouts","kind"', 1)),
+        ("no integer", seal.encode().replace(b'"size":1234567', b'"size":1234567.0')),
     ]
-    return {"histories": histories, "weights": vectors}
+    listed: list[Json] = []
+    for member, raw in cases:
+        try:
+            Seal.decode(raw)
+        except ValueError as error:
+            if member not in str(error):
+                raise ValueError(f"{member}: the reader says {error}") from error
+            listed.append({"bytes": raw.decode(), "error_names": member})
+        else:
+            raise ValueError(f"{member}: the reader takes {raw!r}")
+    return listed
 
 
 def signatures(source: Source) -> Json:
@@ -224,22 +237,22 @@ def signatures(source: Source) -> Json:
 
 
 def verdicts(source: Source) -> Json:
-    network, accepted, failed = Digest(source.bytes()), Hotkey(source.bytes()), Hotkey(source.bytes())
+    network, hotkeys = Digest(source.bytes()), {uid: Hotkey(source.bytes()) for uid in (3, 7, 9, 11)}
+    none = ScoreInputs(0, 0, 0, 0, 0, in_lookback=False)
     body = VerdictBody(
         network_id=network,
         window=Window(5_000_010),
         status=WindowStatus.SCORED,
-        versions=Versions("grail-core 0.1.0", "1", "sat 1"),
+        versions=Versions("grail-core 0.2.0", "1", "sat 1"),
         inputs=WindowInputs(
             source.bytes(), source.bytes(), 20_000_000, 20_000_040, Digest(source.bytes()), Digest(source.bytes())
         ),
         miners=(
             MinerVerdict(
-                accepted,
+                hotkeys[3],
                 3,
                 MinerStatus.ACCEPTED,
                 content_digest=Digest(source.bytes()),
-                etag="9b2cf535f27731c974343645a3985328",
                 store_time_ms=1_790_000_000_000,
                 active=True,
                 declared=16,
@@ -251,19 +264,53 @@ def verdicts(source: Source) -> Json:
                 findings=(Finding("proof", Outcome.ACCEPT, decimal(0.0073), decimal(0.3), "position error", 0),),
             ),
             MinerVerdict(
-                failed,
+                hotkeys[7],
                 7,
                 MinerStatus.FAILED,
                 reason="sampling: the claimed tokens are not the seeds' ≥ 30 %",
+                content_digest=Digest(source.bytes()),
+                store_time_ms=1_790_000_000_001,
+                active=True,
+                declared=4992,
+                gaps=1,
+                checked=True,
+                check_probability=Fraction(35, 226),
+                coin=12_345,
                 findings=(Finding("sampling", Outcome.REJECT, decimal(0.875), decimal(0.3), group=2, rollout=5),),
             ),
-            MinerVerdict(Hotkey(source.bytes()), 9, MinerStatus.ABSENT),
+            MinerVerdict(
+                hotkeys[9],
+                9,
+                MinerStatus.ABSENT,
+                reason="seal 160 (threshold 128): wrong window",
+                store_time_ms=1_790_000_000_002,
+                findings=(Finding("seal", Outcome.REJECT, 160, 128, "wrong window"),),
+            ),
+            MinerVerdict(
+                hotkeys[11],
+                11,
+                MinerStatus.INCONCLUSIVE,
+                reason="this validator could not measure: out of memory",
+                content_digest=Digest(source.bytes()),
+                store_time_ms=1_790_000_000_003,
+                declared=160,
+                checked=True,  # the second one of its memory
+                check_probability=Fraction(1, 10),
+                coin=0,
+            ),
         ),
-        score_inputs={3: ScoreInputs(16, 15, 16, False), 7: ScoreInputs(0, 0, 0, True)},
-        weights={0: 58_982, 3: 6_553, 7: 0},
+        hotkeys=hotkeys,
+        score_inputs={
+            3: ScoreInputs(16, 15, 1, 15, 16, in_lookback=False),
+            7: ScoreInputs(59_904, 64_896, 14, 10**17, 1001 * 4992**4, in_lookback=True),
+            9: none,
+            11: dataclasses.replace(none, audits=1, product_declared=160),
+        },
+        weights={0: 65_535, 3: 0, 7: 0, 9: 0, 11: 0},
     )
     missed = VerdictBody(network, Window(5_000_040), WindowStatus.MISSED, body.versions, reason="down at first sight")
-    validator, evidence, rollouts = Hotkey(source.bytes()), Digest(source.bytes()), Digest(source.bytes())
+    validator, evidence = Hotkey(source.bytes()), Digest(source.bytes())
+    adopted = Adopted(Hotkey(source.bytes()), Window(4_997_850), Window(4_999_980))
     return [
         {
             "body": verdict.to_json(),
@@ -271,13 +318,13 @@ def verdicts(source: Source) -> Json:
             "digest": verdict.digest().hex(),
             "validator": validator.hex(),
             "evidence_digest": evidence_digest.hex() if evidence_digest else None,
-            "rollouts_digest": rollouts_digest.hex() if rollouts_digest else None,
-            "signed_message": SignedVerdict.message(verdict, validator, evidence_digest, rollouts_digest).hex(),
+            "adopted": told.to_json() if told else None,
+            "signed_message": SignedVerdict.message(verdict, validator, evidence_digest, told).hex(),
             "verdict_json_sha256": hashlib.sha256(
-                SignedVerdict(verdict, validator, Signature(bytes(64)), evidence_digest, rollouts_digest).encode()
+                SignedVerdict(verdict, validator, Signature(bytes(64)), evidence_digest, told).encode()
             ).hexdigest(),
         }
-        for verdict, evidence_digest, rollouts_digest in ((body, evidence, rollouts), (missed, None, None))
+        for verdict, evidence_digest, told in ((body, evidence, None), (body, evidence, adopted), (missed, None, None))
     ]
 
 
@@ -295,12 +342,3 @@ def _row(source: Source, group: int, rollout: int, prompt_length: int, completio
         reward=source.below(8) / 8,
         success=bool(source.below(2)),
     )
-
-
-def _miner_window(source: Source, window: Window, kind: int) -> MinerWindow:
-    """Histories of growing size; every fourth kind fails now and then."""
-    declared = 16 * source.below((1, 5, 60, 1251)[kind % 4])
-    failed = kind >= 8 and source.below(20) == 0
-    checked = source.below(3) == 0
-    valid = 0 if failed or not checked else min(20_000, declared + 16 - source.below(declared + 16 or 1) // 4)
-    return MinerWindow(window, declared, source.below(6) > 0, checked, valid, failed)

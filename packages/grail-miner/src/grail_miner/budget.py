@@ -27,9 +27,14 @@ class TimeBudget:
     def observe_finish(self, seconds: float) -> None:
         self.finish_seconds = _average(self.finish_seconds, seconds)
 
+    @property
+    def reserve(self) -> float:
+        """Seconds to keep for packing and uploading."""
+        return _UPLOAD_FACTOR * self.finish_seconds
+
     def groups_that_fit(self, seconds_left: float, at_most: int) -> int:
         """How many groups to start now; 1 while nothing is known and any time is left."""
-        usable = seconds_left - _UPLOAD_FACTOR * self.finish_seconds
+        usable = seconds_left - self.reserve
         if usable <= 0 or at_most <= 0:
             return 0
         if self.group_seconds is None:

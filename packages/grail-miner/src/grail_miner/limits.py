@@ -9,9 +9,9 @@ from grail_core.participant.knobs import check_knobs, knob
 
 @dataclass(frozen=True)
 class MiningLimits:
-    """Groups are of 16 rollouts. Time is a limit too: what does not fit before the deadline is not begun."""
+    """Groups are of 16 rollouts, at most 375 a file. Time is a limit too: what does not fit is not begun."""
 
-    max_groups: int = knob(64, "Most groups of 16 in a window.", option="--groups", least=1, most=1250)
+    max_groups: int = knob(64, "Most groups of 16 in a window.", option="--groups", least=1, most=375)
     groups_per_batch: int = knob(8, "Groups generated at a time.", option="--batch", least=1, most=256)
 
     def __post_init__(self) -> None:

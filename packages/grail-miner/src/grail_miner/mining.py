@@ -6,6 +6,7 @@ Every step is a method that takes what it needs and returns a value, so that eac
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import numpy as np
 import grail_core
 from grail_core.checkpoints.loaded import LiveCheckpoint, LoadedCheckpoint
 from grail_core.environment import Environment, Grade, GradeOutcome, Problem
-from grail_core.files.window_file import write_window_file
+from grail_core.files.window_file import header_of, write_window_file
 from grail_core.generation.base import Completion, GenerationRequest
 from grail_core.generation.hf import HfGenerator
 from grail_core.proof.batch import RolloutProof, prove_rollouts
@@ -26,6 +27,7 @@ from grail_core.proof.sketches import projections
 from grail_core.protocol import (
     GroupCount,
     RolloutRecord,
+    Seal,
     WindowHeader,
     count_groups,
     header_digest,
@@ -36,8 +38,11 @@ from grail_core.protocol import (
 from grail_core.protocol.constants import PROTOCOL_VERSION, ROLLOUTS_PER_PROBLEM
 from grail_core.protocol.context import WindowContext
 from grail_core.protocol.manifest import CheckpointManifest
+from grail_core.protocol.seals import ROLLOUTS
 from grail_core.protocol.signer import Signer
+from grail_core.protocol.types import Digest
 from grail_core.telemetry import get_logger
+from grail_core.verification.reward import graded
 from grail_miner.limits import MiningLimits
 
 log = get_logger(__name__)
@@ -116,7 +121,8 @@ class Mining:
         return [flat[start : start + ROLLOUTS_PER_PROBLEM] for start in range(0, len(flat), ROLLOUTS_PER_PROBLEM)]
 
     def grade(self, environment: Environment, loaded: LoadedCheckpoint, problem: Problem, completion: Completion) -> Grade:
-        return environment.grade(problem, loaded.renderer.decode_completion(completion.tokens))
+        """As a validator's: a text that breaks a grader breaks both alike."""
+        return graded(environment, problem, loaded.renderer.decode_completion(completion.tokens))
 
     def prove(
         self, context: WindowContext, loaded: LoadedCheckpoint, prompt: tuple[int, ...], answers: Sequence[Completion]
@@ -130,9 +136,9 @@ class Mining:
         """The signed window file. `groups` in increasing order, at least one."""
         with _timed(self.timings, "pack"):
             records = [record for group in groups for record in group.rollouts]
-            return self.seal(context, loaded, records, count_groups([group.group for group in groups]))
+            return self.bind(context, loaded, records, count_groups([group.group for group in groups]))
 
-    def seal(
+    def bind(
         self, context: WindowContext, loaded: LoadedCheckpoint, records: Sequence[RolloutRecord], counted: GroupCount
     ) -> bytes:
         """Bind rollouts by their Merkle root, state the counts, sign."""
@@ -150,11 +156,18 @@ class Mining:
             gaps=counted.gaps,
             declared=counted.declared,
             merkle_root=merkle_root([rollout_digest(context.network_id, record) for record in records]),
-            numerics_class=numerics_class_of(loaded.model),
+            proof_class=numerics_class_of(loaded.model),
+            generation_class=numerics_class_of(loaded.model),
             software={"grail-core": grail_core.__version__},
         )
         signature = self.signer.sign(header_digest(context.network_id, header))
         return write_window_file(header, signature, records)
+
+    def seal(self, context: WindowContext, data: bytes) -> Seal:
+        """The promise that fixes a window file: its header, digest and size, signed."""
+        header, digest = header_of(data), Digest(hashlib.sha256(data).digest())
+        signature = self.signer.sign(Seal.message(context.network_id, ROLLOUTS, header, digest, len(data)))
+        return Seal(ROLLOUTS, header, digest, len(data), signature)
 
 
 def _rows(

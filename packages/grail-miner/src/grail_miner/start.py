@@ -7,10 +7,11 @@ from collections.abc import Callable
 from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.errors import ConfigurationError
 from grail_core.keys import ss58
+from grail_core.participant.classes import require_class
 from grail_core.participant.participant import Participant
 from grail_core.participant.settings import Settings
 from grail_core.participant.waiting import Stopping
-from grail_core.storage.retention import Retention, window_files
+from grail_core.storage.retention import Retention, seals, window_files
 from grail_core.telemetry import get_logger
 from grail_envs.bound import BoundEnvironments
 from grail_miner.limits import MiningLimits
@@ -48,15 +49,18 @@ def run_miner(
         )
     participant = Participant.from_settings(settings)
     with participant.state.held():
+        checkpoint = LiveCheckpoint(participant.checkpoints, device=settings.device)
+        require_class(checkpoint, "proof", participant.params)
+        require_class(checkpoint, "generation", participant.params)
         neuron = participant.join(settings)
         log.event("miner_started", hotkey=ss58(participant.signer.hotkey), uid=neuron.uid, network=participant.params.name)
-        checkpoint = LiveCheckpoint(participant.checkpoints, device=settings.device)
         mining = mining_of(participant, checkpoint, BoundEnvironments(settings.data_dir), limits.groups_per_batch)
-        kept = window_files(ss58(participant.signer.hotkey), settings.keep_window_files)
+        own, windows_kept = ss58(participant.signer.hotkey), settings.keep_window_files
+        kept = [window_files(own, windows_kept), seals(own, windows_kept)]
         service = MinerService(
             participant,
             mining,
-            Retention(participant.own_store, [kept]),
+            Retention(participant.own_store, kept),
             max_groups=limits.max_groups,
             safety_blocks=settings.miner_safety_blocks,
         )

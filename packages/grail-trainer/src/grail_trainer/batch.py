@@ -4,13 +4,16 @@ The order is a function of the files alone, and fair: miners take turns, each wi
 rewards do not vary teach nothing and are left out before any work is spent on them; the next ones take their place. No hotkey
 gives more than its share. Every rollout of a group that is learned from passes checks 1 to 9 here, at every position, with the
 checkpoint that drew it; the log-probabilities measured on the way are the behaviour policy's.
+
+One file is open at a time. Each is opened once to see what it offers, and again for those of its groups that the batch needs
+then; what goes wrong with one costs what was to be learned from it and nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -19,32 +22,24 @@ import torch
 
 from grail_core.checkpoints.loaded import LoadedCheckpoint
 from grail_core.environment import Environment
-from grail_core.files.accepted_files import AcceptedFile
+from grail_core.errors import DiskFullError, GrailError
 from grail_core.files.evidence import GradeStability, RolloutEvidence
 from grail_core.keys import ss58
 from grail_core.protocol import Finding, Outcome
 from grail_core.protocol.context import WindowContext
 from grail_core.protocol.types import Digest, Hotkey
+from grail_core.telemetry import get_logger
 from grail_core.verification.context import CheckContext
 from grail_core.verification.examine import Examination, examine, examine_sample, first_reject
 from grail_core.verification.measure import WholeGroup
-from grail_core.verification.window_file import Submission
+from grail_core.verification.window_file import OpenFile, Submission, check_file, in_this_process
 from grail_trainer.advantages import varies
 from grail_trainer.grpo import Rollout, RolloutGroup
+from grail_trainer.intake import WantedFile
 from grail_trainer.logprobs import TokenSequence, completion_logprobs
+from grail_trainer.turns import Candidate, fair_order, first_of, max_from_one, within_share
 
-MAX_SHARE = Fraction(1, 10)
-"""Of a batch, from one hotkey."""
-HOTKEYS_FOR_SHARE = 10
-"""With fewer active hotkeys a tenth each cannot fill a batch: then none gives more than twice an even share."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A group of an accepted file whose claimed rewards vary."""
-
-    hotkey: Hotkey
-    group: int
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -102,125 +97,170 @@ class _Tally:
     successes: list[npt.NDArray[np.bool_]] = field(default_factory=list)
 
 
+Read = Callable[[WantedFile], bytes | None]
+"""The bytes of a file that was had before, None where they cannot be had again; their hash is the file's digest."""
+
+
 def build_batch(
-    files: Sequence[AcceptedFile],
+    files: Iterable[tuple[WantedFile, bytes]],
+    read: Read,
     context: WindowContext,
     loaded: LoadedCheckpoint,
     environment: Environment,
     *,
     max_groups: int,
     stopping: Callable[[], bool] = lambda: False,
+    open_file: OpenFile = in_this_process,
 ) -> TrainingBatch:
     """Verify accepted files and collect at most `max_groups` groups that can teach something.
 
     Args:
+        files: each once, with its bytes; one is held at a time.
         context: of the files' window. loaded: the checkpoint of that window, which drew the rollouts.
         stopping: asked between groups; True ends early with what there is (the caller discards it).
+        open_file: opens a stranger's bytes; a role's does it in a process with limits.
+
+    Raises:
+        DiskFullError: the operator's to mend; whatever else goes wrong costs the file it happens with.
     """
-    dropped: list[DroppedGroup] = []
-    examined: dict[Hotkey, tuple[Submission, Examination, CheckContext]] = {}
-    tally = _Tally()
-    for file in files:
-        check_context = _check_context(file.hotkey, context, loaded, environment)
-        examination = examine(file.data, check_context, content_digest=file.content_digest)
-        submission = examination.submission
-        if submission is None or examination.reject is not None:
-            dropped.append(_dropped_file(file, examination))
-            continue
-        examined[file.hotkey] = (submission, examination, check_context)
-        tally.rewards.append(submission.columns.reward)
-        tally.successes.append(submission.columns.success)
-    offered = {hotkey: _varying(submission, tally) for hotkey, (submission, _, _) in examined.items()}
-    groups: list[RolloutGroup] = []
-    members: list[BatchMember] = []
-    waiting = fair_order(offered)
-    while waiting and len(groups) < max_groups and not stopping():
-        candidate = waiting.pop(0)
-        given = sum(member.hotkey == candidate.hotkey for member in members)
-        if given >= max_from_one(max_groups, len(examined)):
-            continue
-        submission, examination, check_context = examined[candidate.hotkey]
-        result = examine_sample(examination, check_context, WholeGroup(candidate.group, loaded.model))
-        tally.verified += len(submission.rollouts_of(candidate.group))
-        taken = _learnable(submission, candidate, result, loaded, check_context)
-        if isinstance(taken, DroppedGroup):
-            dropped.append(taken)
-            continue
-        groups.append(taken)
-        members.append(BatchMember(candidate.hotkey, submission.content_digest, candidate.group))
-    kept = within_share([member.hotkey for member in members], active=len(examined))
-    return TrainingBatch(
-        groups=tuple(groups[index] for index in kept),
-        members=tuple(members[index] for index in kept),
-        dropped=tuple(dropped),
-        offered=tally.offered,
-        without_variance=tally.flat,
-        rollouts_verified=tally.verified,
-        reward_mean=float(np.concatenate(tally.rewards).mean()) if tally.rewards else 0.0,
-        success_mean=float(np.concatenate(tally.successes).mean()) if tally.successes else 0.0,
-    )
+    building = _Building(read, context, loaded, environment, max_groups, stopping, open_file)
+    for file, data in files:
+        building.look_at(file, data)
+        del data
+    return building.verified()
 
 
-def fair_order(offered: Mapping[Hotkey, Sequence[int]]) -> list[Candidate]:
-    """Hotkeys in turn (in order of their bytes), each with its groups as they come."""
-    rounds = max((len(groups) for groups in offered.values()), default=0)
-    return [
-        Candidate(hotkey, offered[hotkey][turn])
-        for turn in range(rounds)
-        for hotkey in sorted(offered)
-        if turn < len(offered[hotkey])
-    ]
+class _Building:
+    """A batch that is being collected: what each file offers, and what was verified of it."""
+
+    def __init__(
+        self,
+        read: Read,
+        context: WindowContext,
+        loaded: LoadedCheckpoint,
+        environment: Environment,
+        max_groups: int,
+        stopping: Callable[[], bool],
+        open_file: OpenFile,
+    ) -> None:
+        self._open_file = open_file
+        self._read, self._context, self._loaded, self._environment = read, context, loaded, environment
+        self._max_groups, self._stopping = max_groups, stopping
+        self._files: dict[Hotkey, WantedFile] = {}  # those that passed the checks of every rollout
+        self._offered: dict[Hotkey, list[int]] = {}  # their groups that vary
+        self._taken: dict[Candidate, RolloutGroup] = {}
+        self._failed: dict[Candidate, DroppedGroup] = {}
+        self._dropped: list[DroppedGroup] = []  # whole files
+        self._tally = _Tally()
+
+    def look_at(self, file: WantedFile, data: bytes) -> None:
+        """Checks 1 to 5 of the whole file, and what it offers."""
+        with self._one_file(file):
+            context = self._check_context(file.hotkey)
+            examination = examine(data, context, content_digest=file.content_digest)
+            submission = examination.submission
+            if submission is None or examination.reject is not None:
+                self._drop(file, _reason(examination.findings), examination.findings)
+                return
+            offered = _varying(submission)
+            self._files[file.hotkey], self._offered[file.hotkey] = file, offered
+            self._tally.offered += len(submission.groups)
+            self._tally.flat += len(submission.groups) - len(offered)
+            self._tally.rewards.append(submission.columns.reward.copy())
+            self._tally.successes.append(submission.columns.success.copy())
+
+    def verified(self) -> TrainingBatch:
+        """Checks 6 to 9 of the groups that fill the batch, file by file; where one fails, of the next in turn."""
+        active = len(self._files)
+        planned: list[Candidate] = []
+        while not self._stopping():
+            planned = first_of(
+                fair_order(self._offered), self._failed, self._max_groups, max_from_one(self._max_groups, active)
+            )
+            due: dict[Hotkey, list[Candidate]] = {}
+            for candidate in planned:
+                if candidate not in self._taken:
+                    due.setdefault(candidate.hotkey, []).append(candidate)
+            if not due:
+                break
+            for hotkey, candidates in due.items():
+                self._verify(self._files[hotkey], candidates)
+        return self._batch([candidate for candidate in planned if candidate in self._taken], active)
+
+    def _verify(self, file: WantedFile, candidates: Sequence[Candidate]) -> None:
+        """These groups of one file; what was verified of it before something goes wrong stays."""
+        with self._one_file(file):
+            data = self._read(file)
+            if data is None:
+                self._drop(file, "its bytes could not be had again")
+                return
+            context = self._check_context(file.hotkey)
+            submission = check_file(data, file.content_digest, file.hotkey, self._context, open_file=self._open_file)
+            del data
+            if not isinstance(submission, Submission):
+                raise RuntimeError("bytes of one digest passed check 1 before and do not now")
+            opened = Examination((), submission)
+            for candidate in candidates:
+                if self._stopping():
+                    return
+                result = examine_sample(opened, context, WholeGroup(candidate.group, self._loaded.model))
+                self._tally.verified += len(submission.rollouts_of(candidate.group))
+                taken = _learnable(submission, candidate, result, self._loaded, context)
+                if isinstance(taken, DroppedGroup):
+                    self._failed[candidate] = taken
+                else:
+                    self._taken[candidate] = taken
+
+    @contextmanager
+    def _one_file(self, file: WantedFile) -> Iterator[None]:
+        """What goes wrong in here costs this file what is not verified of it yet."""
+        try:
+            yield
+        except DiskFullError:
+            raise
+        except GrailError as error:  # this machine's: no memory to open it in, a device, a worker
+            self._drop(file, f"this trainer could not look at it: {error.what}")
+        except Exception as error:
+            log.exception("unforeseen with the file of %s in window %d", ss58(file.hotkey), self._context.window)
+            self._drop(file, f"unforeseen in this trainer: {type(error).__name__}")
+
+    def _drop(self, file: WantedFile, reason: str, findings: tuple[Finding, ...] = ()) -> None:
+        self._dropped.append(DroppedGroup(file.hotkey, file.content_digest, None, reason, findings))
+        taken = {candidate.group for candidate in self._taken if candidate.hotkey == file.hotkey}
+        if file.hotkey in self._offered:
+            self._offered[file.hotkey] = [group for group in self._offered[file.hotkey] if group in taken]
+
+    def _batch(self, taken: Sequence[Candidate], active: int) -> TrainingBatch:
+        kept = [taken[index] for index in within_share([candidate.hotkey for candidate in taken], active=active)]
+        failed = sorted(self._failed, key=lambda candidate: (candidate.hotkey, candidate.group))
+        tally = self._tally
+        return TrainingBatch(
+            groups=tuple(self._taken[candidate] for candidate in kept),
+            members=tuple(BatchMember(one.hotkey, self._files[one.hotkey].content_digest, one.group) for one in kept),
+            dropped=(*self._dropped, *(self._failed[candidate] for candidate in failed)),
+            offered=tally.offered,
+            without_variance=tally.flat,
+            rollouts_verified=tally.verified,
+            reward_mean=float(np.concatenate(tally.rewards).mean()) if tally.rewards else 0.0,
+            success_mean=float(np.concatenate(tally.successes).mean()) if tally.successes else 0.0,
+        )
+
+    def _check_context(self, hotkey: Hotkey) -> CheckContext:
+        model = self._loaded.model
+        return CheckContext(
+            self._context,
+            hotkey,
+            self._environment,
+            self._loaded.renderer,
+            model.vocabulary_size,
+            model.context_length,
+            open_file=self._open_file,
+        )
 
 
-def max_share(active: int) -> Fraction:
-    """Of a batch from one hotkey, with so many active: a tenth, or twice an even share with fewer than ten."""
-    return MAX_SHARE if active >= HOTKEYS_FOR_SHARE else min(Fraction(1), Fraction(2, max(1, active)))
-
-
-def max_from_one(max_groups: int, active: int) -> int:
-    """Groups of one hotkey in a full batch."""
-    return max(1, int(max_share(active) * max_groups))
-
-
-def within_share(hotkeys: Sequence[Hotkey], *, active: int) -> list[int]:
-    """Indices to keep so that no hotkey has more than its share of what is kept (but one group each at least): the latest
-    groups of the hotkeys with the most go first."""
-    share = max_share(active)
-    kept = list(range(len(hotkeys)))
-    while kept:
-        counts: dict[Hotkey, int] = {}
-        for index in kept:
-            counts[hotkeys[index]] = counts.get(hotkeys[index], 0) + 1
-        allowed = max(1, int(share * len(kept)))
-        over = {hotkey for hotkey, count in counts.items() if count > allowed}
-        if not over:
-            return kept
-        most = max(counts[hotkey] for hotkey in over)
-        heaviest = {hotkey for hotkey in over if counts[hotkey] == most}
-        last = {hotkey: max(index for index in kept if hotkeys[index] == hotkey) for hotkey in heaviest}
-        kept = [index for index in kept if index not in last.values()]
-    return kept
-
-
-def _dropped_file(file: AcceptedFile, examination: Examination) -> DroppedGroup:
-    return DroppedGroup(file.hotkey, file.content_digest, None, _reason(examination.findings), examination.findings)
-
-
-def _check_context(hotkey: Hotkey, context: WindowContext, loaded: LoadedCheckpoint, environment: Environment) -> CheckContext:
-    model = loaded.model
-    return CheckContext(context, hotkey, environment, loaded.renderer, model.vocabulary_size, model.context_length)
-
-
-def _varying(submission: Submission, tally: _Tally) -> list[int]:
+def _varying(submission: Submission) -> list[int]:
     """Groups whose claimed rewards vary; check 6 holds the claims to what they are, group by group."""
-    found = []
-    for group in submission.groups:
-        tally.offered += 1
-        if varies([row.reward for row in submission.rollouts_of(group)]):
-            found.append(group)
-        else:
-            tally.flat += 1
-    return found
+    return [group for group in submission.groups if varies([row.reward for row in submission.rollouts_of(group)])]
 
 
 def _learnable(

@@ -1,8 +1,8 @@
 """The trainer's shell: it carries out what `steps` says over buckets, chain, models and disk.
 
-wait for the verdicts → take what most of the stake accepted → verify every rollout again → update → publish the checkpoint →
-publish the training log. The decision on a window is on disk before anything is published; so a trainer killed anywhere learns
-from nothing twice and loses nothing.
+wait for the verdicts → take what most of the scoring stake accepted → verify every rollout again, one file open at a time →
+update → publish the checkpoint → publish the training log. The decision on a window is on disk before anything is published;
+so a trainer killed anywhere learns from nothing twice and loses nothing.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.environment import Environment
 from grail_core.errors import ChainError, CheckpointError, DiskFullError, StorageError
+from grail_core.files.confined.opening import Confined
 from grail_core.keys import ss58
 from grail_core.participant.outcomes import Stopped, Void
 from grail_core.participant.participant import Participant
-from grail_core.participant.waiting import RETRY_SECONDS, until_had, wait_for_window
+from grail_core.participant.waiting import RETRY_SECONDS, until_had
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.types import Window
@@ -29,11 +30,12 @@ from grail_core.telemetry import get_logger
 from grail_trainer.batch import TrainingBatch, build_batch
 from grail_trainer.grpo import UpdateStatistics, update
 from grail_trainer.hyper_parameters import GrpoSettings
-from grail_trainer.intake import Intake, VerdictReader
+from grail_trainer.intake import Intake, VerdictListener
 from grail_trainer.optimiser import Masters, state_digest
 from grail_trainer.publication import Publisher
 from grail_trainer.state import TrainerState
 from grail_trainer.steps import NothingToLearn, Published, StoreFailed, TrainedWindow
+from grail_trainer.wanted_files import WantedFiles
 
 log = get_logger(__name__)
 
@@ -60,12 +62,13 @@ class TrainerService:
     masters: Masters
     state: TrainerState
     publisher: Publisher
-    verdicts: VerdictReader
+    verdicts: VerdictListener
     checkpoint: LiveCheckpoint  # of the behaviour policy
     environment_of: Callable[[CheckpointManifest], Environment]
     settings: GrpoSettings
     max_groups: int
     reference: Any | None = None  # for the KL term
+    confined: Confined = field(default_factory=Confined)
 
     def run(self, stop: threading.Event, windows: int | None = None) -> int:
         """Returns how many windows were learned from, in all starts of this trainer together."""
@@ -95,14 +98,9 @@ class TrainerService:
         intake = self.verdicts.wait(window, stop)
         if isinstance(intake, Stopped):
             return intake
-        if not intake.files:
+        context = intake.context
+        if context is None or not intake.wanted:
             return NothingToLearn(window, intake.reason)
-        waited = wait_for_window(self.participant, window, stop)
-        if isinstance(waited, Stopped):
-            return waited
-        if isinstance(waited, Void):
-            return NothingToLearn(window, waited.reason)
-        context = waited.value
         start = time.perf_counter()
         had = until_had(self.participant, window, stop, partial(self.checkpoint.at, context.manifest))
         if isinstance(had, Stopped):
@@ -114,13 +112,26 @@ class TrainerService:
             environment = self.environment_of(context.manifest)
         except CheckpointError as error:
             return NothingToLearn(window, f"the behaviour checkpoint cannot be had: {error.what}")
-        batch = build_batch(intake.files, context, loaded, environment, max_groups=self.max_groups, stopping=stop.is_set)
+        files = WantedFiles(self.participant, window, too_late=self.verdicts.too_late(window))
+        try:
+            batch = build_batch(
+                files.each(intake, stop),
+                files.read,
+                context,
+                loaded,
+                environment,
+                max_groups=self.max_groups,
+                stopping=stop.is_set,
+                open_file=self.confined.open_file,
+            )
+        finally:
+            files.forget()
         if stop.is_set():
             return Stopped()
         for dropped in batch.dropped:
             log.event("group_dropped", window=window, hotkey=ss58(dropped.hotkey), group=dropped.group, reason=dropped.reason)
         if not batch.groups:
-            return NothingToLearn(window, "no group that varies passed this trainer's own checks")
+            return NothingToLearn(window, _why_nothing(batch))
         return Material(intake, batch, time.perf_counter() - start)
 
     # --- learn --------------------------------------------------------------------------------------------------------
@@ -193,6 +204,13 @@ class TrainerService:
             self.state.take(Published())
             valid_from = None if manifest is None else manifest.valid_from
             log.event("window_trained", window=pending.window, valid_from=valid_from, **pending.event)
+
+
+def _why_nothing(batch: TrainingBatch) -> str:
+    reason = "no group that varies passed this trainer's own checks"
+    if not batch.dropped:
+        return reason
+    return f"{reason}; files and groups dropped: {len(batch.dropped)}, the first of them for: {batch.dropped[0].reason}"
 
 
 def _summary(batch: TrainingBatch, statistics: UpdateStatistics, settings: GrpoSettings, changed: float) -> dict[str, Any]:

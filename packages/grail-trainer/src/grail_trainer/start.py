@@ -26,7 +26,7 @@ from grail_core.telemetry import get_logger
 from grail_envs.bound import BoundEnvironments
 from grail_trainer.commands import training_environment
 from grail_trainer.hyper_parameters import GrpoSettings
-from grail_trainer.intake import VerdictReader
+from grail_trainer.intake import VerdictListener
 from grail_trainer.optimiser import Masters
 from grail_trainer.publication import Publisher, first_window
 from grail_trainer.service import TrainerService
@@ -118,7 +118,7 @@ def assemble(
         masters=masters,
         state=state,
         publisher=publisher,
-        verdicts=VerdictReader(participant, max_windows_old=MAX_WINDOWS_OLD),
+        verdicts=VerdictListener(participant, max_windows_old=MAX_WINDOWS_OLD),
         checkpoint=LiveCheckpoint(participant.checkpoints, device=device),
         environment_of=environment_of,
         settings=chosen,

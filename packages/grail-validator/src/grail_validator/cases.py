@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Protocol
 
 from grail_core.chain.base import Neuron
 from grail_core.environment import Environment
-from grail_core.files.accepted_files import AcceptedFile
 from grail_core.files.evidence import MinerEvidence
-from grail_core.protocol import MinerWindow, VerdictBody
+from grail_core.proof.calibration import Shape
+from grail_core.protocol import MinerVerdict, MinerWindow, Seal, Selection, VerdictBody
 from grail_core.protocol.context import Challenge, WindowContext
 from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.types import Digest, Hotkey
 from grail_core.verification.context import Renderer
 from grail_core.verification.examine import Sampling
+from grail_core.verification.header import Classes
+from grail_core.verification.window_file import OpenFile, in_this_process
 
 
 class WindowStage(Enum):
@@ -29,45 +32,52 @@ class WindowStage(Enum):
 
 @dataclass(frozen=True)
 class Sighting:
-    """What a HEAD of one registered hotkey's key said at first sight; `etag` None: nothing was there."""
+    """What first sight found under one registered hotkey's seal key; `seal` None: nothing that could be read.
+
+    `reason` is one line for a person; "" where nothing was there. What the bytes are worth is decided when they are judged.
+    """
 
     hotkey: Hotkey
-    etag: str | None = None
-    size: int = 0
+    seal: bytes | None = None
     stored_at_ms: int = 0
-
-
-@dataclass(frozen=True)
-class FetchedFile:
-    """An announced file's bytes, or why they cannot be had. `gone`: changed or removed after first sight (the miner's
-    failure); otherwise the fault is ours or the store's."""
-
-    data: bytes | None
-    content_digest: Digest | None
-    gone: bool = False
     reason: str = ""
 
 
 @dataclass(frozen=True)
 class Announcement:
-    """A registered miner in this window: what first sight saw, and what was fetched (None: nothing was there).
+    """A registered miner in this window and what first sight saw of it.
 
-    `in_time` says that the store's time of the write lies after block T and not after the deadline.
+    `in_time` says that the store's time of the seal lies after block T and not after the deadline.
     """
 
     neuron: Neuron
     sighting: Sighting
-    file: FetchedFile | None
     in_time: bool
+
+
+class SealedFiles(Protocol):
+    """The bytes that seals name, wherever they are had from: none but those of the sealed digest and size."""
+
+    def of(self, hotkey: Hotkey, seal: Seal) -> bytes | None:
+        """From the miner's own bucket; None where it could not be had in all tries. Raises StorageError where we lost it."""
+        ...
+
+    def elsewhere(self, hotkey: Hotkey, seal: Seal) -> bytes | None:
+        """From another validator's bucket: one look, without waiting."""
+        ...
+
+    def share(self, hotkey: Hotkey, seal: Seal, data: bytes) -> None:
+        """Put it into our own bucket, for other validators and the trainer."""
+        ...
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What earlier windows say: every hotkey's scores, its counted rollouts, the numerics class it is bound to."""
+    """What earlier windows say: every hotkey's scores, its counted rollouts, the numerics classes it is bound to."""
 
     history: Mapping[Hotkey, Sequence[MinerWindow]]
     counted: Mapping[Hotkey, Collection[Digest]]
-    classes: Mapping[Hotkey, str]
+    classes: Mapping[Hotkey, Classes]
 
 
 @dataclass(frozen=True)
@@ -82,23 +92,58 @@ class Standing:
 
 @dataclass(frozen=True)
 class Means:
-    """What a validator judges with. `sampling` gives, for a file's challenge seed, the means to measure what it draws."""
+    """What a validator judges with. `sampling` gives, for a file's challenge seed, the means to measure what it draws.
+
+    `open_file` opens a stranger's bytes. `working` is told whose file is being worked on, and None when none is; `unforeseen`
+    of an error that nobody foresaw, which costs that miner's verdict alone.
+    """
 
     environment: Environment
     renderer: Renderer
     vocabulary_size: int  # of the checkpoint's model
     context_length: int
+    shape: Shape
     sampling: Callable[[Digest], Sampling]
+    open_file: OpenFile = in_this_process
+    working: Callable[[Hotkey | None], None] = lambda _: None
+    unforeseen: Callable[[Hotkey, Exception], None] = lambda *_: None
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """A miner whose seal was taken at first sight, and what its coin said."""
+
+    entry: Announcement
+    seal: Seal
+    coin: Selection
+
+
+@dataclass(frozen=True)
+class Docket:
+    """Who stands before the checks of a window: decided from seals, coins and memory, before any file is read.
+
+    `refused`: verdicts of those without a seal, or whose seal is refused. Both by UID.
+    """
+
+    sealed: tuple[Sealed, ...]
+    refused: tuple[MinerVerdict, ...]
+
+    @property
+    def drawn(self) -> tuple[Sealed, ...]:
+        return tuple(one for one in self.sealed if one.coin.selected)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One window ready to be judged. `announcements`: one per hotkey registered with a commitment at T, in UID order."""
+    """One window ready to be judged. `given_up`: hotkeys whose files were in hand when this validator's process ended."""
 
     context: WindowContext
     challenge: Challenge
-    announcements: tuple[Announcement, ...]
+    docket: Docket
+    standing: Standing
     means: Means
+    files: SealedFiles
+    given_up: frozenset[Hotkey] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -107,6 +152,5 @@ class WindowResult:
 
     body: VerdictBody
     evidence: tuple[MinerEvidence, ...] = ()
-    accepted: tuple[AcceptedFile, ...] = ()
     counted: Mapping[Hotkey, Sequence[Digest]] = field(default_factory=dict)  # rollouts that counted now
-    classes: Mapping[Hotkey, str] = field(default_factory=dict)  # the numerics class of every readable file
+    classes: Mapping[Hotkey, Classes] = field(default_factory=dict)  # of every seal that was taken

@@ -1,102 +1,182 @@
-"""Judging one window: from first sight and fetched files to the verdict body.
+"""Judging one window: from first sight to the verdict body.
 
-`judge_window` reads top to bottom in the order of the protocol: check 1 on every announced file → who is drawn → the other
-checks (`grail_core.verification.examine`, in their one order) → scores → weights. Only `Means.sampling` needs a model; the
-rest is pure, so that a replay runs it again from published evidence.
+`open_docket` decides from the seals who is drawn; `judge_window` then reads top to bottom: each drawn file through the checks
+(`grail_core.verification.examine`, in their one order), one at a time → files that could not be had → scores → weights. Only
+`Means.sampling` needs a model and only `SealedFiles` a store; the rest is pure, so that a replay runs it again from published
+evidence. Nothing that one file does reaches another's verdict.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import grail_core
 from grail_core.environment import Environment
-from grail_core.errors import GrailError
-from grail_core.files.accepted_files import AcceptedFile
-from grail_core.files.evidence import MinerEvidence
+from grail_core.errors import DiskFullError, GrailError
+from grail_core.proof.calibration import Shape, shipped_table
 from grail_core.protocol import (
+    Candidate,
     Finding,
     MinerStatus,
     MinerVerdict,
-    Selection,
+    Seal,
     VerdictBody,
     Versions,
-    WindowInputs,
     WindowStatus,
+    counts_inconclusive,
     score_inputs,
     select_miners,
     weights,
 )
-from grail_core.protocol.context import WindowContext, challenge_seed
+from grail_core.protocol.context import Challenge, WindowContext, challenge_seed
 from grail_core.protocol.types import Digest, Hotkey, Window
+from grail_core.protocol.verdicts import MAX_REASON
+from grail_core.text import printable
 from grail_core.verification.context import CheckContext
 from grail_core.verification.examine import Examination, examine, first_reject
 from grail_core.verification.model_checks import calibration_version
-from grail_core.verification.window_file import Submission, check_file
-from grail_validator.cases import Announcement, Case, Memory, Sighting, Standing, WindowResult
+from grail_core.verification.seal import read_seal
+from grail_core.verification.verdict import inputs_of
+from grail_core.verification.wording import reject
+from grail_validator.cases import Announcement, Case, Docket, Memory, Sealed, Sighting, Standing, WindowResult
+
+MISSING = reject(
+    "file",
+    detail="the sealed bytes could not be had: keep the file readable and unchanged from the challenge block to the void block",
+)
+"""One wording for whatever a store said, so that validators who failed a file for it say the same."""
 
 
-def judge_window(case: Case, memory: Memory) -> WindowResult:
-    """The verdict of a window whose challenge is known. A pure function, but for what the means of measuring do."""
-    context = case.context
-    opened = {entry.neuron.hotkey: _open(entry, context, memory) for entry in case.announcements}
-    submissions = {hotkey: s for hotkey, s in opened.items() if isinstance(s, Submission)}
-    declared = {hotkey: s.file.header.declared for hotkey, s in submissions.items()}
-    coins = {s.hotkey: s for s in select_miners(case.challenge.select_seed, declared)} if declared else {}
-    verdicts: list[MinerVerdict] = []
-    evidence: list[MinerEvidence] = []
-    counted: dict[Hotkey, Sequence[Digest]] = {}
-    for entry in case.announcements:
-        hotkey = entry.neuron.hotkey
-        submission = opened[hotkey]
-        if isinstance(submission, MinerVerdict):
-            verdicts.append(submission)
+def open_docket(
+    context: WindowContext,
+    challenge: Challenge,
+    announcements: Sequence[Announcement],
+    memory: Memory,
+    shape: Shape,
+) -> Docket:
+    """Take or refuse every seal, and toss the coins of those that are taken."""
+    seals: dict[Hotkey, Seal] = {}
+    refused: list[MinerVerdict] = []
+    for entry in announcements:
+        opened = _open_seal(entry, context, memory, shape)
+        if isinstance(opened, Seal):
+            seals[entry.neuron.hotkey] = opened
+        else:
+            refused.append(opened)
+    candidates = {hotkey: _candidate(seal, memory, context.window) for hotkey, seal in seals.items()}
+    coins = {coin.hotkey: coin for coin in select_miners(challenge.select_seed, candidates)}
+    sealed = tuple(
+        Sealed(entry, seals[entry.neuron.hotkey], coins[entry.neuron.hotkey])
+        for entry in announcements
+        if entry.neuron.hotkey in seals
+    )
+    return Docket(sealed, tuple(refused))
+
+
+def _open_seal(entry: Announcement, context: WindowContext, memory: Memory, shape: Shape) -> Seal | MinerVerdict:
+    sighting, hotkey = entry.sighting, entry.neuron.hotkey
+    if sighting.seal is None:
+        return _absent(entry, sighting.reason or "no seal lay in its bucket at first sight")
+    if not entry.in_time:
+        return _absent(entry, "the seal was not stored between block T and the deadline")
+    known = memory.classes.get(hotkey)
+    try:
+        read = read_seal(sighting.seal, hotkey, context, known=known, table=shipped_table(), shape=shape)
+    except Exception as error:  # noqa: BLE001 - as for files: whatever it is, it costs one miner's window
+        return _absent(entry, f"unforeseen in this validator: {type(error).__name__}")
+    return read if isinstance(read, Seal) else _absent(entry, describe(read[0]), tuple(read))
+
+
+def _candidate(seal: Seal, memory: Memory, window: Window) -> Candidate:
+    before = score_inputs(memory.history.get(seal.header.hotkey, ()), window)
+    return Candidate(seal.header.declared, before.supported, before.in_lookback)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    verdict: MinerVerdict
+    examination: Examination | None = None
+
+
+def judge_window(case: Case) -> WindowResult:
+    """The verdict of a window whose challenge is known and whose drawn files were fetched as far as they could be had."""
+    judged: dict[Hotkey, _Judged] = {}
+    missing: list[Sealed] = []
+    drawn = case.docket.drawn
+    for one in drawn:
+        hotkey = one.entry.neuron.hotkey
+        if hotkey in case.given_up:
+            reason = "this validator's process ended while it worked on this file"
+            judged[hotkey] = _Judged(_verdict(one, MinerStatus.INCONCLUSIVE, reason=reason))
             continue
-        coin = coins[hotkey]
-        if not coin.selected:
-            verdicts.append(_verdict(entry, submission, coin, MinerStatus.NOT_SELECTED, active=True))
-            continue
-        verdict, examination = _judge_file(entry, submission, coin, case, memory)
-        verdicts.append(verdict)
-        if examination is not None and examination.evidence is not None:
-            evidence.append(examination.evidence)
-        if examination is not None and verdict.status is MinerStatus.ACCEPTED:
-            counted[hotkey] = examination.identities
-    final = [_with_shared(verdict, counted) for verdict in verdicts]
+        found = _judge(one, case.files.of, case)
+        if found is None:
+            missing.append(one)
+        else:
+            judged[hotkey] = found
+    had = len(judged.keys() - case.given_up)
+    for one in missing:
+        hotkey = one.entry.neuron.hotkey
+        judged[hotkey] = _judge(one, case.files.elsewhere, case) or _Judged(_not_had(one, had, len(drawn)))
+    final = [_with_unsupported(one.verdict, case) for one in judged.values()]
+    counted = {
+        hotkey: one.examination.identities
+        for hotkey, one in judged.items()
+        if one.examination is not None and one.verdict.status is MinerStatus.ACCEPTED
+    }
+    final = [_with_shared(verdict, counted) for verdict in final]
+    final += [_verdict(one, MinerStatus.NOT_SELECTED, active=True) for one in case.docket.sealed if not one.coin.selected]
+    final += case.docket.refused
+    evidence = [judged[one.entry.neuron.hotkey].examination for one in drawn]
     return WindowResult(
-        body=_body(case, final, memory),
-        evidence=tuple(evidence),
-        accepted=_accepted_files(final, case.announcements),
+        body=_body(case, sorted(final, key=lambda verdict: verdict.uid)),
+        evidence=tuple(one.evidence for one in evidence if one is not None and one.evidence is not None),
         counted={hotkey: identities for hotkey, identities in counted.items() if identities},
-        classes={hotkey: s.file.header.numerics_class for hotkey, s in submissions.items()},
+        classes={one.entry.neuron.hotkey: one.seal.header.classes for one in case.docket.sealed},
     )
 
 
-def _open(entry: Announcement, context: WindowContext, memory: Memory) -> Submission | MinerVerdict:
-    """Check 1, or the verdict of a miner without a readable file."""
-    sighting, file = entry.sighting, entry.file
-    if sighting.etag is None or not entry.in_time:
-        late = "" if sighting.etag is None else "the file was not stored between block T and the deadline"
-        return _verdict(entry, None, None, MinerStatus.ABSENT, reason=late)
-    if "-" in sighting.etag:
-        return _verdict(entry, None, None, MinerStatus.FAILED, reason="file: a multipart upload is no window file")
-    if file is None or file.data is None or file.content_digest is None:
-        if file is not None and file.gone:
-            return _verdict(entry, None, None, MinerStatus.FAILED, reason=f"file: {file.reason}")
-        return _verdict(entry, None, None, MinerStatus.INCONCLUSIVE, reason=file.reason if file else "not fetched")
-    known_class = memory.classes.get(entry.neuron.hotkey)
-    result = check_file(file.data, file.content_digest, entry.neuron.hotkey, context, known_class)
-    if isinstance(result, Submission):
-        return result
-    return _verdict(entry, None, None, MinerStatus.FAILED, findings=tuple(result), digest=file.content_digest)
+def _not_had(one: Sealed, had: int, drawn: int) -> MinerVerdict:
+    """A drawn file that nobody has: failed, unless less than half of the others could be had, when the fault is ours."""
+    if 2 * had < drawn - 1:
+        reason = f"this validator could have {had} of {drawn} drawn files"
+        return _verdict(one, MinerStatus.INCONCLUSIVE, reason=reason)
+    return _verdict(one, MinerStatus.FAILED, findings=(MISSING,))
 
 
-def _judge_file(
-    entry: Announcement, submission: Submission, coin: Selection, case: Case, memory: Memory
-) -> tuple[MinerVerdict, Examination | None]:
-    """One drawn file before the checks; None where this validator could not run them."""
-    hotkey, means = submission.hotkey, case.means
+def _judge(one: Sealed, read: Callable[[Hotkey, Seal], bytes | None], case: Case) -> _Judged | None:
+    """One drawn file before the checks, None where `read` does not have it. What fails here of this validator's costs this
+    miner's verdict, and no other's. The file is let go: one is open at a time."""
+    hotkey = one.entry.neuron.hotkey
+    case.means.working(hotkey)
+    try:
+        data = read(hotkey, one.seal)
+        if data is None:
+            return None
+        examination = _examine(one, data, case)
+        return _Judged(_ruling(one, examination), replace(examination, submission=None))
+    except DiskFullError:
+        raise  # the operator's to mend; the window stays as it is
+    except GrailError as error:
+        # What a file says never raises, so what failed is this validator's (memory, a worker): nobody is punished for it.
+        reason = f"this validator could not measure: {error.what}"
+        return _Judged(_verdict(one, MinerStatus.INCONCLUSIVE, reason=reason))
+    except Exception as error:  # noqa: BLE001 - whatever it is, it costs one miner's verdict and not the window
+        case.means.unforeseen(hotkey, error)
+        reason = f"unforeseen in this validator: {type(error).__name__}"
+        return _Judged(_verdict(one, MinerStatus.INCONCLUSIVE, reason=reason))
+    finally:
+        case.means.working(None)
+
+
+def _examine(one: Sealed, data: bytes, case: Case) -> Examination:
+    """All checks; what none of them rejects goes to our bucket, for other validators and the trainer.
+
+    Not before: what passes without a model is cheap to make up, and would make us upload gigabytes of it while we judge. Who
+    lacks the bytes of a file that we reject says failed as we do.
+    """
+    means, hotkey = case.means, one.entry.neuron.hotkey
     context = CheckContext(
         window=case.context,
         hotkey=hotkey,
@@ -104,46 +184,36 @@ def _judge_file(
         renderer=means.renderer,
         vocabulary_size=means.vocabulary_size,
         context_length=means.context_length,
-        known_class=memory.classes.get(hotkey),
-        history=memory.counted.get(hotkey, frozenset()),
+        sealed=one.seal.header,
+        open_file=means.open_file,
+        history=case.standing.memory.counted.get(hotkey, frozenset()),
     )
-    try:
-        seed = challenge_seed(case.context, case.challenge, submission.content_digest)
-        examination = examine(submission, context, means.sampling(seed))
-    except GrailError as error:
-        # What a file says never raises, so what failed is this validator's (memory, a worker): nobody is punished for it.
-        reason = f"this validator could not measure: {error.what}"
-        return _verdict(entry, submission, coin, MinerStatus.INCONCLUSIVE, reason=reason), None
+    seed = challenge_seed(case.context, case.challenge, one.seal.content_digest)
+    examination = examine(data, context, means.sampling(seed), content_digest=one.seal.content_digest)
+    if examination.reject is None:
+        case.files.share(hotkey, one.seal, data)
+    return examination
+
+
+def _ruling(one: Sealed, examination: Examination) -> MinerVerdict:
     evidence = examination.evidence
     sampled = tuple((rollout.group, rollout.rollout) for rollout in evidence.rollouts) if evidence else ()
     findings = examination.findings
     if examination.reject is not None:
-        return _verdict(entry, submission, coin, MinerStatus.FAILED, findings=findings, sampled=sampled), examination
+        return _verdict(one, MinerStatus.FAILED, findings=findings, sampled=sampled)
     if evidence is not None and examination.too_many_inconclusive:
         reason = f"{evidence.inconclusive} of {len(evidence.rollouts)} sampled rollouts were inconclusive"
-        verdict = _verdict(entry, submission, coin, MinerStatus.INCONCLUSIVE, reason=reason, sampled=sampled)
-        return verdict, examination
-    verdict = _verdict(
-        entry,
-        submission,
-        coin,
-        MinerStatus.ACCEPTED,
-        findings=findings,
-        sampled=sampled,
-        active=True,
-        unique_valid=len(examination.identities),
-    )
-    return verdict, examination
+        return _verdict(one, MinerStatus.INCONCLUSIVE, reason=reason, sampled=sampled)
+    unique = len(examination.identities)
+    return _verdict(one, MinerStatus.ACCEPTED, findings=findings, sampled=sampled, active=True, unique_valid=unique)
 
 
-def _accepted_files(verdicts: Sequence[MinerVerdict], announcements: Sequence[Announcement]) -> tuple[AcceptedFile, ...]:
-    files = {entry.neuron.hotkey: entry.file for entry in announcements}
-    accepted = []
-    for miner in verdicts:
-        file = files.get(miner.hotkey)
-        if miner.status is MinerStatus.ACCEPTED and file is not None and file.data is not None and file.content_digest:
-            accepted.append(AcceptedFile(miner.hotkey, file.content_digest, file.data, miner.sampled))
-    return tuple(accepted)
+def _with_unsupported(verdict: MinerVerdict, case: Case) -> MinerVerdict:
+    """An inconclusive window that is not a well-supported hotkey's first counts as work that no audit supports."""
+    if verdict.status is not MinerStatus.INCONCLUSIVE:
+        return verdict
+    history = case.standing.memory.history.get(verdict.hotkey, ())
+    return replace(verdict, checked=counts_inconclusive(history, case.context.window, verdict.declared))
 
 
 def _with_shared(verdict: MinerVerdict, counted: Mapping[Hotkey, Sequence[Digest]]) -> MinerVerdict:
@@ -162,10 +232,19 @@ def _with_shared(verdict: MinerVerdict, counted: Mapping[Hotkey, Sequence[Digest
     return replace(verdict, findings=findings)
 
 
+def _absent(entry: Announcement, reason: str, findings: tuple[Finding, ...] = ()) -> MinerVerdict:
+    return MinerVerdict(
+        hotkey=entry.neuron.hotkey,
+        uid=entry.neuron.uid,
+        status=MinerStatus.ABSENT,
+        reason=printable(reason, MAX_REASON),
+        store_time_ms=entry.sighting.stored_at_ms if entry.sighting.seal is not None else None,
+        findings=findings,
+    )
+
+
 def _verdict(
-    entry: Announcement,
-    submission: Submission | None,
-    coin: Selection | None,
+    one: Sealed,
     status: MinerStatus,
     *,
     reason: str = "",
@@ -173,27 +252,23 @@ def _verdict(
     sampled: tuple[tuple[int, int], ...] = (),
     active: bool = False,
     unique_valid: int = 0,
-    digest: Digest | None = None,
 ) -> MinerVerdict:
-    header = submission.file.header if submission else None
+    header, neuron = one.seal.header, one.entry.neuron
     rejecting = first_reject(findings)
-    sighting = entry.sighting
-    conclusive = status in (MinerStatus.ACCEPTED, MinerStatus.FAILED)
     return MinerVerdict(
-        hotkey=entry.neuron.hotkey,
-        uid=entry.neuron.uid,
+        hotkey=neuron.hotkey,
+        uid=neuron.uid,
         status=status,
-        reason=reason or (describe(rejecting) if rejecting else ""),
-        content_digest=submission.content_digest if submission else digest,
-        etag=sighting.etag,
-        store_time_ms=sighting.stored_at_ms if sighting.etag is not None else None,
-        active=active or (status is MinerStatus.FAILED and header is not None),
-        declared=header.declared if header else 0,
-        gaps=header.gaps if header else 0,
-        checked=conclusive,
+        reason=printable(reason or (describe(rejecting) if rejecting else ""), MAX_REASON),
+        content_digest=one.seal.content_digest,
+        store_time_ms=one.entry.sighting.stored_at_ms,
+        active=active or status is MinerStatus.FAILED,
+        declared=header.declared,
+        gaps=header.gaps,
+        checked=status in (MinerStatus.ACCEPTED, MinerStatus.FAILED),
         unique_valid=unique_valid,
-        check_probability=coin.probability if coin else None,
-        coin=coin.coin if coin else None,
+        check_probability=one.coin.probability,
+        coin=one.coin.coin,
         sampled=sampled,
         findings=findings,
     )
@@ -210,30 +285,24 @@ def describe(finding: Finding) -> str:
         text += f": {finding.detail}"
     if finding.group is not None:
         text += f", group {finding.group}" + (f" rollout {finding.rollout}" if finding.rollout is not None else "")
-    return text[:512]
+    return printable(text, MAX_REASON)
 
 
-def _body(case: Case, verdicts: Sequence[MinerVerdict], memory: Memory) -> VerdictBody:
-    context, challenge = case.context, case.challenge
+def _body(case: Case, verdicts: Sequence[MinerVerdict]) -> VerdictBody:
+    context, challenge, history = case.context, case.challenge, case.standing.memory.history
     window = context.window
     inputs = {}
     for verdict in verdicts:
-        windows = [*memory.history.get(verdict.hotkey, ()), verdict.miner_window(window)]
+        windows = [*history.get(verdict.hotkey, ()), verdict.miner_window(window)]
         inputs[verdict.uid] = score_inputs(windows, window)
     return VerdictBody(
         network_id=context.network_id,
         window=window,
         status=WindowStatus.SCORED,
         versions=_versions(case.means.environment),
-        inputs=WindowInputs(
-            block_hash=context.block_hash,
-            select_block_hash=challenge.block_hash,
-            seed_round=context.beacon.round if context.beacon else None,
-            challenge_round=challenge.beacon.round if challenge.beacon else None,
-            checkpoint_digest=context.checkpoint_digest,
-            env_digest=context.env_digest,
-        ),
+        inputs=inputs_of(context, challenge),
         miners=tuple(verdicts),
+        hotkeys={verdict.uid: verdict.hotkey for verdict in verdicts},
         score_inputs=inputs,
         weights=weights(inputs, context.params),
     )
@@ -248,7 +317,8 @@ def unscored_window(window: Window, status: WindowStatus, reason: str, standing:
         window=window,
         status=status,
         versions=_versions(None),
-        reason=reason,
+        reason=printable(reason, MAX_REASON),
+        hotkeys={neuron.uid: neuron.hotkey for neuron in standing.neurons},
         score_inputs=inputs,
         weights=weights(inputs, standing.params) if inputs else {},
     )
@@ -257,7 +327,7 @@ def unscored_window(window: Window, status: WindowStatus, reason: str, standing:
 
 def stored_in_time(sighting: Sighting, start_ms: int, deadline_ms: int) -> bool:
     """Store time in (time of block T, time of block T + 30]."""
-    return sighting.etag is not None and start_ms < sighting.stored_at_ms <= deadline_ms
+    return sighting.seal is not None and start_ms < sighting.stored_at_ms <= deadline_ms
 
 
 def _versions(environment: Environment | None) -> Versions:

@@ -17,47 +17,86 @@ from pathlib import Path
 from grail_core.database import Database
 from grail_core.disk import storage_errors, sync_folder
 from grail_core.errors import ConfigurationError
-from grail_core.protocol import MinerWindow, VerdictBody
+from grail_core.protocol import Adopted, MinerWindow, VerdictBody
 from grail_core.protocol.constants import (
     NUMERICS_CLASS_WINDOWS,
+    SCORE_MEMORY_WINDOWS,
     UNIQUE_HISTORY_WINDOWS,
-    VALIDITY_WINDOWS,
     WINDOW_LENGTH,
 )
 from grail_core.protocol.types import Block, Digest, Hotkey, Window
 from grail_core.telemetry import get_logger
+from grail_core.verification.header import Classes
 from grail_validator.cases import Memory, Sighting, WindowStage
 
 log = get_logger(__name__)
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
+MAX_CRASHES_FORGIVEN = 1
+"""Ends of a process while it judged a window, after which the file in hand is given up."""
 _STAGES = ", ".join(f"'{stage.value}'" for stage in WindowStage if stage is not WindowStage.UNSEEN)  # that is having no row
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS windows (
     window INTEGER PRIMARY KEY, step TEXT NOT NULL CHECK (step IN ({_STAGES})),
-    verdict BLOB, evidence BLOB, rollouts BLOB) STRICT;
+    verdict BLOB, evidence BLOB) STRICT;
 CREATE TABLE IF NOT EXISTS sightings (
-    window INTEGER NOT NULL, hotkey BLOB NOT NULL, etag TEXT, size INTEGER, stored_at_ms INTEGER,
+    window INTEGER NOT NULL, hotkey BLOB NOT NULL, seal BLOB, stored_at_ms INTEGER NOT NULL, reason TEXT NOT NULL,
     PRIMARY KEY (window, hotkey)) STRICT;
 CREATE TABLE IF NOT EXISTS scores (
     window INTEGER NOT NULL, hotkey BLOB NOT NULL, declared INTEGER NOT NULL, active INTEGER NOT NULL,
-    checked INTEGER NOT NULL, unique_valid INTEGER NOT NULL, failed INTEGER NOT NULL, PRIMARY KEY (window, hotkey)) STRICT;
+    checked INTEGER NOT NULL, unique_valid INTEGER NOT NULL, failed INTEGER NOT NULL, lookback INTEGER NOT NULL,
+    inconclusive INTEGER NOT NULL, PRIMARY KEY (window, hotkey)) STRICT;
+CREATE TABLE IF NOT EXISTS adopted (
+    window INTEGER PRIMARY KEY, validator BLOB NOT NULL, told INTEGER NOT NULL DEFAULT 0) STRICT;
+CREATE TABLE IF NOT EXISTS work (
+    window INTEGER PRIMARY KEY, crashes INTEGER NOT NULL, running INTEGER NOT NULL, hotkey BLOB) STRICT;
+CREATE TABLE IF NOT EXISTS given_up (window INTEGER NOT NULL, hotkey BLOB NOT NULL, PRIMARY KEY (window, hotkey)) STRICT;
 CREATE TABLE IF NOT EXISTS counted (
     hotkey BLOB NOT NULL, identity BLOB NOT NULL, window INTEGER NOT NULL, PRIMARY KEY (hotkey, identity)) STRICT;
 CREATE TABLE IF NOT EXISTS sums (
     window INTEGER NOT NULL, part TEXT NOT NULL, sha256 BLOB NOT NULL, PRIMARY KEY (window, part)) STRICT;
-CREATE TABLE IF NOT EXISTS classes (hotkey BLOB PRIMARY KEY, class TEXT NOT NULL, since INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS classes (
+    hotkey BLOB PRIMARY KEY, proof TEXT NOT NULL, generation TEXT NOT NULL, since INTEGER NOT NULL) STRICT;
 """
 
 
 @dataclass(frozen=True)
 class PublishedFiles:
-    """A window's result as it is published; evidence and rollouts leave the ledger once the store has them."""
+    """A window's result as it is published; the evidence leaves the ledger once the store has it."""
 
     verdict: bytes  # SignedVerdict, encoded
     evidence: bytes
-    rollouts: bytes
+
+
+@dataclass(frozen=True)
+class WorkBegun:
+    """What judging of a window begins with. `hopeless`: this process ended twice in it with no file in hand."""
+
+    given_up: frozenset[Hotkey]
+    hopeless: bool
+
+
+def _insert_sightings(db: sqlite3.Connection, window: Window, sightings: Iterable[Sighting]) -> None:
+    db.executemany(
+        "INSERT OR IGNORE INTO sightings VALUES (?, ?, ?, ?, ?)",
+        [(window, s.hotkey, s.seal, s.stored_at_ms, s.reason) for s in sightings],
+    )
+
+
+def _forget_seals(db: sqlite3.Connection, before: Window) -> None:
+    """The seals of earlier windows have said what they had to say."""
+    rows = db.execute("SELECT DISTINCT window FROM sightings WHERE window < ? AND seal IS NOT NULL", (before,)).fetchall()
+    for (window,) in rows:
+        db.execute("UPDATE sightings SET seal = NULL WHERE window = ?", (window,))
+        _write_sums(db, window)
+
+
+def _insert_scores(db: sqlite3.Connection, body: VerdictBody) -> None:
+    for miner in body.miners:
+        e = miner.miner_window(body.window)
+        values = (e.declared, e.active, e.checked, e.unique_valid, e.failed, e.lookback, e.inconclusive)
+        db.execute("INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (body.window, miner.hotkey, *values))
 
 
 def owner_of(path: Path) -> tuple[str, str] | None:
@@ -181,27 +220,60 @@ class Ledger:
                     which = part if window == _ALL else f"{part} of window {window}"
                     raise self._database.damaged(f"{which}: not what was written")
 
-    def record_sightings(self, window: Window, sightings: Iterable[Sighting]) -> None:
-        """First sight of a window, all of it at once; a second call for the same window changes nothing."""
+    def record_sighting(self, window: Window, sighting: Sighting) -> None:
+        """What one hotkey's store answered at first sight; the first answer stays."""
+        with closing(self._connect()) as db, db:
+            _insert_sightings(db, window, (sighting,))  # summed once first sight is over
+
+    def record_sightings(self, window: Window, rest: Iterable[Sighting]) -> None:
+        """First sight is over: `rest` are those who did not answer. A second call for the same window changes nothing."""
         with closing(self._connect()) as db, db:
             if db.execute("INSERT OR IGNORE INTO windows (window, step) VALUES (?, 'sighted')", (window,)).rowcount == 0:
                 return
-            db.executemany(
-                "INSERT INTO sightings VALUES (?, ?, ?, ?, ?)",
-                [(window, s.hotkey, s.etag, s.size, s.stored_at_ms) for s in sightings],
-            )
+            _insert_sightings(db, window, rest)
             _write_sums(db, window)
 
     def sightings(self, window: Window) -> list[Sighting] | None:
         """None if first sight of this window was missed."""
+        return None if self.stage(window) is WindowStage.UNSEEN else self.sightings_so_far(window)
+
+    def sightings_so_far(self, window: Window) -> list[Sighting]:
+        """Whose store has answered, while first sight still goes on."""
         with closing(self._connect()) as db:
-            if db.execute("SELECT 1 FROM windows WHERE window = ?", (window,)).fetchone() is None:
-                return None
             self._require_sums(db, window, window)
             rows = db.execute(
-                "SELECT hotkey, etag, size, stored_at_ms FROM sightings WHERE window = ? ORDER BY hotkey", (window,)
+                "SELECT hotkey, seal, stored_at_ms, reason FROM sightings WHERE window = ? ORDER BY hotkey", (window,)
             )
-            return [Sighting(Hotkey(hotkey), etag, size, stored) for hotkey, etag, size, stored in rows]
+            return [Sighting(Hotkey(hotkey), seal, stored, reason) for hotkey, seal, stored, reason in rows]
+
+    def begin_work(self, window: Window) -> WorkBegun:
+        """Judging of a window begins, perhaps not for the first time: what the last process left in hand is known now.
+
+        A process that ended while it judged may have been killed by its operator, so the first such end costs nobody
+        anything. From the second on, the file that was in hand is given up; and where none was, the window.
+        """
+        with closing(self._connect()) as db, db:
+            row = db.execute("SELECT crashes, running, hotkey FROM work WHERE window = ?", (window,)).fetchone()
+            crashes, running, hotkey = row if row is not None else (0, 0, None)
+            hopeless = False
+            if running:
+                crashes += 1
+                if crashes > MAX_CRASHES_FORGIVEN and hotkey is not None:
+                    db.execute("INSERT OR IGNORE INTO given_up VALUES (?, ?)", (window, hotkey))
+                hopeless = crashes > MAX_CRASHES_FORGIVEN and hotkey is None
+            db.execute("INSERT OR REPLACE INTO work VALUES (?, ?, 1, NULL)", (window, crashes))
+            given_up = db.execute("SELECT hotkey FROM given_up WHERE window = ?", (window,)).fetchall()
+        return WorkBegun(frozenset(Hotkey(hotkey) for (hotkey,) in given_up), hopeless)
+
+    def note_work(self, window: Window, hotkey: Hotkey | None) -> None:
+        """Whose file is in hand now."""
+        with closing(self._connect()) as db, db:
+            db.execute("UPDATE work SET hotkey = ? WHERE window = ?", (hotkey, window))
+
+    def end_work(self, window: Window) -> None:
+        """Judging ended in order, with or without a result."""
+        with closing(self._connect()) as db, db:
+            db.execute("UPDATE work SET running = 0, hotkey = NULL WHERE window = ?", (window,))
 
     def stage(self, window: Window) -> WindowStage:
         with closing(self._connect()) as db:
@@ -214,7 +286,7 @@ class Ledger:
         body: VerdictBody,
         files: PublishedFiles,
         counted: Mapping[Hotkey, Sequence[Digest]],
-        classes: Mapping[Hotkey, str],
+        classes: Mapping[Hotkey, Classes],
     ) -> None:
         """A judged window with everything later windows depend on, in one transaction.
 
@@ -224,43 +296,42 @@ class Ledger:
         with closing(self._connect()) as db, db:
             db.execute("INSERT OR IGNORE INTO windows (window, step) VALUES (?, 'sighted')", (window,))
             changed = db.execute(
-                "UPDATE windows SET step = 'judged', verdict = ?, evidence = ?, rollouts = ? "
-                "WHERE window = ? AND step = 'sighted'",
-                (files.verdict, files.evidence, files.rollouts, window),
+                "UPDATE windows SET step = 'judged', verdict = ?, evidence = ? WHERE window = ? AND step = 'sighted'",
+                (files.verdict, files.evidence, window),
             ).rowcount
             if changed != 1:
                 raise ValueError(f"window {window} was judged before")
-            for miner in body.miners:
-                entry = miner.miner_window(window)
-                db.execute(
-                    "INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (window, miner.hotkey, entry.declared, entry.active, entry.checked, entry.unique_valid, entry.failed),
-                )
+            _insert_scores(db, body)
             for hotkey, identities in counted.items():
                 db.executemany(
                     "INSERT INTO counted VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET window = excluded.window",
                     [(hotkey, identity, window) for identity in identities],
                 )
-            for hotkey, name in classes.items():
+            for hotkey, (proof, generation) in classes.items():
                 db.execute(
-                    "INSERT INTO classes VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET class = excluded.class, "
-                    "since = excluded.since WHERE class <> excluded.class",
-                    (hotkey, name, window),
+                    "INSERT INTO classes VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET proof = excluded.proof, "
+                    "generation = excluded.generation, since = excluded.since "
+                    "WHERE proof <> excluded.proof OR generation <> excluded.generation",
+                    (hotkey, proof, generation, window),
                 )
+            db.execute("UPDATE adopted SET told = 1")
+            db.execute("DELETE FROM work WHERE window <= ?", (window,))
+            db.execute("DELETE FROM given_up WHERE window <= ?", (window,))
+            _forget_seals(db, window)
             db.execute("DELETE FROM counted WHERE window <= ?", (window - UNIQUE_HISTORY_WINDOWS * WINDOW_LENGTH,))
             _write_sums(db, window)
 
     def record_published(self, window: Window) -> None:
         """The bulk of a published window is in the store: it leaves the ledger, the verdict stays."""
         with closing(self._connect()) as db, db:
-            db.execute("UPDATE windows SET step = 'published', evidence = NULL, rollouts = NULL WHERE window = ?", (window,))
+            db.execute("UPDATE windows SET step = 'published', evidence = NULL WHERE window = ?", (window,))
 
     def files(self, window: Window) -> PublishedFiles | None:
         """None for a window that is not judged."""
         with closing(self._connect()) as db:
-            row = db.execute("SELECT verdict, evidence, rollouts FROM windows WHERE window = ?", (window,)).fetchone()
+            row = db.execute("SELECT verdict, evidence FROM windows WHERE window = ?", (window,)).fetchone()
             self._require_sums(db, window, window)
-        return None if row is None or row[0] is None else PublishedFiles(row[0], row[1] or b"", row[2] or b"")
+        return None if row is None or row[0] is None else PublishedFiles(row[0], row[1] or b"")
 
     def last_judged(self) -> Window | None:
         with closing(self._connect()) as db:
@@ -273,20 +344,55 @@ class Ledger:
             return [Window(w) for (w,) in db.execute("SELECT window FROM windows WHERE step = 'judged' ORDER BY window")]
 
     def history(self, before: Window) -> dict[Hotkey, list[MinerWindow]]:
-        """What every hotkey did in the 36 windows before this one."""
-        oldest = before - VALIDITY_WINDOWS * WINDOW_LENGTH
+        """What every hotkey did in the 72 windows before this one."""
+        oldest = before - SCORE_MEMORY_WINDOWS * WINDOW_LENGTH
         with closing(self._connect()) as db:
             rows = db.execute(
-                "SELECT hotkey, window, declared, active, checked, unique_valid, failed FROM scores "
+                "SELECT hotkey, window, declared, active, checked, unique_valid, failed, lookback, inconclusive FROM scores "
                 "WHERE window >= ? AND window < ? ORDER BY hotkey, window",
                 (oldest, before),
             ).fetchall()
             self._require_sums(db, oldest, before - 1)
         result: dict[Hotkey, list[MinerWindow]] = {}
-        for hotkey, window, declared, active, checked, unique_valid, failed in rows:
-            entry = MinerWindow(Window(window), declared, bool(active), bool(checked), unique_valid, bool(failed))
+        for hotkey, window, declared, active, checked, unique_valid, failed, lookback, inconclusive in rows:
+            entry = MinerWindow(
+                Window(window),
+                declared,
+                active=bool(active),
+                checked=bool(checked),
+                unique_valid=unique_valid,
+                failed=bool(failed),
+                lookback=lookback,
+                inconclusive=bool(inconclusive),
+            )
             result.setdefault(Hotkey(hotkey), []).append(entry)
         return result
+
+    def unremembered(self, before: Window) -> list[Window]:
+        """Windows of the score memory, oldest first, that this validator neither scored nor adopted from another."""
+        oldest = before - SCORE_MEMORY_WINDOWS * WINDOW_LENGTH
+        with closing(self._connect()) as db:
+            scored = {w for (w,) in db.execute("SELECT DISTINCT window FROM scores WHERE window >= ?", (max(0, oldest),))}
+            adopted = {w for (w,) in db.execute("SELECT window FROM adopted")}
+        known = scored | adopted
+        return [Window(w) for w in range(max(0, oldest), before, WINDOW_LENGTH) if w not in known]
+
+    def adopt_scores(self, body: VerdictBody, validator: Hotkey) -> bool:
+        """Remember a window from another's verdict, if this one has no scores of its own. Returns whether it did."""
+        with closing(self._connect()) as db, db:
+            if db.execute("SELECT 1 FROM scores WHERE window = ?", (body.window,)).fetchone() is not None:
+                return False
+            if db.execute("INSERT OR IGNORE INTO adopted VALUES (?, ?, 0)", (body.window, validator)).rowcount == 0:
+                return False
+            _insert_scores(db, body)
+            _write_sums(db, body.window)
+        return True
+
+    def untold(self) -> Adopted | None:
+        """What was adopted and no verdict of ours has said yet."""
+        with closing(self._connect()) as db:
+            rows = db.execute("SELECT window, validator FROM adopted WHERE told = 0 ORDER BY window").fetchall()
+        return Adopted(Hotkey(rows[-1][1]), Window(rows[0][0]), Window(rows[-1][0])) if rows else None
 
     def counted(self, hotkey: Hotkey, before: Window) -> Collection[Digest]:
         """Identities of rollouts this hotkey had counted in the last 12 windows."""
@@ -297,24 +403,24 @@ class Ledger:
             )
             return frozenset(Digest(identity) for (identity,) in rows)
 
-    def known_class(self, hotkey: Hotkey, window: Window) -> str | None:
-        """The numerics class a hotkey is bound to in this window, None if it is free to choose."""
+    def known_classes(self, hotkey: Hotkey, window: Window) -> Classes | None:
+        """The numerics classes a hotkey is bound to in this window, None if it is free to choose."""
         with closing(self._connect()) as db:
-            row = db.execute("SELECT class, since FROM classes WHERE hotkey = ?", (hotkey,)).fetchone()
-        if row is None or window - row[1] >= NUMERICS_CLASS_WINDOWS * WINDOW_LENGTH:
+            row = db.execute("SELECT proof, generation, since FROM classes WHERE hotkey = ?", (hotkey,)).fetchone()
+        if row is None or window - row[2] >= NUMERICS_CLASS_WINDOWS * WINDOW_LENGTH:
             return None
-        return str(row[0])
+        return str(row[0]), str(row[1])
 
     def memory(self, window: Window, hotkeys: Iterable[Hotkey]) -> Memory:
         """What the windows before this one say of these hotkeys."""
         hotkeys = tuple(hotkeys)
         with closing(self._connect()) as db:
             self._require_sums(db, _ALL, _ALL)
-        classes = {hotkey: self.known_class(hotkey, window) for hotkey in hotkeys}
+        classes = {hotkey: self.known_classes(hotkey, window) for hotkey in hotkeys}
         return Memory(
             history=self.history(window),
             counted={hotkey: self.counted(hotkey, window) for hotkey in hotkeys},
-            classes={hotkey: name for hotkey, name in classes.items() if name is not None},
+            classes={hotkey: names for hotkey, names in classes.items() if names is not None},
         )
 
     def weights_block(self) -> Block | None:
@@ -337,7 +443,7 @@ def _sums(db: sqlite3.Connection, window: int) -> dict[str, bytes]:
     if window == _ALL:
         parts = {"classes": repr(db.execute("SELECT * FROM classes ORDER BY hotkey").fetchall()).encode()}
     else:
-        names = ("verdict", "evidence", "rollouts")
+        names = ("verdict", "evidence")
         row = db.execute(f"SELECT {', '.join(names)} FROM windows WHERE window = ?", (window,)).fetchone() or ()
         parts = {name: bytes(data) for name, data in zip(names, row, strict=False) if data is not None}
         for table in ("sightings", "scores"):

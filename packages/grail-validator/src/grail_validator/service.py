@@ -13,12 +13,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.environment import Environment
 from grail_core.errors import ChainError, CheckpointError, DiskFullError, GrailError, ProtocolViolationError, StorageError
-from grail_core.files.accepted_files import write_accepted_files
+from grail_core.files.confined.opening import Confined
 from grail_core.files.evidence import write_evidence
 from grail_core.files.verdicts import read_verdict
 from grail_core.keys import ss58
@@ -27,20 +27,23 @@ from grail_core.participant.outcomes import Opened, Stopped, Void
 from grail_core.participant.participant import Participant
 from grail_core.participant.waiting import ChallengedWindow, until_had, wait_for_challenge
 from grail_core.proof.alternatives import EIGHT_BIT_GROUP, Alternatives, Weights, eight_bit
-from grail_core.protocol import MinerStatus, SignedVerdict, WindowStatus
+from grail_core.proof.calibration import Shape
+from grail_core.protocol import MinerStatus, SignedVerdict, WindowStatus, weights_now
 from grail_core.protocol.context import WindowContext
 from grail_core.protocol.manifest import CheckpointManifest
-from grail_core.protocol.types import Digest, Window
-from grail_core.storage.layout import evidence_key, rollouts_key, verdict_key
+from grail_core.protocol.types import Digest, Hotkey, Window
+from grail_core.storage.layout import evidence_key, verdict_key
 from grail_core.storage.retention import Retention
 from grail_core.telemetry import get_logger
 from grail_core.verification.measure import ChallengedSample
 from grail_validator import steps
+from grail_validator.adoption import Adoption
 from grail_validator.cases import Announcement, Case, Means, Standing, WindowResult, WindowStage
 from grail_validator.compared_models import ComparedModels
 from grail_validator.first_sight import FirstSight
-from grail_validator.judging import stored_in_time
+from grail_validator.judging import open_docket, stored_in_time
 from grail_validator.ledger import Ledger, PublishedFiles
+from grail_validator.sealed_files import WindowFiles
 from grail_validator.steps import Publication, PublishedRecord, ResultRecord, Step, StoreAnswer, Turn, Unreadable
 
 log = get_logger(__name__)
@@ -64,6 +67,7 @@ class ValidatorService:
     checkpoint: LiveCheckpoint
     environment_of: Callable[[CheckpointManifest], Environment]
     retention: Retention
+    confined: Confined = field(default_factory=Confined)
     compared: ComparedModels = field(default_factory=ComparedModels)
     _sighted: queue.Queue[Window] = field(default_factory=queue.Queue)
 
@@ -95,10 +99,16 @@ class ValidatorService:
         sentinel.join(timeout=10)
         return scored
 
+    @cached_property
+    def _adoption(self) -> Adoption:
+        return Adoption(self.participant, self.ledger)
+
     def publish_the_rest(self, stop: threading.Event) -> None:
         """What was judged, and could not be published then: by a process that was killed, or while the store did not answer."""
         for window in self.ledger.unfinished():
             self.advance(window, stop)
+            if self.ledger.stage(window) is WindowStage.JUDGED:
+                return  # our store does not take it: it would not take the next one either, and each try takes its time
 
     def advance(self, window: Window, stop: threading.Event) -> WindowStatus | None:
         """Take one window as far as it goes now. Returns its status if it was judged by this call."""
@@ -115,16 +125,18 @@ class ValidatorService:
         taken = self._carry_out(window, steps.step(window, stage, Turn(), standing))
         if taken.wait is not steps.Wait.CHALLENGE:
             return _status(taken)
+        assert standing is not None  # a window that waits for its challenge is not judged
         seconds = Seconds()
-        event = self._case(window, stop, seconds)
+        event = self._case(window, standing, stop, seconds)
         started = time.perf_counter()
-        taken = steps.step(window, taken.stage, event, standing)
+        try:
+            taken = steps.step(window, taken.stage, event, standing)
+        finally:
+            self.ledger.end_work(window)  # what raised is told by its exception; only a process that just ends leaves it open
         seconds.verify = time.perf_counter() - started
         self._carry_out(window, taken)
-        if isinstance(taken.record, ResultRecord):
-            self.first_sight.forget(window)
-            if isinstance(event, Case):
-                self._report(taken.record.result, seconds)
+        if isinstance(taken.record, ResultRecord) and isinstance(event, Case):
+            self._report(taken.record.result, seconds)
         return _status(taken)
 
     # --- what becomes known ---------------------------------------------------------------------------------------------
@@ -136,11 +148,14 @@ class ValidatorService:
             neurons = tuple(n for n in participant.chain.metagraph().neurons if n.commitment is not None)
         else:
             neurons = tuple(participant.miners_at(window))
+        self._adoption.fill(window)
         sighted = {sighting.hotkey for sighting in self.ledger.sightings(window) or ()}  # judged, whoever is registered now
         memory = self.ledger.memory(window, sighted | {neuron.hotkey for neuron in neurons})
         return Standing(participant.network_id, participant.params, neurons, memory)
 
-    def _case(self, window: Window, stop: threading.Event, seconds: Seconds) -> Case | Void | Unreadable | Stopped:
+    def _case(
+        self, window: Window, standing: Standing, stop: threading.Event, seconds: Seconds
+    ) -> Case | Void | Unreadable | Stopped:
         """Everything to judge a sighted window with, or why there is not."""
         waited = wait_for_challenge(self.participant, window, stop)
         if not isinstance(waited, Opened):
@@ -160,8 +175,19 @@ class ValidatorService:
             return Unreadable(f"what was announced cannot be had any more: {announcements.reason}")
         if isinstance(announcements, Stopped):
             return announcements
+        docket = open_docket(opened.context, opened.challenge, announcements.value, standing.memory, means.shape)
+        files = self._files(window)
+        files.fetch(docket.drawn, stop)
+        if stop.is_set():
+            return Stopped()
+        begun = self.ledger.begin_work(window)
+        if begun.hopeless:
+            return Unreadable("this validator's process ended twice while it judged this window")
         seconds.load = time.perf_counter() - started
-        return Case(opened.context, opened.challenge, announcements.value, means)
+        return Case(opened.context, opened.challenge, docket, standing, means, files, begun.given_up)
+
+    def _files(self, window: Window) -> WindowFiles:
+        return WindowFiles(self.participant, window)
 
     def _means(self, context: WindowContext, window: Window, stop: threading.Event) -> Means | Unreadable | Stopped:
         """What a window is judged with. A store that answers again before the window's time is over costs nobody anything."""
@@ -183,7 +209,21 @@ class ValidatorService:
         def sampling(challenge_seed: Digest) -> ChallengedSample:
             return ChallengedSample(challenge_seed, loaded.model, alternatives)
 
-        return Means(environment, loaded.renderer, loaded.model.vocabulary_size, loaded.model.context_length, sampling)
+        model = loaded.model
+        return Means(
+            environment=environment,
+            renderer=loaded.renderer,
+            vocabulary_size=model.vocabulary_size,
+            context_length=model.context_length,
+            shape=Shape(model.layers, model.hidden_size),
+            sampling=sampling,
+            open_file=self.confined.open_file,
+            working=partial(self.ledger.note_work, window),
+            unforeseen=partial(self._unforeseen, window),
+        )
+
+    def _unforeseen(self, window: Window, hotkey: Hotkey, error: Exception) -> None:
+        log.error("unforeseen while judging %s in window %d", ss58(hotkey), window, exc_info=error)
 
     def _announcements(self, window: Window) -> tuple[Announcement, ...]:
         participant = self.participant
@@ -196,9 +236,7 @@ class ValidatorService:
             sighting = sightings.get(neuron.hotkey)
             if sighting is None:
                 continue  # first sight is the record of who was registered at T
-            in_time = stored_in_time(sighting, start, deadline)
-            file = self.first_sight.fetch(window, neuron, sighting) if in_time else None
-            entries.append(Announcement(neuron, sighting, file, in_time))
+            entries.append(Announcement(neuron, sighting, stored_in_time(sighting, start, deadline)))
         return tuple(entries)
 
     def _earlier(self, context: WindowContext) -> dict[str, Weights]:
@@ -228,6 +266,7 @@ class ValidatorService:
             self._record(window, taken.record.result)
         elif isinstance(taken.record, PublishedRecord):
             self.ledger.record_published(window)
+            self._files(window).forget()  # until then a file that our store did not take waits in it
         if taken.publications:
             answer = self._publish(window, taken.publications)
             self._carry_out(window, steps.step(window, taken.stage, answer))
@@ -235,11 +274,11 @@ class ValidatorService:
 
     def _record(self, window: Window, result: WindowResult) -> None:
         body, signer = result.body, self.participant.signer
-        evidence, rollouts = write_evidence(result.evidence), write_accepted_files(result.accepted)
-        evidence_digest, rollouts_digest = (Digest(hashlib.sha256(data).digest()) for data in (evidence, rollouts))
-        message = SignedVerdict.message(body, signer.hotkey, evidence_digest, rollouts_digest)
-        verdict = SignedVerdict(body, signer.hotkey, signer.sign(message), evidence_digest, rollouts_digest)
-        files = PublishedFiles(verdict.encode(), evidence, rollouts)
+        evidence, adopted = write_evidence(result.evidence), self.ledger.untold()
+        digest = Digest(hashlib.sha256(evidence).digest())
+        message = SignedVerdict.message(body, signer.hotkey, digest, adopted)
+        verdict = SignedVerdict(body, signer.hotkey, signer.sign(message), digest, adopted)
+        files = PublishedFiles(verdict.encode(), evidence)
         self.ledger.record_judged(window, body, files, result.counted, result.classes)
         if body.status is not WindowStatus.SCORED:
             log.event("window_not_scored", window=window, status=body.status.value, reason=body.reason)
@@ -249,17 +288,18 @@ class ValidatorService:
         files = self.ledger.files(window)
         if files is None:
             raise RuntimeError(f"window {window} is to be published and was never judged")
-        parts = {
-            Publication.EVIDENCE: (evidence_key(window), files.evidence),
-            Publication.ROLLOUTS: (rollouts_key(window), files.rollouts),
-            Publication.VERDICT: (verdict_key(window), files.verdict),
+        store = self.participant.own_store
+        parts: dict[Publication, Callable[[], object]] = {
+            Publication.EVIDENCE: lambda: store.put(evidence_key(window), files.evidence),
+            Publication.FILES: lambda: self._share_accepted(window, files),
+            Publication.VERDICT: lambda: store.put(verdict_key(window), files.verdict),
         }
         try:
             if self._said_otherwise(window, files.verdict):
                 log.event("verdict_kept", window=window, reason="this hotkey has published another verdict of it before")
                 return StoreAnswer.TOOK_ALL
             for publication in publications:
-                self.participant.own_store.put(*parts[publication])
+                parts[publication]()
         except DiskFullError:
             raise
         except StorageError as error:
@@ -267,6 +307,13 @@ class ValidatorService:
             return StoreAnswer.FAILED
         log.event("verdict_published", window=window, bytes=len(files.verdict), evidence_bytes=len(files.evidence))
         return StoreAnswer.TOOK_ALL
+
+    def _share_accepted(self, window: Window, files: PublishedFiles) -> None:
+        """Who sees a verdict can read the files that it accepts."""
+        shelf = self._files(window)
+        for miner in SignedVerdict.decode(files.verdict).body.miners:
+            if miner.status is MinerStatus.ACCEPTED and miner.content_digest is not None:
+                shelf.share_cached(miner.content_digest)
 
     def _said_otherwise(self, window: Window, verdict: bytes) -> bool:
         """Whether our bucket has another verdict of ours: the ledger is older than it, brought back from a copy. What is signed
@@ -288,18 +335,22 @@ class ValidatorService:
                 if known.of_window is not None:
                     log.event("weights_kept", block=now, window=known.of_window, set_at=known.set_at)
                 return
-            participant.chain.set_weights(participant.signer, known.weights)
+            registered = {neuron.hotkey: neuron.uid for neuron in participant.chain.metagraph().neurons}
+            setting = weights_now(known.weights, known.hotkeys, registered, participant.params.burn_uid)
+            participant.chain.set_weights(participant.signer, setting)
         except ChainError as error:
             log.event("weights_refused", window=known.of_window, reason=error.what)
             return
         self.ledger.record_weights(now)
-        log.event("weights_set", block=now, window=known.of_window, weights={str(uid): w for uid, w in known.weights.items()})
+        log.event("weights_set", block=now, window=known.of_window, weights={str(uid): w for uid, w in setting.items()})
 
     def _weights(self) -> steps.Weights:
         window = self.ledger.last_judged()
         files = self.ledger.files(window) if window is not None else None
-        weights = SignedVerdict.decode(files.verdict).body.weights if files is not None else {}
-        return steps.Weights(window, weights, self.ledger.weights_block())
+        if files is None:
+            return steps.Weights(window, set_at=self.ledger.weights_block())
+        body = SignedVerdict.decode(files.verdict).body
+        return steps.Weights(window, body.weights, body.hotkeys, self.ledger.weights_block())
 
     def _report(self, result: WindowResult, seconds: Seconds) -> None:
         """No waiting is in the seconds."""
@@ -314,12 +365,15 @@ class ValidatorService:
                 declared=miner.declared,
                 unique_valid=miner.unique_valid,
             )
+            if miner.status is MinerStatus.INCONCLUSIVE and miner.checked:
+                # Somebody may have found out how to be inconclusive: it counts as unsupported work, and a person should look.
+                log.event("inconclusive_again", window=body.window, hotkey=ss58(miner.hotkey), reason=miner.reason)
         log.event(
             "window_judged",
             window=body.window,
             seconds_load=seconds.load,
             seconds_verify=seconds.verify,
-            announced=sum(m.etag is not None for m in body.miners),
+            announced=sum(m.status is not MinerStatus.ABSENT for m in body.miners),
             checked=sum(m.checked for m in body.miners),
             failed=sum(m.status is MinerStatus.FAILED for m in body.miners),
             rollouts_checked=sum(len(m.sampled) for m in body.miners),

@@ -5,11 +5,13 @@ from __future__ import annotations
 from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.errors import NotRegisteredError
 from grail_core.keys import ss58
+from grail_core.participant.classes import require_class
 from grail_core.participant.participant import Participant
 from grail_core.participant.settings import Settings
 from grail_core.participant.waiting import Stopping
 from grail_core.proof.calibration import use_table
-from grail_core.storage.retention import Retention, accepted_files, evidence
+from grail_core.protocol.types import Block
+from grail_core.storage.retention import Retention, evidence, shared_files
 from grail_core.telemetry import get_logger
 from grail_envs.bound import BoundEnvironments
 from grail_validator.compared_models import ComparedModels
@@ -45,21 +47,23 @@ def _run(
             where=ss58(participant.signer.hotkey),
             hint=f"stake to it on netuid {participant.params.netuid}; permits go to the keys with the most stake",
         )
+    checkpoint = LiveCheckpoint(participant.checkpoints, device=settings.device, keep=1 + compared.earlier)
+    require_class(checkpoint, "validator", participant.params)
     ledger = open_ledger(settings, participant)
     log.event("validator_started", hotkey=ss58(participant.signer.hotkey), uid=neuron.uid, network=participant.params.name)
     service = ValidatorService(
         participant=participant,
         ledger=ledger,
-        first_sight=FirstSight(
-            participant,
-            ledger,
-            settings.cache_dir / "validator" / "files" / participant.network_id.hex()[:16] / ss58(participant.signer.hotkey),
-        ),
-        checkpoint=LiveCheckpoint(participant.checkpoints, device=settings.device, keep=1 + compared.earlier),
+        first_sight=FirstSight(participant, ledger),
+        checkpoint=checkpoint,
         environment_of=BoundEnvironments(settings.data_dir),
         compared=compared,
         retention=Retention(
-            participant.own_store, [accepted_files(settings.keep_window_files), evidence(settings.keep_evidence)]
+            participant.own_store,
+            [
+                shared_files(settings.keep_window_files, lambda window: participant.time_of_block_ms(Block(window))),
+                evidence(settings.keep_evidence),
+            ],
         ),
     )
     with stopping() as stop:

@@ -16,8 +16,8 @@ from enum import Enum
 
 from grail_core.participant.outcomes import Stopped, Void
 from grail_core.protocol import WindowStatus
-from grail_core.protocol.constants import FAILURE_LOOKBACK_WINDOWS, WINDOW_LENGTH
-from grail_core.protocol.types import Block, Window
+from grail_core.protocol.constants import LOOKBACK_WINDOWS, WINDOW_LENGTH
+from grail_core.protocol.types import Block, Hotkey, Window
 from grail_validator.cases import Case, Sighting, Standing, WindowResult, WindowStage
 from grail_validator.judging import judge_window, unscored_window
 
@@ -26,11 +26,11 @@ class Publication(Enum):
     """What is put into the store, in the order of a step's list: who sees a verdict can read what it names."""
 
     EVIDENCE = "evidence"
-    ROLLOUTS = "rollouts"
+    FILES = "files"
     VERDICT = "verdict"
 
 
-RESULT = (Publication.EVIDENCE, Publication.ROLLOUTS, Publication.VERDICT)
+RESULT = (Publication.EVIDENCE, Publication.FILES, Publication.VERDICT)
 
 
 class Wait(Enum):
@@ -47,10 +47,10 @@ class Wait(Enum):
 
 @dataclass(frozen=True)
 class Buckets:
-    """Every registered bucket was looked into; the last one answered at `block`."""
+    """Every registered bucket was asked for its seal. What answered is in the ledger; `late` are those who did not."""
 
-    sightings: tuple[Sighting, ...]
-    block: Block
+    late: tuple[Sighting, ...]
+    block: Block  # at which the last one answered
     last_block: Block  # of first sight
 
 
@@ -81,6 +81,8 @@ Event = Turn | Case | Void | Unreadable | Stopped | StoreAnswer
 
 @dataclass(frozen=True)
 class SightingsRecord:
+    """First sight is over; these did not answer."""
+
     sightings: tuple[Sighting, ...]
 
 
@@ -93,7 +95,7 @@ class ResultRecord:
 
 @dataclass(frozen=True)
 class PublishedRecord:
-    """Evidence and rollouts may leave the ledger."""
+    """The evidence may leave the ledger."""
 
 
 Record = SightingsRecord | ResultRecord | PublishedRecord
@@ -114,9 +116,9 @@ def sight(stage: WindowStage, buckets: Buckets) -> Step:
     if stage is not WindowStage.UNSEEN:
         return Step(stage)
     if buckets.block > buckets.last_block:
-        # What was seen too late is no first sight: a file could have been put after the challenge was known.
+        # What was seen too late is no first sight: a seal could have been put after the challenge was known.
         return Step(stage, wait=Wait.TURN)
-    return Step(WindowStage.SIGHTED, SightingsRecord(buckets.sightings), wait=Wait.CHALLENGE)
+    return Step(WindowStage.SIGHTED, SightingsRecord(buckets.late), wait=Wait.CHALLENGE)
 
 
 def step(window: Window, stage: WindowStage, event: Event, standing: Standing | None = None) -> Step:
@@ -137,7 +139,7 @@ def step(window: Window, stage: WindowStage, event: Event, standing: Standing | 
         case (WindowStage.SIGHTED, Turn()):
             return Step(stage, wait=Wait.CHALLENGE)
         case (WindowStage.SIGHTED, Case()) if standing is not None:
-            return _result(judge_window(event, standing.memory))
+            return _result(judge_window(event))
         case (WindowStage.SIGHTED, Void(reason)) if standing is not None:
             return _unscored(window, WindowStatus.VOID, reason, standing)
         case (WindowStage.SIGHTED, Unreadable(reason)) if standing is not None:
@@ -167,20 +169,21 @@ def _unscored(window: Window, status: WindowStatus, reason: str, standing: Stand
 def first_window(current: Window, last_judged: Window | None) -> Window:
     """Where a validator begins: after the last judged window, else with the running one.
 
-    Windows that were announced while it was away are gone through all the same, so that they are recorded as missed; those
+    Windows that were sealed while it was away are gone through all the same, so that they are recorded as missed; those
     further back than any failure is remembered are not.
     """
     if last_judged is None:
         return current
-    return max(Window(last_judged + WINDOW_LENGTH), Window(current - FAILURE_LOOKBACK_WINDOWS * WINDOW_LENGTH))
+    return max(Window(last_judged + WINDOW_LENGTH), Window(current - max(LOOKBACK_WINDOWS) * WINDOW_LENGTH))
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The weights of the last judged window, and when weights were last set."""
+    """The weights of the last judged window with the hotkeys they belong to, and when weights were last set."""
 
     of_window: Window | None = None
     weights: Mapping[int, int] = field(default_factory=dict)
+    hotkeys: Mapping[int, Hotkey] = field(default_factory=dict)
     set_at: Block | None = None
 
     def due(self, now: Block, interval: int) -> bool:

@@ -36,6 +36,14 @@ class LiveCheckpoint:
         self._keep = keep
         self._loaded: OrderedDict[Digest, LoadedCheckpoint] = OrderedDict()
 
+    @property
+    def attention(self) -> Attention:
+        return self._attention
+
+    @property
+    def device(self) -> str:
+        return self._device
+
     def at(self, manifest: CheckpointManifest) -> LoadedCheckpoint:
         """The checkpoint of this manifest, verified and loaded.
 

@@ -60,6 +60,7 @@ def watch_threads() -> None:
         name = arguments.thread.name if arguments.thread is not None else "a thread"
         print(f"error: {name}: {error}", file=sys.stderr, flush=True)
 
+    _ended_threads.clear()  # of a command that this process ran before
     threading.excepthook = ended
 
 

@@ -54,7 +54,7 @@ def examine(directory: StoreDirectory, network_clock: Callable[[], int]) -> list
         gone = store.head(key) is None
         findings.append(Examined("remove", gone, "removed" if gone else "still there after it was removed"))
     except GrailError as error:
-        findings.append(Examined("bucket", False, str(error)))
+        findings.append(Examined("bucket", False, _in_one_line(error)))
     return findings
 
 
@@ -67,6 +67,11 @@ def usage(store: ObjectStore) -> list[Usage]:
         objects[prefix] += 1
         sizes[prefix] += info.size
     return [Usage(prefix, objects[prefix], sizes[prefix]) for prefix in sorted(objects)]
+
+
+def _in_one_line(error: GrailError) -> str:
+    where = f" ({error.where})" if error.where else ""
+    return f"{error.what}{where}" + (f"; try: {error.hint}" if error.hint else "")
 
 
 def _clock(info: ObjectInfo, before_ms: int, after_ms: int) -> Examined:
@@ -88,5 +93,5 @@ def _others_read(directory: StoreDirectory, key: str, info: ObjectInfo, content:
         other = directory.open(directory.commitment())
         same = other.get(key, max_bytes=len(content), if_match=info.etag) == content
     except GrailError as error:
-        return Examined("read by others", False, str(error))
+        return Examined("read by others", False, _in_one_line(error))
     return Examined("read by others", same, "through the commitment" if same else "they read something else")

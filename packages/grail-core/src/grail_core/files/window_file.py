@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from grail_core.errors import ProtocolViolationError
 from grail_core.files.parquet_columns import BinaryColumn, Buffer, ColumnPieces
-from grail_core.files.parquet_footer import Column, FileForm, Physical
+from grail_core.files.parquet_footer import Column, FileForm, Physical, read_footer
 from grail_core.files.parquet_reader import PieceTable, read_pieces
 from grail_core.files.parquet_thrift import RefusedParquetError
 from grail_core.files.parquet_writer import Values, write_parquet
@@ -121,6 +121,15 @@ def write_window_file(header: WindowHeader, signature: Signature, rows: Sequence
     return write_parquet(COLUMNS, values, metadata)
 
 
+def header_of(data: bytes) -> WindowHeader:
+    """The header in a window file of one's own; for others' files there is `read_window_file`, whose errors it has."""
+    try:
+        header, _ = _header(read_footer(memoryview(data), FORM).metadata)
+    except RefusedParquetError as error:
+        raise WindowFileError(error.what) from error
+    return header
+
+
 def read_window_file(data: bytes) -> WindowFile:
     """Parse a window file in this process. A role opens a stranger's file through `confined.opening.Confined` instead.
 
@@ -192,6 +201,7 @@ __all__ = [
     "WindowFile",
     "WindowFileError",
     "form_of",
+    "header_of",
     "read_window_file",
     "window_file_of",
     "write_window_file",

@@ -14,13 +14,11 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-from grail_core.errors import MachineFaultError
+from grail_core.errors import MachineFaultError, is_out_of_memory
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# What torch says where it has no class for it: the CPU's allocator, cuBLAS without a workspace.
-_EXHAUSTED = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
 _BROKEN = ("CUDA error", "CUDA driver", "HIP error", "CUBLAS_STATUS", "CUDNN_STATUS")
 
 
@@ -57,10 +55,8 @@ def on_this_machine(work: Callable[P, T]) -> Callable[P, T]:
 
 
 def is_exhausted(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, of the device or of the machine."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(part in str(error) for part in _EXHAUSTED)
-    )
+    """Whether an error says that memory ran out, of the device or of the machine; cuBLAS has words of its own for it."""
+    return is_out_of_memory(error) or (isinstance(error, RuntimeError) and "ALLOC_FAILED" in str(error))
 
 
 def free_memory() -> None:

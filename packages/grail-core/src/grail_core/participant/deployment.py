@@ -16,6 +16,7 @@ from grail_core.chain.base import Chain, Neuron
 from grail_core.clock import wall_clock_ms
 from grail_core.errors import ConfigurationError, NotRegisteredError
 from grail_core.participant.settings import Settings
+from grail_core.proof.numerics import NUMERICS_CLASSES
 from grail_core.protocol.network import NETWORKS, UNSET_HOTKEY, NetworkParameters
 from grail_core.protocol.signer import Signer
 from grail_core.storage.base import StoreDirectory
@@ -45,8 +46,11 @@ def network_parameters(settings: Settings) -> NetworkParameters:
             params = NetworkParameters.from_json(json.loads(raw))
         except (OSError, ValueError, RecursionError) as error:
             raise ConfigurationError(
-                f"the network file does not parse: {error}", where=name, hint="check GRAIL_NETWORK"
+                f"the network file does not parse: {error}",
+                where=name,
+                hint="check GRAIL_NETWORK; a file of an earlier version lacks members: get the network's present one",
             ) from error
+        _require_known_classes(params, name)
     else:
         raise ConfigurationError(
             "there is no such file of network parameters" if "/" in name else "there is no network of this name",
@@ -60,6 +64,17 @@ def network_parameters(settings: Settings) -> NetworkParameters:
             hint="use the parameters file that the network's operator publishes",
         )
     return params
+
+
+def _require_known_classes(params: NetworkParameters, path: str) -> None:
+    """The protocol's list is closed: a name that is not on it would admit nobody, and every miner would be told so alone."""
+    unknown = {*params.proof_classes, *params.generation_classes, *params.validator_classes} - NUMERICS_CLASSES.keys()
+    if unknown:
+        raise ConfigurationError(
+            f"the network file names numerics classes that there are not: {', '.join(sorted(unknown))}",
+            where=path,
+            hint=f"classes of this version: {', '.join(NUMERICS_CLASSES)}",
+        )
 
 
 def open_chain(settings: Settings) -> Chain:

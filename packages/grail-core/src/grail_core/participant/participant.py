@@ -16,6 +16,7 @@ from grail_core.chain.base import Chain, Neuron, time_of_block_ms
 from grail_core.checkpoints.bucket import CheckpointBucket
 from grail_core.checkpoints.cache import DEFAULT_LIMIT_BYTES, CheckpointCache
 from grail_core.checkpoints.source import CheckpointSource, cache_of
+from grail_core.errors import ConfigurationError
 from grail_core.file_cache import DEFAULT_BUDGET_BYTES, FileCache
 from grail_core.participant.deployment import (
     load_signer,
@@ -57,6 +58,12 @@ class Participant:
         """Open everything; the first thing that is wrong ends with its error (what, where, what to try)."""
         params = network_parameters(settings)
         chain = open_chain(settings)
+        if chain.netuid != params.netuid:
+            raise ConfigurationError(
+                f"the chain is asked for netuid {chain.netuid}, and network {params.name} is on netuid {params.netuid}",
+                where="NETUID",
+                hint="set NETUID to the network's, or GRAIL_NETWORK to the file of this subnet's network",
+            )
         return cls(
             params=params,
             chain=chain,

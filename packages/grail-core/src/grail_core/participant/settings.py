@@ -143,7 +143,7 @@ class Settings(BaseModel):
         "GRAIL_KEEP_WINDOW_FILES",
         BUCKETS,
         "miner, validator",
-        "windows for which own window files (a validator: accepted files) are kept",
+        "windows for which own window files and seals (a validator: its copies of drawn files) are kept",
         default=48,
         ge=8,
         le=1_000_000,

@@ -2,8 +2,9 @@
 
 Who ran no model, another model or another seed errs by a hundred times what honest numerics do, so these bounds are wide and
 hold for every class and every size of model. A rollout with enough positions is held alone, and so is a group. Answers may
-be shorter than that: then they are pooled (the single rollouts, all rollouts, and those too short to be counted one by one),
-and those of at least COARSE_SHARE_POSITIONS positions are counted: a few honest rollouts may stand out, one in sixteen not.
+be shorter than that: then they are pooled (the single rollouts, all rollouts, and those too short for their margins to be
+counted), and they are counted one by one: a few honest rollouts may stand out, one in sixteen not. A sketch error tells at one
+position already (the largest of 938,400 honest ones was 0.24); margins are counted from COARSE_SHARE_POSITIONS positions on.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ def coarse_error(sample: Sequence[Comparison]) -> Statistic:
 
 
 def coarse_error_share(sample: Sequence[Comparison]) -> Statistic:
-    """The share of rollouts with at least 4 positions whose own sketch error is that of no model."""
-    over = [math.sqrt(_position_squares(one).mean()) > COARSE_ERROR_BOUND for one in sample if _counts(one)]
+    """The share of rollouts, however short, whose own sketch error is that of no model."""
+    over = [math.sqrt(_position_squares(one).mean()) > COARSE_ERROR_BOUND for one in sample]
     return _share("proof", "coarse_error_share", over, f"whose RMS sketch error is above {COARSE_ERROR_BOUND:g}")
 
 
@@ -81,7 +82,8 @@ def coarse_margin(sample: Sequence[Comparison]) -> Statistic:
 def coarse_margin_share(sample: Sequence[Comparison]) -> Statistic:
     """The share of rollouts with at least 4 positions of which too many have a margin above 1."""
     over = [float(_clearly_lost(one).mean()) > COARSE_MARGIN_SHARE for one in sample if _counts(one)]
-    what = f"of which over {COARSE_MARGIN_SHARE:.0%} of the margins are above {COARSE_MARGIN:g}"
+    counted = f"with at least {COARSE_SHARE_POSITIONS} positions"
+    what = f"{counted} of which over {COARSE_MARGIN_SHARE:.0%} of the margins are above {COARSE_MARGIN:g}"
     return _share("sampling", "coarse_margin_share", over, what)
 
 
@@ -148,7 +150,7 @@ def _share(check: str, name: str, over: Sequence[bool], what: str) -> Statistic:
     numerator, denominator = COARSE_SHARE
     threshold = max(numerator / denominator, (COARSE_SHARE_LEAST - 1) / count)
     detail = (
-        f"share of {len(over)} rollouts with at least {COARSE_SHARE_POSITIONS} positions {what}; "
+        f"share of {len(over)} rollouts {what}; "
         f"{COARSE_SHARE_LEAST} at least, and over {numerator} in {denominator}, are too many"
     )
     return _statistic(check, name, sum(over) / count, threshold, detail)

@@ -1,8 +1,9 @@
 """The closed list of numerics classes: what a miner may say about how it computes.
 
-A class is dtype, attention, device class and engine. It decides which calibration applies; a class without calibration is
-judged by the coarse bounds alone, and one whose honest drift exceeds twice the best class's is not admitted. The list is part
-of the protocol version: a name is added by a release, never by a participant.
+A class is dtype, attention, device class and engine. It decides which calibration applies; one whose honest drift exceeds twice
+the best class's is not on the list. The list is part of the protocol version: a name is added by a release, never by a
+participant. Which of them may prove, draw and validate says each network (`NetworkParameters`), and whether work of a class
+without calibration is refused or judged by the coarse bounds alone.
 """
 
 from __future__ import annotations

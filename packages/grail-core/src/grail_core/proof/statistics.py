@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -59,15 +60,23 @@ def own_statistics(
     sample: Sequence[Comparison],
     pair: PairCalibration | None,
     *,
+    margins: PairCalibration | Literal["as the proof"] | None = "as the proof",
     shape: Shape | None = None,
     alpha: float = FALSE_REJECT_RATE,
 ) -> list[Statistic]:
-    """The coarse bounds and the pooled statistics, in the order of the checks: proof, logprob, sampling. See `evaluate`."""
+    """The coarse bounds and the pooled statistics, in the order of the checks: proof, logprob, sampling. See `evaluate`.
+
+    Args:
+        pair: calibration of what computed the sketches and log-probabilities. margins: of what drew the tokens.
+    """
     if not sample:
         return []
-    enforced = pair is not None and pair.covers(shape)
     share, _ = shares_of(alpha, 0)
-    pooled = {name: _pooled(name, sample, pair, enforced, share) for name in STATISTICS}
+    pairs = dict.fromkeys(STATISTICS, pair) | {"margin": pair if margins == "as the proof" else margins}
+    pooled = {
+        name: _pooled(name, sample, of_class, of_class is not None and of_class.covers(shape), share)
+        for name, of_class in pairs.items()
+    }
     statistics = [*coarse_bounds(sample), *pooled.values()]
     return [statistic for check in CHECKS for statistic in statistics if statistic.check == check]
 

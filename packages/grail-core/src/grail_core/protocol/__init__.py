@@ -11,7 +11,7 @@ from grail_core.protocol.encoding import canonical_json, tagged_hash, tagged_str
 from grail_core.protocol.findings import Finding, Outcome, decimal
 from grail_core.protocol.merkle import merkle_path, merkle_root, verify_merkle_path
 from grail_core.protocol.randomness import DRAW_ALTERNATIVES, Randomness, draw
-from grail_core.protocol.rollouts.groups import GroupCount, allowed_gaps, count_groups
+from grail_core.protocol.rollouts.groups import GroupCount, allowed_gaps, best_prefix, count_groups
 from grail_core.protocol.rollouts.noise import challenged_positions, gumbel_noise, murmur3_words, noise_of
 from grail_core.protocol.rollouts.records import (
     RolloutRecord,
@@ -22,11 +22,13 @@ from grail_core.protocol.rollouts.records import (
     without_negative_zero,
 )
 from grail_core.protocol.rollouts.sample import RolloutSample, sample_rollouts
-from grail_core.protocol.scores import MinerWindow, ScoreInputs, score_inputs, weights
-from grail_core.protocol.selection import Selection, check_probability, select_miners
+from grail_core.protocol.scores import MinerWindow, ScoreInputs, counts_inconclusive, score_inputs, weights, weights_now
+from grail_core.protocol.seals import Seal
+from grail_core.protocol.selection import Candidate, Selection, check_probabilities, select_miners
 from grail_core.protocol.signatures import verify
 from grail_core.protocol.types import Block, Digest, Hotkey, Signature, Window
 from grail_core.protocol.verdicts import (
+    Adopted,
     MinerStatus,
     MinerVerdict,
     SignedVerdict,
@@ -39,7 +41,9 @@ from grail_core.protocol.windows import WindowTimes, window_of
 
 __all__ = [
     "DRAW_ALTERNATIVES",
+    "Adopted",
     "Block",
+    "Candidate",
     "CheckpointCandidate",
     "Digest",
     "Finding",
@@ -53,6 +57,7 @@ __all__ = [
     "RolloutRecord",
     "RolloutSample",
     "ScoreInputs",
+    "Seal",
     "Selection",
     "Signature",
     "SignedVerdict",
@@ -64,10 +69,12 @@ __all__ = [
     "WindowStatus",
     "WindowTimes",
     "allowed_gaps",
+    "best_prefix",
     "canonical_json",
     "challenged_positions",
-    "check_probability",
+    "check_probabilities",
     "count_groups",
+    "counts_inconclusive",
     "decimal",
     "draw",
     "gumbel_noise",
@@ -87,6 +94,7 @@ __all__ = [
     "verify",
     "verify_merkle_path",
     "weights",
+    "weights_now",
     "window_of",
     "without_negative_zero",
 ]

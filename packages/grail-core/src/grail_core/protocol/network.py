@@ -63,6 +63,10 @@ class NetworkParameters:
     beacon: BeaconChain
     beacon_policy: Literal["required", "off"]
     trainer_hotkey: Hotkey
+    proof_classes: tuple[str, ...]  # numerics classes (section 6) that may compute sketches and log-probabilities
+    generation_classes: tuple[str, ...]  # that may draw tokens
+    validator_classes: tuple[str, ...]  # that validators compute with
+    uncalibrated: Literal["refused", "reported"]  # files of admitted classes whose statistics no table enforces
     store_hosts: tuple[str, ...]  # allowed hosts of S3-compatible endpoints; empty: only the filesystem store
 
     def __post_init__(self) -> None:
@@ -84,6 +88,10 @@ class NetworkParameters:
             ("beacon", len(self.beacon.public_key) == 96 and self.beacon.period_s > 0 and self.beacon.genesis_time_s >= 0),
             ("beacon_policy", self.beacon_policy in ("required", "off")),
             ("trainer_hotkey", len(self.trainer_hotkey) == 32),
+            ("proof_classes", _names(self.proof_classes)),
+            ("generation_classes", _names(self.generation_classes)),
+            ("validator_classes", _names(self.validator_classes)),
+            ("uncalibrated", self.uncalibrated in ("refused", "reported")),
         ):
             if not ok:
                 raise ValueError(f"{name}: {getattr(self, name)!r} does not make a network")
@@ -98,11 +106,13 @@ class NetworkParameters:
         node = value if isinstance(value, Node) else Node(value, "$network")
         m = node.members(*(f.name for f in dataclasses.fields(cls)))
         beacon = m["beacon"].members(*(f.name for f in dataclasses.fields(BeaconChain)))
-        mode, policy = m["weight_mode"].text(16), m["beacon_policy"].text(16)
+        mode, policy, uncalibrated = (m[name].text(16) for name in ("weight_mode", "beacon_policy", "uncalibrated"))
         if mode not in ("capped", "uncapped"):
             m["weight_mode"].refuse(f"{mode!r} is neither capped nor uncapped")
         if policy not in ("required", "off"):
             m["beacon_policy"].refuse(f"{policy!r} is neither required nor off")
+        if uncalibrated not in ("refused", "reported"):
+            m["uncalibrated"].refuse(f"{uncalibrated!r} is neither refused nor reported")
         return node.build(
             lambda: cls(
                 name=m["name"].text(_MAX_NAME),
@@ -125,6 +135,10 @@ class NetworkParameters:
                 ),
                 beacon_policy="required" if policy == "required" else "off",
                 trainer_hotkey=Hotkey(m["trainer_hotkey"].raw(32)),
+                proof_classes=_read_names(m["proof_classes"]),
+                generation_classes=_read_names(m["generation_classes"]),
+                validator_classes=_read_names(m["validator_classes"]),
+                uncalibrated="refused" if uncalibrated == "refused" else "reported",
                 store_hosts=tuple(host.text(_MAX_HOST) for host in m["store_hosts"].items(64)),
             )
         )
@@ -149,6 +163,15 @@ class NetworkParameters:
 
 _MAX_NAME = 64
 _MAX_HOST = 253
+_MAX_CLASSES = 64
+
+
+def _names(names: tuple[str, ...]) -> bool:
+    return 0 < len(names) <= _MAX_CLASSES and len(set(names)) == len(names) and all(0 < len(n) <= _MAX_NAME for n in names)
+
+
+def _read_names(node: Node) -> tuple[str, ...]:
+    return tuple(item.text(_MAX_NAME) for item in node.items(_MAX_CLASSES))
 
 
 def _jsonable(value: object) -> Json:
@@ -174,6 +197,8 @@ def _flat(value: dict[str, Json], prefix: str = "") -> dict[str, str]:
 
 
 UNSET_HOTKEY = Hotkey(bytes(32))
+_CALIBRATED = ("bf16-sdpa-cpu-transformers", "bf16-eager-cpu-transformers")
+"""Every pair of these has a table in the shipped calibration; other classes join when somebody has calibrated them."""
 
 SUBNET_81 = NetworkParameters(
     name="subnet-81",
@@ -192,6 +217,10 @@ SUBNET_81 = NetworkParameters(
     beacon=QUICKNET,
     beacon_policy="required",
     trainer_hotkey=UNSET_HOTKEY,
+    proof_classes=_CALIBRATED,
+    generation_classes=_CALIBRATED,
+    validator_classes=_CALIBRATED,
+    uncalibrated="refused",
     store_hosts=("r2.cloudflarestorage.com",),
 )
 
@@ -212,6 +241,10 @@ LOCALNET = NetworkParameters(
     beacon=BeaconChain(public_key=bytes(96), genesis_time_s=0, period_s=1),
     beacon_policy="required",
     trainer_hotkey=UNSET_HOTKEY,
+    proof_classes=_CALIBRATED,
+    generation_classes=_CALIBRATED,
+    validator_classes=_CALIBRATED,
+    uncalibrated="reported",
     store_hosts=(),
 )
 

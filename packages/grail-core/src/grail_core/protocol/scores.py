@@ -1,33 +1,48 @@
 """Section 10: what a miner's last windows are worth, in exact integers.
 
-U_i = ρ_i · W_i: W_i the rollouts declared in the active ones of the last 12 windows, each at most the cap; ρ_i the share of
-declared rollouts found valid and distinct in the checked ones of the last 36. Weights follow U⁴, a failure in the last 14
-windows means 0, and what nobody earned goes to the burn UID. No floating point anywhere: every validator gets the same u16s.
+With W the work of the last 12 windows, and d and v what was declared and found valid in each audit of the last 72:
+
+    power = ⌊2⁶⁴ · W³ · min(W, 3 · Σv) · e_m(v) / e_m(d)⌋        m = min(4, number of audits)
+
+e_m is the elementary symmetric polynomial: the mean over all products of m different audits. A fourth power of the mean share
+of valid work would be inflated by the variance of few audits, and that inflation is what makes junk pay; the mean product of
+four is c⁴ without bias for who works in a share c of its windows. `min(W, 3 · Σv)` asks for audited volume of the present
+size. A failure means 0 for as many windows as five checks are expected in, and what nobody earned goes to the burn UID. No
+floating point anywhere: every validator gets the same u16s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal, Protocol
 
 from grail_core.protocol.constants import (
-    FAILURE_LOOKBACK_WINDOWS,
+    AUDITS_OF_A_PRODUCT,
+    INCONCLUSIVE_FREE,
+    INCONCLUSIVE_FREE_AUDITS,
+    LOOKBACK_AUDITS,
+    LOOKBACK_WINDOWS,
     MAX_FILE_ROWS,
+    SCORE_MEMORY_WINDOWS,
     SCORE_WINDOWS,
     SUPERLINEAR_EXPONENT,
+    SUPPORT_FACTOR,
     UNIQUE_ROLLOUTS_CAP,
-    VALIDITY_WINDOWS,
     WINDOW_LENGTH,
 )
-from grail_core.protocol.types import Window
+from grail_core.protocol.types import Hotkey, Window
 
 WEIGHT_TOTAL = 65_535
 """The u16 weights of one validator sum to this."""
 
-SCORE_UNIT = 2**32
-MAX_SCORE = SCORE_UNIT * SCORE_WINDOWS * UNIQUE_ROLLOUTS_CAP
-"""U of a miner whose last 12 windows were full and whose audits found everything valid: rel = 1."""
+POWER_UNIT = 2**64
+MAX_WORK = SCORE_WINDOWS * UNIQUE_ROLLOUTS_CAP
+MAX_POWER = POWER_UNIT * MAX_WORK**SUPERLINEAR_EXPONENT
+"""Of a miner whose last 12 windows were full and whose audits found everything valid: rel = 1."""
+PRODUCT_BYTES = 10
+"""An elementary symmetric polynomial of at most 72 counts up to the cap has fewer than 80 bits."""
 
 
 class WeightRule(Protocol):
@@ -47,46 +62,104 @@ class WeightRule(Protocol):
 class MinerWindow:
     """What one window counts for one miner.
 
-    A failed window counts as checked, with its declared rollouts and no valid one. An inconclusive one is neither active nor
-    checked; an absent miner's has declared nothing.
+    A failed window counts as checked, with its declared rollouts and no valid one. An inconclusive one counts nothing if it is
+    the first of the memory and audits support it well, else it is checked with no valid rollout (`counts_inconclusive`). An
+    absent miner's has declared nothing.
     """
 
     window: Window
     declared: int
-    active: bool  # announced with a header
-    checked: bool  # selected, and the checks came to a conclusion
+    active: bool  # sealed, and nothing speaks against it
+    checked: bool  # drawn, and the checks came to a conclusion, or it is counted as unsupported
     unique_valid: int  # distinct rollouts of the file if the sample passed, else 0
     failed: bool
+    lookback: int = 0  # windows for which a failure means 0, itself among them; 0 where it did not fail
+    inconclusive: bool = False  # drawn, and this validator could not judge it
 
     def __post_init__(self) -> None:
         if not 0 <= self.declared <= MAX_FILE_ROWS or not 0 <= self.unique_valid <= MAX_FILE_ROWS:
             raise ValueError(f"window {self.window}: {self.declared} declared, {self.unique_valid} unique and valid")
-        if self.failed and self.unique_valid:
+        if (self.failed or self.inconclusive) and self.unique_valid:
             raise ValueError(f"window {self.window}: a failed window has no valid rollout, not {self.unique_valid}")
+        least, most = LOOKBACK_WINDOWS
+        if self.failed != (least <= self.lookback <= most):
+            raise ValueError(f"window {self.window}: failed {self.failed}, with a look-back of {self.lookback} windows")
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreInputs:
-    """The four numbers a miner's weight is made of; they stand in the verdict."""
+    """What a miner's power is made of; it stands in the verdict."""
 
-    work: int  # Σ min(declared, cap) over the active ones of the last 12 windows
-    valid: int  # Σ min(unique_valid, declared) over the checked ones of the last 36
-    audited: int  # Σ declared over the same
-    failed: bool  # in one of the last 14
+    work: int  # W: Σ min(declared, cap) over the active ones of the last 12 windows
+    supported: int  # Σv over the audits of the last 72
+    audits: int  # their number, those that declared nothing left out
+    product_valid: int  # e_m(v)
+    product_declared: int  # e_m(d)
+    in_lookback: bool  # of a failure
 
     def __post_init__(self) -> None:
-        if not 0 <= self.work <= SCORE_WINDOWS * UNIQUE_ROLLOUTS_CAP:
-            raise ValueError(f"work: {self.work} is outside 0 … {SCORE_WINDOWS * UNIQUE_ROLLOUTS_CAP}")
-        if not 0 <= self.valid <= self.audited <= VALIDITY_WINDOWS * MAX_FILE_ROWS:
-            raise ValueError(f"valid: {self.valid} of {self.audited} audited rollouts")
+        if not 0 <= self.work <= MAX_WORK:
+            raise ValueError(f"work: {self.work} is outside 0 … {MAX_WORK}")
+        if not 0 <= self.audits <= SCORE_MEMORY_WINDOWS or not 0 <= self.supported <= self.audits * UNIQUE_ROLLOUTS_CAP:
+            raise ValueError(f"supported: {self.supported} valid rollouts in {self.audits} audits")
+        if not 0 <= self.product_valid <= self.product_declared < 2 ** (8 * PRODUCT_BYTES):
+            raise ValueError(f"product_valid: {self.product_valid} of {self.product_declared}")
+
+    @property
+    def power(self) -> int:
+        """0 without an audit or inside a look-back; at most MAX_POWER. Every product on the way is below 2¹⁹⁸."""
+        if self.in_lookback or not self.audits or not self.product_declared:
+            return 0
+        volume = min(self.work, SUPPORT_FACTOR * self.supported)
+        return POWER_UNIT * self.work**3 * volume * self.product_valid // self.product_declared
+
+
+def lookback_windows(probability: Fraction) -> int:
+    """L = clamp(⌈5 / p⌉, 14, 36): for how many windows a failure means 0, from the check probability of the failed window.
+
+    Long where audits are rare, short where everybody is audited, so that a false reject in a small network costs little.
+    """
+    least, most = LOOKBACK_WINDOWS
+    if probability <= 0:
+        return most
+    return min(most, max(least, -(-LOOKBACK_AUDITS * probability.denominator // probability.numerator)))
+
+
+def counts_inconclusive(history: Iterable[MinerWindow], window: Window, declared: int) -> bool:
+    """Does an inconclusive drawn window count as work that no audit supports?
+
+    The first of the last 72 windows is free where the audits among them found at least eight windows of its size valid; any
+    other counts. Junk that can be made inconclusive when it is drawn would earn up to 2.3 times its cost at p = 0.14 if none
+    counted. If the first one were always free, a new hotkey would have it after four audits, and 1.28; if eight audits of any
+    size bought it, four of one group and four full ones would, and 1.35. With eight windows of volume it is at most 1.06.
+
+    Args:
+        history: the windows before; entries outside the memory and from `window` on are passed over.
+        declared: by the inconclusive window's seal.
+    """
+    oldest = window - (SCORE_MEMORY_WINDOWS - 1) * WINDOW_LENGTH
+    inconclusive = supported = 0
+    for entry in history:
+        if oldest <= entry.window < window:
+            inconclusive += entry.inconclusive
+            supported += min(entry.unique_valid, entry.declared, UNIQUE_ROLLOUTS_CAP) if entry.checked else 0
+    return inconclusive >= INCONCLUSIVE_FREE or supported < INCONCLUSIVE_FREE_AUDITS * min(declared, UNIQUE_ROLLOUTS_CAP)
+
+
+def elementary_symmetric(values: Sequence[int], degree: int) -> int:
+    """e_degree: the sum over all products of `degree` different ones of the values; e_0 is 1."""
+    sums = [1] + [0] * degree
+    for value in values:
+        for k in range(degree, 0, -1):
+            sums[k] += sums[k - 1] * value
+    return sums[degree]
 
 
 def score_inputs(history: Iterable[MinerWindow], window: Window) -> ScoreInputs:
     """Add up one miner's windows as of `window`, which is itself the last of the "last n".
 
-    Entries outside the last 36 windows are passed over; a window without an entry counts nothing. A gap in the group ids
-    is deducted from `declared`, so no more than `declared` rollouts of a file count as valid: else ρ above 1 would give the
-    deduction back.
+    Entries outside the last 72 windows are passed over; a window without an entry counts nothing. A gap in the group ids
+    is deducted from `declared`, so no more than `declared` rollouts of a file count as valid.
 
     Args:
         history: in ascending order of window.
@@ -94,12 +167,12 @@ def score_inputs(history: Iterable[MinerWindow], window: Window) -> ScoreInputs:
     Raises:
         ValueError: windows out of order, or two entries for one.
     """
-    work = valid = audited = 0
-    failed = False
-    oldest = window - (VALIDITY_WINDOWS - 1) * WINDOW_LENGTH
+    work = 0
+    declared: list[int] = []
+    valid: list[int] = []
+    in_lookback = False
+    oldest = window - (SCORE_MEMORY_WINDOWS - 1) * WINDOW_LENGTH
     oldest_work = window - (SCORE_WINDOWS - 1) * WINDOW_LENGTH
-    oldest_failure = window - (FAILURE_LOOKBACK_WINDOWS - 1) * WINDOW_LENGTH
-    cap = UNIQUE_ROLLOUTS_CAP
     previous = -1
     for entry in history:
         at = entry.window
@@ -108,50 +181,69 @@ def score_inputs(history: Iterable[MinerWindow], window: Window) -> ScoreInputs:
         previous = at
         if not oldest <= at <= window:
             continue
-        declared = entry.declared
+        counted = min(entry.declared, UNIQUE_ROLLOUTS_CAP)
         if entry.active and at >= oldest_work:
-            work += declared if declared < cap else cap
-        if entry.failed:
-            audited += declared
-            failed = failed or at >= oldest_failure
-        elif entry.checked:
-            audited += declared
-            valid += entry.unique_valid if entry.unique_valid < declared else declared
-    return ScoreInputs(work, valid, audited, failed)
-
-
-def score_units(entry: ScoreInputs) -> int:
-    """U_i in units of 2⁻³² rollouts, rounded down: ⌊2³² · work · valid / audited⌋; 0 after a failure or without an audit.
-
-    A fixed unit instead of a fraction keeps every integer of `weights` below 2²⁵⁶, whatever the number of miners.
-    """
-    if entry.failed or not entry.audited:
-        return 0
-    return SCORE_UNIT * entry.work * entry.valid // entry.audited
+            work += counted
+        in_lookback = in_lookback or (entry.failed and at > window - entry.lookback * WINDOW_LENGTH)
+        if (entry.checked or entry.failed) and counted:
+            declared.append(counted)
+            valid.append(0 if entry.failed else min(entry.unique_valid, counted))
+    degree = min(AUDITS_OF_A_PRODUCT, len(declared))
+    return ScoreInputs(
+        work=work,
+        supported=sum(valid),
+        audits=len(declared),
+        product_valid=elementary_symmetric(valid, degree),
+        product_declared=elementary_symmetric(declared, degree),
+        in_lookback=in_lookback,
+    )
 
 
 def weights(inputs: Mapping[int, ScoreInputs], rule: WeightRule) -> dict[int, int]:
     """u16 weights by UID, in UID order, summing to exactly 65,535.
 
-    With m = 1 − burn share and rel_i = (U_i / (12 · cap))⁴: weight_i = m · min(1, Σ rel) · rel_i / Σ rel in capped mode,
-    m · rel_i / Σ rel (the shares of U_i⁴) in uncapped mode; the rest is the burn UID's, all of it if nobody scores. The sum is
-    kept by largest remainder over all UIDs, the burn UID's included, ties to the lower UID.
+    With m = 1 − burn share and rel_i = power_i / MAX_POWER: weight_i = m · min(1, Σ rel) · rel_i / Σ rel in capped mode,
+    m · rel_i / Σ rel in uncapped mode; the rest is the burn UID's, all of it if nobody scores. The sum is kept by largest
+    remainder over all UIDs, the burn UID's included, ties to the lower UID.
 
     Args:
-        inputs: score inputs by UID, one per hotkey registered now. The burn UID is added if it is not among them.
+        inputs: score inputs by UID, one per hotkey registered at T. The burn UID is added if it is not among them.
     """
     if not 0 <= rule.burn_share_permille <= 1000:
         raise ValueError(f"a burn share of {rule.burn_share_permille} per mille")
-    powers = {uid: score_units(inputs[uid]) ** SUPERLINEAR_EXPONENT for uid in sorted(inputs)}
-    # min(1, Σ rel) / Σ rel = 1 / max(1, Σ rel), here in units of the largest U⁴ there can be.
+    powers = {uid: inputs[uid].power for uid in sorted(inputs)}
+    # min(1, Σ rel) / Σ rel = 1 / max(1, Σ rel), here in units of the largest power there can be.
     total = sum(powers.values())
     if rule.weight_mode == "capped" or total == 0:
-        total = max(total, MAX_SCORE**SUPERLINEAR_EXPONENT)
+        total = max(total, MAX_POWER)
     scale = WEIGHT_TOTAL * (1000 - rule.burn_share_permille)
     unit = 1000 * total  # one of 65,535 parts of all weight
     numerators = {uid: scale * power for uid, power in powers.items()}
     numerators[rule.burn_uid] = numerators.get(rule.burn_uid, 0) + WEIGHT_TOTAL * unit - sum(numerators.values())
     return _largest_remainder(numerators, unit)
+
+
+def weights_now(
+    weights: Mapping[int, int], hotkeys: Mapping[int, Hotkey], registered: Mapping[Hotkey, int], burn_uid: int
+) -> dict[int, int]:
+    """Weights of a window as they are set: a weight belongs to a hotkey, and follows it to the UID that it holds now.
+
+    A hotkey that holds none has no claim: its share is burnt, so that a UID that changed hands pays nobody for its former
+    holder's work. What stands at the burn UID stays there, whoever holds it: most of it was nobody's.
+
+    Args:
+        weights: by UID at T. hotkeys: who held those UIDs; the burn UID may be without. registered: UIDs by hotkey, now.
+        burn_uid: of the network.
+
+    Returns:
+        u16 weights by UID, in UID order, of the same sum.
+    """
+    shares = {burn_uid: 0}
+    for uid, weight in weights.items():
+        moves = uid in hotkeys and uid != burn_uid
+        now = registered.get(hotkeys[uid], burn_uid) if moves else burn_uid
+        shares[now] = shares.get(now, 0) + weight
+    return dict(sorted(shares.items()))
 
 
 def _largest_remainder(numerators: Mapping[int, int], unit: int) -> dict[int, int]:

@@ -20,7 +20,7 @@ from grail_core.protocol.encoding import canonical_json, tagged_hash
 from grail_core.protocol.findings import Finding, Outcome, decimal
 from grail_core.protocol.reading import MAX_JSON_INTEGER, Json, Node, parse_json
 from grail_core.protocol.rollouts.sample import RESERVE_ROLLOUTS
-from grail_core.protocol.scores import WEIGHT_TOTAL, MinerWindow, ScoreInputs
+from grail_core.protocol.scores import PRODUCT_BYTES, WEIGHT_TOTAL, MinerWindow, ScoreInputs, lookback_windows
 from grail_core.protocol.signatures import verify
 from grail_core.protocol.types import Digest, Hotkey, Signature, Window
 from grail_core.protocol.windows import require_window
@@ -30,7 +30,6 @@ MAX_MINERS = 4096
 MAX_FINDINGS = 1024
 MAX_SAMPLED_ROWS = MAX_ROLLOUTS_CHECKED + RESERVE_ROLLOUTS
 MAX_REASON = 512
-MAX_ETAG = 128
 MAX_VERSION_TEXT = 128
 MAX_UID = 65_535
 
@@ -49,11 +48,11 @@ class WindowStatus(Enum):
 class MinerStatus(Enum):
     """What became of a miner in a window."""
 
-    ABSENT = "absent"  # nothing seen at first sight
-    NOT_SELECTED = "not_selected"  # announced, readable, and its coin did not fall
+    ABSENT = "absent"  # no seal at first sight, or one that was refused
+    NOT_SELECTED = "not_selected"  # sealed, and its coin did not fall
     ACCEPTED = "accepted"
-    FAILED = "failed"  # a finding rejects, or the file seen at first sight was changed, withdrawn or unreadable
-    INCONCLUSIVE = "inconclusive"  # a fault of the validator: neither active nor checked
+    FAILED = "failed"  # drawn, and a finding rejects, or the file that was sealed cannot be had
+    INCONCLUSIVE = "inconclusive"  # drawn, and a fault of the validator
 
 
 @dataclass(frozen=True)
@@ -64,13 +63,12 @@ class MinerVerdict:
     uid: int
     status: MinerStatus
     reason: str = ""  # one line for a person; "" where the status says it all
-    content_digest: Digest | None = None  # SHA-256 of the file; None if there was none to read
-    etag: str | None = None
-    store_time_ms: int | None = None  # the store's time of the write, Unix milliseconds
-    active: bool = False  # announced with a header
+    content_digest: Digest | None = None  # SHA-256 of the file, as sealed; None without a seal that was taken
+    store_time_ms: int | None = None  # the store's time of the seal's write, Unix milliseconds
+    active: bool = False  # sealed, and nothing speaks against it
     declared: int = 0
     gaps: int = 0
-    checked: bool = False  # selected, and the checks came to a conclusion
+    checked: bool = False  # drawn, and the checks came to a conclusion, or it counts as unsupported (section 9)
     unique_valid: int = 0
     check_probability: Fraction | None = None  # None where no coin was tossed
     coin: int | None = None  # 0 … 2⁶⁴ − 1
@@ -90,24 +88,31 @@ class MinerVerdict:
             raise ValueError(f"coin: {self.coin} is no 64-bit word")
         if self.check_probability is not None and not 0 <= self.check_probability <= 1:
             raise ValueError(f"check_probability: {self.check_probability}")
-        if len(self.reason) > MAX_REASON or len(self.etag or "") > MAX_ETAG:
-            raise ValueError(f"reason: at most {MAX_REASON} characters are allowed, for an ETag {MAX_ETAG}")
+        if len(self.reason) > MAX_REASON:
+            raise ValueError(f"reason: at most {MAX_REASON} characters are allowed")
         if len(self.findings) > MAX_FINDINGS or len(self.sampled) > MAX_SAMPLED_ROWS:
             raise ValueError(f"findings: {len(self.findings)}, sampled: {len(self.sampled)} are too many")
         if self.status is MinerStatus.FAILED and self.unique_valid:
             raise ValueError(f"unique_valid: {self.unique_valid} in a failed window")
-        if self.status in (MinerStatus.ABSENT, MinerStatus.INCONCLUSIVE) and (self.active or self.checked):
-            raise ValueError(f"active: an {self.status.value} miner's window is neither active nor checked")
+        if self.status is MinerStatus.ABSENT and (self.active or self.checked):
+            raise ValueError("active: an absent miner's window is neither active nor checked")
+        if self.status is MinerStatus.INCONCLUSIVE and (self.active or self.unique_valid):
+            raise ValueError("active: an inconclusive window is not active, and has no valid rollout")
+        if self.status not in (MinerStatus.ABSENT, MinerStatus.NOT_SELECTED) and self.coin is None:
+            raise ValueError(f"coin: a miner that is {self.status.value} was drawn by its coin")
 
     def miner_window(self, window: Window) -> MinerWindow:
         """What this window counts in the miner's score."""
+        failed = self.status is MinerStatus.FAILED
         return MinerWindow(
             window=window,
             declared=self.declared,
             active=self.active,
             checked=self.checked,
             unique_valid=self.unique_valid,
-            failed=self.status is MinerStatus.FAILED,
+            failed=failed,
+            lookback=lookback_windows(self.check_probability or Fraction(1)) if failed else 0,
+            inconclusive=self.status is MinerStatus.INCONCLUSIVE,
         )
 
     def to_json(self) -> dict[str, Json]:
@@ -118,7 +123,6 @@ class MinerVerdict:
             "status": self.status.value,
             "reason": self.reason,
             "content_digest": None if self.content_digest is None else self.content_digest.hex(),
-            "etag": self.etag,
             "store_time_ms": self.store_time_ms,
             "active": self.active,
             "declared": self.declared,
@@ -143,7 +147,6 @@ class MinerVerdict:
                 status=m["status"].choice(MinerStatus),
                 reason=m["reason"].text(MAX_REASON),
                 content_digest=m["content_digest"].optional(_digest),
-                etag=m["etag"].optional(lambda item: item.text(MAX_ETAG)),
                 store_time_ms=m["store_time_ms"].optional(Node.integer),
                 active=m["active"].flag(),
                 declared=m["declared"].integer(0, MAX_FILE_ROWS),
@@ -232,7 +235,8 @@ class Versions:
 class VerdictBody:
     """Everything validators agree on about one window; equal bodies have equal bytes.
 
-    `miners` is in order of UID; `score_inputs` and `weights` are by UID, of the hotkeys registered at block T.
+    `miners` is in order of UID; `score_inputs` and `weights` are by UID, of the hotkeys registered at block T, who stand in
+    `hotkeys`: a weight belongs to a hotkey (`scores.weights_now`).
     """
 
     network_id: Digest
@@ -242,6 +246,7 @@ class VerdictBody:
     reason: str = ""
     inputs: WindowInputs = field(default_factory=WindowInputs)
     miners: tuple[MinerVerdict, ...] = ()
+    hotkeys: Mapping[int, Hotkey] = field(default_factory=dict)
     score_inputs: Mapping[int, ScoreInputs] = field(default_factory=dict)
     weights: Mapping[int, int] = field(default_factory=dict)
     protocol_version: int = PROTOCOL_VERSION
@@ -263,8 +268,12 @@ class VerdictBody:
             raise ValueError(f"weights: they sum to {sum(self.weights.values())}, not {WEIGHT_TOTAL}")
         if any(not 0 <= value <= WEIGHT_TOTAL for value in self.weights.values()):
             raise ValueError("weights: a value is no u16")
-        if any(not 0 <= uid <= MAX_UID for uid in (*self.weights, *self.score_inputs)):
+        if any(not 0 <= uid <= MAX_UID for uid in (*self.weights, *self.hotkeys)):
             raise ValueError(f"weights: a UID is outside 0 … {MAX_UID}")
+        if self.hotkeys.keys() != self.score_inputs.keys() or len(set(self.hotkeys.values())) != len(self.hotkeys):
+            raise ValueError("hotkeys: one for each UID with score inputs, none twice")
+        if any(self.hotkeys.get(miner.uid) != miner.hotkey for miner in self.miners):
+            raise ValueError("hotkeys: a miner stands at another hotkey's UID")
 
     def miner(self, hotkey: bytes) -> MinerVerdict | None:
         return next((miner for miner in self.miners if miner.hotkey == hotkey), None)
@@ -272,7 +281,15 @@ class VerdictBody:
     def to_json(self) -> dict[str, Json]:
         """Canonical-JSON value. Mappings by UID are arrays in UID order, since JSON keys sort as text."""
         scores: list[Json] = [
-            {"uid": uid, "work": s.work, "valid": s.valid, "audited": s.audited, "failed": s.failed}
+            {
+                "uid": uid,
+                "work": s.work,
+                "supported": s.supported,
+                "audits": s.audits,
+                "product_valid": f"{s.product_valid:0{2 * PRODUCT_BYTES}x}",
+                "product_declared": f"{s.product_declared:0{2 * PRODUCT_BYTES}x}",
+                "in_lookback": s.in_lookback,
+            }
             for uid, s in sorted(self.score_inputs.items())
         ]
         return {
@@ -283,6 +300,7 @@ class VerdictBody:
             "reason": self.reason,
             "inputs": self.inputs.to_json(),
             "miners": [miner.to_json() for miner in self.miners],
+            "hotkeys": [[uid, hotkey.hex()] for uid, hotkey in sorted(self.hotkeys.items())],
             "score_inputs": scores,
             "weights": [[uid, weight] for uid, weight in sorted(self.weights.items())],
             "versions": self.versions.to_json(),
@@ -305,6 +323,7 @@ class VerdictBody:
                 reason=m["reason"].text(MAX_REASON),
                 inputs=WindowInputs.from_json(m["inputs"]),
                 miners=tuple(MinerVerdict.from_json(item) for item in m["miners"].items(MAX_MINERS)),
+                hotkeys=_by_uid(m["hotkeys"], [_hotkey(item) for item in m["hotkeys"].items(MAX_UID + 1)]),
                 score_inputs=_by_uid(m["score_inputs"], [_score(item) for item in m["score_inputs"].items(MAX_UID + 1)]),
                 weights=_by_uid(m["weights"], [_weight(item) for item in m["weights"].items(MAX_UID + 1)]),
                 protocol_version=version,
@@ -321,27 +340,58 @@ class VerdictBody:
 
 
 @dataclass(frozen=True)
+class Adopted:
+    """Windows that a validator did not score itself and remembers from another's verdicts, both ends included.
+
+    A validator without memory would take everybody for a newcomer; it says whom it followed, since its draws and scores
+    rest on it until the windows are out of memory.
+    """
+
+    validator: Hotkey
+    first: Window
+    last: Window
+
+    def __post_init__(self) -> None:
+        if len(self.validator) != 32 or require_window(self.first) > require_window(self.last):
+            raise ValueError(f"adopted: windows {self.first} … {self.last} of a validator of {len(self.validator)} bytes")
+
+    def to_json(self) -> dict[str, Json]:
+        return {"validator": self.validator.hex(), "first": self.first, "last": self.last}
+
+    @classmethod
+    def from_json(cls, value: object) -> Adopted:
+        node = value if isinstance(value, Node) else Node(value, "$adopted")
+        m = node.members("validator", "first", "last")
+        return node.build(
+            lambda: cls(Hotkey(m["validator"].raw(32)), Window(m["first"].integer()), Window(m["last"].integer()))
+        )
+
+
+@dataclass(frozen=True)
 class SignedVerdict:
-    """A body, the validator that stands by it, and the evidence and rollouts it published with it (SHA-256 of the files)."""
+    """A body, the validator that stands by it, the evidence it published with it (SHA-256 of the file), and what it adopted.
+
+    What differs between honest validators stands here and not in the body.
+    """
 
     body: VerdictBody
     validator: Hotkey
     signature: Signature
     evidence_digest: Digest | None = None  # None where nothing was measured
-    rollouts_digest: Digest | None = None  # None where no file was accepted
+    adopted: Adopted | None = None
 
     @staticmethod
     def message(
-        body: VerdictBody, validator: Hotkey, evidence_digest: Digest | None = None, rollouts_digest: Digest | None = None
+        body: VerdictBody, validator: Hotkey, evidence_digest: Digest | None = None, adopted: Adopted | None = None
     ) -> Digest:
-        """What the validator signs: `H("grail/verdict", body digest, validator, evidence digest, rollouts digest)`; a
-        digest that is None is an empty part."""
-        parts = (body.digest(), validator, evidence_digest or b"", rollouts_digest or b"")
-        return tagged_hash(body.network_id, "grail/verdict", *parts)
+        """What the validator signs: `H("grail/verdict", body digest, validator, evidence digest, adopted)`; what is None is an
+        empty part, else `adopted` is its canonical JSON."""
+        told = b"" if adopted is None else canonical_json(adopted.to_json())
+        return tagged_hash(body.network_id, "grail/verdict", body.digest(), validator, evidence_digest or b"", told)
 
     def verify(self, network_id: bytes) -> bool:
         """True iff the body is of this network and the signature is the validator's. Whose stake counts is not said here."""
-        message = self.message(self.body, self.validator, self.evidence_digest, self.rollouts_digest)
+        message = self.message(self.body, self.validator, self.evidence_digest, self.adopted)
         return self.body.network_id == network_id and verify(self.validator, message, self.signature)
 
     def to_json(self) -> dict[str, Json]:
@@ -350,7 +400,7 @@ class SignedVerdict:
             "validator": self.validator.hex(),
             "signature": self.signature.hex(),
             "evidence_digest": _hex(self.evidence_digest),
-            "rollouts_digest": _hex(self.rollouts_digest),
+            "adopted": None if self.adopted is None else self.adopted.to_json(),
         }
 
     def encode(self) -> bytes:
@@ -366,7 +416,7 @@ class SignedVerdict:
             validator=Hotkey(m["validator"].raw(32)),
             signature=Signature(m["signature"].raw(64)),
             evidence_digest=m["evidence_digest"].optional(_digest),
-            rollouts_digest=m["rollouts_digest"].optional(_digest),
+            adopted=m["adopted"].optional(Adopted.from_json),
         )
 
     @classmethod
@@ -408,11 +458,25 @@ def _weight(node: Node) -> tuple[int, int]:
 
 
 def _score(node: Node) -> tuple[int, ScoreInputs]:
-    m = node.members("uid", "work", "valid", "audited", "failed")
+    m = node.members("uid", "work", "supported", "audits", "product_valid", "product_declared", "in_lookback")
     inputs = node.build(
-        lambda: ScoreInputs(m["work"].integer(), m["valid"].integer(), m["audited"].integer(), m["failed"].flag())
+        lambda: ScoreInputs(
+            work=m["work"].integer(),
+            supported=m["supported"].integer(),
+            audits=m["audits"].integer(),
+            product_valid=int.from_bytes(m["product_valid"].raw(PRODUCT_BYTES), "big"),
+            product_declared=int.from_bytes(m["product_declared"].raw(PRODUCT_BYTES), "big"),
+            in_lookback=m["in_lookback"].flag(),
+        )
     )
     return m["uid"].integer(0, MAX_UID), inputs
+
+
+def _hotkey(node: Node) -> tuple[int, Hotkey]:
+    pair = node.items(2)
+    if len(pair) != 2:
+        node.refuse("an entry is [uid, hotkey]")
+    return pair[0].integer(0, MAX_UID), Hotkey(pair[1].raw(32))
 
 
 def _by_uid(node: Node, pairs: list[tuple[int, T]]) -> dict[int, T]:
@@ -422,6 +486,7 @@ def _by_uid(node: Node, pairs: list[tuple[int, T]]) -> dict[int, T]:
 
 
 __all__ = [
+    "Adopted",
     "Finding",
     "MinerStatus",
     "MinerVerdict",

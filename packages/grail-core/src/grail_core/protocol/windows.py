@@ -65,7 +65,7 @@ class WindowTimes:
 
     @property
     def deadline_block(self) -> Block:
-        """D is this block's timestamp: an object stored later is no window file."""
+        """D is this block's timestamp: a seal stored later does not count."""
         return Block(self.window + WINDOW_LENGTH)
 
     @property

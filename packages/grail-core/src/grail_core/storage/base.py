@@ -68,6 +68,10 @@ class ObjectStore(Protocol):
         """
         ...
 
+    def read(self, key: str, *, max_bytes: int) -> tuple[ObjectInfo, bytes]:
+        """The whole object, and what the same answer says of it: one request."""
+        ...
+
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Objects whose key begins with `prefix`, in order, at most MAX_LISTED_KEYS; what is no key of ours is left out."""
         ...

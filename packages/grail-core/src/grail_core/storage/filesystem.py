@@ -142,6 +142,27 @@ class FilesystemStore:
             raise StorageError("the object changed while it was read", where=where, hint="read it again")
         return data
 
+    def read(self, key: str, *, max_bytes: int) -> tuple[ObjectInfo, bytes]:
+        """The whole object with its info, from one open file.
+
+        Raises:
+            ObjectNotFoundError, ObjectTooLargeError
+            StorageError: it was changed while it was read.
+        """
+        where = self._where(key)
+        with self._open_object(key) as descriptor:
+            if descriptor is None:
+                raise ObjectNotFoundError("there is no such object", where=where)
+            status = _settled(descriptor, where)
+            if status.st_size > max_bytes:
+                raise ObjectTooLargeError(f"{status.st_size} bytes; at most {max_bytes} are read", where=where)
+            info = _info(key, status)
+            with storage_errors(where):
+                data = _read(descriptor, 0, status.st_size)
+            if _etag(os.fstat(descriptor)) != info.etag or len(data) != info.size:
+                raise StorageError("the object changed while it was read", where=where, hint="read it again")
+        return info, data
+
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Objects whose key begins with `prefix`, in order of their keys."""
         check_prefix(prefix)

@@ -15,13 +15,16 @@ from grail_core.protocol.types import Window
 
 ROOT: Final = "grail/"
 WINDOW_PREFIX: Final = "grail/windows/"
+SEAL_PREFIX: Final = "grail/seals/"
+FILE_PREFIX: Final = "grail/files/"
 VERDICT_PREFIX: Final = "grail/verdicts/"
 MANIFEST_PREFIX: Final = "grail/checkpoints/"
 PROBE_KEY: Final = "grail/probe"  # written by whoever must not be able to
 DOCTOR_PREFIX: Final = "grail/doctor"
 
 _WINDOW_OF = re.compile(
-    r"grail/windows/[A-Za-z0-9]{1,64}-window-(0|[1-9][0-9]{0,15})\.parquet|grail/verdicts/(0|[1-9][0-9]{0,15})/[a-z]+\.[a-z]+"
+    r"grail/(?:windows|seals)/[A-Za-z0-9]{1,64}-window-(0|[1-9][0-9]{0,15})\.(?:parquet|json)"
+    r"|grail/verdicts/(0|[1-9][0-9]{0,15})/[a-z]+\.[a-z]+"
 )
 _MANIFEST_KEY = re.compile(r"grail/checkpoints/(0|[1-9][0-9]{0,15})/manifest\.json")
 
@@ -29,6 +32,16 @@ _MANIFEST_KEY = re.compile(r"grail/checkpoints/(0|[1-9][0-9]{0,15})/manifest\.js
 def window_key(hotkey_ss58: str, window: Window) -> str:
     """A miner's file of a window."""
     return f"{WINDOW_PREFIX}{hotkey_ss58}-window-{window}.parquet"
+
+
+def seal_key(hotkey_ss58: str, window: Window) -> str:
+    """A miner's seal of a window: what first sight reads."""
+    return f"{SEAL_PREFIX}{hotkey_ss58}-window-{window}.json"
+
+
+def file_key(content_digest: bytes) -> str:
+    """A window file in a validator's bucket, named by its SHA-256: for other validators and the trainer."""
+    return f"{FILE_PREFIX}{content_digest.hex()}"
 
 
 def verdict_key(window: Window) -> str:
@@ -39,11 +52,6 @@ def verdict_key(window: Window) -> str:
 def evidence_key(window: Window) -> str:
     """What a validator measured in a window."""
     return f"{VERDICT_PREFIX}{window}/evidence.parquet"
-
-
-def rollouts_key(window: Window) -> str:
-    """The window files that a validator accepted."""
-    return f"{VERDICT_PREFIX}{window}/rollouts.parquet"
 
 
 def manifest_key(valid_from: Window) -> str:
@@ -58,7 +66,7 @@ def valid_from_of_key(key: str) -> Window | None:
 
 
 def window_of_key(key: str) -> Window | None:
-    """The window that a window file or a part of a verdict is of, None for other keys."""
+    """The window that a window file, a seal or a part of a verdict is of, None for other keys."""
     match = _WINDOW_OF.fullmatch(key)
     return Window(int(match[1] or match[2])) if match else None
 

@@ -9,11 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from grail_core.errors import StorageError
+from grail_core.errors import ChainError, StorageError
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.types import Window
 from grail_core.storage.base import ObjectStore
-from grail_core.storage.layout import VERDICT_PREFIX, WINDOW_PREFIX, evidence_key, rollouts_key, window_key, window_of_key
+from grail_core.storage.layout import (
+    FILE_PREFIX,
+    SEAL_PREFIX,
+    VERDICT_PREFIX,
+    WINDOW_PREFIX,
+    evidence_key,
+    seal_key,
+    window_key,
+    window_of_key,
+)
 from grail_core.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -33,9 +42,9 @@ def window_files(hotkey_ss58: str, windows: int) -> Kept:
     return Kept(WINDOW_PREFIX, lambda window: window_key(hotkey_ss58, window), windows)
 
 
-def accepted_files(windows: int) -> Kept:
-    """What a validator hands to the trainer: needed as long as window files."""
-    return Kept(VERDICT_PREFIX, rollouts_key, windows)
+def seals(hotkey_ss58: str, windows: int) -> Kept:
+    """A miner's seals: as long as the files they fix."""
+    return Kept(SEAL_PREFIX, lambda window: seal_key(hotkey_ss58, window), windows)
 
 
 def evidence(windows: int) -> Kept:
@@ -43,13 +52,27 @@ def evidence(windows: int) -> Kept:
     return Kept(VERDICT_PREFIX, evidence_key, windows)
 
 
+@dataclass(frozen=True)
+class KeptByAge:
+    """Own objects that are named by their content, so that only the store's time says how old they are."""
+
+    prefix: str
+    windows: int
+    time_of_ms: Callable[[Window], int]  # Unix milliseconds of a window's first block, on the store's clock
+
+
+def shared_files(windows: int, time_of_ms: Callable[[Window], int]) -> KeptByAge:
+    """The window files a validator hands on to other validators and to the trainer: needed as long as window files."""
+    return KeptByAge(FILE_PREFIX, windows, time_of_ms)
+
+
 class Retention:
     """Sweeps one's own bucket. Verdicts and training logs are kept for ever and are not among the kinds."""
 
-    def __init__(self, store: ObjectStore, kinds: Sequence[Kept]) -> None:
+    def __init__(self, store: ObjectStore, kinds: Sequence[Kept | KeptByAge]) -> None:
         self._store = store
         self._kinds = tuple(kinds)
-        self._swept: dict[Kept, Window] = {}
+        self._swept: dict[Kept | KeptByAge, Window] = {}
 
     def sweep(self, current: Window) -> None:
         """Delete what is older than it is kept, as of this window."""
@@ -57,14 +80,16 @@ class Retention:
             first = Window(current - kind.windows * WINDOW_LENGTH)
             try:
                 deleted = self._sweep(kind, first)
-            except StorageError as error:
+            except (ChainError, StorageError) as error:
                 log.event("retention_failed", prefix=kind.prefix, reason=error.what, retry="with the next window")
                 continue
             self._swept[kind] = first
             if deleted:
                 log.event("old_objects_deleted", prefix=kind.prefix, objects=deleted, before=first)
 
-    def _sweep(self, kind: Kept, first: Window) -> int:
+    def _sweep(self, kind: Kept | KeptByAge, first: Window) -> int:
+        if isinstance(kind, KeptByAge):
+            return self._sweep_by_age(kind, first)
         swept = self._swept.get(kind)
         if swept is None:
             there = {info.key for info in self._store.list(kind.prefix)}
@@ -75,3 +100,12 @@ class Retention:
         for key in sorted(keys):
             self._store.delete(key)
         return len(keys)
+
+    def _sweep_by_age(self, kind: KeptByAge, first: Window) -> int:
+        if first <= 0:
+            return 0  # the network is younger than what is kept
+        before_ms = kind.time_of_ms(first)
+        old = [info.key for info in self._store.list(kind.prefix) if info.stored_at_ms < before_ms]
+        for key in old:
+            self._store.delete(key)
+        return len(old)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,6 +41,9 @@ _TRIES = 3
 _FIRST_PAUSE_S = 0.5
 MAX_PAGES = 200
 """Of one listing. With MAX_ANSWER_BYTES a page and `StoreLimits.listing_s` this is what a stranger's bucket costs at most."""
+
+MAX_OPENED = 512
+"""Buckets that a directory keeps open: a subnet's hotkeys twice. Each holds connections, and anybody may commit new ones."""
 
 
 class S3Store:
@@ -113,6 +117,18 @@ class S3Store:
             ObjectNotFoundError, PreconditionFailedError, ObjectTooLargeError, AccessDeniedError, NoAnswerError
             StorageError: the range begins after the object's end, or the store answered with something else.
         """
+        _, data = self._get(key, max_bytes=max_bytes, if_match=if_match, offset=offset, length=length)
+        return data
+
+    def read(self, key: str, *, max_bytes: int) -> tuple[ObjectInfo, bytes]:
+        """As `get`, with what the same answer's headers say of the object."""
+        headers, data = self._get(key, max_bytes=max_bytes)
+        return s3_answers.info_of_headers(key, headers, self._where(key)), data
+
+    def _get(
+        self, key: str, *, max_bytes: int, if_match: str | None = None, offset: int = 0, length: int | None = None
+    ) -> tuple[dict[str, str], bytes]:
+        """Headers and body of one answer."""
         split_key(key)
         if offset < 0 or max_bytes < 0 or (length is not None and length < 0):
             raise ValueError("offset, length and max_bytes are not negative")
@@ -123,8 +139,9 @@ class S3Store:
                 raise PreconditionFailedError("no object can have this ETag", where=where)
             options["IfMatch"] = f'"{if_match}"'
         if length == 0:
-            self._require_pinned(self._call("head_object", key, self._limits.answer_s, **options), if_match, where)
-            return b""
+            headers = self._call("head_object", key, self._limits.answer_s, **options)
+            self._require_pinned(headers, if_match, where)
+            return headers, b""
         ranged = offset > 0 or length is not None
         if ranged:
             options["Range"] = f"bytes={offset}-" + ("" if length is None else str(offset + length - 1))
@@ -148,7 +165,7 @@ class S3Store:
             with at_most(self._limits.body_s(announced)):
                 data = self._read(body, announced, where)
             whole = bool(data)
-            return data
+            return headers, data
         finally:
             if not whole:
                 body.close()  # the connection with it: nobody reads what else comes
@@ -310,7 +327,8 @@ class S3Directory:
         self._write = write
         self._region = region
         self._probed = False
-        self._opened: dict[str, S3Store] = {}
+        self._opened: OrderedDict[str, S3Store] = OrderedDict()
+        self._lock = threading.Lock()
 
     def own(self) -> ObjectStore:
         return S3Store(self._endpoint(self._address), self._address.bucket, self._write, region=self._region)
@@ -335,10 +353,14 @@ class S3Directory:
         return text
 
     def open(self, commitment: str) -> ObjectStore:
-        """Read-only view of the bucket a commitment names; the same text gives the same store."""
-        if commitment not in self._opened:
-            self._opened[commitment] = self._store(parse_commitment(commitment, len(self._hosts)))
-        return self._opened[commitment]
+        """Read-only view of the bucket a commitment names; the same text gives the same store, while it is used."""
+        with self._lock:
+            store = self._opened.get(commitment) or self._store(parse_commitment(commitment, len(self._hosts)))
+            self._opened[commitment] = store
+            self._opened.move_to_end(commitment)
+            if len(self._opened) > MAX_OPENED:
+                self._opened.popitem(last=False)  # whoever uses it now goes on; its connections close with it
+        return store
 
     def _store(self, address: BucketAddress) -> S3Store:
         return S3Store(self._endpoint(address), address.bucket, address.credentials, region=self._region, read_only=True)

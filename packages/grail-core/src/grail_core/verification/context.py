@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from grail_core.environment import Environment, Message
+from grail_core.protocol import WindowHeader
 from grail_core.protocol.constants import MAX_NEW_TOKENS_PROTOCOL_CAP
 from grail_core.protocol.context import WindowContext
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Digest, Hotkey
+from grail_core.verification.window_file import OpenFile, in_this_process
 
 
 class Renderer(Protocol):
@@ -26,8 +28,8 @@ class CheckContext:
     """One miner's file of one window.
 
     `vocabulary_size` and `context_length` are the checkpoint model's; `history` holds the rollout identities
-    (`uniqueness.rollout_identity`) this hotkey already had counted in the last 12 windows; `known_class` is the numerics
-    class the hotkey is bound to, None if it has none yet.
+    (`uniqueness.rollout_identity`) this hotkey already had counted in the last 12 windows; `sealed` is the header of its seal,
+    None for who knows only the file's digest; `open_file` opens a stranger's bytes.
     """
 
     window: WindowContext
@@ -36,7 +38,8 @@ class CheckContext:
     renderer: Renderer
     vocabulary_size: int
     context_length: int
-    known_class: str | None = None
+    sealed: WindowHeader | None = None
+    open_file: OpenFile = in_this_process
     history: Collection[Digest] = field(default_factory=frozenset)
 
     @property

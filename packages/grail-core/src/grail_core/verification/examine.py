@@ -2,10 +2,10 @@
 
     file → schema → unique → prompt → termination → sample → reward → model
 
-`file` is about the bytes (`window_file.check_file`); it runs on every announced file, since the declared counts of all of
-them decide who is drawn. `schema` to `termination` look at every rollout and need no model. `sample` grades and measures some
-rollouts, `reward` and `model` decide from that evidence alone. The first stage that rejects ends the examination: later ones
-rely on what earlier ones have established. `unique` never rejects: it says which rollouts count.
+`file` is about the bytes (`window_file.check_file`). `schema` to `termination` look at every rollout and need no model.
+`sample` grades and measures some rollouts, `reward` and `model` decide from that evidence alone. The first stage that rejects
+ends the examination: later ones rely on what earlier ones have established. `unique` never rejects: it says which rollouts
+count.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def examine(
     else:
         if content_digest is None:
             raise TypeError("bytes are examined together with their digest")
-        opened = check_file(file, content_digest, context.hotkey, context.window, context.known_class)
+        opened = check_file(file, content_digest, context.hotkey, context.window, context.sealed, context.open_file)
         if not isinstance(opened, Submission):
             return Examination(tuple(opened))
         submission = opened

@@ -9,6 +9,7 @@ what was compared before is not compared again.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,9 @@ from grail_core.protocol import Finding, Outcome, RolloutRecord
 from grail_core.verification.window_file import Submission
 from grail_core.verification.wording import say
 
+NOT_ENFORCED: Final = " (reported, not enforced)"
+"""Ends the detail of a finding that nobody acts on."""
+
 
 def calibration_version() -> str:
     """Of the table that decisions are made with; verdicts name it."""
@@ -39,7 +43,9 @@ def calibration_version() -> str:
 def sample_statistics(submission: Submission, evidence: MinerEvidence) -> list[Statistic]:
     """The coarse bounds and the pooled statistics of a file's sample."""
     sample = [_comparison(submission.rollout_of(one.group, one.rollout), one) for one in evidence.rollouts]
-    return own_statistics(sample, _pair(submission, evidence), shape=_shape(evidence))
+    header, own = submission.file.header, evidence.numerics_class
+    margins = active_table().lookup(header.generation_class, own)
+    return own_statistics(sample, _pair(submission, evidence), margins=margins, shape=_shape(evidence))
 
 
 def alternatives_statistics(submission: Submission, evidence: MinerEvidence) -> list[Statistic]:
@@ -62,7 +68,8 @@ def findings_of(statistics: Sequence[Statistic]) -> list[Finding]:
 
 
 def _pair(submission: Submission, evidence: MinerEvidence) -> PairCalibration | None:
-    return active_table().lookup(submission.file.header.numerics_class, evidence.numerics_class)
+    """Of what computed sketches and log-probabilities; what drew the tokens is `sample_statistics`'."""
+    return active_table().lookup(submission.file.header.proof_class, evidence.numerics_class)
 
 
 def _shape(evidence: MinerEvidence) -> Shape:
@@ -95,7 +102,7 @@ def _under_alternatives(record: RolloutRecord, one: RolloutEvidence) -> Float32C
 def _finding(statistic: Statistic) -> Finding:
     detail = f"{statistic.name}: {statistic.detail}"
     if not statistic.enforced:
-        detail += " (reported, not enforced)"
+        detail += NOT_ENFORCED
     return say(
         Outcome.REJECT if statistic.rejects else Outcome.ACCEPT,
         statistic.check,

@@ -1,25 +1,26 @@
 """Check 1, `file`: the bytes are a window file of this miner, window, checkpoint and beacon, and its signature holds.
 
-It runs on every announced file, since the declared counts of all files decide who is checked. Here, once, columns become
+It runs on the drawn files alone: who is drawn is decided from the seals. Here, once, columns become
 rollouts: each obeys the record's own rules from then on and no later check asks again. The Merkle root is rebuilt from them,
 so after this check the header speaks for every byte.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from grail_core.files.window_file import RolloutColumns, WindowFile, WindowFileError, read_window_file
-from grail_core.proof.numerics import NUMERICS_CLASSES
-from grail_core.protocol import RolloutRecord, count_groups, header_digest, merkle_root, rollout_digests
-from grail_core.protocol.constants import PROTOCOL_VERSION
+from grail_core.protocol import RolloutRecord, WindowHeader, count_groups, header_digest, merkle_root, rollout_digests
+from grail_core.protocol.constants import ROLLOUTS_PER_PROBLEM
 from grail_core.protocol.context import WindowContext
 from grail_core.protocol.signatures import verify
 from grail_core.protocol.types import Digest, Hotkey
 from grail_core.protocol.verdicts import Finding
+from grail_core.verification.header import wrong_fields
 from grail_core.verification.wording import reject
 
 CHECK = "file"
@@ -67,44 +68,40 @@ class Submission:
         return places
 
 
+OpenFile = Callable[[bytes, int | None], WindowFile]
+"""Opens a file's bytes, of so many rows where somebody has sealed how many; raises WindowFileError for the file's fault."""
+
+
+def in_this_process(data: bytes, rows: int | None) -> WindowFile:
+    """For bytes of one's own. A role opens a stranger's in a process with limits (`files.confined`)."""
+    return read_window_file(data)
+
+
 def check_file(
     data: bytes,
     content_digest: Digest,
     hotkey: Hotkey,
     window: WindowContext,
-    known_class: str | None = None,
+    sealed: WindowHeader | None = None,
+    open_file: OpenFile = in_this_process,
 ) -> Submission | list[Finding]:
-    """The submission, or the findings that reject the file."""
+    """The submission, or the findings that reject the file.
+
+    Args:
+        sealed: the header of the miner's seal, which the file's equals; None for who knows only the digest.
+
+    Raises:
+        GrailError: a fault of this machine's (`ConfinementError`).
+    """
+    rows = None if sealed is None else ROLLOUTS_PER_PROBLEM * sealed.groups
     try:
-        file = read_window_file(data)
+        file = open_file(data, rows)
     except WindowFileError as error:
         return [reject(CHECK, detail=error.what)]
-    header = file.header
-    expected = {
-        "protocol version": (header.protocol_version, PROTOCOL_VERSION),
-        "window": (header.window, window.window),
-        "block hash": (header.block_hash, window.block_hash),
-        "hotkey": (header.hotkey, hotkey),
-        "checkpoint digest": (header.checkpoint_digest, window.checkpoint_digest),
-        "environment digest": (header.env_digest, window.env_digest),
-        "policy digest": (header.policy_digest, window.manifest.policy_digest),
-        "beacon round": (header.beacon_round, window.beacon.round if window.beacon else 0),
-        "beacon signature": (header.beacon_signature, window.beacon.signature if window.beacon else None),
-    }
-    findings = [
-        reject(CHECK, value=_text(found), threshold=_text(wanted), detail=f"wrong {name}")
-        for name, (found, wanted) in expected.items()
-        if found != wanted
-    ]
-    if header.numerics_class not in NUMERICS_CLASSES:
-        findings.append(reject(CHECK, value=header.numerics_class, detail="numerics class is not on the protocol's list"))
-    elif known_class is not None and header.numerics_class != known_class:
-        findings.append(
-            reject(CHECK, value=header.numerics_class, threshold=known_class, detail="numerics class changed too soon")
-        )
-    if findings:
-        return findings
-    return bind_rows(file, content_digest, window.network_id)
+    findings = wrong_fields(CHECK, file.header, hotkey, window)
+    if not findings and sealed is not None and file.header != sealed:
+        findings.append(reject(CHECK, detail="the file's header is not the one that was sealed"))
+    return findings or bind_rows(file, content_digest, window.network_id)
 
 
 def bind_rows(file: WindowFile, content_digest: Digest, network_id: Digest) -> Submission | list[Finding]:
@@ -135,9 +132,3 @@ def bind_rows(file: WindowFile, content_digest: Digest, network_id: Digest) -> S
         if found != wanted:
             return [reject(CHECK, value=found, threshold=wanted, detail=f"the header's {name} differ from the rows'")]
     return Submission(header.hotkey, content_digest, file, tuple(records), digests)
-
-
-def _text(value: object) -> str | int | None:
-    if isinstance(value, bytes):
-        return value.hex()
-    return value if isinstance(value, int) or value is None else str(value)

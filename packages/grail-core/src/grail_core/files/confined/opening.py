@@ -1,4 +1,4 @@
-"""Foreign files are opened by a child process with limits, one process a file (amendment A10).
+"""Foreign files are opened by a child process with limits, one process a file.
 
 What a child cannot do: use more address space, processor time or output than its limits, see the environment or descriptors
 of this process, or outlive its file. What comes back is plain numbers in memory that only this process still holds, each length
@@ -113,6 +113,10 @@ class Confined:
         self._running: dict[object, int] = {}  # memory reserved by each
         self._alone = False
         self._children: set[subprocess.Popen[bytes]] = set()
+
+    def open_file(self, data: bytes, rows: int | None) -> WindowFile:
+        """`open_window_file` as the checks call it (`verification.window_file.OpenFile`)."""
+        return self.open_window_file(data, rows=rows)
 
     def open_window_file(self, data: bytes | Path, *, rows: int | None = None) -> WindowFile:
         """A window file as `read_window_file` gives it.

@@ -25,6 +25,7 @@ from grail_core.protocol.constants import (
 )
 from grail_core.protocol.encoding import canonical_json, message, tagged_hash
 from grail_core.protocol.reading import Json, Node, parse_json
+from grail_core.protocol.rollouts.groups import declared_rollouts
 from grail_core.protocol.types import Digest, Hotkey, Window
 from grail_core.protocol.windows import require_window
 
@@ -176,7 +177,8 @@ class WindowHeader:
     gaps: int
     declared: int
     merkle_root: Digest
-    numerics_class: str
+    proof_class: str  # numerics class of what computed sketches and log-probabilities
+    generation_class: str  # of what drew the tokens; the same where one process did both
     software: Mapping[str, str] = field(default_factory=dict)  # versions by package name; information only
 
     def __post_init__(self) -> None:
@@ -192,14 +194,20 @@ class WindowHeader:
             raise ValueError("beacon_signature: 48 bytes are expected")
         if not 1 <= self.groups <= MAX_FILE_ROWS // ROLLOUTS_PER_PROBLEM:
             raise ValueError(f"groups: {self.groups} is outside 1 … {MAX_FILE_ROWS // ROLLOUTS_PER_PROBLEM}")
-        if self.gaps < 0 or self.declared != ROLLOUTS_PER_PROBLEM * max(0, self.groups - self.gaps):
+        if self.gaps < 0 or self.declared != declared_rollouts(self.groups, self.gaps):
             raise ValueError(f"declared: {self.declared} does not follow from {self.groups} groups and {self.gaps} gaps")
-        if not self.numerics_class or len(self.numerics_class) > MAX_NAME_LENGTH:
-            raise ValueError(f"numerics_class: 1 … {MAX_NAME_LENGTH} characters are expected")
+        for name in ("proof_class", "generation_class"):
+            if not 0 < len(getattr(self, name)) <= MAX_NAME_LENGTH:
+                raise ValueError(f"{name}: 1 … {MAX_NAME_LENGTH} characters are expected")
         if len(self.software) > MAX_SOFTWARE_ENTRIES or any(
             len(text) > MAX_NAME_LENGTH for entry in self.software.items() for text in entry
         ):
             raise ValueError(f"software: at most {MAX_SOFTWARE_ENTRIES} entries of {MAX_NAME_LENGTH} characters are allowed")
+
+    @property
+    def classes(self) -> tuple[str, str]:
+        """Proof class and generation class."""
+        return self.proof_class, self.generation_class
 
     def to_json(self) -> dict[str, Json]:
         """Canonical-JSON value: bytes as lower-case hex."""
@@ -217,7 +225,8 @@ class WindowHeader:
             "gaps": self.gaps,
             "declared": self.declared,
             "merkle_root": self.merkle_root.hex(),
-            "numerics_class": self.numerics_class,
+            "proof_class": self.proof_class,
+            "generation_class": self.generation_class,
             "software": dict(self.software),
         }
 
@@ -242,7 +251,8 @@ class WindowHeader:
                 gaps=m["gaps"].integer(),
                 declared=m["declared"].integer(),
                 merkle_root=Digest(m["merkle_root"].raw(32)),
-                numerics_class=m["numerics_class"].text(MAX_NAME_LENGTH),
+                proof_class=m["proof_class"].text(MAX_NAME_LENGTH),
+                generation_class=m["generation_class"].text(MAX_NAME_LENGTH),
                 software=software,
             )
         )

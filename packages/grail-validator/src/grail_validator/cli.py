@@ -11,6 +11,7 @@ from grail_core.commands.knob_options import knob_options
 from grail_core.commands.options import common_options, run_cli, stop_on_signals, verbose_option
 from grail_validator import __version__
 from grail_validator.compared_models import ComparedModels
+from grail_validator.simulation.command import simulate
 
 if TYPE_CHECKING:
     from grail_core.participant.settings import Settings
@@ -34,7 +35,7 @@ def cli() -> None:
 def run(settings: Settings, windows: int | None, compared: ComparedModels) -> None:
     """Judge window after window until stopped.
 
-    Each window: record what lies in every miner's bucket at the deadline, wait for the challenge, select, check, publish the
+    Each window: record every hotkey's seal at the deadline, wait for the challenge, select, check, publish the
     signed verdict with its evidence, and set weights when they are due. Ctrl-C finishes cleanly; a restart continues with
     the step it was in.
     """
@@ -146,6 +147,9 @@ def calibrate(
         out=out,
     )
     calibrate_command(settings, asked, as_json=as_json)
+
+
+cli.add_command(simulate)
 
 
 def main() -> None:

@@ -1,0 +1,210 @@
+"""What the simulation says is what the protocol's functions say, and no strategy of the table pays more than honest work."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from grail_core.errors import GrailError
+from grail_core.protocol.scores import MinerWindow, score_inputs
+from grail_core.protocol.selection import Candidate, check_probabilities
+from grail_validator.simulation import network, replicas, table
+from grail_validator.simulation.coins import hotkey, sample_touches
+from grail_validator.simulation.command import simulate
+from grail_validator.simulation.company import accompanied
+from grail_validator.simulation.crowding import chance_beside_tiny_files, crowded, sealers
+from grail_validator.simulation.hotkeys import cheapest_of, split
+from grail_validator.simulation.measure import CROWDS, HONEST, Pay, Size, measured, ratio
+from grail_validator.simulation.network import Account, live, window_at
+from grail_validator.simulation.page import BEGIN, END
+from grail_validator.simulation.plans import FULL_GROUPS, IfDrawn, Plans, Strategy, View, plans
+from grail_validator.simulation.replicas import live_replicas
+from grail_validator.simulation.skipping import UNCUT, best_skipping
+from tooling import REPOSITORY
+
+PAGE = REPOSITORY / "docs/pay.md"
+SMALL = Size(replicas=24, windows=60)
+
+
+def _anything(view: View) -> Plans:
+    """All that a plan can be, by chance: absent, of every size, junk whole and in part, without file, inconclusive, unlucky."""
+    size = np.where(view.chance(0.2), 0, np.where(view.chance(0.3), view.rng.random(view.replicas), 1.0))
+    junk = np.where(view.chance(0.06), 1.0, np.where(view.chance(0.1), 1 / FULL_GROUPS, 0))
+    if_drawn = np.where(view.chance(0.05), IfDrawn.INCONCLUSIVE, np.where(view.chance(0.02), IfDrawn.NO_FILE, IfDrawn.JUDGED))
+    return plans(view, size, junk=junk, if_drawn=if_drawn, false_reject=0.02)
+
+
+ANYTHING = Strategy("anything", _anything, lambda view: (view.age > 60) & view.chance(0.02))
+
+
+@pytest.mark.parametrize("crowd", [0, 34, 120])
+@pytest.mark.parametrize("strategy", [ANYTHING, replace(ANYTHING, company=lambda view: 40 * (view.age % 3))])
+def test_replicas_are_paid_what_the_protocols_functions_pay(crowd: int, strategy: Strategy) -> None:
+    exact = live([strategy] * 3, crowd, 120, 3, apart=True)
+    fast = live_replicas(strategy, crowd, 120, 3, 3)
+    assert exact.drawn.sum() > 30
+    assert exact.registered.any()
+    if crowd:  # alone, `select_miners` adds what the coins leave short of two
+        assert (exact.drawn == fast.drawn).all()
+        assert np.abs(exact.pay - fast.pay).max() < 1e-9
+    assert np.abs(exact.probability - fast.probability).max() < 1e-9
+    assert (exact.cost == fast.cost).all()
+
+
+def test_every_row_of_the_table_is_paid_alike_by_both() -> None:
+    for row in (table.attacks()[4], *table.faults_on_demand()[2:], *table.honest_rows()[3:]):
+        exact = live(row.strategies * 2, 34, 40, 5, apart=True)
+        fast = live_replicas(row.strategies[0], 34, 40, 2, 5)
+        assert np.abs(exact.pay - fast.pay).max() < 1e-9, row.name
+
+
+def test_a_hotkeys_tally_is_what_score_inputs_adds_up() -> None:
+    rng = np.random.default_rng(2)
+    account = Account()
+    entries: list[MinerWindow] = []
+    for t in range(400):
+        account.open(t)
+        tallied = score_inputs(entries[-100:], window_at(t))
+        assert (account.supported, account.audits) == (tallied.supported, tallied.audits)
+        assert (account.lookback_end >= t) == tallied.in_lookback
+        entry = None
+        if rng.random() < 0.7:
+            declared, kind = int(rng.integers(0, 6000)), rng.random()
+            entry = MinerWindow(window_at(t), declared, True, False, 0, False)
+            if kind < 0.03:
+                entry = replace(entry, active=False, checked=True, failed=True, lookback=int(rng.integers(14, 37)))
+            elif kind < 0.3:
+                entry = replace(entry, checked=True, unique_valid=declared)
+            entries.append(entry)
+        account.close(t, entry)
+        assert account.work(t + 1) == sum(
+            min(5000, one.declared) for one in entries if one.active and one.window > window_at(t - 11)
+        )
+
+
+def test_a_drawn_file_is_looked_at_as_often_as_its_sample_says() -> None:
+    """34 of 313 groups: one that is junk is found in 34 of 313 audits."""
+    found = sum(sample_touches(1, t, 0, FULL_GROUPS, 1) for t in range(1000)) / 1000
+    assert abs(found - 34 / 313) < 4 * (34 / 313 / 1000) ** 0.5
+    assert all(sample_touches(1, t, 0, 4, 1) for t in range(50))  # small files are checked whole
+
+
+def test_honest_full_time_work_is_one() -> None:
+    for probability, crowd in CROWDS.items():
+        pay = measured(HONEST, crowd, SMALL)
+        assert (pay.per_cost, pay.per_slot, pay.cost) == (1, 1, 1)
+        full = {hotkey(i): Candidate(5000, 20_000) for i in range(crowd + 1)}
+        assert round(float(check_probabilities(full)[hotkey(0)]), 2) == probability
+
+
+def test_an_interval_holds_the_ratio_it_is_of() -> None:
+    rng = np.random.default_rng(1)
+    hits = 0
+    for _ in range(300):
+        costs = rng.uniform(0.5, 1.5, 60)
+        found, pm = ratio(0.7 * costs + rng.normal(0, 0.2, 60), costs)
+        hits += abs(found - 0.7) <= pm
+    assert 0.9 < hits / 300 < 0.99
+    assert ratio(np.ones(3), np.zeros(3))[0] == float("inf")
+
+
+@pytest.mark.parametrize("row", [row for row in table.attacks() if len(row.strategies) == 1], ids=lambda row: row.name)
+def test_a_strategy_is_paid_at_most_what_honest_work_is(row: table.Row) -> None:
+    for probability in (0.14, 0.29):
+        cell = table.cell(row, probability, SMALL)
+        assert not cell.pays, f"{cell.pay} beats {row.bound}"
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("row", table.attacks(), ids=lambda row: row.name)
+def test_no_row_pays_at_the_size_of_the_page(row: table.Row) -> None:
+    for probability in (0.14, 0.29, 1.0):
+        cell = table.cell(row, probability, Size())
+        assert not cell.pays, f"{cell.pay} beats {row.bound}"
+
+
+def test_what_pays_is_seen() -> None:
+    """The measure is no rubber stamp: what a rule that holds them down keeps from paying does pay without it."""
+    with pytest.MonkeyPatch.context() as without:
+        without.setattr(replicas, "INCONCLUSIVE_FREE_AUDITS", 0)
+        rows = [row for row in table.faults_on_demand() if row.name.startswith("4 audits")]
+        assert [table.cell(row, 0.14, SMALL).pays for row in rows] == [True, True]
+    assert not Pay(1.01, 0.02, 0.5, 0.1, 0.5, 0, 100).beats_honest_work()
+    assert Pay(0.5, 0.02, 1.2, 0.1, 1, 0, 100).beats_honest_work()
+
+
+def test_work_split_over_hotkeys_or_done_by_the_cheapest_earns_less() -> None:
+    assert split(1.0, 2, CROWDS[0.14], SMALL).per_cost < 0.13
+    assert cheapest_of(8, 7, 1.0, 1.0, CROWDS[0.14], SMALL).per_cost < 0.8
+
+
+def test_choosing_problems_does_not_pay_where_a_token_limit_cuts_their_cost() -> None:
+    for spread in (0.5, 1.0):
+        best = best_skipping(spread, 8.0, 40, 1)
+        assert best.weight - best.weight_pm <= 1.0
+    assert best_skipping(1.0, UNCUT, 40, 1).weight < 1.2
+
+
+def test_hotkeys_that_bring_nothing_take_no_audits_from_who_works() -> None:
+    for name, strategy in sealers().items():
+        if name.startswith("newcomers"):
+            held = crowded(50, strategy, 30, 30, 1)
+            assert held.alone == 0.7
+            assert abs(held.chance - 0.7) < 1e-9, name
+            assert held.audits_of_sealers >= 1
+    alone, beside, own = chance_beside_tiny_files(100, 150)
+    assert alone == 0.35
+    assert beside > 0.348
+    assert own == 0.1
+
+
+def test_who_moves_its_own_chance_by_other_hotkeys_is_paid_next_to_nothing_for_its_slots() -> None:
+    """Its pay per cost is stated as open (docs/pay.md): idle hotkeys are taken to cost nothing."""
+    found = accompanied(99, SMALL)
+    assert found.per_slot < 0.01
+    assert found.pay.per_cost < 1.5
+
+
+def test_every_hotkey_of_a_shared_network_is_drawn_by_one_select_miners() -> None:
+    lived = live([HONEST] * 3, 0, 40, 1)
+    assert lived.probability.min() == 1.0
+    assert network.TRUSTED.newcomer is False
+
+
+def test_the_command_explains_itself_and_says_at_once_what_is_wrong_with_a_page(tmp_path: Path) -> None:
+    said = CliRunner().invoke(simulate, ["--help"]).output
+    for words in ("--windows", "--seed", "pay per cost", "docs/pay.md"):
+        assert words in said
+    page = tmp_path / "pay.md"
+    page.write_text(f"{BEGIN}\nno end\n")
+    for path in (page, tmp_path / "none.md"):
+        refused = CliRunner().invoke(simulate, ["--page", str(path)]).exception
+        assert isinstance(refused, GrailError)
+        assert END in refused.hint
+
+
+def test_the_published_page_has_every_row_and_no_cell_above_its_bound() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    tables = text[text.index(BEGIN) : text.index(END)]
+    assert "20,480 windows a cell" in tables
+    for row in table.rows():
+        (line,) = [
+            line for line in tables.splitlines() if line.startswith(f"| {row.name} |") or line.startswith(f"| {row.name} (")
+        ]
+        figures = re.findall(r"([\d.]+) ± ([\d.]+) · ([\d.]+)", line)
+        assert len(figures) == len(CROWDS)
+        for probability, (per_cost, pm, per_slot) in zip(sorted(CROWDS), figures, strict=True):
+            if probability >= 0.14 and not row.honest:
+                assert float(per_cost) - float(pm) <= row.bound + 0.001, row.name
+                assert float(per_slot) <= row.bound + 0.01, row.name
+
+
+def test_results_are_json() -> None:
+    row = table.Row("honest", (HONEST,), honest=True)
+    assert json.dumps(table.cell(row, 1.0, Size(8, 20)).pay.__dict__)

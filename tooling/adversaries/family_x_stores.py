@@ -12,6 +12,7 @@ import contextlib
 import io
 import logging
 import os
+import sys
 import tempfile
 import time
 import unicodedata
@@ -248,11 +249,15 @@ def _logged(words: str, folder: Path) -> str:
 
 def _ended_with(words: str, folder: Path) -> str:
     """A command that ends with an error over somebody's text, and one that breaks over it."""
-    shown = ""
-    for error in (StorageError(words, where=words, hint=words), RuntimeError(words)):
-        with _terminal() as out, contextlib.suppress(SystemExit):
-            run_cli(_Failing(error))
-        shown += out.getvalue()
+    shown, given = "", sys.argv
+    sys.argv = ["grail"]  # not what this run was given: with --json the error is one, for a machine
+    try:
+        for error in (StorageError(words, where=words, hint=words), RuntimeError(words)):
+            with _terminal() as out, contextlib.suppress(SystemExit):
+                run_cli(_Failing(error))
+            shown += out.getvalue()
+    finally:
+        sys.argv = given
     return shown
 
 

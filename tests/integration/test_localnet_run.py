@@ -179,7 +179,7 @@ def test_a_miner_that_hangs_holds_the_others_up_once_and_is_named(tmp_path: Path
     ended = localnet(out, *options, stop_after="miner-2      window 30:", how=hang)
     assert ended.code == 0, ended.said
     (said,) = ended.summary["not_waited_for"]
-    assert said.startswith("miner-2 was not waited for any longer to mine window"), said
+    assert said.startswith("miner-2 was not waited for any longer to make the groups of window"), said
     assert said in (out / "report.html").read_text()
     assert ended.summary["windows"] == 3
     assert ended.summary["validators_agree"]

@@ -1,17 +1,20 @@
-"""X3, X5: junk in a share of windows, trust earned and spent, hotkeys in rotation; sealing what is never brought.
+"""X3, X5: junk in a share of windows, trust earned and spent, hotkeys in rotation, an operator that moves its own chance with
+other hotkeys, choosing problems; sealing what is never brought.
 
 By simulation with the protocol's own draw and scores; `grail-validator simulate` has the same rows at twenty thousand windows.
-Left out is `simulation.company`, an operator with most slots that moves its own chance: it does pay per cost (docs/pay.md).
 """
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 from grail_core.protocol.selection import Candidate, check_probabilities
 from grail_validator.simulation.coins import hotkey
+from grail_validator.simulation.company import CROWDS_OF_IT, accompanied
 from grail_validator.simulation.crowding import crowded, sealers
 from grail_validator.simulation.network import TRUSTED
+from grail_validator.simulation.skipping import CUTS, SPREADS, UNCUT, best_skipping
 from grail_validator.simulation.table import attacks, cell
 from tooling.adversaries.simulated import CHANCES, add_figure, add_pay, row_with_twin, size_of
 
@@ -30,6 +33,16 @@ def junk_and_trust(seed: int = 0, tries: int | None = None, quick: bool = False)
         for probability in CHANCES if quick else (*CHANCES, 1.0):
             found = cell(one, probability, size)
             add_pay(row, f"{one.name}, p = {probability}", found.pay, one.bound)
+    for honest in CROWDS_OF_IT:
+        moved = accompanied(honest, size)
+        add_pay(row, f"beside {honest} honest miners, {moved.best}", moved.pay)
+    for cut, spread in product(CUTS, SPREADS):
+        chosen = best_skipping(spread, cut, 40 if quick else 1000, size.seed)
+        message = (
+            f"{chosen.weight:.3f} ± {chosen.weight_pm:.3f}, each list its own {chosen.adaptive:.3f} ± {chosen.adaptive_pm:.3f}"
+        )
+        limit = "uncut" if cut == UNCUT else f"cut at {cut:g} means"
+        add_figure(row, f"skipping, σ = {spread}, {limit}", bool(chosen.paid_too_much), "gaps (section 3)", message)
     return row.to_json()
 
 

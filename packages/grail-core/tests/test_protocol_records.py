@@ -56,7 +56,7 @@ def make_header(**changes: Any) -> WindowHeader:
         "policy_digest": bytes([6]) * 32,
         "groups": 40,
         "gaps": 1,
-        "declared": 16 * 33,
+        "declared": 16 * 30,
         "merkle_root": bytes([7]) * 32,
         "proof_class": "bf16-sdpa-cpu-transformers",
         "generation_class": "bf16-eager-cpu-transformers",
@@ -212,8 +212,8 @@ def test_a_header_reads_back_and_its_digest_covers_every_field() -> None:
     }
     digests = {header_digest(NETWORK, make_header(**{name: value})) for name, value in changes.items()}
     digests |= {
-        header_digest(NETWORK, make_header(groups=41, declared=16 * 34)),
-        header_digest(NETWORK, make_header(gaps=2, declared=16 * 26)),
+        header_digest(NETWORK, make_header(groups=41, declared=16 * 31)),
+        header_digest(NETWORK, make_header(gaps=2, declared=16 * 20)),
     }
     digests |= {header_digest(NETWORK, header), header_digest(bytes(32), header)}
     assert len(digests) == len(changes) + 4
@@ -230,11 +230,11 @@ def test_a_header_reads_back_and_its_digest_covers_every_field() -> None:
         ({"beacon_signature": None}, "beacon_round"),
         ({"beacon_signature": bytes(47)}, "beacon_signature"),
         ({"groups": 0, "declared": 0}, "groups"),
-        ({"groups": 376, "declared": 16 * 369}, "groups"),
+        ({"groups": 376, "declared": 16 * 366}, "groups"),
         ({"declared": 640}, "declared"),
         ({"declared": 16 * 39}, "declared"),
-        ({"gaps": -1, "declared": 16 * 47}, "declared"),
-        ({"gaps": 6, "declared": -32}, "declared"),
+        ({"gaps": -1, "declared": 16 * 50}, "declared"),
+        ({"gaps": 5, "declared": -160}, "declared"),
         ({"proof_class": ""}, "proof_class"),
         ({"generation_class": ""}, "generation_class"),
         ({"generation_class": "x" * 129}, "generation_class"),
@@ -248,7 +248,7 @@ def test_a_malformed_header_cannot_exist(changes: dict[str, Any], field: str) ->
 
 
 def test_a_header_with_more_gaps_than_groups_pay_for_declares_nothing() -> None:
-    assert make_header(gaps=6, declared=0).declared == 0
+    assert make_header(gaps=4, declared=0).declared == 0
     assert make_header(groups=375, gaps=0, declared=6000).classes == (
         "bf16-sdpa-cpu-transformers",
         "bf16-eager-cpu-transformers",

@@ -33,16 +33,17 @@ CAP = 5000
 
 def even(work: int, *, valid: int = 1, of: int = 1, in_lookback: bool = False) -> ScoreInputs:
     """Volume enough, and this share of the products valid."""
-    return ScoreInputs(work, 4 * CAP, 4, valid, of, in_lookback)
+    return ScoreInputs(work, 4 * CAP, 12 * CAP, 4, valid, of, in_lookback)
 
 
 FULL = even(MAX_WORK)
 INPUTS = st.builds(
-    lambda work, supported, declared, share, in_lookback: ScoreInputs(
-        work, supported, 72, declared * share // 100, declared, in_lookback
+    lambda work, supported, more, declared, share, in_lookback: ScoreInputs(
+        work, supported, supported * more // 10, 72, declared * share // 100, declared, in_lookback
     ),
     st.integers(0, MAX_WORK),
     st.integers(0, 72 * CAP),
+    st.integers(10, 100),
     st.integers(0, 2**80 - 1),
     st.integers(0, 100),
     st.booleans(),
@@ -51,11 +52,13 @@ INPUTS = st.builds(
 
 def window(back: int, declared: int = 160, **changes: Any) -> MinerWindow:
     fields: dict[str, Any] = {"active": True, "checked": True, "unique_valid": declared, "failed": False}
+    fields["probability"] = Fraction(1, 3)
     return MinerWindow(Window(NOW - 30 * back), declared, **(fields | changes))
 
 
 def failure(back: int, declared: int = 160, lookback: int = 36) -> MinerWindow:
-    return window(back, declared, active=False, unique_valid=0, failed=True, lookback=lookback)
+    p = Fraction(5, lookback) if lookback > 14 else Fraction(1)
+    return window(back, declared, active=False, unique_valid=0, failed=True, probability=p)
 
 
 def inconclusive(back: int, declared: int = 160, *, counted: bool) -> MinerWindow:
@@ -89,8 +92,16 @@ AUDITS = st.lists(
 @settings(max_examples=200)
 def test_power_is_that_of_the_text(audits: list[tuple[int, int, int, bool, bool]]) -> None:
     """Section 10 in fractions, products written out."""
+    chances = [Fraction(1), Fraction(1, 10), Fraction(7, 50), Fraction(35, 121)]
     entries = [
-        window(back, declared, checked=checked, active=active, unique_valid=valid if checked else 0)
+        window(
+            back,
+            declared,
+            checked=checked,
+            active=active,
+            unique_valid=valid if checked else 0,
+            probability=chances[valid % 4],
+        )
         for back, declared, valid, checked, active in audits
     ]
     inputs = inputs_of(*entries)
@@ -98,7 +109,11 @@ def test_power_is_that_of_the_text(audits: list[tuple[int, int, int, bool, bool]
     d = [min(one.declared, CAP) for one in entries if one.checked and one.declared]
     v = [min(one.unique_valid, one.declared, CAP) for one in entries if one.checked and one.declared]
     m = min(4, len(d))
-    expected = POWER_UNIT * work**3 * min(work, 3 * sum(v)) * Fraction(products(v, m), products(d, m)) if d else Fraction(0)
+    p = [one.probability or 0 for one in entries if one.checked and one.declared]
+    estimate = sum(int(valid / chance) for valid, chance in zip(v, p, strict=True))
+    expected = (
+        POWER_UNIT * work**3 * min(work, 3 * sum(v), estimate) * Fraction(products(v, m), products(d, m)) if d else Fraction(0)
+    )
     assert inputs.power == expected.numerator // expected.denominator
 
 
@@ -170,6 +185,14 @@ def test_without_an_audit_there_is_no_power() -> None:
 def test_an_audit_of_a_file_that_declares_nothing_is_none() -> None:
     inputs = inputs_of(window(0, 160), window(1, 0, unique_valid=16))
     assert (inputs.audits, inputs.supported) == (1, 160)
+
+
+@pytest.mark.parametrize(("p", "windows"), [(Fraction(1), 4), (Fraction(1, 2), 8), (Fraction(1, 3), 12), (Fraction(7, 50), 12)])
+def test_audits_that_had_to_come_speak_for_no_more_windows_than_their_own(p: Fraction, windows: int) -> None:
+    """Four full audits support twelve windows where their chance was a third or less; drawn for certain they support four."""
+    audits = [window(20 + back, CAP, probability=p) for back in range(4)]
+    later = [window(back, CAP, checked=False, unique_valid=0) for back in range(12)]
+    assert inputs_of(*audits, *later).power == POWER_UNIT * MAX_WORK**3 * min(MAX_WORK, windows * CAP)
 
 
 def test_a_full_window_now_and_tiny_ones_else_do_not_pay() -> None:
@@ -283,17 +306,19 @@ def test_impossible_counts_are_refused() -> None:
     for wrong in (
         lambda: window(0, 6001),
         lambda: window(0, failed=True),
-        lambda: window(0, unique_valid=0, failed=True),  # a failure has a look-back
-        lambda: window(0, lookback=14),
-        lambda: failure(0, lookback=13),
-        lambda: failure(0, lookback=37),
+        lambda: window(0, unique_valid=0, failed=True, probability=None),  # who was checked had a chance of it
+        lambda: window(0, probability=None),
+        lambda: window(0, probability=Fraction(99, 1000)),
+        lambda: window(0, probability=Fraction(1001, 1000)),
         lambda: window(0, inconclusive=True),
-        lambda: ScoreInputs(-1, 0, 0, 0, 0, False),
-        lambda: ScoreInputs(MAX_WORK + 1, 0, 0, 0, 0, False),
-        lambda: ScoreInputs(0, 1, 0, 0, 0, False),
-        lambda: ScoreInputs(0, 0, 73, 0, 0, False),
-        lambda: ScoreInputs(0, 0, 1, 2, 1, False),
-        lambda: ScoreInputs(0, 0, 1, 0, 2**80, False),
+        lambda: ScoreInputs(-1, 0, 0, 0, 0, 0, False),
+        lambda: ScoreInputs(MAX_WORK + 1, 0, 0, 0, 0, 0, False),
+        lambda: ScoreInputs(0, 1, 1, 0, 0, 0, False),
+        lambda: ScoreInputs(0, 16, 15, 1, 0, 0, False),
+        lambda: ScoreInputs(0, 16, 161, 1, 0, 0, False),
+        lambda: ScoreInputs(0, 0, 0, 73, 0, 0, False),
+        lambda: ScoreInputs(0, 0, 0, 1, 2, 1, False),
+        lambda: ScoreInputs(0, 0, 0, 1, 0, 2**80, False),
         lambda: weights({}, _Rule("capped", 1001, 0)),
     ):
         with pytest.raises(ValueError):
@@ -346,7 +371,7 @@ def test_weights_are_the_largest_remainders_of_the_exact_shares(
 def test_without_a_score_everything_burns() -> None:
     assert weights({}, SUBNET_81) == {0: 65_535}
     nobody = {
-        1: ScoreInputs(100, 0, 0, 1, 1, False),
+        1: ScoreInputs(100, 0, 0, 0, 1, 1, False),
         2: replace(FULL, in_lookback=True),
         3: even(0),
         4: replace(FULL, product_valid=0),

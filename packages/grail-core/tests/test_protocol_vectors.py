@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from fractions import Fraction
+from math import ceil, floor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -192,7 +193,7 @@ def longest_best_prefix(group_ids: list[int]) -> int:
     for length in range(1, len(group_ids) + 1):
         gaps = group_ids[length - 1] + 1 - length
         allowed = gaps <= max(1, (group_ids[length - 1] + 1) // 20)
-        declared[length] = max(0, length - 7 * gaps) if allowed else 0
+        declared[length] = max(0, length - 10 * gaps) if allowed else 0
     best = max(declared.values())
     return max(length for length, count in declared.items() if count == best) if best else 0
 
@@ -204,7 +205,7 @@ def test_groups() -> None:
                 count_groups(case["group_ids"])
         else:
             assert vars(count_groups(case["group_ids"])) == case["count"]
-            assert case["count"]["declared"] == 16 * max(0, case["count"]["groups"] - 7 * case["count"]["gaps"])
+            assert case["count"]["declared"] == 16 * max(0, case["count"]["groups"] - 10 * case["count"]["gaps"])
         if case["best_prefix"] is not None:
             assert best_prefix(case["group_ids"]) == case["best_prefix"] == longest_best_prefix(case["group_ids"])
 
@@ -335,6 +336,11 @@ def test_selection() -> None:
         assert [list(row) for row in sample.reserve] == case["reserve"]
 
 
+def entry_of(entry: dict[str, Any]) -> MinerWindow:
+    chance = entry["probability"]
+    return MinerWindow(**entry | {"probability": None if chance is None else Fraction(*chance)})
+
+
 def scored(entry: dict[str, Any]) -> ScoreInputs:
     return ScoreInputs(**entry | {name: int(entry[name]) for name in ("product_valid", "product_declared")})
 
@@ -356,7 +362,7 @@ def power(history: list[dict[str, Any]], window: int) -> int:
     """Section 10 from its text."""
     ago = [(window - entry["window"]) // 30 for entry in history]
     dated = [(back, entry) for back, entry in zip(ago, history, strict=True) if 0 <= back < 72]
-    if any(entry["failed"] and back < entry["lookback"] for back, entry in dated):
+    if any(entry["failed"] and back < min(36, max(14, ceil(5 / Fraction(*entry["probability"])))) for back, entry in dated):
         return 0
     work = sum(min(entry["declared"], 5000) for back, entry in dated if back < 12 and entry["active"])
     audits = [entry for _, entry in dated if entry["checked"] and entry["declared"]]
@@ -364,7 +370,8 @@ def power(history: list[dict[str, Any]], window: int) -> int:
     v = [min(entry["unique_valid"], declared) for entry, declared in zip(audits, d, strict=True)]
     m = min(4, len(audits))
     ratio = Fraction(mean_products(v, m), mean_products(d, m))
-    return int(2**64 * work**3 * min(work, 3 * sum(v)) * ratio) if m else 0
+    estimate = sum(floor(valid / Fraction(*entry["probability"])) for valid, entry in zip(v, audits, strict=True))
+    return int(2**64 * work**3 * min(work, 3 * sum(v), estimate) * ratio) if m else 0
 
 
 def counts(case: dict[str, Any]) -> bool:
@@ -378,13 +385,13 @@ def counts(case: dict[str, Any]) -> bool:
 def test_scores() -> None:
     expected = vectors("scores")
     for case in expected["histories"]:
-        inputs = score_inputs([MinerWindow(**entry) for entry in case["history"]], case["window"])
+        inputs = score_inputs([entry_of(entry) for entry in case["history"]], case["window"])
         assert inputs == scored(case["inputs"])
         assert inputs.power == int(case["power"]) == power(case["history"], case["window"])
     for case in expected["lookbacks"]:
         assert lookback_windows(Fraction(*case["probability"])) == case["windows"]
     for case in expected["inconclusive"]:
-        history = [MinerWindow(**entry) for entry in case["history"]]
+        history = [entry_of(entry) for entry in case["history"]]
         assert counts_inconclusive(history, case["window"], case["declared"]) is case["counts"] is counts(case)
     assert {case["counts"] for case in expected["inconclusive"]} == {True, False}
     for case in expected["weights"]:

@@ -39,7 +39,7 @@ KEY = Keypair.create_from_seed(bytes(range(32)))
 D = Digest(bytes([9]) * 32)
 WINDOW = Window(300)
 MINER = Hotkey(bytes([1]) * 32)
-NOTHING = ScoreInputs(0, 0, 0, 0, 0, in_lookback=False)
+NOTHING = ScoreInputs(0, 0, 0, 0, 0, 0, in_lookback=False)
 
 NUMBERS = st.none() | st.integers(-(2**53) + 1, 2**53 - 1) | st.floats().map(decimal)
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -73,7 +73,7 @@ def miners(draw: st.DrawFn, uid: int) -> MinerVerdict:
         gaps=draw(st.integers(0, 60)),
         checked=drawn and draw(st.booleans()),
         unique_valid=0 if nothing_valid else draw(st.integers(0, MAX_FILE_ROWS)),
-        check_probability=draw(st.fractions(0, 1, max_denominator=10**6)) if tossed else None,
+        check_probability=draw(st.fractions(Fraction(1, 10), 1, max_denominator=10**6)) if tossed else None,
         coin=draw(st.integers(0, 2**64 - 1)) if tossed else None,
         sampled=tuple(draw(st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 15)), max_size=5))),
         findings=tuple(draw(st.lists(FINDINGS, max_size=3))),
@@ -89,7 +89,8 @@ def score_inputs_of_a_miner(draw: st.DrawFn) -> ScoreInputs:
     audits = draw(st.integers(0, 72))
     valid, more = draw(st.integers(0, 2**70)), draw(st.integers(0, 2**79))
     supported = draw(st.integers(0, 5000 * audits))
-    return ScoreInputs(draw(st.integers(0, 60_000)), supported, audits, valid, valid + more, draw(st.booleans()))
+    estimate = draw(st.integers(supported, 10 * supported))
+    return ScoreInputs(draw(st.integers(0, 60_000)), supported, estimate, audits, valid, valid + more, draw(st.booleans()))
 
 
 @st.composite
@@ -143,7 +144,7 @@ def full_body(**changes: Any) -> VerdictBody:
         "inputs": WindowInputs(D, D, 5, 6, D, D),
         "miners": (miner,),
         "hotkeys": {4: MINER},
-        "score_inputs": {4: ScoreInputs(64, 48, 2, 0, 4096, True)},
+        "score_inputs": {4: ScoreInputs(64, 48, 96, 2, 0, 4096, True)},
         "weights": {0: 65_535, 4: 0},
     }
     return VerdictBody(**(fields | changes))
@@ -178,7 +179,7 @@ def test_every_member_is_inside_the_digest() -> None:
         full_body(inputs=WindowInputs(D, D, 5, 7, D, D)),
         full_body(miners=()),
         full_body(miners=(), hotkeys={4: Hotkey(bytes([2]) * 32)}),
-        full_body(score_inputs={4: ScoreInputs(64, 48, 2, 0, 4097, True)}),
+        full_body(score_inputs={4: ScoreInputs(64, 48, 96, 2, 0, 4097, True)}),
         full_body(weights={0: 65_534, 4: 1}),
     ]
     seen |= {other.digest() for other in changed}
@@ -244,6 +245,8 @@ def test_an_inconclusive_window_is_not_active_and_counts_as_checked_from_the_sec
         ({"status": MinerStatus.INCONCLUSIVE, "active": False, "unique_valid": 1}, "active"),
         ({"status": MinerStatus.ACCEPTED, "coin": None, "check_probability": None}, "drawn by its coin"),
         ({"coin": None, "check_probability": None}, "drawn by its coin"),
+        ({"check_probability": Fraction(1, 11)}, "check_probability"),
+        ({"status": MinerStatus.NOT_SELECTED}, "not checked"),
         ({"declared": MAX_FILE_ROWS + 1}, "declared"),
         ({"unique_valid": 16}, "unique_valid"),
         ({"content_digest": b"short"}, "content_digest"),

@@ -190,7 +190,7 @@ def test_a_refused_class_is_named_before_a_changed_one() -> None:
     ("groups", "gaps", "allowed"), [(20, 2, 1), (1, 2, 1), (37, 2, 1), (38, 2, None), (19, 1, None), (57, 4, 3), (375, 20, 19)]
 )
 def test_more_gaps_than_the_allowance_are_refused(groups: int, gaps: int, allowed: int | None) -> None:
-    seal = sealed(groups=groups, gaps=gaps, declared=16 * max(0, groups - 7 * gaps))
+    seal = sealed(groups=groups, gaps=gaps, declared=16 * max(0, groups - 10 * gaps))
     if allowed is None:
         assert read(seal) == seal
         return

@@ -18,7 +18,7 @@ from grail_trainer.refusals import MAX_REFUSED, Refusals
 A, B, C, STRANGER, MINER, OTHER = (Hotkey(bytes([i]) * 32) for i in range(1, 7))
 FILE, REPLACED = Digest(b"f" * 32), Digest(b"r" * 32)
 YES, NO, UNSEEN, UNSURE = MinerStatus.ACCEPTED, MinerStatus.FAILED, MinerStatus.NOT_SELECTED, MinerStatus.INCONCLUSIVE
-NOTHING = ScoreInputs(0, 0, 0, 0, 0, in_lookback=False)
+NOTHING = ScoreInputs(0, 0, 0, 0, 0, 0, in_lookback=False)
 
 
 def says(*entries: tuple[Hotkey, Digest, MinerStatus], status: WindowStatus = WindowStatus.SCORED) -> SignedVerdict:

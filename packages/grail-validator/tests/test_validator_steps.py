@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 
 import pytest
 
@@ -119,7 +120,9 @@ def changed(change: dict[str, object]) -> bytes:
 
 def _audit(back: int, declared: int) -> MinerWindow:
     window = Window(plain.WINDOW - 30 * back)
-    return MinerWindow(window, declared, active=True, checked=True, unique_valid=declared, failed=False)
+    return MinerWindow(
+        window, declared, active=True, checked=True, unique_valid=declared, failed=False, probability=Fraction(1, 2)
+    )
 
 
 EIGHT_TIMES = (_audit(3, 144), _audit(2, 112))
@@ -331,7 +334,7 @@ def test_rollouts_that_nobody_shares_are_not_said_to_be_shared() -> None:
 @pytest.mark.parametrize("event", [Void("no round"), Unreadable("no model")])
 def test_a_window_without_scores_keeps_everybodys(event: Event) -> None:
     hotkey = NEURONS[1].hotkey
-    former = MinerWindow(Window(plain.WINDOW - 30), 32, active=True, checked=True, unique_valid=30, failed=False)
+    former = replace(_audit(1, 32), unique_valid=30)
     standing = replace(STANDING, memory=Memory({hotkey: [former]}, {}, {}))
     body = judged(event, standing).body
     assert body.score_inputs == {

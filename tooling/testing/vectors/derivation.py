@@ -199,14 +199,14 @@ def gumbel(source: Source) -> Json:
 def groups(_: Source) -> Json:
     lists = [[0], [1], [2], [0, 1, 2], [0, 2], [1, 2], [0, 3], [0, 0], [1, 0], [-1, 0], []]
     lists += [
-        [*range(7), 8],  # eight groups and a gap declare one
-        [*range(6), 7],  # seven and a gap none
+        [*range(10), 11],  # eleven groups and a gap declare one
+        [*range(9), 10],  # ten and a gap none
         [*range(39), 40],
         [*range(38), 40],
         [i for i in range(40) if i not in (3, 9)],
         [i for i in range(39) if i not in (3, 9)],
-        [i for i in range(47) if i != 40],  # six groups after a gap do not pay for it …
-        [i for i in range(48) if i != 40],  # … seven do: the longest of equals
+        [i for i in range(50) if i != 40],  # nine groups after a gap do not pay for it …
+        [i for i in range(51) if i != 40],  # … ten do: the longest of equals
         [i for i in range(60) if i not in (20, 55)],
         [i for i in range(40) if i not in (3, 4, 5)],  # more than may be missing at any length
     ]

@@ -27,12 +27,17 @@ from grail_core.protocol.scores import elementary_symmetric, lookback_windows
 from tooling.testing.vectors.source import Source
 
 WINDOW = Window(6000)
-FULL = ScoreInputs(60_000, 25_000, 5, 5 * 5000**4, 5 * 5000**4, in_lookback=False)
-"""Twelve full windows, five full audits, everything valid."""
+FULL = ScoreInputs(60_000, 25_000, 125_000, 5, 5 * 5000**4, 5 * 5000**4, in_lookback=False)
+"""Twelve full windows, five full audits of chance 1/5, everything valid."""
 
 
 def fraction_json(value: Fraction) -> Json:
     return [value.numerator, value.denominator]
+
+
+def window_json(entry: MinerWindow) -> Json:
+    value: dict[str, Json] = dict(dataclasses.asdict(entry))
+    return value | {"probability": None if entry.probability is None else fraction_json(entry.probability)}
 
 
 def inputs_json(inputs: ScoreInputs) -> Json:
@@ -112,7 +117,7 @@ def scores(source: Source) -> Json:
         histories.append(
             {
                 "window": WINDOW,
-                "history": [dataclasses.asdict(entry) for entry in history],
+                "history": [window_json(entry) for entry in history],
                 "inputs": inputs_json(inputs),
                 "power": str(inputs.power),
             }
@@ -121,7 +126,7 @@ def scores(source: Source) -> Json:
         "histories": histories,
         "lookbacks": [
             {"probability": fraction_json(p), "windows": lookback_windows(p)}
-            for p in map(Fraction, ("1", "1/2", "5/14", "5/15", "2/7", "7/50", "5/36", "5/37", "1/10", "0"))
+            for p in map(Fraction, ("1", "1/2", "5/14", "5/15", "2/7", "7/50", "5/36", "5/37", "1/10"))
         ],
         "inconclusive": _inconclusive(),
         "weights": _weights(source),
@@ -135,14 +140,14 @@ def _histories(source: Source) -> list[list[MinerWindow]]:
         [_miner_window(source, Window(WINDOW - 30 * back), kind) for back in range(80, -1, -1) if source.below(5)]
         for kind in (1, 2, 3, 6, 8, 9, 10, 11)
     ]
-    honest = {"active": True, "checked": True, "failed": False}
+    honest = {"active": True, "checked": True, "failed": False, "probability": Fraction(1, 3)}
 
-    def at(back: int, declared: int = 160, valid: int = 160, **changes: bool | int) -> MinerWindow:
+    def at(back: int, declared: int = 160, valid: int = 160, **changes: bool | int | Fraction) -> MinerWindow:
         fields = honest | {"unique_valid": valid} | changes
         return MinerWindow(Window(WINDOW - 30 * back), declared, **fields)  # type: ignore[arg-type]
 
     def failed(back: int, lookback: int) -> MinerWindow:
-        return at(back, valid=0, failed=True, lookback=lookback)
+        return at(back, valid=0, failed=True, probability=Fraction(5, lookback) if lookback > 14 else Fraction(1))
 
     return [
         *histories,
@@ -161,17 +166,27 @@ def _histories(source: Source) -> list[list[MinerWindow]]:
         [failed(14, 14), at(0)],
         [at(30), at(20, valid=0, active=False, checked=False, inconclusive=True), at(0)],  # forgiven
         [at(30), at(20, valid=0, active=False, checked=True, inconclusive=True), at(0)],  # unsupported
-        [at(3, 16, 16), at(2, 16, 16), at(1, 16, 16), at(0, 5000, 0, checked=False)],  # min(W, 3 · Σv)
+        [at(3, 16, 16), at(2, 16, 16), at(1, 16, 16), at(0, 5000, 0, checked=False)],  # 3 · Σv
+        # Σ⌊v/p⌋: four windows that had to be audited speak for four; of another chance for more, each rounded down.
+        [
+            *(at(back, 5000, 5000, probability=Fraction(1)) for back in (15, 14, 13, 12)),
+            *(at(b, 5000, 0, checked=False) for b in range(11, -1, -1)),
+        ],
+        [
+            at(2, 160, 159, probability=Fraction(1)),
+            at(1, 160, 160, probability=Fraction(7, 8)),
+            at(0, 160, 160, probability=Fraction(1)),
+        ],
     ]
 
 
 def _inconclusive() -> Json:
     def inconclusive(back: int) -> MinerWindow:
-        return MinerWindow(Window(WINDOW - 30 * back), 160, False, False, 0, False, inconclusive=True)
+        return MinerWindow(Window(WINDOW - 30 * back), 160, False, False, 0, False, Fraction(1, 3), inconclusive=True)
 
     def audit(back: int, declared: int, valid: int | None = None) -> MinerWindow:
         valid = declared if valid is None else valid
-        return MinerWindow(Window(WINDOW - 30 * back), declared, True, True, valid, False)
+        return MinerWindow(Window(WINDOW - 30 * back), declared, True, True, valid, False, Fraction(1, 3))
 
     eight = [audit(back, 160) for back in range(20, 12, -1)]
     gone = [audit(72, 160)]
@@ -198,7 +213,7 @@ def _inconclusive() -> Json:
         {
             "window": WINDOW,
             "declared": declared,
-            "history": [dataclasses.asdict(entry) for entry in history],
+            "history": [window_json(entry) for entry in history],
             "counts": counts_inconclusive(history, WINDOW, declared),
         }
         for history, declared in cases
@@ -206,12 +221,12 @@ def _inconclusive() -> Json:
 
 
 def _weights(source: Source) -> Json:
-    none = ScoreInputs(0, 0, 0, 0, 0, in_lookback=False)
+    none = ScoreInputs(0, 0, 0, 0, 0, 0, in_lookback=False)
 
     def audited(work: int, valid: Sequence[int], declared: Sequence[int], *, in_lookback: bool = False) -> ScoreInputs:
         degree = min(4, len(declared))
         products = elementary_symmetric(valid, degree), elementary_symmetric(declared, degree)
-        return ScoreInputs(work, sum(valid), len(declared), *products, in_lookback=in_lookback)
+        return ScoreInputs(work, sum(valid), 7 * sum(valid), len(declared), *products, in_lookback=in_lookback)
 
     def random_inputs() -> ScoreInputs:
         declared = [16 * (1 + source.below(312)) for _ in range(source.below(20))]
@@ -280,6 +295,6 @@ def _miner_window(source: Source, window: Window, kind: int) -> MinerWindow:
         checked=checked,
         unique_valid=valid,
         failed=failed,
-        lookback=14 + source.below(23) if failed else 0,
+        probability=Fraction(1 + source.below(9), 9) if checked or inconclusive else None,
         inconclusive=inconclusive,
     )

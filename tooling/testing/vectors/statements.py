@@ -49,8 +49,8 @@ SIGNATURE = bytes.fromhex(
     "668c26596b592059057759436a806a6bccc803c5601df39a5a64a8b646a10280"
 )
 SEAL_SIGNATURE = bytes.fromhex(
-    "ace1616776dfafc3c3622489519c32d3431c5db467d4d066724550babf809258"
-    "0e68412c93d09ca09fa6ca1a338d8c4b31973223105213e4806fd10dbcef2381"
+    "2801c8e990aebc5785a84d74064538295c6abccb62212d5133011f5139022b48"
+    "384b77e98fd2d6207c10a19d54f11f95139053f3c9205b60506583f1ab66da8d"
 )
 
 
@@ -71,7 +71,7 @@ def records(source: Source) -> Json:
             policy_digest=Digest(source.bytes()),
             groups=groups,
             gaps=gaps,
-            declared=16 * max(0, groups - 7 * gaps),
+            declared=16 * max(0, groups - 10 * gaps),
             merkle_root=merkle_root(digests),
             proof_class="bf16-sdpa-cpu-transformers",
             generation_class=generation,
@@ -140,7 +140,7 @@ def seals(source: Source) -> Json:
         policy_digest=Digest(source.bytes()),
         groups=39,
         gaps=1,
-        declared=512,
+        declared=464,
         merkle_root=Digest(source.bytes()),
         proof_class="bf16-sdpa-cpu-transformers",
         generation_class="bf16-eager-cpu-transformers",
@@ -181,7 +181,7 @@ def _malformed(seal: Seal) -> Json:
         ("kind", value | {"kind": "gradients"}),
         ("size", value | {"size": 0}),
         ("size", value | {"size": most_of_a_row * 39 + 1}),
-        ("size", value | {"size": constants.MAX_FILE_BYTES + 1, "header": header | {"groups": 375, "declared": 16 * 368}}),
+        ("size", value | {"size": constants.MAX_FILE_BYTES + 1, "header": header | {"groups": 375, "declared": 16 * 365}}),
         ("size", value | {"size": "1234567"}),
         ("content_digest", value | {"content_digest": seal.content_digest.hex().upper()}),
         ("content_digest", {name: member for name, member in value.items() if name != "content_digest"}),
@@ -238,7 +238,7 @@ def signatures(source: Source) -> Json:
 
 def verdicts(source: Source) -> Json:
     network, hotkeys = Digest(source.bytes()), {uid: Hotkey(source.bytes()) for uid in (3, 7, 9, 11)}
-    none = ScoreInputs(0, 0, 0, 0, 0, in_lookback=False)
+    none = ScoreInputs(0, 0, 0, 0, 0, 0, in_lookback=False)
     body = VerdictBody(
         network_id=network,
         window=Window(5_000_010),
@@ -301,8 +301,8 @@ def verdicts(source: Source) -> Json:
         ),
         hotkeys=hotkeys,
         score_inputs={
-            3: ScoreInputs(16, 15, 1, 15, 16, in_lookback=False),
-            7: ScoreInputs(59_904, 64_896, 14, 10**17, 1001 * 4992**4, in_lookback=True),
+            3: ScoreInputs(16, 15, 20, 1, 15, 16, in_lookback=False),
+            7: ScoreInputs(59_904, 64_896, 227_136, 14, 10**17, 1001 * 4992**4, in_lookback=True),
             9: none,
             11: dataclasses.replace(none, audits=1, product_declared=160),
         },

@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 from grail_core.database import Database
@@ -31,7 +32,7 @@ from grail_validator.cases import Memory, Sighting, WindowStage
 
 log = get_logger(__name__)
 
-_SCHEMA_VERSION = 2
+_SCHEMA_VERSION = 3
 MAX_CRASHES_FORGIVEN = 1
 """Ends of a process while it judged a window, after which the file in hand is given up."""
 _STAGES = ", ".join(f"'{stage.value}'" for stage in WindowStage if stage is not WindowStage.UNSEEN)  # that is having no row
@@ -45,7 +46,7 @@ CREATE TABLE IF NOT EXISTS sightings (
     PRIMARY KEY (window, hotkey)) STRICT;
 CREATE TABLE IF NOT EXISTS scores (
     window INTEGER NOT NULL, hotkey BLOB NOT NULL, declared INTEGER NOT NULL, active INTEGER NOT NULL,
-    checked INTEGER NOT NULL, unique_valid INTEGER NOT NULL, failed INTEGER NOT NULL, lookback INTEGER NOT NULL,
+    checked INTEGER NOT NULL, unique_valid INTEGER NOT NULL, failed INTEGER NOT NULL, probability TEXT,
     inconclusive INTEGER NOT NULL, PRIMARY KEY (window, hotkey)) STRICT;
 CREATE TABLE IF NOT EXISTS adopted (
     window INTEGER PRIMARY KEY, validator BLOB NOT NULL, told INTEGER NOT NULL DEFAULT 0) STRICT;
@@ -95,7 +96,8 @@ def _forget_seals(db: sqlite3.Connection, before: Window) -> None:
 def _insert_scores(db: sqlite3.Connection, body: VerdictBody) -> None:
     for miner in body.miners:
         e = miner.miner_window(body.window)
-        values = (e.declared, e.active, e.checked, e.unique_valid, e.failed, e.lookback, e.inconclusive)
+        probability = None if e.probability is None else str(e.probability)
+        values = (e.declared, e.active, e.checked, e.unique_valid, e.failed, probability, e.inconclusive)
         db.execute("INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (body.window, miner.hotkey, *values))
 
 
@@ -348,13 +350,13 @@ class Ledger:
         oldest = before - SCORE_MEMORY_WINDOWS * WINDOW_LENGTH
         with closing(self._connect()) as db:
             rows = db.execute(
-                "SELECT hotkey, window, declared, active, checked, unique_valid, failed, lookback, inconclusive FROM scores "
+                "SELECT hotkey, window, declared, active, checked, unique_valid, failed, probability, inconclusive FROM scores "
                 "WHERE window >= ? AND window < ? ORDER BY hotkey, window",
                 (oldest, before),
             ).fetchall()
             self._require_sums(db, oldest, before - 1)
         result: dict[Hotkey, list[MinerWindow]] = {}
-        for hotkey, window, declared, active, checked, unique_valid, failed, lookback, inconclusive in rows:
+        for hotkey, window, declared, active, checked, unique_valid, failed, probability, inconclusive in rows:
             entry = MinerWindow(
                 Window(window),
                 declared,
@@ -362,7 +364,7 @@ class Ledger:
                 checked=bool(checked),
                 unique_valid=unique_valid,
                 failed=bool(failed),
-                lookback=lookback,
+                probability=None if probability is None else Fraction(probability),
                 inconclusive=bool(inconclusive),
             )
             result.setdefault(Hotkey(hotkey), []).append(entry)

@@ -1,14 +1,17 @@
 """Section 10: what a miner's last windows are worth, in exact integers.
 
-With W the work of the last 12 windows, and d and v what was declared and found valid in each audit of the last 72:
+With W the work of the last 12 windows, and d and v what was declared and found valid in each audit of the last 72, which was
+drawn with chance p:
 
-    power = ⌊2⁶⁴ · W³ · min(W, 3 · Σv) · e_m(v) / e_m(d)⌋        m = min(4, number of audits)
+    power = ⌊2⁶⁴ · W³ · min(W, 3 · Σv, Σ⌊v/p⌋) · e_m(v) / e_m(d)⌋        m = min(4, number of audits)
 
 e_m is the elementary symmetric polynomial: the mean over all products of m different audits. A fourth power of the mean share
 of valid work would be inflated by the variance of few audits, and that inflation is what makes junk pay; the mean product of
-four is c⁴ without bias for who works in a share c of its windows. `min(W, 3 · Σv)` asks for audited volume of the present
-size. A failure means 0 for as many windows as five checks are expected in, and what nobody earned goes to the burn UID. No
-floating point anywhere: every validator gets the same u16s.
+four is c⁴ without bias for who works in a share c of its windows. `3 · Σv` asks for audited volume of the present size, and
+Σv/p (the estimate of Horvitz and Thompson, 1952) for that much work in all: an audit that had to come speaks for its own window
+only, or who is audited when it likes would buy trust with four windows of work. A failure means 0 for as many windows as five
+checks are expected in, and what nobody earned goes to the burn UID. No floating point anywhere: every validator gets the same
+u16s.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from grail_core.protocol.constants import (
     UNIQUE_ROLLOUTS_CAP,
     WINDOW_LENGTH,
 )
+from grail_core.protocol.selection import LEAST_PROBABILITY
 from grail_core.protocol.types import Hotkey, Window
 
 WEIGHT_TOTAL = 65_535
@@ -73,7 +77,7 @@ class MinerWindow:
     checked: bool  # drawn, and the checks came to a conclusion, or it is counted as unsupported
     unique_valid: int  # distinct rollouts of the file if the sample passed, else 0
     failed: bool
-    lookback: int = 0  # windows for which a failure means 0, itself among them; 0 where it did not fail
+    probability: Fraction | None = None  # its check chance; None where no coin was tossed
     inconclusive: bool = False  # drawn, and this validator could not judge it
 
     def __post_init__(self) -> None:
@@ -81,9 +85,16 @@ class MinerWindow:
             raise ValueError(f"window {self.window}: {self.declared} declared, {self.unique_valid} unique and valid")
         if (self.failed or self.inconclusive) and self.unique_valid:
             raise ValueError(f"window {self.window}: a failed window has no valid rollout, not {self.unique_valid}")
-        least, most = LOOKBACK_WINDOWS
-        if self.failed != (least <= self.lookback <= most):
-            raise ValueError(f"window {self.window}: failed {self.failed}, with a look-back of {self.lookback} windows")
+        if self.probability is None:
+            if self.checked or self.failed:
+                raise ValueError(f"window {self.window}: checked, without the chance that it was")
+        elif not LEAST_PROBABILITY <= self.probability <= 1:
+            raise ValueError(f"window {self.window}: a check chance of {self.probability}, outside {LEAST_PROBABILITY} … 1")
+
+    @property
+    def lookback(self) -> int:
+        """Windows for which a failure means 0, itself among them; 0 where it did not fail."""
+        return lookback_windows(self.probability) if self.failed and self.probability is not None else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +103,7 @@ class ScoreInputs:
 
     work: int  # W: Σ min(declared, cap) over the active ones of the last 12 windows
     supported: int  # Σv over the audits of the last 72
+    estimate: int  # Σ⌊v/p⌋ over the same: valid work of all their windows, as audits of chance p estimate it
     audits: int  # their number, those that declared nothing left out
     product_valid: int  # e_m(v)
     product_declared: int  # e_m(d)
@@ -102,6 +114,8 @@ class ScoreInputs:
             raise ValueError(f"work: {self.work} is outside 0 … {MAX_WORK}")
         if not 0 <= self.audits <= SCORE_MEMORY_WINDOWS or not 0 <= self.supported <= self.audits * UNIQUE_ROLLOUTS_CAP:
             raise ValueError(f"supported: {self.supported} valid rollouts in {self.audits} audits")
+        if not self.supported <= self.estimate <= self.supported / LEAST_PROBABILITY:
+            raise ValueError(f"estimate: {self.estimate}, from {self.supported} valid rollouts")
         if not 0 <= self.product_valid <= self.product_declared < 2 ** (8 * PRODUCT_BYTES):
             raise ValueError(f"product_valid: {self.product_valid} of {self.product_declared}")
 
@@ -110,7 +124,7 @@ class ScoreInputs:
         """0 without an audit or inside a look-back; at most MAX_POWER. Every product on the way is below 2¹⁹⁸."""
         if self.in_lookback or not self.audits or not self.product_declared:
             return 0
-        volume = min(self.work, SUPPORT_FACTOR * self.supported)
+        volume = min(self.work, SUPPORT_FACTOR * self.supported, self.estimate)
         return POWER_UNIT * self.work**3 * volume * self.product_valid // self.product_declared
 
 
@@ -120,8 +134,6 @@ def lookback_windows(probability: Fraction) -> int:
     Long where audits are rare, short where everybody is audited, so that a false reject in a small network costs little.
     """
     least, most = LOOKBACK_WINDOWS
-    if probability <= 0:
-        return most
     return min(most, max(least, -(-LOOKBACK_AUDITS * probability.denominator // probability.numerator)))
 
 
@@ -130,8 +142,8 @@ def counts_inconclusive(history: Iterable[MinerWindow], window: Window, declared
 
     The first of the last 72 windows is free where the audits among them found at least eight windows of its size valid; any
     other counts. Junk that can be made inconclusive when it is drawn would earn up to 2.3 times its cost at p = 0.14 if none
-    counted. If the first one were always free, a new hotkey would have it after four audits, and 1.28; if eight audits of any
-    size bought it, four of one group and four full ones would, and 1.35. With eight windows of volume it is at most 1.06.
+    counted. If the first one were always free, a new hotkey would have it after five audits, and 1.09 ± 0.04.
+    With eight windows of volume it is at most 1.05: what one free fault is worth.
 
     Args:
         history: the windows before; entries outside the memory and from `window` on are passed over.
@@ -170,6 +182,7 @@ def score_inputs(history: Iterable[MinerWindow], window: Window) -> ScoreInputs:
     work = 0
     declared: list[int] = []
     valid: list[int] = []
+    estimate = 0
     in_lookback = False
     oldest = window - (SCORE_MEMORY_WINDOWS - 1) * WINDOW_LENGTH
     oldest_work = window - (SCORE_WINDOWS - 1) * WINDOW_LENGTH
@@ -185,13 +198,15 @@ def score_inputs(history: Iterable[MinerWindow], window: Window) -> ScoreInputs:
         if entry.active and at >= oldest_work:
             work += counted
         in_lookback = in_lookback or (entry.failed and at > window - entry.lookback * WINDOW_LENGTH)
-        if (entry.checked or entry.failed) and counted:
+        if entry.probability is not None and (entry.checked or entry.failed) and counted:  # an audit has its chance
             declared.append(counted)
             valid.append(0 if entry.failed else min(entry.unique_valid, counted))
+            estimate += int(valid[-1] / entry.probability)
     degree = min(AUDITS_OF_A_PRODUCT, len(declared))
     return ScoreInputs(
         work=work,
         supported=sum(valid),
+        estimate=estimate,
         audits=len(declared),
         product_valid=elementary_symmetric(valid, degree),
         product_declared=elementary_symmetric(declared, degree),

@@ -23,7 +23,8 @@ from grail_core.protocol.constants import (
 from grail_core.protocol.randomness import DRAW_MINERS, stream_words
 from grail_core.protocol.types import Hotkey
 
-_FLOOR = Fraction(*CHECK_PROBABILITY_FLOOR)
+LEAST_PROBABILITY = Fraction(*CHECK_PROBABILITY_FLOOR)
+"""No sealed miner's chance is below it."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,14 @@ def check_probabilities(candidates: Mapping[Hotkey, Candidate]) -> dict[Hotkey, 
     supported = sum(one.counted for one in candidates.values() if not (one.in_lookback or one.newcomer))
     total = sum(one.counted for one in candidates.values() if not one.in_lookback)
     newcomers = sum(one.newcomer for one in candidates.values())
-    least = min(Fraction(1, 2), Fraction(NEWCOMERS_CHECKED, newcomers)) if newcomers else _FLOOR
+    least = min(Fraction(1, 2), Fraction(NEWCOMERS_CHECKED, newcomers)) if newcomers else LEAST_PROBABILITY
 
     def chance(one: Candidate) -> Fraction:
         if one.in_lookback:
-            return _FLOOR
+            return LEAST_PROBABILITY
         among = total if one.newcomer else supported
-        share = Fraction(CHECKED_MINERS_EXPECTED * one.counted, among) if among else _FLOOR
-        p = min(Fraction(1), max(_FLOOR, share))
+        share = Fraction(CHECKED_MINERS_EXPECTED * one.counted, among) if among else LEAST_PROBABILITY
+        p = min(Fraction(1), max(LEAST_PROBABILITY, share))
         return max(p, least) if one.newcomer else p
 
     return {hotkey: chance(one) for hotkey, one in candidates.items()}

@@ -20,7 +20,8 @@ from grail_core.protocol.encoding import canonical_json, tagged_hash
 from grail_core.protocol.findings import Finding, Outcome, decimal
 from grail_core.protocol.reading import MAX_JSON_INTEGER, Json, Node, parse_json
 from grail_core.protocol.rollouts.sample import RESERVE_ROLLOUTS
-from grail_core.protocol.scores import PRODUCT_BYTES, WEIGHT_TOTAL, MinerWindow, ScoreInputs, lookback_windows
+from grail_core.protocol.scores import PRODUCT_BYTES, WEIGHT_TOTAL, MinerWindow, ScoreInputs
+from grail_core.protocol.selection import LEAST_PROBABILITY
 from grail_core.protocol.signatures import verify
 from grail_core.protocol.types import Digest, Hotkey, Signature, Window
 from grail_core.protocol.windows import require_window
@@ -86,7 +87,7 @@ class MinerVerdict:
             raise ValueError("coin: a coin comes with its probability")
         if self.coin is not None and not 0 <= self.coin < 2**64:
             raise ValueError(f"coin: {self.coin} is no 64-bit word")
-        if self.check_probability is not None and not 0 <= self.check_probability <= 1:
+        if self.check_probability is not None and not LEAST_PROBABILITY <= self.check_probability <= 1:
             raise ValueError(f"check_probability: {self.check_probability}")
         if len(self.reason) > MAX_REASON:
             raise ValueError(f"reason: at most {MAX_REASON} characters are allowed")
@@ -98,20 +99,21 @@ class MinerVerdict:
             raise ValueError("active: an absent miner's window is neither active nor checked")
         if self.status is MinerStatus.INCONCLUSIVE and (self.active or self.unique_valid):
             raise ValueError("active: an inconclusive window is not active, and has no valid rollout")
+        if self.status is MinerStatus.NOT_SELECTED and self.checked:
+            raise ValueError("checked: a miner whose coin did not fall was not checked")
         if self.status not in (MinerStatus.ABSENT, MinerStatus.NOT_SELECTED) and self.coin is None:
             raise ValueError(f"coin: a miner that is {self.status.value} was drawn by its coin")
 
     def miner_window(self, window: Window) -> MinerWindow:
         """What this window counts in the miner's score."""
-        failed = self.status is MinerStatus.FAILED
         return MinerWindow(
             window=window,
             declared=self.declared,
             active=self.active,
             checked=self.checked,
             unique_valid=self.unique_valid,
-            failed=failed,
-            lookback=lookback_windows(self.check_probability or Fraction(1)) if failed else 0,
+            failed=self.status is MinerStatus.FAILED,
+            probability=self.check_probability,
             inconclusive=self.status is MinerStatus.INCONCLUSIVE,
         )
 
@@ -285,6 +287,7 @@ class VerdictBody:
                 "uid": uid,
                 "work": s.work,
                 "supported": s.supported,
+                "estimate": s.estimate,
                 "audits": s.audits,
                 "product_valid": f"{s.product_valid:0{2 * PRODUCT_BYTES}x}",
                 "product_declared": f"{s.product_declared:0{2 * PRODUCT_BYTES}x}",
@@ -458,11 +461,12 @@ def _weight(node: Node) -> tuple[int, int]:
 
 
 def _score(node: Node) -> tuple[int, ScoreInputs]:
-    m = node.members("uid", "work", "supported", "audits", "product_valid", "product_declared", "in_lookback")
+    m = node.members("uid", "work", "supported", "estimate", "audits", "product_valid", "product_declared", "in_lookback")
     inputs = node.build(
         lambda: ScoreInputs(
             work=m["work"].integer(),
             supported=m["supported"].integer(),
+            estimate=m["estimate"].integer(),
             audits=m["audits"].integer(),
             product_valid=int.from_bytes(m["product_valid"].raw(PRODUCT_BYTES), "big"),
             product_declared=int.from_bytes(m["product_declared"].raw(PRODUCT_BYTES), "big"),

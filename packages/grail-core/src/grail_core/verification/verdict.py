@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from grail_core.protocol import MinerStatus, MinerVerdict, VerdictBody, WindowInputs, WindowStatus
-from grail_core.protocol.constants import CHECK_PROBABILITY_FLOOR, CHECKED_MINERS_LEAST
+from grail_core.protocol.constants import CHECKED_MINERS_LEAST
 from grail_core.protocol.context import Challenge, WindowContext
-from grail_core.protocol.selection import falls, miner_coin
+from grail_core.protocol.selection import LEAST_PROBABILITY, falls, miner_coin
 from grail_core.protocol.types import Hotkey
 
-_FLOOR = Fraction(*CHECK_PROBABILITY_FLOOR)
 _DRAWN = (MinerStatus.ACCEPTED, MinerStatus.FAILED, MinerStatus.INCONCLUSIVE)
 
 
@@ -99,10 +98,8 @@ def _coin(miner: MinerVerdict, select_seed: bytes, *, looked_back: bool | None) 
     if miner.coin != coin:
         yield Contradiction("coin", f"{miner.coin:016x}", f"{coin:016x}", miner.hotkey)
     chance = miner.check_probability
-    if chance < _FLOOR:
-        yield Contradiction("probability", str(chance), f"at least {_FLOOR}", miner.hotkey)
-    if looked_back and chance != _FLOOR:
-        yield Contradiction("probability", f"{chance} inside a look-back", str(_FLOOR), miner.hotkey)
+    if looked_back and chance != LEAST_PROBABILITY:
+        yield Contradiction("probability", f"{chance} inside a look-back", str(LEAST_PROBABILITY), miner.hotkey)
 
 
 def _in_lookback(body: VerdictBody, miner: MinerVerdict) -> bool | None:
@@ -112,7 +109,7 @@ def _in_lookback(body: VerdictBody, miner: MinerVerdict) -> bool | None:
         return False
     if miner.status is not MinerStatus.FAILED:
         return True
-    return None if miner.check_probability == _FLOOR else False
+    return None if miner.check_probability == LEAST_PROBABILITY else False
 
 
 def _draw(body: VerdictBody) -> Iterator[Contradiction]:

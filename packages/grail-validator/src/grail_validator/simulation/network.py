@@ -21,7 +21,7 @@ from grail_core.protocol.constants import (
     WINDOW_LENGTH,
 )
 from grail_core.protocol.rollouts.groups import declared_rollouts
-from grail_core.protocol.scores import MAX_POWER, MinerWindow, counts_inconclusive, lookback_windows, score_inputs
+from grail_core.protocol.scores import MAX_POWER, MinerWindow, counts_inconclusive, score_inputs
 from grail_core.protocol.selection import Candidate, Selection, select_miners
 from grail_core.protocol.types import Window
 from grail_validator.simulation.coins import hotkey, sample_touches, window_seed
@@ -126,18 +126,17 @@ class Sealed:
 
 def judged(seed: int, t: int, replica: int, sealed: Sealed, selection: Selection, account: Account) -> MinerWindow:
     """What window t counts for one sealed hotkey."""
-    window, declared = window_at(t), sealed.declared
+    window, declared, p = window_at(t), sealed.declared, selection.probability
     if not selection.selected:
-        return MinerWindow(window, declared, active=True, checked=False, unique_valid=0, failed=False)
+        return MinerWindow(window, declared, active=True, checked=False, unique_valid=0, failed=False, probability=p)
     if sealed.if_drawn == IfDrawn.INCONCLUSIVE:
         counts = counts_inconclusive(account.history, window, declared)
-        return MinerWindow(window, declared, active=False, checked=counts, unique_valid=0, failed=False, inconclusive=True)
+        return MinerWindow(window, declared, False, counts, unique_valid=0, failed=False, probability=p, inconclusive=True)
     missing = sealed.if_drawn == IfDrawn.NO_FILE
     found = sealed.junk > 0 and sample_touches(seed, t, replica, sealed.groups, sealed.junk)
     if missing or found or sealed.unlucky:
-        lookback = lookback_windows(selection.probability)
-        return MinerWindow(window, declared, active=False, checked=True, unique_valid=0, failed=True, lookback=lookback)
-    return MinerWindow(window, declared, active=True, checked=True, unique_valid=declared, failed=False)
+        return MinerWindow(window, declared, active=False, checked=True, unique_valid=0, failed=True, probability=p)
+    return MinerWindow(window, declared, active=True, checked=True, unique_valid=declared, failed=False, probability=p)
 
 
 def live(hotkeys: Sequence[Strategy], crowd: int, windows: int, seed: int, *, apart: bool = False, paid: bool = True) -> Lived:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from grail_core.errors import GrailError
-from grail_validator.simulation.company import Accompanied, accompanied
+from grail_validator.simulation.company import CROWDS_OF_IT, Accompanied, accompanied
 from grail_validator.simulation.crowding import Crowding, chance_beside_tiny_files, crowded, sealers
 from grail_validator.simulation.hotkeys import cheapest_of, of_the_same_size, split
 from grail_validator.simulation.measure import CROWDS, Pay, Size
@@ -44,9 +44,16 @@ class Results:
         return dataclasses.asdict(self)
 
     @property
-    def paid_too_much(self) -> list[Cell]:
-        """Cells whose interval lies above the row's bound. A full miner's chance is never below 0.14 among 256 UIDs."""
-        return [cell for cell in self.cells if cell.pays and cell.probability >= 0.14]
+    def paid_too_much(self) -> list[str]:
+        """What has an interval above its bound, with figures. A full miner's chance is never below 0.14 among 256 UIDs."""
+        cells = [(f"{one.row}, p = {one.probability:g}", one.pay, one.bound) for one in self.cells if _counts(one)]
+        companies = [(f"{one.company} hotkeys beside it, {one.best}", one.pay, 1.0) for one in self.companies]
+        paid = [
+            f"{name}: {_figure(pay.per_cost, pay.per_cost_pm)} per cost, {pay.per_slot:.3f} per slot; at most {bound:g}"
+            for name, pay, bound in (*cells, *companies)
+            if pay.beats_honest_work(bound)
+        ]
+        return paid + [line for one in self.skippings for line in one.paid_too_much]
 
 
 def measure_all(size: Size, probabilities: tuple[float, ...], workers: int, say: Callable[[str], None]) -> Results:
@@ -76,8 +83,12 @@ def measure_all(size: Size, probabilities: tuple[float, ...], workers: int, say:
         skippings,
         tuple(crowdings),
         chance_beside_tiny_files(100, 150),
-        tuple(accompanied(honest, size) for honest in (199, 99, 34)),
+        tuple(accompanied(honest, size) for honest in CROWDS_OF_IT),
     )
+
+
+def _counts(cell: Cell) -> bool:
+    return not cell.honest and cell.probability >= 0.14
 
 
 def junk_in_a_file(groups: int, junk: int, size: Size) -> Pay:
@@ -146,7 +157,7 @@ def _other_tables(results: Results) -> list[str]:
         for count, name, one in results.crowdings
     ]
     companies = [
-        (f"{one.honest}", f"{one.company}", _figure(one.pay.per_cost, one.pay.per_cost_pm), f"{one.per_slot:.4f}")
+        (f"{one.honest}", f"{one.company}", _figure(one.pay.per_cost, one.pay.per_cost_pm), f"{one.per_slot:.4f}", one.best)
         for one in results.companies
     ]
     alone, beside, own = results.tiny_files
@@ -165,9 +176,9 @@ def _other_tables(results: Results) -> list[str]:
         ),
         f"Beside 150 hotkeys of one group each a full miner's chance is {beside:.4f} in place of {alone:.4f}, theirs {own:g}: "
         f"for each declared rollout {own / (16 / 5000) / beside:.0f} times a full miner's.",
-        "Open: a newcomer whose operator has all other slots, seals the cap with them while it brings junk, idles them while "
-        "it works, and replaces it once it is caught:",
-        _lines(("honest full miners", "hotkeys beside it", "pay per cost", "per slot, all counted"), companies),
+        "A newcomer whose operator has all other slots, seals the cap with them while it brings junk, idles them while it "
+        "works and replaces it once it is caught, the best of thirty:",
+        _lines(("honest full miners", "hotkeys beside it", "pay per cost", "per slot, all counted", "which"), companies),
     ]
 
 

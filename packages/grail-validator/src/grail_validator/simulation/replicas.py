@@ -37,6 +37,7 @@ class _Memory:
     def __init__(self, replicas: int) -> None:
         rings = (SCORE_MEMORY_WINDOWS, replicas)
         self.declared, self.valid = np.zeros(rings), np.zeros(rings)  # 0 where there was no audit
+        self.estimate = np.zeros(rings)  # v/p
         self.inconclusive = np.zeros(rings, dtype=np.bool_)
         self.active = np.zeros((SCORE_WINDOWS, replicas))
         self.last_failure = np.full(replicas, -NEVER)
@@ -45,11 +46,11 @@ class _Memory:
 
     def open(self, t: int) -> None:
         i = t % SCORE_MEMORY_WINDOWS
-        self.declared[i] = self.valid[i] = self.active[t % SCORE_WINDOWS] = 0
+        self.declared[i] = self.valid[i] = self.estimate[i] = self.active[t % SCORE_WINDOWS] = 0
         self.inconclusive[i] = False
 
     def leave(self, gone: Bools) -> None:
-        for ring in (self.declared, self.valid, self.inconclusive, self.active):
+        for ring in (self.declared, self.valid, self.estimate, self.inconclusive, self.active):
             ring[:, gone] = 0
         self.last_failure[gone], self.lookback_end[gone], self.age[gone] = -NEVER, -1, 0
 
@@ -85,7 +86,8 @@ class _Memory:
         at = np.arange(replicas)
         ratio = np.where(audits > 0, sums[degree, at] / np.maximum(sums[degree, at + replicas], 1e-300), 0)
         work = self.active.sum(0) / SCORE_WINDOWS
-        volume = np.minimum(work, SUPPORT_FACTOR * self.valid.sum(0) / SCORE_WINDOWS)
+        supported = np.minimum(SUPPORT_FACTOR * self.valid.sum(0), self.estimate.sum(0))
+        volume = np.minimum(work, supported / SCORE_WINDOWS)
         return np.where(t <= self.lookback_end, 0, work**3 * volume * ratio)
 
 
@@ -96,6 +98,11 @@ def chances(sizes: Floats, view: View, crowd: int, company: Ints | int = 0) -> F
     p = np.clip(CHECKED_MINERS_EXPECTED * sizes / np.maximum(among, 1e-300), _FLOOR, 1.0)
     p = np.where(newcomer, np.maximum(p, np.minimum(0.5, NEWCOMERS_CHECKED / (1 + np.asarray(company)))), p)
     return np.where(view.in_lookback, _FLOOR, p)
+
+
+def _speaks_for(valid: Floats, p: Floats) -> Floats:
+    """⌊v/p⌋ in whole rollouts, as a share of the cap; a float of one that is whole must not fall below it."""
+    return np.floor(valid * UNIQUE_ROLLOUTS_CAP / np.maximum(p, _FLOOR) + 1e-6) / UNIQUE_ROLLOUTS_CAP
 
 
 def live_replicas(strategy: Strategy, crowd: int, windows: int, replicas: int, seed: int, *, unpaid: int = 0) -> Lived:
@@ -141,6 +148,7 @@ def _conclude(
     i = t % SCORE_MEMORY_WINDOWS
     memory.declared[i] = np.where(counted, sizes, 0)
     memory.valid[i] = np.where(judged & ~failed, sizes, 0)
+    memory.estimate[i] = _speaks_for(memory.valid[i], p)
     memory.inconclusive[i] = inconclusive
     memory.active[t % SCORE_WINDOWS] = np.where(failed | inconclusive, 0, sizes)
     least, most = LOOKBACK_WINDOWS

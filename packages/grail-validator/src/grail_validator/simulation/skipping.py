@@ -17,6 +17,8 @@ from grail_validator.simulation.plans import FULL_GROUPS, Floats
 SPREADS = (0.5, 0.8, 1.0)
 UNCUT = 1e9
 CUTS = (8.0, UNCUT)  # means
+MOST_BY_SKIPPING = 1.06
+"""Stated exception: who knows what each group will cost, where nothing cuts costs or each list has its own choice."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,19 @@ class Skipping:
     adaptive: float  # where each list has its own best number
     adaptive_pm: float
     lists: int
+
+    @property
+    def paid_too_much(self) -> list[str]:
+        """Lines for what has an interval above its bound: 1 for the same choice on every list, where a limit cuts costs."""
+        choices = (
+            ("the same for every list", self.weight, self.weight_pm, 1.0 if self.cut < UNCUT else MOST_BY_SKIPPING),
+            ("each list its own", self.adaptive, self.adaptive_pm, MOST_BY_SKIPPING),
+        )
+        return [
+            f"skipping of groups of σ = {self.spread:g}, {what}: {weight:.3f} ± {pm:.3f}; at most {bound:g}"
+            for what, weight, pm, bound in choices
+            if weight - pm > bound
+        ]
 
 
 def list_costs(spread: float, cut: float, groups: int, rng: np.random.Generator) -> Floats:

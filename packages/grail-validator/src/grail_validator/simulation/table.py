@@ -16,7 +16,7 @@ from grail_validator.simulation.plans import Bools, IfDrawn, Plans, Strategy, Vi
 
 RANDOM_POLICIES = 94
 _SEARCH_SEED = 7
-_ONE_FREE_FAULT = 1.06
+_ONE_FREE_FAULT = 1.05
 """What one inconclusive window that counts nothing is worth, to who can bring it about when it is drawn with junk."""
 
 

@@ -1,6 +1,6 @@
 """Section 3: which groups a file may hold, and what they count.
 
-Choosing problems does not pay: each missing group is deducted as seven groups more (with one group more, the best skipping of
+Choosing problems does not pay: each missing group is deducted as ten groups more (with one group more, the best skipping of
 problems of lognormal cost earned up to twice the honest weight at equal cost), and beyond an allowance the file rejects.
 """
 
@@ -20,7 +20,7 @@ class GroupCount:
     span: int  # N = highest group id + 1
     gaps: int  # N − n
     allowed_gaps: int  # max(1, ⌊N/20⌋)
-    declared: int  # rollouts that count: 16 · max(0, n − 7 · gaps)
+    declared: int  # rollouts that count: 16 · max(0, n − 10 · gaps)
 
 
 def allowed_gaps(span: int) -> int:
@@ -29,7 +29,7 @@ def allowed_gaps(span: int) -> int:
 
 
 def declared_rollouts(groups: int, gaps: int) -> int:
-    """16 · max(0, n − 7 · gaps): what a file of n groups with so many gaps counts."""
+    """16 · max(0, n − 10 · gaps): what a file of n groups with so many gaps counts."""
     return ROLLOUTS_PER_PROBLEM * max(0, groups - GAP_DEDUCTION_GROUPS * gaps)
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from grail_core.errors import ProtocolViolationError
 from grail_core.files.evidence import MinerEvidence, RolloutEvidence
 from grail_core.protocol import Finding, Outcome, RolloutRecord
 from grail_core.protocol.types import Digest
@@ -130,6 +131,42 @@ def test_what_is_decided_can_be_decided_again_from_the_evidence() -> None:
         assert examination.evidence is not None
         again = decide(examination.submission, examination.evidence)
         assert examination.findings[-len(again) :] == again
+
+
+EMPTY = np.zeros(0, np.int32)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda e: replace(e, content_digest=Digest(bytes(32))), "another file"),
+        (lambda e: replace(e, inconclusive=-1), "less than no"),
+        (lambda e: replace(e, rollouts=(*e.rollouts, e.rollouts[0])), "twice"),
+        (lambda e: with_first(e, group=99), "no such rollout"),
+        (lambda e: with_first(e, positions=e.rollouts[0].positions[::-1]), "ascending"),
+        (lambda e: with_first(e, positions=e.rollouts[0].positions + 10_000), "outside a completion"),
+        (lambda e: with_first(e, positions=e.rollouts[0].positions - 10_000), "outside a completion"),
+        (lambda e: with_first(e, positions=EMPTY), r"z of shape \(\d+, 4\), not \(0, 4\)"),
+        (lambda e: with_first(e, z=e.rollouts[0].z[:, :3]), "z of shape"),
+        (lambda e: with_first(e, logprob=e.rollouts[0].logprob[1:]), "logprob of shape"),
+        (lambda e: with_first(e, margin=e.rollouts[0].margin[1:]), "margin of shape"),
+        (lambda e: with_first(e, alternatives={"current": e.rollouts[0].z}), "alternative 'current' of shape"),
+        (lambda e: with_first(e, alternatives={"current": e.rollouts[0].z[:0]}), "without the challenged"),
+    ],
+)
+def test_evidence_that_is_not_of_the_file_decides_nothing(
+    change: Callable[[MinerEvidence], MinerEvidence], complaint: str
+) -> None:
+    examination = examined(sampling=plain.TruthfulSampling(SEED))
+    assert examination.submission is not None
+    assert examination.evidence is not None
+    with pytest.raises(ProtocolViolationError, match=complaint):
+        decide(examination.submission, change(examination.evidence))
+
+
+def with_first(evidence: MinerEvidence, **changes: object) -> MinerEvidence:
+    first, *others = evidence.rollouts
+    return replace(evidence, rollouts=(replace(first, **changes), *others))  # type: ignore[arg-type]
 
 
 def test_an_examination_goes_on_with_another_sample_and_not_past_a_reject() -> None:

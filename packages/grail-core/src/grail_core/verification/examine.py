@@ -28,6 +28,7 @@ from grail_core.protocol.constants import (
 from grail_core.protocol.types import Digest
 from grail_core.verification import model_checks, prompt, reward, schema, termination
 from grail_core.verification.context import CheckContext
+from grail_core.verification.evidence_fit import require_evidence_of
 from grail_core.verification.uniqueness import distinct_rollouts
 from grail_core.verification.window_file import Submission, check_file
 from grail_core.verification.wording import accept
@@ -130,7 +131,12 @@ def examine_sample(examination: Examination, context: CheckContext, sampling: Sa
 
 
 def decide(submission: Submission, evidence: MinerEvidence) -> tuple[Finding, ...]:
-    """The stages `reward` and `model` from evidence alone: the same evidence gives the same findings anywhere."""
+    """The stages `reward` and `model` from evidence alone: the same evidence gives the same findings anywhere.
+
+    Raises:
+        ProtocolViolationError: the evidence is not of this file, whoever wrote it.
+    """
+    require_evidence_of(submission, evidence)
     findings, _ = _decide(submission, evidence, lambda measured: measured)
     return findings
 

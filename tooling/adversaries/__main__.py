@@ -30,6 +30,7 @@ KNOWN = {"A": 11, "B": 8, "C": 11, "D": 17, "E": 13, "X": 13}
 """Families of the threat model and how many ids each has."""
 
 Attack = Callable[..., dict[str, Any]]
+_WIDTH_OF_A_PIPE = 200  # columns: no heading is cut where no terminal says how wide it is
 
 
 def registry() -> dict[str, Attack]:
@@ -126,7 +127,7 @@ def print_table(rows: list[dict[str, Any]], note: str) -> None:
         table.add_row(
             *(str(row.get(name, "")) for name in columns), style="red" if bad else "dim" if row["status"] != "built" else ""
         )
-    console = PlainConsole()
+    console = PlainConsole(width=None if sys.stdout.isatty() else _WIDTH_OF_A_PIPE)
     console.print(table)
     if note:
         console.print(note)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 
@@ -211,6 +212,10 @@ def test_a_ledger_is_read_beside_its_validator_and_nothing_in_it_can_be_changed(
     (tmp_path / "other").write_text("not a database")
     with pytest.raises(ConfigurationError, match="no ledger"):
         Ledger.reading(tmp_path / "other")
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as db, db:
+        db.execute("UPDATE meta SET value = '2' WHERE name = 'schema'")
+    with pytest.raises(ConfigurationError, match="schema 2"):
+        Ledger.reading(tmp_path / "ledger.sqlite")
 
 
 def test_an_earlier_ledger_that_cannot_be_read_is_not_replaced_by_an_empty_one(tmp_path: Path) -> None:

@@ -159,9 +159,21 @@ class Ledger:
             ConfigurationError: the file is no ledger of this version.
         """
         if owner_of(path) is None:
-            raise ConfigurationError("this file is no ledger", where=str(path), hint="name a validator's ledger.sqlite")
+            raise ConfigurationError(
+                "this file is no ledger, or its first page is damaged",
+                where=str(path),
+                hint="name a validator's ledger.sqlite; if this is one, bring a copy back with its -wal file",
+            )
         ledger = cls.__new__(cls)
         ledger._database = _database(path, read_only=True)
+        with closing(ledger._connect()) as db:
+            (schema,) = db.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone() or ("none",)
+        if schema != str(_SCHEMA_VERSION):
+            raise ConfigurationError(
+                f"this ledger has schema {schema}, and this program reads {_SCHEMA_VERSION}",
+                where=str(path),
+                hint="read it with the version of grail-validator that writes it",
+            )
         return ledger
 
     @classmethod

@@ -15,7 +15,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -256,12 +255,6 @@ CASES = (
     Case("half of the stake names a file that the other half did not draw", EQUAL, _half_against_half, WANTED),
     Case("half of the stake with forged coins", EQUAL, _forged(lambda body: _each_miner(body, coin=7)), WANTED),
     Case("half of the stake, not drawn against its coin", EQUAL, _forged(_undrawn), WANTED),
-    Case(
-        "half of the stake, drawn with less than any miner is",
-        EQUAL,
-        _forged(lambda body: _each_miner(body, check_probability=Fraction(1, 20))),
-        WANTED,
-    ),
     Case("half of the stake on another chain", EQUAL, _forged(lambda body: _with_inputs(body, block_hash=b"x" * 32)), WANTED),
     Case(
         "half of the stake with another beacon round",

@@ -250,8 +250,8 @@ def test_the_longest_of_several_look_backs_counts() -> None:
     assert inputs_of(window(0), failure(20, lookback=36), failure(15, lookback=14)).in_lookback
 
 
-SUPPORT = [window(back, 160) for back in range(1, 9)]
-"""Eight audited windows of 160 rollouts."""
+SUPPORT = [window(back, 160) for back in range(1, 11)]
+"""Ten audited windows of 160 rollouts."""
 
 
 def test_the_first_inconclusive_window_of_the_memory_is_free_and_the_next_counts_as_unsupported() -> None:
@@ -262,26 +262,26 @@ def test_the_first_inconclusive_window_of_the_memory_is_free_and_the_next_counts
     assert not counts_inconclusive([*SUPPORT, inconclusive(0, counted=False)], NOW, 160)  # the window itself is none before it
 
 
-def test_it_is_free_only_where_audits_found_eight_windows_of_its_size_valid() -> None:
+def test_it_is_free_only_where_audits_found_ten_windows_of_its_size_valid() -> None:
     assert counts_inconclusive([], NOW, 16)  # a new hotkey has none free
-    assert counts_inconclusive(SUPPORT[:7], NOW, 160)
+    assert counts_inconclusive(SUPPORT[:9], NOW, 160)
     assert counts_inconclusive(SUPPORT, NOW, 176)  # nor has who seals more than before
-    assert not counts_inconclusive(SUPPORT[:4], NOW, 80)
+    assert not counts_inconclusive(SUPPORT[:5], NOW, 80)
     for worthless in (
         window(72),  # forgotten
-        window(9, checked=False, unique_valid=0),
-        window(9, unique_valid=0),
-        window(9, 0, unique_valid=16),  # declares nothing: no audit
+        window(11, checked=False, unique_valid=0),
+        window(11, unique_valid=0),
+        window(11, 0, unique_valid=16),  # declares nothing: no audit
         window(0),  # its own
-        failure(9),
+        failure(11),
     ):
-        assert counts_inconclusive([*SUPPORT[:7], worthless], NOW, 160), worthless
+        assert counts_inconclusive([*SUPPORT[:9], worthless], NOW, 160), worthless
 
 
 def test_audits_of_small_files_buy_no_free_fault_of_a_full_one() -> None:
-    tiny_first = [*(window(back, 16) for back in range(9, 60)), *(window(back, CAP) for back in range(1, 5))]
+    tiny_first = [*(window(back, 16) for back in range(11, 60)), *(window(back, CAP) for back in range(1, 5))]
     assert counts_inconclusive(tiny_first, NOW, CAP)
-    assert not counts_inconclusive([window(back, CAP) for back in range(1, 9)], NOW, 6000)  # the cap is what counts
+    assert not counts_inconclusive([window(back, CAP) for back in range(1, 11)], NOW, 6000)  # the cap is what counts
 
 
 @given(AUDITS, st.integers(0, 6000))
@@ -292,7 +292,7 @@ def test_what_counts_is_that_of_the_text(audits: list[tuple[int, int, int, bool,
         for back, size, valid, checked, active in audits
     ]
     supported = sum(min(one.unique_valid, one.declared, CAP) for one in entries if one.checked and one.window < NOW)
-    assert counts_inconclusive(entries, NOW, declared) == (supported < 8 * min(declared, CAP))
+    assert counts_inconclusive(entries, NOW, declared) == (supported < 10 * min(declared, CAP))
 
 
 def test_a_counted_one_is_an_audit_with_nothing_valid_and_no_failure() -> None:

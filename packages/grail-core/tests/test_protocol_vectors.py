@@ -379,7 +379,7 @@ def counts(case: dict[str, Any]) -> bool:
     memory = [entry for entry in case["history"] if 0 < (case["window"] - entry["window"]) // 30 < 72]
     audits = [entry for entry in memory if entry["checked"] and entry["declared"]]
     supported = sum(min(entry["unique_valid"], entry["declared"], 5000) for entry in audits)
-    return any(entry["inconclusive"] for entry in memory) or supported < 8 * min(case["declared"], 5000)
+    return any(entry["inconclusive"] for entry in memory) or supported < 10 * min(case["declared"], 5000)
 
 
 def test_scores() -> None:

@@ -60,7 +60,7 @@ def test_replicas_are_paid_what_the_protocols_functions_pay(crowd: int, strategy
 
 def test_every_row_of_the_table_is_paid_alike_by_both() -> None:
     for row in (table.attacks()[4], *table.faults_on_demand()[2:], *table.honest_rows()[3:]):
-        exact = live(row.strategies * 2, 34, 40, 5, apart=True)
+        exact = live([row.strategies[0]] * 2, 34, 40, 5, apart=True)
         fast = live_replicas(row.strategies[0], 34, 40, 2, 5)
         assert np.abs(exact.pay - fast.pay).max() < 1e-9, row.name
 

@@ -125,7 +125,7 @@ def _audit(back: int, declared: int) -> MinerWindow:
     )
 
 
-EIGHT_TIMES = (_audit(3, 144), _audit(2, 112))
+TEN_TIMES = (_audit(3, 176), _audit(2, 144))
 """Audits that found eight times the 32 rollouts of an honest file valid."""
 
 
@@ -262,7 +262,7 @@ def test_a_drawn_file_that_another_validator_has_is_judged_from_there() -> None:
 
 
 def test_a_validator_that_gets_less_than_half_of_the_other_files_blames_nobody() -> None:
-    history = {neuron.hotkey: list(EIGHT_TIMES) for neuron in NEURONS}
+    history = {neuron.hotkey: list(TEN_TIMES) for neuron in NEURONS}
     standing = replace(STANDING, memory=Memory(history, {}, {}))
     result = judged(case(*(stored(uid, honest(uid), gone=True) for uid in range(3)), standing=standing), standing)
     assert {miner(result, uid).status for uid in range(3)} == {MinerStatus.INCONCLUSIVE}
@@ -354,16 +354,16 @@ def _inconclusive_after(*former: MinerWindow) -> tuple[MinerVerdict, ScoreInputs
 
 
 def test_too_many_inconclusive_rollouts_cost_a_well_supported_miner_nothing_the_first_time() -> None:
-    verdict, inputs = _inconclusive_after(*EIGHT_TIMES)
+    verdict, inputs = _inconclusive_after(*TEN_TIMES)
     assert not verdict.checked
-    assert (inputs.audits, inputs.supported, inputs.in_lookback) == (2, 256, False)
+    assert (inputs.audits, inputs.supported, inputs.in_lookback) == (2, 320, False)
     assert inputs.product_valid == inputs.product_declared
 
 
 def test_a_miner_with_less_support_has_no_inconclusive_window_free_and_does_not_fail_by_one() -> None:
-    verdict, inputs = _inconclusive_after(EIGHT_TIMES[0], _audit(2, 96))
+    verdict, inputs = _inconclusive_after(TEN_TIMES[0], _audit(2, 96))
     assert verdict.checked
-    assert (inputs.audits, inputs.supported, inputs.in_lookback) == (3, 240, False)
+    assert (inputs.audits, inputs.supported, inputs.in_lookback) == (3, 272, False)
     verdict, inputs = _inconclusive_after()
     assert verdict.checked
     assert (inputs.audits, inputs.supported, inputs.in_lookback) == (1, 0, False)
@@ -373,9 +373,9 @@ def test_the_second_inconclusive_window_counts_as_work_that_no_audit_supports() 
     former = MinerWindow(
         Window(plain.WINDOW - 30), 32, active=False, checked=False, unique_valid=0, failed=False, inconclusive=True
     )
-    verdict, inputs = _inconclusive_after(*EIGHT_TIMES, former)
+    verdict, inputs = _inconclusive_after(*TEN_TIMES, former)
     assert verdict.checked
-    assert (inputs.audits, inputs.supported, inputs.in_lookback) == (3, 256, False)
+    assert (inputs.audits, inputs.supported, inputs.in_lookback) == (3, 320, False)
 
 
 class _Broken(plain.TruthfulSampling):

@@ -188,26 +188,26 @@ def _inconclusive() -> Json:
         valid = declared if valid is None else valid
         return MinerWindow(Window(WINDOW - 30 * back), declared, True, True, valid, False, Fraction(1, 3))
 
-    eight = [audit(back, 160) for back in range(20, 12, -1)]
+    ten = [audit(back, 160) for back in range(22, 12, -1)]
     gone = [audit(72, 160)]
-    full = [audit(back, 5000) for back in range(20, 12, -1)]
+    full = [audit(back, 5000) for back in range(22, 12, -1)]
     cases: list[tuple[list[MinerWindow], int]] = [
         ([], 160),  # no audit supports it
         ([], 0),
-        (eight, 160),  # the first, well supported
-        (eight[:7], 160),
-        ([*gone, *eight[1:]], 160),  # the eighth is forgotten
-        (eight, 176),  # more than they support
-        ([*eight[:7], audit(12, 160, 159)], 160),
-        ([*eight[:7], audit(12, 144, 160)], 160),  # a gap: no more valid than declared
-        ([*(audit(back, 16) for back in range(40, 20, -1)), *full[:4]], 5000),  # many audits, little volume
+        (ten, 160),  # the first, well supported
+        (ten[:9], 160),
+        ([*gone, *ten[1:]], 160),  # the tenth is forgotten
+        (ten, 176),  # more than they support
+        ([*ten[:9], audit(12, 160, 159)], 160),
+        ([*ten[:9], audit(12, 144, 160)], 160),  # a gap: no more valid than declared
+        ([*(audit(back, 16) for back in range(42, 22, -1)), *full[:4]], 5000),  # many audits, little volume
         (full, MAX_FILE_ROWS),  # the cap is what counts
-        ([*full[:7], audit(12, MAX_FILE_ROWS)], 5000),
+        ([*full[:9], audit(12, MAX_FILE_ROWS)], 5000),
         (full, 5000),
-        *(([*eight, *map(inconclusive, backs)], 160) for backs in ((0,), (1,), (2, 1))),
-        ([inconclusive(71), *eight], 160),
-        ([inconclusive(72), *eight], 160),
-        ([inconclusive(90), inconclusive(30), *eight], 160),
+        *(([*ten, *map(inconclusive, backs)], 160) for backs in ((0,), (1,), (2, 1))),
+        ([inconclusive(71), *ten], 160),
+        ([inconclusive(72), *ten], 160),
+        ([inconclusive(90), inconclusive(30), *ten], 160),
     ]
     return [
         {

@@ -8,7 +8,7 @@ evidence. Nothing that one file does reaches another's verdict.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import grail_core
@@ -115,10 +115,10 @@ def judge_window(case: Case) -> WindowResult:
             missing.append(one)
         else:
             judged[hotkey] = found
-    had = len(judged.keys() - case.given_up)
+    line = _line(case, judged.keys() - case.given_up)
     for one in missing:
         hotkey = one.entry.neuron.hotkey
-        judged[hotkey] = _judge(one, case.files.elsewhere, case) or _Judged(_not_had(one, had, len(drawn)))
+        judged[hotkey] = _judge(one, case.files.elsewhere, case) or _Judged(_not_had(one, line))
     final = [_with_unsupported(one.verdict, case) for one in judged.values()]
     counted = {
         hotkey: one.examination.identities
@@ -137,10 +137,28 @@ def judge_window(case: Case) -> WindowResult:
     )
 
 
-def _not_had(one: Sealed, had: int, drawn: int) -> MinerVerdict:
-    """A drawn file that nobody has: failed, unless less than half of the others could be had, when the fault is ours."""
-    if 2 * had < drawn - 1:
-        reason = f"this validator could have {had} of {drawn} drawn files"
+@dataclass(frozen=True)
+class _Line:
+    """What of the drawn files reached us, of those that tell: the supported miners', or everybody's where none was drawn."""
+
+    told: frozenset[Hotkey]
+    had: frozenset[Hotkey]
+
+
+def _line(case: Case, had: Collection[Hotkey]) -> _Line:
+    """Who is not supported by audits tells nothing: a dozen new hotkeys that withhold would excuse one another."""
+    drawn = {one.entry.neuron.hotkey: one.seal for one in case.docket.drawn}
+    candidates = {hotkey: _candidate(seal, case.standing.memory, case.context.window) for hotkey, seal in drawn.items()}
+    supported = {hotkey for hotkey, one in candidates.items() if not (one.newcomer or one.in_lookback)}
+    told = frozenset(supported or drawn)
+    return _Line(told, told.intersection(had))
+
+
+def _not_had(one: Sealed, line: _Line) -> MinerVerdict:
+    """A drawn file that nobody has: failed, unless less than half of the others that tell came, when the fault is ours."""
+    others = len(line.told - {one.entry.neuron.hotkey})
+    if 2 * len(line.had) < others:
+        reason = f"this validator could have {len(line.had)} of {others} other drawn files"
         return _verdict(one, MinerStatus.INCONCLUSIVE, reason=reason)
     return _verdict(one, MinerStatus.FAILED, findings=(MISSING,))
 

@@ -29,6 +29,8 @@ from grail_core.files.parquet_footer import (
 from grail_core.files.parquet_thrift import I32, Field, Integer, RefusedParquetError, Struct, read_struct
 
 MAX_PAGE_HEADER_BYTES = 128
+LEAST_PAGE_BYTES = 64 << 10
+"""What every page of a chunk but its last decodes to at least: each page costs its header and its frame, whatever it holds."""
 MAX_ZSTD_WINDOW = 8 << 20
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _ALIGNMENT = 8
@@ -141,6 +143,10 @@ def _decode_chunk(
             raise RefusedParquetError(f"{where}: a page of {page['size']} bytes, the chunk has {len(data) - position} left")
         if page["decoded"] > max_page_bytes:
             raise RefusedParquetError(f"{where}: a page decodes to {page['decoded']} bytes, the limit is {max_page_bytes}")
+        if page["decoded"] < LEAST_PAGE_BYTES and page["size"] < len(data) - position:
+            raise RefusedParquetError(
+                f"{where}: a page of {page['decoded']} bytes before others; at least {LEAST_PAGE_BYTES} are expected"
+            )
         if decoded > chunk.decoded or rows > chunk.rows:
             raise RefusedParquetError(f"{where}: its pages decode to more bytes or rows than the footer claims")
         raw = data[position : position + page["size"]]

@@ -140,10 +140,10 @@ def lookback_windows(probability: Fraction) -> int:
 def counts_inconclusive(history: Iterable[MinerWindow], window: Window, declared: int) -> bool:
     """Does an inconclusive drawn window count as work that no audit supports?
 
-    The first of the last 72 windows is free where the audits among them found at least eight windows of its size valid; any
+    The first of the last 72 windows is free where the audits among them found at least ten windows of its size valid; any
     other counts. Junk that can be made inconclusive when it is drawn would earn up to 2.3 times its cost at p = 0.14 if none
-    counted. If the first one were always free, a new hotkey would have it after five audits, and 1.09 ± 0.04.
-    With eight windows of volume it is at most 1.05: what one free fault is worth.
+    counted. Free after eight windows, it would still give 1.09 to new hotkeys that begin with a few windows of junk; with ten
+    windows of volume it is at most 1.05: what one free fault is worth.
 
     Args:
         history: the windows before; entries outside the memory and from `window` on are passed over.

@@ -117,6 +117,29 @@ def trust_then_faults(audits: int, tiny: int = 0) -> Callable[[View], Plans]:
     return plan
 
 
+def fault_after_junk(before: int, audits: int) -> Callable[[View], Plans]:
+    """Junk in the first windows, so that work stands early; honest until so many audits stand; junk whose first draw is
+    inconclusive. It leaves once it failed."""
+
+    def plan(view: View) -> Plans:
+        first = view.age < before
+        junk = first | (view.valid >= audits)
+        free = junk & ~first & (view.inconclusive < INCONCLUSIVE_FREE)
+        return plans(view, junk=junk, if_drawn=np.where(free, IfDrawn.INCONCLUSIVE, IfDrawn.JUDGED))
+
+    return plan
+
+
+def faults_after_junk() -> list[Strategy]:
+    """By windows of junk and by audits."""
+    made = []
+    for before in (0, 3, 4, 5, 6, 7):
+        for audits in (4, 6, 8, 10, 11, 12):
+            name = f"{before} windows of junk, {audits} audits, junk"
+            made.append(Strategy(name, fault_after_junk(before, audits), failed))
+    return made
+
+
 def second_fault(view: View) -> Bools:
     """A free one, where there was one, is spent, and another was counted."""
     return view.inconclusive > INCONCLUSIVE_FREE

@@ -106,16 +106,16 @@ def faults_on_demand() -> tuple[Row, ...]:
         _one("junk in one of five, inconclusive when drawn", do.junk_in(0.2, if_drawn=IfDrawn.INCONCLUSIVE)),
         _one(
             "junk, inconclusive when drawn, while the free one is left",
-            do.free_faults(1, 8),
+            do.free_faults(1, 10),
             bound=_ONE_FREE_FAULT,
             why="stated exception, one free fault on demand",
         ),
         _one(f"4 audits, {after_two}", do.trust_then_faults(4), do.second_fault),
         _one(f"4 audits of one group and 4 full ones, {after_two}", do.trust_then_faults(4, 4), do.second_fault),
-        _one(
-            f"8 audits, {after_two}",
-            do.trust_then_faults(8),
-            do.second_fault,
+        _one(f"8 audits, {after_two}", do.trust_then_faults(8), do.second_fault),
+        Row(
+            "best of 36: junk at first, honest until audits stand, junk, once inconclusive when drawn, new hotkey",
+            tuple(do.faults_after_junk()),
             bound=_ONE_FREE_FAULT,
             why="stated exception, one free fault on demand and new hotkeys at no price",
         ),

@@ -18,8 +18,8 @@ import pytest
 from grail_core.errors import StorageError
 from grail_core.files.verdicts import VerdictReader
 from grail_core.protocol import MinerStatus, VerdictBody, WindowStatus
+from grail_core.protocol.signed_verdicts import MAX_VERDICT_BYTES
 from grail_core.protocol.types import Block, Digest
-from grail_core.protocol.verdicts import MAX_VERDICT_BYTES
 from grail_core.storage import time_limits
 from grail_core.storage.filesystem import FilesystemStore
 from grail_core.storage.layout import file_key, verdict_key

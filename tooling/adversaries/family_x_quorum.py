@@ -15,14 +15,15 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from grail_core.chain.base import Chain, Metagraph
 from grail_core.protocol import MinerStatus, SignedVerdict, VerdictBody, WindowStatus
 from grail_core.protocol.constants import MAX_FILE_BYTES
+from grail_core.protocol.signed_verdicts import MAX_VERDICT_BYTES
 from grail_core.protocol.types import Block, Digest, Hotkey, Window
-from grail_core.protocol.verdicts import MAX_VERDICT_BYTES
 from grail_core.storage.layout import file_key, verdict_key
 from grail_trainer.intake import PATIENCE_BLOCKS, Intake, VerdictListener
 from grail_trainer.refusals import MAX_REFUSED
@@ -155,6 +156,14 @@ def _each_miner(body: VerdictBody, **changes: Any) -> VerdictBody:
     return dataclasses.replace(body, miners=tuple(dataclasses.replace(miner, **changes) for miner in body.miners))
 
 
+def _below_the_least(body: VerdictBody) -> VerdictBody:
+    """No value of ours can say it; a liar's program has no such rule, and signs it."""
+    forged = tuple(dataclasses.replace(miner) for miner in body.miners)
+    for miner in forged:
+        object.__setattr__(miner, "check_probability", Fraction(1, 20))
+    return dataclasses.replace(body, miners=forged)
+
+
 def _with_inputs(body: VerdictBody, **changes: Any) -> VerdictBody:
     return dataclasses.replace(body, inputs=dataclasses.replace(body.inputs, **changes))
 
@@ -255,6 +264,7 @@ CASES = (
     Case("half of the stake names a file that the other half did not draw", EQUAL, _half_against_half, WANTED),
     Case("half of the stake with forged coins", EQUAL, _forged(lambda body: _each_miner(body, coin=7)), WANTED),
     Case("half of the stake, not drawn against its coin", EQUAL, _forged(_undrawn), WANTED),
+    Case("half of the stake, drawn with less than any miner is", EQUAL, _forged(_below_the_least), WANTED),
     Case("half of the stake on another chain", EQUAL, _forged(lambda body: _with_inputs(body, block_hash=b"x" * 32)), WANTED),
     Case(
         "half of the stake with another beacon round",

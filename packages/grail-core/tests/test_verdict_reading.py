@@ -17,8 +17,8 @@ from grail_core.files.verdicts import MAX_REFUSALS, RefusedVerdictError, Verdict
 from grail_core.keys import LocalSigner
 from grail_core.protocol import SignedVerdict, VerdictBody, Versions, WindowStatus
 from grail_core.protocol.reading import MAX_DEPTH, MAX_TOKENS, parse_json
+from grail_core.protocol.signed_verdicts import MAX_VERDICT_BYTES
 from grail_core.protocol.types import Digest, Window
-from grail_core.protocol.verdicts import MAX_VERDICT_BYTES
 from grail_core.storage.filesystem import FilesystemStore
 from grail_core.storage.layout import verdict_key
 from tooling.testing.faults import always, faulty

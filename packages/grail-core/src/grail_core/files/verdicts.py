@@ -6,8 +6,8 @@ from collections import OrderedDict
 
 from grail_core.errors import ProtocolViolationError
 from grail_core.protocol import SignedVerdict
+from grail_core.protocol.signed_verdicts import MAX_VERDICT_BYTES
 from grail_core.protocol.types import Hotkey, Window
-from grail_core.protocol.verdicts import MAX_VERDICT_BYTES
 from grail_core.storage.base import ObjectInfo, ObjectStore, ObjectTooLargeError
 from grail_core.storage.layout import verdict_key
 

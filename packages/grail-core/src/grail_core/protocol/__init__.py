@@ -26,12 +26,11 @@ from grail_core.protocol.scores import MinerWindow, ScoreInputs, counts_inconclu
 from grail_core.protocol.seals import Seal
 from grail_core.protocol.selection import Candidate, Selection, check_probabilities, select_miners
 from grail_core.protocol.signatures import verify
+from grail_core.protocol.signed_verdicts import Adopted, SignedVerdict
 from grail_core.protocol.types import Block, Digest, Hotkey, Signature, Window
 from grail_core.protocol.verdicts import (
-    Adopted,
     MinerStatus,
     MinerVerdict,
-    SignedVerdict,
     VerdictBody,
     Versions,
     WindowInputs,

@@ -2,7 +2,7 @@
 
 The body is what validators must agree on: inputs, selected miners, findings, counts, scores, weights, versions. It is a pure
 function of window files, chain and beacon inputs and evidence, and its canonical JSON is compared byte for byte. Who said it,
-on which evidence, stands around it in `SignedVerdict`. Readers are strict: an unknown version or member is refused, sizes are
+on which evidence, stands around it (`signed_verdicts`). Readers are strict: an unknown version or member is refused, sizes are
 bounded, and the `ValueError` names the path.
 """
 
@@ -18,15 +18,13 @@ from typing import TypeVar
 from grail_core.protocol.constants import MAX_FILE_ROWS, MAX_ROLLOUTS_CHECKED, PROTOCOL_VERSION, ROLLOUTS_PER_PROBLEM
 from grail_core.protocol.encoding import canonical_json, tagged_hash
 from grail_core.protocol.findings import Finding, Outcome, decimal
-from grail_core.protocol.reading import MAX_JSON_INTEGER, Json, Node, parse_json
+from grail_core.protocol.reading import MAX_JSON_INTEGER, Json, Node
 from grail_core.protocol.rollouts.sample import RESERVE_ROLLOUTS
 from grail_core.protocol.scores import PRODUCT_BYTES, WEIGHT_TOTAL, MinerWindow, ScoreInputs
 from grail_core.protocol.selection import LEAST_PROBABILITY
-from grail_core.protocol.signatures import verify
-from grail_core.protocol.types import Digest, Hotkey, Signature, Window
+from grail_core.protocol.types import Digest, Hotkey, Window
 from grail_core.protocol.windows import require_window
 
-MAX_VERDICT_BYTES = 32 * 2**20
 MAX_MINERS = 4096
 MAX_FINDINGS = 1024
 MAX_SAMPLED_ROWS = MAX_ROLLOUTS_CHECKED + RESERVE_ROLLOUTS
@@ -88,7 +86,7 @@ class MinerVerdict:
         if self.coin is not None and not 0 <= self.coin < 2**64:
             raise ValueError(f"coin: {self.coin} is no 64-bit word")
         if self.check_probability is not None and not LEAST_PROBABILITY <= self.check_probability <= 1:
-            raise ValueError(f"check_probability: {self.check_probability}")
+            raise ValueError(f"check_probability: {self.check_probability} is outside {LEAST_PROBABILITY} … 1")
         if len(self.reason) > MAX_REASON:
             raise ValueError(f"reason: at most {MAX_REASON} characters are allowed")
         if len(self.findings) > MAX_FINDINGS or len(self.sampled) > MAX_SAMPLED_ROWS:
@@ -342,92 +340,6 @@ class VerdictBody:
         return tagged_hash(self.network_id, "grail/verdict/body", self.canonical())
 
 
-@dataclass(frozen=True)
-class Adopted:
-    """Windows that a validator did not score itself and remembers from another's verdicts, both ends included.
-
-    A validator without memory would take everybody for a newcomer; it says whom it followed, since its draws and scores
-    rest on it until the windows are out of memory.
-    """
-
-    validator: Hotkey
-    first: Window
-    last: Window
-
-    def __post_init__(self) -> None:
-        if len(self.validator) != 32 or require_window(self.first) > require_window(self.last):
-            raise ValueError(f"adopted: windows {self.first} … {self.last} of a validator of {len(self.validator)} bytes")
-
-    def to_json(self) -> dict[str, Json]:
-        return {"validator": self.validator.hex(), "first": self.first, "last": self.last}
-
-    @classmethod
-    def from_json(cls, value: object) -> Adopted:
-        node = value if isinstance(value, Node) else Node(value, "$adopted")
-        m = node.members("validator", "first", "last")
-        return node.build(
-            lambda: cls(Hotkey(m["validator"].raw(32)), Window(m["first"].integer()), Window(m["last"].integer()))
-        )
-
-
-@dataclass(frozen=True)
-class SignedVerdict:
-    """A body, the validator that stands by it, the evidence it published with it (SHA-256 of the file), and what it adopted.
-
-    What differs between honest validators stands here and not in the body.
-    """
-
-    body: VerdictBody
-    validator: Hotkey
-    signature: Signature
-    evidence_digest: Digest | None = None  # None where nothing was measured
-    adopted: Adopted | None = None
-
-    @staticmethod
-    def message(
-        body: VerdictBody, validator: Hotkey, evidence_digest: Digest | None = None, adopted: Adopted | None = None
-    ) -> Digest:
-        """What the validator signs: `H("grail/verdict", body digest, validator, evidence digest, adopted)`; what is None is an
-        empty part, else `adopted` is its canonical JSON."""
-        told = b"" if adopted is None else canonical_json(adopted.to_json())
-        return tagged_hash(body.network_id, "grail/verdict", body.digest(), validator, evidence_digest or b"", told)
-
-    def verify(self, network_id: bytes) -> bool:
-        """True iff the body is of this network and the signature is the validator's. Whose stake counts is not said here."""
-        message = self.message(self.body, self.validator, self.evidence_digest, self.adopted)
-        return self.body.network_id == network_id and verify(self.validator, message, self.signature)
-
-    def to_json(self) -> dict[str, Json]:
-        return {
-            "body": self.body.to_json(),
-            "validator": self.validator.hex(),
-            "signature": self.signature.hex(),
-            "evidence_digest": _hex(self.evidence_digest),
-            "adopted": None if self.adopted is None else self.adopted.to_json(),
-        }
-
-    def encode(self) -> bytes:
-        """The bytes of `verdict.json`."""
-        return canonical_json(self.to_json())
-
-    @classmethod
-    def from_json(cls, value: object) -> SignedVerdict:
-        node = value if isinstance(value, Node) else Node(value, "$verdict")
-        m = node.members(*cls.__dataclass_fields__)
-        return cls(
-            body=VerdictBody.from_json(m["body"]),
-            validator=Hotkey(m["validator"].raw(32)),
-            signature=Signature(m["signature"].raw(64)),
-            evidence_digest=m["evidence_digest"].optional(_digest),
-            adopted=m["adopted"].optional(Adopted.from_json),
-        )
-
-    @classmethod
-    def decode(cls, raw: bytes) -> SignedVerdict:
-        """Read `verdict.json`: at most MAX_VERDICT_BYTES. Errors: ValueError with the path of what is wrong."""
-        return cls.from_json(parse_json(raw, most=MAX_VERDICT_BYTES, path="$verdict"))
-
-
 def _hex(value: bytes | None) -> str | None:
     return None if value is None else value.hex()
 
@@ -490,12 +402,10 @@ def _by_uid(node: Node, pairs: list[tuple[int, T]]) -> dict[int, T]:
 
 
 __all__ = [
-    "Adopted",
     "Finding",
     "MinerStatus",
     "MinerVerdict",
     "Outcome",
-    "SignedVerdict",
     "VerdictBody",
     "Versions",
     "WindowInputs",

@@ -212,10 +212,20 @@ def test_a_ledger_is_read_beside_its_validator_and_nothing_in_it_can_be_changed(
     (tmp_path / "other").write_text("not a database")
     with pytest.raises(ConfigurationError, match="no ledger"):
         Ledger.reading(tmp_path / "other")
-    with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as db, db:
+
+
+def test_a_ledger_of_another_schema_is_named_and_not_touched(ledger: Ledger, tmp_path: Path) -> None:
+    record(ledger, 30)
+    path = tmp_path / "ledger.sqlite"
+    with closing(sqlite3.connect(path)) as db, db:
         db.execute("UPDATE meta SET value = '2' WHERE name = 'schema'")
     with pytest.raises(ConfigurationError, match="schema 2"):
-        Ledger.reading(tmp_path / "ledger.sqlite")
+        Ledger.reading(path)
+    with pytest.raises(ConfigurationError, match="schema 2") as refused:
+        Ledger(path, network_id=NETWORK, hotkey=SELF)
+    assert "move it away" in refused.value.hint
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT count(*) FROM windows").fetchone() == (1,)
 
 
 def test_an_earlier_ledger_that_cannot_be_read_is_not_replaced_by_an_empty_one(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from grail_validator.simulation.crowding import chance_beside_tiny_files, crowde
 from grail_validator.simulation.hotkeys import cheapest_of, split
 from grail_validator.simulation.measure import CROWDS, HONEST, Pay, Size, measured, ratio
 from grail_validator.simulation.network import Account, live, window_at
+from grail_validator.simulation.newcomers import beginning
 from grail_validator.simulation.page import BEGIN, END
 from grail_validator.simulation.plans import FULL_GROUPS, IfDrawn, Plans, Strategy, View, plans
 from grail_validator.simulation.replicas import live_replicas
@@ -170,6 +171,14 @@ def test_hotkeys_that_bring_nothing_take_no_audits_from_who_works() -> None:
 @pytest.mark.parametrize("honest", CROWDS_OF_IT)
 def test_who_moves_its_own_chance_by_other_hotkeys_is_paid_no_more_than_honest_work(honest: int) -> None:
     assert not accompanied(honest, SMALL).pay.beats_honest_work()
+
+
+def test_an_honest_newcomer_comes_to_full_pay_and_others_newcomers_only_delay_it() -> None:
+    alone, beside = beginning(99, 0, SMALL), beginning(99, 150, SMALL)
+    assert alone.pay[0] < alone.pay[1] <= alone.pay[2] <= 1
+    assert alone.pay[3] > 0.99
+    assert beside.pay[1] + beside.pay_pm[1] < alone.pay[1]
+    assert beside.pay[3] > 0.9
 
 
 def test_every_hotkey_of_a_shared_network_is_drawn_by_one_select_miners() -> None:

@@ -378,6 +378,30 @@ def test_the_second_inconclusive_window_counts_as_work_that_no_audit_supports() 
     assert (inputs.audits, inputs.supported, inputs.in_lookback) == (3, 320, False)
 
 
+SUPPORTED = [_audit(3, 144)]
+"""More than four times the 32 rollouts of an honest file here."""
+
+
+@pytest.mark.parametrize(
+    ("supported", "statuses"),
+    [
+        ((), (MinerStatus.FAILED, MinerStatus.FAILED)),  # newcomers all: one of two others came
+        ((2,), (MinerStatus.FAILED, MinerStatus.FAILED)),  # what a supported miner sealed did come
+        ((0, 1), (MinerStatus.INCONCLUSIVE, MinerStatus.INCONCLUSIVE)),  # of the supported ones nobody's did
+        ((1,), (MinerStatus.INCONCLUSIVE, MinerStatus.FAILED)),  # its own file says nothing of the line to it
+    ],
+)
+def test_files_of_supported_miners_alone_tell_whether_it_was_this_validators_line(
+    supported: tuple[int, ...], statuses: tuple[MinerStatus, MinerStatus]
+) -> None:
+    history = {NEURONS[uid].hotkey: SUPPORTED for uid in supported}
+    standing = replace(STANDING, memory=Memory(history, {}, {}))
+    files = [stored(uid, honest(uid), gone=uid < 2) for uid in range(3)]
+    body = judged(case(*files, standing=standing), standing).body
+    assert tuple(miner.status for miner in body.miners[:2]) == statuses
+    assert body.miners[2].status is MinerStatus.ACCEPTED
+
+
 class _Broken(plain.TruthfulSampling):
     def measure(self, submission: Submission, context: CheckContext) -> MinerEvidence:
         raise GrailError("out of memory")

@@ -120,6 +120,14 @@ def _database(path: Path, *, read_only: bool = False) -> Database:
     )
 
 
+def _other_schema(path: Path, found: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"this ledger has schema {found}, and this program's is {_SCHEMA_VERSION}",
+        where=str(path),
+        hint="use the version of grail-validator that wrote it, or move it away: the scores of 72 windows are then another's",
+    )
+
+
 class Ledger:
     """One per validator hotkey. Connections are opened per call: any thread may use it."""
 
@@ -145,6 +153,8 @@ class Ledger:
             raise self._database.damaged(str(error)) from error
         for name, value in expected.items():
             if found[name] != value:
+                if name == "schema":
+                    raise _other_schema(path, found[name])
                 raise ConfigurationError(
                     f"this ledger is of another {name}",
                     where=str(path),
@@ -169,11 +179,7 @@ class Ledger:
         with closing(ledger._connect()) as db:
             (schema,) = db.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone() or ("none",)
         if schema != str(_SCHEMA_VERSION):
-            raise ConfigurationError(
-                f"this ledger has schema {schema}, and this program reads {_SCHEMA_VERSION}",
-                where=str(path),
-                hint="read it with the version of grail-validator that writes it",
-            )
+            raise _other_schema(path, schema)
         return ledger
 
     @classmethod

@@ -13,6 +13,7 @@ from grail_validator.simulation.company import CROWDS_OF_IT, Accompanied, accomp
 from grail_validator.simulation.crowding import Crowding, chance_beside_tiny_files, crowded, sealers
 from grail_validator.simulation.hotkeys import cheapest_of, of_the_same_size, split
 from grail_validator.simulation.measure import CROWDS, Pay, Size
+from grail_validator.simulation.newcomers import BESIDE, Beginning, beginning
 from grail_validator.simulation.plans import FULL_GROUPS, Strategy
 from grail_validator.simulation.skipping import CUTS, SPREADS, UNCUT, Skipping, best_skipping
 from grail_validator.simulation.strategies import junk_groups
@@ -39,6 +40,7 @@ class Results:
     crowdings: tuple[tuple[int, str, Crowding], ...]
     tiny_files: tuple[float, float, float]
     companies: tuple[Accompanied, ...]
+    beginnings: tuple[Beginning, ...]
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -84,6 +86,7 @@ def measure_all(size: Size, probabilities: tuple[float, ...], workers: int, say:
         tuple(crowdings),
         chance_beside_tiny_files(100, 150),
         tuple(accompanied(honest, size) for honest in CROWDS_OF_IT),
+        tuple(beginning(honest, others, size) for honest, others in BESIDE),
     )
 
 
@@ -160,6 +163,7 @@ def _other_tables(results: Results) -> list[str]:
         (f"{one.honest}", f"{one.company}", _figure(one.pay.per_cost, one.pay.per_cost_pm), f"{one.per_slot:.4f}", one.best)
         for one in results.companies
     ]
+    beginnings = [(f"{one.honest}", f"{one.others}", *map(_figure, one.pay, one.pay_pm)) for one in results.beginnings]
     alone, beside, own = results.tiny_files
     return [
         "Junk in some groups of files of every size, relative to honest files of that size (p = 0.14):",
@@ -179,6 +183,11 @@ def _other_tables(results: Results) -> list[str]:
         "A newcomer whose operator has all other slots, seals the cap with them while it brings junk, idles them while it "
         "works and replaces it once it is caught, the best of thirty:",
         _lines(("honest full miners", "hotkeys beside it", "pay per cost", "per slot, all counted", "which"), companies),
+        "An honest newcomer's pay, a full miner's being 1, beside others' newcomers that seal the cap in every window:",
+        _lines(
+            ("honest full miners", "newcomers beside it", *(f"windows {n + 1} to {n + 12}" for n in (0, 12, 24, 36))),
+            beginnings,
+        ),
     ]
 
 

@@ -17,8 +17,10 @@ from grail_validator.simulation.plans import FULL_GROUPS, Floats
 SPREADS = (0.5, 0.8, 1.0)
 UNCUT = 1e9
 CUTS = (8.0, UNCUT)  # means
-MOST_BY_SKIPPING = 1.06
-"""Stated exception: who knows what each group will cost, where nothing cuts costs or each list has its own choice."""
+_MOST_UNCUT = 1.06
+"""Stated exception: who knows what each group will cost, where nothing cuts that."""
+_MOST_BY_LIST = 1.01
+"""The same where a limit cuts costs, and each list has its own choice."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,11 @@ class Skipping:
 
     @property
     def paid_too_much(self) -> list[str]:
-        """Lines for what has an interval above its bound: 1 for the same choice on every list, where a limit cuts costs."""
+        """Lines for what has an interval above its bound."""
+        cut = self.cut < UNCUT
         choices = (
-            ("the same for every list", self.weight, self.weight_pm, 1.0 if self.cut < UNCUT else MOST_BY_SKIPPING),
-            ("each list its own", self.adaptive, self.adaptive_pm, MOST_BY_SKIPPING),
+            ("the same for every list", self.weight, self.weight_pm, 1.0 if cut else _MOST_UNCUT),
+            ("each list its own", self.adaptive, self.adaptive_pm, _MOST_BY_LIST if cut else _MOST_UNCUT),
         )
         return [
             f"skipping of groups of σ = {self.spread:g}, {what}: {weight:.3f} ± {pm:.3f}; at most {bound:g}"

@@ -378,10 +378,6 @@ def test_the_second_inconclusive_window_counts_as_work_that_no_audit_supports() 
     assert (inputs.audits, inputs.supported, inputs.in_lookback) == (3, 320, False)
 
 
-SUPPORTED = [_audit(3, 144)]
-"""More than four times the 32 rollouts of an honest file here."""
-
-
 @pytest.mark.parametrize(
     ("supported", "statuses"),
     [
@@ -394,7 +390,7 @@ SUPPORTED = [_audit(3, 144)]
 def test_files_of_supported_miners_alone_tell_whether_it_was_this_validators_line(
     supported: tuple[int, ...], statuses: tuple[MinerStatus, MinerStatus]
 ) -> None:
-    history = {NEURONS[uid].hotkey: SUPPORTED for uid in supported}
+    history = {NEURONS[uid].hotkey: [_audit(3, 144)] for uid in supported}  # over four times the 32 of a file here
     standing = replace(STANDING, memory=Memory(history, {}, {}))
     files = [stored(uid, honest(uid), gone=uid < 2) for uid in range(3)]
     body = judged(case(*files, standing=standing), standing).body

@@ -98,7 +98,8 @@ def court_claims(court: Courtroom, groups: Sequence[Group], environment: Environ
 
     def claim(record: RolloutRecord) -> RolloutRecord:
         problem = environment.problem(court.context.problem_seed(court.hotkey, record.group))
-        grade = environment.grade(problem, court.loaded.renderer.decode_completion(record.completion.tolist()))
+        asked = environment.messages(problem)
+        grade = environment.grade(problem, court.loaded.renderer.decode_completion(record.completion.tolist(), asked))
         return replace(record, reward=grade.reward, success=grade.success)
 
     return [Group(group.group, tuple(map(claim, group.rollouts))) for group in groups]

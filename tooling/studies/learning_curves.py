@@ -208,7 +208,8 @@ def _rollouts(
     batch, successes = [], []
     for group, (problem, prompt) in enumerate(zip(problems, prompts, strict=True)):
         answers = completions[group * ROLLOUTS_PER_PROBLEM : (group + 1) * ROLLOUTS_PER_PROBLEM]
-        grades = [environment.grade(problem, renderer.decode_completion(answer.tokens)) for answer in answers]
+        asked = environment.messages(problem)
+        grades = [environment.grade(problem, renderer.decode_completion(answer.tokens, asked)) for answer in answers]
         successes += [grade.success for grade in grades]
         if not varies([grade.reward for grade in grades]):
             continue

@@ -75,7 +75,7 @@ class PlainRenderer:
     def render(self, messages: list[Message]) -> tuple[int, ...]:
         return (1, 10 + int(messages[0].content))
 
-    def decode_completion(self, tokens: list[int]) -> str:
+    def decode_completion(self, tokens: list[int], asked: Sequence[Message] = ()) -> str:
         return " ".join(str(token) for token in tokens if token != END)
 
 
@@ -128,10 +128,11 @@ def rollouts(context: WindowContext, miner: LocalSigner, groups: Sequence[int]) 
     records = []
     for group in groups:
         problem = environment.problem(context.problem_seed(miner.hotkey, group))
-        prompt = renderer.render(environment.messages(problem))
+        asked = environment.messages(problem)
+        prompt = renderer.render(asked)
         for rollout in range(ROLLOUTS_PER_PROBLEM):
             completion = (*[20 + (rollout + i) % 40 for i in range(1 + rollout % 6)], END)
-            grade = environment.grade(problem, renderer.decode_completion(list(completion)))
+            grade = environment.grade(problem, renderer.decode_completion(list(completion), asked))
             generator = np.random.default_rng([group, rollout])
             words = np.rint(4096 * generator.normal(size=(len(completion) + 1, 4)))
             records.append(

@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 from grail_core.protocol.environment_spec import EnvironmentSpec
 
-__all__ = ["Environment", "EnvironmentSpec", "Grade", "GradeOutcome", "Message", "Problem"]
+__all__ = ["THINK_CLOSE", "THINK_OPEN", "Environment", "EnvironmentSpec", "Grade", "GradeOutcome", "Message", "Problem"]
+
+THINK_OPEN: Final = "<think>"
+THINK_CLOSE: Final = "</think>"
+"""What stands between them is thought and not said, so it is never an answer."""
 
 
 @dataclass(frozen=True)
@@ -72,5 +76,8 @@ class Environment(Protocol):
         ...
 
     def grade(self, problem: Problem, completion: str) -> Grade:
-        """Grade a completion decoded without special tokens. Never raises for any text."""
+        """Grade a completion as `PromptRenderer.decode_completion` gives it. Never raises for any text.
+
+        That is without special tokens, and with `THINK_OPEN` before it where the chat template has opened the thinking.
+        """
         ...

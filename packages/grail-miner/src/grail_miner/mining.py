@@ -122,7 +122,7 @@ class Mining:
 
     def grade(self, environment: Environment, loaded: LoadedCheckpoint, problem: Problem, completion: Completion) -> Grade:
         """As a validator's: a text that breaks a grader breaks both alike."""
-        return graded(environment, problem, loaded.renderer.decode_completion(completion.tokens))
+        return graded(environment, problem, loaded.renderer.decode_completion(completion.tokens, environment.messages(problem)))
 
     def prove(
         self, context: WindowContext, loaded: LoadedCheckpoint, prompt: tuple[int, ...], answers: Sequence[Completion]

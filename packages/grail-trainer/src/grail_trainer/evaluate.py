@@ -100,9 +100,10 @@ def evaluate(
     lengths: list[int] = []
     for start in range(0, len(requests), _REQUESTS_AT_ONCE):
         for completion in generator.generate(requests[start : start + _REQUESTS_AT_ONCE]):
-            texts.append(renderer.decode_completion(completion.tokens))
+            problem = asked[len(texts) // samples]
+            texts.append(renderer.decode_completion(completion.tokens, environment.messages(problem)))
             lengths.append(len(completion.tokens))
-            grades.append(environment.grade(asked[(len(texts) - 1) // samples], texts[-1]))
+            grades.append(environment.grade(problem, texts[-1]))
         progress(len(texts), len(requests))
     solved = np.array([grade.success for grade in grades], dtype=np.float64).reshape(problems, samples)
     formed = np.array([grade.well_formed for grade in grades], dtype=np.float64).reshape(problems, samples)

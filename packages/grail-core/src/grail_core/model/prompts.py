@@ -12,12 +12,14 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from grail_core.environment import Message
+from grail_core.environment import THINK_OPEN, Message
 from grail_core.errors import CheckpointError, ProtocolViolationError
 from grail_core.model.chat_template import compile_template
+from grail_core.model.thinking import opens_thinking, with_thinking_tags
 from grail_core.protocol.encoding import canonical_json
 from grail_core.protocol.types import Digest
 
@@ -28,6 +30,8 @@ THINKING_MODES: tuple[ThinkingMode, ...] = ("native", "instructed", "none")
 THINKING_INSTRUCTION = "Think first, between <think> and </think>, then answer."
 """What the mode `instructed` adds to the system message (or makes the system message, where there is none)."""
 
+_ANY_QUESTION = (Message("user", "question"),)
+_CONVERSATIONS_REMEMBERED = 64
 _ROLES = frozenset({"system", "user", "assistant"})
 _SPECIAL_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
 _PRIVATE_USE = range(0xE000, 0xF8FF)
@@ -57,6 +61,7 @@ class PromptRenderer:
         template = _template_text(folder, config)
         self._template = compile_template(template, where=str(folder))
         self._load(raw, parsed, template, folder)
+        self._opens_thinking = lru_cache(_CONVERSATIONS_REMEMBERED)(self._find_opening)
         self.tokenizer_digest = _digest({"tokenizer": hashlib.sha256(raw).hexdigest(), "specials": self._specials})
         """SHA-256 over tokenizer.json and the special tokens a template may name."""
         self.chat_template_digest = Digest(hashlib.sha256(template.encode("utf-8")).digest())
@@ -71,6 +76,8 @@ class PromptRenderer:
             # The same pipeline without control tokens: it cannot produce one, whatever the text.
             ordinary = [item for item in added if item not in controls]
             self._plain = Tokenizer.from_str(json.dumps({**parsed, "added_tokens": ordinary}))
+            tagged = with_thinking_tags(parsed)
+            self._decoder = self._tokenizer if tagged is None else Tokenizer.from_str(json.dumps(tagged))
         except Exception as error:  # the Rust side raises plain Exception
             raise CheckpointError(f"tokenizer.json cannot be loaded: {error}", where=str(folder)) from error
         self._controls = {str(item["content"]): item for item in controls}
@@ -94,21 +101,39 @@ class PromptRenderer:
         chat = list(_with_instruction(messages)) if self.thinking_mode == "instructed" else list(messages)
         escape = _Escape([message.content for message in chat], list(self._controls))
         try:
-            text = self._template.render(
-                messages=[{"role": message.role, "content": escape.hide(message.content)} for message in chat],
-                add_generation_prompt=True,
-                enable_thinking=self.thinking_mode == "native",
-                tools=None,
-                documents=None,
-                **{name: token for name, token in self._specials.items() if token is not None},
-            )
+            text = self._written([Message(message.role, escape.hide(message.content)) for message in chat])
         except Exception as error:  # a template can fail in any way Python can
             raise ProtocolViolationError(f"the chat template refuses this conversation: {error}") from error
         return tuple(self._encode(text, escape))
 
-    def decode_completion(self, tokens: Sequence[int]) -> str:
-        """Text of a completion without special tokens. Ids the tokenizer does not know are left out; never raises."""
-        return str(self._tokenizer.decode([int(token) for token in tokens], skip_special_tokens=True))
+    def decode_completion(self, tokens: Sequence[int], asked: Sequence[Message] = _ANY_QUESTION) -> str:
+        """The text of a completion as an environment is given it. Ids the tokenizer does not know are left out; never raises.
+
+        Special tokens are left out too, but not the tags of thinking, wherever the tokenizer has them; where the template has
+        opened the thinking at the end of the prompt, the text begins with that tag. `asked` are the messages that it answers:
+        some templates decide by them.
+        """
+        text = str(self._decoder.decode([int(token) for token in tokens], skip_special_tokens=True))
+        return THINK_OPEN + text if self._opens_thinking(tuple(asked)) else text
+
+    def _find_opening(self, asked: tuple[Message, ...]) -> bool:
+        chat = list(_with_instruction(asked)) if self.thinking_mode == "instructed" else list(asked)
+        try:
+            return opens_thinking(self._written, chat)
+        except Exception:  # noqa: BLE001 - a conversation that the template refuses has no prompt, and no completion
+            return False
+
+    def _written(self, chat: Sequence[Message]) -> str:
+        """What the template makes of a conversation. Raises whatever a template can."""
+        text: str = self._template.render(
+            messages=[{"role": message.role, "content": message.content} for message in chat],
+            add_generation_prompt=True,
+            enable_thinking=self.thinking_mode == "native",
+            tools=None,
+            documents=None,
+            **{name: token for name, token in self._specials.items() if token is not None},
+        )
+        return text
 
     def token_id(self, text: str) -> int | None:
         """The id of exactly this token, None if there is no such one."""

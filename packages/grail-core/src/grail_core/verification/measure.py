@@ -173,7 +173,8 @@ def _evidence_of(
 def _grade(record: RolloutRecord, context: CheckContext) -> GradeEvidence:
     """The environment's grade of one rollout against what it claims."""
     problem = context.environment.problem(context.window.problem_seed(context.hotkey, record.group))
-    completion = context.renderer.decode_completion(record.completion.tolist())
+    asked = context.environment.messages(problem)
+    completion = context.renderer.decode_completion(record.completion.tolist(), asked)
     return grade_claim(context.environment, problem, completion, record.reward, record.success)
 
 

@@ -48,6 +48,14 @@ def test_the_order_of_checks_is_written_in_examine_alone() -> None:
     assert places == {CORE / "verification/examine.py"}
 
 
+def test_what_ends_thinking_is_written_with_the_environments_protocol_alone() -> None:
+    """Beside the instruction that asks for the tags. Whoever looks for one itself has a rule of its own for what is said."""
+    places = {
+        path for path, tree in sources() if path.parts[0] == "packages" and any("</think>" in one for one in strings(tree))
+    }
+    assert places == {CORE / "environment.py", CORE / "model/prompts.py"}
+
+
 def test_waiting_for_a_window_is_written_in_waiting_alone() -> None:
     """Whoever catches that a beacon round is not there yet, or tries again after a beacon's fault, is waiting for a window."""
     faults = {"BeaconError", "RoundNotYetError"}

@@ -100,6 +100,24 @@ def test_check_finds_what_is_wrong_with_an_environment(monkeypatch: pytest.Monke
     assert not findings["capabilities"]
 
 
+def test_check_finds_an_environment_that_pays_what_is_only_thought(monkeypatch: pytest.MonkeyPatch) -> None:
+    from grail_core.capabilities import Capabilities, Stage, Teacher
+    from grail_core.environment import Grade, Problem
+    from grail_envs import conformance
+    from grail_envs.sat import SatEnvironment
+
+    class Eager(SatEnvironment):
+        capabilities = Capabilities(teacher=lambda environment: Teacher(stages=(Stage(lambda problem, rng: "yes"),)))
+
+        def grade(self, problem: Problem, completion: str) -> Grade:
+            return Grade(float("yes" in completion), success=False, well_formed=True)
+
+    monkeypatch.setattr(conformance, "load", lambda env_id, **parameters: Eager())
+    findings = {finding.check: finding for finding in conformance.check("eager", {}, seeds=3)}
+    assert not findings["capabilities"].passed
+    assert "only thought" in findings["capabilities"].value
+
+
 def test_the_template_is_a_whole_environment_in_thirty_lines() -> None:
     import importlib.util
 

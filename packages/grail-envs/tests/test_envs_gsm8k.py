@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from grail_core.environment import Environment
 from grail_core.errors import ConfigurationError, EnvironmentUnavailableError
 from grail_envs import load
-from grail_envs.answer_text import last_boxed, last_fence, tagged_answer
+from grail_envs.answer_text import last_boxed, last_fence, last_python, spoken, tagged_answer
 from grail_envs.exact_numbers import read_number
 from grail_envs.gsm8k import Gsm8kEnvironment
 
@@ -168,12 +169,22 @@ def test_huge_and_hostile_completions_fail_quietly(completion: str, env: Gsm8kEn
     assert env.grade(env.problem(1), f"<answer>{env.problem(1).payload.gold.value}</answer>").success
 
 
-@given(st.text(alphabet="<answer>/think`\\boxed{}1,.%$ \n", max_size=200))
+@given(st.text(alphabet="<answer>/think`~\\boxed{}1,.%$> \n", max_size=200))
 def test_no_text_raises(text: str) -> None:
     tagged_answer(text, limit=50)
     last_boxed(text, limit=50)
     last_fence(text)
+    last_python(text, limit=50)
     read_number(text)
+
+
+@given(st.lists(st.sampled_from(["<think>", "</think>", "a", "b", "<"]), max_size=12).map("".join))
+def test_what_is_said_names_no_thinking_and_stays_the_same(text: str) -> None:
+    said = spoken(text)
+    assert said in text
+    assert not {"<think>", "</think>"} & set(re.findall("</?think>", said))
+    assert spoken(said) == said
+    assert spoken(f"<think>{text}") == (said if "</think>" in text else "")
 
 
 def test_fences_pair_up_and_the_last_closed_one_counts() -> None:

@@ -1,27 +1,29 @@
-"""Where the answer stands in a completion: after the thinking, in the last pair of answer tags.
+"""Where the answer stands in a completion: in what is said, in the last pair of answer tags or the last Python block.
 
-Every search is `str.find` or `str.rfind`, so time is linear in the text whatever it holds (10⁵ tags, one megabyte, binary).
-Thinking is text up to the last `</think>`; a `<think>` that is never closed hides everything after it, because an answer
-that the model only thought about is no answer. One text has one answer: the last one given.
+What is said is what `spoken` gives; every environment looks for its answer there and nowhere else, because an answer that the
+model only thought about is no answer. Every search but that for code blocks is `str.find` or `str.rfind`, so time is linear in
+the text whatever it holds (10⁵ tags, one megabyte, binary). One text has one answer: the last one given.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from grail_core.environment import THINK_CLOSE, THINK_OPEN
+from grail_envs.code_blocks import code_blocks, last_of
+
 ANSWER_OPEN: Final = "<answer>"
 ANSWER_CLOSE: Final = "</answer>"
-_THINK_OPEN: Final = "<think>"
-_THINK_CLOSE: Final = "</think>"
-_FENCE: Final = "```"
 
 
 def spoken(completion: str) -> str:
-    """The text after the thinking; the whole text where there is none."""
-    close = completion.rfind(_THINK_CLOSE)
-    text = completion[close + len(_THINK_CLOSE) :] if close >= 0 else completion
-    unclosed = text.find(_THINK_OPEN)
-    return text if unclosed < 0 else text[:unclosed]
+    """What is said in a completion: the text behind the last `</think>`, up to a `<think>` behind that which is never closed.
+
+    A completion whose prompt has opened the thinking begins with `<think>` (`PromptRenderer.decode_completion`), so one that
+    never closes it says nothing. Saying it again changes nothing: `spoken(spoken(text)) == spoken(text)`.
+    """
+    text = completion[completion.rfind(THINK_CLOSE) + len(THINK_CLOSE) :] if THINK_CLOSE in completion else completion
+    return text.partition(THINK_OPEN)[0]
 
 
 def tagged_answer(completion: str, *, limit: int) -> str | None:
@@ -36,26 +38,19 @@ def tagged_answer(completion: str, *, limit: int) -> str | None:
 
 
 def last_fence(text: str) -> str | None:
-    """The content of the last closed ``` block, without its info string; None without one. Marks open and close in turn.
+    """What the last closed code block holds, of whatever language; an unclosed one where none is closed; None without any."""
+    return last_of(code_blocks(text))
 
-    A mark is a line that starts with ``` (white space before it is allowed). A block that is opened and never closed counts
-    to the end of the text only if nothing was closed before it.
+
+def last_python(completion: str, *, limit: int) -> str | None:
+    """The code that a completion answers with; None without any or above `limit` characters.
+
+    That is what the last Python block holds: one that says so, else one that names no language. A block without a line of
+    code is none.
     """
-    found: str | None = None
-    opened: int | None = None
-    at = 0
-    while at <= len(text):
-        end = text.find("\n", at)
-        end = len(text) if end < 0 else end
-        if text[at : at + 64].lstrip(" \t").startswith(_FENCE):
-            if opened is None:
-                opened = min(end + 1, len(text))
-            else:
-                found, opened = text[opened:at], None
-        at = end + 1
-    if found is None and opened is not None:
-        return text[opened:]
-    return found
+    blocks = [block for block in code_blocks(spoken(completion)) if _has_code(block.content)]
+    code = last_of([block for block in blocks if block.is_python] or [block for block in blocks if not block.info])
+    return code if code is not None and len(code) <= limit else None
 
 
 def last_boxed(text: str, *, limit: int) -> str | None:
@@ -79,3 +74,7 @@ def last_boxed(text: str, *, limit: int) -> str | None:
                 return text[begin:at].strip()
         at += 1
     return None
+
+
+def _has_code(content: str) -> bool:
+    return any(line and not line.startswith("#") for line in map(str.strip, content.split("\n")))

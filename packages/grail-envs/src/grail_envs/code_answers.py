@@ -1,7 +1,7 @@
 """What the code environments share: the code in a completion, and a sandbox ruling as a grade.
 
-The asked form is one Python block in a fence; the last closed one counts. Code is never parsed on the host: even a parser
-is a program that hostile text can hang or crash, so everything that looks at code runs in the sandbox.
+The asked form is one Python block in a fence; the last one counts (`answer_text.last_python`). Code is never parsed on the
+host: even a parser is a program that hostile text can hang or crash, so everything that looks at code runs in the sandbox.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Final
 
 from grail_core.environment import Grade
-from grail_envs.answer_text import last_fence, spoken
+from grail_envs.answer_text import last_python
 from grail_envs.reward_table import Component, RewardTable
 from grail_envs.sandbox.jobs import Job, Limits, Ruling
 
@@ -29,9 +29,8 @@ CODE_SYSTEM: Final = (
 
 
 def code_of(completion: str) -> str | None:
-    """The last fenced block after the thinking; None without one or above `MAX_CODE_CHARACTERS`."""
-    code = last_fence(spoken(completion))
-    return code if code is not None and len(code) <= MAX_CODE_CHARACTERS else None
+    """The last Python block after the thinking; None without one or above `MAX_CODE_CHARACTERS`."""
+    return last_python(completion, limit=MAX_CODE_CHARACTERS)
 
 
 def graded_in_sandbox(job: Job) -> Grade:
@@ -55,7 +54,7 @@ def grade_of(ruling: Ruling) -> Grade:
     )
 
 
-NO_CODE: Final = CODE_REWARDS.graded({}, success=False, well_formed=False, detail="no code block")
+NO_CODE: Final = CODE_REWARDS.graded({}, success=False, well_formed=False, detail="no Python block")
 
 
 def defined_names(code: str) -> set[str]:

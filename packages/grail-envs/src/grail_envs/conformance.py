@@ -2,7 +2,8 @@
 
 Determinism (the same problems in two processes with different hash seeds), digest stability (the same spec in both), bounds
 (rewards finite and in [0, 1], components finite, success a truth value), robustness (no text raises, none of them succeeds),
-speed (generation under 2 ms at the median and 50 ms at worst), capabilities (what it offers does what it is for).
+speed (generation under 2 ms at the median and 50 ms at worst), capabilities (what it offers does what it is for; what its
+teacher says is worth nothing where it is only thought).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from grail_core.capabilities import best_constant_of, capabilities_of, teacher_of
-from grail_core.environment import Environment, GradeOutcome
+from grail_core.environment import THINK_CLOSE, THINK_OPEN, Environment, GradeOutcome
 from grail_core.errors import GrailError
 from grail_envs.registry import load, load_held_out
 
@@ -102,10 +103,18 @@ def _capabilities(env: Environment, env_id: str, parameters: Mapping[str, Any]) 
                 return False, "teacher: another demonstration from the same generator"
             if not all(env.grade(problem, text).well_formed for problem, text in zip(problems, texts, strict=True)):
                 return False, "teacher: a demonstration is not well formed"
+            thought = [(problem, said) for problem, text in zip(problems, texts, strict=True) for said in _only_thought(text)]
+            if any(env.grade(problem, said).reward != 0 for problem, said in thought):
+                return False, "teacher: a demonstration that is only thought, between the tags of thinking, is paid"
     except GrailError as error:
         return False, error.what
     names = [field.name for field in dataclasses.fields(offered) if getattr(offered, field.name)]
     return True, ", ".join(names) or "none offered"
+
+
+def _only_thought(text: str) -> tuple[str, ...]:
+    """The text within thinking that is never closed, that is closed, and that the prompt has opened."""
+    return f"{THINK_OPEN}{text}", f"{THINK_OPEN}{text}{THINK_CLOSE}no", f"{text}{THINK_CLOSE}"
 
 
 def _same_in_other_processes(env: Environment, env_id: str, parameters: Mapping[str, Any], seeds: int) -> Finding:

@@ -1,17 +1,21 @@
 """HumanEval: complete a Python function from its docstring; `check(entry_point)` decides.
 
 The answer's code runs after the prompt, so the prompt's imports and helpers are there; on the grading side the prompt is
-run again by itself, so a test that calls a helper of the prompt calls the data set's, never one the answer replaced.
+run again, so a test that calls a helper of the prompt calls the data set's, never one the answer replaced. So a prompt has to
+be a module by itself, and a row whose prompt is none is refused when the set is loaded.
 """
 
 from __future__ import annotations
 
+import keyword
 import os
+import warnings
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from grail_core.capabilities import Capabilities
 from grail_core.environment import EnvironmentSpec, Grade, Message, Problem
+from grail_core.errors import EnvironmentUnavailableError
 from grail_envs.code_answers import CODE_REWARDS, CODE_SYSTEM, NO_CODE, code_of, graded_in_sandbox
 from grail_envs.data_sets import HubSource, load_rows, row_permutation, rows_digest
 from grail_envs.draws import checked_seed
@@ -38,15 +42,15 @@ class HumanEvalEnvironment:
     """HumanEval functions; `data_dir` is a folder that holds humaneval/ (default: GRAIL_DATA_DIR, else the hub).
 
     Raises:
-        EnvironmentUnavailableError: the set is not there or unreadable.
+        EnvironmentUnavailableError: the set is not there or unreadable, or a row's prompt or test is no Python module.
     """
 
     rewards = CODE_REWARDS
     capabilities = Capabilities(data_folder=True)
 
     def __init__(self, data_dir: str | os.PathLike[str] | None = None) -> None:
-        rows, _ = load_rows("HumanEval", data_dir=data_dir, local_files=_FILES, hub=HUB, fields=_FIELDS)
-        self._rows = [HumanEvalPayload(*(str(row[field]) for field in _FIELDS)) for row in rows]
+        rows, where = load_rows("HumanEval", data_dir=data_dir, local_files=_FILES, hub=HUB, fields=_FIELDS)
+        self._rows = [_payload(number, row, where) for number, row in enumerate(rows)]
         self._order = row_permutation("humaneval", len(self._rows))
         self._spec = EnvironmentSpec(env_id="humaneval", version=VERSION, data_digest=rows_digest(rows, _FIELDS))
 
@@ -80,11 +84,49 @@ class HumanEvalEnvironment:
 
 def job_of(payload: HumanEvalPayload, code: str) -> Job:
     """The whole suite of a row against an answer: complete code, or the indented body that goes on from the prompt."""
-    first = next((line for line in code.split("\n") if line.strip()), "")
-    joined = payload.prompt + code if first[:1] in (" ", "\t") else f"{payload.prompt}\n{code}"
+    first = next((line for line in code.split("\n") if line.strip() and not line.startswith("#")), "")
+    goes_on = first.startswith((" ", "\t"))
+    begun = payload.prompt.rstrip(" \t").removesuffix("\n") + "\n"
     return Job(
-        code=joined,
+        code=begun + code if goes_on else code,
+        given="" if goes_on else payload.prompt,
         prelude=payload.prompt,
         remote=(payload.entry_point,),
         tests=(f"{payload.test}\ncheck({payload.entry_point})\n",),
     )
+
+
+def _payload(number: int, row: dict[str, Any], where: str) -> HumanEvalPayload:
+    """A row, if its prompt and its test are modules by themselves: both are run so, whatever the answer.
+
+    Raises:
+        EnvironmentUnavailableError: one is not; every answer would be graded wrong.
+    """
+    payload = HumanEvalPayload(*(str(row[field]) for field in _FIELDS))
+    for field, text in (("prompt", payload.prompt), ("test", payload.test)):
+        problem = _problem_of_module(text)
+        if problem:
+            raise EnvironmentUnavailableError(
+                f"row {number} ({payload.task_id}) of the HumanEval data set: its {field} is no Python module: {problem}",
+                where=where,
+                hint="a prompt must run without the answer: end it with the function's docstring, or with `pass`",
+            )
+    if not payload.entry_point.isidentifier() or keyword.iskeyword(payload.entry_point):
+        raise EnvironmentUnavailableError(
+            f"row {number} ({payload.task_id}) of the HumanEval data set has no name of a function as its entry_point",
+            where=where,
+            hint="get the file again",
+        )
+    return payload
+
+
+def _problem_of_module(text: str) -> str:
+    """Why a data set's own text is no module; "" where it is one."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # published tests hold odd escapes
+            compile(text, "<row>", "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
+        return f"{getattr(error, 'msg', None) or error}{line}"
+    return ""

@@ -6,6 +6,7 @@ Standard library only.
 """
 
 from __future__ import annotations
+import __future__
 
 import gc
 import io
@@ -18,6 +19,9 @@ from grail_envs.sandbox.steady import Steady
 
 MAX_OUTPUT = 4 * 2**20
 """Characters a program may print; more is an error of the program."""
+
+_FUTURE = sum(getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
+"""The compiler's flags that a `from __future__` sets, each a bit of its own."""
 
 
 class _Output(io.StringIO):
@@ -83,7 +87,10 @@ class AnswerSide:
         sys.argv = [name]
         gc.enable()
         try:
-            exec(compile(request["code"], f"<{name}>", "exec"), module.__dict__)  # in its own confined process
+            # Both in their own confined process, one after the other: a `from __future__` stands first in either.
+            given = compile(request["given"], f"<{name}>", "exec")
+            exec(given, module.__dict__)
+            exec(compile(request["code"], f"<{name}>", "exec", given.co_flags & _FUTURE), module.__dict__)
         except SystemExit as error:
             if not request["program"] or error.code not in (None, 0):
                 return {**_described(error), "out": output.getvalue()}

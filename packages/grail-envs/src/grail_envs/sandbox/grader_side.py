@@ -126,13 +126,14 @@ class Remote:
 def grade(channel: int, job: dict[str, Any]) -> dict[str, Any]:
     """Run a job against the answer: `{"passed": bool, "stage": str, "detail": str, "out": str}`.
 
-    A job has `code`, `name`, `stdin`, `seed`, `program` and `remote` (the answer's side), `prelude` (Python that runs here
-    first) and `tests` (Python, each must run without raising). Without tests it passes if the code ran; `out` is its output.
+    A job has `code`, `given`, `name`, `stdin`, `seed`, `program` and `remote` (the answer's side), `prelude` (Python that runs
+    here first) and `tests` (Python, each must run without raising). Without tests it passes if the code ran; `out` is its
+    output.
     """
     partner = Partner(channel)
     random.seed(job["seed"])
     try:
-        asked = ("code", "name", "stdin", "seed", "program", "remote")
+        asked = ("code", "given", "name", "stdin", "seed", "program", "remote")
         reply = partner.ask({key: job[key] for key in asked})
         out = reply.get("out")
         out = out if isinstance(out, str) and job["program"] else ""

@@ -24,11 +24,13 @@ class Job:
     """Python to run and how it is graded.
 
     `code` is the answer, run as module `name` (a program if `program`: it may exit with 0, and its output is kept) with
-    `stdin` and with `random` seeded by `seed`. `tests` run on the grading side after `prelude`; `remote` are the names that
+    `stdin` and with `random` seeded by `seed`, after `given` has run in the same module: the data set's own Python that the
+    answer builds on, compiled by itself. `tests` run on the grading side after `prelude`; `remote` are the names that
     stand there for the answer's. Without tests, running to the end passes.
     """
 
     code: str
+    given: str = ""
     tests: tuple[str, ...] = ()
     prelude: str = ""
     remote: tuple[str, ...] = ()

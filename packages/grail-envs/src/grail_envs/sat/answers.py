@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from grail_envs.answer_text import ANSWER_CLOSE, ANSWER_OPEN
+from grail_envs.answer_text import ANSWER_CLOSE, ANSWER_OPEN, tagged_answer
 
 MAX_ANSWER_CHARACTERS: Final = 4096
 """An answer longer than this between its tags is malformed: ten variables need 60."""
@@ -20,13 +20,9 @@ def format_answer(assignment: Sequence[int]) -> str:
 
 
 def parse_answer(completion: str, variables: int) -> tuple[int, ...] | None:
-    """The assignment between the last pair of answer tags, or None if it does not name each variable exactly once."""
-    close = completion.rfind(ANSWER_CLOSE)
-    start = completion.rfind(ANSWER_OPEN, 0, close) if close >= 0 else -1
-    if start < 0:
-        return None
-    body = completion[start + len(ANSWER_OPEN) : close]
-    if len(body) > MAX_ANSWER_CHARACTERS:
+    """The assignment between the last pair of answer tags that are said, or None if it does not name each variable once."""
+    body = tagged_answer(completion, limit=MAX_ANSWER_CHARACTERS)
+    if body is None:
         return None
     parts = [part for part in _SEPARATORS.split(body) if part]
     if len(parts) != variables:

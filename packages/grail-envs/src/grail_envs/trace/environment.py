@@ -98,7 +98,7 @@ class TraceEnvironment:
         answer = tagged_answer(completion, limit=MAX_ANSWER_CHARACTERS)
         if answer is None:
             return self.rewards.graded({}, success=False, well_formed=False, detail="no answer tag")
-        fenced = last_fence(answer) if answer.startswith("```") else None
+        fenced = last_fence(answer) if answer.startswith(("```", "~~~")) else None
         said = _folded(answer if fenced is None else fenced)
         if not said:
             return self.rewards.graded({}, success=False, well_formed=False, detail="an empty output")

@@ -6,7 +6,9 @@
     plain   =  anything that begins with no quote; it ends before blanks and "#", or with the line
 
 Blanks (spaces and tabs) around NAME, "=" and value do not count. A value ends on its line, nothing is expanded, and a
-control character has no place anywhere. Faults name a line and what to write, never what stands there: it may be a secret.
+control character has no place anywhere. What elsewhere begins a comment (//, ;, --), ends or continues a line (;, \\) or sets a
+second variable is part of a plain value here, and that it is hardly meant is told with it (`Assignment.doubt`). Faults name a
+line and what to write, never what stands there: it may be a secret.
 """
 
 from __future__ import annotations
@@ -25,16 +27,23 @@ _DOUBLE = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _AFTER_QUOTE = re.compile(r"[ \t]*(?:[ \t]#.*)?")
 _ESCAPE = re.compile(r"\\([\"\\$`])")
 _EXPANSION = re.compile(r"(?<!\\)(?:\\\\)*(?:\$[A-Za-z_{(]|`)")
+_OTHER_COMMENT = re.compile(r"[ \t](//|;|--)(?:[ \t]|$)")
+_SECOND = re.compile(rf"[ \t]({_OURS})[ \t]*=")
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """One setting of a file. `expands`: a shell would put something else in place of a `$…` or backquotes in it."""
+    """One setting of a file.
+
+    `expands`: a shell would put something else in place of a `$…` or backquotes in it. `doubt`: why the plain value is hardly
+    what was meant, "" where nothing speaks against it.
+    """
 
     name: str
     value: str = field(repr=False)  # it may be a secret
     line: int  # from 1
     expands: bool = False
+    doubt: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,10 +82,27 @@ def _parse_line(line: str, number: int) -> Assignment | Fault | None:
         return _quoted(name, rest.strip(" \t"), number)
     comment = _COMMENT.search(rest)
     value = (rest[: comment.start()] if comment else rest).strip(" \t")
-    return Assignment(name, value, number, expands=_EXPANSION.search(value) is not None)
+    return Assignment(name, value, number, expands=_EXPANSION.search(value) is not None, doubt=_doubt(value))
+
+
+def _doubt(value: str) -> str:
+    """What other programs' files mean by something that is part of a plain value here."""
+    second, comment = _SECOND.search(value), _OTHER_COMMENT.search(value)
+    if second is not None:
+        return f"{second[1]} stands on the same line"
+    if comment is not None:
+        return f"{comment[1]} begins no comment here"
+    if value.endswith(";"):
+        return "; ends no line here"
+    return "a line does not go on behind a backslash" if value.endswith("\\") else ""
 
 
 def _no_assignment(line: str, number: int) -> Fault:
+    hidden = next((char for char in line.partition("=")[0] if char not in " \t" and _is_hidden(char)), None)
+    if hidden is not None:
+        return Fault(
+            number, f"there is a character that cannot be seen ({hidden!a}) on this line", "write the line again without it"
+        )
     colon = _COLON.match(line)
     if colon is not None and re.fullmatch(_OURS, colon[1]):  # another word before a colon may be a key and its secret
         return Fault(number, f"{colon[1]} is followed by a colon, not by =", f"write {colon[1]}=value")
@@ -85,6 +111,11 @@ def _no_assignment(line: str, number: int) -> Fault:
     if colon is not None:
         return Fault(number, "a name is followed by a colon, not by =", "write NAME=value")
     return Fault(number, "this line is no NAME=value", "write NAME=value, or # before a comment")
+
+
+def _is_hidden(char: str) -> bool:
+    """Whether it looks like nothing, or like a blank: byte order marks, zero-width characters, every space of Unicode."""
+    return char.isspace() or not char.isprintable()
 
 
 def _quoted(name: str, rest: str, number: int) -> Assignment | Fault:

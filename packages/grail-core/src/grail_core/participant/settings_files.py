@@ -95,7 +95,9 @@ def _read_text(path: Path, most: int) -> str | None:
     data = data.removeprefix(codecs.BOM_UTF8)
     if b"\0" in data:
         line = 1 + data[: data.index(b"\0")].count(b"\n")
-        guess = "UTF-16 without its mark, not UTF-8" if data.count(b"\0") * 3 >= len(data) else "no text: it has a NUL byte"
+        share = data.count(b"\0") / len(data)
+        wide = "UTF-32" if share > 0.6 else "UTF-16" if share > 0.3 else ""
+        guess = f"{wide} without its mark, not UTF-8" if wide else "no text: it has a NUL byte"
         raise ConfigurationError(f"this settings file is {guess}", where=f"{path}, line {line}", hint=_UTF8_HINT)
     try:
         return data.decode("utf-8")
@@ -154,8 +156,20 @@ def _toml_error(path: Path, error: Exception, text: str) -> ConfigurationError:
     if isinstance(error, RecursionError):
         where, what = str(path), "this file is nested too deeply"
     elif "overwrite" in str(error) or "twice" in str(error):
-        what = "a key stands here that is there already"
+        return ConfigurationError("a key stands here that is there already", where=where, hint="keep one of the two lines")
+    elif found and (hidden := _hidden_at(text, int(found[1]), int(found[2]))):
+        what, hint = (
+            f"there is a character that cannot be seen ({hidden!a}) in column {found[2]}",
+            "write the line again without it",
+        )
+        return ConfigurationError(what, where=where, hint=hint)
     return ConfigurationError(what, where=where, hint='write NAME = "text" or NAME = 7, one a line')
+
+
+def _hidden_at(text: str, line: int, column: int) -> str:
+    """The character at this place where it looks like nothing or like a blank and is no blank of TOML; else ""."""
+    at = text.replace("\r\n", "\n").split("\n")[line - 1][column - 1 : column]
+    return at if at and at not in " \t" and (at.isspace() or not at.isprintable()) else ""
 
 
 def _line_of(name: str, text: str) -> int | None:

@@ -117,6 +117,14 @@ def _from_dotenv(environ: Mapping[str, str], known: Collection[str]) -> tuple[di
             faults.append(
                 Fault(entry.line, f"{entry.name} stands in line {found[entry.name].line} already", "keep one of the lines")
             )
+        elif entry.doubt:
+            faults.append(
+                Fault(
+                    entry.line,
+                    f"{entry.name}: {entry.doubt}",
+                    f"one setting a line, # before a comment, or {entry.name}='…' around a value with it",
+                )
+            )
         elif entry.expands:
             faults.append(
                 Fault(
@@ -164,13 +172,28 @@ def _not_in_toml(file: TomlFile, name: str, known: Collection[str]) -> Configura
         )
     near, name = nearest(name, known), _printable(name)
     if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(one, dict) for one in value)):
+        inside = _setting_in(value, known)
         return ConfigurationError(
             f"{name} is a table: settings stand at the top level",
             where=where,
-            hint=f"take the line [{name}] out, and write NAME = value",
+            hint=f"take the table out, and write {inside or 'NAME'} = value before any line in brackets",
         )
     hint = f"did you mean {near}?" if near else "`grail storage doctor --show-settings` prints every name"
     return ConfigurationError(f"no setting is called {name}", where=where, hint=hint)
+
+
+def _setting_in(table: Any, known: Collection[str]) -> str:
+    """A setting that stands in a table, however deep; "" if there is none."""
+    open_values = [table]
+    while open_values:
+        value = open_values.pop()
+        if isinstance(value, dict):
+            if found := next((key for key in value if key in known), ""):
+                return found
+            open_values += value.values()
+        elif isinstance(value, list):
+            open_values += value
+    return ""
 
 
 def nearest(name: str, known: Collection[str], cutoff: float = 0.6) -> str | None:
@@ -188,6 +211,8 @@ def _printable(name: str) -> str:
 def _unknown(name: str, known: Collection[str], origin: str) -> list[Unknown]:
     if name in known or name in ENVIRONMENT_ALONE or name.startswith(_OTHERS):
         return []
+    if name.lower().startswith("export") and name[len("export") :] in known:
+        return [Unknown(name, name[len("export") :], origin)]  # the blank between them is missing
     ours = name.upper().startswith("GRAIL_")
     near = nearest(name, known, 0.6 if ours else _NEAR)
     return [Unknown(name, near, origin)] if ours or near else []

@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 
 from grail_core.protocol import RolloutRecord, WindowHeader
 from grail_core.protocol.types import Digest, Hotkey, Window
+
+SCHEMA = pa.schema(
+    [
+        pa.field("g", pa.int32(), nullable=False),
+        pa.field("r", pa.int32(), nullable=False),
+        pa.field("tokens", pa.binary(), nullable=False),
+        pa.field("prompt_length", pa.int32(), nullable=False),
+        pa.field("logprobs", pa.binary(), nullable=False),
+        pa.field("sketches", pa.binary(), nullable=False),
+        pa.field("reward", pa.float64(), nullable=False),
+        pa.field("success", pa.bool_(), nullable=False),
+    ]
+)
+"""A window file's columns, for another writer."""
 
 
 def made_rows(seed: int, groups: int = 1, longest: int = 9) -> list[RolloutRecord]:

@@ -22,20 +22,8 @@ from grail_core.files.window_file import (
 from grail_core.protocol import rollout_digests
 from grail_core.protocol.constants import MAX_FILE_ROWS
 from grail_core.protocol.types import Signature
-from tooling.testing.window_files import made_header, made_rows
+from tooling.testing.window_files import SCHEMA, made_header, made_rows
 
-SCHEMA = pa.schema(
-    [
-        pa.field("g", pa.int32(), nullable=False),
-        pa.field("r", pa.int32(), nullable=False),
-        pa.field("tokens", pa.binary(), nullable=False),
-        pa.field("prompt_length", pa.int32(), nullable=False),
-        pa.field("logprobs", pa.binary(), nullable=False),
-        pa.field("sketches", pa.binary(), nullable=False),
-        pa.field("reward", pa.float64(), nullable=False),
-        pa.field("success", pa.bool_(), nullable=False),
-    ]
-)
 NETWORK = bytes(range(32))
 
 

@@ -21,7 +21,7 @@ OPENING_TEMPLATE = (
 
 def tokenizer_folder(template: str, *, tags: str = "text") -> Path:
     """A folder with a tokenizer of bytes. `tags`: the tags of thinking are "text", "added" tokens, or "special" ones."""
-    folder = Path(tempfile.mkdtemp(prefix="grail-opened-thinking-"))
+    folder = Path(tempfile.mkdtemp(dir=_room().name))
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -41,6 +41,12 @@ def as_graded(completion: str, asked: Sequence[Message]) -> str:
     folder, renderer = _opening()
     tokens = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(completion, add_special_tokens=False).ids
     return renderer.decode_completion(tokens, asked)
+
+
+@cache
+def _room() -> tempfile.TemporaryDirectory[str]:
+    """Gone with this process."""
+    return tempfile.TemporaryDirectory(prefix="grail-opened-thinking-")
 
 
 @cache

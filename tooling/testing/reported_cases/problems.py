@@ -75,15 +75,16 @@ def asked(env_id: str) -> Asked:
     parameters = {"gsm8k": {"split": "test"}, "math": {"split": "math500"}, "mbpp": {"split": "train"}, "humaneval": {}}
     if env_id not in parameters:
         raise ValueError(f"no environment is called {env_id!r} here")
-    environment = load(env_id, data_dir=_data_folder(), **parameters[env_id])
+    environment = load(env_id, data_dir=_data_folder().name, **parameters[env_id])
     return Asked(environment, environment.problem(0), FUNCTION if env_id in CODED else "12")
 
 
 @cache
-def _data_folder() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="grail-reported-cases-"))
+def _data_folder() -> tempfile.TemporaryDirectory[str]:
+    """Gone with this process."""
+    folder = tempfile.TemporaryDirectory(prefix="grail-reported-cases-")
     for name, row in _ROWS.items():
-        path = folder / name
+        path = Path(folder.name) / name
         path.parent.mkdir()
         path.write_text(json.dumps(row) + "\n")
     return folder

@@ -1,8 +1,9 @@
 r"""Numbers as people write them, read as exact rationals: `1,080`, `1080.0`, `$1,080`, `1/2`, `\frac{1}{2}`, `1.5e3`, `50%`.
 
 One text is one number or none: words, two numbers, expressions and malformed grouping (`1,08`) are not numbers, so nothing
-is guessed and nothing evaluated. Text over 64 characters is refused before any pattern runs, and every pattern is applied
-to that bounded text only.
+is guessed and nothing evaluated. A comma or a blank (any blank of Unicode) joins groups of exactly three digits after a first
+group of one to three that does not begin with 0; a decimal comma is not read, so `0,111` is no number. Text over 64 characters
+is refused before any pattern runs, and every pattern is applied to that bounded text only.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
 
+from grail_envs.written_marks import plain_marks
+
 MAX_NUMBER_CHARACTERS: Final = 64
 _MAX_EXPONENT: Final = 30
 
-_DECIMAL: Final = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+"
+_DECIMAL: Final = r"(?:[1-9]\d{0,2}(?:(?:,\d{3})+|(?: \d{3})+)|\d+)(?:\.\d*)?|\.\d+"
 _PLAIN: Final = re.compile(rf"([+-]?)({_DECIMAL})(?:[eE]([+-]?\d{{1,3}}))?", re.ASCII)
 _QUOTIENT: Final = re.compile(rf"([+-]?)({_DECIMAL})/({_DECIMAL})", re.ASCII)
 _MIXED: Final = re.compile(r"([+-]?)(\d+)[ +](\d+)/(\d+)", re.ASCII)
@@ -43,7 +46,7 @@ def read_number(text: str) -> WrittenNumber | None:
     text = text.strip()
     if not text or len(text) > MAX_NUMBER_CHARACTERS:
         return None
-    text = _without_dress(text)
+    text = _without_dress(plain_marks(text).strip())
     percent = text.endswith("%")
     if percent:
         text = text[:-1].rstrip()
@@ -55,8 +58,8 @@ def read_number(text: str) -> WrittenNumber | None:
 
 def _without_dress(text: str) -> str:
     r"""The text without math delimiters, `\boxed{}`, `\text{}`, bold marks, thin spaces and the full stop of a sentence."""
-    text = text.replace("−", "-").replace("\u00a0", " ").replace("\u202f", ",").replace("\u2009", ",")
-    text = text.replace("{,}", ",").replace("\\,", ",").replace("\\!", "").replace("\\$", "$").replace("\\%", "%")
+    text = text.replace("{,}", ",").replace("\\,", " ").replace("\\!", "").replace("\\$", "$")
+    text = text.replace("\\%", "%").replace("％", "%")
     while True:
         before = text
         text = text.strip().removesuffix(".") if not text.strip().startswith(".") else text.strip()
@@ -95,9 +98,12 @@ def _value(text: str) -> Fraction | None:
             return None
         return _signed(match[1], _decimal(match[2]) * Fraction(10) ** exponent)
     spaced = re.sub(r" */ *", "/", text)
-    if match := _QUOTIENT.fullmatch(spaced):
+    quotient, mixed = _QUOTIENT.fullmatch(spaced), _MIXED.fullmatch(spaced)
+    if quotient and mixed:
+        return None  # 1 200/300 may be four, or one and two thirds
+    if match := quotient:
         return _divided(match[1], _decimal(match[2]), _decimal(match[3]))
-    if match := _MIXED.fullmatch(spaced):
+    if match := mixed:
         part = _divided("", Fraction(match[3]), Fraction(match[4]))
         return None if part is None else _signed(match[1], int(match[2]) + part)
     if match := _FRACTION_COMMAND.fullmatch(text):
@@ -109,7 +115,7 @@ def _value(text: str) -> Fraction | None:
 
 
 def _decimal(text: str) -> Fraction:
-    return Fraction(text.replace(",", "").removesuffix("."))
+    return Fraction(text.replace(",", "").replace(" ", "").removesuffix("."))
 
 
 def _divided(sign: str, numerator: Fraction, denominator: Fraction) -> Fraction | None:

@@ -1,7 +1,7 @@
 r"""MATH: competition problems whose answer is a formula.
 
 The answer is what stands between the last pair of answer tags, or in the last `\boxed{}` where there are no tags. It is
-compared in a confined worker with a hard limit: exact rationals first, then math-verify on LaTeX; nothing is evaluated as
+compared in a confined worker with a hard limit, exactly and by written rules (`sandbox.math_side`); nothing is evaluated as
 Python. A row's gold is its `answer` field, or the last `\boxed{}` of its solution.
 """
 

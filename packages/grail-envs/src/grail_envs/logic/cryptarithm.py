@@ -59,10 +59,9 @@ class Cryptarithm:
         )
 
     def solves(self, puzzle: Sum, answer: str) -> bool | None:
-        text = answer.strip().strip("`").replace(" ", "")
-        first, plus, rest = text.partition("+")
+        first, plus, rest = answer.strip().strip("`").partition("+")
         second, equals, third = rest.partition("=")
-        numbers = (first, second, third)
+        numbers = (first.strip(), second.strip(), third.strip())
         if not plus or not equals or not all(part.isascii() and part.isdigit() and len(part) <= 8 for part in numbers):
             return None
         found: dict[str, str] = {}
@@ -74,7 +73,7 @@ class Cryptarithm:
                     return False
         digits = dict(puzzle.digits)
         told = all(found[letter] == str(digits[letter]) for letter in puzzle.given)
-        return told and len(set(found.values())) == len(found) and int(first) + int(second) == int(third)
+        return told and len(set(found.values())) == len(found) and int(numbers[0]) + int(numbers[1]) == int(numbers[2])
 
     def reference(self, puzzle: Sum) -> str:
         digits = dict(puzzle.digits)

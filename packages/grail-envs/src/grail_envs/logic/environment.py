@@ -18,6 +18,7 @@ from grail_envs.logic.game_of_n import GameOfN
 from grail_envs.logic.operators import CustomOperators
 from grail_envs.logic.sudoku import Sudoku
 from grail_envs.reward_table import CORRECT_AND_FORMAT
+from grail_envs.written_marks import plain_marks
 
 VERSION: Final = 1
 FAMILIES: Final[dict[str, Family[Any]]] = {
@@ -91,7 +92,7 @@ class LogicEnvironment:
         answer = tagged_answer(completion, limit=_MAX_ANSWER_CHARACTERS)
         if answer is None:
             return self.rewards.graded({}, success=False, well_formed=False, detail="no answer tag")
-        right = FAMILIES[payload.family].solves(payload.puzzle, answer)
+        right = FAMILIES[payload.family].solves(payload.puzzle, plain_marks(answer))
         if right is None:
             return self.rewards.graded({}, success=False, well_formed=False, detail="the answer is not in the asked form")
         return self.rewards.graded(

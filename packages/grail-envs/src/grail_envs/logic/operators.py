@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from grail_envs.draws import Draws
+from grail_envs.exact_numbers import read_number
 
 SYMBOLS = ("◇", "△", "○", "□", "☆", "♠")
 CONDITIONS = ("a is even", "b is even", "a > b", "a + b is divisible by 3", "a is divisible by 3")
@@ -86,10 +87,8 @@ class CustomOperators:
         )
 
     def solves(self, puzzle: Expression, answer: str) -> bool | None:
-        text = answer.strip().replace("−", "-").replace(",", "")
-        if not text.removeprefix("-").isdigit() or not text.isascii() or len(text) > 20:
-            return None
-        return int(text) == value_of(puzzle)
+        number = read_number(answer)
+        return None if number is None or number.percent else number.value == value_of(puzzle)
 
     def reference(self, puzzle: Expression) -> str:
         return str(value_of(puzzle))

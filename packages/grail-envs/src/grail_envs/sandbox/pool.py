@@ -68,9 +68,7 @@ class Kind:
 
 
 PYTHON: Final = Kind("python", tuple(_PRELOAD.split()))
-MATH: Final = Kind(
-    "math", ("grail_envs.sandbox.math_side",), ("math_verify", "latex2sympy2_extended", "sympy", "antlr4", "mpmath")
-)
+MATH: Final = Kind("math", ("grail_envs.sandbox.math_side",), ("flint",))
 
 
 @dataclass

@@ -398,7 +398,6 @@ def _grade_code() -> None:
 def _grade_formula() -> None:
     from grail_envs.sandbox import math_side  # only a grading zygote has its packages
 
-    math_side.settle()
     wire.send(_PLACES[0], math_side.grade(wire.receive(_PLACES[0])))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from grail_envs.answer_text import ANSWER_CLOSE, ANSWER_OPEN, tagged_answer
+from grail_envs.written_marks import plain_marks
 
 MAX_ANSWER_CHARACTERS: Final = 4096
 """An answer longer than this between its tags is malformed: ten variables need 60."""
@@ -24,7 +25,7 @@ def parse_answer(completion: str, variables: int) -> tuple[int, ...] | None:
     body = tagged_answer(completion, limit=MAX_ANSWER_CHARACTERS)
     if body is None:
         return None
-    parts = [part for part in _SEPARATORS.split(body) if part]
+    parts = [part for part in _SEPARATORS.split(plain_marks(body)) if part]
     if len(parts) != variables:
         return None
     values: dict[str, int] = {}

@@ -1,0 +1,270 @@
+r"""An answer's text without dress: delimiters, sizes, bold marks, blanks of TeX and Unicode, units, currency, grouped digits.
+
+Everything here keeps apart what was said apart: blanks and degree signs stay between digits, row marks of matrices stay row
+marks, and only groups of exactly three digits join (`1 000`, `1{,}000`; with plain commas only outside of brackets).
+Standard library only; linear in the text.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from grail_envs.written_marks import plain_marks
+
+_SYMBOLS = {
+    "π": "\\pi ", "∞": "\\infty ", "√": "\\sqrt ", "×": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ", "÷": "\\div ",
+    "≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ", "∪": "\\cup ", "∅": "\\emptyset ", "∈": "\\in ", "±": "\\pm ", "≈": "\\approx ",
+    "°": "^\\circ ", "º": "^\\circ ", "θ": "\\theta ", "α": "\\alpha ", "β": "\\beta ", "λ": "\\lambda ", "ℝ": "\\mathbb{R}",
+    "′": "'", "’": "'", "∕": "/", "⁄": "/", "％": "%", "∠": "\\angle ", "ω": "\\omega ", "φ": "\\phi ",
+    "½": " \\frac{1}{2}", "⅓": " \\frac{1}{3}", "⅔": " \\frac{2}{3}", "¼": " \\frac{1}{4}", "¾": " \\frac{3}{4}",
+    "⅕": " \\frac{1}{5}", "⅖": " \\frac{2}{5}", "⅗": " \\frac{3}{5}", "⅘": " \\frac{4}{5}", "⅙": " \\frac{1}{6}",
+    "⅚": " \\frac{5}{6}", "⅛": " \\frac{1}{8}", "⅜": " \\frac{3}{8}", "⅝": " \\frac{5}{8}", "⅞": " \\frac{7}{8}",
+}  # fmt: skip
+_SYMBOL_TABLE = str.maketrans(_SYMBOLS)
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
+_SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺]+")
+_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+_SUBSCRIPT = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
+_MIRRORED = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("__", "__"), ("*", "*"), ("`", "`"))
+_OUTER_BLANKS = re.compile(r"^(?:\s|\\[,;:!> ]|~)+|(?<!\\)(?:\s|\\[,;:!> ]|~)+$")
+_BOLD = ("\\mathbf{", "\\boldsymbol{", "\\bm{")
+_DROPPED = re.compile(
+    r"\\(?:left|right|displaystyle|textstyle|bigl|bigr|Bigl|Bigr|biggl|biggr|big|Big|bigg|Bigg|limits|hline|nolimits)"
+    r"(?![a-zA-Z])\.?"
+)
+_ESCAPED = re.compile(
+    r"\\\\(?:\[-?[\d.]+(?:pt|em|ex|mm|cm)\])?|\\[,;:> {}!$%&#]|~|\\q?quad(?![a-zA-Z])|\\thinspace(?![a-zA-Z])"
+)
+_DOUBLED = re.compile(r"\\\\(?=[a-zA-Z])")
+_GROUPED_OPENLY = re.compile(r"(?<![\w.,}\\^])([1-9]\d{0,2}(?:(?:\{,\}|,\s*\\!\s*|\s*\\,\s*| )\d{3})+)(?!\d| */)")
+_THIN_COMMA = re.compile(r"(?<=\d),\s*\\,\s*(?=\d{3}(?!\d))")
+_GROUPED_MARK = re.compile(r"\{,\}|,|\\!|\\,|\s")
+_GROUPED = re.compile(r"(?<![\w.,])(?<!\d )[1-9]\d{0,2}(?:,\d{3})+(?![\d,]|\.\d*,)")
+_MIXED = re.compile(r"(?<![\w.,}^/_\\])(\d{1,60}) +(\d{1,60}) */ *(\d{1,60})(?![\w!^(]|[.,]\d| *[\d(/\\^])")
+_DEGREE = re.compile(r"\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![a-zA-Z]))|\\(?:degree|deg)(?![a-zA-Z])")
+_UNIT = re.compile(
+    r"\s*(?:\\(?:text|mbox|mathrm|textrm|textit|textnormal)\s*\{\s*([a-zA-Z][a-zA-Z .]*?)\s*\}"
+    r"|(?<![a-zA-Z\\])([a-z]{2,}\.?(?: [a-z]+)?))"
+    r"\s*(?:\^\s*(?:\{\s*([23])\s*\}|([23])))?\s*$"
+)
+_TEXT = re.compile(r"\\(?:text|mbox|mathrm|textrm|textbf|mathbf|textit|textnormal|emph)\s*\{([^{}]*)\}")
+_HALF_DAY = re.compile(
+    r"\\(?:text|mbox|mathrm|textrm)\s*\{\s*([ap])\.?\s*m\.?\s*\}|(?<![a-zA-Z])([ap])\.?\s?m\.?(?![a-zA-Z])", re.I
+)
+_CURRENCY = {"\\$": "dollar", "$": "dollar", "€": "euro", "£": "sterling", "¥": "yen", "¢": "cent", "\\pounds": "sterling"}
+_MONEY = frozenset(("dollar", "euro", "sterling", "yen", "cent"))
+_UNITS = {
+    "mm": "mm millimeter millimeters millimetre millimetres",
+    "cm": "cm centimeter centimeters centimetre centimetres",
+    "m": "m meter meters metre metres",
+    "km": "km kilometer kilometers kilometre kilometres",
+    "in": "in inch inches",
+    "ft": "ft foot feet",
+    "yd": "yd yard yards",
+    "mi": "mi mile miles",
+    "mg": "mg milligram milligrams",
+    "g": "g gram grams",
+    "kg": "kg kilogram kilograms",
+    "lb": "lb lbs pound pounds",
+    "oz": "oz ounce ounces",
+    "s": "s sec secs second seconds",
+    "min": "min mins minute minutes",
+    "h": "h hr hrs hour hours",
+    "day": "day days",
+    "week": "week weeks",
+    "month": "month months",
+    "year": "yr yrs year years",
+    "L": "l liter liters litre litres",
+    "mL": "ml milliliter milliliters millilitre millilitres",
+    "mph": "mph",
+    "dollar": "dollar dollars usd",
+    "cent": "cent cents",
+    "euro": "euro euros eur",
+    "degree": "degree degrees deg",
+    "radian": "radian radians rad",
+    "percent": "percent pct",
+    "unit": "unit units",
+}
+_UNIT_OF = {word: unit for unit, words in _UNITS.items() for word in words.split()}
+_NO_UNITS = frozenset(
+    [
+        "and",
+        "or",
+        "pi",
+        "sqrt",
+        "sin",
+        "cos",
+        "tan",
+        "cot",
+        "sec",
+        "csc",
+        "log",
+        "ln",
+        "exp",
+        "inf",
+        "infinity",
+        "infty",
+        "max",
+        "min",
+        "gcd",
+        "lcm",
+    ]
+)
+
+
+def tidy(text: str) -> str:
+    """A formula without dress; units and currency stay (see `without_unit`)."""
+    text = plain_marks(text)
+    text = _SUPERSCRIPT.sub(lambda match: f"^{{{match[0].translate(_SUPERSCRIPTS)}}}", text)
+    text = _SUBSCRIPT.sub(lambda match: f"_{{{match[0].translate(_SUBSCRIPTS)}}}", text).translate(_SYMBOL_TABLE)
+    text = undressed(text)
+    if "\\begin" not in text:
+        text = _DOUBLED.sub(r"\\", text)
+    inside = _bracketed(text)
+    text = _THIN_COMMA.sub(lambda match: match[0] if inside[match.start()] else ",", text)
+    text = _GROUPED_OPENLY.sub(lambda match: _GROUPED_MARK.sub("", match[1]), text)
+    text = _ESCAPED.sub(_plain_escape, text)
+    text = _DROPPED.sub("", text)
+    text = re.sub(r"\\[dtc]frac(?![a-zA-Z])", r"\\frac", text)
+    text = re.sub(r"\\(?:varnothing|O)(?![a-zA-Z])", r"\\emptyset", text)
+    text = text.replace("{,}", ",")
+    text = re.sub(r"\\(?:leqslant|leq)(?![a-zA-Z])", r"\\le", text)
+    text = re.sub(r"\\(?:geqslant|geq)(?![a-zA-Z])", r"\\ge", text)
+    text = re.sub(r"\\neq(?![a-zA-Z])", r"\\ne", text)
+    text = re.sub(r"\\(?:ldots|cdots|dotsc|dots)(?![a-zA-Z])", r"\\dots", text)
+    text = _DEGREE.sub(r"\\degree ", text)
+    text = _ungrouped(text)
+    text = _MIXED.sub(_as_mixed, text)
+    return undressed(re.sub(r"\s+", " ", text).strip())
+
+
+def undressed(text: str) -> str:
+    """Without what stands around the whole: delimiters, boxes, braces, bold marks, a full stop."""
+    while True:
+        before = text
+        text = _OUTER_BLANKS.sub("", text).strip()
+        if text.endswith((".", "。")) and not text.endswith(("\\.", "\\right.")):
+            text = text[:-1]
+        for opening, closing in _MIRRORED:
+            inner = text[len(opening) : -len(closing)]
+            if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing):
+                bare = inner.replace("\\$", "")
+                if opening not in bare and closing not in bare and not inner.endswith("\\"):
+                    text = inner
+        for opening in ("\\boxed{", "\\fbox{", *_BOLD, "{"):
+            if text.startswith(opening) and _closes_at_end(text, len(opening)):
+                inner = text[len(opening) : -1]
+                vector = opening in _BOLD and len(inner) == 1 and inner.isalpha()
+                text = text if vector else inner
+        if text == before:
+            return text
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What was said after a number: its one name (`""`: none that is known), and whether by a sign (`$`, `%`, `°`)."""
+
+    name: str = ""
+    sign: bool = False
+
+    def contradicts(self, other: Unit) -> bool:
+        """Whether two units cannot both be meant. A sign contradicts only its own kind: `$5` is not `5 cents`."""
+        if not self.name or not other.name or self.name == other.name:
+            return False
+        return not (self.sign or other.sign) or {self.name, other.name} <= _MONEY
+
+
+def without_unit(text: str) -> tuple[str, Unit]:
+    r"""The text without the unit or currency of the whole, and that unit. Words in `\text{}` are dropped, known or not."""
+    text = text.strip()
+    found = Unit()
+    for sign, currency in _CURRENCY.items():
+        unsigned = text.lstrip("-+ ")
+        if unsigned.startswith(sign) or text.endswith(sign):
+            start = len(text) - len(unsigned) if unsigned.startswith(sign) else len(text) - len(sign)
+            text, found = (text[:start] + text[start + len(sign) :]).strip(), Unit(currency, sign=True)
+            break
+    if text.endswith("%"):
+        return text[:-1].removesuffix("\\").strip(), Unit("percent", sign=True)
+    if text.endswith("\\degree"):
+        return text, Unit("degree", sign=True)  # the sign itself means something in a function
+    match = _UNIT.search(text)
+    before = text[: match.start()].strip() if match else ""
+    if match is None or not before:
+        return text, found
+    words = (match[1] or match[2]).lower().replace(".", "").split()
+    known = _named(words, match[3] or match[4] or "")
+    if match[1] and len(match[1]) == 1 and not known:
+        return text, found  # an upright variable, e or i
+    if match[2] is not None and (words[0] in _NO_UNITS or not known or not re.search(r"[\d})]$", before)):
+        return text, found
+    return before, Unit(known) if known else found
+
+
+def _named(words: list[str], power: str = "") -> str:
+    """The one name of a unit, with its power; `""` for words that are no unit."""
+    powers = {"square": "2", "sq": "2", "squared": "2", "cubic": "3", "cu": "3", "cubed": "3"}
+    for word in words:
+        power = powers.get(word, power)
+    rest = [word for word in words if word not in powers]
+    name = _UNIT_OF.get(rest[0], "") if len(rest) == 1 else ""
+    return f"{name}^{power}" if name and power else name
+
+
+def half_day(text: str) -> tuple[str, str]:
+    """The text without a.m. or p.m. at its end, and which it was."""
+    match = next(iter(reversed(list(_HALF_DAY.finditer(text)))), None)
+    if match is None or text[match.end() :].strip() or not re.fullmatch(r"[\d: ]+", text[: match.start()].strip()):
+        return text, ""
+    return text[: match.start()].strip(), (match[1] or match[2]).lower()
+
+
+def unworded(text: str) -> str:
+    r"""The text of `\\text{…}` where the whole is one."""
+    match = _TEXT.fullmatch(text.strip())
+    return match[1].strip() if match else text
+
+
+def _plain_escape(match: re.Match[str]) -> str:
+    found = match[0]
+    if found.startswith("\\\\"):
+        return "\\\\ "
+    special = {"\\{": "\\lbrace ", "\\}": "\\rbrace ", "\\$": "\\$", "\\%": "%", "\\!": "", "\\&": "\\&", "\\#": "\\#"}
+    return special.get(found, " ")
+
+
+def _ungrouped(text: str) -> str:
+    """Commas between groups of three digits dropped, where no bracket is open."""
+    inside = _bracketed(text)
+    return _GROUPED.sub(lambda match: match[0] if inside[match.start()] else match[0].replace(",", ""), text)
+
+
+def _bracketed(text: str) -> list[bool]:
+    depth, found = 0, []
+    for place, character in enumerate(text):
+        opens = character in "([" or text.startswith("\\lbrace", place)
+        closes = character in ")]" or text.startswith("\\rbrace", place)
+        depth = max(0, depth + opens - closes)
+        found.append(depth > 0)
+    return found
+
+
+def _as_mixed(match: re.Match[str]) -> str:
+    if len(match[2]) == 3 or match[2].startswith("0") or int(match[3]) == 0 or Fraction(int(match[2]), int(match[3])) >= 1:
+        return match[0]
+    return f"({match[1]}+\\frac{{{match[2]}}}{{{match[3]}}})"
+
+
+def _closes_at_end(text: str, start: int) -> bool:
+    depth, place = 1, start
+    while place < len(text):
+        if text[place] == "\\":
+            place += 2
+            continue
+        depth += (text[place] == "{") - (text[place] == "}")
+        if depth == 0:
+            return place == len(text) - 1
+        place += 1
+    return False

@@ -5,9 +5,11 @@
                                          hash seeds, an independent solver agrees with the verifier, baselines
     hatch run sweep --only references    every reference solution of HumanEval and MBPP with both cores busy, every MATH-500 and
                                          GSM8K gold in all notations
+    hatch run sweep --only formulas      20,000 pairs of formulas that are equal, or unequal, by how they are made: none judged
+                                         wrong, none over 2 s of processor time
     hatch run sweep --only leaks         10,000 hostile runs leave no process, descriptor, temporary file or socket
 
-`--json` prints one object; `--seeds` and `--runs` make it smaller. The exit code is 1 if a promise is broken.
+`--json` prints one object; `--seeds`, `--pairs` and `--runs` make it smaller. The exit code is 1 if a promise is broken.
 """
 
 from __future__ import annotations
@@ -42,6 +44,9 @@ FAMILIES = (
     "boolean_options",
     "sudoku",
 )
+FORMULA_S = 2.0
+"""Processor time that a comparison of formulas may take."""
+
 TESTS = REPOSITORY / "packages" / "grail-envs" / "tests"
 Report = dict[str, Any]
 
@@ -274,6 +279,38 @@ def _test_module(name: str) -> Any:
     return module
 
 
+def sweep_formulas(count: int) -> Report:
+    """Generated pairs of formulas: how many are judged wrong, and how long the slowest took."""
+    from grail_envs.sandbox import math_side
+    from tooling.testing.formula_pairs import formula_pair
+
+    wrong: list[str] = []
+    slow: list[str] = []
+    equal = 0
+    times = []
+    for number in range(count):
+        pair = formula_pair(number)
+        started = time.process_time()
+        passed = math_side.grade({"gold": pair.gold, "answer": pair.answer})["passed"]
+        times.append(time.process_time() - started)
+        equal += pair.right
+        if passed != pair.right:
+            wrong.append(f"pair {number}, {pair.kind}: {pair.gold} | {pair.answer} is {pair.right}")
+        if times[-1] > FORMULA_S:
+            slow.append(f"pair {number}, {pair.kind}: {times[-1]:.1f} s")
+    times.sort()
+    report = {
+        "formula_pairs": count,
+        "equal_pairs": equal,
+        "median_ms": round(1000 * times[count // 2], 3),
+        "slowest_ms": round(1000 * times[-1], 3),
+        "wrong": wrong,
+        "slow": slow,
+    }
+    _say(str(report))
+    return report
+
+
 def sweep_leaks(runs: int) -> Report:
     """Hostile programs again and again: what is left of them on the machine."""
     from tooling.adversaries.family_e import TESTS as SUITE
@@ -354,6 +391,8 @@ def broken(report: Report) -> list[str]:
             found.append("sat: a constant answer solves more than 5 %")
     references = report.get("references", {})
     found += [*references.get("code_failed", []), *references.get("golds_wrong", [])]
+    formulas = report.get("formulas", {})
+    found += [*formulas.get("wrong", []), *formulas.get("slow", [])]
     leaks = report.get("leaks", {})
     if leaks.get("accepted") or any(count > 0 for count in leaks.get("left", {}).values()):
         found.append(f"hostile runs left something: {leaks}")
@@ -363,8 +402,9 @@ def broken(report: Report) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     """Run what is asked for and print the report."""
     parser = argparse.ArgumentParser(prog="hatch run sweep", description="Large sweeps over the environments.")
-    parser.add_argument("--only", choices=("seeds", "references", "leaks"), action="append")
+    parser.add_argument("--only", choices=("seeds", "references", "formulas", "leaks"), action="append")
     parser.add_argument("--seeds", type=int, default=20_000)
+    parser.add_argument("--pairs", type=int, default=20_000)
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--digest", help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", dest="as_json")
@@ -375,6 +415,7 @@ def main(arguments: list[str] | None = None) -> int:
     parts: dict[str, Callable[[], Report]] = {
         "seeds": lambda: sweep_seeds(options.seeds),
         "references": sweep_references,
+        "formulas": lambda: sweep_formulas(options.pairs),
         "leaks": lambda: sweep_leaks(options.runs),
     }
     report: Report = {}

@@ -2,7 +2,8 @@ r"""LaTeX of an answer, read into a tree: a small grammar, by recursive descent,
 
 Two numbers that stand next to each other are no formula: their digits are never joined and never multiplied. A whole number
 before a fraction of whole numbers is a mixed number. `2(3)` is a product, `1/2x` is 1/(2x), `\sin 2x \cos x` a product of two
-values, `\sqrt12` is √1·2 as TeX sets it, `2^10` is 1024 as people mean it. Brackets are nested 50 deep at most. What is not in
+values, `\sqrt12` is √1·2 as TeX sets it, `2^10` is
+1024 and `\log_10 x` has base 10 as people mean them. Brackets are nested 50 deep at most. What is not in
 the grammar (integrals, limits, infinite sums, cases, dots) is no formula.
 """
 
@@ -321,7 +322,7 @@ class _Reader(Tokens):
         power: Node | None = None
         while self.peek() in ("_", "^"):
             if self.take() == "_":
-                base = self.argument()
+                base = self._number() if self.kind() == "number" else self.argument()
             else:
                 power = self.exponent()
         if power == MINUS_ONE and function in INVERSES:

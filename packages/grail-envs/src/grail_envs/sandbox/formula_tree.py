@@ -68,6 +68,9 @@ class Matrix:
     rows: tuple[tuple[Node, ...], ...]
 
 
+MAX_MATRIX_NODES = 5000
+"""Nodes of a product of matrices: some eight of them."""
+
 Node = Number | Name | Constant | Sum | Product | Power | Call | Matrix
 
 ZERO = Number(fmpq(0))
@@ -179,17 +182,27 @@ def _times(left: Node, right: Node) -> Node:
         columns = list(zip(*right.rows, strict=True))
         if len(left.rows[0]) != len(right.rows) or len(left.rows) * len(columns) * len(right.rows) > 512:
             raise NotAFormulaError("matrices whose shapes do not fit")
-        return Matrix(
+        product = Matrix(
             tuple(
                 tuple(Sum(tuple(Product(pair) for pair in zip(row, column, strict=True))) for column in columns)
                 for row in left.rows
             )
         )
+        if _size(product, {}) > MAX_MATRIX_NODES:
+            raise NotAFormulaError("a product of more matrices than are multiplied here")
+        return product
     if isinstance(left, Matrix):
         left, right = right, left
     if isinstance(right, Matrix):
         return Matrix(tuple(tuple(Product((left, entry)) for entry in row) for row in right.rows))
     return Product((left, right))
+
+
+def _size(node: Node, known: dict[int, int]) -> int:
+    """Nodes of the whole tree, shared ones counted each time."""
+    if id(node) not in known:
+        known[id(node)] = 1 + sum(_size(child, known) for child in children(node))
+    return known[id(node)]
 
 
 def _determinant(rows: tuple[tuple[Node, ...], ...]) -> Node:

@@ -56,9 +56,11 @@ STRANGER = LocalSigner.from_seed(b"\x0e" * 32)
 PARAMS = dataclasses.replace(LOCALNET, trainer_hotkey=TRAINER.hotkey)
 CONFIG = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+TOKENIZER = {"version": "1.0", "added_tokens": [], "model": {"type": "WordLevel", "vocab": {"?": 0}, "unk_token": "?"}}
+_DRAWING = {**TOKENIZER, "model": {"type": "BPE", "vocab": {"?": 0}, "merges": [], "unk_token": "?", "dropout": 0.1}}
 FILES = {
     "config.json": json.dumps(CONFIG).encode(),
-    "tokenizer.json": b'{"version": "1.0"}',
+    "tokenizer.json": json.dumps(TOKENIZER).encode(),
     "chat_template.jinja": TEMPLATE.encode(),
 }
 
@@ -379,6 +381,7 @@ D17_TRIES: dict[str, dict[str, bytes]] = {
     "a clock in a named template": {
         "tokenizer_config.json": b'{"chat_template": [{"name": "tools", "template": "{{ strftime_now(1) }}"}]}'
     },
+    "a tokenizer that draws at random": {"tokenizer.json": json.dumps(_DRAWING).encode()},
     "tokenizer of another version": {"tokenizer.json": b'{"version": "2.0"}'},
     "another chat template": {"chat_template.jinja": b"{{ messages[0].content }}"},
     "another added token": {"added_tokens.json": b'{"<x>": 9}'},

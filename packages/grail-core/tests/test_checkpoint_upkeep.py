@@ -237,7 +237,7 @@ def test_an_ordinary_template_is_accepted(template: str) -> None:
         ("{{ messages[0].content * 40 }}", "characters for a conversation"),
         ("{{ 9 ** (9 ** 9) }}", "ended with code -24"),
         ("{% macro f(n) %}{{ f(n) ~ f(n) if n }}{% endmacro %}{{ f(1) }}{{ now }}", "clock"),
-        ("{% generation %}{% endgeneration %}", "does not compile"),
+        ("{{ raise_exception('tools only') }}", "renders no conversation: tools only"),
     ],
 )
 def test_a_template_that_takes_more_than_its_limits_is_refused_before_anybody_renders_it(template: str, message: str) -> None:

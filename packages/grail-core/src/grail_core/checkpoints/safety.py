@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from grail_core.errors import CheckpointError
-from grail_core.model.chat_template import probe_template
+from grail_core.model.prompt_trial import check_prompts
+from grail_core.model.prompt_trial import check_template as check_template
+from grail_core.model.tokenizer_files import PROMPT_FILES, TEMPLATE_FILE, TOKENIZER_FILE, chat_templates
 from grail_core.protocol.encoding import canonical_json
 from grail_core.protocol.types import Digest
 
 MAX_FILE_BYTES = 64 << 20
 """Of a tokenizer's own files; what the others may have says `_SMALL_FILES`."""
 CONFIG_FILE = "config.json"
-TEMPLATE_FILE = "chat_template.jinja"
 
 _TOKENIZER_FILES = {
     "tokenizer.json",
@@ -46,8 +47,6 @@ _SMALL_FILES = {
 }
 
 _CODE_KEYS = ("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code")
-_IMPURE_NAMES = {"strftime_now", "now", "utcnow", "today", "datetime", "time", "date", "lipsum", "random", "uuid", "environ"}
-_IMPURE_FILTERS = {"random"}
 
 
 @dataclass(frozen=True)
@@ -105,11 +104,12 @@ def check_model_files(files: Mapping[str, bytes], *, where: str = "model files")
     architectures = config.get("architectures")
     if not isinstance(architectures, list) or len(architectures) != 1 or not re.fullmatch(r"\w{1,128}", str(architectures[0])):
         raise CheckpointError("config.json does not name one architecture", where=where)
-    template = _template(files, parsed)
-    for text in template.values():
-        check_template(text, where=f"{where}: chat template")
-    if "default" in template:  # the one that prompts are rendered with
-        probe_template(template["default"], where=f"{where}: chat template")
+    template = chat_templates(parsed.get("tokenizer_config.json"), files.get(TEMPLATE_FILE), where=where)
+    for name, text in template.items():
+        check_template(text, where=f"{where}: chat template {name}", used=name == "default")
+    if template and TOKENIZER_FILE in files:
+        prompt_files = {name: files[name] for name in PROMPT_FILES if name in files}
+        check_prompts(prompt_files, vocabulary=_vocabulary(config), where=where)
     tokenizer = {name: hashlib.sha256(data).hexdigest() for name, data in files.items() if name in _TOKENIZER_FILES}
     return ModelFiles(
         files=dict(files),
@@ -119,64 +119,11 @@ def check_model_files(files: Mapping[str, bytes], *, where: str = "model files")
     )
 
 
-def check_template(text: str, *, where: str) -> None:
-    """Refuse a chat template whose output is not a function of its arguments, or that imports another one.
-
-    Raises:
-        CheckpointError: it does not parse, names a clock, a random source or the environment, or includes another template.
-    """
-    import jinja2
-    from jinja2 import nodes
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    environment = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"])
-    try:
-        tree = environment.parse(re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", text))
-    except (jinja2.TemplateSyntaxError, RecursionError) as error:
-        raise CheckpointError(f"the chat template does not parse: {error}", where=where) from error
-    names = {node.name for node in tree.find_all(nodes.Name)}
-    names |= {str(node.attr) for node in tree.find_all(nodes.Getattr)}
-    names |= {str(node.arg.value) for node in tree.find_all(nodes.Getitem) if isinstance(node.arg, nodes.Const)}
-    called = {node.node.name for node in tree.find_all(nodes.Call) if isinstance(node.node, nodes.Name)}
-    variables = {node.name for node in tree.find_all(nodes.Name) if node.ctx == "load"}
-    impure = (names & {"strftime_now", "utcnow", "lipsum"}) | ((called | _called_attributes(tree)) & _IMPURE_NAMES)
-    impure |= {node.name for node in tree.find_all(nodes.Filter)} & _IMPURE_FILTERS
-    impure |= variables & {"datetime", "environ"}
-    impure |= {name for name in names if name.startswith("__")}
-    if impure:
-        raise CheckpointError(
-            f"the chat template is not pure: it uses {', '.join(sorted(impure))}",
-            where=where,
-            hint="write the date (or whatever it reads) into the template as text; prompts must be the same for everybody",
-        )
-    for kind in (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends):
-        if next(tree.find_all(kind), None) is not None:
-            raise CheckpointError("the chat template imports another template", where=where)
-
-
-def _called_attributes(tree: Any) -> set[str]:
-    from jinja2 import nodes
-
-    return {str(node.node.attr) for node in tree.find_all(nodes.Call) if isinstance(node.node, nodes.Getattr)}
-
-
-def _template(files: Mapping[str, bytes], parsed: Mapping[str, Any]) -> dict[str, str]:
-    """Every chat template by name; the file outranks the tokenizer's configuration, as in Transformers."""
-    templates: dict[str, str] = {}
-    config = parsed.get("tokenizer_config.json")
-    value = config.get("chat_template") if isinstance(config, dict) else None
-    if isinstance(value, str):
-        templates["default"] = value
-    elif isinstance(value, list):
-        for item in value:
-            if isinstance(item, dict):
-                templates[str(item.get("name"))] = str(item.get("template"))
-    if TEMPLATE_FILE in files:
-        try:
-            templates["default"] = files[TEMPLATE_FILE].decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise CheckpointError("the chat template is not UTF-8", where=TEMPLATE_FILE) from error
-    return templates
+def _vocabulary(config: Mapping[str, Any]) -> int | None:
+    """How many tokens the model has by its configuration; None where it does not say."""
+    text = config.get("text_config")
+    size = config.get("vocab_size", text.get("vocab_size") if isinstance(text, dict) else None)
+    return size if isinstance(size, int) and not isinstance(size, bool) else None
 
 
 def _json(data: bytes, where: str) -> Any:

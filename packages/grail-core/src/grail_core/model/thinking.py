@@ -7,6 +7,7 @@ the tags opens and closes nothing.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,13 +29,17 @@ def opens_thinking(write: Callable[[Sequence[Message]], str], asked: Sequence[Me
     return behind.rfind(THINK_OPEN) > behind.rfind(THINK_CLOSE)
 
 
-def with_thinking_tags(tokenizer: dict[str, Any]) -> dict[str, Any] | None:
-    """A tokenizer.json whose thinking tags are no special tokens, so that decoding keeps them; None where none is special."""
-    added: list[dict[str, Any]] = tokenizer.get("added_tokens") or []
-    if not any(item.get("special") and item.get("content") in _TAGS for item in added):
-        return None
-    kept = [{**item, "special": bool(item.get("special")) and item.get("content") not in _TAGS} for item in added]
-    return {**tokenizer, "added_tokens": kept}
+def keeping_thinking_tags(tokenizer: Any) -> Any:
+    """A `tokenizers.Tokenizer` whose thinking tags are no special tokens, so that decoding keeps them; the same if none is."""
+    from tokenizers import Tokenizer
+
+    added = tokenizer.get_added_tokens_decoder().values()
+    if not any(token.special and token.content in _TAGS for token in added):
+        return tokenizer
+    value = json.loads(tokenizer.to_str())
+    for item in value["added_tokens"]:
+        item["special"] = item["special"] and item["content"] not in _TAGS
+    return Tokenizer.from_str(json.dumps(value))
 
 
 def _without_tags(content: str) -> str:

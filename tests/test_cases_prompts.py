@@ -1,0 +1,93 @@
+"""Prompts of every folder and template of the cases: Transformers' token for token, or refused where they are published."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jinja2 import TemplateError
+
+from grail_core.checkpoints.safety import check_model_files
+from grail_core.environment import Message
+from grail_core.errors import CheckpointError, ProtocolViolationError
+from grail_core.model.prompts import PromptRenderer
+from tests.cases.prompt_folders import CASES, FolderCase
+from tooling.testing.prompt_parity import CASES as TEMPLATES_FILE
+from tooling.testing.prompt_parity import compare, reference
+
+TEMPLATES: list[dict[str, Any]] = json.loads(TEMPLATES_FILE.read_text("utf-8"))
+CONVERSATIONS = (
+    [{"role": "user", "content": "hello what 1 < 2"}],
+    [{"role": "system", "content": " be brief "}, {"role": "user", "content": "a\n\nb"}],
+    [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b c"}, {"role": "user", "content": ""}],
+)
+
+
+def _by_name(case: Any) -> str:
+    return str(case["name"] if isinstance(case, dict) else case.name)
+
+
+def _published(folder: Path) -> None:
+    """As a publisher and every reader of the checkpoint check it."""
+    config = json.dumps({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}).encode()
+    check_model_files({"config.json": config, **{path.name: path.read_bytes() for path in folder.iterdir()}})
+
+
+def _compare(folder: Path, conversations: Any) -> None:
+    renderer = PromptRenderer(folder)
+    found = [(_wanted(folder, turns), _made(renderer, turns)) for turns in conversations]
+    assert any(wanted for wanted, _ in found)
+    assert [made for _, made in found] == [wanted for wanted, _ in found]
+
+
+def _wanted(folder: Path, turns: list[dict[str, str]]) -> list[int] | None:
+    try:
+        return reference(folder, turns)
+    except TemplateError:  # it may refuse a conversation
+        return None
+
+
+def _made(renderer: PromptRenderer, turns: list[dict[str, str]]) -> list[int] | None:
+    try:
+        return list(renderer.render([Message(**turn) for turn in turns]))
+    except ProtocolViolationError:
+        return None
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.says is None], ids=_by_name)
+def test_a_folder_gives_the_prompts_that_transformers_gives(case: FolderCase, tmp_path: Path) -> None:
+    folder = case.write(tmp_path / "folder")
+    _published(folder)
+    _compare(folder, [[{"role": "user", "content": case.text}], *CONVERSATIONS])
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.says is not None], ids=_by_name)
+def test_a_folder_that_cannot_be_followed_is_refused_before_it_is_published(case: FolderCase, tmp_path: Path) -> None:
+    folder = case.write(tmp_path / "folder")
+    with pytest.raises(CheckpointError, match=str(case.says)):
+        PromptRenderer(folder)
+    if case.template is not None or "chat_template" in case.config:
+        with pytest.raises(CheckpointError, match=str(case.says)):
+            _published(folder)
+
+
+@pytest.mark.parametrize("case", [case for case in TEMPLATES if case["right"] == "equal"], ids=_by_name)
+def test_a_template_that_is_accepted_renders_as_transformers_renders_it(case: dict[str, Any], tmp_path: Path) -> None:
+    made = FolderCase("", "", config={"bos_token": "<s>"}, template=case["template"]).write(tmp_path / "folder")
+    _published(made)
+    _compare(made, CONVERSATIONS)
+
+
+@pytest.mark.parametrize("case", [case for case in TEMPLATES if case["right"] == "refused"], ids=_by_name)
+def test_a_template_that_is_refused_is_refused_before_it_is_published(case: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=case["says"]):
+        _published(FolderCase("", "", template=case["template"]).write(tmp_path / "folder"))
+
+
+@pytest.mark.parametrize("seed", range(10_000, 10_150))
+def test_a_drawn_folder_gives_the_prompts_that_transformers_gives(seed: int, tmp_path: Path) -> None:
+    """150 of them; `python -m tooling.testing.prompt_parity --triples 2000` draws more."""
+    found = compare(seed, tmp_path / "folder")
+    assert found.outcome in ("equal", "neither"), found.detail

@@ -111,8 +111,12 @@ def publish(settings: Settings, model: Path, env_id: str) -> None:
     Tokenizer, chat template and architecture of a network never change. A trainer started afterwards goes on from the
     published weights.
     """
+    from grail_core.generation.defaults import sampling_defaults
+    from grail_core.text import printable
     from grail_trainer.start import publish_model
 
+    for note in sampling_defaults(model).notes:
+        click.echo(f"{model}: {printable(note)}", err=True)
     manifest = publish_model(settings, model=model, env_id=env_id)
     click.echo(f"checkpoint {manifest.sequence} ({manifest.digest.hex()[:16]}…), in force from window {manifest.valid_from}")
 

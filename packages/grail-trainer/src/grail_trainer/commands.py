@@ -14,7 +14,7 @@ import click
 from grail_core.environment import Environment
 from grail_core.errors import CheckpointError
 from grail_core.participant.settings import Settings
-from grail_core.text import printable_lines
+from grail_core.text import printable, printable_lines
 
 
 class Bar(Protocol):
@@ -53,6 +53,8 @@ def import_command(source: Path, out: Path) -> None:
     from grail_core.checkpoints.transfer import import_model, save_imported
 
     model = import_model(source)
+    for note in model.notes:
+        click.echo(f"{source}: {printable(note)}", err=True)
     save_imported(model, out)
     click.echo(
         f"{out}: {model.parameters:,} parameters, {model.nbytes:,} bytes; publish it with `grail-trainer publish`", err=True
@@ -69,6 +71,8 @@ def evaluate_command(settings: Settings, *, model: Path, env_id: str, problems: 
     environment = load_held_out(env_id, data_dir=settings.data_dir)
     loaded = PolicyModel.load(model, device=settings.device)
     defaults, renderer = sampling_defaults(model), PromptRenderer(model)
+    for note in defaults.notes:
+        click.echo(f"{model}: {printable(note)}", err=True)
     with progress_bar() as bar:
         result = evaluate(
             loaded,

@@ -14,6 +14,8 @@ from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.generation.defaults import sampling_defaults
 from grail_core.keys import ss58
 from grail_core.model.policy_model import PolicyModel
+from grail_core.model.prompts import PromptRenderer
+from grail_core.model.transformers_prompts import require_transformers_agrees
 from grail_core.participant.participant import Participant
 from grail_core.participant.settings import Settings
 from grail_core.participant.waiting import Stopping
@@ -189,7 +191,10 @@ def _require_folder(model: Path) -> Path:
 
 
 def _first_parts(participant: Participant, environment: Environment, model: Path) -> CheckpointParts:
+    """What the manifest says. A folder that no miner could make prompts with is refused here, before it is published."""
     defaults = sampling_defaults(model)
+    PromptRenderer(model)
+    require_transformers_agrees(model)
     return CheckpointParts(
         network_id=participant.network_id,
         window=window_of(participant.chain.current_block()),

@@ -18,6 +18,8 @@ from grail_core.checkpoints.publish import publishable
 from grail_core.checkpoints.safety import CONFIG_FILE, ModelFiles, check_model_files, read_model_files
 from grail_core.disk import storage_errors, sync_folder
 from grail_core.errors import CheckpointError
+from grail_core.generation.defaults import folder_notes
+from grail_core.model.transformers_prompts import other_tokenizer_notes, require_transformers_agrees
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 
@@ -28,6 +30,8 @@ class ImportedModel:
 
     weights: Mapping[str, RawTensor]
     files: ModelFiles
+    notes: tuple[str, ...] = ()
+    """What the folder says of prompts and of drawing tokens and a network does not follow, one sentence each."""
 
     @property
     def parameters(self) -> int:
@@ -44,8 +48,9 @@ def import_model(folder: Path, *, dtype: str = "BF16") -> ImportedModel:
     Weights already in `dtype` are mapped, not copied.
 
     Raises:
-        CheckpointError: no safetensors weights, no config, remote code, an impure chat template (see `safety`), or weights
-            that are not finite.
+        CheckpointError: no safetensors weights, no config, remote code, an impure chat template or prompts that are not
+            Transformers' (see `safety`), a way to draw tokens that a network cannot do without (see
+            `generation.folder_fields`), or weights that are not finite.
     """
     if dtype not in _FLOATS:
         raise CheckpointError(f"weights cannot be published as {dtype}", hint="BF16 is what the protocol runs")
@@ -53,6 +58,8 @@ def import_model(folder: Path, *, dtype: str = "BF16") -> ImportedModel:
     if not folder.is_dir():
         raise CheckpointError("there is no such model folder", where=str(folder))
     files = read_model_files(folder)
+    require_transformers_agrees(folder)
+    notes = folder_notes(folder) + other_tokenizer_notes(folder)
     weights = publishable(map_weights(folder))
     if files.files.get(CONFIG_FILE) and json.loads(files.files[CONFIG_FILE]).get("tie_word_embeddings"):
         weights = _without_second_head(weights)
@@ -62,7 +69,7 @@ def import_model(folder: Path, *, dtype: str = "BF16") -> ImportedModel:
     config.pop("torch_dtype", None)
     config["dtype"] = names[dtype]
     changed = {**files.files, CONFIG_FILE: json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"}
-    return ImportedModel(cast, check_model_files(changed, where=str(folder)))
+    return ImportedModel(cast, check_model_files(changed, where=str(folder)), notes)
 
 
 def export_checkpoint(cached: Path, folder: Path) -> None:

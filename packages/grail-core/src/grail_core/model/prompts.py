@@ -33,6 +33,7 @@ THINKING_INSTRUCTION = "Think first, between <think> and </think>, then answer."
 
 _ANY_QUESTION = (Message("user", "question"),)
 _CONVERSATIONS_REMEMBERED = 64
+_ANSWER = "answer"  # a word that no template writes at the end of a turn
 _ROLES = frozenset({"system", "user", "assistant"})
 
 
@@ -135,6 +136,22 @@ class PromptRenderer:
         token: int | None = self._tokenizer.token_to_id(text)
         return token
 
+    def token_text(self, token: int) -> str:
+        """How the tokenizer writes this token; empty if it has none of this id."""
+        return str(self._tokenizer.id_to_token(int(token)) or "")
+
+    def assistant_turn(self) -> tuple[int | None, frozenset[int]]:
+        """The control token that the template ends an assistant's turn with, None if with none; and all tokens of such a
+        conversation. Both are empty where the template refuses conversations that end with an assistant."""
+        chat = [Message("user", "a"), Message("assistant", _ANSWER)]
+        try:
+            text = self._rendered(chat, [message.content for message in chat], prompt=False)
+            tokens = frozenset(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        except ProtocolViolationError:
+            return None, frozenset()
+        after = self._controls.matches(text[text.rfind(_ANSWER) + len(_ANSWER) :]) if _ANSWER in text else []
+        return (after[0].token if after else None), tokens
+
     def added_beyond(self, vocabulary: int) -> list[str]:
         """Tokens that other files add to tokenizer.json, of which a model of so many tokens has no embedding."""
         return [text for number, text in sorted(self._added.items()) if number >= vocabulary]
@@ -153,7 +170,7 @@ class PromptRenderer:
         found, meant = (self._controls.matches(one) for one in (text, hidden))
         return [match.token for match in found] == [match.token for match in meant]
 
-    def _rendered(self, chat: Sequence[Message], contents: Sequence[str]) -> str:
+    def _rendered(self, chat: Sequence[Message], contents: Sequence[str], *, prompt: bool = True) -> str:
         try:
             pairs = zip(chat, contents, strict=True)
             return str(
@@ -161,7 +178,7 @@ class PromptRenderer:
                     {
                         **self._specials,
                         "messages": [{"role": message.role, "content": content} for message, content in pairs],
-                        "add_generation_prompt": True,
+                        "add_generation_prompt": prompt,
                         "enable_thinking": self.thinking_mode == "native",
                         "tools": None,
                         "documents": None,

@@ -126,6 +126,14 @@ def read_tokenizer_folder(folder: Path) -> dict[str, bytes]:
     return files
 
 
+def has_template(folder: Path) -> bool:
+    """Whether a folder has a tokenizer and a chat template, of whatever form."""
+    if not (folder / TOKENIZER_FILE).is_file():
+        return False
+    files = read_tokenizer_folder(folder)
+    return bool(chat_templates(_object(files, CONFIG_FILE, str(folder)), files.get(TEMPLATE_FILE), where=str(folder)))
+
+
 def chat_templates(config: Any, file: bytes | None, *, where: str) -> dict[str, str]:
     """Every chat template by name; the file is the default and outranks the configuration's.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from grail_core.environment import Message
 from grail_core.errors import CheckpointError, ProtocolViolationError
 from grail_core.model.prompts import PromptRenderer
 from tests.cases.prompt_folders import CASES, FolderCase
+from tooling.testing.prompt_folders import draw_folder
 from tooling.testing.prompt_parity import CASES as TEMPLATES_FILE
 from tooling.testing.prompt_parity import compare, reference
 
@@ -91,3 +93,26 @@ def test_a_drawn_folder_gives_the_prompts_that_transformers_gives(seed: int, tmp
     """150 of them; `python -m tooling.testing.prompt_parity --triples 2000` draws more."""
     found = compare(seed, tmp_path / "folder")
     assert found.outcome in ("equal", "neither"), found.detail
+
+
+@pytest.mark.parametrize("seed", range(20_000, 20_060))
+def test_in_no_drawn_folder_can_a_message_write_a_special_token(seed: int, tmp_path: Path) -> None:
+    shapes = [
+        case["template"] for case in TEMPLATES if case["name"] in ("chatml", "every special token by name", "a first token")
+    ]
+    drawn = draw_folder(seed, shapes[seed % len(shapes)], tmp_path / "folder")
+    renderer = PromptRenderer(drawn.path)
+    added = [one for one in drawn.files["tokenizer.json"]["added_tokens"] if one["special"]]
+    unknown = {renderer.token_id(text) for text in ("<unk>", "[UNK]")}
+    ids = {renderer.token_id(one["content"]) for one in added} - unknown
+    draw = random.Random(seed)
+
+    def specials(content: str) -> list[int]:
+        return [token for token in renderer.render([Message("user", content)]) if token in ids]
+
+    meant = specials("x")
+    for _ in range(20):
+        pieces = [draw.choice(added)["content"] for _ in range(3)] + ["a", " ", "<", ">", "|"]
+        pieces += [piece[:-1] for piece in pieces[:3]] + [piece[1:] for piece in pieces[:3]] + [pieces[0].upper()]
+        content = "".join(draw.choices(pieces, k=draw.randint(1, 8)))
+        assert specials(content) == meant, content

@@ -1,0 +1,70 @@
+"""Tokenizer files are tried out in a child before anybody relies on them: what blows up there blows up nowhere else."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+from grail_core.checkpoints.safety import check_model_files
+from grail_core.errors import CheckpointError
+
+TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
+
+
+def files(tokenizer: Tokenizer, config: dict[str, Any] | None = None, **written: Any) -> dict[str, bytes]:
+    model = {"architectures": ["Qwen2ForCausalLM"], "vocab_size": 256, **(config or {})}
+    named = {"tokenizer_config": {"chat_template": TEMPLATE}, **written}
+    return {
+        "config.json": json.dumps(model).encode(),
+        "tokenizer.json": tokenizer.to_str().encode(),
+        **{f"{name}.json": json.dumps(value).encode() for name, value in named.items()},
+    }
+
+
+def of_bytes() -> Tokenizer:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return tokenizer
+
+
+def test_an_ordinary_tokenizer_passes() -> None:
+    check_model_files(files(of_bytes()))
+
+
+def test_a_regular_expression_that_blows_up_is_refused() -> None:
+    tokenizer = of_bytes()
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(a|aa)+!"), "isolated")
+    with pytest.raises(CheckpointError, match="gives up on a text: .*retry-limit"):
+        check_model_files(files(tokenizer))
+
+
+def test_a_normalizer_that_makes_gigabytes_is_refused() -> None:
+    from tokenizers import normalizers
+
+    tokenizer = of_bytes()
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Replace("a", "a" * 512) for _ in range(4)])
+    with pytest.raises(CheckpointError, match="prompts cannot be made with this tokenizer: "):
+        check_model_files(files(tokenizer))
+
+
+def test_a_token_of_which_the_model_has_no_embedding_is_refused() -> None:
+    added = {"chat_template": "{{ bos_token }}" + TEMPLATE, "bos_token": "<new>"}
+    with pytest.raises(CheckpointError, match=r"'<new>' is added to tokenizer\.json, and the model has only 256 tokens"):
+        check_model_files(files(of_bytes(), tokenizer_config=added))
+    check_model_files(files(of_bytes(), {"vocab_size": 320}, tokenizer_config=added))
+
+
+@pytest.mark.parametrize("text", ['{"model": {"type": "BPE"}}', "{}", "[]", '{"model": 3}', "[" * 100_000, "\x00"])
+def test_a_tokenizer_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(CheckpointError):
+        check_model_files({**files(of_bytes()), "tokenizer.json": text.encode()})
+
+
+def test_a_tokenizer_without_a_prompt_is_refused() -> None:
+    tokenizer = Tokenizer(models.WordLevel({"hello": 0}, unk_token="[UNK]"))  # unknown words have no token
+    with pytest.raises(CheckpointError, match="it gives no prompt"):
+        check_model_files(files(tokenizer))

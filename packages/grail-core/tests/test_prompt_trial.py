@@ -38,7 +38,7 @@ def test_an_ordinary_tokenizer_passes() -> None:
 def test_a_regular_expression_that_blows_up_is_refused() -> None:
     tokenizer = of_bytes()
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(a|aa)+!"), "isolated")
-    with pytest.raises(CheckpointError, match="gives up on a text: .*retry-limit"):
+    with pytest.raises(CheckpointError, match=r"gives up on a text: .*retry-limit"):
         check_model_files(files(tokenizer))
 
 

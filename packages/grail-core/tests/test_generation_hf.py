@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from grail_core.errors import CheckpointError, ProtocolViolationError
+from grail_core.errors import ProtocolViolationError
 from grail_core.generation.base import GenerationRequest
 from grail_core.generation.hf import HfGenerator
 from grail_core.model.errors import OutOfVocabularyError
@@ -96,10 +96,13 @@ def test_new_weights_loaded_in_place_are_used_by_the_next_batch() -> None:
     assert after == HfGenerator(other, policy, END).generate(asked)
 
 
-def test_a_model_with_a_sliding_window_is_refused_with_advice() -> None:
+def test_a_sliding_window_is_decoded_as_the_forward_pass_sees_it_from_prompts_longer_and_shorter_than_it() -> None:
     model = policy_model(replace(SHAPE, sliding_window=8))
-    with pytest.raises(CheckpointError, match="full attention only"):
-        HfGenerator(model, GenerationPolicy(4), END)
+    policy = GenerationPolicy(30)
+    asked = [*requests(3, 5), *requests(4, 1, seed=1), GenerationRequest((9,), 1)]
+    completions = HfGenerator(model, policy, END, batch_rows=16).generate(asked)
+    assert [c.tokens for c in completions] == [by_the_book(model, policy, request) for request in asked]
+    assert [c.tokens for c in completions] != [c.tokens for c in HfGenerator(policy_model(), policy, END).generate(asked)]
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,9 @@ from grail_core.checkpoints.cache import MANIFEST_FILE
 from grail_core.checkpoints.delta.codec import Check, apply, decode, result_layouts
 from grail_core.checkpoints.delta.digests import WeightsIndex, digest_state
 from grail_core.checkpoints.delta.frames import Frame, read_frames
-from grail_core.checkpoints.delta.shards import INDEX_FILE, create_weights, map_weights, plan_shards, shard_index
+from grail_core.checkpoints.delta.shards import create_weights, map_weights, plan_shards, shard_index
 from grail_core.checkpoints.delta.tensors import RawTensor, raw_state
+from grail_core.checkpoints.delta.weight_files import INDEX_FILE
 from grail_core.checkpoints.download import fetch_bytes, fetch_object, fetch_range
 from grail_core.checkpoints.manifests import CheckpointSequence
 from grail_core.checkpoints.plan import Route, cheapest_route

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from grail_core.checkpoints.sizes import bound_sizes
 from grail_core.errors import CheckpointError
 from grail_core.model.prompt_trial import check_prompts
 from grail_core.model.prompt_trial import check_template as check_template
@@ -47,6 +48,7 @@ _SMALL_FILES = {
 }
 
 _CODE_KEYS = ("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code")
+_KERNEL_KEYS = ("attn_implementation", "experts_implementation")
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ def check_model_files(files: Mapping[str, bytes], *, where: str = "model files")
     config = parsed.get(CONFIG_FILE)
     if not isinstance(config, dict):
         raise CheckpointError("there is no config.json that is an object", where=where)
+    bound_sizes(config, f"{where}: {CONFIG_FILE}")
     for name in (CONFIG_FILE, "tokenizer_config.json", "generation_config.json"):
         _refuse_code(parsed.get(name), f"{where}: {name}")
     architectures = config.get("architectures")
@@ -151,6 +154,8 @@ def _refuse_code(value: Any, where: str) -> None:
         elif isinstance(one, dict):
             left.extend(one.values())
             asked = [key for key in _CODE_KEYS if one.get(key)]
+            # "owner/name" there is a kernel of a hub, which is code.
+            asked += [key for key in one if key.endswith(_KERNEL_KEYS) and "/" in str(one[key])]
             if asked:
                 raise CheckpointError(
                     f"the file asks for code to be loaded ({asked[0]})",

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +14,13 @@ from pathlib import Path
 from grail_core.checkpoints.cache import MANIFEST_FILE
 from grail_core.checkpoints.delta.shards import map_weights, save_weights
 from grail_core.checkpoints.delta.tensors import DTYPES, Layout, RawTensor, to_torch
+from grail_core.checkpoints.delta.weight_files import weight_files
 from grail_core.checkpoints.publish import publishable
 from grail_core.checkpoints.safety import CONFIG_FILE, ModelFiles, check_model_files, read_model_files
 from grail_core.disk import storage_errors, sync_folder
 from grail_core.errors import CheckpointError
 from grail_core.generation.defaults import folder_notes
+from grail_core.model.skeleton import check_configuration
 from grail_core.model.transformers_prompts import other_tokenizer_notes, require_transformers_agrees
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
@@ -48,9 +50,10 @@ def import_model(folder: Path, *, dtype: str = "BF16") -> ImportedModel:
     Weights already in `dtype` are mapped, not copied.
 
     Raises:
-        CheckpointError: no safetensors weights, no config, remote code, an impure chat template or prompts that are not
-            Transformers' (see `safety`), a way to draw tokens that a network cannot do without (see
-            `generation.folder_fields`), or weights that are not finite.
+        CheckpointError: no safetensors weights or a part of them, no config, remote code, an impure chat template or prompts
+            that are not Transformers' (see `safety`), a way to draw tokens that a network cannot do without (see
+            `generation.folder_fields`), an architecture that the protocol does not describe or that is not decoded here (see
+            `model.architecture`), or weights that are not finite as they would be published.
     """
     if dtype not in _FLOATS:
         raise CheckpointError(f"weights cannot be published as {dtype}", hint="BF16 is what the protocol runs")
@@ -61,6 +64,8 @@ def import_model(folder: Path, *, dtype: str = "BF16") -> ImportedModel:
     require_transformers_agrees(folder)
     notes = folder_notes(folder) + other_tokenizer_notes(folder)
     weights = publishable(map_weights(folder))
+    _require_package_reads(folder)
+    check_configuration(json.loads(files.files[CONFIG_FILE]))
     if files.files.get(CONFIG_FILE) and json.loads(files.files[CONFIG_FILE]).get("tie_word_embeddings"):
         weights = _without_second_head(weights)
     cast = {name: _cast(name, tensor, dtype) for name, tensor in weights.items()}
@@ -85,17 +90,21 @@ def export_checkpoint(cached: Path, folder: Path) -> None:
                 shutil.copyfile(path, temporary / path.name)
 
 
-def save_imported(model: ImportedModel, folder: Path) -> None:
+def save_imported(model: ImportedModel, folder: Path, *, check: Callable[[Path], None] = lambda written: None) -> None:
     """Write an imported model as a Transformers folder, which must not exist or be empty; whole or not at all.
 
+    Args:
+        check: looks at what was written before it gets its name, and raises where it is not fit to be published.
+
     Raises:
-        CheckpointError: something is there already.
+        CheckpointError: something is there already, or `check` says so.
         StorageError, DiskFullError: the folder cannot be written.
     """
     with _new_folder(folder) as temporary:
         for name, data in model.files.files.items():
             (temporary / name).write_bytes(data)
         save_weights(temporary, model.weights)
+        check(temporary)
 
 
 @contextmanager
@@ -114,6 +123,18 @@ def _new_folder(folder: Path) -> Iterator[Path]:
             os.rename(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _require_package_reads(folder: Path) -> None:
+    """Our reader is stricter in what a header means, the package of the format in some of its forms: both must take it."""
+    from safetensors import SafetensorError, safe_open
+
+    for path in weight_files(folder):
+        try:
+            with safe_open(str(path), "np"):
+                pass
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CheckpointError(f"the safetensors package refuses the file: {error}", where=str(path)) from error
 
 
 def _without_second_head(weights: dict[str, RawTensor]) -> dict[str, RawTensor]:
@@ -137,6 +158,12 @@ def _cast(name: str, tensor: RawTensor, dtype: str) -> RawTensor:
         return tensor
     target = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}[dtype]
     made = values.to(target).contiguous()
+    if not bool(torch.isfinite(made).all()):
+        raise CheckpointError(
+            f"a weight of {float(values.abs().max()):.3g} is beyond what {dtype} holds",
+            where=name,
+            hint="this model cannot be published in that type; scale the weights, or import another",
+        )
     layout = Layout(DTYPES[dtype], tensor.layout.shape)
     if not layout.elements:
         return RawTensor.empty(layout)

@@ -15,9 +15,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from grail_core.errors import CheckpointError, ProtocolViolationError
+from grail_core.errors import ProtocolViolationError
 from grail_core.generation.base import Completion, GenerationRequest
 from grail_core.generation.prefix import LayerCache, SharedPrefixCache, decoding_twin
+from grail_core.model.architecture import require_decodable
 from grail_core.model.policy_model import PolicyModel
 from grail_core.model.sampling import SeededSampler
 from grail_core.protocol.policy import GenerationPolicy, completion_limit
@@ -35,22 +36,26 @@ class HfGenerator:
         model: loaded weights; `model.lock` is held while a batch is generated, so weights do not change under it.
         policy: the network's sampling policy.
         end_tokens: ids that end a completion (kept as its last token).
+        sampler: of this policy, where the caller looks on; by default one of its own.
         batch_rows: most rows decoded together; memory grows with it, speed hardly beyond some hundreds.
 
     Raises:
-        CheckpointError: a model with layers that are not plain full attention (sliding window, recurrent).
+        CheckpointError: a model whose tokens would not be those of the forward pass; see `require_decodable`.
     """
 
-    def __init__(self, model: PolicyModel, policy: GenerationPolicy, end_tokens: frozenset[int], batch_rows: int = 512) -> None:
-        kinds = set(getattr(model.module.config, "layer_types", None) or ["full_attention"])
-        if kinds != {"full_attention"}:
-            raise CheckpointError(
-                f"the in-process generator decodes full attention only, this model has {', '.join(sorted(kinds))}",
-                hint="serve it with SGLang or vLLM",
-            )
+    def __init__(
+        self,
+        model: PolicyModel,
+        policy: GenerationPolicy,
+        end_tokens: frozenset[int],
+        batch_rows: int = 512,
+        *,
+        sampler: SeededSampler | None = None,
+    ) -> None:
+        require_decodable(model.module)
         self._model = model
         self._policy = policy
-        self._sampler = SeededSampler(policy)
+        self._sampler = sampler or SeededSampler(policy)
         self._batch_rows = max(1, batch_rows)
         self._is_end = np.zeros(model.vocabulary_size, dtype=bool)
         self._is_end[[token for token in end_tokens if 0 <= token < model.vocabulary_size]] = True
@@ -131,7 +136,7 @@ class _Batch:
             tokens = torch.zeros((len(batch), width), dtype=torch.long)
             for i, prompt in enumerate(batch):
                 tokens[i, : len(prompt)] = torch.tensor(prompt)
-            past = DynamicCache(config=self._model.module.config)
+            past = DynamicCache()  # not of the configuration's kinds: a layer with a window would keep its last keys alone
             out = self._model.base(input_ids=tokens.to(self._device), past_key_values=past, use_cache=True).last_hidden_state
             last.append(out[torch.arange(len(batch)), torch.tensor([len(prompt) - 1 for prompt in batch])])
             pad = (0, 0, 0, longest - width)
@@ -142,12 +147,7 @@ class _Batch:
         for k, v in zip(zip(*keys, strict=True), zip(*values, strict=True), strict=True):
             layers.append(LayerCache(torch.cat(k).index_select(0, pick), torch.cat(v).index_select(0, pick), rows))
         lengths = torch.tensor([len(prompt) for prompt in self._prompts], device=self._device).index_select(0, pick)
-        bias = None
-        if int(lengths.min()) < longest:
-            bias = torch.zeros((len(lines), longest), device=self._device)
-            bias.masked_fill_(torch.arange(longest, device=self._device)[None, :] >= lengths[:, None], -torch.inf)
-            bias = bias[:, None, None, :]
-        return torch.cat(last), SharedPrefixCache(layers, bias)
+        return torch.cat(last), SharedPrefixCache(layers, lengths)
 
     def _logits_of_prompts(self, last: Tensor, rows: npt.NDArray[np.int64]) -> Tensor:
         return self._model.logits(last).index_select(0, torch.from_numpy(self._prompt_of[rows]).to(self._device))

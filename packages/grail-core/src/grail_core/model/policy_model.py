@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from grail_core.errors import CheckpointError, ConfigurationError, StorageError, is_out_of_memory
+from grail_core.model.architecture import context_length, require_describable
 from grail_core.model.errors import OutOfVocabularyError, OverlongSequenceError
 
 Attention = Literal["sdpa", "eager"]
@@ -27,9 +28,6 @@ _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torc
 _HEAD_COPY_BYTES = 32 * 2**20
 # A block that stays in the second-level cache between the cast and the product: at 32 rows, V 151,936, twice as fast as 16 MiB.
 _HEAD_BLOCK_BYTES = 2**20
-# A logit that is not the plain product with the head's weights needs code of its own on both sides; until it is written, such
-# a model is refused rather than sampled wrongly.
-_LOGIT_TRANSFORMS = {"final_logit_softcapping": None, "logit_scale": 1.0, "logits_scaling": 1.0}
 
 
 class PolicyModel:
@@ -44,23 +42,16 @@ class PolicyModel:
         """Wrap a Transformers causal model that exists already (the trainer's, a test's). Sets evaluation mode.
 
         Raises:
-            CheckpointError: its logits are not the plain product of hidden states and head weights, or it could draw tokens
-                that it has no embedding for.
+            CheckpointError: it is not what the protocol describes (`require_describable`), or could draw tokens that it has
+                no embedding for.
         """
-        config = module.config
-        for name, neutral in _LOGIT_TRANSFORMS.items():
-            value = getattr(config, name, None)
-            if value is not None and value != neutral:
-                raise CheckpointError(
-                    f"the model transforms its logits ({name} = {value}), which protocol version 1 does not describe",
-                    where=type(module).__name__,
-                    hint="use a model whose logits are the plain product with its head (Qwen2, Qwen3, Llama, …)",
-                )
+        require_describable(module)
         # `module.to(bfloat16)` also rounds the table of rotary frequencies, which a folder does not hold and loading computes
-        # anew in float32: such a model drifts from every participant's.
+        # anew in float32: such a model drifts from every participant's. A single number (the scale of Gemma's embeddings) is in
+        # the weights' type wherever the folder is loaded.
         kept = module.state_dict().keys()
         for name, buffer in module.named_buffers():
-            if name not in kept and buffer.is_floating_point() and buffer.dtype != torch.float32:
+            if name not in kept and buffer.dim() and buffer.is_floating_point() and buffer.dtype != torch.float32:
                 raise CheckpointError(
                     f"the buffer {name} was rounded to {buffer.dtype}",
                     where=type(module).__name__,
@@ -70,8 +61,6 @@ class PolicyModel:
         self.lock = threading.RLock()
         self._base: Any = self.module.base_model
         head = self.module.get_output_embeddings()
-        if head is None or self._base is self.module:
-            raise CheckpointError("the model has no language-model head", where=type(module).__name__)
         self._head_weight: Tensor = head.weight
         self._head_bias: Tensor | None = getattr(head, "bias", None)
         self._head_copy: tuple[int, Tensor] | None = None  # (weight version, float32 copy)
@@ -84,8 +73,8 @@ class PolicyModel:
                 where=type(module).__name__,
                 hint="make embedding and head of one size (`resize_token_embeddings`)",
             )
-        self.context_length = int(config.max_position_embeddings)
-        self.layers = int(config.num_hidden_layers)
+        self.context_length = context_length(module)
+        self.layers = int(module.config.num_hidden_layers)
 
     @classmethod
     def load(

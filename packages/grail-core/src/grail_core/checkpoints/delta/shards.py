@@ -27,16 +27,15 @@ from grail_core.checkpoints.delta.tensors import (
     check_name,
     name_order,
 )
+from grail_core.checkpoints.delta.weight_files import INDEX_FILE, SINGLE_FILE, listed_tensors, weight_files
 from grail_core.disk import storage_errors
 from grail_core.errors import CheckpointError
-from grail_core.protocol.reading import parse_json
+from grail_core.protocol.reading import Node, parse_json
 
 SHARD_BYTES = 256 << 20
 MAX_HEADER_BYTES = 8 << 20
 MAX_TENSORS = 1 << 16
 """In one file. Shards are cut by size, so a model of any size stays below both."""
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
@@ -154,32 +153,45 @@ def create_weights(folder: Path, layouts: Mapping[str, Layout], limit: int = SHA
 
 
 def map_weights(folder: Path) -> dict[str, RawTensor]:
-    """All tensors of a folder's safetensors files, read-only, in name order.
+    """All tensors of a folder's safetensors files, read-only, in name order; where there is an index, the tensors it lists.
 
     Raises:
-        CheckpointError: no such file, a malformed one, or a name that occurs twice.
+        CheckpointError: no such file, a malformed one, a name that occurs twice, or files that are not what the index says.
     """
+    listed = listed_tensors(folder)
+    headers = {path: read_header(path) for path in weight_files(folder)}
+    _require_listed(listed, headers, folder)
     state: dict[str, RawTensor] = {}
-    for path in weight_files(folder):
-        for name, tensor in _mapped(path, read_header(path), "r").items():
+    for path, placed in headers.items():
+        for name, tensor in _mapped(path, placed, "r").items():
             if name in state:
                 raise CheckpointError("two files hold the same tensor", where=f"{path}: {name}")
             state[name] = tensor
     return {name: state[name] for name in sorted(state, key=name_order)}
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that Transformers would load from a folder."""
-    if (folder / SINGLE_FILE).is_file():
-        return [folder / SINGLE_FILE]
-    paths = sorted(folder.glob("model-*-of-*.safetensors"))
-    if not paths:
+def _require_listed(listed: Mapping[str, str] | None, headers: Mapping[Path, Mapping[str, Placed]], folder: Path) -> None:
+    """Every tensor of the index in its file. A single file that stands beside an index is read in its place, and must have
+    what the index promises."""
+    if listed is None:
+        return
+    single = [path.name for path in headers] == [SINGLE_FILE]
+    held = {name: path.name for path, placed in headers.items() for name in placed}
+    for name, file_name in listed.items():
+        if held.get(name) is None or (not single and held[name] != file_name):
+            where = SINGLE_FILE if single else file_name
+            raise CheckpointError(
+                f"{where} has no tensor {name}, which the index promises",
+                where=str(folder),
+                hint="fetch the model again, whole",
+            )
+    more = sorted(held.keys() - listed.keys())
+    if more and not single:
         raise CheckpointError(
-            "the folder holds no safetensors weights",
+            f"{held[more[0]]} has a tensor that the index does not list: {more[0]}",
             where=str(folder),
-            hint="save the model with save_pretrained(folder); pickled weights (.bin, .pt) are not read",
+            hint="save the model anew with save_pretrained(folder)",
         )
-    return paths
 
 
 def read_header(path: Path) -> dict[str, Placed]:
@@ -194,7 +206,7 @@ def read_header(path: Path) -> dict[str, Placed]:
             raw = file.read(length)
         _require_few_parts(raw)
         entries = parse_json(raw, most=MAX_HEADER_BYTES, tokens=MAX_TENSOR_TOKENS).entries(MAX_TENSORS + 1, key_length=512)
-        entries.pop("__metadata__", None)
+        _check_metadata(entries.pop("__metadata__", None))
         placed = {}
         for name, node in entries.items():
             check_name(name)
@@ -214,6 +226,13 @@ def read_header(path: Path) -> dict[str, Placed]:
     except (ValueError, OSError) as error:
         raise CheckpointError(f"this is no safetensors file: {error}", where=str(path)) from error
     return placed
+
+
+def _check_metadata(node: Node | None) -> None:
+    """Text by name, or null: what the safetensors package takes."""
+    if node is not None and node.value is not None:
+        for value in node.entries(MAX_TENSORS, key_length=MAX_HEADER_BYTES).values():
+            value.text(MAX_HEADER_BYTES)
 
 
 def _require_few_parts(raw: bytes) -> None:

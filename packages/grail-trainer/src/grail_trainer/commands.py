@@ -55,10 +55,18 @@ def import_command(source: Path, out: Path) -> None:
     model = import_model(source)
     for note in model.notes:
         click.echo(f"{source}: {printable(note)}", err=True)
-    save_imported(model, out)
+    save_imported(model, out, check=_require_agreement)
     click.echo(
         f"{out}: {model.parameters:,} parameters, {model.nbytes:,} bytes; publish it with `grail-trainer publish`", err=True
     )
+
+
+def _require_agreement(folder: Path) -> None:
+    """What is about to be published, loaded as it would be and decoded as miners do: it must be what the proof computes."""
+    from grail_core.generation.agreement import check_agreement
+    from grail_core.model.policy_model import PolicyModel
+
+    check_agreement(PolicyModel.load(folder, dtype="float32"))
 
 
 def evaluate_command(settings: Settings, *, model: Path, env_id: str, problems: int, samples: int, as_json: bool) -> None:

@@ -34,6 +34,10 @@ MAX_IMPORTANCE = 2.0
 
 MAX_GRADIENT_NORM = 1.0
 
+MAX_LOG_RATIO = 20.0
+"""Nats up to which e^x of two policies' difference is computed: float32 overflows at 88, and one such token would make a whole
+step infinite (or 0 · ∞ where its advantage is 0). Beyond it the tangent goes on: finite, and its slope points the right way."""
+
 
 @dataclass(frozen=True)
 class Rollout:
@@ -151,16 +155,25 @@ def visiting_order(count: int, seed: int, window: int, epoch: int) -> npt.NDArra
 def policy_loss(logprob: Tensor, batch: Batch, settings: GrpoSettings, *, normaliser: Tensor) -> Tensor:
     """The loss of some rollouts: a sum over tokens, each times `normaliser` [tokens], so that sums over micro-batches add up.
 
-    −w · min(ρA, clip(ρ)A) with ρ = trained : proximal and w the truncated weight proximal : behaviour; plus k3 KL to the
-    reference.
+    −w · min(ρA, clip(ρ)A) with ρ = trained : proximal and w the truncated weight proximal : behaviour; where A < 0 and dual
+    clip is on, −w · max(min(ρA, clip(ρ)A), cA) (Ye et al. 2020, equation 5); plus k3 KL to the reference.
     """
-    ratio = torch.exp(logprob - batch.proximal)
+    ratio = bounded_exp(logprob - batch.proximal)
     clipped = ratio.clamp(1 - CLIP_LOW, 1 + CLIP_HIGH)
-    loss = -batch.weight * torch.minimum(ratio * batch.advantage, clipped * batch.advantage)
+    gain = torch.minimum(ratio * batch.advantage, clipped * batch.advantage)
+    if settings.dual_clip:
+        gain = torch.where(batch.advantage < 0, torch.maximum(gain, settings.dual_clip * batch.advantage), gain)
+    loss = -batch.weight * gain
     if settings.kl_coefficient and batch.reference is not None:
         gap = batch.reference - logprob
-        loss = loss + settings.kl_coefficient * (torch.exp(gap) - 1 - gap)
+        loss = loss + settings.kl_coefficient * (bounded_exp(gap) - 1 - gap)
     return (loss * normaliser).sum()
+
+
+def bounded_exp(x: Tensor) -> Tensor:
+    """e^x up to MAX_LOG_RATIO, beyond it its tangent there: value and gradient are exact below, finite and rising above."""
+    inside = x.clamp(max=MAX_LOG_RATIO)
+    return torch.exp(inside) * (1 + (x - inside))
 
 
 def token_normaliser(lengths: Tensor, kind: LossKind, *, rollouts: int, tokens: int, token_limit: int) -> Tensor:
@@ -197,12 +210,12 @@ def _step(
         loss.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             now, drawn = out.logprob.detach().cpu(), torch.cat([behaviour[index] for index in part])
-            ratio = torch.exp(now - batch.proximal)
+            ratio = bounded_exp(now - batch.proximal)
             gap = now - drawn  # the tokens were drawn from the behaviour policy
             sums["loss"] += loss.item()
             sums["clipped"] += ((ratio < 1 - CLIP_LOW) | (ratio > 1 + CLIP_HIGH)).sum().item()
             sums["entropy"] += out.entropy.sum().item()
-            sums["kl"] += (torch.exp(gap) - 1 - gap).sum().item()
+            sums["kl"] += (bounded_exp(gap) - 1 - gap).sum().item()
     norm = masters.step(largest_norm=MAX_GRADIENT_NORM)
     statistics.steps += 1
     statistics.steps_refused += not math.isfinite(norm)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from grail_core.errors import ConfigurationError
 from grail_core.participant.knobs import check_knobs, knob
 
 AdvantageKind = Literal["standardised", "centred"]
@@ -28,12 +29,19 @@ class GrpoSettings:
     loss: LossKind = knob("dapo", "How token losses are averaged.")
     advantages: AdvantageKind = knob("standardised", "What a reward is held against within its group.")
     kl_coefficient: float = knob(0.01, "Of the KL to the network's first checkpoint; 0: none is held on to.", least=0)
+    dual_clip: float = knob(
+        0.0, "Dual-clip PPO's c: a token of negative advantage counts at most c times its advantage; above 1, 0: off.", least=0
+    )
     warmup_steps: int = knob(12, "Optimiser steps, once in a run, over which the learning rate rises.", least=0)
     tokens_per_pass: int = knob(16_384, "Of one micro-batch, padding included.", least=1)
     seed: int = knob(0, "Of the order in which groups are visited.")
 
     def __post_init__(self) -> None:
         check_knobs(self)
+        if 0 < self.dual_clip <= 1:
+            raise ConfigurationError(
+                f"dual_clip cannot be {self.dual_clip}", where="dual_clip", hint="above 1; 3 in the paper; 0: off"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Canonical-JSON value: numbers with a fraction as text."""

@@ -25,7 +25,9 @@ class Masters:
     """A Transformers causal model in float32 with its AdamW.
 
     Args:
-        module: the model; converted to float32 in place.
+        module: the model; converted to float32 in place, and put into evaluation mode: dropout (GPT-2's configuration asks for
+            it) would make an update a function of torch's random state, and its log-probabilities another model's than those
+            that rollouts were drawn from and verified with.
         learning_rate: may be 0, in which case steps change moments and nothing else.
         warmup_steps: over the first so many steps the learning rate rises linearly: Adam's first steps, made from the noise
             of one minibatch, have full length otherwise.
@@ -38,7 +40,7 @@ class Masters:
         learning_rate: float,
         warmup_steps: int = 0,
     ) -> None:
-        self.module: Any = module.float().train()
+        self.module: Any = module.float().eval()
         self.module.requires_grad_(True)
         self._learning_rate, self._warmup_steps, self._steps = learning_rate, warmup_steps, 0
         self._named: dict[str, Tensor] = dict(self.module.named_parameters())  # tied parameters once
@@ -55,8 +57,9 @@ class Masters:
         """
         from grail_core.model.policy_model import PolicyModel
 
-        module = PolicyModel.load(folder, dtype="bfloat16", device=device).module
-        return cls(module, learning_rate=learning_rate, **options)
+        model = PolicyModel.load(folder, dtype="bfloat16", device=device)
+        _require_whole(model.module, model.state(), folder)
+        return cls(model.module, learning_rate=learning_rate, **options)
 
     def zero_gradients(self) -> None:
         self._optimiser.zero_grad(set_to_none=True)
@@ -83,7 +86,8 @@ class Masters:
 
     @torch.no_grad()
     def finite(self) -> bool:
-        return all(bool(torch.isfinite(parameter).all()) for parameter in self._named.values())
+        """Of what is published: the cast overflows from 3.39e38 on, which float32 still holds."""
+        return all(bool(torch.isfinite(parameter.to(torch.bfloat16)).all()) for parameter in self._named.values())
 
     @torch.no_grad()
     def tensors(self) -> dict[str, Tensor]:
@@ -141,6 +145,24 @@ class Masters:
                 raise  # nothing is wrong with the file
             raise CheckpointError(f"the training state cannot be read: {error}", where=str(path)) from error
         self.restore(tensors)
+
+
+def _require_whole(module: Any, loaded: Mapping[str, Tensor], folder: Path) -> None:
+    """What is trained and published must be all that a reader loads, in the type that it loads.
+
+    Raises:
+        CheckpointError: the model has tensors that are no weights, or keeps some in another type.
+    """
+    trained = dict(module.named_parameters())
+    left_out = sorted(loaded.keys() ^ trained.keys())
+    kept = sorted(name for name, tensor in loaded.items() if tensor.is_floating_point() and tensor.dtype != torch.bfloat16)
+    for names, what in ((left_out, "a tensor that is loaded and not trained"), (kept, "a tensor that stays in another type")):
+        if names:
+            raise CheckpointError(
+                f"the model has {what}: {names[0]}",
+                where=str(folder),
+                hint="a checkpoint is bf16 weights alone; use another architecture",
+            )
 
 
 def state_digest(tensors: Mapping[str, Tensor]) -> str:

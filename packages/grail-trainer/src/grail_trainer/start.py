@@ -6,11 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.checkpoints.publish import CheckpointParts
 from grail_core.checkpoints.safety import read_model_files
 from grail_core.environment import Environment
 from grail_core.errors import CheckpointError, ConfigurationError
+from grail_core.generation.agreement import check_agreement
 from grail_core.generation.defaults import sampling_defaults
 from grail_core.keys import ss58
 from grail_core.model.policy_model import PolicyModel
@@ -111,7 +114,7 @@ def assemble(
                 hint="restore the bucket, or move this folder away to begin the network anew",
             )
         masters = _new_masters(model, chosen, device)
-        head = publisher.publish_first(_first_parts(participant, environment, model), masters.published())
+        head = publisher.publish_first(_first_parts(participant, environment, model), _checked(masters, model))
     _require_environment(head, environment)
     masters = _masters_at(head, participant, chosen, device)
     _find_place(state, masters, publisher, head)
@@ -147,7 +150,7 @@ def publish_folder(participant: Participant, model: Path, environment: Environme
         CheckpointError: another tokenizer, template or architecture than the network's, or unreadable weights.
     """
     publisher = Publisher(participant, read_model_files(model))
-    weights = Masters.load(model, learning_rate=0.0).published()
+    weights = _checked(Masters.load(model, learning_rate=0.0), model)
     head = publisher.view().head
     parts = _first_parts(participant, environment, model)
     if head is None:
@@ -155,6 +158,20 @@ def publish_folder(participant: Participant, model: Path, environment: Environme
     _require_environment(head, environment)
     open_state(participant).forget()
     return publisher.publish_next(parts.window, weights)
+
+
+def _checked(masters: Masters, model: Path) -> dict[str, Tensor]:
+    """The weights to be published, once it is known that miners decode this model to what validators compute.
+
+    Raises:
+        CheckpointError: they do not, or a weight is beyond what the published type holds.
+    """
+    check_agreement(PolicyModel(masters.module))
+    if not masters.finite():
+        raise CheckpointError(
+            "a weight is not finite as it would be published", where=str(model), hint="this model is broken; take another"
+        )
+    return masters.published()
 
 
 def open_state(participant: Participant) -> TrainerState:

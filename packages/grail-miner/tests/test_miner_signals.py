@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 SET_UP = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 import grail_miner.start as start
 
 def for_ever(settings):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
 
-from grail_envs.written_marks import plain_marks
+from grail_envs.written_marks import CURRENCIES, plain_marks
 
 MAX_NUMBER_CHARACTERS: Final = 64
 _MAX_EXPONENT: Final = 30
@@ -23,7 +23,7 @@ _PLAIN: Final = re.compile(rf"([+-]?)({_DECIMAL})(?:[eE]([+-]?\d{{1,3}}))?", re.
 _QUOTIENT: Final = re.compile(rf"([+-]?)({_DECIMAL})/({_DECIMAL})", re.ASCII)
 _MIXED: Final = re.compile(r"([+-]?)(\d+)[ +](\d+)/(\d+)", re.ASCII)
 _FRACTION_COMMAND: Final = re.compile(rf"([+-]?)(\d*)\\[dt]?frac\{{([+-]?)({_DECIMAL})\}}\{{({_DECIMAL})\}}", re.ASCII)
-_CURRENCY: Final = "$€£¥"
+_SHORT_FRACTION: Final = re.compile(r"(\\[dt]?frac)(?:\{(\d+)\}|(\d))(?:\{(\d+)\}|(\d))", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,13 @@ def read_number(text: str) -> WrittenNumber | None:
 
 def _without_dress(text: str) -> str:
     r"""The text without math delimiters, `\boxed{}`, `\text{}`, bold marks, thin spaces and the full stop of a sentence."""
-    text = text.replace("{,}", ",").replace("\\,", " ").replace("\\!", "").replace("\\$", "$")
-    text = text.replace("\\%", "%").replace("％", "%")
+    text = text.replace("{,}", ",").replace(",\\!", ",").replace("\\$", "$").replace("\\%", "%")
+    text = re.sub(r"\\[,!;: ]", " ", text)
     while True:
         before = text
-        text = text.strip().removesuffix(".") if not text.strip().startswith(".") else text.strip()
+        text = text.strip()
+        if not text.startswith(".") and not text.endswith(".."):
+            text = text.removesuffix(".")
         for opening, closing in (
             ("\\boxed{", "}"),
             ("\\text{", "}"),
@@ -82,11 +84,11 @@ def _without_dress(text: str) -> str:
 def _without_currency(text: str) -> str:
     sign = text[:1] if text[:1] in ("+", "-") else ""
     rest = text[len(sign) :].strip()
-    if rest[:1] and rest[0] in _CURRENCY:
+    if rest[:1] and rest[0] in CURRENCIES:
         rest = rest[1:].lstrip()
         if not sign and rest[:1] in ("+", "-"):
             return rest
-    elif rest[-1:] and rest[-1] in _CURRENCY:
+    elif rest[-1:] and rest[-1] in CURRENCIES:
         rest = rest[:-1].rstrip()
     return sign + rest
 
@@ -106,7 +108,8 @@ def _value(text: str) -> Fraction | None:
     if match := mixed:
         part = _divided("", Fraction(match[3]), Fraction(match[4]))
         return None if part is None else _signed(match[1], int(match[2]) + part)
-    if match := _FRACTION_COMMAND.fullmatch(text):
+    whole_parts = _SHORT_FRACTION.sub(lambda match: f"{match[1]}{{{match[2] or match[3]}}}{{{match[4] or match[5]}}}", text)
+    if match := _FRACTION_COMMAND.fullmatch(whole_parts):
         part = _divided(match[3], _decimal(match[4]), _decimal(match[5]))
         if part is None or (match[2] and match[3]):
             return None

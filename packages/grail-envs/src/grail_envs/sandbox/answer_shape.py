@@ -8,7 +8,7 @@ between numbers is also the interval that it describes.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _JOINERS = re.compile(
     r"\\(?:text|mbox|mathrm|textrm|textnormal)\s*\{\s*,?\s*(and|or)\s*,?\s*\}|(?<![a-zA-Z\\])(and|or)(?![a-zA-Z])"
@@ -28,10 +28,10 @@ _CONSTANTS = frozenset(("e", "i", "\\pi", "\\mathrm{e}", "\\mathrm{i}", "\\text{
 
 @dataclass(frozen=True)
 class Shape:
-    r"""`kind`: `""` (one value), `list` (in any order), `union`, `equation`, `relation`, or a pair of brackets.
+    r"""`kind`: `""` (one value), `list` (in any order), `union`, `ratio`, `equation`, `relation`, or a pair of brackets.
 
     `parts`: texts of the parts, or of the value; of an equation or relation, its sides. `signs`: between the sides.
-    `name`: what stood before the value. `also`: other values that a chain of equations says the value to have.
+    `name`: what stood before the value. `also`: all values that a chain of equations says it to have, the last one included.
     `interval`: what a relation describes, where it is an interval.
     """
 
@@ -65,7 +65,7 @@ def _one(text: str) -> Shape:
     return _value(text)
 
 
-def _value(text: str, name: str = "", also: tuple[str, ...] = ()) -> Shape:
+def _value(text: str, name: str = "") -> Shape:
     text = text.strip()
     unions = _split(text, ("\\cup ", "\\cup"))
     if len(unions) > 1:
@@ -87,7 +87,8 @@ def _value(text: str, name: str = "", also: tuple[str, ...] = ()) -> Shape:
                 return Shape(opening + closing, tuple(parts), name)
     if text.count("\\pm") == 1:
         return Shape("list", tuple(_both_signs(text)), name)
-    return Shape("", (text,), name, also=also)
+    ratio = tuple(part.strip() for part in _split(text, (":",)))
+    return Shape("ratio", ratio, name) if len(ratio) > 2 else Shape("", (text,), name)
 
 
 def _related(sides: list[str], signs: list[str]) -> Shape:
@@ -98,7 +99,7 @@ def _related(sides: list[str], signs: list[str]) -> Shape:
         signs = ["=" if sign == "\\approx" else sign for sign in signs]
     if all(sign in ("=", "\\in") for sign in signs):
         if is_name(sides[0]):
-            return _value(sides[-1], named(sides[0]), tuple(sides[1:-1]))
+            return replace(_value(sides[-1], named(sides[0])), also=tuple(sides[1:]) if len(sides) > 2 else ())
         if len(sides) == 2 and is_name(sides[1]) and signs == ["="]:
             return _value(sides[0], named(sides[1]))
         return Shape("equation", tuple(sides), signs=tuple(signs))
@@ -129,8 +130,12 @@ def _interval(sides: list[str], signs: list[str]) -> Shape | None:
 
 
 def is_name(text: str) -> bool:
-    """Whether a text is a name for what follows, and not a constant."""
-    return text.strip() not in _CONSTANTS and _NAME.fullmatch(text.strip()) is not None
+    """Whether a text is a name for what follows, or a tuple of names, and not a constant."""
+    text = text.strip()
+    if text.startswith("(") and text.endswith(")") and _balanced(text[1:-1]):
+        parts = _split(text[1:-1], (",",))
+        return len(parts) > 1 and all(not part.strip().startswith("(") and is_name(part) for part in parts)
+    return text not in _CONSTANTS and _NAME.fullmatch(text) is not None
 
 
 def named(text: str) -> str:

@@ -45,6 +45,7 @@ from grail_envs.sandbox.formula_tree import (
     negative,
     quotient,
     rebuilt,
+    size,
     with_values,
 )
 
@@ -52,6 +53,9 @@ MAX_DEPTH = 50
 MAX_DIGITS = 4000
 MAX_TERMS = 1000
 """Terms of a written-out sum or product."""
+
+MAX_WRITTEN_OUT = 30_000
+"""Nodes of all written-out sums and products of a formula, each within another counted every time."""
 
 
 def parsed(text: str) -> Node:
@@ -73,6 +77,7 @@ class _Reader(Tokens):
         self._depth = 0
         self._bars = 0
         self._in_function = 0
+        self._written = 0
 
     def sum(self) -> Node:
         self._depth += 1
@@ -93,13 +98,16 @@ class _Reader(Tokens):
 
     def product(self) -> Node:
         node = self.juxtaposed()
+        ratio = False
         while True:
             token = self.peek()
             if token in TIMES:
                 self.take()
                 node = Product((node, self._signed(self.juxtaposed)))
             elif token in OVER:
-                self.take()
+                if ratio and token == ":":
+                    self.refuse()
+                ratio |= self.take() == ":"
                 node = quotient(node, self._signed(self.juxtaposed))
             elif token in ("\\bmod", "\\mod"):
                 self.take()
@@ -207,10 +215,10 @@ class _Reader(Tokens):
         text = self.take()
         if len(text) > MAX_DIGITS:
             self.refuse()
-        value = Fraction(text.removesuffix("."))
+        value = Fraction(text.removesuffix(".") or 0)
         if "." in text and self.peek() in ("\\overline", "\\bar", "\\dot"):
             self.take()
-            digits = self.raw()
+            digits = self.one_digit() if self.kind() == "number" else self.raw()
             if not digits.isdigit() or self.kind() == "number":
                 self.refuse()
             places = len(text.partition(".")[2])
@@ -269,7 +277,7 @@ class _Reader(Tokens):
             return self._root()
         if name == "binom":
             return Call("binomial", (self.argument(), self.argument()))
-        if name == "pi" or name in ("infty", "infinity", "inf"):
+        if name == "pi" or name in ("infty", "infinity", "inf", "oo"):
             return Constant("pi" if name == "pi" else "infinity")
         if name in ("lvert", "vert"):
             return self._bracketed("\\rvert" if name == "lvert" else "\\vert")
@@ -400,6 +408,9 @@ class _Reader(Tokens):
         if last - first >= MAX_TERMS or not index.isalpha():
             self.refuse()
         name = Name(index)
+        self._written += size(body) * max(1, last - first + 1)
+        if self._written > MAX_WRITTEN_OUT:
+            self.refuse()
         if index in ("e", "i"):
             body = _renamed(body, Constant(index), name)
         parts = tuple(with_values(body, {index: Number(fmpq(value))}) for value in range(first, last + 1))

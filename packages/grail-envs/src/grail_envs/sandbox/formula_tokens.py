@@ -19,7 +19,7 @@ FUNCTIONS = {
 }
 INVERSES = {name: f"a{name}" for name in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh")}
 MANY = ("max", "min", "gcd", "lcm")
-_PLAIN_WORDS = ("sqrt", "pi", "infinity", "infty", "inf", *FUNCTIONS)
+_PLAIN_WORDS = ("sqrt", "pi", "infinity", "infty", "inf", "oo", *FUNCTIONS)
 UPRIGHT = ("text", "textrm", "mathrm", "mathit", "textit", "mbox", "rm", "mathsf", "operatorname", "mathop", "textnormal")
 _MARKS = "mathbf textbf boldsymbol bm vec overline bar hat widehat tilde widetilde mathbb mathcal overrightarrow underline dot "
 _MARKS += "ddot mathfrak overarc overleftrightarrow"
@@ -34,7 +34,7 @@ TIMES = ("*", "\\cdot", "\\times", "\\ast")
 OVER = ("/", "\\div", ":")
 _TOKEN = re.compile(
     r"\s+"
-    r"|(?P<number>\d+\.(?=\s*\\(?:overline|bar|dot)\s*\{)|\d+(?:\.\d+)?|\.\d+)|(?P<command>\\\\|\\[a-zA-Z]+|\\.)"
+    r"|(?P<number>\d*\.(?=\s*\\(?:overline|bar|dot)(?![a-zA-Z]))|\d+(?:\.\d+)?|\.\d+)|(?P<command>\\\\|\\[a-zA-Z]+|\\.)"
     r"|(?P<word>(?<![a-zA-Z])(?:" + "|".join(sorted(_PLAIN_WORDS, key=len, reverse=True)) + r")(?![a-zA-Z]))"
     r"|(?P<letter>[a-zA-Z])|(?P<sign>\*\*|.)",
     re.DOTALL | re.ASCII,

@@ -131,6 +131,18 @@ def has(node: Node, wanted: Callable[[Node], bool]) -> bool:
     return wanted(node) or any(has(child, wanted) for child in children(node))
 
 
+def size(node: Node) -> int:
+    """Nodes of the whole tree, shared ones counted each time."""
+    known: dict[int, int] = {}
+
+    def counted(part: Node) -> int:
+        if id(part) not in known:
+            known[id(part)] = 1 + sum(map(counted, children(part)))
+        return known[id(part)]
+
+    return counted(node)
+
+
 def with_values(node: Node, values: Mapping[str, Node]) -> Node:
     """The formula with values in place of variables."""
     if isinstance(node, Name):
@@ -188,7 +200,7 @@ def _times(left: Node, right: Node) -> Node:
                 for row in left.rows
             )
         )
-        if _size(product, {}) > MAX_MATRIX_NODES:
+        if size(product) > MAX_MATRIX_NODES:
             raise NotAFormulaError("a product of more matrices than are multiplied here")
         return product
     if isinstance(left, Matrix):
@@ -196,13 +208,6 @@ def _times(left: Node, right: Node) -> Node:
     if isinstance(right, Matrix):
         return Matrix(tuple(tuple(Product((left, entry)) for entry in row) for row in right.rows))
     return Product((left, right))
-
-
-def _size(node: Node, known: dict[int, int]) -> int:
-    """Nodes of the whole tree, shared ones counted each time."""
-    if id(node) not in known:
-        known[id(node)] = 1 + sum(_size(child, known) for child in children(node))
-    return known[id(node)]
 
 
 def _determinant(rows: tuple[tuple[Node, ...], ...]) -> Node:

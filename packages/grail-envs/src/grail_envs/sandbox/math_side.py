@@ -14,8 +14,8 @@ from typing import Any
 from grail_envs.sandbox.answer_shape import Shape, shape_of
 from grail_envs.sandbox.formula_equality import Formulas
 from grail_envs.sandbox.formula_parser import parsed
-from grail_envs.sandbox.formula_text import half_day, tidy, unworded, without_unit
-from grail_envs.sandbox.formula_tree import Node, NotAFormulaError, difference, names
+from grail_envs.sandbox.formula_text import Unit, half_day, tidy, unworded, without_letters, without_unit
+from grail_envs.sandbox.formula_tree import Node, NotAFormulaError, Product, difference, names
 
 BUDGET = 600_000.0
 """Units of work of one comparison, about a microsecond each."""
@@ -27,11 +27,13 @@ MAX_SHAPES = 12
 _MARKS = r"\\(?:text|mbox|mathrm|textrm|textbf|mathbf|textit|mathit|textnormal)"
 _MARKED_WORD = re.compile(rf"[(\[]?\s*{_MARKS}\s*\{{([^{{}}]*)\}}\s*[)\]]?")
 _BARE_WORD = re.compile(r"[(\[]?\s*([A-Za-z]{2,}(?:[ ',-]+[A-Za-z0-9]+)*|[A-Za-z])\s*[)\]]?\.?")
+_LETTERS = re.compile(r"[a-z]{1,3}")
+_CLOCK = re.compile(r"\d{1,2}(?: ?: ?[0-5]\d)+")
 _WORD = re.compile(r"[a-z][a-z0-9 ',:-]*")
 _BASES = "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
 _BASE_WORDS = {word: number for number, word in enumerate(_BASES.split(), start=2)}
 _BASE_WORDS |= {"binary": 2, "ternary": 3, "octal": 8, "decimal": 10, "hexadecimal": 16}
-_BASE = rf"(?:{_MARKS}\s*)?\{{?\s*(?:{_MARKS}\s*\{{)?\s*\(?\s*(?:base\s*)?(\d{{1,2}}|[a-z]+)\s*\)?\s*\}}*"
+_BASE = rf"(?:{_MARKS}\s*)?\{{?\s*(?:{_MARKS}\s*\{{)?\s*\(?\s*(?:base\s*\}}?\s*)?(\d{{1,2}}|[a-z]+)\s*\)?\s*\}}*"
 _SUBSCRIPTED = re.compile(rf"\(?([0-9A-Z]+)\)?\s*_\s*{_BASE}")
 _BASE_AFTER = re.compile(
     rf"([0-9A-Z]+)\s*(?:{_MARKS}\s*\{{)?\s*\(?\s*(?:in\s+)?base[ -]*\}}?\s*(?:{_MARKS}\s*)?\{{?(\d{{1,2}}|[a-z]+)\s*\)?\s*\}}*"
@@ -84,6 +86,8 @@ def _words(gold: str, answer: str) -> dict[str, Any] | None:
             return _verdict(False, "words", "")
     elif expected[1] and len(expected[0]) > 1:
         return _verdict(False, "words", "not of the gold's kind")
+    if _LETTERS.fullmatch(gold.strip()) and _LETTERS.fullmatch(answer.strip()):
+        return None  # products of variables
     both_bare = found is not None and not expected[1] and not found[1]
     return _verdict(False, "words", "") if both_bare and max(len(expected[0]), len(found[0] if found else "")) > 1 else None
 
@@ -101,12 +105,24 @@ def based(text: str) -> tuple[str, int] | None:
 
 
 def _bases(gold: str, answer: str) -> dict[str, Any] | None:
+    (expected_name, gold), (name, answer) = _name_and_value(gold), _name_and_value(answer)
     expected, found = based(gold), based(answer)
     if expected is None and found is None:
         return None
+    if name and expected_name and name != expected_name:
+        return _verdict(False, "base", "another name")
     if expected is None or found is None:
+        plain = [((text.lstrip("0") or "0"), 10) for text in (gold.strip(), answer.strip()) if text.strip().isdecimal()]
+        if plain and 10 in (expected or found or ("", 0)):
+            return _verdict((expected or plain[0]) == (found or plain[0]), "base", "")
         return _verdict(False, "base", "only one of the two names a base")
     return _verdict(expected == found, "base", "")
+
+
+def _name_and_value(text: str) -> tuple[str, str]:
+    """The name that stands before a value, and the value."""
+    shape = shape_of(text) if "=" in text else None
+    return (shape.name, shape.parts[0]) if shape and shape.kind == "" and shape.name and not shape.also else ("", text)
 
 
 class _Answers:
@@ -129,8 +145,10 @@ class _Answers:
         if word_of(text) or based(text):
             return True
         shape = shape_of(half_day(without_unit(unworded(text))[0])[0])
+        if not all(self.readable(part, depth + 1) for part in shape.also):
+            return False
         if shape.kind == "":
-            return all(self._formula(without_unit(part)[0]) is not None for part in (*shape.parts, *shape.also))
+            return self._formula(without_unit(shape.parts[0])[0]) is not None
         return len(shape.parts) <= MAX_PARTS and all(self.readable(part, depth + 1) for part in shape.parts if part != text)
 
     def same(self, gold: str, answer: str, depth: int) -> bool:
@@ -145,8 +163,12 @@ class _Answers:
         if expected_half or half:
             return (expected_half == half or "" in (expected_half, half)) and _clock(gold) == _clock(answer)
         (gold, expected_unit), (answer, unit) = without_unit(unworded(gold)), without_unit(unworded(answer))
+        gold, expected_unit = _letters_dropped(gold, expected_unit, unit)
+        answer, unit = _letters_dropped(answer, unit, expected_unit)
         if expected_unit.contradicts(unit):
             return False
+        if _CLOCK.fullmatch(gold.strip()) and _CLOCK.fullmatch(answer.strip()):
+            return _clock(gold) == _clock(answer)
         return self._same_shape(shape_of(gold), shape_of(answer), depth)
 
     def _same_shape(self, gold: Shape, answer: Shape, depth: int) -> bool:
@@ -156,8 +178,12 @@ class _Answers:
             return self._same_equation(gold, answer)
         if gold.kind != answer.kind or len(gold.parts) != len(answer.parts) or len(answer.parts) > MAX_PARTS:
             return False
+        if not self._consistent(answer, depth):
+            return False
         if gold.kind == "":
-            return self._same_value(gold.parts[0], answer.parts[0]) and self._consistent(answer)
+            return self._same_value(gold.parts[0], answer.parts[0])
+        if gold.kind == "ratio":
+            return self._same_ratio(gold.parts, answer.parts)
         if gold.kind in ("list", "union") and not self._in_order(gold, answer):
             return self._same_in_any_order(gold.parts, answer.parts, depth)
         return all(self.same(one, other, depth + 1) for one, other in zip(gold.parts, answer.parts, strict=True))
@@ -182,14 +208,24 @@ class _Answers:
 
     def _same_value(self, gold: str, answer: str) -> bool:
         (gold, expected_unit), (answer, unit) = without_unit(gold), without_unit(answer)
+        gold, expected_unit = _letters_dropped(gold, expected_unit, unit)
+        answer, unit = _letters_dropped(answer, unit, expected_unit)
         if expected_unit.contradicts(unit):
             return False
         expected, found = self._formula(gold), self._formula(answer)
         return expected is not None and found is not None and self._formulas.same(expected, found)
 
-    def _consistent(self, answer: Shape) -> bool:
+    def _same_ratio(self, gold: tuple[str, ...], answer: tuple[str, ...]) -> bool:
+        """Whether the parts of one are the parts of the other, times a number."""
+        expected, found = [self._formula(part) for part in gold], [self._formula(part) for part in answer]
+        if None in expected or None in found:
+            return False
+        pairs = [(Product((one, found[0])), Product((other, expected[0]))) for one, other in zip(expected, found, strict=True)]  # type: ignore[arg-type]
+        return all(self._formulas.same(one, other) for one, other in pairs)
+
+    def _consistent(self, answer: Shape, depth: int) -> bool:
         """Whether all values of a chain such as x = 4/2 = 2 are one."""
-        return all(self._same_value(answer.parts[0], other) for other in answer.also)
+        return all(self.same(answer.also[-1], other, depth + 1) for other in answer.also[:-1])
 
     def _same_equation(self, gold: Shape, answer: Shape) -> bool:
         value = self._identity(answer)
@@ -256,6 +292,12 @@ def _equation_sides(shape: Shape) -> tuple[str, str] | None:
     if shape.kind == "" and shape.name and not shape.also:
         return shape.name, shape.parts[0]
     return None
+
+
+def _letters_dropped(text: str, unit: Unit, other: Unit) -> tuple[str, Unit]:
+    """A text without a unit in letters (`5 m`) where the other side has that unit in words."""
+    bare = text if unit.name else without_letters(text, other)
+    return bare, unit if bare == text else other
 
 
 def _clock(text: str) -> str:

@@ -1,7 +1,8 @@
 r"""Whether two formulas say the same: numbers by `formula_zero`, formulas with variables at points.
 
 Formulas with variables are the same when they fold to the same tree, or when they have the same value at every one of `POINTS`
-points. The points are rational numbers drawn from a digest of both formulas, some below 0; values there are compared as numbers
+points. The points are rational numbers drawn from a digest of both formulas, some below 0, and some whole where a formula has
+steps; values there are compared as numbers
 are, so two formulas that differ are taken for the same only if their difference vanishes at all of them (for polynomials of
 degree d with a chance of (d / 2^19)^POINTS). Without an i in sight variables are real: where neither formula is real, neither
 has a value, so `\sqrt{1/n}` is `1/\sqrt{n}`, while `\sqrt{x^2}` is not `x`.
@@ -146,11 +147,16 @@ def _is_not_rational(node: Node) -> bool:
     return isinstance(node, Call)
 
 
+def _is_step(node: Node) -> bool:
+    return isinstance(node, Call) and node.function in ("floor", "ceil", "mod")
+
+
 def _points(left: Node, right: Node) -> list[dict[str, Node]]:
     """Values of the variables: the same for the same two formulas, and unknown before both are."""
     variables = sorted(names(left) | names(right))
     seed = hashlib.sha512(f"{left!r}\0{right!r}".encode())
     small = has(left, _is_not_rational) or has(right, _is_not_rational)
+    steps = has(left, _is_step) or has(right, _is_step)
     found: list[dict[str, Node]] = []
     for point in range(POINTS):
         values: dict[str, Node] = {}
@@ -159,7 +165,7 @@ def _points(left: Node, right: Node) -> list[dict[str, Node]]:
             drawn.update(f"\0{point}\0{variable}".encode())
             number = int.from_bytes(drawn.digest(), "big")
             sign = 1 if point % 3 == 0 else -1 if point % 3 == 1 else 1 - 2 * (number & 1)
-            bottom = _PRIMES[(number >> 8) % len(_PRIMES)]
+            bottom = 1 if steps and point in (2, 5) else _PRIMES[(number >> 8) % len(_PRIMES)]
             top = 200 + (number >> 32) % 700 if small else 2**19 + (number >> 32) % 2**19
             if small and point in (6, 7):
                 top *= 37

@@ -40,9 +40,9 @@ _ESCAPED = re.compile(
     r"\\\\(?:\[-?[\d.]+(?:pt|em|ex|mm|cm)\])?|\\[,;:> {}!$%&#]|~|\\q?quad(?![a-zA-Z])|\\thinspace(?![a-zA-Z])"
 )
 _DOUBLED = re.compile(r"\\\\(?=[a-zA-Z])")
-_GROUPED_OPENLY = re.compile(r"(?<![\w.,}\\^])([1-9]\d{0,2}(?:(?:\{,\}|,\s*\\!\s*|\s*\\[,!]\s*| )\d{3})+)(?!\d| */)")
+_GROUPED_OPENLY = re.compile(r"(?<![\w.,}\\^])([1-9]\d{0,2}(?:(?:\{,\}|,\s*\\!\s*|\s*(?:\\[,!;: ]|~)\s*| )\d{3})+)(?!\d| */)")
 _THIN_COMMA = re.compile(r"(?<=\d),\s*\\,\s*(?=\d{3}(?!\d))")
-_GROUPED_MARK = re.compile(r"\{,\}|,|\\!|\\,|\s")
+_GROUPED_MARK = re.compile(r"\{,\}|,|\\[,!;: ]|~|\s")
 _GROUPED = re.compile(r"(?<![\w.,])(?<!\d )[1-9]\d{0,2}(?:,\d{3})+(?!\d|(?:\.\d*)?,\S)")
 _MIXED = re.compile(r"(?<![\w.,}^/_\\])(\d{1,60}) +(\d{1,60}) */ *(\d{1,60})(?![\w!^(]|[.,]\d| *[\d(/\\^])")
 _DEGREE = re.compile(r"\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![a-zA-Z]))|\\(?:degree|deg)(?![a-zA-Z])")
@@ -75,7 +75,7 @@ _TIMES = {
     "trillion": "10^{12}",
 }
 _OTHER_VALUES = re.compile(
-    r"\b(?:or (?:more|less|fewer|greater|above|below|higher|lower|over|under)|not|below zero|and (?:a|one))\b"
+    r"\b(?:or (?:more|less|fewer|greater|above|below|higher|lower|over|under)|not|etc|below zero|and (?:a|one))\b"
     r"|^(?:squared|cubed|factorial|half|halves|thirds?|(?:four|fif|six|seven|eigh|nin|ten|hundred|thousand|million)ths?)$"
 )
 """Words after a number that make it another number, which is not read."""
@@ -143,14 +143,14 @@ def tidy(text: str) -> str:
     text = _SUPERSCRIPT.sub(lambda match: f"^{{{match[0].translate(_SUPERSCRIPTS)}}}", text)
     text = _SUBSCRIPT.sub(lambda match: f"_{{{match[0].translate(_SUBSCRIPTS)}}}", text)
     text = _ROOT_OF_DIGITS.sub(lambda match: _ROOTS[match[1]] + (f"{{{match[2]}}}" if match[2] else " "), text)
-    text = undressed(_COLOUR.sub("", _NO_TEXT.sub(" ", text.translate(_SYMBOL_TABLE))))
+    text = undressed(_COLOUR.sub(" ", _NO_TEXT.sub(" ", text.translate(_SYMBOL_TABLE))))
     if "\\begin" not in text:
         text = _DOUBLED.sub(r"\\", text)
     inside = _bracketed(text)
     text = _THIN_COMMA.sub(lambda match: match[0] if inside[match.start()] else ",", text)
     text = _GROUPED_OPENLY.sub(lambda match: _GROUPED_MARK.sub("", match[1]), text)
     text = _ESCAPED.sub(_plain_escape, text)
-    text = _DROPPED.sub("", text)
+    text = _DROPPED.sub(" ", text)
     text = re.sub(r"\\(?:[dtcs]|nice)frac(?![a-zA-Z])", r"\\frac", text)
     text = re.sub(r"\\[dt]binom(?![a-zA-Z])", r"\\binom", text)
     text = _fractions_of_tex(_DOTTED.sub(r"\\overline{\1\2\3}", text))

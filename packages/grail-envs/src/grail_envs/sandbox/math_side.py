@@ -62,7 +62,7 @@ def _graded(gold: str, answer: str) -> dict[str, Any]:
 
 def _folded_blanks(text: str) -> str:
     """The text without the blanks that part nothing."""
-    return re.sub(r"(?<!\w)\s+|\s+(?!\w)", "", text)
+    return re.sub(r"(?<![\w.])\s+|\s+(?![\w.])", "", text)
 
 
 def word_of(text: str) -> tuple[str, bool] | None:

@@ -25,6 +25,8 @@ _MIXED: Final = re.compile(r"([+-]?)(\d+)[ +](\d+)/(\d+)", re.ASCII)
 _FRACTION_COMMAND: Final = re.compile(rf"([+-]?)(\d*)\\[dt]?frac\{{([+-]?)({_DECIMAL})\}}\{{({_DECIMAL})\}}", re.ASCII)
 _SHORT_FRACTION: Final = re.compile(r"(\\[dt]?frac)(?:\{(\d+)\}|(\d))(?:\{(\d+)\}|(\d))", re.ASCII)
 
+_TEX_BLANK: Final = re.compile(r"\\[,!;: ]")
+
 
 @dataclass(frozen=True)
 class WrittenNumber:
@@ -46,6 +48,9 @@ def read_number(text: str) -> WrittenNumber | None:
     text = text.strip()
     if not text or len(text) > MAX_NUMBER_CHARACTERS:
         return None
+    digits = text[1:] if text[0] in "+-" else text
+    if digits.isascii() and digits.isdigit():
+        return WrittenNumber(Fraction(int(text)), percent=False)
     text = _without_dress(plain_marks(text).strip())
     percent = text.endswith("%")
     if percent:
@@ -58,8 +63,10 @@ def read_number(text: str) -> WrittenNumber | None:
 
 def _without_dress(text: str) -> str:
     r"""The text without math delimiters, `\boxed{}`, `\text{}`, bold marks, thin spaces and the full stop of a sentence."""
-    text = text.replace("{,}", ",").replace(",\\!", ",").replace("\\$", "$").replace("\\%", "%")
-    text = re.sub(r"\\[,!;: ]", " ", text)
+    text = text.replace("{,}", ",")
+    if "\\" in text:
+        text = text.replace(",\\!", ",").replace("\\$", "$").replace("\\%", "%")
+        text = _TEX_BLANK.sub(" ", text)
     while True:
         before = text
         text = text.strip()
@@ -98,7 +105,8 @@ def _value(text: str) -> Fraction | None:
         exponent = int(match[3] or 0)
         if abs(exponent) > _MAX_EXPONENT:
             return None
-        return _signed(match[1], _decimal(match[2]) * Fraction(10) ** exponent)
+        value = _decimal(match[2])
+        return _signed(match[1], value * Fraction(10) ** exponent if exponent else value)
     spaced = re.sub(r" */ *", "/", text)
     quotient, mixed = _QUOTIENT.fullmatch(spaced), _MIXED.fullmatch(spaced)
     if quotient and mixed:

@@ -34,4 +34,7 @@ _DASH: Final = re.compile(rf"(?<![0-9])[{_DASHES}]|[{_DASHES}](?![0-9])")
 
 def plain_marks(text: str) -> str:
     """The text with plain blanks and minuses, and with the wide forms of ASCII narrow; nothing else is changed."""
-    return _DASH.sub("-", text.translate(_TABLE))
+    if text.isascii() and text.isprintable():
+        return text
+    text = text.translate(_TABLE)
+    return text if text.isascii() else _DASH.sub("-", text)

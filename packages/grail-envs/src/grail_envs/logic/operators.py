@@ -87,6 +87,8 @@ class CustomOperators:
         )
 
     def solves(self, puzzle: Expression, answer: str) -> bool | None:
+        if len(answer) <= 20 and answer.isascii() and answer.removeprefix("-").isdigit():
+            return int(answer) == value_of(puzzle)
         number = read_number(answer)
         return None if number is None or number.percent else number.value == value_of(puzzle)
 

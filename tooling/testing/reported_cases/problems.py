@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from grail_core.environment import Environment, Problem
 from grail_envs.logic.environment import LogicEnvironment
@@ -20,7 +21,7 @@ WRONG_FUNCTION = "def f(x):\n    return 7"
 ANSWERED = ("sat", "gsm8k", "math", "affine_trace", "affine_logic")
 CODED = ("mbpp", "humaneval")
 
-_ROWS = {
+ROWS: dict[str, dict[str, Any]] = {
     "gsm8k/test.jsonl": {"question": "Seven and five?", "answer": "7 + 5 = 12\n#### 12"},
     "math/math500.jsonl": {
         "problem": "Seven and five?",
@@ -83,7 +84,7 @@ def asked(env_id: str) -> Asked:
 def _data_folder() -> tempfile.TemporaryDirectory[str]:
     """Gone with this process."""
     folder = tempfile.TemporaryDirectory(prefix="grail-reported-cases-")
-    for name, row in _ROWS.items():
+    for name, row in ROWS.items():
         path = Path(folder.name) / name
         path.parent.mkdir()
         path.write_text(json.dumps(row) + "\n")

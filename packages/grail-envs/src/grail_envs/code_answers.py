@@ -79,6 +79,19 @@ def used_names(*codes: str) -> set[str]:
     return {node.id for code in codes for node in ast.walk(_parsed(code)) if isinstance(node, ast.Name)}
 
 
+def problem_of_module(code: str) -> str:
+    """Why a data set's own code is no module by itself; "" where it is one."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            compile(code, "<row>", "exec", dont_inherit=True)
+            ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
+        return f"{getattr(error, 'msg', None) or str(error) or type(error).__name__}{line}"
+    return ""
+
+
 def _parsed(code: str) -> ast.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # published solutions hold odd escapes

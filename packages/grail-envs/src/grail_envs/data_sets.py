@@ -14,6 +14,7 @@ import os
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,18 @@ from grail_core.errors import EnvironmentUnavailableError
 
 DATA_DIR_VARIABLE = "GRAIL_DATA_DIR"
 MAX_FILE_BYTES = 256 * 2**20
+
+
+class Field(StrEnum):
+    """What a field of a row holds."""
+
+    TEXT = "text"
+    TEXTS = "list of texts"
+    TEXT_OR_NULL = "text or null"
+    TEXTS_OR_NULL = "list of texts, or null"
+    WHOLE = "whole number"
+    NAME = "text or whole number"
+    ANY = "value"
 
 
 @dataclass(frozen=True)
@@ -39,7 +52,7 @@ def load_rows(
     data_dir: str | os.PathLike[str] | None,
     local_files: Sequence[str],
     hub: HubSource | None,
-    fields: Sequence[str],
+    fields: Mapping[str, Field],
 ) -> tuple[list[dict[str, Any]], str]:
     """Rows of a set and the folder or repository they came from.
 
@@ -51,7 +64,8 @@ def load_rows(
         fields: what every row must have.
 
     Raises:
-        EnvironmentUnavailableError: no such file or set, unreadable, empty, or a row without one of the fields.
+        EnvironmentUnavailableError: no such file or set, unreadable, empty, or a row without one of the fields or with
+            something else in it.
     """
     folder = data_dir if data_dir is not None else os.environ.get(DATA_DIR_VARIABLE)
     if folder:
@@ -67,19 +81,26 @@ def load_rows(
     if not rows:
         raise EnvironmentUnavailableError(f"the {name} data set is empty", where=where, hint="get the file again")
     for number, row in enumerate(rows):
-        missing = [field for field in fields if field not in row] if isinstance(row, dict) else list(fields)
-        if missing:
+        what = _fault_of(row, fields)
+        if what:
+            needs = ", ".join(f"{field} ({kind})" for field, kind in fields.items())
             raise EnvironmentUnavailableError(
-                f"row {number} of the {name} data set has no field {missing[0]!r}",
-                where=where,
-                hint=f"every row needs the fields {', '.join(fields)}",
+                f"row {number} of the {name} data set has {what}", where=where, hint=f"every row needs the fields {needs}"
             )
     return rows, where
 
 
-def rows_digest(rows: Iterable[Mapping[str, Any]], fields: Sequence[str]) -> str:
+def broken_row(
+    name: str, number: int, what: str, *, where: str, hint: str = "get the file again"
+) -> EnvironmentUnavailableError:
+    """The error for a row that no answer could be graded by. Rows are counted from 0."""
+    return EnvironmentUnavailableError(f"row {number} of the {name} data set: {what}", where=where, hint=hint)
+
+
+def rows_digest(rows: Iterable[Mapping[str, Any]], fields: Iterable[str]) -> str:
     """Hex SHA-256 over the named fields of the rows in order, each as JSON with sorted keys and its length in front."""
-    digest = hashlib.sha256(json.dumps(list(fields)).encode())
+    fields = list(fields)
+    digest = hashlib.sha256(json.dumps(fields).encode())
     for row in rows:
         for field in fields:
             raw = json.dumps(row[field], sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
@@ -91,6 +112,38 @@ def row_permutation(tag: str, count: int) -> list[int]:
     """The fixed order in which seeds walk through `count` rows: sorted by SHA-256 of (tag, count, row)."""
     key: Callable[[int], bytes] = lambda row: hashlib.sha256(f"grail-envs/rows/{tag}/{count}/{row}".encode()).digest()  # noqa: E731
     return sorted(range(count), key=key)
+
+
+def _fault_of(row: Any, fields: Mapping[str, Field]) -> str:
+    """What is wrong with the fields of a row; "" if nothing is."""
+    for field, kind in fields.items():
+        if not isinstance(row, dict) or field not in row:
+            return f"no field {field!r}"
+        if not _fits(row[field], kind):
+            return f"no {kind} in its field {field!r}"
+        try:
+            json.dumps(row[field], ensure_ascii=False).encode()
+        except ValueError:
+            return f"half of a surrogate pair in its field {field!r}, which is no text"
+    return ""
+
+
+def _fits(value: Any, kind: Field) -> bool:
+    match kind:
+        case Field.TEXT:
+            return isinstance(value, str)
+        case Field.TEXTS:
+            return isinstance(value, list) and all(isinstance(text, str) for text in value)
+        case Field.TEXT_OR_NULL:
+            return value is None or _fits(value, Field.TEXT)
+        case Field.TEXTS_OR_NULL:
+            return value is None or _fits(value, Field.TEXTS)
+        case Field.WHOLE:
+            return type(value) is int
+        case Field.NAME:
+            return type(value) in (str, int)
+        case Field.ANY:
+            return True
 
 
 def _local_rows(name: str, folder: Path, local_files: Sequence[str], hub: HubSource | None) -> tuple[list[dict[str, Any]], str]:
@@ -105,22 +158,28 @@ def _local_rows(name: str, folder: Path, local_files: Sequence[str], hub: HubSou
 
 
 def _read(name: str, path: Path) -> list[dict[str, Any]]:
+    line = 0
     try:
         opener = gzip.open if path.suffix == ".gz" else open
         with opener(path, "rb") as stream:
             raw = stream.read(MAX_FILE_BYTES + 1)
         if len(raw) > MAX_FILE_BYTES:
             raise ValueError(f"more than {MAX_FILE_BYTES} bytes")
-        text = raw.decode("utf-8")
+        text = raw.decode("utf-8-sig")
         if path.name.removesuffix(".gz").endswith(".json"):
             rows = json.loads(text)
             if not isinstance(rows, list):
                 raise ValueError("not a JSON array")
             return rows
-        return [json.loads(line) for line in text.split("\n") if line.strip()]
-    except (OSError, ValueError, EOFError) as error:
+        rows = []
+        for line, one in enumerate(text.split("\n"), start=1):  # noqa: B007 - the error tells the line
+            if one.strip():
+                rows.append(json.loads(one))
+        return rows
+    except (OSError, ValueError, EOFError, RecursionError) as error:
+        place = f"{path}, line {line}" if line else str(path)
         raise EnvironmentUnavailableError(
-            f"the {name} data set cannot be read: {error}", where=str(path), hint="get the file again"
+            f"the {name} data set cannot be read: {error}", where=place, hint="get the file again"
         ) from error
 
 

@@ -15,7 +15,7 @@ from grail_core.capabilities import Capabilities
 from grail_core.environment import EnvironmentSpec, Grade, Message, Problem
 from grail_core.errors import ConfigurationError, EnvironmentUnavailableError
 from grail_envs.answer_text import tagged_answer
-from grail_envs.data_sets import HubSource, load_rows, row_permutation, rows_digest
+from grail_envs.data_sets import Field, HubSource, load_rows, row_permutation, rows_digest
 from grail_envs.draws import checked_seed
 from grail_envs.exact_numbers import WrittenNumber, read_number
 from grail_envs.reward_table import CORRECT_AND_FORMAT
@@ -26,7 +26,7 @@ SPLITS: Final = {"train": ("gsm8k/train.jsonl.gz", "gsm8k/train.jsonl"), "test":
 HUB_REPOSITORY: Final = "openai/gsm8k"
 HUB_REVISION: Final = "740312add88f781978c0658806c59bc2815b9866"
 
-_FIELDS: Final = ("question", "answer")
+_FIELDS: Final = {"question": Field.TEXT, "answer": Field.TEXT}
 _MAX_ANSWER_CHARACTERS: Final = 256
 _SYSTEM: Final = (
     "Solve the problem step by step. End your reply with the final number alone between answer tags, without units, "
@@ -62,7 +62,7 @@ class Gsm8kEnvironment:
         hub = HubSource(HUB_REPOSITORY, ("main",), split, HUB_REVISION)
         rows, where = load_rows("GSM8K", data_dir=data_dir, local_files=SPLITS[split], hub=hub, fields=_FIELDS)
         self._rows = [
-            Gsm8kPayload(number, str(row["question"]), _gold(row["answer"], number, where)) for number, row in enumerate(rows)
+            Gsm8kPayload(number, row["question"], _gold(row["answer"], number, where)) for number, row in enumerate(rows)
         ]
         self._order = row_permutation("gsm8k", len(self._rows))
         self._spec = EnvironmentSpec(
@@ -105,8 +105,8 @@ class Gsm8kEnvironment:
         return self.rewards.graded({"correct": float(right), "format": 1.0}, success=right, well_formed=True, detail=detail)
 
 
-def _gold(answer: object, number: int, where: str) -> WrittenNumber:
-    _, mark, text = str(answer).rpartition("####")
+def _gold(answer: str, number: int, where: str) -> WrittenNumber:
+    _, mark, text = answer.rpartition("####")
     gold = read_number(text) if mark else None
     if gold is None:
         raise EnvironmentUnavailableError(

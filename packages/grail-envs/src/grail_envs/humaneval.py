@@ -7,24 +7,34 @@ be a module by itself, and a row whose prompt is none is refused when the set is
 
 from __future__ import annotations
 
+import ast
 import keyword
 import os
-import warnings
 from dataclasses import dataclass
 from typing import Any, Final
 
 from grail_core.capabilities import Capabilities
 from grail_core.environment import EnvironmentSpec, Grade, Message, Problem
 from grail_core.errors import EnvironmentUnavailableError
-from grail_envs.code_answers import CODE_REWARDS, CODE_SYSTEM, NO_CODE, code_of, graded_in_sandbox
-from grail_envs.data_sets import HubSource, load_rows, row_permutation, rows_digest
+from grail_envs.code_answers import CODE_REWARDS, CODE_SYSTEM, NO_CODE, code_of, graded_in_sandbox, problem_of_module
+from grail_envs.data_sets import Field, HubSource, broken_row, load_rows, row_permutation, rows_digest
 from grail_envs.draws import checked_seed
 from grail_envs.sandbox.jobs import Job
 
 VERSION: Final = 1
 HUB: Final = HubSource("openai/openai_humaneval", ("openai_humaneval",), "test", "7dce6050a7d6d172f3cc5c32aa97f52fa1a2e544")
 _FILES: Final = ("humaneval/HumanEval.jsonl.gz", "humaneval/HumanEval.jsonl")
-_FIELDS: Final = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
+_FIELDS: Final = {
+    "task_id": Field.NAME,
+    "prompt": Field.TEXT,
+    "entry_point": Field.TEXT,
+    "canonical_solution": Field.TEXT_OR_NULL,
+    "test": Field.TEXT,
+}
+_MODULE_HINTS: Final = {
+    "prompt": "a prompt must run without the answer: end it with the function's docstring, or with `pass`",
+    "test": "a test must run by itself: it defines `check(candidate)`",
+}
 
 
 @dataclass(frozen=True)
@@ -100,33 +110,31 @@ def _payload(number: int, row: dict[str, Any], where: str) -> HumanEvalPayload:
     """A row, if its prompt and its test are modules by themselves: both are run so, whatever the answer.
 
     Raises:
-        EnvironmentUnavailableError: one is not; every answer would be graded wrong.
+        EnvironmentUnavailableError: one is not, or its test has no `check`; every answer would be graded wrong.
     """
-    payload = HumanEvalPayload(*(str(row[field]) for field in _FIELDS))
+    payload = HumanEvalPayload(*("" if row[field] is None else str(row[field]) for field in _FIELDS))
+
+    def refused(what: str, hint: str) -> EnvironmentUnavailableError:
+        return broken_row("HumanEval", number, f"its {what} (task_id {payload.task_id})", where=where, hint=hint)
+
     for field, text in (("prompt", payload.prompt), ("test", payload.test)):
-        problem = _problem_of_module(text)
+        problem = problem_of_module(text)
         if problem:
-            raise EnvironmentUnavailableError(
-                f"row {number} ({payload.task_id}) of the HumanEval data set: its {field} is no Python module: {problem}",
-                where=where,
-                hint="a prompt must run without the answer: end it with the function's docstring, or with `pass`",
-            )
+            raise refused(f"{field} is no Python module: {problem}", _MODULE_HINTS[field])
     if not payload.entry_point.isidentifier() or keyword.iskeyword(payload.entry_point):
-        raise EnvironmentUnavailableError(
-            f"row {number} ({payload.task_id}) of the HumanEval data set has no name of a function as its entry_point",
-            where=where,
-            hint="get the file again",
-        )
+        raise refused("entry_point is no name of a function", "write the name alone, without arguments")
+    if not _defines(payload.test, "check"):
+        raise refused("test defines no check", "a test defines `check(candidate)`, which is called with the answer's function")
     return payload
 
 
-def _problem_of_module(text: str) -> str:
-    """Why a data set's own text is no module; "" where it is one."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # published tests hold odd escapes
-            compile(text, "<row>", "exec", dont_inherit=True)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
-        return f"{getattr(error, 'msg', None) or error}{line}"
-    return ""
+def _defines(code: str, name: str) -> bool:
+    """Whether the code defines, assigns or imports this name anywhere."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and node.name == name:
+            return True
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id == name:
+            return True
+        if isinstance(node, ast.alias) and (node.asname or node.name) in (name, "*"):
+            return True
+    return False

@@ -17,7 +17,7 @@ from grail_core.capabilities import Capabilities
 from grail_core.environment import EnvironmentSpec, Grade, Message, Problem
 from grail_core.errors import ConfigurationError, EnvironmentUnavailableError
 from grail_envs.answer_text import ANSWER_CLOSE, last_boxed, spoken, tagged_answer
-from grail_envs.data_sets import HubSource, load_rows, row_permutation, rows_digest
+from grail_envs.data_sets import Field, HubSource, load_rows, row_permutation, rows_digest
 from grail_envs.draws import checked_seed
 from grail_envs.reward_table import CORRECT_AND_FORMAT
 from grail_envs.sandbox.jobs import Limits
@@ -58,7 +58,7 @@ _SETS: Final = {
         HubSource("EleutherAI/hendrycks_math", HUB_CONFIGURATIONS, "test", "21a5633873b6a120296cce3e2df9d5550074f4a3"),
     ),
 }
-_FIELDS: Final = ("problem", "solution", "level")
+_FIELDS: Final = {"problem": Field.TEXT, "solution": Field.TEXT, "level": Field.ANY}
 _SYSTEM: Final = (
     "Solve the problem step by step. End your reply with the final answer alone, as LaTeX between answer tags, in this form: "
     "<answer>\\frac{1}{2}</answer>"
@@ -168,10 +168,11 @@ def grade_formula(gold: str, answer: str) -> Grade:
 
 
 def _payload(number: int, row: dict[str, Any], where: str) -> MathPayload:
-    gold = row.get("answer") or last_boxed(str(row["solution"]), limit=4096)
+    written = row.get("answer") or last_boxed(row["solution"], limit=4096)
+    gold = str(written) if type(written) in (str, int) else ""
     level = re.search(r"[1-5]", str(row["level"]))
-    if not gold or level is None:
+    if not gold.strip() or level is None:
         raise EnvironmentUnavailableError(
             f"row {number} of the MATH data set has no answer or no level", where=where, hint="get the file again"
         )
-    return MathPayload(number, str(row["problem"]), str(gold), int(level[0]), str(row.get("subject") or row.get("type") or ""))
+    return MathPayload(number, row["problem"], gold, int(level[0]), str(row.get("subject") or row.get("type") or ""))

@@ -22,9 +22,10 @@ from grail_envs.code_answers import (
     defined_names,
     graded_in_sandbox,
     imports_of,
+    problem_of_module,
     used_names,
 )
-from grail_envs.data_sets import HubSource, load_rows, row_permutation, rows_digest
+from grail_envs.data_sets import Field, HubSource, broken_row, load_rows, row_permutation, rows_digest
 from grail_envs.draws import checked_seed
 from grail_envs.sandbox.jobs import Job
 
@@ -36,8 +37,21 @@ SPLITS: Final = {"prompt": (1, 10), "test": (11, 510), "validation": (511, 600),
 
 _FILES: Final = {"full": ("mbpp/mbpp.jsonl", "mbpp/mbpp.jsonl.gz"), "sanitized": ("mbpp/sanitized-mbpp.json",)}
 _FIELDS: Final = {
-    "full": ("task_id", "text", "code", "test_setup_code", "test_list", "challenge_test_list"),
-    "sanitized": ("task_id", "prompt", "code", "test_imports", "test_list"),
+    "full": {
+        "task_id": Field.WHOLE,
+        "text": Field.TEXT,
+        "code": Field.TEXT,
+        "test_setup_code": Field.TEXT_OR_NULL,
+        "test_list": Field.TEXTS,
+        "challenge_test_list": Field.TEXTS_OR_NULL,
+    },
+    "sanitized": {
+        "task_id": Field.WHOLE,
+        "prompt": Field.TEXT,
+        "code": Field.TEXT,
+        "test_imports": Field.TEXTS_OR_NULL,
+        "test_list": Field.TEXTS,
+    },
 }
 
 
@@ -62,7 +76,7 @@ class MbppEnvironment:
 
     Raises:
         ConfigurationError: an unknown split or subset.
-        EnvironmentUnavailableError: the set is not there, is unreadable, or a row's own code does not parse.
+        EnvironmentUnavailableError: the set is not there, is unreadable, or a row is broken.
     """
 
     rewards = CODE_REWARDS
@@ -79,17 +93,13 @@ class MbppEnvironment:
         hub = HubSource(HUB_REPOSITORY, (subset,), split, HUB_REVISION)
         rows, where = load_rows("MBPP", data_dir=data_dir, local_files=_FILES[subset], hub=hub, fields=fields)
         low, high = SPLITS[split]
-        rows = [row for row in rows if isinstance(row["task_id"], int) and low <= row["task_id"] <= high]
+        numbered = [(number, row) for number, row in enumerate(rows) if low <= row["task_id"] <= high]
+        rows = [row for _, row in numbered]
         if not rows:
             raise EnvironmentUnavailableError(
                 f"the MBPP data set has no row of the split {split}", where=where, hint="get the file again"
             )
-        try:
-            self._rows = [_payload(row) for row in rows]
-        except (SyntaxError, TypeError, ValueError) as error:
-            raise EnvironmentUnavailableError(
-                f"a row of the MBPP data set is broken: {error}", where=where, hint="get the file again"
-            ) from error
+        self._rows = [_payload(number, row, where) for number, row in numbered]
         self._order = row_permutation(f"mbpp/{subset}/{split}", len(self._rows))
         self._spec = EnvironmentSpec(
             env_id="mbpp", version=VERSION, parameters={"split": split, "subset": subset}, data_digest=rows_digest(rows, fields)
@@ -129,11 +139,26 @@ def job_of(payload: MbppPayload, code: str) -> Job:
     return Job(code=code, prelude=payload.imports, remote=payload.names, tests=tests)
 
 
-def _payload(row: dict[str, Any]) -> MbppPayload:
-    code = str(row["code"]).replace("\r\n", "\n")
-    setup = str(row.get("test_setup_code") or "").replace("\r\n", "\n")
-    tests = tuple(str(test).replace("\r\n", "\n") for test in (*row["test_list"], *(row.get("challenge_test_list") or [])))
-    imports = "\n".join(part for part in (imports_of(code), *(row.get("test_imports") or [])) if part)
+def _payload(number: int, row: dict[str, Any], where: str) -> MbppPayload:
+    """A row, if all its own code is Python and its tests ask something of the answer.
+
+    Raises:
+        EnvironmentUnavailableError: it is not, so that every answer would be graded alike.
+    """
+    code = row["code"].replace("\r\n", "\n")
+    setup = (row.get("test_setup_code") or "").replace("\r\n", "\n")
+    given = row.get("test_imports") or []
+    tests = tuple(test.replace("\r\n", "\n") for test in (*row["test_list"], *(row.get("challenge_test_list") or [])))
+    task = f"task_id {row['task_id']}"
+    for field, texts in (("code", [code]), ("test_setup_code", [setup]), ("test_imports", given), ("tests", tests)):
+        problem = next(filter(None, map(problem_of_module, texts)), "")
+        if problem:
+            raise broken_row("MBPP", number, f"there is no Python module in its {field} ({task}): {problem}", where=where)
+    if not row["test_list"]:
+        raise broken_row("MBPP", number, f"its test_list ({task}) is empty", where=where)
     names = defined_names(code) & used_names(setup, *tests)
-    text = str(row.get("text") or row.get("prompt"))
-    return MbppPayload(int(row["task_id"]), text, code, imports, setup, tests, tuple(sorted(names)))
+    if not names:
+        raise broken_row("MBPP", number, f"its tests ({task}) name nothing that its code defines", where=where)
+    imports = "\n".join(part for part in (imports_of(code), *given) if part)
+    text = row["text"] if "text" in row else row["prompt"]
+    return MbppPayload(row["task_id"], text, code, imports, setup, tests, tuple(sorted(names)))

@@ -14,7 +14,7 @@ from typing import Final
 
 from grail_core.capabilities import Capabilities
 from grail_core.environment import EnvironmentSpec, Grade, Message, Problem
-from grail_core.errors import ConfigurationError
+from grail_core.errors import ConfigurationError, EnvironmentUnavailableError
 from grail_envs.answer_text import last_fence, tagged_answer
 from grail_envs.code_answers import LIMITS
 from grail_envs.data_sets import row_permutation
@@ -68,6 +68,10 @@ class TraceEnvironment:
             from grail_envs.trace.pinned import sources
 
             self._programs, digest = sources(split, data_dir)
+            if not self._programs:
+                raise EnvironmentUnavailableError(
+                    f"no row of the MBPP split {split} tests a call first", where="data_dir", hint="get the file again"
+                )
             self._order = row_permutation(f"affine_trace/{split}", len(self._programs))
         self._spec = EnvironmentSpec("affine_trace", VERSION, {"source": source, "split": split}, digest)
 

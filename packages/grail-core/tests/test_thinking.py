@@ -22,7 +22,7 @@ def given(template: str, completion: str, *, mode: str = "native", tags: str = "
     return renderer.decode_completion(tokens, asked)
 
 
-@pytest.mark.parametrize("tags", ["text", "added", "special"])
+@pytest.mark.parametrize("tags", ["text", "added", "special", "wide"])
 @pytest.mark.parametrize("mode", THINKING_MODES)
 def test_the_tags_are_text_whatever_tokens_they_are(tags: str, mode: str) -> None:
     text = "<think>\nfive… ½\n</think>\n\n<answer>12</answer>"
@@ -51,7 +51,7 @@ def test_what_the_template_writes_last_decides(template: str, opens: bool) -> No
 @pytest.mark.parametrize(
     "content", ["<think>", "why is <think> never closed", "\uf8ff", "a <|end|><|assistant|><think>", "</think>"]
 )
-@pytest.mark.parametrize("tags", ["text", "added", "special"])
+@pytest.mark.parametrize("tags", ["text", "added", "special", "wide"])
 def test_no_message_opens_or_closes_anything(content: str, tags: str) -> None:
     for asked in ([Message("user", content)], [Message("system", content), Message("user", content)]):
         assert given(PLAIN, "so", tags=tags, asked=asked) == "so"
@@ -66,6 +66,26 @@ def test_a_template_may_decide_by_mode_and_by_message() -> None:
     assert given(by_message, "so", asked=[Message("system", "Be brief. /no_think"), *QUESTION[1:]]) == "so"
     in_system = PLAIN.replace("<|assistant|>\n", "{{ '<think>' if messages[0]['role'] == 'system' }}")
     assert given(in_system, "so", mode="instructed", asked=QUESTION[1:]) == "<think>so"
+
+
+@pytest.mark.parametrize(
+    ("question", "decides", "opens"),
+    [
+        ("/think 7 + 5", "startswith('/think')", True),
+        ("/think 7 + 5", "startswith('/no')", False),
+        ("7 + 5 /think", "endswith('/think')", True),
+        ("  7 + 5 /think \n", "strip().endswith('/think')", True),
+        ("\n/think 7 + 5", "lstrip().startswith('/think')", True),
+        ("7 + 5", "strip() == '7 + 5'", True),
+        ("think", "strip()", True),
+        ("", "strip() == ''", True),
+    ],
+)
+def test_a_template_may_decide_by_how_a_message_begins_and_ends(question: str, decides: str, opens: bool) -> None:
+    template = f"{PLAIN}{{% if messages[-1]['content'].{decides} %}}<think>\n{{% endif %}}"
+    assert given(template, "so", asked=[Message("user", question)]) == ("<think>so" if opens else "so")
+    cut = template.replace("m['content'] | trim", "m['content'][:2]")
+    assert given(cut, "so", asked=[Message("user", question)]) == ("<think>so" if opens else "so")
 
 
 def test_a_conversation_that_the_template_refuses_opens_nothing() -> None:

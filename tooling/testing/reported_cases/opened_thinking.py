@@ -20,7 +20,8 @@ OPENING_TEMPLATE = (
 
 
 def tokenizer_folder(template: str, *, tags: str = "text") -> Path:
-    """A folder with a tokenizer of bytes. `tags`: the tags of thinking are "text", "added" tokens, or "special" ones."""
+    """A folder with a tokenizer of bytes. `tags`: the tags of thinking are "text", "added" tokens, "special" ones, or special
+    ones that hold a line end too ("wide")."""
     folder = Path(tempfile.mkdtemp(dir=_room().name))
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(alphabet)}, merges=[]))
@@ -28,8 +29,9 @@ def tokenizer_folder(template: str, *, tags: str = "text") -> Path:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken("<|end|>", special=True, normalized=False)])
     if tags != "text":
-        added = [AddedToken(tag, special=tags == "special", normalized=False) for tag in (THINK_OPEN, THINK_CLOSE)]
-        (tokenizer.add_special_tokens if tags == "special" else tokenizer.add_tokens)(added)
+        end = "\n" if tags == "wide" else ""
+        added = [AddedToken(tag + end, special=tags != "added", normalized=False) for tag in (THINK_OPEN, THINK_CLOSE)]
+        (tokenizer.add_tokens if tags == "added" else tokenizer.add_special_tokens)(added)
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|end|>", "chat_template": template}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))

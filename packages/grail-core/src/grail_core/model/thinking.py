@@ -24,22 +24,41 @@ def opens_thinking(write: Callable[[Sequence[Message]], str], asked: Sequence[Me
     `write` renders with the generation prompt; it may raise for a conversation that it refuses.
     """
     neutral = [Message(message.role, _without_tags(message.content)) for message in asked]
-    neutral[-1] = Message(neutral[-1].role, _MARK + neutral[-1].content)
-    behind = write(neutral).rpartition(_MARK)[2]
+    behind = _behind_the_last(write, neutral)
     return behind.rfind(THINK_OPEN) > behind.rfind(THINK_CLOSE)
 
 
+def _behind_the_last(write: Callable[[Sequence[Message]], str], asked: Sequence[Message]) -> str:
+    """What the template writes behind the last message; the whole text where a mark in the message changes more than itself.
+
+    A template may decide by how a message begins or ends, or cut it, so the mark is tried at its end and at its start.
+    """
+    text, last = write(asked), asked[-1]
+    end, start = len(last.content.rstrip()), len(last.content) - len(last.content.lstrip())
+    for place in (end, start):
+        marked = Message(last.role, last.content[:place] + _MARK + last.content[place:])
+        before, mark, behind = write([*asked[:-1], marked]).rpartition(_MARK)
+        if mark and before.replace(_MARK, "") + behind == text:
+            return behind
+    return text
+
+
 def keeping_thinking_tags(tokenizer: Any) -> Any:
-    """A `tokenizers.Tokenizer` whose thinking tags are no special tokens, so that decoding keeps them; the same if none is."""
+    """A `tokenizers.Tokenizer` in which no token with a thinking tag in it is special, so that decoding keeps them all."""
     from tokenizers import Tokenizer
 
     added = tokenizer.get_added_tokens_decoder().values()
-    if not any(token.special and token.content in _TAGS for token in added):
+    if not any(token.special and _has_tag(token.content) for token in added):
         return tokenizer
     value = json.loads(tokenizer.to_str())
     for item in value["added_tokens"]:
-        item["special"] = item["special"] and item["content"] not in _TAGS
+        item["special"] = item["special"] and not _has_tag(item["content"])
     return Tokenizer.from_str(json.dumps(value))
+
+
+def _has_tag(content: str) -> bool:
+    """Also where a token is more than the tag: `<think>` and the line end behind it."""
+    return any(tag in content for tag in _TAGS)
 
 
 def _without_tags(content: str) -> str:

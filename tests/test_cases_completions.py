@@ -13,7 +13,9 @@ from tooling.testing.reported_cases.opened_thinking import as_graded
 from tooling.testing.reported_cases.problems import ANSWERED, CODED, FUNCTION, WRONG_FUNCTION, asked
 
 CASES = json.loads((Path(__file__).parent / "cases" / "completions.json").read_text(encoding="utf-8"))
-PLACES = re.compile(r"\{(code|wrong|answer)(?::([^}]*))?\}")
+PLACES = re.compile(r"\{(code|wrong|answer|minuses|dots)(?::([^}]*))?\}")
+LONG = {"minuses": "-" * 20_000, "dots": ".a" * 20_000}
+LINE_ENDS = {"crlf": "\r\n", "cr": "\r"}
 REWARDS = {"success": 1.0, "format": 0.1, "nothing": 0.0}
 
 
@@ -24,9 +26,9 @@ def environments(on: str) -> tuple[str, ...]:
 def filled(completion: str, answer: str) -> str:
     def text(match: re.Match[str]) -> str:
         name, before = match[1], match[2] or ""
-        lines = {"code": FUNCTION, "wrong": WRONG_FUNCTION, "answer": answer}[name].split("\n")
-        if before == "crlf":
-            return "\r\n".join(lines)
+        lines = {"code": FUNCTION, "wrong": WRONG_FUNCTION, "answer": answer, **LONG}[name].split("\n")
+        if before in LINE_ENDS:
+            return LINE_ENDS[before].join(lines)
         return "\n".join((" " * int(before) if before.isdigit() else before) + line for line in lines)
 
     return PLACES.sub(text, completion)

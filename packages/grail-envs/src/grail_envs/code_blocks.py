@@ -47,7 +47,7 @@ def code_blocks(text: str) -> list[CodeBlock]:
         return []
     return [
         CodeBlock(token.info.strip(), token.content, closed=token.map[1] - token.map[0] - 1 > _lines(token.content))
-        for token in _parser().parse(text)
+        for token in _parser().parse(text.removeprefix("\ufeff"))
         if token.type == "fence" and token.map is not None
     ]
 

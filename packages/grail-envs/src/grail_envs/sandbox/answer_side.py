@@ -88,9 +88,9 @@ class AnswerSide:
         gc.enable()
         try:
             # Both in their own confined process, one after the other: a `from __future__` stands first in either.
-            given = compile(request["given"], f"<{name}>", "exec")
+            given = _compiled(request["given"], name)
             exec(given, module.__dict__)
-            exec(compile(request["code"], f"<{name}>", "exec", given.co_flags & _FUTURE), module.__dict__)
+            exec(_compiled(request["code"], name, given.co_flags & _FUTURE), module.__dict__)
         except SystemExit as error:
             if not request["program"] or error.code not in (None, 0):
                 return {**_described(error), "out": output.getvalue()}
@@ -115,6 +115,19 @@ class AnswerSide:
             return {"v": wire.encode(value, self.keep)}
         except BaseException as error:  # noqa: BLE001 - as above
             return _described(error)
+
+
+def _compiled(code: str, name: str, flags: int = 0) -> types.CodeType:
+    """Code of a file of its own: nothing of this file's `from __future__` holds there.
+
+    Raises:
+        SyntaxError: it does not compile, for whatever reason.
+    """
+    try:
+        compiled: types.CodeType = compile(code.removeprefix("\ufeff"), f"<{name}>", "exec", flags, dont_inherit=True)
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise SyntaxError(f"{type(error).__name__}: {error}") from None
+    return compiled
 
 
 _OPERATIONS: dict[str, Any] = {

@@ -147,11 +147,12 @@ def grade(channel: int, job: dict[str, Any]) -> dict[str, Any]:
     space: dict[str, Any] = {"__name__": "tests"}
     stage = "setup"
     try:
-        exec(compile(job["prelude"], "<prelude>", "exec"), space)  # the data set's own text, in a confined process
+        # The data set's own text, in a confined process.
+        exec(compile(job["prelude"], "<prelude>", "exec", dont_inherit=True), space)
         space.update(names)
         for number, test in enumerate(job["tests"]):
             stage = f"test {number}"
-            exec(compile(test, f"<test {number}>", "exec"), space)
+            exec(compile(test, f"<test {number}>", "exec", dont_inherit=True), space)
             if partner.gone:
                 return _verdict(False, stage, partner.gone, out)
     except BaseException as error:  # noqa: BLE001 - a test that raises anything has not passed

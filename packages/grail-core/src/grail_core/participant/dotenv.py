@@ -21,6 +21,7 @@ _NAME = r"[A-Za-z_][A-Za-z0-9_.-]*"
 _ASSIGNMENT = re.compile(rf"(?:export[ \t]+)?({_NAME})[ \t]*=(.*)", re.DOTALL)
 _COLON = re.compile(rf"(?:export[ \t]+)?({_NAME})[ \t]*:", re.DOTALL)
 _OURS = r"(GRAIL|BT|R2)_[A-Z_]+|NETUID"
+_NAMED = re.compile(rf"(?<![A-Za-z0-9_])({_OURS})(?![A-Za-z0-9_])")
 _COMMENT = re.compile(r"(?<=[ \t])#")
 _SINGLE = re.compile(r"'([^']*)'")
 _DOUBLE = re.compile(r'"((?:[^"\\]|\\.)*)"')
@@ -110,7 +111,8 @@ def _no_assignment(line: str, number: int) -> Fault:
         return Fault(number, "this is no TOML file: there are no tables in it", "take the line out, or use grail.toml")
     if colon is not None:
         return Fault(number, "a name is followed by a colon, not by =", "write NAME=value")
-    return Fault(number, "this line is no NAME=value", "write NAME=value, or # before a comment")
+    ours = _NAMED.search(line)
+    return Fault(number, "this line is no NAME=value", f"write {ours[1] if ours else 'NAME'}=value, or # before a comment")
 
 
 def _is_hidden(char: str) -> bool:

@@ -22,6 +22,7 @@ from grail_core.participant.dotenv import Assignment, Fault, parse
 MAX_DOTENV_BYTES = 256 * 1024  # other programs' variables are in it too
 MAX_TOML_BYTES = 16 * 1024  # tomllib takes the square of the length for some texts
 MAX_PLACES_TRIED = 8
+MAX_LINES_TRIED = 64
 MAX_FAULTS_TOLD = 5
 
 _MARKS = (
@@ -152,7 +153,7 @@ def _toml_error(path: Path, error: Exception, text: str) -> ConfigurationError:
     if found:
         where, what = f"{path}, line {found[1]}", f"this is no TOML from column {found[2]} on"
     else:
-        where, what = f"{path}, line {1 + text.rstrip().count(chr(10))}", "this is no TOML up to the end of the file"
+        where, what = f"{path}, line {_last_statement(text)}", "what begins here is no TOML up to the end of the file"
     if isinstance(error, RecursionError):
         where, what = str(path), "this file is nested too deeply"
     elif "overwrite" in str(error) or "twice" in str(error):
@@ -164,6 +165,15 @@ def _toml_error(path: Path, error: Exception, text: str) -> ConfigurationError:
         )
         return ConfigurationError(what, where=where, hint=hint)
     return ConfigurationError(what, where=where, hint='write NAME = "text" or NAME = 7, one a line')
+
+
+def _last_statement(text: str) -> int:
+    """The line behind the last ones that are TOML by themselves: where something begins that is not ended."""
+    lines = text.rstrip().split("\n")
+    for count in range(len(lines) - 1, max(-1, len(lines) - 1 - MAX_LINES_TRIED), -1):
+        if _is_toml("\n".join(lines[:count])):
+            return count + 1
+    return len(lines)
 
 
 def _hidden_at(text: str, line: int, column: int) -> str:
@@ -187,3 +197,11 @@ def _is_before(name: str, text: str) -> bool:
         return name not in tomllib.loads(text)
     except (ValueError, RecursionError):
         return False  # within a text of several lines
+
+
+def _is_toml(text: str) -> bool:
+    try:
+        tomllib.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True

@@ -30,6 +30,7 @@ ENVIRONMENT_ALONE = {
 MAX_NAME_LENGTH = 80
 MAX_UNKNOWN_TOLD = 20
 _NEAR = 0.8  # as difflib counts it: R2_ACCESS_KEY_ID and NETIUD are near
+_PREFIXES = ("GRAIL", "BT")
 _OTHERS = ("BT_PW_", "BT_WALLET_PASSWORD", "BT_ARCHIVE_", "BT_EVM_", "BT_FALLBACK_", "BT_SIGNER_", "BT_EXTENSION_", "AWS_")
 """What bittensor and boto3 read themselves; names that begin so are no misspelling of ours."""
 
@@ -95,7 +96,7 @@ def clean(name: str, value: str, origin: str) -> str:
     return stripped
 
 
-_QUOTES = "'\"`“”‘’«»"
+_QUOTES = "'\"`“”‘’„‚«»‹›″′＂＇"
 
 
 def _from_environment(environ: Mapping[str, str], known: Collection[str]) -> dict[str, Given]:
@@ -197,9 +198,12 @@ def _setting_in(table: Any, known: Collection[str]) -> str:
 
 
 def nearest(name: str, known: Collection[str], cutoff: float = 0.6) -> str | None:
-    """The setting whose name is most like this one, whatever its letters' case."""
+    """The setting whose name is most like this one, whatever its letters' case, or the whole of it behind a prefix."""
     if len(name) > MAX_NAME_LENGTH:
         return None  # comparing takes the square of the length
+    prefix, _, rest = name.upper().partition("_")
+    if prefix in _PREFIXES and rest in known:
+        return rest
     return next(iter(difflib.get_close_matches(name.upper(), sorted({*known, *ENVIRONMENT_ALONE}), 1, cutoff)), None)
 
 

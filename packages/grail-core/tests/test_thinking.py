@@ -88,6 +88,16 @@ def test_a_template_may_decide_by_how_a_message_begins_and_ends(question: str, d
     assert given(cut, "so", asked=[Message("user", question)]) == ("<think>so" if opens else "so")
 
 
+@pytest.mark.parametrize(("question", "opens"), [("7 + 5 /no_think", False), ("/no_think 7 + 5", False), ("7 + 5", True)])
+@pytest.mark.parametrize("end", ["endswith", "startswith"])
+def test_words_of_the_template_before_the_message_open_nothing(question: str, opens: bool, end: str) -> None:
+    last = f"{{% if not messages[-1]['content'].{end}('/no_think') %}}<think>{{% endif %}}"
+    opens = opens or not getattr(question, end)("/no_think")
+    assert given(f"Think behind <think>.\n{PLAIN}{last}", "so", asked=[Message("user", question)]) == (
+        "<think>so" if opens else "so"
+    )
+
+
 def test_a_conversation_that_the_template_refuses_opens_nothing() -> None:
     renderer = PromptRenderer(tokenizer_folder("{{ raise_exception('no') }}<think>"), "native")
     assert renderer.decode_completion([], QUESTION) == ""

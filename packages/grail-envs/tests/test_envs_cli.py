@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from grail_envs.answer_text import spoken
 from grail_envs.cli import main
 
 
@@ -100,7 +103,19 @@ def test_check_finds_what_is_wrong_with_an_environment(monkeypatch: pytest.Monke
     assert not findings["capabilities"]
 
 
-def test_check_finds_an_environment_that_pays_what_is_only_thought(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param(lambda text: text, id="all of it"),
+        pytest.param(lambda text: text.rpartition("</think>")[2], id="thinking that is never closed"),
+        pytest.param(lambda text: re.sub("<think>.*?(</think>|$)", "", text), id="thinking that the prompt has opened"),
+        pytest.param(lambda text: text.partition("<think>")[0] or text.partition("</think>")[2], id="a second thought"),
+        pytest.param(lambda text: text.removeprefix("<think>").partition("<think>")[0], id="thinking that is closed"),
+    ],
+)
+def test_check_finds_an_environment_that_pays_what_is_only_thought(
+    said: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from grail_core.capabilities import Capabilities, Stage, Teacher
     from grail_core.environment import Grade, Problem
     from grail_envs import conformance
@@ -110,12 +125,14 @@ def test_check_finds_an_environment_that_pays_what_is_only_thought(monkeypatch: 
         capabilities = Capabilities(teacher=lambda environment: Teacher(stages=(Stage(lambda problem, rng: "yes"),)))
 
         def grade(self, problem: Problem, completion: str) -> Grade:
-            return Grade(float("yes" in completion), success=False, well_formed=True)
+            return Grade(float("yes" in said(completion)), success=False, well_formed=True)
 
     monkeypatch.setattr(conformance, "load", lambda env_id, **parameters: Eager())
     findings = {finding.check: finding for finding in conformance.check("eager", {}, seeds=3)}
     assert not findings["capabilities"].passed
     assert "only thought" in findings["capabilities"].value
+    monkeypatch.setattr(Eager, "grade", lambda self, problem, text: Grade(float("yes" in spoken(text)), False, True))
+    assert {finding.check: finding for finding in conformance.check("eager", {}, seeds=3)}["capabilities"].passed
 
 
 def test_the_template_is_a_whole_environment_in_thirty_lines() -> None:

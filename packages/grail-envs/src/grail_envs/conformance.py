@@ -113,8 +113,9 @@ def _capabilities(env: Environment, env_id: str, parameters: Mapping[str, Any]) 
 
 
 def _only_thought(text: str) -> tuple[str, ...]:
-    """The text within thinking that is never closed, that is closed, and that the prompt has opened."""
-    return f"{THINK_OPEN}{text}", f"{THINK_OPEN}{text}{THINK_CLOSE}no", f"{text}{THINK_CLOSE}"
+    """The text within thinking that is never closed, is closed, was opened by the prompt, and is a second thought."""
+    closed = f"{THINK_OPEN}{text}{THINK_CLOSE}no"
+    return f"{THINK_OPEN}{text}", closed, f"{text}{THINK_CLOSE}", f"{THINK_OPEN}so{THINK_CLOSE}no{closed}"
 
 
 def _same_in_other_processes(env: Environment, env_id: str, parameters: Mapping[str, Any], seeds: int) -> Finding:

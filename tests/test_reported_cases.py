@@ -73,6 +73,10 @@ def test_settings_and_stores_are_judged_by_what_is_asked_for() -> None:
         {"file": "environment", "text": "BT_NETWORK=test\\r (why)", "right": "stripped"},
     ]
     assert [one.verdict for one in settings.outcomes("x", rows)] == [RIGHT, WRONG, WRONG, RIGHT, RIGHT, RIGHT]
+    text = "\ufeffexport NETUID=7 # ours\r\nBT_NETWORK='test'\r\n"
+    asks = {"7 and test": RIGHT, "NETUID=7, BT_NETWORK is test": RIGHT, "NETUID is 7": WRONG, "7": WRONG, "8 and test": WRONG}
+    rows = [{"file": ".env", "text": text, "right": right} for right in asks]
+    assert [one.verdict for one in settings.outcomes("x", rows)] == list(asks.values())
     head = {"call": "head", "status": 200, "headers": {"ETag": '"abc"', "Content-Length": "3"}, "why": "no date"}
     dated = {**head, "headers": {"ETag": '"abc"', "Content-Length": "3", "Last-Modified": "…"}}
     asked = [(head, "StorageError"), (head, "PreconditionFailedError"), (dated, "StorageError"), (dated, "an ETag")]
@@ -86,6 +90,19 @@ def test_words_in_capitals_become_the_right_answer() -> None:
     for words in ("RIGHT CODE", "WHOLE RIGHT FUNCTION", "RIGHT CODE WITHOUT AN OPENING MARK"):
         assert filled("humaneval", f"{words}\n```") == "def f(x):\n    return x + 1\n```"
     assert "\n```\n" in filled("mbpp", "RIGHT CODE WITH A LINE ``` IN A DOCSTRING")
+
+
+def test_a_completion_is_judged_by_what_it_is_to_earn(tmp_path: Path) -> None:
+    asks = {
+        "success": WRONG,
+        "format alone": RIGHT,
+        "0.1: the form": RIGHT,
+        "nothing, reward 0": WRONG,
+        "13": RIGHT,
+        "12": WRONG,
+    }
+    rows = [{"environment": "gsm8k", "completion": "<answer>13</answer>", "right": right, "why": "x"} for right in asks]
+    assert verdicts(tmp_path / "completions.json", json.dumps(rows)) == list(asks.values())
 
 
 def test_a_file_that_nothing_reads_or_that_has_another_form_is_wrong(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`completions.json`: words in capitals become the right code or answer of a problem, and the environment grades the whole.
 
-`right` begins with `success`, with the number that is to be read, or with why nothing is earned.
+`right` begins with `success`, with `format` (or with `0.1`, and speaks of it), with the number that is to be read, or with why
+nothing is earned.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def _graded(file: str, name: str, env_id: str, row: dict[str, Any], *, opened: b
     if opened:
         completion = as_graded(completion, question.environment.messages(question.problem))
     right = str(row["right"])
-    wanted = re.match(r"-?\d+(?:[./]\d+)?(?![\w.])", right)
+    form_alone = re.match(r"(?:reward )?0\.1\b.*\bform|form", right)
+    wanted = None if form_alone else re.match(r"-?\d+(?:[./]\d+)?(?![\w.])", right)
     if wanted:
         number, gold = read_number(tagged_answer(completion, limit=512) or ""), read_number(wanted[0])
         return outcome(file, name, None not in (number, gold) and number == gold, f"read as {number} of {spoken(completion)!r}")
@@ -54,4 +56,4 @@ def _graded(file: str, name: str, env_id: str, row: dict[str, Any], *, opened: b
     said = f"reward {grade.reward:g}: {grade.detail}"
     if right.startswith("success"):
         return outcome(file, name, grade.success, said)
-    return outcome(file, name, grade.reward == 0 and not grade.success, said)
+    return outcome(file, name, grade.reward == (0.1 if form_alone else 0) and not grade.success, said)

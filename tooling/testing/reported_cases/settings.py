@@ -1,7 +1,7 @@
 """`dotenv_cases.json`: a settings file, or the environment, and whether reading it is an error, a warning or a value.
 
 `bytes` is a text with its encoding in words, `text` the text itself. `right` is read for what it asks: `error` (and the lines
-it names), `told`, `stripped`.
+it names), `told`, `stripped`, or else for the values that are read.
 """
 
 from __future__ import annotations
@@ -66,8 +66,18 @@ def _judged(file: str, right: str) -> tuple[bool, str]:
     told = "; ".join(map(str, found.unknown))
     if right.startswith("told"):
         return "did you mean" in told, told or "nothing is told"
+    values = found.settings.model_dump(by_alias=True)
     if right.startswith("stripped"):
-        values = found.settings.model_dump(by_alias=True)
         got = [values[name] for name in found.origins]
         return bool(got) and all(str(value) == str(value).strip() for value in got), f"{got}"
+    if _asks_for(right, {name: str(values[name]) for name in found.origins}):
+        return True, ""
     return False, f"it is read: {sorted(found.origins)}" + (f", told: {told}" if told else "")
+
+
+def _asks_for(right: str, read: dict[str, str]) -> bool:
+    """Whether exactly this is read: `NETUID=7, BT_NETWORK is test`, or the values alone, `7 and test`."""
+    named = dict(re.findall(r"\b([A-Z][A-Z0-9_]+)(?: is |\s*[=:]\s*)['\"]?([^\s,;'\"]+)", right))
+    if named:
+        return named == read
+    return sorted(part.strip("'\" ") for part in re.split(r",| and ", right)) == sorted(read.values())

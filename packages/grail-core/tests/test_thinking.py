@@ -98,6 +98,14 @@ def test_words_of_the_template_before_the_message_open_nothing(question: str, op
     )
 
 
+@pytest.mark.parametrize("place", ["[-1]", "[0]"])
+def test_a_template_may_refuse_how_a_message_begins_or_ends(place: str) -> None:
+    strict = (
+        f"{{% if messages[-1]['content']{place} not in '7?' %}}{{{{ raise_exception('no') }}}}{{% endif %}}{OPENING_TEMPLATE}"
+    )
+    assert given(strict, "so", asked=[Message("user", "7 + 5?")]) == "<think>so"
+
+
 def test_a_conversation_that_the_template_refuses_opens_nothing() -> None:
     renderer = PromptRenderer(tokenizer_folder("{{ raise_exception('no') }}<think>"), "native")
     assert renderer.decode_completion([], QUESTION) == ""

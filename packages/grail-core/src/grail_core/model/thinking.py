@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from grail_core.environment import THINK_CLOSE, THINK_OPEN, Message
+from grail_core.errors import ProtocolViolationError
 
 _TAGS = (THINK_OPEN, THINK_CLOSE)
 _MARK = "\uf8ff"  # the last character of the private use area
@@ -37,7 +38,10 @@ def _behind_the_last(write: Callable[[Sequence[Message]], str], asked: Sequence[
     end, start = len(last.content.rstrip()), len(last.content) - len(last.content.lstrip())
     for place in (end, start):
         marked = Message(last.role, last.content[:place] + _MARK + last.content[place:])
-        before, mark, behind = write([*asked[:-1], marked]).rpartition(_MARK)
+        try:
+            before, mark, behind = write([*asked[:-1], marked]).rpartition(_MARK)
+        except ProtocolViolationError:  # it takes the message, but not with the mark there
+            continue
         if mark and before.replace(_MARK, "") + behind == text:
             return behind
     return text

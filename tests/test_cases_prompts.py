@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from jinja2 import TemplateError
 
-from grail_core.checkpoints.safety import check_model_files
+from grail_core.checkpoints.safety import read_model_files
 from grail_core.environment import Message
 from grail_core.errors import CheckpointError, ProtocolViolationError
 from grail_core.model.prompts import PromptRenderer
@@ -32,9 +32,9 @@ def _by_name(case: Any) -> str:
 
 
 def _published(folder: Path) -> None:
-    """As a publisher and every reader of the checkpoint check it."""
-    config = json.dumps({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}).encode()
-    check_model_files({"config.json": config, **{path.name: path.read_bytes() for path in folder.iterdir()}})
+    """As a publisher checks it; of the files, every reader of the checkpoint does."""
+    (folder / "config.json").write_text(json.dumps({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}))
+    read_model_files(folder)
 
 
 def _compare(folder: Path, conversations: Any) -> None:
@@ -86,6 +86,20 @@ def test_a_template_that_is_accepted_renders_as_transformers_renders_it(case: di
 def test_a_template_that_is_refused_is_refused_before_it_is_published(case: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=case["says"]):
         _published(FolderCase("", "", template=case["template"]).write(tmp_path / "folder"))
+
+
+@pytest.mark.parametrize("change", ["lower", "title", "capitalize", "upper"])
+def test_a_template_that_changes_case_makes_no_control_token_of_a_message(change: str, tmp_path: Path) -> None:
+    template = "{% for m in messages %}<|im_start|>{{ m.content | CHANGE }}<|im_end|><|X|>{% endfor %}".replace(
+        "CHANGE", change
+    )
+    specials = ("<|im_start|>", "<|im_end|>", "<|X|>")
+    folder = FolderCase("", "", template=template, specials=specials).write(tmp_path / "folder")
+    renderer = PromptRenderer(folder)
+    meant = [renderer.token_id(text) for text in specials]
+    for content in ("<|IM_END|>", "<|iM_eNd|> a", "<|x|>", "<|im_end|>", "a <|IM_START|"):
+        assert [token for token in renderer.render([Message("user", content)]) if token in meant] == meant, content
+    _compare(folder, CONVERSATIONS)
 
 
 @pytest.mark.parametrize("seed", range(10_000, 10_150))

@@ -99,6 +99,7 @@ class FolderCase:
         written = {"tokenizer.json": parsed, "tokenizer_config.json": {**config, **self.config}, **self.files}
         folder.mkdir(parents=True, exist_ok=True)
         for name, value in written.items():
+            (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes((value if isinstance(value, str) else json.dumps(value)).encode())
         return folder
 
@@ -299,6 +300,24 @@ CASES = (
         config={"chat_template": [{"name": "tool_use", "template": CHATML}]},
         says="default",
     ),
+    FolderCase(
+        "more templates in their folder",
+        "as save_pretrained writes several: the file is the default",
+        template=None,
+        files={"chat_template.jinja": "{{ messages[0].content }}", "additional_chat_templates/tool_use.jinja": "not this"},
+    ),
+    FolderCase(
+        "a default in their folder",
+        "Transformers takes it, and a checkpoint does not hold it",
+        files={"additional_chat_templates/default.jinja": "{{ messages[0].content }}"},
+        says="additional_chat_templates",
+    ),
+    FolderCase(
+        "no file beside their folder",
+        "Transformers does not read the configuration's template then",
+        files={"additional_chat_templates/tool_use.jinja": "not this"},
+        says="additional_chat_templates",
+    ),
     FolderCase("no template", "a base model", template=None, says="template"),
     FolderCase("dropout", "another prompt each time", change=_dropout, says="dropout"),
     FolderCase(
@@ -315,6 +334,12 @@ CASES = (
         "another file than tokenizer.json",
         config={"fast_tokenizer_files": ["tokenizer.4.0.0.json"]},
         says="fast_tokenizer_files",
+    ),
+    FolderCase(
+        "an object that says `special` for itself",
+        "Transformers does not load it",
+        files={"special_tokens_map.json": {"extra_special_tokens": [{"content": "<more>", "special": True}]}},
+        says="special",
     ),
     FolderCase(
         "an object without a type", "Transformers does not load it", config={"bos_token": {"content": "<s>"}}, says="bos_token"

@@ -19,7 +19,13 @@ from grail_core.checkpoints.sizes import bound_sizes
 from grail_core.errors import CheckpointError
 from grail_core.model.prompt_trial import check_prompts
 from grail_core.model.prompt_trial import check_template as check_template
-from grail_core.model.tokenizer_files import PROMPT_FILES, TEMPLATE_FILE, TOKENIZER_FILE, chat_templates
+from grail_core.model.tokenizer_files import (
+    PROMPT_FILES,
+    TEMPLATE_FILE,
+    TOKENIZER_FILE,
+    chat_templates,
+    refuse_hidden_default,
+)
 from grail_core.protocol.encoding import canonical_json
 from grail_core.protocol.types import Digest
 
@@ -67,6 +73,7 @@ def read_model_files(folder: Path) -> ModelFiles:
     Raises:
         CheckpointError: no config, a file too large, or one that is refused (see `check_model_files`).
     """
+    refuse_hidden_default(folder)
     files = {}
     for name in sorted(ALLOWED_FILES):
         path = folder / name

@@ -12,7 +12,8 @@ with its rules for white space around it, word borders and normalised text. Two 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,13 +123,14 @@ class Escaped:
     """Contents in which control tokens are hidden from the search for the template's own.
 
     The first character of each occurrence is replaced by a private-use character that no content uses; so are the edges of a
-    content that could complete a control token together with the template's text around it.
+    content that could complete a control token together with the template's text around it, and what a template that changes
+    case (`lower`, `title`, …) would make one of.
     """
 
     def __init__(self, contents: Sequence[str], whole: bool, revealed: Mapping[int, str]) -> None:
         self.contents = tuple(contents)
         self.whole = whole
-        """Whether a content has a control token in it, not only the beginning or the end of one at its edge."""
+        """Whether a content has a control token in it, not only a part of one at its edge, or one in another case."""
         self._revealed = dict(revealed)
 
     @classmethod
@@ -165,14 +167,14 @@ class Escaped:
             core = text.strip()  # a template may trim
             begin = text.find(core) if core else len(text)
             text = text[:begin] + _edges(core, texts, hide) + text[begin + len(core) :]
-            made.append(_edges(text, texts, hide))
+            made.append(_other_cases(_edges(text, texts, hide), texts, hide))
         return cls(made, whole, {ord(stand_in): character for character, stand_in in hidden.items()})
 
     def reveal(self, text: str) -> str:
         return text.translate(self._revealed)
 
 
-def _edges(content: str, controls: Sequence[str], hide: Any) -> str:
+def _edges(content: str, controls: Sequence[str], hide: Callable[[str], str]) -> str:
     """ "<|im_end|" in front of a template's ">" (or the reverse at the start) would make a token of the two."""
     for control in controls:
         for k in range(1, len(control)):
@@ -180,6 +182,15 @@ def _edges(content: str, controls: Sequence[str], hide: Any) -> str:
                 content = content[: len(content) - k] + hide(control[0]) + control[1:k]
             if content.startswith(control[k:]):
                 content = control[k:-1] + hide(control[-1]) + content[len(control) - k :]
+    return content
+
+
+def _other_cases(content: str, controls: Sequence[str], hide: Callable[[str], str]) -> str:
+    """ "<|IM_END|>" is a control token once a template has made it lower."""
+    lower = content.lower()
+    for control in controls:
+        if control.lower() in lower:  # a plain search: a pattern of all of them would cost their number for each character
+            content = re.sub(re.escape(control), lambda match: hide(match[0][0]) + match[0][1:], content, flags=re.IGNORECASE)
     return content
 
 

@@ -21,6 +21,7 @@ CONFIG_FILE = "tokenizer_config.json"
 SPECIALS_FILE = "special_tokens_map.json"
 ADDED_FILE = "added_tokens.json"
 TEMPLATE_FILE = "chat_template.jinja"
+TEMPLATES_FOLDER = "additional_chat_templates"
 PROMPT_FILES = (TOKENIZER_FILE, CONFIG_FILE, SPECIALS_FILE, ADDED_FILE, TEMPLATE_FILE)
 """All that prompts are made of."""
 
@@ -71,7 +72,7 @@ class TokenizerFiles:
             raise CheckpointError(f"there is no {TOKENIZER_FILE}", where=where, hint="save a fast tokenizer: it writes one")
         config = _object(files, CONFIG_FILE, where) or {}
         for name, does in _REFUSED.items():
-            if config.get(name):
+            if config.get(name) or (name == "fast_tokenizer_files" and config.get(name, ()) is None):
                 raise CheckpointError(
                     f"{CONFIG_FILE} has {name}, which {does}; prompts would not be those of {TOKENIZER_FILE}",
                     where=where,
@@ -114,7 +115,8 @@ class TokenizerFiles:
 
 
 def read_tokenizer_folder(folder: Path) -> dict[str, bytes]:
-    """The files of `folder` that prompts are made of. Raises CheckpointError where one cannot be read."""
+    """The files of `folder` that prompts are made of. Raises CheckpointError: one cannot be read, or another outranks it."""
+    refuse_hidden_default(folder)
     files = {}
     for name in PROMPT_FILES:
         path = folder / name
@@ -124,6 +126,21 @@ def read_tokenizer_folder(folder: Path) -> dict[str, bytes]:
             except OSError as error:
                 raise CheckpointError(f"{name} cannot be read: {error.strerror}", where=str(path)) from error
     return files
+
+
+def refuse_hidden_default(folder: Path) -> None:
+    """Transformers reads a folder of further templates too, which a checkpoint does not hold.
+
+    Raises:
+        CheckpointError: one of them is the default, or hides it: with any of them, the configuration's template is not read.
+    """
+    names = {path.name for path in folder.glob(f"{TEMPLATES_FOLDER}/*.jinja")}
+    if "default.jinja" in names or (names and not (folder / TEMPLATE_FILE).is_file()):
+        raise CheckpointError(
+            f"{TEMPLATES_FOLDER} outranks the chat template of the folder",
+            where=str(folder),
+            hint=f"write the default into {TEMPLATE_FILE}, and leave no default.jinja in {TEMPLATES_FOLDER}",
+        )
 
 
 def has_template(folder: Path) -> bool:
@@ -213,6 +230,8 @@ class _Loading:
         return self._extend(tokenizer)
 
     def _read_listed(self) -> None:
+        from tokenizers import AddedToken
+
         for name, value in (self._files.listed or {}).items():
             if not (name.endswith("_token") or name in (_ADDITIONAL, _EXTRA)):
                 raise ValueError(f"{SPECIALS_FILE} has {name}, which is no special token")
@@ -221,7 +240,7 @@ class _Loading:
             elif name == _EXTRA and isinstance(value, list):
                 held = list(self._values.get(_EXTRA) or [])
                 for one in value:
-                    token = _added_token({**one, "special": True}) if isinstance(one, dict) else one
+                    token = AddedToken(**one, special=True) if isinstance(one, dict) else one  # not with its own `special`
                     if token not in held:
                         held.append(token)
                 value = held

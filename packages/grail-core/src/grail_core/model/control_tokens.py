@@ -127,10 +127,8 @@ class Escaped:
     case (`lower`, `title`, …) would make one of.
     """
 
-    def __init__(self, contents: Sequence[str], whole: bool, revealed: Mapping[int, str]) -> None:
+    def __init__(self, contents: Sequence[str], revealed: Mapping[int, str]) -> None:
         self.contents = tuple(contents)
-        self.whole = whole
-        """Whether a content has a control token in it, not only a part of one at its edge, or one in another case."""
         self._revealed = dict(revealed)
 
     @classmethod
@@ -149,7 +147,7 @@ class Escaped:
                 hidden[character] = stand_in
             return hidden[character]
 
-        made, whole = [], False
+        made = []
         for content in contents:
             text = content
             for control in texts:
@@ -163,12 +161,11 @@ class Escaped:
                     text = text[:start] + hide(text[start]) + text[start + 1 :]
             else:
                 raise ProtocolViolationError("a message has control tokens in control tokens without an end")
-            whole = whole or text != content
             core = text.strip()  # a template may trim
             begin = text.find(core) if core else len(text)
             text = text[:begin] + _edges(core, texts, hide) + text[begin + len(core) :]
             made.append(_other_cases(_edges(text, texts, hide), texts, hide))
-        return cls(made, whole, {ord(stand_in): character for character, stand_in in hidden.items()})
+        return cls(made, {ord(stand_in): character for character, stand_in in hidden.items()})
 
     def reveal(self, text: str) -> str:
         return text.translate(self._revealed)

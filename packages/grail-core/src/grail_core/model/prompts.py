@@ -159,14 +159,16 @@ class PromptRenderer:
     def _prompt(self, chat: Sequence[Message]) -> tuple[int, ...]:
         contents = [message.content for message in chat]
         escaped = self._controls.escape(contents)
-        if not escaped.whole:
-            text = self._rendered(chat, contents)
-            if list(escaped.contents) == contents or self._same_controls(text, self._rendered(chat, escaped.contents)):
-                return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
-        return tuple(self._controls.encode(self._rendered(chat, escaped.contents), escaped))
+        text = self._rendered(chat, contents)
+        if list(escaped.contents) != contents:
+            hidden = self._rendered(chat, escaped.contents)
+            if not self._same_controls(text, hidden):
+                return tuple(self._controls.encode(hidden, escaped))
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def _same_controls(self, text: str, hidden: str) -> bool:
-        """Whether an edge that looks like a piece of a control token, as "<" does, made none with the template's text."""
+        """Whether the messages made no control token: not the edge that looks like a piece of one, as "<" does, and not a tag
+        of thinking in an earlier answer, which many templates look for and cut away."""
         found, meant = (self._controls.matches(one) for one in (text, hidden))
         return [match.token for match in found] == [match.token for match in meant]
 

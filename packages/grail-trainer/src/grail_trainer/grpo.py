@@ -171,9 +171,12 @@ def policy_loss(logprob: Tensor, batch: Batch, settings: GrpoSettings, *, normal
 
 
 def bounded_exp(x: Tensor) -> Tensor:
-    """e^x up to MAX_LOG_RATIO, beyond it its tangent there: value and gradient are exact below, finite and rising above."""
-    inside = x.clamp(max=MAX_LOG_RATIO)
-    return torch.exp(inside) * (1 + (x - inside))
+    """e^x up to MAX_LOG_RATIO, beyond it its tangent there: value and gradient are exact below, finite and rising above.
+
+    0 for −∞; what is no number, or +∞, stays so: a policy that gives such numbers is not to be stepped with.
+    """
+    beyond = torch.where(x > MAX_LOG_RATIO, x - MAX_LOG_RATIO, 0.0)
+    return torch.exp(x.clamp(max=MAX_LOG_RATIO)) * (1 + beyond)
 
 
 def token_normaliser(lengths: Tensor, kind: LossKind, *, rollouts: int, tokens: int, token_limit: int) -> Tensor:

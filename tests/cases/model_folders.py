@@ -157,6 +157,8 @@ CASES = (
     FolderCase("largest bf16", with_weight(3.38e38), None, "just below the border"),
     FolderCase("beyond bf16", with_weight(3.4e38), "beyond what BF16 holds", "finite in float32, infinite as published"),
     FolderCase("beyond bf16, below", with_weight(-1e300, torch.float64), "beyond what BF16 holds", "the same of float64"),
+    FolderCase("8-bit floats", with_weight(1.5, torch.float8_e4m3fn), None, "numbers like others, and cast like others"),
+    FolderCase("8-bit floats, broken", with_weight(float("nan"), torch.float8_e5m2), "not finite", "checked like others too"),
     FolderCase("infinite", with_weight(float("inf")), "not finite", "broken"),
     FolderCase("a layer too many", configured(num_hidden_layers=1_000_000_000), "num_hidden_layers", "a reader makes each"),
     FolderCase("layers in a part", configured(text_config={"n_layer": 10**7}), "n_layer", "a part is a configuration too"),

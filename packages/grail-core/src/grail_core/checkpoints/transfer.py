@@ -24,6 +24,7 @@ from grail_core.model.skeleton import check_configuration
 from grail_core.model.transformers_prompts import other_tokenizer_notes, require_transformers_agrees
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
+_EIGHT_BITS = {"F8_E4M3", "F8_E5M2"}  # cast like the others: every one of them is a number of bf16
 
 
 @dataclass(frozen=True)
@@ -149,9 +150,11 @@ def _without_second_head(weights: dict[str, RawTensor]) -> dict[str, RawTensor]:
 def _cast(name: str, tensor: RawTensor, dtype: str) -> RawTensor:
     import torch
 
-    if tensor.layout.dtype.name not in _FLOATS:
+    if tensor.layout.dtype.name not in _FLOATS | _EIGHT_BITS:
         return tensor
     values = to_torch(replace(tensor, bits=tensor.bits if tensor.bits.flags.writeable else tensor.bits.copy()))
+    if tensor.layout.dtype.name in _EIGHT_BITS:
+        values = values.float()  # torch asks nothing of them as they are
     if not bool(torch.isfinite(values).all()):
         raise CheckpointError("the weights are not finite", where=name, hint="this model is broken; import another")
     if tensor.layout.dtype.name == dtype:

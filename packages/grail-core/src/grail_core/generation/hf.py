@@ -8,14 +8,15 @@ engines' servers; what is generated is the same, up to the drift between numeric
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from grail_core.errors import ProtocolViolationError
+from grail_core.errors import CheckpointError, ProtocolViolationError
 from grail_core.generation.base import Completion, GenerationRequest
 from grail_core.generation.prefix import LayerCache, SharedPrefixCache, decoding_twin
 from grail_core.model.architecture import require_decodable
@@ -68,6 +69,7 @@ class HfGenerator:
         Raises:
             OutOfVocabularyError, OverlongSequenceError: a prompt the model cannot take.
             ProtocolViolationError: a prompt that leaves no room for a token.
+            CheckpointError: the model's code asks for what is not decoded here.
         """
         self._model.check_rows([request.prompt for request in requests])
         for request in requests:
@@ -137,7 +139,10 @@ class _Batch:
             for i, prompt in enumerate(batch):
                 tokens[i, : len(prompt)] = torch.tensor(prompt)
             past = DynamicCache()  # not of the configuration's kinds: a layer with a window would keep its last keys alone
-            out = self._model.base(input_ids=tokens.to(self._device), past_key_values=past, use_cache=True).last_hidden_state
+            with _named_refusal(self._model):
+                out = self._model.base(
+                    input_ids=tokens.to(self._device), past_key_values=past, use_cache=True
+                ).last_hidden_state
             last.append(out[torch.arange(len(batch)), torch.tensor([len(prompt) - 1 for prompt in batch])])
             pad = (0, 0, 0, longest - width)
             keys.append([torch.nn.functional.pad(layer.keys.float(), pad) for layer in past.layers])
@@ -165,12 +170,13 @@ class _Batch:
         positions = np.zeros(flat.size, dtype=np.int64)
         tokens[where] = self._tokens[rows, step]
         positions[where] = self._prompt_lengths[rows] + step
-        hidden = self._generator._twin(
-            input_ids=torch.from_numpy(tokens)[:, None].to(self._device),
-            position_ids=torch.from_numpy(positions)[:, None].to(self._device),
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state[:, 0]
+        with _named_refusal(self._model):
+            hidden = self._generator._twin(
+                input_ids=torch.from_numpy(tokens)[:, None].to(self._device),
+                position_ids=torch.from_numpy(positions)[:, None].to(self._device),
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state[:, 0]
         if len(where) < flat.size:
             hidden = hidden.index_select(0, torch.from_numpy(where).to(self._device))
         return hidden, where
@@ -202,6 +208,19 @@ class _Batch:
         lines = source[:, 0] // cells.shape[1]
         cache.select(torch.from_numpy(lines).to(self._device), torch.from_numpy(source.reshape(-1)).to(self._device))
         return fresh
+
+
+@contextmanager
+def _named_refusal(model: PolicyModel) -> Iterator[None]:
+    """A model's code that takes its cache for another kind's, or layers for others, ends in one of these. Memory does not."""
+    try:
+        yield
+    except (AttributeError, TypeError, LookupError) as error:
+        raise CheckpointError(
+            f"the model cannot be decoded here: {type(error).__name__}: {str(error)[:200]}",
+            where=type(model.module).__name__,
+            hint="use a model whose attention is Transformers' (Qwen2, Qwen3, Llama, …)",
+        ) from error
 
 
 def _lay_out(prompt_of: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

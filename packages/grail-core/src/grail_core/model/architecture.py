@@ -27,6 +27,9 @@ _LOGIT_TRANSFORMS = {
     "lm_head_multiplier": 1.0,
 }
 _DECODED_LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_attention", "attention"})
+_CROSS_ATTENTION = ("crossattention", "cross_attn", "encoder_attn")
+# They name Transformers' attention interface, and work on keys and values between the cache and it.
+_OWN_ATTENTION = frozenset({"diffllama", "doge", "hrm_text", "jetmoe"})
 _PLAIN_MODEL = (
     "use a model with plain rotary or learned positions and full or sliding-window attention (Qwen2, Qwen3, Llama, …)"
 )
@@ -67,8 +70,10 @@ def require_describable(module: Any) -> None:
     head, base = module.get_output_embeddings(), module.base_model
     if head is None or base is module:
         raise CheckpointError("the model has no language-model head", where=where)
-    if not any(child is head for child in module.children()):
-        holder = next((type(child).__name__ for child in module.children() if child is not base), "its own module")
+    # In another module, or beside another one with weights: what stands between the last hidden state and the head.
+    beside = [part for part in module.children() if part is not base and part is not head and [*part.parameters()]]
+    if beside or not any(child is head for child in module.children()):
+        holder = type(beside[0]).__name__ if beside else "its own module"
         raise CheckpointError(
             f"the hidden states go through more than one linear layer on their way to the logits ({holder})",
             where=where,
@@ -118,7 +123,11 @@ def require_decodable(module: Any) -> None:
             where=where,
             hint=_PLAIN_MODEL,
         )
-    if not module._can_set_attn_implementation():
+    if crossed := next((name for name, _ in module.named_modules() if name.endswith(_CROSS_ATTENTION)), None):
+        raise CheckpointError(
+            f"the model has attention to an encoder ({crossed}), which is not decoded here", where=where, hint=_PLAIN_MODEL
+        )
+    if not module._can_set_attn_implementation() or config.model_type in _OWN_ATTENTION:
         raise CheckpointError(
             f"the model's attention is its own code ({_attention_of(module)}), not Transformers' attention interface, and is "
             "not decoded here",

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
@@ -79,6 +79,7 @@ hostile = st.lists(
 @given(content=hostile)
 @settings(max_examples=300)
 def test_no_content_can_write_a_control_token(shared_renderer: PromptRenderer, content: str) -> None:
+    assume("\U0010fffd" not in content)  # refused beside a control token: it is what one is marked with
     tokens = shared_renderer.render([Message("user", content)])
     neutral = shared_renderer.render([Message("user", "x")])
     ids = {shared_renderer.token_id(text) for text in CONTROLS}
@@ -87,6 +88,12 @@ def test_no_content_can_write_a_control_token(shared_renderer: PromptRenderer, c
     start, end = (shared_renderer.token_id(text) for text in CONTROLS[:2])
     body = tokens[tokens.index(start) + 1 : tokens.index(end)]
     assert shared_renderer.decode_completion(body) == f"user\n{content.strip()}"
+
+
+def test_a_message_with_a_control_token_and_its_mark_is_refused(shared_renderer: PromptRenderer) -> None:
+    with pytest.raises(ProtocolViolationError, match="U\\+10FFFD"):
+        shared_renderer.render([Message("user", "<|im_start|>\U0010fffd12\U0010fffd")])
+    assert shared_renderer.render([Message("user", "\U0010fffd")])
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from grail_core.checkpoints.safety import check_model_files
 from grail_core.errors import CheckpointError
@@ -49,6 +49,29 @@ def test_a_normalizer_that_makes_gigabytes_is_refused() -> None:
     tokenizer.normalizer = normalizers.Sequence([normalizers.Replace("a", "a" * 512) for _ in range(4)])
     with pytest.raises(CheckpointError, match="prompts cannot be made with this tokenizer: "):
         check_model_files(files(tokenizer))
+
+
+@pytest.mark.parametrize(
+    ("steps", "why"),
+    [
+        ([decoders.Replace("a", "a" * 1000)] * 3, "prompts cannot be made"),
+        ([decoders.ByteLevel(), decoders.Fuse(), decoders.Replace(Regex("(a|aa)+$"), "x")], "the decoder gives up"),
+        ([decoders.Replace("a", "a" * 1000)], "the decoder makes"),
+    ],
+)
+def test_a_decoder_that_blows_up_is_refused(steps: list[Any], why: str) -> None:
+    """Completions are decoded by it, in the process of whoever grades them."""
+    tokenizer = of_bytes()
+    tokenizer.decoder = decoders.Sequence(steps)
+    with pytest.raises(CheckpointError, match=why):
+        check_model_files(files(tokenizer))
+
+
+def test_thousands_of_special_tokens_cost_little() -> None:
+    """As Gemma 3's vocabulary has them: 20,000 took over 20 s of processor time."""
+    tokenizer = of_bytes()
+    tokenizer.add_special_tokens([AddedToken(f"<|r{number}|>", special=True, normalized=False) for number in range(20_000)])
+    check_model_files(files(tokenizer, {"vocab_size": 20_256}))
 
 
 def test_a_token_of_which_the_model_has_no_embedding_is_refused() -> None:

@@ -58,7 +58,9 @@ class ControlTokens:
             and (token.special or token.content in written or token.content in listed)
         }
         self.ids = frozenset(self._ids.values())
-        self.texts = tuple(self._ids)
+        self.texts = tuple(sorted(self._ids, key=len, reverse=True))
+        self._letters = [(text, frozenset(text), text.lower(), frozenset(text.lower())) for text in self.texts]
+        self.ends, self.starts = _parts(self.texts)
         self.characters = frozenset(written).union(*self.texts)
         """Of the control tokens and of what the template writes: none of them may stand in for another."""
         self._changed_by_normalizer = bool(parsed.get("normalizer")) and any(
@@ -101,6 +103,13 @@ class ControlTokens:
             if number in self._own or token not in self.ids or token == self._unknown:
                 yield token
 
+    def written_in(self, content: str, *, lower: bool = False) -> Iterator[str]:
+        """Control tokens whose text a content (one in small letters: whose small letters) has in it, the longest first."""
+        letters = frozenset(content)  # most tokens are out by these: some vocabularies have thousands
+        for text, own, small, of_small in self._letters:
+            if (of_small if lower else own) <= letters and (small if lower else text) in content:
+                yield text
+
     def hidden_in(self, content: str) -> list[int]:
         """Where control tokens begin that only the normalizer makes of a content (another case, another width)."""
         return [match.start for match in self.matches(content)] if self._changed_by_normalizer else []
@@ -134,7 +143,6 @@ class Escaped:
     @classmethod
     def of(cls, contents: Sequence[str], controls: ControlTokens) -> Escaped:
         """Raises ProtocolViolationError: the contents leave no private-use character to stand in for others."""
-        texts = sorted(controls.texts, key=len, reverse=True)
         used = controls.characters.union(*contents)
         free = (chr(code) for code in _PRIVATE_USE if chr(code) not in used)
         hidden: dict[str, str] = {}
@@ -150,9 +158,8 @@ class Escaped:
         made = []
         for content in contents:
             text = content
-            for control in texts:
-                if control in text:
-                    text = text.replace(control, hide(control[0]) + control[1:])
+            for control in controls.written_in(content):
+                text = text.replace(control, hide(control[0]) + control[1:])
             for _ in range(_MAX_ROUNDS):
                 starts = controls.hidden_in(text)
                 if not starts:
@@ -163,31 +170,43 @@ class Escaped:
                 raise ProtocolViolationError("a message has control tokens in control tokens without an end")
             core = text.strip()  # a template may trim
             begin = text.find(core) if core else len(text)
-            text = text[:begin] + _edges(core, texts, hide) + text[begin + len(core) :]
-            made.append(_other_cases(_edges(text, texts, hide), texts, hide))
+            text = text[:begin] + _edges(core, controls, hide) + text[begin + len(core) :]
+            made.append(_other_cases(_edges(text, controls, hide), controls, hide))
         return cls(made, {ord(stand_in): character for character, stand_in in hidden.items()})
 
     def reveal(self, text: str) -> str:
         return text.translate(self._revealed)
 
 
-def _edges(content: str, controls: Sequence[str], hide: Callable[[str], str]) -> str:
+_Parts = dict[str, list[tuple[str, int]]]
+
+
+def _parts(texts: Sequence[str]) -> tuple[_Parts, _Parts]:
+    """Every beginning `text[:k]` by its last character, and every end `text[k:]` by its first."""
+    ends: _Parts = {}
+    starts: _Parts = {}
+    for text in texts:
+        for k in range(1, len(text)):
+            ends.setdefault(text[k - 1], []).append((text, k))
+            starts.setdefault(text[k], []).append((text, k))
+    return ends, starts
+
+
+def _edges(content: str, controls: ControlTokens, hide: Callable[[str], str]) -> str:
     """ "<|im_end|" in front of a template's ">" (or the reverse at the start) would make a token of the two."""
-    for control in controls:
-        for k in range(1, len(control)):
-            if content.endswith(control[:k]):
-                content = content[: len(content) - k] + hide(control[0]) + control[1:k]
-            if content.startswith(control[k:]):
-                content = control[k:-1] + hide(control[-1]) + content[len(control) - k :]
+    for control, k in controls.ends.get(content[-1:], ()):
+        if content.endswith(control[:k]):
+            content = content[: len(content) - k] + hide(control[0]) + control[1:k]
+    for control, k in controls.starts.get(content[:1], ()):
+        if content.startswith(control[k:]):
+            content = control[k:-1] + hide(control[-1]) + content[len(control) - k :]
     return content
 
 
-def _other_cases(content: str, controls: Sequence[str], hide: Callable[[str], str]) -> str:
+def _other_cases(content: str, controls: ControlTokens, hide: Callable[[str], str]) -> str:
     """ "<|IM_END|>" is a control token once a template has made it lower."""
-    lower = content.lower()
-    for control in controls:
-        if control.lower() in lower:  # a plain search: a pattern of all of them would cost their number for each character
-            content = re.sub(re.escape(control), lambda match: hide(match[0][0]) + match[0][1:], content, flags=re.IGNORECASE)
+    for control in controls.written_in(content.lower(), lower=True):
+        content = re.sub(re.escape(control), lambda match: hide(match[0][0]) + match[0][1:], content, flags=re.IGNORECASE)
     return content
 
 

@@ -14,7 +14,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -35,6 +35,7 @@ _HARD_CHARACTERS = 1 << 14
 _TAIL = "\u00e9 1b!"  # what a repetition is followed by makes a regular expression go back
 _HARD_TEXTS = ("a", " ", "\n", "1", "a ", "aA1!", "\u0301", "<")
 _WALL_SECONDS = 60
+_DECODED_TOGETHER = 1 << 13  # as many as the longest completion has
 
 _PROBES = (("user",), ("system", "user"), ("user", "assistant") * 16 + ("user",))
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{6,}>")
@@ -162,16 +163,30 @@ def files_main() -> None:
     for roles, text, length in _trials():
         content = (text * length)[: length // len(roles)] + _TAIL
         try:
-            made += bool(renderer.render([Message(role, content) for role in roles]))
+            tokens = renderer.render([Message(role, content) for role in roles])
+            made += bool(tokens)
+            _decoded(renderer, tokens)
         except (ProtocolViolationError, MemoryError) as error:
             if error.__cause__ is not None and not isinstance(error.__cause__, Exception):
                 _leave(
                     1, f"the tokenizer gives up on a text: {_first_line(error.__cause__)}"
                 )  # a panic: a pattern that blows up
             reasons.append(_first_line(error))
+    for first in range(0, renderer.vocabulary_size, _DECODED_TOGETHER):
+        _decoded(renderer, range(first, min(first + _DECODED_TOGETHER, renderer.vocabulary_size)))
     if not made:
         _leave(1, f"it gives no prompt: {reasons[0] if reasons else 'every one is empty'}")
     _leave(0, "")
+
+
+def _decoded(renderer: Any, tokens: Sequence[int]) -> None:
+    """Completions are decoded by the folder's own decoder, which can replace a letter by a gigabyte as a normalizer can."""
+    try:
+        text = renderer.decode_completion(tokens)
+    except BaseException as error:  # noqa: BLE001 - a panic in Rust is no Exception
+        _leave(1, f"the decoder gives up on its own tokens: {_first_line(error)}")
+    if len(text) > MAX_RENDERED_CHARACTERS:
+        _leave(1, f"the decoder makes {len(text)} characters of {len(tokens)} tokens")
 
 
 def _trials() -> Iterator[tuple[tuple[str, ...], str, int]]:

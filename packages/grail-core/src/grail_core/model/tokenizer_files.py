@@ -38,6 +38,8 @@ _REFUSED = {
     "tokenizer_object": "passes arguments to the tokenizer's constructor",
     "tokenizer_padding": "passes arguments to the tokenizer's constructor",
     "tokenizer_truncation": "passes arguments to the tokenizer's constructor",
+    "_json_padding": "passes arguments to the tokenizer's constructor",
+    "_json_truncation": "passes arguments to the tokenizer's constructor",
     "post_processor": "passes arguments to the tokenizer's constructor",
     "gguf_file": "reads the tokenizer from a GGUF file",
     "vocab": "builds the tokenizer anew",

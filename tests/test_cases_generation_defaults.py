@@ -11,6 +11,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
 from tokenizers.normalizers import Lowercase
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from grail_core.checkpoints.transfer import import_model
 from grail_core.errors import CheckpointError
@@ -70,7 +71,20 @@ def test_a_tokenizer_class_that_builds_another_pipeline_is_named(tmp_path: Path)
 
 
 def test_the_command_says_what_is_left_out(tmp_path: Path) -> None:
-    folder = model_folder(tmp_path / "model", {"min_p": 0.1, "eos_token_id": 257})
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = {**sizes, "num_key_value_heads": 2, "max_position_embeddings": 64}
+    folder = model_folder(tmp_path / "model", {"min_p": 0.1, "eos_token_id": 257}, config)
+    made = AutoModelForCausalLM.from_config(AutoConfig.for_model("qwen2", vocab_size=260, **config))
+    save_file(dict(made.state_dict()), folder / "model.safetensors")
     ended = CliRunner().invoke(cli, ["init", "--from", str(folder), "--out", str(tmp_path / "made")])
     assert ended.exit_code == 0, ended.output
     assert "min_p: 0.1" in ended.stderr
+
+
+def test_a_few_weights_of_a_large_configuration_cost_no_memory(tmp_path: Path) -> None:
+    """Qwen2's default is a model of 7 billion weights: 28 GB before the loader misses one."""
+    folder = model_folder(tmp_path / "model", {"eos_token_id": 257})
+    ended = CliRunner().invoke(cli, ["init", "--from", str(folder), "--out", str(tmp_path / "made")])
+    assert isinstance(ended.exception, CheckpointError)
+    assert "the folder holds 1,040 weights" in str(ended.exception)
+    assert not (tmp_path / "made").exists()

@@ -66,7 +66,25 @@ def _require_agreement(folder: Path) -> None:
     from grail_core.generation.agreement import check_agreement
     from grail_core.model.policy_model import PolicyModel
 
+    _require_all_weights(folder)
     check_agreement(PolicyModel.load(folder, dtype="float32"))
+
+
+def _require_all_weights(folder: Path) -> None:
+    """A loader makes the whole model of a configuration before it misses a tensor: a few bytes would cost all memory."""
+    from grail_core.checkpoints.delta.shards import map_weights
+    from grail_core.model.skeleton import skeleton
+
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    if isinstance(config.get("model_type"), str):
+        wanted = sum(parameter.numel() for parameter in skeleton(config).parameters())
+        held = sum(tensor.layout.elements for tensor in map_weights(folder).values())
+        if held < wanted:
+            raise CheckpointError(
+                f"the folder holds {held:,} weights, and its configuration makes a model of {wanted:,}",
+                where=str(folder),
+                hint="save the model anew with save_pretrained(folder)",
+            )
 
 
 def evaluate_command(settings: Settings, *, model: Path, env_id: str, problems: int, samples: int, as_json: bool) -> None:

@@ -176,7 +176,11 @@ def _require_listed(listed: Mapping[str, str] | None, headers: Mapping[Path, Map
     if listed is None:
         return
     single = [path.name for path in headers] == [SINGLE_FILE]
-    held = {name: path.name for path, placed in headers.items() for name in placed}
+    held: dict[str, str] = {}
+    for path, placed in headers.items():
+        for name in placed:
+            if held.setdefault(name, path.name) != path.name:
+                raise CheckpointError("two files hold the same tensor", where=f"{path}: {name}")
     for name, file_name in listed.items():
         if held.get(name) is None or (not single and held[name] != file_name):
             where = SINGLE_FILE if single else file_name

@@ -125,6 +125,15 @@ def test_damage_met_in_the_middle_of_a_run_is_the_same_error(made: Path, tmp_pat
         everything(ledger)
 
 
+def test_a_text_that_is_no_text_any_more_is_damage(made: Path, tmp_path: Path) -> None:
+    path = copy(made, tmp_path)
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE sightings SET reason = CAST(x'ff' AS TEXT) WHERE window = 30")
+        db.execute("DELETE FROM sums")
+    with pytest.raises(DamagedStateError, match="UTF-8"):
+        open_ledger(path).sightings(Window(30))
+
+
 def test_a_log_with_flipped_bits_gives_a_prefix_of_what_was_written(tmp_path: Path) -> None:
     """SQLite sums every frame: what comes after a damaged one is not there, what comes before is."""
     origin = tmp_path / "origin" / "ledger.sqlite"

@@ -49,13 +49,13 @@ class Database:
             raise
         return db
 
-    def check(self) -> None:
-        """Look through the file, for at most `CHECK_SECONDS`.
+    def check(self, seconds: float = CHECK_SECONDS) -> None:
+        """Look through the file, for at most so many seconds.
 
         Raises:
             DamagedStateError: a page is damaged. Others: as `error`.
         """
-        db, end = self.connect(), time.monotonic() + CHECK_SECONDS
+        db, end = self.connect(), time.monotonic() + seconds
         try:
             db.set_progress_handler(lambda: time.monotonic() > end, 10_000)
             try:
@@ -91,7 +91,10 @@ class Database:
         lacks = code == sqlite3.SQLITE_ERROR and str(error).startswith(
             ("no such", "malformed")
         )  # what its own tables are made of
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or lacks:
+        undecodable = code == 0 and str(error).startswith(
+            "Could not decode to UTF-8"
+        )  # Python's own: a text with a flipped bit
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or lacks or undecodable:
             return self.damaged(str(error))
         if code == sqlite3.SQLITE_NOMEM:
             return OutOfMemoryError("no memory is left", where=str(self.path), hint="free memory, or use a larger machine")

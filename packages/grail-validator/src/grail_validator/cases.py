@@ -91,11 +91,25 @@ class Standing:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What the checks of one drawn file gave: kept from then on, so that a validator that is killed does not do it again.
+
+    `basis` is the digest of all that it follows from (`judging.basis_of`): found with another one, it is made anew.
+    `verdict` is the miner's before the whole window is looked at. Of `evidence`, None and no rollouts are one.
+    """
+
+    basis: Digest
+    verdict: MinerVerdict
+    identities: tuple[Digest, ...] = ()
+    evidence: MinerEvidence | None = None
+
+
+@dataclass(frozen=True)
 class Means:
     """What a validator judges with. `sampling` gives, for a file's challenge seed, the means to measure what it draws.
 
-    `open_file` opens a stranger's bytes. `working` is told whose file is being worked on, and None when none is; `unforeseen`
-    of an error that nobody foresaw, which costs that miner's verdict alone.
+    `open_file` opens a stranger's bytes. `working` is told whose file is being worked on, and None when none is; `keep` what
+    it gave; `unforeseen` of an error that nobody foresaw, which costs that miner's verdict alone.
     """
 
     environment: Environment
@@ -106,6 +120,7 @@ class Means:
     sampling: Callable[[Digest], Sampling]
     open_file: OpenFile = in_this_process
     working: Callable[[Hotkey | None], None] = lambda _: None
+    keep: Callable[[Measured], None] = lambda _: None
     unforeseen: Callable[[Hotkey, Exception], None] = lambda *_: None
 
 
@@ -135,7 +150,10 @@ class Docket:
 
 @dataclass(frozen=True)
 class Case:
-    """One window ready to be judged. `given_up`: hotkeys whose files were in hand when this validator's process ended."""
+    """One window ready to be judged.
+
+    `given_up`: hotkeys whose files were in hand when this validator's process ended. `measured`: what was measured before then.
+    """
 
     context: WindowContext
     challenge: Challenge
@@ -144,6 +162,7 @@ class Case:
     means: Means
     files: SealedFiles
     given_up: frozenset[Hotkey] = frozenset()
+    measured: Mapping[Hotkey, Measured] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

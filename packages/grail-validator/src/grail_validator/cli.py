@@ -65,6 +65,42 @@ def explain(settings: Settings, window: int, hotkey: str | None, ledger: Path | 
 
 
 @cli.command()
+@click.argument("target", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--ledger",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="A validator's ledger.sqlite (default: the only one in GRAIL_STATE_DIR).",
+)
+@common_options
+def backup(settings: Settings, target: Path, ledger: Path | None) -> None:
+    """Copy this validator's ledger to TARGET, also while it runs.
+
+    The copy is one file, whole at one moment, and looked through before this ends with 0. It holds no key.
+
+    \b
+      grail-validator backup /backups/ledger-$(date +%F).sqlite
+    """
+    from grail_validator.ledger_copies import backup_ledger
+
+    backup_ledger(settings, target, ledger=ledger)
+
+
+@cli.command()
+@click.argument("source", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.option("--replace", is_flag=True, help="Also where there is a ledger; that one stays beside it.")
+@common_options
+def restore(settings: Settings, source: Path, replace: bool) -> None:
+    """Bring a copy of a ledger back, in the place of its network and hotkey in GRAIL_STATE_DIR.
+
+    The validator must not run. Windows since the copy are as if it had been away: what it has published of them stays, their
+    scores are adopted from another validator.
+    """
+    from grail_validator.ledger_copies import restore_ledger
+
+    restore_ledger(settings, source, replace=replace)
+
+
+@cli.command()
 @click.option(
     "--model",
     "models",

@@ -8,12 +8,14 @@ evidence. Nothing that one file does reaches another's verdict.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import grail_core
 from grail_core.environment import Environment
 from grail_core.errors import DiskFullError, GrailError
+from grail_core.files.evidence import MinerEvidence
 from grail_core.proof.calibration import Shape, shipped_table
 from grail_core.protocol import (
     Candidate,
@@ -30,6 +32,7 @@ from grail_core.protocol import (
     weights,
 )
 from grail_core.protocol.context import Challenge, WindowContext, challenge_seed
+from grail_core.protocol.encoding import canonical_json
 from grail_core.protocol.types import Digest, Hotkey, Window
 from grail_core.protocol.verdicts import MAX_REASON
 from grail_core.text import printable
@@ -39,7 +42,7 @@ from grail_core.verification.model_checks import calibration_version
 from grail_core.verification.seal import read_seal
 from grail_core.verification.verdict import inputs_of
 from grail_core.verification.wording import reject
-from grail_validator.cases import Announcement, Case, Docket, Memory, Sealed, Sighting, Standing, WindowResult
+from grail_validator.cases import Announcement, Case, Docket, Measured, Memory, Sealed, Sighting, Standing, WindowResult
 
 MISSING = reject(
     "file",
@@ -95,8 +98,11 @@ def _candidate(seal: Seal, memory: Memory, window: Window) -> Candidate:
 
 @dataclass(frozen=True)
 class _Judged:
+    """`identities` and `evidence` are those of an examination that came to an end."""
+
     verdict: MinerVerdict
-    examination: Examination | None = None
+    identities: tuple[Digest, ...] = ()
+    evidence: MinerEvidence | None = None
 
 
 def judge_window(case: Case) -> WindowResult:
@@ -120,18 +126,14 @@ def judge_window(case: Case) -> WindowResult:
         hotkey = one.entry.neuron.hotkey
         judged[hotkey] = _judge(one, case.files.elsewhere, case) or _Judged(_not_had(one, line))
     final = [_with_unsupported(one.verdict, case) for one in judged.values()]
-    counted = {
-        hotkey: one.examination.identities
-        for hotkey, one in judged.items()
-        if one.examination is not None and one.verdict.status is MinerStatus.ACCEPTED
-    }
+    counted = {hotkey: one.identities for hotkey, one in judged.items() if one.verdict.status is MinerStatus.ACCEPTED}
     final = [_with_shared(verdict, counted) for verdict in final]
     final += [_verdict(one, MinerStatus.NOT_SELECTED, active=True) for one in case.docket.sealed if not one.coin.selected]
     final += case.docket.refused
-    evidence = [judged[one.entry.neuron.hotkey].examination for one in drawn]
+    evidence = [judged[one.entry.neuron.hotkey].evidence for one in drawn]
     return WindowResult(
         body=_body(case, sorted(final, key=lambda verdict: verdict.uid)),
-        evidence=tuple(one.evidence for one in evidence if one is not None and one.evidence is not None),
+        evidence=tuple(one for one in evidence if one is not None),
         counted={hotkey: identities for hotkey, identities in counted.items() if identities},
         classes={one.entry.neuron.hotkey: one.seal.header.classes for one in case.docket.sealed},
     )
@@ -165,15 +167,21 @@ def _not_had(one: Sealed, line: _Line) -> MinerVerdict:
 
 def _judge(one: Sealed, read: Callable[[Hotkey, Seal], bytes | None], case: Case) -> _Judged | None:
     """One drawn file before the checks, None where `read` does not have it. What fails here of this validator's costs this
-    miner's verdict, and no other's. The file is let go: one is open at a time."""
-    hotkey = one.entry.neuron.hotkey
+    miner's verdict, and no other's. The file is let go: one is open at a time. What was measured before a restart is taken."""
+    hotkey, basis = one.entry.neuron.hotkey, basis_of(one, case)
+    known = case.measured.get(hotkey)
+    if known is not None and known.basis == basis:
+        verdict = replace(known.verdict, check_probability=one.coin.probability, coin=one.coin.coin)
+        return _Judged(verdict, known.identities, known.evidence)
     case.means.working(hotkey)
     try:
         data = read(hotkey, one.seal)
         if data is None:
             return None
         examination = _examine(one, data, case)
-        return _Judged(_ruling(one, examination), replace(examination, submission=None))
+        judged = _Judged(_ruling(one, examination), examination.identities, examination.evidence)
+        case.means.keep(Measured(basis, judged.verdict, judged.identities, judged.evidence))
+        return judged
     except DiskFullError:
         raise  # the operator's to mend; the window stays as it is
     except GrailError as error:
@@ -186,6 +194,23 @@ def _judge(one: Sealed, read: Callable[[Hotkey, Seal], bytes | None], case: Case
         return _Judged(_verdict(one, MinerStatus.INCONCLUSIVE, reason=reason))
     finally:
         case.means.working(None)
+
+
+def basis_of(one: Sealed, case: Case) -> Digest:
+    """Digest of all that the checks of a drawn file follow from, but for the coin that drew it: window, challenge, file,
+    versions, and the rollouts that its hotkey had counted before."""
+    neuron = one.entry.neuron
+    counted = sorted(case.standing.memory.counted.get(neuron.hotkey, ()))
+    told = {
+        "inputs": inputs_of(case.context, case.challenge).to_json(),
+        "versions": _versions(case.means.environment).to_json(),
+        "uid": neuron.uid,
+        "hotkey": neuron.hotkey.hex(),
+        "seal": hashlib.sha256(one.seal.encode()).hexdigest(),
+        "store_time_ms": one.entry.sighting.stored_at_ms,
+        "counted": hashlib.sha256(b"".join(counted)).hexdigest(),
+    }
+    return Digest(hashlib.sha256(canonical_json(told)).digest())
 
 
 def _examine(one: Sealed, data: bytes, case: Case) -> Examination:

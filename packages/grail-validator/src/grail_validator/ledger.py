@@ -7,6 +7,7 @@ step it was in and counts nothing twice; a window that was not judged is recorde
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -15,8 +16,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from grail_core.database import Database
-from grail_core.disk import storage_errors, sync_folder
+from grail_core.disk import storage_errors
 from grail_core.errors import ConfigurationError
 from grail_core.protocol import Adopted, MinerWindow, VerdictBody
 from grail_core.protocol.constants import (
@@ -28,38 +28,25 @@ from grail_core.protocol.constants import (
 from grail_core.protocol.types import Block, Digest, Hotkey, Window
 from grail_core.telemetry import get_logger
 from grail_core.verification.header import Classes
-from grail_validator.cases import Memory, Sighting, WindowStage
+from grail_validator.cases import Measured, Memory, Sighting, WindowStage
+from grail_validator.ledger_rows import measured_of, row_of, sum_of
+from grail_validator.ledger_schema import (
+    MIGRATIONS,
+    SCHEMA_VERSION,
+    copy_to,
+    ledger_database,
+    other_schema,
+    prepare,
+    schema_of,
+)
 
 log = get_logger(__name__)
 
-_SCHEMA_VERSION = 3
+_READABLE = {str(version) for version in (*MIGRATIONS, SCHEMA_VERSION)}
+"""What is looked into and never changed need not be migrated: the tables that are read are in all of them."""
+
 MAX_CRASHES_FORGIVEN = 1
 """Ends of a process while it judged a window, after which the file in hand is given up."""
-_STAGES = ", ".join(f"'{stage.value}'" for stage in WindowStage if stage is not WindowStage.UNSEEN)  # that is having no row
-_SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS windows (
-    window INTEGER PRIMARY KEY, step TEXT NOT NULL CHECK (step IN ({_STAGES})),
-    verdict BLOB, evidence BLOB) STRICT;
-CREATE TABLE IF NOT EXISTS sightings (
-    window INTEGER NOT NULL, hotkey BLOB NOT NULL, seal BLOB, stored_at_ms INTEGER NOT NULL, reason TEXT NOT NULL,
-    PRIMARY KEY (window, hotkey)) STRICT;
-CREATE TABLE IF NOT EXISTS scores (
-    window INTEGER NOT NULL, hotkey BLOB NOT NULL, declared INTEGER NOT NULL, active INTEGER NOT NULL,
-    checked INTEGER NOT NULL, unique_valid INTEGER NOT NULL, failed INTEGER NOT NULL, probability TEXT,
-    inconclusive INTEGER NOT NULL, PRIMARY KEY (window, hotkey)) STRICT;
-CREATE TABLE IF NOT EXISTS adopted (
-    window INTEGER PRIMARY KEY, validator BLOB NOT NULL, told INTEGER NOT NULL DEFAULT 0) STRICT;
-CREATE TABLE IF NOT EXISTS work (
-    window INTEGER PRIMARY KEY, crashes INTEGER NOT NULL, running INTEGER NOT NULL, hotkey BLOB) STRICT;
-CREATE TABLE IF NOT EXISTS given_up (window INTEGER NOT NULL, hotkey BLOB NOT NULL, PRIMARY KEY (window, hotkey)) STRICT;
-CREATE TABLE IF NOT EXISTS counted (
-    hotkey BLOB NOT NULL, identity BLOB NOT NULL, window INTEGER NOT NULL, PRIMARY KEY (hotkey, identity)) STRICT;
-CREATE TABLE IF NOT EXISTS sums (
-    window INTEGER NOT NULL, part TEXT NOT NULL, sha256 BLOB NOT NULL, PRIMARY KEY (window, part)) STRICT;
-CREATE TABLE IF NOT EXISTS classes (
-    hotkey BLOB PRIMARY KEY, proof TEXT NOT NULL, generation TEXT NOT NULL, since INTEGER NOT NULL) STRICT;
-"""
 
 
 @dataclass(frozen=True)
@@ -111,23 +98,6 @@ def owner_of(path: Path) -> tuple[str, str] | None:
         return None
 
 
-def _database(path: Path, *, read_only: bool = False) -> Database:
-    return Database(
-        path,
-        "the ledger",
-        "bring a copy back with its -wal file, or move it away to begin anew: scores of earlier windows are lost then",
-        read_only,
-    )
-
-
-def _other_schema(path: Path, found: str) -> ConfigurationError:
-    return ConfigurationError(
-        f"this ledger has schema {found}, and this program's is {_SCHEMA_VERSION}",
-        where=str(path),
-        hint="use the version of grail-validator that wrote it, or move it away: the scores of 72 windows are then another's",
-    )
-
-
 class Ledger:
     """One per validator hotkey. Connections are opened per call: any thread may use it."""
 
@@ -138,23 +108,19 @@ class Ledger:
             ConfigurationError: the file belongs to another network, hotkey or version, or cannot be used.
             DamagedStateError, DiskFullError, StorageError: as every other call may, whenever it meets it.
         """
-        self._database = _database(path)
+        self._database = ledger_database(path)
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        expected = {"schema": str(_SCHEMA_VERSION), "network": network_id.hex(), "hotkey": hotkey.hex()}
+        expected = {"network": network_id.hex(), "hotkey": hotkey.hex()}
         try:
-            with closing(self._connect()) as db, db:
-                db.executescript(_SCHEMA)
-                for name, value in expected.items():
-                    db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (name, value))
+            prepare(self._database, expected)
+            with closing(self._connect()) as db:
                 found = dict(db.execute("SELECT name, value FROM meta"))
             self._database.check()
         except sqlite3.DatabaseError as error:
             raise self._database.damaged(str(error)) from error
         for name, value in expected.items():
-            if found[name] != value:
-                if name == "schema":
-                    raise _other_schema(path, found[name])
+            if found.get(name) != value:
                 raise ConfigurationError(
                     f"this ledger is of another {name}",
                     where=str(path),
@@ -175,11 +141,11 @@ class Ledger:
                 hint="name a validator's ledger.sqlite; if this is one, bring a copy back with its -wal file",
             )
         ledger = cls.__new__(cls)
-        ledger._database = _database(path, read_only=True)
+        ledger._database = ledger_database(path, read_only=True)
         with closing(ledger._connect()) as db:
-            (schema,) = db.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone() or ("none",)
-        if schema != str(_SCHEMA_VERSION):
-            raise _other_schema(path, schema)
+            schema = schema_of(db) or "none"
+        if schema not in _READABLE:
+            raise other_schema(path, schema)
         return ledger
 
     @classmethod
@@ -203,16 +169,9 @@ class Ledger:
             )
         if owner != (network_id.hex(), hotkey.hex()):
             return False
+        with closing(ledger_database(former).connect()) as db:
+            copy_to(db, path)
         with storage_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.moving")
-            temporary.unlink(missing_ok=True)
-            with closing(_database(former).connect()) as db:
-                db.execute("VACUUM INTO ?", (str(temporary),))
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            sync_folder(path.parent)
             for suffix in ("", "-wal", "-shm"):
                 old = former.with_name(former.name + suffix)
                 if old.exists():
@@ -239,6 +198,19 @@ class Ledger:
                 if found[part] != parts[part]:
                     which = part if window == _ALL else f"{part} of window {window}"
                     raise self._database.damaged(f"{which}: not what was written")
+
+    def require_whole(self) -> None:
+        """Look at every page, and at every sum there is.
+
+        Raises:
+            DamagedStateError: something is not what was written.
+        """
+        self._database.check(seconds=math.inf)
+        with closing(self._connect()) as db:
+            self._require_sums(db, _ALL, _LAST)
+            windows = [window for (window,) in db.execute("SELECT window FROM windows WHERE step = 'sighted'")]
+        for window in windows:
+            self.measured(Window(window))
 
     def record_sighting(self, window: Window, sighting: Sighting) -> None:
         """What one hotkey's store answered at first sight; the first answer stays."""
@@ -295,6 +267,25 @@ class Ledger:
         with closing(self._connect()) as db, db:
             db.execute("UPDATE work SET running = 0, hotkey = NULL WHERE window = ?", (window,))
 
+    def record_measured(self, window: Window, measured: Measured) -> None:
+        """The checks of one drawn file came to an end: whatever ends this process now, they are not done again."""
+        values = row_of(measured)
+        with closing(self._connect()) as db, db:
+            db.execute("INSERT OR REPLACE INTO measured VALUES (?, ?, ?, ?, ?, ?, ?)", (window, *values, sum_of(values)))
+
+    def measured(self, window: Window) -> dict[Hotkey, Measured]:
+        """What was measured of a window that is not judged yet."""
+        with closing(self._connect()) as db:
+            rows = db.execute(
+                "SELECT hotkey, basis, verdict, identities, evidence, sha256 FROM measured WHERE window = ?", (window,)
+            ).fetchall()
+        found = {}
+        for *values, stated in rows:
+            if sum_of(tuple(values)) != stated:
+                raise self._database.damaged(f"what was measured in window {window}: not what was written")
+            found[Hotkey(values[0])] = measured_of(tuple(values))
+        return found
+
     def stage(self, window: Window) -> WindowStage:
         with closing(self._connect()) as db:
             row = db.execute("SELECT step FROM windows WHERE window = ?", (window,)).fetchone()
@@ -337,6 +328,7 @@ class Ledger:
             db.execute("UPDATE adopted SET told = 1")
             db.execute("DELETE FROM work WHERE window <= ?", (window,))
             db.execute("DELETE FROM given_up WHERE window <= ?", (window,))
+            db.execute("DELETE FROM measured WHERE window <= ?", (window,))
             _forget_seals(db, window)
             db.execute("DELETE FROM counted WHERE window <= ?", (window - UNIQUE_HISTORY_WINDOWS * WINDOW_LENGTH,))
             _write_sums(db, window)
@@ -456,6 +448,7 @@ class Ledger:
 
 _ALL = -1
 """In place of a window: sums of what belongs to no single one."""
+_LAST = 2**63 - 1
 
 
 def _sums(db: sqlite3.Connection, window: int) -> dict[str, bytes]:

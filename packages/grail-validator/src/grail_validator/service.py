@@ -184,7 +184,9 @@ class ValidatorService:
         if begun.hopeless:
             return Unreadable("this validator's process ended twice while it judged this window")
         seconds.load = time.perf_counter() - started
-        return Case(opened.context, opened.challenge, docket, standing, means, files, begun.given_up)
+        return Case(
+            opened.context, opened.challenge, docket, standing, means, files, begun.given_up, self.ledger.measured(window)
+        )
 
     def _files(self, window: Window) -> WindowFiles:
         return WindowFiles(self.participant, window)
@@ -219,6 +221,7 @@ class ValidatorService:
             sampling=sampling,
             open_file=self.confined.open_file,
             working=partial(self.ledger.note_work, window),
+            keep=partial(self.ledger.record_measured, window),
             unforeseen=partial(self._unforeseen, window),
         )
 

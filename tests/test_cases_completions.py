@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
-from pathlib import Path
 
 import pytest
 
 from grail_envs.sandbox import SandboxUnavailableError, shared_pool
+from tests.cases.rows import rows
 from tooling.testing.reported_cases.opened_thinking import as_graded
 from tooling.testing.reported_cases.problems import ANSWERED, CODED, FUNCTION, WRONG_FUNCTION, asked
 
-CASES = json.loads((Path(__file__).parent / "cases" / "completions.json").read_text(encoding="utf-8"))
+CASES = rows("completions.json")
 PLACES = re.compile(r"\{(code|wrong|answer|minuses|dots)(?::([^}]*))?\}")
 LONG = {"minuses": "-" * 20_000, "dots": ".a" * 20_000}
 LINE_ENDS = {"crlf": "\r\n", "cr": "\r"}

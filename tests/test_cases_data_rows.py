@@ -10,9 +10,10 @@ import pytest
 
 from grail_core.errors import EnvironmentUnavailableError
 from grail_envs.registry import load
+from tests.cases.rows import rows
 from tooling.testing.reported_cases.problems import ROWS
 
-CASES = json.loads((Path(__file__).parent / "cases" / "data_rows.json").read_text(encoding="utf-8"))
+CASES = rows("data_rows.json")
 SETS: dict[str, tuple[str, dict[str, Any]]] = {
     "humaneval": ("humaneval/HumanEval.jsonl", {}),
     "mbpp": ("mbpp/mbpp.jsonl", {"split": "train"}),

@@ -18,8 +18,9 @@ from grail_core.errors import CheckpointError
 from grail_core.generation.defaults import sampling_defaults
 from grail_trainer.cli import cli
 from tests.cases.prompt_folders import FolderCase, of_bytes_with
+from tests.cases.rows import rows
 
-CASES: list[dict[str, Any]] = json.loads((Path(__file__).parent / "cases" / "generation_defaults.json").read_text("utf-8"))
+CASES = rows("generation_defaults.json")
 
 
 def model_folder(path: Path, generation: dict[str, Any], config: dict[str, Any] | None = None) -> Path:

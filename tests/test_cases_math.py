@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,23 +11,17 @@ from hypothesis import strategies as st
 
 from grail_envs.exact_numbers import read_number
 from grail_envs.sandbox import math_side
+from tests.cases.rows import rows
 from tooling.testing.formula_pairs import KINDS, formula_pair
 
-CASES = Path(__file__).parent / "cases"
 
-
-def cases(name: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads((CASES / name).read_text(encoding="utf-8"))
-    return found
-
-
-@pytest.mark.parametrize("case", cases("math_pairs.json"), ids=lambda case: f"{case['gold']} | {case['answer']}")
+@pytest.mark.parametrize("case", rows("math_pairs.json"), ids=lambda case: f"{case['gold']} | {case['answer']}: {case['why']}")
 def test_two_answers_are_the_same_exactly_when_they_say_the_same(case: dict[str, Any]) -> None:
     verdict = math_side.grade({"gold": case["gold"], "answer": case["answer"]})
     assert verdict["passed"] == case["right"], (case["why"], verdict)
 
 
-@pytest.mark.parametrize("case", cases("numbers.json"), ids=lambda case: ascii(case["text"]))
+@pytest.mark.parametrize("case", rows("numbers.json"), ids=lambda case: f"{case['text']!a}: {case['why']}")
 def test_a_text_is_one_number_or_none(case: dict[str, Any]) -> None:
     number = read_number(case["text"])
     expected = None if case["value"] is None else (Fraction(case["value"]), case["percent"])

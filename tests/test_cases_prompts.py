@@ -15,11 +15,11 @@ from grail_core.environment import Message
 from grail_core.errors import CheckpointError, ProtocolViolationError
 from grail_core.model.prompts import PromptRenderer
 from tests.cases.prompt_folders import CASES, FolderCase
+from tests.cases.rows import rows
 from tooling.testing.prompt_folders import draw_folder
-from tooling.testing.prompt_parity import CASES as TEMPLATES_FILE
 from tooling.testing.prompt_parity import compare, reference
 
-TEMPLATES: list[dict[str, Any]] = json.loads(TEMPLATES_FILE.read_text("utf-8"))
+TEMPLATES = rows("prompt_templates.json")
 CONVERSATIONS = (
     [{"role": "user", "content": "hello what 1 < 2"}],
     [{"role": "system", "content": " be brief "}, {"role": "user", "content": "a\n\nb"}],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,9 @@ import pytest
 
 from grail_core.errors import ConfigurationError
 from grail_core.participant.settings import Settings, resolve
+from tests.cases.rows import rows
 
-CASES = json.loads((Path(__file__).parent / "cases" / "settings.json").read_text(encoding="utf-8"))
+CASES = rows("settings.json")
 
 
 @pytest.mark.parametrize("case", CASES, ids=[f"{case['file']}: {case['why']}" for case in CASES])

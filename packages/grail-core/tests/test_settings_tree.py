@@ -22,6 +22,7 @@ from grail_core.participant.deployment import (
     open_directory,
     require_registered,
 )
+from grail_core.participant.participant import Participant
 from grail_core.participant.settings import Settings, load_settings, resolve
 from grail_core.protocol.network import LOCALNET, NetworkParameters
 from grail_core.protocol.types import Hotkey
@@ -141,6 +142,23 @@ def test_a_network_file_of_before_the_numerics_classes_is_refused_with_what_it_l
     with pytest.raises(ConfigurationError, match=rf"no member '{missing}'") as caught:
         network_parameters(load_settings())
     assert caught.value.where == "network.json"
+
+
+@pytest.mark.parametrize(("said", "named"), [("9", 9), ("81", None), (None, None)])
+def test_a_netuid_that_is_said_is_the_networks_also_on_a_development_chain(
+    said: str | None, named: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    LocalChain.create("chain.sqlite", seed=1, netuid=81)
+    params = dataclasses.replace(LOCALNET, trainer_hotkey=Hotkey(b"\1" * 32), netuid=81)
+    Path("network.json").write_text(json.dumps(params.to_json()))
+    for name, value in (("BT_NETWORK", "local"), ("BT_CHAIN_ENDPOINT", "chain.sqlite"), ("GRAIL_NETWORK", "network.json")):
+        monkeypatch.setenv(name, value)
+    if said is not None:
+        monkeypatch.setenv("NETUID", said)
+    with pytest.raises(ConfigurationError) as stopped:  # nothing else is set up here, so something is missing in any case
+        Participant.from_settings(load_settings())
+    assert (stopped.value.where == "NETUID") == (named is not None)
+    assert named is None or f"asked for netuid {named}" in stopped.value.what
 
 
 def test_a_local_network_opens_with_one_clock_for_chain_store_and_beacon(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,9 @@ from click.testing import CliRunner
 
 from grail_core.errors import ConfigurationError, DamagedStateError
 from grail_core.keys import ss58
-from grail_core.participant.state import only_process
-from grail_core.protocol.types import Hotkey, Window
+from grail_core.participant.state import network_state, only_process
+from grail_core.protocol.network import LOCALNET
+from grail_core.protocol.types import Digest, Hotkey, Window
 from grail_validator import ledger_schema
 from grail_validator.cases import Sighting
 from grail_validator.cli import cli
@@ -58,8 +61,8 @@ def place(tmp_path: Path) -> Path:
     return tmp_path / "state" / f"net-{NETWORK.hex()[:16]}" / ss58(SELF) / "validator" / "ledger.sqlite"
 
 
-def ran(tmp_path: Path, *arguments: str) -> tuple[int, str]:
-    done = CliRunner(env={"GRAIL_STATE_DIR": str(tmp_path / "state")}).invoke(cli, arguments)
+def ran(tmp_path: Path, *arguments: str, **more: str) -> tuple[int, str]:
+    done = CliRunner(env={"GRAIL_STATE_DIR": str(tmp_path / "state"), **more}).invoke(cli, arguments)
     told = done.exception if done.exception is not None and not isinstance(done.exception, SystemExit) else ""
     return done.exit_code, done.output + str(told)
 
@@ -67,6 +70,8 @@ def ran(tmp_path: Path, *arguments: str) -> tuple[int, str]:
 def test_a_copy_that_is_brought_back_is_the_ledger_as_it_was(place: Path, tmp_path: Path) -> None:
     judge(open_ledger(place), 30, 60)
     copy = tmp_path / "copies" / "monday.sqlite"
+    assert "no such folder" in ran(tmp_path, "backup", str(copy))[1]
+    copy.parent.mkdir()
     assert ran(tmp_path, "backup", str(copy)) == (0, f"{copy}: windows judged up to 60\n")
     judge(open_ledger(place), 90)
     code, said = ran(tmp_path, "restore", str(copy))
@@ -142,14 +147,22 @@ def test_a_damaged_ledger_makes_no_copy_and_a_damaged_copy_is_not_brought_back(p
     assert place.with_name("ledger.sqlite.replaced-1").read_bytes()[100:] == bytes(8000)
 
 
-def test_a_copy_of_an_unknown_network_and_a_file_that_is_none_are_named(place: Path, tmp_path: Path) -> None:
-    other = Ledger(tmp_path / "other.sqlite", network_id=b"\1" * 32, hotkey=SELF)
-    judge(other, 30)
-    open_ledger(place)
-    assert "knows nothing of the network" in ran(tmp_path, "restore", str(tmp_path / "other.sqlite"))[1]
+def test_a_machine_that_never_ran_the_validator_gets_its_ledger_where_it_will_look(place: Path, tmp_path: Path) -> None:
+    judge(open_ledger(place), 30)
+    copy = tmp_path / "copy.sqlite"
+    assert ran(tmp_path, "backup", str(copy))[0] == 0
+    shutil.rmtree(tmp_path / "state")
+    params = replace(LOCALNET, trainer_hotkey=MINERS[0])
+    (tmp_path / "network.json").write_text(json.dumps(params.to_json()))
+    code, said = ran(tmp_path, "restore", str(copy), GRAIL_NETWORK=str(tmp_path / "network.json"))
+    assert code == 0, said
+    expected = network_state(tmp_path / "state", params, Digest(NETWORK)) / ss58(SELF) / "validator" / "ledger.sqlite"
+    assert open_ledger(expected).last_judged() == 30
+
+
+def test_what_is_no_ledger_and_a_machine_without_one_are_named(place: Path, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("hello")
     assert "is no ledger" in ran(tmp_path, "restore", str(tmp_path / "text"))[1]
-    shutil.rmtree(tmp_path / "state")
     assert "0 validators' ledgers" in ran(tmp_path, "backup", str(tmp_path / "copy"))[1]
 
 

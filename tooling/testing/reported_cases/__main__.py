@@ -26,6 +26,15 @@ TABLES: dict[str, Callable[[str, list[dict[str, Any]]], Iterator[Outcome]]] = {
     "store_answers.json": stores.outcomes,
 }
 
+FORMS = """\
+The files are reports as they were sent, each in a form of its own (rows of tests/cases have other ones):
+  math_pairs.json      gold, answer, right (true, false; null leaves it open), why
+  completions.json     environment, completion (words in capitals stand for the right code or answer), right
+  dotenv_cases.json    file, text or bytes, right ("an error that names line 1", a value, ...)
+  store_answers.json   call, status, headers, body, right (a value, or an error's name)
+  *.py                 prints "ok ..." or "WRONG ...", or "... (right: ...)", a case a line
+"""
+
 
 def outcomes_of(path: Path) -> Iterator[Outcome]:
     """Every case of one file; a file that nothing here reads is a wrong one, so that none is left out in silence."""
@@ -41,7 +50,12 @@ def outcomes_of(path: Path) -> Iterator[Outcome]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tooling.testing.reported_cases", description="Run reported cases.")
+    parser = argparse.ArgumentParser(
+        prog="hatch run cases",
+        description="Run reported cases.",
+        epilog=FORMS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--cases", type=Path, default=DEFAULT, metavar="FOLDER", help=f"where they lie (default: {DEFAULT})")
     parser.add_argument("--all", action="store_true", help="print what is right too")
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these files")

@@ -13,7 +13,7 @@ from tooling.testing.reported_cases.outcome import Outcome, Verdict, outcome
 def outcomes(file: str, rows: list[dict[str, Any]]) -> Iterator[Outcome]:
     """One outcome for each pair."""
     for number, row in enumerate(rows, start=1):
-        name = f"{number}, {row['gold']} and {row['answer']}: {row['why']}"
+        name = f"{number}, {row['gold']} and {row['answer']}: {row.get('why', '')}"
         grade = grade_formula(row["gold"], row["answer"])
         found = f"{'equal' if grade.success else 'not equal'} ({grade.detail})"
         if row["right"] is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import json
 import math
 import os
@@ -25,7 +26,7 @@ from typing import Any, Final
 from grail_core.capabilities import best_constant_of, capabilities_of, teacher_of
 from grail_core.environment import THINK_CLOSE, THINK_OPEN, Environment, GradeOutcome
 from grail_core.errors import GrailError
-from grail_envs.registry import load, load_held_out
+from grail_envs.registry import factory, load, load_held_out
 
 MEDIAN_MS: Final = 2.0
 WORST_MS: Final = 50.0
@@ -94,7 +95,7 @@ def _capabilities(env: Environment, env_id: str, parameters: Mapping[str, Any]) 
         problems = [env.problem(seed) for seed in range(8)]
         if offered.held_out is not None:
             held_out = load_held_out(env_id, **parameters)
-            if held_out.spec.digest == env.spec.digest:
+            if held_out.spec.digest == env.spec.digest and not _is_held_out(env_id, parameters, offered.held_out):
                 return False, "held_out: the same problems as those that are trained on (equal digests)"
         best_constant_of(env, problems)
         for stage in teacher_of(env).stages:
@@ -110,6 +111,13 @@ def _capabilities(env: Environment, env_id: str, parameters: Mapping[str, Any]) 
         return False, error.what
     names = [field.name for field in dataclasses.fields(offered) if getattr(offered, field.name)]
     return True, ", ".join(names) or "none offered"
+
+
+def _is_held_out(env_id: str, parameters: Mapping[str, Any], held_out: Mapping[str, Any]) -> bool:
+    """Whether these very parameters, or the defaults, ask for the problems that nobody trains on."""
+    defaults = {name: one.default for name, one in inspect.signature(factory(env_id)).parameters.items()}
+    chosen = {**defaults, **parameters}
+    return all(chosen.get(name) == value for name, value in held_out.items())
 
 
 def _only_thought(text: str) -> tuple[str, ...]:

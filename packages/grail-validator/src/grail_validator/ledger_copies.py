@@ -11,6 +11,7 @@ import click
 from grail_core.disk import storage_errors, sync_folder
 from grail_core.errors import ConfigurationError, DamagedStateError
 from grail_core.keys import ss58
+from grail_core.participant.deployment import network_parameters
 from grail_core.participant.settings import Settings
 from grail_core.participant.state import only_process
 from grail_core.protocol.types import Hotkey
@@ -31,6 +32,8 @@ def backup_ledger(settings: Settings, target: Path, *, ledger: Path | None) -> N
     """
     source = ledger if ledger is not None else _only_ledger(settings)
     opened = Ledger.reading(source)
+    if not target.parent.is_dir():  # not made: what should be a mounted device may be missing
+        raise ConfigurationError("there is no such folder", where=str(target.parent), hint="make it, or mount its device")
     with closing(ledger_database(source, read_only=True).connect()) as db:
         copy_to(db, target)
     copy = Ledger.reading(target)
@@ -47,8 +50,8 @@ def restore_ledger(settings: Settings, source: Path, *, replace: bool) -> None:
     """Put a copy in its validator's place; what lies there stays beside it under another name.
 
     Raises:
-        ConfigurationError: the copy is no ledger; this machine does not know its network; or a ledger is there already, and
-            `replace` is not said.
+        ConfigurationError: the copy is no ledger; GRAIL_NETWORK names none; or a ledger is there already, and `replace` is
+            not said.
         DamagedStateError: the copy is damaged; nothing is changed.
         AlreadyRunningError: the validator runs.
     """
@@ -102,13 +105,15 @@ def _place_of(settings: Settings, source: Path) -> Path:
         raise ConfigurationError("this file is no ledger", where=str(source), hint="name a copy that `backup` made")
     network, hotkey = owner[0], ss58(Hotkey(bytes.fromhex(owner[1])))
     networks = sorted(settings.state_dir.glob(f"*-{network[:16]}"))
-    if len(networks) != 1:
+    if len(networks) > 1:
         raise ConfigurationError(
-            f"this machine knows nothing of the network {network[:16]}… that the copy is of",
+            f"{len(networks)} folders are of the network {network[:16]}…: {', '.join(path.name for path in networks)}",
             where=str(settings.state_dir),
-            hint="set GRAIL_STATE_DIR to the validator's, or start the validator once, stop it and restore then",
+            hint="keep the one that GRAIL_NETWORK names",
         )
-    return networks[0] / hotkey / "validator" / "ledger.sqlite"
+    # A machine that has not run it yet: the folder that a role of this network would make.
+    folder = networks[0] if networks else settings.state_dir / f"{network_parameters(settings).name}-{network[:16]}"
+    return folder / hotkey / "validator" / "ledger.sqlite"
 
 
 def _only_ledger(settings: Settings) -> Path:

@@ -58,9 +58,11 @@ class Participant:
         """Open everything; the first thing that is wrong ends with its error (what, where, what to try)."""
         params = network_parameters(settings)
         chain = open_chain(settings)
-        if chain.netuid != params.netuid:
+        # A development chain has its netuid in its file; what the operator says counts all the same.
+        asked = settings.netuid if "netuid" in settings.model_fields_set else chain.netuid
+        if not asked == chain.netuid == params.netuid:
             raise ConfigurationError(
-                f"the chain is asked for netuid {chain.netuid}, and network {params.name} is on netuid {params.netuid}",
+                f"the chain is asked for netuid {asked}, and network {params.name} is on netuid {params.netuid}",
                 where="NETUID",
                 hint="set NETUID to the network's, or GRAIL_NETWORK to the file of this subnet's network",
             )

@@ -17,6 +17,7 @@ from typing import Any
 
 from grail_core.checkpoints.sizes import bound_sizes
 from grail_core.errors import CheckpointError
+from grail_core.model.lfs_pointers import refuse_pointer
 from grail_core.model.prompt_trial import check_prompts
 from grail_core.model.prompt_trial import check_template as check_template
 from grail_core.model.tokenizer_files import (
@@ -32,6 +33,7 @@ from grail_core.protocol.types import Digest
 MAX_FILE_BYTES = 64 << 20
 """Of a tokenizer's own files; what the others may have says `_SMALL_FILES`."""
 CONFIG_FILE = "config.json"
+_SMALLER = "no model that is known here has such a file; save the folder anew with save_pretrained"
 
 _TOKENIZER_FILES = {
     "tokenizer.json",
@@ -80,8 +82,9 @@ def read_model_files(folder: Path) -> ModelFiles:
         if not path.is_file():
             continue
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise CheckpointError(f"the file is larger than {MAX_FILE_BYTES} bytes", where=str(path))
+            raise CheckpointError(f"the file is larger than {MAX_FILE_BYTES} bytes", where=str(path), hint=_SMALLER)
         files[name] = path.read_bytes()
+        refuse_pointer(files[name], where=str(path))
     return check_model_files(files, where=str(folder))
 
 
@@ -102,18 +105,28 @@ def check_model_files(files: Mapping[str, bytes], *, where: str = "model files")
             )
         most = _SMALL_FILES.get(name, MAX_FILE_BYTES)
         if len(data) > most:
-            raise CheckpointError(f"the file has {len(data)} bytes, the limit is {most}", where=f"{where}: {name}")
+            raise CheckpointError(
+                f"the file has {len(data)} bytes, the limit is {most}", where=f"{where}: {name}", hint=_SMALLER
+            )
         if name.endswith(".json"):
             parsed[name] = _json(data, f"{where}: {name}")
     config = parsed.get(CONFIG_FILE)
     if not isinstance(config, dict):
-        raise CheckpointError("there is no config.json that is an object", where=where)
+        raise CheckpointError(
+            f"there is no {CONFIG_FILE} that is an object" if CONFIG_FILE in parsed else f"there is no {CONFIG_FILE}",
+            where=where,
+            hint="a folder that save_pretrained(folder) or `hf download` wrote has one",
+        )
     bound_sizes(config, f"{where}: {CONFIG_FILE}")
     for name in (CONFIG_FILE, "tokenizer_config.json", "generation_config.json"):
         _refuse_code(parsed.get(name), f"{where}: {name}")
     architectures = config.get("architectures")
     if not isinstance(architectures, list) or len(architectures) != 1 or not re.fullmatch(r"\w{1,128}", str(architectures[0])):
-        raise CheckpointError("config.json does not name one architecture", where=where)
+        raise CheckpointError(
+            "config.json does not name one architecture",
+            where=where,
+            hint='write the class of the model into it, such as "architectures": ["Qwen2ForCausalLM"]; save_pretrained does',
+        )
     template = chat_templates(parsed.get("tokenizer_config.json"), files.get(TEMPLATE_FILE), where=where)
     for name, text in template.items():
         check_template(text, where=f"{where}: chat template {name}", used=name == "default")
@@ -140,7 +153,9 @@ def _json(data: bytes, where: str) -> Any:
     try:
         return json.loads(data.decode("utf-8"), object_pairs_hook=_distinct_members)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"the file is no JSON: {error}", where=where) from error
+        raise CheckpointError(
+            f"the file is no JSON: {error}", where=where, hint="mend it there, or fetch or save the folder again"
+        ) from error
 
 
 def _distinct_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -19,11 +20,15 @@ from grail_core.checkpoints.publish import publishable
 from grail_core.checkpoints.safety import CONFIG_FILE, ModelFiles, check_model_files, read_model_files
 from grail_core.disk import storage_errors, sync_folder
 from grail_core.errors import CheckpointError
-from grail_core.generation.defaults import folder_notes
+from grail_core.generation.defaults import folder_notes, sampling_defaults
+from grail_core.model.prompts import PromptRenderer
 from grail_core.model.skeleton import check_configuration
+from grail_core.model.tokenizer_files import cutting_notes
 from grail_core.model.transformers_prompts import other_tokenizer_notes, require_transformers_agrees
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
+_ADAPTER_FILE = "adapter_config.json"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.\-]{0,95}/[A-Za-z0-9][\w.\-]{0,95}")
 _EIGHT_BITS = {"F8_E4M3", "F8_E5M2"}  # cast like the others: every one of them is a number of bf16
 
 
@@ -45,10 +50,14 @@ class ImportedModel:
         return sum(tensor.layout.nbytes for tensor in self.weights.values())
 
 
-def import_model(folder: Path, *, dtype: str = "BF16") -> ImportedModel:
+def import_model(folder: Path, *, dtype: str = "BF16", for_network: bool = False) -> ImportedModel:
     """Read a model that somebody saved with `save_pretrained`; floating-point weights are cast to `dtype`.
 
     Weights already in `dtype` are mapped, not copied.
+
+    Args:
+        for_network: also refuse a folder that cannot be a network's first checkpoint: without a tokenizer, a chat template or
+            an end token nobody can make prompts or end completions.
 
     Raises:
         CheckpointError: no safetensors weights or a part of them, no config, remote code, an impure chat template or prompts
@@ -60,22 +69,50 @@ def import_model(folder: Path, *, dtype: str = "BF16") -> ImportedModel:
         raise CheckpointError(f"weights cannot be published as {dtype}", hint="BF16 is what the protocol runs")
     folder = Path(folder)
     if not folder.is_dir():
-        raise CheckpointError("there is no such model folder", where=str(folder))
+        raise _no_folder(folder)
+    _refuse_adapter(folder)
     files = read_model_files(folder)
     require_transformers_agrees(folder)
-    notes = folder_notes(folder) + other_tokenizer_notes(folder)
+    if for_network:
+        PromptRenderer(folder)
+        sampling_defaults(folder)
+    notes = folder_notes(folder) + other_tokenizer_notes(folder) + cutting_notes(folder)
     weights = publishable(map_weights(folder))
     _require_package_reads(folder)
-    check_configuration(json.loads(files.files[CONFIG_FILE]))
+    check_configuration(json.loads(files.files[CONFIG_FILE]), where=str(folder))
     if files.files.get(CONFIG_FILE) and json.loads(files.files[CONFIG_FILE]).get("tie_word_embeddings"):
         weights = _without_second_head(weights)
-    cast = {name: _cast(name, tensor, dtype) for name, tensor in weights.items()}
+    cast = {name: _cast(name, tensor, dtype, folder) for name, tensor in weights.items()}
     config = json.loads(files.files[CONFIG_FILE])
     names = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
     config.pop("torch_dtype", None)
     config["dtype"] = names[dtype]
     changed = {**files.files, CONFIG_FILE: json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"}
     return ImportedModel(cast, check_model_files(changed, where=str(folder)), notes)
+
+
+def _no_folder(folder: Path) -> CheckpointError:
+    if folder.exists():
+        return CheckpointError("this is no folder", where=str(folder), hint="name the folder that the model's files are in")
+    if _HUB_NAME.fullmatch(str(folder)):
+        return CheckpointError(
+            "there is no such model folder, and a model of a hub is not fetched by itself",
+            where=str(folder),
+            hint=f"fetch it first: `hf download {folder} --local-dir FOLDER`, then name that folder",
+        )
+    return CheckpointError(
+        "there is no such model folder", where=str(folder), hint="name a folder that save_pretrained or `hf download` wrote"
+    )
+
+
+def _refuse_adapter(folder: Path) -> None:
+    if (folder / _ADAPTER_FILE).is_file() and next(folder.glob("model*.safetensors*"), None) is None:
+        raise CheckpointError(
+            f"this is an adapter ({_ADAPTER_FILE}), not a model: it holds what is added to another model's weights",
+            where=str(folder),
+            hint="merge it: `AutoPeftModelForCausalLM.from_pretrained(folder).merge_and_unload().save_pretrained(merged)` "
+            "(peft), with the tokenizer beside it",
+        )
 
 
 def export_checkpoint(cached: Path, folder: Path) -> None:
@@ -135,7 +172,11 @@ def _require_package_reads(folder: Path) -> None:
             with safe_open(str(path), "np"):
                 pass
         except (SafetensorError, OSError, ValueError) as error:
-            raise CheckpointError(f"the safetensors package refuses the file: {error}", where=str(path)) from error
+            raise CheckpointError(
+                f"the safetensors package refuses the file: {error}",
+                where=str(path),
+                hint="save the model anew with save_pretrained(folder)",
+            ) from error
 
 
 def _without_second_head(weights: dict[str, RawTensor]) -> dict[str, RawTensor]:
@@ -147,7 +188,7 @@ def _without_second_head(weights: dict[str, RawTensor]) -> dict[str, RawTensor]:
     return weights
 
 
-def _cast(name: str, tensor: RawTensor, dtype: str) -> RawTensor:
+def _cast(name: str, tensor: RawTensor, dtype: str, folder: Path) -> RawTensor:
     import torch
 
     if tensor.layout.dtype.name not in _FLOATS | _EIGHT_BITS:
@@ -156,7 +197,9 @@ def _cast(name: str, tensor: RawTensor, dtype: str) -> RawTensor:
     if tensor.layout.dtype.name in _EIGHT_BITS:
         values = values.float()  # torch asks nothing of them as they are
     if not bool(torch.isfinite(values).all()):
-        raise CheckpointError("the weights are not finite", where=name, hint="this model is broken; import another")
+        raise CheckpointError(
+            "the weights are not finite", where=f"{folder}: {name}", hint="this model is broken; import another"
+        )
     if tensor.layout.dtype.name == dtype:
         return tensor
     target = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}[dtype]
@@ -164,7 +207,7 @@ def _cast(name: str, tensor: RawTensor, dtype: str) -> RawTensor:
     if not bool(torch.isfinite(made).all()):
         raise CheckpointError(
             f"a weight of {float(values.abs().max()):.3g} is beyond what {dtype} holds",
-            where=name,
+            where=f"{folder}: {name}",
             hint="this model cannot be published in that type; scale the weights, or import another",
         )
     layout = Layout(DTYPES[dtype], tensor.layout.shape)

@@ -98,7 +98,11 @@ def _number(value: dict[str, Any], name: str, default: float, least: float, most
     if found is None:
         return default
     if not isinstance(found, int | float) or isinstance(found, bool) or not least <= found <= most:
-        raise CheckpointError(f"{name} is {found!r}, not a number from {least} to {most}", where=str(folder))
+        raise CheckpointError(
+            f"{name} is {found!r}, not a number from {least} to {most}",
+            where=str(folder),
+            hint=f"set {name} in generation_config.json to such a number, or leave it out",
+        )
     return type(default)(found)
 
 

@@ -75,7 +75,9 @@ class HfGenerator:
         for request in requests:
             if completion_limit(self._policy, self._model.context_length, len(request.prompt)) < 1:
                 raise ProtocolViolationError(
-                    f"a prompt of {len(request.prompt)} tokens leaves no room in a context of {self._model.context_length}"
+                    f"a prompt of {len(request.prompt)} tokens leaves no room in a context of {self._model.context_length}",
+                    where="max_position_embeddings in config.json",
+                    hint="use a model with a longer context, or an environment with shorter problems",
                 )
         # Rows with the same prompt decode together, and prompts of like length, so that little of a batch is padding.
         order = sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt), requests[i].prompt))

@@ -34,14 +34,22 @@ def compile_template(template: str, *, where: str) -> Any:
     from jinja2 import TemplateError
 
     if len(template.encode("utf-8", "surrogatepass")) > MAX_TEMPLATE_BYTES:
-        raise CheckpointError(f"the chat template has more than {MAX_TEMPLATE_BYTES} bytes", where=where)
+        raise CheckpointError(
+            f"the chat template has more than {MAX_TEMPLATE_BYTES} bytes", where=where, hint="use a shorter one"
+        )
     environment = _environment()
     try:
         tree = environment.parse(template)
         _refuse_impure(tree, where)
         return environment.from_string(template)
     except (TemplateError, RecursionError, SyntaxError, OverflowError, ValueError) as error:
-        raise CheckpointError(f"the chat template does not compile: {error}", where=where) from error
+        line = getattr(error, "lineno", None)
+        at = f" (line {line})" if isinstance(line, int) and "line " not in str(error) else ""
+        raise CheckpointError(
+            f"the chat template does not compile: {' '.join(str(error)[:300].split())}{at}",
+            where=where,
+            hint=f"mend the template{at or ' there'}: what Jinja says of it stands above",
+        ) from error
 
 
 def literal_text(template: str) -> str:
@@ -146,14 +154,16 @@ def _refuse_impure(tree: Any, where: str) -> None:
 
     for kind in (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends):
         if next(tree.find_all(kind), None) is not None:
-            raise CheckpointError("the chat template imports another template", where=where)
+            raise CheckpointError(
+                "the chat template imports another template", where=where, hint="write what it imports into it"
+            )
     asked = meta.find_undeclared_variables(tree)
     clocks = asked & ({_CLOCK} | {name for name in _DATES & asked if not _has_default(tree, name)})
     if clocks:
         raise CheckpointError(
             f"the chat template reads a clock ({', '.join(sorted(clocks))}), so prompts would differ from day to day",
             where=where,
-            hint="write a fixed date into the template",
+            hint="write the date into the template, as a text that stays",
         )
     impure = (asked & _IMPURE_GLOBALS) | ({node.name for node in tree.find_all(nodes.Filter)} & _IMPURE_FILTERS)
     impure |= {name for name in _names(tree) if name.startswith("__")}

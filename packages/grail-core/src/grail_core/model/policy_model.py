@@ -127,7 +127,11 @@ class PolicyModel:
         }
         if any(problems.values()):
             text = "; ".join(f"{name.replace('_', ' ')}: {', '.join(keys[:3])}" for name, keys in problems.items() if keys)
-            raise CheckpointError(f"the tensors do not fit the configuration ({text})", where=str(folder))
+            raise CheckpointError(
+                f"the tensors do not fit the configuration ({text})",
+                where=str(folder),
+                hint="config.json and weights must be of one model: save it anew with save_pretrained(folder)",
+            )
         return cls(module.to(device).requires_grad_(False))
 
     @property
@@ -159,7 +163,9 @@ class PolicyModel:
                 raise OverlongSequenceError("a row without tokens", where=f"row {index}")
             if len(row) > self.context_length:
                 raise OverlongSequenceError(
-                    f"{len(row)} tokens, but the context has {self.context_length}", where=f"row {index}"
+                    f"{len(row)} tokens, but the context has {self.context_length}",
+                    where=f"row {index}",
+                    hint="the context is max_position_embeddings in config.json: use a model with a longer one",
                 )
             low, high = min(row), max(row)
             if low < 0 or high >= size:

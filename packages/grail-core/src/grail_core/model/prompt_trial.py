@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -35,6 +36,9 @@ _HARD_CHARACTERS = 1 << 14
 _TAIL = "\u00e9 1b!"  # what a repetition is followed by makes a regular expression go back
 _HARD_TEXTS = ("a", " ", "\n", "1", "a ", "aA1!", "\u0301", "<")
 _WALL_SECONDS = 60
+_MAX_REASON = 500
+_ANEW = "save the tokenizer anew with `save_pretrained`, and try a conversation with `apply_chat_template`"
+_PLAIN = "the template must render a user's message, and nothing but text that follows from messages and folder"
 _DECODED_TOGETHER = 1 << 13  # as many as the longest completion has
 
 _PROBES = (("user",), ("system", "user"), ("user", "assistant") * 16 + ("user",))
@@ -54,12 +58,13 @@ def check_template(template: str, *, where: str, used: bool = True) -> None:
     """
     if len(template.encode("utf-8", "surrogatepass")) > MAX_TEMPLATE_BYTES:
         raise CheckpointError(f"the chat template has more than {MAX_TEMPLATE_BYTES} bytes", where=where)
-    why = _tried_template(template, used)
-    if why:
+    refused = _tried_template(template, used)
+    if refused is not None:
         raise CheckpointError(
-            f"the chat template cannot be relied on: {why}",
+            f"the chat template cannot be relied on: {refused.why}",
             where=where,
-            hint=f"a conversation must render within {MAX_PROCESSOR_SECONDS} s and {MAX_ADDRESS_SPACE >> 20} MiB, the same "
+            hint=refused.hint
+            or f"a conversation must render within {MAX_PROCESSOR_SECONDS} s and {MAX_ADDRESS_SPACE >> 20} MiB, the same "
             "for everybody and on every day",
         )
 
@@ -75,29 +80,36 @@ def check_prompts(files: Mapping[str, bytes], *, vocabulary: int | None, where: 
         CheckpointError: they cannot be read as Transformers reads them, a token is none of the model's, no conversation
             gives a prompt, or it takes more than the limits.
     """
-    why = _tried_files(tuple(sorted(files.items())), vocabulary)
-    if why:
+    refused = _tried_files(tuple(sorted(files.items())), vocabulary)
+    if refused is not None:
         raise CheckpointError(
-            f"prompts cannot be made with this tokenizer: {why}",
+            f"prompts cannot be made with this tokenizer: {refused.why}",
             where=where,
-            hint="a prompt must be what Transformers makes of the folder, within "
+            hint=refused.hint
+            or "a prompt must be what Transformers makes of the folder, within "
             f"{MAX_TOKENIZER_SECONDS} s and {MAX_TOKENIZER_SPACE >> 30} GiB",
         )
 
 
+@dataclass(frozen=True)
+class _Refusal:
+    why: str
+    hint: str = ""  # none: the limits are the hint
+
+
 @lru_cache(maxsize=64)
-def _tried_template(template: str, used: bool) -> str:
+def _tried_template(template: str, used: bool) -> _Refusal | None:
     return _child("template_main", {"template": template, "used": used})
 
 
 @lru_cache(maxsize=16)
-def _tried_files(files: tuple[tuple[str, bytes], ...], vocabulary: int | None) -> str:
+def _tried_files(files: tuple[tuple[str, bytes], ...], vocabulary: int | None) -> _Refusal | None:
     coded = {name: base64.b64encode(data).decode() for name, data in files}
     return _child("files_main", {"files": coded, "vocabulary": vocabulary})
 
 
-def _child(entry: str, value: Any) -> str:
-    """Why it is refused; empty if it is not. Raises CheckpointError where the child could not be run."""
+def _child(entry: str, value: Any) -> _Refusal | None:
+    """None if it is not refused. Raises CheckpointError where the child could not be run."""
     folders = [str(Path(folder).resolve()) for folder in sys.path if folder]
     command = [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", _BOOT, entry, *dict.fromkeys(folders)]
     try:
@@ -113,8 +125,13 @@ def _child(entry: str, value: Any) -> str:
         raise CheckpointError(
             f"prompts could not be tried out: {error}", where=entry, hint="free memory or processor time; try again"
         ) from error
-    said = ended.stdout.decode("utf-8", "replace")[:500]
-    return "" if ended.returncode == 0 else said or f"rendering it ended with code {ended.returncode}"
+    if ended.returncode == 0:
+        return None
+    try:
+        said = json.loads(ended.stdout)
+        return _Refusal(str(said["why"])[:_MAX_REASON], str(said["hint"])[:_MAX_REASON])
+    except (ValueError, KeyError, TypeError, RecursionError):  # a limit ended it
+        return _Refusal(f"rendering it ended with code {ended.returncode}")
 
 
 def template_main() -> None:
@@ -125,8 +142,10 @@ def template_main() -> None:
         compiled = compile_template(value["template"], where="")
     except MemoryError:
         _leave(1, f"it needs more than {MAX_ADDRESS_SPACE >> 20} MiB")
-    except (CheckpointError, RecursionError, ValueError) as error:
-        _leave(1, _first_line(error))
+    except CheckpointError as error:
+        _leave(1, _first_line(error), error.hint or _PLAIN)
+    except (RecursionError, ValueError) as error:
+        _leave(1, _first_line(error), _PLAIN)
     if not value["used"]:
         _leave(0, "")
     reasons: list[str] = []
@@ -138,9 +157,9 @@ def template_main() -> None:
             if len(text) > MAX_RENDERED_CHARACTERS:
                 _leave(1, f"{len(text)} characters for a conversation of {PROBE_CHARACTERS}")
             if _ADDRESS.search(text):
-                _leave(1, "it writes where something lies in memory, which differs from process to process")
+                _leave(1, "it writes where something lies in memory, which differs from process to process", _PLAIN)
     if len(reasons) == 2 * len(_PROBES):
-        _leave(1, f"it renders no conversation: {reasons[0]}")
+        _leave(1, f"it renders no conversation: {reasons[0]}", _PLAIN)
     _leave(0, "")
 
 
@@ -154,11 +173,17 @@ def files_main() -> None:
     _confine(MAX_TOKENIZER_SECONDS, MAX_TOKENIZER_SPACE)
     try:
         renderer = PromptRenderer.of(files, where="")
-    except (CheckpointError, MemoryError, RecursionError) as error:
+    except CheckpointError as error:
+        _leave(1, _first_line(error), error.hint or _ANEW)
+    except (MemoryError, RecursionError) as error:
         _leave(1, _first_line(error))
     beyond = renderer.added_beyond(value["vocabulary"]) if value["vocabulary"] is not None else []
     if beyond:
-        _leave(1, f"the token {beyond[0]!r} is added to tokenizer.json, and the model has only {value['vocabulary']} tokens")
+        _leave(
+            1,
+            f"the token {beyond[0]!r} is added to tokenizer.json, and the model has only {value['vocabulary']} tokens",
+            "leave the token out, or give the model an embedding for it (`resize_token_embeddings`)",
+        )
     made, reasons = 0, []
     for roles, text, length in _trials():
         content = (text * length)[: length // len(roles)] + _TAIL
@@ -175,7 +200,7 @@ def files_main() -> None:
     for first in range(0, renderer.vocabulary_size, _DECODED_TOGETHER):
         _decoded(renderer, range(first, min(first + _DECODED_TOGETHER, renderer.vocabulary_size)))
     if not made:
-        _leave(1, f"it gives no prompt: {reasons[0] if reasons else 'every one is empty'}")
+        _leave(1, f"it gives no prompt: {reasons[0] if reasons else 'every one is empty'}", _ANEW)
     _leave(0, "")
 
 
@@ -224,7 +249,7 @@ def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
-def _leave(code: int, why: str) -> NoReturn:
-    sys.stdout.write(why)
+def _leave(code: int, why: str, hint: str = "") -> NoReturn:
+    sys.stdout.write(json.dumps({"why": why[:_MAX_REASON], "hint": hint[:_MAX_REASON]}))
     sys.stdout.flush()
     os._exit(code)

@@ -26,21 +26,28 @@ MAX_MEMORY = 4 << 30
 MAX_TABLES = 1 << 30
 """Bytes of what a model computes beside its weights: position tables, causal masks of old code (the context squared)."""
 _WALL_SECONDS = 600
+_MAX_REASON = 300
 
 _BOOT = "import sys; sys.path += sys.argv[1:]; from grail_core.model.skeleton import skeleton_main; skeleton_main()"
 
 
-def check_configuration(config: Mapping[str, Any]) -> None:
+def check_configuration(config: Mapping[str, Any], *, where: str = "") -> None:
     """Refuse what the protocol does not describe, or what is not decoded here, by its configuration alone.
 
     Args:
         config: config.json. One that names no model type is left to whoever loads the folder, which then fails.
+        where: the folder it is of.
 
     Raises:
         CheckpointError: names the feature; or no causal model can be made of it within the limits.
     """
     if isinstance(config.get("model_type"), str):
-        _check_text(json.dumps(config, sort_keys=True))
+        try:
+            _check_text(json.dumps(config, sort_keys=True))
+        except CheckpointError as error:
+            if not where:
+                raise
+            raise CheckpointError(error.what, where=f"{where}: {error.where}", hint=error.hint) from error
 
 
 @lru_cache(maxsize=64)
@@ -129,9 +136,9 @@ def skeleton(config: Mapping[str, Any]) -> Any:
             module = AutoModelForCausalLM.from_config(made, attn_implementation="eager")
     except Exception as error:  # Transformers raises many kinds for a bad configuration
         raise CheckpointError(
-            f"the configuration makes no causal language model: {type(error).__name__}: {_first_line(error)}",
+            f"the configuration makes no causal language model: {type(error).__name__}: {_one_line(error)}",
             where="config.json",
-            hint="the folder needs config.json of a causal model that Transformers knows",
+            hint="the folder needs config.json of a causal model that Transformers knows, as save_pretrained(folder) wrote it",
         ) from error
     tables = sum(buffer.numel() * buffer.element_size() for buffer in module.buffers())
     if tables > MAX_TABLES:
@@ -143,5 +150,6 @@ def skeleton(config: Mapping[str, Any]) -> Any:
     return module
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:160]
+def _one_line(error: Exception) -> str:
+    """All of it: Transformers names the cause below a first line that says only which class found it."""
+    return " ".join(str(error).split())[:_MAX_REASON]

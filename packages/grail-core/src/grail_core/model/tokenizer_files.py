@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from grail_core.errors import CheckpointError
+from grail_core.model.lfs_pointers import refuse_pointer
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
@@ -25,6 +26,8 @@ TEMPLATES_FOLDER = "additional_chat_templates"
 PROMPT_FILES = (TOKENIZER_FILE, CONFIG_FILE, SPECIALS_FILE, ADDED_FILE, TEMPLATE_FILE)
 """All that prompts are made of."""
 
+_ANEW = "save the tokenizer anew with `save_pretrained`"
+_FAST = "save a fast tokenizer beside the model (`tokenizer.save_pretrained(folder)` of a fast one writes this file)"
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _ADDITIONAL, _EXTRA = "additional_special_tokens", "extra_special_tokens"
 
@@ -71,7 +74,7 @@ class TokenizerFiles:
             CheckpointError: one is missing or malformed, there is no default template, or a feature that is not followed.
         """
         if TOKENIZER_FILE not in files:
-            raise CheckpointError(f"there is no {TOKENIZER_FILE}", where=where, hint="save a fast tokenizer: it writes one")
+            raise CheckpointError(f"there is no {TOKENIZER_FILE}", where=where, hint=_FAST)
         config = _object(files, CONFIG_FILE, where) or {}
         for name, does in _REFUSED.items():
             if config.get(name) or (name == "fast_tokenizer_files" and config.get(name, ()) is None):
@@ -112,7 +115,7 @@ class TokenizerFiles:
             raise CheckpointError(
                 f"the special tokens cannot be read as Transformers reads them: {error}",
                 where=CONFIG_FILE,
-                hint="save the tokenizer anew with `save_pretrained`",
+                hint=_ANEW,
             ) from error
 
 
@@ -126,7 +129,13 @@ def read_tokenizer_folder(folder: Path) -> dict[str, bytes]:
             try:
                 files[name] = path.read_bytes()
             except OSError as error:
-                raise CheckpointError(f"{name} cannot be read: {error.strerror}", where=str(path)) from error
+                hint = (
+                    "save a fast tokenizer: it writes one"
+                    if isinstance(error, FileNotFoundError)
+                    else "look at its permissions"
+                )
+                raise CheckpointError(f"{name} cannot be read: {error.strerror}", where=str(path), hint=hint) from error
+            refuse_pointer(files[name], where=str(path))
     return files
 
 
@@ -143,6 +152,15 @@ def refuse_hidden_default(folder: Path) -> None:
             where=str(folder),
             hint=f"write the default into {TEMPLATE_FILE}, and leave no default.jinja in {TEMPLATES_FOLDER}",
         )
+
+
+def cutting_notes(folder: Path) -> tuple[str, ...]:
+    """One sentence where tokenizer.json cuts or fills up texts, which prompts are not; the file is one that was checked."""
+    if not (folder / TOKENIZER_FILE).is_file():
+        return ()
+    parsed = _object(read_tokenizer_folder(folder), TOKENIZER_FILE, str(folder)) or {}
+    kept = [name for name in ("truncation", "padding") if parsed.get(name)]
+    return (f"{TOKENIZER_FILE} has {' and '.join(kept)}, which prompts are made without",) if kept else ()
 
 
 def has_template(folder: Path) -> bool:
@@ -167,19 +185,21 @@ def chat_templates(config: Any, file: bytes | None, *, where: str) -> dict[str, 
     value = config.get("chat_template") if isinstance(config, dict) else None
     if isinstance(value, list):
         if not all(isinstance(item, dict) and "name" in item and "template" in item for item in value):
-            raise CheckpointError("the chat templates are no list of name and template", where=where)
+            raise CheckpointError("the chat templates are no list of name and template", where=where, hint=_ANEW)
         value = {item["name"]: item["template"] for item in value}
     if isinstance(value, str):
         value = {"default": value}
     if value is not None:
         if not isinstance(value, dict) or not all(isinstance(text, str) for item in value.items() for text in item):
-            raise CheckpointError("a chat template is no text", where=where)
+            raise CheckpointError("a chat template is no text", where=where, hint=_ANEW)
         templates.update(value)
     if file is not None:
         try:
             templates["default"] = file.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise CheckpointError("the chat template is not UTF-8", where=TEMPLATE_FILE) from error
+            raise CheckpointError(
+                "the chat template is not UTF-8", where=f"{where}: {TEMPLATE_FILE}", hint="save it as UTF-8"
+            ) from error
     return templates
 
 
@@ -193,7 +213,11 @@ def _default_template(files: Mapping[str, bytes], config: Mapping[str, Any], whe
             where=where,
             hint="name one of them default, or write it into chat_template.jinja",
         )
-    raise CheckpointError("the tokenizer has no single chat template", where=where, hint="add chat_template.jinja")
+    raise CheckpointError(
+        "the tokenizer has no single chat template",
+        where=where,
+        hint=f"write the template that the model was trained with into {TEMPLATE_FILE}",
+    )
 
 
 class _Loading:
@@ -344,7 +368,7 @@ def _object(files: Mapping[str, bytes], name: str, where: str) -> dict[str, Any]
     try:
         value = json.loads(files[name].decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{name} is not JSON: {error}", where=f"{where}: {name}") from error
+        raise CheckpointError(f"{name} is not JSON: {error}", where=f"{where}: {name}", hint=_ANEW) from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{name} is not an object", where=f"{where}: {name}")
+        raise CheckpointError(f"{name} is not an object", where=f"{where}: {name}", hint=_ANEW)
     return value

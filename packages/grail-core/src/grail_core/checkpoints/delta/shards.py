@@ -30,9 +30,11 @@ from grail_core.checkpoints.delta.tensors import (
 from grail_core.checkpoints.delta.weight_files import INDEX_FILE, SINGLE_FILE, listed_tensors, weight_files
 from grail_core.disk import storage_errors
 from grail_core.errors import CheckpointError
+from grail_core.model.lfs_pointers import refuse_pointer
 from grail_core.protocol.reading import Node, parse_json
 
 SHARD_BYTES = 256 << 20
+_ANEW = "save the model anew with save_pretrained(folder)"
 MAX_HEADER_BYTES = 8 << 20
 MAX_TENSORS = 1 << 16
 """In one file. Shards are cut by size, so a model of any size stays below both."""
@@ -165,7 +167,7 @@ def map_weights(folder: Path) -> dict[str, RawTensor]:
     for path, placed in headers.items():
         for name, tensor in _mapped(path, placed, "r").items():
             if name in state:
-                raise CheckpointError("two files hold the same tensor", where=f"{path}: {name}")
+                raise CheckpointError("two files hold the same tensor", where=f"{path}: {name}", hint=_ANEW)
             state[name] = tensor
     return {name: state[name] for name in sorted(state, key=name_order)}
 
@@ -180,7 +182,7 @@ def _require_listed(listed: Mapping[str, str] | None, headers: Mapping[Path, Map
     for path, placed in headers.items():
         for name in placed:
             if held.setdefault(name, path.name) != path.name:
-                raise CheckpointError("two files hold the same tensor", where=f"{path}: {name}")
+                raise CheckpointError("two files hold the same tensor", where=f"{path}: {name}", hint=_ANEW)
     for name, file_name in listed.items():
         if held.get(name) is None or (not single and held[name] != file_name):
             where = SINGLE_FILE if single else file_name
@@ -194,7 +196,7 @@ def _require_listed(listed: Mapping[str, str] | None, headers: Mapping[Path, Map
         raise CheckpointError(
             f"{held[more[0]]} has a tensor that the index does not list: {more[0]}",
             where=str(folder),
-            hint="save the model anew with save_pretrained(folder)",
+            hint=_ANEW,
         )
 
 
@@ -203,6 +205,8 @@ def read_header(path: Path) -> dict[str, Placed]:
     try:
         with path.open("rb") as file:
             size = path.stat().st_size
+            refuse_pointer(file.read(64), where=str(path))
+            file.seek(0)
             prefix = file.read(8)
             length = int.from_bytes(prefix, "little") if len(prefix) == 8 else -1
             if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
@@ -228,7 +232,11 @@ def read_header(path: Path) -> dict[str, Placed]:
         if position != size:
             raise ValueError(f"the file has {size} bytes, its tensors end at {position}")
     except (ValueError, OSError) as error:
-        raise CheckpointError(f"this is no safetensors file: {error}", where=str(path)) from error
+        raise CheckpointError(
+            f"this is no safetensors file: {error}",
+            where=str(path),
+            hint="fetch the file again, whole, or save the model anew with save_pretrained(folder)",
+        ) from error
     return placed
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from grail_core.checkpoints.delta.tensors import check_name
 from grail_core.errors import CheckpointError
+from grail_core.model.lfs_pointers import refuse_pointer
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -59,10 +60,14 @@ def _counted(folder: Path) -> set[str]:
     counts = sorted({match[2] for match in found})
     if len(counts) > 1:
         raise CheckpointError(
-            f"the folder holds shards of two models, of {' and of '.join(counts[:2])} files, and no index", where=str(folder)
+            f"the folder holds shards of two models, of {' and of '.join(counts[:2])} files, and no index",
+            where=str(folder),
+            hint="leave the files of one of them, or fetch the index",
         )
     if counts and int(counts[0]) > MAX_SHARDS:
-        raise CheckpointError(f"a model has at most {MAX_SHARDS} files, not {counts[0]}", where=str(folder))
+        raise CheckpointError(
+            f"a model has at most {MAX_SHARDS} files, not {counts[0]}", where=str(folder), hint="save it in fewer"
+        )
     return {
         f"model-{number:0{len(found[0][1])}d}-of-{count}.safetensors" for count in counts for number in range(1, int(count) + 1)
     }
@@ -80,6 +85,7 @@ def listed_tensors(folder: Path) -> dict[str, str] | None:
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_INDEX_BYTES + 1)
+        refuse_pointer(raw, where=str(path))
         # As for headers: counted before objects are made of them. Floats are let through: `metadata` is anybody's.
         if len(raw) > MAX_INDEX_BYTES or max(raw.count(part) for part in (b":", b",", b"[", b"{")) > 2 * MAX_LISTED:
             raise ValueError("it is larger than any model's")
@@ -92,7 +98,11 @@ def listed_tensors(folder: Path) -> dict[str, str] | None:
             if not isinstance(file_name, str) or not _FILE.fullmatch(file_name):
                 raise ValueError(f"{name}: {file_name!r:.80} is no name of a safetensors file in this folder")
     except (ValueError, OSError, RecursionError) as error:
-        raise CheckpointError(f"the index of the weights cannot be used: {error}", where=str(path)) from error
+        raise CheckpointError(
+            f"the index of the weights cannot be used: {error}",
+            where=str(path),
+            hint="fetch the file again, or save the model anew with save_pretrained(folder)",
+        ) from error
     return listed
 
 

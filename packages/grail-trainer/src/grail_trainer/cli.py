@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from grail_core.commands.knob_options import knob_options
 from grail_core.commands.options import common_options, run_cli, stop_on_signals, verbose_option
+from grail_core.errors import ConfigurationError
 from grail_envs import DEFAULT_ENV_ID
 from grail_trainer import __version__
 from grail_trainer.hyper_parameters import GrpoSettings
@@ -75,14 +77,28 @@ def init(settings: Settings, env_id: str, out: Path, seed: int, quick: bool, no_
     """Make a tiny model from nothing: tokenizer for the environment, small Qwen2, a short warm start (about a minute).
 
     It teaches the form of an answer and a hint of the task, and takes one thread. The same arguments give the same model.
-    With --from, any local Transformers model becomes one that can be published: safetensors only, no code from the folder.
+    With --from, any local Transformers model becomes one that can be published: safetensors only, no code from the folder,
+    with a fast tokenizer and a chat template. The other options are of making a model, and refused beside it.
     """
     from grail_trainer.commands import import_command, init_command
 
     if source is not None:
+        _refuse_beside_from("env_id", "seed", "quick", "no_cache")
         import_command(source, out)
         return
     init_command(settings, env_id=env_id, out=out, seed=seed, quick=quick, cached=not no_cache)
+
+
+def _refuse_beside_from(*names: str) -> None:
+    context = click.get_current_context()
+    for option in context.command.params:
+        given = context.get_parameter_source(option.name or "") not in (None, ParameterSource.DEFAULT)
+        if option.name in names and given:
+            raise ConfigurationError(
+                f"{option.opts[0]} is not used with --from: a model that is imported is taken as it is",
+                where=option.opts[0],
+                hint="leave it out; `grail-trainer publish --env` and `grail-trainer evaluate --env` name the environment",
+            )
 
 
 @cli.command()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
@@ -15,6 +16,12 @@ from grail_core.environment import Environment
 from grail_core.errors import CheckpointError
 from grail_core.participant.settings import Settings
 from grail_core.text import printable, printable_lines
+
+if TYPE_CHECKING:
+    from grail_core.checkpoints.delta.tensors import RawTensor
+
+_CONFIG = "config.json"
+_OF_ONE_MODEL = "config.json and weights must be of one model: save it anew with save_pretrained(folder)"
 
 
 class Bar(Protocol):
@@ -52,39 +59,76 @@ def init_command(settings: Settings, *, env_id: str, out: Path, seed: int, quick
 def import_command(source: Path, out: Path) -> None:
     from grail_core.checkpoints.transfer import import_model, save_imported
 
-    model = import_model(source)
+    model = import_model(source, for_network=True)
     for note in model.notes:
         click.echo(f"{source}: {printable(note)}", err=True)
-    save_imported(model, out, check=_require_agreement)
-    click.echo(
-        f"{out}: {model.parameters:,} parameters, {model.nbytes:,} bytes; publish it with `grail-trainer publish`", err=True
-    )
+    save_imported(model, out, check=lambda written: _require_agreement(written, source))
+    publish = f"grail-trainer publish --model {shlex.quote(str(out))}"
+    click.echo(f"{out}: {model.parameters:,} parameters, {model.nbytes:,} bytes; publish it with `{publish}`", err=True)
 
 
-def _require_agreement(folder: Path) -> None:
+def _require_agreement(folder: Path, source: Path) -> None:
     """What is about to be published, loaded as it would be and decoded as miners do: it must be what the proof computes."""
+    from transformers import logging
+
     from grail_core.generation.agreement import check_agreement
     from grail_core.model.policy_model import PolicyModel
 
-    _require_all_weights(folder)
-    check_agreement(PolicyModel.load(folder, dtype="float32"))
+    with _said_of(source, folder):
+        other = _require_all_weights(folder)
+        logging.set_verbosity_error()  # its table of tensors names a folder that is gone
+        try:
+            loaded = PolicyModel.load(folder, dtype="float32")
+        except CheckpointError as error:
+            if not other:
+                raise
+            raise CheckpointError(f"the weights do not fit: {other}", where=str(folder), hint=_OF_ONE_MODEL) from error
+        check_agreement(loaded)
 
 
-def _require_all_weights(folder: Path) -> None:
-    """A loader makes the whole model of a configuration before it misses a tensor: a few bytes would cost all memory."""
+@contextmanager
+def _said_of(source: Path, written: Path) -> Iterator[None]:
+    """What is wrong is wrong with the folder that a person named; the written one is gone by then."""
+    try:
+        yield
+    except CheckpointError as error:
+        beside = error.where.replace(str(written), "").strip(": /")
+        what = error.what.replace(str(written), str(source))
+        where = f"{source}: {beside}" if beside else str(source)
+        raise type(error)(what, where=where, hint=error.hint or "save the model anew with save_pretrained(folder)") from error
+
+
+def _require_all_weights(folder: Path) -> str:
+    """The first tensor of another shape, empty if there is none. A loader makes the whole model of a configuration before it
+    misses a tensor: a few bytes would cost all memory."""
     from grail_core.checkpoints.delta.shards import map_weights
     from grail_core.model.skeleton import skeleton
 
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    if isinstance(config.get("model_type"), str):
-        wanted = sum(parameter.numel() for parameter in skeleton(config).parameters())
-        held = sum(tensor.layout.elements for tensor in map_weights(folder).values())
-        if held < wanted:
-            raise CheckpointError(
-                f"the folder holds {held:,} weights, and its configuration makes a model of {wanted:,}",
-                where=str(folder),
-                hint="save the model anew with save_pretrained(folder)",
-            )
+    config = json.loads((folder / _CONFIG).read_text("utf-8"))
+    if not isinstance(config.get("model_type"), str):
+        return ""
+    made, saved = dict(skeleton(config).named_parameters()), map_weights(folder)
+    wanted = sum(parameter.numel() for parameter in made.values())
+    held = sum(tensor.layout.elements for tensor in saved.values())
+    other = _other_shape({name: tuple(one.shape) for name, one in made.items()}, saved)
+    if held < wanted:
+        missing = [name for name in made if name not in saved]
+        first = f"{missing[0]} is missing" if 0 < len(missing) < len(made) else ""
+        because = f": {other or first}" if other or first else ""
+        raise CheckpointError(
+            f"the folder holds {held:,} weights, and its configuration makes a model of {wanted:,}{because}",
+            where=str(folder),
+            hint=_OF_ONE_MODEL,
+        )
+    return other
+
+
+def _other_shape(made: dict[str, tuple[int, ...]], saved: Mapping[str, RawTensor]) -> str:
+    """Known where names are the model's own; a saved model may have others."""
+    for name, shape in made.items():
+        if name in saved and saved[name].layout.shape != shape:
+            return f"{name} is saved with the shape {list(saved[name].layout.shape)}, not {list(shape)}"
+    return ""
 
 
 def evaluate_command(settings: Settings, *, model: Path, env_id: str, problems: int, samples: int, as_json: bool) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from grail_core.environment import Environment, Grade
+from grail_core.errors import CheckpointError
 from grail_core.generation.base import GenerationRequest
 from grail_core.model.policy_model import PolicyModel
 from grail_core.model.prompts import PromptRenderer
@@ -89,6 +90,7 @@ def evaluate(
         raise ValueError(f"at least one problem and one sample, not {problems} and {samples}")
     asked = [environment.problem(held_out_seed(index)) for index in range(problems)]
     prompts = [renderer.render(environment.messages(problem)) for problem in asked]
+    _require_room(model, prompts)
     generator = HfGenerator(model, policy, frozenset(end_tokens))
     requests = [
         GenerationRequest(prompts[index], held_out_sampling_seed(index, sample))
@@ -121,6 +123,17 @@ def evaluate(
         pass_at={k: float(np.mean([pass_at_k(samples, int(c), k) for c in successes])) for k in powers_up_to(samples)},
         constant=constant_baseline(environment, asked, texts) if constant else 0.0,
     )
+
+
+def _require_room(model: PolicyModel, prompts: Sequence[Sequence[int]]) -> None:
+    longest = max(range(len(prompts)), key=lambda index: len(prompts[index]))
+    if len(prompts[longest]) >= model.context_length:
+        raise CheckpointError(
+            f"a prompt of {len(prompts[longest])} tokens leaves no room for an answer in the model's context of "
+            f"{model.context_length}",
+            where=f"max_position_embeddings in config.json; held-out problem {longest}",
+            hint="evaluate a model with a longer context, or in an environment with shorter problems (--env)",
+        )
 
 
 def pass_at_k(samples: int, successes: int, k: int) -> float:

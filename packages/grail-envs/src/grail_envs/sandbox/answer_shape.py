@@ -23,6 +23,7 @@ _NAME = re.compile(
 )
 _SIGNS = re.compile(r"\\(?:le|ge|ne|in|approx)(?![a-zA-Z])|<=|>=|[=<>]")
 _FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
+_INTERVALS = ("()", "(]", "[)", "[]")
 _CONSTANTS = frozenset(("e", "i", "\\pi", "\\mathrm{e}", "\\mathrm{i}", "\\text{e}", "\\text{i}"))
 
 
@@ -32,7 +33,7 @@ class Shape:
 
     `parts`: texts of the parts, or of the value; of an equation or relation, its sides. `signs`: between the sides.
     `name`: what stood before the value. `also`: all values that a chain of equations says it to have, the last one included.
-    `interval`: what a relation describes, where it is an interval.
+    `interval`: what a relation describes, where it is an interval. `either`: a list whose parts an "or" joins.
     """
 
     kind: str
@@ -41,6 +42,7 @@ class Shape:
     signs: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
     interval: Shape | None = None
+    either: bool = False
 
 
 def shape_of(text: str) -> Shape:
@@ -51,10 +53,19 @@ def shape_of(text: str) -> Shape:
     if (len(items) == 1 and not text.strip().startswith((",", ";"))) or not items:
         return _one(items[0] if items else text.strip())
     shapes = [_one(item) for item in items]
-    if either and all(shape.interval or shape.kind == "union" for shape in shapes):
-        return Shape("union", tuple(items), name=_common_name(shapes))
+    sets = (
+        shape.interval or shape.kind == "union" or _is_within(item, shape) for item, shape in zip(items, shapes, strict=True)
+    )
+    name = _common_name(shapes)
+    if either and all(sets) and name is not None:
+        return Shape("union", tuple(items), name=name)
     parts = tuple(way for item in items for way in _both_signs(item))
-    return Shape("list", parts)
+    return Shape("list", parts, either=either)
+
+
+def _is_within(text: str, shape: Shape) -> bool:
+    r"""Whether a text says `x \in (0,9)`, so that the pair in brackets is an interval and no point."""
+    return shape.kind in _INTERVALS and not shape.name.startswith("(") and _sides(text)[1] == ["\\in"]
 
 
 def _one(text: str) -> Shape:
@@ -143,9 +154,9 @@ def named(text: str) -> str:
     return re.sub(r"\\(?:text|mathrm|mbox|textrm|operatorname)(?![a-zA-Z])|[{}\s]", "", text)
 
 
-def _common_name(shapes: list[Shape]) -> str:
+def _common_name(shapes: list[Shape]) -> str | None:
     names = {shape.interval.name if shape.interval else shape.name for shape in shapes}
-    return names.pop() if len(names) == 1 else "several"
+    return names.pop() if len(names) == 1 else None
 
 
 def _joined(text: str) -> str:

@@ -176,6 +176,8 @@ class _Answers:
             return self._same_relation(gold, answer, depth)
         if "equation" in (gold.kind, answer.kind) or (gold.name and answer.name and gold.name != answer.name):
             return self._same_equation(gold, answer)
+        if gold.kind == "()" and answer.kind == "list":
+            return self._same_tuple(gold, answer, depth)
         if gold.kind != answer.kind or len(gold.parts) != len(answer.parts) or len(answer.parts) > MAX_PARTS:
             return False
         if not self._consistent(answer, depth):
@@ -186,6 +188,18 @@ class _Answers:
             return self._same_ratio(gold.parts, answer.parts)
         if gold.kind in ("list", "union") and not self._in_order(gold, answer):
             return self._same_in_any_order(gold.parts, answer.parts, depth)
+        return all(self.same(one, other, depth + 1) for one, other in zip(gold.parts, answer.parts, strict=True))
+
+    def _same_tuple(self, gold: Shape, answer: Shape, depth: int) -> bool:
+        """Whether a list gives each part of a tuple its name, in the order of the tuple's own names or else of the alphabet."""
+        parts = [shape_of(part) for part in answer.parts]
+        its_names = [part.name for part in parts]
+        if answer.either or len(parts) != len(gold.parts) or len(parts) > MAX_PARTS:
+            return False
+        if not all(part.kind == "" and part.name for part in parts) or len(set(its_names)) < len(parts):
+            return False
+        if its_names != sorted(its_names) if not gold.name else gold.name != f"({','.join(its_names)})":
+            return False
         return all(self.same(one, other, depth + 1) for one, other in zip(gold.parts, answer.parts, strict=True))
 
     def _same_in_any_order(self, gold: tuple[str, ...], answer: tuple[str, ...], depth: int) -> bool:

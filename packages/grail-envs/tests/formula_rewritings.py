@@ -59,7 +59,7 @@ def same(gold: str) -> list[str]:
                 f"{value.numerator}.0",
                 f"{value.numerator:,}",
                 f"{value.numerator:,}".replace(",", "{,}"),
-                f"{value} \\text{{ cm}}",
+                f"{value} \\text{{ {'degrees' if 'circ' in gold else 'cm'}}}",
             ]
         elif not 10**6 % value.denominator:
             ways += [f"{float(value)!r}" if float(value) > 1e-4 else gold, f"{float(value):.8f}"]

@@ -50,6 +50,11 @@ _SCIENTIFIC = re.compile(r"(?<![\w.,])(\d+\.\d+[eE][+-]?|\d+[eE])(\d{1,3})(?![\w
 _DOTTED = re.compile(r"\\dot\s*\{?(\d)\}?(\d*)\\dot\s*\{?(\d)\}?")
 _COLOUR = re.compile(r"\\(?:text)?color\s*\{[a-zA-Z]+\}")
 _NO_TEXT = re.compile(r"\\(?:text|mbox|mathrm|textrm)\s*\{\s*\}")
+_ALL_REALS = re.compile(
+    r"(?:\\(?:text|mbox|mathrm|textrm)\s*\{)?\s*(?:(?:all|any) (?:the )?|the (?:set of )?(?:all )?)?real(?: numbers?|s)"
+    r"\.?\s*\}?",
+    re.IGNORECASE,
+)
 MAX_TEX_FRACTIONS = 20
 _FRACTIONS_OF_TEX = re.compile(r"\\(over|choose)(?![a-zA-Z])")
 _UNIT = re.compile(
@@ -167,7 +172,8 @@ def tidy(text: str) -> str:
         lambda match: f"({match[1].rstrip('eE+-')}\\cdot 10^{{{match[1][-1].strip('eE+')}{match[2]}}})", text
     )
     text = undressed(re.sub(r"\s+", " ", text).strip())
-    return re.sub(r"^= ?(?![=<>])", "", text)
+    text = re.sub(r"^= ?(?![=<>])", "", text)
+    return "\\mathbb{R}" if _ALL_REALS.fullmatch(text) else text
 
 
 def undressed(text: str) -> str:
@@ -200,9 +206,11 @@ class Unit:
     sign: bool = False
 
     def contradicts(self, other: Unit) -> bool:
-        """Whether two units cannot both be meant. A sign contradicts only its own kind: `$5` is not `5 cents`."""
+        """Whether two units cannot both be meant. `$` and `%` contradict only their own kind, `°` every unit but degrees."""
         if not self.name or not other.name or self.name == other.name:
             return False
+        if "degree" in (self.name, other.name):
+            return True
         return not (self.sign or other.sign) or any({self.name, other.name} <= kind for kind in (_MONEY, _ANGLES))
 
 

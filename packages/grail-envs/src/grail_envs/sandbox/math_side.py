@@ -35,6 +35,7 @@ _BASE_WORDS = {word: number for number, word in enumerate(_BASES.split(), start=
 _BASE_WORDS |= {"binary": 2, "ternary": 3, "octal": 8, "decimal": 10, "hexadecimal": 16}
 _BASE = rf"(?:{_MARKS}\s*)?\{{?\s*(?:{_MARKS}\s*\{{)?\s*\(?\s*(?:base\s*\}}?\s*)?(\d{{1,2}}|[a-z]+)\s*\)?\s*\}}*"
 _SUBSCRIPTED = re.compile(rf"\(?([0-9A-Z]+)\)?\s*_\s*{_BASE}")
+_DIGITS_BEFORE = re.compile(r"^\(?[0-9a-zA-Z]+")
 _BASE_AFTER = re.compile(
     rf"([0-9A-Z]+)\s*(?:{_MARKS}\s*\{{)?\s*\(?\s*(?:in\s+)?base[ -]*\}}?\s*(?:{_MARKS}\s*)?\{{?(\d{{1,2}}|[a-z]+)\s*\)?\s*\}}*"
 )
@@ -107,6 +108,8 @@ def based(text: str) -> tuple[str, int] | None:
 def _bases(gold: str, answer: str) -> dict[str, Any] | None:
     (expected_name, gold), (name, answer) = _name_and_value(gold), _name_and_value(answer)
     expected, found = based(gold), based(answer)
+    if expected is not None and found is None:
+        found = based(_DIGITS_BEFORE.sub(lambda match: match[0].upper(), answer.strip()))
     if expected is None and found is None:
         return None
     if name and expected_name and name != expected_name:

@@ -304,6 +304,8 @@ class _Reader(Tokens):
         text = self.raw()
         if text in FUNCTIONS:
             return self._call(FUNCTIONS[text])
+        if text == "\\pi":  # the token of the word
+            return Constant("pi")
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9.]*", text):
             self.refuse()
         return self._name(text)

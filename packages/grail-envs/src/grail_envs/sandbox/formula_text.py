@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from grail_envs.sandbox.answer_words import plain
 from grail_envs.written_marks import CURRENCIES, plain_marks
 
 _SYMBOLS = {
@@ -214,8 +215,8 @@ class Unit:
         return not (self.sign or other.sign) or any({self.name, other.name} <= kind for kind in (_MONEY, _ANGLES))
 
 
-def without_unit(text: str) -> tuple[str, Unit]:
-    r"""The text without the unit or currency of the whole, and that unit. Words in `\text{}` are dropped, known or not."""
+def without_unit(text: str, gold_words: frozenset[str] = frozenset()) -> tuple[str, Unit]:
+    r"""The text without the unit or currency of the whole, and that unit. Plain words in `\text{}` are dropped."""
     text = text.strip()
     found = Unit()
     for sign, currency in _CURRENCY.items():
@@ -236,12 +237,12 @@ def without_unit(text: str) -> tuple[str, Unit]:
     words = said.split()
     if words[0] in _TIMES and (len(words) == 1 or match[1] or _named(" ".join(words[1:]))):
         rest = " ".join(words[1:])
-        return without_unit(f"({before})\\cdot {_TIMES[words[0]]}" + (f"\\text{{ {rest}}}" if rest else ""))
+        return without_unit(f"({before})\\cdot {_TIMES[words[0]]}" + (f"\\text{{ {rest}}}" if rest else ""), gold_words)
     known = _named(said, match[3] or match[4] or "")
-    if not known and _OTHER_VALUES.search(said):
+    if not known and (_OTHER_VALUES.search(said) or not plain(match[1] or said, gold_words)):
         return text, found
-    if match[1] and len(match[1]) == 1 and not known:
-        return text, found  # an upright variable, e or i
+    if not known and (match[3] or match[4]) and not gold_words.issuperset(words):
+        return text, found  # a power of what is no unit
     if match[2] is not None and (words[0] in _NO_UNITS or not known or not re.search(r"[\d})]$", before)):
         return text, found
     return before, Unit(known) if known else found
@@ -255,6 +256,7 @@ def without_letters(text: str, unit: Unit) -> str:
 
 def _named(said: str, power: str = "") -> str:
     """The one name of a unit, with its power, or of one unit a piece of another; `""` for words that are no unit."""
+    said = re.sub(r"^per cent$", "percent", said)
     said = re.sub(r"\bmph\b", "mi/h", re.sub(r"\bk(?:m/?h|ph)\b", "km/h", said))
     above, *below = re.split(r" ?/ ?| per ", said)
     if below:

@@ -12,6 +12,7 @@ import re
 from typing import Any
 
 from grail_envs.sandbox.answer_shape import Shape, shape_of
+from grail_envs.sandbox.answer_words import without_bare_words, words_in
 from grail_envs.sandbox.formula_equality import Formulas
 from grail_envs.sandbox.formula_parser import parsed
 from grail_envs.sandbox.formula_text import Unit, half_day, tidy, unworded, without_letters, without_unit
@@ -58,7 +59,7 @@ def _graded(gold: str, answer: str) -> dict[str, Any]:
     if _folded_blanks(gold) == _folded_blanks(answer):
         return _verdict(True, "same text", "")
     found = _words(gold, answer) or _bases(gold, answer)
-    return found or _Answers().compared(gold, answer)
+    return found or _Answers(words_in(gold)).compared(gold, answer)
 
 
 def _folded_blanks(text: str) -> str:
@@ -131,7 +132,8 @@ def _name_and_value(text: str) -> tuple[str, str]:
 class _Answers:
     """Two answers and what is known of their parts."""
 
-    def __init__(self) -> None:
+    def __init__(self, gold_words: frozenset[str]) -> None:
+        self._gold_words = gold_words
         self._formulas = Formulas(BUDGET)
         self._read: dict[str, Node | None] = {}
 
@@ -147,11 +149,11 @@ class _Answers:
             return False
         if word_of(text) or based(text):
             return True
-        shape = shape_of(half_day(without_unit(unworded(text))[0])[0])
+        shape = shape_of(half_day(without_unit(unworded(text), self._gold_words)[0])[0])
         if not all(self.readable(part, depth + 1) for part in shape.also):
             return False
         if shape.kind == "":
-            return self._formula(without_unit(shape.parts[0])[0]) is not None
+            return self._formula(without_unit(shape.parts[0], self._gold_words)[0]) is not None
         return len(shape.parts) <= MAX_PARTS and all(self.readable(part, depth + 1) for part in shape.parts if part != text)
 
     def same(self, gold: str, answer: str, depth: int) -> bool:
@@ -165,7 +167,10 @@ class _Answers:
         (gold, expected_half), (answer, half) = half_day(unworded(gold)), half_day(unworded(answer))
         if expected_half or half:
             return (expected_half == half or "" in (expected_half, half)) and _clock(gold) == _clock(answer)
-        (gold, expected_unit), (answer, unit) = without_unit(unworded(gold)), without_unit(unworded(answer))
+        (gold, expected_unit), (answer, unit) = (
+            without_unit(unworded(gold), self._gold_words),
+            without_unit(unworded(answer), self._gold_words),
+        )
         gold, expected_unit = _letters_dropped(gold, expected_unit, unit)
         answer, unit = _letters_dropped(answer, unit, expected_unit)
         if expected_unit.contradicts(unit):
@@ -224,13 +229,23 @@ class _Answers:
         return False
 
     def _same_value(self, gold: str, answer: str) -> bool:
-        (gold, expected_unit), (answer, unit) = without_unit(gold), without_unit(answer)
+        (gold, expected_unit), (answer, unit) = without_unit(gold, self._gold_words), without_unit(answer, self._gold_words)
         gold, expected_unit = _letters_dropped(gold, expected_unit, unit)
         answer, unit = _letters_dropped(answer, unit, expected_unit)
         if expected_unit.contradicts(unit):
             return False
+        return self._same_formula(gold, answer) or self._same_counted(gold, answer)
+
+    def _same_formula(self, gold: str, answer: str) -> bool:
         expected, found = self._formula(gold), self._formula(answer)
         return expected is not None and found is not None and self._formulas.same(expected, found)
+
+    def _same_counted(self, gold: str, answer: str) -> bool:
+        """Whether two numbers are the same, without the plain words that stand behind them."""
+        bare = [without_bare_words(text, self._gold_words) for text in (gold, answer)]
+        read = [self._formula(text) for text in bare]
+        counted = bare != [gold, answer] and all(node is not None and not names(node) for node in read)
+        return counted and self._same_formula(*bare)
 
     def _same_ratio(self, gold: tuple[str, ...], answer: tuple[str, ...]) -> bool:
         """Whether the parts of one are the parts of the other, times a number."""

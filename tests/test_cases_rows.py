@@ -22,7 +22,7 @@ def test_every_file_of_data_has_its_fields_written_down_and_rows_that_have_them(
     [
         ("[{", "math_pairs.json is not JSON"),
         (r'[{"gold": "\sqrt{2}"}]'.replace("\\\\", "\\"), "a backslash is written twice"),
-        (json.dumps([GOOD, {**GOOD, "anwser": "2"}]), "row 1: .* it has anwser; fields: gold answer right why"),
+        (json.dumps([GOOD, {**GOOD, "answers": "2"}]), "row 1: .* it has answers; fields: gold answer right why"),
         (json.dumps([{"gold": "1", "right": True, "why": "x"}]), "row 0: .* it lacks answer"),
         (json.dumps([{**GOOD, "why": " "}]), "say in a few words"),
         (json.dumps([GOOD, {**GOOD, "why": "again"}]), "row 1: .* it is there already"),

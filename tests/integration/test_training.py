@@ -9,12 +9,9 @@ import dataclasses
 import hashlib
 import os
 import shutil
-import signal
 import threading
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -30,6 +27,7 @@ from grail_envs.sat import SatEnvironment
 from grail_trainer.optimiser import Masters
 from grail_trainer.start import MAX_WINDOWS_OLD, publish_folder
 from tooling.adversaries.tampering import map_rollouts, zero_sketches
+from tooling.testing.killing import killed_at
 from tooling.testing.learning_network import (
     ENVIRONMENT,
     GROUPS,
@@ -184,32 +182,7 @@ def _copy(network: LearningNetwork, root: Path) -> Participant:
     )
 
 
-def _killed_at(step: int, action: Callable[[], object]) -> bool:
-    """Run in a child that SIGKILLs itself just before its `step`-th rename or link; True if it was killed."""
-    child = os.fork()
-    if child == 0:
-        left = step
-
-        def dying(original: Callable[..., Any]) -> Callable[..., Any]:
-            def wrapped(*arguments: Any, **options: Any) -> Any:
-                nonlocal left
-                left -= 1
-                if left < 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return original(*arguments, **options)
-
-            return wrapped
-
-        for name in ("replace", "rename", "link"):
-            setattr(os, name, dying(getattr(os, name)))
-        try:
-            action()
-        except BaseException:  # noqa: BLE001 - whatever it is, the child must end here and not go on with the tests
-            os._exit(3)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, f"the child failed: {status}"
-    return os.WIFSIGNALED(status)
+RENAMES = [(os, "replace"), (os, "rename"), (os, "link")]
 
 
 def _run_one_window(participant: Participant, model: Path) -> None:
@@ -227,7 +200,7 @@ def test_killed_anywhere_it_learns_from_the_window_once_and_ends_with_the_same_b
     steps = 0
     while True:
         participant = _copy(network, tmp_path / f"kill-{steps}")
-        killed = _killed_at(steps, partial(_run_one_window, participant, model))
+        killed = killed_at(steps, RENAMES, partial(_run_one_window, participant, model))
         again = service(participant, model)
         assert again.run(threading.Event(), windows=1) == 1, steps
         manifests = [item.manifest for item in again.publisher.view().stored]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from grail_validator.cases import Case, Measured, Memory, Sighting, WindowResult
 from grail_validator.judging import judge_window
 from grail_validator.ledger import Ledger, PublishedFiles
 from tooling.testing import plain_window as plain
+from tooling.testing.killing import killed_at
 from tooling.testing.plain_case import CONTEXT, NEURONS, STANDING, case, honest, stored
 
 WINDOW = plain.WINDOW
@@ -167,33 +167,7 @@ def state_of(path: Path) -> Mapping[str, object]:
         return {name: sorted(db.execute(f"SELECT * FROM {name}").fetchall(), key=repr) for name in tables}
 
 
-def killed_at(step: int, action: Callable[[], None]) -> bool:
-    """Run in a child that SIGKILLs itself before its `step`-th statement or commit; True if it was killed."""
-    child = os.fork()
-    if child == 0:
-        left = step
-
-        def dying(original: Callable[..., Any]) -> Callable[..., Any]:
-            def wrapped(*arguments: Any) -> Any:
-                nonlocal left
-                left -= 1
-                if left < 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return original(*arguments)
-
-            return wrapped
-
-        for kind, names in ((database._Cursor, ("execute", "executemany")), (database._Connection, ("__exit__",))):
-            for name in names:
-                setattr(kind, name, dying(getattr(kind, name)))
-        try:
-            action()
-        except BaseException:  # noqa: BLE001 - whatever it is, the child must end here and not go on with the tests
-            os._exit(3)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, f"the child failed: {status}"
-    return os.WIFSIGNALED(status)
+STATEMENTS = [(database._Cursor, "execute"), (database._Cursor, "executemany"), (database._Connection, "__exit__")]
 
 
 def test_killed_before_any_statement_a_window_ends_as_if_nothing_had_happened(window: Case, tmp_path: Path) -> None:
@@ -204,7 +178,7 @@ def test_killed_before_any_statement_a_window_ends_as_if_nothing_had_happened(wi
     kills, seen = 0, set()
     while True:
         path, measured = tmp_path / f"{kills}.sqlite", tmp_path / f"{kills}.measured"
-        killed = killed_at(kills, lambda path=path, measured=measured: go_through(window, path, measured))  # type: ignore[misc]
+        killed = killed_at(kills, STATEMENTS, partial(go_through, window, path, measured))
         if path.exists():
             seen.add(open_ledger(path).stage(WINDOW))
         go_through(window, path, measured)

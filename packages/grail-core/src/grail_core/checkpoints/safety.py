@@ -17,7 +17,7 @@ from typing import Any
 
 from grail_core.checkpoints.sizes import bound_sizes
 from grail_core.errors import CheckpointError
-from grail_core.model.lfs_pointers import refuse_pointer
+from grail_core.lfs_pointers import refuse_pointer
 from grail_core.model.prompt_trial import check_prompts
 from grail_core.model.prompt_trial import check_template as check_template
 from grail_core.model.tokenizer_files import (
@@ -28,6 +28,7 @@ from grail_core.model.tokenizer_files import (
     refuse_hidden_default,
 )
 from grail_core.protocol.encoding import canonical_json
+from grail_core.protocol.reading import distinct_members
 from grail_core.protocol.types import Digest
 
 MAX_FILE_BYTES = 64 << 20
@@ -151,19 +152,11 @@ def _vocabulary(config: Mapping[str, Any]) -> int | None:
 
 def _json(data: bytes, where: str) -> Any:
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_distinct_members)
+        return json.loads(data.decode("utf-8"), object_pairs_hook=distinct_members)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"the file is no JSON: {error}", where=where, hint="mend it there, or fetch or save the folder again"
         ) from error
-
-
-def _distinct_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Of two members of one name, one reader takes the first and another the last."""
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("an object names a member twice")
-    return members
 
 
 def _refuse_code(value: Any, where: str) -> None:

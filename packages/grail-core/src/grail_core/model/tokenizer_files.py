@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from grail_core.errors import CheckpointError
-from grail_core.model.lfs_pointers import refuse_pointer
+from grail_core.lfs_pointers import refuse_pointer
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"

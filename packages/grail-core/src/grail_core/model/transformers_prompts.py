@@ -19,7 +19,7 @@ from grail_core.model.prompts import PromptRenderer
 from grail_core.model.tokenizer_files import has_template
 
 _TEXTS = (
-    "Hello, what is 12 + 345?  Don't guess\u2026\n\n\tdef f(x):\n        return x**2 # caf\u00e9, \u4f60\u597d, \U0001f600\n",
+    "Hello, what is 12 + 345?  Don't guess\u2026\n\n\tdef f(x):\n        return x**2 # \u00e9t, \u4f60\u597d, \U0001f600\n",
     " leading and trailing blanks  ",
     "\n1\n\n2024-07-26 <b>3.14</b> [x] {y} it's THE END",
 )

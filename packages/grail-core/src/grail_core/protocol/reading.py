@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Never, TypeVar
+from typing import Any, Never, TypeVar
 
 Json = None | bool | int | str | list["Json"] | dict[str, "Json"]
 """What canonical JSON can hold: no floats."""
@@ -152,7 +152,7 @@ def parse_json(raw: bytes, *, most: int, path: str = "$", tokens: int = MAX_TOKE
     _check_shape(raw, root, tokens)
     try:
         value = json.loads(
-            raw.decode("utf-8"), parse_float=_no_float, parse_constant=_no_float, object_pairs_hook=_distinct_members
+            raw.decode("utf-8"), parse_float=_no_float, parse_constant=_no_float, object_pairs_hook=distinct_members
         )
     except RecursionError:
         root.refuse("nested too deeply")
@@ -179,7 +179,8 @@ def _no_float(text: str) -> Never:
     raise ValueError(f"a number that is no integer: {text[:40]}")
 
 
-def _distinct_members(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def distinct_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For `json`'s `object_pairs_hook`: of two members of one name, one reader takes the first and another the last."""
     members = dict(pairs)
     if len(members) != len(pairs):
         raise ValueError("an object names a member twice")

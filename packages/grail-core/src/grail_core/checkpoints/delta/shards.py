@@ -30,7 +30,7 @@ from grail_core.checkpoints.delta.tensors import (
 from grail_core.checkpoints.delta.weight_files import INDEX_FILE, SINGLE_FILE, listed_tensors, weight_files
 from grail_core.disk import storage_errors
 from grail_core.errors import CheckpointError
-from grail_core.model.lfs_pointers import refuse_pointer
+from grail_core.lfs_pointers import refuse_pointer
 from grail_core.protocol.reading import Node, parse_json
 
 SHARD_BYTES = 256 << 20

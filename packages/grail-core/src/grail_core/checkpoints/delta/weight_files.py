@@ -13,7 +13,8 @@ from pathlib import Path
 
 from grail_core.checkpoints.delta.tensors import check_name
 from grail_core.errors import CheckpointError
-from grail_core.model.lfs_pointers import refuse_pointer
+from grail_core.lfs_pointers import refuse_pointer
+from grail_core.protocol.reading import distinct_members
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -89,7 +90,7 @@ def listed_tensors(folder: Path) -> dict[str, str] | None:
         # As for headers: counted before objects are made of them. Floats are let through: `metadata` is anybody's.
         if len(raw) > MAX_INDEX_BYTES or max(raw.count(part) for part in (b":", b",", b"[", b"{")) > 2 * MAX_LISTED:
             raise ValueError("it is larger than any model's")
-        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_distinct)
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=distinct_members)
         listed = value.get("weight_map") if isinstance(value, dict) else None
         if not isinstance(listed, dict) or not listed:
             raise ValueError("it has no weight_map")
@@ -104,10 +105,3 @@ def listed_tensors(folder: Path) -> dict[str, str] | None:
             hint="fetch the file again, or save the model anew with save_pretrained(folder)",
         ) from error
     return listed
-
-
-def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("an object names a member twice")
-    return members

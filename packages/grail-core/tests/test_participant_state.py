@@ -29,7 +29,8 @@ with StateFolder(Path(sys.argv[1]), bytes.fromhex(sys.argv[2])).held():
     {work}
 """
 WAIT = "sys.stdin.read()"
-FORK = "import os; child = os.fork() or time.sleep(600); print(child, flush=True); sys.stdin.read()"
+# The child says that it runs: what it does first of all, it has done by then.
+FORK = "import os; os.fork() or (print(os.getpid(), flush=True), time.sleep(600)); sys.stdin.read()"
 
 
 def holder(folder: Path, work: str = WAIT) -> subprocess.Popen[str]:

@@ -6,6 +6,8 @@ import importlib.util
 import json
 import logging
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +16,7 @@ import pytest
 
 from grail_core.errors import ConfigurationError
 from grail_envs.math_env import MathEnvironment, answer_of, grade_formula
+from grail_envs.sandbox import pool
 from grail_envs.sandbox.pool import GraderPool
 
 
@@ -137,3 +140,19 @@ def test_every_gold_of_math500_equals_its_rewritings_and_nothing_else() -> None:
         different = module.different(gold)
         wrong += [("taken", gold, one) for one in different if math_side.grade({"gold": gold, "answer": one})["passed"]]
     assert wrong == []
+
+
+def test_the_grading_process_needs_nothing_beside_its_own_folder_and_its_library(tmp_path: Path) -> None:
+    """As where the package lies in a folder that its owner alone may enter: of it the own user sees the sandbox's folder."""
+    shutil.copytree(Path(pool.__file__).parent, tmp_path / "sandbox")
+    site = Path(str(importlib.util.find_spec("flint").origin)).parents[1]  # type: ignore[union-attr]
+    program = (
+        "import sys, types, os; here = sys.argv[1]; sys.path += sys.argv[2:]\n"
+        "for name, place in (('grail_envs', os.path.dirname(here)), ('grail_envs.sandbox', here)):\n"
+        "    sys.modules[name] = types.ModuleType(name); sys.modules[name].__path__ = [place]\n"
+        "from grail_envs.sandbox import math_side, zygote\n"
+        "print(math_side.grade({'gold': '1', 'answer': '2/2'})['passed'])"
+    )
+    command = [sys.executable, "-s", "-S", "-P", "-B", "-c", program, str(tmp_path / "sandbox"), str(site)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env={}, cwd="/")
+    assert ended.stdout == "True\n", ended.stderr

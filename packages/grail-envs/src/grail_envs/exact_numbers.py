@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
 
-from grail_envs.written_marks import CURRENCIES, plain_marks
+from grail_envs.sandbox.written_marks import CURRENCIES, plain_marks
 
 MAX_NUMBER_CHARACTERS: Final = 64
 _MAX_EXPONENT: Final = 30

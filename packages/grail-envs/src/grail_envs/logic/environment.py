@@ -18,7 +18,7 @@ from grail_envs.logic.game_of_n import GameOfN
 from grail_envs.logic.operators import CustomOperators
 from grail_envs.logic.sudoku import Sudoku
 from grail_envs.reward_table import CORRECT_AND_FORMAT
-from grail_envs.written_marks import plain_marks
+from grail_envs.sandbox.written_marks import plain_marks
 
 VERSION: Final = 1
 FAMILIES: Final[dict[str, Family[Any]]] = {

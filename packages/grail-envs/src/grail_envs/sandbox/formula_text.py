@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from grail_envs.sandbox.answer_words import plain
-from grail_envs.written_marks import CURRENCIES, plain_marks
+from grail_envs.sandbox.written_marks import CURRENCIES, plain_marks
 
 _SYMBOLS = {
     "π": "\\pi ", "∞": "\\infty ", "×": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ", "÷": "\\div ",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from grail_envs.answer_text import ANSWER_CLOSE, ANSWER_OPEN, tagged_answer
-from grail_envs.written_marks import plain_marks
+from grail_envs.sandbox.written_marks import plain_marks
 
 MAX_ANSWER_CHARACTERS: Final = 4096
 """An answer longer than this between its tags is malformed: ten variables need 60."""

@@ -21,7 +21,7 @@ from grail_core.participant.state import network_state, only_process
 from grail_core.protocol.network import LOCALNET
 from grail_core.protocol.types import Digest, Hotkey, Window
 from grail_validator import ledger_schema
-from grail_validator.cases import Sighting
+from grail_validator.cases import Sighting, WindowStage
 from grail_validator.cli import cli
 from grail_validator.ledger import Ledger, PublishedFiles
 from tooling.testing.bodies import accepted_body
@@ -203,6 +203,19 @@ def test_a_ledger_of_the_version_before_goes_on_and_is_kept_as_it_was(tmp_path: 
 def _current(tmp_path: Path) -> Path:
     judge(open_ledger(tmp_path / "current.sqlite"), 30, 60)
     return tmp_path / "current.sqlite"
+
+
+def test_a_ledger_of_the_version_before_is_copied_and_brought_back_within_a_window(place: Path, tmp_path: Path) -> None:
+    of_schema_3(place)
+    with closing(sqlite3.connect(place)) as db, db:
+        db.execute("INSERT INTO windows (window, step) VALUES (90, 'sighted')")
+    copy = tmp_path / "copy.sqlite"
+    code, said = ran(tmp_path, "backup", str(copy))
+    assert code == 0, said
+    place.unlink()
+    code, said = ran(tmp_path, "restore", str(copy))
+    assert code == 0, said
+    assert open_ledger(place).stage(Window(90)) is WindowStage.SIGHTED
 
 
 def test_a_migration_that_ends_in_the_middle_was_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

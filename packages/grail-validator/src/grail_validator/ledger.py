@@ -276,6 +276,8 @@ class Ledger:
     def measured(self, window: Window) -> dict[Hotkey, Measured]:
         """What was measured of a window that is not judged yet."""
         with closing(self._connect()) as db:
+            if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'measured'").fetchone() is None:
+                return {}  # an earlier version's, which is only read
             rows = db.execute(
                 "SELECT hotkey, basis, verdict, identities, evidence, sha256 FROM measured WHERE window = ?", (window,)
             ).fetchall()

@@ -26,10 +26,11 @@ from grail_core.checkpoints.delta.tensors import DTYPES, Layout, RawTensor, raw_
 from grail_core.checkpoints.plan import cheapest_route
 from grail_core.checkpoints.publish import ANCHOR_EVERY, skip_bases
 from grail_core.checkpoints.retention import retention
-from grail_core.checkpoints.safety import check_model_files, check_template
+from grail_core.checkpoints.safety import check_model_files
 from grail_core.checkpoints.transfer import export_checkpoint, import_model, save_imported
 from grail_core.environment import EnvironmentSpec
 from grail_core.errors import CheckpointError
+from grail_core.model.prompt_trial import check_template
 from grail_core.protocol.manifest import CheckpointManifest, DeltaRef, FileRef, ObjectRef
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Digest, Hotkey, Window

@@ -18,8 +18,7 @@ from typing import Any
 from grail_core.checkpoints.sizes import bound_sizes
 from grail_core.errors import CheckpointError
 from grail_core.lfs_pointers import refuse_pointer
-from grail_core.model.prompt_trial import check_prompts
-from grail_core.model.prompt_trial import check_template as check_template
+from grail_core.model.prompt_trial import check_prompts, check_template
 from grail_core.model.tokenizer_files import (
     PROMPT_FILES,
     TEMPLATE_FILE,

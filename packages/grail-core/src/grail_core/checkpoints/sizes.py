@@ -16,7 +16,7 @@ MAX_SIZE = 1 << 31
 
 
 def bound_sizes(config: Any, where: str) -> None:
-    """Whoever loads a model makes what its configuration says before any tensor is looked at: layer by layer, expert by expert.
+    """Refuse a configuration whose numbers would cost its readers time and memory: layer by layer, expert by expert.
 
     Raises:
         CheckpointError: a number that no model has, here or in a nested configuration.
@@ -48,5 +48,7 @@ def bound_sizes(config: Any, where: str) -> None:
         layers, experts = most_of["layer"], most_of["expert"]
         if layers * experts > MAX_MODULES:
             raise CheckpointError(
-                f"{layers} layers of {experts} experts are more modules than the {MAX_MODULES} that are loaded", where=where
+                f"{layers} layers of {experts} experts are more modules than the {MAX_MODULES} that are loaded",
+                where=where,
+                hint="the configuration is damaged, or made to cost its readers time and memory",
             )

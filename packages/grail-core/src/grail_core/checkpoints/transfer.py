@@ -79,11 +79,11 @@ def import_model(folder: Path, *, dtype: str = "BF16", for_network: bool = False
     notes = folder_notes(folder) + other_tokenizer_notes(folder) + cutting_notes(folder)
     weights = publishable(map_weights(folder))
     _require_package_reads(folder)
-    check_configuration(json.loads(files.files[CONFIG_FILE]), where=str(folder))
-    if files.files.get(CONFIG_FILE) and json.loads(files.files[CONFIG_FILE]).get("tie_word_embeddings"):
+    config = json.loads(files.files[CONFIG_FILE])
+    check_configuration(config, where=str(folder))
+    if config.get("tie_word_embeddings"):
         weights = _without_second_head(weights)
     cast = {name: _cast(name, tensor, dtype, folder) for name, tensor in weights.items()}
-    config = json.loads(files.files[CONFIG_FILE])
     names = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
     config.pop("torch_dtype", None)
     config["dtype"] = names[dtype]

@@ -60,9 +60,10 @@ class Participant:
         chain = open_chain(settings)
         # A development chain has its netuid in its file; what the operator says counts all the same.
         asked = settings.netuid if "netuid" in settings.model_fields_set else chain.netuid
-        if not asked == chain.netuid == params.netuid:
+        other = next((number for number in (asked, chain.netuid) if number != params.netuid), None)
+        if other is not None:
             raise ConfigurationError(
-                f"the chain is asked for netuid {asked}, and network {params.name} is on netuid {params.netuid}",
+                f"the chain is asked for netuid {other}, and network {params.name} is on netuid {params.netuid}",
                 where="NETUID",
                 hint="set NETUID to the network's, or GRAIL_NETWORK to the file of this subnet's network",
             )

@@ -122,6 +122,16 @@ def test_a_damaged_memory_is_restored_from_its_earlier_generation_and_voids_noth
         SeenCheckpoints(path).check(other)
 
 
+def test_a_memory_of_one_generation_has_two_again_once_it_is_looked_at(tmp_path: Path, view: CheckpointSequence) -> None:
+    """As a process leaves it that is killed between the two, with nothing new in the store since."""
+    path = tmp_path / "seen.json"
+    SeenCheckpoints(path).check(view)
+    whole = path.read_bytes()
+    path.unlink()
+    SeenCheckpoints(path).check(view)
+    assert path.read_bytes() == whole
+
+
 def test_a_turned_digit_is_no_accusation_of_the_trainer(tmp_path: Path, view: CheckpointSequence) -> None:
     path = tmp_path / "seen.json"
     SeenCheckpoints(path).check(view)

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
-import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from grail_core.errors import DiskFullError, StorageError
 
+_TEMPORARY_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _HINTS = {
     errno.EACCES: "give this user the right to read and write it",
@@ -80,20 +82,59 @@ def write_atomically(path: str | os.PathLike[str], data: bytes, *, mode: int = 0
     target = Path(path)
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.parent / f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        temporary = target.with_name(f".{target.name}.tmp")
+        descriptor = _open_alone(temporary, mode)
         try:
-            try:
-                write_all(descriptor, data)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            write_all(descriptor, data)
+            os.fsync(descriptor)
             os.replace(temporary, target)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
+        finally:
+            os.close(descriptor)  # only now somebody else may write beside this file
         sync_folder(target.parent)
+
+
+def _open_alone(temporary: Path, mode: int) -> int:
+    """The one temporary file beside a file, empty, and ours until it is closed. What a process that was killed has left of it
+    is begun anew, so that no name of its own stays behind."""
+    while True:
+        try:
+            descriptor = os.open(temporary, _TEMPORARY_FLAGS, mode)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.ELOOP, errno.ENXIO) or not _taken_away(temporary):
+                raise
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            there = os.fstat(descriptor)
+            if _is_at(there, temporary):
+                if stat.S_ISREG(there.st_mode) and there.st_nlink == 1 and there.st_uid == os.geteuid():
+                    os.ftruncate(descriptor, 0)
+                    return descriptor
+                os.unlink(temporary)  # who made it could write into it later
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # or who had it before has given it its name, or has removed it
+
+
+def _taken_away(path: Path) -> bool:
+    """Another user's file, a link or a pipe: whoever may write into the folder may take it away."""
+    try:
+        os.unlink(path)
+    except OSError:
+        return False
+    return True
+
+
+def _is_at(there: os.stat_result, path: Path) -> bool:
+    try:
+        return os.path.samestat(there, os.lstat(path))
+    except FileNotFoundError:
+        return False
 
 
 def remove_any(path: str | os.PathLike[str]) -> None:

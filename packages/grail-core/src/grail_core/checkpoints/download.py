@@ -44,12 +44,14 @@ def fetch_object(store: ObjectStore, ref: ObjectRef, folder: Path, *, progress: 
         StorageError: the store or the disk fails; what was downloaded is kept for the next try.
     """
     target = folder / ref.sha256.hex()
+    lock = folder / f"{target.name}.lock"
     with storage_errors(folder):
         if _is_there(target, ref):
-            remove_any(_journal(folder, ref))  # of a download that was killed at its very end
+            for left in (_journal(folder, ref), lock):  # of a download that was killed at its very end
+                remove_any(left)
             return target
         folder.mkdir(parents=True, exist_ok=True)
-        with _lock(folder / f"{target.name}.lock"):
+        with _lock(lock):
             if _is_there(target, ref):
                 return target
             for _attempt in range(2):

@@ -84,7 +84,7 @@ def _materialise(manifest: CheckpointManifest, bucket: CheckpointBucket) -> list
     cached = cache.entry(digest)
     if cached is not None:
         if _is_whole(manifest, cached, index, bucket.store):
-            return []
+            return _own_objects(manifest)  # a process that was killed once the entry was made has not removed them
         cache.discard(digest)
     cache.sweep()
     files = _model_files(manifest, bucket)
@@ -314,6 +314,11 @@ def _large_objects(manifest: CheckpointManifest, route: Route, view: CheckpointS
         anchor = manifest if route.start == manifest.digest else view.by_digest[route.start]
         refs += [shard.object for shard in anchor.shards]
     return refs
+
+
+def _own_objects(manifest: CheckpointManifest) -> list[ObjectRef]:
+    """All that this manifest offers for the weights, whichever way was taken."""
+    return [shard.object for shard in manifest.shards] + [part for delta in manifest.deltas for part in delta.parts]
 
 
 @contextmanager

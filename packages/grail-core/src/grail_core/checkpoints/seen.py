@@ -29,6 +29,7 @@ class SeenCheckpoints:
         self._path = path
         self._former = path.with_name(f"{path.stem}.before{path.suffix}")
         self._seen: dict[int, str] | None = None
+        self._restored = False  # from the earlier generation: there are two again once it is written
         self._lock = threading.Lock()
 
     def check(self, view: CheckpointSequence) -> None:
@@ -55,7 +56,8 @@ class SeenCheckpoints:
                     hint="the store was rolled back; if you know why, remove the network's seen*.json below GRAIL_STATE_DIR",
                 )
             self._seen = {**seen, **now}
-            if now.keys() - seen.keys():
+            if self._restored or now.keys() - seen.keys():
+                self._restored = False
                 self._keep(self._seen)
 
     def _load(self) -> dict[int, str]:
@@ -64,6 +66,7 @@ class SeenCheckpoints:
         if found is None:
             found = self._read(self._former) if self._former.exists() else None
             if found is not None:
+                self._restored = True
                 log.event("seen_restored", path=str(self._path), checkpoints=len(found))
         return found or {}
 

@@ -61,6 +61,13 @@ def test_first_sight_is_recorded_once(ledger: Ledger) -> None:
     assert ledger.sightings(Window(30)) == [Sighting(MINER, b"seal", 1000)]
 
 
+def test_where_a_ledger_began_is_remembered_from_its_first_start_or_its_first_window(ledger: Ledger, tmp_path: Path) -> None:
+    assert [ledger.record_beginning(Window(window)) for window in (90, 120)] == [90, 90]
+    former = Ledger(tmp_path / "former.sqlite", network_id=NETWORK, hotkey=SELF)  # of a version that did not keep it
+    former.record_sightings(Window(60), [Sighting(MINER, b"seal", 1000)])
+    assert former.record_beginning(Window(90)) == 60
+
+
 def test_what_a_store_answered_first_stays_and_the_rest_is_late(ledger: Ledger) -> None:
     ledger.record_sighting(Window(30), Sighting(MINER, b"seal", 1000))
     assert ledger.sightings(Window(30)) is None  # first sight still goes on

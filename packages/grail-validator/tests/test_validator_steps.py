@@ -417,9 +417,10 @@ def test_an_arrow_that_does_not_exist_is_an_error() -> None:
 
 
 def test_a_validator_begins_after_its_last_window_but_not_further_back_than_failures_are_remembered() -> None:
-    assert first_window(Window(900), None) == 900
-    assert first_window(Window(900), Window(840)) == 870
-    assert first_window(Window(9000), Window(30)) == 9000 - 36 * 30
+    assert first_window(Window(900), None, Window(900)) == 900
+    assert first_window(Window(930), None, Window(900)) == 900  # it was killed before it had judged its first one
+    assert first_window(Window(900), Window(840), Window(600)) == 870
+    assert first_window(Window(9000), Window(30), Window(30)) == 9000 - 36 * 30
 
 
 def test_weights_are_due_once_an_interval_and_only_where_there_are_any() -> None:

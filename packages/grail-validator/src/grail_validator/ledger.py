@@ -347,6 +347,16 @@ class Ledger:
             self._require_sums(db, window, window)
         return None if row is None or row[0] is None else PublishedFiles(row[0], row[1] or b"")
 
+    def record_beginning(self, current: Window) -> Window:
+        """The window that was running when a validator first started with this ledger, and from which on it has a result for
+        every window. `current` is remembered as that the first time, or the first one that was sighted before it was kept."""
+        with closing(self._connect()) as db, db:
+            db.execute(
+                "INSERT OR IGNORE INTO meta SELECT 'first_window', min(?, coalesce((SELECT min(window) FROM windows), ?))",
+                (current, current),
+            )
+            return Window(int(db.execute("SELECT value FROM meta WHERE name = 'first_window'").fetchone()[0]))
+
     def last_judged(self) -> Window | None:
         with closing(self._connect()) as db:
             row = db.execute("SELECT max(window) FROM windows WHERE step <> 'sighted'").fetchone()

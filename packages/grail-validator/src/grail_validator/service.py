@@ -73,7 +73,8 @@ class ValidatorService:
 
     def run(self, stop: threading.Event, windows: int | None = None) -> int:
         """Judge windows until stopped or `windows` of them are scored. Returns how many were."""
-        first = steps.first_window(self.participant.current_window(), self.ledger.last_judged())
+        current = self.participant.current_window()
+        first = steps.first_window(current, self.ledger.last_judged(), self.ledger.record_beginning(current))
         self.publish_the_rest(stop)
         sentinel = threading.Thread(
             target=self.first_sight.run, args=(first, stop, self._sighted.put), name="first-sight", daemon=True
@@ -268,8 +269,9 @@ class ValidatorService:
         if isinstance(taken.record, ResultRecord):
             self._record(window, taken.record.result)
         elif isinstance(taken.record, PublishedRecord):
+            # Until now a file that our store did not take waited in the cache. Once the window is published nobody looks there.
+            self._files(window).forget()
             self.ledger.record_published(window)
-            self._files(window).forget()  # until then a file that our store did not take waits in it
         if taken.publications:
             answer = self._publish(window, taken.publications)
             self._carry_out(window, steps.step(window, taken.stage, answer))

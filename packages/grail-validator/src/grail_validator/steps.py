@@ -166,15 +166,14 @@ def _unscored(window: Window, status: WindowStatus, reason: str, standing: Stand
 # --- between windows --------------------------------------------------------------------------------------------------
 
 
-def first_window(current: Window, last_judged: Window | None) -> Window:
-    """Where a validator begins: after the last judged window, else with the running one.
+def first_window(current: Window, last_judged: Window | None, began: Window) -> Window:
+    """Where a process begins: after the last judged window, else with the one that was running at this ledger's first start.
 
     Windows that were sealed while it was away are gone through all the same, so that they are recorded as missed; those
     further back than any failure is remembered are not.
     """
-    if last_judged is None:
-        return current
-    return max(Window(last_judged + WINDOW_LENGTH), Window(current - max(LOOKBACK_WINDOWS) * WINDOW_LENGTH))
+    owed = began if last_judged is None else Window(last_judged + WINDOW_LENGTH)
+    return max(owed, Window(current - max(LOOKBACK_WINDOWS) * WINDOW_LENGTH))
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,18 @@ def test_whoever_holds_the_clock_too_long_is_gone_on_without_and_named(run: Run)
     assert isinstance(run.tick(), Advance)
 
 
+def test_a_role_that_is_away_on_purpose_is_not_waited_for_and_not_held_against_it(run: Run) -> None:
+    run.joined()
+    known = Known(run.first, run.done)
+    while isinstance(run.clock.tick(known, run.signs), Advance):
+        pass
+    held = run.clock.tick(known, run.signs)
+    assert isinstance(held, Hold)
+    assert {need.role for need in held.waits_for} == {VALIDATOR}
+    assert isinstance(run.clock.tick(known, run.signs, away=[VALIDATOR]), Advance)
+    assert run.told == []
+
+
 def test_patience_begins_anew_with_every_stand_and_for_whoever_is_waited_for_later(run: Run) -> None:
     run.joined()
     run.tick()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,17 @@ def test_quick_deaths_are_restarted_more_and_more_slowly_and_then_given_up(
         clock.now += supervision.LONGEST_PAUSE_S
     assert pauses == [0.5, 1.0, 2.0, 4.0, 8.0, None]
     assert supervisor.processes["role"].state is State.FAILED
+
+
+def test_a_process_that_kills_itself_on_purpose_is_never_given_up_for_it(
+    supervisor: Supervisor, clock: Clock, tmp_path: Path
+) -> None:
+    program = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    supervisor.start(replace(spec(tmp_path, program), mortal=True))
+    for _ in range(supervision.MAX_DEATHS + 1):
+        assert first_death(supervisor).restart_in_s == supervision.FIRST_PAUSE_S
+        clock.now += supervision.FIRST_PAUSE_S
+        supervisor.poll()
 
 
 def test_a_process_that_lived_long_starts_again_with_the_first_pause(

@@ -39,18 +39,21 @@ class VirtualClock:
         self._absent: dict[str, int] = {}  # role → its signs of life when patience was at its end
         self._given_up: set[Need] = set()  # a role that lives and does not do it holds the clock for it once
 
-    def tick(self, known: Known, signs: Mapping[str, int], *, halts_ms: Collection[int] = ()) -> Step:
+    def tick(
+        self, known: Known, signs: Mapping[str, int], *, halts_ms: Collection[int] = (), away: Collection[str] = ()
+    ) -> Step:
         """Move the clock if it may move. Returns what was done.
 
         Args:
-            signs: how many events each process wrote so far. halts_ms: see `conductor.step`.
+            signs: how many events each process wrote so far. halts_ms: see `conductor.step`. away: roles that stay away on
+                purpose, and are not waited for.
         """
         self._absent = {role: count for role, count in self._absent.items() if signs.get(role, 0) == count}
         taken = step(
             self._timetable,
             known,
             self._chain.now_ms(),
-            absent=self._absent.keys(),
+            absent=self._absent.keys() | set(away),
             given_up=self._given_up,
             halts_ms=halts_ms,
         )

@@ -45,6 +45,7 @@ class Plan:
     evaluation_problems: int = EVALUATION_PROBLEMS
     control: bool = False
     chaos: bool = False
+    dying: bool = False  # the last validator kills itself in every other window (`doomed`)
     patience_s: float = 300.0  # real time that a role may hold the clock; by the real one, of standing still at the end
 
     def to_json(self) -> dict[str, Any]:
@@ -62,6 +63,11 @@ class Plan:
 
     def validator_names(self) -> tuple[str, ...]:
         return tuple(f"validator-{i}" for i in range(1, self.validators + 1))
+
+    @property
+    def doomed(self) -> str | None:
+        """The validator that dies again and again, if one does."""
+        return self.validator_names()[-1] if self.dying else None
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,11 @@ class Layout:
     @property
     def network(self) -> Path:
         return self.root / "network.json"
+
+    @property
+    def deaths(self) -> Path:
+        """What is known of a validator that kills itself."""
+        return self.root / "deaths"
 
     @property
     def chain(self) -> Path:

@@ -73,13 +73,13 @@ class Processes:
         else:
             argv = [*_module("tooling.adversaries.cheating_miner"), "--cheat", strategy]
         spec = self._role(name, "miner", [*argv, *self._mining_options()])
-        if strategy == HONEST:
-            return spec
-        path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))  # no wheel contains cheats
-        return dataclasses.replace(spec, env={**spec.env, "PYTHONPATH": path})
+        return spec if strategy == HONEST else _with_tooling(spec)
 
     def validator(self, name: str) -> ProcessSpec:
-        return self._role(name, "validator", [*_script("grail_validator"), "run"])
+        if name != self._plan.doomed:
+            return self._role(name, "validator", [*_script("grail_validator"), "run"])
+        argv = [*_module("tooling.localnet.doomed"), str(self._layout.deaths), str(self._plan.seed)]
+        return dataclasses.replace(_with_tooling(self._role(name, "validator", argv)), mortal=True)
 
     @property
     def model_folder(self) -> Path:
@@ -127,6 +127,12 @@ class Processes:
 
     def _log(self, name: str) -> Path:
         return self._layout.logs / f"{name}.log"
+
+
+def _with_tooling(spec: ProcessSpec) -> ProcessSpec:
+    """No wheel contains cheats, nor validators that kill themselves."""
+    path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
+    return dataclasses.replace(spec, env={**spec.env, "PYTHONPATH": path})
 
 
 def init_command(plan: Plan, layout: Layout) -> tuple[str, ...]:

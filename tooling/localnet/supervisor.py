@@ -68,6 +68,7 @@ class ProcessSpec:
     argv: tuple[str, ...]
     env: Mapping[str, str]
     log: Path
+    mortal: bool = False  # it kills itself on purpose: that is no reason to give it up
 
 
 @dataclass(frozen=True)
@@ -210,9 +211,12 @@ class Supervisor:
             supervised.state = State.STOPPED if supervised.retired else State.DONE
             return None
         lived = self._clock() - supervised.started_at
-        supervised.quick_deaths = 0 if lived >= HEALTHY_AFTER_S else supervised.quick_deaths + 1
+        meant = -signal.SIGKILL if supervised.spec.mortal else None
+        if code != meant:
+            supervised.quick_deaths = 0 if lived >= HEALTHY_AFTER_S else supervised.quick_deaths + 1
         lines = last_lines(supervised.spec.log)
-        hopeless = supervised.quick_deaths >= MAX_QUICK_DEATHS or len(supervised.exit_codes) >= MAX_DEATHS
+        deaths = sum(one != meant for one in supervised.exit_codes)
+        hopeless = supervised.quick_deaths >= MAX_QUICK_DEATHS or deaths >= MAX_DEATHS
         if code in FINAL_EXIT_CODES or hopeless:
             supervised.state = State.FAILED
             return Death(supervised.spec.name, code, None, lines)

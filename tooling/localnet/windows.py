@@ -19,6 +19,7 @@ from tooling.localnet import chaos
 from tooling.localnet.checkpoints import published_manifests
 from tooling.localnet.clock import VirtualClock, describe
 from tooling.localnet.conductor import Known, Need, Over, Task, Timetable
+from tooling.localnet.doomed import deaths_in
 from tooling.localnet.events import Event, EventTail
 from tooling.localnet.plan import Layout, Plan, State
 from tooling.localnet.progress import Progress
@@ -142,7 +143,7 @@ class Windows:
             first = status.first_window
             known = Known(None if first is None else Window(first), self._progress.done, self._progress.awaiting)
             halts = [chain.parameters.time_of_ms(s.block(first)) for s in self._ahead()] if first is not None else []
-            taken = clock.tick(known, self._progress.signs, halts_ms=halts)
+            taken = clock.tick(known, self._progress.signs, halts_ms=halts, away=self._away())
             status.waits_for = describe(taken)
             if not isinstance(taken, Over):
                 return None
@@ -256,6 +257,13 @@ class Windows:
             return []
         processes = self._supervisor.processes
         return [s for s in chaos.ahead(self._strikes, self.struck) if processes[s.process].state not in ENDED]
+
+    def _away(self) -> tuple[str, ...]:
+        """Who died on purpose and lets a first sight pass."""
+        name = self._plan.doomed
+        deaths = deaths_in(self._layout.deaths) if name is not None else ()
+        here = self._network.chain.current_block()
+        return (name,) if name is not None and any(here <= death.last_block_away for death in deaths) else ()
 
     def _strike_due(self) -> bool:
         """Make the strikes whose moment has come. Returns whether one is due and still to be made."""

@@ -21,6 +21,7 @@ from tests.cases.prompt_folders import FolderCase, of_bytes_with
 from tests.cases.rows import rows
 
 CASES = rows("generation_defaults.json")
+pytestmark = pytest.mark.usefixtures("warm")
 
 
 def model_folder(path: Path, generation: dict[str, Any], config: dict[str, Any] | None = None) -> Path:

@@ -11,6 +11,8 @@ from grail_core.errors import CheckpointError, ConfigurationError, GrailError
 from grail_trainer.cli import cli
 from tests.cases.import_folders import CASES, ImportCase, changed_json, write_model
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 
 def imported(source: Path | str, out: Path, *more: str) -> Result:
     return CliRunner().invoke(cli, ["init", "--from", str(source), "--out", str(out), *more])

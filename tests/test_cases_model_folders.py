@@ -12,7 +12,10 @@ from grail_core.checkpoints.transfer import import_model, save_imported
 from grail_core.errors import CheckpointError
 from tests.cases.model_folders import CASES, NAMES, FolderCase, set_config, write_folder
 
+MULTIPLIES = next(case for case in CASES if case.name == "a list that multiplies")
 
+
+@pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 def test_a_folder_is_imported_whole_or_refused_with_what_is_wrong(case: FolderCase, tmp_path: Path) -> None:
     write_folder(tmp_path)
@@ -23,6 +26,15 @@ def test_a_folder_is_imported_whole_or_refused_with_what_is_wrong(case: FolderCa
     with pytest.raises(CheckpointError) as refused:
         import_model(tmp_path)
     assert case.refusal in str(refused.value)
+
+
+@pytest.mark.heavy
+def test_a_configuration_that_takes_all_it_may_is_refused_in_a_child_of_its_own(tmp_path: Path) -> None:
+    """As it is tried where it is imported: 4 GiB, and a fresh process."""
+    write_folder(tmp_path)
+    MULTIPLIES.change(tmp_path)
+    with pytest.raises(CheckpointError, match=str(MULTIPLIES.refusal)):
+        import_model(tmp_path)
 
 
 def test_what_the_type_asked_for_cannot_hold_is_refused_and_what_it_holds_is_cast(tmp_path: Path) -> None:

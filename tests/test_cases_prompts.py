@@ -13,6 +13,7 @@ from jinja2 import TemplateError
 from grail_core.checkpoints.safety import read_model_files
 from grail_core.environment import Message
 from grail_core.errors import CheckpointError, ProtocolViolationError
+from grail_core.model import prompt_trial
 from grail_core.model.prompts import PromptRenderer
 from tests.cases.prompt_folders import CASES, FolderCase
 from tests.cases.rows import rows
@@ -25,6 +26,15 @@ CONVERSATIONS = (
     [{"role": "system", "content": " be brief "}, {"role": "user", "content": "a\n\nb"}],
     [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b c"}, {"role": "user", "content": ""}],
 )
+
+SHORT = 1 << 12
+"""Characters of the largest conversation that a folder is tried with here; `heavy` has the real length."""
+
+
+@pytest.fixture(autouse=True)
+def _short_trials(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("heavy") is None:
+        monkeypatch.setattr(prompt_trial, "PROBE_CHARACTERS", SHORT)
 
 
 def _by_name(case: Any) -> str:
@@ -80,6 +90,15 @@ def test_a_template_that_is_accepted_renders_as_transformers_renders_it(case: di
     made = FolderCase("", "", config={"bos_token": "<s>"}, template=case["template"]).write(tmp_path / "folder")
     _published(made)
     _compare(made, CONVERSATIONS)
+
+
+@pytest.mark.heavy
+def test_everything_that_is_accepted_is_so_with_conversations_of_the_real_length(tmp_path: Path) -> None:
+    templates = [
+        FolderCase("", "", config={"bos_token": "<s>"}, template=c["template"]) for c in TEMPLATES if c["right"] == "equal"
+    ]
+    for number, case in enumerate([*templates, *(case for case in CASES if case.says is None)]):
+        _published(case.write(tmp_path / str(number)))
 
 
 @pytest.mark.parametrize("case", [case for case in TEMPLATES if case["right"] == "refused"], ids=_by_name)

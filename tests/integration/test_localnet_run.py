@@ -94,7 +94,7 @@ def check_promises(ended: Ended, cheats: tuple[str, ...]) -> None:
 @pytest.mark.timeout(900)  # about 100 s on two idle processors; longer on a busy machine, with the same outcome
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_run_that_was_interrupted_resumes_and_keeps_every_promise(tmp_path: Path) -> None:
-    options = ("--quick", "--windows", "2", "--miners", "2", "--evaluation-problems", "64")
+    options = ("--quick", "--windows", "2", "--miners", "2", "--groups", "4", "--evaluation-problems", "64")
     out = tmp_path / "run"
     first = localnet(out, *options, stop_after="mean reward")
     assert first.code == 130, first.said

@@ -80,7 +80,7 @@ def check_prompts(files: Mapping[str, bytes], *, vocabulary: int | None, where: 
         CheckpointError: they cannot be read as Transformers reads them, a token is none of the model's, no conversation
             gives a prompt, or it takes more than the limits.
     """
-    refused = _tried_files(tuple(sorted(files.items())), vocabulary)
+    refused = _tried_files(tuple(sorted(files.items())), vocabulary, PROBE_CHARACTERS)
     if refused is not None:
         raise CheckpointError(
             f"prompts cannot be made with this tokenizer: {refused.why}",
@@ -103,9 +103,9 @@ def _tried_template(template: str, used: bool) -> _Refusal | None:
 
 
 @lru_cache(maxsize=16)
-def _tried_files(files: tuple[tuple[str, bytes], ...], vocabulary: int | None) -> _Refusal | None:
+def _tried_files(files: tuple[tuple[str, bytes], ...], vocabulary: int | None, characters: int) -> _Refusal | None:
     coded = {name: base64.b64encode(data).decode() for name, data in files}
-    return _child("files_main", {"files": coded, "vocabulary": vocabulary})
+    return _child("files_main", {"files": coded, "vocabulary": vocabulary, "characters": characters})
 
 
 def _child(entry: str, value: Any) -> _Refusal | None:
@@ -185,7 +185,7 @@ def files_main() -> None:
             "leave the token out, or give the model an embedding for it (`resize_token_embeddings`)",
         )
     made, reasons = 0, []
-    for roles, text, length in _trials():
+    for roles, text, length in _trials(value["characters"]):
         content = (text * length)[: length // len(roles)] + _TAIL
         try:
             tokens = renderer.render([Message(role, content) for role in roles])
@@ -214,9 +214,9 @@ def _decoded(renderer: Any, tokens: Sequence[int]) -> None:
         _leave(1, f"the decoder makes {len(text)} characters of {len(tokens)} tokens")
 
 
-def _trials() -> Iterator[tuple[tuple[str, ...], str, int]]:
+def _trials(characters: int) -> Iterator[tuple[tuple[str, ...], str, int]]:
     """Roles of a conversation, what its contents repeat, and characters in all."""
-    yield from ((roles, _PROSE, PROBE_CHARACTERS) for roles in _PROBES)
+    yield from ((roles, _PROSE, characters) for roles in _PROBES)
     yield from ((roles, text, _HARD_CHARACTERS) for text in _HARD_TEXTS for roles in _PROBES[:2])
 
 

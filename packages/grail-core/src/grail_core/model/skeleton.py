@@ -52,12 +52,8 @@ def check_configuration(config: Mapping[str, Any], *, where: str = "") -> None:
 
 @lru_cache(maxsize=64)
 def _check_text(config: str) -> None:
-    specs = [find_spec(name) for name in ("grail_core", "torch", "transformers")]
-    folders = [str(Path(str(spec.origin)).resolve().parent.parent) for spec in specs if spec is not None]
-    command = [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", _BOOT, *dict.fromkeys(folders)]
-    environment = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
     try:
-        ended = subprocess.run(command, input=config.encode(), capture_output=True, env=environment, timeout=_WALL_SECONDS)
+        ended = _child(config.encode())
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CheckpointError(
             f"the configuration could not be tried out: {error}",
@@ -76,6 +72,15 @@ def _check_text(config: str) -> None:
             hint=f"a model is made within {MAX_PROCESSOR_SECONDS} s and {MAX_MEMORY >> 30} GiB, weights not counted",
         ) from None
     raise CheckpointError(what, where=where, hint=hint)
+
+
+def _child(config: bytes) -> subprocess.CompletedProcess[bytes]:
+    """`skeleton_main` in a process of its own, which knows nothing of this one."""
+    specs = [find_spec(name) for name in ("grail_core", "torch", "transformers")]
+    folders = [str(Path(str(spec.origin)).resolve().parent.parent) for spec in specs if spec is not None]
+    command = [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", _BOOT, *dict.fromkeys(folders)]
+    environment = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    return subprocess.run(command, input=config, capture_output=True, env=environment, timeout=_WALL_SECONDS)
 
 
 def check_module(module: Any) -> None:

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from grail_core.chain.development.local import LocalChainParameters
+from grail_core.chain.development.parameters import LocalChainParameters
 from grail_core.chain.development.state import ChainRules
 from grail_core.protocol.network import LOCALNET
 from grail_core.protocol.types import Window

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from grail_core.chain.base import blocks_in
-from grail_core.chain.development.local import LocalChainParameters
+from grail_core.chain.development.parameters import LocalChainParameters
 from grail_core.protocol import WindowTimes
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.network import NetworkParameters

@@ -119,7 +119,7 @@ def challenge(context: WindowContext, beacon: SignedRound | None = None) -> Chal
 
 
 def neuron(uid: int) -> Neuron:
-    return Neuron(uid, MINERS[uid].hotkey, 0, False, Block(0), f"fs:{uid}", Block(0))
+    return Neuron(uid, MINERS[uid].hotkey, 0, False, Block(0), f"fs:{uid}", Block(0), Block(0))
 
 
 def rollouts(context: WindowContext, miner: LocalSigner, groups: Sequence[int]) -> list[RolloutRecord]:

@@ -12,7 +12,7 @@ from typing import Any
 import bittensor_core
 import pytest
 
-from grail_core.chain.base import Chain
+from grail_core.chain.base import Chain, weights_update
 from grail_core.chain.bittensor import BittensorChain
 from grail_core.errors import ChainError, ConfigurationError
 from grail_core.keys import from_ss58
@@ -35,7 +35,10 @@ class InMemorySubtensor:
         self.neurons = [ALICE.ss58, BOB.ss58]
         self.commitments: list[tuple[int, str, list[Any]]] = []  # (block, hotkey, fields)
         self.weights: list[tuple[int, str, dict[int, int]]] = []
+        self.weight_commits: list[tuple[str, int, str, int]] = []  # (hotkey, block, ciphertext, drand round)
+        self.commits_are_updates = True
         self.commit_reveal = False
+        self.does_nothing = False  # what is submitted is answered as always, and is in no block
         self.rate_limit = 5
         self.failures = 0  # so many requests fail before one succeeds
         self.connections = 0
@@ -100,7 +103,7 @@ class InMemorySubtensor:
             "Uids": self.neurons.index(params[1]) if params and len(params) > 1 and params[1] in self.neurons else None,
             "CommitRevealWeightsEnabled": self.commit_reveal,
             "WeightsSetRateLimit": self.rate_limit,
-            "LastUpdate": [max([b for b, h, _ in self.weights if h == key], default=0) for key in self.neurons],
+            "LastUpdate": self.last_updates(number),
             "MinAllowedWeights": 1,
             "MaxWeightsLimit": 65535,
             "SubnetEpochConsensus": "Yuma",
@@ -109,11 +112,19 @@ class InMemorySubtensor:
         }
         return values.get(name)
 
+    def last_updates(self, number: int) -> list[int]:
+        made = [(block, hotkey) for block, hotkey, _ in self.weights]
+        if self.commits_are_updates:
+            made += [(block, hotkey) for hotkey, block, _, _ in self.weight_commits]
+        return [max([b for b, h in made if h == key and b <= number], default=0) for key in self.neurons]
+
     async def query_map(
         self, module: str, name: str, params: list[Any] | None = None, block_hash: str | None = None
     ) -> list[tuple[Any, Any]]:
         self._maybe_fail()
         number = self.number_of(block_hash)
+        if name == "TimelockedWeightCommits" and params == [NETUID]:
+            return [(9, [commit for commit in self.weight_commits if commit[1] <= number]), (10, None)]
         if name != "CommitmentOf":
             return []
         latest = {hotkey: (block, fields) for block, hotkey, fields in self.commitments if block <= number}
@@ -143,6 +154,7 @@ class InMemorySubtensor:
             "validator_permit": [True, False],
             "block_at_registration": [10, 20],
             "total_stake": [5 * TAO, 0],
+            "last_update": self.last_updates(self.number_of(block_hash)),
             "unused": zero,
         }
 
@@ -166,11 +178,16 @@ class InMemorySubtensor:
             return bittensor.ExtrinsicResult(False, error=bittensor.ChainError(self.refusal))
         self.head += 1
         module, function, params = call
+        if self.does_nothing:
+            return bittensor.ExtrinsicResult(True)
         if function == "set_commitment":
             self.commitments.append((self.head, keypair.ss58_address, params["info"]["fields"][0]))
         elif function == "set_mechanism_weights":
             row = dict(zip(params["dests"], params["weights"], strict=True))
             self.weights.append((self.head, keypair.ss58_address, row))
+        elif function == "commit_timelocked_mechanism_weights":
+            entry = (keypair.ss58_address, self.head, "0x" + bytes(params["commit"]).hex(), params["reveal_round"])
+            self.weight_commits.append(entry)
         else:
             raise AssertionError(f"{module}.{function}")
         return bittensor.ExtrinsicResult(True)
@@ -259,6 +276,42 @@ def test_weights_arrive_in_proportion_signed_by_the_hotkey(chain: BittensorChain
     assert (block, from_ss58(hotkey)) == (41, ALICE.hotkey)
     assert row[0] == 65535
     assert abs(row[1] / row[0] - 6000 / 54000) < 1e-4
+
+
+def test_weights_are_shown_from_the_block_that_includes_them(chain: BittensorChain, node: InMemorySubtensor) -> None:
+    chain.set_weights(ALICE, {0: 1})  # included in block 41
+    node.head = 50
+    assert [weights_update(chain, ALICE.hotkey, Block(number)) for number in (40, 41, 47)] == [None, 41, 41]
+    assert weights_update(chain, EVE.hotkey, Block(47)) is None
+    assert chain.pending_weights(ALICE.hotkey) is None
+
+
+def test_a_submission_that_says_success_and_does_nothing_is_shown_to_be_none(
+    chain: BittensorChain, node: InMemorySubtensor
+) -> None:
+    node.does_nothing = True
+    chain.set_weights(ALICE, {0: 1})
+    node.head = 50
+    assert weights_update(chain, ALICE.hotkey, Block(50)) is None
+
+
+@pytest.mark.parametrize("updates", [True, False])
+def test_with_commit_reveal_the_commit_is_what_is_shown(updates: bool, chain: BittensorChain, node: InMemorySubtensor) -> None:
+    """A hostile validator's reveal round, which is no date, is not in the way of it."""
+    node.commit_reveal, node.commits_are_updates = True, updates
+    node.weight_commits.append((BOB.ss58, 30, "0x00", 2**64 - 1))
+    chain.set_weights(ALICE, {0: 1})
+    node.head = 50
+    assert (chain.pending_weights(ALICE.hotkey), chain.pending_weights(ALICE.hotkey, Block(40))) == (41, None)
+    assert (chain.pending_weights(BOB.hotkey), chain.pending_weights(EVE.hotkey)) == (30, None)
+    assert weights_update(chain, ALICE.hotkey, Block(47)) == 41
+    assert node.weights == []
+
+
+def test_what_a_former_holder_of_the_uid_left_is_not_this_hotkeys(chain: BittensorChain, node: InMemorySubtensor) -> None:
+    node.weights.append((19, BOB.ss58, {0: 1}))  # BOB's UID was registered at block 20
+    assert chain.metagraph().neurons[1].last_update == 19
+    assert weights_update(chain, BOB.hotkey, chain.finalised_block()) is None
 
 
 def test_the_reasons_for_which_weights_are_refused_are_told(chain: BittensorChain, node: InMemorySubtensor) -> None:

@@ -35,6 +35,9 @@ class Neuron:
     registered_at: Block
     commitment: str | None  # the text this hotkey committed (its bucket), None if it never did
     commitment_block: Block | None
+    last_update: Block
+    """In which it last set weights or committed to some. Where it never did a chain may give 0, the block of registration, or
+    what the UID's former holder left: nothing at or before `registered_at` is this hotkey's."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +79,34 @@ class Chain(Protocol):
         ...
 
     def set_weights(self, signer: Signer, weights: Mapping[int, int]) -> None:
-        """Set u16 weights by UID; `ChainError` on a missing permit, rate limit or unknown UID."""
+        """Set u16 weights by UID, or commit to them where the subnet wants that; the chain reveals them itself.
+
+        That this returns says that the chain took the request, not that it did it: what it did is read from it afterwards
+        (`weights_update`). `ChainError` on a missing permit, rate limit or unknown UID.
+        """
+        ...
+
+    def pending_weights(self, hotkey: Hotkey, block: Block | None = None) -> Block | None:
+        """In which block this hotkey last committed to weights that are hidden as of `block` (None: the finalised one)."""
         ...
 
     def wait_for_block(self, number: Block, *, stop: threading.Event, finalised: bool = False) -> bool:
         """Sleep until the block exists (or is final). False if `stop` was set first."""
         ...
+
+
+def weights_update(chain: Chain, hotkey: Hotkey, block: Block) -> Block | None:
+    """In which block this hotkey last set weights or committed to some, by what the chain shows as of `block`.
+
+    None if it never did since it registered, or is not registered. Asks two things of the chain where the first does not
+    answer it, and never what a call returned.
+    """
+    neuron = chain.metagraph(block).by_hotkey(hotkey)
+    if neuron is None:
+        return None
+    pending = chain.pending_weights(hotkey, block) or Block(0)
+    newest = max(neuron.last_update, pending)
+    return newest if newest > neuron.registered_at else None
 
 
 def time_of_block_ms(chain: Chain, block: Block, block_time_ms: int) -> int:

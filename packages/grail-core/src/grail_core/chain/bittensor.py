@@ -22,7 +22,7 @@ from grail_core.errors import ChainError, ConfigurationError
 from grail_core.keys import from_ss58, ss58
 from grail_core.protocol.network import MAX_COMMITMENT_BYTES
 from grail_core.protocol.signer import Signer
-from grail_core.protocol.types import Block
+from grail_core.protocol.types import Block, Hotkey
 from grail_core.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -201,6 +201,22 @@ class BittensorChain:
         )
         self._require_success(result, "the weights", signer)
 
+    def pending_weights(self, hotkey: Hotkey, block: Block | None = None) -> Block | None:
+        """From the commits that wait for their drand round (`TimelockedWeightCommits`).
+
+        Not by the SDK's own read: it makes a date of every validator's reveal round, which one of them can choose to have none.
+        """
+        number = self.finalised_block() if block is None else block
+
+        async def commits(client: Any, substrate: Any) -> Any:
+            at = await substrate.block_hash(number)
+            return await substrate.query_map("SubtensorModule", "TimelockedWeightCommits", [self._netuid], block_hash=at)
+
+        address = ss58(hotkey)
+        epochs = self._read(f"weight commits at block {number}", commits)
+        blocks = [int(committed) for _, epoch in epochs for who, committed, *_ in epoch or () if str(who) == address]
+        return Block(max(blocks)) if blocks else None
+
     def wait_for_block(self, number: Block, *, stop: threading.Event, finalised: bool = False) -> bool:
         while True:
             missing = number - (self.finalised_block() if finalised else self.current_block())
@@ -329,6 +345,7 @@ def _neuron(row: Any) -> Neuron:
         registered_at=Block(int(row.block_at_registration)),
         commitment=str(commitment.data) if plain else None,
         commitment_block=Block(int(commitment.block)) if plain else None,
+        last_update=Block(int(row.last_update)),
     )
 
 

@@ -20,6 +20,7 @@ CREATE TABLE extrinsics (seq INTEGER PRIMARY KEY AUTOINCREMENT, block INTEGER NO
                          nonce INTEGER NOT NULL, call TEXT NOT NULL, arguments TEXT NOT NULL, signature BLOB NOT NULL,
                          UNIQUE (hotkey, nonce));
 CREATE INDEX extrinsics_by_block ON extrinsics (block);
+CREATE TABLE lost_calls (hotkey BLOB PRIMARY KEY, calls INTEGER NOT NULL);
 """
 
 

@@ -23,11 +23,13 @@ class Call(Enum):
     STAKE = "stake"
     COMMIT = "commit"
     SET_WEIGHTS = "set_weights"
+    COMMIT_WEIGHTS = "commit_weights"
     DEREGISTER = "deregister"
 
 
 Arguments = Mapping[str, int | str | list[list[int]]]
-"""register, deregister: {} · stake: {amount} rao, may be negative · commit: {text} · set_weights: {weights: [[uid, u16], …]}"""
+"""register, deregister: {} · stake: {amount} rao, may be negative · commit: {text} · set_weights: {weights: [[uid, u16], …]} ·
+commit_weights: {commit: hexadecimal text (`timelock`), reveal: the block that opens it}"""
 
 
 @dataclass(frozen=True)

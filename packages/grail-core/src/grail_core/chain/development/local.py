@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import sqlite3
@@ -29,16 +28,17 @@ from grail_core.chain.base import BlockInfo, Metagraph
 from grail_core.chain.development.chain_file import SCHEMA, connect, database_errors
 from grail_core.chain.development.clock import ClockMode, ClockState, start_clock
 from grail_core.chain.development.extrinsics import Arguments, Call, Extrinsic, sign_extrinsic
-from grail_core.chain.development.state import ChainRules, ChainState, apply
+from grail_core.chain.development.parameters import LocalChainParameters
+from grail_core.chain.development.state import ChainRules, ChainState, apply, reveal, reveal_blocks_of
+from grail_core.chain.development.timelock import close_weights
 from grail_core.chain.development.yuma import Emission
 from grail_core.clock import WallClock, wall_clock_ms
 from grail_core.errors import ChainError, DamagedStateError
 from grail_core.keys import ss58
-from grail_core.protocol.encoding import message
 from grail_core.protocol.signer import Signer
 from grail_core.protocol.types import Block, Hotkey, Signature
 
-FORMAT = 1
+FORMAT = 2
 _MAX_NAP_SECONDS = 2.0  # another process may rebase or advance the clock meanwhile
 _VIRTUAL_NAP_SECONDS = 0.02  # a virtual clock is moved by somebody's call, which no arithmetic foresees
 _STATES_KEPT = 8
@@ -48,33 +48,6 @@ _METAGRAPHS_KEPT = 64
 
 class StaleNonceError(ChainError):
     """Another extrinsic of the same hotkey came first; sign again."""
-
-
-@dataclasses.dataclass(frozen=True)
-class LocalChainParameters:
-    """What `create` fixes for the life of the chain."""
-
-    netuid: int
-    seed: str
-    block_time_ms: int
-    genesis_time_ms: int
-    finality_lag: int  # blocks between the best and the finalised block
-    rules: ChainRules
-
-    @property
-    def genesis_hash(self) -> bytes:
-        """From seed and netuid only, not from time: the same network again has the same id."""
-        return hashlib.sha256(message(b"", "grail/local-chain/genesis", self.seed, self.netuid)).digest()
-
-    def block_hash(self, number: int) -> bytes:
-        """SHA-256 over genesis hash, number and entropy of the seed; block 0 is the genesis block."""
-        if number == 0:
-            return self.genesis_hash
-        entropy = hashlib.sha256(message(b"", "grail/local-chain/entropy", self.seed, number)).digest()
-        return hashlib.sha256(message(self.genesis_hash, "grail/local-chain/block", number, entropy)).digest()
-
-    def time_of_ms(self, number: int) -> int:
-        return self.genesis_time_ms + number * self.block_time_ms
 
 
 class LocalChain:
@@ -210,7 +183,25 @@ class LocalChain:
         self._send(signer, Call.COMMIT, {"text": text})
 
     def set_weights(self, signer: Signer, weights: Mapping[int, int]) -> None:
-        self._send(signer, Call.SET_WEIGHTS, {"weights": [[uid, weight] for uid, weight in sorted(weights.items())]})
+        if self._is_lost(signer.hotkey):
+            return
+        rows = [[uid, weight] for uid, weight in sorted(weights.items())]
+        blocks = self.parameters.rules.reveal_blocks
+        if not blocks:
+            self._send(signer, Call.SET_WEIGHTS, {"weights": rows})
+            return
+        reveal_at = self._raise_head() + blocks
+        try:
+            commit = close_weights(rows, self.parameters.block_hash(reveal_at), signer.hotkey)
+        except ValueError as error:
+            raise ChainError(f"the weights cannot be encoded: {error}", where=_address(signer.hotkey)) from error
+        self._send(signer, Call.COMMIT_WEIGHTS, {"commit": commit.hex(), "reveal": reveal_at})
+
+    def pending_weights(self, hotkey: Hotkey, block: Block | None = None) -> Block | None:
+        number = self.finalised_block() if block is None else block
+        self._require_block(number)
+        waiting = self._state_at(number).pending.get(hotkey, ())
+        return waiting[-1].committed_at if waiting else None
 
     def wait_for_block(self, number: Block, *, stop: threading.Event, finalised: bool = False) -> bool:
         needed = number + (self.parameters.finality_lag if finalised else 0)
@@ -228,7 +219,7 @@ class LocalChain:
     # --- what only a development chain has ------------------------------------------------------------------------------
 
     def register(self, signer: Signer) -> int:
-        """Give this hotkey the lowest free UID, in force from the next block. Returns the UID."""
+        """Give this hotkey the lowest free UID, or on a full subnet the worst one's, from the next block. Returns the UID."""
         self._send(signer, Call.REGISTER, {})
         return self._pending_state(Block(self._raise_head() + 1)).uids[signer.hotkey]
 
@@ -246,6 +237,11 @@ class LocalChain:
         self._require_block(number)
         return {hotkey: dict(row) for hotkey, (row, _) in self._state_at(number).weights.items()}
 
+    def lose_weights(self, hotkey: Hotkey, calls: int) -> None:
+        """A fault: the next so many `set_weights` of this hotkey, in any process, return as always and do nothing."""
+        with self._transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO lost_calls VALUES (?, ?)", (bytes(hotkey), calls))
+
     def emission(self, block: Block | None = None) -> Emission:
         """Who earns what share as of a block (None: the finalised one)."""
         number = self.finalised_block() if block is None else block
@@ -258,7 +254,9 @@ class LocalChain:
         changes = self._query(
             "SELECT DISTINCT block FROM extrinsics WHERE block > ? AND block <= ? ORDER BY block", (first, last)
         )
-        starts = [first, *(row[0] for row in changes)]
+        written = [Block(row[0]) for row in changes]
+        revealed = {block for start in (first, *written) for block in reveal_blocks_of(self._state_at(start))}
+        starts = [first, *sorted({*written, *(block for block in revealed if first < block <= last)})]
         earned: dict[Hotkey, Fraction] = {}
         for start, end in zip(starts, [*starts[1:], last + 1], strict=True):
             state = self._state_at(start)
@@ -437,7 +435,20 @@ class LocalChain:
         )
         for block, hotkey, nonce, call, arguments, signature in rows:
             extrinsic = Extrinsic(Call(call), json.loads(arguments), Hotkey(hotkey), nonce, Signature(signature))
+            self._reveal(state, Block(block))
             apply(state, extrinsic, Block(block), self.parameters.rules)
+        self._reveal(state, Block(up_to))
+
+    def _reveal(self, state: ChainState, block: Block) -> None:
+        if state.pending:
+            reveal(state, block, self.parameters.block_hash, self.parameters.rules)
+
+    def _is_lost(self, hotkey: Hotkey) -> bool:
+        if not self._query("SELECT 1 FROM lost_calls WHERE hotkey = ? AND calls > 0", (bytes(hotkey),)):
+            return False
+        with self._transaction() as connection:
+            update = "UPDATE lost_calls SET calls = calls - 1 WHERE hotkey = ? AND calls > 0"
+            return connection.execute(update, (bytes(hotkey),)).rowcount == 1
 
     def _read_parameters(self) -> LocalChainParameters:
         hint = "start localnet again in a new folder, or check BT_CHAIN_ENDPOINT"
@@ -450,8 +461,7 @@ class LocalChain:
         if not rows or rows[0][0] != FORMAT:
             raise ChainError("this development chain is of another format", where=str(self._path), hint=hint)
         try:
-            fields = json.loads(rows[0][1])
-            return LocalChainParameters(**{**fields, "rules": ChainRules(**fields["rules"])})
+            return LocalChainParameters.from_json(json.loads(rows[0][1]))
         except (ValueError, TypeError, KeyError) as error:
             raise ChainError(
                 f"the development chain's parameters are damaged: {error}", where=str(self._path), hint=hint

@@ -271,7 +271,7 @@ def test_every_way_to_be_done_with_a_window_counts_as_done() -> None:
     assert told(("miner-1", "upload_failed", {"window": 30})) == needs(Task.MINE, FIRST, "miner-1")
     for name in ("first_sight", "first_sight_kept", "first_sight_missed"):
         assert told(("validator-1", name, {"window": 30})) == needs(Task.SIGHT, FIRST, "validator-1")
-    for name in ("weights_set", "weights_kept", "weights_refused"):
+    for name in ("weights_sent", "weights_awaited", "weights_kept", "weights_refused"):
         assert told(("validator-1", name, {"window": 30, "block": 67})) == needs(Task.WEIGH, FIRST, "validator-1")
     for name in ("window_trained", "window_not_trained"):
         assert told((TRAINER, name, {"window": 30})) == needs(Task.TRAIN, FIRST, TRAINER)

@@ -21,7 +21,7 @@ from grail_core.storage.base import ObjectInfo
 from grail_core.storage.filesystem import FilesystemStore
 from grail_validator import adoption, first_sight
 from grail_validator.adoption import MAX_ASKED, MAX_BLOCKS, Adoption
-from grail_validator.cases import WindowStage
+from grail_validator.cases import SentWeights, WindowStage
 from grail_validator.service import ValidatorService
 from tooling.testing.driven_chain import Driven
 from tooling.testing.faults import Outcome, always, events, faulty, first
@@ -70,6 +70,14 @@ def in_force(network: SmallNetwork) -> dict[int, int]:
     return dict(network.chain.weights()[network.signers["validator-0"].hotkey])
 
 
+def after(network: SmallNetwork, validator: ValidatorService, blocks: int = 5) -> list[str]:
+    """What a validator says of its weights some blocks later."""
+    network.chain.advance(blocks)
+    with events() as names:
+        validator._set_weights_if_due()
+    return names
+
+
 # --- weights ----------------------------------------------------------------------------------------------------------
 
 
@@ -79,7 +87,11 @@ def test_a_judged_windows_weights_are_on_chain_and_when_they_were_set_is_remembe
     run_one_window(validator)
     chain: Any = validator.participant.chain
     assert chain.calls["set_weights"] == 1
-    assert validator.ledger.weights_block() == network.chain.current_block()
+    sent_at = network.chain.current_block()
+    assert validator.ledger.weights_sent() == SentWeights(sent_at, FIRST_WINDOW, 1)
+    assert validator.ledger.weights_block() is None  # that the call returned says nothing yet
+    assert after(network, validator) == ["weights_set", "weights_kept"]
+    assert (validator.ledger.weights_block(), validator.ledger.weights_sent()) == (sent_at, None)
     uid = next(n.uid for n in network.chain.metagraph().neurons if n.hotkey == network.signers["miner-0"].hotkey)
     assert in_force(network)[uid] > 0
 
@@ -87,8 +99,9 @@ def test_a_judged_windows_weights_are_on_chain_and_when_they_were_set_is_remembe
 def test_weights_are_set_once_an_interval(network: SmallNetwork) -> None:
     run_one_window(started(network, FIRST_WINDOW))
     validator = started(network, SECOND_WINDOW)
-    set_at = validator.ledger.weights_block()
-    assert set_at is not None
+    sent = validator.ledger.weights_sent()
+    assert sent is not None
+    set_at = sent.block
     validator.ledger.record_weights(Block(set_at + 1))  # one block short of an interval before the next window is judged
     run_one_window(validator)
     chain: Any = validator.participant.chain
@@ -102,7 +115,8 @@ def test_weights_are_set_again_after_an_interval(network: SmallNetwork) -> None:
     run_one_window(validator)
     chain: Any = validator.participant.chain
     assert chain.calls["set_weights"] == 1
-    assert validator.ledger.weights_block() == network.chain.current_block()
+    assert validator.ledger.weights_sent() == SentWeights(network.chain.current_block(), SECOND_WINDOW, 1)
+    assert validator.ledger.weights_block() == network.chain.current_block() - network.params.weight_interval
 
 
 def test_weights_that_the_chain_refused_are_set_after_the_next_start(network: SmallNetwork) -> None:
@@ -111,8 +125,10 @@ def test_weights_that_the_chain_refused_are_set_after_the_next_start(network: Sm
         run_one_window(validator)
     assert "weights_refused" in names
     assert validator.ledger.weights_block() is None
-    run_one_window(started(network, SECOND_WINDOW))
-    assert validator.ledger.weights_block() is not None  # at the start or after the window, as the chain's clock has it
+    again = started(network, SECOND_WINDOW)
+    run_one_window(again)  # sent at the start or after the window, as the chain's clock has it
+    after(network, again)
+    assert again.ledger.weights_block() is not None
     assert sum(in_force(network).values()) > 0
 
 

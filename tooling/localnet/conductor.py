@@ -128,9 +128,10 @@ class Timetable:
             window = Window(first + index * WINDOW_LENGTH)
             stands += self._window(window, known, first=first, mined=index < last)
         if around_ms is None or here + 1 >= last:
-            # Whatever was sent at the last stand is in a final block here.
+            # Whatever was sent at the last stand is in a final block here, and weights that were committed are revealed.
             sent_at = self._overdue_block(WindowTimes(Window(first + (last - 1) * WINDOW_LENGTH), self.params))
-            stands.append(Stand("rest", max(stands[-1].at_ms, self._final_ms(Block(sent_at + 1)))))
+            rest = Block(sent_at + 1 + self.chain.rules.reveal_blocks)
+            stands.append(Stand("rest", max(stands[-1].at_ms, self._final_ms(rest))))
         return tuple(stands)
 
     def _index_at(self, first: Window, chain_ms: int) -> int:

@@ -159,8 +159,11 @@ class NetworkStatus:
         self.missed.setdefault(event.process, {})[window] = event.text("reason")
         return f"window {window} {event.text('status')}: {event.text('reason')}"
 
-    def _on_weights_set(self, event: Event) -> str:
-        return f"weights set at block {event.text('block')}"
+    def _on_weights_sent(self, event: Event) -> str:
+        return f"weights sent after block {event.text('block')}"
+
+    def _on_weights_not_on_chain(self, event: Event) -> str:
+        return f"weights sent after block {event.text('sent_at')} are not on the chain at block {event.text('block')}"
 
     def _on_window_trained(self, event: Event) -> str:
         window = event.integer("window")

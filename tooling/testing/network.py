@@ -17,6 +17,7 @@ from transformers import Qwen2ForCausalLM
 from grail_core.beacon.development import DevelopmentBeacon, DevelopmentKey
 from grail_core.chain.development.clock import ClockMode
 from grail_core.chain.development.local import LocalChain
+from grail_core.chain.development.state import ChainRules
 from grail_core.checkpoints.publish import CheckpointParts, publish
 from grail_core.checkpoints.safety import read_model_files
 from grail_core.environment import Environment
@@ -41,6 +42,7 @@ class Network:
     Args:
         root: empty folder for chain, buckets and caches. max_tokens: the policy's limit. environment: a small SAT one by
             default. model: Transformers folder of the checkpoint; by default one over bytes is made. end: its one end token.
+        rules: of the chain.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Network:
         environment: Environment | None = None,
         model: Path | None = None,
         end: int = END_TOKEN_ID,
+        rules: ChainRules | None = None,
     ) -> None:
         self.root = root
         self.environment = environment or SatEnvironment(3, 4, 5, 6)
@@ -71,6 +74,7 @@ class Network:
             block_time_ms=self.params.block_time_ms,
             genesis_time_ms=GENESIS_S * 1000,
             clock=ClockMode.VIRTUAL,
+            rules=rules,
         )
         (root / "buckets").mkdir()
         for name, signer in self.signers.items():

@@ -234,14 +234,17 @@ def phase_facts(events: Iterable[Event]) -> tuple[PhaseFact, ...]:
 
 
 def weight_facts(network: Network, events: Iterable[Event]) -> tuple[WeightFact, ...]:
-    """What the chain had after each `weights_set`, read from the chain."""
+    """What the chain had after each `weights_sent`, and `weights_set` of what a killed process sent, read from the chain."""
     names = {network.signers[n].hotkey: n for n in network.signers}
+    hidden = network.chain.parameters.rules.reveal_blocks
     head, facts = network.chain.current_block(), []
+    seen: set[tuple[str, int]] = set()
     for event in events:
         block = event.integer("block")
-        if event.name != "weights_set" or block is None:
+        if event.name not in ("weights_sent", "weights_set") or block is None or (event.process, block) in seen:
             continue
-        after = Block(min(block + 2, head))  # an extrinsic is included in the block after the one it was sent in
+        seen.add((event.process, block))
+        after = Block(min(block + 2 + hidden, head))  # an extrinsic is included in the block after the one it was sent in
         for hotkey, row in network.chain.weights(after).items():
             if names.get(hotkey) == event.process:
                 facts.append(WeightFact(after, event.process, shares_of(row)))

@@ -14,7 +14,7 @@ from grail_core.proof.calibration import Shape
 from grail_core.protocol import MinerVerdict, MinerWindow, Seal, Selection, VerdictBody
 from grail_core.protocol.context import Challenge, WindowContext
 from grail_core.protocol.network import NetworkParameters
-from grail_core.protocol.types import Digest, Hotkey
+from grail_core.protocol.types import Block, Digest, Hotkey, Window
 from grail_core.verification.context import Renderer
 from grail_core.verification.examine import Sampling
 from grail_core.verification.header import Classes
@@ -41,6 +41,15 @@ class Sighting:
     seal: bytes | None = None
     stored_at_ms: int = 0
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class SentWeights:
+    """Weights that were handed to the chain, and that it has not shown yet."""
+
+    block: Block  # the newest one before the call: what the chain shows after it is of this call
+    window: Window
+    attempt: int  # from 1
 
 
 @dataclass(frozen=True)

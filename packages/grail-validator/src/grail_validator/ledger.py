@@ -28,7 +28,7 @@ from grail_core.protocol.constants import (
 from grail_core.protocol.types import Block, Digest, Hotkey, Window
 from grail_core.telemetry import get_logger
 from grail_core.verification.header import Classes
-from grail_validator.cases import Measured, Memory, Sighting, WindowStage
+from grail_validator.cases import Measured, Memory, SentWeights, Sighting, WindowStage
 from grail_validator.ledger_rows import measured_of, row_of, sum_of
 from grail_validator.ledger_schema import (
     MIGRATIONS,
@@ -448,14 +448,29 @@ class Ledger:
         )
 
     def weights_block(self) -> Block | None:
-        """The block at which weights were last set."""
+        """The block before the last weights that the chain has shown."""
         with closing(self._connect()) as db:
             row = db.execute("SELECT value FROM meta WHERE name = 'weights_block'").fetchone()
         return None if row is None else Block(int(row[0]))
 
     def record_weights(self, block: Block) -> None:
+        """The chain shows the weights that were sent after this block: none wait for it any more."""
         with closing(self._connect()) as db, db:
             db.execute("INSERT OR REPLACE INTO meta VALUES ('weights_block', ?)", (str(block),))
+            db.execute("DELETE FROM meta WHERE name = 'weights_sent'")
+
+    def weights_sent(self) -> SentWeights | None:
+        """What the chain is to show yet."""
+        with closing(self._connect()) as db:
+            row = db.execute("SELECT value FROM meta WHERE name = 'weights_sent'").fetchone()
+        block, window, attempt = (0, 0, 0) if row is None else map(int, row[0].split())
+        return None if row is None else SentWeights(Block(block), Window(window), attempt)
+
+    def record_weights_sent(self, sent: SentWeights) -> None:
+        """Before they are: whatever ends this process then, the chain is asked about them."""
+        with closing(self._connect()) as db, db:
+            text = f"{sent.block} {sent.window} {sent.attempt}"
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('weights_sent', ?)", (text,))
 
 
 _ALL = -1

@@ -17,7 +17,7 @@ from functools import cached_property, partial
 
 from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.environment import Environment
-from grail_core.errors import ChainError, CheckpointError, DiskFullError, GrailError, ProtocolViolationError, StorageError
+from grail_core.errors import CheckpointError, DiskFullError, GrailError, ProtocolViolationError, StorageError
 from grail_core.files.confined.opening import Confined
 from grail_core.files.evidence import write_evidence
 from grail_core.files.verdicts import read_verdict
@@ -28,7 +28,7 @@ from grail_core.participant.participant import Participant
 from grail_core.participant.waiting import ChallengedWindow, until_had, wait_for_challenge
 from grail_core.proof.alternatives import EIGHT_BIT_GROUP, Alternatives, Weights, eight_bit
 from grail_core.proof.calibration import Shape
-from grail_core.protocol import MinerStatus, SignedVerdict, WindowStatus, weights_now
+from grail_core.protocol import MinerStatus, SignedVerdict, WindowStatus
 from grail_core.protocol.context import WindowContext
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.types import Digest, Hotkey, Window
@@ -45,6 +45,7 @@ from grail_validator.judging import open_docket, stored_in_time
 from grail_validator.ledger import Ledger, PublishedFiles
 from grail_validator.sealed_files import WindowFiles
 from grail_validator.steps import Publication, PublishedRecord, ResultRecord, Step, StoreAnswer, Turn, Unreadable
+from grail_validator.weight_setting import WeightSetting
 
 log = get_logger(__name__)
 
@@ -90,6 +91,7 @@ class ValidatorService:
                     raise GrailError(
                         "the first-sight thread has died", hint="see the log above; the validator must be restarted"
                     ) from None
+                self._weight_setting.look()
                 continue
             self.publish_the_rest(stop)
             if self.advance(window, stop) is WindowStatus.SCORED:
@@ -330,32 +332,12 @@ class ValidatorService:
             return False  # no verdict of ours: it is put over
         return there is not None and there.encode() != verdict
 
-    def _set_weights_if_due(self) -> None:
-        """Set the weights of the last judged window, once every WEIGHT_INTERVAL blocks."""
-        participant = self.participant
-        known = self._weights()
-        try:
-            now = participant.chain.current_block()
-            if not known.due(now, participant.params.weight_interval):
-                if known.of_window is not None:
-                    log.event("weights_kept", block=now, window=known.of_window, set_at=known.set_at)
-                return
-            registered = {neuron.hotkey: neuron.uid for neuron in participant.chain.metagraph().neurons}
-            setting = weights_now(known.weights, known.hotkeys, registered, participant.params.burn_uid)
-            participant.chain.set_weights(participant.signer, setting)
-        except ChainError as error:
-            log.event("weights_refused", window=known.of_window, reason=error.what)
-            return
-        self.ledger.record_weights(now)
-        log.event("weights_set", block=now, window=known.of_window, weights={str(uid): w for uid, w in setting.items()})
+    @cached_property
+    def _weight_setting(self) -> WeightSetting:
+        return WeightSetting(self.participant, self.ledger)
 
-    def _weights(self) -> steps.Weights:
-        window = self.ledger.last_judged()
-        files = self.ledger.files(window) if window is not None else None
-        if files is None:
-            return steps.Weights(window, set_at=self.ledger.weights_block())
-        body = SignedVerdict.decode(files.verdict).body
-        return steps.Weights(window, body.weights, body.hotkeys, self.ledger.weights_block())
+    def _set_weights_if_due(self) -> None:
+        self._weight_setting.turn()
 
     def _report(self, result: WindowResult, seconds: Seconds) -> None:
         """No waiting is in the seconds."""

@@ -178,7 +178,7 @@ def first_window(current: Window, last_judged: Window | None, began: Window) -> 
 
 @dataclass(frozen=True)
 class Weights:
-    """The weights of the last judged window with the hotkeys they belong to, and when weights were last set."""
+    """The weights of the last judged window with the hotkeys they belong to, and before which block weights were last set."""
 
     of_window: Window | None = None
     weights: Mapping[int, int] = field(default_factory=dict)

@@ -5,8 +5,8 @@ refuses it, `reveal` does what a block does by itself. Nothing here reads a file
 is replayed for a past block.
 
 * **A full subnet.** Who registers there takes the UID of the neuron that earns least among those past their immunity (ties: who
-  is there longest), and its former holder is unregistered; where all are immune it is refused. UID 0 is the subnet owner's and
-  is never taken. A row's weight on a UID that was registered after the row was set or committed pays nobody.
+  is there longest), and its former holder is unregistered; where all are immune it is refused. The first `owner_uids` are the
+  subnet owner's and are never taken. A weight on a UID that was registered after the row was set or committed pays nobody.
 * **Commit-reveal** (`reveal_blocks` > 0). Weights are committed in the closed form of `timelock`, for a reveal block at most
   `reveal_blocks` after the one that includes them; they are in force from that block on, without another call. `last_update`
   and the rate limit count from the commit. What does not open, or would not be taken if it were set then, is dropped.
@@ -39,10 +39,10 @@ class ChainRules:
     permit_stake: int = 1_000_000_000  # rao: the least stake that earns a validator permit
     emission_per_block: int = 1_000_000_000  # rao for the whole subnet
     immunity_blocks: int = 4096  # after its registration, for which a neuron keeps its UID on a full subnet
+    owner_uids: int = 1  # from UID 0 on, which nobody loses
     reveal_blocks: int = 0  # from a weight commit to its reveal, at most; 0: weights are set in the open
 
 
-OWNER_UID = 0
 MAX_PENDING = 10  # weight commits of one hotkey that wait for their reveal
 
 
@@ -171,7 +171,7 @@ def _worst(state: ChainState, block: Block, rules: ChainRules) -> int | None:
     candidates = [
         (share.get(uid, 0), registered_at, uid)
         for uid, (_, registered_at) in state.neurons.items()
-        if uid != OWNER_UID and block - registered_at >= rules.immunity_blocks
+        if uid >= rules.owner_uids and block - registered_at >= rules.immunity_blocks
     ]
     return min(candidates)[2] if candidates else None
 

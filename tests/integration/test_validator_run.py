@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from grail_core.chain.base import seconds_of
+from grail_core.commands.published_verdicts import audit
 from grail_core.errors import ChainError, StorageError
 from grail_core.files.verdicts import read_verdict
 from grail_core.keys import LocalSigner
@@ -183,6 +184,10 @@ def test_a_validator_without_memory_takes_over_the_leaders_and_says_so(tmp_path:
     uid = next(n.uid for n in network.chain.metagraph().neurons if n.hotkey == network.signers["miner-0"].hotkey)
     assert verdict.body.score_inputs[uid].supported > 0
     assert late.ledger.untold() is None
+    again = audit(participant.own_store, [network.participant("validator-0").own_store], network.params)
+    assert [(one.window, one.word) for one in again.windows] == [(SECOND_WINDOW, "equal")]
+    assert again.windows[0].found is not None
+    assert again.windows[0].found.filled_in == {leader: (FIRST_WINDOW,)}
 
 
 def test_a_leader_whose_store_takes_its_time_holds_no_window_up_by_more_than_some_blocks(

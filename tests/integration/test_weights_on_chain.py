@@ -156,7 +156,8 @@ def test_it_is_noticed_between_windows_too_and_looked_for_no_more_often_than_the
 
 def test_after_each_try_that_is_lost_the_next_comes_later_but_within_an_interval(network: SmallNetwork) -> None:
     network.chain.lose_weights(network.signers[ME].hotkey, 100)
-    validator, sent = setting(network), []
+    validator = setting(network)
+    sent: list[Block] = []
     while len(sent) < 6:
         if "weights_sent" in said(validator.turn):
             sent.append(network.chain.current_block())

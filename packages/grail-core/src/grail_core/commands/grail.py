@@ -14,6 +14,7 @@ import click
 
 from grail_core.commands.checkpoint import checkpoint
 from grail_core.commands.options import common_options, run_cli, verbose_option, verbosity
+from grail_core.commands.scores import scores
 from grail_core.errors import ConfigurationError, StorageError
 from grail_core.text import printable
 
@@ -54,6 +55,7 @@ _role("train", "grail-trainer", "The same as `grail-trainer run`.")
 
 
 cli.add_command(checkpoint)
+cli.add_command(scores)
 
 
 @cli.group()

@@ -70,6 +70,13 @@ class FilesystemStore:
                 (self._folder / _TEMPORARY).mkdir(parents=True, exist_ok=True)
                 self._remove_leftovers()
 
+    @classmethod
+    def reading(cls, folder: str | os.PathLike[str]) -> FilesystemStore:
+        """A folder that is laid out like a bucket, whatever it is called, to read from."""
+        store = cls(folder, "any-name", read_only=True)
+        store._folder = Path(folder)
+        return store
+
     def put(self, key: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:
         """Write the whole object durably.
 

@@ -36,6 +36,7 @@ Examples:
   hatch run localnet --cheat none --control              honest miners, and the same run with learning rate 0
   hatch run localnet --env gsm8k --data-dir ../data --windows 2 --quick
   hatch run localnet --chaos                             every role is killed once and recovers
+  hatch run localnet --cheat none --newcomer --commit-reveal     a UID changes hands before its weights, which are hidden first
 """
 
 
@@ -89,6 +90,12 @@ Examples:
 )
 @click.option("--control", is_flag=True, help="Run once more with learning rate 0 and report both (takes twice as long).")
 @click.option("--chaos", is_flag=True, help="SIGKILL every role once during the run.")
+@click.option("--commit-reveal", is_flag=True, help="Validators commit to weights, which the chain reveals some blocks later.")
+@click.option(
+    "--newcomer",
+    is_flag=True,
+    help="Fill the subnet; the chain loses a call, and a newcomer takes a miner's UID before the next.",
+)
 @click.option(
     "--evaluation-problems",
     type=click.IntRange(1, 100_000),
@@ -115,6 +122,8 @@ def cli(
     patience: float,
     control: bool,
     chaos: bool,
+    commit_reveal: bool,
+    newcomer: bool,
     evaluation_problems: int | None,
     as_json: bool,
 ) -> None:
@@ -146,6 +155,8 @@ def cli(
         evaluation_problems=evaluation_problems or (QUICK_EVALUATION_PROBLEMS if quick else EVALUATION_PROBLEMS),
         control=control,
         chaos=chaos,
+        commit_reveal=commit_reveal,
+        newcomer=newcomer,
         real_time=real_time,
         groups=groups,
         patience_s=patience,

@@ -46,6 +46,8 @@ class Plan:
     control: bool = False
     chaos: bool = False
     dying: bool = False  # the last validator kills itself in every other window (`doomed`)
+    commit_reveal: bool = False  # weights are committed, and in force some blocks later
+    newcomer: bool = False  # the subnet is full, and somebody takes a miner's UID before weights are set
     patience_s: float = 300.0  # real time that a role may hold the clock; by the real one, of standing still at the end
 
     def to_json(self) -> dict[str, Any]:

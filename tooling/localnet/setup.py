@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grail_core.beacon.development import DevelopmentKey
+from grail_core.chain.base import Metagraph
 from grail_core.chain.development.clock import ClockMode
 from grail_core.chain.development.local import LocalChain
 from grail_core.disk import write_atomically
@@ -25,6 +26,7 @@ from grail_core.keys import LocalSigner, write_wallet
 from grail_core.protocol.beacon import BeaconChain
 from grail_core.protocol.network import LOCALNET, NetworkParameters
 from grail_core.protocol.types import Block
+from tooling.localnet.newcomer import Newcomer, chain_rules
 from tooling.localnet.plan import Layout, Plan
 from tooling.localnet.report.facts import MinerIdentity
 
@@ -108,19 +110,39 @@ def make_network(plan: Plan, layout: Layout) -> Network:
             block_time_ms=params.block_time_ms,
             genesis_time_ms=None if plan.real_time else GENESIS_MS,
             clock=ClockMode.REAL if plan.real_time else ClockMode.VIRTUAL,
+            rules=chain_rules(commit_reveal=plan.commit_reveal, full_at=len(signers) if plan.newcomer else None),
         )
     write_atomically(layout.network, encoded)
     _register(chain, plan, signers)
     # Registrations come into force with the block after the one they were made in, and roles read final blocks.
-    if plan.real_time:
-        chain.wait_for_block(Block(chain.current_block() + 1), stop=threading.Event(), finalised=True)
-    else:
-        while any(chain.metagraph().by_hotkey(signer.hotkey) is None for signer in signers.values()):
+    while (joined := _joined(chain, signers)) is None:
+        if plan.real_time:
+            chain.wait_for_block(Block(chain.current_block() + 1), stop=threading.Event(), finalised=True)
+        else:
             chain.advance(1)
-    known = {neuron.hotkey: neuron.uid for neuron in chain.metagraph().neurons}
+    known = {neuron.hotkey: neuron.uid for neuron in joined.neurons}
     uids = {name: known[signer.hotkey] for name, signer in signers.items()}
     miners = tuple(MinerIdentity(name, signers[name].ss58, uids[name], strategy) for name, strategy in plan.miner_strategies())
     return Network(params, chain, signers, uids, miners)
+
+
+def _joined(chain: LocalChain, signers: Mapping[str, LocalSigner]) -> Metagraph | None:
+    """As of the first block with everybody in it, the same in every start; None until it is final. A miner may lose its UID
+    later (`newcomer`)."""
+    for number in range(chain.finalised_block() + 1):
+        metagraph = chain.metagraph(Block(number))
+        if {signer.hotkey for signer in signers.values()} <= {neuron.hotkey for neuron in metagraph.neurons}:
+            return metagraph
+    return None
+
+
+def newcomer_of(plan: Plan, network: Network) -> Newcomer | None:
+    """Who takes a miner's UID, where the plan has one."""
+    if not plan.newcomer:
+        return None
+    signer = LocalSigner.from_seed(derive_seed(plan.seed, "hotkey", "newcomer"))
+    validators = [network.signers[name].hotkey for name in plan.validator_names()]
+    return Newcomer(network.chain, network.params, signer, validators)
 
 
 def beacon_key(seed: int) -> DevelopmentKey:

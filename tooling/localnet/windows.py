@@ -14,7 +14,7 @@ from pathlib import Path
 from grail_core.errors import GrailError
 from grail_core.protocol import WindowTimes
 from grail_core.protocol.constants import WINDOW_LENGTH
-from grail_core.protocol.types import Window
+from grail_core.protocol.types import Block, Window
 from tooling.localnet import chaos
 from tooling.localnet.checkpoints import published_manifests
 from tooling.localnet.clock import VirtualClock, describe
@@ -25,7 +25,7 @@ from tooling.localnet.plan import Layout, Plan, State
 from tooling.localnet.progress import Progress
 from tooling.localnet.report import collect
 from tooling.localnet.report.facts import NotWaitedFact
-from tooling.localnet.setup import TRAINER, Network
+from tooling.localnet.setup import TRAINER, Network, newcomer_of
 from tooling.localnet.status import MinerStatus, NetworkStatus
 from tooling.localnet.supervisor import State as ProcessState
 from tooling.localnet.supervisor import Supervisor
@@ -84,6 +84,7 @@ class Windows:
         )
         self._status.first_window = self._first_window()
         self._strikes = chaos.strikes([m.name for m in network.miners], plan.validator_names(), plan.windows, network.params)
+        self._newcomer = newcomer_of(plan, network)
         self._due_since: dict[str, float] = {}  # process → when its strike's block was first seen
         self._drawn = 0.0
         self.read_events(aloud=False)
@@ -142,7 +143,7 @@ class Windows:
                 return None
             first = status.first_window
             known = Known(None if first is None else Window(first), self._progress.done, self._progress.awaiting)
-            halts = [chain.parameters.time_of_ms(s.block(first)) for s in self._ahead()] if first is not None else []
+            halts = [chain.parameters.time_of_ms(block) for block in self._halts(first)] if first is not None else []
             taken = clock.tick(known, self._progress.signs, halts_ms=halts, away=self._away())
             status.waits_for = describe(taken)
             if not isinstance(taken, Over):
@@ -192,6 +193,10 @@ class Windows:
         status.block = self._network.chain.current_block()
         if status.first_window is None:
             status.first_window = self._first_window()
+        if self._newcomer is not None and status.first_window is not None:
+            line = self._newcomer.act(Window(status.first_window), status.block)
+            if line:
+                self._view.say("localnet", line, style="yellow")
         now = time.monotonic()
         if self._began is None and status.first_window is not None and status.block >= status.first_window:
             self._began = now
@@ -248,6 +253,11 @@ class Windows:
         """What must survive a kill of the localnet itself."""
         noted = dataclasses.replace(self._state, chaos_done=tuple(self.struck), not_waited=tuple(self.not_waited))
         noted.write(self._layout.state)
+
+    def _halts(self, first: int) -> list[Block]:
+        """Blocks at which a virtual clock must stand once."""
+        newcomer = self._newcomer.halts(Window(first)) if self._newcomer is not None else ()
+        return [*(strike.block(first) for strike in self._ahead()), *newcomer]
 
     # --- chaos ---------------------------------------------------------------------------------------------------------
 

@@ -144,6 +144,7 @@ def test_it_is_noticed_between_windows_too_and_looked_for_no_more_often_than_the
     validator = setting(network, counting)
     assert said(validator.look) == []
     assert counting.calls["metagraph"] == 0  # nothing was sent
+    validator = setting(network, counting)
     validator.turn()
     network.chain.advance(6)
     assert said(validator.look) == ["weights_not_on_chain", "weights_sent"]

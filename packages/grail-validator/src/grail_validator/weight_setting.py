@@ -77,8 +77,11 @@ class WeightSetting:
 
     def look(self) -> None:
         """Look for what was sent, as often as there are blocks, while nothing else is to be done."""
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + seconds_of(1, self.participant.params.block_time_ms)
         sent = self.ledger.weights_sent()
-        if sent is None or time.monotonic() < self._next_look:
+        if sent is None:
             return
         try:
             if self._answer(sent) is Answer.MISSING:
@@ -88,7 +91,6 @@ class WeightSetting:
             if not self._unseen:
                 log.event("weights_unseen", level=logging.WARNING, window=sent.window, sent_at=sent.block, reason=error.what)
             self._unseen = True
-        self._next_look = time.monotonic() + seconds_of(1, self.participant.params.block_time_ms)
 
     def _turn(self) -> None:
         sent = self.ledger.weights_sent()

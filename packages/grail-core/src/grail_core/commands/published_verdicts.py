@@ -149,23 +149,42 @@ def audit(
     first = max(0, wanted[0] - (SCORE_MEMORY_WINDOWS - 1) * WINDOW_LENGTH)
     needed = {w for w in (*own.windows, *(w for other in others for w in other.windows)) if first <= w <= wanted[-1]}
     for window in sorted(needed):
-        verdict, refused, notes = None, "", []
-        for other in (own, *others):
-            if window not in other.windows:
-                continue
-            read = other.read(window)
-            problem = read if isinstance(read, str) else _strange(read, network)
-            if isinstance(read, str) or problem:
-                refused, notes = (problem, notes) if other is own else (refused, [*notes, f"in another bucket: {problem}"])
-                continue
-            if other is own and read.validator != who:
-                refused = f"signed by {ss58(read.validator)}, another validator"
-            elif other is own:
-                verdict = read
-            memory.add(read)
+        verdict, problem = _own_verdict(own, window, who, network)
+        if verdict is not None:
+            memory.add(verdict)
+        notes = []
+        for other in others:
+            strange = _add_other(other, window, network, memory)
+            if strange:
+                notes.append(f"in another bucket: {strange}")
         if window in own.windows and window in wanted:
-            results.append(_audited(window, verdict, refused, notes, memory, rule))
+            results.append(_audited(window, verdict, problem, notes, memory, rule))
     return Audit(ss58(who), network, tuple(results))
+
+
+def _own_verdict(source: _Source, window: Window, who: Hotkey, network: Digest) -> tuple[SignedVerdict | None, str]:
+    """The audited validator's verdict, or why what lies in its bucket is none."""
+    if window not in source.windows:
+        return None, "nothing is there"
+    read = source.read(window)
+    if isinstance(read, str):
+        return None, read
+    if read.body.network_id != network:
+        return None, "a verdict of another network"
+    return (read, "") if read.validator == who else (None, f"signed by {ss58(read.validator)}, another validator")
+
+
+def _add_other(source: _Source, window: Window, network: Digest, memory: PublishedMemory) -> str:
+    """Add whoever's verdict lies in another bucket. Returns why there is none, "" where nothing lies there."""
+    if window not in source.windows:
+        return ""
+    read = source.read(window)
+    if isinstance(read, str):
+        return read
+    if read.body.network_id != network:
+        return "a verdict of another network"
+    memory.add(read)
+    return ""
 
 
 def _newest(
@@ -182,10 +201,6 @@ def _newest(
             continue
         return read.validator, read.body.network_id
     return None
-
-
-def _strange(verdict: SignedVerdict, network_id: Digest) -> str:
-    return "" if verdict.body.network_id == network_id else "a verdict of another network"
 
 
 def _audited(

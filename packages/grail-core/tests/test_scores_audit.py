@@ -20,9 +20,11 @@ from grail_core.protocol.network import LOCALNET, SUBNET_81
 from grail_core.protocol.scores import MinerWindow, score_inputs, weights
 from grail_core.protocol.types import Digest, Hotkey, Window
 from grail_core.protocol.verdicts import Versions
+from grail_core.storage.commitment import BucketAddress, Credentials
 from grail_core.storage.filesystem import FilesystemStore
-from grail_core.storage.layout import verdict_key
+from grail_core.storage.layout import VERDICT_PREFIX, verdict_key
 from tooling.testing.keys import ALICE, BOB, EVE
+from tooling.testing.s3_server import BUCKET, REGION, S3Server
 
 NETWORK = Digest(b"n" * 32)
 MINERS = {uid: Hotkey(bytes([uid]) * 32) for uid in range(1, 5)}
@@ -251,12 +253,12 @@ def test_two_verdicts_of_one_window_are_told_and_never_equal(tmp_path: Path) -> 
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def grail(*arguments: str, network: Path) -> subprocess.CompletedProcess[str]:
+def grail(*arguments: str, network: Path, **more: str) -> subprocess.CompletedProcess[str]:
     code = (
         "import sys\nfrom grail_core.commands.grail import main\n"
         "try:\n    main()\nfinally:\n    assert not {'torch', 'transformers', 'pyarrow', 'bittensor'} & set(sys.modules)\n"
     )
-    environment = {"PATH": "/usr/bin", "PYTHONPATH": ":".join(sys.path), "GRAIL_NETWORK": str(network)}
+    environment = {"PATH": "/usr/bin", "PYTHONPATH": ":".join(sys.path), "GRAIL_NETWORK": str(network), **more}
     return subprocess.run(
         [sys.executable, "-c", code, "scores", *arguments], capture_output=True, text=True, check=False, env=environment
     )
@@ -292,3 +294,20 @@ def test_the_command_prints_the_verdicts_bytes_and_ends_with_11_where_a_window_d
         ended = grail(*arguments, network=network)
         assert (ended.returncode, said in ended.stderr) == (code, True), ended.stderr
         assert "Traceback" not in ended.stderr
+
+
+def test_buckets_are_read_by_what_their_owners_committed(tmp_path: Path, s3: S3Server) -> None:
+    bob, _ = late_and_leader(tmp_path)
+    store = s3.store()
+    for info in bob.store.list(VERDICT_PREFIX):
+        store.put(info.key, bob.store.get(info.key, max_bytes=2**25))
+    network = tmp_path / "network.json"
+    params = dataclasses.replace(LOCALNET, trainer_hotkey=Hotkey(bytes([7]) * 32), store_hosts=(s3.url,))
+    network.write_text(json.dumps(params.to_json()))
+    address = BucketAddress(0, "account", BUCKET, Credentials("anyone", "secret")).to_text()
+    ran = grail("--from", address, "--also", str(tmp_path / "alice"), "--json", network=network, R2_REGION=REGION)
+    assert ran.returncode == 0, ran.stderr
+    assert [row["result"] for row in json.loads(ran.stdout)["windows"]] == ["equal"] * 3
+    alone = grail("--from", address, network=network, R2_REGION=REGION)
+    assert alone.returncode == 11
+    assert "secret" not in alone.stdout + alone.stderr  # of a bucket's key no more is repeated than its beginning

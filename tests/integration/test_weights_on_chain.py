@@ -213,6 +213,17 @@ def test_killed_before_the_call_was_made_it_is_made_once_the_chain_does_not_show
     assert said(setting(network).turn) == ["weights_set", "weights_kept"]
 
 
+def test_a_ledger_that_was_brought_back_and_knows_of_no_call_sends_nothing_twice_in_an_interval(network: SmallNetwork) -> None:
+    network.chain.set_weights(network.signers[ME], {0: 1})  # by the process whose ledger was lost
+    counting = faulty(network.chain)
+    for blocks in (3, 22):
+        network.chain.advance(blocks)
+        assert said(setting(network, counting).turn) == ["weights_kept"]
+    assert counting.calls["set_weights"] == 0
+    network.chain.advance(6)
+    assert said(setting(network, counting).turn) == ["weights_sent"]
+
+
 def test_a_call_that_was_cut_off_and_done_all_the_same_is_found_done(network: SmallNetwork) -> None:
     class CutOff:
         def __getattr__(self, name: str) -> object:
@@ -228,9 +239,8 @@ def test_a_call_that_was_cut_off_and_done_all_the_same_is_found_done(network: Sm
 
 
 def test_a_chain_that_does_not_answer_is_told_once_and_costs_no_weights(network: SmallNetwork) -> None:
-    broken = faulty(network.chain, finalised_block=first(3, ChainError("no connection")))
-    validator = setting(network, broken)
-    validator.turn()
+    setting(network).turn()
+    validator = setting(network, faulty(network.chain, finalised_block=first(3, ChainError("no connection"))))
     network.chain.advance(3)
     told = []
     for _ in range(4):

@@ -101,9 +101,19 @@ class WeightSetting:
         elif sent is not None and answer is Answer.MISSING:
             self._send(known, sent.attempt + 1)
         elif known.due(now := self.participant.chain.current_block(), self.participant.params.weight_interval):
-            self._send(known, 1)
+            lately = self._set_lately(now)
+            if lately is None:
+                self._send(known, 1)
+            else:  # by a process of this hotkey of which this ledger, brought back from a copy, does not know
+                log.event("weights_kept", block=now, window=known.of_window, set_at=lately)
         elif known.of_window is not None:
             log.event("weights_kept", block=now, window=known.of_window, set_at=known.set_at)
+
+    def _set_lately(self, now: Block) -> Block | None:
+        """When the chain shows weights of this interval, less the blocks that a call may take to be in one."""
+        chain, interval = self.participant.chain, self.participant.params.weight_interval
+        update = weights_update(chain, self.participant.signer.hotkey, chain.finalised_block())
+        return update if update is not None and now - update < interval - min(FIRST_LOOK_BLOCKS, interval // 2) else None
 
     def _answer(self, sent: SentWeights) -> Answer:
         """What the chain shows of it now, written down where that is an end of it."""

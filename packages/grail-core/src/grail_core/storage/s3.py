@@ -80,6 +80,10 @@ class S3Store:
                 self._made = _make_client(self._endpoint, self._credentials, self._region, self._limits)
             return self._made
 
+    def prepare(self) -> None:
+        """Make what requests need: that is made for one store after another, and none should pay for others with its time."""
+        _ = self._client
+
     def put(self, key: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:
         """Write the whole object with one request, whatever its size (at most 5 GiB)."""
         split_key(key)
@@ -360,6 +364,7 @@ class S3Directory:
             self._opened.move_to_end(commitment)
             if len(self._opened) > MAX_OPENED:
                 self._opened.popitem(last=False)  # whoever uses it now goes on; its connections close with it
+        store.prepare()
         return store
 
     def _store(self, address: BucketAddress) -> S3Store:

@@ -3,7 +3,8 @@
 boto3 signs requests and reads the shapes of answers; sending them is ours, by the event it offers for that (`before-send`),
 because its own session reads whatever comes for as long as it comes. Here
 
-* each send and receive gets what is left of the time (`time_limits`), the headers' too, so that dripping is no way around it;
+* each send and receive gets what is left of the time (`time_limits`), the headers' too, so that dripping is no way around it,
+  and silence is none around a stop;
 * an answer that is no object is at most MAX_ANSWER_BYTES long, an error's body MAX_ERROR_BYTES; headers are bounded by Python's
   http.client (100 of 64 KiB);
 * XML has no document type, so there are no entities to expand, and no NUL, so it is in no encoding that hides one;
@@ -18,9 +19,12 @@ from __future__ import annotations
 import io
 import os
 import re
+import select
 import socket
+import ssl
 import urllib.request
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,9 +33,10 @@ import urllib3
 from botocore.awsrequest import AWSResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.util.ssl_ import create_urllib3_context
 
 from grail_core.storage.s3_answers import unexpected
-from grail_core.storage.time_limits import StoreLimits, seconds_left
+from grail_core.storage.time_limits import StoreLimits, may_be_stopped, seconds_left
 
 MAX_ANSWER_BYTES = 2 << 20
 """A page of a listing: a thousand keys of 1,024 characters, and 250 bytes with each."""
@@ -39,6 +44,7 @@ MAX_ANSWER_BYTES = 2 << 20
 MAX_ERROR_BYTES = 64 << 10
 CONNECT_S = 5.0
 _SENT_AT_ONCE = 256 << 10
+_STOP_POLL_S = 0.25
 _CODE = re.compile(rb"<Code>([A-Za-z0-9._-]{1,64})</Code>")
 _MESSAGE = re.compile(rb"<Message>([^<]{0,1000})</Message>")
 
@@ -109,11 +115,23 @@ class Transport:
         proxy = None if urllib.request.proxy_bypass(parts.hostname or "") else urllib.request.getproxies().get(parts.scheme)
         if proxy not in self._managers:
             trusted = os.environ.get("AWS_CA_BUNDLE") or botocore.httpsession.get_cert_path(True)
-            options: dict[str, Any] = {"maxsize": 10, "cert_reqs": "CERT_REQUIRED", "ca_certs": trusted}
+            options: dict[str, Any] = {"maxsize": 10, "ssl_context": _verifying(str(trusted))}
             manager = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
             manager.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
             self._managers[proxy] = manager
         return self._managers[proxy]
+
+
+@lru_cache(maxsize=4)
+def _verifying(trusted: str) -> ssl.SSLContext:
+    """One for all connections: the authorities take 15 ms to read, and first sight opens 256 connections at once."""
+    context = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED)
+    context.check_hostname = True
+    if os.path.isdir(trusted):
+        context.load_verify_locations(capath=trusted)
+    else:
+        context.load_verify_locations(cafile=trusted)
+    return context
 
 
 class _Whole:
@@ -146,6 +164,18 @@ class _TimedSocket:
             raise TimeoutError("the time for this answer is over")
         self._inner.settimeout(left if self._idle is None else min(left, self._idle))
 
+    def await_bytes(self) -> None:
+        """Until there is something to read, or no more time; at once where nobody can stop it, and the receive itself waits."""
+        if not may_be_stopped() or (isinstance(self._inner, ssl.SSLSocket) and self._inner.pending()):
+            return
+        readable = select.poll()
+        readable.register(self._inner, select.POLLIN)
+        waited = 0.0
+        while not readable.poll(1000 * min(_STOP_POLL_S, max(0.0, seconds_left()))):
+            waited += _STOP_POLL_S
+            if seconds_left() <= 0 or (self._idle is not None and waited >= self._idle):
+                raise TimeoutError("nothing came in the time that there was")
+
     def sendall(self, data: Any) -> None:
         view = memoryview(data).cast("B")
         while view:
@@ -165,6 +195,7 @@ class _TimedReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
+        self._timed.await_bytes()
         self._timed.limit()
         count: int | None = self._inner.readinto(buffer)
         return count

@@ -6,12 +6,14 @@ block may take in all, and the transport hands each read and write what is left 
     with at_most(8.0):
         store.get(key, max_bytes=32_768)  # NoAnswerError after eight seconds at the latest
 
-The limit is of the thread that enters the block; blocks inside one another can only shorten it.
+The limit is of the thread that enters the block; blocks inside one another can only shorten it. An event that somebody sets
+ends it at once.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 _ENDS_AT: ContextVar[float] = ContextVar("grail_core.storage.ends_at", default=math.inf)
+_STOPS: ContextVar[tuple[threading.Event, ...]] = ContextVar("grail_core.storage.stops", default=())
 
 
 @dataclass(frozen=True)
@@ -40,15 +43,24 @@ class StoreLimits:
 
 
 @contextmanager
-def at_most(seconds: float) -> Iterator[None]:
-    """Everything that a store is asked inside the block takes at most so long in all."""
+def at_most(seconds: float, *, stop: threading.Event | None = None) -> Iterator[None]:
+    """Everything that a store is asked inside the block takes at most so long in all, and ends when `stop` is set."""
     token = _ENDS_AT.set(min(_ENDS_AT.get(), time.monotonic() + seconds))
+    stops = _STOPS.set((*_STOPS.get(), stop) if stop is not None else _STOPS.get())
     try:
         yield
     finally:
+        _STOPS.reset(stops)
         _ENDS_AT.reset(token)
 
 
 def seconds_left() -> float:
     """What is left of the shortest limit around this call, infinite if there is none; negative once it is over."""
+    if any(stop.is_set() for stop in _STOPS.get()):
+        return -math.inf
     return _ENDS_AT.get() - time.monotonic()
+
+
+def may_be_stopped() -> bool:
+    """Whether whoever waits here has to look at `seconds_left` now and then."""
+    return bool(_STOPS.get())

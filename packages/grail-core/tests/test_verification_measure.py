@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from grail_core.environment import Grade, GradeOutcome, Problem
-from grail_core.errors import MachineFaultError
+from grail_core.errors import MachineFaultError, OutOfTimeError
 from grail_core.files.evidence import GradeEvidence, GradeStability, MinerEvidence
 from grail_core.proof.batch import RolloutMeasurement
 from grail_core.proof.numerics import DEFAULT_CLASS
@@ -19,7 +19,7 @@ from grail_core.protocol.constants import MAX_ROLLOUTS_CHECKED
 from grail_core.protocol.types import Digest
 from grail_core.verification import measure
 from grail_core.verification.context import CheckContext
-from grail_core.verification.examine import Examination
+from grail_core.verification.examine import Examination, examine
 from grail_core.verification.measure import MAX_RESERVE_TAKEN, ChallengedSample, Place, WholeGroup
 from grail_core.verification.reward import grade_claim
 from grail_core.verification.window_file import Submission, check_file
@@ -129,6 +129,33 @@ def test_what_is_looked_at_in_place_of_others_does_not_make_the_sample_larger(lo
     evidence = ChallengedSample(SEED, MODEL).measure(submission(), cannot_conclude_on(unsure))
     assert (len(SAMPLE.places), evidence.inconclusive) == (42, lost)
     assert Examination((), submission(), evidence=evidence).too_many_inconclusive == too_many
+
+
+@pytest.mark.parametrize("work", ["a grade", "a forward pass", "the comparison with other weights", "schema"])
+def test_a_file_whose_time_is_over_ends_before_the_next_piece_of_work(measured: list[int], work: str) -> None:
+    """None is begun that there is no time for, and what was begun is finished."""
+    asked: list[str] = []
+
+    class Timed(CheckContext):
+        def require_time(self, piece: str) -> None:
+            asked.append(piece)
+            super().require_time(piece)
+
+    context = plain.check_context(CONTEXT, MINER.hotkey)
+    timed = Timed(**{one.name: getattr(context, one.name) for one in fields(context)})
+    object.__setattr__(timed, "seconds_left", lambda: -1.0 if asked[-1] == work else 1.0)
+    with pytest.raises(OutOfTimeError, match=f"before {work}"):
+        examine(submission(), timed, ComparesTruth(SEED, MODEL))
+    assert asked.count(work) == 1
+    assert len(measured) == (3 if work.startswith("the comparison") else 0)
+
+
+class ComparesTruth(ChallengedSample):
+    """Measures as a file claims, so that it comes as far as the comparison."""
+
+    def measure(self, submission: Submission, context: CheckContext) -> MinerEvidence:
+        super().measure(submission, context)
+        return plain.TruthfulSampling(self.challenge_seed).measure(submission, context)
 
 
 def test_rollouts_of_a_whole_group_stay_in_it_and_count_as_lost() -> None:

@@ -109,6 +109,10 @@ class MachineFaultError(GrailError):
     """This machine could not compute what was asked (memory, a device); nothing is said of whoever asked."""
 
 
+class OutOfTimeError(MachineFaultError):
+    """What was asked takes longer than there was time for it."""
+
+
 class OutOfMemoryError(GrailError):
     """This machine had no memory left, on the processor or on the device."""
 

@@ -1,12 +1,14 @@
-"""What the checks of one file are run against. Everything is a value: no chain, no store, no clock."""
+"""What the checks of one file are run against: values, no chain, no store; of a clock only what it leaves this file."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from grail_core.environment import Environment, Message
+from grail_core.errors import OutOfTimeError
 from grail_core.protocol import WindowHeader
 from grail_core.protocol.constants import MAX_NEW_TOKENS_PROTOCOL_CAP
 from grail_core.protocol.context import WindowContext
@@ -29,7 +31,8 @@ class CheckContext:
 
     `vocabulary_size` and `context_length` are the checkpoint model's; `history` holds the rollout identities
     (`uniqueness.rollout_identity`) this hotkey already had counted in the last 12 windows; `sealed` is the header of its seal,
-    None for who knows only the file's digest; `open_file` opens a stranger's bytes.
+    None for who knows only the file's digest; `open_file` opens a stranger's bytes; `seconds_left` says how long this file's
+    checks may still take.
     """
 
     window: WindowContext
@@ -41,6 +44,20 @@ class CheckContext:
     sealed: WindowHeader | None = None
     open_file: OpenFile = in_this_process
     history: Collection[Digest] = field(default_factory=frozenset)
+    seconds_left: Callable[[], float] = lambda: math.inf
+
+    def require_time(self, work: str) -> None:
+        """Asked before each piece of work that takes long: a rollout's grade, a forward pass.
+
+        Raises:
+            OutOfTimeError: this file's time is over, whoever made it slow.
+        """
+        over_s = -self.seconds_left()
+        if over_s >= 0:
+            raise OutOfTimeError(
+                f"the time for one file's checks was over before {work}",
+                hint="a single file may be made to be slow; if many end so, this machine is too slow for the network",
+            )
 
     @property
     def policy(self) -> GenerationPolicy:

@@ -123,10 +123,13 @@ def examine_sample(examination: Examination, context: CheckContext, sampling: Sa
     submission = examination.submission
     if submission is None or examination.reject is not None:
         return examination
+
+    def under_alternatives(measured: MinerEvidence) -> MinerEvidence:
+        context.require_time("the comparison with other weights")
+        return sampling.under_alternatives(submission, context, measured)
+
     evidence = sampling.measure(submission, context)
-    findings, evidence = _decide(
-        submission, evidence, lambda measured: sampling.under_alternatives(submission, context, measured)
-    )
+    findings, evidence = _decide(submission, evidence, under_alternatives)
     return replace(examination, findings=(*examination.findings, *findings), evidence=evidence)
 
 
@@ -169,6 +172,7 @@ def _every_rollout(submission: Submission, context: CheckContext) -> Examination
     )
     findings: list[Finding] = [accept("file", value=len(submission.rollouts), detail="rows signed and bound")]
     for name, check in stages:
+        context.require_time(name)
         found = check()
         findings += found or [accept(name)]
         if first_reject(found):

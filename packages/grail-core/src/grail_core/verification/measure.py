@@ -127,6 +127,7 @@ def _measure_batch(
     context: CheckContext, batch: Sequence[OpenedRollout], graded: Mapping[Place, GradeEvidence], model: PolicyModel
 ) -> list[RolloutEvidence]:
     """One proof batch: at most 16 rollouts, in the order given."""
+    context.require_time("a forward pass")
     records = [one.record for one in batch]
     measure = partial(
         measure_rollouts,
@@ -172,6 +173,7 @@ def _evidence_of(
 
 def _grade(record: RolloutRecord, context: CheckContext) -> GradeEvidence:
     """The environment's grade of one rollout against what it claims."""
+    context.require_time("a grade")
     problem = context.environment.problem(context.window.problem_seed(context.hotkey, record.group))
     asked = context.environment.messages(problem)
     completion = context.renderer.decode_completion(record.completion.tolist(), asked)

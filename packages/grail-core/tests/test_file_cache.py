@@ -96,6 +96,16 @@ def test_the_budget_holds_before_every_write_and_the_least_recently_used_goes_fi
     assert held(cache, range(4)) == [0, 2, 3]
 
 
+def test_room_is_made_for_what_lies_beside_the_entries_the_oldest_first(tmp_path: Path) -> None:
+    cache = FileCache(tmp_path, budget_bytes=1000)
+    for number in range(3):
+        put(cache, number, 300)
+    cache.make_room(100)
+    assert held(cache, range(3), 300) == [0, 1, 2]
+    cache.make_room(500)
+    assert held(cache, range(3), 300) == [2]
+
+
 def test_a_clock_that_was_set_back_does_not_make_the_newest_the_oldest(tmp_path: Path) -> None:
     cache = FileCache(tmp_path / "cache", budget_bytes=2000)
     put(cache, 1)

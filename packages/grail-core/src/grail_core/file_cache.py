@@ -94,6 +94,16 @@ class FileCache:
             os.utime(path, ns=(self._next_age(),) * 2)
             os.replace(path, target)
 
+    def make_room(self, needed: int) -> None:
+        """Remove the oldest entries until so many bytes more are within the budget: of files that lie beside the cache until
+        they are adopted.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        with storage_errors(self.root), self._alone():
+            self._make_room(needed)
+
     def has(self, key: str) -> bool:
         """Whether something lies under a key; whether it is whole is found out by `get`."""
         return self._path(key).is_file()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
 from grail_core.chain.base import Neuron
 from grail_core.environment import Environment
+from grail_core.errors import StorageError
 from grail_core.files.evidence import MinerEvidence
 from grail_core.proof.calibration import Shape
 from grail_core.protocol import MinerVerdict, MinerWindow, Seal, Selection, VerdictBody
@@ -19,6 +21,14 @@ from grail_core.verification.context import Renderer
 from grail_core.verification.examine import Sampling
 from grail_core.verification.header import Classes
 from grail_core.verification.window_file import OpenFile, in_this_process
+
+
+class Interrupted(Exception):
+    """The validator was asked to stop while files of the window were still to be judged. What was measured stays."""
+
+
+class NotSoughtError(StorageError):
+    """A drawn file was never asked for, or not for as long as it should have been: this machine had no room for it."""
 
 
 class WindowStage(Enum):
@@ -68,7 +78,12 @@ class SealedFiles(Protocol):
     """The bytes that seals name, wherever they are had from: none but those of the sealed digest and size."""
 
     def of(self, hotkey: Hotkey, seal: Seal) -> bytes | None:
-        """From the miner's own bucket; None where it could not be had in all tries. Raises StorageError where we lost it."""
+        """From the miner's own bucket; None where it could not be had in all tries.
+
+        Raises:
+            NotSoughtError: we had no room for it.
+            StorageError: we lost it.
+        """
         ...
 
     def elsewhere(self, hotkey: Hotkey, seal: Seal) -> bytes | None:
@@ -157,11 +172,19 @@ class Docket:
         return tuple(one for one in self.sealed if one.coin.selected)
 
 
+def in_order(drawn: Sequence[Sealed]) -> Generator[Sealed]:
+    """The files of a window whose bytes are all there."""
+    yield from drawn
+
+
 @dataclass(frozen=True)
 class Case:
     """One window ready to be judged.
 
     `given_up`: hotkeys whose files were in hand when this validator's process ended. `measured`: what was measured before then.
+    `arriving` gives the drawn files one after the other, each when it is settled whether `files.of` has it; it may fetch them
+    meanwhile. Their order changes nothing in the result. `judging_s`: what their checks may take together
+    (`time_budget`), by `clock`; by default no time passes.
     """
 
     context: WindowContext
@@ -172,6 +195,9 @@ class Case:
     files: SealedFiles
     given_up: frozenset[Hotkey] = frozenset()
     measured: Mapping[Hotkey, Measured] = field(default_factory=dict)
+    arriving: Callable[[Sequence[Sealed]], Generator[Sealed]] = in_order
+    judging_s: float = math.inf
+    clock: Callable[[], float] = lambda: 0.0
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,16 @@
 """Judging one window: from first sight to the verdict body.
 
-`open_docket` decides from the seals who is drawn; `judge_window` then reads top to bottom: each drawn file through the checks
-(`grail_core.verification.examine`, in their one order), one at a time → files that could not be had → scores → weights. Only
-`Means.sampling` needs a model and only `SealedFiles` a store; the rest is pure, so that a replay runs it again from published
-evidence. Nothing that one file does reaches another's verdict.
+`open_docket` decides from the seals who is drawn; `judge_window` then reads top to bottom: each drawn file, as it comes,
+through the checks (`grail_core.verification.examine`, in their one order), one at a time → files that could not be had →
+scores → weights. Only `Means.sampling` needs a model and only `SealedFiles` a store; the rest is pure, so that a replay runs
+it again from published evidence. Nothing that one file does reaches another's verdict, nor does the order in which they come.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import grail_core
@@ -42,7 +43,19 @@ from grail_core.verification.model_checks import calibration_version
 from grail_core.verification.seal import read_seal
 from grail_core.verification.verdict import inputs_of
 from grail_core.verification.wording import reject
-from grail_validator.cases import Announcement, Case, Docket, Measured, Memory, Sealed, Sighting, Standing, WindowResult
+from grail_validator.cases import (
+    Announcement,
+    Case,
+    Docket,
+    Measured,
+    Memory,
+    NotSoughtError,
+    Sealed,
+    Sighting,
+    Standing,
+    WindowResult,
+)
+from grail_validator.time_budget import TimeBudget
 
 MISSING = reject(
     "file",
@@ -106,31 +119,45 @@ class _Judged:
 
 
 def judge_window(case: Case) -> WindowResult:
-    """The verdict of a window whose challenge is known and whose drawn files were fetched as far as they could be had."""
-    judged: dict[Hotkey, _Judged] = {}
-    missing: list[Sealed] = []
+    """The verdict of a window whose challenge is known.
+
+    Raises:
+        Interrupted: it was asked to stop meanwhile; what was measured is kept.
+        DiskFullError: the operator's to mend; the window stays as it is.
+    """
+    judged = _known(case)
     drawn = case.docket.drawn
-    for one in drawn:
+    wanted = [one for one in drawn if one.entry.neuron.hotkey not in judged]
+    budget = TimeBudget(case.judging_s, max(1, len(wanted)), case.clock)
+    missing: list[Sealed] = []
+    unsought: dict[Hotkey, NotSoughtError] = {}
+    with closing(case.arriving(wanted)) as arriving:
+        for one in arriving:
+            hotkey = one.entry.neuron.hotkey
+            try:
+                found = _judge(one, case.files.of, case, budget)
+            except NotSoughtError as error:
+                unsought[hotkey] = error
+                found = None
+            if found is None:
+                missing.append(one)
+            else:
+                judged[hotkey] = found
+    line = _line(case, judged.keys() - case.given_up, unsought)
+    # In the order of UIDs, not in which they were missed: looking elsewhere has its time, and the first of them have it first.
+    elsewhere = TimeBudget(case.judging_s, max(1, len(missing)), case.clock)
+    for one in sorted(missing, key=lambda one: one.entry.neuron.uid):
         hotkey = one.entry.neuron.hotkey
-        if hotkey in case.given_up:
-            reason = "this validator's process ended while it worked on this file"
-            judged[hotkey] = _Judged(_verdict(one, MinerStatus.INCONCLUSIVE, reason=reason))
-            continue
-        found = _judge(one, case.files.of, case)
-        if found is None:
-            missing.append(one)
-        else:
-            judged[hotkey] = found
-    line = _line(case, judged.keys() - case.given_up)
-    for one in missing:
-        hotkey = one.entry.neuron.hotkey
-        judged[hotkey] = _judge(one, case.files.elsewhere, case) or _Judged(_not_had(one, line))
+        had = _judge(one, case.files.elsewhere, case, elsewhere)
+        judged[hotkey] = had or (_unmeasured(one, unsought[hotkey]) if hotkey in unsought else _Judged(_not_had(one, line)))
     final = [_with_unsupported(one.verdict, case) for one in judged.values()]
-    counted = {hotkey: one.identities for hotkey, one in judged.items() if one.verdict.status is MinerStatus.ACCEPTED}
+    hotkeys = [one.entry.neuron.hotkey for one in drawn]
+    accepted = [hotkey for hotkey in hotkeys if judged[hotkey].verdict.status is MinerStatus.ACCEPTED]
+    counted = {hotkey: judged[hotkey].identities for hotkey in accepted}
     final = [_with_shared(verdict, counted) for verdict in final]
     final += [_verdict(one, MinerStatus.NOT_SELECTED, active=True) for one in case.docket.sealed if not one.coin.selected]
     final += case.docket.refused
-    evidence = [judged[one.entry.neuron.hotkey].evidence for one in drawn]
+    evidence = [judged[hotkey].evidence for hotkey in hotkeys]
     return WindowResult(
         body=_body(case, sorted(final, key=lambda verdict: verdict.uid)),
         evidence=tuple(one for one in evidence if one is not None),
@@ -147,9 +174,10 @@ class _Line:
     had: frozenset[Hotkey]
 
 
-def _line(case: Case, had: Collection[Hotkey]) -> _Line:
-    """Who is not supported by audits tells nothing: a dozen new hotkeys that withhold would excuse one another."""
-    drawn = {one.entry.neuron.hotkey: one.seal for one in case.docket.drawn}
+def _line(case: Case, had: Collection[Hotkey], unsought: Collection[Hotkey]) -> _Line:
+    """Who is not supported by audits tells nothing: a dozen new hotkeys that withhold would excuse one another. Nor does a file
+    that was not asked for: large ones that fill the disk would excuse those that withhold."""
+    drawn = {one.entry.neuron.hotkey: one.seal for one in case.docket.drawn if one.entry.neuron.hotkey not in unsought}
     candidates = {hotkey: _candidate(seal, case.standing.memory, case.context.window) for hotkey, seal in drawn.items()}
     supported = {hotkey for hotkey, one in candidates.items() if not (one.newcomer or one.in_lookback)}
     told = frozenset(supported or drawn)
@@ -165,35 +193,54 @@ def _not_had(one: Sealed, line: _Line) -> MinerVerdict:
     return _verdict(one, MinerStatus.FAILED, findings=(MISSING,))
 
 
-def _judge(one: Sealed, read: Callable[[Hotkey, Seal], bytes | None], case: Case) -> _Judged | None:
+def _known(case: Case) -> dict[Hotkey, _Judged]:
+    """What needs no look at its file: given up, or measured before a restart."""
+    judged: dict[Hotkey, _Judged] = {}
+    for one in case.docket.drawn:
+        hotkey = one.entry.neuron.hotkey
+        known = case.measured.get(hotkey)
+        if hotkey in case.given_up:
+            reason = "this validator's process ended while it worked on this file"
+            judged[hotkey] = _Judged(_verdict(one, MinerStatus.INCONCLUSIVE, reason=reason))
+        elif known is not None and known.basis == basis_of(one, case):
+            verdict = replace(known.verdict, check_probability=one.coin.probability, coin=one.coin.coin)
+            judged[hotkey] = _Judged(verdict, known.identities, known.evidence)
+    return judged
+
+
+def _judge(one: Sealed, read: Callable[[Hotkey, Seal], bytes | None], case: Case, budget: TimeBudget) -> _Judged | None:
     """One drawn file before the checks, None where `read` does not have it. What fails here of this validator's costs this
-    miner's verdict, and no other's. The file is let go: one is open at a time. What was measured before a restart is taken."""
-    hotkey, basis = one.entry.neuron.hotkey, basis_of(one, case)
-    known = case.measured.get(hotkey)
-    if known is not None and known.basis == basis:
-        verdict = replace(known.verdict, check_probability=one.coin.probability, coin=one.coin.coin)
-        return _Judged(verdict, known.identities, known.evidence)
+    miner's verdict, and no other's. The file is let go: one is open at a time.
+
+    Raises:
+        NotSoughtError: as `read`.
+    """
+    hotkey = one.entry.neuron.hotkey
     case.means.working(hotkey)
     try:
         data = read(hotkey, one.seal)
         if data is None:
             return None
-        examination = _examine(one, data, case)
+        with budget.next_file() as seconds_left:
+            examination = _examine(one, data, case, seconds_left)
         judged = _Judged(_ruling(one, examination), examination.identities, examination.evidence)
-        case.means.keep(Measured(basis, judged.verdict, judged.identities, judged.evidence))
+        case.means.keep(Measured(basis_of(one, case), judged.verdict, judged.identities, judged.evidence))
         return judged
-    except DiskFullError:
-        raise  # the operator's to mend; the window stays as it is
+    except (DiskFullError, NotSoughtError):
+        raise
     except GrailError as error:
-        # What a file says never raises, so what failed is this validator's (memory, a worker): nobody is punished for it.
-        reason = f"this validator could not measure: {error.what}"
-        return _Judged(_verdict(one, MinerStatus.INCONCLUSIVE, reason=reason))
+        # What a file says never raises, so what failed is this validator's (memory, a worker, time): nobody is punished for it.
+        return _unmeasured(one, error)
     except Exception as error:  # noqa: BLE001 - whatever it is, it costs one miner's verdict and not the window
         case.means.unforeseen(hotkey, error)
         reason = f"unforeseen in this validator: {type(error).__name__}"
         return _Judged(_verdict(one, MinerStatus.INCONCLUSIVE, reason=reason))
     finally:
         case.means.working(None)
+
+
+def _unmeasured(one: Sealed, error: GrailError) -> _Judged:
+    return _Judged(_verdict(one, MinerStatus.INCONCLUSIVE, reason=f"this validator could not measure: {error.what}"))
 
 
 def basis_of(one: Sealed, case: Case) -> Digest:
@@ -213,7 +260,7 @@ def basis_of(one: Sealed, case: Case) -> Digest:
     return Digest(hashlib.sha256(canonical_json(told)).digest())
 
 
-def _examine(one: Sealed, data: bytes, case: Case) -> Examination:
+def _examine(one: Sealed, data: bytes, case: Case, seconds_left: Callable[[], float]) -> Examination:
     """All checks; what none of them rejects goes to our bucket, for other validators and the trainer.
 
     Not before: what passes without a model is cheap to make up, and would make us upload gigabytes of it while we judge. Who
@@ -230,6 +277,7 @@ def _examine(one: Sealed, data: bytes, case: Case) -> Examination:
         sealed=one.seal.header,
         open_file=means.open_file,
         history=case.standing.memory.counted.get(hotkey, frozenset()),
+        seconds_left=seconds_left,
     )
     seed = challenge_seed(case.context, case.challenge, one.seal.content_digest)
     examination = examine(data, context, means.sampling(seed), content_digest=one.seal.content_digest)

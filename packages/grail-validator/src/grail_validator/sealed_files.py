@@ -2,17 +2,21 @@
 
 The seal's digest says which bytes they are, so it does not matter who hands them over: what is not those bytes is as if not
 there. Files wait in a cache whose loss costs another fetch; they are opened one at a time, by whoever judges.
+
+What all of it costs this machine: of memory a chunk for each file that is fetched (`MOST_AT_ONCE` · 1 MiB), of the disk what
+`GRAIL_FILE_CACHE_GIB` and the device allow. A file is fetched once there is room for its sealed size, and is off the disk once
+it is judged.
 """
 
 from __future__ import annotations
 
 import hashlib
+import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -24,10 +28,13 @@ from grail_core.keys import ss58
 from grail_core.participant.participant import Participant
 from grail_core.protocol import Seal
 from grail_core.protocol.types import Block, Digest, Hotkey, Window
+from grail_core.storage.base import ObjectStore
 from grail_core.storage.layout import file_key, window_key
 from grail_core.storage.time_limits import at_most
 from grail_core.telemetry import get_logger
-from grail_validator.cases import Sealed
+from grail_validator.arrivals import MOST_AT_ONCE, Arrivals, Patience, Tried
+from grail_validator.cases import NotSoughtError, Sealed
+from grail_validator.disk_room import DiskRoom
 
 log = get_logger(__name__)
 
@@ -39,9 +46,14 @@ MAX_ROUNDS_BLOCKS: Final = 15
 """That all tries take together, however many files are drawn: with what comes after it, less than a window."""
 MAX_ELSEWHERE_BLOCKS: Final = 5
 """That looking for files in other validators' buckets takes together."""
-_PARALLEL = 64  # fetches at once: one that drips holds up none, and each holds a chunk in memory
-_CHUNK = 4 * 2**20
+GRACE_BLOCKS: Final = 1
+"""That a file may be behind the even pace of MAX_FETCH_BLOCKS, while others wait for the room that it holds."""
+_CHUNK = 2**20  # bytes of a file that are in memory
 _MAX_HEAD_SECONDS = 5.0  # that another validator's bucket gets to say whether it has a file
+
+
+class _BehindError(Exception):
+    """It is slow, and others wait for its room."""
 
 
 @dataclass
@@ -51,48 +63,59 @@ class WindowFiles:
     participant: Participant
     window: Window
     _neurons: dict[Hotkey, Neuron] = field(default_factory=dict)
-    _had: set[Digest] = field(default_factory=set)
+    _arrivals: Arrivals | None = None
     _others: list[Neuron] = field(default_factory=list)
     _again_until: float | None = None  # time.monotonic(): what files that were lost may take together
     _elsewhere_until: float | None = None  # and those that are looked for in other buckets
 
-    def fetch(self, drawn: Sequence[Sealed], stop: threading.Event) -> None:
-        """Bring what can be had into the cache, side by side; what cannot is asked for again some blocks later.
+    def arriving(
+        self, drawn: Sequence[Sealed], stop: threading.Event, idle: Callable[[bool], None] = lambda _: None
+    ) -> Generator[Sealed]:
+        """Each drawn file once it is settled whether it can be had, in that order; `of` has it until the next is asked for.
 
         Raises:
-            DiskFullError: there is no room for them.
+            Interrupted: `stop` was set.
+            DiskFullError: there is no room for the largest of them.
         """
+        if not drawn:
+            return
         self._neurons = {one.entry.neuron.hotkey: one.entry.neuron for one in drawn}
         self._forget_partial()
-        missing = list(drawn)
-        first = self.participant.times(self.window).challenge_block
-        until: float | None = None
-        for after in TRIES_AT_BLOCKS:
-            if not missing or stop.is_set() or not self._waited(Block(first + after), stop):
-                return
-            until = until or time.monotonic() + self._seconds(MAX_ROUNDS_BLOCKS)
-            bring = partial(self._bring_by, until)
-            with ThreadPoolExecutor(min(_PARALLEL, len(missing)), thread_name_prefix="file") as pool:
-                quickly_refused = list(pool.map(bring, missing))
-            # Who took so long to say nothing has had its time; who said no at once is asked again, however long others took.
-            missing = [one for one, again in zip(missing, quickly_refused, strict=True) if again]
-            if missing and not after:
-                log.event("files_awaited", window=self.window, files=len(missing))
+        self._arrivals = Arrivals(
+            bring=self._bring,
+            wait_for_try=self._try_is_due,
+            tries=len(TRIES_AT_BLOCKS),
+            room=self._room(max(one.seal.size for one in drawn)),
+            patience=Patience(self._seconds(MAX_FETCH_BLOCKS), self._seconds(MAX_ROUNDS_BLOCKS)),
+            free=self._free,
+            awaited=lambda: log.event("files_awaited", window=self.window),
+            clock=lambda: time.monotonic(),
+        )
+        yield from self._arrivals.take(drawn, stop, idle)
 
     def of(self, hotkey: Hotkey, seal: Seal) -> bytes | None:
-        """From the cache; once more from the miner's bucket where the cache has lost it.
+        """What was fetched; once more from the miner's bucket where the cache has lost it.
 
         Raises:
+            NotSoughtError: this machine had no room for it while there was time.
             StorageError: it was had, and this machine has lost it: nobody's fault but ours.
         """
-        if seal.content_digest not in self._had:
+        arrivals = self._arrivals
+        if arrivals is not None and hotkey in arrivals.unsought:
+            raise NotSoughtError(
+                "there was no room on the disk for a drawn file while it could be had",
+                where=str(self.participant.files.root),
+                hint="leave it more room (GRAIL_FILE_CACHE_GIB): the drawn files of a window should fit",
+            )
+        if arrivals is None or hotkey not in arrivals.had:
             return None
-        data = self._read(seal.content_digest)
+        data = self._fetched(hotkey, seal)
         if data is not None:
             return data
         self._again_until = self._again_until or time.monotonic() + self._seconds(MAX_FETCH_BLOCKS)
-        if self._bring(self._neurons[hotkey], seal, self._again_until - time.monotonic()):
-            data = self._read(seal.content_digest)
+        limit_s, neuron = self._again_until - time.monotonic(), self._neurons[hotkey]
+        if self._download(hotkey, neuron, window_key(ss58(hotkey), self.window), seal, limit_s):
+            data = self._fetched(hotkey, seal)
         if data is None:
             raise StorageError(
                 "the cache has lost a file that was fetched",
@@ -107,9 +130,11 @@ class WindowFiles:
         for neuron in holders:
             left_s = self._elsewhere_until - time.monotonic()
             # Half of what is left: who says that it has the file and drips leaves time to the next one.
-            if left_s > 0 and self._download(neuron, file_key(seal.content_digest), seal, left_s / 2):
+            if left_s > 0 and self._download(hotkey, neuron, file_key(seal.content_digest), seal, left_s / 2):
                 log.event("file_from_validator", window=self.window, hotkey=ss58(hotkey), validator=ss58(neuron.hotkey))
-                return self._read(seal.content_digest)
+                data = self._fetched(hotkey, seal)
+                self.participant.files.forget(self._fetched_key(hotkey, seal.content_digest))
+                return data
         return None
 
     def _holders(self, seal: Seal, left_s: float) -> list[Neuron]:
@@ -129,7 +154,7 @@ class WindowFiles:
                 return False
             return info is not None and info.size == seal.size
 
-        with ThreadPoolExecutor(min(_PARALLEL, len(others)), thread_name_prefix="elsewhere") as pool:
+        with ThreadPoolExecutor(min(MOST_AT_ONCE, len(others)), thread_name_prefix="elsewhere") as pool:
             return [neuron for neuron, there in zip(others, pool.map(has, others), strict=True) if there]
 
     def share(self, hotkey: Hotkey, seal: Seal, data: bytes) -> None:
@@ -160,23 +185,54 @@ class WindowFiles:
 
     def forget(self) -> None:
         """What was fetched for this window, at the latest once its verdict is out."""
-        self.participant.files.forget(f"{self.window}/{self.participant.signer.hotkey.hex()}")
+        self.participant.files.forget(self._folder)
 
-    def _bring_by(self, until: float, one: Sealed) -> bool:
-        """Whether it is worth another try: it did not come, and that took no time."""
-        started = time.monotonic()
-        limit_s = min(self._seconds(MAX_FETCH_BLOCKS), until - started)
-        there = self._bring(one.entry.neuron, one.seal, limit_s)
-        return not there and time.monotonic() - started < self._seconds(TRIES_AT_BLOCKS[-1])
+    # --- fetching, in threads -------------------------------------------------------------------------------------------
 
-    def _bring(self, neuron: Neuron, seal: Seal, limit_s: float) -> bool:
-        """Into the cache, if it is not there."""
-        there = self.participant.files.has(self._key(seal.content_digest))
-        if not there:
-            there = self._download(neuron, window_key(ss58(neuron.hotkey), self.window), seal, limit_s)
-        if there:
-            self._had.add(seal.content_digest)
-        return there
+    def _room(self, largest: int) -> DiskRoom:
+        """What the drawn files may take of the disk together.
+
+        Raises:
+            DiskFullError: not even the largest fits: the operator's to mend, before anything is fetched.
+        """
+        files = self.participant.files
+        with storage_errors(files.root):
+            files.root.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(files.root).free
+        total = min(files.budget_bytes, free + files.bytes_used())
+        if largest > total:
+            raise DiskFullError(
+                f"a drawn file of window {self.window} has {largest} bytes, and there is room for {total}",
+                where=str(files.root),
+                hint="free some space on the device, or give the files more (GRAIL_FILE_CACHE_GIB); then start again",
+            )
+        return DiskRoom(total, on_room=files.make_room, clock=lambda: time.monotonic())
+
+    def _try_is_due(self, number: int, ending: threading.Event) -> bool:
+        block = Block(self.participant.times(self.window).challenge_block + TRIES_AT_BLOCKS[number])
+        try:
+            return self.participant.wait_for_block(block, ending)
+        except ChainError as error:
+            log.event("chain_unreadable", window=self.window, reason=error.what)
+            return True  # the try itself needs no chain
+
+    def _bring(self, one: Sealed, limit_s: float) -> Tried:
+        """From the miner's own bucket, if it does not lie here since before a restart."""
+        neuron, seal, started = one.entry.neuron, one.seal, time.monotonic()
+        if self.participant.files.has(self._fetched_key(neuron.hotkey, seal.content_digest)):
+            return Tried.HAD
+        try:
+            key = window_key(ss58(neuron.hotkey), self.window)
+            if self._download(neuron.hotkey, neuron, key, seal, limit_s, gives_way=True):
+                return Tried.HAD
+        except _BehindError:
+            log.event("file_gives_way", window=self.window, hotkey=ss58(neuron.hotkey), size=seal.size)
+            return Tried.BEHIND
+        # Who took so long to say nothing has had its time; who said no at once is asked again, however long others took.
+        return Tried.REFUSED if time.monotonic() - started < self._seconds(TRIES_AT_BLOCKS[-1]) else Tried.LOST
+
+    def _free(self, one: Sealed) -> None:
+        self.participant.files.forget(self._fetched_key(one.entry.neuron.hotkey, one.seal.content_digest))
 
     @property
     def _fetching(self) -> Path:
@@ -192,50 +248,94 @@ class WindowFiles:
         for path in self._fetching.glob(f"{self._own_prefix}*"):
             remove_any(path)
 
-    def _download(self, neuron: Neuron, key: str, seal: Seal, limit_s: float) -> bool:
+    def _download(
+        self, hotkey: Hotkey, holder: Neuron, key: str, seal: Seal, limit_s: float, *, gives_way: bool = False
+    ) -> bool:
         """Chunk by chunk onto the disk, whoever's bucket it is; what is not the sealed bytes is dropped.
 
-        Two hotkeys may have sealed one digest, one of them to spoil the other's: each owner's bytes have a place of their own.
+        Two hotkeys may have sealed one digest, one of them to spoil the other's: each hotkey's file has a place of its own, and
+        is had from its own bucket.
+
+        Raises:
+            DiskFullError: the device is full.
+            _BehindError: it `gives_way`, is late, and others wait for its room.
         """
-        files = self.participant.files
-        partial = self._fetching / f"{self._own_prefix}{neuron.hotkey.hex()}-{seal.content_digest.hex()}"
+        partial = self._fetching / f"{self._own_prefix}{holder.hotkey.hex()}-{seal.content_digest.hex()}"
         digest, size = hashlib.sha256(), 0
         try:
-            store = self.participant.directory.open(neuron.commitment or "")
+            store = self.participant.directory.open(holder.commitment or "")
             with storage_errors(partial):
                 partial.parent.mkdir(parents=True, exist_ok=True)
-                with at_most(limit_s), partial.open("wb") as file:
-                    for offset in range(0, seal.size, _CHUNK):
-                        length = min(_CHUNK, seal.size - offset)
-                        data = store.get(key, max_bytes=length, offset=offset, length=length)
+                with partial.open("wb") as file:
+                    for data in self._chunks(store, key, seal.size, limit_s, gives_way):
                         digest.update(data)
                         size += file.write(data)
-                        if len(data) != length:
-                            break
             same = size == seal.size and digest.digest() == seal.content_digest
             if same:
-                files.adopt(self._key(seal.content_digest), partial)
+                self.participant.files.adopt(self._fetched_key(hotkey, seal.content_digest), partial)
             else:
                 log.event("file_not_had", window=self.window, key=key, reason="other bytes than were sealed")
-        except DiskFullError:
+        except (DiskFullError, _BehindError):
             raise
         except StorageError as error:
-            log.event("file_not_had", window=self.window, key=key, owner=ss58(neuron.hotkey), reason=error.what)
+            log.event("file_not_had", window=self.window, key=key, owner=ss58(holder.hotkey), reason=error.what)
             return False
         except Exception as error:  # what a bucket does that nobody thought of costs what lies in it
             log.exception("unforeseen while fetching %s", key)
-            log.event("file_not_had", window=self.window, key=key, owner=ss58(neuron.hotkey), reason=type(error).__name__)
+            log.event("file_not_had", window=self.window, key=key, owner=ss58(holder.hotkey), reason=type(error).__name__)
             return False
         finally:
             remove_any(partial)
         return same
 
+    def _chunks(self, store: ObjectStore, key: str, size: int, limit_s: float, gives_way: bool) -> Iterator[bytes]:
+        """An object's bytes, up to the first chunk that is shorter than was asked for."""
+        began, grace_s = time.monotonic(), self._seconds(GRACE_BLOCKS)
+        ending = self._arrivals.ending if gives_way and self._arrivals is not None else None
+        for offset in range(0, size, _CHUNK):
+            length = min(_CHUNK, size - offset)
+            even_s = grace_s + limit_s * (offset + length) / size
+            data = None
+            if gives_way and even_s < limit_s:
+                data = self._while_even(store, key, offset, length, began + even_s)
+            if data is None:
+                with at_most(began + limit_s - time.monotonic(), stop=ending):
+                    data = store.get(key, max_bytes=length, offset=offset, length=length)
+            yield data
+            if len(data) != length:
+                return
+
+    def _while_even(self, store: ObjectStore, key: str, offset: int, length: int, until: float) -> bytes | None:
+        """The chunk if it comes while the file is not late; None if it is and nobody waits for its room."""
+        arrivals = self._arrivals
+        assert arrivals is not None
+        try:
+            with at_most(until - time.monotonic(), stop=arrivals.ending):
+                return store.get(key, max_bytes=length, offset=offset, length=length)
+        except StorageError:
+            if time.monotonic() < until:
+                raise
+        if arrivals.room.is_wanted:
+            raise _BehindError
+        return None
+
+    def _fetched(self, hotkey: Hotkey, seal: Seal) -> bytes | None:
+        """None where the cache was cleaned or the disk has changed it."""
+        return self.participant.files.get(self._fetched_key(hotkey, seal.content_digest), seal.content_digest)
+
+    def _fetched_key(self, hotkey: Hotkey, digest: Digest) -> str:
+        return f"{self._folder}/{hotkey.hex()}-{digest.hex()}"
+
     def _read(self, digest: Digest) -> bytes | None:
-        """From the cache, None where it was cleaned or the disk has changed it."""
+        """What is kept to be shared with the verdict."""
         return self.participant.files.get(self._key(digest), digest)
 
     def _key(self, digest: Digest) -> str:
-        return f"{self.window}/{self.participant.signer.hotkey.hex()}/{digest.hex()}"
+        return f"{self._folder}/{digest.hex()}"
+
+    @property
+    def _folder(self) -> str:
+        return f"{self.window}/{self.participant.signer.hotkey.hex()}"
 
     def _seconds(self, blocks: int) -> float:
         return seconds_of(blocks, self.participant.params.block_time_ms)
@@ -250,10 +350,3 @@ class WindowFiles:
             return []
         others = [n for n in neurons if n.validator_permit and n.stake > 0 and n.commitment is not None and n.hotkey != own]
         return sorted(others, key=lambda neuron: (-neuron.stake, neuron.hotkey))
-
-    def _waited(self, block: Block, stop: threading.Event) -> bool:
-        try:
-            return self.participant.wait_for_block(block, stop)
-        except ChainError as error:
-            log.event("chain_unreadable", window=self.window, reason=error.what)
-            return True  # the try itself needs no chain

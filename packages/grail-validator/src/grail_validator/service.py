@@ -38,13 +38,14 @@ from grail_core.telemetry import get_logger
 from grail_core.verification.measure import ChallengedSample
 from grail_validator import steps
 from grail_validator.adoption import Adoption
-from grail_validator.cases import Announcement, Case, Means, Standing, WindowResult, WindowStage
+from grail_validator.cases import Announcement, Case, Interrupted, Means, Standing, WindowResult, WindowStage
 from grail_validator.compared_models import ComparedModels
 from grail_validator.first_sight import FirstSight
 from grail_validator.judging import open_docket, stored_in_time
 from grail_validator.ledger import Ledger, PublishedFiles
 from grail_validator.sealed_files import WindowFiles
 from grail_validator.steps import Publication, PublishedRecord, ResultRecord, Step, StoreAnswer, Turn, Unreadable
+from grail_validator.time_budget import judging_seconds
 from grail_validator.weight_setting import WeightSetting
 
 log = get_logger(__name__)
@@ -56,7 +57,8 @@ _POLL_SECONDS = 0.2
 class Seconds:
     """Where the time of one window went, for its event."""
 
-    load: float = 0.0  # fetching files and loading checkpoints
+    load: float = 0.0  # loading checkpoints
+    waiting: float = 0.0  # for files, while none was there to be judged
     verify: float = 0.0  # all checks
 
 
@@ -134,9 +136,11 @@ class ValidatorService:
         started = time.perf_counter()
         try:
             taken = steps.step(window, taken.stage, event, standing)
+        except Interrupted:
+            taken = steps.step(window, taken.stage, Stopped(), standing)
         finally:
             self.ledger.end_work(window)  # what raised is told by its exception; only a process that just ends leaves it open
-        seconds.verify = time.perf_counter() - started
+        seconds.verify = time.perf_counter() - started - seconds.waiting
         self._carry_out(window, taken)
         if isinstance(taken.record, ResultRecord) and isinstance(event, Case):
             self._report(taken.record.result, seconds)
@@ -179,16 +183,36 @@ class ValidatorService:
         if isinstance(announcements, Stopped):
             return announcements
         docket = open_docket(opened.context, opened.challenge, announcements.value, standing.memory, means.shape)
-        files = self._files(window)
-        files.fetch(docket.drawn, stop)
         if stop.is_set():
             return Stopped()
         begun = self.ledger.begin_work(window)
         if begun.hopeless:
             return Unreadable("this validator's process ended twice while it judged this window")
         seconds.load = time.perf_counter() - started
+        files = self._files(window)
+
+        def idle(waiting: bool) -> None:
+            """A process that ends while no file is in hand and none has come ended for no file's sake."""
+            began = time.perf_counter()
+            if waiting:
+                self.ledger.end_work(window)
+                seconds.waiting -= began
+            else:
+                self.ledger.begin_work(window)
+                seconds.waiting += began
+
         return Case(
-            opened.context, opened.challenge, docket, standing, means, files, begun.given_up, self.ledger.measured(window)
+            opened.context,
+            opened.challenge,
+            docket,
+            standing,
+            means,
+            files,
+            begun.given_up,
+            self.ledger.measured(window),
+            partial(files.arriving, stop=stop, idle=idle),
+            judging_seconds(self.participant.params.block_time_ms),
+            time.monotonic,
         )
 
     def _files(self, window: Window) -> WindowFiles:

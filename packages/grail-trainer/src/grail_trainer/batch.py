@@ -26,6 +26,7 @@ from grail_core.errors import DiskFullError, GrailError
 from grail_core.files.evidence import GradeStability, RolloutEvidence
 from grail_core.keys import ss58
 from grail_core.protocol import Finding, Outcome
+from grail_core.protocol.constants import COARSE_MARGIN, COARSE_MARGIN_SHARE
 from grail_core.protocol.context import WindowContext
 from grail_core.protocol.types import Digest, Hotkey
 from grail_core.telemetry import get_logger
@@ -96,6 +97,10 @@ class _Tally:
     rewards: list[npt.NDArray[np.float64]] = field(default_factory=list)
     successes: list[npt.NDArray[np.bool_]] = field(default_factory=list)
 
+
+LEAST_LOST = 2
+"""Positions that a rollout has to have lost clearly before it alone costs its group. Check 9 counts a short rollout only beside
+others of its group, behind which a poisoned text would be hidden; a group that is dropped for nothing costs little."""
 
 Read = Callable[[WantedFile], bytes | None]
 """The bytes of a file that was had before, None where they cannot be had again; their hash is the file's digest."""
@@ -278,6 +283,10 @@ def _learnable(
     evidence = {rollout.rollout: rollout for rollout in result.evidence.rollouts}
     if any(rollout.grade.stability is not GradeStability.STABLE for rollout in evidence.values()):
         return drop("grading did not come to one result for every rollout")
+    for number, rollout in sorted(evidence.items()):
+        lost = int((rollout.margin > COARSE_MARGIN).sum())
+        if lost >= LEAST_LOST and lost > COARSE_MARGIN_SHARE * len(rollout.margin):
+            return drop(f"sampling: rollout {number} is no draw of its seed: {lost} of {len(rollout.margin)} margins above 1")
     rollouts = list(_rollouts(submission, candidate.group, evidence, loaded, context))
     if not all(np.isfinite(rollout.behaviour).all() for rollout in rollouts):
         return drop("a log-probability is not finite")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from grail_core.chain.development.local import LocalChain
@@ -27,3 +28,21 @@ class Driven:
             if number > seen:
                 self.inner.advance(number - seen)
         return True
+
+
+class Unhurried(threading.Event):
+    """A stop that nobody sets and no pause waits for: what a role retries with pauses is retried at once, so many times.
+
+    Args:
+        each: called at every pause with its number from 1; it may move the clock. most: pauses, after which the test fails.
+    """
+
+    def __init__(self, each: Callable[[int], object] = lambda _: None, most: int = 1000) -> None:
+        super().__init__()
+        self._each, self._most, self._count = each, most, 0
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self._count += 1
+        assert self._count <= self._most, f"it still waits after {self._most} pauses"
+        self._each(self._count)
+        return self.is_set()

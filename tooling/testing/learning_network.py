@@ -43,12 +43,13 @@ GROUPS = range(3)
 SETTINGS = GrpoSettings(learning_rate=1e-3, epochs=1, minibatches=2, kl_coefficient=0.0)
 
 
-def learning_model(folder: Path) -> Path:
+def learning_model(folder: Path, max_new_tokens: int = 8) -> Path:
     """A model that knows the form of an answer, so that its rollouts earn different rewards."""
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(warm_start, "stages_for", lambda environment, quick: (Stage(majority_answer, 60, 1e-2, 1e-3),))
-        create_model(ENVIRONMENT, folder, config=TinyConfig(hidden_size=32, context_length=128, max_new_tokens=8, rows=16))
+        config = TinyConfig(hidden_size=32, context_length=128, max_new_tokens=max_new_tokens, rows=16)
+        create_model(ENVIRONMENT, folder, config=config)
     return folder
 
 

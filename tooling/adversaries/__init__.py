@@ -10,8 +10,9 @@ By what is dishonest, each lie once, for localnet, the table of attacks, the pow
     hostile_programs     answers that attack the sandbox
     inconclusive_programs  answers that spoil their own judgement
 
-`courtroom` puts what they make before the real checks; `scene` adds that up to rows. Each module `family_*.py` has `ATTACKS`,
-a mapping from the id of a threat to a function that gives its row; it may take the keywords `seed`, `tries` and `quick`.
+`courtroom` puts what they make before the real checks; `scene` adds that up to rows; `crowd` puts a liar for each lie before a
+validator as shipped. Each module `family_*.py` has `ATTACKS`, a mapping from the id of a threat to a function that gives its
+row; it may take the keywords `seed`, `tries` and `quick`.
 """
 
 STRATEGIES = ("zero-sketch", "best-of-n", "stale", "skip", "copy")

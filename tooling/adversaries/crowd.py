@@ -27,6 +27,7 @@ from grail_core.keys import ss58
 from grail_core.protocol import MinerStatus, MinerVerdict, RolloutRecord, Seal, SignedVerdict, VerdictBody, WindowHeader
 from grail_core.protocol.constants import CHECKED_MINERS_EXPECTED, WINDOW_LENGTH
 from grail_core.protocol.context import WindowContext
+from grail_core.protocol.network import LOCALNET
 from grail_core.protocol.seals import ROLLOUTS
 from grail_core.protocol.types import Digest, Window
 from grail_core.storage.layout import seal_key, verdict_key, window_key
@@ -173,6 +174,7 @@ def crowd_of(
     validators: int = 1,
     max_tokens: int = 8,
     environment: Environment | None = None,
+    block_time_ms: int = LOCALNET.block_time_ms,
 ) -> Iterator[Crowd]:
     """A network for as long as the block lasts."""
     if len(lies) > MOST:
@@ -188,6 +190,7 @@ def crowd_of(
             max_tokens=max_tokens,
             environment=environment,
             model=model,
+            block_time_ms=block_time_ms,
         )
         yield Crowd(network, lies, [])
     finally:

@@ -12,7 +12,7 @@ import copy
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from grail_core.protocol.types import Digest
 from grail_core.storage.layout import file_key, verdict_key
 from grail_miner.mining import Group
 from tooling.adversaries.crowd import Liar
-from tooling.adversaries.family_x_quorum import Polls
+from tooling.adversaries.family_x_quorum import Polls, Staked
 from tooling.adversaries.rows import Row, Try
 from tooling.testing.learning_network import ENVIRONMENT, LearningNetwork, learning_model, published_log, service
 from tooling.testing.small_network import FIRST_WINDOW
@@ -100,10 +100,14 @@ class Pupil:
         for validator in VALIDATORS:
             self.network.claim(validator, files)
 
-    def learned(self) -> Learned:
-        """The trainer's window, to its end."""
+    def learned(self, stake: Mapping[str, int] | None = None) -> Learned:
+        """The trainer's window, to its end. `stake`: what validators hold, in rao, where it is not the same."""
         network = self.network
-        trainer = service(network.participant("trainer"), self.model)
+        participant = network.participant("trainer")
+        if stake is not None:
+            chain: Any = Staked(participant.chain, {network.signers[name].hotkey: held for name, held in stake.items()})
+            participant = replace(participant, chain=chain)
+        trainer = service(participant, self.model)
         trainer.run(Polls(network, lambda _: None), windows=1)
         if len(trainer.publisher.view().stored) == 1:
             return Learned((), (), "")
@@ -197,7 +201,7 @@ def d8() -> dict[str, Any]:
         honest = _only(there.pupil("alone"), HONEST)
         for name, spoilt in {"one group of the same id": [SPOILT], "every id": list(GROUPS)}.items():
             pupil = there.pupil(name)
-            liars = _spoil(pupil, spoilt, _junk)
+            liars = spoil(pupil, spoilt, junk)
             pupil.claimed({LIAR: pupil.pack(LIAR, liars), HONEST: pupil.pack(HONEST, pupil.made[HONEST])})
             learned = pupil.learned()
             mixed = bool(learned.of(LIAR) & set(spoilt)) or learned.of(HONEST) != honest
@@ -258,7 +262,7 @@ def d16() -> dict[str, Any]:
     with school() as there:
         for name, poison in POISONS.items():
             pupil = there.pupil(name)
-            pupil.claimed({LIAR: pupil.pack(LIAR, _spoil(pupil, [SPOILT], poison))})
+            pupil.claimed({LIAR: pupil.pack(LIAR, spoil(pupil, [SPOILT], poison))})
             learned = pupil.learned()
             why = learned.dropped_by(LIAR, SPOILT)
             through = SPOILT in learned.of(LIAR)
@@ -321,11 +325,11 @@ def _graded(liar: Liar, group: Group, records: Sequence[RolloutRecord]) -> Group
     return Group(group.group, tuple(told))
 
 
-def _junk(liar: Liar, group: Group) -> Group:
+def junk(liar: Liar, group: Group) -> Group:
     return Group(group.group, tuple(replace(record, sketches=bytes(len(record.sketches))) for record in group.rollouts))
 
 
-def _spoil(pupil: Pupil, groups: Sequence[int], spoil: Callable[[Liar, Group], Group]) -> list[Group]:
+def spoil(pupil: Pupil, groups: Sequence[int], spoil: Callable[[Liar, Group], Group]) -> list[Group]:
     liar = Liar(pupil.network, LIAR)
     return [spoil(liar, one) if one.group in groups else one for one in pupil.made[LIAR]]
 

@@ -59,7 +59,7 @@ class Polls(threading.Event):
         return self.is_set()
 
 
-class _Staked:
+class Staked:
     """A chain on which hotkeys hold what a case says; who has a permit stays as it is."""
 
     def __init__(self, inner: Chain, stake: Mapping[Hotkey, int]) -> None:
@@ -110,7 +110,7 @@ class Stage:
         opened(self.network)
         participant = self.network.participant("trainer")
         watched = WatchedDirectory(participant.directory)
-        chain: Any = _Staked(participant.chain, self.stake)
+        chain: Any = Staked(participant.chain, self.stake)
         participant = dataclasses.replace(participant, directory=watched, chain=chain)
         stop = Polls(self.network, self.each)
         intake = VerdictListener(participant, max_windows_old=6).wait(FIRST_WINDOW, stop)

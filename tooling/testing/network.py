@@ -43,6 +43,7 @@ class Network:
         root: empty folder for chain, buckets and caches. max_tokens: the policy's limit. environment: a small SAT one by
             default. model: Transformers folder of the checkpoint; by default one over bytes is made. end: its one end token.
         rules: of the chain.
+        block_time_ms: how long what a role waits for, which is counted in blocks, takes.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Network:
         model: Path | None = None,
         end: int = END_TOKEN_ID,
         rules: ChainRules | None = None,
+        block_time_ms: int = LOCALNET.block_time_ms,
     ) -> None:
         self.root = root
         self.environment = environment or SatEnvironment(3, 4, 5, 6)
@@ -64,7 +66,7 @@ class Network:
         key = DevelopmentKey.from_seed(b"small network")
         beacon_chain = BeaconChain(key.public_key, GENESIS_S, 1)
         self.params: NetworkParameters = dataclasses.replace(
-            LOCALNET, beacon=beacon_chain, trainer_hotkey=self.signers["trainer"].hotkey
+            LOCALNET, beacon=beacon_chain, trainer_hotkey=self.signers["trainer"].hotkey, block_time_ms=block_time_ms
         )
         self.beacon = DevelopmentBeacon(key, beacon_chain)
         self.chain = LocalChain.create(

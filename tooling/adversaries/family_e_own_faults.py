@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
+from unittest.mock import patch
 
 from grail_core.chain.base import BlockInfo
 from grail_core.environment import Environment, EnvironmentSpec, Grade, GradeOutcome, Message, Problem
 from grail_core.errors import BeaconError, ChainError
 from grail_core.files.confined import opening
+from grail_core.files.confined.memory import available_bytes
 from grail_core.protocol import MinerStatus, VerdictBody, WindowStatus
 from grail_core.protocol.types import Block, Window
 from grail_core.storage.base import NoAnswerError, ObjectStore, StoreDirectory
@@ -98,12 +100,9 @@ Breaking = Callable[[Crowd], Any]
 @contextmanager
 def _no_memory(crowd: Crowd) -> Iterator[tuple[ValidatorService, Fault]]:
     """No memory is free for a child that would open a file."""
-    fault, free = Fault(), opening.available_bytes
-    opening.available_bytes = lambda: 0 if fault.on else free()
-    try:
+    fault = Fault()
+    with patch.object(opening, "available_bytes", lambda: 0 if fault.on else available_bytes()):
         yield crowd.validator(), fault
-    finally:
-        opening.available_bytes = free
 
 
 class _Grader:
@@ -279,7 +278,7 @@ class _Forked:
 
     def block(self, number: Block) -> BlockInfo:
         info: BlockInfo = self._inner.block(number)
-        return replace(info, hash=bytes(32)) if number == FIRST_WINDOW else info
+        return replace(info, hash=bytes(32)) if number == Block(FIRST_WINDOW) else info
 
 
 def _orphaned(row: Row) -> None:

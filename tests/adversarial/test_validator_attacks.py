@@ -18,7 +18,7 @@ SLOW = sorted(ATTACKS.keys() - set(SWIFT))
 
 
 @pytest.mark.parametrize("id_", [*SWIFT, *(pytest.param(id_, marks=pytest.mark.heavy) for id_ in SLOW)])
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_no_row_of_the_validator_gets_through(id_: str) -> None:
     row = ATTACKS[id_]()
     decided = row.get("not_decided", {})

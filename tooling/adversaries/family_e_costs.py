@@ -167,7 +167,7 @@ BLOCK_TIME_MS = 150
 """Of the network of slow stores: all times of the protocol are in blocks, so that its budgets are over in a second."""
 
 
-def e5(*, quick: bool = False) -> dict[str, Any]:
+def e5() -> dict[str, Any]:
     """Stores that take what time they get, and the largest files there are."""
     row = Row("E5", "miners of one window")
     with ExitStack() as servers:
@@ -184,7 +184,7 @@ def e5(*, quick: bool = False) -> dict[str, Any]:
                 row.tries.append(Try(f"its store {name}", verdict.status is not MinerStatus.FAILED, "file", message))
             for name in (HONEST, *_beside()):
                 honest(row, crowd.verdict(body, name))
-    _largest_files(row, quick)
+    _largest_files(row)
     return row.to_json()
 
 
@@ -192,8 +192,8 @@ def _beside() -> list[str]:
     return [f"honest too {number}" for number in range(_BESIDE)]
 
 
-def _largest_files(row: Row, quick: bool) -> None:
-    most = 40 if quick else -(-UNIQUE_ROLLOUTS_CAP // ROLLOUTS_PER_PROBLEM)
+def _largest_files(row: Row) -> None:
+    most = -(-UNIQUE_ROLLOUTS_CAP // ROLLOUTS_PER_PROBLEM)
     with _court(8) as court:
         for count in (most, 4):
             junk = _written(court, range(count), lambda group, rollout: [97 + rollout] * 7 + [END_TOKEN_ID])

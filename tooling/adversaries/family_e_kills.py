@@ -44,7 +44,7 @@ CALLS = (
 )
 """Before any of which the process may end: each statement of the ledger, each name that a file gets, what goes to the chain."""
 
-QUICK, WHOLE = 5, 40
+QUICK, WHOLE = 5, 24
 
 
 def e6(*, seed: int = 0, tries: int | None = None, quick: bool = False) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from grail_core.participant.windows import open_challenge
 from grail_core.proof.alternatives import Alternatives
 from grail_core.proof.batch import RolloutProof
 from grail_core.proof.calibration import Shape, active_table
+from grail_core.proof.in_process import InThisProcess
 from grail_core.protocol import Finding, Randomness, RolloutRecord, Seal, WindowHeader, without_negative_zero
 from grail_core.protocol.context import Challenge, WindowContext, challenge_seed
 from grail_core.protocol.seals import ROLLOUTS
@@ -196,7 +197,7 @@ class Courtroom:
         if isinstance(seal, list):
             return Ruling(tuple(seal), None)
         digest = Digest(hashlib.sha256(data).digest())
-        sample = ChallengedSample(challenge_seed(self.context, self.challenge, digest), self.model, alternatives)
+        sample = ChallengedSample(challenge_seed(self.context, self.challenge, digest), InThisProcess(self.model, alternatives))
         context = self.check_context(seal.header if seal is not None else None)
         examination = examine(data, context, sample, content_digest=digest)
         return Ruling(examination.findings, examination.evidence)

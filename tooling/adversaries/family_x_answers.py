@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from grail_core.environment import Environment, EnvironmentSpec, Grade, GradeOutcome, Message, Problem
+from grail_core.proof.in_process import InThisProcess
 from grail_core.protocol import Finding, RolloutRecord
 from grail_core.protocol.context import challenge_seed
 from grail_core.protocol.types import Digest
@@ -188,7 +189,7 @@ def _graded_by(court: Courtroom, groups: Sequence[Group], environment: Environme
 def _judged(court: Courtroom, groups: Sequence[Group], context: CheckContext | None = None) -> Judgement:
     data = court.pack(groups)
     digest = Digest(hashlib.sha256(data).digest())
-    sample = ChallengedSample(challenge_seed(court.context, court.challenge, digest), court.model)
+    sample = ChallengedSample(challenge_seed(court.context, court.challenge, digest), InThisProcess(court.model))
     examination = examine(data, context or court.check_context(), sample, content_digest=digest)
     findings: tuple[Finding, ...] = examination.findings
     return Judgement(findings, examination.evidence)

@@ -10,6 +10,7 @@ from grail_core.protocol.types import Block
 from grail_core.storage.retention import Retention, evidence, shared_files
 from grail_validator.first_sight import FirstSight
 from grail_validator.ledger import Ledger
+from grail_validator.models import InOneProcess
 from grail_validator.service import ValidatorService
 from tooling.testing.network import Network
 
@@ -30,6 +31,6 @@ def validator_of(network: Network, name: str, **handles: Any) -> ValidatorServic
             participant.own_store,
             [shared_files(8, lambda window: participant.time_of_block_ms(Block(window))), evidence(8)],
         ),
-        checkpoint=LiveCheckpoint(participant.checkpoints, keep=4),
+        checkpoint=InOneProcess(LiveCheckpoint(participant.checkpoints, keep=4)),
         environment_of=network.environment_of,
     )

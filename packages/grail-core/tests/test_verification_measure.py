@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import cast
 
 import numpy as np
 import pytest
 
 from grail_core.environment import Grade, GradeOutcome, Problem
 from grail_core.errors import MachineFaultError, OutOfTimeError
-from grail_core.files.evidence import GradeEvidence, GradeStability, MinerEvidence
-from grail_core.proof.batch import RolloutMeasurement
+from grail_core.files.evidence import GradeEvidence, GradeStability, MinerEvidence, write_evidence
+from grail_core.proof.alternative_test import REFERENCE
 from grail_core.proof.numerics import DEFAULT_CLASS
-from grail_core.protocol import RolloutSample, sample_rollouts
-from grail_core.protocol.constants import MAX_ROLLOUTS_CHECKED
+from grail_core.proof.sketches import Projections, Sketches
+from grail_core.proof.work import MeasuredBatch, ModelFacts, ProofRow, RolloutMeasurement, RolloutTokens, forward_tokens
+from grail_core.protocol import RolloutRecord, RolloutSample, sample_rollouts
+from grail_core.protocol.constants import (
+    MAX_NEW_TOKENS_PROTOCOL_CAP,
+    MAX_PROMPT_TOKENS,
+    MAX_ROLLOUTS_CHECKED,
+    PROOF_BATCH_SIZE,
+)
+from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Digest
 from grail_core.verification import measure
 from grail_core.verification.context import CheckContext
 from grail_core.verification.examine import Examination, examine
-from grail_core.verification.measure import MAX_RESERVE_TAKEN, ChallengedSample, Place, WholeGroup
+from grail_core.verification.measure import (
+    MAX_RESERVE_TAKEN,
+    MOST_ROWS,
+    ChallengedSample,
+    Place,
+    WholeGroup,
+    most_forward_tokens,
+)
 from grail_core.verification.reward import grade_claim
 from grail_core.verification.window_file import Submission, check_file
 from tooling.testing import plain_window as plain
@@ -32,33 +47,52 @@ GROUPS = range(12)
 SAMPLE: RolloutSample = sample_rollouts(SEED, list(GROUPS))
 
 
-class _Model:
-    """Nothing is computed with it: measuring is cut off below."""
-
-    hidden_size, layers, vocabulary_size = 64, 1, plain.VOCABULARY
-    attention, device, dtype = "sdpa", "cpu", "bfloat16"
+FACTS = ModelFacts(DEFAULT_CLASS, layers=1, hidden_size=64, vocabulary_size=plain.VOCABULARY, context_length=16_384)
 
 
-MODEL: Any = _Model()
+class ScriptedWork:
+    """Computes nothing: counts the tokens that a model would compute, and knows each row again by its own numbers.
+
+    Args:
+        names: how many weights rows are compared under, the reference's among them. slips: measurements, counted from 0, in
+            which a number is missing.
+    """
+
+    def __init__(self, names: int = 0, slips: Collection[int] = ()) -> None:
+        self.facts = FACTS
+        self.batches: list[list[ProofRow]] = []
+        self.tokens = 0
+        self._names, self._slips = names, slips
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(batch) for batch in self.batches]
+
+    def measure(self, batch: Sequence[ProofRow], signs: Projections, policy: GenerationPolicy) -> MeasuredBatch:
+        value = np.nan if len(self.batches) in self._slips else 0.0
+        self.batches.append(list(batch))
+        self.tokens += forward_tokens([len(row.tokens) for row in batch])
+        return MeasuredBatch([self._measured(row, value) for row in batch])
+
+    def _measured(self, row: ProofRow, value: float) -> RolloutMeasurement:
+        count, own = len(row.positions), np.float32(row.sampling_seed % 1_000)
+        z = np.full((count, 4), value + own, np.float32)
+        return RolloutMeasurement(tuple(row.positions), z, np.zeros(count, np.float32), np.zeros(count))
+
+    def compared(self, sampled: int) -> int:
+        return sampled if self._names else 0
+
+    def sketches(self, rows: RolloutTokens, signs: Projections) -> list[dict[str, Sketches]]:
+        for start in range(0, len(rows.tokens), PROOF_BATCH_SIZE):
+            lengths = [len(row) for row in rows.tokens[start : start + PROOF_BATCH_SIZE]]
+            self.tokens += self._names * forward_tokens(lengths)
+        names = [REFERENCE, *(f"previous-{n}" for n in range(1, self._names))]
+        return [{name: np.zeros((len(at), 4), np.float32) for name in names} for at in rows.positions]
 
 
-@pytest.fixture(autouse=True)
-def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Sizes of the proof batches that are measured."""
-    batches: list[int] = []
-
-    def nothing(
-        _model: object, rows: Sequence[object], _lengths: object, positions: Sequence[tuple[int, ...]], *_: object
-    ) -> list[RolloutMeasurement]:
-        batches.append(len(rows))
-        return [
-            RolloutMeasurement(at, np.zeros((len(at), 4), np.float32), np.zeros(len(at), np.float32), np.zeros(len(at)))
-            for at in positions
-        ]
-
-    monkeypatch.setattr(measure, "measure_rollouts", nothing)
-    monkeypatch.setattr(measure, "numerics_class_of", lambda model: DEFAULT_CLASS)
-    return batches
+@pytest.fixture
+def work() -> ScriptedWork:
+    return ScriptedWork()
 
 
 @dataclass(frozen=True)
@@ -96,58 +130,60 @@ def places(evidence: MinerEvidence) -> list[Place]:
     return [(one.group, one.rollout) for one in evidence.rollouts]
 
 
-def test_a_sample_that_can_be_graded_is_measured_as_drawn(measured: list[int]) -> None:
-    evidence = ChallengedSample(SEED, MODEL).measure(submission(), plain.check_context(CONTEXT, MINER.hotkey))
+def test_a_sample_that_can_be_graded_is_measured_as_drawn(work: ScriptedWork) -> None:
+    evidence = ChallengedSample(SEED, work).measure(submission(), plain.check_context(CONTEXT, MINER.hotkey))
     assert places(evidence) == list(SAMPLE.places)
     assert evidence.inconclusive == 0
-    assert measured == [16, 16, len(SAMPLE.singles)]
+    assert sorted(work.sizes) == sorted([16, 16, len(SAMPLE.singles)])
 
 
-def test_a_single_rollout_the_grader_cannot_conclude_on_is_measured_and_the_next_of_the_draw_too(measured: list[int]) -> None:
+def test_a_single_rollout_the_grader_cannot_conclude_on_is_measured_and_the_next_of_the_draw_too(work: ScriptedWork) -> None:
     lost = (SAMPLE.singles[0], SAMPLE.singles[3], SAMPLE.reserve[0])
-    evidence = ChallengedSample(SEED, MODEL).measure(submission(), cannot_conclude_on(lost))
+    evidence = ChallengedSample(SEED, work).measure(submission(), cannot_conclude_on(lost))
     assert places(evidence) == [*SAMPLE.places, *SAMPLE.reserve[:3]]
     assert evidence.inconclusive == 3
     unsure = [(one.group, one.rollout) for one in evidence.rollouts if one.grade.stability is GradeStability.INCONCLUSIVE]
     assert unsure == list(lost)
-    assert measured == [16, 16, len(SAMPLE.singles) + 3]
+    assert sorted(work.sizes) == sorted([16, 16, len(SAMPLE.singles) + 3])
     assert all(len(one.z) for one in evidence.rollouts)
 
 
-def test_a_file_of_which_nothing_can_be_graded_is_measured_as_drawn_and_costs_a_quarter_more(measured: list[int]) -> None:
+def test_a_file_of_which_nothing_can_be_graded_is_measured_as_drawn_and_costs_a_quarter_more(work: ScriptedWork) -> None:
     everything = [(group, r) for group in GROUPS for r in range(16)]
-    evidence = ChallengedSample(SEED, MODEL).measure(submission(), cannot_conclude_on(everything))
+    evidence = ChallengedSample(SEED, work).measure(submission(), cannot_conclude_on(everything))
     assert places(evidence) == [*SAMPLE.places, *SAMPLE.reserve[:MAX_RESERVE_TAKEN]]
     assert evidence.inconclusive == len(evidence.rollouts)
-    assert sum(measured) <= MAX_ROLLOUTS_CHECKED + MAX_RESERVE_TAKEN
+    assert sum(work.sizes) <= MAX_ROLLOUTS_CHECKED + MAX_RESERVE_TAKEN
 
 
 @pytest.mark.parametrize(("lost", "too_many"), [(10, False), (11, True)])
-def test_what_is_looked_at_in_place_of_others_does_not_make_the_sample_larger(lost: int, too_many: bool) -> None:
+def test_what_is_looked_at_in_place_of_others_does_not_make_the_sample_larger(
+    lost: int, too_many: bool, work: ScriptedWork
+) -> None:
     """42 rollouts are drawn of twelve groups; ten of them may lack a grade."""
     unsure = [*SAMPLE.singles, *SAMPLE.reserve][:lost]
-    evidence = ChallengedSample(SEED, MODEL).measure(submission(), cannot_conclude_on(unsure))
+    evidence = ChallengedSample(SEED, work).measure(submission(), cannot_conclude_on(unsure))
     assert (len(SAMPLE.places), evidence.inconclusive) == (42, lost)
     assert Examination((), submission(), evidence=evidence).too_many_inconclusive == too_many
 
 
-@pytest.mark.parametrize("work", ["a grade", "a forward pass", "the comparison with other weights", "schema"])
-def test_a_file_whose_time_is_over_ends_before_the_next_piece_of_work(measured: list[int], work: str) -> None:
+@pytest.mark.parametrize("piece", ["a grade", "a forward pass", "the comparison with other weights", "schema"])
+def test_a_file_whose_time_is_over_ends_before_the_next_piece_of_work(work: ScriptedWork, piece: str) -> None:
     """None is begun that there is no time for, and what was begun is finished."""
     asked: list[str] = []
 
     class Timed(CheckContext):
-        def require_time(self, piece: str) -> None:
-            asked.append(piece)
-            super().require_time(piece)
+        def require_time(self, work: str) -> None:
+            asked.append(work)
+            super().require_time(work)
 
     context = plain.check_context(CONTEXT, MINER.hotkey)
     timed = Timed(**{one.name: getattr(context, one.name) for one in fields(context)})
-    object.__setattr__(timed, "seconds_left", lambda: -1.0 if asked[-1] == work else 1.0)
-    with pytest.raises(OutOfTimeError, match=f"before {work}"):
-        examine(submission(), timed, ComparesTruth(SEED, MODEL))
-    assert asked.count(work) == 1
-    assert len(measured) == (3 if work.startswith("the comparison") else 0)
+    object.__setattr__(timed, "seconds_left", lambda: -1.0 if asked[-1] == piece else 1.0)
+    with pytest.raises(OutOfTimeError, match=f"before {piece}"):
+        examine(submission(), timed, ComparesTruth(SEED, work))
+    assert asked.count(piece) == 1
+    assert len(work.batches) == (3 if piece.startswith("the comparison") else 0)
 
 
 class ComparesTruth(ChallengedSample):
@@ -158,17 +194,17 @@ class ComparesTruth(ChallengedSample):
         return plain.TruthfulSampling(self.challenge_seed).measure(submission, context)
 
 
-def test_rollouts_of_a_whole_group_stay_in_it_and_count_as_lost() -> None:
+def test_rollouts_of_a_whole_group_stay_in_it_and_count_as_lost(work: ScriptedWork) -> None:
     """A group is proven together or not at all, so there is nothing to put in the place of one of its rollouts."""
     lost = [(SAMPLE.whole_groups[0], r) for r in range(5)]
-    evidence = ChallengedSample(SEED, MODEL).measure(submission(), cannot_conclude_on([*lost, SAMPLE.singles[0]]))
+    evidence = ChallengedSample(SEED, work).measure(submission(), cannot_conclude_on([*lost, SAMPLE.singles[0]]))
     assert places(evidence)[:16] == [(SAMPLE.whole_groups[0], r) for r in range(16)]
     assert evidence.inconclusive == 6
     stability = [one.grade.stability for one in evidence.rollouts]
     assert stability[:32].count(GradeStability.INCONCLUSIVE) == 5
 
 
-def test_a_group_to_learn_from_counts_whatever_grade_is_not_sure() -> None:
+def test_a_group_to_learn_from_counts_whatever_grade_is_not_sure(work: ScriptedWork) -> None:
     """A trainer learns from no grade that another machine may not give: one that varies is as bad as none."""
     file, context = submission(), plain.check_context(CONTEXT, MINER.hotkey)
     varying, lost = _graded(file, context, (2, 1)), _graded(file, context, (2, 4))
@@ -179,37 +215,22 @@ def test_a_group_to_learn_from_counts_whatever_grade_is_not_sure() -> None:
             return Grade(0.0, False, False, outcome=GradeOutcome.INCONCLUSIVE)
         return next(answers) if (seed, text) == varying else None
 
-    evidence = WholeGroup(2, MODEL).measure(file, replace(context, environment=Grader(outcome)))
+    evidence = WholeGroup(2, work).measure(file, replace(context, environment=Grader(outcome)))
     assert places(evidence) == [(2, r) for r in range(16)]
     assert evidence.rollouts[1].grade.stability is GradeStability.UNSTABLE
     assert evidence.rollouts[4].grade.stability is GradeStability.INCONCLUSIVE
     assert evidence.inconclusive == 2
 
 
+@pytest.mark.parametrize(("slips", "good"), [({0}, True), ({0, 1}, False)])
 def test_a_device_that_slipped_measures_again_and_one_that_cannot_says_so_to_the_miners_loss(
-    monkeypatch: pytest.MonkeyPatch,
+    slips: set[int], good: bool
 ) -> None:
     """What is not finite counts against the miner, so it has to be so twice."""
-    tries: list[bool] = []
-    slips: set[int] = set()
-
-    def slipping(_model: object, rows: Sequence[object], _lengths: object, at: Sequence[tuple[int, ...]], *_: object) -> object:
-        tries.append(len(tries) in slips)
-        value = np.nan if tries[-1] else 0.0
-        return [
-            RolloutMeasurement(a, np.full((len(a), 4), value, np.float32), np.zeros(len(a), np.float32), np.zeros(len(a)))
-            for a in at
-        ]
-
-    monkeypatch.setattr(measure, "measure_rollouts", slipping)
-    context = plain.check_context(CONTEXT, MINER.hotkey)
-    for at_tries, good in (({0}, True), ({0, 1}, False)):
-        slips.clear()
-        slips.update(at_tries)
-        tries.clear()
-        evidence = WholeGroup(2, MODEL).measure(submission(), context)
-        assert len(tries) == 2
-        assert all(np.isfinite(one.z).all() for one in evidence.rollouts) == good
+    work = ScriptedWork(slips=slips)
+    evidence = WholeGroup(2, work).measure(submission(), plain.check_context(CONTEXT, MINER.hotkey))
+    assert len(work.batches) == 2
+    assert all(np.isfinite(one.z).all() for one in evidence.rollouts) == good
 
 
 class TestGrading:
@@ -247,3 +268,112 @@ class TestGrading:
             return None
 
         assert self.graded_by(sometimes).stability is GradeStability.UNSTABLE
+
+
+# --- the cost of a file, and the order of its batches -------------------------------------------------------------------
+
+
+class _Drawn:
+    """A file of which nothing is in memory but what is drawn; of each rollout only the length is said.
+
+    Args:
+        groups: how many. length: completion tokens of a rollout.
+    """
+
+    hotkey, content_digest = MINER.hotkey, Digest(bytes(32))
+
+    def __init__(self, groups: int, length: Callable[[Place], int], prompt: int = MAX_PROMPT_TOKENS) -> None:
+        self.groups = tuple(range(groups))
+        self._length, self._prompt = length, prompt
+
+    def rollout_of(self, group: int, rollout: int) -> RolloutRecord:
+        length = self._length((group, rollout))
+        return RolloutRecord(
+            group=group,
+            rollout=rollout,
+            tokens=np.full(self._prompt + length, 20, np.int32),
+            prompt_length=self._prompt,
+            logprobs=np.zeros(length, np.float32),
+            sketches=bytes(8 * (length + 1)),
+            reward=0.0,
+            success=False,
+        )
+
+    def rollouts_of(self, group: int) -> list[RolloutRecord]:
+        return [self.rollout_of(group, r) for r in range(16)]
+
+    def digest_of(self, group: int, rollout: int) -> Digest:
+        return Digest(group.to_bytes(16, "big") + rollout.to_bytes(16, "big"))
+
+    @property
+    def file(self) -> Submission:
+        return cast(Submission, self)
+
+
+def _longest(place: Place) -> int:
+    return MAX_NEW_TOKENS_PROTOCOL_CAP
+
+
+def _longest_now_and_then(place: Place) -> int:
+    return MAX_NEW_TOKENS_PROTOCOL_CAP if place[1] == 0 or place[0] % 16 == 0 else 2
+
+
+@pytest.mark.parametrize("length", [_longest, _longest_now_and_then])
+@pytest.mark.parametrize("graded", [True, False], ids=["graded", "nothing can be graded"])
+@pytest.mark.parametrize("slips", [(), range(1_000)], ids=["finite", "never finite"])
+def test_a_file_of_the_largest_size_costs_no_more_forward_tokens_than_is_stated(
+    length: Callable[[Place], int], graded: bool, slips: Collection[int]
+) -> None:
+    """Whatever is drawn of it, whatever its grader says, and whatever the model's numbers are; what fills rows up counts."""
+    names, file = 6, _Drawn(313, length).file
+    context = plain.check_context(CONTEXT, MINER.hotkey)
+    if not graded:
+        lost = Grade(0.0, False, False, outcome=GradeOutcome.INCONCLUSIVE)
+        context = replace(context, environment=Grader(lambda seed, text: lost))
+    work = ScriptedWork(names, slips)
+    sample = ChallengedSample(SEED, work)
+    evidence = sample.measure(file, context)
+    own = work.tokens
+    sample.under_alternatives(file, context, evidence)
+    longest = MAX_PROMPT_TOKENS + MAX_NEW_TOKENS_PROTOCOL_CAP
+    assert len(evidence.rollouts) == (64 if graded else MOST_ROWS)
+    assert own <= most_forward_tokens(longest)
+    assert work.tokens <= most_forward_tokens(longest, compared=MOST_ROWS, weights=names)
+    if length is _longest and not graded and slips:
+        assert work.tokens == most_forward_tokens(longest, compared=MOST_ROWS, weights=names)  # the bound is met
+
+
+def test_the_stated_bound_is_what_the_documents_say() -> None:
+    assert most_forward_tokens(131_072) == 1_966_080
+    assert most_forward_tokens(131_072, compared=MOST_ROWS, weights=6) == 7_864_320
+
+
+@pytest.mark.parametrize("order", [lambda batches: range(len(batches)), lambda batches: range(len(batches))[::-1]])
+def test_batches_are_measured_longest_first_and_in_whatever_order_they_are_the_evidence_is_the_same(
+    monkeypatch: pytest.MonkeyPatch, order: Callable[[Sequence[object]], Sequence[int]]
+) -> None:
+    file, context = (
+        _Drawn(12, lambda place: 10 + 3 * place[0] + place[1], prompt=10).file,
+        plain.check_context(CONTEXT, MINER.hotkey),
+    )
+    work, other = ScriptedWork(), ScriptedWork()
+    scheduled = ChallengedSample(SEED, work).measure(file, context)
+    costs = [forward_tokens([len(row.tokens) for row in batch]) for batch in work.batches]
+    assert costs == sorted(costs, reverse=True)
+    monkeypatch.setattr(measure, "longest_first", order)
+    otherwise = ChallengedSample(SEED, other).measure(file, context)
+    assert [batch[0].sampling_seed for batch in other.batches] != [batch[0].sampling_seed for batch in work.batches]
+    assert write_evidence([otherwise]) == write_evidence([scheduled])
+    composed = {tuple(row.sampling_seed for row in batch) for batch in work.batches}
+    assert composed == {tuple(row.sampling_seed for row in batch) for batch in other.batches}  # never composed anew
+
+
+def test_single_rollouts_are_measured_sixteen_at_a_time_in_the_order_drawn(work: ScriptedWork) -> None:
+    file, context = _Drawn(313, lambda place: 2).file, plain.check_context(CONTEXT, MINER.hotkey)
+    evidence = ChallengedSample(SEED, work).measure(file, context)
+    sample = sample_rollouts(SEED, list(file.groups))
+    seeds = [CONTEXT.sampling_seed(MINER.hotkey, *place) for place in sample.places]
+    assert places(evidence) == list(sample.places)
+    assert {tuple(row.sampling_seed for row in batch) for batch in work.batches} == {
+        tuple(seeds[start : start + 16]) for start in range(0, 64, 16)
+    }

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from grail_core.model.policy_model import PolicyModel
-from grail_core.proof.alternatives import Alternatives, RolloutTokens
+from grail_core.proof.alternatives import Alternatives
 from grail_core.proof.batch import RolloutProof, measure_rollouts
 from grail_core.proof.sketches import Projections, parse_sketches, projections, quantise, sketch
+from grail_core.proof.work import RolloutTokens
 from grail_core.protocol import Randomness, challenged_positions
 from grail_core.protocol.constants import ALTERNATIVE_POSITIONS, CHALLENGE_K
 from grail_core.protocol.policy import GenerationPolicy

@@ -302,13 +302,14 @@ def generation() -> Figures:
     from grail_core.generation.base import GenerationRequest
     from grail_core.generation.hf import HfGenerator
     from grail_core.model.policy_model import PolicyModel
-    from grail_core.proof.alternatives import EIGHT_BIT_GROUP, Alternatives, RolloutTokens, eight_bit
+    from grail_core.proof.alternatives import EIGHT_BIT_GROUP, Alternatives, eight_bit
     from grail_core.proof.batch import measure_rollouts, prove_rollouts
     from grail_core.proof.calibration import shipped_table
     from grail_core.proof.comparison import compare
     from grail_core.proof.numerics import DEFAULT_CLASS
     from grail_core.proof.sketches import parse_sketches, projections
     from grail_core.proof.statistics import evaluate
+    from grail_core.proof.work import RolloutTokens
     from grail_core.protocol import challenged_positions
     from grail_core.protocol.policy import GenerationPolicy
     from grail_core.protocol.randomness import Randomness

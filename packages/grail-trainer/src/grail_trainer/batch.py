@@ -25,6 +25,7 @@ from grail_core.environment import Environment
 from grail_core.errors import DiskFullError, GrailError
 from grail_core.files.evidence import GradeStability, RolloutEvidence
 from grail_core.keys import ss58
+from grail_core.proof.in_process import InThisProcess
 from grail_core.protocol import Finding, Outcome
 from grail_core.protocol.constants import COARSE_MARGIN, COARSE_MARGIN_SHARE
 from grail_core.protocol.context import WindowContext
@@ -208,7 +209,7 @@ class _Building:
             for candidate in candidates:
                 if self._stopping():
                     return
-                result = examine_sample(opened, context, WholeGroup(candidate.group, self._loaded.model))
+                result = examine_sample(opened, context, WholeGroup(candidate.group, InThisProcess(self._loaded.model)))
                 self._tally.verified += len(submission.rollouts_of(candidate.group))
                 taken = _learnable(submission, candidate, result, self._loaded, context)
                 if isinstance(taken, DroppedGroup):
@@ -280,6 +281,8 @@ def _learnable(
 
     if result.reject is not None or result.evidence is None:
         return drop(_reason(result.findings))
+    if result.undecided is not None:
+        return drop(f"this trainer could not decide: {result.undecided.detail}")
     evidence = {rollout.rollout: rollout for rollout in result.evidence.rollouts}
     if any(rollout.grade.stability is not GradeStability.STABLE for rollout in evidence.values()):
         return drop("grading did not come to one result for every rollout")

@@ -292,6 +292,9 @@ def _ruling(one: Sealed, examination: Examination) -> MinerVerdict:
     findings = examination.findings
     if examination.reject is not None:
         return _verdict(one, MinerStatus.FAILED, findings=findings, sampled=sampled)
+    if examination.undecided is not None:
+        reason = describe(examination.undecided)
+        return _verdict(one, MinerStatus.INCONCLUSIVE, reason=reason, findings=findings, sampled=sampled)
     if evidence is not None and examination.too_many_inconclusive:
         reason = f"{evidence.inconclusive} of {len(evidence.rollouts)} sampled rollouts were inconclusive"
         return _verdict(one, MinerStatus.INCONCLUSIVE, reason=reason, sampled=sampled)

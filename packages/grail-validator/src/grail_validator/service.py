@@ -8,6 +8,7 @@ and weights can be repeated, so a validator killed anywhere takes the next step 
 from __future__ import annotations
 
 import hashlib
+import math
 import queue
 import threading
 import time
@@ -15,18 +16,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
-from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.environment import Environment
 from grail_core.errors import CheckpointError, DiskFullError, GrailError, ProtocolViolationError, StorageError
 from grail_core.files.confined.opening import Confined
 from grail_core.files.evidence import write_evidence
 from grail_core.files.verdicts import read_verdict
 from grail_core.keys import ss58
-from grail_core.model.policy_model import PolicyModel
 from grail_core.participant.outcomes import Opened, Stopped, Void
 from grail_core.participant.participant import Participant
 from grail_core.participant.waiting import ChallengedWindow, until_had, wait_for_challenge
-from grail_core.proof.alternatives import EIGHT_BIT_GROUP, Alternatives, Weights, eight_bit
 from grail_core.proof.calibration import Shape
 from grail_core.protocol import MinerStatus, SignedVerdict, WindowStatus
 from grail_core.protocol.context import WindowContext
@@ -43,6 +41,7 @@ from grail_validator.compared_models import ComparedModels
 from grail_validator.first_sight import FirstSight
 from grail_validator.judging import open_docket, stored_in_time
 from grail_validator.ledger import Ledger, PublishedFiles
+from grail_validator.models import Models
 from grail_validator.sealed_files import WindowFiles
 from grail_validator.steps import Publication, PublishedRecord, ResultRecord, Step, StoreAnswer, Turn, Unreadable
 from grail_validator.time_budget import judging_seconds
@@ -67,12 +66,13 @@ class ValidatorService:
     participant: Participant
     ledger: Ledger
     first_sight: FirstSight
-    checkpoint: LiveCheckpoint
+    checkpoint: Models
     environment_of: Callable[[CheckpointManifest], Environment]
     retention: Retention
     confined: Confined = field(default_factory=Confined)
     compared: ComparedModels = field(default_factory=ComparedModels)
     _sighted: queue.Queue[Window] = field(default_factory=queue.Queue)
+    _model_seconds: float = math.inf  # a drawn miner's share of the window in hand
 
     def run(self, stop: threading.Event, windows: int | None = None) -> int:
         """Judge windows until stopped or `windows` of them are scored. Returns how many were."""
@@ -226,25 +226,24 @@ class ValidatorService:
             return Unreadable(f"no checkpoint to judge with: {had.reason}")
         if isinstance(had, Stopped):
             return had
-        loaded = had.value
         earlier = until_had(self.participant, window, stop, partial(self._earlier, context))
         if isinstance(earlier, Stopped):
             return earlier
         if isinstance(earlier, Void):
             # As where a single one is missing: the checks are weaker for once, and nobody's window is lost.
             log.event("alternatives_unavailable", window=window, reason=earlier.reason)
-        alternatives = self._alternatives(loaded.model, earlier.value if isinstance(earlier, Opened) else {})
+        before = earlier.value if isinstance(earlier, Opened) else {}
+        model = self.checkpoint.model(context.manifest, before, self.compared)
 
         def sampling(challenge_seed: Digest) -> ChallengedSample:
-            return ChallengedSample(challenge_seed, loaded.model, alternatives)
+            return ChallengedSample(challenge_seed, model.work(self._model_seconds))
 
-        model = loaded.model
         return Means(
             environment=environment,
-            renderer=loaded.renderer,
-            vocabulary_size=model.vocabulary_size,
-            context_length=model.context_length,
-            shape=Shape(model.layers, model.hidden_size),
+            renderer=model.renderer,
+            vocabulary_size=model.facts.vocabulary_size,
+            context_length=model.facts.context_length,
+            shape=Shape(model.facts.layers, model.facts.hidden_size),
             sampling=sampling,
             open_file=self.confined.open_file,
             working=partial(self.ledger.note_work, window),
@@ -269,24 +268,17 @@ class ValidatorService:
             entries.append(Announcement(neuron, sighting, stored_in_time(sighting, start, deadline)))
         return tuple(entries)
 
-    def _earlier(self, context: WindowContext) -> dict[str, Weights]:
-        """The weights of the checkpoints before the window's own, by name."""
-        found: dict[str, Weights] = {}
+    def _earlier(self, context: WindowContext) -> dict[str, CheckpointManifest]:
+        """The checkpoints before the window's own that are on this machine, by name."""
+        found: dict[str, CheckpointManifest] = {}
         for age, manifest in enumerate(self.participant.checkpoints.before(context.manifest, self.compared.earlier), start=1):
             try:
-                found[f"previous-{age}"] = self.checkpoint.at(manifest).model.state
+                self.checkpoint.at(manifest)
+                found[f"previous-{age}"] = manifest
             except CheckpointError as error:
                 # Evidence says which alternatives were measured, so a missing one weakens the check and hides nothing.
                 log.event("alternative_unavailable", window=context.window, age=age, reason=error.what)
         return found
-
-    def _alternatives(self, model: PolicyModel, earlier: dict[str, Weights]) -> Alternatives | None:
-        """What this window's miners may have run instead: the checkpoints before its own, and 8-bit copies of its own."""
-        others = dict(earlier)
-        if self.compared.eight_bit:
-            others["int8"] = partial(eight_bit, model)
-            others["int8-groups"] = partial(eight_bit, model, EIGHT_BIT_GROUP)
-        return Alternatives(model, others, self.compared.share) if others else None
 
     # --- what a step asks for -------------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.errors import NotRegisteredError
 from grail_core.keys import ss58
 from grail_core.participant.classes import require_class
@@ -17,6 +16,7 @@ from grail_envs.bound import BoundEnvironments
 from grail_validator.compared_models import ComparedModels
 from grail_validator.first_sight import FirstSight
 from grail_validator.ledger import Ledger
+from grail_validator.model_process import ModelProcess
 from grail_validator.service import ValidatorService
 
 log = get_logger(__name__)
@@ -33,12 +33,19 @@ def run_validator(settings: Settings, stopping: Stopping, *, windows: int | None
     """Join the network and judge until stopped. Returns the number of windows scored."""
     use_table(settings.calibration)
     participant = Participant.from_settings(settings)
-    with participant.state.held():
-        return _run(participant, settings, stopping, windows=windows, compared=compared)
+    with participant.state.held(), ModelProcess(participant.checkpoints, device=settings.device) as models:
+        models.start()  # it imports torch while this process joins
+        return _run(participant, settings, stopping, models, windows=windows, compared=compared)
 
 
 def _run(
-    participant: Participant, settings: Settings, stopping: Stopping, *, windows: int | None, compared: ComparedModels
+    participant: Participant,
+    settings: Settings,
+    stopping: Stopping,
+    models: ModelProcess,
+    *,
+    windows: int | None,
+    compared: ComparedModels,
 ) -> int:
     neuron = participant.join(settings)
     if not neuron.validator_permit:
@@ -47,15 +54,15 @@ def _run(
             where=ss58(participant.signer.hotkey),
             hint=f"stake to it on netuid {participant.params.netuid}; permits go to the keys with the most stake",
         )
-    checkpoint = LiveCheckpoint(participant.checkpoints, device=settings.device, keep=1 + compared.earlier)
-    require_class(checkpoint, "validator", participant.params)
+    require_class(models, "validator", participant.params)
+    models.require_ready()
     ledger = open_ledger(settings, participant)
     log.event("validator_started", hotkey=ss58(participant.signer.hotkey), uid=neuron.uid, network=participant.params.name)
     service = ValidatorService(
         participant=participant,
         ledger=ledger,
         first_sight=FirstSight(participant, ledger),
-        checkpoint=checkpoint,
+        checkpoint=models,
         environment_of=BoundEnvironments(settings.data_dir),
         compared=compared,
         retention=Retention(

@@ -32,12 +32,13 @@ from grail_core.errors import ConfigurationError
 from grail_core.generation.base import GenerationRequest
 from grail_core.generation.hf import HfGenerator
 from grail_core.model.policy_model import Attention, PolicyModel
-from grail_core.proof.batch import RolloutMeasurement, RolloutProof, measure_rollouts, prove_rollouts
+from grail_core.proof.batch import RolloutProof, measure_rollouts, prove_rollouts
 from grail_core.proof.calibration import STATISTICS, CalibrationTable, Null, PairCalibration, Shape
 from grail_core.proof.comparison import Comparison, compare
 from grail_core.proof.numerics import class_name, numerics_class_of
 from grail_core.proof.sketches import Projections, parse_sketches, projections, quantise, sketch
 from grail_core.proof.statistics import clip_of, rollout_values
+from grail_core.proof.work import RolloutMeasurement
 from grail_core.protocol import challenged_positions
 from grail_core.protocol.constants import PROOF_BATCH_SIZE, ROLLOUTS_PER_PROBLEM
 from grail_core.protocol.policy import GenerationPolicy

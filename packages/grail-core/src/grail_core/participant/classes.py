@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Protocol
 
-from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.errors import ConfigurationError
 from grail_core.proof.calibration import shipped_table
 from grail_core.proof.numerics import class_name
 from grail_core.protocol.network import NetworkParameters
 
 
-def require_class(
-    checkpoint: LiveCheckpoint, kind: Literal["proof", "generation", "validator"], params: NetworkParameters
-) -> str:
+class Loading(Protocol):
+    """How a role loads its models."""
+
+    @property
+    def attention(self) -> str: ...
+
+    @property
+    def device(self) -> str: ...
+
+
+def require_class(checkpoint: Loading, kind: Literal["proof", "generation", "validator"], params: NetworkParameters) -> str:
     """The numerics class that this role's models are loaded in, if the network admits it for this use.
 
     Raises:

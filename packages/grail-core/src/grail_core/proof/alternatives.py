@@ -9,20 +9,19 @@ from these numbers is `projection`'s.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from grail_core.model.memory import on_this_machine
+from grail_core.model.memory import in_parts, on_this_machine
 from grail_core.model.policy_model import PolicyModel
 from grail_core.proof.alternative_test import REFERENCE
 from grail_core.proof.batch import measure_sketches
 from grail_core.proof.sketches import Projections, Sketches
+from grail_core.proof.work import RolloutTokens, share_of
 from grail_core.protocol.constants import PROOF_BATCH_SIZE
 
 EIGHT_BIT_GROUP: Final = 32
@@ -30,15 +29,6 @@ EIGHT_BIT_GROUP: Final = 32
 
 Weights = Callable[[], Mapping[str, Tensor]]
 """Gives the weights of an alternative by the names of `PolicyModel.state`, in any floating dtype."""
-
-
-@dataclass(frozen=True)
-class RolloutTokens:
-    """RolloutTokens to measure under other weights, as `measure_sketches` takes them, any number."""
-
-    tokens: Sequence[Sequence[int]]
-    prompt_lengths: Sequence[int]
-    positions: Sequence[Sequence[int]]  # completion indices
 
 
 class Alternatives:
@@ -70,13 +60,14 @@ class Alternatives:
 
     def count(self, sampled: int) -> int:
         """How many of so many sampled rollouts are measured."""
-        return math.ceil(self._share * sampled)
+        return share_of(self._share, sampled)
 
     @on_this_machine
     def sketches(self, rows: RolloutTokens, signs: Projections) -> list[dict[str, Sketches]]:
         """Per row, by name: float32 z [k, 4] at its positions, the reference's among them.
 
-        An alternative without a sketch at some position of a row cannot have proved that row: it is left out there.
+        An alternative without a sketch at some position of a row cannot have proved that row: it is left out there. Where 16
+        rows do not fit, fewer are run at once: in float32 that changes a sketch by less than its rounding on the wire.
 
         Raises:
             OutOfVocabularyError, OverlongSequenceError: refused before the model runs.
@@ -87,12 +78,21 @@ class Alternatives:
             for name, weights in self._weights.items():
                 self._become(weights())
                 for start in range(0, len(found), PROOF_BATCH_SIZE):
-                    at = slice(start, start + PROOF_BATCH_SIZE)
-                    batch = (rows.tokens[at], rows.prompt_lengths[at], rows.positions[at])
-                    for place, z in enumerate(measure_sketches(self._scratch, *batch, signs), start):
+                    batch = range(start, min(start + PROOF_BATCH_SIZE, len(found)))
+                    measured, _ = in_parts(batch, lambda places: self._measured(rows, places, signs))
+                    for place, z in zip(batch, measured, strict=True):
                         if name == REFERENCE or np.isfinite(z).all():
                             found[place][name] = z
         return found
+
+    def _measured(self, rows: RolloutTokens, places: Sequence[int], signs: Projections) -> list[Sketches]:
+        return measure_sketches(
+            self._scratch,
+            [rows.tokens[at] for at in places],
+            [rows.prompt_lengths[at] for at in places],
+            [rows.positions[at] for at in places],
+            signs,
+        )
 
     @torch.no_grad()
     def _become(self, weights: Mapping[str, Tensor]) -> None:

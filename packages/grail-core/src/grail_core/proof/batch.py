@@ -21,6 +21,7 @@ from grail_core.model.policy_model import PolicyModel
 from grail_core.model.sampling import Floats, SeededSampler
 from grail_core.proof.errors import UnprovableError
 from grail_core.proof.sketches import Projections, Sketches, quantise, sketch
+from grail_core.proof.work import RolloutMeasurement
 from grail_core.protocol.constants import PROOF_BATCH_SIZE
 from grail_core.protocol.policy import GenerationPolicy
 
@@ -34,21 +35,6 @@ class RolloutProof:
 
     sketches: bytes  # 8 · (completion_length + 1) bytes
     logprobs: npt.NDArray[np.float32]  # [completion_length], unwarped model
-
-
-@dataclass(frozen=True)
-class RolloutMeasurement:
-    """What a validator measured of one rollout, at the completion indices `positions` (k of them)."""
-
-    positions: tuple[int, ...]
-    z: Sketches  # float32 [k, 4], unrounded, at each index's own position; NaN throughout where not provable: the worst value
-    logprobs: npt.NDArray[np.float32]  # [k], unwarped log-probability of the claimed token
-    margins: npt.NDArray[np.float64]  # [k], 0 … MARGIN_CLIP
-
-    @property
-    def finite(self) -> bool:
-        """Whether the model's own states were: an honest miner proves no rollout where they are not."""
-        return bool(np.isfinite(self.z).all() and np.isfinite(self.logprobs).all())
 
 
 @on_this_machine

@@ -65,3 +65,17 @@ def numerics_class_of(model: PolicyModel) -> str:
     """
     dtype = "bf16" if str(model.dtype) == "torch.bfloat16" else str(model.dtype).removeprefix("torch.")
     return class_name(attention=model.attention, device=model.device.type, dtype=dtype)
+
+
+_PARTS: Final = ", in parts of "
+
+
+def class_in_parts(name: str, rows: int) -> str:
+    """What evidence says of proof batches that memory did not hold: the class, and how many rows at once were the most."""
+    return f"{name}{_PARTS}{rows}"
+
+
+def class_and_parts(said: str) -> tuple[str, int | None]:
+    """The class that evidence names, and the rows of its parts; None for whole proof batches."""
+    name, _, rows = said.partition(_PARTS)
+    return name, int(rows) if rows.isascii() and rows.isdigit() and len(rows) < 4 else None

@@ -2,15 +2,15 @@
 
 z_{t,j} = ⟨h_t, w_j⟩ / ‖h_t‖ with random signs w_j that nobody knew before the window: about N(0, 1) whatever the scale of the
 hidden states. The miner stores z rounded to 1/4096; the validator compares with its own unrounded z. Deciding what error is
-too large is left to `statistics`.
+too large is left to `statistics`. torch is imported by what makes sketches alone: who only compares them has no model.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from grail_core.proof.errors import MalformedSketchError, UnprovableError
 from grail_core.protocol.constants import (
@@ -20,6 +20,9 @@ from grail_core.protocol.constants import (
     SKETCH_SCALE,
 )
 from grail_core.protocol.randomness import Randomness
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Projections = npt.NDArray[np.float32]
 """float32 [4, d] of ±1."""
@@ -45,6 +48,8 @@ def sketch(hidden: Tensor, projections: Projections) -> Sketches:
     Raises:
         UnprovableError: a hidden state that is zero or not finite.
     """
+    import torch
+
     if hidden.ndim != 2 or hidden.shape[1] != projections.shape[1]:
         raise ValueError(f"hidden states {tuple(hidden.shape)} do not fit projections of {projections.shape[1]} dimensions")
     if hidden.dtype == torch.bfloat16 and hidden.device.type == "cpu":
@@ -66,13 +71,15 @@ def sketch_plain(hidden: npt.NDArray[np.float32], projections: Projections) -> S
     return np.asarray(hidden @ projections.T / norms[:, None], dtype=np.float32)
 
 
-@torch.inference_mode()
 def _sketch_torch(hidden: Tensor, projections: Projections) -> tuple[Sketches, bool]:
-    wide = hidden.detach().float()
-    norms = torch.linalg.vector_norm(wide, dim=1)
-    z = wide @ torch.from_numpy(projections).to(wide.device).t() / norms[:, None]
-    good = bool((torch.isfinite(norms) & (norms > 0)).all())
-    return z.cpu().numpy(), not good
+    import torch
+
+    with torch.inference_mode():
+        wide = hidden.detach().float()
+        norms = torch.linalg.vector_norm(wide, dim=1)
+        z = wide @ torch.from_numpy(projections).to(wide.device).t() / norms[:, None]
+        good = bool((torch.isfinite(norms) & (norms > 0)).all())
+        return z.cpu().numpy(), not good
 
 
 def quantise(z: Sketches) -> bytes:

@@ -67,6 +67,11 @@ class Examination:
         return first_reject(self.findings)
 
     @property
+    def undecided(self) -> Finding | None:
+        """The finding that is for nobody and against nobody: what it is about was not measured as it has to be."""
+        return next((finding for finding in self.findings if finding.outcome is Outcome.INCONCLUSIVE), None)
+
+    @property
     def too_many_inconclusive(self) -> bool:
         """Could too little of the sample be graded for the window to count? It says nothing against a reject.
 
@@ -188,10 +193,10 @@ def _decide(
     if rejects:
         return tuple(rejects), evidence
     statistics = model_checks.sample_statistics(submission, evidence)
-    if not any(statistic.rejects for statistic in statistics):
+    if not any(model_checks.rejects(statistic, evidence) for statistic in statistics):
         evidence = widen(evidence)
     statistics += model_checks.alternatives_statistics(submission, evidence)
-    return (accept(reward.CHECK, value=len(evidence.rollouts)), *model_checks.findings_of(statistics)), evidence
+    return (accept(reward.CHECK, value=len(evidence.rollouts)), *model_checks.findings_of(statistics, evidence)), evidence
 
 
 __all__ = [

@@ -4,6 +4,10 @@ The numbers and their bounds are `grail_core.proof.statistics`'; here a miner's 
 statistic becomes a finding. One that is not enforced (no calibration for the pair of numerics classes) is reported as such.
 The statistics of the named alternatives are computed apart: they are measured only for a file that the others let pass, and
 what was compared before is not compared again.
+
+Proof batches that memory did not hold were measured in parts, and the evidence says so. No table was fitted for products of
+such shapes, so what would reject by a table is inconclusive then; the coarse bounds and the comparison with alternatives need
+none, and reject as ever.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from grail_core.files.evidence import MinerEvidence, RolloutEvidence
-from grail_core.proof.calibration import PairCalibration, Shape, active_table
+from grail_core.proof.calibration import STATISTICS, PairCalibration, Shape, active_table
 from grail_core.proof.comparison import (
     CHECKS,
     AlternativeSketches,
@@ -25,6 +29,7 @@ from grail_core.proof.comparison import (
     compare,
     in_float32,
 )
+from grail_core.proof.numerics import class_and_parts
 from grail_core.proof.sketches import parse_sketches
 from grail_core.proof.statistics import alternative_statistics, own_statistics
 from grail_core.protocol import Finding, Outcome, RolloutRecord
@@ -43,8 +48,8 @@ def calibration_version() -> str:
 def sample_statistics(submission: Submission, evidence: MinerEvidence) -> list[Statistic]:
     """The coarse bounds and the pooled statistics of a file's sample."""
     sample = [_comparison(submission.rollout_of(one.group, one.rollout), one) for one in evidence.rollouts]
-    header, own = submission.file.header, evidence.numerics_class
-    margins = active_table().lookup(header.generation_class, own)
+    own, _ = class_and_parts(evidence.numerics_class)
+    margins = active_table().lookup(submission.file.header.generation_class, own)
     return own_statistics(sample, _pair(submission, evidence), margins=margins, shape=_shape(evidence))
 
 
@@ -56,20 +61,32 @@ def alternatives_statistics(submission: Submission, evidence: MinerEvidence) -> 
     return alternative_statistics(tested, _pair(submission, evidence), shape=_shape(evidence))
 
 
-def findings_of(statistics: Sequence[Statistic]) -> list[Finding]:
+def rejects(statistic: Statistic, evidence: MinerEvidence) -> bool:
+    """Whether this statistic of this evidence fails the file."""
+    return statistic.rejects and not _is_undecided(statistic, evidence)
+
+
+def findings_of(statistics: Sequence[Statistic], evidence: MinerEvidence) -> list[Finding]:
     """One finding per statistic, in the order of the checks; ends with the first check that rejects."""
     findings: list[Finding] = []
     for check in CHECKS:
         of_check = [statistic for statistic in statistics if statistic.check == check]
-        findings += [_finding(statistic) for statistic in of_check]
-        if any(statistic.rejects for statistic in of_check):
+        findings += [_finding(statistic, evidence) for statistic in of_check]
+        if any(rejects(statistic, evidence) for statistic in of_check):
             break
     return findings
 
 
+def _is_undecided(statistic: Statistic, evidence: MinerEvidence) -> bool:
+    """It would reject by a table that was fitted on whole proof batches, and these were not measured whole."""
+    _, parts = class_and_parts(evidence.numerics_class)
+    return parts is not None and statistic.rejects and statistic.name in STATISTICS
+
+
 def _pair(submission: Submission, evidence: MinerEvidence) -> PairCalibration | None:
     """Of what computed sketches and log-probabilities; what drew the tokens is `sample_statistics`'."""
-    return active_table().lookup(submission.file.header.proof_class, evidence.numerics_class)
+    own, _ = class_and_parts(evidence.numerics_class)
+    return active_table().lookup(submission.file.header.proof_class, own)
 
 
 def _shape(evidence: MinerEvidence) -> Shape:
@@ -99,12 +116,16 @@ def _under_alternatives(record: RolloutRecord, one: RolloutEvidence) -> Float32C
     return in_float32(AlternativeSketches(claimed, one.alternatives, challenged), one.z)
 
 
-def _finding(statistic: Statistic) -> Finding:
+def _finding(statistic: Statistic, evidence: MinerEvidence) -> Finding:
     detail = f"{statistic.name}: {statistic.detail}"
+    _, parts = class_and_parts(evidence.numerics_class)
+    if parts is not None:
+        detail += f"; batches that memory did not hold were measured in parts of {parts}"
     if not statistic.enforced:
         detail += NOT_ENFORCED
+    outcome = Outcome.REJECT if statistic.rejects else Outcome.ACCEPT
     return say(
-        Outcome.REJECT if statistic.rejects else Outcome.ACCEPT,
+        Outcome.INCONCLUSIVE if _is_undecided(statistic, evidence) else outcome,
         statistic.check,
         value=float(statistic.value),
         threshold=None if statistic.threshold is None else float(statistic.threshold),

@@ -1,0 +1,116 @@
+"""What the checks ask of a model, in plain arrays: who asks does not know in which process the model is.
+
+`in_process.InThisProcess` answers with a model of this process (a trainer's, a courtroom's, a test's), a validator's answers
+from a child (`grail_validator.model_process`). A proof batch goes over whole and its composition is the asker's; only the order
+in which batches are measured is free. torch is not imported here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from grail_core.proof.sketches import Projections, Sketches
+from grail_core.protocol.policy import GenerationPolicy
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What is known of a model without its weights. `numerics_class`: what this machine computes it in."""
+
+    numerics_class: str
+    layers: int
+    hidden_size: int
+    vocabulary_size: int
+    context_length: int
+
+
+@dataclass(frozen=True)
+class ProofRow:
+    """A rollout as a forward pass takes it, and what is looked at: `positions` are ascending completion indices, [k]."""
+
+    tokens: Sequence[int]  # prompt and completion
+    prompt_length: int
+    positions: Sequence[int]
+    sampling_seed: int  # as derived by the protocol, never as claimed; 0 where no token is checked against it
+
+
+@dataclass(frozen=True)
+class RolloutMeasurement:
+    """What a validator measured of one rollout, at the completion indices `positions` (k of them)."""
+
+    positions: tuple[int, ...]
+    z: Sketches  # float32 [k, 4], unrounded, at each index's own position; NaN throughout where not provable: the worst value
+    logprobs: npt.NDArray[np.float32]  # [k], unwarped log-probability of the claimed token
+    margins: npt.NDArray[np.float64]  # [k], 0 … MARGIN_CLIP
+
+    @property
+    def finite(self) -> bool:
+        """Whether the model's own states were: an honest miner proves no rollout where they are not."""
+        return bool(np.isfinite(self.z).all() and np.isfinite(self.logprobs).all())
+
+
+@dataclass(frozen=True)
+class RolloutTokens:
+    """Rollouts to measure under other weights, as `measure_sketches` takes them, any number."""
+
+    tokens: Sequence[Sequence[int]]
+    prompt_lengths: Sequence[int]
+    positions: Sequence[Sequence[int]]  # completion indices
+
+
+@dataclass(frozen=True)
+class MeasuredBatch:
+    """One measurement a row, in their order. `parts`: the most rows that fitted at once, None where the whole batch did."""
+
+    rollouts: Sequence[RolloutMeasurement]
+    parts: int | None = None
+
+
+class ModelWork(Protocol):
+    """A window's checkpoint, in this machine's numerics."""
+
+    @property
+    def facts(self) -> ModelFacts: ...
+
+    def measure(self, batch: Sequence[ProofRow], signs: Projections, policy: GenerationPolicy) -> MeasuredBatch:
+        """One proof batch, 1 to PROOF_BATCH_SIZE rows in the order given. `signs`: float32 [4, d].
+
+        Raises:
+            MachineFaultError: this machine could not; nothing is said of the rows.
+            ProtocolViolationError: rows that no checked file has (a token without an embedding, beyond the context).
+        """
+        ...
+
+    def compared(self, sampled: int) -> int:
+        """Of so many sampled rollouts, how many are measured under alternatives; 0 where there are none."""
+        ...
+
+    def sketches(self, rows: RolloutTokens, signs: Projections) -> list[dict[str, Sketches]]:
+        """Per row, by name: float32 z [m, 4] under every alternative and the reference (`proof.alternatives`).
+
+        Raises:
+            MachineFaultError, ProtocolViolationError: as `measure`.
+        """
+        ...
+
+
+def forward_tokens(lengths: Sequence[int]) -> int:
+    """Tokens that one forward pass computes: every row is as long as the longest, so what fills up the others counts."""
+    return len(lengths) * max(lengths)
+
+
+def longest_first(batches: Sequence[Sequence[ProofRow]]) -> list[int]:
+    """In which order batches are measured: by their longest rows, so that memory runs out early, and the pieces that a device
+    frees fit what comes next. What is measured of a batch follows from that batch alone."""
+    return sorted(range(len(batches)), key=lambda at: (-forward_tokens([len(row.tokens) for row in batches[at]]), at))
+
+
+def share_of(share: float, sampled: int) -> int:
+    """How many of so many sampled rollouts are measured under alternatives."""
+    return math.ceil(share * sampled)

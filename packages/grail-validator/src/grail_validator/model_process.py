@@ -1,0 +1,396 @@
+"""The validator's models, in a child process that is replaced when it breaks.
+
+All forward passes run there: a fault of a device, a kernel that never returns or memory that the system takes back ends the
+child, costs the miner whose work it had its verdict (inconclusive: nothing is said of its file), and the next miner's work goes
+on in a new child. This process holds no weights and does not import torch. The child is started once and stays over windows;
+it has a session of its own, an environment without anybody's secrets, and no life of its own (`model_child`).
+
+    it says so                out of memory for a single row, a device that failed, a mistake of ours
+    it ends                   killed, aborted, crashed
+    it is silent              a job has JOB_SECONDS and its tokens at LEAST_TOKENS_PER_SECOND, within its miner's share
+    it answers something else no frame, another job, another length than what was asked has, numbers that no measurement has
+
+Each ends the child and is a MachineFaultError of the job it had. What miners send decides neither how often a child is started
+in vain, since a new one loads and tries its models before it gets any work, nor does one miner's death count against another's:
+only children that do not come that far count, and after MAX_FAILED_STARTS of them in one window there is nothing to judge its
+rest with.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NoReturn, Protocol
+
+from grail_core.errors import CheckpointError, ConfigurationError, GrailError, MachineFaultError, StorageError
+from grail_core.model.prompts import PromptRenderer
+from grail_core.proof.sketches import Projections, Sketches
+from grail_core.proof.work import (
+    MeasuredBatch,
+    ModelFacts,
+    ProofRow,
+    RolloutTokens,
+    forward_tokens,
+    share_of,
+)
+from grail_core.protocol.constants import PROOF_BATCH_SIZE
+from grail_core.protocol.manifest import CheckpointManifest
+from grail_core.protocol.policy import GenerationPolicy
+from grail_core.protocol.types import Digest
+from grail_core.telemetry import get_logger
+from grail_core.text import printable
+from grail_validator import model_frames as frames
+from grail_validator.compared_models import ComparedModels
+from grail_validator.model_frames import Frame, FrameError, Kind
+from grail_validator.model_handle import COMMAND, ModelHandle
+from grail_validator.models import WindowModel
+
+log = get_logger(__name__)
+
+MAX_FAILED_STARTS: Final = 3
+"""Children of one window that ended before their models were loaded and tried. No miner's work has come near them."""
+START_SECONDS: Final = 600.0
+"""For importing torch and Transformers; a busy machine of two cores takes 20."""
+LOAD_SECONDS, LEAST_LOAD_BYTES_PER_SECOND = 600.0, 4 << 20
+JOB_SECONDS, LEAST_TOKENS_PER_SECOND = 60.0, 20
+"""A machine that computes fewer tokens a second takes more than a window for one honest file of 64 answers of 256 tokens."""
+
+_ERRORS: dict[str, type[GrailError]] = {
+    "checkpoint": CheckpointError,
+    "storage": StorageError,
+    "configuration": ConfigurationError,
+}
+
+
+class Cached(Protocol):
+    """The part of `CheckpointSource` that is needed: a verified folder in the cache."""
+
+    def materialise(self, manifest: CheckpointManifest) -> Path: ...
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What a child is to load: this window's model, and what is compared with it."""
+
+    manifest: CheckpointManifest
+    earlier: Mapping[str, CheckpointManifest]
+    compared: ComparedModels
+
+
+@dataclass
+class _Child:
+    handle: ModelHandle
+    ready: bool = False
+    loaded: _Wanted | None = None
+    facts: ModelFacts | None = None
+    names: tuple[str, ...] = ()
+
+
+@dataclass
+class _Share:
+    """Seconds that are left of one miner's."""
+
+    whole: float
+    left: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.left = self.whole
+
+
+class ModelProcess:
+    """One child at a time, and what it has to know to be replaced. Used by one thread.
+
+    Args:
+        source: where checkpoints come from. command: what is run, before its arguments (a test's own child).
+    """
+
+    attention = "sdpa"
+
+    def __init__(self, source: Cached, *, device: str = "cpu", command: Sequence[str] | None = None) -> None:
+        self.device = device
+        self._source = source
+        self._command = tuple(command or COMMAND)
+        self._child: _Child | None = None
+        self._folders: dict[Digest, Path] = {}
+        self._renderers: dict[tuple[Path, str], PromptRenderer] = {}
+        self._wanted: _Wanted | None = None
+        self._failed_starts = 0
+
+    @property
+    def pid(self) -> int | None:
+        """Of the child, None where there is none."""
+        return self._child.handle.pid if self._child is not None else None
+
+    def start(self) -> None:
+        """Start the child; it imports what it needs while this process does something else."""
+        if self._child is None:
+            self._child = _Child(ModelHandle(self._command, device=self.device, attention=self.attention))
+
+    def require_ready(self) -> None:
+        """Wait until the child has imported what it needs and can use its device.
+
+        Raises:
+            ConfigurationError: it cannot use it.
+            MachineFaultError: there is no child to be had.
+        """
+        self._failed_starts = 0
+        self._attempts(self._ready_child)
+
+    def at(self, manifest: CheckpointManifest) -> Path:
+        """The checkpoint's folder in the cache. Errors: as `CheckpointSource.materialise`."""
+        folder = self._folders.get(manifest.digest)
+        if folder is None or not folder.is_dir():
+            self._folders[manifest.digest] = folder = self._source.materialise(manifest)
+        return folder
+
+    def model(
+        self, manifest: CheckpointManifest, earlier: Mapping[str, CheckpointManifest], compared: ComparedModels
+    ) -> WindowModel:
+        """As `models.Models`: a window begins, with all its starts before it."""
+        self._wanted = _Wanted(manifest, dict(earlier), compared)
+        self._failed_starts = 0
+        kept = {manifest.digest, *(one.digest for one in earlier.values())}
+        self._folders = {digest: folder for digest, folder in self._folders.items() if digest in kept}
+        key = (self.at(manifest), manifest.thinking_mode)
+        self._renderers = {key: self._renderers.get(key) or PromptRenderer(*key)}
+        child = self._loaded()
+        assert child.facts is not None
+        return WindowModel(self._renderers[key], child.facts, partial(self._work, child.facts, compared.share))
+
+    def _work(self, facts: ModelFacts, share: float, seconds: float) -> _Work:
+        return _Work(self, facts, share, _Share(seconds))
+
+    def close(self) -> None:
+        """End the child. Nothing is left of it."""
+        if self._child is not None:
+            self._child.handle.end()
+            self._child = None
+
+    def __enter__(self) -> ModelProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- a child that can work ------------------------------------------------------------------------------------------
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the weights that rows are compared under, the reference's first; none where nothing is compared."""
+        return self._loaded().names
+
+    def _loaded(self) -> _Child:
+        return self._attempts(self._loaded_child)
+
+    def _attempts(self, make: Callable[[], _Child]) -> _Child:
+        """The child in the state that `make` brings it to; one that ends on the way there is replaced.
+
+        Raises:
+            CheckpointError, StorageError, ConfigurationError: as the child said.
+            MachineFaultError: too many ended.
+        """
+        while self._failed_starts < MAX_FAILED_STARTS:
+            try:
+                return make()
+            except FrameError as error:
+                self._failed_starts += 1
+                why = self._gone(str(error))
+            except MachineFaultError as error:
+                self._failed_starts += 1
+                why = error.what
+                self.close()
+            log.event("model_process_not_started", reason=why, of=MAX_FAILED_STARTS, failed=self._failed_starts)
+            if self._failed_starts == MAX_FAILED_STARTS:
+                log.error("no model process could be started %d times: nothing to judge with (%s)", MAX_FAILED_STARTS, why)
+        raise MachineFaultError(
+            f"nothing to judge with: {MAX_FAILED_STARTS} model processes of this window ended before they had any work",
+            hint="look for free memory and at the device; the next window tries again",
+        )
+
+    def _ready_child(self) -> _Child:
+        self.start()
+        child = self._child
+        assert child is not None
+        if not child.ready:
+            frame = child.handle.first_word(child.handle.started + START_SECONDS)
+            if frame.kind is Kind.FAULT:
+                self.close()
+                _raise_fault(frame.json())
+            if frame.kind is not Kind.READY:
+                raise FrameError("said something else than that it is ready")
+            child.ready = True
+            log.event("model_process_ready", pid=child.handle.pid, seconds=round(time.monotonic() - child.handle.started, 3))
+        return child
+
+    def _loaded_child(self) -> _Child:
+        wanted = self._wanted
+        if self._child is not None and self._child.loaded is not None and not self._child.handle.lives:
+            self._gone("ended while it had nothing to do")  # which costs nobody anything but the start of another
+        child = self._ready_child()
+        if wanted is None or child.loaded == wanted:
+            return child
+        # One after the other: a cache that holds no two checkpoints gives one up for the next.
+        for one in (*wanted.earlier.values(), wanted.manifest):
+            self._hold(child, one, wanted)
+        told = {
+            "digest": wanted.manifest.digest.hex(),
+            "earlier": {name: one.digest.hex() for name, one in wanted.earlier.items()},
+            "compared": vars(wanted.compared),
+        }
+        frame = self._loading(child, Kind.LOAD, told, 0)
+        child.facts, child.names, missing = _loaded_of(frame)
+        child.loaded = wanted
+        for name, reason in missing.items():
+            # Evidence says which alternatives were measured, so a missing one weakens the check and hides nothing.
+            log.event("alternative_unavailable", name=name, reason=reason)
+        return child
+
+    def _hold(self, child: _Child, manifest: CheckpointManifest, wanted: _Wanted) -> None:
+        folder = self.at(manifest)
+        told = {
+            "digest": manifest.digest.hex(),
+            "folder": str(folder),
+            "wanted": [one.digest.hex() for one in (wanted.manifest, *wanted.earlier.values())],
+            "dispensable": manifest.digest != wanted.manifest.digest,
+        }
+        frame = self._loading(child, Kind.HOLD, told, sum(path.stat().st_size for path in folder.iterdir()))
+        if frame.kind is not Kind.HELD:
+            raise FrameError(f"gave {frame.kind.name} in place of {Kind.HELD.name}")
+
+    def _loading(self, child: _Child, kind: Kind, told: Mapping[str, Any], size: int) -> Frame:
+        deadline = time.monotonic() + LOAD_SECONDS + size / LEAST_LOAD_BYTES_PER_SECOND
+        frame = child.handle.ask(kind, frames.pack(told), deadline, largest=frames.MAX_TEXT_BYTES)
+        if frame.kind is Kind.FAULT:
+            _raise_fault(frame.json())
+        return frame
+
+    def _gone(self, why: str) -> str:
+        """End the child that `why` tells of, and say how it ended."""
+        child, self._child = self._child, None
+        if child is None:
+            return f"the model process {why}"
+        last = child.handle.last_line()
+        code = child.handle.end(dying=why.startswith("ended"))
+        how = "" if code is None else f" by signal {-code}" if code < 0 else f" with code {code}"
+        log.event("model_process_replaced", reason=f"{why}{how}", said=last)
+        return f"the model process {why}{how}"
+
+    # --- one job --------------------------------------------------------------------------------------------------------
+
+    def job(
+        self, kind: Kind, payload: list[bytes | memoryview], share: _Share, *, tokens: int, answer: Kind, size: int
+    ) -> memoryview:
+        """The payload of the child's answer.
+
+        Args:
+            tokens: of the forward passes it takes. size: of the answer, in bytes.
+
+        Raises:
+            MachineFaultError: there is no answer. The child is gone then.
+        """
+        child = self._loaded()
+        seconds = min(JOB_SECONDS + tokens / LEAST_TOKENS_PER_SECOND, share.left)
+        if seconds <= 0:
+            raise _overrun(share)
+        started = time.monotonic()
+        try:
+            largest = max(size, frames.MAX_TEXT_BYTES)
+            frame = child.handle.ask(kind, payload, started + seconds, largest=largest)
+            if frame.kind is not Kind.FAULT and (frame.kind is not answer or len(frame.payload) != size):
+                raise FrameError(f"gave {len(frame.payload)} bytes of {frame.kind.name} in place of {size} of {answer.name}")
+            fault = frame.json() if frame.kind is Kind.FAULT else None
+        except FrameError as error:
+            share.left -= time.monotonic() - started
+            told = self._gone(str(error))
+            if share.left <= 0:
+                raise _overrun(share) from error
+            raise MachineFaultError(told, hint="it is replaced; the operator's log has what it said") from error
+        share.left -= time.monotonic() - started
+        if fault is not None:
+            self.close()  # a device that failed once fails again in that process, and memory may be in pieces
+            _raise_fault(fault)
+        return frame.payload
+
+    def refuse(self, error: FrameError) -> NoReturn:
+        """An answer of the right length that is none."""
+        raise MachineFaultError(self._gone(str(error))) from error
+
+
+class _Work:
+    """`ModelWork` for one miner, within its share of time."""
+
+    def __init__(self, process: ModelProcess, facts: ModelFacts, share: float, time_left: _Share) -> None:
+        self.facts = facts
+        self._process = process
+        self._share = share
+        self._time = time_left
+
+    def measure(self, batch: Sequence[ProofRow], signs: Projections, policy: GenerationPolicy) -> MeasuredBatch:
+        payload = self._process.job(
+            Kind.MEASURE,
+            frames.ask_measured(batch, signs, policy),
+            self._time,
+            tokens=forward_tokens([len(row.tokens) for row in batch]),
+            answer=Kind.MEASURED,
+            size=frames.measured_bytes(batch),
+        )
+        try:
+            return frames.measured_of(payload, batch)
+        except FrameError as error:
+            self._process.refuse(error)
+
+    def compared(self, sampled: int) -> int:
+        return share_of(self._share, sampled) if self._process.names else 0
+
+    def sketches(self, rows: RolloutTokens, signs: Projections) -> list[dict[str, Sketches]]:
+        names, lengths = self._process.names, [len(row) for row in rows.tokens]
+        batches = [lengths[at : at + PROOF_BATCH_SIZE] for at in range(0, len(lengths), PROOF_BATCH_SIZE)]
+        payload = self._process.job(
+            Kind.SKETCHES,
+            frames.ask_sketches(rows, signs),
+            self._time,
+            tokens=len(names) * sum(map(forward_tokens, batches)),
+            answer=Kind.SKETCHED,
+            size=frames.sketched_bytes(rows, names),
+        )
+        try:
+            return frames.sketches_of(payload, rows, names)
+        except FrameError as error:
+            self._process.refuse(error)
+
+
+def _loaded_of(frame: Frame) -> tuple[ModelFacts, tuple[str, ...], dict[str, str]]:
+    """Raises FrameError: it does not say what was loaded."""
+    if frame.kind is not Kind.LOADED:
+        raise FrameError(f"gave {frame.kind.name} in place of {Kind.LOADED.name}")
+    told: dict[str, Any] = frame.json()
+    try:
+        facts = ModelFacts(
+            numerics_class=str(told["facts"]["numerics_class"]),
+            **{name: int(told["facts"][name]) for name in ("layers", "hidden_size", "vocabulary_size", "context_length")},
+        )
+        names = tuple(str(name) for name in told["names"])
+        return facts, names, {str(name): str(reason) for name, reason in told["missing"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FrameError("did not say what it loaded") from error
+
+
+def _raise_fault(told: Mapping[str, Any]) -> NoReturn:
+    """The child's error as ours: what it said of a checkpoint, everything else as this machine's."""
+    kind, what = str(told.get("fault")), str(told.get("what"))
+    if kind == "unforeseen":
+        log.error("unforeseen in the model process: %s", printable(str(told.get("hint")), 8_000))
+        what = f"unforeseen in the model process: {what}"
+    raise _ERRORS.get(kind, MachineFaultError)(
+        what, where=str(told.get("where", "")), hint="" if kind == "unforeseen" else str(told.get("hint", ""))
+    )
+
+
+def _overrun(share: _Share) -> MachineFaultError:
+    return MachineFaultError(
+        f"its model work took more than {share.whole:.0f} s, one drawn miner's share of the time for a window's",
+        hint="a faster device, or nothing else on it",
+    )

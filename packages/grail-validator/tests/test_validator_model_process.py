@@ -1,0 +1,209 @@
+"""The validator's model process: what it gives is what was asked, and whatever becomes of it costs one job and no more.
+
+The children here are real processes that speak the real frames; most have no model, so that they break where they are told to.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from grail_core.errors import ConfigurationError, MachineFaultError
+from grail_core.proof.work import ModelWork, ProofRow, RolloutTokens
+from grail_core.protocol.policy import GenerationPolicy
+from grail_core.protocol.types import Digest
+from grail_validator import model_process
+from grail_validator.compared_models import ComparedModels
+from grail_validator.model_handle import child_environment
+from grail_validator.model_process import MAX_FAILED_STARTS, ModelProcess
+from grail_validator.models import model_seconds
+from tooling.testing import plain_window as plain
+from tooling.testing.faults import events
+from tooling.testing.models.tiny_qwen2 import save_byte_model
+from tooling.testing.scripted_model import COMMAND, FACTS, HIDDEN_SIZE, Does
+
+MANIFEST = plain.manifest(Digest(bytes(32)))
+COMPARED = ComparedModels()
+SIGNS = np.ones((4, HIDDEN_SIZE), np.float32)
+POLICY = GenerationPolicy(max_tokens=8)
+LONG = 3600.0
+
+
+class Cache:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def materialise(self, manifest: object) -> Path:
+        return self._folder
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    return Cache(save_byte_model(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture
+def models(cache: Cache) -> Iterator[ModelProcess]:
+    with ModelProcess(cache, command=COMMAND) as models:
+        yield models
+
+
+def rows(does: Does = Does.ANSWER) -> list[ProofRow]:
+    return [ProofRow([1, 5, 6, 7], 2, (0, 1), int(does)), ProofRow([1, 5, 6], 2, (0,), 0)]
+
+
+def work_of(models: ModelProcess, seconds: float = LONG) -> ModelWork:
+    return models.model(MANIFEST, {}, COMPARED).work(seconds)
+
+
+def measured(work: ModelWork, does: Does = Does.ANSWER) -> list[list[float]]:
+    return [one.z[:, 0].tolist() for one in work.measure(rows(does), SIGNS, POLICY).rollouts]
+
+
+ANSWER = [[4.0, 4.0], [3.0]]
+
+
+def test_what_is_asked_is_answered_row_by_row(models: ModelProcess) -> None:
+    work = work_of(models)
+    assert vars(work.facts) == FACTS
+    assert measured(work) == ANSWER
+    assert [work.compared(count) for count in (0, 1, 64)] == [0, 1, 64]
+    found = work.sketches(RolloutTokens([[1, 5, 6], [1, 5]], [2, 1], [(0,), (0,)]), SIGNS)
+    assert [list(one) for one in found] == [["current"]] * 2  # the other has no sketch there, and is left out
+    assert all((one["current"] == 0.5).all() for one in found)
+
+
+@pytest.mark.parametrize("does", [one for one in Does if one not in (Does.ANSWER, Does.HANG)], ids=lambda does: does.name)
+def test_a_child_that_breaks_costs_the_job_it_had_and_the_next_is_done_by_another(models: ModelProcess, does: Does) -> None:
+    work, other = work_of(models), work_of(models)
+    before = models.pid
+    assert before is not None
+    with pytest.raises(MachineFaultError):
+        measured(work, does)
+    assert measured(other) == ANSWER
+    assert models.pid != before
+    with pytest.raises(ProcessLookupError):
+        os.kill(before, 0)
+
+
+def test_a_child_that_hangs_is_ended_when_the_time_for_its_job_is_over(
+    models: ModelProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = work_of(models)
+    with monkeypatch.context() as patch:
+        patch.setattr(model_process, "JOB_SECONDS", 0.05)
+        with pytest.raises(MachineFaultError, match="no answer in time"):
+            measured(work, Does.HANG)
+    assert measured(work) == ANSWER
+
+
+def test_the_time_for_a_job_grows_with_its_tokens() -> None:
+    """However slow a machine is that this network can use, an honest batch of the longest rows is not taken for a hang."""
+    assert model_process.LEAST_TOKENS_PER_SECOND <= 20
+    assert model_process.JOB_SECONDS >= 60
+
+
+def test_a_miner_whose_work_takes_longer_than_its_share_loses_its_own_verdict_and_nobody_elses(models: ModelProcess) -> None:
+    slow, next_one = work_of(models, seconds=0.05), work_of(models)
+    with pytest.raises(MachineFaultError, match="more than 0 s, one drawn miner's share"):
+        measured(slow, Does.HANG)
+    with pytest.raises(MachineFaultError, match="share"):
+        measured(slow)
+    assert measured(next_one) == ANSWER
+
+
+def test_all_drawn_miners_together_have_the_time_of_four_windows_for_their_model_work() -> None:
+    slow_blocks, fast_blocks = replace(plain.network(), block_time_ms=12_000), replace(plain.network(), block_time_ms=10)
+    for drawn in (1, 2, 43):
+        assert model_seconds(slow_blocks, drawn) * drawn == pytest.approx(4 * 30 * 12)
+        assert model_seconds(fast_blocks, drawn) == model_seconds(slow_blocks, drawn)  # a development chain's clock runs away
+    assert model_seconds(slow_blocks, 0) > 0
+
+
+def test_however_many_miners_end_their_child_the_next_ones_work_is_done(models: ModelProcess) -> None:
+    """Else a few hotkeys that know how to break a device would take every other verdict of the window with them."""
+    works = [work_of(models)] + [models.model(MANIFEST, {}, COMPARED).work(LONG)] * (2 * MAX_FAILED_STARTS)
+    for work in works:
+        with pytest.raises(MachineFaultError):
+            measured(work, Does.ABORT)
+    assert measured(works[-1]) == ANSWER
+
+
+def test_a_child_that_ends_between_two_jobs_costs_nobody_anything(models: ModelProcess) -> None:
+    work = work_of(models)
+    for _ in range(2 * MAX_FAILED_STARTS):
+        assert models.pid is not None
+        os.kill(models.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, models.pid, os.WEXITED | os.WNOWAIT)
+        assert measured(work) == ANSWER
+
+
+def test_children_that_never_come_to_work_leave_nothing_to_judge_a_window_with_and_the_next_window_tries_again(
+    cache: Cache, tmp_path: Path
+) -> None:
+    started = tmp_path / "started"
+    program = f"open({str(started)!r}, 'a').write('.'); raise SystemExit(9)"
+    with ModelProcess(cache, command=(COMMAND[0], "-c", program)) as models:
+        for window in (1, 2):
+            with events() as names, pytest.raises(MachineFaultError, match="nothing to judge with"):
+                models.model(MANIFEST, {}, COMPARED)
+            assert len(started.read_text()) == window * MAX_FAILED_STARTS
+            assert names.count("model_process_not_started") == MAX_FAILED_STARTS
+
+
+def test_once_a_window_has_nothing_to_judge_with_its_other_miners_start_no_more_children(
+    models: ModelProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, other = work_of(models), work_of(models)
+    monkeypatch.setattr(models, "_command", (COMMAND[0], "-c", "raise SystemExit(9)"))
+    models.close()
+    with events() as names:
+        for one in (work, other, work):
+            with pytest.raises(MachineFaultError, match="nothing to judge with"):
+                measured(one)
+    assert names.count("model_process_not_started") == MAX_FAILED_STARTS
+
+
+def test_a_device_that_is_not_there_is_told_at_start(cache: Cache) -> None:
+    with ModelProcess(cache, device="no such device", command=COMMAND) as models, pytest.raises(ConfigurationError) as raised:
+        models.require_ready()
+    assert raised.value.where == "GRAIL_DEVICE"
+
+
+def test_closing_leaves_no_process(models: ModelProcess) -> None:
+    work_of(models)
+    pid = models.pid
+    assert pid is not None
+    models.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_child_sees_nothing_that_is_secret(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = (
+        "BT_WALLET_PATH",
+        "R2_WRITE_SECRET_ACCESS_KEY",
+        "AWS_SECRET_ACCESS_KEY",
+        "GRAIL_STATE_DIR",
+        "PYTHONPATH",
+        "X_TOKEN",
+    )
+    for name in secrets:
+        monkeypatch.setenv(name, "a secret")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    passed = child_environment(os.environ)
+    assert passed["OMP_NUM_THREADS"] == "3"  # what decides how numbers come out is the same on either side
+    assert not passed.keys() & set(secrets)
+    with ModelProcess(cache, command=COMMAND) as models:
+        models.require_ready()
+        environ = Path(f"/proc/{models.pid}/environ")
+        if environ.exists():  # Linux
+            assert b"a secret" not in environ.read_bytes()
+            descriptors = {os.readlink(one) for one in Path(f"/proc/{models.pid}/fd").iterdir()}
+            assert not [one for one in descriptors if one.endswith((".sqlite", ".sqlite-wal", ".lock"))]

@@ -42,6 +42,7 @@ class Does(IntEnum):
     MEASURE_MORE_AT_ONCE_THAN_ASKED = 10
     RAISE = 11
     LACK_MEMORY = 12
+    MEASURE_ONE_BY_ONE = 13  # no fault: memory held no more
 
 
 def main() -> None:
@@ -110,6 +111,7 @@ def _measured(connection: socket.socket, asked: object) -> None:
         case Does.ANSWER_SOMETHING_ELSE:
             kind = Kind.SKETCHED
     counts = [len(row.positions) for row in rows]
+    parts = {Does.MEASURE_MORE_AT_ONCE_THAN_ASKED: 17, Does.MEASURE_ONE_BY_ONE: 1}.get(does)
     margin = -1.0 if does is Does.GIVE_NO_MARGINS else 0.25
     measured = MeasuredBatch(
         [
@@ -121,7 +123,7 @@ def _measured(connection: socket.socket, asked: object) -> None:
             )
             for row, count in zip(rows, counts, strict=True)
         ],
-        17 if does is Does.MEASURE_MORE_AT_ONCE_THAN_ASKED else None,
+        parts,
     )
     answer = frames.answer_measured(measured)
     frames.send(connection, kind, job, answer[:-1] if does is Does.SAY_LESS else answer, forever)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -79,7 +81,16 @@ def test_what_is_asked_is_answered_row_by_row(models: ModelProcess) -> None:
     assert all((one["current"] == 0.5).all() for one in found)
 
 
-@pytest.mark.parametrize("does", [one for one in Does if one not in (Does.ANSWER, Does.HANG)], ids=lambda does: does.name)
+def test_a_batch_that_the_childs_memory_did_not_hold_is_told_as_such(models: ModelProcess) -> None:
+    work = work_of(models)
+    assert work.measure(rows(Does.MEASURE_ONE_BY_ONE), SIGNS, POLICY).parts == 1
+    assert work.measure(rows(), SIGNS, POLICY).parts is None
+
+
+NO_FAULT = (Does.ANSWER, Does.HANG, Does.MEASURE_ONE_BY_ONE)
+
+
+@pytest.mark.parametrize("does", [one for one in Does if one not in NO_FAULT], ids=lambda does: does.name)
 def test_a_child_that_breaks_costs_the_job_it_had_and_the_next_is_done_by_another(models: ModelProcess, does: Does) -> None:
     work, other = work_of(models), work_of(models)
     before = models.pid
@@ -101,6 +112,27 @@ def test_a_child_that_hangs_is_ended_when_the_time_for_its_job_is_over(
         with pytest.raises(MachineFaultError, match="no answer in time"):
             measured(work, Does.HANG)
     assert measured(work) == ANSWER
+
+
+def test_a_child_that_takes_no_work_is_ended_as_one_that_gives_none(
+    models: ModelProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The largest batch is larger than what lies in a connection, so that it cannot be sent."""
+    work, longest = work_of(models), [ProofRow(list(range(12_288)), 4_096, (0,), 0)] * 16
+    assert models.pid is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(model_process, "JOB_SECONDS", 0.05)
+        patch.setattr(model_process, "LEAST_TOKENS_PER_SECOND", 1e9)
+        os.kill(models.pid, signal.SIGSTOP)
+        with pytest.raises(MachineFaultError, match="took no more of its work in time"):
+            work.measure(longest, SIGNS, POLICY)
+    assert len(work.measure(longest, SIGNS, POLICY).rollouts) == 16
+
+
+def test_a_validators_own_process_imports_no_torch() -> None:
+    """It would take the memory of a second child, and nothing in it computes with it."""
+    program = "import sys; import grail_validator.start; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_the_time_for_a_job_grows_with_its_tokens() -> None:
@@ -128,7 +160,7 @@ def test_all_drawn_miners_together_have_the_time_of_four_windows_for_their_model
 
 def test_however_many_miners_end_their_child_the_next_ones_work_is_done(models: ModelProcess) -> None:
     """Else a few hotkeys that know how to break a device would take every other verdict of the window with them."""
-    works = [work_of(models)] + [models.model(MANIFEST, {}, COMPARED).work(LONG)] * (2 * MAX_FAILED_STARTS)
+    works = [work_of(models)] + [models.model(MANIFEST, {}, COMPARED).work(LONG)] * MAX_FAILED_STARTS
     for work in works:
         with pytest.raises(MachineFaultError):
             measured(work, Does.ABORT)
@@ -137,7 +169,7 @@ def test_however_many_miners_end_their_child_the_next_ones_work_is_done(models: 
 
 def test_a_child_that_ends_between_two_jobs_costs_nobody_anything(models: ModelProcess) -> None:
     work = work_of(models)
-    for _ in range(2 * MAX_FAILED_STARTS):
+    for _ in range(MAX_FAILED_STARTS + 1):
         assert models.pid is not None
         os.kill(models.pid, signal.SIGKILL)
         os.waitid(os.P_PID, models.pid, os.WEXITED | os.WNOWAIT)

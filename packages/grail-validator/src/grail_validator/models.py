@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
+from grail_core.chain.base import seconds_of
 from grail_core.model.prompts import PromptRenderer
 from grail_core.proof.work import ModelFacts, ModelWork
 from grail_core.protocol.constants import WINDOW_LENGTH
@@ -29,7 +30,7 @@ LEAST_WINDOW_SECONDS: Final = 360
 
 def model_seconds(params: NetworkParameters, drawn: int) -> float:
     """The share of one drawn miner in the time there is for a window's model work. What it does not use nobody else gets."""
-    window = max(LEAST_WINDOW_SECONDS, WINDOW_LENGTH * params.block_time_ms / 1000)
+    window = max(LEAST_WINDOW_SECONDS, seconds_of(WINDOW_LENGTH, params.block_time_ms))
     return WINDOWS_OF_WORK * window / max(1, drawn)
 
 

@@ -157,6 +157,20 @@ def test_no_child_outlives_its_validator_however_it_ends(state: str, last: int) 
     assert ended
 
 
+def test_who_asks_every_process_to_stop_lets_the_validator_end_the_step_it_is_in(
+    network: SmallNetwork, models: ModelProcess
+) -> None:
+    work = models.model(network.manifest, {}, ComparedModels(earlier=0)).work(3600)
+    pid = models.pid
+    assert pid is not None
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        os.kill(pid, number)
+    signs = torch.ones((4, work.facts.hidden_size)).numpy()
+    (measured,) = work.measure([ProofRow([1, 2, 3], 1, (0, 1), 1)], signs, network.manifest.policy).rollouts
+    assert measured.finite
+    assert models.pid == pid
+
+
 def test_a_row_that_no_checked_file_has_is_an_error_and_no_measurement(network: SmallNetwork, models: ModelProcess) -> None:
     manifest = network.manifest
     models.at(manifest)

@@ -40,6 +40,8 @@ _KINDS = {CheckpointError: "checkpoint", StorageError: "storage", ConfigurationE
 
 def main() -> NoReturn:
     """Arguments: the descriptor of the connection, device, attention."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # whoever stops all processes at once lets the validator end the step it is in
     connection = socket.socket(fileno=int(sys.argv[1]))
     _end_with_parent()
     faulthandler.enable()

@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn, Protocol
 
-from grail_core.errors import CheckpointError, ConfigurationError, GrailError, MachineFaultError, StorageError
+from grail_core.errors import CheckpointError, ConfigurationError, DiskFullError, GrailError, MachineFaultError, StorageError
 from grail_core.model.prompts import PromptRenderer
 from grail_core.proof.sketches import Projections, Sketches
 from grail_core.proof.work import (
@@ -233,8 +233,14 @@ class ModelProcess:
         if wanted is None or child.loaded == wanted:
             return child
         # One after the other: a cache that holds no two checkpoints gives one up for the next.
-        for one in (*wanted.earlier.values(), wanted.manifest):
-            self._hold(child, one, wanted)
+        for name, one in wanted.earlier.items():
+            try:
+                self._hold(child, one, wanted)
+            except DiskFullError:
+                raise
+            except (CheckpointError, StorageError) as error:  # it was there when the window began, and this is another child
+                log.event("alternative_unavailable", alternative=name, reason=error.what)
+        self._hold(child, wanted.manifest, wanted)
         told = {
             "digest": wanted.manifest.digest.hex(),
             "earlier": {name: one.digest.hex() for name, one in wanted.earlier.items()},
@@ -245,7 +251,7 @@ class ModelProcess:
         child.loaded = wanted
         for name, reason in missing.items():
             # Evidence says which alternatives were measured, so a missing one weakens the check and hides nothing.
-            log.event("alternative_unavailable", name=name, reason=reason)
+            log.event("alternative_unavailable", alternative=name, reason=reason)
         return child
 
     def _hold(self, child: _Child, manifest: CheckpointManifest, wanted: _Wanted) -> None:

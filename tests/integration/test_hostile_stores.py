@@ -24,7 +24,7 @@ from grail_core.keys import LocalSigner, ss58
 from grail_core.participant.participant import Participant
 from grail_core.protocol import Seal, Selection
 from grail_core.protocol.constants import WINDOW_LENGTH
-from grail_core.protocol.types import Digest, Hotkey, Window
+from grail_core.protocol.types import Digest, Hotkey, Signature, Window
 from grail_core.storage.base import ObjectStore
 from grail_core.storage.commitment import BucketAddress, Credentials
 from grail_core.storage.filesystem import FilesystemDirectory
@@ -170,7 +170,7 @@ def sealed(subnet: Subnet, chain: LocalChain) -> list[Sealed]:
     for number, (bucket, signer) in enumerate(MINERS.items()):
         data = file_of(bucket)
         size = len(data) if bucket.startswith("honest") else 1 + number * 10_000
-        seal = Seal("rollouts", header, Digest(hashlib.sha256(data).digest()), size, bytes(64))
+        seal = Seal("rollouts", header, Digest(hashlib.sha256(data).digest()), size, Signature(bytes(64)))
         entry = Announcement(neurons[signer.hotkey], Sighting(signer.hotkey, b"", 1), True)
         drawn.append(Sealed(entry, seal, Selection(signer.hotkey, Fraction(1), 0, True)))
     return drawn

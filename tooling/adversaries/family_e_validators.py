@@ -24,6 +24,7 @@ from grail_core.storage.layout import evidence_key, file_key, verdict_key
 from grail_core.verification.examine import CHECKS, decide
 from grail_core.verification.verdict import contradictions, inputs_of
 from grail_core.verification.window_file import Submission, check_file
+from grail_validator.models import InOneProcess
 from grail_validator.service import ValidatorService
 from tooling.adversaries.crowd import HONEST, Crowd, Lie, crowd_of, honest, published
 from tooling.adversaries.family_d_training import HONEST as HONEST_MINER
@@ -68,7 +69,7 @@ def e7() -> dict[str, Any]:
             crowd.mine()
             validators = [crowd.validator("validator-0"), crowd.validator("validator-1")]
             second = validators[1].participant.checkpoints
-            validators[1].checkpoint = LiveCheckpoint(second, attention=attention, keep=4)  # type: ignore[arg-type]
+            validators[1].checkpoint = InOneProcess(LiveCheckpoint(second, attention=attention, keep=4))  # type: ignore[arg-type]
             bodies = crowd.judge(*validators)
             for name in SPLITTING:
                 row.tries.append(

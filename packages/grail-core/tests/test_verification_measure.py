@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import cast
@@ -68,7 +69,9 @@ class ScriptedWork:
     def sizes(self) -> list[int]:
         return [len(batch) for batch in self.batches]
 
-    def measure(self, batch: Sequence[ProofRow], signs: Projections, policy: GenerationPolicy) -> MeasuredBatch:
+    def measure(
+        self, batch: Sequence[ProofRow], signs: Projections, policy: GenerationPolicy, seconds: float = math.inf
+    ) -> MeasuredBatch:
         value = np.nan if len(self.batches) in self._slips else 0.0
         self.batches.append(list(batch))
         self.tokens += forward_tokens([len(row.tokens) for row in batch])
@@ -82,7 +85,7 @@ class ScriptedWork:
     def compared(self, sampled: int) -> int:
         return sampled if self._names else 0
 
-    def sketches(self, rows: RolloutTokens, signs: Projections) -> list[dict[str, Sketches]]:
+    def sketches(self, rows: RolloutTokens, signs: Projections, seconds: float = math.inf) -> list[dict[str, Sketches]]:
         for start in range(0, len(rows.tokens), PROOF_BATCH_SIZE):
             lengths = [len(row) for row in rows.tokens[start : start + PROOF_BATCH_SIZE]]
             self.tokens += self._names * forward_tokens(lengths)

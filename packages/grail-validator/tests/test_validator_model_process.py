@@ -10,13 +10,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from grail_core.errors import ConfigurationError, MachineFaultError
+from grail_core.errors import ConfigurationError, MachineFaultError, OutOfTimeError
 from grail_core.proof.work import ModelWork, ProofRow, RolloutTokens
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Digest
@@ -24,7 +23,6 @@ from grail_validator import model_process
 from grail_validator.compared_models import ComparedModels
 from grail_validator.model_handle import child_environment
 from grail_validator.model_process import MAX_FAILED_STARTS, ModelProcess
-from grail_validator.models import model_seconds
 from tooling.testing import plain_window as plain
 from tooling.testing.faults import events
 from tooling.testing.models.tiny_qwen2 import save_byte_model
@@ -34,7 +32,6 @@ MANIFEST = plain.manifest(Digest(bytes(32)))
 COMPARED = ComparedModels()
 SIGNS = np.ones((4, HIDDEN_SIZE), np.float32)
 POLICY = GenerationPolicy(max_tokens=8)
-LONG = 3600.0
 
 
 class Cache:
@@ -60,8 +57,8 @@ def rows(does: Does = Does.ANSWER) -> list[ProofRow]:
     return [ProofRow([1, 5, 6, 7], 2, (0, 1), int(does)), ProofRow([1, 5, 6], 2, (0,), 0)]
 
 
-def work_of(models: ModelProcess, seconds: float = LONG) -> ModelWork:
-    return models.model(MANIFEST, {}, COMPARED).work(seconds)
+def work_of(models: ModelProcess) -> ModelWork:
+    return models.model(MANIFEST, {}, COMPARED).work()
 
 
 def measured(work: ModelWork, does: Does = Does.ANSWER) -> list[list[float]]:
@@ -141,26 +138,16 @@ def test_the_time_for_a_job_grows_with_its_tokens() -> None:
     assert model_process.JOB_SECONDS >= 60
 
 
-def test_a_miner_whose_work_takes_longer_than_its_share_loses_its_own_verdict_and_nobody_elses(models: ModelProcess) -> None:
-    slow, next_one = work_of(models, seconds=0.05), work_of(models)
-    with pytest.raises(MachineFaultError, match="more than 0 s, one drawn miner's share"):
-        measured(slow, Does.HANG)
-    with pytest.raises(MachineFaultError, match="share"):
-        measured(slow)
-    assert measured(next_one) == ANSWER
-
-
-def test_all_drawn_miners_together_have_the_time_of_four_windows_for_their_model_work() -> None:
-    slow_blocks, fast_blocks = replace(plain.network(), block_time_ms=12_000), replace(plain.network(), block_time_ms=10)
-    for drawn in (1, 2, 43):
-        assert model_seconds(slow_blocks, drawn) * drawn == pytest.approx(4 * 30 * 12)
-        assert model_seconds(fast_blocks, drawn) == model_seconds(slow_blocks, drawn)  # a development chain's clock runs away
-    assert model_seconds(slow_blocks, 0) > 0
+def test_work_that_takes_longer_than_is_left_to_its_file_ends_and_nobody_elses_does(models: ModelProcess) -> None:
+    work = work_of(models)
+    with pytest.raises(OutOfTimeError, match="over during a forward pass"):
+        work.measure(rows(Does.HANG), SIGNS, POLICY, 0.05)
+    assert measured(work_of(models)) == ANSWER
 
 
 def test_however_many_miners_end_their_child_the_next_ones_work_is_done(models: ModelProcess) -> None:
     """Else a few hotkeys that know how to break a device would take every other verdict of the window with them."""
-    works = [work_of(models)] + [models.model(MANIFEST, {}, COMPARED).work(LONG)] * MAX_FAILED_STARTS
+    works = [work_of(models)] + [models.model(MANIFEST, {}, COMPARED).work()] * MAX_FAILED_STARTS
     for work in works:
         with pytest.raises(MachineFaultError):
             measured(work, Does.ABORT)

@@ -38,7 +38,7 @@ from grail_core.protocol.types import Digest, Hotkey, Window
 from grail_core.protocol.verdicts import MAX_REASON
 from grail_core.text import printable
 from grail_core.verification.context import CheckContext
-from grail_core.verification.examine import Examination, examine, first_reject
+from grail_core.verification.examine import Examination, Sampling, examine, first_reject
 from grail_core.verification.model_checks import calibration_version
 from grail_core.verification.seal import read_seal
 from grail_core.verification.verdict import inputs_of
@@ -221,8 +221,10 @@ def _judge(one: Sealed, read: Callable[[Hotkey, Seal], bytes | None], case: Case
         data = read(hotkey, one.seal)
         if data is None:
             return None
+        seed = challenge_seed(case.context, case.challenge, one.seal.content_digest)
+        sampling = case.means.sampling(seed)  # a model that has to be loaded again is loaded outside of the file's time
         with budget.next_file() as seconds_left:
-            examination = _examine(one, data, case, seconds_left)
+            examination = _examine(one, data, case, sampling, seconds_left)
         judged = _Judged(_ruling(one, examination), examination.identities, examination.evidence)
         case.means.keep(Measured(basis_of(one, case), judged.verdict, judged.identities, judged.evidence))
         return judged
@@ -260,7 +262,7 @@ def basis_of(one: Sealed, case: Case) -> Digest:
     return Digest(hashlib.sha256(canonical_json(told)).digest())
 
 
-def _examine(one: Sealed, data: bytes, case: Case, seconds_left: Callable[[], float]) -> Examination:
+def _examine(one: Sealed, data: bytes, case: Case, sampling: Sampling, seconds_left: Callable[[], float]) -> Examination:
     """All checks; what none of them rejects goes to our bucket, for other validators and the trainer.
 
     Not before: what passes without a model is cheap to make up, and would make us upload gigabytes of it while we judge. Who
@@ -279,8 +281,7 @@ def _examine(one: Sealed, data: bytes, case: Case, seconds_left: Callable[[], fl
         history=case.standing.memory.counted.get(hotkey, frozenset()),
         seconds_left=seconds_left,
     )
-    seed = challenge_seed(case.context, case.challenge, one.seal.content_digest)
-    examination = examine(data, context, means.sampling(seed), content_digest=one.seal.content_digest)
+    examination = examine(data, context, sampling, content_digest=one.seal.content_digest)
     if examination.reject is None:
         case.files.share(hotkey, one.seal, data)
     return examination

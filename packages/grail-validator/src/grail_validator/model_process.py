@@ -7,7 +7,7 @@ it has a session of its own, an environment without anybody's secrets, and no li
 
     it says so                out of memory for a single row, a device that failed, a mistake of ours
     it ends                   killed, aborted, crashed
-    it is silent              a job has JOB_SECONDS and its tokens at LEAST_TOKENS_PER_SECOND, within its miner's share
+    it is silent              a job has JOB_SECONDS and its tokens at LEAST_TOKENS_PER_SECOND, within its file's time
     it answers something else no frame, another job, another length than what was asked has, numbers that no measurement has
 
 Each ends the child and is a MachineFaultError of the job it had. What miners send decides neither how often a child is started
@@ -18,14 +18,23 @@ rest with.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn, Protocol
 
-from grail_core.errors import CheckpointError, ConfigurationError, DiskFullError, GrailError, MachineFaultError, StorageError
+from grail_core.errors import (
+    CheckpointError,
+    ConfigurationError,
+    DiskFullError,
+    GrailError,
+    MachineFaultError,
+    OutOfTimeError,
+    StorageError,
+)
 from grail_core.model.prompts import PromptRenderer
 from grail_core.proof.sketches import Projections, Sketches
 from grail_core.proof.work import (
@@ -89,17 +98,6 @@ class _Child:
     names: tuple[str, ...] = ()
 
 
-@dataclass
-class _Share:
-    """Seconds that are left of one miner's."""
-
-    whole: float
-    left: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.left = self.whole
-
-
 class ModelProcess:
     """One child at a time, and what it has to know to be replaced. Used by one thread.
 
@@ -160,8 +158,9 @@ class ModelProcess:
         assert child.facts is not None
         return WindowModel(self._renderers[key], child.facts, partial(self._work, child.facts, compared.share))
 
-    def _work(self, facts: ModelFacts, share: float, seconds: float) -> _Work:
-        return _Work(self, facts, share, _Share(seconds))
+    def _work(self, facts: ModelFacts, share: float) -> _Work:
+        self._loaded()
+        return _Work(self, facts, share)
 
     def close(self) -> None:
         """End the child. Nothing is left of it."""
@@ -287,34 +286,35 @@ class ModelProcess:
     # --- one job --------------------------------------------------------------------------------------------------------
 
     def job(
-        self, kind: Kind, payload: list[bytes | memoryview], share: _Share, *, tokens: int, answer: Kind, size: int
+        self, kind: Kind, payload: list[bytes | memoryview], seconds: float, *, tokens: int, answer: Kind, size: int
     ) -> memoryview:
         """The payload of the child's answer.
 
         Args:
-            tokens: of the forward passes it takes. size: of the answer, in bytes.
+            seconds: that are left to its file. tokens: of the forward passes it takes. size: of the answer, in bytes.
 
         Raises:
-            MachineFaultError: there is no answer. The child is gone then.
+            OutOfTimeError: its file's time was over before it. The child is gone then.
+            MachineFaultError: there is no answer. The child is gone too.
         """
         child = self._loaded()
-        seconds = min(JOB_SECONDS + tokens / LEAST_TOKENS_PER_SECOND, share.left)
-        if seconds <= 0:
-            raise _overrun(share)
-        started = time.monotonic()
+        until = time.monotonic() + min(JOB_SECONDS + tokens / LEAST_TOKENS_PER_SECOND, seconds)
+        over = time.monotonic() + seconds
         try:
             largest = max(size, frames.MAX_TEXT_BYTES)
-            frame = child.handle.ask(kind, payload, started + seconds, largest=largest)
+            frame = child.handle.ask(kind, payload, until, largest=largest)
             if frame.kind is not Kind.FAULT and (frame.kind is not answer or len(frame.payload) != size):
                 raise FrameError(f"gave {len(frame.payload)} bytes of {frame.kind.name} in place of {size} of {answer.name}")
             fault = frame.json() if frame.kind is Kind.FAULT else None
         except FrameError as error:
-            share.left -= time.monotonic() - started
+            late = time.monotonic() >= over
             told = self._gone(str(error))
-            if share.left <= 0:
-                raise _overrun(share) from error
+            if late:
+                raise OutOfTimeError(
+                    "the time for one file's checks was over during a forward pass",
+                    hint="a single file may be made to be slow; if many end so, this machine is too slow for the network",
+                ) from error
             raise MachineFaultError(told, hint="it is replaced; the operator's log has what it said") from error
-        share.left -= time.monotonic() - started
         if fault is not None:
             self.close()  # a device that failed once fails again in that process, and memory may be in pieces
             _raise_fault(fault)
@@ -326,19 +326,20 @@ class ModelProcess:
 
 
 class _Work:
-    """`ModelWork` for one miner, within its share of time."""
+    """`ModelWork` of one window."""
 
-    def __init__(self, process: ModelProcess, facts: ModelFacts, share: float, time_left: _Share) -> None:
+    def __init__(self, process: ModelProcess, facts: ModelFacts, share: float) -> None:
         self.facts = facts
         self._process = process
         self._share = share
-        self._time = time_left
 
-    def measure(self, batch: Sequence[ProofRow], signs: Projections, policy: GenerationPolicy) -> MeasuredBatch:
+    def measure(
+        self, batch: Sequence[ProofRow], signs: Projections, policy: GenerationPolicy, seconds: float = math.inf
+    ) -> MeasuredBatch:
         payload = self._process.job(
             Kind.MEASURE,
             frames.ask_measured(batch, signs, policy),
-            self._time,
+            seconds,
             tokens=forward_tokens([len(row.tokens) for row in batch]),
             answer=Kind.MEASURED,
             size=frames.measured_bytes(batch),
@@ -351,13 +352,13 @@ class _Work:
     def compared(self, sampled: int) -> int:
         return share_of(self._share, sampled) if self._process.names else 0
 
-    def sketches(self, rows: RolloutTokens, signs: Projections) -> list[dict[str, Sketches]]:
+    def sketches(self, rows: RolloutTokens, signs: Projections, seconds: float = math.inf) -> list[dict[str, Sketches]]:
         names, lengths = self._process.names, [len(row) for row in rows.tokens]
         batches = [lengths[at : at + PROOF_BATCH_SIZE] for at in range(0, len(lengths), PROOF_BATCH_SIZE)]
         payload = self._process.job(
             Kind.SKETCHES,
             frames.ask_sketches(rows, signs),
-            self._time,
+            seconds,
             tokens=len(names) * sum(map(forward_tokens, batches)),
             answer=Kind.SKETCHED,
             size=frames.sketched_bytes(rows, names),
@@ -392,11 +393,4 @@ def _raise_fault(told: Mapping[str, Any]) -> NoReturn:
         what = f"unforeseen in the model process: {what}"
     raise _ERRORS.get(kind, MachineFaultError)(
         what, where=str(told.get("where", "")), hint="" if kind == "unforeseen" else str(told.get("hint", ""))
-    )
-
-
-def _overrun(share: _Share) -> MachineFaultError:
-    return MachineFaultError(
-        f"its model work took more than {share.whole:.0f} s, one drawn miner's share of the time for a window's",
-        hint="a faster device, or nothing else on it",
     )

@@ -8,7 +8,6 @@ and weights can be repeated, so a validator killed anywhere takes the next step 
 from __future__ import annotations
 
 import hashlib
-import math
 import queue
 import threading
 import time
@@ -72,7 +71,6 @@ class ValidatorService:
     confined: Confined = field(default_factory=Confined)
     compared: ComparedModels = field(default_factory=ComparedModels)
     _sighted: queue.Queue[Window] = field(default_factory=queue.Queue)
-    _model_seconds: float = math.inf  # a drawn miner's share of the window in hand
 
     def run(self, stop: threading.Event, windows: int | None = None) -> int:
         """Judge windows until stopped or `windows` of them are scored. Returns how many were."""
@@ -236,7 +234,7 @@ class ValidatorService:
         model = self.checkpoint.model(context.manifest, before, self.compared)
 
         def sampling(challenge_seed: Digest) -> ChallengedSample:
-            return ChallengedSample(challenge_seed, model.work(self._model_seconds))
+            return ChallengedSample(challenge_seed, model.work())
 
         return Means(
             environment=environment,

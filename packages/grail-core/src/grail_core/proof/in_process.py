@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
@@ -16,7 +17,8 @@ from grail_core.protocol.policy import GenerationPolicy
 
 
 class InThisProcess:
-    """
+    """Nothing ends a pass that takes too long here.
+
     Args:
         alternatives: measured on a share of the rollouts that a challenge draws, at more positions: several float32 passes.
             None compares with none. A function is called when they are needed for the first time: they take memory.
@@ -29,7 +31,9 @@ class InThisProcess:
         self._given = alternatives
         self.facts = facts_of(model)
 
-    def measure(self, batch: Sequence[ProofRow], signs: Projections, policy: GenerationPolicy) -> MeasuredBatch:
+    def measure(
+        self, batch: Sequence[ProofRow], signs: Projections, policy: GenerationPolicy, seconds: float = math.inf
+    ) -> MeasuredBatch:
         def run(rows: Sequence[ProofRow]) -> list[RolloutMeasurement]:
             return measure_rollouts(
                 self._model,
@@ -51,7 +55,7 @@ class InThisProcess:
     def compared(self, sampled: int) -> int:
         return self._alternatives.count(sampled) if self._alternatives is not None else 0
 
-    def sketches(self, rows: RolloutTokens, signs: Projections) -> list[dict[str, Sketches]]:
+    def sketches(self, rows: RolloutTokens, signs: Projections, seconds: float = math.inf) -> list[dict[str, Sketches]]:
         if self._alternatives is None:
             raise ValueError("there is no alternative to measure")
         return self._alternatives.sketches(rows, signs)

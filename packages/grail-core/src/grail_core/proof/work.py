@@ -78,10 +78,17 @@ class ModelWork(Protocol):
     @property
     def facts(self) -> ModelFacts: ...
 
-    def measure(self, batch: Sequence[ProofRow], signs: Projections, policy: GenerationPolicy) -> MeasuredBatch:
-        """One proof batch, 1 to PROOF_BATCH_SIZE rows in the order given. `signs`: float32 [4, d].
+    def measure(
+        self, batch: Sequence[ProofRow], signs: Projections, policy: GenerationPolicy, seconds: float = math.inf
+    ) -> MeasuredBatch:
+        """One proof batch, 1 to PROOF_BATCH_SIZE rows in the order given.
+
+        Args:
+            signs: float32 [4, d].
+            seconds: that it may take, where it can be ended.
 
         Raises:
+            OutOfTimeError: it took longer.
             MachineFaultError: this machine could not; nothing is said of the rows.
             ProtocolViolationError: rows that no checked file has (a token without an embedding, beyond the context).
         """
@@ -91,11 +98,11 @@ class ModelWork(Protocol):
         """Of so many sampled rollouts, how many are measured under alternatives; 0 where there are none."""
         ...
 
-    def sketches(self, rows: RolloutTokens, signs: Projections) -> list[dict[str, Sketches]]:
+    def sketches(self, rows: RolloutTokens, signs: Projections, seconds: float = math.inf) -> list[dict[str, Sketches]]:
         """Per row, by name: float32 z [m, 4] under every alternative and the reference (`proof.alternatives`).
 
         Raises:
-            MachineFaultError, ProtocolViolationError: as `measure`.
+            OutOfTimeError, MachineFaultError, ProtocolViolationError: as `measure`.
         """
         ...
 

@@ -107,7 +107,7 @@ class ChallengedSample:
             positions=[self._positions(submission, record, ALTERNATIVE_POSITIONS) for record in records],
         )
         signs = projections(context.window.randomness, context.window.window_seed, self.work.facts.hidden_size)
-        measured = self.work.sketches(asked, signs)
+        measured = self.work.sketches(asked, signs, context.seconds_left())
         for at, others, positions in zip(drawn, measured, asked.positions, strict=True):
             rollouts[at] = replace(rollouts[at], alternatives=others, alternative_positions=np.asarray(positions, np.int32))
         return replace(evidence, rollouts=tuple(rollouts))
@@ -154,10 +154,10 @@ def _measured(
     done: dict[int, MeasuredBatch] = {}
     for at in longest_first(rows):
         context.require_time("a forward pass")
-        done[at] = work.measure(rows[at], signs, context.policy)
+        done[at] = work.measure(rows[at], signs, context.policy, context.seconds_left())
         if not all(measurement.finite for measurement in done[at].rollouts):
             # A missing number counts as the worst one, against the miner. A slip of the device gives it the second time.
-            done[at] = work.measure(rows[at], signs, context.policy)
+            done[at] = work.measure(rows[at], signs, context.policy, context.seconds_left())
     parts = [one.parts for one in done.values() if one.parts is not None]
     facts = work.facts
     return MinerEvidence(

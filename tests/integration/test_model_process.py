@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import socket
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import Qwen2ForCausalLM
@@ -178,3 +180,33 @@ def test_a_row_that_no_checked_file_has_is_an_error_and_no_measurement(network: 
     signs = torch.ones((4, work.facts.hidden_size)).numpy()
     with pytest.raises(MachineFaultError, match="outside the vocabulary"):
         work.measure([ProofRow([1, 10**6], 1, (0,), 1)], signs, manifest.policy)
+
+
+@pytest.mark.heavy
+@pytest.mark.skipif(sys.platform != "linux", reason="limits another process's memory")
+def test_a_child_whose_memory_really_runs_out_measures_in_parts_or_is_this_machines_fault(
+    network: SmallNetwork, models: ModelProcess
+) -> None:
+    """The kernel gives less and less, and the libraries say it in their words; which of the two it is depends on them."""
+    work = models.model(network.manifest, {}, ComparedModels(earlier=0)).work(3600)
+    signs = torch.ones((4, work.facts.hidden_size)).numpy()
+    length = work.facts.context_length
+    batch = [ProofRow([1 + (i + r) % 200 for i in range(length)], 64, tuple(range(32)), r) for r in range(16)]
+    whole = work.measure(batch, signs, network.manifest.policy)
+    pid = models.pid
+    assert pid is not None
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    used = next(int(line.split()[1]) << 10 for line in status if line.startswith("VmData:"))
+    ran_out = False
+    for spare in (64, 12, 8, 6, 4, 3, 2):
+        resource.prlimit(pid, resource.RLIMIT_DATA, (used + (spare << 20), resource.RLIM_INFINITY))
+        try:
+            found = work.measure(batch, signs, network.manifest.policy)
+        except MachineFaultError as error:
+            assert "ran out of memory" in error.what  # noqa: PT017 - a measurement is as good
+            ran_out = True
+            break
+        assert all(np.abs(a.z - b.z).max() < 0.05 for a, b in zip(found.rollouts, whole.rollouts, strict=True))
+        ran_out = ran_out or found.parts is not None
+    models.close()  # the next test's child has all the memory there is
+    assert ran_out

@@ -21,6 +21,7 @@ EXHAUSTED = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
     RuntimeError("[enforce fail at alloc_cpu.cpp:124] data. DefaultCPUAllocator: can't allocate memory: you tried 8 bytes"),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("could not create a primitive"),
 ]
 SIGNS = projections(Randomness(bytes(32)), b"s" * 32, 32)
 ROWS, LENGTHS, POSITIONS = [[1, 2, 3, 4], [1, 2, 5, 6]], [2, 2], [(0, 1), (0, 1)]

@@ -21,6 +21,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 R = TypeVar("R")
 
+# oneDNN tells no reason: a product that it made before is not made any more when memory has run out.
+_EXHAUSTED = ("ALLOC_FAILED", "could not create a primitive", "could not execute a primitive", "could not create a memory")
 _BROKEN = ("CUDA error", "CUDA driver", "HIP error", "CUBLAS_STATUS", "CUDNN_STATUS")
 
 
@@ -84,8 +86,10 @@ def in_parts(items: Sequence[T], work: Callable[[Sequence[T]], Sequence[R]]) -> 
 
 
 def is_exhausted(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, of the device or of the machine; cuBLAS has words of its own for it."""
-    return is_out_of_memory(error) or (isinstance(error, RuntimeError) and "ALLOC_FAILED" in str(error))
+    """Whether an error says that memory ran out, of the device or of the machine; cuBLAS and oneDNN have words of their own."""
+    if is_out_of_memory(error):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _EXHAUSTED)
 
 
 def free_memory() -> None:

@@ -17,6 +17,7 @@ MODULES = {
     "power": "tooling.studies.power.__main__",  # beside what it measures
     "env": "tooling.studies.benchmarks.env",
     "sandbox": "tooling.studies.benchmarks.sandbox",
+    "file": "tooling.studies.benchmarks.file",
     "delta": "tooling.studies.benchmarks.delta",
     "localnet": "tooling.studies.benchmarks.localnet",
     "cli": "tooling.studies.benchmarks.cli",

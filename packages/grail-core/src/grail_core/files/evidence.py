@@ -19,7 +19,7 @@ import numpy.typing as npt
 from grail_core.errors import ProtocolViolationError
 from grail_core.files.parquet_columns import Buffer, ColumnPieces
 from grail_core.files.parquet_footer import Column, FileForm, Physical
-from grail_core.files.parquet_reader import PieceTable, read_pieces
+from grail_core.files.parquet_reader import PieceTable, read_whole
 from grail_core.files.parquet_writer import Values, write_parquet
 from grail_core.proof.alternative_test import REFERENCE
 from grail_core.protocol.constants import ALTERNATIVE_POSITIONS, MAX_NEW_TOKENS_PROTOCOL_CAP, SKETCH_DIMENSIONS
@@ -150,8 +150,7 @@ def read_evidence(data: bytes) -> list[MinerEvidence]:
     Raises:
         ProtocolViolationError: the bytes are not evidence, or exceed a limit.
     """
-    output = bytearray()
-    return evidence_of(read_pieces(memoryview(data), FORM, output.extend), output)
+    return evidence_of(*read_whole(memoryview(data), FORM))
 
 
 def evidence_of(table: PieceTable, output: Buffer) -> list[MinerEvidence]:

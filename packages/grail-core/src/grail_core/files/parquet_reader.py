@@ -10,6 +10,7 @@ It needs neither NumPy nor Arrow, so that a confined child starts in the time it
 from __future__ import annotations
 
 import array
+import struct
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from grail_core.files.parquet_footer import (
     Chunk,
     Column,
     FileForm,
+    Footer,
     Physical,
     read_footer,
 )
@@ -34,6 +36,7 @@ LEAST_PAGE_BYTES = 64 << 10
 MAX_ZSTD_WINDOW = 8 << 20
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _ALIGNMENT = 8
+_LENGTH = struct.Struct("<I")
 _ONE_BYTE_A_BIT = [bytes((byte >> bit) & 1 for bit in range(8)) for byte in range(256)]
 
 Sink = Callable[[bytes | bytearray | memoryview], object]
@@ -88,8 +91,34 @@ def read_pieces(data: memoryview, form: FileForm, sink: Sink) -> PieceTable:
         RefusedParquetError: not this form, a limit exceeded, or pages that are not what the footer claims. What `sink` was
             given by then is worth nothing.
     """
+    return _decode(data, read_footer(data, form), form, _Output(sink))
+
+
+def read_whole(data: memoryview, form: FileForm) -> tuple[PieceTable, bytearray]:
+    """`read_pieces` into memory of this process, which is taken at once, as much as the footer claims: grown piece by piece it
+    would be copied again and again. For files of one's own: a claim that its pages do not keep is refused, but taken first.
+
+    Raises:
+        RefusedParquetError: as `read_pieces`.
+    """
     footer = read_footer(data, form)
-    output = _Output(sink)
+    claimed = sum(chunk.decoded for chunks in footer.chunks for chunk in chunks)
+    most = claimed + len(form.columns) * (footer.rows + 2 * _ALIGNMENT)  # a byte a truth value, in place of a bit
+    room = bytearray(most)
+    view, position = memoryview(room), 0
+
+    def take(piece: bytes | bytearray | memoryview) -> None:
+        nonlocal position
+        view[position : position + len(piece)] = piece
+        position += len(piece)
+
+    table = _decode(data, footer, form, _Output(take))
+    view.release()
+    del room[position:]
+    return table, room
+
+
+def _decode(data: memoryview, footer: Footer, form: FileForm, output: _Output) -> PieceTable:
     values: list[Piece] = []
     lengths: list[Piece | None] = []
     for column, chunks in zip(form.columns, footer.chunks, strict=True):
@@ -129,6 +158,7 @@ def _decode_chunk(
     """Pages until the chunk's bytes and rows are used up, both at once."""
     where = f"column {column.name}"
     position, rows, decoded = 0, 0, 0
+    decompressor = zstandard.ZstdDecompressor()
     while position < len(data):
         page, used = read_struct(PAGE_HEADER, bytes(data[position : position + MAX_PAGE_HEADER_BYTES]))
         header = page["data"]
@@ -150,7 +180,7 @@ def _decode_chunk(
         if decoded > chunk.decoded or rows > chunk.rows:
             raise RefusedParquetError(f"{where}: its pages decode to more bytes or rows than the footer claims")
         raw = data[position : position + page["size"]]
-        plain = _decompress(raw, page["decoded"], where) if chunk.codec == ZSTD else raw
+        plain = _decompress(decompressor, raw, page["decoded"], where) if chunk.codec == ZSTD else raw
         if len(plain) != page["decoded"]:
             raise RefusedParquetError(f"{where}: a page of {len(plain)} bytes that claims {page['decoded']}")
         _decode_page(plain, header["values"], column, output, lengths)
@@ -161,7 +191,7 @@ def _decode_chunk(
         )
 
 
-def _decompress(raw: memoryview, size: int, where: str) -> bytes:
+def _decompress(decompressor: zstandard.ZstdDecompressor, raw: memoryview, size: int, where: str) -> bytes:
     """Exactly one frame that says itself how long it is; a frame's window and a claim of its own allocate nothing unseen."""
     if raw[:4] != _ZSTD_MAGIC:
         raise RefusedParquetError(f"{where}: a page is no zstd frame")
@@ -173,9 +203,7 @@ def _decompress(raw: memoryview, size: int, where: str) -> bytes:
             raise RefusedParquetError(f"{where}: a zstd frame of {frame.content_size} bytes in a page that claims {size}")
         if frame.window_size > max(MAX_ZSTD_WINDOW, size) or frame.dict_id:
             raise RefusedParquetError(f"{where}: a zstd frame with a window of {frame.window_size} bytes or a dictionary")
-        plain: bytes = zstandard.ZstdDecompressor().decompress(
-            raw, max_output_size=size, read_across_frames=False, allow_extra_data=False
-        )
+        plain: bytes = decompressor.decompress(raw, max_output_size=size, read_across_frames=False, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise RefusedParquetError(f"{where}: a page cannot be decompressed: {str(error)[:100]}") from error
     return plain
@@ -199,19 +227,24 @@ def _decode_bytes(plain: memoryview, count: int, column: Column, output: _Output
     if count * 4 > len(plain):
         raise RefusedParquetError(f"column {column.name}: a page of {len(plain)} bytes for {count} values")
     position, end = 0, len(plain)
-    pieces = []
+    length_at, most, item = _LENGTH.unpack_from, column.most, column.item
+    found: list[int] = []
+    pieces: list[memoryview] = []
     for _ in range(count):
         start = position + 4
-        length = int.from_bytes(plain[position:start], "little")
-        if start > end or length > end - start:
+        if start > end:
+            raise RefusedParquetError(f"column {column.name}: a page of {end} bytes ends before its last value does")
+        (length,) = length_at(plain, position)
+        position = start + length
+        if position > end:
             raise RefusedParquetError(f"column {column.name}: a value of {length} bytes goes beyond its page")
-        if length > column.most or length % column.item:
+        if length > most or length % item:
             raise RefusedParquetError(
                 f"column {column.name}: a value of {length} bytes; no multiple of {column.item}, or more than {column.most}"
             )
-        lengths.append(length)
-        position = start + length
+        found.append(length)
         pieces.append(plain[start:position])
     if position != end:
         raise RefusedParquetError(f"column {column.name}: {end - position} bytes behind the last value of a page")
+    lengths.extend(found)
     output.write(b"".join(pieces))

@@ -5,6 +5,7 @@ What the footer says depends on no library's version, so two honest participants
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -32,7 +33,8 @@ def write_parquet(
     if len(rows) != 1:
         raise ValueError("the columns have different numbers of rows")
     count = rows.pop()
-    output = bytearray(MAGIC)
+    output = io.BytesIO()  # gives its bytes away without another copy
+    output.write(MAGIC)
     chunks = [_write_chunk(output, column, values[column.name], compressed) for column in columns] if count else []
     group = {
         "chunks": [{"file_offset": 0, "metadata": chunk} for chunk in chunks],
@@ -52,9 +54,8 @@ def write_parquet(
             "created_by": b"grail",
         },
     )
-    output += footer
-    output += len(footer).to_bytes(4, "little") + MAGIC
-    return bytes(output)
+    output.write(footer + len(footer).to_bytes(4, "little") + MAGIC)
+    return output.getvalue()
 
 
 def _element(column: Column) -> dict[str, object]:
@@ -62,16 +63,16 @@ def _element(column: Column) -> dict[str, object]:
     return {"type": int(column.physical), "repetition": 0, "name": column.name.encode(), **length}
 
 
-def _write_chunk(output: bytearray, column: Column, values: Values, compressed: bool) -> dict[str, Any]:
+def _write_chunk(output: io.BytesIO, column: Column, values: Values, compressed: bool) -> dict[str, Any]:
     """Appends the column's pages; returns what the footer says of them."""
-    start, decoded = len(output), 0
+    start, decoded = output.tell(), 0
     compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_content_size=True)
     for count, plain in _pages(column, values):
         raw = compressor.compress(plain) if compressed else plain
         data = {"values": count, "encoding": PLAIN, "definition_levels": RLE, "repetition_levels": RLE}
         header = write_struct(PAGE_HEADER, {"type": 0, "decoded": len(plain), "size": len(raw), "data": data})
-        output += header
-        output += raw
+        output.write(header)
+        output.write(raw)
         decoded += len(header) + len(plain)
     return {
         "type": int(column.physical),
@@ -80,7 +81,7 @@ def _write_chunk(output: bytearray, column: Column, values: Values, compressed: 
         "codec": ZSTD if compressed else UNCOMPRESSED,
         "values": len(values),
         "decoded": decoded,
-        "size": len(output) - start,
+        "size": output.tell() - start,
         "start": start,
     }
 
@@ -105,14 +106,18 @@ def _pages(column: Column, values: Values) -> Iterator[tuple[int, bytes]]:
 
 
 def _pages_of_bytes(values: Values, lengths: bool) -> Iterator[tuple[int, bytes]]:
-    page, count = bytearray(), 0
+    page: list[bytes | memoryview] = []
+    count = size = 0
     for value in values:
+        length = len(value)
         if lengths:
-            page += len(value).to_bytes(4, "little")
-        page += value
+            page.append(length.to_bytes(4, "little"))
+            size += 4
+        page.append(value)
+        size += length
         count += 1
-        if len(page) >= PAGE_BYTES:
-            yield count, bytes(page)
-            page, count = bytearray(), 0
+        if size >= PAGE_BYTES:
+            yield count, b"".join(page)
+            page, count, size = [], 0, 0
     if count:
-        yield count, bytes(page)
+        yield count, b"".join(page)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from grail_core.errors import ProtocolViolationError
 from grail_core.files.parquet_columns import BinaryColumn, Buffer, ColumnPieces
 from grail_core.files.parquet_footer import Column, FileForm, Physical, read_footer
-from grail_core.files.parquet_reader import PieceTable, read_pieces
+from grail_core.files.parquet_reader import PieceTable, read_whole
 from grail_core.files.parquet_thrift import RefusedParquetError
 from grail_core.files.parquet_writer import Values, write_parquet
 from grail_core.protocol.constants import (
@@ -136,9 +136,8 @@ def read_window_file(data: bytes) -> WindowFile:
     Raises:
         WindowFileError: not Parquet, not the columns, header missing or malformed, or a limit exceeded.
     """
-    output = bytearray()
     try:
-        table = read_pieces(memoryview(data), FORM, output.extend)
+        table, output = read_whole(memoryview(data), FORM)
     except RefusedParquetError as error:
         raise WindowFileError(error.what) from error
     return window_file_of(table, output)
@@ -187,8 +186,9 @@ def _header(metadata: Mapping[bytes, bytes]) -> tuple[WindowHeader, Signature]:
     return header, Signature(signature)
 
 
-def _little_endian(values: npt.NDArray[np.generic], dtype: str) -> bytes:
-    return np.ascontiguousarray(values).astype(dtype, copy=False).tobytes()
+def _little_endian(values: npt.NDArray[np.generic], dtype: str) -> memoryview:
+    """The numbers' bytes, where they lie."""
+    return np.ascontiguousarray(values).astype(dtype, copy=False).data.cast("B")
 
 
 def _first_line(error: BaseException) -> str:

@@ -17,12 +17,15 @@ from grail_core.files.parquet_writer import Values, write_parquet
 from grail_core.files.window_file import WindowFileError, read_window_file, write_window_file
 from grail_core.protocol.types import Signature
 from tooling.adversaries.family_x_files import run_x1, run_x2
+from tooling.adversaries.hostile_containers import containers
+from tooling.adversaries.hostile_corpus import MAX_BYTES, Corpus, Outcomes, open_corpus
 from tooling.adversaries.hostile_parquet import bombs, draft_of, footers_that_end_a_process, taken_apart
-from tooling.adversaries.parquet_mutants import mutant, open_mutants
+from tooling.adversaries.parquet_mutants import mutant, mutant_of_any
 from tooling.adversaries.thrift_trees import write_tree
 from tooling.testing.window_files import made_header, made_rows
 
 HONEST = write_window_file(made_header(2), Signature(b"\x08" * 64), made_rows(0, 2, 40))
+CONTAINERS = containers(HONEST)
 
 
 @pytest.mark.parametrize("run", [run_x1, run_x2])
@@ -41,8 +44,14 @@ def test_the_hostile_files_are_honest_ones_but_for_their_lie() -> None:
 
 
 def test_no_two_hostile_files_are_the_same() -> None:
-    files = footers_that_end_a_process(HONEST) | bombs(HONEST)
-    assert len(set(files.values())) == len(files)
+    files = footers_that_end_a_process(HONEST) | bombs(HONEST) | CONTAINERS
+    assert len({*files.values(), HONEST}) == len(files) + 1
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_a_file_in_another_dress_of_parquet_is_refused(name: str) -> None:
+    with pytest.raises(WindowFileError):
+        read_window_file(CONTAINERS[name])
 
 
 def test_a_mutant_is_refused_or_read_in_this_process_too() -> None:
@@ -63,16 +72,43 @@ def test_mutants_are_a_function_of_seed_and_number() -> None:
     assert [mutant(HONEST, 3, number) for number in range(50)] == [mutant(HONEST, 3, number) for number in range(50)]
 
 
-def test_mutants_opened_confined_end_typed() -> None:
-    found = open_mutants(seed=2, count=20)
-    assert not found.bad, found
+def test_a_mutant_of_a_file_that_lies_already_is_refused_or_read() -> None:
+    for number, data in enumerate(data for data in [*CONTAINERS.values()][::3] if len(data) < 1 << 16):
+        try:
+            file = read_window_file(mutant_of_any(data, 5, number))
+        except WindowFileError:
+            continue
+        assert len(file.table) == 32
+
+
+def test_hostile_files_opened_confined_end_typed_and_leave_nothing_behind() -> None:
+    corpus = Corpus(seed=2)
+    named = len(corpus.named)
+    for numbers in (range(0, named, 36), range(named, named + 12)):
+        found = open_corpus(corpus, numbers)
+        assert found.faults == []
+        assert found.child_bytes < MAX_BYTES / 4
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        Outcomes(1, faults=["mutant 1: died"]),
+        Outcomes(1, slow=["mutant 1: 0.21 s a try"]),
+        Outcomes(1, child_bytes=MAX_BYTES // 2, parent_bytes=1, children=2),
+    ],
+    ids=["an end that is not typed", "a slow try", "memory"],
+)
+def test_a_corpus_run_fails_on_one_bad_file(found: Outcomes) -> None:
+    assert found.bad
+    assert not Outcomes(1, child_bytes=1, parent_bytes=1).bad
 
 
 @pytest.mark.heavy
 @pytest.mark.timeout(600)
-def test_a_minute_of_mutants_opened_confined_ends_typed() -> None:
-    found = open_mutants(seed=3, count=1500, children=2)
-    assert not found.bad, found
+def test_a_minute_of_hostile_files_opened_confined_ends_typed() -> None:
+    corpus = Corpus(seed=3)
+    assert open_corpus(corpus, range(1500), children=2).faults == []
 
 
 @given(st.binary(max_size=200))

@@ -6,7 +6,8 @@ By what is dishonest, each lie once, for localnet, the table of attacks, the pow
     hostile_files        window files that no honest writer makes
     miners               the shipped miner with one step replaced; `cheating_miner` runs one as a process
     deviations           other weights, other decoding, other proofs, as values that a study measures
-    hostile_parquet      window files that attack whoever opens them; parquet_mutants makes thousands
+    hostile_parquet      window files that attack whoever opens them; parquet_mutants changes them at random
+    hostile_containers   window files in every other dress of Parquet; hostile_corpus opens all of these and many mutants
     hostile_programs     answers that attack the sandbox
     inconclusive_programs  answers that spoil their own judgement
 

@@ -1,37 +1,19 @@
-"""Mutants of an honest window file, and what becomes of each where it is opened: every end has to be a typed one, soon.
+"""Mutants of window files: of an honest one, and of those that lie already. `hostile_corpus` opens them.
 
-    hatch run mutants --count 20000 --json
-
-Each mutant is a function of the seed and its number. Most change the footer or a page header as a tree (a type, a number, a
-length, an item or field dropped, repeated, swapped or nested), so that what lies deep is reached; others change bytes: of a
-page's values, of the frame around them, anywhere. The exit code is 1 if one ended otherwise than typed, took over two seconds
-of processor time, or more memory than pages of a few kilobytes need.
+Each mutant is a function of the file, the seed and its number. Most change the footer or a page header as a tree (a type, a
+number, a length, an item or field dropped, repeated, swapped or nested), so that what lies deep is reached; others change
+bytes: of a page's values, of the frame around them, anywhere.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
 import random
-import sys
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
-from grail_core.errors import GrailError
-from grail_core.files.confined.opening import Confined, ConfinementError, Spent
-from grail_core.files.window_file import WindowFileError, write_window_file
-from grail_core.protocol.types import Signature
 from tooling.adversaries.hostile_parquet import Draft, closed, draft_of, taken_apart
 from tooling.adversaries.thrift_trees import BINARY, BYTE, INTEGERS, LIST, STRUCT, Tree, write_tree
-from tooling.testing.window_files import made_header, made_rows
 
-MAX_SECONDS = 2.0
-MAX_PEAK_BYTES = 64 << 20
-"""Of a child that opens a mutant of a file of some kilobytes; an interpreter takes 15 MiB."""
 _EDGES = (0, 1, 2, 7, 8, 15, 16, 127, 128, 255, 256, 2**15, 2**16, 2**31 - 1, 2**31, 2**32, 2**40, 2**62, 2**63 - 1, 2**64)
 
 
@@ -49,8 +31,18 @@ def mutant(data: bytes, seed: int, number: int) -> bytes:
     return change(data, rng)
 
 
-def mutants(data: bytes, seed: int, count: int) -> Iterator[bytes]:
-    return (mutant(data, seed, number) for number in range(count))
+def mutant_of_any(data: bytes, seed: int, number: int) -> bytes:
+    """`data` is whatever file, honest or not: its footer is changed where it has one that can be read, else its bytes."""
+    rng = random.Random(f"{seed}/any/{number}")
+    try:
+        pages, footer = taken_apart(data)
+    except (ValueError, IndexError, RecursionError):
+        return _some_bytes(data, rng)
+    if rng.random() < 0.2:
+        return _some_bytes(data, rng)
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        _change_tree(footer, rng)
+    return closed(pages, footer)
 
 
 def _footer_changed(data: bytes, rng: random.Random) -> bytes:
@@ -160,76 +152,3 @@ def _change_fields(place: Tree, rng: random.Random, kind: int) -> None:
     else:
         number, one = fields.pop(rng.randrange(len(fields)))
         fields.append((max(-(2**15), min(2**15, number + rng.choice((-3, -1, 1, 5, 300)))), one))
-
-
-@dataclass
-class Outcomes:
-    """What became of all mutants. `untyped` and `machine` have to be empty."""
-
-    count: int = 0
-    ends: Counter[str] = field(default_factory=Counter)
-    reasons: Counter[str] = field(default_factory=Counter)
-    untyped: list[str] = field(default_factory=list)
-    slowest_seconds: float = 0.0
-    peak_bytes: int = 0
-
-    @property
-    def bad(self) -> bool:
-        others = self.ends.keys() - {"opened", "refused"}
-        return bool(others or self.untyped) or self.slowest_seconds > MAX_SECONDS or self.peak_bytes > MAX_PEAK_BYTES
-
-
-def open_mutants(seed: int, count: int, children: int = 1) -> Outcomes:
-    """Open `count` mutants of a small honest file, each confined."""
-    data = write_window_file(made_header(1), Signature(b"\x08" * 64), made_rows(seed, 1, 40))
-    outcomes = Outcomes(count)
-
-    def observe(spent: Spent) -> None:
-        outcomes.slowest_seconds = max(outcomes.slowest_seconds, spent.processor_seconds)
-        outcomes.peak_bytes = max(outcomes.peak_bytes, spent.peak_bytes)
-        if spent.outcome not in ("done", "refused"):
-            outcomes.untyped.append(spent.outcome)
-
-    def one(number: int) -> tuple[str, str]:
-        try:
-            confined.open_window_file(mutant(data, seed, number), rows=16)
-        except WindowFileError as error:
-            return "refused", " ".join(error.what.split()[:4])
-        except ConfinementError as error:
-            return "machine", error.what
-        except GrailError as error:
-            return f"another error: {type(error).__name__}", error.what
-        return "opened", ""
-
-    with Confined(children=children, observe=observe) as confined, ThreadPoolExecutor(children) as pool:
-        for end, reason in pool.map(one, range(count)):
-            outcomes.ends[end] += 1
-            outcomes.reasons[reason] += bool(reason)
-    return outcomes
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="hatch run mutants", description=__doc__.split("\n")[0])
-    parser.add_argument("--count", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--children", type=int, default=2, help="opened at a time")
-    parser.add_argument("--json", action="store_true", dest="as_json")
-    options = parser.parse_args(arguments)
-    started = time.monotonic()
-    found = open_mutants(options.seed, options.count, options.children)
-    value = {
-        "count": found.count,
-        "seed": options.seed,
-        "ends": dict(found.ends.most_common()),
-        "reasons": len(found.reasons),
-        "untyped": found.untyped[:100],
-        "slowest_seconds": round(found.slowest_seconds, 3),
-        "peak_mib": round(found.peak_bytes / 2**20, 1),
-        "seconds": round(time.monotonic() - started, 1),
-    }
-    print(json.dumps(value) if options.as_json else "\n".join(f"{name}: {one}" for name, one in value.items()))
-    return int(found.bad)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -71,12 +71,14 @@ class ConfinementError(GrailError):
 
 @dataclass(frozen=True)
 class Spent:
-    """How one child ended and what it took. `peak_bytes` is 0 where the child did not get to say it."""
+    """How one child ended and what it took. `peak_bytes` is 0 where the child did not get to say it; what it had written by
+    then lies in memory beside it."""
 
     outcome: str  # done, refused, or why there is no answer
     processor_seconds: float
     wall_seconds: float
     peak_bytes: int
+    output_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -259,7 +261,8 @@ class Confined:
                 outcome = answer.why if isinstance(answer, _Ended) else "refused" if isinstance(answer, str) else "done"
                 peak = _parse(said).get("peak_bytes", 0)
                 wall = time.monotonic() - started
-                self._observe(Spent(outcome, processor, wall, peak if isinstance(peak, int) else 0))
+                written = os.fstat(output).st_size
+                self._observe(Spent(outcome, processor, wall, peak if isinstance(peak, int) else 0, written))
             if isinstance(answer, str):
                 raise ProtocolViolationError(answer)
             if isinstance(answer, _Ended):

@@ -103,7 +103,7 @@ def _other_types(table: pa.Table) -> list[tuple[str, str, pa.Array]]:
 
 def _nested(table: pa.Table) -> dict[str, pa.Array]:
     rows = table.num_rows
-    some = [None if row % 3 == 0 else [None, row] for row in range(rows)]
+    some: list[Any] = [None if row % 3 == 0 else [None, row] for row in range(rows)]
     deep: Any = pa.array(list(range(rows)), pa.int32())
     for _ in range(40):
         deep = pa.ListArray.from_arrays(pa.array(range(rows + 1), pa.int32()), deep)
@@ -223,9 +223,9 @@ def lying_indexes(data: bytes) -> dict[str, bytes]:
     for column in range(columns):
         for name, tree in wrong.items():
             if tree.fields:  # an empty struct says nothing, and is what some writers write
-                files[f"statistics in a page {name}, column {column}"] = _page(
-                    data, column, lambda page, t=tree: page.header.at(5).put(5, t)
-                )
+                draft = draft_of(data)
+                draft.pages[column][0].header.at(5).put(5, tree)
+                files[f"statistics in a page {name}, column {column}"] = draft.write()
         files[f"a checksum that is wrong, column {column}"] = _page(
             data, column, lambda page: page.header.put(4, integer(12345, I32))
         )

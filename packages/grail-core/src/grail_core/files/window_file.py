@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,7 @@ from grail_core.protocol.constants import (
     MAX_PROMPT_TOKENS,
     SKETCH_BYTES_PER_POSITION,
 )
-from grail_core.protocol.rollouts.records import MAX_HEADER_BYTES, RolloutRecord, WindowHeader
+from grail_core.protocol.rollouts.records import MAX_HEADER_BYTES, RolloutBytes, RolloutRecord, WindowHeader
 from grail_core.protocol.types import Signature
 
 HEADER_KEY = b"grail.header"
@@ -92,6 +93,34 @@ class RolloutColumns:
             sketches=self.sketches[index].data,
             reward=float(self.reward[index]),
             success=bool(self.success[index]),
+        )
+
+    @property
+    def raw_tokens(self) -> memoryview:
+        """All token ids as little-endian int32: row i's end at byte 4 · `tokens.offsets[i + 1]`."""
+        return _raw(self.tokens.values)
+
+    def prompt_bytes(self) -> list[bytes]:
+        """Each row's prompt as little-endian int32. Equal bytes are equal prompts."""
+        tokens, starts = _raw(self.tokens.values), (4 * self.tokens.offsets[:-1]).tolist()
+        sizes = (4 * self.prompt_length.astype(np.int64)).tolist()
+        return [bytes(tokens[start : start + size]) for start, size in zip(starts, sizes, strict=True)]
+
+    @property
+    def raw(self) -> RolloutBytes:
+        """The same rows as their canonical bytes."""
+        return RolloutBytes(
+            groups=self.group.tolist(),
+            rollouts=self.rollout.tolist(),
+            prompt_lengths=self.prompt_length.tolist(),
+            rewards=self.reward.tolist(),
+            successes=self.success.tolist(),
+            tokens=_raw(self.tokens.values),
+            token_ends=(4 * self.tokens.offsets[1:]).tolist(),
+            logprobs=_raw(self.logprobs.values),
+            logprob_ends=(4 * self.logprobs.offsets[1:]).tolist(),
+            sketches=_raw(self.sketches.values),
+            sketch_ends=self.sketches.offsets[1:].tolist(),
         )
 
     def records(self) -> Iterator[RolloutRecord]:
@@ -188,7 +217,11 @@ def _header(metadata: Mapping[bytes, bytes]) -> tuple[WindowHeader, Signature]:
 
 def _little_endian(values: npt.NDArray[np.generic], dtype: str) -> memoryview:
     """The numbers' bytes, where they lie."""
-    return np.ascontiguousarray(values).astype(dtype, copy=False).data.cast("B")
+    return _raw(np.ascontiguousarray(values).astype(dtype, copy=False))
+
+
+def _raw(values: npt.NDArray[Any]) -> memoryview:
+    return values.view(np.uint8).data
 
 
 def _first_line(error: BaseException) -> str:

@@ -175,7 +175,7 @@ def _every_rollout(submission: Submission, context: CheckContext) -> Examination
         (prompt.CHECK, lambda: prompt.check_prompts(submission, context)),
         (termination.CHECK, lambda: termination.check_termination(submission, context)),
     )
-    findings: list[Finding] = [accept("file", value=len(submission.rollouts), detail="rows signed and bound")]
+    findings: list[Finding] = [accept("file", value=len(submission.digests), detail="rows signed and bound")]
     for name, check in stages:
         context.require_time(name)
         found = check()

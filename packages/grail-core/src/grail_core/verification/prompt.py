@@ -21,10 +21,13 @@ def assigned_prompt(context: CheckContext, group: int) -> tuple[int, ...]:
 
 def check_prompts(submission: Submission, context: CheckContext) -> list[Finding]:
     findings = []
-    for first in submission.rollouts[::ROLLOUTS_PER_PROBLEM]:
-        expected = np.asarray(assigned_prompt(context, first.group), np.int32)
-        if not np.array_equal(first.prompt, expected):
-            findings.append(reject(CHECK, detail=_difference(first.prompt, expected), group=first.group))
+    columns = submission.columns
+    for index in range(0, len(columns), ROLLOUTS_PER_PROBLEM):
+        group = int(columns.group[index])
+        claimed = columns.tokens[index][: columns.prompt_length[index]]
+        expected = np.asarray(assigned_prompt(context, group), np.int32)
+        if not np.array_equal(claimed, expected):
+            findings.append(reject(CHECK, detail=_difference(claimed, expected), group=group))
     return shorten(findings)
 
 

@@ -6,13 +6,16 @@ rollouts at once, as array operations over the columns.
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
+from typing import Any
 
+import numpy as np
+
+from grail_core.files.parquet_columns import BinaryColumn
 from grail_core.files.window_file import RolloutColumns
 from grail_core.protocol.constants import ROLLOUTS_PER_PROBLEM
 from grail_core.protocol.verdicts import Finding
 from grail_core.verification.context import CheckContext
+from grail_core.verification.row_rules import blocks
 from grail_core.verification.window_file import Submission
 from grail_core.verification.wording import reject, shorten
 
@@ -28,13 +31,11 @@ def check_schema(submission: Submission, context: CheckContext) -> list[Finding]
     if findings:
         return findings
     rules = {
-        "a token id is outside the vocabulary": _any_in_row(
-            columns.tokens.offsets, columns.tokens.values >= context.vocabulary_size
-        ),
-        "a log-probability is above 0": _any_in_row(columns.logprobs.offsets, columns.logprobs.values > MAX_LOGPROB),
+        "a token id is outside the vocabulary": _rows_above(columns.tokens, context.vocabulary_size - 1),
+        "a log-probability is above 0": _rows_above(columns.logprobs, MAX_LOGPROB),
     }
     for detail, broken in rules.items():
-        findings += [_at(columns, int(index), detail) for index in np.flatnonzero(broken)]
+        findings += [_at(columns, index, detail) for index in broken]
     return shorten(findings or _prompts_equal(submission))
 
 
@@ -54,21 +55,21 @@ def _groups(columns: RolloutColumns) -> list[Finding]:
 
 
 def _prompts_equal(submission: Submission) -> list[Finding]:
-    findings = []
-    for start in range(0, len(submission.rollouts), ROLLOUTS_PER_PROBLEM):
-        first, *others = submission.rollouts[start : start + ROLLOUTS_PER_PROBLEM]
-        for record in others:
-            if not np.array_equal(record.prompt, first.prompt):
-                findings.append(
-                    reject(CHECK, detail="the prompt differs within its group", group=record.group, rollout=record.rollout)
-                )
-    return findings
+    prompts = submission.columns.prompt_bytes()
+    return [
+        _at(submission.columns, index, "the prompt differs within its group")
+        for index, prompt in enumerate(prompts)
+        if prompt != prompts[index - index % ROLLOUTS_PER_PROBLEM]
+    ]
 
 
-def _any_in_row(offsets: npt.NDArray[np.int64], marked: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """For each rollout, whether any of its values is marked (rollouts may be empty)."""
-    total = np.concatenate(([0], np.cumsum(marked, dtype=np.int64)))
-    return total[offsets[1:]] > total[offsets[:-1]]
+def _rows_above(column: BinaryColumn[Any], most: float) -> list[int]:
+    """The rollouts of which a value is above `most`: none of a block, mostly, and then nothing else is made of it."""
+    above = [start + np.flatnonzero(block > most) for start, block in blocks(column.values) if (block > most).any()]
+    if not above:
+        return []
+    rows = np.searchsorted(column.offsets, np.concatenate(above), "right") - 1
+    return [int(row) for row in np.unique(rows)]
 
 
 def _at(columns: RolloutColumns, index: int, detail: str) -> Finding:

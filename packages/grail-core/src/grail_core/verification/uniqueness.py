@@ -7,10 +7,11 @@ no rollout of one hotkey ever depends on what another one uploaded.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import numpy as np
 
+from grail_core.files.window_file import RolloutColumns
 from grail_core.protocol.types import Digest
 from grail_core.verification.window_file import Submission
 
@@ -23,9 +24,17 @@ def rollout_identity(prompt: np.ndarray, completion: np.ndarray) -> Digest:
 
 def distinct_rollouts(submission: Submission, history: Collection[Digest]) -> list[Digest]:
     """Identities of the file's rollouts that count, in file order, each once and none of `history`."""
-    counted: dict[Digest, None] = {}
-    for record in submission.rollouts:
-        identity = rollout_identity(record.prompt, record.completion)
-        if identity not in history:
-            counted[identity] = None
+    counted = dict.fromkeys(identity for identity in _identities(submission.columns) if identity not in history)
     return list(counted)
+
+
+def _identities(columns: RolloutColumns) -> Iterator[Digest]:
+    """`rollout_identity` of every row, hashed where it lies; a prompt that follows its like is hashed once."""
+    tokens = columns.raw_tokens
+    start, before, half = 0, b"", b""
+    for prompt, end in zip(columns.prompt_bytes(), (4 * columns.tokens.offsets[1:]).tolist(), strict=True):
+        if not half or prompt != before:
+            before, half = prompt, hashlib.sha256(prompt).digest()
+        completion = hashlib.sha256(tokens[start + len(prompt) : end]).digest()
+        yield Digest(hashlib.sha256(half + completion).digest())
+        start = end

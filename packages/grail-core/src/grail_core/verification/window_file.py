@@ -1,8 +1,8 @@
 """Check 1, `file`: the bytes are a window file of this miner, window, checkpoint and beacon, and its signature holds.
 
-It runs on the drawn files alone: who is drawn is decided from the seals. Here, once, columns become
-rollouts: each obeys the record's own rules from then on and no later check asks again. The Merkle root is rebuilt from them,
-so after this check the header speaks for every byte.
+It runs on the drawn files alone: who is drawn is decided from the seals. Here, once, every row is held to
+the record's rules: it obeys them from then on and no later check asks again. The Merkle root is rebuilt from the rows, so after
+this check the header speaks for every byte. All rows at once, as array operations over the columns.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from functools import cached_property
 import numpy as np
 
 from grail_core.files.window_file import RolloutColumns, WindowFile, WindowFileError, read_window_file
-from grail_core.protocol import RolloutRecord, WindowHeader, count_groups, header_digest, merkle_root, rollout_digests
+from grail_core.protocol import RolloutRecord, WindowHeader, count_groups, header_digest, merkle_root
 from grail_core.protocol.constants import ROLLOUTS_PER_PROBLEM
 from grail_core.protocol.context import WindowContext
+from grail_core.protocol.rollouts.records import column_digests
 from grail_core.protocol.signatures import verify
 from grail_core.protocol.types import Digest, Hotkey
 from grail_core.protocol.verdicts import Finding
 from grail_core.verification.header import wrong_fields
+from grail_core.verification.row_rules import first_malformed
 from grail_core.verification.wording import reject
 
 CHECK = "file"
@@ -30,13 +32,13 @@ CHECK = "file"
 class Submission:
     """A file that passed check 1: parsed, signed, its rollouts bound to the header by their digests.
 
-    `rollouts` are views of the file's columns, in file order; `digests` are theirs.
+    Every row obeys the record's rules, so `rollouts`, views of the file's columns in file order, can be made of them when
+    somebody asks; `digests` are theirs.
     """
 
     hotkey: Hotkey
     content_digest: Digest
     file: WindowFile
-    rollouts: tuple[RolloutRecord, ...]
     digests: tuple[Digest, ...]
 
     @property
@@ -45,17 +47,22 @@ class Submission:
         return self.file.table
 
     @cached_property
+    def rollouts(self) -> tuple[RolloutRecord, ...]:
+        """All of them. Who needs a few takes `rollout_of`."""
+        return tuple(self.columns.records())
+
+    @cached_property
     def groups(self) -> tuple[int, ...]:
         """Group ids in file order, each once."""
-        return tuple(dict.fromkeys(record.group for record in self.rollouts))
+        return tuple(dict.fromkeys(self.columns.group.tolist()))
 
     def rollouts_of(self, group: int) -> list[RolloutRecord]:
         """The rollouts of a group, in file order."""
-        return [self.rollouts[index] for (g, _), index in self._places.items() if g == group]
+        return [self.columns.record(index) for index in self._members.get(group, ())]
 
     def rollout_of(self, group: int, rollout: int) -> RolloutRecord:
         """Raises KeyError where the file has no such rollout."""
-        return self.rollouts[self._places[group, rollout]]
+        return self.columns.record(self._places[group, rollout])
 
     def digest_of(self, group: int, rollout: int) -> Digest:
         return self.digests[self._places[group, rollout]]
@@ -63,9 +70,16 @@ class Submission:
     @cached_property
     def _places(self) -> dict[tuple[int, int], int]:
         places: dict[tuple[int, int], int] = {}
-        for index, record in enumerate(self.rollouts):
-            places.setdefault((record.group, record.rollout), index)
+        for index, place in enumerate(zip(self.columns.group.tolist(), self.columns.rollout.tolist(), strict=True)):
+            places.setdefault(place, index)
         return places
+
+    @cached_property
+    def _members(self) -> dict[int, list[int]]:
+        members: dict[int, list[int]] = {}
+        for (group, _), index in self._places.items():
+            members.setdefault(group, []).append(index)
+        return members
 
 
 OpenFile = Callable[[bytes, int | None], WindowFile]
@@ -109,13 +123,10 @@ def bind_rows(file: WindowFile, content_digest: Digest, network_id: Digest) -> S
     header, table = file.header, file.table
     if not verify(header.hotkey, header_digest(network_id, header), file.signature):
         return [reject(CHECK, detail="the header's signature is not the hotkey's")]
-    records: list[RolloutRecord] = []
-    for index in range(len(table)):
-        try:
-            records.append(table.record(index))
-        except ValueError as error:
-            return [reject("schema", detail=f"row {index} breaks the record's rules: {error}")]
-    digests = tuple(rollout_digests(network_id, records))
+    malformed = first_malformed(table)
+    if malformed is not None:
+        return [_malformed(table, malformed)]
+    digests = tuple(column_digests(network_id, table.raw))
     root = merkle_root(digests)
     if root != header.merkle_root:
         return [reject(CHECK, value=root.hex(), threshold=header.merkle_root.hex(), detail="rows do not give the Merkle root")]
@@ -131,4 +142,12 @@ def bind_rows(file: WindowFile, content_digest: Digest, network_id: Digest) -> S
     ):
         if found != wanted:
             return [reject(CHECK, value=found, threshold=wanted, detail=f"the header's {name} differ from the rows'")]
-    return Submission(header.hotkey, content_digest, file, tuple(records), digests)
+    return Submission(header.hotkey, content_digest, file, digests)
+
+
+def _malformed(table: RolloutColumns, index: int) -> Finding:
+    try:
+        table.record(index)
+    except ValueError as error:
+        return reject("schema", detail=f"row {index} breaks the record's rules: {error}")
+    raise AssertionError(f"row {index} was called malformed, and a record can be made of it")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -126,11 +126,66 @@ def rollout_digest(network_id: bytes, record: RolloutRecord) -> Digest:
 
 def rollout_digests(network_id: bytes, records: Iterable[RolloutRecord]) -> list[Digest]:
     """`rollout_digest` of many rollouts. The arrays are hashed where they lie."""
+    return _digests(network_id, map(_pieces, records))
+
+
+@dataclass(frozen=True)
+class RolloutBytes:
+    """Many rollouts by column, as a file holds them: numbers a row, and bytes, `*_ends[i - 1]` … `*_ends[i]` those of row i.
+
+    The bytes are little-endian, as in the canonical message.
+    """
+
+    groups: Sequence[int]
+    rollouts: Sequence[int]
+    prompt_lengths: Sequence[int]
+    rewards: Sequence[float]
+    successes: Sequence[bool]
+    tokens: memoryview
+    token_ends: Sequence[int]
+    logprobs: memoryview
+    logprob_ends: Sequence[int]
+    sketches: memoryview
+    sketch_ends: Sequence[int]
+
+
+def column_digests(network_id: bytes, rows: RolloutBytes) -> list[Digest]:
+    """`rollout_digests` of well-formed rollouts that lie in columns, without making records of them."""
+    return _digests(network_id, _column_pieces(rows))
+
+
+def _column_pieces(rows: RolloutBytes) -> Iterator[tuple[bytes | memoryview, ...]]:
+    token = logprob = sketch = 0
+    for group, rollout, prompt_length, reward, success, token_end, logprob_end, sketch_end in zip(
+        rows.groups,
+        rows.rollouts,
+        rows.prompt_lengths,
+        rows.rewards,
+        rows.successes,
+        rows.token_ends,
+        rows.logprob_ends,
+        rows.sketch_ends,
+        strict=True,
+    ):
+        yield _framed(
+            group,
+            rollout,
+            rows.tokens[token:token_end],
+            prompt_length,
+            rows.logprobs[logprob:logprob_end],
+            rows.sketches[sketch:sketch_end],
+            reward,
+            success,
+        )
+        token, logprob, sketch = token_end, logprob_end, sketch_end
+
+
+def _digests(network_id: bytes, rollouts: Iterable[tuple[bytes | memoryview, ...]]) -> list[Digest]:
     prefix = hashlib.sha256(message(network_id, "grail/row"))
     digests = []
-    for record in records:
+    for pieces in rollouts:
         state = prefix.copy()
-        for piece in _pieces(record):
+        for piece in pieces:
             state.update(piece)
         digests.append(Digest(state.digest()))
     return digests
@@ -138,21 +193,44 @@ def rollout_digests(network_id: bytes, records: Iterable[RolloutRecord]) -> list
 
 _HEAD = struct.Struct(">IqIqI")  # group, rollout, each with its length; then the length of tokens
 _MIDDLE = struct.Struct(">IqI")  # prompt_length with its length; then the length of logprobs
-_TAIL = struct.Struct("<d4sB")  # reward; the length of success, and success
+_REWARD = struct.Struct("<d")
 _ONE, _EIGHT = (1).to_bytes(4, "big"), (8).to_bytes(4, "big")
+_SUCCESS = (_ONE + b"\0", _ONE + b"\1")
 
 
 def _pieces(record: RolloutRecord) -> tuple[bytes | memoryview, ...]:
     tokens, logprobs = record.tokens.astype("<i4", copy=False), record.logprobs.astype("<f4", copy=False)
-    return (
-        _HEAD.pack(8, record.group, 8, record.rollout, tokens.nbytes),
+    return _framed(
+        record.group,
+        record.rollout,
         tokens.data.cast("B"),
-        _MIDDLE.pack(8, record.prompt_length, logprobs.nbytes),
+        record.prompt_length,
         logprobs.data.cast("B"),
-        len(record.sketches).to_bytes(4, "big"),
         record.sketches,
-        _EIGHT,
-        _TAIL.pack(record.reward, _ONE, record.success),
+        record.reward,
+        record.success,
+    )
+
+
+def _framed(
+    group: int,
+    rollout: int,
+    tokens: memoryview,
+    prompt_length: int,
+    logprobs: memoryview,
+    sketches: bytes | memoryview,
+    reward: float,
+    success: bool,
+) -> tuple[bytes | memoryview, ...]:
+    """Every field with its length in front; the long ones are not copied."""
+    return (
+        _HEAD.pack(8, group, 8, rollout, len(tokens)),
+        tokens,
+        _MIDDLE.pack(8, prompt_length, len(logprobs)),
+        logprobs,
+        len(sketches).to_bytes(4, "big"),
+        sketches,
+        _EIGHT + _REWARD.pack(reward) + _SUCCESS[success],
     )
 
 

@@ -25,6 +25,7 @@ from grail_core.protocol import (
 from grail_core.protocol.types import Block, Hotkey, Window
 from grail_core.verification.context import CheckContext
 from grail_core.verification.window_file import Submission
+from grail_validator import judging
 from grail_validator.cases import (
     Memory,
     Sighting,
@@ -256,6 +257,22 @@ def test_rollouts_that_two_hotkeys_share_are_named_and_count_for_both() -> None:
         assert unique.detail.endswith(f"; {shared} equal another hotkey's")
         others = [finding.detail for finding in verdict.findings if finding.check != "unique"]
         assert not any("another hotkey" in detail for detail in others)
+
+
+def test_shared_rollouts_move_no_status_no_count_and_no_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = range(60)
+    files = [
+        plain.window_file(CONTEXT, plain.MINERS[uid], plain.rollouts(CONTEXT, plain.MINERS[uid], groups)) for uid in range(2)
+    ]
+    window = case(*(stored(uid, data) for uid, data in enumerate(files)))
+    told = judged(window)
+    monkeypatch.setattr(judging, "_with_shared", lambda verdict, counted: verdict)
+    untold = judged(window)
+    assert told.body.miners != untold.body.miners  # something is shared, and said
+    assert [replace(one, findings=()) for one in told.body.miners] == [replace(one, findings=()) for one in untold.body.miners]
+    assert told.body.score_inputs == untold.body.score_inputs
+    assert told.body.weights == untold.body.weights
+    assert told.counted == untold.counted
 
 
 def test_rollouts_that_nobody_shares_are_not_said_to_be_shared() -> None:

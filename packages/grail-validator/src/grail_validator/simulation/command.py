@@ -47,7 +47,8 @@ def simulate(
       grail-validator simulate --workers 2 --page docs/pay.md          the published page, in minutes
     """
     from grail_validator.simulation.measure import Size
-    from grail_validator.simulation.page import markdown, measure_all, page_parts, write_page
+    from grail_validator.simulation.page import markdown, page_parts, write_page
+    from grail_validator.simulation.results import measure_all
 
     if page is not None:
         page_parts(page)  # what is wrong with it is said before minutes of work

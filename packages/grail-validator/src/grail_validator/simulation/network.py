@@ -48,6 +48,7 @@ class Account:
     supported: int = 0
     inconclusive: int = 0
     last_failure: int = -NEVER
+    last_audit: int = -NEVER
     lookback_end: int = -1  # last window of it
     age: int = 0
 
@@ -70,6 +71,8 @@ class Account:
             return
         self.history.append(entry)
         self._count(entry, 1)
+        if entry.checked:
+            self.last_audit = t
         if entry.failed:
             self.last_failure = t
             self.lookback_end = max(self.lookback_end, t + entry.lookback - 1)
@@ -101,13 +104,18 @@ class Lived:
 
 
 def view_of(accounts: Sequence[Account], t: int, rng: np.random.Generator) -> View:
+    def since(last: int) -> int:
+        return min(NEVER, t - last - 1)
+
     ints = [
-        (one.audits, one.valid, one.supported, one.work(t), one.inconclusive, one.age, min(NEVER, t - one.last_failure - 1))
+        (
+            *(one.audits, one.valid, one.supported, one.work(t), one.inconclusive, one.age),
+            *(since(one.last_failure), since(one.last_audit), max(0, one.lookback_end - t + 1)),
+        )
         for one in accounts
     ]
-    audits, valid, supported, work, inconclusive, age, since = np.array(ints, dtype=np.int64).T
-    left = np.array([max(0, one.lookback_end - t + 1) for one in accounts], dtype=np.int64)
-    return View(t, rng, audits, valid, supported, work, since, left > 0, left, inconclusive, age)
+    audits, valid, supported, work, inconclusive, age, failure, audit, left = np.array(ints, dtype=np.int64).T
+    return View(t, rng, audits, valid, supported, work, failure, audit, left > 0, left, inconclusive, age)
 
 
 @dataclass(frozen=True)
@@ -116,12 +124,18 @@ class Sealed:
 
     groups: int
     junk: int
+    equal: int
     if_drawn: int
     unlucky: bool  # an audit would reject it though it is honest
 
     @property
     def declared(self) -> int:
         return declared_rollouts(self.groups, 0)
+
+    @property
+    def unique(self) -> int:
+        """Rollouts that count once the sample has passed."""
+        return declared_rollouts(self.groups - self.equal, 0) if self.groups > self.equal else 0
 
 
 def judged(seed: int, t: int, replica: int, sealed: Sealed, selection: Selection, account: Account) -> MinerWindow:
@@ -136,7 +150,7 @@ def judged(seed: int, t: int, replica: int, sealed: Sealed, selection: Selection
     found = sealed.junk > 0 and sample_touches(seed, t, replica, sealed.groups, sealed.junk)
     if missing or found or sealed.unlucky:
         return MinerWindow(window, declared, active=False, checked=True, unique_valid=0, failed=True, probability=p)
-    return MinerWindow(window, declared, active=True, checked=True, unique_valid=declared, failed=False, probability=p)
+    return MinerWindow(window, declared, active=True, checked=True, unique_valid=sealed.unique, failed=False, probability=p)
 
 
 def live(hotkeys: Sequence[Strategy], crowd: int, windows: int, seed: int, *, apart: bool = False, paid: bool = True) -> Lived:
@@ -166,7 +180,7 @@ def live(hotkeys: Sequence[Strategy], crowd: int, windows: int, seed: int, *, ap
             beside |= dict(zip(places, company, strict=True))
             unlucky = rng.random(len(places)) < plan.false_reject
             lived.cost[t, places], lived.registered[t, places] = plan.cost, fresh
-            columns = (plan.groups.tolist(), plan.junk.tolist(), plan.if_drawn.tolist(), unlucky.tolist())
+            columns = (plan.groups.tolist(), plan.junk.tolist(), plan.equal.tolist(), plan.if_drawn.tolist(), unlucky.tolist())
             sealed |= {r: Sealed(*row) for r, row in zip(places, zip(*columns, strict=True), strict=True) if row[0]}
         for network in networks:
             candidates = {

@@ -1,107 +1,30 @@
-"""Everything that a run measures, as one value, as JSON and as the tables of `docs/pay.md`."""
+"""What a run measured as the tables and plots of `docs/pay.md`."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from grail_core.disk import write_atomically
 from grail_core.errors import GrailError
-from grail_validator.simulation.company import CROWDS_OF_IT, Accompanied, accompanied
-from grail_validator.simulation.crowding import Crowding, chance_beside_tiny_files, crowded, sealers
-from grail_validator.simulation.hotkeys import cheapest_of, of_the_same_size, split
-from grail_validator.simulation.measure import CROWDS, Pay, Size
-from grail_validator.simulation.newcomers import BESIDE, Beginning, beginning
-from grail_validator.simulation.plans import FULL_GROUPS, Strategy
-from grail_validator.simulation.skipping import CUTS, SPREADS, UNCUT, Skipping, best_skipping
-from grail_validator.simulation.strategies import junk_groups
-from grail_validator.simulation.table import Cell, rows, table
+from grail_validator.simulation.measure import Pay
+from grail_validator.simulation.plots import bursts_plot, junk_plot, strategies_plot
+from grail_validator.simulation.results import Results
+from grail_validator.simulation.sizes import AT_RANDOM, CHANCES, RHYTHMS, SHARES
+from grail_validator.simulation.skipping import UNCUT
+from grail_validator.simulation.table import rows
 
 BEGIN, END = "<!-- begin: written by `grail-validator simulate --page` -->", "<!-- end -->"
-JUNK_IN_FILES = ((1, 1), (4, 1), (5, 1), (20, 1), (20, 5), (100, 1), (100, 10), (313, 1), (313, 30))
-"""Groups of a file, and how many of them are junk."""
-_CROWD = CROWDS[0.14]
-OPERATORS = ((1.0, 2, 1), (1.0, 8, 7), (1.0, 20, 19), (0.2, 8, 7), (0.2, 20, 19), (1 / FULL_GROUPS, 20, 19))
-"""Size of a file, hotkeys, and how many of them work in a window."""
-
-
-@dataclass(frozen=True)
-class Results:
-    """Of one run; reproduced by its size and seed."""
-
-    size: Size
-    cells: tuple[Cell, ...]
-    junk_in_files: tuple[tuple[int, int, Pay], ...]
-    splits: tuple[tuple[float, int, Pay], ...]
-    operators: tuple[tuple[float, int, int, Pay], ...]
-    skippings: tuple[Skipping, ...]
-    crowdings: tuple[tuple[int, str, Crowding], ...]
-    tiny_files: tuple[float, float, float]
-    companies: tuple[Accompanied, ...]
-    beginnings: tuple[Beginning, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
-    @property
-    def paid_too_much(self) -> list[str]:
-        """What has an interval above its bound, with figures. A full miner's chance is never below 0.14 among 256 UIDs."""
-        cells = [(f"{one.row}, p = {one.probability:g}", one.pay, one.bound) for one in self.cells if _counts(one)]
-        companies = [(f"{one.company} hotkeys beside it, {one.best}", one.pay, 1.0) for one in self.companies]
-        paid = [
-            f"{name}: {_figure(pay.per_cost, pay.per_cost_pm)} per cost, {pay.per_slot:.3f} per slot; at most {bound:g}"
-            for name, pay, bound in (*cells, *companies)
-            if pay.beats_honest_work(bound)
-        ]
-        return paid + [line for one in self.skippings for line in one.paid_too_much]
-
-
-def measure_all(size: Size, probabilities: tuple[float, ...], workers: int, say: Callable[[str], None]) -> Results:
-    """Everything; `say` gets one line for each figure as it comes."""
-
-    def said(cell: Cell) -> None:
-        pay = cell.pay
-        say(f"p {cell.probability:g}  {pay.per_cost:6.3f} ± {pay.per_cost_pm:.3f} per cost  {cell.row}")
-
-    cells = tuple(table(size, probabilities, said, workers))
-    say("junk in some groups of a file, split work, the cheapest of several hotkeys …")
-    lists = min(1000, max(20, size.counted // 20))
-    skippings = tuple(best_skipping(spread, cut, lists, size.seed) for cut in CUTS for spread in SPREADS)
-    crowdings = []
-    for count in (50, 150):
-        for name, strategy in sealers().items():
-            say(f"100 honest miners beside {count}: {name} …")
-            crowdings.append((count, name, crowded(100, strategy, count, size.windows, size.seed)))
-    return Results(
-        size,
-        cells,
-        tuple((groups, junk, junk_in_a_file(groups, junk, size)) for groups, junk in JUNK_IN_FILES),
-        tuple((share, count, split(share, count, _CROWD, size)) for share in (1.0, 0.3) for count in (2, 4, 8)),
-        tuple(
-            (share, count, worked, cheapest_of(count, worked, 1.0, share, _CROWD, size)) for share, count, worked in OPERATORS
-        ),
-        skippings,
-        tuple(crowdings),
-        chance_beside_tiny_files(100, 150),
-        tuple(accompanied(honest, size) for honest in CROWDS_OF_IT),
-        tuple(beginning(honest, others, size) for honest, others in BESIDE),
-    )
-
-
-def _counts(cell: Cell) -> bool:
-    return not cell.honest and cell.probability >= 0.14
-
-
-def junk_in_a_file(groups: int, junk: int, size: Size) -> Pay:
-    """Junk in so many groups of every file, relative to honest files of that many groups."""
-    share = groups / FULL_GROUPS
-    return of_the_same_size(Strategy("", junk_groups(junk / groups, share)), share, _CROWD, size)
+PLOTS = {"pay-strategies.svg": strategies_plot, "pay-junk.svg": junk_plot, "pay-bursts.svg": bursts_plot}
+"""Beside the page, and what draws them."""
 
 
 def _figure(value: float, pm: float) -> str:
     return f"{value:.3f} ± {pm:.3f}"
+
+
+def _both(pay: Pay) -> str:
+    return f"{_figure(pay.per_cost, pay.per_cost_pm)} · {pay.per_slot:.2f}"
 
 
 def _lines(head: tuple[str, ...], body: Sequence[tuple[str, ...]]) -> str:
@@ -115,8 +38,7 @@ def _pay_tables(results: Results) -> list[str]:
     for row in rows():
         cells = [found[row.name, p] for p in probabilities]
         note = f" ({row.why}: at most {row.bound:g})" if row.why else ""
-        figures = (f"{_figure(one.pay.per_cost, one.pay.per_cost_pm)} · {one.pay.per_slot:.2f}" for one in cells)
-        body[row.honest].append((row.name + note, *figures))
+        body[row.honest].append((row.name + note, *(_both(one.pay) for one in cells)))
     head = ("strategy: pay per cost · per slot", *(f"p = {p:.2f}" for p in probabilities))
     chosen = [f"* {cell.row}, p = {cell.probability:.2f}: {cell.best}" for cell in results.cells if cell.best]
     return [
@@ -129,16 +51,48 @@ def _pay_tables(results: Results) -> list[str]:
     ]
 
 
-def _other_tables(results: Results) -> list[str]:
+def _tables_of_sizes(results: Results) -> list[str]:
+    """C5 and C7 to C10: files of every size, bursts, several hotkeys."""
+    junk = {(one.groups, one.junk, one.probability, one.renewed): one.pay for one in results.junk_in_files}
     in_files = [
-        (f"{groups}", f"{junk}", _figure(pay.per_cost, pay.per_cost_pm), f"{pay.per_slot:.2f}")
-        for groups, junk, pay in results.junk_in_files
+        (f"{groups}", f"{count}", *(_both(junk[groups, count, p, renewed]) for p in CHANCES for renewed in (False, True)))
+        for groups, count in dict.fromkeys((one.groups, one.junk) for one in results.junk_in_files)
     ]
-    splits = [(f"{share:g}", f"{count}", f"{pay.per_cost:.4f}") for share, count, pay in results.splits]
-    operators = [
-        (f"{share:.2g}", f"{worked} of {count}", _figure(pay.per_cost, pay.per_cost_pm))
-        for share, count, worked, pay in results.operators
+    burst = {(one.share, one.cycle, one.probability): one.pay for one in results.bursts}
+    bursts = [(f"{share:g}", *(_both(burst[share, cycle, p]) for p in CHANCES for cycle in RHYTHMS)) for share in SHARES]
+    small = [(f"{one.size:.2g}", f"{one.pay.per_cost:.2g}", f"{one.pay.per_slot:.2g}") for one in results.small_files]
+    splits = [
+        (f"{one.size:g}", f"{one.hotkeys}", f"{one.probability:.2f}", f"{one.pay.per_cost:.5f} ± {one.pay.per_cost_pm:.5f}")
+        for one in results.operators
+        if one.worked is None
     ]
+    cheapest = [
+        (f"{one.size:.2g}", f"{one.worked} of {one.hotkeys}", _figure(one.pay.per_cost, one.pay.per_cost_pm), f"{one.bound:g}")
+        for one in results.operators
+        if one.worked is not None
+    ]
+    rhythms = ["at random" if cycle == AT_RANDOM else f"cycle of {cycle}" for cycle in RHYTHMS]
+    return [
+        "Junk in some groups of files of every size, relative to honest files of that size (pay per cost · per slot; p is a "
+        "full miner's, a small file's own chance is 0.10 or more):",
+        _lines(
+            ("groups", "of them junk", *(f"p = {p:.2f}, {who}" for p in CHANCES for who in ("idle when caught", "new hotkey"))),
+            in_files,
+        ),
+        "Full files in a share of the windows, files of one group in the others (pay per cost · per slot, full-time work "
+        "being 1):",
+        _lines(("share", *(f"p = {p:.2f}, {rhythm}" for p in CHANCES for rhythm in rhythms)), bursts),
+        "Honest files of one size in every window, full-time work being 1 (p = 0.14):",
+        _lines(("size, of the cap", "pay per cost", "per slot"), small),
+        "Honest work split over hotkeys, relative to one hotkey's:",
+        _lines(("work, of the cap", "hotkeys", "p", "pay per cost"), splits),
+        "Each window only the cheapest of one's own hotkeys' lists (lognormal, σ = 1), relative to one hotkey of that size "
+        "(p = 0.14):",
+        _lines(("size, of the cap", "worked", "pay per cost", "at most"), cheapest),
+    ]
+
+
+def _other_tables(results: Results) -> list[str]:
     skippings = [
         (
             f"{one.spread:g}",
@@ -166,12 +120,6 @@ def _other_tables(results: Results) -> list[str]:
     beginnings = [(f"{one.honest}", f"{one.others}", *map(_figure, one.pay, one.pay_pm)) for one in results.beginnings]
     alone, beside, own = results.tiny_files
     return [
-        "Junk in some groups of files of every size, relative to honest files of that size (p = 0.14):",
-        _lines(("groups", "of them junk", "pay per cost", "per slot"), in_files),
-        "Honest work split over hotkeys, relative to one hotkey's:",
-        _lines(("work, of the cap", "hotkeys", "pay per cost"), splits),
-        "Each window only the cheapest of one's own hotkeys' lists (lognormal, σ = 1), relative to one hotkey of that size:",
-        _lines(("size, of the cap", "worked", "pay per cost"), operators),
         "The best skipping of 313 groups of known lognormal cost, weight at equal cost:",
         _lines(("σ", "cut at", "groups left out", "weight", "each list its own best"), skippings),
         "Check chance of 100 honest full-time miners (0.350 alone) beside hotkeys that seal the cap and bring nothing:",
@@ -193,7 +141,7 @@ def _other_tables(results: Results) -> list[str]:
 
 def markdown(results: Results) -> str:
     """The tables, without the page's text."""
-    return "\n\n".join(_pay_tables(results) + _other_tables(results))
+    return "\n\n".join(_pay_tables(results) + _tables_of_sizes(results) + _other_tables(results))
 
 
 def page_parts(path: Path) -> tuple[str, str]:
@@ -211,6 +159,8 @@ def page_parts(path: Path) -> tuple[str, str]:
 
 
 def write_page(path: Path, results: Results) -> None:
-    """Put the tables between the page's marks."""
+    """Put the tables between the page's marks, and the plots beside the page."""
     before, after = page_parts(path)
-    path.write_text(f"{before}{BEGIN}\n\n{markdown(results)}\n\n{END}{after}", encoding="utf-8")
+    for name, plot in PLOTS.items():
+        write_atomically(path.with_name(name), plot(results).encode())
+    write_atomically(path, f"{before}{BEGIN}\n\n{markdown(results)}\n\n{END}{after}".encode())

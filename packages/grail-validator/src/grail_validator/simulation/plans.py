@@ -45,6 +45,7 @@ class View:
     supported: Ints  # Σv, rollouts
     work: Ints  # Σ of the last 11 windows, rollouts
     since: Ints  # windows since the last failure, 0 right after it
+    since_audit: Ints  # windows since the last audit, 0 right after it
     in_lookback: Bools
     left: Ints  # windows of the look-back still to come, this one among them
     inconclusive: Ints  # drawn windows of the memory that were
@@ -70,13 +71,15 @@ class Plans:
 
     groups: Ints  # sealed
     junk: Ints  # of them that nobody worked for
+    equal: Ints  # of them that were worked for, and whose rollouts are equal to ones that were counted
+    wasted: Ints  # groups that were worked for and not sealed in time
     if_drawn: Ints  # `IfDrawn`
     false_reject: Floats  # chance that an audit rejects honest work
 
     @property
     def cost(self) -> Floats:
         """Honest full-time work is 1."""
-        return (self.groups - self.junk) / FULL_GROUPS
+        return (self.groups - self.junk + self.wasted) / FULL_GROUPS
 
 
 def plans(
@@ -86,19 +89,26 @@ def plans(
     junk: npt.ArrayLike = 0.0,
     if_drawn: npt.ArrayLike = IfDrawn.JUDGED,
     false_reject: npt.ArrayLike = 0.0,
+    equal: npt.ArrayLike = 0.0,
+    wasted: npt.ArrayLike = 0.0,
 ) -> Plans:
     """A file of `size` times the cap, at least one group where it is not 0, of which the share `junk` is junk.
 
-    A share above 0 is at least one group.
+    A share above 0 is at least one group. `wasted` is a size: work that came too late to be sealed.
     """
     shape = view.replicas
-    wanted = np.broadcast_to(np.asarray(size, dtype=np.float64), shape)
-    groups = np.where(wanted > 0, np.maximum(1, np.rint(wanted * FULL_GROUPS)), 0).astype(np.int64)
-    share = np.broadcast_to(np.asarray(junk, dtype=np.float64), shape)
-    bad = np.where(share > 0, np.minimum(groups, np.maximum(1, np.rint(share * groups))), 0).astype(np.int64)
+
+    def groups_of(share: npt.ArrayLike, of: Ints | int) -> Ints:
+        wanted = np.broadcast_to(np.asarray(share, dtype=np.float64), shape)
+        return np.where(wanted > 0, np.maximum(1, np.rint(wanted * of)), 0).astype(np.int64)
+
+    groups = groups_of(size, FULL_GROUPS)
+    bad = np.minimum(groups, groups_of(junk, groups))
     return Plans(
         groups,
         bad,
+        np.minimum(groups - bad, groups_of(equal, groups)),
+        groups_of(wasted, FULL_GROUPS),
         np.broadcast_to(np.asarray(if_drawn, dtype=np.int64), shape),
         np.broadcast_to(np.asarray(false_reject, dtype=np.float64), shape),
     )

@@ -40,7 +40,7 @@ class _Memory:
         self.estimate = np.zeros(rings)  # v/p
         self.inconclusive = np.zeros(rings, dtype=np.bool_)
         self.active = np.zeros((SCORE_WINDOWS, replicas))
-        self.last_failure = np.full(replicas, -NEVER)
+        self.last_failure, self.last_audit = np.full(replicas, -NEVER), np.full(replicas, -NEVER)
         self.lookback_end = np.full(replicas, -1)
         self.age = np.zeros(replicas, dtype=np.int64)
 
@@ -52,7 +52,8 @@ class _Memory:
     def leave(self, gone: Bools) -> None:
         for ring in (self.declared, self.valid, self.estimate, self.inconclusive, self.active):
             ring[:, gone] = 0
-        self.last_failure[gone], self.lookback_end[gone], self.age[gone] = -NEVER, -1, 0
+        self.last_failure[gone] = self.last_audit[gone] = -NEVER
+        self.lookback_end[gone], self.age[gone] = -1, 0
 
     def view(self, t: int, rng: np.random.Generator) -> View:
         def rollouts(shares: Floats) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
@@ -67,6 +68,7 @@ class _Memory:
             rollouts(self.valid.sum(0)),
             rollouts(self.active.sum(0)),
             np.minimum(NEVER, t - self.last_failure - 1),
+            np.minimum(NEVER, t - self.last_audit - 1),
             left > 0,
             left,
             self.inconclusive.sum(0),
@@ -147,12 +149,14 @@ def _conclude(
     counted = judged | (inconclusive & ((view.inconclusive >= INCONCLUSIVE_FREE) | unsupported))
     i = t % SCORE_MEMORY_WINDOWS
     memory.declared[i] = np.where(counted, sizes, 0)
-    memory.valid[i] = np.where(judged & ~failed, sizes, 0)
+    unique = (plan.groups - plan.equal) * ROLLOUTS_PER_PROBLEM / UNIQUE_ROLLOUTS_CAP
+    memory.valid[i] = np.where(judged & ~failed, np.minimum(sizes, unique), 0)
     memory.estimate[i] = _speaks_for(memory.valid[i], p)
     memory.inconclusive[i] = inconclusive
     memory.active[t % SCORE_WINDOWS] = np.where(failed | inconclusive, 0, sizes)
     least, most = LOOKBACK_WINDOWS
     # Chances are fractions; a float of one that is 5 / k must not round up to k + 1.
     lookback = np.clip(np.ceil(LOOKBACK_AUDITS / np.maximum(p, 1e-9) - 1e-9), least, most).astype(np.int64)
+    memory.last_audit = np.where(counted, t, memory.last_audit)
     memory.last_failure = np.where(failed, t, memory.last_failure)
     memory.lookback_end = np.where(failed, np.maximum(memory.lookback_end, t + lookback - 1), memory.lookback_end)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+import rfc8785
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from grail_core.protocol.encoding import canonical_json, encode_part, message
@@ -55,6 +56,12 @@ def test_canonical_json_reads_back_and_has_one_form(value: Json) -> None:
     node = parse_json(raw, most=10_000)
     assert node.value == value == json.loads(raw)
     assert canonical_json(node.value) == raw
+
+
+@given(JSON)
+@example({"".join(map(chr, range(128))): "".join(map(chr, range(0x500))) + "\u2028\ufeff\U0001f600"})
+def test_canonical_json_is_rfc_8785_whichever_encoder_writes_it(value: Json) -> None:
+    assert canonical_json(value) == rfc8785.dumps(value)
 
 
 @pytest.mark.parametrize("value", [1.0, {"a": [0.5]}, float("nan"), 2**53, -(2**53), {1: 2}, b"x", "\ud800", {"\udfff": 1}])

@@ -7,11 +7,14 @@ Two values never share bytes: every part carries its length, every use its tag, 
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Any
 
 import rfc8785
 
 from grail_core.protocol.types import Digest
+
+_MAX_INTEGER = 2**53 - 1
 
 Part = bytes | int | str
 """bytes as they are, int as 8 bytes big-endian two's complement, str as UTF-8."""
@@ -55,11 +58,25 @@ def canonical_json(value: Any) -> bytes:
     Raises:
         ValueError: a float, a key that is no string, an integer out of range, or a type JSON does not have.
     """
+    if _is_plain(value):  # the standard library's encoder gives the same bytes, and is many times faster
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     _refuse_floats(value)
     try:
         return rfc8785.dumps(value)
     except rfc8785.CanonicalizationError as error:
         raise ValueError(f"no canonical JSON: {error}") from error
+
+
+def _is_plain(value: Any) -> bool:
+    """Is it made of nothing but what both encoders write alike? Keys sort alike where they are ASCII."""
+    kind = type(value)
+    if kind is str or kind is bool or value is None:
+        return True
+    if kind is int:
+        return -_MAX_INTEGER <= value <= _MAX_INTEGER
+    if kind is dict:
+        return all(type(key) is str and key.isascii() and _is_plain(item) for key, item in value.items())
+    return (kind is list or kind is tuple) and all(map(_is_plain, value))
 
 
 def _refuse_floats(value: Any) -> None:

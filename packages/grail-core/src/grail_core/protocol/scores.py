@@ -201,7 +201,7 @@ def score_inputs(history: Iterable[MinerWindow], window: Window) -> ScoreInputs:
         if entry.probability is not None and (entry.checked or entry.failed) and counted:  # an audit has its chance
             declared.append(counted)
             valid.append(0 if entry.failed else min(entry.unique_valid, counted))
-            estimate += int(valid[-1] / entry.probability)
+            estimate += valid[-1] * entry.probability.denominator // entry.probability.numerator
     degree = min(AUDITS_OF_A_PRODUCT, len(declared))
     return ScoreInputs(
         work=work,

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from fractions import Fraction
+from functools import cached_property
 from itertools import pairwise
 from typing import TypeVar
 
@@ -337,6 +338,10 @@ class VerdictBody:
 
     def digest(self) -> Digest:
         """`H("grail/verdict/body", body)` of the body's own network."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> Digest:
         return tagged_hash(self.network_id, "grail/verdict/body", self.canonical())
 
 

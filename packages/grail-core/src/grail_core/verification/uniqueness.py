@@ -7,7 +7,7 @@ no rollout of one hotkey ever depends on what another one uploaded.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import numpy as np
 
@@ -24,8 +24,12 @@ def rollout_identity(prompt: np.ndarray, completion: np.ndarray) -> Digest:
 
 def distinct_rollouts(submission: Submission, history: Collection[Digest]) -> list[Digest]:
     """Identities of the file's rollouts that count, in file order, each once and none of `history`."""
-    counted = dict.fromkeys(identity for identity in _identities(submission.columns) if identity not in history)
-    return list(counted)
+    return counted_once(_identities(submission.columns), history)
+
+
+def counted_once(identities: Iterable[Digest], history: Collection[Digest]) -> list[Digest]:
+    """The rule itself, on identities: each once and none of `history`, in their order."""
+    return list(dict.fromkeys(identity for identity in identities if identity not in history))
 
 
 def _identities(columns: RolloutColumns) -> Iterator[Digest]:

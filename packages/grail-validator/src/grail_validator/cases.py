@@ -17,8 +17,8 @@ from grail_core.protocol import MinerVerdict, MinerWindow, Seal, Selection, Verd
 from grail_core.protocol.context import Challenge, WindowContext
 from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.types import Block, Digest, Hotkey, Window
-from grail_core.verification.context import Renderer
-from grail_core.verification.examine import Sampling
+from grail_core.verification.context import CheckContext, Renderer
+from grail_core.verification.examine import Examination, Sampling, examine
 from grail_core.verification.header import Classes
 from grail_core.verification.window_file import OpenFile, in_this_process
 
@@ -72,6 +72,12 @@ class Announcement:
     neuron: Neuron
     sighting: Sighting
     in_time: bool
+
+
+class Examine(Protocol):
+    """`verification.examine.examine`, or what stands for it where files are made up."""
+
+    def __call__(self, file: bytes, context: CheckContext, sampling: Sampling, *, content_digest: Digest) -> Examination: ...
 
 
 class SealedFiles(Protocol):
@@ -132,8 +138,8 @@ class Measured:
 class Means:
     """What a validator judges with. `sampling` gives, for a file's challenge seed, the means to measure what it draws.
 
-    `open_file` opens a stranger's bytes. `working` is told whose file is being worked on, and None when none is; `keep` what
-    it gave; `unforeseen` of an error that nobody foresaw, which costs that miner's verdict alone.
+    `open_file` opens a stranger's bytes, `examine` runs the checks. `working` is told whose file is being worked on, and None
+    when none is; `keep` what it gave; `unforeseen` of an error that nobody foresaw, which costs that miner's verdict alone.
     """
 
     environment: Environment
@@ -143,6 +149,7 @@ class Means:
     shape: Shape
     sampling: Callable[[Digest], Sampling]
     open_file: OpenFile = in_this_process
+    examine: Examine = examine
     working: Callable[[Hotkey | None], None] = lambda _: None
     keep: Callable[[Measured], None] = lambda _: None
     unforeseen: Callable[[Hotkey, Exception], None] = lambda *_: None

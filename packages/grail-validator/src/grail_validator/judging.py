@@ -9,6 +9,7 @@ it again from published evidence. Nothing that one file does reaches another's v
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -38,7 +39,7 @@ from grail_core.protocol.types import Digest, Hotkey, Window
 from grail_core.protocol.verdicts import MAX_REASON
 from grail_core.text import printable
 from grail_core.verification.context import CheckContext
-from grail_core.verification.examine import Examination, Sampling, examine, first_reject
+from grail_core.verification.examine import Examination, Sampling, first_reject
 from grail_core.verification.model_checks import calibration_version
 from grail_core.verification.seal import read_seal
 from grail_core.verification.verdict import inputs_of
@@ -62,6 +63,11 @@ MISSING = reject(
     detail="the sealed bytes could not be had: keep the file readable and unchanged from the challenge block to the void block",
 )
 """One wording for whatever a store said, so that validators who failed a file for it say the same."""
+
+
+NO_SEAL = "no seal lay in its bucket that was stored after block T and by the deadline"
+"""One wording for nothing and for what was stored out of time: who puts a seal while first sight goes on is seen by some
+validators and not by others, and their bodies are to be equal all the same."""
 
 
 def open_docket(
@@ -93,9 +99,9 @@ def open_docket(
 def _open_seal(entry: Announcement, context: WindowContext, memory: Memory, shape: Shape) -> Seal | MinerVerdict:
     sighting, hotkey = entry.sighting, entry.neuron.hotkey
     if sighting.seal is None:
-        return _absent(entry, sighting.reason or "no seal lay in its bucket at first sight")
+        return _absent(entry, sighting.reason or NO_SEAL)
     if not entry.in_time:
-        return _absent(entry, "the seal was not stored between block T and the deadline")
+        return _absent(entry, NO_SEAL)
     known = memory.classes.get(hotkey)
     try:
         read = read_seal(sighting.seal, hotkey, context, known=known, table=shipped_table(), shape=shape)
@@ -154,7 +160,8 @@ def judge_window(case: Case) -> WindowResult:
     hotkeys = [one.entry.neuron.hotkey for one in drawn]
     accepted = [hotkey for hotkey in hotkeys if judged[hotkey].verdict.status is MinerStatus.ACCEPTED]
     counted = {hotkey: judged[hotkey].identities for hotkey in accepted}
-    final = [_with_shared(verdict, counted) for verdict in final]
+    holders = Counter(identity for identities in counted.values() for identity in set(identities))
+    final = [_with_shared(verdict, counted, holders) for verdict in final]
     final += [_verdict(one, MinerStatus.NOT_SELECTED, active=True) for one in case.docket.sealed if not one.coin.selected]
     final += case.docket.refused
     evidence = [judged[hotkey].evidence for hotkey in hotkeys]
@@ -281,7 +288,7 @@ def _examine(one: Sealed, data: bytes, case: Case, sampling: Sampling, seconds_l
         history=case.standing.memory.counted.get(hotkey, frozenset()),
         seconds_left=seconds_left,
     )
-    examination = examine(data, context, sampling, content_digest=one.seal.content_digest)
+    examination = means.examine(data, context, sampling, content_digest=one.seal.content_digest)
     if examination.reject is None:
         case.files.share(hotkey, one.seal, data)
     return examination
@@ -311,13 +318,16 @@ def _with_unsupported(verdict: MinerVerdict, case: Case) -> MinerVerdict:
     return replace(verdict, checked=counts_inconclusive(history, case.context.window, verdict.declared))
 
 
-def _with_shared(verdict: MinerVerdict, counted: Mapping[Hotkey, Sequence[Digest]]) -> MinerVerdict:
-    """Check 3 names how many rollouts equal another hotkey's (reported only: they count for both)."""
+def _with_shared(
+    verdict: MinerVerdict, counted: Mapping[Hotkey, Sequence[Digest]], holders: Mapping[Digest, int]
+) -> MinerVerdict:
+    """Check 3 names how many rollouts equal another hotkey's (reported only: they count for both).
+
+    `holders`: how many hotkeys have a rollout.
+    """
     if verdict.status is not MinerStatus.ACCEPTED:
         return verdict
-    own = set(counted.get(verdict.hotkey, ()))
-    others = {identity for hotkey, identities in counted.items() if hotkey != verdict.hotkey for identity in identities}
-    shared = len(own & others)
+    shared = sum(holders[identity] > 1 for identity in set(counted.get(verdict.hotkey, ())))
     if not shared:
         return verdict
     findings = tuple(
@@ -333,7 +343,7 @@ def _absent(entry: Announcement, reason: str, findings: tuple[Finding, ...] = ()
         uid=entry.neuron.uid,
         status=MinerStatus.ABSENT,
         reason=printable(reason, MAX_REASON),
-        store_time_ms=entry.sighting.stored_at_ms if entry.sighting.seal is not None else None,
+        store_time_ms=entry.sighting.stored_at_ms if entry.sighting.seal is not None and entry.in_time else None,
         findings=findings,
     )
 

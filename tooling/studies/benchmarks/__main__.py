@@ -16,6 +16,7 @@ MODULES = {
     "proof": "tooling.studies.benchmarks.proof",
     "power": "tooling.studies.power.__main__",  # beside what it measures
     "env": "tooling.studies.benchmarks.env",
+    "simulate": "tooling.studies.benchmarks.simulate",
     "sandbox": "tooling.studies.benchmarks.sandbox",
     "file": "tooling.studies.benchmarks.file",
     "delta": "tooling.studies.benchmarks.delta",

@@ -25,9 +25,25 @@ PROBABILITIES = ("0.10", "0.14", "0.29", "1.0")
 )
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes.")
 @click.option("--page", type=click.Path(path_type=Path, dir_okay=False), help="Write the tables between this page's marks.")
+@click.option(
+    "--faults",
+    help="Live a whole subnet instead, of honest and other miners and several validators, and print what happens: "
+    "rpc, lag, skew, restart, partition, reorg, stall, machine, recycle, separated by commas; all; none.",
+)
+@click.option("--miners", default=64, show_default=True, type=click.IntRange(min=8, max=255), help="Of that subnet.")
+@click.option("--validators", default=2, show_default=True, type=click.IntRange(min=1, max=16), help="Of that subnet.")
 @click.option("--json", "as_json", is_flag=True, help="Every figure as JSON on standard output.")
 def simulate(
-    windows: int, replicas: int, seed: int, chosen: tuple[str, ...], workers: int, page: Path | None, as_json: bool
+    windows: int,
+    replicas: int,
+    seed: int,
+    chosen: tuple[str, ...],
+    workers: int,
+    page: Path | None,
+    faults: str | None,
+    miners: int,
+    validators: int,
+    as_json: bool,
 ) -> None:
     """Show what dishonest strategies are paid, by the draw and the scores that this program runs.
 
@@ -45,7 +61,11 @@ def simulate(
     \b
       grail-validator simulate --windows 40 --replicas 16 --p 0.14     a first look, in seconds
       grail-validator simulate --workers 2 --page docs/pay.md          the published page, in minutes
+      grail-validator simulate --faults all --seed 7 --windows 90      a subnet in which everything goes wrong
     """
+    if faults is not None:
+        _live_a_subnet(faults, seed, windows, miners, validators, as_json)
+        return
     from grail_validator.simulation.measure import Size
     from grail_validator.simulation.page import markdown, page_parts, write_page
     from grail_validator.simulation.results import measure_all
@@ -63,4 +83,26 @@ def simulate(
     for line in results.paid_too_much:
         click.echo(f"pays more than it may: {line}", err=True)
     if results.paid_too_much:
+        raise click.exceptions.Exit(1)
+
+
+def _live_a_subnet(faults: str, seed: int, windows: int, miners: int, validators: int, as_json: bool) -> None:
+    """Print the log of one seed; faults end after two thirds of the windows. The exit code is 1 if a promise is broken."""
+    import dataclasses
+
+    from grail_validator.simulation.subnet.faults import Fault
+    from grail_validator.simulation.subnet.run import Plan, live
+
+    known = [fault.value for fault in Fault]
+    kinds = known if faults == "all" else [name.strip() for name in faults.split(",") if name.strip() not in ("", "none")]
+    if unknown := sorted(set(kinds) - set(known)):
+        raise click.BadParameter(f"{', '.join(unknown)}: there are {', '.join(known)}, all, none", param_hint="--faults")
+    plan = Plan(seed, windows, miners, validators, tuple(kinds), faulty=2 * windows // 3)
+    outcome = live(plan, (lambda _: None) if as_json else click.echo)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(outcome)))
+    else:
+        click.echo(", ".join(f"{count} {what}" for what, count in outcome.counts.items()))
+        click.echo(f"seed {seed}, log {outcome.digest}, {len(outcome.broken)} promises broken")
+    if outcome.broken:
         raise click.exceptions.Exit(1)

@@ -15,12 +15,15 @@ from grail_core.protocol import MinerStatus
 from grail_core.verification.examine import Examination
 from grail_core.verification.wording import accept
 from grail_validator import judging
+from grail_validator.cases import Sighting
 from grail_validator.simulation.command import simulate
 from grail_validator.simulation.subnet import validator
 from grail_validator.simulation.subnet.faults import Fault, Faults
 from grail_validator.simulation.subnet.made_up_files import MadeUpFile
 from grail_validator.simulation.subnet.memory_ledger import MemoryLedger
 from grail_validator.simulation.subnet.run import Plan, live
+from tooling.testing import plain_case as kit
+from tooling.testing import plain_window as plain
 
 ALL = tuple(fault.value for fault in Fault)
 
@@ -127,6 +130,18 @@ def test_the_command_prints_the_log_of_a_seed_and_names_its_faults() -> None:
     refused = CliRunner().invoke(simulate, ["--faults", "weather"])
     assert refused.exit_code == 2
     assert "partition" in refused.output
+
+
+def test_a_seal_that_came_too_late_is_told_as_none_at_all_whoever_has_seen_it() -> None:
+    late = kit.stored(0, kit.honest()).announcement
+    seen = replace(late, in_time=False)
+    unseen = replace(seen, sighting=Sighting(late.neuron.hotkey))
+    told = [
+        judging.open_docket(kit.CONTEXT, plain.challenge(kit.CONTEXT), [one], kit.STANDING.memory, kit.SHAPE).refused
+        for one in (seen, unseen)
+    ]
+    assert told[0] == told[1]
+    assert told[0][0].status is MinerStatus.ABSENT
 
 
 @pytest.mark.heavy

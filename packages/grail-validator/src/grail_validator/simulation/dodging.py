@@ -6,6 +6,7 @@ no audit is expected is junk that an audit finds.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,7 +61,7 @@ class AtTheFloor:
 
 def dodges() -> list[Strategy]:
     """Every guess, under a hotkey that idles through its look-back, and under one that is left for a new one."""
-    guesses = [
+    guesses: list[tuple[str, Callable[[View], Plans]]] = [
         *((f"work only once no audit came for {n} windows, else junk", WhenDue(n)) for n in (2, 5, 10)),
         *((f"junk in the {n} windows after an audit, else work", AfterAnAudit(n)) for n in (1, 3)),
         *((f"junk once no audit came for {n} windows, else work", AfterAQuietSpell(n)) for n in (5, 15)),

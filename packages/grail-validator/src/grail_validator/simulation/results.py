@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import product
@@ -118,8 +118,17 @@ def measure_all(size: Size, probabilities: tuple[float, ...], workers: int, say:
     wanted = list(product(range(len(rows())), probabilities))
     lists = min(1000, max(20, size.counted // 20))
     sealing, cuts = list(product(BESIDE_100, sealers())), list(product(CUTS, SPREADS))
-    jobs = (junk_in_files(), bursts(), operators(), cuts, sealing, CROWDS_OF_IT, BESIDE, HONEST_SIZES)
-    progress = _Progress(say, len(wanted) + sum(map(len, jobs)))
+    jobs: tuple[Sequence[object], ...] = (
+        junk_in_files(),
+        bursts(),
+        operators(),
+        cuts,
+        sealing,
+        CROWDS_OF_IT,
+        BESIDE,
+        HONEST_SIZES,
+    )
+    progress = _Progress(say, len(wanted) + sum(len(one) for one in jobs))
     with ProcessPoolExecutor(workers) as pool:
         # Everything is handed out at once; what takes longest comes first.
         companies = pool.map(accompanied, CROWDS_OF_IT, [size] * len(CROWDS_OF_IT))

@@ -133,7 +133,7 @@ def faults_on_demand() -> tuple[Row, ...]:
 
 def honest_rows() -> tuple[Row, ...]:
     """What misfortune costs who works."""
-    plans = {
+    plans: dict[str, Callable[[View], Plans]] = {
         "honest full-time work": HONEST.plan,
         "honest, 1 false reject in 1,000 audits": do.Misfortune(false_reject=1e-3),
         "honest, 1 false reject in 100 audits": do.Misfortune(false_reject=1e-2),

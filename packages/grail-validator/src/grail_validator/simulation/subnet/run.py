@@ -129,8 +129,9 @@ def _forget(world: World, promises: Promises, window: int) -> None:
         hotkey = world.owner(uid, window).hotkey
         world.remove(hotkey, seal_key(window))
         world.remove(hotkey, file_key(window))
-        for signer in world.validators if done.content_digest is not None else ():
-            world.remove(signer.hotkey, shared_key(done.content_digest))
+        if done.content_digest is not None:
+            for signer in world.validators:
+                world.remove(signer.hotkey, shared_key(done.content_digest))
 
 
 def _pay(miners: Mapping[int, Miner], paid: Mapping[int, int]) -> dict[str, float]:

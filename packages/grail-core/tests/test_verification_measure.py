@@ -27,13 +27,12 @@ from grail_core.protocol.constants import (
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Digest
 from grail_core.verification import measure
+from grail_core.verification.challenged import MAX_RESERVE_TAKEN, Place
 from grail_core.verification.context import CheckContext
 from grail_core.verification.examine import Examination, examine
 from grail_core.verification.measure import (
-    MAX_RESERVE_TAKEN,
     MOST_ROWS,
     ChallengedSample,
-    Place,
     WholeGroup,
     most_forward_tokens,
 )

@@ -104,6 +104,13 @@ class DrandBeacon:
             hint="check the network, or set GRAIL_BEACON_URLS to other relays",
         )
 
+    def past(self, round_: int) -> SignedRound | None:
+        """A round whose time is long over, None where neither disk nor relays give it: for who does without it and says so."""
+        try:
+            return self.get(round_)
+        except BeaconError:
+            return None
+
     def _waited_long(self, round_: int) -> bool:
         """Nobody asks for a round long before its time: a clock that still says so has been set back, and the relays decide."""
         if self._patience_s is None:

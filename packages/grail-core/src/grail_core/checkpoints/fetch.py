@@ -87,7 +87,7 @@ def _materialise(manifest: CheckpointManifest, bucket: CheckpointBucket) -> list
             return _own_objects(manifest)  # a process that was killed once the entry was made has not removed them
         cache.discard(digest)
     cache.sweep()
-    files = _model_files(manifest, bucket)
+    files = model_files(manifest, bucket)
     view = bucket.holding(manifest)
     damaged: set[Digest] = set()
     while True:
@@ -127,7 +127,7 @@ def apply_to_model(
             hint="load it from the cache: materialise finds the way",
         )
     with bucket.cache.shared():
-        _model_files(target, bucket)  # an unsafe checkpoint is refused before the model changes
+        model_files(target, bucket)  # an unsafe checkpoint is refused before the model changes
         index = bucket.index(target)
         missing = sorted(name for name in index.tensors if name not in state)
         if missing:
@@ -144,8 +144,12 @@ def apply_to_model(
             apply(raw, frames, expected_root=target.weights_root)
 
 
-def _model_files(manifest: CheckpointManifest, bucket: CheckpointBucket) -> dict[str, bytes]:
-    """Config and tokenizer, checked as if they were to be published."""
+def model_files(manifest: CheckpointManifest, bucket: CheckpointBucket) -> dict[str, bytes]:
+    """Config and tokenizer by file name, checked as if they were to be published. For who needs no weights.
+
+    Raises:
+        CheckpointError: an object is missing, wrong or unsafe. StorageError: the store does not answer.
+    """
     for file in manifest.files:
         if file.object.size > MAX_FILE_BYTES:
             raise CheckpointError(

@@ -107,7 +107,12 @@ def select_miners(select_seed: bytes, candidates: Mapping[Hotkey, Candidate]) ->
     for hotkey in candidates:
         if len(hotkey) != 32:
             raise ValueError(f"{hotkey.hex()}: a hotkey has 32 bytes, not {len(hotkey)}")
-    tossed = [(miner_coin(select_seed, hotkey), hotkey) for hotkey in candidates]
+    return selected_by({hotkey: miner_coin(select_seed, hotkey) for hotkey in candidates}, candidates)
+
+
+def selected_by(coins: Mapping[Hotkey, int], candidates: Mapping[Hotkey, Candidate]) -> tuple[Selection, ...]:
+    """`select_miners` for coins that are known already, one for each candidate."""
+    tossed = [(coins[hotkey], hotkey) for hotkey in candidates]
     chances = check_probabilities(candidates)
     selected = {hotkey for coin, hotkey in tossed if falls(coin, chances[hotkey])}
     free = sorted(entry for entry in tossed if not candidates[entry[1]].in_lookback)

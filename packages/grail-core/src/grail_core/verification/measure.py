@@ -31,16 +31,10 @@ from grail_core.protocol.constants import (
 )
 from grail_core.protocol.randomness import DRAW_ALTERNATIVES, draw
 from grail_core.protocol.types import Digest
+from grail_core.verification.challenged import MAX_RESERVE_TAKEN, Place, look_at_singles
 from grail_core.verification.context import CheckContext
 from grail_core.verification.reward import grade_claim
 from grail_core.verification.window_file import Submission
-
-MAX_RESERVE_TAKEN: Final = MAX_ROLLOUTS_CHECKED // 4
-"""Of more than a quarter of a sample that cannot be graded the window does not count: no more need to be replaced."""
-
-Place = tuple[int, int]
-"""A rollout of a file: its group and its number in the group."""
-
 
 MOST_ROWS: Final = MAX_ROLLOUTS_CHECKED + MAX_RESERVE_TAKEN
 """Rollouts of one file that are measured: the sample, and what replaces those without a grade."""
@@ -203,14 +197,14 @@ def _singles(
 ) -> list[RolloutRecord]:
     """The single rollouts drawn, and of the reserve as many more as lack a grade; `graded` learns of each."""
     looked_at: list[RolloutRecord] = []
-    missing = len(sample.singles)
-    for place in (*sample.singles, *sample.reserve[:MAX_RESERVE_TAKEN]):
-        if not missing:
-            break
+
+    def graded_here(place: Place) -> bool:
         record = submission.rollout_of(*place)
         looked_at.append(record)
         graded[place] = _grade(record, context)
-        missing -= graded[place].stability is not GradeStability.INCONCLUSIVE
+        return graded[place].stability is not GradeStability.INCONCLUSIVE
+
+    look_at_singles(sample, graded_here)
     return looked_at
 
 

@@ -1,0 +1,99 @@
+"""Buckets by name, for who reads without being a participant: no chain says here whose they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from grail_core.errors import ConfigurationError, StorageError
+from grail_core.participant.settings import Settings
+from grail_core.protocol.network import NetworkParameters
+
+if TYPE_CHECKING:
+    from grail_core.storage.base import ObjectStore
+
+MAX_NEIGHBOURS: Final = 1024
+"""Folders beside a bucket's that are looked into."""
+
+
+def open_bucket(name: str, settings: Settings, params: NetworkParameters) -> ObjectStore:
+    """A bucket to read.
+
+    Args:
+        name: what its owner committed on the chain (`s3:…` with its read key, or `fs:NAME` below GRAIL_STORAGE_ROOT), or
+            the path of a bucket that is a folder.
+
+    Raises:
+        ConfigurationError: it is none of these, or there is no such folder.
+    """
+    if name.startswith("s3:"):
+        return _remote(name, settings, params)
+    if name.startswith("fs:"):
+        if settings.storage_root is None:
+            raise ConfigurationError(
+                "a bucket by its name needs the folder of buckets",
+                where="GRAIL_STORAGE_ROOT",
+                hint="set it, or give the bucket's path",
+            )
+        return _folder(settings.storage_root / name.removeprefix("fs:"))
+    return _folder(Path(name))
+
+
+def own_bucket(settings: Settings, params: NetworkParameters) -> ObjectStore | None:
+    """The bucket that this machine's settings name, to read; None where they name none. Raises ConfigurationError."""
+    if settings.storage_root is not None:
+        return _folder(settings.storage_root / settings.storage_bucket) if settings.storage_bucket else None
+    if not settings.r2_bucket_id:
+        return None
+    from grail_core.participant.deployment import open_s3_directory
+
+    return open_s3_directory(settings, params).own()
+
+
+def folder_of_buckets(name: str, settings: Settings) -> Path | None:
+    """The folder in which a folder bucket lies beside others; None for a remote one."""
+    if name.startswith("s3:"):
+        return None
+    if name.startswith("fs:"):
+        return settings.storage_root
+    return Path(name).resolve().parent
+
+
+def neighbours(root: Path, but: str = "") -> Iterator[ObjectStore]:
+    """The other buckets in a folder of buckets, by name. A folder that is no bucket answers that it has nothing."""
+    try:
+        names = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.is_symlink())
+    except OSError as error:
+        raise StorageError(f"the folder of buckets cannot be listed: {error.strerror}", where=str(root)) from error
+    for name in names[:MAX_NEIGHBOURS]:
+        if name != but:
+            try:
+                yield _folder(root / name)
+            except ConfigurationError:
+                continue  # no bucket has such a name
+
+
+def _folder(path: Path) -> ObjectStore:
+    from grail_core.storage.filesystem import FilesystemStore
+
+    path = path.resolve()
+    if not path.is_dir():
+        raise ConfigurationError(
+            "there is no such bucket", where=str(path), hint="give a commitment (s3:…, fs:NAME), or the path of a folder"
+        )
+    return FilesystemStore(path.parent, path.name, read_only=True)
+
+
+def _remote(commitment: str, settings: Settings, params: NetworkParameters) -> ObjectStore:
+    from grail_core.storage.commitment import endpoint_of, parse_commitment
+    from grail_core.storage.s3 import S3Store
+
+    if not params.store_hosts:
+        raise ConfigurationError(f"network {params.name} has no store hosts: it uses folders", where="GRAIL_NETWORK")
+    try:
+        address = parse_commitment(commitment, len(params.store_hosts))
+    except StorageError as error:
+        raise ConfigurationError(error.what, where=error.where, hint="copy the commitment from the chain") from error
+    endpoint = endpoint_of(address.account, params.store_hosts[address.host_index])
+    return S3Store(endpoint, address.bucket, address.credentials, region=settings.r2_region, read_only=True)

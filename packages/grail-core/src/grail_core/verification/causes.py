@@ -1,0 +1,416 @@
+"""Findings in words: what a check saw, how far beyond its bound it was, and what that is typical of.
+
+A finding says what was measured; why it is so, nobody but the miner knows. So a cause has a certainty, and where several fit
+they are named, the likeliest first. `grail-validator explain` and `grail-miner check` say the same words. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from grail_core.protocol import Finding, Outcome
+from grail_core.protocol.reading import Json
+from grail_core.verification.model_checks import NOT_ENFORCED
+
+_POOLED: Final = ("energy", "logprob", "logprob_tail", "margin")
+_NO_MODEL_ERROR: Final = 0.45
+"""RMS sketch error from which nothing of the window's model is in a sketch; unrelated ones reach 0.5, where it is cut."""
+
+
+class Certainty(Enum):
+    CERTAIN = "certain"  # it follows from the bytes
+    LIKELY = "likely"  # measured, far beyond what honest numerics do; the reason is one of a few
+    POSSIBLE = "possible"  # beyond the bound, and several reasons fit alike
+
+
+@dataclass(frozen=True)
+class Cause:
+    """`what` is a sentence, `typical_of` what usually ends so, likeliest first, `advice` the next thing to look at."""
+
+    what: str
+    certainty: Certainty
+    typical_of: tuple[str, ...] = ()
+    advice: str = ""
+
+    def __str__(self) -> str:
+        text = self.what
+        if self.typical_of:
+            text += f"; typical of {_or(self.typical_of)}"
+        return f"{text} ({self.certainty.value})"
+
+    def to_json(self) -> dict[str, Json]:
+        return {
+            "what": self.what,
+            "certainty": self.certainty.value,
+            "typical_of": list(self.typical_of),
+            "advice": self.advice,
+        }
+
+
+@dataclass(frozen=True)
+class Read:
+    """A finding taken apart. `statistic` is the name in front of its detail, "" where the check has but one."""
+
+    finding: Finding
+    statistic: str
+
+    @property
+    def rejects(self) -> bool:
+        return self.finding.outcome is Outcome.REJECT
+
+    @property
+    def enforced(self) -> bool:
+        return not self.finding.detail.endswith(NOT_ENFORCED)
+
+    @property
+    def value(self) -> float | None:
+        return _number(self.finding.value)
+
+    @property
+    def margin(self) -> float | None:
+        """How many times its bound the value is; below 1 it lies within. None where there are not two numbers."""
+        value, threshold = self.value, _number(self.finding.threshold)
+        return None if value is None or not threshold else value / threshold
+
+    @property
+    def detail(self) -> str:
+        """What is behind the statistic's name."""
+        detail = self.finding.detail.removesuffix(NOT_ENFORCED)
+        return detail.removeprefix(f"{self.statistic}: ") if self.statistic else detail
+
+    @property
+    def line(self) -> str:
+        """Check, value, threshold and margin, for a person."""
+        finding = self.finding
+        text = f"{finding.check} {self.statistic}".rstrip() + f": {finding.outcome.value}"
+        if finding.value is not None:
+            text += f", {_short(finding.value)}"
+        if finding.threshold is not None:
+            text += f" (threshold {_short(finding.threshold)}"
+            margin = self.margin if finding.check in _MEASURED else None
+            text += ")" if margin is None else f", {margin:.2g} times)"
+        if finding.group is not None:
+            text += f", group {finding.group}" + ("" if finding.rollout is None else f" rollout {finding.rollout}")
+        return text if self.enforced else text + ", reported and not enforced"
+
+
+_MEASURED: Final = ("proof", "logprob", "sampling")
+
+
+def read(finding: Finding) -> Read:
+    name, colon, _ = finding.detail.partition(": ")
+    named = bool(colon) and finding.check in _MEASURED and " " not in name
+    return Read(finding, name if named else "")
+
+
+def causes_of(findings: Sequence[Finding]) -> list[Cause]:
+    """Why a file or seal with these findings was rejected; () of one that was not."""
+    rejects = [one for one in map(read, findings) if one.rejects]
+    if not rejects:
+        return []
+    check = rejects[0].finding.check
+    return _OF_CHECK.get(check, _unknown)([one for one in rejects if one.finding.check == check])
+
+
+def lines_of(findings: Sequence[Finding]) -> list[str]:
+    """All of it for a person: every finding with its numbers, then the likely cause and what to try."""
+    lines = [f"{'!' if one.rejects else ' '} {one.line}: {one.detail}".rstrip(": ") for one in map(read, findings)]
+    for cause in causes_of(findings):
+        lines.append(f"  likely cause: {cause}")
+        if cause.advice:
+            lines.append(f"  try: {cause.advice}")
+    return lines
+
+
+def told_of(findings: Sequence[Finding]) -> dict[str, Json]:
+    """The same for a program: findings with statistic, margin (decimal text) and whether they are enforced, and causes."""
+    told: list[Json] = []
+    for one in map(read, findings):
+        margin = None if one.margin is None else f"{one.margin:.4g}"
+        beside: dict[str, Json] = {"statistic": one.statistic, "enforced": one.enforced, "margin": margin}
+        told.append({**one.finding.to_json(), **beside})
+    return {"findings": told, "causes": [cause.to_json() for cause in causes_of(findings)]}
+
+
+def _unknown(rejects: Sequence[Read]) -> list[Cause]:
+    return [Cause(rejects[0].finding.detail or f"check {rejects[0].finding.check} rejects", Certainty.CERTAIN)]
+
+
+def _file(rejects: Sequence[Read]) -> list[Cause]:
+    detail = rejects[0].finding.detail
+    for words, cause in _FILE:
+        if words in detail:
+            return [cause]
+    return [
+        Cause(
+            f"the bytes are no file of this miner and window: {detail}",
+            Certainty.CERTAIN,
+            advice="pack with this version, and upload the very bytes that were packed",
+        )
+    ]
+
+
+_FILE: Final = (
+    (
+        "could not be had",
+        Cause(
+            "the sealed bytes could not be read from its bucket after the draw",
+            Certainty.CERTAIN,
+            (
+                "a file that was deleted, replaced or never uploaded",
+                "a read key that was revoked, or a store that did not answer",
+            ),
+            "keep the file readable and unchanged until the void block; try `grail storage doctor`",
+        ),
+    ),
+    (
+        "not the one that was sealed",
+        Cause(
+            "file and seal are of two different packings",
+            Certainty.CERTAIN,
+            ("a file that was packed again after its seal",),
+            "seal the bytes that are stored, file first, seal last",
+        ),
+    ),
+    (
+        "Merkle root",
+        Cause(
+            "the rows are not those that the header was signed for",
+            Certainty.CERTAIN,
+            ("rows that were changed after packing",),
+            "pack again",
+        ),
+    ),
+    (
+        "wrong block hash",
+        Cause(
+            "it was made for another block T than the finalised one",
+            Certainty.CERTAIN,
+            ("work on a block that was reorganised away",),
+            "start again when the finalised hash differs",
+        ),
+    ),
+    (
+        "wrong checkpoint",
+        Cause(
+            "it was made with another checkpoint than the window's",
+            Certainty.CERTAIN,
+            ("a miner that did not sync in time",),
+            "see which checkpoint is in force: `grail checkpoint list`",
+        ),
+    ),
+    (
+        "wrong hotkey",
+        Cause("it is another hotkey's file", Certainty.CERTAIN, ("a copied file",)),
+    ),
+    (
+        "wrong environment",
+        Cause(
+            "it was made with another environment than the window's",
+            Certainty.CERTAIN,
+            ("another version of grail-envs, or other data",),
+            "upgrade grail-envs; check GRAIL_DATA_DIR",
+        ),
+    ),
+)
+
+
+def _seal(rejects: Sequence[Read]) -> list[Cause]:
+    finding = rejects[0].finding
+    if "groups are missing" in finding.detail:
+        return [
+            Cause(
+                f"{finding.value} groups were left out, {finding.threshold} may be",
+                Certainty.CERTAIN,
+                ("choosing among the assigned problems", "many groups that could not be generated or proved"),
+                "take problems in the order assigned; the log says why groups were dropped",
+            )
+        ]
+    if "class" in finding.detail:
+        return [
+            Cause(
+                f"the numerics class {finding.value} cannot be used here: {finding.detail}",
+                Certainty.CERTAIN,
+                advice="prove and generate in a class that the network admits, and keep it for 36 windows",
+            )
+        ]
+    return [
+        Cause(
+            f"the seal was refused: {finding.detail}",
+            Certainty.CERTAIN,
+            advice="every field must be this hotkey's and this window's; seal again",
+        )
+    ]
+
+
+def _schema(rejects: Sequence[Read]) -> list[Cause]:
+    return [
+        Cause(
+            f"rows are malformed: {rejects[0].finding.detail}",
+            Certainty.CERTAIN,
+            ("a packer or an engine that is not this project's",),
+            "compare the rows with section 8 of the protocol",
+        )
+    ]
+
+
+def _prompt(rejects: Sequence[Read]) -> list[Cause]:
+    lengths = sum("tokens, the assigned one" in one.finding.detail for one in rejects)
+    problems = ("a file whose problems are another hotkey's or window's (a copy)", "another version or data of the environment")
+    template = ("another chat template, thinking mode or tokenizer",)
+    same_place = len({one.finding.detail for one in rejects}) == 1 and not lengths
+    return [
+        Cause(
+            "prompts are not those assigned to this hotkey in this window",
+            Certainty.CERTAIN,
+            (*template, *problems) if same_place else (*problems, *template),
+            "problems follow from window, hotkey and group; render them with the checkpoint's own files",
+        )
+    ]
+
+
+def _termination(rejects: Sequence[Read]) -> list[Cause]:
+    return [
+        Cause(
+            f"completions do not end as the policy says: {rejects[0].finding.detail}",
+            Certainty.CERTAIN,
+            ("an engine limit below the policy's, a stop text, or tokens that were cut off or put in afterwards",),
+            "generate to an end token or the limit, with no other stop",
+        )
+    ]
+
+
+def _reward(rejects: Sequence[Read]) -> list[Cause]:
+    higher = sum((one.value or 0) > (_number(one.finding.threshold) or 0) for one in rejects)
+    typical = "rewards that were raised" if higher == len(rejects) else "another version or data of the environment"
+    other = "another version or data of the environment" if higher == len(rejects) else "rewards that were made up"
+    return [
+        Cause(
+            f"claimed rewards are not what the environment gives, three times alike: {rejects[0].finding.detail}",
+            Certainty.CERTAIN,
+            (typical, other),
+            "grade the text that is decoded from the very tokens, with the network's environment",
+        )
+    ]
+
+
+def _proof(rejects: Sequence[Read]) -> list[Cause]:
+    by_name = {one.statistic: one for one in rejects}
+    coarse = by_name.get("coarse_error") or by_name.get("coarse_error_share")
+    if coarse is not None:
+        worst = by_name["coarse_error"].value if "coarse_error" in by_name else None
+        everywhere = (by_name["coarse_error_share"].value or 0) > 0.5 if "coarse_error_share" in by_name else worst is not None
+        if everywhere and (worst is None or worst >= _NO_MODEL_ERROR):
+            return [
+                Cause(
+                    "sketches have nothing in common with the window's checkpoint over these tokens",
+                    Certainty.LIKELY,
+                    (
+                        "a proof that ran no model (made-up sketches)",
+                        "sketches of another model, other tokens or another window",
+                    ),
+                    "prove with the window's checkpoint and its own window seed",
+                )
+            ]
+        return [
+            Cause(
+                "some sketches are far from the window's checkpoint over these tokens",
+                Certainty.LIKELY,
+                ("tokens that were changed after the proof", "a proof that was computed for a part of the rollouts only"),
+                "prove the very tokens that are packed, all of them",
+            )
+        ]
+    named = [name for name in by_name if name and name not in _POOLED]
+    if named:
+        return [Cause(_alternative(named[0]), Certainty.LIKELY, advice="prove with the window's checkpoint in bf16")]
+    return [
+        Cause(
+            "sketches are near the window's checkpoint, and further off than honest numerics go",
+            Certainty.LIKELY,
+            ("an older (stale) checkpoint", "a quantised copy of the weights", "a numerics class that was not declared"),
+            "see that the checkpoint loaded is the window's; name the class that computes",
+        )
+    ]
+
+
+def _alternative(name: str) -> str:
+    if name.startswith("previous-"):
+        age = name.removeprefix("previous-")
+        return f"the proof fits the stale checkpoint {age} before the window's better than the window's own"
+    if name.startswith("int8"):
+        return f"the proof fits an 8-bit copy of the weights ({name}) better than the weights themselves"
+    return f"the proof fits other weights ({name}) better than the window's own"
+
+
+def _logprob(rejects: Sequence[Read]) -> list[Cause]:
+    name = rejects[0].statistic
+    if name == "coarse_logprob":
+        typical = ("log-probabilities that were made up", "those of the warped (tempered) distribution, or of another model")
+    else:
+        typical = ("an older checkpoint or a quantised copy", "log-probabilities of the warped distribution")
+    return [
+        Cause(
+            "claimed log-probabilities are not the unwarped model's",
+            Certainty.LIKELY,
+            typical,
+            "claim the log-probabilities of the proof's own forward pass, before temperature",
+        )
+    ]
+
+
+def _sampling(rejects: Sequence[Read]) -> list[Cause]:
+    share = next((one for one in rejects if one.statistic == "coarse_margin_share"), None)
+    told = "draws do not follow the assigned seeds"
+    if share is not None and share.value is not None:
+        told += f": of the sampled rollouts {share.value:.0%} lose the draw again and again (honest: none in most files)"
+    pooled = next((one for one in rejects if one.statistic == "margin"), None)
+    if pooled is not None:
+        told += f"{';' if share else ':'} {_short(pooled.finding.value)} clearly lost positions a rollout, "
+        told += f"honest at most {_short(pooled.finding.threshold)}"
+    return [
+        Cause(
+            told,
+            Certainty.LIKELY,
+            ("best-of-N", "another temperature, top-k or top-p", "other seeds, or other weights than were proved"),
+            "draw every rollout once, with its own seed and the window's policy, from an fp32 head",
+        )
+    ]
+
+
+_OF_CHECK: Final[dict[str, Callable[[Sequence[Read]], list[Cause]]]] = {
+    "file": _file,
+    "seal": _seal,
+    "schema": _schema,
+    "prompt": _prompt,
+    "termination": _termination,
+    "reward": _reward,
+    "proof": _proof,
+    "logprob": _logprob,
+    "sampling": _sampling,
+}
+
+
+def _or(texts: Sequence[str]) -> str:
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])}, or {texts[-1]}"
+
+
+def _number(value: str | int | None) -> float | None:
+    if isinstance(value, int):
+        return float(value)
+    try:
+        return None if value is None else float(value)
+    except ValueError:
+        return None  # a name or a digest
+
+
+def _short(value: str | int | None) -> str:
+    number = _number(value)
+    if isinstance(value, int) or number is None:
+        return str(value)[:64]
+    return f"{number:.4g}"
+
+
+__all__ = ["Cause", "Certainty", "Read", "causes_of", "lines_of", "read", "told_of"]

@@ -1,0 +1,96 @@
+"""What findings are typical of: recorded findings of dishonest miners name the true cause, with how sure that is."""
+
+from __future__ import annotations
+
+import pytest
+
+from grail_core.protocol import Finding, Outcome
+from grail_core.protocol.findings import MAX_DETAIL
+from grail_core.verification.causes import Certainty, causes_of, read
+from grail_core.verification.model_checks import NOT_ENFORCED
+from grail_core.verification.wording import accept, reject
+
+RECORDED = {
+    # of `hatch run localnet` with every cheat; numbers as they stood in the verdicts
+    "zero-sketch": (
+        [
+            reject("proof", value=0.5, threshold=0.3, detail="coarse_error: worst RMS sketch error of 4 rollouts", group=12),
+            reject(
+                "proof", value=1.0, threshold=0.0625, detail="coarse_error_share: share of 46 rollouts whose error is above"
+            ),
+            reject("proof", value=0.0004, threshold=0.000114296, detail="energy: mean squared sketch difference, 46 rollouts"),
+        ],
+        "ran no model",
+        Certainty.LIKELY,
+    ),
+    "best-of-n": (
+        [
+            reject("sampling", value=0.0869565, threshold=0.0625, detail="coarse_margin_share: share of 46 rollouts"),
+            reject("sampling", value=0.5, threshold=0.0924331, detail="margin: clearly lost positions a rollout, 46 rollouts"),
+        ],
+        "best-of-N",
+        Certainty.LIKELY,
+    ),
+    "stale": (
+        [reject("proof", value=0.0004, threshold=0.000114296, detail="energy: mean squared sketch difference, 46 rollouts")],
+        "stale",
+        Certainty.LIKELY,
+    ),
+    "stale, compared with": (
+        [reject("proof", value=310.0, threshold=15.2, detail="previous-1: log-evidence that previous-1 was run, 46 rollouts")],
+        "stale checkpoint 1 before",
+        Certainty.LIKELY,
+    ),
+    "skip": (
+        [reject("seal", value=8, threshold=1, detail="more groups are missing than may be")],
+        "8 groups were left out",
+        Certainty.CERTAIN,
+    ),
+    "copy": (
+        [
+            reject("prompt", detail="the prompt has 24 tokens, the assigned one 51", group=0),
+            reject("prompt", detail="the prompt differs from the assigned one at token 3", group=4),
+        ],
+        "a copy",
+        Certainty.CERTAIN,
+    ),
+}
+
+
+@pytest.mark.parametrize("cheat", RECORDED)
+def test_the_findings_of_a_cheat_name_it(cheat: str) -> None:
+    findings, words, certainty = RECORDED[cheat]
+    (cause,) = causes_of([accept("file"), *findings])
+    assert words in str(cause)
+    assert cause.certainty is certainty
+    assert cause.advice
+
+
+def test_one_wrong_token_everywhere_is_a_template_and_not_a_copy() -> None:
+    detail = "the prompt differs from the assigned one at token 3"
+    (cause,) = causes_of([reject("prompt", detail=detail, group=group) for group in range(4)])
+    assert "template" in cause.typical_of[0]
+
+
+def test_what_nothing_rejects_has_no_cause() -> None:
+    assert causes_of([accept("file"), accept("proof", value=9.0, threshold=1.0, detail=f"energy: far{NOT_ENFORCED}")]) == []
+
+
+def test_a_finding_is_told_with_its_margin_and_that_it_is_not_enforced() -> None:
+    one = read(accept("proof", value=2.0, threshold=0.5, detail=f"energy: mean{NOT_ENFORCED}"))
+    assert (one.statistic, one.margin, one.enforced, one.detail) == ("energy", 4.0, False, "mean")
+    assert "4 times" in one.line
+    assert one.line.endswith("reported and not enforced")
+
+
+@pytest.mark.parametrize(
+    "check", ["file", "seal", "schema", "prompt", "termination", "reward", "proof", "logprob", "sampling", "not yet invented"]
+)
+@pytest.mark.parametrize("value", [None, 0, 2**53 - 1, "inf", "nan", "a name", "x" * 64, ""])
+def test_whatever_a_finding_holds_there_are_words_for_it(check: str, value: str | int | None) -> None:
+    for detail in ("", "energy: ", ": ", "class " * 40, "y" * MAX_DETAIL):
+        for threshold in (None, 0, "0.0", "nan"):
+            finding = Finding(check, Outcome.REJECT, value, threshold, detail, 3, 4)
+            assert read(finding).line
+            assert all(str(cause) for cause in causes_of([finding]))
+            assert causes_of([finding])

@@ -1,7 +1,8 @@
-"""`grail-miner`: mine, or check this machine before mining. Heavy imports wait until a command runs."""
+"""`grail-miner`: mine, or check a file before it is uploaded. Heavy imports wait until a command runs."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -40,6 +41,49 @@ def run(settings: Settings, windows: int | None, limits: MiningLimits) -> None:
     from grail_miner.start import run_miner
 
     run_miner(settings, stop_on_signals, windows=windows, limits=limits)
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.option(
+    "--seal", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="Its seal, read as first sight reads it."
+)
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="The checkpoint's folder (default: the one in GRAIL_CACHE_DIR that the file names).",
+)
+@click.option("--rollouts", type=click.IntRange(min=0), help="Measure so many, in whole groups; 0: none (default: a sample).")
+@click.option("--all", "every", is_flag=True, help="Measure every rollout at every position.")
+@click.option("--online", is_flag=True, help="Ask the chain for the window, and fetch what the cache lacks.")
+@click.option("--json", "as_json", is_flag=True, help="Findings and causes as JSON.")
+@common_options
+def check(
+    settings: Settings,
+    file: Path,
+    seal: Path | None,
+    checkpoint: Path | None,
+    rollouts: int | None,
+    every: bool,
+    online: bool,
+    as_json: bool,
+) -> None:
+    """Say what a validator would say of a window FILE, before it is uploaded: the same checks, the same words.
+
+    Checks 1 to 5 over all rows, then rewards and proofs of a sample that is drawn by chance, as a challenge will draw another.
+    Needs the network's parameters (GRAIL_NETWORK), the environment and the checkpoint in the cache; no wallet or bucket, and a
+    chain only with --online, which fetches a checkpoint that the cache lacks.
+    Exit code 0: accepted; 11: a check rejects; 6: the checkpoint is not here.
+
+    \b
+      grail-miner check window.parquet --seal seal.json
+      grail-miner check window.parquet --all --json
+    """
+    from grail_miner.check import CheckRequest, check_command
+
+    if every and rollouts is not None:
+        raise click.UsageError("give either --rollouts N or --all")
+    check_command(settings, CheckRequest(file, seal, checkpoint, rollouts, every, online), as_json=as_json)
 
 
 def main() -> None:

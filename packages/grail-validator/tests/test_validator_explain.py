@@ -6,6 +6,7 @@ import json
 from fractions import Fraction
 from pathlib import Path
 
+import click
 import pytest
 
 from grail_core.errors import ConfigurationError, ProtocolViolationError
@@ -14,7 +15,7 @@ from grail_core.participant.settings import Settings, load_settings
 from grail_core.participant.state import StateFolder
 from grail_core.protocol import MinerStatus, MinerVerdict, SignedVerdict, VerdictBody, Versions, WindowStatus, score_inputs
 from grail_core.protocol.types import Digest, Window
-from grail_validator.explain import explain_window, find_ledger
+from grail_validator.explain import OF_WINDOW, TO_DO, explain_window, find_ledger
 from grail_validator.ledger import Ledger, PublishedFiles
 
 NETWORK = Digest(bytes(32))
@@ -113,6 +114,40 @@ def test_of_several_ledgers_the_one_with_the_window_is_taken_and_two_must_be_nam
 def test_a_machine_on_which_no_validator_ran_says_so(settings: Settings) -> None:
     with pytest.raises(ConfigurationError, match="no validator has run"):
         find_ledger(settings, Window(30))
+
+
+def test_a_ledger_whose_header_is_damaged_is_told_apart_from_none(settings: Settings) -> None:
+    path = ledger_of(settings, VALIDATORS[0])
+    judged(path, VALIDATORS[0], 30)
+    path.write_bytes(b"\0" * 100 + path.read_bytes()[100:])
+    with pytest.raises(ConfigurationError, match="cannot be read") as caught:
+        find_ledger(settings, Window(30))
+    assert str(path) in caught.value.where
+    judged(ledger_of(settings, VALIDATORS[1]), VALIDATORS[1], 60)
+    assert find_ledger(settings, Window(30)) == ledger_of(settings, VALIDATORS[1])  # the whole one is looked into
+
+
+@pytest.mark.parametrize(
+    ("window", "words"), [(45, "block 45 is in window 30"), (90, "the last one judged is 30"), (0, "first")]
+)
+def test_a_window_that_is_not_there_is_answered_with_what_to_ask_instead(settings: Settings, window: int, words: str) -> None:
+    judged(ledger_of(settings, VALIDATORS[0]), VALIDATORS[0], 30)
+    with pytest.raises(ProtocolViolationError) as caught:
+        explain_window(settings, window, ledger=None, hotkey=None, as_json=False)
+    assert words in caught.value.hint
+
+
+def test_every_verdict_has_a_sentence_that_says_what_to_do() -> None:
+    assert set(TO_DO) == set(MinerStatus)
+    assert set(OF_WINDOW) == set(WindowStatus) - {WindowStatus.SCORED}
+
+
+def test_a_row_that_was_not_sampled_or_is_none_is_refused_with_what_may_be_asked(settings: Settings) -> None:
+    judged(ledger_of(settings, VALIDATORS[0]), VALIDATORS[0], 30)
+    with pytest.raises(ProtocolViolationError, match="was not sampled"):
+        explain_window(settings, 30, ledger=None, hotkey=ss58(MINER), as_json=False, row="3:4")
+    with pytest.raises(click.UsageError, match="GROUP:R"):
+        explain_window(settings, 30, ledger=None, hotkey=ss58(MINER), as_json=False, row="three")
 
 
 def test_a_ledger_that_still_lies_in_the_cache_is_found(settings: Settings) -> None:

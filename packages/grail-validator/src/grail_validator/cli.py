@@ -52,16 +52,75 @@ def run(settings: Settings, windows: int | None, compared: ComparedModels) -> No
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="A validator's ledger.sqlite (default: the one in GRAIL_STATE_DIR that has this window).",
 )
-@click.option("--json", "as_json", is_flag=True, help="The verdict's body as JSON.")
+@click.option("--row", metavar="GROUP:R", help="One sampled rollout's evidence, of the miner that --hotkey names.")
+@click.option("--json", "as_json", is_flag=True, help="The verdict's body as JSON, with margins and causes.")
 @common_options
-def explain(settings: Settings, window: int, hotkey: str | None, ledger: Path | None, as_json: bool) -> None:
-    """Say why each miner of WINDOW got its verdict, with check, value and threshold.
+def explain(settings: Settings, window: int, hotkey: str | None, ledger: Path | None, row: str | None, as_json: bool) -> None:
+    """Say why each miner of WINDOW got its verdict: every check with its numbers, the likely cause, and what to do.
 
-    Reads the validator's ledger on this machine and nothing else: no chain, no wallet, no network.
+    Reads the validator's ledger on this machine and nothing else: no chain, no wallet, no network. --row also opens the
+    published evidence in this validator's bucket.
+
+    \b
+      grail-validator explain 4242000 --hotkey 5F...
+      grail-validator explain 4242000 --hotkey 5F... --row 12:3
     """
     from grail_validator.explain import explain_window
 
-    explain_window(settings, window, ledger=ledger, hotkey=hotkey, as_json=as_json)
+    explain_window(settings, window, ledger=ledger, hotkey=hotkey, as_json=as_json, row=row)
+
+
+@cli.command()
+@click.argument("windows", type=int, nargs=-1, metavar="WINDOW...")
+@click.option("--all", "every", is_flag=True, help="Every window that has a verdict there.")
+@click.option(
+    "--from",
+    "bucket",
+    metavar="BUCKET",
+    help="A validator's bucket: its commitment on the chain (s3:..., fs:NAME), or a folder. Default: this machine's ledger.",
+)
+@click.option(
+    "--beside",
+    multiple=True,
+    metavar="BUCKET",
+    help="Another bucket to look in: the trainer's, a miner's, a validator's. Folders beside BUCKET always are.",
+)
+@click.option("--validator", help="The verdicts must be this validator's (SS58). Default: whoever signed the first one.")
+@click.option(
+    "--ledger",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Without --from: a validator's ledger.sqlite (default: the one in GRAIL_STATE_DIR).",
+)
+@click.option("--json", "as_json", is_flag=True, help="Outcomes as JSON.")
+@common_options
+def replay(
+    settings: Settings,
+    windows: tuple[int, ...],
+    every: bool,
+    bucket: str | None,
+    beside: tuple[str, ...],
+    validator: str | None,
+    ledger: Path | None,
+    as_json: bool,
+) -> None:
+    """Judge published windows again, from published files alone, and compare to the byte.
+
+    Needs the network's parameters (GRAIL_NETWORK) and the environment, and no wallet, chain or model: what a model measured
+    is in the validator's evidence. Says of each window that it is equal, or what differs first, and names what was taken as
+    the verdict says it. Exit code 11 where one is different, 5 where one could not be judged again, else 0.
+
+    \b
+      grail-validator replay 4242000 --from s3:0:bucket:... --beside s3:0:trainers-bucket:...
+      grail-validator replay --all --from localnet-run/store/validator-1
+    """
+    from grail_validator.replay_command import ReplayRequest, replay_command
+
+    if bool(windows) == every:
+        raise click.UsageError("give either WINDOW... or --all")
+    if bucket is not None and ledger is not None:
+        raise click.UsageError("give either --from BUCKET or --ledger FILE")
+    asked = ReplayRequest(windows, every, bucket, beside, validator, ledger)
+    replay_command(settings, asked, as_json=as_json)
 
 
 @cli.command()

@@ -1,9 +1,12 @@
-"""Why a window was judged as it was: the verdict in the ledger, told with numbers."""
+"""Why a window was judged as it was: the verdict in the ledger, told with numbers, likely causes and what to do."""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import click
 from rich.table import Table
@@ -11,47 +14,96 @@ from rich.table import Table
 from grail_core.errors import ConfigurationError, ProtocolViolationError
 from grail_core.keys import from_ss58, ss58
 from grail_core.participant.settings import Settings
-from grail_core.protocol import MinerVerdict, SignedVerdict, VerdictBody
+from grail_core.protocol import MinerStatus, MinerVerdict, SignedVerdict, VerdictBody, WindowStatus
+from grail_core.protocol.constants import WINDOW_LENGTH
+from grail_core.protocol.reading import Json
 from grail_core.protocol.types import Window
 from grail_core.telemetry.console import PlainConsole
-from grail_validator.ledger import Ledger
+from grail_core.verification.causes import lines_of, told_of
+from grail_validator.explain_row import Row, explain_row
+from grail_validator.ledger import Ledger, owner_of
+
+TO_DO: Final[dict[MinerStatus, str]] = {
+    MinerStatus.ABSENT: "no seal counted at the deadline, so nothing was drawn or is paid; it costs this window alone. "
+    "Store the file, then the seal, between block T and the deadline",
+    MinerStatus.NOT_SELECTED: "its coin did not fall: the window counts as work, and was not checked. Nothing is to be done",
+    MinerStatus.ACCEPTED: "sampled rollouts pass every check. Nothing is to be done",
+    MinerStatus.FAILED: "a check rejects: it earns nothing until the look-back is over. Try the next file with "
+    "`grail-miner check FILE` before it is uploaded",
+    MinerStatus.INCONCLUSIVE: "a fault of this validator's, and none of the miner's. Look at the validator's log; the first "
+    "such window of a well-supported hotkey counts nothing, any other one counts as an audit without a valid rollout",
+}
+
+OF_WINDOW: Final[dict[WindowStatus, str]] = {
+    WindowStatus.VOID: "An input of the window could not be had by its void time: it is void for everyone, and costs nobody "
+    "anything. Look at chain, beacon and trainer",
+    WindowStatus.INCONCLUSIVE: "A fault of this validator's: nobody is paid or punished for it, and its scores are adopted "
+    "from another validator. Look at this validator's log",
+    WindowStatus.MISSED: "This validator was not there",
+}
 
 
-def explain_window(settings: Settings, window: int, *, ledger: Path | None, hotkey: str | None, as_json: bool) -> None:
+def explain_window(
+    settings: Settings, window: int, *, ledger: Path | None, hotkey: str | None, as_json: bool, row: str | None = None
+) -> None:
     """Print the verdict of a window from a validator's ledger on this machine. Needs no chain, wallet or network.
 
     Args:
         ledger: which one; None: the one in GRAIL_STATE_DIR that has this window.
+        row: GROUP:R, a sampled rollout of the one miner that `hotkey` names: its evidence is shown too.
 
     Raises:
-        ConfigurationError: there is no ledger here, or more than one has this window.
-        ProtocolViolationError: no ledger has a verdict of this window, or the verdict none of this hotkey.
+        ConfigurationError: there is no ledger here, a damaged one, or more than one has this window.
+        ProtocolViolationError: no ledger has a verdict of this window, or the verdict none of this hotkey or rollout.
     """
-    opened = Ledger.reading(ledger if ledger is not None else find_ledger(settings, Window(window)))
+    asked = _row(row)
+    path = ledger if ledger is not None else find_ledger(settings, Window(window))
+    opened = Ledger.reading(path)
     files, last = opened.files(Window(window)), opened.last_judged()
     if files is None:
-        raise ProtocolViolationError(
-            f"window {window} has not been judged here",
-            hint=f"the last one judged is {last}"
-            if last is not None
-            else "none was judged yet; windows are multiples of 30 blocks",
-        )
-    body = SignedVerdict.decode(files.verdict).body
+        raise ProtocolViolationError(f"window {window} has not been judged here", where=str(path), hint=_instead(window, last))
+    verdict = SignedVerdict.decode(files.verdict)
+    body = verdict.body
     miners = [m for m in body.miners if hotkey is None or hotkey in (m.hotkey.hex(), ss58(m.hotkey))]
     if hotkey is not None and not miners:
         from_ss58(hotkey)  # says so itself if this is no address
         raise ProtocolViolationError(f"hotkey {hotkey} was not registered in window {window}")
+    shown = explain_row(settings, verdict, files.evidence, miners, asked) if asked is not None else None
     if as_json:
-        click.echo(json.dumps({**body.to_json(), "miners": [m.to_json() for m in miners]}, indent=2))
+        told = [{**m.to_json(), **_told(m)} for m in miners]
+        value = {**body.to_json(), "miners": told, **({} if shown is None else {"row": shown.to_json()})}
+        click.echo(json.dumps(value, indent=2))
         return
     _print(body, miners)
+    if shown is not None:
+        _print_row(shown)
+
+
+def _row(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,15}):(\d{1,2})", text)
+    if match is None:
+        raise click.UsageError(f"--row {text}: give GROUP:R, for example 12:3")
+    return int(match[1]), int(match[2])
+
+
+def _instead(window: int, last: Window | None) -> str:
+    """What may be asked instead of a window that was not judged."""
+    if window % WINDOW_LENGTH:
+        return f"windows are multiples of {WINDOW_LENGTH}: block {window} is in window {window - window % WINDOW_LENGTH}"
+    if last is None:
+        return "none was judged yet; a window is judged some blocks after its deadline, 30 blocks after its number"
+    if window > last:
+        return f"the last one judged is {last}; a window is judged some blocks after its deadline"
+    return f"the last one judged is {last}; this one was before the validator's first, or away from this ledger"
 
 
 def find_ledger(settings: Settings, window: Window) -> Path:
     """The ledger on this machine that has a window; the only one there is, where none has it.
 
     Raises:
-        ConfigurationError: none, or more than one to choose from.
+        ConfigurationError: none, more than one to choose from, or none that can be read.
     """
     found = sorted(settings.state_dir.glob("*/*/validator/ledger.sqlite"))
     found += [path for path in (settings.cache_dir / "validator" / "ledger.sqlite",) if path.is_file()]
@@ -61,8 +113,15 @@ def find_ledger(settings: Settings, window: Window) -> Path:
             where=str(settings.state_dir),
             hint="set GRAIL_STATE_DIR to the validator's, or name its ledger with --ledger",
         )
-    having = [path for path in found if Ledger.reading(path).files(window) is not None]
-    candidates = having or found
+    whole = [path for path in found if owner_of(path) is not None]
+    if not whole:
+        raise ConfigurationError(
+            "the ledger that is here cannot be read: its header is damaged, or it belongs to another user",
+            where=", ".join(str(path) for path in found),
+            hint="bring a copy back with `grail-validator restore`, or name another one with --ledger",
+        )
+    having = [path for path in whole if Ledger.reading(path).files(window) is not None]
+    candidates = having or whole
     if len(candidates) > 1:
         raise ConfigurationError(
             f"{len(candidates)} validators' ledgers are here: " + ", ".join(str(path) for path in candidates),
@@ -72,9 +131,16 @@ def find_ledger(settings: Settings, window: Window) -> Path:
     return candidates[0]
 
 
-def _print(body: VerdictBody, miners: list[MinerVerdict]) -> None:
+def _told(miner: MinerVerdict) -> dict[str, Json]:
+    """What a program gets beside the verdict: margins, causes, and what to do."""
+    return {**told_of(miner.findings), "to_do": TO_DO[miner.status]}
+
+
+def _print(body: VerdictBody, miners: Sequence[MinerVerdict]) -> None:
     console = PlainConsole()
     console.print(f"window {body.window}: {body.status.value} {body.reason}".rstrip())
+    if body.status in OF_WINDOW:
+        console.print(f"  {OF_WINDOW[body.status]}")
     table = Table("uid", "hotkey", "verdict", "declared", "valid", "weight", "why")
     for miner in miners:
         reason = miner.reason or ("sampled rollouts pass every check" if miner.checked else "")
@@ -90,10 +156,20 @@ def _print(body: VerdictBody, miners: list[MinerVerdict]) -> None:
         )
     console.print(table)
     for miner in miners:
-        for finding in miner.findings:
-            place = f" group {finding.group}" if finding.group is not None else ""
-            numbers = f" value {finding.value}" if finding.value is not None else ""
-            numbers += f", threshold {finding.threshold}" if finding.threshold is not None else ""
-            console.print(
-                f"  uid {miner.uid} {finding.check}: {finding.outcome.value}{numbers}{place} {finding.detail}".rstrip()
-            )
+        console.print(f"uid {miner.uid}: {miner.status.value}; {TO_DO[miner.status]}")
+        if miner.check_probability is not None and miner.coin is not None:
+            share = miner.coin / 2**64
+            console.print(f"  coin {share:.3f}, drawn below {float(miner.check_probability):.3f} (two lowest coins always)")
+        for line in lines_of(miner.findings):
+            console.print(f" {line}")
+
+
+def _print_row(row: Row) -> None:
+    console = PlainConsole()
+    console.print(f"group {row.group} rollout {row.rollout}: {row.grade}")
+    for note in row.notes:
+        console.print(f"  {note}")
+    table = Table("position", "token", "log-probability claimed", "measured", "margin", "sketch error")
+    for line in row.lines:
+        table.add_row(*line.cells())
+    console.print(table)

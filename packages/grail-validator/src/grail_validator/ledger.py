@@ -357,6 +357,11 @@ class Ledger:
             )
             return Window(int(db.execute("SELECT value FROM meta WHERE name = 'first_window'").fetchone()[0]))
 
+    def judged(self) -> list[Window]:
+        """Every window that has a verdict here, oldest first."""
+        with closing(self._connect()) as db:
+            return [Window(w) for (w,) in db.execute("SELECT window FROM windows WHERE verdict IS NOT NULL ORDER BY window")]
+
     def last_judged(self) -> Window | None:
         with closing(self._connect()) as db:
             row = db.execute("SELECT max(window) FROM windows WHERE step <> 'sighted'").fetchone()

@@ -1,0 +1,51 @@
+"""Published evidence in the place of a model: what `examine` asks a `Sampling` for was measured by somebody else before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from grail_core.errors import ProtocolViolationError
+from grail_core.files.evidence import MinerEvidence
+from grail_core.protocol.types import Digest, Hotkey
+from grail_core.verification.challenged import require_challenged
+from grail_core.verification.context import CheckContext
+from grail_core.verification.evidence_fit import require_evidence_of
+from grail_core.verification.window_file import Submission
+
+EvidenceOf = Mapping[tuple[Hotkey, Digest], MinerEvidence]
+"""By hotkey and content digest."""
+
+
+@dataclass(frozen=True)
+class PublishedSampling:
+    """Hands out the evidence of a file, once it is seen to be of this file and of what the challenge draws.
+
+    Args:
+        seed: the file's challenge seed; None where nobody gave the challenge round: then what was drawn is taken as said.
+        fault: told, by hotkey, why evidence cannot be what a verdict rests on.
+    """
+
+    evidence: EvidenceOf
+    seed: Digest | None
+    fault: Callable[[Hotkey, str], None]
+
+    def measure(self, submission: Submission, context: CheckContext) -> MinerEvidence:
+        """Raises ProtocolViolationError where there is none, or it is of something else."""
+        try:
+            found = self.evidence.get((submission.hotkey, submission.content_digest))
+            if found is None:
+                raise ProtocolViolationError("there is no evidence of this file")
+            require_evidence_of(submission, found)
+            if found.numerics_class not in context.window.params.validator_classes:
+                raise ProtocolViolationError(f"no validator may measure in numerics class {found.numerics_class}")
+            if self.seed is not None:
+                require_challenged(submission, found, self.seed)
+        except ProtocolViolationError as error:
+            self.fault(submission.hotkey, error.what)
+            raise
+        return found
+
+    def under_alternatives(self, submission: Submission, context: CheckContext, evidence: MinerEvidence) -> MinerEvidence:
+        """They are in it already, where any were measured."""
+        return evidence

@@ -39,7 +39,7 @@ from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.seals import MAX_SEAL_BYTES
 from grail_core.protocol.types import Block, Digest
 from grail_core.telemetry.console import PlainConsole
-from grail_core.verification.causes import lines_of, told_of
+from grail_core.verification.causes import lines_of, lost_draws, told_of
 from grail_core.verification.context import CheckContext
 from grail_core.verification.examine import Sampling, examine, first_reject
 from grail_core.verification.header import refused_classes
@@ -70,6 +70,7 @@ class Checked:
     findings: list[Finding] = field(default_factory=list)
     taken: list[str] = field(default_factory=list)
     sampled: int = 0
+    lost: str = ""  # how many opened positions lose the seeded draw
 
     @property
     def rejected(self) -> Finding | None:
@@ -131,7 +132,9 @@ def check(settings: Settings, asked: CheckRequest) -> Checked:
         sampling = _sampling(settings, asked, checkpoint, checked)
         examination = examine(data, examined, sampling, content_digest=digest)
     checked.findings += examination.findings
-    checked.sampled = 0 if examination.evidence is None else len(examination.evidence.rollouts)
+    if examination.evidence is not None:
+        checked.sampled = len(examination.evidence.rollouts)
+        checked.lost = lost_draws(examination.evidence)
     checked.taken.append("which rollouts counted in earlier windows: `unique` looks at this file alone")
     return checked
 
@@ -273,6 +276,7 @@ def _json(checked: Checked) -> dict[str, object]:
         "hotkey": None if header is None else ss58(header.hotkey),
         "declared": None if header is None else header.declared,
         "rollouts_measured": checked.sampled,
+        "lost_draws": checked.lost,
         **told_of(checked.findings),
         "taken": checked.taken,
     }
@@ -285,6 +289,8 @@ def _print(checked: Checked) -> None:
         console.print(f"window {header.window}, hotkey {ss58(header.hotkey)}, {header.declared} rollouts declared")
     for line in lines_of(checked.findings):
         console.print(f" {line}")
+    if checked.lost:
+        console.print(f"  {checked.lost}")
     for taken in checked.taken:
         console.print(f"  not asked  {taken}")
     if checked.rejected is None:

@@ -14,13 +14,13 @@ from rich.table import Table
 from grail_core.errors import ConfigurationError, ProtocolViolationError
 from grail_core.keys import from_ss58, ss58
 from grail_core.participant.settings import Settings
-from grail_core.protocol import MinerStatus, MinerVerdict, SignedVerdict, VerdictBody, WindowStatus
+from grail_core.protocol import MinerStatus, MinerVerdict, Outcome, SignedVerdict, VerdictBody, WindowStatus
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.reading import Json
 from grail_core.protocol.types import Window
 from grail_core.telemetry.console import PlainConsole
 from grail_core.verification.causes import lines_of, told_of
-from grail_validator.explain_row import Row, explain_row
+from grail_validator.explain_row import Row, explain_row, lost_draws_of
 from grail_validator.ledger import Ledger, owner_of
 
 TO_DO: Final[dict[MinerStatus, str]] = {
@@ -75,6 +75,10 @@ def explain_window(
         click.echo(json.dumps(value, indent=2))
         return
     _print(body, miners)
+    if hotkey is not None:
+        for miner in miners:
+            if any(one.check == "sampling" and one.outcome is Outcome.REJECT for one in miner.findings):
+                PlainConsole().print(f"  {lost_draws_of(settings, verdict, files.evidence, miner)}")
     if shown is not None:
         _print_row(shown)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grail_core.errors import ConfigurationError, ProtocolViolationError, StorageError
+from grail_core.errors import ConfigurationError, GrailError, ProtocolViolationError, StorageError
 from grail_core.files.confined.opening import Confined
 from grail_core.files.evidence import MinerEvidence, RolloutEvidence
 from grail_core.files.window_file import WindowFileError
@@ -24,6 +24,7 @@ from grail_core.proof.sketches import parse_sketches
 from grail_core.protocol import MinerVerdict, RolloutRecord, SignedVerdict
 from grail_core.protocol.reading import Json
 from grail_core.protocol.types import Digest, Hotkey, Window
+from grail_core.verification.causes import lost_draws
 from grail_validator.published import BucketVerdicts, Published
 
 
@@ -73,7 +74,7 @@ class Row:
             "group": self.group,
             "rollout": self.rollout,
             "grade": self.grade,
-            "notes": list(self.notes),
+            "notes": [*self.notes],
             "positions": [line.to_json() for line in self.lines],
         }
 
@@ -107,6 +108,16 @@ def explain_row(
         return _row_of(one, _record(published, verdict.body.window, miner, place, confined))
 
 
+def lost_draws_of(settings: Settings, verdict: SignedVerdict, held: bytes, miner: MinerVerdict) -> str:
+    """Of a file that the sampling check rejects: how many of its opened positions lost; or why that cannot be counted here."""
+    try:
+        published = _own(settings, held)
+        with Confined() as confined:
+            return lost_draws(_of_miner(published, verdict, miner, confined))
+    except GrailError as error:
+        return f"positions are not counted: {error.what}"
+
+
 def _own(settings: Settings, held: bytes) -> Published:
     try:
         store = own_bucket(settings, network_parameters(settings))
@@ -138,6 +149,10 @@ class _NoVerdicts:
 def _evidence(
     published: Published, verdict: SignedVerdict, miner: MinerVerdict, place: tuple[int, int], confined: Confined
 ) -> RolloutEvidence:
+    return _rollout(_of_miner(published, verdict, miner, confined), place)
+
+
+def _of_miner(published: Published, verdict: SignedVerdict, miner: MinerVerdict, confined: Confined) -> MinerEvidence:
     data = published.evidence(verdict.body.window)
     if data is None or hashlib.sha256(data).digest() != verdict.evidence_digest:
         raise StorageError(
@@ -147,7 +162,7 @@ def _evidence(
         )
     for one in confined.open_evidence(data):
         if (one.hotkey, one.content_digest) == (miner.hotkey, miner.content_digest):
-            return _rollout(one, place)
+            return one
     raise ProtocolViolationError("the evidence has nothing of this file", where=f"uid {miner.uid}")
 
 

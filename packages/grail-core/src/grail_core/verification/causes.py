@@ -11,6 +11,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+import numpy as np
+
+from grail_core.files.evidence import MinerEvidence
+from grail_core.proof.calibration import active_table
+from grail_core.proof.statistics import MARGIN_SCALE
 from grail_core.protocol import Finding, Outcome
 from grail_core.protocol.reading import Json
 from grail_core.verification.model_checks import NOT_ENFORCED
@@ -45,7 +50,7 @@ class Cause:
         return {
             "what": self.what,
             "certainty": self.certainty.value,
-            "typical_of": list(self.typical_of),
+            "typical_of": [*self.typical_of],
             "advice": self.advice,
         }
 
@@ -119,10 +124,19 @@ def lines_of(findings: Sequence[Finding]) -> list[str]:
     """All of it for a person: every finding with its numbers, then the likely cause and what to try."""
     lines = [f"{'!' if one.rejects else ' '} {one.line}: {one.detail}".rstrip(": ") for one in map(read, findings)]
     for cause in causes_of(findings):
-        lines.append(f"  likely cause: {cause}")
+        lines.append(f"  cause: {cause}")
         if cause.advice:
             lines.append(f"  try: {cause.advice}")
     return lines
+
+
+def lost_draws(evidence: MinerEvidence) -> str:
+    """How many opened positions clearly lost the seeded draw, beside what honest work loses where the numerics are alike."""
+    margins = np.concatenate([np.zeros(0, np.float32), *(one.margin for one in evidence.rollouts)])
+    lost = int((~(margins < MARGIN_SCALE)).sum())  # what is no number is lost
+    told = f"{lost} of {len(margins)} opened positions lose the seeded draw by {MARGIN_SCALE:g} or more"
+    pair = active_table().lookup(evidence.numerics_class, evidence.numerics_class)
+    return told if pair is None else f"{told}; honest rate about {100 * pair.nulls['margin'].mean / pair.positions:.2g} %"
 
 
 def told_of(findings: Sequence[Finding]) -> dict[str, Json]:
@@ -413,4 +427,4 @@ def _short(value: str | int | None) -> str:
     return f"{number:.4g}"
 
 
-__all__ = ["Cause", "Certainty", "Read", "causes_of", "lines_of", "read", "told_of"]
+__all__ = ["Cause", "Certainty", "Read", "causes_of", "lines_of", "lost_draws", "read", "told_of"]

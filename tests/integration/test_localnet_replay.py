@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from grail_core.keys import ss58
+from grail_core.protocol.types import Hotkey
 from tooling import REPOSITORY
 from tooling.localnet.plan import Layout
 
@@ -74,11 +76,13 @@ def test_explain_names_what_each_cheat_did(layout: Layout) -> None:
     summary = json.loads(layout.summary.read_bytes())
     hotkeys = {miner["strategy"]: miner["hotkey"] for miner in summary["miners"]}
     settings = settings_of(layout, "validator-1")
+    bodies = [said("validator", ["explain", str(window)], settings) for window in (30, 60, 90, 120)]
     for cheat, words in NAMED.items():
         told = [
             cause["what"] + " " + " ".join(cause["typical_of"])
-            for window in (30, 60, 90, 120)
-            for miner in said("validator", ["explain", str(window), "--hotkey", hotkeys[cheat]], settings)["miners"]
+            for body in bodies
+            for miner in body["miners"]
+            if ss58(Hotkey(bytes.fromhex(miner["hotkey"]))) == hotkeys[cheat]
             for cause in miner["causes"]
         ]
         assert told, f"{cheat} was never found out"

@@ -188,7 +188,7 @@ def test_a_child_whose_memory_really_runs_out_measures_in_parts_or_is_this_machi
     network: SmallNetwork, models: ModelProcess
 ) -> None:
     """The kernel gives less and less, and the libraries say it in their words; which of the two it is depends on them."""
-    work = models.model(network.manifest, {}, ComparedModels(earlier=0)).work(3600)
+    work = models.model(network.manifest, {}, ComparedModels(earlier=0)).work()
     signs = torch.ones((4, work.facts.hidden_size)).numpy()
     length = work.facts.context_length
     batch = [ProofRow([1 + (i + r) % 200 for i in range(length)], 64, tuple(range(32)), r) for r in range(16)]

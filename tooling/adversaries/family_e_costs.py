@@ -41,7 +41,7 @@ from grail_core.protocol.types import Digest, Window
 from grail_core.storage.base import ObjectStore, StoreDirectory
 from grail_core.storage.layout import WINDOW_PREFIX
 from grail_core.storage.s3 import S3Store
-from grail_core.verification.measure import MAX_RESERVE_TAKEN
+from grail_core.verification.challenged import MAX_RESERVE_TAKEN
 from grail_core.verification.seal import read_seal
 from grail_miner.mining import Group
 from tooling.adversaries.courtroom import Courtroom

@@ -31,6 +31,8 @@ from grail_core.model.prompts import PromptRenderer
 from grail_core.participant.deployment import network_parameters, open_beacon, open_chain, open_reader
 from grail_core.participant.settings import Settings
 from grail_core.proof.calibration import Shape, shipped_table, use_table
+from grail_core.proof.in_process import InThisProcess
+from grail_core.proof.work import ModelWork
 from grail_core.protocol import Finding, Seal, WindowHeader
 from grail_core.protocol.beacon import SignedRound
 from grail_core.protocol.constants import MAX_FILE_BYTES, ROLLOUTS_PER_PROBLEM
@@ -243,7 +245,7 @@ def _sampling(settings: Settings, asked: CheckRequest, checkpoint: CachedCheckpo
     if asked.rollouts == 0:
         checked.taken.append("rewards and proofs: no model was asked for")
         return None
-    model = PolicyModel.load(checkpoint.folder, device=settings.device)
+    model = InThisProcess(PolicyModel.load(checkpoint.folder, device=settings.device))
     if asked.rollouts is None and not asked.every:
         return ChallengedSample(Digest(secrets.token_bytes(32)), model)
     return _Chosen(model, None if asked.every else math.ceil((asked.rollouts or 1) / ROLLOUTS_PER_PROBLEM))
@@ -253,7 +255,7 @@ def _sampling(settings: Settings, asked: CheckRequest, checkpoint: CachedCheckpo
 class _Chosen:
     """Whole groups drawn by chance, every position of each: more than any challenge opens. `count` None: all there are."""
 
-    model: PolicyModel
+    model: ModelWork
     count: int | None
 
     def measure(self, submission: Submission, context: CheckContext) -> MinerEvidence:

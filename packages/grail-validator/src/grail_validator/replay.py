@@ -153,7 +153,9 @@ class Replayer:
         told.taken.append(Taken("status", f"why the window is {body.status.value} ({body.reason})"))
         if verdict.evidence_digest not in (None, _NOTHING_MEASURED):
             told.faults.append("evidence: a window that was not judged has some")
-        neurons = tuple(Neuron(uid, hotkey, 0, False, Block(0), None, None) for uid, hotkey in sorted(body.hotkeys.items()))
+        neurons = tuple(
+            Neuron(uid, hotkey, 0, False, Block(0), None, None, Block(0)) for uid, hotkey in sorted(body.hotkeys.items())
+        )
         standing = Standing(body.network_id, self._sources.params, neurons, Memory(history, {}, {}))
         ours = unscored_window(body.window, body.status, body.reason, standing).body
         return _in_its_version(ours, body, told)

@@ -116,7 +116,7 @@ def docket_of(
 
 
 def _announced(miner: MinerVerdict, seal: Seal) -> Announcement:
-    neuron = Neuron(miner.uid, miner.hotkey, 0, False, Block(0), None, None)
+    neuron = Neuron(miner.uid, miner.hotkey, 0, False, Block(0), None, None, Block(0))
     return Announcement(neuron, Sighting(miner.hotkey, seal.encode(), miner.store_time_ms or 0), in_time=True)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from grail_core.errors import ProtocolViolationError
 from grail_core.files.evidence import MinerEvidence
+from grail_core.proof.numerics import class_and_parts
 from grail_core.protocol.types import Digest, Hotkey
 from grail_core.verification.challenged import require_challenged
 from grail_core.verification.context import CheckContext
@@ -37,8 +38,9 @@ class PublishedSampling:
             if found is None:
                 raise ProtocolViolationError("there is no evidence of this file")
             require_evidence_of(submission, found)
-            if found.numerics_class not in context.window.params.validator_classes:
-                raise ProtocolViolationError(f"no validator may measure in numerics class {found.numerics_class}")
+            own, _ = class_and_parts(found.numerics_class)
+            if own not in context.window.params.validator_classes:
+                raise ProtocolViolationError(f"no validator may measure in numerics class {own}")
             if self.seed is not None:
                 require_challenged(submission, found, self.seed)
         except ProtocolViolationError as error:

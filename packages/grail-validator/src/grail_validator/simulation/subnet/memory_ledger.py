@@ -46,6 +46,7 @@ class MemoryLedger:
     _work: dict[Window, _Work] = field(default_factory=dict)
     _measured: dict[Window, dict[Hotkey, Measured]] = field(default_factory=lambda: defaultdict(dict))
     _weights_block: Block | None = None
+    _began: Window | None = None
 
     def stage(self, window: Window) -> WindowStage:
         return self.stages.get(window, WindowStage.UNSEEN)
@@ -142,6 +143,11 @@ class MemoryLedger:
 
     def files(self, window: Window) -> PublishedFiles | None:
         return self._files.get(window)
+
+    def record_beginning(self, current: Window) -> Window:
+        if self._began is None:
+            self._began = min([current, *self.stages])
+        return self._began
 
     def last_judged(self) -> Window | None:
         return max((window for window, stage in self.stages.items() if stage is not WindowStage.SIGHTED), default=None)

@@ -165,7 +165,7 @@ class SimulatedValidator:
             return self.world.faults.killed(self.index, write, self.world.now)
 
         current = Window(head - head % WINDOW_LENGTH)
-        first = steps.first_window(current, self.ledger.last_judged())
+        first = steps.first_window(current, self.ledger.last_judged(), self.ledger.record_beginning(current))
         self.process = Process(MortalLedger(self.ledger, ends, self.writes), first, first)
         self._publish_the_rest()
 

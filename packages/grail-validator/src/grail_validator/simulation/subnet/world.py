@@ -211,4 +211,4 @@ def verdict_key(window: int) -> str:
 
 @lru_cache(maxsize=4096)
 def _neuron(uid: int, hotkey: Hotkey) -> Neuron:
-    return Neuron(uid, hotkey, 0, False, Block(0), f"bucket {uid}", Block(0))
+    return Neuron(uid, hotkey, 0, False, Block(0), f"bucket {uid}", Block(0), Block(0))

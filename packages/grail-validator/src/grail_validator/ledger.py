@@ -6,7 +6,6 @@ step it was in and counts nothing twice; a window that was not judged is recorde
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import sqlite3
@@ -39,6 +38,7 @@ from grail_validator.ledger_schema import (
     prepare,
     schema_of,
 )
+from grail_validator.ledger_sums import LAST_WINDOW, NO_WINDOW, sums, write_sums
 
 log = get_logger(__name__)
 
@@ -77,7 +77,7 @@ def _forget_seals(db: sqlite3.Connection, before: Window) -> None:
     rows = db.execute("SELECT DISTINCT window FROM sightings WHERE window < ? AND seal IS NOT NULL", (before,)).fetchall()
     for (window,) in rows:
         db.execute("UPDATE sightings SET seal = NULL WHERE window = ?", (window,))
-        _write_sums(db, window)
+        write_sums(db, window)
 
 
 def _insert_scores(db: sqlite3.Connection, body: VerdictBody) -> None:
@@ -193,10 +193,10 @@ class Ledger:
         ):
             stated.setdefault(window, {})[part] = sum_
         for window, parts in stated.items():
-            found = _sums(db, window)
+            found = sums(db, window)
             for part in sorted(found.keys() & parts.keys()):
                 if found[part] != parts[part]:
-                    which = part if window == _ALL else f"{part} of window {window}"
+                    which = part if window == NO_WINDOW else f"{part} of window {window}"
                     raise self._database.damaged(f"{which}: not what was written")
 
     def require_whole(self) -> None:
@@ -207,7 +207,7 @@ class Ledger:
         """
         self._database.check(seconds=math.inf)
         with closing(self._connect()) as db:
-            self._require_sums(db, _ALL, _LAST)
+            self._require_sums(db, NO_WINDOW, LAST_WINDOW)
             windows = [window for (window,) in db.execute("SELECT window FROM windows WHERE step = 'sighted'")]
         for window in windows:
             self.measured(Window(window))
@@ -223,7 +223,7 @@ class Ledger:
             if db.execute("INSERT OR IGNORE INTO windows (window, step) VALUES (?, 'sighted')", (window,)).rowcount == 0:
                 return
             _insert_sightings(db, window, rest)
-            _write_sums(db, window)
+            write_sums(db, window)
 
     def sightings(self, window: Window) -> list[Sighting] | None:
         """None if first sight of this window was missed."""
@@ -333,7 +333,7 @@ class Ledger:
             db.execute("DELETE FROM measured WHERE window <= ?", (window,))
             _forget_seals(db, window)
             db.execute("DELETE FROM counted WHERE window <= ?", (window - UNIQUE_HISTORY_WINDOWS * WINDOW_LENGTH,))
-            _write_sums(db, window)
+            write_sums(db, window)
 
     def record_published(self, window: Window) -> None:
         """The bulk of a published window is in the store: it leaves the ledger, the verdict stays."""
@@ -414,7 +414,7 @@ class Ledger:
             if db.execute("INSERT OR IGNORE INTO adopted VALUES (?, ?, 0)", (body.window, validator)).rowcount == 0:
                 return False
             _insert_scores(db, body)
-            _write_sums(db, body.window)
+            write_sums(db, body.window)
         return True
 
     def untold(self) -> Adopted | None:
@@ -444,7 +444,7 @@ class Ledger:
         """What the windows before this one say of these hotkeys."""
         hotkeys = tuple(hotkeys)
         with closing(self._connect()) as db:
-            self._require_sums(db, _ALL, _ALL)
+            self._require_sums(db, NO_WINDOW, NO_WINDOW)
         classes = {hotkey: self.known_classes(hotkey, window) for hotkey in hotkeys}
         return Memory(
             history=self.history(window),
@@ -476,28 +476,3 @@ class Ledger:
         with closing(self._connect()) as db, db:
             text = f"{sent.block} {sent.window} {sent.attempt}"
             db.execute("INSERT OR REPLACE INTO meta VALUES ('weights_sent', ?)", (text,))
-
-
-_ALL = -1
-"""In place of a window: sums of what belongs to no single one."""
-_LAST = 2**63 - 1
-
-
-def _sums(db: sqlite3.Connection, window: int) -> dict[str, bytes]:
-    """SHA-256 over what a window left behind, by its part."""
-    if window == _ALL:
-        parts = {"classes": repr(db.execute("SELECT * FROM classes ORDER BY hotkey").fetchall()).encode()}
-    else:
-        names = ("verdict", "evidence")
-        row = db.execute(f"SELECT {', '.join(names)} FROM windows WHERE window = ?", (window,)).fetchone() or ()
-        parts = {name: bytes(data) for name, data in zip(names, row, strict=False) if data is not None}
-        for table in ("sightings", "scores"):
-            rows = db.execute(f"SELECT * FROM {table} WHERE window = ? ORDER BY hotkey", (window,)).fetchall()
-            parts[table] = repr(rows).encode()
-    return {name: hashlib.sha256(data).digest() for name, data in parts.items()}
-
-
-def _write_sums(db: sqlite3.Connection, window: int) -> None:
-    for place in (window, _ALL):
-        rows = [(place, part, sum_) for part, sum_ in _sums(db, place).items()]
-        db.executemany("INSERT OR REPLACE INTO sums VALUES (?, ?, ?)", rows)

@@ -69,14 +69,25 @@ def canonical_json(value: Any) -> bytes:
 
 def _is_plain(value: Any) -> bool:
     """Is it made of nothing but what both encoders write alike? Keys sort alike where they are ASCII."""
-    kind = type(value)
-    if kind is str or kind is bool or value is None:
-        return True
-    if kind is int:
-        return bool(-_MAX_INTEGER <= value <= _MAX_INTEGER)
-    if kind is dict:
-        return all(type(key) is str and key.isascii() and _is_plain(item) for key, item in value.items())
-    return (kind is list or kind is tuple) and all(map(_is_plain, value))
+    left = [value]
+    while left:
+        one = left.pop()
+        kind = type(one)
+        if kind is str or kind is bool or one is None:
+            continue
+        if kind is int:
+            if not -_MAX_INTEGER <= one <= _MAX_INTEGER:
+                return False
+        elif kind is dict:
+            for key in one:
+                if type(key) is not str or not key.isascii():
+                    return False
+            left.extend(one.values())
+        elif kind is list or kind is tuple:
+            left.extend(one)
+        else:
+            return False
+    return True
 
 
 def _refuse_floats(value: Any) -> None:

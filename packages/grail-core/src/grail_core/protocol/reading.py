@@ -109,7 +109,7 @@ class Node:
     def raw(self, size: int) -> bytes:
         """`size` bytes written as lower-case hex."""
         value = self.text(2 * size)
-        if len(value) != 2 * size or not all(c in "0123456789abcdef" for c in value):
+        if len(value) != 2 * size or value.strip("0123456789abcdef"):
             self.refuse(f"{2 * size} lower-case hex digits are expected")
         return bytes.fromhex(value)
 

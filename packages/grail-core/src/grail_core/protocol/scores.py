@@ -203,13 +203,14 @@ def score_inputs(history: Iterable[MinerWindow], window: Window) -> ScoreInputs:
             valid.append(0 if entry.failed else min(entry.unique_valid, counted))
             estimate += valid[-1] * entry.probability.denominator // entry.probability.numerator
     degree = min(AUDITS_OF_A_PRODUCT, len(declared))
+    product = elementary_symmetric(declared, degree)
     return ScoreInputs(
         work=work,
         supported=sum(valid),
         estimate=estimate,
         audits=len(declared),
-        product_valid=elementary_symmetric(valid, degree),
-        product_declared=elementary_symmetric(declared, degree),
+        product_valid=product if valid == declared else elementary_symmetric(valid, degree),
+        product_declared=product,
         in_lookback=in_lookback,
     )
 

@@ -248,7 +248,7 @@ def test_a_reason_of_any_length_ends_no_window(network: SmallNetwork, monkeypatc
     def failing(*_: Any, **__: Any) -> None:
         raise GrailError("a worker said " + "\x1b\ud800 so much\n" * 500)
 
-    monkeypatch.setattr(judging, "examine", failing)
+    monkeypatch.setattr(judging, "_examine", failing)
     body = judged(network, network.validator("validator-0"))
     assert status(network, body, HONEST) is MinerStatus.INCONCLUSIVE
     assert status(network, body, COPYIST) is MinerStatus.FAILED  # its own bucket never had what it sealed

@@ -266,7 +266,7 @@ def test_shared_rollouts_move_no_status_no_count_and_no_weight(monkeypatch: pyte
     ]
     window = case(*(stored(uid, data) for uid, data in enumerate(files)))
     told = judged(window)
-    monkeypatch.setattr(judging, "_with_shared", lambda verdict, counted: verdict)
+    monkeypatch.setattr(judging, "_with_shared", lambda verdict, counted, holders: verdict)
     untold = judged(window)
     assert told.body.miners != untold.body.miners  # something is shared, and said
     assert [replace(one, findings=()) for one in told.body.miners] == [replace(one, findings=()) for one in untold.body.miners]

@@ -31,7 +31,8 @@ a grader its limit for an answer more than once. On a network of short windows t
 
 def judging_seconds(block_time_ms: int) -> float:
     """What the drawn files of one window share."""
-    return float(JUDGING_SHARE) * seconds_of(WINDOW_LENGTH, block_time_ms)
+    window_s = seconds_of(WINDOW_LENGTH, block_time_ms)
+    return float(JUDGING_SHARE) * window_s
 
 
 def allowance(shared_s: float, files: int, before: int, spent_s: float, least_s: float = LEAST_SECONDS) -> float:

@@ -181,6 +181,8 @@ def test_after_each_try_that_is_lost_the_next_comes_later_but_within_an_interval
         (1, None, 130, 99, Answer.MISSING),  # of which nothing got final
         (10**6, None, 130, 130, Answer.MISSING),
         (10**6, 101, 500, 500, Answer.SHOWN),
+        (1, None, 71, 70, Answer.NOT_YET),  # another node, a little behind
+        (1, None, 70, 69, Answer.MISSING),  # the first node's block is not on this chain
     ],
 )
 def test_what_the_chain_shows_decides(attempt: int, update: int | None, best: int, finalised: int, answer: Answer) -> None:

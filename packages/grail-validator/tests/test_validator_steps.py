@@ -266,7 +266,7 @@ def test_shared_rollouts_move_no_status_no_count_and_no_weight(monkeypatch: pyte
     ]
     window = case(*(stored(uid, data) for uid, data in enumerate(files)))
     told = judged(window)
-    monkeypatch.setattr(judging, "_with_shared", lambda verdict, counted, holders: verdict)
+    monkeypatch.setattr(judging, "_with_shared", lambda verdict, *_: verdict)
     untold = judged(window)
     assert told.body.miners != untold.body.miners  # something is shared, and said
     assert [replace(one, findings=()) for one in told.body.miners] == [replace(one, findings=()) for one in untold.body.miners]
@@ -446,3 +446,5 @@ def test_weights_are_due_once_an_interval_and_only_where_there_are_any() -> None
     assert not Weights(Window(30), some, whose, Block(61)).due(Block(100), 40)
     assert Weights(Window(30), some, whose, Block(60)).due(Block(100), 40)
     assert not Weights(None, {}, {}, None).due(Block(100), 40)
+    assert not Weights(Window(30), some, whose, Block(139)).due(Block(100), 40)  # by another node, which is ahead
+    assert Weights(Window(30), some, whose, Block(10**9)).due(Block(100), 40)  # by one that was not on this chain

@@ -186,5 +186,6 @@ class Weights:
     set_at: Block | None = None
 
     def due(self, now: Block, interval: int) -> bool:
-        """Is there something to set, and did `interval` blocks pass since the last time?"""
-        return bool(self.weights) and (self.set_at is None or now - self.set_at >= interval)
+        """Is there something to set, and did `interval` blocks pass since the last time? One that is further ahead than that
+        was told by a node that is not on this chain, and is not waited for."""
+        return bool(self.weights) and (self.set_at is None or abs(now - self.set_at) >= interval)

@@ -52,13 +52,14 @@ def answer_of(sent: SentWeights, update: Block | None, best: Block, finalised: B
 
     Args:
         update: when this hotkey last set weights or committed to some, as of the finalised block; None: never.
-        best: the newest block. An interval of blocks of which none gets final is no reason to wait any longer.
+        best: the newest block. An interval of blocks of which none gets final is no reason to wait any longer; nor is a block
+            that is that far ahead of it, which a node told that was not on this chain.
         interval: blocks between two sets of weights.
     """
     if update is not None and update > sent.block:
         return Answer.SHOWN
     patience = min(interval, FIRST_LOOK_BLOCKS * 2 ** min(sent.attempt - 1, 32))
-    return Answer.MISSING if finalised - sent.block >= patience or best - sent.block >= interval else Answer.NOT_YET
+    return Answer.MISSING if finalised - sent.block >= patience or abs(best - sent.block) >= interval else Answer.NOT_YET
 
 
 @dataclass

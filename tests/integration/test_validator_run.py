@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections import Counter
 from pathlib import Path
@@ -16,7 +17,7 @@ from grail_core.files.verdicts import read_verdict
 from grail_core.keys import LocalSigner
 from grail_core.participant import waiting
 from grail_core.protocol import Adopted, WindowStatus
-from grail_core.protocol.types import Block, Window
+from grail_core.protocol.types import Block, Hotkey, Window
 from grail_core.storage import time_limits
 from grail_core.storage.base import ObjectInfo
 from grail_core.storage.filesystem import FilesystemStore
@@ -190,6 +191,27 @@ def test_a_validator_without_memory_takes_over_the_leaders_and_says_so(tmp_path:
     assert again.windows[0].found.filled_in == {leader: (FIRST_WINDOW,)}
 
 
+def test_a_validator_that_lost_its_ledger_remembers_what_it_has_published_itself(tmp_path: Path, model: Path) -> None:
+    """Others compute its scores again from its own verdicts, not from the leader's: that of the leader says less here."""
+    network = SmallNetwork(tmp_path, model=model, miners=1, validators=2)
+    network.advance_to(FIRST_WINDOW + 1)
+    mine_and_upload(network)
+    limit = network.participant("validator-1").times(FIRST_WINDOW).challenge_block
+    run_one_window(network.validator("validator-1", chain=Driven(network.chain, limit)))
+    shutil.rmtree(network.root / "state" / "validator-1")
+    limit = network.participant("validator-1").times(SECOND_WINDOW).challenge_block
+    again = network.validator("validator-1", chain=Driven(network.chain, limit))
+    run_one_window(again)
+    participant = again.participant
+    verdict = read_verdict(participant.own_store, SECOND_WINDOW, participant.signer.hotkey, participant.network_id)
+    assert verdict is not None
+    assert verdict.adopted is None
+    uid = next(n.uid for n in network.chain.metagraph().neurons if n.hotkey == network.signers["miner-0"].hotkey)
+    assert verdict.body.score_inputs[uid].supported > 0
+    audited = audit(participant.own_store, [], network.params)
+    assert [(one.window, one.word) for one in audited.windows] == [(FIRST_WINDOW, "equal"), (SECOND_WINDOW, "equal")]
+
+
 def test_a_leader_whose_store_takes_its_time_holds_no_window_up_by_more_than_some_blocks(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,7 +220,9 @@ def test_a_leader_whose_store_takes_its_time_holds_no_window_up_by_more_than_som
     before, asked = Window(FIRST_WINDOW * 60), Counter[Window]()
     network.advance_to(before)
 
-    def dripping(store: object, window: Window, *_: object) -> None:
+    def dripping(store: object, window: Window, validator: Hotkey, *_: object) -> None:
+        if validator == late.participant.signer.hotkey:
+            return  # its own bucket has nothing
         asked[window] += 1
         left = time_limits.seconds_left()
         assert 0 < left <= seconds_of(MAX_BLOCKS, network.params.block_time_ms)

@@ -19,8 +19,8 @@ from grail_core.errors import ProtocolViolationError, StorageError
 from grail_core.files.evidence import read_evidence, write_evidence
 from grail_core.files.verdicts import read_verdict
 from grail_core.keys import ss58
-from grail_core.protocol import MinerStatus, MinerVerdict, Seal, SignedVerdict, VerdictBody, WindowStatus
-from grail_core.protocol.types import Digest, Window
+from grail_core.protocol import MinerStatus, MinerVerdict, MinerWindow, Seal, SignedVerdict, VerdictBody, WindowStatus
+from grail_core.protocol.types import Digest, Hotkey, Window
 from grail_core.storage.filesystem import FilesystemStore
 from grail_core.storage.layout import evidence_key, file_key, seal_key, window_key
 from grail_core.verification import model_checks, reward
@@ -396,7 +396,9 @@ def test_a_store_that_takes_nothing_is_tried_once_a_turn_however_many_windows_wa
     assert tries == [evidence_key(FIRST_WINDOW)]
 
 
-def test_a_validator_whose_ledger_is_an_older_copy_leaves_the_verdict_it_has_published(network: SmallNetwork) -> None:
+def test_a_validator_whose_ledger_is_an_older_copy_leaves_and_remembers_the_verdict_it_has_published(
+    network: SmallNetwork,
+) -> None:
     upload(network, "miner-0", network.mine(network.mining("miner-0"), FIRST_WINDOW, GROUPS))
     validator = network.validator("validator-0")
     sight(network, validator)
@@ -407,6 +409,18 @@ def test_a_validator_whose_ledger_is_an_older_copy_leaves_the_verdict_it_has_pub
     restored.advance(FIRST_WINDOW, threading.Event())  # it was never there at first sight, as far as it knows
     assert published(restored).body.canonical() == said.canonical()
     assert restored.ledger.unfinished() == []
+    kept = restored.ledger.files(FIRST_WINDOW)
+    assert kept is not None
+    assert SignedVerdict.decode(kept.verdict) == published(restored)  # weights are of what is published, too
+    following = Window(FIRST_WINDOW + 30)
+    assert restored.ledger.history(following) == validator_history(said, following)
+    restored.ledger.require_whole()
+
+
+def validator_history(body: VerdictBody, before: Window) -> dict[Hotkey, list[MinerWindow]]:
+    """What is to be remembered of one window's body."""
+    assert body.window < before
+    return {miner.hotkey: [miner.miner_window(body.window)] for miner in sorted(body.miners, key=lambda one: one.hotkey)}
 
 
 def _resume(validator: ValidatorService) -> None:

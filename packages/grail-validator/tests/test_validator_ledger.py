@@ -185,6 +185,30 @@ def test_windows_that_were_not_scored_are_filled_from_another_verdict_and_told_o
     assert ledger.untold() is None
 
 
+def test_what_a_verdict_tells_of_is_one_validators_memory_whoever_leads_meanwhile(ledger: Ledger) -> None:
+    """A process that ends after it has adopted, and a leader that changes before the next one judges."""
+    assert ledger.adopt_scores(body(0), SELF)
+    assert not ledger.adopt_scores(body(30), MINER)
+    assert ledger.untold() == Adopted(SELF, Window(0), Window(0))
+    record(ledger, 90)
+    assert ledger.adopt_scores(body(30), MINER)
+    assert ledger.untold() == Adopted(MINER, Window(30), Window(30))
+
+
+def test_a_window_that_was_published_otherwise_is_remembered_as_it_was_published(ledger: Ledger) -> None:
+    ledger.record_judged(Window(30), body(30, unique=3), FILES, {}, {})
+    ledger.take_published(Window(30), b"published", body(30, unique=30))
+    assert [entry.unique_valid for entry in ledger.history(Window(60))[MINER]] == [30]
+    assert ledger.files(Window(30)) == PublishedFiles(b"published", b"evidence")
+    ledger.require_whole()
+
+
+def test_ones_own_published_memory_is_told_to_nobody(ledger: Ledger) -> None:
+    assert ledger.adopt_scores(body(30), SELF, told=True)
+    assert ledger.untold() is None
+    assert ledger.unremembered(Window(60)) == [0]
+
+
 def test_a_ledger_of_another_network_or_key_is_refused(ledger: Ledger, tmp_path: Path) -> None:
     for network, hotkey in ((b"\1" * 32, SELF), (NETWORK, MINER)):
         with pytest.raises(ConfigurationError, match="another"):

@@ -340,6 +340,18 @@ class Ledger:
         with closing(self._connect()) as db, db:
             db.execute("UPDATE windows SET step = 'published', evidence = NULL WHERE window = ?", (window,))
 
+    def take_published(self, window: Window, verdict: bytes, body: VerdictBody) -> None:
+        """Remember a judged window as this validator has published it, where this ledger is older than what it published and
+        judged otherwise: scores to come are computed again from what is published."""
+        with closing(self._connect()) as db, db:
+            db.execute("UPDATE windows SET verdict = ? WHERE window = ?", (verdict, window))
+            adopted = db.execute("SELECT 1 FROM adopted WHERE window = ?", (window,)).fetchone() is not None
+            if body.miners or not adopted:
+                db.execute("DELETE FROM scores WHERE window = ?", (window,))
+                db.execute("DELETE FROM adopted WHERE window = ?", (window,))
+                _insert_scores(db, body)
+            write_sums(db, window)
+
     def files(self, window: Window) -> PublishedFiles | None:
         """None for a window that is not judged."""
         with closing(self._connect()) as db:
@@ -406,12 +418,19 @@ class Ledger:
         known = scored | adopted
         return [Window(w) for w in range(max(0, oldest), before, WINDOW_LENGTH) if w not in known]
 
-    def adopt_scores(self, body: VerdictBody, validator: Hotkey) -> bool:
-        """Remember a window from another's verdict, if this one has no scores of its own. Returns whether it did."""
+    def adopt_scores(self, body: VerdictBody, validator: Hotkey, *, told: bool = False) -> bool:
+        """Remember a window from a published verdict, if this ledger has no scores of it. Returns whether it did.
+
+        A verdict tells of one validator whose memory it took over: of another's nothing is adopted before that is `told`.
+        """
         with closing(self._connect()) as db, db:
             if db.execute("SELECT 1 FROM scores WHERE window = ?", (body.window,)).fetchone() is not None:
                 return False
-            if db.execute("INSERT OR IGNORE INTO adopted VALUES (?, ?, 0)", (body.window, validator)).rowcount == 0:
+            waiting = "SELECT 1 FROM adopted WHERE told = 0 AND validator <> ?"
+            if not told and db.execute(waiting, (validator,)).fetchone() is not None:
+                return False
+            values = (body.window, validator, told)
+            if db.execute("INSERT OR IGNORE INTO adopted VALUES (?, ?, ?)", values).rowcount == 0:
                 return False
             _insert_scores(db, body)
             write_sums(db, body.window)

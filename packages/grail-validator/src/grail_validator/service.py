@@ -316,7 +316,9 @@ class ValidatorService:
             Publication.VERDICT: lambda: store.put(verdict_key(window), files.verdict),
         }
         try:
-            if self._said_otherwise(window, files.verdict):
+            there = self._said_otherwise(window, files.verdict)
+            if there is not None:
+                self.ledger.take_published(window, there.encode(), there.body)
                 log.event("verdict_kept", window=window, reason="this hotkey has published another verdict of it before")
                 return StoreAnswer.TOOK_ALL
             for publication in publications:
@@ -336,15 +338,15 @@ class ValidatorService:
             if miner.status is MinerStatus.ACCEPTED and miner.content_digest is not None:
                 shelf.share_cached(miner.content_digest)
 
-    def _said_otherwise(self, window: Window, verdict: bytes) -> bool:
-        """Whether our bucket has another verdict of ours: the ledger is older than it, brought back from a copy. What is signed
-        and published stays: two verdicts of one window would contradict each other for ever."""
+    def _said_otherwise(self, window: Window, verdict: bytes) -> SignedVerdict | None:
+        """Another verdict of ours that our bucket has: the ledger is older than it, brought back from a copy. What is signed
+        and published stays, and is what is remembered: two verdicts of one window would contradict each other for ever."""
         participant = self.participant
         try:
             there = read_verdict(participant.own_store, window, participant.signer.hotkey, participant.network_id)
         except ProtocolViolationError:
-            return False  # no verdict of ours: it is put over
-        return there is not None and there.encode() != verdict
+            return None  # no verdict of ours: it is put over
+        return there if there is not None and there.encode() != verdict else None
 
     @cached_property
     def _weight_setting(self) -> WeightSetting:

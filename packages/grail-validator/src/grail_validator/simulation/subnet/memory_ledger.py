@@ -171,6 +171,8 @@ class MemoryLedger:
     def adopt_scores(self, body: VerdictBody, validator: Hotkey) -> bool:
         if body.window in self._scored or body.window in self._adopted:
             return False
+        if any(self._adopted[window] != validator for window in self._untold):
+            return False
         self._adopted[body.window] = validator
         self._untold.add(body.window)
         self._insert_scores(body)

@@ -145,6 +145,18 @@ def test_work_that_takes_longer_than_is_left_to_its_file_ends_and_nobody_elses_d
     assert measured(work_of(models)) == ANSWER
 
 
+def test_work_that_cannot_be_done_in_the_time_left_costs_no_child(models: ModelProcess) -> None:
+    """Else whoever seals slow work leaves it a moment, and the validator loads its models anew for every such file."""
+    work = work_of(models)
+    longest = [ProofRow(list(range(12_288)), 4_096, (0,), 0)] * 16
+    assert len(work.measure(longest, SIGNS, POLICY).rollouts) == 16
+    before = models.pid
+    with pytest.raises(OutOfTimeError, match="before a forward pass can be done"):
+        work.measure(longest, SIGNS, POLICY, 1e-6)
+    assert models.pid == before
+    assert measured(work) == ANSWER
+
+
 def test_however_many_miners_end_their_child_the_next_ones_work_is_done(models: ModelProcess) -> None:
     """Else a few hotkeys that know how to break a device would take every other verdict of the window with them."""
     works = [work_of(models)] + [models.model(MANIFEST, {}, COMPARED).work()] * MAX_FAILED_STARTS

@@ -13,7 +13,8 @@ it has a session of its own, an environment without anybody's secrets, and no li
 Each ends the child and is a MachineFaultError of the job it had. What miners send decides neither how often a child is started
 in vain, since a new one loads and tries its models before it gets any work, nor does one miner's death count against another's:
 only children that do not come that far count, and after MAX_FAILED_STARTS of them in one window there is nothing to judge its
-rest with.
+rest with. Nor is a child ended over work that even at its best pace would outlast the file's time: another one would have to
+load everything anew, and that is in nobody's time.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ START_SECONDS: Final = 600.0
 LOAD_SECONDS, LEAST_LOAD_BYTES_PER_SECOND = 600.0, 4 << 20
 JOB_SECONDS, LEAST_TOKENS_PER_SECOND = 60.0, 20
 """A machine that computes fewer tokens a second takes more than a window for one honest file of 64 answers of 256 tokens."""
+_SLOW: Final = "a single file may be made to be slow; if many end so, this machine is too slow for the network"
 
 _ERRORS: dict[str, type[GrailError]] = {
     "checkpoint": CheckpointError,
@@ -116,6 +118,7 @@ class ModelProcess:
         self._renderers: dict[tuple[Path, str], PromptRenderer] = {}
         self._wanted: _Wanted | None = None
         self._failed_starts = 0
+        self._pace: dict[tuple[Kind, ModelFacts], float] = {}  # seconds a token, in the fastest job of a kind
 
     @property
     def pid(self) -> int | None:
@@ -294,12 +297,17 @@ class ModelProcess:
             seconds: that are left to its file. tokens: of the forward passes it takes. size: of the answer, in bytes.
 
         Raises:
-            OutOfTimeError: its file's time was over before it. The child is gone then.
+            OutOfTimeError: its file's time is over before it can be done, or was before it was: only then the child is gone.
             MachineFaultError: there is no answer. The child is gone too.
         """
         child = self._loaded()
-        until = time.monotonic() + min(JOB_SECONDS + tokens / LEAST_TOKENS_PER_SECOND, seconds)
-        over = time.monotonic() + seconds
+        assert child.facts is not None
+        paced = kind, child.facts
+        if tokens * self._pace.get(paced, 0.0) > seconds:
+            raise OutOfTimeError("the time for one file's checks is over before a forward pass can be done", hint=_SLOW)
+        begun = time.monotonic()
+        until = begun + min(JOB_SECONDS + tokens / LEAST_TOKENS_PER_SECOND, seconds)
+        over = begun + seconds
         try:
             largest = max(size, frames.MAX_TEXT_BYTES)
             frame = child.handle.ask(kind, payload, until, largest=largest)
@@ -310,14 +318,12 @@ class ModelProcess:
             late = time.monotonic() >= over
             told = self._gone(str(error))
             if late:
-                raise OutOfTimeError(
-                    "the time for one file's checks was over during a forward pass",
-                    hint="a single file may be made to be slow; if many end so, this machine is too slow for the network",
-                ) from error
+                raise OutOfTimeError("the time for one file's checks was over during a forward pass", hint=_SLOW) from error
             raise MachineFaultError(told, hint="it is replaced; the operator's log has what it said") from error
         if fault is not None:
             self.close()  # a device that failed once fails again in that process, and memory may be in pieces
             _raise_fault(fault)
+        self._pace[paced] = min(self._pace.get(paced, math.inf), (time.monotonic() - begun) / max(1, tokens))
         return frame.payload
 
     def refuse(self, error: FrameError) -> NoReturn:

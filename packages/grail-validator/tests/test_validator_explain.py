@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from grail_core.errors import ConfigurationError, ProtocolViolationError
 from grail_core.keys import LocalSigner, ss58
@@ -15,6 +16,7 @@ from grail_core.participant.settings import Settings, load_settings
 from grail_core.participant.state import StateFolder
 from grail_core.protocol import MinerStatus, MinerVerdict, SignedVerdict, VerdictBody, Versions, WindowStatus, score_inputs
 from grail_core.protocol.types import Digest, Window
+from grail_validator.cli import cli
 from grail_validator.explain import OF_WINDOW, TO_DO, explain_window, find_ledger
 from grail_validator.ledger import Ledger, PublishedFiles
 
@@ -93,6 +95,13 @@ def test_a_window_that_no_ledger_has_is_said_with_the_last_one_that_is_there(set
     with pytest.raises(ProtocolViolationError, match="window 60 has not been judged here") as caught:
         explain_window(settings, 60, ledger=None, hotkey=None, as_json=False)
     assert "30" in caught.value.hint
+
+
+@pytest.mark.parametrize("window", [str(10**20), "-30"])
+@pytest.mark.parametrize("command", ["explain", "replay"])
+def test_a_number_that_is_no_block_is_wrong_usage(command: str, window: str) -> None:
+    ran = CliRunner().invoke(cli, [command, "--", window])
+    assert (ran.exit_code, "is not in the range" in ran.output) == (2, True)
 
 
 def test_of_several_ledgers_the_one_with_the_window_is_taken_and_two_must_be_named(

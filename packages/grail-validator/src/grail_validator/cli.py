@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from grail_core.participant.settings import Settings
 
 
+BLOCK = click.IntRange(0, 2**53 - 1)
+"""A window by its first block: no verdict holds a larger number, and a ledger cannot be asked for one."""
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="grail-validator")
 @verbose_option
@@ -45,7 +49,7 @@ def run(settings: Settings, windows: int | None, compared: ComparedModels) -> No
 
 
 @cli.command()
-@click.argument("window", type=int)
+@click.argument("window", type=BLOCK)
 @click.option("--hotkey", help="Only this miner (SS58 or hex).")
 @click.option(
     "--ledger",
@@ -71,7 +75,7 @@ def explain(settings: Settings, window: int, hotkey: str | None, ledger: Path | 
 
 
 @cli.command()
-@click.argument("windows", type=int, nargs=-1, metavar="WINDOW...")
+@click.argument("windows", type=BLOCK, nargs=-1, metavar="WINDOW...")
 @click.option("--all", "every", is_flag=True, help="Every window that has a verdict there.")
 @click.option(
     "--from",

@@ -100,6 +100,9 @@ class ReplayMemory:
         """What no window from `before` on is likely to ask for again."""
         oldest = before - _IDENTITIES_KEPT * WINDOW_LENGTH
         self._counted = {key: one for key, one in self._counted.items() if key[1] >= oldest}
+        oldest = before - (SCORE_MEMORY_WINDOWS + UNIQUE_HISTORY_WINDOWS) * WINDOW_LENGTH
+        self._remembered = {window: one for window, one in self._remembered.items() if window >= oldest}
+        self._others = {key: one for key, one in self._others.items() if key[1] >= oldest}
 
     def _counted_in(self, hotkey: Hotkey, window: Window) -> Counted:
         key = (hotkey, window)

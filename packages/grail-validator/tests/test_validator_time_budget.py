@@ -36,6 +36,18 @@ def test_every_file_has_its_least_time_and_all_together_a_bound_whatever_they_ta
     assert spent <= (shared + least * len(greed)) * (1 + 1e-9)
 
 
+@given(GREED, st.floats(1, 1e5), st.floats(0.1, 100))
+def test_every_file_has_an_even_share_where_that_is_more_than_the_least_whatever_those_before_it_take(
+    greed: list[float], shared: float, least: float
+) -> None:
+    """Two small, slow files of four left 36 s of 72 to each honest one behind them."""
+    spent, even = 0.0, shared / len(greed)
+    for before, greedy in enumerate(greed):
+        allowed = allowance(shared, len(greed), before, spent, least)
+        assert allowed >= max(least, even) * (1 - 1e-6) or even <= least
+        spent += min(1.0, greedy) * allowed
+
+
 @given(st.integers(1, 100), st.floats(1, 1e5), st.randoms())
 def test_while_nobody_takes_more_than_an_even_share_everybody_has_one(files: int, shared: float, random: Random) -> None:
     spent = 0.0
@@ -44,8 +56,9 @@ def test_while_nobody_takes_more_than_an_even_share_everybody_has_one(files: int
         spent += random.random() * shared / files
 
 
-def test_half_of_what_is_left_or_what_quick_files_left_over_is_the_next_ones() -> None:
-    assert allowance(100, 10, 0, 0, 0) == 50
+def test_what_quick_files_left_over_is_the_next_ones_and_half_of_what_is_left_where_many_are_drawn() -> None:
+    assert allowance(100, 10, 0, 0, 0) == 10
+    assert allowance(100, 10, 0, 0, 10) == 50
     assert allowance(100, 10, 0, 0, 60) == 60
     assert allowance(100, 10, 9, 5, 0) == 95
     assert allowance(100, 10, 5, 0, 0) == 60

@@ -1,8 +1,10 @@
 """How long the checks of one drawn file may take (threat E5): one slow file costs its own miner, and no other file its time.
 
-The drawn files of a window share JUDGING_SHARE of the window's length. A file may take half of what is left of it, or all but
-an even share of each file to come, whichever is more: an honest file whose answers are slow to grade is judged as long as
-others are quick. None has less than LEAST_SECONDS, whatever those before it took. All together therefore take at most
+The drawn files of a window share JUDGING_SHARE of the window's length. A file may take all of what is left but an even share of
+each file to come: what quick files leave over is the next ones'. Small files come first and full ones last, so whoever brings
+small, slow ones takes from an honest full file nothing that is its own. Where so many files are drawn that an even share is
+less than LEAST_SECONDS, a file may also take half of what is left. None has less than an even share or LEAST_SECONDS, whichever
+is more, whatever those before it took. All together take at most
 
     JUDGING_SHARE · window + files · LEAST_SECONDS
 
@@ -46,8 +48,9 @@ def allowance(shared_s: float, files: int, before: int, spent_s: float, least_s:
     if math.isinf(shared_s):
         return shared_s
     left_s = shared_s - spent_s
-    kept_s = shared_s * (files - before - 1) / files
-    return max(least_s, left_s / 2, left_s - kept_s)
+    even_s = shared_s / files
+    half_s = left_s / 2 if even_s <= least_s else 0.0
+    return max(least_s, half_s, left_s - even_s * (files - before - 1))
 
 
 @dataclass

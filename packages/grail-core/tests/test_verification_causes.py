@@ -76,6 +76,12 @@ def test_what_nothing_rejects_has_no_cause() -> None:
     assert causes_of([accept("file"), accept("proof", value=9.0, threshold=1.0, detail=f"energy: far{NOT_ENFORCED}")]) == []
 
 
+def test_evidence_against_an_alternative_is_not_told_as_so_many_times_its_bound() -> None:
+    """Log-evidence may be negative: "-1.5 times" says nothing."""
+    assert read(accept("proof", value=-22.0, threshold=15.2, detail="int8: log-evidence")).line.endswith("(threshold 15.2)")
+    assert read(accept("proof", value=7.6, threshold=15.2, detail="int8: log-evidence")).line.endswith(", 0.5 times)")
+
+
 def test_a_finding_is_told_with_its_margin_and_that_it_is_not_enforced() -> None:
     one = read(accept("proof", value=2.0, threshold=0.5, detail=f"energy: mean{NOT_ENFORCED}"))
     assert (one.statistic, one.margin, one.enforced, one.detail) == ("energy", 4.0, False, "mean")

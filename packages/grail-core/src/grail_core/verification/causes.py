@@ -97,7 +97,7 @@ class Read:
         if finding.threshold is not None:
             text += f" (threshold {_short(finding.threshold)}"
             margin = self.margin if finding.check in _MEASURED else None
-            text += ")" if margin is None else f", {margin:.2g} times)"
+            text += ")" if margin is None or margin < 0 else f", {margin:.2g} times)"
         if finding.group is not None:
             text += f", group {finding.group}" + ("" if finding.rollout is None else f" rollout {finding.rollout}")
         return text if self.enforced else text + ", reported and not enforced"
@@ -215,7 +215,7 @@ _FILE: Final = (
             "it was made with another checkpoint than the window's",
             Certainty.CERTAIN,
             ("a miner that did not sync in time",),
-            "see which checkpoint is in force: `grail checkpoint list`",
+            "see which checkpoint is in force: `grail checkpoint show`",
         ),
     ),
     (

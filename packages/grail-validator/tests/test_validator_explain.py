@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -14,29 +17,46 @@ from grail_core.errors import ConfigurationError, ProtocolViolationError
 from grail_core.keys import LocalSigner, ss58
 from grail_core.participant.settings import Settings, load_settings
 from grail_core.participant.state import StateFolder
-from grail_core.protocol import MinerStatus, MinerVerdict, SignedVerdict, VerdictBody, Versions, WindowStatus, score_inputs
+from grail_core.protocol import (
+    Finding,
+    MinerStatus,
+    MinerVerdict,
+    Outcome,
+    SignedVerdict,
+    VerdictBody,
+    Versions,
+    WindowStatus,
+    score_inputs,
+)
 from grail_core.protocol.types import Digest, Window
 from grail_validator.cli import cli
-from grail_validator.explain import OF_WINDOW, TO_DO, explain_window, find_ledger
+from grail_validator.explain import OF_WINDOW, SEAL_REFUSED, TO_DO, explain_window, find_ledger
 from grail_validator.ledger import Ledger, PublishedFiles
 
 NETWORK = Digest(bytes(32))
 VALIDATORS = [LocalSigner.from_seed(bytes([number]) * 32) for number in (1, 2)]
+WORKED: dict[str, Any] = {"declared": 32, "checked": True, "check_probability": Fraction(1), "coin": 0}
 MINER = LocalSigner.from_seed(b"m" * 32).hotkey
 
 
-def judged(path: Path, signer: LocalSigner, window: int, *, reason: str = "proof 0.5 (threshold 0.3): coarse_error") -> None:
+def judged(
+    path: Path,
+    signer: LocalSigner,
+    window: int,
+    *,
+    status: MinerStatus = MinerStatus.FAILED,
+    reason: str = "proof 0.5 (threshold 0.3): coarse_error",
+    findings: tuple[Finding, ...] = (),
+) -> None:
     """A validator's ledger in which one window is judged."""
     miner = MinerVerdict(
         hotkey=MINER,
         uid=4,
-        status=MinerStatus.FAILED,
+        status=status,
         reason=reason,
-        active=True,
-        declared=32,
-        checked=True,
-        check_probability=Fraction(1),
-        coin=0,
+        active=status is not MinerStatus.ABSENT,
+        **({} if status is MinerStatus.ABSENT else WORKED),
+        findings=findings,
     )
     body = VerdictBody(
         NETWORK,
@@ -151,12 +171,48 @@ def test_every_verdict_has_a_sentence_that_says_what_to_do() -> None:
     assert set(OF_WINDOW) == set(WindowStatus) - {WindowStatus.SCORED}
 
 
+def test_whoever_has_a_refused_seal_is_not_told_to_store_one(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    path = ledger_of(settings, VALIDATORS[0])
+    refused = Finding("seal", Outcome.REJECT, 4, 1, "more groups are missing than may be")
+    judged(path, VALIDATORS[0], 30, status=MinerStatus.ABSENT, reason="seal 4", findings=(refused,))
+    judged(path, VALIDATORS[0], 60, status=MinerStatus.ABSENT, reason="no seal lay in its bucket")
+    explain_window(settings, 30, ledger=None, hotkey=None, as_json=False)
+    out = capsys.readouterr().out
+    assert SEAL_REFUSED in out
+    assert TO_DO[MinerStatus.ABSENT] not in out
+    explain_window(settings, 60, ledger=None, hotkey=None, as_json=False)
+    out = capsys.readouterr().out
+    assert f"uid 4, {ss58(MINER)}: absent: no seal lay in its bucket; {TO_DO[MinerStatus.ABSENT]}" in out
+
+
+def test_a_pipe_gets_whole_lines_and_hotkeys_that_can_be_asked_for(
+    settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    judged(ledger_of(settings, VALIDATORS[0]), VALIDATORS[0], 30)
+    explain_window(settings, 30, ledger=None, hotkey=None, as_json=False)
+    assert [line for line in capsys.readouterr().out.splitlines() if ss58(MINER) in line and TO_DO[MinerStatus.FAILED] in line]
+
+
+def test_a_ledger_of_another_version_does_not_hide_the_one_that_has_the_window(settings: Settings) -> None:
+    old, current = (ledger_of(settings, signer) for signer in VALIDATORS)
+    judged(old, VALIDATORS[0], 30)
+    judged(current, VALIDATORS[1], 60)
+    with closing(sqlite3.connect(old)) as db, db:
+        db.execute("UPDATE meta SET value = '1' WHERE name = 'schema'")
+    assert find_ledger(settings, Window(60)) == current
+    with pytest.raises(ConfigurationError, match="schema 1"):
+        find_ledger(settings, Window(30))  # it may be the one meant
+
+
 def test_a_row_that_was_not_sampled_or_is_none_is_refused_with_what_may_be_asked(settings: Settings) -> None:
     judged(ledger_of(settings, VALIDATORS[0]), VALIDATORS[0], 30)
     with pytest.raises(ProtocolViolationError, match="was not sampled"):
         explain_window(settings, 30, ledger=None, hotkey=ss58(MINER), as_json=False, row="3:4")
     with pytest.raises(click.UsageError, match="GROUP:R"):
         explain_window(settings, 30, ledger=None, hotkey=ss58(MINER), as_json=False, row="three")
+    with pytest.raises(click.UsageError, match="--hotkey"):
+        explain_window(settings, 30, ledger=None, hotkey=None, as_json=False, row="3:4")
 
 
 def test_a_ledger_that_still_lies_in_the_cache_is_found(settings: Settings) -> None:

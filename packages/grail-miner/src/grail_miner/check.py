@@ -162,7 +162,7 @@ def _checkpoint(settings: Settings, params: NetworkParameters, asked: CheckReque
         raise CheckpointError(
             f"the checkpoint that the file names ({header.checkpoint_digest.hex()[:16]}…) is not on this machine",
             where=str(settings.cache_dir),
-            hint="--online fetches it; or set GRAIL_CACHE_DIR to the miner's, or name its folder with --checkpoint",
+            hint="--online fetches it (a miner keeps newer weights in memory alone); or name its folder with --checkpoint",
         )
     return found
 
@@ -288,12 +288,12 @@ def _print(checked: Checked) -> None:
     console = PlainConsole()
     if checked.header is not None:
         header = checked.header
-        console.print(f"window {header.window}, hotkey {ss58(header.hotkey)}, {header.declared} rollouts declared")
+        console.say(f"window {header.window}, hotkey {ss58(header.hotkey)}, {header.declared} rollouts declared")
     for line in lines_of(checked.findings):
-        console.print(f" {line}")
+        console.say(f" {line}")
     if checked.lost:
-        console.print(f"  {checked.lost}")
+        console.say(f"  {checked.lost}")
     for taken in checked.taken:
-        console.print(f"  not asked  {taken}")
+        console.say(f"  not asked  {taken}")
     if checked.rejected is None:
-        console.print(f"a validator would accept this file ({checked.sampled} rollouts measured)")
+        console.say(f"a validator would accept this file ({checked.sampled} rollouts measured)")

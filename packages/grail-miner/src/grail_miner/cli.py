@@ -71,8 +71,8 @@ def check(
     """Say what a validator would say of a window FILE, before it is uploaded: the same checks, the same words.
 
     Checks 1 to 5 over all rows, then rewards and proofs of a sample that is drawn by chance, as a challenge will draw another.
-    Needs the network's parameters (GRAIL_NETWORK), the environment and the checkpoint in the cache; no wallet or bucket, and a
-    chain only with --online, which fetches a checkpoint that the cache lacks.
+    Needs the network's parameters (GRAIL_NETWORK), the environment and the window's checkpoint, and no wallet or bucket. A
+    miner keeps most checkpoints in memory alone: --online asks the chain and fetches one that the cache lacks.
     Exit code 0: accepted; 11: a check rejects; 6: the checkpoint is not here.
 
     \b

@@ -34,6 +34,10 @@ TO_DO: Final[dict[MinerStatus, str]] = {
     "such window of a well-supported hotkey counts nothing, any other one counts as an audit without a valid rollout",
 }
 
+SEAL_REFUSED: Final = (
+    "its seal was refused, so nothing was drawn or is paid; it costs this window alone. Mend what the lines below name"
+)
+
 OF_WINDOW: Final[dict[WindowStatus, str]] = {
     WindowStatus.VOID: "An input of the window could not be had by its void time: it is void for everyone, and costs nobody "
     "anything. Look at chain, beacon and trainer",
@@ -57,6 +61,8 @@ def explain_window(
         ProtocolViolationError: no ledger has a verdict of this window, or the verdict none of this hotkey or rollout.
     """
     asked = _row(row)
+    if asked is not None and hotkey is None:
+        raise click.UsageError("--row is one miner's: name the miner with --hotkey")
     path = ledger if ledger is not None else find_ledger(settings, Window(window))
     opened = Ledger.reading(path)
     files, last = opened.files(Window(window)), opened.last_judged()
@@ -78,7 +84,7 @@ def explain_window(
     if hotkey is not None:
         for miner in miners:
             if any(one.check == "sampling" and one.outcome is Outcome.REJECT for one in miner.findings):
-                PlainConsole().print(f"  {lost_draws_of(settings, verdict, files.evidence, miner)}")
+                PlainConsole().say(f"  {lost_draws_of(settings, verdict, files.evidence, miner)}")
     if shown is not None:
         _print_row(shown)
 
@@ -124,8 +130,17 @@ def find_ledger(settings: Settings, window: Window) -> Path:
             where=", ".join(str(path) for path in found),
             hint="bring a copy back with `grail-validator restore`, or name another one with --ledger",
         )
-    having = [path for path in whole if Ledger.reading(path).files(window) is not None]
-    candidates = having or whole
+    having: list[Path] = []
+    others: list[Path] = []
+    refused: ConfigurationError | None = None
+    for path in whole:
+        try:
+            (others if Ledger.reading(path).files(window) is None else having).append(path)
+        except ConfigurationError as error:  # another version's, or damaged: it matters where no other one has the window
+            refused = refused or error
+    if refused is not None and not having:
+        raise refused
+    candidates = having or others
     if len(candidates) > 1:
         raise ConfigurationError(
             f"{len(candidates)} validators' ledgers are here: " + ", ".join(str(path) for path in candidates),
@@ -137,42 +152,45 @@ def find_ledger(settings: Settings, window: Window) -> Path:
 
 def _told(miner: MinerVerdict) -> dict[str, Json]:
     """What a program gets beside the verdict: margins, causes, and what to do."""
-    return {**told_of(miner.findings), "to_do": TO_DO[miner.status]}
+    return {**told_of(miner.findings), "to_do": _to_do(miner)}
+
+
+def _rejecting(miner: MinerVerdict) -> list[str]:
+    """Their names; their findings say the reason once more."""
+    return [*dict.fromkeys(one.check for one in miner.findings if one.outcome is Outcome.REJECT)]
+
+
+def _to_do(miner: MinerVerdict) -> str:
+    return SEAL_REFUSED if miner.status is MinerStatus.ABSENT and miner.findings else TO_DO[miner.status]
 
 
 def _print(body: VerdictBody, miners: Sequence[MinerVerdict]) -> None:
     console = PlainConsole()
-    console.print(f"window {body.window}: {body.status.value} {body.reason}".rstrip())
+    console.say(f"window {body.window}: {body.status.value}" + (f": {body.reason}" if body.reason else ""))
     if body.status in OF_WINDOW:
-        console.print(f"  {OF_WINDOW[body.status]}")
-    table = Table("uid", "hotkey", "verdict", "declared", "valid", "weight", "why")
+        console.say(f"  {OF_WINDOW[body.status]}")
+    if not miners:
+        return
+    table = Table("uid", "verdict", "declared", "valid", "weight", "rejected by")  # hotkeys would not fit, and stand below
     for miner in miners:
-        reason = miner.reason or ("sampled rollouts pass every check" if miner.checked else "")
-        weight = body.weights.get(miner.uid, 0)
-        table.add_row(
-            str(miner.uid),
-            ss58(miner.hotkey),
-            miner.status.value,
-            str(miner.declared),
-            str(miner.unique_valid),
-            str(weight),
-            reason,
-        )
+        numbers = (miner.declared, miner.unique_valid, body.weights.get(miner.uid, 0))
+        table.add_row(str(miner.uid), miner.status.value, *map(str, numbers), ", ".join(_rejecting(miner)))
     console.print(table)
     for miner in miners:
-        console.print(f"uid {miner.uid}: {miner.status.value}; {TO_DO[miner.status]}")
+        told = miner.status.value + (f": {miner.reason}" if miner.reason and not _rejecting(miner) else "")
+        console.say(f"uid {miner.uid}, {ss58(miner.hotkey)}: {told}; {_to_do(miner)}")
         if miner.check_probability is not None and miner.coin is not None:
             share = miner.coin / 2**64
-            console.print(f"  coin {share:.3f}, drawn below {float(miner.check_probability):.3f} (two lowest coins always)")
+            console.say(f"  coin {share:.3f}, drawn below {float(miner.check_probability):.3f} (two lowest coins always)")
         for line in lines_of(miner.findings):
-            console.print(f" {line}")
+            console.say(f" {line}")
 
 
 def _print_row(row: Row) -> None:
     console = PlainConsole()
-    console.print(f"group {row.group} rollout {row.rollout}: {row.grade}")
+    console.say(f"group {row.group} rollout {row.rollout}: {row.grade}")
     for note in row.notes:
-        console.print(f"  {note}")
+        console.say(f"  {note}")
     table = Table("position", "token", "log-probability claimed", "measured", "margin", "sketch error")
     for line in row.lines:
         table.add_row(*line.cells())

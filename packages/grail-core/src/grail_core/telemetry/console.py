@@ -26,6 +26,10 @@ class PlainConsole(Console):
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
+    def say(self, text: str) -> None:
+        """A sentence for a person: folded between words on a terminal, whole in a pipe or a file, where it is searched for."""
+        self.print(text, soft_wrap=not self.is_terminal)
+
     def render_str(self, text: str, **options: Any) -> Text:
         options |= {"markup": False, "emoji": False, "highlight": False}
         return super().render_str(printable_lines(text, _MOST), **options)

@@ -9,6 +9,7 @@ import click
 
 from grail_core.commands.knob_options import knob_options
 from grail_core.commands.options import common_options, run_cli, stop_on_signals, verbose_option
+from grail_core.protocol.reading import MAX_JSON_INTEGER
 from grail_validator import __version__
 from grail_validator.compared_models import ComparedModels
 from grail_validator.simulation.command import simulate
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from grail_core.participant.settings import Settings
 
 
-BLOCK = click.IntRange(0, 2**53 - 1)
+WINDOW = click.IntRange(min=0, max=MAX_JSON_INTEGER)
 """A window by its first block: no verdict holds a larger number, and a ledger cannot be asked for one."""
 
 
@@ -49,7 +50,7 @@ def run(settings: Settings, windows: int | None, compared: ComparedModels) -> No
 
 
 @cli.command()
-@click.argument("window", type=BLOCK)
+@click.argument("window", type=WINDOW)
 @click.option("--hotkey", help="Only this miner (SS58 or hex).")
 @click.option(
     "--ledger",
@@ -75,7 +76,7 @@ def explain(settings: Settings, window: int, hotkey: str | None, ledger: Path | 
 
 
 @cli.command()
-@click.argument("windows", type=BLOCK, nargs=-1, metavar="WINDOW...")
+@click.argument("windows", type=WINDOW, nargs=-1, metavar="WINDOW...")
 @click.option("--all", "every", is_flag=True, help="Every window that has a verdict there.")
 @click.option(
     "--from",
@@ -115,7 +116,7 @@ def replay(
 
     \b
       grail-validator replay 4242000 --from s3:0:bucket:... --beside s3:0:trainers-bucket:...
-      grail-validator replay --all --from localnet-run/store/validator-1
+      grail-validator replay --all --from localnet-out/store/validator-1
     """
     from grail_validator.replay_command import ReplayRequest, replay_command
 

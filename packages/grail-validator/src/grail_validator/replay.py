@@ -19,6 +19,7 @@ from grail_core.errors import GrailError, ProtocolViolationError, StorageError
 from grail_core.files.confined.opening import Confined, ConfinementError
 from grail_core.files.evidence import write_evidence
 from grail_core.files.window_file import WindowFile
+from grail_core.keys import ss58
 from grail_core.model.described import ModelDescription
 from grail_core.proof.calibration import Shape
 from grail_core.protocol import MinerStatus, MinerVerdict, Seal, SignedVerdict, VerdictBody, WindowStatus
@@ -37,6 +38,7 @@ from grail_validator.replay_evidence import EvidenceOf, PublishedSampling
 from grail_validator.replay_memory import Counted, ReplayMemory, VerdictFault, verdict_of
 from grail_validator.replay_report import Outcome, Replay, Taken, first_difference
 
+NO_VERDICT: Final = "there is no verdict of this window"
 _NO_SIGNATURE: Final = bytes(48)
 """Of a round whose number alone is known."""
 _NOTHING_MEASURED: Final = hashlib.sha256(write_evidence(())).digest()
@@ -97,12 +99,12 @@ class Replayer:
         except StorageError as error:
             return Replay(window, Outcome.UNREADABLE, reason=error.what)
         if verdict is None:
-            return Replay(window, Outcome.UNREADABLE, reason="there is no verdict of this window")
+            return Replay(window, Outcome.UNREADABLE, reason=NO_VERDICT)
         if isinstance(verdict, VerdictFault):
             return Replay(window, Outcome.DIFFERENT, faults=(f"signature: {verdict.what}",))
         self._validator = self._validator or verdict.validator
         if verdict.validator != self._validator:
-            fault = f"signature: the verdict is {verdict.validator.hex()}'s, not {self._validator.hex()}'s"
+            fault = f"signature: the verdict is {ss58(verdict.validator)}'s, not {ss58(self._validator)}'s"
             return Replay(window, Outcome.DIFFERENT, verdict.validator, faults=(fault,))
         told = _Told()
         status = verdict.body.status.value

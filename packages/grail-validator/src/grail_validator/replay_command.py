@@ -26,6 +26,7 @@ from grail_core.participant.deployment import network_parameters
 from grail_core.participant.settings import Settings
 from grail_core.proof.calibration import use_table
 from grail_core.protocol.beacon import SignedRound
+from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.types import Digest, Hotkey, Window
@@ -35,7 +36,7 @@ from grail_envs.bound import BoundEnvironments
 from grail_validator.explain import find_ledger
 from grail_validator.ledger import Ledger
 from grail_validator.published import BucketVerdicts, LedgerVerdicts, Published
-from grail_validator.replay import PublicCheckpoint, Replayer, Sources
+from grail_validator.replay import NO_VERDICT, PublicCheckpoint, Replayer, Sources
 from grail_validator.replay_report import Outcome, Replay
 
 
@@ -178,15 +179,15 @@ class Checkpoints:
 def _print(one: Replay) -> None:
     console = PlainConsole()
     if one.outcome is Outcome.EQUAL:
-        console.print(f"window {one.window}: equal ({one.status}; {one.rejudged} files judged again)")
+        console.say(f"window {one.window}: equal ({one.status}; {one.rejudged} files judged again)")
     elif one.outcome is Outcome.UNREADABLE:
-        console.print(f"window {one.window}: cannot be judged again: {one.reason}")
+        console.say(f"window {one.window}: cannot be judged again: {one.reason}")
     else:
-        console.print(f"window {one.window}: DIFFERENT {one.difference or ''}".rstrip())
+        console.say(f"window {one.window}: DIFFERENT {one.difference or ''}".rstrip())
     for fault in one.faults:
-        console.print(f"  wrong  {fault}")
+        console.say(f"  wrong  {fault}")
     for taken in one.taken:
-        console.print(f"  taken  {taken}")
+        console.say(f"  taken  {taken}")
 
 
 def _end(done: Sequence[Replay]) -> None:
@@ -203,5 +204,14 @@ def _end(done: Sequence[Replay]) -> None:
         raise StorageError(
             f"{len(unreadable)} of {len(done)} windows cannot be judged again: {unreadable[0].reason}",
             where=f"window {unreadable[0].window}",
-            hint="evidence and files are kept for some windows only; name buckets that may have them with --beside",
+            hint=_instead(unreadable[0]),
         )
+
+
+def _instead(one: Replay) -> str:
+    if one.reason != NO_VERDICT:
+        return "evidence and files are kept for some windows only; name buckets that may have them with --beside"
+    if one.window % WINDOW_LENGTH:
+        begin = one.window - one.window % WINDOW_LENGTH
+        return f"windows are multiples of {WINDOW_LENGTH}: block {one.window} is in window {begin}"
+    return "look whether the bucket is a validator's, and the window one that it judged; --all takes those that are there"

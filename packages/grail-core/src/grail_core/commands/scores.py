@@ -134,6 +134,8 @@ def _store(text: str, settings: Settings, params: NetworkParameters) -> ObjectSt
     """A bucket to read from. Raises ConfigurationError for what is none, StorageError for a commitment of another form."""
     from grail_core.storage.filesystem import FilesystemDirectory, FilesystemStore
 
+    if not text.strip():  # an unset variable of a shell: its working folder is not meant
+        raise ConfigurationError("a bucket has no name", hint="give a commitment (s3:…, fs:NAME), or the path of a folder")
     if text.startswith("s3:"):
         from grail_core.storage.commitment import endpoint_of, parse_commitment
         from grail_core.storage.s3 import S3Store

@@ -27,6 +27,8 @@ def open_bucket(name: str, settings: Settings, params: NetworkParameters) -> Obj
     Raises:
         ConfigurationError: it is none of these, or there is no such folder.
     """
+    if not name.strip():  # an unset variable of a shell: its working folder is not meant
+        raise ConfigurationError("a bucket has no name", hint="give a commitment (s3:…, fs:NAME), or the path of a folder")
     if name.startswith("s3:"):
         return _remote(name, settings, params)
     if name.startswith("fs:"):

@@ -130,6 +130,8 @@ def test_the_command_prints_the_log_of_a_seed_and_names_its_faults() -> None:
     refused = CliRunner().invoke(simulate, ["--faults", "weather"])
     assert refused.exit_code == 2
     assert "partition" in refused.output
+    every = [CliRunner().invoke(simulate, ["--faults", kinds, *arguments[2:]]).output for kinds in ("all", "rpc, all")]
+    assert every[0] == every[1]
 
 
 def test_a_seal_that_came_too_late_is_told_as_none_at_all_whoever_has_seen_it() -> None:

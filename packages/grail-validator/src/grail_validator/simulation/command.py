@@ -28,7 +28,8 @@ PROBABILITIES = ("0.10", "0.14", "0.29", "1.0")
 @click.option(
     "--faults",
     help="Live a whole subnet instead, of honest and other miners and several validators, and print what happens: "
-    "rpc, lag, skew, restart, partition, reorg, stall, machine, recycle, separated by commas; all; none.",
+    "rpc, lag, skew, restart, partition, reorg, stall, machine, recycle, separated by commas; all; none. "
+    "Faults end after two thirds of the windows; two windows without work follow the last.",
 )
 @click.option("--miners", default=64, show_default=True, type=click.IntRange(min=8, max=255), help="Of that subnet.")
 @click.option("--validators", default=2, show_default=True, type=click.IntRange(min=1, max=16), help="Of that subnet.")
@@ -94,7 +95,8 @@ def _live_a_subnet(faults: str, seed: int, windows: int, miners: int, validators
     from grail_validator.simulation.subnet.run import Plan, live
 
     known = [fault.value for fault in Fault]
-    kinds = known if faults == "all" else [name.strip() for name in faults.split(",") if name.strip() not in ("", "none")]
+    named = [name.strip() for name in faults.split(",")]
+    kinds = known if "all" in named else [name for name in named if name not in ("", "none")]
     if unknown := sorted(set(kinds) - set(known)):
         raise click.BadParameter(f"{', '.join(unknown)}: there are {', '.join(known)}, all, none", param_hint="--faults")
     plan = Plan(seed, windows, miners, validators, tuple(kinds), faulty=2 * windows // 3)

@@ -234,8 +234,8 @@ def _seal(
         return list(read)
     found = []
     if (read.content_digest, read.size) != (digest, size):
-        told = f"the seal is of other bytes: {read.content_digest.hex()[:16]}… of {read.size}"
-        found.append(reject("seal", value=size, threshold=read.size, detail=told))
+        told = f"the seal is of other bytes: {read.size} of them, the file has {size}"
+        found.append(reject("seal", value=digest.hex(), threshold=read.content_digest.hex(), detail=told))
     elif read.header != header:
         found.append(reject("file", detail="the file's header is not the one that was sealed"))
     return found or [accept("seal", detail="signed, and of these very bytes")]

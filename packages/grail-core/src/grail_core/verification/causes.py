@@ -169,6 +169,13 @@ def _file(rejects: Sequence[Read]) -> list[Cause]:
     ]
 
 
+_OTHER_PACKING: Final = Cause(
+    "file and seal are of two different packings",
+    Certainty.CERTAIN,
+    ("a file that was packed again, or damaged, after its seal",),
+    "seal the bytes that are stored, file first, seal last",
+)
+
 _FILE: Final = (
     (
         "could not be had",
@@ -182,15 +189,7 @@ _FILE: Final = (
             "keep the file readable and unchanged until the void block; try `grail storage doctor`",
         ),
     ),
-    (
-        "not the one that was sealed",
-        Cause(
-            "file and seal are of two different packings",
-            Certainty.CERTAIN,
-            ("a file that was packed again after its seal",),
-            "seal the bytes that are stored, file first, seal last",
-        ),
-    ),
+    ("not the one that was sealed", _OTHER_PACKING),
     (
         "Merkle root",
         Cause(
@@ -245,6 +244,8 @@ def _seal(rejects: Sequence[Read]) -> list[Cause]:
                 "take problems in the order assigned; the log says why groups were dropped",
             )
         ]
+    if "of other bytes" in finding.detail:
+        return [_OTHER_PACKING]
     if "class" in finding.detail:
         return [
             Cause(

@@ -140,6 +140,15 @@ def test_of_several_ledgers_the_one_with_the_window_is_taken_and_two_must_be_nam
     assert "coarse_error" in capsys.readouterr().out
 
 
+def test_a_folder_of_another_user_is_told_apart_from_no_ledger(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = settings.state_dir / "localnet-0000" / "5F"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr("os.access", lambda path, _: Path(path) != folder)  # root may look into everything
+    with pytest.raises(ConfigurationError, match="may not look") as caught:
+        find_ledger(settings, Window(30))
+    assert caught.value.where == str(folder)
+
+
 def test_a_machine_on_which_no_validator_ran_says_so(settings: Settings) -> None:
     with pytest.raises(ConfigurationError, match="no validator has run"):
         find_ledger(settings, Window(30))

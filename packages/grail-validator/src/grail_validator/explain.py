@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -109,13 +110,28 @@ def _instead(window: int, last: Window | None) -> str:
     return f"the last one judged is {last}; this one was before the validator's first, or away from this ledger"
 
 
+def ledgers_of(settings: Settings) -> list[Path]:
+    """The ledgers in GRAIL_STATE_DIR, of all networks and hotkeys.
+
+    Raises:
+        ConfigurationError: there is none, and a folder in which one may be belongs to another user.
+    """
+    found = sorted(settings.state_dir.glob("*/*/validator/ledger.sqlite"))
+    if not found:
+        for folder in (folder for depth in ("*", "*/*", "*/*/validator") for folder in settings.state_dir.glob(depth)):
+            if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
+                hint = "run this as the validator's user, or name a ledger with --ledger"
+                raise ConfigurationError("this user may not look into the folder", where=str(folder), hint=hint)
+    return found
+
+
 def find_ledger(settings: Settings, window: Window) -> Path:
     """The ledger on this machine that has a window; the only one there is, where none has it.
 
     Raises:
         ConfigurationError: none, more than one to choose from, or none that can be read.
     """
-    found = sorted(settings.state_dir.glob("*/*/validator/ledger.sqlite"))
+    found = ledgers_of(settings)
     found += [path for path in (settings.cache_dir / "validator" / "ledger.sqlite",) if path.is_file()]
     if not found:
         raise ConfigurationError(

@@ -15,6 +15,7 @@ from grail_core.participant.deployment import network_parameters
 from grail_core.participant.settings import Settings
 from grail_core.participant.state import only_process
 from grail_core.protocol.types import Hotkey
+from grail_validator.explain import ledgers_of
 from grail_validator.ledger import Ledger, owner_of
 from grail_validator.ledger_schema import copy_to, ledger_database
 
@@ -117,7 +118,7 @@ def _place_of(settings: Settings, source: Path) -> Path:
 
 
 def _only_ledger(settings: Settings) -> Path:
-    found = sorted(settings.state_dir.glob("*/*/validator/ledger.sqlite"))
+    found = ledgers_of(settings)
     if len(found) != 1:
         raise ConfigurationError(
             f"{len(found)} validators' ledgers are in this folder" + "".join(f"\n  {path}" for path in found),

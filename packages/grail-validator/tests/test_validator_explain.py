@@ -200,7 +200,8 @@ def test_a_pipe_gets_whole_lines_and_hotkeys_that_can_be_asked_for(
     monkeypatch.setenv("COLUMNS", "40")
     judged(ledger_of(settings, VALIDATORS[0]), VALIDATORS[0], 30)
     explain_window(settings, 30, ledger=None, hotkey=None, as_json=False)
-    assert [line for line in capsys.readouterr().out.splitlines() if ss58(MINER) in line and TO_DO[MinerStatus.FAILED] in line]
+    to_do = TO_DO[MinerStatus.FAILED].format(over=30 + 14 * 30)  # the shortest look-back, where everybody is checked
+    assert [line for line in capsys.readouterr().out.splitlines() if ss58(MINER) in line and to_do in line]
 
 
 def test_a_ledger_of_another_version_does_not_hide_the_one_that_has_the_window(settings: Settings) -> None:

@@ -24,13 +24,15 @@ from grail_core.verification.causes import lines_of, told_of
 from grail_validator.explain_row import Row, explain_row, lost_draws_of
 from grail_validator.ledger import Ledger, owner_of
 
+_STORE: Final = "store the file, then the seal, between block T and the deadline"
+
 TO_DO: Final[dict[MinerStatus, str]] = {
     MinerStatus.ABSENT: "no seal counted at the deadline, so nothing was drawn or is paid; it costs this window alone. "
-    "Store the file, then the seal, between block T and the deadline",
+    f"It must {_STORE}",
     MinerStatus.NOT_SELECTED: "its coin did not fall: the window counts as work, and was not checked. Nothing is to be done",
     MinerStatus.ACCEPTED: "sampled rollouts pass every check. Nothing is to be done",
-    MinerStatus.FAILED: "a check rejects: it earns nothing until the look-back is over. Try the next file with "
-    "`grail-miner check FILE` before it is uploaded",
+    MinerStatus.FAILED: "a check rejects: it earns nothing before window {over}, when the look-back is over. Try the next "
+    "file with `grail-miner check FILE` before it is uploaded",
     MinerStatus.INCONCLUSIVE: "a fault of this validator's, and none of the miner's. Look at the validator's log; the first "
     "such window of a well-supported hotkey counts nothing, any other one counts as an audit without a valid rollout",
 }
@@ -77,7 +79,7 @@ def explain_window(
         raise ProtocolViolationError(f"hotkey {hotkey} was not registered in window {window}")
     shown = explain_row(settings, verdict, files.evidence, miners, asked) if asked is not None else None
     if as_json:
-        told = [{**m.to_json(), **_told(m)} for m in miners]
+        told = [{**m.to_json(), **_told(m, body.window)} for m in miners]
         value = {**body.to_json(), "miners": told, **({} if shown is None else {"row": shown.to_json()})}
         click.echo(json.dumps(value, indent=2))
         return
@@ -166,9 +168,9 @@ def find_ledger(settings: Settings, window: Window) -> Path:
     return candidates[0]
 
 
-def _told(miner: MinerVerdict) -> dict[str, Json]:
+def _told(miner: MinerVerdict, window: Window) -> dict[str, Json]:
     """What a program gets beside the verdict: margins, causes, and what to do."""
-    return {**told_of(miner.findings), "to_do": _to_do(miner)}
+    return {**told_of(miner.findings), "to_do": _to_do(miner, window)}
 
 
 def _rejecting(miner: MinerVerdict) -> list[str]:
@@ -176,8 +178,13 @@ def _rejecting(miner: MinerVerdict) -> list[str]:
     return [*dict.fromkeys(one.check for one in miner.findings if one.outcome is Outcome.REJECT)]
 
 
-def _to_do(miner: MinerVerdict) -> str:
-    return SEAL_REFUSED if miner.status is MinerStatus.ABSENT and miner.findings else TO_DO[miner.status]
+def _to_do(miner: MinerVerdict, window: Window) -> str:
+    if miner.status is MinerStatus.ABSENT and miner.findings:
+        return SEAL_REFUSED
+    if miner.status is MinerStatus.FAILED:
+        over = window + miner.miner_window(window).lookback * WINDOW_LENGTH
+        return TO_DO[miner.status].format(over=over)
+    return TO_DO[miner.status]
 
 
 def _print(body: VerdictBody, miners: Sequence[MinerVerdict]) -> None:
@@ -192,12 +199,20 @@ def _print(body: VerdictBody, miners: Sequence[MinerVerdict]) -> None:
         numbers = (miner.declared, miner.unique_valid, body.weights.get(miner.uid, 0))
         table.add_row(str(miner.uid), miner.status.value, *map(str, numbers), ", ".join(_rejecting(miner)))
     console.print(table)
+    absent = [miner for miner in miners if miner.status is MinerStatus.ABSENT and not miner.findings]
+    if len(absent) > 1:  # validators and the trainer among them
+        uids = ", ".join(str(miner.uid) for miner in absent)
+        console.say(f"uids {uids}: absent, with no seal that counts; who works must {_STORE}")
     for miner in miners:
+        if miner in absent and len(absent) > 1:
+            continue
         told = miner.status.value + (f": {miner.reason}" if miner.reason and not _rejecting(miner) else "")
-        console.say(f"uid {miner.uid}, {ss58(miner.hotkey)}: {told}; {_to_do(miner)}")
+        console.say(f"uid {miner.uid}, {ss58(miner.hotkey)}: {told}; {_to_do(miner, body.window)}")
         if miner.check_probability is not None and miner.coin is not None:
             share = miner.coin / 2**64
             console.say(f"  coin {share:.3f}, drawn below {float(miner.check_probability):.3f} (two lowest coins always)")
+        if miner.status is MinerStatus.ACCEPTED and len(miners) > 1:
+            continue  # what all its checks say is shown to who asks for it alone
         for line in lines_of(miner.findings):
             console.say(f" {line}")
 

@@ -17,7 +17,7 @@ import pytest
 
 from grail_core.commands.grail import cli
 from grail_core.commands.published_verdicts import Audit, audit
-from grail_core.errors import ConfigurationError, StorageError
+from grail_core.errors import ConfigurationError
 from grail_core.keys import LocalSigner, ss58
 from grail_core.protocol import Adopted, MinerStatus, MinerVerdict, SignedVerdict, VerdictBody, WindowStatus
 from grail_core.protocol.encoding import canonical_json
@@ -290,15 +290,16 @@ def test_the_command_prints_the_verdicts_bytes_and_ends_with_11_where_a_window_d
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        (("--from", "{root}"), ConfigurationError, "no verdicts in this folder"),
+        (("--from", "{root}"), ConfigurationError, "no verdict to compute again"),
+        (("--from", "{root}/nobody"), ConfigurationError, "no such bucket"),
         (("--from", "{bucket}", "--window", "361"), click.UsageError, "multiple of 30"),
         (("--from", "{bucket}", "--window", "3000"), ConfigurationError, "no verdict of window 3000"),
         (("--from", "{bucket}", "--hotkey", ss58(EVE.hotkey)), ConfigurationError, "no verdict to compute again"),
         (("--from", "{bucket}", "--hotkey", "5nonsense"), ConfigurationError, "SS58"),
         (("--from", "{bucket}", "--genesis-hash", "zz"), click.UsageError, "hexadecimal"),
         (("--from", "{bucket}", "--genesis-hash", "00" * 32), ConfigurationError, "no verdict to compute again"),
-        (("--from", "s3:0:x"), StorageError, "not a bucket commitment"),
-        (("--from", "fs:bob"), ConfigurationError, "folder that is not set"),
+        (("--from", "s3:0:x"), ConfigurationError, "has no store hosts"),
+        (("--from", "fs:bob"), ConfigurationError, "needs the folder of buckets"),
     ],
 )
 def test_what_is_no_bucket_or_no_verdict_is_said(

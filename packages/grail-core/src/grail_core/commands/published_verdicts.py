@@ -142,7 +142,7 @@ def audit(
         raise ConfigurationError(
             "there is no verdict to compute again" if only is None else f"there is no verdict of window {only}",
             where="" if validator is None else ss58(validator),
-            hint="look whether the bucket is this validator's, and --window one that it judged",
+            hint="look whether the bucket is this validator's (grail/verdicts/ is in it), and --window one that it judged",
         )
     who, network = newest
     memory, results = PublishedMemory(who), []

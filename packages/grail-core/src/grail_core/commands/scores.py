@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from grail_core.commands.options import common_options
-from grail_core.errors import ConfigurationError, ProtocolViolationError
+from grail_core.errors import ProtocolViolationError
 from grail_core.text import printable
 
 if TYPE_CHECKING:
     from grail_core.commands.published_verdicts import Audit
     from grail_core.participant.settings import Settings
     from grail_core.protocol.network import NetworkParameters
-    from grail_core.storage.base import ObjectStore
 
 EPILOG = """\b
 BUCKET is one of
@@ -67,6 +65,7 @@ def scores(
     """
     from grail_core.commands.published_verdicts import audit
     from grail_core.keys import from_ss58
+    from grail_core.participant.buckets import open_bucket
     from grail_core.protocol.constants import WINDOW_LENGTH
     from grail_core.protocol.types import Window
 
@@ -79,8 +78,8 @@ def scores(
     except ValueError as error:
         raise click.UsageError(f"--genesis-hash has 64 hexadecimal digits: {error}") from error
     found = audit(
-        _store(source, settings, params),
-        [_store(text, settings, params) for text in also],
+        open_bucket(source, settings, params),
+        [open_bucket(text, settings, params) for text in also],
         params,
         only=None if window is None else Window(window),
         validator=expected,
@@ -128,34 +127,3 @@ def _network(settings: Settings) -> NetworkParameters:
     from grail_core.protocol.network import NETWORKS
 
     return NETWORKS.get(settings.network) or network_parameters(settings)
-
-
-def _store(text: str, settings: Settings, params: NetworkParameters) -> ObjectStore:
-    """A bucket to read from. Raises ConfigurationError for what is none, StorageError for a commitment of another form."""
-    from grail_core.storage.filesystem import FilesystemDirectory, FilesystemStore
-
-    if not text.strip():  # an unset variable of a shell: its working folder is not meant
-        raise ConfigurationError("a bucket has no name", hint="give a commitment (s3:…, fs:NAME), or the path of a folder")
-    if text.startswith("s3:"):
-        from grail_core.storage.commitment import endpoint_of, parse_commitment
-        from grail_core.storage.s3 import S3Store
-
-        address = parse_commitment(text, len(params.store_hosts))
-        endpoint = endpoint_of(address.account, params.store_hosts[address.host_index])
-        return S3Store(endpoint, address.bucket, address.credentials, region=settings.r2_region, read_only=True)
-    if text.startswith("fs:"):
-        if settings.storage_root is None:
-            raise ConfigurationError(
-                "fs:NAME is a bucket in a folder that is not set", where="GRAIL_STORAGE_ROOT", hint="set it, or name the folder"
-            )
-        return FilesystemDirectory(settings.storage_root, "reader").open(text)
-    folder = Path(text.removeprefix("file://")).expanduser()
-    if folder.parts[-2:] == ("grail", "verdicts"):
-        folder = folder.parent.parent
-    if not (folder / "grail" / "verdicts").is_dir():
-        raise ConfigurationError(
-            "there are no verdicts in this folder",
-            where=str(folder),
-            hint="name the folder that has grail/verdicts/{window}/verdict.json, or a commitment (s3:…)",
-        )
-    return FilesystemStore.reading(folder)

@@ -22,7 +22,7 @@ def open_bucket(name: str, settings: Settings, params: NetworkParameters) -> Obj
 
     Args:
         name: what its owner committed on the chain (`s3:…` with its read key, or `fs:NAME` below GRAIL_STORAGE_ROOT), or
-            the path of a bucket that is a folder.
+            the path of a bucket that is a folder (`file://` before it, `~` in it, or `grail/verdicts` behind it).
 
     Raises:
         ConfigurationError: it is none of these, or there is no such folder.
@@ -39,7 +39,8 @@ def open_bucket(name: str, settings: Settings, params: NetworkParameters) -> Obj
                 hint="set it, or give the bucket's path",
             )
         return _folder(settings.storage_root / name.removeprefix("fs:"))
-    return _folder(Path(name))
+    path = Path(name.removeprefix("file://")).expanduser()
+    return _folder(path.parent.parent if path.parts[-2:] == ("grail", "verdicts") else path)
 
 
 def own_bucket(settings: Settings, params: NetworkParameters) -> ObjectStore | None:
@@ -59,7 +60,7 @@ def folder_of_buckets(name: str, settings: Settings) -> Path | None:
         return None
     if name.startswith("fs:"):
         return settings.storage_root
-    return Path(name).resolve().parent
+    return Path(name.removeprefix("file://")).expanduser().resolve().parent
 
 
 def neighbours(root: Path, but: str = "") -> Iterator[ObjectStore]:
@@ -70,10 +71,7 @@ def neighbours(root: Path, but: str = "") -> Iterator[ObjectStore]:
         raise StorageError(f"the folder of buckets cannot be listed: {error.strerror}", where=str(root)) from error
     for name in names[:MAX_NEIGHBOURS]:
         if name != but:
-            try:
-                yield _folder(root / name)
-            except ConfigurationError:
-                continue  # no bucket has such a name
+            yield _folder(root / name)
 
 
 def _folder(path: Path) -> ObjectStore:
@@ -84,7 +82,7 @@ def _folder(path: Path) -> ObjectStore:
         raise ConfigurationError(
             "there is no such bucket", where=str(path), hint="give a commitment (s3:…, fs:NAME), or the path of a folder"
         )
-    return FilesystemStore(path.parent, path.name, read_only=True)
+    return FilesystemStore.reading(path)  # a copy may lie under any name
 
 
 def _remote(commitment: str, settings: Settings, params: NetworkParameters) -> ObjectStore:

@@ -16,7 +16,7 @@ from grail_core.storage.filesystem import FilesystemStore
 from grail_core.storage.layout import verdict_key, window_key
 from grail_validator.cases import WindowStage
 from grail_validator.ledger import WorkBegun
-from grail_validator.sealed_files import WindowFiles
+from grail_validator.sealed_files import TRIES_AT_BLOCKS, WindowFiles
 from grail_validator.service import ValidatorService
 from tooling.testing.faults import events
 from tooling.testing.mining import upload
@@ -170,3 +170,38 @@ def test_a_process_that_ends_again_and_again_while_it_waits_for_files_gives_up_n
     with events() as names:
         assert network.validator("validator-0").advance(FIRST_WINDOW, threading.Event()) is WindowStatus.SCORED
     assert "window_not_scored" not in names
+
+
+@pytest.mark.parametrize(
+    ("after_tries", "own", "status"),
+    [(True, True, MinerStatus.ACCEPTED), (False, True, MinerStatus.FAILED), (False, False, MinerStatus.INCONCLUSIVE)],
+    ids=["its line is up again at the end", "the file alone is gone", "cut off to the end"],
+)
+def test_a_line_that_breaks_while_files_are_fetched_fails_no_honest_miner(
+    network: SmallNetwork, monkeypatch: pytest.MonkeyPatch, after_tries: bool, own: bool, status: MinerStatus
+) -> None:
+    """One file has come, the other's store is out of reach for all tries; then the miner's bucket is asked once more."""
+    get, head, tries, looked = FilesystemStore.get, FilesystemStore.head, [0], list[str]()
+
+    def unreachable(store: FilesystemStore, key: str, **options: Any) -> bytes:
+        if key == key_of(network, "miner-1"):
+            tries[0] += 1
+            if tries[0] <= len(TRIES_AT_BLOCKS) or not after_tries:
+                raise StorageError("no route to host", where=key)
+        return get(store, key, **options)
+
+    def of_own(store: FilesystemStore, key: str) -> Any:
+        looked.append(key)
+        if key == verdict_key(FIRST_WINDOW) and looked.count(key) == 1 and not own:  # it is up again when the verdict is put
+            raise StorageError("no route to host", where=key)
+        return head(store, key)
+
+    validator = network.validator("validator-0")
+    with monkeypatch.context() as patch:
+        patch.setattr(FilesystemStore, "get", unreachable)
+        patch.setattr(FilesystemStore, "head", of_own)
+        assert validator.advance(FIRST_WINDOW, threading.Event()) is WindowStatus.SCORED
+    assert tries[0] == len(TRIES_AT_BLOCKS) + 1
+    found = {miner.hotkey: miner.status for miner in verdict(validator).miners}
+    assert found[network.signers["miner-0"].hotkey] is MinerStatus.ACCEPTED
+    assert found[network.signers["miner-1"].hotkey] is status

@@ -202,6 +202,23 @@ def test_a_validator_that_gets_less_than_half_of_the_other_files_blames_nobody()
     assert not any(miner(result, uid).checked for uid in range(3))
 
 
+@pytest.mark.parametrize(("holds", "status"), [(True, MinerStatus.FAILED), (False, MinerStatus.INCONCLUSIVE)])
+def test_a_validator_that_was_cut_off_after_most_files_came_blames_nobody_for_the_rest(
+    holds: bool, status: MinerStatus
+) -> None:
+    window = case(stored(0, honest(0), gone=True), *(stored(uid, honest(uid)) for uid in (1, 2)))
+    result = judged(replace(window, line_holds=lambda: holds))
+    assert [miner(result, uid).status for uid in range(3)] == [status, MinerStatus.ACCEPTED, MinerStatus.ACCEPTED]
+
+
+def test_a_line_is_asked_for_only_where_a_file_is_missing() -> None:
+    def asked() -> bool:
+        raise AssertionError("every file came")
+
+    window = replace(case(stored(0, honest(0))), line_holds=asked)
+    assert miner(judged(window)).status is MinerStatus.ACCEPTED
+
+
 def test_a_file_whose_header_is_not_the_sealed_one_fails() -> None:
     data = honest(0)
     other = replace(header_of(data), software={"grail-core": "another"})

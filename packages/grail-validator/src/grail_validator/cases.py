@@ -191,7 +191,8 @@ class Case:
     `given_up`: hotkeys whose files were in hand when this validator's process ended. `measured`: what was measured before then.
     `arriving` gives the drawn files one after the other, each when it is settled whether `files.of` has it; it may fetch them
     meanwhile. Their order changes nothing in the result. `judging_s`: what their checks may take together
-    (`time_budget`), by `clock`; by default no time passes.
+    (`time_budget`), by `clock`; by default no time passes. `line_holds` is asked once, after the last look for files that could
+    not be had: whether this validator's own store, on which no miner has any hold, answers.
     """
 
     context: WindowContext
@@ -205,6 +206,7 @@ class Case:
     arriving: Callable[[Sequence[Sealed]], Generator[Sealed]] = in_order
     judging_s: float = math.inf
     clock: Callable[[], float] = lambda: 0.0
+    line_holds: Callable[[], bool] = lambda: True
 
 
 @dataclass(frozen=True)

@@ -152,10 +152,19 @@ def judge_window(case: Case) -> WindowResult:
     line = _line(case, judged.keys() - case.given_up, unsought)
     # In the order of UIDs, not in which they were missed: looking elsewhere has its time, and the first of them have it first.
     elsewhere = TimeBudget(case.judging_s, max(1, len(missing)), case.clock)
+    lost: list[Sealed] = []
     for one in sorted(missing, key=lambda one: one.entry.neuron.uid):
         hotkey = one.entry.neuron.hotkey
         had = _judge(one, case.files.elsewhere, case, elsewhere)
-        judged[hotkey] = had or (_unmeasured(one, unsought[hotkey]) if hotkey in unsought else _Judged(_not_had(one, line)))
+        if had is not None:
+            judged[hotkey] = had
+        elif hotkey in unsought:
+            judged[hotkey] = _unmeasured(one, unsought[hotkey])
+        else:
+            lost.append(one)
+    cut_off = bool(lost) and not case.line_holds()  # asked after the last look at any of them
+    for one in lost:
+        judged[one.entry.neuron.hotkey] = _Judged(_not_had(one, line, cut_off=cut_off))
     final = [_with_unsupported(one.verdict, case) for one in judged.values()]
     hotkeys = [one.entry.neuron.hotkey for one in drawn]
     accepted = [hotkey for hotkey in hotkeys if judged[hotkey].verdict.status is MinerStatus.ACCEPTED]
@@ -191,8 +200,12 @@ def _line(case: Case, had: Collection[Hotkey], unsought: Collection[Hotkey]) -> 
     return _Line(told, told.intersection(had))
 
 
-def _not_had(one: Sealed, line: _Line) -> MinerVerdict:
-    """A drawn file that nobody has: failed, unless less than half of the others that tell came, when the fault is ours."""
+def _not_had(one: Sealed, line: _Line, *, cut_off: bool) -> MinerVerdict:
+    """A drawn file that nobody has: failed, unless less than half of the others that tell came, or this validator is cut off
+    since: then the fault is ours."""
+    if cut_off:
+        reason = "this validator's own store did not answer either when the file was last looked for"
+        return _verdict(one, MinerStatus.INCONCLUSIVE, reason=reason)
     others = len(line.told - {one.entry.neuron.hotkey})
     if 2 * len(line.had) < others:
         reason = f"this validator could have {len(line.had)} of {others} other drawn files"

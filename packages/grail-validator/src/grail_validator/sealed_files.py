@@ -29,7 +29,7 @@ from grail_core.participant.participant import Participant
 from grail_core.protocol import Seal
 from grail_core.protocol.types import Block, Digest, Hotkey, Window
 from grail_core.storage.base import ObjectStore
-from grail_core.storage.layout import file_key, window_key
+from grail_core.storage.layout import file_key, verdict_key, window_key
 from grail_core.storage.time_limits import at_most
 from grail_core.telemetry import get_logger
 from grail_validator.arrivals import MOST_AT_ONCE, Arrivals, Patience, Tried
@@ -135,7 +135,29 @@ class WindowFiles:
                 data = self._fetched(hotkey, seal)
                 self.participant.files.forget(self._fetched_key(hotkey, seal.content_digest))
                 return data
-        return None
+        return self._once_more(hotkey, seal)
+
+    def _once_more(self, hotkey: Hotkey, seal: Seal) -> bytes | None:
+        """From the miner's own bucket: a line that was down for a while is nobody's fault but ours."""
+        assert self._elsewhere_until is not None
+        neuron, left_s = self._neurons.get(hotkey), self._elsewhere_until - time.monotonic()
+        if neuron is None or left_s <= 0:
+            return None
+        if not self._download(hotkey, neuron, window_key(ss58(hotkey), self.window), seal, left_s / 2):
+            return None
+        data = self._fetched(hotkey, seal)
+        self.participant.files.forget(self._fetched_key(hotkey, seal.content_digest))
+        return data
+
+    def line_holds(self) -> bool:
+        """Whether our own store answers now."""
+        try:
+            with at_most(_MAX_HEAD_SECONDS):
+                self.participant.own_store.head(verdict_key(self.window))
+        except StorageError as error:
+            log.event("cut_off", window=self.window, reason=error.what)
+            return False
+        return True
 
     def _holders(self, seal: Seal, left_s: float) -> list[Neuron]:
         """Other validators who say that they have it, by stake; all are asked at once."""

@@ -211,6 +211,7 @@ class ValidatorService:
             partial(files.arriving, stop=stop, idle=idle),
             judging_seconds(self.participant.params.block_time_ms),
             time.monotonic,
+            files.line_holds,
         )
 
     def _files(self, window: Window) -> WindowFiles:

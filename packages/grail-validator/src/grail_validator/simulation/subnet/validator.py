@@ -283,9 +283,11 @@ class SimulatedValidator:
                 self.excuse(window, one.entry.neuron.uid, Fault.RESTART)
         measured = process.ledger.measured(window)
         means = self._means(window, fetching.docket)
+        files = _Files(self, window, fetching.had)
         return Case(
             *(fetching.context, fetching.challenge, fetching.docket, fetching.standing, means),
-            *(_Files(self, window, fetching.had), begun.given_up, measured),
+            *(files, begun.given_up, measured),
+            line_holds=files.line_holds,
         )
 
     def _void(self, window: Window, reason: str) -> Void | None:
@@ -450,7 +452,15 @@ class _Files:
                 return None
             if there is not None:
                 return there.data
-        return None
+        try:
+            there = self.validator.world.read(self.validator.index, hotkey, file_key(self.window))
+        except StorageError:
+            return None
+        same = there is not None and hashlib.sha256(there.data).digest() == seal.content_digest
+        return there.data if there is not None and same else None
+
+    def line_holds(self) -> bool:
+        return not self.validator.world.faults.partitioned(self.validator.index, self.validator.world.now)
 
     def share(self, hotkey: Hotkey, seal: Seal, data: bytes) -> None:
         try:

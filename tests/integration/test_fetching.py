@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,11 +13,13 @@ import pytest
 from grail_core.errors import DiskFullError, StorageError
 from grail_core.keys import ss58
 from grail_core.protocol import MinerStatus, SignedVerdict, VerdictBody, WindowStatus
+from grail_core.protocol.types import Digest, Hotkey
 from grail_core.storage.filesystem import FilesystemStore
 from grail_core.storage.layout import verdict_key, window_key
+from grail_validator import sealed_files
 from grail_validator.cases import WindowStage
 from grail_validator.ledger import WorkBegun
-from grail_validator.sealed_files import TRIES_AT_BLOCKS, WindowFiles
+from grail_validator.sealed_files import MAX_ELSEWHERE_BLOCKS, MAX_ONCE_MORE_BLOCKS, TRIES_AT_BLOCKS, WindowFiles
 from grail_validator.service import ValidatorService
 from tooling.testing.faults import events
 from tooling.testing.mining import upload
@@ -205,3 +208,30 @@ def test_a_line_that_breaks_while_files_are_fetched_fails_no_honest_miner(
     found = {miner.hotkey: miner.status for miner in verdict(validator).miners}
     assert found[network.signers["miner-0"].hotkey] is MinerStatus.ACCEPTED
     assert found[network.signers["miner-1"].hotkey] is status
+
+
+def test_stores_that_drip_to_the_end_take_no_time_from_one_that_answers_again(
+    network: SmallNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those who say that they have their files share the time evenly, whoever is looked for first."""
+    files = WindowFiles(network.participant("validator-0"), FIRST_WINDOW)
+    drawn = [(Hotkey(bytes([number]) * 32), 100) for number in range(8)]
+    seals = {hotkey: SimpleNamespace(content_digest=Digest(bytes(32)), size=size) for hotkey, size in drawn}
+    files._neurons = {hotkey: SimpleNamespace(hotkey=hotkey) for hotkey in seals}  # type: ignore[misc]
+    limits: list[float] = []
+    now = [0.0]
+
+    def dripping(_: WindowFiles, *rest: Any) -> bool:
+        limits.append(rest[-1])
+        now[0] += rest[-1]  # all that it was given
+        return False
+
+    monkeypatch.setattr(sealed_files, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(WindowFiles, "_say_again", lambda _: set(seals))
+    monkeypatch.setattr(WindowFiles, "_download", dripping)
+    monkeypatch.setattr(WindowFiles, "_holders", lambda *_: [])
+    for hotkey, seal in seals.items():
+        assert files.elsewhere(hotkey, seal) is None  # type: ignore[arg-type]
+    left_s = (files._elsewhere_until or 0.0) - now[0]
+    assert left_s == pytest.approx(files._seconds(MAX_ELSEWHERE_BLOCKS))  # nor from looking into other validators' buckets
+    assert limits == pytest.approx([files._seconds(MAX_ONCE_MORE_BLOCKS) / 8] * 8)

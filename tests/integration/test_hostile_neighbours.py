@@ -24,7 +24,7 @@ from grail_core.storage.filesystem import FilesystemStore
 from grail_core.storage.layout import file_key, seal_key, verdict_key, window_key
 from grail_core.verification.window_file import Submission, check_file
 from grail_validator import arrivals, judging, sealed_files
-from grail_validator.sealed_files import MAX_ELSEWHERE_BLOCKS, MAX_ROUNDS_BLOCKS, WindowFiles
+from grail_validator.sealed_files import MAX_ELSEWHERE_BLOCKS, MAX_ONCE_MORE_BLOCKS, MAX_ROUNDS_BLOCKS, WindowFiles
 from grail_validator.service import ValidatorService
 from tooling.testing.mining import upload
 from tooling.testing.small_network import FIRST_WINDOW, SmallNetwork, make_model
@@ -212,7 +212,8 @@ def test_files_and_validators_that_drip_take_less_than_a_window_together(
     for module in (sealed_files, time_limits):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     validator.advance(FIRST_WINDOW, threading.Event())
-    seconds = seconds_of(MAX_ROUNDS_BLOCKS + MAX_ELSEWHERE_BLOCKS, network.params.block_time_ms)
+    blocks = MAX_ROUNDS_BLOCKS + MAX_ELSEWHERE_BLOCKS + MAX_ONCE_MORE_BLOCKS
+    seconds = seconds_of(blocks, network.params.block_time_ms)
     assert any(key.startswith("grail/files/") for key in asked)
     assert 0 < now[0] <= seconds < seconds_of(WINDOW_LENGTH, network.params.block_time_ms)
 

@@ -46,6 +46,8 @@ MAX_ROUNDS_BLOCKS: Final = 15
 """That all tries take together, however many files are drawn: with what comes after it, less than a window."""
 MAX_ELSEWHERE_BLOCKS: Final = 5
 """That looking for files in other validators' buckets takes together."""
+MAX_ONCE_MORE_BLOCKS: Final = 5
+"""That the last look into the buckets of miners whose files did not come takes together."""
 GRACE_BLOCKS: Final = 1
 """That a file may be behind the even pace of MAX_FETCH_BLOCKS, while others wait for the room that it holds."""
 _CHUNK = 2**20  # bytes of a file that are in memory
@@ -67,6 +69,9 @@ class WindowFiles:
     _others: list[Neuron] = field(default_factory=list)
     _again_until: float | None = None  # time.monotonic(): what files that were lost may take together
     _elsewhere_until: float | None = None  # and those that are looked for in other buckets
+    _drawn: tuple[Sealed, ...] = ()
+    _there_again: set[Hotkey] | None = None  # whose own buckets say once more that they have the file; None: not asked yet
+    _once_more_s: float = 0.0  # that is left of what these may take together
 
     def arriving(
         self, drawn: Sequence[Sealed], stop: threading.Event, idle: Callable[[bool], None] = lambda _: None
@@ -80,6 +85,7 @@ class WindowFiles:
         if not drawn:
             return
         self._neurons = {one.entry.neuron.hotkey: one.entry.neuron for one in drawn}
+        self._drawn = tuple(drawn)
         self._forget_partial()
         self._arrivals = Arrivals(
             bring=self._bring,
@@ -135,19 +141,47 @@ class WindowFiles:
                 data = self._fetched(hotkey, seal)
                 self.participant.files.forget(self._fetched_key(hotkey, seal.content_digest))
                 return data
-        return self._once_more(hotkey, seal)
+        began = time.monotonic()
+        data = self._once_more(hotkey, seal)
+        self._elsewhere_until += time.monotonic() - began  # each has its own time, whichever comes in between
+        return data
 
     def _once_more(self, hotkey: Hotkey, seal: Seal) -> bytes | None:
-        """From the miner's own bucket: a line that was down for a while is nobody's fault but ours."""
-        assert self._elsewhere_until is not None
-        neuron, left_s = self._neurons.get(hotkey), self._elsewhere_until - time.monotonic()
-        if neuron is None or left_s <= 0:
+        """From the miner's own bucket: a line that was down for a while is nobody's fault but ours.
+
+        All who miss a file are asked at once whether they have it now, and who says so has an even share of a time that is not
+        the one for other validators' buckets: stores that drip take neither from a miner whose store answers again.
+        """
+        if self._there_again is None:
+            self._there_again = self._say_again()
+            self._once_more_s = self._seconds(MAX_ONCE_MORE_BLOCKS)
+        if hotkey not in self._there_again:
             return None
-        if not self._download(hotkey, neuron, window_key(ss58(hotkey), self.window), seal, left_s / 2):
+        share_s = self._once_more_s / len(self._there_again)
+        self._there_again.remove(hotkey)
+        key, began = window_key(ss58(hotkey), self.window), time.monotonic()
+        came = self._download(hotkey, self._neurons[hotkey], key, seal, share_s)
+        self._once_more_s = max(0.0, self._once_more_s - (time.monotonic() - began))
+        if not came:
             return None
         data = self._fetched(hotkey, seal)
         self.participant.files.forget(self._fetched_key(hotkey, seal.content_digest))
         return data
+
+    def _say_again(self) -> set[Hotkey]:
+        """Of the miners whose files did not come, those who say now that they have them."""
+        had = self._arrivals.had if self._arrivals is not None else set()
+        missing = [one for one in self._drawn if one.entry.neuron.hotkey not in had]
+        if not missing:
+            return set()
+
+        def says(one: Sealed) -> bool:
+            key = window_key(ss58(one.entry.neuron.hotkey), self.window)
+            return self._has(one.entry.neuron, key, one.seal.size, _MAX_HEAD_SECONDS)
+
+        with ThreadPoolExecutor(min(MOST_AT_ONCE, len(missing)), thread_name_prefix="again") as pool:
+            there = pool.map(says, missing)
+            return {one.entry.neuron.hotkey for one, yes in zip(missing, there, strict=True) if yes}
 
     def line_holds(self) -> bool:
         """Whether our own store answers now."""
@@ -166,18 +200,22 @@ class WindowFiles:
             return []
 
         def has(neuron: Neuron) -> bool:
-            try:
-                with at_most(min(left_s, _MAX_HEAD_SECONDS)):
-                    info = self.participant.directory.open(neuron.commitment or "").head(file_key(seal.content_digest))
-            except StorageError:
-                return False
-            except Exception:  # a stranger's bucket
-                log.exception("unforeseen in the bucket of %s", ss58(neuron.hotkey))
-                return False
-            return info is not None and info.size == seal.size
+            return self._has(neuron, file_key(seal.content_digest), seal.size, min(left_s, _MAX_HEAD_SECONDS))
 
         with ThreadPoolExecutor(min(MOST_AT_ONCE, len(others)), thread_name_prefix="elsewhere") as pool:
             return [neuron for neuron, there in zip(others, pool.map(has, others), strict=True) if there]
+
+    def _has(self, neuron: Neuron, key: str, size: int, limit_s: float) -> bool:
+        """Whether a stranger's bucket says that it has an object of this size."""
+        try:
+            with at_most(limit_s):
+                info = self.participant.directory.open(neuron.commitment or "").head(key)
+        except StorageError:
+            return False
+        except Exception:  # a stranger's bucket
+            log.exception("unforeseen in the bucket of %s", ss58(neuron.hotkey))
+            return False
+        return info is not None and info.size == size
 
     def share(self, hotkey: Hotkey, seal: Seal, data: bytes) -> None:
         """Now, for other validators; where our store does not take it now, `share_cached` tries again with the verdict."""

@@ -113,6 +113,12 @@ class OutOfTimeError(MachineFaultError):
     """What was asked takes longer than there was time for it."""
 
 
+class EngineError(MachineFaultError):
+    """An inference server cannot be started, does not answer, or answers what it was not asked: what it drew is not used."""
+
+    exit_code = 16
+
+
 class OutOfMemoryError(GrailError):
     """This machine had no memory left, on the processor or on the device."""
 

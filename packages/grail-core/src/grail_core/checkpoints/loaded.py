@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grail_core.checkpoints.source import CheckpointSource
+from grail_core.model.described import ModelDescription
 from grail_core.model.policy_model import Attention, PolicyModel, require_device
 from grail_core.model.prompts import PromptRenderer
 from grail_core.protocol.manifest import CheckpointManifest
@@ -18,11 +19,20 @@ from grail_core.protocol.types import Digest
 
 
 @dataclass(frozen=True)
-class LoadedCheckpoint:
+class PreparedCheckpoint:
+    """A verified checkpoint and what of it needs no weights in this process."""
+
     manifest: CheckpointManifest
     folder: Path  # an ordinary Transformers folder: configuration and tokenizer are this checkpoint's
-    model: PolicyModel
     renderer: PromptRenderer
+    description: ModelDescription
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint(PreparedCheckpoint):
+    """With its model in this process. The folder's weights may be an earlier checkpoint's: these are stepped in memory."""
+
+    model: PolicyModel
 
 
 class LiveCheckpoint:
@@ -67,7 +77,8 @@ class LiveCheckpoint:
     def _load(self, manifest: CheckpointManifest) -> LoadedCheckpoint:
         folder = self._source.materialise(manifest)
         model = PolicyModel.load(folder, attention=self._attention, device=self._device)
-        return LoadedCheckpoint(manifest, folder, model, PromptRenderer(folder, manifest.thinking_mode))
+        renderer = PromptRenderer(folder, manifest.thinking_mode)
+        return LoadedCheckpoint(manifest, folder, renderer, description_of(model), model)
 
     def _step(self, manifest: CheckpointManifest) -> LoadedCheckpoint | None:
         """The loaded model with the weights of `manifest`, None where no delta leads from one to the other."""
@@ -79,7 +90,12 @@ class LiveCheckpoint:
         with current.model.lock:
             self._source.apply_to_model(current.model.state(), current.manifest, manifest)
             current.model.weights_changed()
-        return LoadedCheckpoint(manifest, current.folder, current.model, current.renderer)
+        return LoadedCheckpoint(manifest, current.folder, current.renderer, current.description, current.model)
+
+
+def description_of(model: PolicyModel) -> ModelDescription:
+    """What `ModelDescription.of` reads from the files, of the loaded model."""
+    return ModelDescription(model.vocabulary_size, model.context_length, model.layers, model.hidden_size)
 
 
 def _differ_in_weights_only(old: CheckpointManifest, new: CheckpointManifest) -> bool:

@@ -1,13 +1,20 @@
 """Generation behind one interface: prompts as token ids and one sampling seed per rollout in, token ids out.
 
-Back-ends must sample as section 4 of the protocol says; `hf.py` does so in process. No proof, no wallet, no chain here.
+Back-ends must sample as section 4 of the protocol says; `hf.py` does so in process, `sglang.py` and `vllm.py` through a server
+of their own. A generator draws with the weights it was told to serve and with no others. No proof, no wallet, no chain here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from grail_core.protocol.policy import GenerationPolicy
+
+if TYPE_CHECKING:
+    from grail_core.model.policy_model import PolicyModel
 
 
 @dataclass(frozen=True)
@@ -21,7 +28,62 @@ class Completion:
     tokens: tuple[int, ...]  # the end token, if any, is the last
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A request that is finished."""
+
+    index: int  # of the request, in the sequence that was handed in
+    completion: Completion
+
+
+@dataclass(frozen=True)
+class ServedWeights:
+    """What a generator draws with: one checkpoint's weights, and what its manifest says of drawing.
+
+    `folder` is a whole Transformers folder of exactly these weights. `model` is the same, loaded in this process, for
+    generators that run here; then the folder's weights may be older.
+    """
+
+    version: str  # the manifest's digest, 64 hex digits: what an engine reports while it serves these
+    folder: Path
+    policy: GenerationPolicy
+    end_tokens: frozenset[int]
+    vocabulary_size: int  # rows of the head
+    context_length: int  # tokens
+    model: PolicyModel | None = None
+
+
 class Generator(Protocol):
-    def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
-        """One completion per request, in order."""
+    """Draws tokens. Calls come from one thread, but for `close`."""
+
+    @property
+    def numerics_class(self) -> str:
+        """What the header calls `generation_class`."""
+        ...
+
+    @property
+    def version(self) -> str | None:
+        """Of the weights in use; None before the first `serve`, and after a failure until the next one."""
+        ...
+
+    def serve(self, weights: ServedWeights) -> None:
+        """Draw with these from now on; returns once the engine says that it does.
+
+        Raises:
+            EngineError: it does not; `version` tells what it serves instead, and nothing is drawn with a mixture.
+            ProtocolViolationError: the policy is one that this engine cannot follow.
+        """
+        ...
+
+    def generate(self, requests: Sequence[GenerationRequest], cancelled: Callable[[], bool]) -> Iterator[Drawn]:
+        """Every request once, as it is finished, in any order; fewer once `cancelled` says true.
+
+        Raises:
+            EngineError: the engine fails for good, or answered with other weights than `version`.
+            OutOfVocabularyError, OverlongSequenceError, ProtocolViolationError: a prompt that cannot be taken.
+        """
+        ...
+
+    def close(self) -> None:
+        """Stop and free everything; may be called twice, and from another thread while `generate` runs, which then ends."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import click
 from grail_core.commands.knob_options import knob_options
 from grail_core.commands.options import common_options, run_cli, stop_on_signals, verbose_option
 from grail_miner import __version__
-from grail_miner.limits import MiningLimits
+from grail_miner.limits import MOST_GROUPS_PER_BATCH, MiningLimits
 
 if TYPE_CHECKING:
     from grail_core.participant.settings import Settings
@@ -30,9 +31,14 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--windows", type=click.IntRange(min=1), help="Stop after so many windows were mined (default: never).")
-@knob_options(MiningLimits, "limits")
+@knob_options(MiningLimits, "limits", "max_groups")
+@click.option(
+    "--batch",
+    type=click.IntRange(1, MOST_GROUPS_PER_BATCH),
+    help="Groups generated at a time (default: GRAIL_PIPELINE_GROUPS_PER_BATCH).",
+)
 @common_options
-def run(settings: Settings, windows: int | None, limits: MiningLimits) -> None:
+def run(settings: Settings, windows: int | None, limits: MiningLimits, batch: int | None) -> None:
     """Mine window after window until stopped.
 
     Each window: wait for its seed, sync the checkpoint, generate the assigned problems with the assigned seeds, grade, prove,
@@ -40,6 +46,7 @@ def run(settings: Settings, windows: int | None, limits: MiningLimits) -> None:
     """
     from grail_miner.start import run_miner
 
+    limits = replace(limits, groups_per_batch=batch or settings.pipeline_groups_per_batch)
     run_miner(settings, stop_on_signals, windows=windows, limits=limits)
 
 

@@ -53,6 +53,17 @@ def test_a_wrong_value_is_explained_and_never_repeated(
     assert "word" not in str(caught.value).replace("words", "")
 
 
+def test_all_wrong_values_are_named_at_once_with_where_each_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NETUID", "many")
+    Path(".env").write_text("GRAIL_PIPELINE_VLLM_TP=0\n\nGRAIL_PIPELINE_PROOF_SUBPROCESS=yes\n")
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings()
+    for name in ("NETUID", "GRAIL_PIPELINE_VLLM_TP", "GRAIL_PIPELINE_PROOF_SUBPROCESS"):
+        assert f"{name}: it is not " in caught.value.what
+        assert f"set {name} to " in caught.value.hint
+    assert caught.value.where == "environment, .env, line 1, .env, line 3"
+
+
 def test_a_toml_file_has_switches_and_numbers_of_its_own() -> None:
     Path("grail.toml").write_text(
         'GRAIL_PIPELINE_PROOF_SUBPROCESS = true\nGRAIL_PIPELINE_GPU_MEM_UTIL = 0.5\nGRAIL_PIPELINE_PROOF_GPU_IDS = "1, 2"\n'

@@ -1,4 +1,4 @@
-"""`grail-miner`: mine, or check a file before it is uploaded. Heavy imports wait until a command runs."""
+"""`grail-miner`: mine, see what keeps a machine from it, check a file before it is uploaded. Heavy imports wait."""
 
 from __future__ import annotations
 
@@ -48,6 +48,37 @@ def run(settings: Settings, windows: int | None, limits: MiningLimits, batch: in
 
     limits = replace(limits, groups_per_batch=batch or settings.pipeline_groups_per_batch)
     run_miner(settings, stop_on_signals, windows=windows, limits=limits)
+
+
+@cli.command()
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="A model's folder to hold against the memory (default: the checkpoint's, where it is cached).",
+)
+@click.option("--env", "environment", help="Environment whose minima count (default: the checkpoint's).")
+@click.option("--offline", is_flag=True, help="Ask nothing outside this machine.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@common_options
+def doctor(settings: Settings, model: Path | None, environment: str | None, offline: bool, as_json: bool) -> None:
+    """Look at machine, engine and network, and name everything that would keep a miner from being paid, all at once.
+
+    Says which back-end generates and why, draws what runs on which device, holds the model against the memory and the machine
+    against the minima, and asks chain, beacon, bucket and the trainer's checkpoints what a start would ask. Nothing is started,
+    and nothing but some small objects in the own bucket is written, which go again. What was not asked is said.
+    Ends with the exit code of the first thing that is broken, or 0.
+
+    \b
+      grail-miner doctor --offline
+      grail-miner doctor --model ./Qwen3-4B --env gsm8k --json
+    """
+    from grail_miner.doctor.examination import Asked, examine
+    from grail_miner.doctor.report import as_json as json_of
+    from grail_miner.doctor.report import as_text, end
+
+    done = examine(settings, Asked(model, environment, offline))
+    click.echo(json_of(done) if as_json else as_text(done))
+    end(done)
 
 
 @cli.command()

@@ -7,19 +7,30 @@ by their entry points (`grail.generators`).
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grail_core.errors import ConfigurationError
 from grail_core.generation.options import EngineOptions
+from grail_core.participant.classes import require_class
 from grail_core.participant.settings import Settings
+from grail_core.protocol.network import NetworkParameters
 from grail_miner.layout import Layout
 
 if TYPE_CHECKING:
     from grail_core.generation.base import Generator
 
 SERVERS = ("sglang", "vllm")
+
+
+@dataclass(frozen=True)
+class Computing:
+    """Where and how something computes, as a numerics class names it."""
+
+    device: str
+    attention: str = "sdpa"
 
 
 def visible_gpus() -> int:
@@ -70,6 +81,20 @@ def engine_python(settings: Settings, backend: str) -> Path:
             f"{backend} generates, and is not installed in the miner's own environment", where=variable, hint=_how(backend)
         )
     return Path(sys.executable)
+
+
+def numerics_classes(layout: Layout, params: NetworkParameters) -> tuple[str, str]:
+    """What headers will name: the class that proves, and the class that draws.
+
+    Raises:
+        ConfigurationError: the network does not admit one of them, with the list of what it admits.
+    """
+    proof = require_class(Computing(layout.workers.devices[0]), "proof", params)
+    if layout.generation_device is not None:
+        return proof, require_class(Computing(layout.generation_device), "generation", params)
+    on_gpu = bool(layout.generation_gpus) or layout.url is not None  # somebody else's server is taken to have one
+    computing = Computing("cuda", "flash") if on_gpu else Computing("cpu", "sdpa")
+    return proof, require_class(computing, "generation", params, engine=layout.backend)
 
 
 def make_generator(options: EngineOptions, numerics_class: str) -> Generator:

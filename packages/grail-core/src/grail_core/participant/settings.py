@@ -283,13 +283,19 @@ def resolve(**flags: Any) -> Resolution:
 
 
 def _malformed(error: ValidationError, given: Mapping[str, Given]) -> ConfigurationError:
-    first = error.errors(include_input=False, include_context=False, include_url=False)[0]
-    name = str(first["loc"][0])
-    field = next(field for field in Settings.model_fields.values() if field.alias == name)
-    words = wanted(field)
-    own = first["type"] == "value_error"  # a validator of this file has said it
-    what = str(first["msg"]).removeprefix("Value error, ") if own else f"it is not {words}"
-    return ConfigurationError(f"{name}: {what}", where=given[name].origin, hint=f"set {name} to {words}, or leave it unset")
+    """One error for all wrong values, so that nobody has to start once for each."""
+    wrong = error.errors(include_input=False, include_context=False, include_url=False)
+    told, places, hints = [], [], []
+    for one in {str(one["loc"][0]): one for one in reversed(wrong)}.values():
+        name = str(one["loc"][0])
+        words = wanted(next(field for field in Settings.model_fields.values() if field.alias == name))
+        own = one["type"] == "value_error"  # a validator of ours has said it
+        told.append(f"{name}: " + (str(one["msg"]).removeprefix("Value error, ") if own else f"it is not {words}"))
+        places.append(given[name].origin)
+        hints.append(f"set {name} to {words}, or leave it unset")
+    return ConfigurationError(
+        "; ".join(reversed(told)), where=", ".join(dict.fromkeys(reversed(places))), hint="; ".join(reversed(hints))
+    )
 
 
 def _without_access(text: str) -> str:

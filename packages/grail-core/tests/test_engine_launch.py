@@ -83,7 +83,8 @@ def test_what_a_setting_says_is_what_the_engine_is_told(options: EngineOptions) 
     told, before = flags(launched(fewer)), flags(launched(options))
     sglang = options.backend == "sglang"
     assert told["--context-length" if sglang else "--max-model-len"] == "1000"
-    assert before["--context-length" if sglang else "--max-model-len"] == "4096"  # no more than the model has
+    whole = "4098" if sglang else "4096"  # all that the model has; SGLang keeps two tokens for itself
+    assert before["--context-length" if sglang else "--max-model-len"] == whole
     assert told["--mem-fraction-static" if sglang else "--gpu-memory-utilization"] == "0.5"
     assert told["--max-running-requests" if sglang else "--max-num-seqs"] == "7"
     assert ("--cuda-graph-backend-decode" if sglang else "--enforce-eager") in told

@@ -47,6 +47,7 @@ _PASSED_PREFIXES = (
     *["TRITON_", "FLASHINFER_", "VLLM_", "SGLANG_", "SGL_"],
 )
 _SECRET = re.compile("key|token|secret|passw|credential|mnemonic", re.IGNORECASE)
+_SGLANG_SPARE = 2  # tokens
 _CPU_TOKENS = 16_384  # in SGLang's cache on the CPU, at least
 
 
@@ -106,7 +107,9 @@ def environment(options: EngineOptions, own: Mapping[str, str]) -> dict[str, str
         "TOKENIZERS_PARALLELISM": "false",
         "CUDA_VISIBLE_DEVICES": visible_devices(options.gpus, own.get("CUDA_VISIBLE_DEVICES")),
     }
-    if options.backend == "vllm":
+    if options.backend == "sglang":
+        fixed["SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"] = "1"  # by what `context_of` adds
+    else:
         fixed |= {
             "VLLM_SERVER_DEV_MODE": "1",  # opens what weights are rolled by; `grail_engine_guard` asks for the key there
             "VLLM_USE_V2_MODEL_RUNNER": "0",  # the plug-in named on the command line is the one for this runner
@@ -144,8 +147,13 @@ def visible_devices(gpus: tuple[int, ...], parent: str | None) -> str:
 
 
 def context_of(options: EngineOptions, weights: ServedWeights) -> int:
-    """Tokens of prompt and completion that the engine is told to take: engines refuse more than the model has."""
-    return min(options.max_model_len, weights.context_length)
+    """Tokens of prompt and completion that the engine is told to take: what is set, or all that the model has.
+
+    SGLang takes one token less than it is told and keeps one for itself. The two more that it is therefore told are never
+    drawn: no completion goes beyond the model's context.
+    """
+    spare = _SGLANG_SPARE if options.backend == "sglang" else 0
+    return min(options.max_model_len, weights.context_length + spare)
 
 
 def _sglang(options: EngineOptions, weights: ServedWeights, port: int, key_file: Path) -> tuple[str, ...]:

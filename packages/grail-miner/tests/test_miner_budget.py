@@ -53,15 +53,15 @@ def test_a_small_batch_takes_no_less_than_its_first_group() -> None:
 
 def test_drawing_ends_once_a_group_that_is_whole_now_comes_too_late() -> None:
     budget = known(1.0, 1.0, judge=0.5, prove=2.0)
-    assert not budget.too_late_to_draw(5.0, in_flight=0)
-    assert budget.too_late_to_draw(4.5, in_flight=0)
-    assert budget.too_late_to_draw(6.5, in_flight=1)
+    assert not budget.too_late_to_draw(5.0, waiting=0)
+    assert budget.too_late_to_draw(4.5, waiting=0)
+    assert budget.too_late_to_draw(6.5, waiting=1)
 
 
 def test_on_a_clock_that_stands_still_every_group_fits_however_slow_the_machine() -> None:
     budget = known(0.0, 0.0)
     assert budget.groups_that_fit(1.5, at_most=64, in_flight=300) == 64
-    assert not budget.too_late_to_draw(1.5, in_flight=300)
+    assert not budget.too_late_to_draw(1.5, waiting=300)
     assert budget.groups_that_fit(0.0, at_most=64) == 0
 
 

@@ -78,9 +78,9 @@ class TimeBudget:
                 return count
         return 0
 
-    def too_late_to_draw(self, seconds_left: float, in_flight: int) -> bool:
-        """Whether a group that was whole now would not be proved before the reserve any more."""
-        return seconds_left - self.reserve <= self.drain_seconds(in_flight + 1)
+    def too_late_to_draw(self, seconds_left: float, waiting: int) -> bool:
+        """Whether a group that was whole now, behind so many that wait, would not be proved before the reserve any more."""
+        return seconds_left - self.reserve <= self.drain_seconds(waiting + 1)
 
 
 def _average(old: float | None, new: float) -> float:

@@ -101,7 +101,6 @@ class Pipeline:
         # All below is read and written within the monitor.
         self._following = 0
         self._begun: set[int] = set()  # not whole, dropped or cancelled yet
-        self._generated = 0  # of these, with all their completions
         self._whole: dict[int, Group] = {}
         self._dropped: dict[int, str] = {}
         self._no_more = False  # nothing is begun any more, and what is drawn is not waited for
@@ -156,7 +155,8 @@ class Pipeline:
         with self._monitor:
             if left <= self._budget.reserve:
                 return True
-            if not self._no_more and self._begun and self._budget.too_late_to_draw(left, self._generated):
+            waiting = len(self._to_judge.waiting) + len(self._to_prove.waiting)  # what is in hand is as good as done
+            if not self._no_more and self._begun and self._budget.too_late_to_draw(left, waiting):
                 self._no_more = True
                 self._monitor.changed()
         return False
@@ -218,11 +218,9 @@ class Pipeline:
                 answered = batch.take(drawn)
                 if answered is None:
                     continue
-                whole_ms = self._clock.now_ms()
-                whole += 1
-                with self._monitor:
-                    self._generated += 1
-                    if whole == 1:
+                whole_ms, whole = self._clock.now_ms(), whole + 1
+                if whole == 1:
+                    with self._monitor:
                         self._budget.observe_first(max(0, whole_ms - began_ms) / 1000)
                 if not self._put(self._to_judge, answered, answered.assigned.group):
                     break
@@ -259,7 +257,7 @@ class Pipeline:
                 with self.trace.span(JUDGE, group):
                     grades = self._work.judge(answered)
             except GroupLostError as error:
-                self._drop(group, str(error), generated=True)
+                self._drop(group, str(error))
                 continue
             seconds = self._seconds_since(began_ms)
             with self._monitor:
@@ -273,7 +271,7 @@ class Pipeline:
                 with self.trace.span(PROVE, group, lane):
                     proofs = self._work.prove(judged.answered)
             except GroupLostError as error:
-                self._drop(group, str(error), generated=True)
+                self._drop(group, str(error))
                 continue
             seconds = self._seconds_since(began_ms)
             with self._monitor:
@@ -288,7 +286,7 @@ class Pipeline:
             with self._monitor:
                 if not self._closing:
                     self._whole[group.group] = group
-                    self._settled(group.group, generated=True)
+                    self._settled(group.group)
         with self._monitor:
             self._packing = False
             self._monitor.changed()
@@ -336,16 +334,15 @@ class Pipeline:
             self._monitor.changed()
             return item
 
-    def _drop(self, group: int, reason: str, *, generated: bool = False) -> None:
+    def _drop(self, group: int, reason: str) -> None:
         log.event("group_dropped", window=self._plan.window, group=group, reason=reason)
         with self._monitor:
             if not self._closing:
                 self._dropped[group] = reason
-                self._settled(group, generated=generated)
+                self._settled(group)
 
-    def _settled(self, group: int, *, generated: bool) -> None:
+    def _settled(self, group: int) -> None:
         self._begun.discard(group)
-        self._generated -= generated
         self._monitor.changed()
 
     def _is_cancelled(self) -> bool:

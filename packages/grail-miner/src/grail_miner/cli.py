@@ -31,6 +31,11 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--windows", type=click.IntRange(min=1), help="Stop after so many windows were mined (default: never).")
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write what each stage did and when there, window by window: JSON and a drawing.",
+)
 @knob_options(MiningLimits, "limits", "max_groups")
 @click.option(
     "--batch",
@@ -38,7 +43,7 @@ def cli() -> None:
     help="Groups generated at a time (default: GRAIL_PIPELINE_GROUPS_PER_BATCH).",
 )
 @common_options
-def run(settings: Settings, windows: int | None, limits: MiningLimits, batch: int | None) -> None:
+def run(settings: Settings, windows: int | None, trace: Path | None, limits: MiningLimits, batch: int | None) -> None:
     """Mine window after window until stopped.
 
     Each window: wait for its seed, sync the checkpoint, generate the assigned problems with the assigned seeds, grade, prove,
@@ -47,7 +52,7 @@ def run(settings: Settings, windows: int | None, limits: MiningLimits, batch: in
     from grail_miner.start import run_miner
 
     limits = replace(limits, groups_per_batch=batch or settings.pipeline_groups_per_batch)
-    run_miner(settings, stop_on_signals, windows=windows, limits=limits)
+    run_miner(settings, stop_on_signals, windows=windows, limits=limits, trace_dir=trace)
 
 
 @cli.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.errors import ConfigurationError
@@ -41,6 +42,7 @@ def run_miner(
     windows: int | None,
     limits: MiningLimits,
     mining_of: MiningFactory = honest_mining,
+    trace_dir: Path | None = None,
 ) -> int:
     """Join the network and mine until stopped. Returns the number of windows mined."""
     layout = plan(settings, visible_gpus())
@@ -66,6 +68,7 @@ def run_miner(
             Retention(participant.own_store, kept),
             max_groups=limits.max_groups,
             safety_blocks=settings.miner_safety_blocks,
+            trace_dir=trace_dir,
         )
         with stopping() as stop:
             mined = service.run(stop, windows)

@@ -1,8 +1,9 @@
-"""Proofs in the miner's own process: the model of the checkpoint, and no other one."""
+"""Proofs in the miner's own process, by one model or several: of the checkpoint that is loaded, and of no other one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from grail_core.proof.sketches import Projections
 from grail_core.protocol.types import Digest
 from grail_miner.proving.base import Prover
 from grail_miner.proving.in_process import InProcessProver
+from grail_miner.proving.threads import ThreadProver, over_the_same_weights
 from tooling.testing import plain_window as plain
 from tooling.testing.models.tiny_qwen2 import save_byte_model
 
@@ -45,7 +47,7 @@ def group(seed: int, vocabulary: int) -> tuple[list[list[int]], list[int]]:
 
 
 def signs(hidden: int) -> Projections:
-    return np.random.default_rng(7).choice(np.float32([-1, 1]), (4, hidden)).astype(np.float32)
+    return np.where(np.random.default_rng(7).random((4, hidden)) < 0.5, -1, 1).astype(np.float32)
 
 
 def bytes_of(proofs: Sequence[RolloutProof]) -> list[tuple[bytes, bytes]]:
@@ -74,3 +76,29 @@ def test_after_a_load_that_failed_nothing_is_proved_with_the_weights_before_it(
         prover.load(broken)
     with pytest.raises(MachineFaultError, match="no weights are loaded"):
         prover.prove(*group(1, model.vocabulary_size), signs(model.hidden_size))
+
+
+def test_threads_over_one_copy_of_the_weights_prove_what_one_model_proves(
+    checkpoint: PreparedCheckpoint, model: PolicyModel
+) -> None:
+    groups = [group(seed, model.vocabulary_size) for seed in range(4)]
+    expected = [bytes_of(prove_rollouts(model, *one, signs(model.hidden_size))) for one in groups]
+    prover: Prover = ThreadProver(("cpu", "cpu"))
+    for one in (checkpoint, LoadedCheckpoint(**vars(checkpoint), model=model)):
+        prover.load(one)
+        with ThreadPoolExecutor(prover.slots) as pool:
+            proved = pool.map(lambda it: bytes_of(prover.prove(*it, signs(model.hidden_size))), groups)
+            assert list(proved) == expected
+    first, second = model, over_the_same_weights(model)
+    assert first.lock is not second.lock
+    assert [one.data_ptr() for one in first.state().values()] == [one.data_ptr() for one in second.state().values()]
+
+
+def test_a_thread_that_waits_for_a_model_is_told_when_there_is_none(checkpoint: PreparedCheckpoint, model: PolicyModel) -> None:
+    prover = ThreadProver(("cpu",))
+    prover.load(checkpoint)
+    prover.close()
+    with pytest.raises(MachineFaultError, match="no weights are loaded"):
+        prover.prove(*group(1, model.vocabulary_size), signs(model.hidden_size))
+    with pytest.raises(ValueError, match="all on GPUs or all on the processor"):
+        ThreadProver(("cpu", "cuda:0"))

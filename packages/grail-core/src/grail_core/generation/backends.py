@@ -22,27 +22,34 @@ GeneratorFactory = Callable[[EngineOptions, str], Generator]
 
 def hf(options: EngineOptions, numerics_class: str) -> Generator:
     """Transformers in this process, over the model that it is handed with the weights."""
-    made: Generator = import_module("grail_core.generation.in_process").InProcessGenerator(lambda _model: numerics_class)
-    return made
+    from grail_core.generation.in_process import InProcessGenerator
+
+    return InProcessGenerator(lambda _model: numerics_class)
 
 
 def sglang(options: EngineOptions, numerics_class: str) -> Generator:
     """SGLang: somebody else's server at `options.url`, or one of ours."""
-    return _served(options, numerics_class, import_module("grail_core.generation.sglang").SglangGenerator)
+    from grail_core.generation.sglang import SglangGenerator
+
+    return _served(options, numerics_class, SglangGenerator)
 
 
 def vllm(options: EngineOptions, numerics_class: str) -> Generator:
     """vLLM: somebody else's server at `options.url`, or one of ours."""
-    return _served(options, numerics_class, import_module("grail_core.generation.vllm").VllmGenerator)
+    from grail_core.generation.vllm import VllmGenerator
+
+    return _served(options, numerics_class, VllmGenerator)
 
 
 def _served(options: EngineOptions, numerics_class: str, of: Callable[..., Generator]) -> Generator:
-    def client(url: str) -> Generator:
-        return of(url, options, numerics_class=numerics_class)
+    def client(url: str, key: str | None) -> Generator:
+        return of(url, options, numerics_class=numerics_class, api_key=key)
 
     if options.url is not None:
-        return client(options.url)
-    made: Generator = import_module("grail_core.generation.supervised").SupervisedGenerator(options, client)
+        return client(options.url, None)
+    made: Generator = import_module("grail_core.generation.supervised").SupervisedGenerator(
+        options, client, numerics_class=numerics_class
+    )
     return made
 
 

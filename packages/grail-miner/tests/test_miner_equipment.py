@@ -25,8 +25,11 @@ from grail_miner.equipment import Equipment, engine_options, equipped, make_prov
 from grail_miner.layout import Layout, plan
 from grail_miner.limits import MiningLimits
 from grail_miner.mining import Mining
+from grail_miner.proving.processes import ProcessProver
 from tooling import REPOSITORY
 from tooling.testing.engine_double.double import EngineDouble
+from tooling.testing.engine_double.process import pose
+from tooling.testing.engine_double.setup import Flavour
 from tooling.testing.network import FIRST_WINDOW, Network
 
 
@@ -213,22 +216,51 @@ def drawn(equipment: Equipment, network: Network) -> list[tuple[int, ...]]:
     return [found[index] for index in range(4)]
 
 
+@pytest.fixture(scope="module")
+def expected(network: Network) -> list[tuple[int, ...]]:
+    """What `hf` draws in process."""
+    settings = load_settings(pipeline_backend="hf", device="cpu")
+    with equipped(settings, plan(settings, 0), network.participant("miner-0")) as here:
+        return drawn(here, network)
+
+
 @pytest.mark.parametrize("backend", ["sglang", "vllm"])
-def test_an_engines_server_and_the_prover_are_brought_to_one_checkpoint_and_draw_as_hf_does(
-    backend: str, network: Network, tmp_path: Path
+def test_somebody_elses_server_and_the_prover_are_brought_to_one_checkpoint_and_draw_as_hf_does(
+    backend: Flavour, network: Network, expected: list[tuple[int, ...]], tmp_path: Path
 ) -> None:
     participant = dataclasses.replace(with_classes_of_engines(network), state_dir=tmp_path)
-    settings = load_settings()
-    with equipped(settings, plan(settings, 0), network.participant("miner-0")) as here:
-        expected = drawn(here, network)
-    with EngineDouble.of(backend, network.root / "model", dtype="bfloat16") as server:  # type: ignore[arg-type]
-        given = {"pipeline_backend": backend, f"{backend}_url": server.url}
-        settings = load_settings(**given)
+    with EngineDouble.of(backend, network.root / "model", dtype="bfloat16") as server:
+        settings = load_settings(**{"pipeline_backend": backend, f"{backend}_url": server.url})
         with equipped(settings, plan(settings, 0), participant) as there:
             assert there.generator.numerics_class == f"bf16-flash-cuda-{backend}"
             assert there.prover.proof_class == "bf16-sdpa-cpu-transformers"
             assert drawn(there, network) == expected
     assert all(not thread.name.startswith("checkpoint-ahead") for thread in threading.enumerate())
+
+
+@pytest.mark.heavy
+def test_a_server_of_ours_is_started_from_the_interpreter_that_is_set_and_ends_with_the_miner(
+    network: Network, expected: list[tuple[int, ...]], tmp_path: Path
+) -> None:
+    """With a proof worker in a process of its own beside it."""
+    links = tmp_path / "links"
+    settings = load_settings(
+        pipeline_backend="sglang",
+        sglang_python=pose(tmp_path / "engine"),
+        device="cpu",
+        pipeline_proof_subprocess=True,
+        pipeline_symlink_dir=links,
+    )
+    participant = dataclasses.replace(with_classes_of_engines(network), state_dir=tmp_path)
+    layout = plan(settings, 1)
+    assert (layout.generation_gpus, layout.workers.devices) == ((0,), ("cpu",)), "the double takes a GPU's flags, and no GPU"
+    with equipped(settings, layout, participant) as there:
+        assert drawn(there, network) == expected
+        assert (links / "weights" / "current").resolve().name
+        assert isinstance(there.prover, ProcessProver)
+        children = there.prover.pids
+    assert children
+    assert not any(Path(f"/proc/{pid}").exists() for pid in children)
 
 
 def test_a_class_that_the_network_does_not_admit_ends_the_start_with_the_list(network: Network) -> None:

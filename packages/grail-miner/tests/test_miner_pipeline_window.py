@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,7 @@ def network(tmp_path: Path) -> Network:
 
 def miner(network: Network, mining: Mining, *, trace_dir: Path | None = None, groups: int = GROUPS) -> MinerService:
     mining.groups_per_batch = 2
-    participant = network.participant("miner-0")
-    object.__setattr__(participant, "chain", Driven(network.chain, limit=10**6))
+    participant = replace(network.participant("miner-0"), chain=Driven(network.chain, limit=10**6))
     return MinerService(
         participant,
         mining,

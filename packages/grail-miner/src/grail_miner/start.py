@@ -72,8 +72,11 @@ def run_miner(
             safety_blocks=settings.miner_safety_blocks,
             trace_dir=trace_dir,
         )
-        with stopping() as stop:
-            mined = service.run(stop, windows)
+        try:
+            with stopping() as stop:
+                mined = service.run(stop, windows)
+        finally:
+            mining.close()
         log.event("miner_stopped", windows=mined)
     return mined
 

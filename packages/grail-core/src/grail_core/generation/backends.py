@@ -37,12 +37,13 @@ def vllm(options: EngineOptions, numerics_class: str) -> Generator:
 
 
 def _served(options: EngineOptions, numerics_class: str, of: Callable[..., Generator]) -> Generator:
-    def client(url: str) -> Generator:
-        return of(url, options, numerics_class=numerics_class)
+    def client(url: str, api_key: str | None) -> Generator:
+        return of(url, options, numerics_class=numerics_class, api_key=api_key)
 
     if options.url is not None:
-        return client(options.url)
-    made: Generator = import_module("grail_core.generation.supervised").SupervisedGenerator(options, client)
+        return client(options.url, None)
+    supervised = import_module("grail_core.generation.supervised").SupervisedGenerator
+    made: Generator = supervised(options, client, numerics_class=numerics_class)
     return made
 
 

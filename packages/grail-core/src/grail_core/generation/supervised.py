@@ -65,7 +65,7 @@ class SupervisedGenerator:
 
     Args:
         make_client: over a server that was started.
-        numerics_class: what the header calls `generation_class`.
+        numerics_class: what the header calls `generation_class`; the server is started so that it is.
         folders: where engines find their weights; by default below `options.state_dir`, and none where that is not set.
     """
 
@@ -80,7 +80,7 @@ class SupervisedGenerator:
         restarts: Restarts = NORMAL,
     ) -> None:
         self._options, self._make_client, self._numerics_class = options, make_client, numerics_class
-        self._server = server if server is not None else EngineServer(options)
+        self._server = server if server is not None else EngineServer(options, numerics_class=numerics_class)
         if folders is None and options.state_dir is not None:
             folders = EngineFolders(options.state_dir / "weights")
         self.folders = folders

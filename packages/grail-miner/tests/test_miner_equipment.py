@@ -256,6 +256,19 @@ def test_somebody_elses_server_and_the_prover_are_brought_to_one_checkpoint_and_
 
 
 @pytest.mark.heavy
+@pytest.mark.parametrize(
+    "given", [{"pipeline_proof_subprocess": True}, {"pipeline_proof_workers": 2}], ids=["process", "threads"]
+)
+def test_hf_draws_the_same_whatever_proves_beside_it(
+    given: dict[str, Any], network: Network, expected: list[tuple[int, ...]], tmp_path: Path
+) -> None:
+    participant = dataclasses.replace(network.participant("miner-0"), state_dir=tmp_path)
+    settings = load_settings(pipeline_backend="hf", device="cpu", **given)
+    with equipped(settings, plan(settings, 0), participant) as here:
+        assert drawn(here, network) == expected
+
+
+@pytest.mark.heavy
 def test_a_server_of_ours_is_started_from_the_interpreter_that_is_set_and_ends_with_the_miner(
     network: Network, expected: list[tuple[int, ...]], tmp_path: Path
 ) -> None:

@@ -27,7 +27,7 @@ from tooling.testing.engine_weights import END, TinyCheckpoint, by_index, reques
 Flavour = Literal["sglang", "vllm"]
 GENERATE = {"sglang": "/generate", "vllm": "/inference/v1/generate"}
 UPDATE = {"sglang": "/update_weights_from_disk", "vllm": "/collective_rpc"}
-ASKED = requests()
+ASKED = requests(rows=2)
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +81,10 @@ def times_asked(double: EngineDouble, path: str) -> int:
 def test_the_tokens_are_those_of_the_in_process_generator(
     generator: RemoteGenerator, old: TinyCheckpoint, policy: GenerationPolicy
 ) -> None:
+    asked = requests(groups=3, rows=4)
     generator.serve(old.weights(policy))
-    found = by_index(list(generator.generate(ASKED, never)))
-    assert found == old.draw(ASKED, policy)
+    found = by_index(list(generator.generate(asked, never)))
+    assert found == old.draw(asked, policy)
     assert {tokens[-1] in END for tokens in found.values()} == {True, False}  # some rows end, some are cut
 
 

@@ -165,18 +165,21 @@ class RemoteGenerator(ABC):
         try:
             while (drawn := drawing.next(cancelled)) is not None:
                 if self.version != weights.version:
-                    raise EngineError("other weights are served since these rows were asked for", where=self.url)
+                    break
                 yield drawn
         finally:
             drawing.stop()
             mixed = isinstance(drawing.failure, WrongWeightsError)
             if mixed and self.version == weights.version:
                 self._weights = None
-        if drawing.failure is None or cancelled():
+        if cancelled() or self._http.closed:
             return
         if isinstance(drawing.failure, EngineError):
             raise drawing.failure
-        raise self._failed(f"the engine serves other weights than {weights.version[:16]}…: {drawing.failure}")
+        if mixed:
+            raise self._failed(f"the engine serves other weights than {weights.version[:16]}…: {drawing.failure}")
+        if self.version != weights.version:
+            raise EngineError("other weights are served since these rows were asked for", where=self.url)
 
     def _confirmed(self, version: str) -> bool:
         """Does the engine itself say that it serves this? EngineError where it says nothing."""

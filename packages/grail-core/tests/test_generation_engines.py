@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -70,6 +70,18 @@ def never() -> bool:
     return False
 
 
+def after(double: EngineDouble, act: Callable[[], None]) -> threading.Thread:
+    """A thread that acts once four rows are being drawn."""
+
+    def wait_and_act() -> None:
+        double.engine.until(lambda: len(double.engine.running) == 4)
+        act()
+
+    thread = threading.Thread(target=wait_and_act)
+    thread.start()
+    return thread
+
+
 def times_asked(double: EngineDouble, path: str) -> int:
     return sum(asked.partition("?")[0] == path for _, asked in double.server.asked)
 
@@ -91,7 +103,14 @@ def test_the_tokens_are_those_of_the_in_process_generator(
 def test_nothing_is_left_to_the_folder_s_defaults(flavour: Flavour, tmp_path: Path) -> None:
     hostile = TinyCheckpoint.save(tmp_path / "hostile", seed=5)
     want = hostile.draw(ASKED)
-    says = {"do_sample": True, "temperature": 0.1, "top_k": 1, "top_p": 0.01, "min_p": 0.9, "repetition_penalty": 2.0}
+    says: dict[str, Any] = {
+        "do_sample": True,
+        "temperature": 0.1,
+        "top_k": 1,
+        "top_p": 0.01,
+        "min_p": 0.9,
+        "repetition_penalty": 2.0,
+    }
     says |= {"eos_token_id": list(range(96)), "max_new_tokens": 1, "forced_bos_token_id": 9, "bad_words_ids": [[20]]}
     (hostile.folder / "generation_config.json").write_text(json.dumps(says))
     with EngineDouble.of(flavour, hostile.folder) as double:
@@ -149,8 +168,7 @@ def test_a_finished_row_is_there_while_others_are_being_drawn(generator: RemoteG
 def test_at_the_deadline_the_iterator_ends_and_the_engine_is_free(generator: RemoteGenerator, double: EngineDouble) -> None:
     double.faults.add(Fault("stall", times=-1, tokens=2))
     over = threading.Event()
-    waker = threading.Thread(target=lambda: (double.engine.until(lambda: len(double.engine.running) == 4), over.set()))
-    waker.start()
+    waker = after(double, over.set)
     assert list(generator.generate(ASKED, over.is_set)) == []
     waker.join()
     double.engine.until(lambda: not double.engine.busy())
@@ -160,8 +178,7 @@ def test_at_the_deadline_the_iterator_ends_and_the_engine_is_free(generator: Rem
 
 def test_closing_from_another_thread_ends_everything(generator: RemoteGenerator, double: EngineDouble) -> None:
     double.faults.add(Fault("stall", times=-1, tokens=2))
-    closer = threading.Thread(target=lambda: (double.engine.until(lambda: len(double.engine.running) == 4), generator.close()))
-    closer.start()
+    closer = after(double, generator.close)
     assert list(generator.generate(ASKED, never)) == []
     closer.join()
     double.engine.until(lambda: not double.engine.busy())
@@ -407,7 +424,12 @@ def test_closing_from_another_thread_ends_a_roll(flavour: Flavour, old: TinyChec
     setting.close()
     with EngineDouble(setting.setting, Schedule(), more_routes=stuck) as double:
         generator = generator_of(flavour, double.url)
-        closer = threading.Thread(target=lambda: (asked.wait(), generator.close()))
+
+        def close_when_asked() -> None:
+            asked.wait()
+            generator.close()
+
+        closer = threading.Thread(target=close_when_asked)
         closer.start()
         with pytest.raises(EngineError, match="closed"):
             generator.serve(old.weights())

@@ -12,11 +12,12 @@ usable many times in a row.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 
 from grail_core.errors import EngineError
 from grail_core.generation.answers import EngineAnswer, UnusableAnswerError
@@ -98,8 +99,9 @@ class Drawing:
                 self._http.soon(self._look_for_room)
                 return drawn
             if ended:
-                if self._work is not None and not self._http.closed:
-                    self._work.result()
+                if self._work is not None:
+                    with contextlib.suppress(CancelledError):  # closed just now
+                        self._work.result()
                 return None
         return None
 

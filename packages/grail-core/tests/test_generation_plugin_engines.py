@@ -25,7 +25,7 @@ from grail_core.model.sampling import SeededSampler
 from grail_core.protocol.policy import GenerationPolicy
 
 sys.path.append(str(FOLDER))  # as an engine finds it
-import grail_seeded_sampling as plugin  # type: ignore[import-not-found]
+import grail_seeded_sampling as plugin
 
 VOCABULARY = 300
 POLICY = GenerationPolicy(64, temperature=0.8, top_k=60, top_p=0.9)

@@ -339,6 +339,14 @@ def test_sglang_with_several_rows_a_request_is_refused() -> None:
         sglang()(stacked([request.row, request.row]), [request.said, request.said])
 
 
+def test_sglang_makes_the_class_anew_for_each_batch_and_the_device_is_checked_once(capfd: pytest.CaptureFixture[str]) -> None:
+    for row in requests():
+        request = SglangRequest(row)
+        request.launched()
+        sglang()(stacked([row]), [request.said])
+    assert capfd.readouterr().err.count("drawing by seed in SGLang on cpu") == 1
+
+
 def test_logits_that_were_rounded_to_bf16_stop_the_engine_unless_the_class_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert plugin.ROUNDED_HEAD_ALLOWED == ROUNDED_HEAD_ALLOWED
     request = SglangRequest(requests()[0])

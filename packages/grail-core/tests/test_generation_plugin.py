@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from grail_core.generation.plugin import FOLDER
 from grail_core.model.sampling import SeededSampler
@@ -132,6 +133,33 @@ def test_a_row_without_a_finite_maximum_gives_an_id_and_disturbs_no_other() -> N
         assert tokens[1:5] == [7, 0, 30, 0]
         fine = np.array([0, 5])
         assert [tokens[0], tokens[5]] == by_the_network([policy] * 2, logits[fine], seeds[fine], positions[fine])
+
+
+class Largest(TorchDispatchMode):
+    """The most elements of any tensor that an operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        there = {given.data_ptr() for given in args if isinstance(given, torch.Tensor)}  # a view shares what it is of
+        for one in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(one, torch.Tensor) and one.data_ptr() not in there:
+                self.elements = max(self.elements, one.numel())
+        return made
+
+
+@pytest.mark.parametrize("policy", [POLICIES[1], POLICIES[5], POLICIES[6], POLICIES[9]], ids=["plain", "k", "p", "k and p"])
+def test_what_is_worked_on_at_once_stays_bounded_however_large_the_batch(policy: GenerationPolicy) -> None:
+    rows, size = 64, 20_000
+    logits = torch.randn(rows, size)
+    words = torch.arange(rows)
+    temperature, top_p = (torch.full((rows,), value, dtype=torch.float64) for value in (policy.temperature, policy.top_p))
+    with Largest() as largest:
+        draws.sample(logits, words, words, temperature, torch.full((rows,), policy.top_k), top_p)
+    assert size < largest.elements <= draws._CHUNK_ON_CPU
 
 
 @pytest.mark.parametrize("seed", [1234, -7, 2**63 - 5, 0, 2**64 - 1, -(2**63)])

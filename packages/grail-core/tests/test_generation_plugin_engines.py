@@ -309,9 +309,12 @@ def test_sglang_draws_by_the_networks_rule_though_its_lists_may_lag(overlapped: 
             request.row.take(row)
             if not overlapped:
                 request.output_ids = list(request.row.drawn)
-    # Retracted, then computed again from prompt and tokens so far.
+    # Retracted, then computed again from prompt and tokens so far, in chunks that end anywhere among them.
     again = rows[1]
     again.output_ids = list(again.row.drawn)
+    for end in (1, len(again.row.prompt), len(again.row.prompt) + 1):
+        again.kv.kv_committed_len = end
+        processor(stacked([again.row]), [again.said])
     again.launched()
     again.row.take(processor(stacked([again.row]), [again.said])[0])
     assert all(request.to_finish is None for request in rows)

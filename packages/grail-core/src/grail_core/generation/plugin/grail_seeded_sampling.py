@@ -257,7 +257,7 @@ def position_of(request: Any) -> int:
     committed = getattr(kv, "kv_committed_len", None)
     if committed is None:
         raise ValueError("this version of SGLang does not say how far a request has come (kv_committed_len)")
-    if not (committed in (tokens, tokens + 1) or 0 < committed < len(request.origin_input_ids)):  # a chunk of a prompt
+    if not 0 < committed <= tokens + 1:  # fewer: a chunk of a prompt, or of prompt and tokens after a retraction
         raise ValueError(f"a pass over {committed} tokens for a request of {tokens}: positions are not what they seem")
     return int(committed) - 1
 

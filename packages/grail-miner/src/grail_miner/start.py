@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
-from grail_core.checkpoints.loaded import LiveCheckpoint
-from grail_core.errors import ConfigurationError
+from grail_core.errors import ChainError, CheckpointError, StorageError
 from grail_core.keys import ss58
-from grail_core.participant.classes import require_class
 from grail_core.participant.participant import Participant
 from grail_core.participant.settings import Settings
 from grail_core.participant.waiting import Stopping
 from grail_core.storage.retention import Retention, seals, window_files
 from grail_core.telemetry import get_logger
 from grail_envs.bound import BoundEnvironments
+from grail_miner.equipment import equipped, require_room, visible_gpus
+from grail_miner.layout import plan
 from grail_miner.limits import MiningLimits
-from grail_miner.mining import EnvironmentOf, Mining
+from grail_miner.mining import Checkpoints, EnvironmentOf, Mining
 from grail_miner.service import MinerService
 
 log = get_logger(__name__)
 
-MiningFactory = Callable[[Participant, LiveCheckpoint, EnvironmentOf, int], Mining]
+MiningFactory = Callable[[Participant, Checkpoints, EnvironmentOf, int], Mining]
 
 
 def honest_mining(
     participant: Participant,
-    checkpoint: LiveCheckpoint,
+    checkpoint: Checkpoints,
     environment_of: EnvironmentOf,
     groups_per_batch: int,
 ) -> Mining:
@@ -39,22 +40,28 @@ def run_miner(
     windows: int | None,
     limits: MiningLimits,
     mining_of: MiningFactory = honest_mining,
+    trace_dir: Path | None = None,
 ) -> int:
     """Join the network and mine until stopped. Returns the number of windows mined."""
-    if settings.pipeline_backend != "hf":
-        raise ConfigurationError(
-            f"this version generates in process only, not with {settings.pipeline_backend}",
-            where="GRAIL_PIPELINE_BACKEND",
-            hint="set it to hf",
-        )
+    layout = plan(settings, visible_gpus())
     participant = Participant.from_settings(settings)
-    with participant.state.held():
-        checkpoint = LiveCheckpoint(participant.checkpoints, device=settings.device)
-        require_class(checkpoint, "proof", participant.params)
-        require_class(checkpoint, "generation", participant.params)
+    with participant.state.held(), equipped(settings, layout, participant) as equipment:
         neuron = participant.join(settings)
-        log.event("miner_started", hotkey=ss58(participant.signer.hotkey), uid=neuron.uid, network=participant.params.name)
-        mining = mining_of(participant, checkpoint, BoundEnvironments(settings.data_dir), limits.groups_per_batch)
+        log.event(
+            "miner_started",
+            hotkey=ss58(participant.signer.hotkey),
+            uid=neuron.uid,
+            network=participant.params.name,
+            backend=layout.backend,
+            why=layout.why,
+            proofs=f"{layout.workers.kind}: {', '.join(layout.workers.devices)}",
+        )
+        for note in layout.notes:
+            log.warning("%s", note)
+        if not layout.in_process:
+            _require_room(participant, settings.pipeline_max_model_len)
+        mining = mining_of(participant, equipment.checkpoints, BoundEnvironments(settings.data_dir), limits.groups_per_batch)
+        mining.generator, mining.prover = equipment.generator, equipment.prover
         own, windows_kept = ss58(participant.signer.hotkey), settings.keep_window_files
         kept = [window_files(own, windows_kept), seals(own, windows_kept)]
         service = MinerService(
@@ -63,8 +70,20 @@ def run_miner(
             Retention(participant.own_store, kept),
             max_groups=limits.max_groups,
             safety_blocks=settings.miner_safety_blocks,
+            trace_dir=trace_dir,
         )
-        with stopping() as stop:
-            mined = service.run(stop, windows)
+        try:
+            with stopping() as stop:
+                mined = service.run(stop, windows)
+        finally:
+            mining.close()
         log.event("miner_stopped", windows=mined)
     return mined
+
+
+def _require_room(participant: Participant, max_model_len: int) -> None:
+    """What cannot be asked now does not keep a miner from starting: each checkpoint is asked about when it is rolled to."""
+    try:
+        require_room(participant, max_model_len)
+    except (CheckpointError, ChainError, StorageError) as error:
+        log.event("room_not_asked", reason=error.what)

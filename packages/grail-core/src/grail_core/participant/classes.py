@@ -23,18 +23,28 @@ class Loading(Protocol):
 Kind = Literal["proof", "generation", "validator"]
 
 
-def require_class(checkpoint: Loading, kind: Kind, params: NetworkParameters) -> str:
+def require_class(
+    checkpoint: Loading,
+    kind: Kind,
+    params: NetworkParameters,
+    *,
+    engine: str = "transformers",
+) -> str:
     """The numerics class that this role's models are loaded in, if the network admits it for this use.
+
+    Args:
+        engine: what computes; another than Transformers is a server of a miner's.
 
     Raises:
         ConfigurationError: it does not, with the list of what it admits; or it refuses what no table covers, and none has this
             class with a validator's.
     """
+    where = "GRAIL_DEVICE" if engine == "transformers" else "GRAIL_PIPELINE_BACKEND"
     try:
-        name = class_name(attention=checkpoint.attention, device=checkpoint.device.partition(":")[0])
+        name = class_name(attention=checkpoint.attention, device=checkpoint.device.partition(":")[0], engine=engine)
     except ValueError as error:
-        raise _refused(str(error), kind, params, "GRAIL_DEVICE") from error
-    return require_class_named(name, kind, params, where="GRAIL_DEVICE")
+        raise _refused(str(error), kind, params, where) from error
+    return require_class_named(name, kind, params, where=where)
 
 
 def require_class_named(name: str, kind: Kind, params: NetworkParameters, *, where: str) -> str:

@@ -27,7 +27,7 @@ class Prover(Protocol):
         """Prove with these weights from now on, in every worker.
 
         Raises:
-            CheckpointError, MachineFaultError: it cannot; nothing is proved until a `load` succeeds.
+            CheckpointError, StorageError, MachineFaultError: it cannot; nothing is proved until a `load` succeeds.
         """
         ...
 

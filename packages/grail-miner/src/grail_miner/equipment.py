@@ -112,7 +112,8 @@ def numerics_classes(layout: Layout, params: NetworkParameters) -> tuple[str, st
     if layout.generation_device is not None:
         return proof, require_class(Computing(layout.generation_device), "generation", params)
     on_gpu = bool(layout.generation_gpus) or layout.url is not None  # somebody else's server is taken to have one
-    computing = Computing("cuda", "flash") if on_gpu else Computing("cpu", "sdpa")
+    on_cpu = Computing("cpu", "torchnative" if layout.backend == "sglang" else "sdpa")
+    computing = Computing("cuda", "flash") if on_gpu else on_cpu
     return proof, require_class(computing, "generation", params, engine=layout.backend)
 
 

@@ -20,9 +20,12 @@ class Loading(Protocol):
     def device(self) -> str: ...
 
 
+Kind = Literal["proof", "generation", "validator"]
+
+
 def require_class(
     checkpoint: Loading,
-    kind: Literal["proof", "generation", "validator"],
+    kind: Kind,
     params: NetworkParameters,
     *,
     engine: str = "transformers",
@@ -36,18 +39,26 @@ def require_class(
         ConfigurationError: it does not, with the list of what it admits; or it refuses what no table covers, and none has this
             class with a validator's.
     """
-    admitted: tuple[str, ...] = getattr(params, f"{kind}_classes")
-    device = checkpoint.device.partition(":")[0]
     where = "GRAIL_DEVICE" if engine == "transformers" else "GRAIL_PIPELINE_BACKEND"
     try:
-        name = class_name(attention=checkpoint.attention, device=device, engine=engine)
+        name = class_name(attention=checkpoint.attention, device=checkpoint.device.partition(":")[0], engine=engine)
     except ValueError as error:
-        name, why = "", str(error)
-    else:
-        why = f"numerics class {name} is not among the {kind} classes of this network"
+        raise _refused(str(error), kind, params, where) from error
+    return require_class_named(name, kind, params, where=where)
+
+
+def require_class_named(name: str, kind: Kind, params: NetworkParameters, *, where: str) -> str:
+    """The same of a class that something else computes in: an engine's (`grail_core.proof.numerics.engine_class`).
+
+    Args:
+        where: the setting that chose it.
+
+    Raises:
+        ConfigurationError: as `require_class`.
+    """
+    admitted: tuple[str, ...] = getattr(params, f"{kind}_classes")
     if name not in admitted:
-        hint = f"admitted {kind} classes: {', '.join(admitted)}; what is computed otherwise is refused"
-        raise ConfigurationError(why, where=where, hint=hint)
+        raise _refused(f"numerics class {name} is not among the {kind} classes of this network", kind, params, where)
     if kind != "validator" and params.uncalibrated == "refused":
         table = shipped_table()
         for validator in params.validator_classes:
@@ -58,3 +69,9 @@ def require_class(
                     hint=f"{params.name} refuses what no table covers: every seal of this miner would be refused",
                 )
     return name
+
+
+def _refused(why: str, kind: Kind, params: NetworkParameters, where: str) -> ConfigurationError:
+    admitted: tuple[str, ...] = getattr(params, f"{kind}_classes")
+    hint = f"admitted {kind} classes: {', '.join(admitted)}; what is computed otherwise is refused"
+    return ConfigurationError(why, where=where, hint=hint)

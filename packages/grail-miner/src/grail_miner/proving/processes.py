@@ -7,6 +7,7 @@ is silent or says what is no answer. What becomes of a group then:
     its worker ended, idle or while loading    nothing: no group was there
     its worker ended over it, once             it goes to the front of the queue, for whichever worker is free first
     twice                                      it is dropped, and that is said (`PoisonousGroupError`): a third would end too
+    the weights' file was written to           the same, and every worker loads anew, against the manifest's root
     it has no proof (`ProofError`)             the caller learns why; the worker lives on
 
 A worker that cannot be started or loaded MAX_FAILED_STARTS times in a row is out until the next `load`. When all are, that is
@@ -122,6 +123,13 @@ class ProcessProver:
     def pids(self) -> list[int]:
         """Of the children that there are."""
         return [pid for kept in self._kept if (pid := kept.worker.pid) is not None]
+
+    @property
+    def loaded(self) -> int:
+        """Workers that could prove a group at once."""
+        with self._changed:
+            wanted = self._wanted
+            return sum(wanted is not None and kept.worker.lives and self._has(kept, wanted) for kept in self._kept)
 
     # --- the callers' side ------------------------------------------------------------------------------------------------
 
@@ -290,6 +298,11 @@ class ProcessProver:
             with self._changed:
                 group.error = error
             return
+        except StorageError as error:
+            reason = error.what
+            with self._changed:
+                for each in self._kept:
+                    each.worker.version = None
         except (FrameError, GrailError) as error:
             reason = worker.end(error.what if isinstance(error, GrailError) else str(error))
         else:

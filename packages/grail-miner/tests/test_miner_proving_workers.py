@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -210,7 +211,7 @@ def kill_at_any_moment(prover: ProcessProver, checkpoints: list[PreparedCheckpoi
             before = computed(victim)
             waiting = [pool.submit(prover.prove, *long_group, SIGNS) for _ in range(2)]
             while computed(victim) < before + 3 and not all(one.done() for one in waiting):
-                os.sched_yield()
+                threading.Event().wait(0.005)
             os.kill(victim, signal.SIGKILL)
             assert [bytes_of(one.result()) for one in waiting] == [of_long] * 2
             wait_for_two(prover)
@@ -228,7 +229,7 @@ def kill_at_any_moment(prover: ProcessProver, checkpoints: list[PreparedCheckpoi
         pids = prover.pids
         os.kill(pids[-1], signal.SIGKILL)
         while set(prover.pids) == set(pids) or len(prover.pids) < 2:
-            os.sched_yield()
+            threading.Event().wait(0.005)
     assert proved(prover) == expected(checkpoints[1])
     wait_for_two(prover)
     assert before_pids[0] in prover.pids
@@ -243,4 +244,4 @@ def computed(pid: int) -> int:
 
 def wait_for_two(prover: ProcessProver) -> None:
     while prover.loaded < 2:
-        os.sched_yield()
+        threading.Event().wait(0.005)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -245,3 +247,35 @@ def computed(pid: int) -> int:
 def wait_for_two(prover: ProcessProver) -> None:
     while prover.loaded < 2:
         threading.Event().wait(0.005)
+
+
+_MINER = """
+import sys, time
+from grail_miner.proving.places import on_processors
+from grail_miner.proving.processes import ProcessProver
+prover = ProcessProver(on_processors(2))
+while len(prover.pids) < 2 or prover.ready < int(sys.argv[1]):
+    time.sleep(0.01)
+print(*prover.pids, flush=True)
+time.sleep(3600)
+"""
+
+
+@pytest.mark.heavy  # each imports torch
+@pytest.mark.skipif(sys.platform != "linux", reason="only there the kernel ends a child that can do nothing for it")
+@pytest.mark.parametrize(("ready", "last"), [(2, 9), (2, 15), (0, 9)])
+def test_no_worker_outlives_its_miner_however_it_ends(ready: int, last: int) -> None:
+    """Those that are ready are stopped before: they can do nothing for their own end."""
+    miner = subprocess.Popen([sys.executable, "-c", _MINER, str(ready)], stdout=subprocess.PIPE, text=True)
+    assert miner.stdout is not None
+    workers = [int(pid) for pid in miner.stdout.readline().split()]
+    watched = [os.pidfd_open(pid) for pid in workers]
+    if ready:
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+    miner.send_signal(last)
+    miner.wait()
+    for descriptor in watched:
+        ended, _, _ = select.select([descriptor], [], [], 120)  # readable when it has ended
+        os.close(descriptor)
+        assert ended

@@ -3,7 +3,7 @@
     hatch run bench workers          a table
     hatch run bench workers --json   one flat object
 
-Two models of random weights: a tiny one, whose group costs Python and kernels' starts alone, and one of 100 million parameters
+Two models of random weights: a tiny one, whose group costs Python and kernels' starts alone, and one of 106 million parameters
 in bf16, whose group costs arithmetic. On two cores without a GPU all that a second worker can win is a core; so `one` has both
 cores for one model, `one.single` one of them. Wall time, medians over ROUNDS of as many groups as keep all workers busy
 (`worst`: of the slowest round); the load of the machine is in the figures. Memory is that of both workers' processes: what lies

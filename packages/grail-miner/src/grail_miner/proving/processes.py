@@ -130,6 +130,11 @@ class ProcessProver:
         return [pid for kept in self._kept if (pid := kept.worker.pid) is not None]
 
     @property
+    def ready(self) -> int:
+        """Workers that have imported what they need."""
+        return sum(kept.worker.ready for kept in self._kept)
+
+    @property
     def loaded(self) -> int:
         """Workers that could prove a group at once."""
         with self._changed:

@@ -21,12 +21,12 @@ from transformers import Qwen2ForCausalLM
 
 from grail_core.checkpoints.publish import CheckpointParts, publish
 from grail_core.checkpoints.safety import read_model_files
+from grail_core.child_process import frames as transport
 from grail_core.errors import MachineFaultError
 from grail_core.proof.work import ProofRow
 from grail_core.protocol import MinerStatus, MinerVerdict, SignedVerdict, VerdictBody, WindowStatus
 from grail_core.protocol.types import Window
 from grail_core.storage.layout import evidence_key, verdict_key
-from grail_validator import model_frames as frames
 from grail_validator.compared_models import ComparedModels
 from grail_validator.model_frames import Kind
 from grail_validator.model_process import ModelProcess
@@ -109,7 +109,7 @@ def test_a_window_judged_through_a_child_gives_the_bytes_that_one_process_gives(
 def test_a_child_that_is_killed_makes_one_miner_inconclusive_and_the_others_are_judged_as_ever(
     network: SmallNetwork, models: ModelProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send = frames.send
+    send = transport.send
     killed: list[int] = []
 
     def killing(connection: socket.socket, kind: Kind, *rest: Any) -> None:
@@ -118,7 +118,7 @@ def test_a_child_that_is_killed_makes_one_miner_inconclusive_and_the_others_are_
             os.kill(models.pid, signal.SIGKILL)
         send(connection, kind, *rest)
 
-    monkeypatch.setattr(frames, "send", killing)
+    monkeypatch.setattr(transport, "send", killing)
     validator = network.validator("validator-2")
     validator.checkpoint = models
     body, _ = judged(validator)

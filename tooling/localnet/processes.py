@@ -108,6 +108,8 @@ class Processes:
             "GRAIL_CACHE_DIR": str(self._layout.cache(name)),
             "GRAIL_STATE_DIR": str(self._layout.state_of(name)),
             "GRAIL_LOG_FILE": str(self.event_file(name)),
+            "GRAIL_DEVICE": "cpu",  # whatever GPUs this machine has: a run is the same everywhere
+            "GRAIL_PIPELINE_BACKEND": "hf",
         }
         if not self._plan.real_time:
             settings["GRAIL_MINER_SAFETY_BLOCKS"] = str(SAFETY_BLOCKS)

@@ -54,5 +54,6 @@ def test_a_wrong_deployment_ends_with_what_where_and_what_to_try(
 
 def test_an_engine_this_version_does_not_have_is_refused_not_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAIL_PIPELINE_BACKEND", "sglang")
-    with pytest.raises(ConfigurationError, match="in process only"):
+    monkeypatch.setenv("GRAIL_DEVICE", "cpu")
+    with pytest.raises(ConfigurationError, match="with one model in process, not with sglang"):
         run_miner(load_settings(), stop_on_signals, windows=1, limits=MiningLimits())

@@ -1,7 +1,8 @@
-"""`grail-miner`: mine, or check a file before it is uploaded. Heavy imports wait until a command runs."""
+"""`grail-miner`: mine, see what keeps a machine from it, check a file before it is uploaded. Heavy imports wait."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import click
 from grail_core.commands.knob_options import knob_options
 from grail_core.commands.options import common_options, run_cli, stop_on_signals, verbose_option
 from grail_miner import __version__
-from grail_miner.limits import MiningLimits
+from grail_miner.limits import MOST_GROUPS_PER_BATCH, MiningLimits
 
 if TYPE_CHECKING:
     from grail_core.participant.settings import Settings
@@ -35,9 +36,14 @@ def cli() -> None:
     type=click.Path(path_type=Path, file_okay=False),
     help="Write what each stage did and when there, window by window: JSON and a drawing.",
 )
-@knob_options(MiningLimits, "limits")
+@knob_options(MiningLimits, "limits", "max_groups")
+@click.option(
+    "--batch",
+    type=click.IntRange(1, MOST_GROUPS_PER_BATCH),
+    help="Groups generated at a time (default: GRAIL_PIPELINE_GROUPS_PER_BATCH).",
+)
 @common_options
-def run(settings: Settings, windows: int | None, trace: Path | None, limits: MiningLimits) -> None:
+def run(settings: Settings, windows: int | None, trace: Path | None, limits: MiningLimits, batch: int | None) -> None:
     """Mine window after window until stopped.
 
     Each window: wait for its seed, sync the checkpoint, generate the assigned problems with the assigned seeds, grade, prove,
@@ -45,7 +51,39 @@ def run(settings: Settings, windows: int | None, trace: Path | None, limits: Min
     """
     from grail_miner.start import run_miner
 
+    limits = replace(limits, groups_per_batch=batch or settings.pipeline_groups_per_batch)
     run_miner(settings, stop_on_signals, windows=windows, limits=limits, trace_dir=trace)
+
+
+@cli.command()
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="A model's folder to hold against the memory (default: the checkpoint's, where it is cached).",
+)
+@click.option("--env", "environment", help="Environment whose minima count (default: the checkpoint's).")
+@click.option("--offline", is_flag=True, help="Ask nothing outside this machine.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@common_options
+def doctor(settings: Settings, model: Path | None, environment: str | None, offline: bool, as_json: bool) -> None:
+    """Look at machine, engine and network, and name everything that would keep a miner from being paid, all at once.
+
+    Says which back-end generates and why, draws what runs on which device, holds the model against the memory and the machine
+    against the minima, and asks chain, beacon, bucket and the trainer's checkpoints what a start would ask. Nothing is started,
+    and nothing but some small objects in the own bucket is written, which go again. What was not asked is said.
+    Ends with the exit code of the first thing that is broken, or 0.
+
+    \b
+      grail-miner doctor --offline
+      grail-miner doctor --model ./Qwen3-4B --env gsm8k --json
+    """
+    from grail_miner.doctor.examination import Asked, examine
+    from grail_miner.doctor.report import as_json as json_of
+    from grail_miner.doctor.report import as_text, end
+
+    done = examine(settings, Asked(model, environment, offline))
+    click.echo(json_of(done) if as_json else as_text(done))
+    end(done)
 
 
 @cli.command()

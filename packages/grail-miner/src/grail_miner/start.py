@@ -15,6 +15,8 @@ from grail_core.participant.waiting import Stopping
 from grail_core.storage.retention import Retention, seals, window_files
 from grail_core.telemetry import get_logger
 from grail_envs.bound import BoundEnvironments
+from grail_miner.equipment import visible_gpus
+from grail_miner.layout import plan
 from grail_miner.limits import MiningLimits
 from grail_miner.mining import EnvironmentOf, Mining
 from grail_miner.service import MinerService
@@ -43,15 +45,16 @@ def run_miner(
     trace_dir: Path | None = None,
 ) -> int:
     """Join the network and mine until stopped. Returns the number of windows mined."""
-    if settings.pipeline_backend != "hf":
+    layout = plan(settings, visible_gpus())
+    if not layout.shared_model or layout.generation_device is None:
         raise ConfigurationError(
-            f"this version generates in process only, not with {settings.pipeline_backend}",
+            f"this version generates and proves with one model in process, not with {layout.backend} ({layout.why})",
             where="GRAIL_PIPELINE_BACKEND",
-            hint="set it to hf",
+            hint="set it to hf, and leave what places proofs unset",
         )
     participant = Participant.from_settings(settings)
     with participant.state.held():
-        checkpoint = LiveCheckpoint(participant.checkpoints, device=settings.device)
+        checkpoint = LiveCheckpoint(participant.checkpoints, device=layout.generation_device)
         require_class(checkpoint, "proof", participant.params)
         require_class(checkpoint, "generation", participant.params)
         neuron = participant.join(settings)

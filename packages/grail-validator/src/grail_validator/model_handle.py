@@ -1,111 +1,23 @@
-"""One model process as its parent holds it: started, asked, listened to, ended. What its end means is `model_process`'s."""
+"""One model process as its parent holds it. What its end means is `model_process`'s."""
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import IO, Final
+from collections.abc import Sequence
+from typing import Final
 
 import grail_core
 import grail_validator
-from grail_core.errors import MachineFaultError
-from grail_core.text import printable
-from grail_validator import model_frames as frames
-from grail_validator.model_frames import Frame, FrameError, Kind
+from grail_core.child_process.handle import ChildHandle, boot_command, child_environment, folders_of
+from grail_validator.model_frames import Kind
 
-_BOOT = "import sys; sys.path[:0] = sys.argv[4:]; from grail_validator.model_child import main; main()"
-COMMAND: Final = (sys.executable, "-I", "-B", "-X", "utf8", "-c", _BOOT)
-_FOLDERS = [str(Path(str(module.__file__)).resolve().parent.parent) for module in (grail_core, grail_validator)]
-_PASSED = frozenset({"PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "LANG", "LC_ALL"})
-_PASSED_PREFIXES = ("OMP_", "MKL_", "OPENBLAS_", "KMP_", "GOMP_", "NUMBA_", "TORCH", "PYTORCH_", "CUDA_", "CUBLAS_", "NVIDIA_")
-_MAX_SAID = 1 << 20  # bytes of what libraries print, between two jobs
-_DYING_SECONDS = 10.0
+__all__ = ["COMMAND", "ModelHandle", "child_environment"]
+
+COMMAND: Final = boot_command("grail_validator.model_child", 2)
+_FOLDERS: Final = folders_of(grail_core, grail_validator)
 
 
-def child_environment(own: Mapping[str, str]) -> dict[str, str]:
-    """What a model process sees of this one's environment: what decides how libraries compute, and nothing that is secret."""
-    passed = {name: value for name, value in own.items() if name in _PASSED or name.startswith(_PASSED_PREFIXES)}
-    return passed | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
-
-
-class ModelHandle:
-    """A child in a session of its own, which lives no longer than this process and knows nothing that is secret.
-
-    Raises:
-        MachineFaultError: this machine starts no process.
-    """
+class ModelHandle(ChildHandle[Kind]):
+    """Raises MachineFaultError: this machine starts no process."""
 
     def __init__(self, command: Sequence[str], *, device: str, attention: str) -> None:
-        self.started = time.monotonic()
-        self._jobs = 0
-        try:
-            self._connection, its = socket.socketpair()
-            self._said: IO[bytes] = tempfile.TemporaryFile("ab+")  # noqa: SIM115 - as long as the child
-        except OSError as error:
-            raise MachineFaultError(f"no model process could be started: {error.strerror}") from error
-        try:
-            self._process = subprocess.Popen(
-                [*command, str(its.fileno()), device, attention, *_FOLDERS],
-                stdin=subprocess.PIPE,  # never written to: when it is closed, the child ends
-                stdout=subprocess.DEVNULL,
-                stderr=self._said,
-                pass_fds=(its.fileno(),),
-                env=child_environment(os.environ),
-                cwd="/",
-                start_new_session=True,
-            )
-        except OSError as error:
-            self._connection.close()
-            self._said.close()
-            raise MachineFaultError(f"no model process could be started: {error.strerror}") from error
-        finally:
-            its.close()
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
-    def lives(self) -> bool:
-        return self._process.poll() is None
-
-    def first_word(self, deadline: float) -> Frame:
-        """READY, or why it is not. Raises FrameError."""
-        return frames.receive(self._connection, deadline, largest=frames.MAX_TEXT_BYTES)
-
-    def ask(self, kind: Kind, payload: Sequence[bytes | memoryview], deadline: float, *, largest: int) -> Frame:
-        """The answer to this job, of at most `largest` bytes, by `deadline` (of the monotonic clock). Raises FrameError."""
-        self._jobs += 1
-        if os.fstat(self._said.fileno()).st_size > _MAX_SAID:
-            self._said.truncate(0)
-        frames.send(self._connection, kind, self._jobs, payload, deadline)
-        frame = frames.receive(self._connection, deadline, largest=largest)
-        if frame.job != self._jobs:
-            raise FrameError(f"answered job {frame.job} when it was asked job {self._jobs}")
-        return frame
-
-    def end(self, *, dying: bool = False) -> int | None:
-        """Nothing is left of it after this. Returns its exit code where it came to its end before; `dying`: it is about to."""
-        try:
-            code: int | None = self._process.wait(timeout=_DYING_SECONDS if dying else 0)
-        except subprocess.TimeoutExpired:
-            code = None
-        self._process.kill()
-        self._process.wait()
-        self._connection.close()
-        self._said.close()
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        return code
-
-    def last_line(self) -> str:
-        """The end of what it and its libraries printed, harmless."""
-        self._said.seek(max(0, os.fstat(self._said.fileno()).st_size - 4_000))
-        lines = [line for line in self._said.read().decode("utf-8", "replace").splitlines() if line.strip()]
-        return printable(lines[-1], 300) if lines else ""
+        super().__init__(command, (device, attention), folders=_FOLDERS, kinds=Kind, name="model process")

@@ -27,11 +27,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn, Protocol
 
+from grail_core.child_process.faults import error_of
 from grail_core.errors import (
     CheckpointError,
-    ConfigurationError,
     DiskFullError,
-    GrailError,
     MachineFaultError,
     OutOfTimeError,
     StorageError,
@@ -51,7 +50,6 @@ from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Digest
 from grail_core.telemetry import get_logger
-from grail_core.text import printable
 from grail_validator import model_frames as frames
 from grail_validator.compared_models import ComparedModels
 from grail_validator.model_frames import Frame, FrameError, Kind
@@ -67,13 +65,8 @@ START_SECONDS: Final = 600.0
 LOAD_SECONDS, LEAST_LOAD_BYTES_PER_SECOND = 600.0, 4 << 20
 JOB_SECONDS, LEAST_TOKENS_PER_SECOND = 60.0, 20
 """A machine that computes fewer tokens a second takes more than a window for one honest file of 64 answers of 256 tokens."""
+_error_of: Final = partial(error_of, names=frames.ERRORS, process="model process")
 _SLOW: Final = "a single file may be made to be slow; if many end so, this machine is too slow for the network"
-
-_ERRORS: dict[str, type[GrailError]] = {
-    "checkpoint": CheckpointError,
-    "storage": StorageError,
-    "configuration": ConfigurationError,
-}
 
 
 class Cached(Protocol):
@@ -220,7 +213,7 @@ class ModelProcess:
             frame = child.handle.first_word(child.handle.started + START_SECONDS)
             if frame.kind is Kind.FAULT:
                 self.close()
-                _raise_fault(frame.json())
+                raise _error_of(frame.json())
             if frame.kind is not Kind.READY:
                 raise FrameError("said something else than that it is ready")
             child.ready = True
@@ -268,11 +261,11 @@ class ModelProcess:
         if frame.kind is not Kind.HELD:
             raise FrameError(f"gave {frame.kind.name} in place of {Kind.HELD.name}")
 
-    def _loading(self, child: _Child, kind: Kind, told: Mapping[str, Any], size: int) -> Frame:
+    def _loading(self, child: _Child, kind: Kind, told: Mapping[str, Any], size: int) -> Frame[Kind]:
         deadline = time.monotonic() + LOAD_SECONDS + size / LEAST_LOAD_BYTES_PER_SECOND
         frame = child.handle.ask(kind, frames.pack(told), deadline, largest=frames.MAX_TEXT_BYTES)
         if frame.kind is Kind.FAULT:
-            _raise_fault(frame.json())
+            raise _error_of(frame.json())
         return frame
 
     def _gone(self, why: str) -> str:
@@ -322,7 +315,7 @@ class ModelProcess:
             raise MachineFaultError(told, hint="it is replaced; the operator's log has what it said") from error
         if fault is not None:
             self.close()  # a device that failed once fails again in that process, and memory may be in pieces
-            _raise_fault(fault)
+            raise _error_of(fault)
         self._pace[paced] = min(self._pace.get(paced, math.inf), (time.monotonic() - begun) / max(1, tokens))
         return frame.payload
 
@@ -375,7 +368,7 @@ class _Work:
             self._process.refuse(error)
 
 
-def _loaded_of(frame: Frame) -> tuple[ModelFacts, tuple[str, ...], dict[str, str]]:
+def _loaded_of(frame: Frame[Kind]) -> tuple[ModelFacts, tuple[str, ...], dict[str, str]]:
     """Raises FrameError: it does not say what was loaded."""
     if frame.kind is not Kind.LOADED:
         raise FrameError(f"gave {frame.kind.name} in place of {Kind.LOADED.name}")
@@ -389,14 +382,3 @@ def _loaded_of(frame: Frame) -> tuple[ModelFacts, tuple[str, ...], dict[str, str
         return facts, names, {str(name): str(reason) for name, reason in told["missing"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FrameError("did not say what it loaded") from error
-
-
-def _raise_fault(told: Mapping[str, Any]) -> NoReturn:
-    """The child's error as ours: what it said of a checkpoint, everything else as this machine's."""
-    kind, what = str(told.get("fault")), str(told.get("what"))
-    if kind == "unforeseen":
-        log.error("unforeseen in the model process: %s", printable(str(told.get("hint")), 8_000))
-        what = f"unforeseen in the model process: {what}"
-    raise _ERRORS.get(kind, MachineFaultError)(
-        what, where=str(told.get("where", "")), hint="" if kind == "unforeseen" else str(told.get("hint", ""))
-    )

@@ -144,6 +144,22 @@ def apply_to_model(
             apply(raw, frames, expected_root=target.weights_root)
 
 
+def download_step(current: CheckpointManifest, target: CheckpointManifest, bucket: CheckpointBucket) -> None:
+    """Put on this disk what `apply_to_model` will read for this step; nothing where no delta leads from one to the other.
+
+    Raises:
+        CheckpointError: an object is missing, wrong or unsafe. StorageError, DiskFullError: the store or the disk fails.
+    """
+    delta = next((d for d in target.deltas if d.base == current.digest), None)
+    if delta is None:
+        return
+    with bucket.cache.shared():
+        model_files(target, bucket)
+        bucket.index(target)
+        for part in delta.parts:
+            fetch_object(bucket.store, part, bucket.cache.objects, progress=bucket.progress)
+
+
 def model_files(manifest: CheckpointManifest, bucket: CheckpointBucket) -> dict[str, bytes]:
     """Config and tokenizer by file name, checked as if they were to be published. For who needs no weights.
 

@@ -12,7 +12,7 @@ from typing import Any
 from grail_core.chain.base import Chain, time_of_block_ms
 from grail_core.checkpoints.bucket import CheckpointBucket
 from grail_core.checkpoints.cache import DEFAULT_LIMIT_BYTES, CheckpointCache
-from grail_core.checkpoints.fetch import apply_to_model, materialise
+from grail_core.checkpoints.fetch import apply_to_model, download_step, materialise
 from grail_core.checkpoints.inspection import SequenceReport, inspect_sequence
 from grail_core.checkpoints.manifests import CheckpointSequence, select
 from grail_core.checkpoints.seen import SeenCheckpoints
@@ -88,6 +88,10 @@ class CheckpointSource:
     def apply_to_model(self, state: Mapping[str, Any], current: CheckpointManifest, target: CheckpointManifest) -> None:
         """Step a loaded model from one checkpoint to another in place; see `fetch.apply_to_model`."""
         apply_to_model(state, current, target, self.bucket())
+
+    def download_step(self, current: CheckpointManifest, target: CheckpointManifest) -> None:
+        """Have at hand what `apply_to_model` needs; see `fetch.download_step`."""
+        download_step(current, target, self.bucket())
 
     def inspect(self, *, check_objects: bool = False) -> SequenceReport:
         """The sequence as a person would look at it."""

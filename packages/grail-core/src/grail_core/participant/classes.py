@@ -20,8 +20,17 @@ class Loading(Protocol):
     def device(self) -> str: ...
 
 
-def require_class(checkpoint: Loading, kind: Literal["proof", "generation", "validator"], params: NetworkParameters) -> str:
+def require_class(
+    checkpoint: Loading,
+    kind: Literal["proof", "generation", "validator"],
+    params: NetworkParameters,
+    *,
+    engine: str = "transformers",
+) -> str:
     """The numerics class that this role's models are loaded in, if the network admits it for this use.
+
+    Args:
+        engine: what computes; another than Transformers is a server of a miner's.
 
     Raises:
         ConfigurationError: it does not, with the list of what it admits; or it refuses what no table covers, and none has this
@@ -29,22 +38,23 @@ def require_class(checkpoint: Loading, kind: Literal["proof", "generation", "val
     """
     admitted: tuple[str, ...] = getattr(params, f"{kind}_classes")
     device = checkpoint.device.partition(":")[0]
+    where = "GRAIL_DEVICE" if engine == "transformers" else "GRAIL_PIPELINE_BACKEND"
     try:
-        name = class_name(attention=checkpoint.attention, device=device)
+        name = class_name(attention=checkpoint.attention, device=device, engine=engine)
     except ValueError as error:
         name, why = "", str(error)
     else:
         why = f"numerics class {name} is not among the {kind} classes of this network"
     if name not in admitted:
         hint = f"admitted {kind} classes: {', '.join(admitted)}; what is computed otherwise is refused"
-        raise ConfigurationError(why, where="GRAIL_DEVICE", hint=hint)
+        raise ConfigurationError(why, where=where, hint=hint)
     if kind != "validator" and params.uncalibrated == "refused":
         table = shipped_table()
         for validator in params.validator_classes:
             if table.lookup(name, validator) is None:
                 raise ConfigurationError(
                     f"calibration {table.version} has no table of {name} with validators' {validator}",
-                    where="GRAIL_DEVICE",
+                    where=where,
                     hint=f"{params.name} refuses what no table covers: every seal of this miner would be refused",
                 )
     return name

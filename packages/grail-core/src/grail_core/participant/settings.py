@@ -12,42 +12,32 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args, get_origin
+from typing import Any, cast
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
 from grail_core.errors import ConfigurationError
+from grail_core.participant.settings_fields import (
+    BUCKETS,
+    CHAIN,
+    EVERYBODY,
+    JUDGES,
+    MACHINE,
+    NETWORK,
+    NETWORKED,
+    ROLES,
+    FilePath,
+    WholeNumber,
+    expanded,
+    setting,
+    wanted,
+)
+from grail_core.participant.settings_pipeline import PipelineSettings
 from grail_core.participant.settings_sources import Given, Unknown, clean, read_sources
 
 QUICKNET_HASH = "52db9ba70e0cc0f6eaf7803dd07447a1f5477735fd3f661792ba94600c84e971"  # relays serve several drand chains
 QUICKNET_RELAYS = ("api.drand.sh", "api2.drand.sh", "drand.cloudflare.com")
 SECRET = "***"
-
-EVERYBODY, NETWORKED, ROLES = "every command", "every role, `grail`", "every role"
-JUDGES, MINER = "validator, trainer", "miner"
-CHAIN, NETWORK, BUCKETS, MACHINE, MINING = "Chain and keys", "Network", "Buckets", "This machine", "Miner"
-
-
-def _setting(name: str, section: str, read_by: str, meaning: str, *, shown: str = "", **more: Any) -> Any:
-    """A field. `read_by`: who has a use for it. `shown`: the default as it is told, where its value does not tell it."""
-    about = {"section": section, "read_by": read_by, "shown": shown}
-    return Field(alias=name, description=meaning, json_schema_extra=cast(Any, about), **more)
-
-
-def _whole_number(value: object) -> int:
-    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,12}", value):
-        return int(value)
-    if type(value) is int:
-        return value
-    raise AssertionError  # pydantic makes an error of it; `_malformed` says what is wanted
-
-
-def _expanded(value: Path) -> Path:
-    try:
-        return value.expanduser()
-    except RuntimeError:
-        raise ValueError("there is no home folder that ~ could stand for") from None
 
 
 def _default_cache_dir() -> Path:
@@ -60,41 +50,35 @@ def _default_state_dir() -> Path:
 
 def _home_folder(variable: str, otherwise: str, setting: str) -> Path:
     try:
-        return _expanded(Path(os.environ.get(variable) or otherwise) / "grail")
+        return expanded(Path(os.environ.get(variable) or otherwise) / "grail")
     except ValueError as error:
         raise ConfigurationError(str(error), where=setting, hint="set it, or HOME") from None
 
 
-WholeNumber = Annotated[int, BeforeValidator(_whole_number)]
-FilePath = Annotated[Path, AfterValidator(_expanded)]
+class _SharedSettings(BaseModel):
+    """What several roles read, and what one of them reads without being a miner."""
 
-
-class Settings(BaseModel):
-    """Every field's alias is its environment variable, its key in the TOML file and its name in `.env`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-    bt_network: str = _setting(
+    bt_network: str = setting(
         "BT_NETWORK", CHAIN, NETWORKED, "`finney`, `test`, `custom`, or `local`: a development chain", default="finney"
     )
-    bt_chain_endpoint: str = _setting(
+    bt_chain_endpoint: str = setting(
         "BT_CHAIN_ENDPOINT", CHAIN, NETWORKED, "websocket URL; for `local` the chain's SQLite file", default=""
     )
-    netuid: WholeNumber = _setting("NETUID", CHAIN, NETWORKED, "the subnet", default=81, ge=0, le=65_535)
-    wallet_path: FilePath = _setting(
+    netuid: WholeNumber = setting("NETUID", CHAIN, NETWORKED, "the subnet", default=81, ge=0, le=65_535)
+    wallet_path: FilePath = setting(
         "BT_WALLET_PATH", CHAIN, ROLES, "folder of wallets, in bittensor's layout", default=Path("~/.bittensor/wallets")
     )
-    wallet_cold: str = _setting("BT_WALLET_COLD", CHAIN, ROLES, "name of the coldkey", default="default")
-    wallet_hot: str = _setting("BT_WALLET_HOT", CHAIN, ROLES, "name of the hotkey", default="default")
+    wallet_cold: str = setting("BT_WALLET_COLD", CHAIN, ROLES, "name of the coldkey", default="default")
+    wallet_hot: str = setting("BT_WALLET_HOT", CHAIN, ROLES, "name of the hotkey", default="default")
 
-    network: str = _setting(
+    network: str = setting(
         "GRAIL_NETWORK",
         NETWORK,
         NETWORKED,
         "a named network, or a JSON file of network parameters (`localnet` writes one)",
         default="subnet-81",
     )
-    beacon_urls: str = _setting(
+    beacon_urls: str = setting(
         "GRAIL_BEACON_URLS",
         NETWORK,
         ROLES,
@@ -104,33 +88,33 @@ class Settings(BaseModel):
     )
 
     # A bucket (R2, S3 or compatible), or a folder that the participants of one machine share
-    storage_root: FilePath | None = _setting(
+    storage_root: FilePath | None = setting(
         "GRAIL_STORAGE_ROOT",
         BUCKETS,
         NETWORKED,
         "folder of buckets that the participants of one machine share; unset: `R2_*`",
         default=None,
     )
-    storage_bucket: str = _setting("GRAIL_STORAGE_BUCKET", BUCKETS, NETWORKED, "own bucket in that folder", default="")
-    r2_bucket_id: str = _setting("R2_BUCKET_ID", BUCKETS, NETWORKED, "own bucket", default="")
-    r2_account_id: str = _setting("R2_ACCOUNT_ID", BUCKETS, NETWORKED, "its account", default="")
-    r2_read_access_key_id: str = _setting(
+    storage_bucket: str = setting("GRAIL_STORAGE_BUCKET", BUCKETS, NETWORKED, "own bucket in that folder", default="")
+    r2_bucket_id: str = setting("R2_BUCKET_ID", BUCKETS, NETWORKED, "own bucket", default="")
+    r2_account_id: str = setting("R2_ACCOUNT_ID", BUCKETS, NETWORKED, "its account", default="")
+    r2_read_access_key_id: str = setting(
         "R2_READ_ACCESS_KEY_ID",
         BUCKETS,
         NETWORKED,
         "the key that others read with; it is committed on chain, so it is public",
         default="",
     )
-    r2_read_secret_access_key: SecretStr = _setting(
+    r2_read_secret_access_key: SecretStr = setting(
         "R2_READ_SECRET_ACCESS_KEY", BUCKETS, NETWORKED, "its secret part, which is committed with it", default=SecretStr("")
     )
-    r2_write_access_key_id: SecretStr = _setting(
+    r2_write_access_key_id: SecretStr = setting(
         "R2_WRITE_ACCESS_KEY_ID", BUCKETS, NETWORKED, "the key that writes; it never leaves this machine", default=SecretStr("")
     )
-    r2_write_secret_access_key: SecretStr = _setting(
+    r2_write_secret_access_key: SecretStr = setting(
         "R2_WRITE_SECRET_ACCESS_KEY", BUCKETS, NETWORKED, "its secret part", default=SecretStr("")
     )
-    r2_endpoint_url: str = _setting(
+    r2_endpoint_url: str = setting(
         "R2_ENDPOINT_URL",
         BUCKETS,
         NETWORKED,
@@ -138,8 +122,8 @@ class Settings(BaseModel):
         default="",
         shown="built from account and network",
     )
-    r2_region: str = _setting("R2_REGION", BUCKETS, NETWORKED, "the region that requests are signed for", default="auto")
-    keep_window_files: WholeNumber = _setting(
+    r2_region: str = setting("R2_REGION", BUCKETS, NETWORKED, "the region that requests are signed for", default="auto")
+    keep_window_files: WholeNumber = setting(
         "GRAIL_KEEP_WINDOW_FILES",
         BUCKETS,
         "miner, validator",
@@ -148,7 +132,7 @@ class Settings(BaseModel):
         ge=8,
         le=1_000_000,
     )
-    keep_evidence: WholeNumber = _setting(
+    keep_evidence: WholeNumber = setting(
         "GRAIL_KEEP_EVIDENCE",
         BUCKETS,
         "validator",
@@ -158,7 +142,7 @@ class Settings(BaseModel):
         le=1_000_000,
     )
 
-    cache_dir: FilePath = _setting(
+    cache_dir: FilePath = setting(
         "GRAIL_CACHE_DIR",
         MACHINE,
         EVERYBODY,
@@ -166,7 +150,7 @@ class Settings(BaseModel):
         default_factory=_default_cache_dir,
         shown="~/.cache/grail",
     )
-    checkpoint_cache_gib: WholeNumber = _setting(
+    checkpoint_cache_gib: WholeNumber = setting(
         "GRAIL_CHECKPOINT_CACHE_GIB",
         MACHINE,
         NETWORKED,
@@ -175,7 +159,7 @@ class Settings(BaseModel):
         ge=1,
         le=1_000_000,
     )
-    file_cache_gib: WholeNumber = _setting(
+    file_cache_gib: WholeNumber = setting(
         "GRAIL_FILE_CACHE_GIB",
         MACHINE,
         "validator",
@@ -184,7 +168,7 @@ class Settings(BaseModel):
         ge=1,
         le=1_000_000,
     )
-    state_dir: FilePath = _setting(
+    state_dir: FilePath = setting(
         "GRAIL_STATE_DIR",
         MACHINE,
         EVERYBODY,
@@ -192,11 +176,17 @@ class Settings(BaseModel):
         default_factory=_default_state_dir,
         shown="~/.local/state/grail",
     )
-    data_dir: FilePath | None = _setting(
+    data_dir: FilePath | None = setting(
         "GRAIL_DATA_DIR", MACHINE, "every role; `grail-envs`, from the environment alone", "folder of data sets", default=None
     )
-    device: str = _setting("GRAIL_DEVICE", MACHINE, ROLES, "torch device of the proof model", default="cpu")
-    calibration: FilePath | None = _setting(
+    device: str = setting(
+        "GRAIL_DEVICE",
+        MACHINE,
+        ROLES,
+        "torch device of the proof model; a miner's, unless it is set, is a GPU where CUDA devices are visible",
+        default="cpu",
+    )
+    calibration: FilePath | None = setting(
         "GRAIL_CALIBRATION",
         MACHINE,
         JUDGES,
@@ -204,24 +194,13 @@ class Settings(BaseModel):
         " use the same",
         default=None,
     )
-    log_file: FilePath | None = _setting("GRAIL_LOG_FILE", MACHINE, EVERYBODY, "JSON log lines are appended here", default=None)
+    log_file: FilePath | None = setting("GRAIL_LOG_FILE", MACHINE, EVERYBODY, "JSON log lines are appended here", default=None)
 
-    miner_safety_blocks: WholeNumber = _setting(
-        "GRAIL_MINER_SAFETY_BLOCKS",
-        MINING,
-        MINER,
-        "blocks before the deadline that belong to the upload",
-        default=2,
-        ge=0,
-        le=20,
-    )
-    pipeline_backend: Literal["hf", "sglang", "vllm"] = _setting(
-        "GRAIL_PIPELINE_BACKEND",
-        MINING,
-        MINER,
-        "what generates: `hf`, in process. `sglang` and `vllm` are reserved and refused by this version",
-        default="hf",
-    )
+
+class Settings(PipelineSettings, _SharedSettings):  # fields in the order of the pages: the last base's come first
+    """Every field's alias is its environment variable, its key in the TOML file and its name in `.env`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 @dataclass(frozen=True)
@@ -242,7 +221,7 @@ def declarations() -> Iterator[Declaration]:
     for field in Settings.model_fields.values():
         about = cast("dict[str, str]", field.json_schema_extra)
         secret, shown = field.annotation is SecretStr, about["shown"]
-        default = "" if secret or field.default_factory or field.default is None else str(field.default)
+        default = "" if secret or field.default_factory or field.default is None else _as_written(field.default)
         yield Declaration(
             name=str(field.alias),
             default=shown if field.default_factory else default,
@@ -269,8 +248,12 @@ class Resolution:
             value, name = getattr(self.settings, field_name), str(field.alias)
             if isinstance(value, SecretStr):
                 value = SECRET if value.get_secret_value() else ""
-            rows.append((name, "" if value is None else _without_access(str(value)), self.origins.get(name, "default")))
+            rows.append((name, "" if value is None else _without_access(_as_written(value)), self.origins.get(name, "default")))
         return rows
+
+
+def _as_written(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def load_settings(**flags: Any) -> Settings:
@@ -300,23 +283,19 @@ def resolve(**flags: Any) -> Resolution:
 
 
 def _malformed(error: ValidationError, given: Mapping[str, Given]) -> ConfigurationError:
-    first = error.errors(include_input=False, include_context=False, include_url=False)[0]
-    name = str(first["loc"][0])
-    field = next(field for field in Settings.model_fields.values() if field.alias == name)
-    wanted = _wanted(field)
-    own = first["type"] == "value_error"  # a validator of this file has said it
-    what = str(first["msg"]).removeprefix("Value error, ") if own else f"it is not {wanted}"
-    return ConfigurationError(f"{name}: {what}", where=given[name].origin, hint=f"set {name} to {wanted}, or leave it unset")
-
-
-def _wanted(field: FieldInfo) -> str:
-    """What a setting can be, in words."""
-    if get_origin(field.annotation) is Literal:
-        return f"one of {', '.join(get_args(field.annotation))}"
-    if field.annotation is int:
-        bounds = {type(bound).__name__: bound for bound in field.metadata}
-        return f"a whole number from {bounds['Ge'].ge} to {bounds['Le'].le}"
-    return "a text (in quotes, where it stands in a TOML file)"
+    """One error for all wrong values, so that nobody has to start once for each."""
+    wrong = error.errors(include_input=False, include_context=False, include_url=False)
+    told, places, hints = [], [], []
+    for one in {str(one["loc"][0]): one for one in reversed(wrong)}.values():
+        name = str(one["loc"][0])
+        words = wanted(next(field for field in Settings.model_fields.values() if field.alias == name))
+        own = one["type"] == "value_error"  # a validator of ours has said it
+        told.append(f"{name}: " + (str(one["msg"]).removeprefix("Value error, ") if own else f"it is not {words}"))
+        places.append(given[name].origin)
+        hints.append(f"set {name} to {words}, or leave it unset")
+    return ConfigurationError(
+        "; ".join(reversed(told)), where=", ".join(dict.fromkeys(reversed(places))), hint="; ".join(reversed(hints))
+    )
 
 
 def _without_access(text: str) -> str:

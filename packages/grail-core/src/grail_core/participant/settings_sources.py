@@ -27,6 +27,13 @@ ENVIRONMENT_ALONE = {
 }
 """Variables that no file can set: name → default, who reads it, meaning."""
 
+SUCCESSORS = {
+    "GRAIL_GENERATION_BATCH_SIZE": "set GRAIL_PIPELINE_GROUPS_PER_BATCH, which counts groups of 16 rollouts",
+    "GRAIL_USE_FLASH_ATTENTION": "nothing takes its place: proofs are made with SDPA, as validators check them",
+    "GRAIL_USE_VLLM": "set GRAIL_PIPELINE_BACKEND to vllm, sglang or hf",
+}
+"""Names of older miners, and what to do instead. Their values mean something else, so none is taken over."""
+
 MAX_NAME_LENGTH = 80
 MAX_UNKNOWN_TOLD = 20
 _NEAR = 0.8  # as difflib counts it: R2_ACCESS_KEY_ID and NETIUD are near
@@ -53,6 +60,8 @@ class Unknown:
 
     def __str__(self) -> str:
         place = "" if self.origin == ENVIRONMENT else f"{self.origin}: "
+        if self.name in SUCCESSORS:
+            return f"{place}{self.name} is of older miners and is not read; {SUCCESSORS[self.name]}"
         return f"{place}no setting is called {_printable(self.name)}" + (
             f"; did you mean {self.nearest}?" if self.nearest else ""
         )
@@ -171,6 +180,8 @@ def _not_in_toml(file: TomlFile, name: str, known: Collection[str]) -> Configura
         return ConfigurationError(
             f"{name} is read from the environment alone", where=where, hint=f"export {name}, and take the line out"
         )
+    if name in SUCCESSORS:
+        return ConfigurationError(f"{name} is of older miners and is not read", where=where, hint=SUCCESSORS[name])
     near, name = nearest(name, known), _printable(name)
     if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(one, dict) for one in value)):
         inside = _setting_in(value, known)
@@ -215,6 +226,8 @@ def _printable(name: str) -> str:
 def _unknown(name: str, known: Collection[str], origin: str) -> list[Unknown]:
     if name in known or name in ENVIRONMENT_ALONE or name.startswith(_OTHERS):
         return []
+    if name in SUCCESSORS:
+        return [Unknown(name, None, origin)]
     if name.lower().startswith("export") and name[len("export") :] in known:
         return [Unknown(name, name[len("export") :], origin)]  # the blank between them is missing
     ours = name.upper().startswith("GRAIL_")

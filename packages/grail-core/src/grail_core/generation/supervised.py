@@ -1,0 +1,254 @@
+"""A generator made of a server of ours and its client: started when weights are first served, and again when it dies.
+
+A server that was started again draws nothing before it has the weights that were asked for and has said so. What is drawn
+depends on prompt, seed and weights alone, so a batch survives the death of its server: what was finished stays, the rest is
+asked for again and comes out the same.
+
+Rolling is the client's; a server that cannot be rolled is started anew from the new folder, which costs more and is never a
+mixture either. Starts that fail follow one another more and more slowly, and end in an error after a few; so does a batch
+whose server dies again and again without finishing anything, since it may be the batch that kills it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from grail_core.errors import EngineError
+from grail_core.generation.base import Drawn, GenerationRequest, Generator, ServedWeights
+from grail_core.generation.engine_folder import EngineFolders
+from grail_core.generation.options import EngineOptions
+from grail_core.generation.server import EngineServer
+from grail_core.telemetry import get_logger
+
+log = get_logger(__name__)
+
+
+class EngineClient(Generator, Protocol):
+    """A generator over HTTP."""
+
+    def adopt(self, weights: ServedWeights) -> None:
+        """Take a server that was just started from these weights' folder as serving them, once it says so.
+
+        Raises:
+            EngineError: it does not. ProtocolViolationError: as `serve`.
+        """
+        ...
+
+
+MakeClient = Callable[[str, str], EngineClient]
+"""From a server's URL and its key."""
+
+
+@dataclass(frozen=True)
+class Restarts:
+    """How often, and how slowly, a server is started again. Seconds."""
+
+    most: int = 4  # failures one after the other
+    first_s: float = 1.0  # before the second start; doubled for each further one
+    longest_s: float = 60.0
+
+    def delay(self, failures: int) -> float:
+        return 0.0 if failures == 0 else min(self.longest_s, self.first_s * 2 ** (failures - 1))
+
+
+NORMAL: Final = Restarts()
+
+
+class SupervisedGenerator:
+    """See `Generator`.
+
+    Args:
+        make_client: over a server that was started.
+        numerics_class: what the header calls `generation_class`.
+        folders: where engines find their weights; by default below `options.state_dir`, and none where that is not set.
+    """
+
+    def __init__(
+        self,
+        options: EngineOptions,
+        make_client: MakeClient,
+        *,
+        numerics_class: str,
+        server: EngineServer | None = None,
+        folders: EngineFolders | None = None,
+        restarts: Restarts = NORMAL,
+    ) -> None:
+        self._options, self._make_client, self._numerics_class = options, make_client, numerics_class
+        self._server = server if server is not None else EngineServer(options)
+        if folders is None and options.state_dir is not None:
+            folders = EngineFolders(options.state_dir / "weights")
+        self.folders = folders
+        self._restarts = restarts
+        self._client: EngineClient | None = None
+        self._wanted: ServedWeights | None = None  # what is served, or shall be again once the server is
+        self._failures = 0  # since a completion was finished
+        self._lock = threading.Lock()  # of `_client` and `_closed`
+        self._closed = threading.Event()
+
+    @property
+    def numerics_class(self) -> str:
+        return self._numerics_class
+
+    @property
+    def version(self) -> str | None:
+        client = self._client
+        return client.version if client is not None and self._server.alive else None
+
+    def serve(self, weights: ServedWeights) -> None:
+        """See `Generator.serve`; starts the server where there is none, and anew where it cannot be rolled.
+
+        Raises:
+            ConfigurationError: the engine is not there, or not one that this was tried with.
+            StorageError: the folder for the engine cannot be written.
+        """
+        weights = self.folders.stage(weights) if self.folders is not None else weights
+        client, before = self._client, self._wanted
+        self._wanted = None
+        if client is not None and before is not None and self.version is not None and _same_model(before, weights):
+            try:
+                client.serve(weights)
+            except EngineError as error:
+                log.event("engine_roll_failed", level=logging.WARNING, reason=error.what, serves=client.version)
+            else:
+                self._wanted = weights
+                return
+        self._start(weights)
+        self._wanted = weights
+
+    def generate(self, requests: Sequence[GenerationRequest], cancelled: Callable[[], bool]) -> Iterator[Drawn]:
+        """See `Generator.generate`."""
+        weights, pending = self._wanted, dict(enumerate(requests))
+        if weights is None:
+            raise EngineError("no weights are served", where=self._options.backend, hint="serve a checkpoint's weights first")
+        while pending and not (cancelled() or self._closed.is_set()):
+            client = self._ready(weights)
+            asked = list(pending)
+            failure: EngineError | None = None
+            with contextlib.ExitStack() as stack:
+                try:
+                    stream = client.generate([pending[index] for index in asked], self._ended(cancelled))
+                    if (close := getattr(stream, "close", None)) is not None:
+                        stack.callback(close)
+                    for drawn in stream:
+                        index = asked[drawn.index]
+                        if pending.pop(index, None) is None:
+                            raise EngineError(f"the engine finished request {index} twice", where=self._server.url)
+                        self._failures = 0
+                        yield Drawn(index, drawn.completion)
+                except EngineError as error:
+                    failure = error
+            if pending and not (cancelled() or self._closed.is_set()):
+                self._count_failure(failure, len(pending))
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed.set()
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
+        self._server.close()
+        if self.folders is not None:
+            self.folders.close()
+
+    def _ended(self, cancelled: Callable[[], bool]) -> Callable[[], bool]:
+        return lambda: cancelled() or self._closed.is_set() or not self._server.alive
+
+    def _ready(self, weights: ServedWeights) -> EngineClient:
+        """The client, over a server that has these weights and said so."""
+        if self._client is None or self.version != weights.version:
+            self._start(weights)
+        client = self._client
+        if client is None:
+            raise self._closed_error()
+        return client
+
+    def _start(self, weights: ServedWeights) -> None:
+        """Start the server with these weights; again and again, but not for ever."""
+        while True:
+            if self._closed.wait(self._restarts.delay(self._failures)):
+                raise self._closed_error()
+            self._drop_client()
+            try:
+                self._server.start(weights)
+                client = self._make_client(self._server.url, self._server.api_key)
+                with self._lock:
+                    if self._closed.is_set():
+                        client.close()
+                        raise self._closed_error()
+                    self._client = client
+                client.adopt(weights)
+                return
+            except EngineError as error:
+                self._drop_client()
+                self._server.stop()
+                self._failures += 1
+                if self._closed.is_set() or self._failures >= self._restarts.most:
+                    self._failures = min(self._failures, self._restarts.most - 1)  # one more try for the next window
+                    raise
+                log.event(
+                    "engine_start_failed",
+                    level=logging.WARNING,
+                    reason=error.what.splitlines()[0],
+                    failures=self._failures,
+                    next_s=self._restarts.delay(self._failures),
+                )
+            except BaseException:
+                self._drop_client()
+                self._server.stop()
+                raise
+
+    def _count_failure(self, failure: EngineError | None, unfinished: int) -> None:
+        """The server has died, or does not do what it should: end it, and say so. Raises once it is too often."""
+        died = not self._server.alive
+        error = failure or EngineError(
+            f"the {self._options.backend} server died; it printed last:\n{self._server.last_lines()}"
+            if died
+            else f"the {self._options.backend} server left {unfinished} requests unfinished",
+            where=str(self._server.log_file),
+            hint="look at the log",
+        )
+        self._failures += 1
+        log.event(
+            "engine_lost",
+            level=logging.WARNING,
+            died=died,
+            reason=error.what,
+            unfinished=unfinished,
+            failures=self._failures,
+        )
+        self._drop_client()
+        self._server.stop()
+        if self._failures >= self._restarts.most:
+            self._failures = self._restarts.most - 1
+            raise error
+
+    def _drop_client(self) -> None:
+        with self._lock:
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def _closed_error(self) -> EngineError:
+        return EngineError("this generator is closed", where=self._options.backend)
+
+
+def _same_model(old: ServedWeights, new: ServedWeights) -> bool:
+    """Can a server that was started with one be rolled to the other? Engines read all of this at their start alone."""
+
+    def shape(weights: ServedWeights) -> tuple[object, ...]:
+        return weights.end_tokens, weights.vocabulary_size, weights.context_length, _bytes(weights.folder / "config.json")
+
+    return shape(old) == shape(new)
+
+
+def _bytes(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None  # a folder that was removed meanwhile: then it is not known to be the same

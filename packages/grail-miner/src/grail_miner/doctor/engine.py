@@ -1,0 +1,217 @@
+"""Which engine generates, on which devices, whether it is there, and whether the model fits where the layout puts it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from grail_core.errors import CheckpointError, EngineError, GrailError
+from grail_core.participant.settings import Settings
+from grail_core.text import printable
+from grail_miner.doctor.findings import Finding, broken, not_asked, ok, warning
+from grail_miner.doctor.machine import GIB, Machine
+from grail_miner.equipment import SERVERS, engine_python
+from grail_miner.layout import Layout
+
+ENGINE = "engine"
+TRIED = {"sglang": "0.5.23", "vllm": "0.33"}
+"""What the adapters were written against. Another version may do as well, and is said."""
+_SECONDS = 60
+_SERVER_SECONDS = 10
+_MOST_ANSWER = 64 * 1024
+_RESERVED = 1 * GIB  # of a GPU, for CUDA's own and activations: an estimate
+_ASK = """\
+import json, platform
+from importlib.metadata import PackageNotFoundError, version
+def of(name):
+    try: return version(name)
+    except PackageNotFoundError: return None
+found = {name: of(name) for name in ("sglang", "vllm", "torch", "transformers")}
+print(json.dumps({"python": platform.python_version(), **found}))
+"""
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Of a folder in Transformers' layout."""
+
+    weights: int  # bytes, as they are stored
+    cache_per_token: int  # bytes of keys and values of one position in bf16
+    context_length: int  # tokens
+
+    @property
+    def parameters(self) -> int:
+        return self.weights // 2  # a checkpoint's tensors are bf16
+
+
+def model_size(folder: Path) -> ModelSize:
+    """Read from config.json and the sizes of the weight files; no tensor is read.
+
+    Raises:
+        CheckpointError: the folder has no configuration or no weights, or the configuration no sizes.
+    """
+    try:
+        config: Any = json.loads((folder / "config.json").read_bytes())
+        weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        layers, heads = int(config["num_hidden_layers"]), int(config["num_attention_heads"])
+        width = int(config.get("head_dim") or config["hidden_size"] // heads)
+        per_token = 2 * 2 * layers * int(config.get("num_key_value_heads") or heads) * width
+        context = int(config["max_position_embeddings"])
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"the model folder cannot be measured: {type(error).__name__}: {error}",
+            where=str(folder),
+            hint="give a folder with config.json and safetensors files",
+        ) from error
+    if not weights:
+        raise CheckpointError("the model folder has no safetensors files", where=str(folder), hint="fetch them whole")
+    return ModelSize(weights, per_token, context)
+
+
+def engine(settings: Settings, layout: Layout, *, offline: bool) -> Iterator[Finding]:
+    """Back-end and why; the interpreter with what is installed in it, or somebody else's server."""
+    yield ok(ENGINE, "back-end", f"{layout.backend}: {layout.why}")
+    for note in layout.notes:
+        yield warning(ENGINE, "layout", note)
+    if layout.backend not in SERVERS:
+        return
+    if layout.url is None:
+        try:
+            python = engine_python(settings, layout.backend)
+            yield from _installed(layout.backend, python)
+        except GrailError as error:
+            yield broken(ENGINE, "interpreter", error)
+        return
+    if urlsplit(layout.url).hostname not in ("127.0.0.1", "localhost", "::1"):
+        yield warning(
+            ENGINE,
+            "address",
+            f"{layout.url} is on another machine: who reaches it can run code in it, and it reads weights from its own disk",
+            "put a tunnel to it on 127.0.0.1, and share the folder of weights under the same path",
+        )
+    if offline:
+        yield not_asked(ENGINE, "server", "--offline")
+        return
+    try:
+        yield ok(ENGINE, "server", f"{layout.url} answers: {_server_says(layout.backend, layout.url)}")
+    except GrailError as error:
+        yield broken(ENGINE, "server", error)
+
+
+def memory(layout: Layout, machine: Machine, size: ModelSize, max_model_len: int) -> Iterator[Finding]:
+    """The weights where the layout puts them, against what those devices have."""
+    gpus = {gpu.index: gpu.memory for gpu in machine.gpus}
+    length = min(max_model_len, size.context_length)
+    for index in layout.generation_gpus:
+        ranks = len(layout.generation_gpus)
+        room = int(layout.memory_share * gpus[index]) - size.weights // ranks - _RESERVED
+        rows = room // max(1, size.cache_per_token * length // ranks)
+        told = f"{gpus[index] / GIB:.1f} GiB, of which the server takes {round(100 * layout.memory_share)} %"
+        if rows < 1:
+            error = GrailError(
+                f"{told}: {size.weights / ranks / GIB:.1f} GiB of weights leave no room for one row of {length} tokens",
+                where="GRAIL_PIPELINE_VLLM_TP, GRAIL_PIPELINE_GPU_MEM_UTIL",
+                hint="more GPUs for generation, or a larger share of them",
+            )
+            yield broken(ENGINE, f"memory of GPU {index}", error)
+        else:
+            yield ok(ENGINE, f"memory of GPU {index}", f"{told}: the weights, and about {rows} rows of {length} tokens")
+    copies: dict[str, int] = {}
+    for device in layout.workers.devices:
+        copies[device] = copies.get(device, 0) + 1
+    if layout.workers.kind == "threads":
+        copies = dict.fromkeys(copies, 1)  # threads of one device share its copy
+    if layout.generation_device is not None and not layout.shared_model:
+        copies[layout.generation_device] = copies.get(layout.generation_device, 0) + 1
+    for device, count in copies.items():
+        yield _copies(device, count, layout, machine, size)
+
+
+def _copies(device: str, count: int, layout: Layout, machine: Machine, size: ModelSize) -> Finding:
+    kind, _, number = device.partition(":")
+    if kind == "cuda":
+        index = int(number)
+        room = machine.gpus[index].memory * (1 - layout.memory_share if index in layout.shared_gpus else 1)
+    elif machine.memory_free is None:
+        return not_asked(ENGINE, f"memory of {device}", "this system does not say")
+    else:
+        room = machine.memory_free
+    needed = count * size.weights
+    copies = "1 copy" if count == 1 else f"{count} copies"
+    told = f"{copies} of the weights to prove with: {needed / GIB:.2f} of {room / GIB:.1f} GiB"
+    if needed > room:
+        error = GrailError(
+            told,
+            where="GRAIL_PIPELINE_PROOF_WORKERS" if count > 1 else "GRAIL_PIPELINE_GPU_MEM_UTIL",
+            hint="fewer workers on a device, a smaller share for the server, or another GPU for proofs",
+        )
+        return broken(ENGINE, f"memory of {device}", error)
+    if needed + _RESERVED > room:
+        return warning(ENGINE, f"memory of {device}", f"{told}, which leaves little for activations")
+    return ok(ENGINE, f"memory of {device}", told)
+
+
+def _installed(backend: str, python: Path) -> Iterator[Finding]:
+    """Asked of the interpreter itself, without our settings in its environment, and without importing the engine."""
+    failed = EngineError(
+        "the interpreter does not say what is installed in it",
+        where=f"GRAIL_{backend.upper()}_PYTHON={python}",
+        hint="run it by hand; make the environment anew",
+    )
+    try:
+        ran = subprocess.run(
+            [python, "-I", "-c", _ASK],
+            capture_output=True,
+            timeout=_SECONDS,
+            check=True,
+            env={"PATH": "/usr/bin:/bin"},
+            stdin=subprocess.DEVNULL,
+        )
+        found = json.loads(ran.stdout[:_MOST_ANSWER])
+        versions = {str(name): value for name, value in found.items() if value is None or isinstance(value, str)}
+    except (OSError, subprocess.SubprocessError, ValueError, AttributeError) as error:
+        raise failed from error
+    there = versions.get(backend)
+    if there is None:
+        raise EngineError(
+            f"{backend} is not installed in this environment",
+            where=str(python),
+            hint=f"{python} -m pip install {backend}",
+        )
+    others = ", ".join(f"{name} {printable(versions.get(name) or 'none')[:40]}" for name in ("torch", "transformers", "python"))
+    told = f"{backend} {printable(there)[:40]} with {others} ({python})"
+    if there != TRIED[backend] and not there.startswith(TRIED[backend] + "."):
+        yield warning(ENGINE, "interpreter", f"{told}; this version was written against {backend} {TRIED[backend]}")
+    else:
+        yield ok(ENGINE, "interpreter", told)
+
+
+def _server_says(backend: str, url: str) -> str:
+    """A server's own words for what it is, at most a line of them."""
+    import httpx
+
+    start = time.monotonic()
+    path = "/model_info" if backend == "sglang" else "/version"
+    try:
+        with (
+            httpx.Client(timeout=_SERVER_SECONDS, follow_redirects=False, trust_env=False) as client,
+            client.stream("GET", url + path) as answer,
+        ):
+            data = b""
+            for part in answer.iter_raw(4096):
+                data += part
+                if len(data) > _MOST_ANSWER or time.monotonic() - start > _SERVER_SECONDS:
+                    raise EngineError("it answers more than it should", where=url + path, hint="is it the engine's server?")
+            if answer.status_code != 200:
+                raise EngineError(f"it answers {answer.status_code}", where=url + path, hint="is it the engine's server?")
+    except httpx.HTTPError as error:
+        raise EngineError(
+            f"it does not answer: {type(error).__name__}", where=url + path, hint="start the server, or leave the URL unset"
+        ) from error
+    return printable(data.decode("utf-8", errors="replace"))[:200]

@@ -1,0 +1,114 @@
+"""All questions of the doctor in their order, what is known of one handed to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from grail_core.errors import GrailError
+from grail_core.generation.options import require_model_len
+from grail_core.participant.compute import read_minima
+from grail_core.participant.settings import Settings
+from grail_core.protocol.network import NetworkParameters
+from grail_miner.doctor import engine, machine, network
+from grail_miner.doctor.findings import Finding, State, broken, not_asked, ok
+from grail_miner.equipment import numerics_classes
+from grail_miner.layout import Layout, plan
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a person wants to know."""
+
+    model: Path | None = None  # folder of the model to hold against the memory; None: the checkpoint's, where it is cached
+    environment: str | None = None  # for the minima; None: the checkpoint's
+    offline: bool = False  # ask nothing outside this machine
+
+
+@dataclass
+class Examination:
+    """What was found, in the order that it was asked."""
+
+    findings: list[Finding] = field(default_factory=list)
+    layout: Layout | None = None
+
+    @property
+    def broken(self) -> list[Finding]:
+        return [one for one in self.findings if one.state is State.BROKEN]
+
+
+def examine(settings: Settings, asked: Asked) -> Examination:
+    """Ask everything. Errors become findings."""
+    done = Examination()
+    looked = machine.look()
+    done.findings += machine.software(looked)
+    try:
+        done.layout = plan(settings, len(looked.gpus))
+        done.findings += engine.engine(settings, done.layout, offline=asked.offline)
+    except GrailError as error:
+        done.findings.append(broken(engine.ENGINE, "layout", error))
+    known = network.Known()
+    done.findings += network.here(settings, known)
+    if asked.offline:
+        left = ("chain", "clock", "registration", "beacon", "bucket", "checkpoint", "environment")
+        done.findings += [not_asked(network.NETWORK, name, "--offline") for name in left]
+    else:
+        for ask in (network.chain, network.beacon, network.bucket, network.checkpoint):
+            done.findings += ask(settings, known)
+    if known.params is not None and done.layout is not None:
+        done.findings += _classes(done.layout, known.params)
+    done.findings += _sizes(settings, asked, known, looked, done.layout)
+    return done
+
+
+def _classes(layout: Layout, params: NetworkParameters) -> Iterator[Finding]:
+    try:
+        proof, generation = numerics_classes(layout, params)
+        yield ok(network.NETWORK, "numerics classes", f"proofs {proof}, generation {generation}: the network admits both")
+    except GrailError as error:
+        yield broken(network.NETWORK, "numerics classes", error)
+
+
+def _sizes(
+    settings: Settings, asked: Asked, known: network.Known, looked: machine.Machine, layout: Layout | None
+) -> Iterator[Finding]:
+    """The model against devices and limits, the machine against the minima."""
+    size: engine.ModelSize | None = None
+    folder = asked.model or _cached(settings, known)
+    if folder is None:
+        yield not_asked(engine.ENGINE, "memory", "no model is known here: give its folder with --model, or mine once")
+    else:
+        try:
+            size = engine.model_size(folder)
+        except GrailError as error:
+            yield broken(engine.ENGINE, "memory", error)
+    if size is not None and layout is not None:
+        yield from engine.memory(layout, looked, size, settings.pipeline_max_model_len)
+        if known.manifest is not None and not layout.in_process:
+            yield _room(settings, known, size)
+    spec = known.manifest.environment if known.manifest else None
+    environment = asked.environment or (spec.env_id if spec else None)
+    least, what = machine.figures_for(read_minima(), environment, size.parameters if size else 0)
+    yield from machine.minima(looked, least, what)
+    yield from machine.folders(settings, least["disk_gib"])
+
+
+def _room(settings: Settings, known: network.Known, size: engine.ModelSize) -> Finding:
+    assert known.manifest is not None
+    try:
+        require_model_len(settings.pipeline_max_model_len, known.manifest.policy, size.context_length)
+    except GrailError as error:
+        return broken(engine.ENGINE, "context", error)
+    return ok(engine.ENGINE, "context", f"room for {settings.pipeline_max_model_len} tokens is enough for this policy")
+
+
+def _cached(settings: Settings, known: network.Known) -> Path | None:
+    """The folder of the running window's checkpoint, where an earlier run left it."""
+    if known.manifest is None or known.params is None or known.chain is None:
+        return None
+    from grail_core.checkpoints.cache import CheckpointCache
+    from grail_core.checkpoints.source import cache_of
+
+    cache = CheckpointCache(cache_of(settings.cache_dir, known.params.network_id(known.chain.genesis_hash)))
+    return cache.entry(known.manifest.digest)

@@ -1,0 +1,161 @@
+"""What this machine is: processor, memory, disks, Python, torch, CUDA devices. Looking changes nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from grail_core.errors import DiskFullError, GrailError
+from grail_core.participant.compute import Minima
+from grail_core.participant.settings import Settings
+from grail_miner.doctor.findings import Finding, broken, not_asked, ok, warning
+
+MACHINE = "machine"
+GIB = 1 << 30
+_DRIVER = Path("/proc/driver/nvidia/version")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A visible CUDA device."""
+
+    index: int
+    name: str
+    memory: int  # bytes
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Sizes in bytes."""
+
+    cores: int  # that this process may use
+    memory: int | None  # of the machine
+    memory_free: int | None  # least of what the kernel and every control group leave
+    torch: str
+    cuda: str | None  # that torch was built for
+    driver: str | None
+    gpus: tuple[Gpu, ...]
+
+
+def look() -> Machine:
+    """Imports torch, and opens no CUDA context of its own."""
+    import torch
+
+    from grail_core.files.confined.memory import available_bytes
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    return Machine(
+        cores=cores,
+        memory=_physical_memory(),
+        memory_free=available_bytes(),
+        torch=torch.__version__,
+        cuda=torch.version.cuda,
+        driver=_driver(),
+        gpus=tuple(Gpu(index, device.name, device.total_memory) for index, device in enumerate(devices)),
+    )
+
+
+def software(machine: Machine) -> Iterator[Finding]:
+    """Python, torch, and how torch and driver go together."""
+    yield ok(MACHINE, "Python", f"{platform.python_version()} ({sys.executable}), {platform.system()} {platform.machine()}")
+    built = f"built for CUDA {machine.cuda}" if machine.cuda else "built without CUDA"
+    yield ok(MACHINE, "torch", f"{machine.torch}, {built}")
+    if machine.driver and not machine.gpus:
+        why = "hidden by CUDA_VISIBLE_DEVICES" if os.environ.get("CUDA_VISIBLE_DEVICES") is not None else "too old for it?"
+        why, hint = (why, "") if machine.cuda else ("torch was built without CUDA", "pip install a CUDA build of torch")
+        yield warning(MACHINE, "driver", f"NVIDIA {machine.driver}, and torch sees no device: {why}", hint)
+    else:
+        yield ok(MACHINE, "driver", f"NVIDIA {machine.driver}" if machine.driver else "no NVIDIA driver")
+    for gpu in machine.gpus:
+        yield ok(MACHINE, f"GPU {gpu.index}", f"{gpu.name}, {gpu.memory / GIB:.0f} GiB")
+    if not machine.gpus:
+        yield ok(MACHINE, "GPUs", "no CUDA device is visible")
+
+
+def minima(machine: Machine, least: dict[str, float], what: str) -> Iterator[Finding]:
+    """This machine against `compute.min.yaml`. `what`: the role, environment and model that the figures are for."""
+    memory = None if machine.memory is None else machine.memory / GIB
+    for name, kind, there, unit in (
+        ("cores", "cpu_cores", float(machine.cores), ""),
+        ("memory", "ram_gib", memory, " GiB"),
+        ("GPU count", "gpu_count", float(len(machine.gpus)), ""),
+    ):
+        needed = least[kind]
+        if there is None:
+            yield not_asked(MACHINE, name, "this system does not say")
+        elif there < needed:
+            yield warning(MACHINE, name, f"{there:.4g}{unit}, and {what} needs {needed:.4g}{unit}", "compute.min.yaml says why")
+        else:
+            yield ok(MACHINE, name, f"{there:.4g}{unit} (at least {needed:.4g}{unit} for {what})")
+    for gpu in machine.gpus:
+        if gpu.memory / GIB < least["gpu_memory_gib"]:
+            told = f"{gpu.memory / GIB:.4g} GiB, and {what} needs {least['gpu_memory_gib']:.4g} GiB on a generating GPU"
+            yield warning(MACHINE, f"GPU {gpu.index} memory", told, "compute.min.yaml says why")
+    yield not_asked(
+        MACHINE,
+        "bandwidth",
+        f"it is not measured here; {what} needs {least['bandwidth_down_mbit']:.0f} Mbit/s down and"
+        f" {least['bandwidth_up_mbit']:.0f} up",
+    )
+
+
+def folders(settings: Settings, needed_gib: float) -> Iterator[Finding]:
+    """Cache and state can be written, and the cache's device has room for what the minima say."""
+    for name, folder, needed in (("cache", settings.cache_dir, needed_gib), ("state", settings.state_dir, 1.0)):
+        place = next((one for one in (folder, *folder.parents) if one.exists()), Path("/"))
+        try:
+            free = shutil.disk_usage(place).free / GIB
+        except OSError as error:
+            yield broken(MACHINE, name, GrailError(f"the folder cannot be looked at: {error.strerror}", where=str(folder)))
+            continue
+        if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+            hint = f"give this user the right, or set GRAIL_{name.upper()}_DIR to another folder"
+            yield broken(MACHINE, name, GrailError("this folder cannot be written", where=str(place), hint=hint))
+        elif free < 0.1:
+            yield broken(MACHINE, name, DiskFullError("no space is left on its device", where=str(folder), hint="free some"))
+        elif free < needed:
+            yield warning(MACHINE, name, f"{folder}: {free:.1f} GiB are free, {needed:.0f} are needed", "free some, or move it")
+        else:
+            yield ok(MACHINE, name, f"{folder}: {free:.1f} GiB free")
+    kept = settings.checkpoint_cache_gib
+    left = _free_gib(settings.cache_dir)
+    if left is not None and kept > left:
+        told = f"checkpoints may take {kept} GiB, and the device has {left:.0f} free: the oldest go when it is full"
+        yield warning(MACHINE, "checkpoint cache", told, "lower GRAIL_CHECKPOINT_CACHE_GIB")
+
+
+def _free_gib(folder: Path) -> float | None:
+    place = next((one for one in (folder, *folder.parents) if one.exists()), None)
+    try:
+        return None if place is None else shutil.disk_usage(place).free / GIB
+    except OSError:
+        return None
+
+
+def _physical_memory() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return None
+
+
+def _driver() -> str | None:
+    try:
+        found = re.search(r"Kernel Module[^\n]*?\s(\d[\d.]+)", _DRIVER.read_text(encoding="utf-8", errors="replace")[:4096])
+    except OSError:
+        return None
+    return found[1] if found else "of a version that is not told"
+
+
+def figures_for(minima_of: Minima, environment: str | None, parameters: int) -> tuple[dict[str, float], str]:
+    """The miner's minima, and for what they are."""
+    of = f" of {environment}" if environment else ""
+    model = f" with {parameters / 1e9:.2g} billion parameters" if parameters else " of a small model"
+    return minima_of.least("miner", environment, parameters), f"a miner{of}{model}"

@@ -1,0 +1,91 @@
+"""A proof worker: it loads the checkpoint that it is told to from this machine's cache, and proves the groups that it is given.
+
+Its parent is `processes.ProcessProver`, and nobody else starts it. It has no wallet, no store and no chain, signs nothing, and
+lives as long as its parent (`grail_core.child_process.boot`). That it loaded what the manifest names it shows by the root of
+the weights that lie in its memory afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, cast
+
+from grail_core.child_process import frames as transport
+from grail_core.child_process.boot import Answers, serve
+from grail_core.child_process.frames import Payload
+from grail_core.errors import MachineFaultError
+from grail_core.protocol.types import Digest
+from grail_miner.proving import frames
+from grail_miner.proving.frames import ERRORS, Kind
+from grail_miner.proving.places import WorkerPlace
+
+if TYPE_CHECKING:
+    from grail_core.model.policy_model import Attention, PolicyModel
+
+
+def main() -> NoReturn:
+    """Arguments: the descriptor of the connection, the worker's place, attention."""
+    serve(_prepared, kinds=Kind, ready=Kind.READY, fault=Kind.FAULT, names=ERRORS)
+
+
+def _prepared() -> Answers[Kind]:
+    worker = _Worker(WorkerPlace.of_text(sys.argv[2]), cast("Attention", sys.argv[3]))
+    return {Kind.LOAD: (Kind.LOADED, worker.load), Kind.PROVE: (Kind.PROVED, worker.prove)}
+
+
+class _Worker:
+    """One model at a time."""
+
+    def __init__(self, place: WorkerPlace, attention: Attention) -> None:
+        if place.cpus:
+            os.sched_setaffinity(0, place.cpus)  # before any library counts processors
+        import torch
+        from transformers import AutoModelForCausalLM  # noqa: F401 - takes seconds, better now than in a window
+
+        from grail_core.model.policy_model import require_device
+        from grail_core.proof import batch  # noqa: F401 - the same
+
+        torch.set_num_threads(place.threads)
+        require_device(place.device)
+        self._place, self._attention = place, attention
+        self._version: Digest | None = None
+        self._model: PolicyModel | None = None
+
+    def load(self, payload: memoryview) -> Payload:
+        """The folder's weights, in place of those before them: two copies need not fit."""
+        from grail_core.model.memory import free_memory
+        from grail_core.model.policy_model import PolicyModel
+        from grail_core.proof.numerics import numerics_class_of
+
+        told, _ = transport.unpack(payload)
+        self._version = self._model = None
+        free_memory()
+        model = PolicyModel.load(told["folder"], attention=self._attention, device=self._place.device)
+        model.logits(model.hidden_states([[0, 0]])[0])  # what this device cannot do it shall not do before any group
+        root = _root_of(model, Path(told["folder"]))
+        self._model, self._version = model, Digest(bytes.fromhex(told["version"]))
+        return transport.pack({"version": told["version"], "root": root and root.hex(), "class": numerics_class_of(model)})
+
+    def prove(self, payload: memoryview) -> Payload:
+        from grail_core.proof.batch import prove_rollouts
+
+        version, rows, prompts, signs = frames.asked(payload)
+        if self._model is None or version != self._version:
+            raise MachineFaultError(f"the worker was asked to prove with {version[:4].hex()}…, which it did not load")
+        return frames.answer_proofs(version, prove_rollouts(self._model, rows, prompts, signs))
+
+
+def _root_of(model: PolicyModel, folder: Path) -> Digest | None:
+    """`weights_root` of what lies in memory, under the names that the folder's files have; None where Transformers keeps a
+    model's tensors under other names, or joined, so that no root can be had of them."""
+    from grail_core.checkpoints.delta.digests import digest_state
+    from grail_core.checkpoints.delta.shards import read_header
+    from grail_core.checkpoints.delta.tensors import raw_state
+
+    names = [name for path in sorted(folder.glob("*.safetensors")) for name in read_header(path)]
+    state = model.module.state_dict()
+    if not all(name in state for name in names):
+        return None
+    return digest_state(raw_state({name: state[name].cpu() for name in names})).root

@@ -1,0 +1,104 @@
+"""Proofs in the miner's own process, by one model or several: of the checkpoint that is loaded, and of no other one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from grail_core.checkpoints.loaded import LoadedCheckpoint, PreparedCheckpoint, description_of
+from grail_core.errors import CheckpointError, MachineFaultError
+from grail_core.model.policy_model import PolicyModel
+from grail_core.model.prompts import PromptRenderer
+from grail_core.proof.batch import RolloutProof, prove_rollouts
+from grail_core.proof.sketches import Projections
+from grail_core.protocol.types import Digest
+from grail_miner.proving.base import Prover
+from grail_miner.proving.in_process import InProcessProver
+from grail_miner.proving.threads import ThreadProver, over_the_same_weights
+from tooling.testing import plain_window as plain
+from tooling.testing.models.tiny_qwen2 import save_byte_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_byte_model(tmp_path_factory.mktemp("proved"))
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> PolicyModel:
+    return PolicyModel.load(folder)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(folder: Path, model: PolicyModel) -> PreparedCheckpoint:
+    return PreparedCheckpoint(plain.manifest(Digest(bytes(32))), folder, PromptRenderer(folder, "none"), description_of(model))
+
+
+def group(seed: int, vocabulary: int) -> tuple[list[list[int]], list[int]]:
+    """Sixteen rows of one prompt, of different lengths."""
+    draw = np.random.default_rng(seed)
+    prompt = draw.integers(0, vocabulary, 5).tolist()
+    rows = [prompt + draw.integers(0, vocabulary, 4 + 3 * index).tolist() for index in range(16)]
+    return rows, [len(prompt)] * len(rows)
+
+
+def signs(hidden: int) -> Projections:
+    return np.where(np.random.default_rng(7).random((4, hidden)) < 0.5, -1, 1).astype(np.float32)
+
+
+def bytes_of(proofs: Sequence[RolloutProof]) -> list[tuple[bytes, bytes]]:
+    return [(proof.sketches, proof.logprobs.tobytes()) for proof in proofs]
+
+
+def test_a_loaded_checkpoint_is_proved_with_its_own_model_and_a_folder_with_one_like_it(
+    checkpoint: PreparedCheckpoint, model: PolicyModel
+) -> None:
+    rows, prompts = group(1, model.vocabulary_size)
+    expected = bytes_of(prove_rollouts(model, rows, prompts, signs(model.hidden_size)))
+    prover: Prover = InProcessProver()
+    for one in (checkpoint, LoadedCheckpoint(**vars(checkpoint), model=model)):
+        prover.load(one)
+        assert bytes_of(prover.prove(rows, prompts, signs(model.hidden_size))) == expected
+        assert prover.proof_class == "bf16-sdpa-cpu-transformers"
+
+
+def test_after_a_load_that_failed_nothing_is_proved_with_the_weights_before_it(
+    checkpoint: PreparedCheckpoint, model: PolicyModel, tmp_path: Path
+) -> None:
+    prover = InProcessProver()
+    prover.load(checkpoint)
+    broken = PreparedCheckpoint(checkpoint.manifest, tmp_path, checkpoint.renderer, checkpoint.description)
+    with pytest.raises(CheckpointError):
+        prover.load(broken)
+    with pytest.raises(MachineFaultError, match="no weights are loaded"):
+        prover.prove(*group(1, model.vocabulary_size), signs(model.hidden_size))
+
+
+def test_threads_over_one_copy_of_the_weights_prove_what_one_model_proves(
+    checkpoint: PreparedCheckpoint, model: PolicyModel
+) -> None:
+    groups = [group(seed, model.vocabulary_size) for seed in range(4)]
+    expected = [bytes_of(prove_rollouts(model, *one, signs(model.hidden_size))) for one in groups]
+    prover: Prover = ThreadProver(("cpu", "cpu"))
+    for one in (checkpoint, LoadedCheckpoint(**vars(checkpoint), model=model)):
+        prover.load(one)
+        with ThreadPoolExecutor(prover.slots) as pool:
+            proved = pool.map(lambda it: bytes_of(prover.prove(*it, signs(model.hidden_size))), groups)
+            assert list(proved) == expected
+    first, second = model, over_the_same_weights(model)
+    assert first.lock is not second.lock
+    assert [one.data_ptr() for one in first.state().values()] == [one.data_ptr() for one in second.state().values()]
+
+
+def test_a_thread_that_waits_for_a_model_is_told_when_there_is_none(checkpoint: PreparedCheckpoint, model: PolicyModel) -> None:
+    prover = ThreadProver(("cpu",))
+    prover.load(checkpoint)
+    prover.close()
+    with pytest.raises(MachineFaultError, match="no weights are loaded"):
+        prover.prove(*group(1, model.vocabulary_size), signs(model.hidden_size))
+    with pytest.raises(ValueError, match="all on GPUs or all on the processor"):
+        ThreadProver(("cpu", "cuda:0"))

@@ -22,7 +22,7 @@ from grail_miner.cli import cli
 from grail_miner.doctor.engine import ModelSize, engine, memory, model_size
 from grail_miner.doctor.examination import Asked, Examination, examine
 from grail_miner.doctor.findings import Finding, State
-from grail_miner.doctor.machine import GIB, Gpu, Machine, software
+from grail_miner.doctor.machine import GIB, Gpu, Machine, look, software
 from grail_miner.layout import plan
 from tooling.testing.network import FIRST_WINDOW, GENESIS_S, Network
 
@@ -171,7 +171,9 @@ def test_an_engines_interpreter_is_asked_for_its_versions(tmp_path: Path) -> Non
     assert "sglang 0.5.23" in found["interpreter"].detail
     assert "transformers 5.19.0" in found["interpreter"].detail
     other = interpreter(tmp_path / "other", sglang="0.6.1")
-    assert asked_of(load_settings(sglang_python=other))["interpreter"].state is State.WARNING
+    told = asked_of(load_settings(sglang_python=other))["interpreter"]
+    assert told.state is State.BROKEN
+    assert "sglang>=0.5.23,<0.6" in told.hint
 
 
 def test_an_interpreter_that_is_not_there_lacks_the_engine_or_fails_is_named(tmp_path: Path) -> None:
@@ -289,3 +291,15 @@ def test_a_driver_without_a_device_says_why(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     (driver,) = [one for one in software(Machine(2, None, None, "2.13.0", "13.0", "590.44", ())) if one.name == "driver"]
     assert "CUDA_VISIBLE_DEVICES" in driver.detail
+
+
+def test_devices_that_torch_cannot_use_are_broken_with_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(_index: int) -> None:
+        raise RuntimeError("CUDA error: device is lost\nmore lines")
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lost)
+    here = look()
+    assert here.gpus == ()
+    (found,) = [one for one in software(here) if one.state is State.BROKEN]
+    assert found.detail == "torch cannot use the devices: CUDA error: device is lost"

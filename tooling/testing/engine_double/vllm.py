@@ -127,7 +127,7 @@ class VllmInterface:
             raise bad(f"Object contains unknown field `{unknown[0]}`", "sampling_params")
         if given.get("n", 1) != 1 or body.get("output_mode", "tokens") != "tokens":
             raise bad("n and other outputs than tokens are not doubled", "n")
-        name = body.get("request_id") or uuid.uuid4().hex
+        name = f"generate-tokens-{body.get('request_id') or uuid.uuid4().hex}"
         wanted = given.get("logprobs") is not None
         row = Request(
             name,
@@ -145,7 +145,8 @@ class VllmInterface:
             "token_ids": list(told.tokens),
         }
         choice |= {"logprobs": _contents(told) if wanted else None, "weight_versions": _spans(told)}
-        return Reply.json({"request_id": name, "model": self._setting.name, "output_mode": "tokens", "choices": [choice]})
+        answer = {"request_id": name, "model": self._setting.name, "output_mode": "tokens", "choices": [choice]}
+        return Reply.json(answer | {"prompt_token_ids": prompt if body.get("return_token_ids") else None})
 
     def _token_chunks(self, row: Request, name: str, call: Call) -> Iterator[str]:
         sent = 0
@@ -282,7 +283,7 @@ class VllmInterface:
             raise Refused(500, {"error": "Failed to abort requests: request_ids"})
         # A completion's rows are named after the request.
         chosen = tuple(names or ())
-        known = {f"cmpl-{name}-{i}" for name in chosen for i in range(1024)} | set(chosen)
+        known = {f"cmpl-{name}-{i}" for name in chosen for i in range(1024)} | {f"generate-tokens-{name}" for name in chosen}
         count = self._engine.abort(lambda row: not chosen or row.name in known)
         return Reply.json({"status": "aborted", "aborted": len(chosen) if chosen else count})
 

@@ -19,6 +19,7 @@ SAMPLING_FIELDS = frozenset(
         *_DEFAULTS, "n", "seed", "stop", "stop_token_ids", "bad_words", "ignore_eos", "max_tokens", "min_tokens", "logprobs",
         "prompt_logprobs", "detokenize", "skip_special_tokens", "spaces_between_special_tokens", "include_stop_str_in_output",
         "extra_args", "output_kind", "truncate_prompt_tokens", "logit_bias", "allowed_token_ids", "skip_reading_prefix_cache",
+        "structured_outputs", "thinking_token_budget", "repetition_detection", "watermarking",
     }
 )  # fmt: skip
 """Of `sampling_params` of tokens in, tokens out; any other is refused."""

@@ -23,7 +23,15 @@ class StandIn:
     ports: list[int] = field(default_factory=list)
 
     def __call__(
-        self, options: EngineOptions, weights: ServedWeights, port: int, *, api_key: str, scratch: Path, own: Mapping[str, str]
+        self,
+        options: EngineOptions,
+        weights: ServedWeights,
+        port: int,
+        *,
+        api_key: str,
+        scratch: Path,
+        own: Mapping[str, str],
+        numerics_class: str | None,
     ) -> Launch:
         behaviour = self.behaviours[min(len(self.ports), len(self.behaviours) - 1)]
         self.ports.append(port)

@@ -37,8 +37,9 @@ OURS = {
 }
 
 
-def launched(options: EngineOptions, port: int = 4242) -> Launch:
-    return launch(options, WEIGHTS, port, api_key="grail-key", scratch=Path("/scratch"), own=OURS)
+def launched(options: EngineOptions, port: int = 4242, numerics_class: str | None = None) -> Launch:
+    scratch = Path("/scratch")
+    return launch(options, WEIGHTS, port, api_key="grail-key", scratch=scratch, own=OURS, numerics_class=numerics_class)
 
 
 def flags(made: Launch) -> dict[str, str]:
@@ -99,6 +100,26 @@ def test_native_sampling_is_sglangs_deterministic_mode_and_nobody_elses() -> Non
             launched(options)
     with pytest.raises(ConfigurationError, match="hf has no server"):
         launched(EngineOptions("hf"))
+
+
+def test_what_is_started_is_what_the_header_names() -> None:
+    """Attention follows the numerics class and not the GPU that the engine finds, and so does a head that rounds."""
+    for options, name, attention in (
+        (SGLANG, "bf16-flash-cuda-sglang", "fa3"),
+        (SGLANG, "bf16-triton-cuda-sglang", "triton"),
+        (VLLM, "bf16-flash-cuda-vllm", "FLASH_ATTN"),
+        (VLLM, "bf16-flashinfer-cuda-vllm", "FLASHINFER"),
+    ):
+        exact, rounded = launched(options, numerics_class=name), launched(options, numerics_class=f"{name}-bf16head")
+        assert flags(exact)["--attention-backend"] == flags(rounded)["--attention-backend"] == attention
+        keeps = "--enable-fp32-lm-head" if options is SGLANG else "--hf-overrides"
+        assert keeps in exact.command
+        assert keeps not in rounded.command
+        assert "GRAIL_ROUNDED_HEAD_ALLOWED" not in exact.environment
+        assert rounded.environment["GRAIL_ROUNDED_HEAD_ALLOWED"] == "1"
+    assert "--attention-backend" not in flags(launched(SGLANG, numerics_class="bf16-sdpa-cuda-transformers"))
+    with pytest.raises(ConfigurationError, match="no attention that bf16-sdpa-cuda-sglang names"):
+        launched(SGLANG, numerics_class="bf16-sdpa-cuda-sglang")
 
 
 def test_an_engine_on_the_cpu_sees_no_gpu() -> None:

@@ -184,9 +184,14 @@ def test_closing_from_another_thread_ends_what_is_drawn(made: Made, weights: Wei
 
 def test_what_an_engine_cannot_draw_leaves_it_as_it_was(made: Made, weights: Weights) -> None:
     generator = made()
-    generator.serve(weights.served[0])
     penalty = replace(POLICY, repetition_penalty=1.1)
+    with pytest.raises(ProtocolViolationError):
+        generator.serve(replace(weights.served[1], policy=penalty))
+    assert generator._server.pid is None  # nothing was started for it
+    generator.serve(weights.served[0])
+    first = generator._server.pid
     with pytest.raises(ProtocolViolationError):
         generator.serve(replace(weights.served[1], policy=penalty))
     generator.serve(weights.served[0])
     assert drawn(generator) == weights.drawn(0)
+    assert generator._server.pid == first

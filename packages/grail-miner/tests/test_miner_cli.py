@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from grail_core.commands.options import stop_on_signals
-from grail_core.errors import ConfigurationError
+from grail_core.errors import ProtocolViolationError
 from grail_core.participant.settings import load_settings
+from grail_core.protocol.network import LOCALNET
+from grail_core.protocol.types import Hotkey
 from grail_miner.limits import MiningLimits
 from grail_miner.start import run_miner
 
@@ -52,8 +56,13 @@ def test_a_wrong_deployment_ends_with_what_where_and_what_to_try(
     assert "Traceback" not in result.stderr
 
 
-def test_an_engine_this_version_does_not_have_is_refused_not_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_is_not_there_ends_the_start_before_anything_is_opened(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    params = replace(LOCALNET, trainer_hotkey=Hotkey(bytes([7]) * 32))
+    (tmp_path / "network.json").write_text(json.dumps(params.to_json()))
+    monkeypatch.setenv("GRAIL_NETWORK", str(tmp_path / "network.json"))
     monkeypatch.setenv("GRAIL_PIPELINE_BACKEND", "sglang")
-    monkeypatch.setenv("GRAIL_DEVICE", "cpu")
-    with pytest.raises(ConfigurationError, match="with one model in process, not with sglang"):
+    monkeypatch.setenv("GRAIL_PIPELINE_VLLM_GPU", "63")
+    with pytest.raises(ProtocolViolationError, match="there is no GPU 63"):
         run_miner(load_settings(), stop_on_signals, windows=1, limits=MiningLimits())

@@ -171,7 +171,9 @@ def test_an_engines_interpreter_is_asked_for_its_versions(tmp_path: Path) -> Non
     assert "sglang 0.5.23" in found["interpreter"].detail
     assert "transformers 5.19.0" in found["interpreter"].detail
     other = interpreter(tmp_path / "other", sglang="0.6.1")
-    assert asked_of(load_settings(sglang_python=other))["interpreter"].state is State.WARNING
+    told = asked_of(load_settings(sglang_python=other))["interpreter"]
+    assert told.state is State.BROKEN
+    assert "sglang>=0.5.23,<0.6" in told.hint
 
 
 def test_an_interpreter_that_is_not_there_lacks_the_engine_or_fails_is_named(tmp_path: Path) -> None:

@@ -9,23 +9,19 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Qwen2ForCausalLM
 
 from grail_core.checkpoints.delta.shards import map_weights
 from grail_core.checkpoints.loaded import LiveCheckpoint, LoadedCheckpoint, PreparedCheckpoint
-from grail_core.checkpoints.publish import CheckpointParts, publish
-from grail_core.checkpoints.safety import read_model_files
 from grail_core.errors import CheckpointError, EngineError, GrailError, MachineFaultError, StorageError
 from grail_core.generation.base import Drawn, GenerationRequest, ServedWeights
 from grail_core.generation.engine_folder import CURRENT, EngineFolders
 from grail_core.proof.batch import RolloutProof
 from grail_core.proof.sketches import Projections
 from grail_core.protocol.manifest import CheckpointManifest
-from grail_core.protocol.policy import GenerationPolicy
-from grail_core.protocol.types import Window
 from grail_core.storage.filesystem import FilesystemStore
 from grail_miner.weight_roll import WeightRoll
 from tooling.testing.network import FIRST_WINDOW, Network
+from tooling.testing.next_checkpoint import NextCheckpoints
 
 NAME = "model.embed_tokens.weight"
 
@@ -76,32 +72,16 @@ def _first_row(state: Any) -> bytes:
     return bytes(state[NAME].reshape(-1)[:64].view(torch.int16).numpy().tobytes())
 
 
-class Trainer:
-    """The network's first checkpoint, and those after it."""
+class Trainer(NextCheckpoints):
+    """The network's checkpoints, with what tells their weights apart."""
 
     def __init__(self, network: Network) -> None:
+        super().__init__(network)
         self.network = network
-        self.manifests = [network.manifest]
-        self.weights = Qwen2ForCausalLM.from_pretrained(network.root / "model", dtype=torch.bfloat16).state_dict()
         self.first_rows = [_first_row(self.weights)]
 
-    def publish(self) -> CheckpointManifest:
-        participant, number = self.network.participant("trainer"), len(self.manifests)
-        changed = {tensor.data_ptr(): tensor * 1.01 for tensor in self.weights.values()}
-        self.weights = {name: changed[tensor.data_ptr()] for name, tensor in self.weights.items()}  # ties stay
-        valid_from = Window(FIRST_WINDOW + 30 * (number + 1))
-        parts = CheckpointParts(
-            network_id=participant.network_id,
-            window=Window(valid_from - 60),
-            valid_from=valid_from,
-            environment=self.network.environment.spec,
-            policy=GenerationPolicy(max_tokens=8),
-            end_token_ids=self.network.manifest.end_token_ids,
-            thinking_mode="none",
-        )
-        files = read_model_files(self.network.root / "model")
-        manifest = publish(participant.own_checkpoints, parts, self.weights, files, participant.signer, self.network.params)
-        self.manifests.append(manifest)
+    def publish(self, changed: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor * 1.01) -> CheckpointManifest:
+        manifest = super().publish(changed)
         self.first_rows.append(_first_row(self.weights))
         return manifest
 
@@ -213,7 +193,7 @@ def test_the_next_checkpoint_is_at_hand_when_its_window_begins(miner: Miner, mon
     miner.require_both_at(0)
     manifest = miner.trainer.publish()
     miner.roll.follow(manifest.valid_from)
-    while manifest.digest not in miner.roll._ahead.ready():
+    while manifest.digest not in miner.roll.ready():
         threading.Event().wait(0.01)
     monkeypatch.setattr(FilesystemStore, "get", lambda *_, **__: pytest.fail("something was fetched"))
     monkeypatch.setattr(type(miner.source), "materialise", lambda *_: pytest.fail("all weights were hashed"))

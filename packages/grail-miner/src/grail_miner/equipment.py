@@ -1,26 +1,36 @@
 """From settings and layout to what generates and what proves: the engine's options, a `Generator`, a `Prover`.
 
-Nothing is started here: a server begins with the first weights that are to be served. Engines that other wheels add are found
-by their entry points (`grail.generators`).
+No server is started here: it begins with the first weights that are to be served. Engines that other wheels add are found by
+their entry points (`grail.generators`).
 """
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grail_core.errors import ConfigurationError
-from grail_core.generation.options import EngineOptions
+from grail_core.generation.options import EngineOptions, require_model_len
 from grail_core.participant.classes import require_class
 from grail_core.participant.settings import Settings
 from grail_core.protocol.network import NetworkParameters
 from grail_miner.layout import Layout
 
 if TYPE_CHECKING:
+    from grail_core.checkpoints.loaded import PreparedCheckpoint
     from grail_core.generation.base import Generator
+    from grail_core.generation.engine_folder import EngineFolders
+    from grail_core.participant.participant import Participant
+    from grail_core.protocol.manifest import CheckpointManifest
+    from grail_miner.mining import Checkpoints
+    from grail_miner.proving.base import Prover
+    from grail_miner.weight_roll import WeightRoll
 
 SERVERS = ("sglang", "vllm")
 
@@ -106,6 +116,105 @@ def make_generator(options: EngineOptions, numerics_class: str) -> Generator:
     from grail_core.generation.backends import generator_factory
 
     return generator_factory(options.backend)(options, numerics_class)
+
+
+def make_prover(layout: Layout) -> Prover:
+    """What proves: in process, in threads, or in processes, which begin to import what they need."""
+    workers = layout.workers
+    if workers.kind == "processes":
+        from grail_miner.proving.places import on_gpus, on_processors
+        from grail_miner.proving.processes import ProcessProver
+
+        gpus = [int(device.partition(":")[2]) for device in workers.devices if device != "cpu"]
+        places = on_gpus(gpus, os.environ.get("CUDA_VISIBLE_DEVICES")) if gpus else on_processors(len(workers.devices))
+        return ProcessProver(places)
+    if layout.shared_model or (not layout.in_process and workers.kind == "in process"):
+        from grail_miner.proving.in_process import InProcessProver
+
+        return InProcessProver(device=workers.devices[0])
+    from grail_miner.proving.threads import ThreadProver
+
+    return ThreadProver(workers.devices)  # also one: it takes a copy where the model in this process is on another device
+
+
+@dataclass(frozen=True)
+class Equipment:
+    """What `Mining` is made of: `checkpoints.at` prepares a checkpoint, and rolls a server and proof processes to it."""
+
+    generator: Generator
+    prover: Prover
+    checkpoints: Checkpoints
+
+
+@contextmanager
+def equipped(settings: Settings, layout: Layout, participant: Participant) -> Iterator[Equipment]:
+    """Generator, prover and the checkpoints that both are on; closed in the end, whatever happened.
+
+    Raises:
+        ConfigurationError: the network does not admit how this layout computes, or the engine is not there.
+    """
+    from grail_core.checkpoints.loaded import LiveCheckpoint
+    from grail_miner.weight_roll import WeightRoll
+
+    _, generation_class = numerics_classes(layout, participant.params)
+    options = engine_options(settings, layout, participant.state.root)
+    source = participant.checkpoints
+    with ExitStack() as closing:
+        live = LiveCheckpoint(source, device=layout.generation_device) if layout.generation_device is not None else None
+        generator = make_generator(options, generation_class)
+        closing.callback(generator.close)
+        prover = make_prover(layout)
+        closing.callback(prover.close)
+        if live is not None and layout.workers.kind != "processes":
+            yield Equipment(generator, prover, live)
+            return
+        roll = WeightRoll(source, generator, prover, live=live, folders=_folders(generator, options))
+        closing.callback(roll.close)
+        yield Equipment(generator, prover, _Rolled(roll, participant, None if layout.in_process else options.max_model_len))
+
+
+def require_room(participant: Participant, max_model_len: int) -> None:
+    """Before a window is waited for: has the engine room for what the running window's policy may draw? Each roll asks again.
+
+    Raises:
+        ProtocolViolationError: it has not; the least value is in the hint.
+        CheckpointError, ChainError, StorageError: the checkpoint cannot be asked for. No error where none is valid yet.
+    """
+    from grail_core.checkpoints.fetch import model_files
+    from grail_core.model.described import ModelDescription
+
+    source = participant.checkpoints
+    if not any(stored.manifest.valid_from <= participant.current_window() for stored in source.view().stored):
+        return
+    manifest = source.valid_at(participant.current_window())
+    description = ModelDescription.of(model_files(manifest, source.bucket()))
+    require_model_len(max_model_len, manifest.policy, description.context_length)
+
+
+class _Rolled:
+    """A roll that asks whether the engine has room for the new policy, and has the next checkpoint made ready meanwhile."""
+
+    def __init__(self, roll: WeightRoll, participant: Participant, max_model_len: int | None) -> None:
+        self._roll, self._participant, self._max_model_len = roll, participant, max_model_len
+
+    def at(self, manifest: CheckpointManifest) -> PreparedCheckpoint:
+        """As `WeightRoll.at`. Raises: ProtocolViolationError too, where the engine ends completions before the policy does."""
+        prepared = self._roll.at(manifest)
+        if self._max_model_len is not None:
+            require_model_len(self._max_model_len, manifest.policy, prepared.description.context_length)
+        self._roll.follow(self._participant.next_window())
+        return prepared
+
+
+def _folders(generator: Generator, options: EngineOptions) -> EngineFolders:
+    """Where engine and proof workers read weights: the generator's own folders, where it keeps some."""
+    from grail_core.generation.engine_folder import EngineFolders
+
+    own = getattr(generator, "folders", None)
+    if isinstance(own, EngineFolders):
+        return own
+    assert options.state_dir is not None
+    return EngineFolders(options.state_dir / "weights")
 
 
 def _how(backend: str) -> str:

@@ -5,30 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from grail_core.checkpoints.loaded import LiveCheckpoint
-from grail_core.errors import ConfigurationError
+from grail_core.errors import ChainError, CheckpointError, StorageError
 from grail_core.keys import ss58
-from grail_core.participant.classes import require_class
+from grail_core.participant.deployment import network_parameters
 from grail_core.participant.participant import Participant
 from grail_core.participant.settings import Settings
 from grail_core.participant.waiting import Stopping
 from grail_core.storage.retention import Retention, seals, window_files
 from grail_core.telemetry import get_logger
 from grail_envs.bound import BoundEnvironments
-from grail_miner.equipment import visible_gpus
+from grail_miner.equipment import equipped, require_room, visible_gpus
 from grail_miner.layout import plan
 from grail_miner.limits import MiningLimits
-from grail_miner.mining import EnvironmentOf, Mining
+from grail_miner.mining import Checkpoints, EnvironmentOf, Mining
 from grail_miner.service import MinerService
 
 log = get_logger(__name__)
 
-MiningFactory = Callable[[Participant, LiveCheckpoint, EnvironmentOf, int], Mining]
+MiningFactory = Callable[[Participant, Checkpoints, EnvironmentOf, int], Mining]
 
 
 def honest_mining(
     participant: Participant,
-    checkpoint: LiveCheckpoint,
+    checkpoint: Checkpoints,
     environment_of: EnvironmentOf,
     groups_per_batch: int,
 ) -> Mining:
@@ -45,21 +44,26 @@ def run_miner(
     trace_dir: Path | None = None,
 ) -> int:
     """Join the network and mine until stopped. Returns the number of windows mined."""
+    network_parameters(settings)  # before anything is imported that takes seconds: it is what is wrong most often
     layout = plan(settings, visible_gpus())
-    if not layout.shared_model or layout.generation_device is None:
-        raise ConfigurationError(
-            f"this version generates and proves with one model in process, not with {layout.backend} ({layout.why})",
-            where="GRAIL_PIPELINE_BACKEND",
-            hint="set it to hf, and leave what places proofs unset",
-        )
     participant = Participant.from_settings(settings)
-    with participant.state.held():
-        checkpoint = LiveCheckpoint(participant.checkpoints, device=layout.generation_device)
-        require_class(checkpoint, "proof", participant.params)
-        require_class(checkpoint, "generation", participant.params)
+    with participant.state.held(), equipped(settings, layout, participant) as equipment:
         neuron = participant.join(settings)
-        log.event("miner_started", hotkey=ss58(participant.signer.hotkey), uid=neuron.uid, network=participant.params.name)
-        mining = mining_of(participant, checkpoint, BoundEnvironments(settings.data_dir), limits.groups_per_batch)
+        log.event(
+            "miner_started",
+            hotkey=ss58(participant.signer.hotkey),
+            uid=neuron.uid,
+            network=participant.params.name,
+            backend=layout.backend,
+            why=layout.why,
+            proofs=f"{layout.workers.kind}: {', '.join(layout.workers.devices)}",
+        )
+        for note in layout.notes:
+            log.warning("%s", note)
+        if not layout.in_process:
+            _require_room(participant, settings.pipeline_max_model_len)
+        mining = mining_of(participant, equipment.checkpoints, BoundEnvironments(settings.data_dir), limits.groups_per_batch)
+        mining.generator, mining.prover = equipment.generator, equipment.prover
         own, windows_kept = ss58(participant.signer.hotkey), settings.keep_window_files
         kept = [window_files(own, windows_kept), seals(own, windows_kept)]
         service = MinerService(
@@ -74,3 +78,11 @@ def run_miner(
             mined = service.run(stop, windows)
         log.event("miner_stopped", windows=mined)
     return mined
+
+
+def _require_room(participant: Participant, max_model_len: int) -> None:
+    """What cannot be asked now does not keep a miner from starting: each checkpoint is asked about when it is rolled to."""
+    try:
+        require_room(participant, max_model_len)
+    except (CheckpointError, ChainError, StorageError) as error:
+        log.event("room_not_asked", reason=error.what)

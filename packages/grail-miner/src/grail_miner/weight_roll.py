@@ -121,6 +121,10 @@ class WeightRoll:
         """Have ready whatever will be valid in this window, as soon as it is out. Returns at once."""
         self._ahead.follow(window)
 
+    def ready(self) -> frozenset[Digest]:
+        """Checkpoints that a roll need not fetch, decode or hash any more."""
+        return frozenset(self._ahead.ready())
+
     def close(self) -> None:
         """End what runs in the background. Generator and prover are their owner's to close."""
         self._ahead.close()

@@ -7,13 +7,16 @@ nothing is started by that. A name of this wheel's cannot be taken by another.
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from grail_core.errors import ConfigurationError
 from grail_core.generation.base import Generator
 from grail_core.generation.options import EngineOptions
+
+if TYPE_CHECKING:
+    from grail_core.generation.sglang import SglangGenerator
+    from grail_core.generation.vllm import VllmGenerator
 
 GROUP: Final = "grail.generators"
 
@@ -22,28 +25,34 @@ GeneratorFactory = Callable[[EngineOptions, str], Generator]
 
 def hf(options: EngineOptions, numerics_class: str) -> Generator:
     """Transformers in this process, over the model that it is handed with the weights."""
-    made: Generator = import_module("grail_core.generation.in_process").InProcessGenerator(lambda _model: numerics_class)
-    return made
+    from grail_core.generation.in_process import InProcessGenerator
+
+    return InProcessGenerator(lambda _model: numerics_class)
 
 
 def sglang(options: EngineOptions, numerics_class: str) -> Generator:
     """SGLang: somebody else's server at `options.url`, or one of ours."""
-    return _served(options, numerics_class, import_module("grail_core.generation.sglang").SglangGenerator)
+    from grail_core.generation.sglang import SglangGenerator
+
+    return _served(options, numerics_class, SglangGenerator)
 
 
 def vllm(options: EngineOptions, numerics_class: str) -> Generator:
     """vLLM: somebody else's server at `options.url`, or one of ours."""
-    return _served(options, numerics_class, import_module("grail_core.generation.vllm").VllmGenerator)
+    from grail_core.generation.vllm import VllmGenerator
+
+    return _served(options, numerics_class, VllmGenerator)
 
 
-def _served(options: EngineOptions, numerics_class: str, of: Callable[..., Generator]) -> Generator:
-    def client(url: str) -> Generator:
-        return of(url, options, numerics_class=numerics_class)
+def _served(options: EngineOptions, numerics_class: str, of: type[SglangGenerator] | type[VllmGenerator]) -> Generator:
+    def client(url: str, key: str | None) -> SglangGenerator | VllmGenerator:
+        return of(url, options, numerics_class=numerics_class, api_key=key)
 
     if options.url is not None:
-        return client(options.url)
-    made: Generator = import_module("grail_core.generation.supervised").SupervisedGenerator(options, client)
-    return made
+        return client(options.url, None)
+    from grail_core.generation.supervised import SupervisedGenerator
+
+    return SupervisedGenerator(options, client, numerics_class=numerics_class)
 
 
 OWN: Final[dict[str, GeneratorFactory]] = {"sglang": sglang, "vllm": vllm, "hf": hf}

@@ -47,6 +47,14 @@ _PASSED_PREFIXES = (
     *["TRITON_", "FLASHINFER_", "VLLM_", "SGLANG_", "SGL_"],
 )
 _SECRET = re.compile("key|token|secret|passw|credential|mnemonic", re.IGNORECASE)
+_ATTENTION: Final[dict[tuple[str, str], dict[str, str | None]]] = {
+    ("sglang", "cuda"): {"flash": "fa3", "flashinfer": "flashinfer", "triton": "triton"},
+    ("sglang", "cpu"): {"torchnative": "torch_native"},
+    ("vllm", "cuda"): {"flash": "FLASH_ATTN", "flashinfer": "FLASHINFER", "triton": "TRITON_ATTN"},
+    ("vllm", "cpu"): {"sdpa": None},  # it has one
+}
+"""(engine, device) → attention in a numerics class → the engine's own name of it."""
+_ROUNDED_HEAD_ALLOWED = "GRAIL_ROUNDED_HEAD_ALLOWED"  # read by the plug-in, which else refuses logits that are rounded
 _SGLANG_SPARE = 2  # tokens
 _CPU_TOKENS = 16_384  # in SGLang's cache on the CPU, at least
 
@@ -60,12 +68,53 @@ class Launch:
     files: Mapping[Path, str]
 
 
+@dataclass(frozen=True)
+class Numerics:
+    """What a numerics class says of how its engine is started.
+
+    `attention`: the engine's own name, None where it chooses. `rounded_head`: the head rounds its products to bf16.
+    """
+
+    attention: str | None = None
+    rounded_head: bool = False
+
+
+def numerics_of(options: EngineOptions, numerics_class: str | None) -> Numerics:
+    """What is started is what the header will name: attention is not left to an engine that chooses by the GPU it finds.
+
+    Args:
+        numerics_class: of this engine (`grail_core.proof.numerics`); another's, or none, leaves the choice to it.
+
+    Raises:
+        ConfigurationError: it names attention that this engine does not have.
+    """
+    parts = (numerics_class or "").split("-")
+    if len(parts) not in (4, 5) or parts[3] != options.backend:
+        return Numerics()
+    names = _ATTENTION.get((options.backend, parts[2]), {})
+    if parts[1] not in names:
+        raise ConfigurationError(
+            f"{options.backend} has no attention that {numerics_class} names",
+            where="numerics class",
+            hint=f"one of {', '.join(names) or 'another engine'}",
+        )
+    return Numerics(names[parts[1]], parts[4:] == ["bf16head"])
+
+
 def launch(
-    options: EngineOptions, weights: ServedWeights, port: int, *, api_key: str, scratch: Path, own: Mapping[str, str]
+    options: EngineOptions,
+    weights: ServedWeights,
+    port: int,
+    *,
+    api_key: str,
+    scratch: Path,
+    own: Mapping[str, str],
+    numerics_class: str | None = None,
 ) -> Launch:
     """How this engine is started with these weights.
 
     Args:
+        numerics_class: what the header will say that drew the tokens; see `numerics_of`.
         api_key: letters, digits and dashes, not a number; every request must carry it as a bearer token.
         scratch: an existing folder of this server's, for files that it reads when it starts.
         own: this process's environment.
@@ -73,12 +122,14 @@ def launch(
     Raises:
         ConfigurationError: the options contradict each other or the visible devices.
     """
+    numerics = numerics_of(options, numerics_class)
+    around = environment(options, own) | ({_ROUNDED_HEAD_ALLOWED: "1"} if numerics.rounded_head else {})
     if options.backend == "sglang":
         key_file = scratch / "server.yaml"
-        command = _sglang(options, weights, port, key_file)
-        return Launch(command, environment(options, own), {key_file: f'api-key: "{api_key}"\n'})
+        command = _sglang(options, weights, port, key_file, numerics)
+        return Launch(command, around, {key_file: f'api-key: "{api_key}"\n'})
     if options.backend == "vllm":
-        return Launch(_vllm(options, weights, port), environment(options, own) | {"VLLM_API_KEY": api_key}, {})
+        return Launch(_vllm(options, weights, port, numerics), around | {"VLLM_API_KEY": api_key}, {})
     raise ConfigurationError(
         f"{options.backend} has no server",
         where="GRAIL_PIPELINE_BACKEND",
@@ -156,7 +207,7 @@ def context_of(options: EngineOptions, weights: ServedWeights) -> int:
     return min(options.max_model_len, weights.context_length + spare)
 
 
-def _sglang(options: EngineOptions, weights: ServedWeights, port: int, key_file: Path) -> tuple[str, ...]:
+def _sglang(options: EngineOptions, weights: ServedWeights, port: int, key_file: Path, numerics: Numerics) -> tuple[str, ...]:
     if options.native_sampling and not options.gpus:
         raise ConfigurationError(
             "SGLang's deterministic mode does not run on the CPU",
@@ -169,13 +220,17 @@ def _sglang(options: EngineOptions, weights: ServedWeights, port: int, key_file:
     command += ["--weight-version", weights.version, "--dtype", options.dtype, "--context-length", str(context)]
     command += ["--max-running-requests", str(options.max_num_seqs), "--random-seed", "0", "--sampling-defaults", "openai"]
     command += ["--skip-tokenizer-init"]  # ids in and out; and a tokenizer adds end tokens of its own
-    command += ["--enable-fp32-lm-head", "--log-level-http", "warning"]
+    command += ["--log-level-http", "warning"]
+    if not numerics.rounded_head:
+        command += ["--enable-fp32-lm-head"]
     if options.native_sampling:
         command += ["--enable-deterministic-inference"]
     else:
         command += ["--enable-custom-logit-processor"]
     if options.gpus:
         command += ["--tp-size", str(len(options.gpus)), "--mem-fraction-static", f"{options.memory_share:g}"]
+        if numerics.attention is not None:
+            command += ["--attention-backend", numerics.attention]
         if not options.cuda_graph:
             command += ["--cuda-graph-backend-decode", "disabled", "--cuda-graph-backend-prefill", "disabled"]
         return tuple(command)
@@ -186,7 +241,7 @@ def _sglang(options: EngineOptions, weights: ServedWeights, port: int, key_file:
     return tuple(command)
 
 
-def _vllm(options: EngineOptions, weights: ServedWeights, port: int) -> tuple[str, ...]:
+def _vllm(options: EngineOptions, weights: ServedWeights, port: int, numerics: Numerics) -> tuple[str, ...]:
     if options.native_sampling:
         raise ConfigurationError(
             "vLLM's own sampling is not the protocol's",
@@ -200,7 +255,10 @@ def _vllm(options: EngineOptions, weights: ServedWeights, port: int) -> tuple[st
     command += ["--max-num-seqs", str(options.max_num_seqs), "--seed", "0", "--generation-config", "vllm"]
     command += ["--return-tokens-as-token-ids", "--enable-scale-out"]
     command += ["--logits-processors", "grail_seeded_sampling:GrailLogitsProcessor"]
-    command += ["--hf-overrides", json.dumps({"head_dtype": "float32"})]
+    if not numerics.rounded_head:
+        command += ["--hf-overrides", json.dumps({"head_dtype": "float32"})]
+    if numerics.attention is not None:
+        command += ["--attention-backend", numerics.attention]
     if options.gpus:
         command += ["--tensor-parallel-size", str(len(options.gpus))]
         command += ["--gpu-memory-utilization", f"{options.memory_share:g}", "--enable-sleep-mode"]

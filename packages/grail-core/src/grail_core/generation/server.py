@@ -50,7 +50,15 @@ _WATCHER: Final = Path(__file__).with_name("watcher.py")
 
 class Launcher(Protocol):
     def __call__(
-        self, options: EngineOptions, weights: ServedWeights, port: int, *, api_key: str, scratch: Path, own: Mapping[str, str]
+        self,
+        options: EngineOptions,
+        weights: ServedWeights,
+        port: int,
+        *,
+        api_key: str,
+        scratch: Path,
+        own: Mapping[str, str],
+        numerics_class: str | None,
     ) -> Launch: ...
 
 
@@ -59,6 +67,7 @@ class EngineServer:
 
     Args:
         options: of a server that we run; `state_dir` has its log, else a new temporary folder.
+        numerics_class: what the header will say that drew the tokens; see `launch.numerics_of`.
         launcher, check: what is started, and what is asked of the engine before (a test's own).
     """
 
@@ -66,13 +75,15 @@ class EngineServer:
         self,
         options: EngineOptions,
         *,
+        numerics_class: str | None = None,
         launcher: Launcher = launch,
         check: Callable[[EngineOptions], object] = installed_version,
         start_seconds: float = START_SECONDS,
         stop_seconds: float = STOP_SECONDS,
         log_bytes: int = LOG_BYTES,
     ) -> None:
-        self._options, self._launcher, self._check = options, launcher, check
+        self._options, self._numerics_class = options, numerics_class
+        self._launcher, self._check = launcher, check
         self._start_seconds, self._stop_seconds, self._log_bytes = start_seconds, stop_seconds, log_bytes
         self._folder = options.state_dir or Path(tempfile.mkdtemp(prefix="grail-engine-"))
         self._lock = threading.Lock()
@@ -175,7 +186,15 @@ class EngineServer:
             scratch = Path(tempfile.mkdtemp(prefix=".start.", dir=self._folder))
         self._port, self._key = _free_port(), f"grail-{secrets.token_hex(24)}"
         try:
-            made = self._launcher(self._options, weights, self._port, api_key=self._key, scratch=scratch, own=os.environ)
+            made = self._launcher(
+                self._options,
+                weights,
+                self._port,
+                api_key=self._key,
+                scratch=scratch,
+                own=os.environ,
+                numerics_class=self._numerics_class,
+            )
             with storage_errors(scratch):
                 for path, text in made.files.items():
                     path.touch(mode=0o600)

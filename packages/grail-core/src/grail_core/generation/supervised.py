@@ -16,10 +16,10 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Protocol
 
-from grail_core.errors import EngineError
+from grail_core.disk import storage_errors
+from grail_core.errors import EngineError, ProtocolViolationError
 from grail_core.generation.base import Drawn, GenerationRequest, Generator, ServedWeights
 from grail_core.generation.engine_folder import EngineFolders
 from grail_core.generation.options import EngineOptions
@@ -65,7 +65,7 @@ class SupervisedGenerator:
 
     Args:
         make_client: over a server that was started.
-        numerics_class: what the header calls `generation_class`.
+        numerics_class: what the header calls `generation_class`; the server is started so that it is.
         folders: where engines find their weights; by default below `options.state_dir`, and none where that is not set.
     """
 
@@ -80,13 +80,14 @@ class SupervisedGenerator:
         restarts: Restarts = NORMAL,
     ) -> None:
         self._options, self._make_client, self._numerics_class = options, make_client, numerics_class
-        self._server = server if server is not None else EngineServer(options)
+        self._server = server if server is not None else EngineServer(options, numerics_class=numerics_class)
         if folders is None and options.state_dir is not None:
             folders = EngineFolders(options.state_dir / "weights")
         self.folders = folders
         self._restarts = restarts
         self._client: EngineClient | None = None
-        self._wanted: ServedWeights | None = None  # what is served, or shall be again once the server is
+        self._wanted: ServedWeights | None = None  # what is drawn with; a server that was started again gets it first
+        self._started_as: tuple[object, ...] | None = None  # what the server cannot change while it runs
         self._failures = 0  # since a completion was finished
         self._lock = threading.Lock()  # of `_client` and `_closed`
         self._closed = threading.Event()
@@ -107,10 +108,16 @@ class SupervisedGenerator:
             ConfigurationError: the engine is not there, or not one that this was tried with.
             StorageError: the folder for the engine cannot be written.
         """
+        if weights.policy.repetition_penalty != 1:  # before a server is started for it
+            raise ProtocolViolationError(
+                f"no engine draws with a repetition penalty of {weights.policy.repetition_penalty} as the protocol says",
+                where=self._options.backend,
+                hint="GRAIL_PIPELINE_BACKEND=hf draws by any policy",
+            )
         weights = self.folders.stage(weights) if self.folders is not None else weights
-        client, before = self._client, self._wanted
+        client = self._client
         self._wanted = None
-        if client is not None and before is not None and self.version is not None and _same_model(before, weights):
+        if client is not None and self.version is not None and self._started_as == _fixed(weights):
             try:
                 client.serve(weights)
             except EngineError as error:
@@ -183,6 +190,7 @@ class SupervisedGenerator:
                         raise self._closed_error()
                     self._client = client
                 client.adopt(weights)
+                self._started_as = _fixed(weights)
                 return
             except EngineError as error:
                 self._drop_client()
@@ -238,17 +246,9 @@ class SupervisedGenerator:
         return EngineError("this generator is closed", where=self._options.backend)
 
 
-def _same_model(old: ServedWeights, new: ServedWeights) -> bool:
-    """Can a server that was started with one be rolled to the other? Engines read all of this at their start alone."""
-
-    def shape(weights: ServedWeights) -> tuple[object, ...]:
-        return weights.end_tokens, weights.vocabulary_size, weights.context_length, _bytes(weights.folder / "config.json")
-
-    return shape(old) == shape(new)
-
-
-def _bytes(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return None  # a folder that was removed meanwhile: then it is not known to be the same
+def _fixed(weights: ServedWeights) -> tuple[object, ...]:
+    """What engines read when they start and at no other time: a server is rolled among weights that agree in all of it."""
+    config = weights.folder / "config.json"
+    with storage_errors(config):
+        said = config.read_bytes()
+    return weights.end_tokens, weights.vocabulary_size, weights.context_length, said

@@ -102,28 +102,30 @@ class Watcher:
             return True
         return False
 
-    def _reap(self) -> None:
-        with contextlib.suppress(ChildProcessError):
+    def _reap(self) -> bool:
+        """Whether anything is left below this process: what descends from it does so through a child of its own, since it
+        adopts those whose parent has died. One look into /proc cannot say so: processes change parents while it is read."""
+        try:
             while (found := os.waitpid(-1, os.WNOHANG))[0] != 0:
                 if found[0] == self._engine:
                     code = os.waitstatus_to_exitcode(found[1])
                     self._code = code if code >= 0 else 128 - code
+        except ChildProcessError:
+            return False
+        return True
 
-    def _end(self, how: signal.Signals, deadline: float | None) -> bool:
-        """Signal all that descends from this process until nothing does or the deadline has passed. Whether the parent went,
-        which ends the wait too."""
+    def _end(self, how: signal.Signals, deadline: float | None) -> None:
+        """Signal all that is left until nothing is, the deadline has passed, or the parent has gone."""
         signalled: set[int] = set()
-        while left := descendants(os.getpid()):
+        while self._reap():
+            left = descendants(os.getpid())
             for pid in left if deadline is None else left - signalled:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, how)
             signalled |= left
             gone = self._look(_ROUND)
-            self._reap()
             if deadline is not None and (gone or time.monotonic() >= deadline):
-                return gone
-        self._reap()
-        return False
+                return
 
 
 def descendants(pid: int) -> set[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from grail_core.errors import CheckpointError, EngineError, GrailError
+from grail_core.generation.installed import TRIED
 from grail_core.participant.settings import Settings
 from grail_core.text import printable
 from grail_miner.doctor.findings import Finding, broken, not_asked, ok, warning
@@ -20,8 +22,6 @@ from grail_miner.equipment import SERVERS, engine_python
 from grail_miner.layout import Layout
 
 ENGINE = "engine"
-TRIED = {"sglang": "0.5.23", "vllm": "0.33"}
-"""What the adapters were written against. Another version may do as well, and is said."""
 _SECONDS = 60
 _SERVER_SECONDS = 10
 _MOST_ANSWER = 64 * 1024
@@ -186,10 +186,11 @@ def _installed(backend: str, python: Path) -> Iterator[Finding]:
         )
     others = ", ".join(f"{name} {printable(versions.get(name) or 'none')[:40]}" for name in ("torch", "transformers", "python"))
     told = f"{backend} {printable(there)[:40]} with {others} ({python})"
-    if there != TRIED[backend] and not there.startswith(TRIED[backend] + "."):
-        yield warning(ENGINE, "interpreter", f"{told}; this version was written against {backend} {TRIED[backend]}")
-    else:
-        yield ok(ENGINE, "interpreter", told)
+    numbers = re.match(r"\d+(?:\.\d+)*", there)
+    if numbers is None or tuple(map(int, numbers[0].split("."))) not in TRIED[backend]:
+        hint = f"{python} -m pip install '{backend}{TRIED[backend]}'"
+        raise EngineError(f"{told} is not a version that this was tried with: {backend}{TRIED[backend]}", hint=hint)
+    yield ok(ENGINE, "interpreter", told)
 
 
 def _server_says(backend: str, url: str) -> str:

@@ -11,6 +11,7 @@ from grail_core.generation.options import require_model_len
 from grail_core.participant.compute import read_minima
 from grail_core.participant.settings import Settings
 from grail_core.protocol.network import NetworkParameters
+from grail_core.protocol.policy import GenerationPolicy
 from grail_miner.doctor import engine, machine, network
 from grail_miner.doctor.findings import Finding, State, broken, not_asked, ok
 from grail_miner.equipment import numerics_classes
@@ -85,8 +86,8 @@ def _sizes(
             yield broken(engine.ENGINE, "memory", error)
     if size is not None and layout is not None:
         yield from engine.memory(layout, looked, size, settings.pipeline_max_model_len)
-        if known.manifest is not None and not layout.in_process:
-            yield _room(settings, known, size)
+    if layout is not None and not layout.in_process and known.manifest is not None and known.context_length is not None:
+        yield _room(settings.pipeline_max_model_len, known.manifest.policy, known.context_length)
     spec = known.manifest.environment if known.manifest else None
     environment = asked.environment or (spec.env_id if spec else None)
     least, what = machine.figures_for(read_minima(), environment, size.parameters if size else 0)
@@ -94,13 +95,12 @@ def _sizes(
     yield from machine.folders(settings, least["disk_gib"])
 
 
-def _room(settings: Settings, known: network.Known, size: engine.ModelSize) -> Finding:
-    assert known.manifest is not None
+def _room(max_model_len: int, policy: GenerationPolicy, context_length: int) -> Finding:
     try:
-        require_model_len(settings.pipeline_max_model_len, known.manifest.policy, size.context_length)
+        require_model_len(max_model_len, policy, context_length)
     except GrailError as error:
         return broken(engine.ENGINE, "context", error)
-    return ok(engine.ENGINE, "context", f"room for {settings.pipeline_max_model_len} tokens is enough for this policy")
+    return ok(engine.ENGINE, "context", f"room for {max_model_len} tokens is enough for this checkpoint's policy")
 
 
 def _cached(settings: Settings, known: network.Known) -> Path | None:

@@ -6,7 +6,7 @@ Every question is asked whatever the others gave, unless an answer is needed for
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from grail_core.beacon.base import RoundNotYetError
@@ -45,7 +45,7 @@ class Known:
     directory: StoreDirectory | None = None
     signer: Signer | None = None
     manifest: CheckpointManifest | None = None
-    missing: dict[str, str] = field(default_factory=dict)  # question → why it could not be asked
+    context_length: int | None = None  # tokens, of the checkpoint's model
 
 
 def here(settings: Settings, known: Known) -> Iterator[Finding]:
@@ -157,12 +157,16 @@ def checkpoint(settings: Settings, known: Known) -> Iterator[Finding]:
     if known.params is None or known.chain is None or known.directory is None:
         yield not_asked(NETWORK, "checkpoint", "parameters, chain and bucket are needed for it")
         return
+    from grail_core.checkpoints.fetch import model_files
     from grail_core.checkpoints.source import CheckpointSource
+    from grail_core.model.described import ModelDescription
 
     try:
         network_id = known.params.network_id(known.chain.genesis_hash)
         source = CheckpointSource(known.chain, known.directory, known.params, network_id, settings.cache_dir)
         known.manifest = source.valid_at(window_of(known.chain.current_block()))
+        files = model_files(known.manifest, source.bucket())
+        known.context_length = ModelDescription.of(files).context_length
         policy = known.manifest.policy
         yield ok(
             NETWORK,

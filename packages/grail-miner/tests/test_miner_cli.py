@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +11,6 @@ import pytest
 from grail_core.commands.options import stop_on_signals
 from grail_core.errors import ProtocolViolationError
 from grail_core.participant.settings import load_settings
-from grail_core.protocol.network import LOCALNET
-from grail_core.protocol.types import Hotkey
 from grail_miner.limits import MiningLimits
 from grail_miner.start import run_miner
 
@@ -56,12 +52,7 @@ def test_a_wrong_deployment_ends_with_what_where_and_what_to_try(
     assert "Traceback" not in result.stderr
 
 
-def test_a_gpu_that_is_not_there_ends_the_start_before_anything_is_opened(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    params = replace(LOCALNET, trainer_hotkey=Hotkey(bytes([7]) * 32))
-    (tmp_path / "network.json").write_text(json.dumps(params.to_json()))
-    monkeypatch.setenv("GRAIL_NETWORK", str(tmp_path / "network.json"))
+def test_a_gpu_that_is_not_there_ends_the_start_before_anything_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAIL_PIPELINE_BACKEND", "sglang")
     monkeypatch.setenv("GRAIL_PIPELINE_VLLM_GPU", "63")
     with pytest.raises(ProtocolViolationError, match="there is no GPU 63"):

@@ -22,7 +22,7 @@ from grail_miner.cli import cli
 from grail_miner.doctor.engine import ModelSize, engine, memory, model_size
 from grail_miner.doctor.examination import Asked, Examination, examine
 from grail_miner.doctor.findings import Finding, State
-from grail_miner.doctor.machine import GIB, Gpu, Machine, software
+from grail_miner.doctor.machine import GIB, Gpu, Machine, look, software
 from grail_miner.layout import plan
 from tooling.testing.network import FIRST_WINDOW, GENESIS_S, Network
 
@@ -291,3 +291,15 @@ def test_a_driver_without_a_device_says_why(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     (driver,) = [one for one in software(Machine(2, None, None, "2.13.0", "13.0", "590.44", ())) if one.name == "driver"]
     assert "CUDA_VISIBLE_DEVICES" in driver.detail
+
+
+def test_devices_that_torch_cannot_use_are_broken_with_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(_index: int) -> None:
+        raise RuntimeError("CUDA error: device is lost\nmore lines")
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lost)
+    here = look()
+    assert here.gpus == ()
+    (found,) = [one for one in software(here) if one.state is State.BROKEN]
+    assert found.detail == "torch cannot use the devices: CUDA error: device is lost"

@@ -13,10 +13,14 @@ import pytest
 from grail_core.errors import ConfigurationError, ProtocolViolationError
 from grail_core.generation.base import GenerationRequest, ServedWeights
 from grail_core.generation.launch import launch
-from grail_core.generation.options import EngineOptions
+from grail_core.generation.options import EngineOptions, require_model_len
+from grail_core.generation.rows import make_rows
+from grail_core.generation.sglang import SglangGenerator
+from grail_core.generation.vllm import VllmGenerator
 from grail_core.participant.participant import Participant
 from grail_core.participant.settings import Settings, declarations, load_settings
 from grail_core.proof.sketches import projections
+from grail_core.protocol.constants import MAX_NEW_TOKENS_PROTOCOL_CAP, MAX_PROMPT_TOKENS
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.randomness import Randomness
 from grail_core.protocol.types import Window
@@ -143,6 +147,19 @@ def test_every_variable_of_the_pipeline_is_tried_and_has_its_entry_in_the_miners
     assert names == CHANGES.keys() | REFUSED
     page = (REPOSITORY / "docs/miner.md").read_text(encoding="utf-8")
     assert {name for name in names if f"| `{name}` |" not in page} == set()
+
+
+def test_the_longest_row_of_the_protocol_fits_into_either_engine_by_default(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    policy = GenerationPolicy(MAX_NEW_TOKENS_PROTOCOL_CAP)
+    weights = ServedWeights("0" * 64, tmp_path, policy, frozenset({1}), 300, 131_072)
+    longest = GenerationRequest((7,) * MAX_PROMPT_TOKENS, 1)
+    for backend, generator in (("sglang", SglangGenerator), ("vllm", VllmGenerator)):
+        here = came(monkeypatch, tmp_path, GRAIL_PIPELINE_BACKEND=backend)
+        require_model_len(here.settings.pipeline_max_model_len, policy, weights.context_length)
+        rows = make_rows([longest], weights, here.options.max_model_len, generator.spare_tokens)
+        assert rows[0].limit == MAX_NEW_TOKENS_PROTOCOL_CAP
 
 
 def test_the_pages_default_of_groups_at_a_time_is_the_one_that_a_librarys_caller_has() -> None:

@@ -64,7 +64,7 @@ def engine_options(settings: Settings, layout: Layout, state_dir: Path) -> Engin
         url=layout.url,
         python=None if layout.url or layout.backend not in SERVERS else engine_python(settings, layout.backend),
         gpus=layout.generation_gpus,
-        max_model_len=settings.pipeline_max_model_len,
+        max_model_len=settings.pipeline_max_model_len + _spare_tokens(layout.backend),
         memory_share=settings.pipeline_gpu_mem_util,
         max_num_seqs=settings.pipeline_max_num_seqs,
         max_concurrent=settings.pipeline_max_concurrent,
@@ -72,6 +72,15 @@ def engine_options(settings: Settings, layout: Layout, state_dir: Path) -> Engin
         native_sampling=settings.pipeline_deterministic,
         state_dir=settings.pipeline_symlink_dir or state_dir / "engine",
     )
+
+
+def _spare_tokens(backend: str) -> int:
+    """What an engine's limit must have beyond prompt and completion, which are what the setting counts."""
+    if backend != "sglang":
+        return 0
+    from grail_core.generation.sglang import SglangGenerator
+
+    return SglangGenerator.spare_tokens
 
 
 def engine_python(settings: Settings, backend: str) -> Path:
@@ -170,7 +179,9 @@ def equipped(settings: Settings, layout: Layout, participant: Participant) -> It
             return
         roll = WeightRoll(source, generator, prover, live=live, folders=_folders(generator, options))
         closing.callback(roll.close)
-        yield Equipment(generator, prover, _Rolled(roll, participant, None if layout.in_process else options.max_model_len))
+        yield Equipment(
+            generator, prover, _Rolled(roll, participant, None if layout.in_process else settings.pipeline_max_model_len)
+        )
 
 
 def require_room(participant: Participant, max_model_len: int) -> None:

@@ -95,7 +95,7 @@ class Batch:
             raise EngineError(
                 f"the generator gave what the policy does not allow: {broken}",
                 where=f"group {self._assigned[place].group}, rollout {rollout}",
-                hint="`grail-miner conformance` shows how an engine differs",
+                hint="the engine's log may say why; it must sample as section 4 of the protocol says",
             )
         row[rollout] = drawn.completion
         self._missing[place] -= 1

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 import grail_core
-from grail_core.checkpoints.loaded import LoadedCheckpoint, PreparedCheckpoint
+from grail_core.checkpoints.loaded import LiveCheckpoint, LoadedCheckpoint, PreparedCheckpoint
 from grail_core.environment import Environment, Grade, Problem
 from grail_core.errors import EngineError
 from grail_core.files.window_file import header_of, write_window_file
@@ -55,7 +55,7 @@ EnvironmentOf = Callable[[CheckpointManifest], Environment]
 
 
 class Checkpoints(Protocol):
-    """Where a window's checkpoint comes from: `LiveCheckpoint`, or what rolls an engine's weights too."""
+    """Where a window's checkpoint comes from: a `LiveCheckpoint`, or what rolls generator and prover to it, too."""
 
     def at(self, manifest: CheckpointManifest) -> PreparedCheckpoint: ...
 
@@ -87,7 +87,7 @@ class Mining:
         return self.served(self.checkpoint.at(context.manifest))
 
     def served(self, prepared: PreparedCheckpoint) -> PreparedCheckpoint:
-        """Generator and prover with these weights. Whoever rolled an engine's weights has done the same already.
+        """Generator and prover with these weights: a `LiveCheckpoint` has only loaded them, anything else has told both.
 
         Raises:
             EngineError, MachineFaultError, CheckpointError: one of them has not got them, and nothing is made.
@@ -95,18 +95,26 @@ class Mining:
         """
         version = prepared.manifest.digest.hex()
         # A model of this process may have been stepped elsewhere and back: then it is another object under the same digest.
-        moved = isinstance(prepared, LoadedCheckpoint) and prepared is not self._served
-        if moved or self.generator.version != version:
+        told = self.generator.version == version and prepared is self._served
+        if isinstance(self.checkpoint, LiveCheckpoint) and not told:
             self._served = None
-            self.prover.load(prepared)  # first: the generator's version says that both are done
+            self.prover.load(prepared)
             self.generator.serve(_weights_of(prepared))
-            if self.generator.version != version:
-                raise EngineError(
-                    f"the generator serves {self.generator.version or 'nothing'} and not the window's checkpoint",
-                    where=version,
-                )
             self._served = prepared
+        if self.generator.version != version:
+            raise EngineError(
+                f"the generator serves {self.generator.version or 'nothing'} and not the window's checkpoint",
+                where=version,
+                hint="nothing is drawn with weights that are not known; look at the engine's log",
+            )
         return prepared
+
+    def close(self) -> None:
+        """Generator and prover end, and free what they hold."""
+        try:
+            self.generator.close()
+        finally:
+            self.prover.close()
 
     def work(self, context: WindowContext, prepared: PreparedCheckpoint) -> WindowWork:
         """The steps of one window, for the pipeline."""

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from grail_core.errors import ChainError, CheckpointError, StorageError
 from grail_core.keys import ss58
-from grail_core.participant.deployment import network_parameters
 from grail_core.participant.participant import Participant
 from grail_core.participant.settings import Settings
 from grail_core.participant.waiting import Stopping
@@ -44,7 +43,6 @@ def run_miner(
     trace_dir: Path | None = None,
 ) -> int:
     """Join the network and mine until stopped. Returns the number of windows mined."""
-    network_parameters(settings)  # before anything is imported that takes seconds: it is what is wrong most often
     layout = plan(settings, visible_gpus())
     participant = Participant.from_settings(settings)
     with participant.state.held(), equipped(settings, layout, participant) as equipment:
@@ -74,8 +72,11 @@ def run_miner(
             safety_blocks=settings.miner_safety_blocks,
             trace_dir=trace_dir,
         )
-        with stopping() as stop:
-            mined = service.run(stop, windows)
+        try:
+            with stopping() as stop:
+                mined = service.run(stop, windows)
+        finally:
+            mining.close()
         log.event("miner_stopped", windows=mined)
     return mined
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from grail_core.errors import DiskFullError, GrailError
+from grail_core.errors import DiskFullError, GrailError, MachineFaultError
 from grail_core.participant.compute import Minima
 from grail_core.participant.settings import Settings
 from grail_miner.doctor.findings import Finding, broken, not_asked, ok, warning
@@ -41,6 +41,7 @@ class Machine:
     cuda: str | None  # that torch was built for
     driver: str | None
     gpus: tuple[Gpu, ...]
+    fault: str | None = None  # why torch cannot say what the devices are
 
 
 def look() -> Machine:
@@ -50,7 +51,14 @@ def look() -> Machine:
     from grail_core.files.confined.memory import available_bytes
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    devices: list[tuple[str, int]] = []
+    fault = None
+    try:
+        for index in range(torch.cuda.device_count()):
+            told = torch.cuda.get_device_properties(index)
+            devices.append((told.name, told.total_memory))
+    except (RuntimeError, AssertionError) as error:  # a driver and a build that do not go together, a device that is lost
+        fault = (str(error).splitlines() or [type(error).__name__])[0][:200]
     return Machine(
         cores=cores,
         memory=_physical_memory(),
@@ -58,7 +66,8 @@ def look() -> Machine:
         torch=torch.__version__,
         cuda=torch.version.cuda,
         driver=_driver(),
-        gpus=tuple(Gpu(index, device.name, device.total_memory) for index, device in enumerate(devices)),
+        gpus=tuple(Gpu(index, name, memory) for index, (name, memory) in enumerate(devices)),
+        fault=fault,
     )
 
 
@@ -73,6 +82,10 @@ def software(machine: Machine) -> Iterator[Finding]:
         yield warning(MACHINE, "driver", f"NVIDIA {machine.driver}, and torch sees no device: {why}", hint)
     else:
         yield ok(MACHINE, "driver", f"NVIDIA {machine.driver}" if machine.driver else "no NVIDIA driver")
+    if machine.fault is not None:
+        hint = "see `nvidia-smi`; install a build of torch for this driver"
+        yield broken(MACHINE, "GPUs", MachineFaultError(f"torch cannot use the devices: {machine.fault}", hint=hint))
+        return
     for gpu in machine.gpus:
         yield ok(MACHINE, f"GPU {gpu.index}", f"{gpu.name}, {gpu.memory / GIB:.0f} GiB")
     if not machine.gpus:

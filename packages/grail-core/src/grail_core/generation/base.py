@@ -76,7 +76,11 @@ class Generator(Protocol):
         ...
 
     def generate(self, requests: Sequence[GenerationRequest], cancelled: Callable[[], bool]) -> Iterator[Drawn]:
-        """Every request once, as it is finished, in any order; fewer once `cancelled` says true.
+        """Every request at most once, as it is finished, in any order.
+
+        All of them, but for those that are not finished when `cancelled` says true, and for single ones that an engine behind
+        HTTP would not answer usably in several tries: these are left out and logged (`row_lost`), which costs their group. What
+        was yielded before an error can be used; the same requests may be made again, and the same seeds give the same tokens.
 
         Raises:
             EngineError: the engine fails for good, or answered with other weights than `version`.

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from math import isfinite
 from typing import Any, Never, TypeVar
 
 Json = None | bool | int | str | list["Json"] | dict[str, "Json"]
@@ -136,10 +137,11 @@ class Node:
             raise ValueError(f"{self.path}: {text}") from error
 
 
-def parse_json(raw: bytes, *, most: int, path: str = "$", tokens: int = MAX_TOKENS) -> Node:
+def parse_json(raw: bytes, *, most: int, path: str = "$", tokens: int = MAX_TOKENS, floats: bool = False) -> Node:
     """Decode at most `most` bytes of JSON.
 
     Args:
+        floats: numbers with a fraction are allowed, NaN and infinities never: for what is no message of the protocol.
         tokens: texts, brackets and commas that are allowed. What a document costs to decode follows from them: a million are at
             most 3 s and 100 MiB.
 
@@ -152,7 +154,10 @@ def parse_json(raw: bytes, *, most: int, path: str = "$", tokens: int = MAX_TOKE
     _check_shape(raw, root, tokens)
     try:
         value = json.loads(
-            raw.decode("utf-8"), parse_float=_no_float, parse_constant=_no_float, object_pairs_hook=distinct_members
+            raw.decode("utf-8"),
+            parse_float=_finite if floats else _no_float,
+            parse_constant=_no_float,
+            object_pairs_hook=distinct_members,
         )
     except RecursionError:
         root.refuse("nested too deeply")
@@ -173,6 +178,13 @@ def _check_shape(raw: bytes, root: Node, tokens: int) -> None:
                 root.refuse(f"nested too deeply: more than {MAX_DEPTH} arrays and objects inside one another")
         elif first in b"]}":
             depth -= 1
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not isfinite(value):
+        raise ValueError(f"a number beyond all floats: {text[:40]}")
+    return value
 
 
 def _no_float(text: str) -> Never:

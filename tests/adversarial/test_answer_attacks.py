@@ -10,7 +10,7 @@ import pytest
 
 from grail_core.protocol import RolloutRecord
 from grail_envs.sandbox import GraderPool, SandboxUnavailableError
-from grail_miner.mining import Group
+from grail_miner.groups import Group
 from tooling.adversaries import family_e, family_x_answers
 from tooling.adversaries.courtroom import Courtroom
 from tooling.adversaries.inconclusive_programs import PARTS, programs

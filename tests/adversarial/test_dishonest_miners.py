@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from grail_core.checkpoints.loaded import LoadedCheckpoint
+from grail_core.checkpoints.loaded import PreparedCheckpoint
 from grail_core.environment import Environment, Problem
 from grail_core.generation.base import Completion
 from grail_core.keys import ss58
@@ -35,7 +35,9 @@ def test_the_best_of_several_draws_is_rejected_by_the_sampling_check(scene: Scen
     class Wordy(BestOfN):
         """The tiny model earns nothing with any draw, so another taste decides between them."""
 
-        def worth(self, environment: Environment, loaded: LoadedCheckpoint, problem: Problem, completion: Completion) -> float:
+        def worth(
+            self, environment: Environment, prepared: PreparedCheckpoint, problem: Problem, completion: Completion
+        ) -> float:
             return len(set(completion.tokens))
 
     honest = scene.court.network.mining("miner-0")

@@ -236,7 +236,7 @@ def test_another_miners_file_signed_anew_fails(network: SmallNetwork) -> None:
     loaded = victim.select_model(context)
     groups = victim.produce_groups(context, loaded, GROUPS)
     copier = network.mining("miner-1")
-    miner = verdict_on(network, "miner-1", copier.pack(context, loaded, groups))
+    miner = verdict_on(network, "miner-1", copier.pack(context, copier.select_model(context), groups))
     assert miner.status is MinerStatus.FAILED
     assert miner.reason.startswith("prompt")  # problems follow from the hotkey, and so do sampling seeds
 

@@ -36,9 +36,11 @@ from grail_core.verification.context import CheckContext
 from grail_core.verification.examine import examine, first_reject
 from grail_core.verification.measure import ChallengedSample
 from grail_core.verification.seal import read_seal
-from grail_miner.mining import Group, Mining
+from grail_miner.groups import Group
+from grail_miner.mining import Mining
 from tooling.adversaries.deviations.observation import Rollout, Setting
 from tooling.adversaries.tampering import as_tokens
+from tooling.testing.mining import loaded_by
 from tooling.testing.models.language_model import END, encoder
 from tooling.testing.small_network import FIRST_WINDOW, SmallNetwork
 
@@ -90,7 +92,7 @@ class Courtroom:
         self.network.advance_to(window + 1)
         self.context: WindowContext = self.network.participant("miner-0").open_window(window)
         self.mining = self.network.mining("miner-0")
-        self.loaded: LoadedCheckpoint = self.mining.select_model(self.context)
+        self.loaded: LoadedCheckpoint = loaded_by(self.mining, self.context)
         _ = self.challenge
 
     @property

@@ -32,10 +32,12 @@ from grail_core.protocol.seals import ROLLOUTS
 from grail_core.protocol.types import Digest, Window
 from grail_core.storage.layout import seal_key, verdict_key, window_key
 from grail_core.verification.examine import first_reject
-from grail_miner.mining import Group, Mining
+from grail_miner.groups import Group
+from grail_miner.mining import Mining
 from grail_validator.service import ValidatorService
 from tooling.adversaries.miners import pack_without_rules
 from tooling.adversaries.rows import Row, Try
+from tooling.testing.mining import loaded_by
 from tooling.testing.models.tiny_qwen2 import save_byte_model
 from tooling.testing.small_network import FIRST_WINDOW, SmallNetwork
 
@@ -63,7 +65,7 @@ class Liar:
 
     @cached_property
     def loaded(self) -> LoadedCheckpoint:
-        return self.mining.select_model(self.context)
+        return loaded_by(self.mining, self.context)
 
     def groups(self, groups: Sequence[int] = (0,)) -> list[Group]:
         """Made as the shipped miner makes them."""

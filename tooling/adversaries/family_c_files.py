@@ -12,7 +12,7 @@ from typing import Any
 
 from grail_core.keys import LocalSigner, ss58
 from grail_core.storage.layout import seal_key, window_key
-from grail_miner.mining import Group
+from grail_miner.groups import Group
 from tooling.adversaries.family_x_network import ABSENT, FAILED, HONEST, LIAR, Stage, outcome_of, staged
 from tooling.adversaries.miners import pack_without_rules
 from tooling.adversaries.rows import Row

@@ -19,7 +19,7 @@ from grail_core.protocol.types import Window
 from grail_core.verification.examine import first_reject
 from grail_core.verification.uniqueness import rollout_identity
 from grail_envs.sat import SatEnvironment
-from grail_miner.mining import Group
+from grail_miner.groups import Group
 from tooling.adversaries.crowd import HONEST, Crowd, Liar, Lie, crowd_of, honest, ruling
 from tooling.adversaries.family_c_files import renumbered
 from tooling.adversaries.rows import Row, Try

@@ -27,7 +27,7 @@ from grail_core.protocol import RolloutRecord, SignedVerdict, without_negative_z
 from grail_core.protocol.signed_verdicts import MAX_VERDICT_BYTES
 from grail_core.protocol.types import Digest
 from grail_core.storage.layout import file_key, verdict_key
-from grail_miner.mining import Group
+from grail_miner.groups import Group
 from tooling.adversaries.crowd import Liar
 from tooling.adversaries.family_x_quorum import Polls, Staked
 from tooling.adversaries.rows import Row, Try

@@ -43,7 +43,7 @@ from grail_core.storage.layout import WINDOW_PREFIX
 from grail_core.storage.s3 import S3Store
 from grail_core.verification.challenged import MAX_RESERVE_TAKEN
 from grail_core.verification.seal import read_seal
-from grail_miner.mining import Group
+from grail_miner.groups import Group
 from tooling.adversaries.courtroom import Courtroom
 from tooling.adversaries.courtroom import Ruling as Judgement
 from tooling.adversaries.crowd import HONEST, Crowd, Liar, Lie, crowd_of, honest, ruling

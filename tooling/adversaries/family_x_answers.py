@@ -28,7 +28,7 @@ from grail_core.verification.context import CheckContext
 from grail_core.verification.examine import examine
 from grail_core.verification.measure import ChallengedSample
 from grail_envs.sandbox import GraderPool, Limits, Ruling
-from grail_miner.mining import Group
+from grail_miner.groups import Group
 from tooling.adversaries import tampering
 from tooling.adversaries.courtroom import Courtroom
 from tooling.adversaries.courtroom import Ruling as Judgement

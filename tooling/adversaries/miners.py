@@ -1,6 +1,7 @@
 """Miners that lie, each in one step of the honest miner's own code.
 
-Every class overrides what it lies about and nothing else, so that a reject is about the lie. They live outside the shipped
+Every class overrides what it lies about and nothing else, so that a reject is about the lie; none looks for faults of its own
+before it seals. They live outside the shipped
 wheels, and a network is expected to give each of them weight 0 with a reason. `cheating_miner` runs one as a process; what
 lies about single rollouts and needs no miner is in `tampering`, what needs a study's models in `deviations`.
 """
@@ -8,27 +9,27 @@ lies about single rollouts and needs no miner is in `tampering`, what needs a st
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from statistics import fmean
 
 import numpy as np
 
-from grail_core.checkpoints.loaded import LiveCheckpoint, LoadedCheckpoint
+from grail_core.checkpoints.loaded import PreparedCheckpoint
 from grail_core.environment import Environment, GradeOutcome, Problem
 from grail_core.errors import ProtocolViolationError, StorageError
 from grail_core.files.window_file import read_window_file
-from grail_core.generation.base import Completion, GenerationRequest
-from grail_core.generation.hf import HfGenerator
+from grail_core.generation.base import Completion, Drawn, GenerationRequest
 from grail_core.keys import ss58
 from grail_core.participant.participant import Participant
 from grail_core.proof.batch import RolloutProof
-from grail_core.protocol import GroupCount, RolloutRecord
+from grail_core.protocol import Finding, GroupCount, RolloutRecord
 from grail_core.protocol.constants import MAX_FILE_BYTES, ROLLOUTS_PER_PROBLEM
 from grail_core.protocol.context import WindowContext
 from grail_core.protocol.rollouts.groups import declared_rollouts
 from grail_core.storage.layout import window_key
 from grail_core.telemetry import get_logger
-from grail_miner.mining import EnvironmentOf, Group, Mining
+from grail_miner.groups import Assigned, Group
+from grail_miner.mining import Checkpoints, EnvironmentOf, Mining
 from tooling.adversaries import STRATEGIES
 from tooling.adversaries.tampering import constant_sketches
 
@@ -40,81 +41,92 @@ _LOOK_AGAIN_S = 0.25  # copy: for the victim's file, which comes shortly before 
 _LOOKS = 40
 
 
-class ZeroSketch(Mining):
+class Dishonest(Mining):
+    """Seals whatever it has packed."""
+
+    def own_fault(self, context: WindowContext, prepared: PreparedCheckpoint, data: bytes) -> Finding | None:
+        return None
+
+
+class ZeroSketch(Dishonest):
     """Generates honestly and runs no model for the proof: all sketches and log-probabilities are zero."""
 
     def prove(
-        self, context: WindowContext, loaded: LoadedCheckpoint, prompt: tuple[int, ...], answers: Sequence[Completion]
+        self, context: WindowContext, prepared: PreparedCheckpoint, prompt: tuple[int, ...], answers: Sequence[Completion]
     ) -> list[RolloutProof]:
         lengths = [len(answer.tokens) for answer in answers]
         return [RolloutProof(constant_sketches(length + 1), np.zeros(length, np.float32)) for length in lengths]
 
 
-class BestOfN(Mining):
+class BestOfN(Dishonest):
     """Draws each rollout four times, three of them with seeds that are not its own, and submits the one that is worth most."""
 
     def generate(
-        self, context: WindowContext, loaded: LoadedCheckpoint, groups: Sequence[int], prompts: Sequence[tuple[int, ...]]
-    ) -> list[list[Completion]]:
+        self,
+        context: WindowContext,
+        prepared: PreparedCheckpoint,
+        assigned: Sequence[Assigned],
+        cancelled: Callable[[], bool],
+    ) -> Iterator[Drawn]:
         environment = self.environment_of(context.manifest)
-        manifest = context.manifest
-        generator = HfGenerator(loaded.model, manifest.policy, frozenset(manifest.end_token_ids))
-        chosen = []
-        for group, prompt in zip(groups, prompts, strict=True):
-            problem = environment.problem(context.problem_seed(self.signer.hotkey, group))
-            seeds = [context.sampling_seed(self.signer.hotkey, group, r) for r in range(ROLLOUTS_PER_PROBLEM)]
-            requests = [GenerationRequest(prompt, seed ^ draw) for seed in seeds for draw in range(DRAWS)]
-            drawn = generator.generate(requests)
-            worth = [self.worth(environment, loaded, problem, completion) for completion in drawn]
-            bests = [max(range(i, i + DRAWS), key=worth.__getitem__) for i in range(0, len(drawn), DRAWS)]
-            chosen.append([drawn[best] for best in bests])
-        return chosen
+        for place, one in enumerate(assigned):
+            seeds = [context.sampling_seed(self.signer.hotkey, one.group, r) for r in range(ROLLOUTS_PER_PROBLEM)]
+            requests = [GenerationRequest(one.prompt, seed ^ draw) for seed in seeds for draw in range(DRAWS)]
+            drawn = {answer.index: answer.completion for answer in self.generator.generate(requests, cancelled)}
+            if len(drawn) < len(requests):
+                return  # cancelled
+            worth = [self.worth(environment, prepared, one.problem, drawn[i]) for i in range(len(requests))]
+            bests = [max(range(i, i + DRAWS), key=worth.__getitem__) for i in range(0, len(requests), DRAWS)]
+            for rollout, best in enumerate(bests):
+                yield Drawn(place * ROLLOUTS_PER_PROBLEM + rollout, drawn[best])
 
-    def worth(self, environment: Environment, loaded: LoadedCheckpoint, problem: Problem, completion: Completion) -> float:
+    def worth(self, environment: Environment, prepared: PreparedCheckpoint, problem: Problem, completion: Completion) -> float:
         """What is selected for: the reward."""
-        grade = self.grade(environment, loaded, problem, completion)
+        grade = self.grade(environment, prepared, problem, completion)
         return grade.reward if grade.outcome is GradeOutcome.GRADED else float("-inf")
 
 
-class Stale(Mining):
+class Stale(Dishonest):
     """Generates and proves with the checkpoint before the current one, and claims the current one."""
 
     participant: Participant
 
-    def select_model(self, context: WindowContext) -> LoadedCheckpoint:
+    def select_model(self, context: WindowContext) -> PreparedCheckpoint:
         older = list(self.participant.checkpoints.before(context.manifest, 1))
         if not older:
             log.event("cheat_waits", window=context.window, reason="there is no older checkpoint yet")
             return super().select_model(context)
-        return self.checkpoint.at(older[0])
+        return self.served(self.checkpoint.at(older[0]))
 
 
-class Skip(Mining):
+class Skip(Dishonest):
     """Submits only the better half of its groups, far more gaps than the protocol allows."""
 
-    def pack(self, context: WindowContext, loaded: LoadedCheckpoint, groups: Sequence[Group]) -> bytes:
+    def pack(self, context: WindowContext, prepared: PreparedCheckpoint, groups: Sequence[Group]) -> bytes:
         by_success = sorted(groups, key=lambda g: -fmean(float(record.success) + 1e-3 * record.reward for record in g.rollouts))
         kept = sorted(by_success[: max(1, int(len(groups) * KEEP_SHARE))], key=lambda g: g.group)
         if kept[-1].group + 1 - len(kept) <= 1 and len(kept) > 1:  # by chance a prefix: leave out more
             kept = kept[-1:]
-        return pack_without_rules(self, context, loaded, kept)
+        return pack_without_rules(self, context, prepared, kept)
 
 
-class Copy(Mining):
+class Copy(Dishonest):
     """Mines next to nothing, reads another miner's file as soon as it lies there, and signs its rollouts as its own."""
+
+    packs_early = False  # the victim's file comes shortly before the deadline
 
     participant: Participant
 
-    def produce_groups(self, context: WindowContext, loaded: LoadedCheckpoint, groups: Sequence[int]) -> list[Group]:
-        return super().produce_groups(context, loaded, groups) if 0 in groups else []
+    def produce_groups(self, context: WindowContext, prepared: PreparedCheckpoint, groups: Sequence[int]) -> list[Group]:
+        return super().produce_groups(context, prepared, groups) if 0 in groups else []
 
-    def pack(self, context: WindowContext, loaded: LoadedCheckpoint, groups: Sequence[Group]) -> bytes:
+    def pack(self, context: WindowContext, prepared: PreparedCheckpoint, groups: Sequence[Group]) -> bytes:
         for _ in range(_LOOKS):
             stolen = self._steal(context)
             if stolen:
-                return pack_without_rules(self, context, loaded, stolen)  # the victim may be a liar itself
+                return pack_without_rules(self, context, prepared, stolen)  # the victim may be a liar itself
             time.sleep(_LOOK_AGAIN_S)
-        return super().pack(context, loaded, groups)
+        return super().pack(context, prepared, groups)
 
     def _steal(self, context: WindowContext) -> list[Group]:
         for neuron in self.participant.chain.metagraph(context.times.first_block).neurons:
@@ -137,26 +149,24 @@ class Copy(Mining):
         return []
 
 
-def pack_without_rules(mining: Mining, context: WindowContext, loaded: LoadedCheckpoint, groups: Sequence[Group]) -> bytes:
+def pack_without_rules(mining: Mining, context: WindowContext, prepared: PreparedCheckpoint, groups: Sequence[Group]) -> bytes:
     """A well-formed, signed window file of any groups, whatever the gap rule says of them."""
     records = [record for group in groups for record in group.rollouts]
     span, n = groups[-1].group + 1, len(groups)
     gaps = span - n
     counted = GroupCount(n, span, gaps, gaps, declared_rollouts(n, gaps))
-    return mining.bind(context, loaded, records, counted)
+    return mining.bind(context, prepared, records, counted)
 
 
 MINERS: dict[str, type[Mining]] = dict(zip(STRATEGIES, (ZeroSketch, BestOfN, Stale, Skip, Copy), strict=True))
 """Every dishonest miner by the name that the command line has for it."""
 
 
-def mining_factory(strategy: str) -> Callable[[Participant, LiveCheckpoint, EnvironmentOf, int], Mining]:
+def mining_factory(strategy: str) -> Callable[[Participant, Checkpoints, EnvironmentOf, int], Mining]:
     """A `MiningFactory` (see `grail_miner.start`) for one strategy."""
     kind = MINERS[strategy]
 
-    def make(
-        participant: Participant, checkpoint: LiveCheckpoint, environment_of: EnvironmentOf, groups_per_batch: int
-    ) -> Mining:
+    def make(participant: Participant, checkpoint: Checkpoints, environment_of: EnvironmentOf, groups_per_batch: int) -> Mining:
         mining = kind(participant.signer, checkpoint, environment_of, groups_per_batch)
         if isinstance(mining, Stale | Copy):
             mining.participant = participant

@@ -23,7 +23,7 @@ from grail_core.proof.alternatives import Alternatives
 from grail_core.protocol.constants import CHECK_ALL_BELOW, ROLLOUTS_PER_PROBLEM, WINDOW_LENGTH
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Window
-from grail_miner.mining import Group
+from grail_miner.groups import Group
 from tooling import REPOSITORY
 from tooling.adversaries.courtroom import Courtroom, CourtSetting, Ruling
 from tooling.adversaries.deviations.catalogue import all_deviations

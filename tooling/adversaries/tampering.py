@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from grail_core.protocol import RolloutRecord
 from grail_core.protocol.constants import SKETCH_BYTES_PER_POSITION
-from grail_miner.mining import Group
+from grail_miner.groups import Group
 
 Change = Callable[[RolloutRecord], RolloutRecord]
 Tamper = Callable[[Sequence[Group]], list[Group]]

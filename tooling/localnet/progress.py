@@ -12,7 +12,14 @@ from grail_core.protocol.types import Window
 from tooling.localnet.conductor import Need, Task
 from tooling.localnet.events import Event
 
-PRODUCED = {"groups_produced", "window_mined", "window_already_mined", "window_skipped", "window_empty"}
+PRODUCED = {
+    "groups_produced",
+    "window_mined",
+    "window_already_mined",
+    "window_skipped",
+    "window_empty",
+    "window_withheld",
+}
 """Events after which a miner makes no more groups of the window they name."""
 TASKS = {
     "trainer_started": Task.START,
@@ -23,6 +30,7 @@ TASKS = {
     "window_already_mined": Task.MINE,
     "window_skipped": Task.MINE,
     "window_empty": Task.MINE,
+    "window_withheld": Task.MINE,
     "upload_failed": Task.MINE,
     "first_sight": Task.SIGHT,
     "first_sight_kept": Task.SIGHT,

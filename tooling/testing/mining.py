@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from grail_core.checkpoints.loaded import LiveCheckpoint
+from grail_core.checkpoints.loaded import LiveCheckpoint, LoadedCheckpoint
 from grail_core.keys import ss58
 from grail_core.protocol import Seal
+from grail_core.protocol.context import WindowContext
 from grail_core.protocol.types import Window
 from grail_core.storage.layout import seal_key, window_key
 from grail_miner.mining import Mining
@@ -17,6 +18,13 @@ def mining_of(network: Network, name: str, factory: type[Mining] = Mining) -> Mi
     """What the participant mines with; `factory` is a miner that differs from the shipped one in one step."""
     checkpoint = LiveCheckpoint(network.participant(name).checkpoints)
     return factory(network.signers[name], checkpoint, network.environment_of)
+
+
+def loaded_by(mining: Mining, context: WindowContext) -> LoadedCheckpoint:
+    """The window's model, which the miner's own process holds."""
+    loaded = mining.select_model(context)
+    assert isinstance(loaded, LoadedCheckpoint)
+    return loaded
 
 
 def mine(network: Network, mining: Mining, window: Window, groups: Sequence[int]) -> bytes:

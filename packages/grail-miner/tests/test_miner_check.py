@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from grail_core.checkpoints.loaded import LoadedCheckpoint
+from grail_core.checkpoints.loaded import PreparedCheckpoint
 from grail_core.errors import CheckpointError, ProtocolViolationError
 from grail_core.generation.base import Completion
 from grail_core.participant.settings import Settings, load_settings
@@ -27,7 +27,7 @@ class NoModel(Mining):
     """Makes its proof up."""
 
     def prove(
-        self, context: WindowContext, loaded: LoadedCheckpoint, prompt: tuple[int, ...], answers: Sequence[Completion]
+        self, context: WindowContext, prepared: PreparedCheckpoint, prompt: tuple[int, ...], answers: Sequence[Completion]
     ) -> list[RolloutProof]:
         lengths = [len(answer.tokens) for answer in answers]
         return [RolloutProof(bytes(8 * (length + 1)), np.zeros(length, np.float32)) for length in lengths]

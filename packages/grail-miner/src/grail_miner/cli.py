@@ -30,9 +30,14 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--windows", type=click.IntRange(min=1), help="Stop after so many windows were mined (default: never).")
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write what each stage did and when there, window by window: JSON and a drawing.",
+)
 @knob_options(MiningLimits, "limits")
 @common_options
-def run(settings: Settings, windows: int | None, limits: MiningLimits) -> None:
+def run(settings: Settings, windows: int | None, trace: Path | None, limits: MiningLimits) -> None:
     """Mine window after window until stopped.
 
     Each window: wait for its seed, sync the checkpoint, generate the assigned problems with the assigned seeds, grade, prove,
@@ -40,7 +45,7 @@ def run(settings: Settings, windows: int | None, limits: MiningLimits) -> None:
     """
     from grail_miner.start import run_miner
 
-    run_miner(settings, stop_on_signals, windows=windows, limits=limits)
+    run_miner(settings, stop_on_signals, windows=windows, limits=limits, trace_dir=trace)
 
 
 @cli.command()

@@ -1,30 +1,29 @@
 """One window of mining, step by step: which model, generate, grade, prove, pack.
 
-Every step is a method that takes what it needs and returns a value, so that each can be replaced alone: engines replace
-`generate`, adversaries in the test suite replace whatever they lie about. The service around it owns time, chain and store.
+Every step is a method that takes what it needs and returns a value, so that each can be replaced alone: adversaries in the
+test suite replace whatever they lie about. Tokens come from a `Generator`, proofs from a `Prover`; `pipeline` runs the steps of
+many groups at the same time, from several threads. The service around it owns time, chain and store.
 """
 
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-
-import numpy as np
+from typing import ClassVar, Protocol
 
 import grail_core
-from grail_core.checkpoints.loaded import LiveCheckpoint, LoadedCheckpoint
-from grail_core.environment import Environment, Grade, GradeOutcome, Problem
+from grail_core.checkpoints.loaded import LoadedCheckpoint, PreparedCheckpoint
+from grail_core.environment import Environment, Grade, Problem
+from grail_core.errors import EngineError
 from grail_core.files.window_file import header_of, write_window_file
-from grail_core.generation.base import Completion, GenerationRequest
-from grail_core.generation.hf import HfGenerator
-from grail_core.proof.batch import RolloutProof, prove_rollouts
-from grail_core.proof.errors import UnprovableError
+from grail_core.generation.base import Completion, Drawn, GenerationRequest, Generator, ServedWeights
+from grail_core.generation.in_process import InProcessGenerator
+from grail_core.proof.batch import RolloutProof
 from grail_core.proof.numerics import numerics_class_of
 from grail_core.proof.sketches import projections
 from grail_core.protocol import (
+    Finding,
     GroupCount,
     RolloutRecord,
     Seal,
@@ -32,18 +31,22 @@ from grail_core.protocol import (
     count_groups,
     header_digest,
     merkle_root,
-    rollout_digest,
-    without_negative_zero,
 )
 from grail_core.protocol.constants import PROTOCOL_VERSION, ROLLOUTS_PER_PROBLEM
 from grail_core.protocol.context import WindowContext
 from grail_core.protocol.manifest import CheckpointManifest
+from grail_core.protocol.rollouts.records import rollout_digests
 from grail_core.protocol.seals import ROLLOUTS
 from grail_core.protocol.signer import Signer
 from grail_core.protocol.types import Digest
 from grail_core.telemetry import get_logger
 from grail_core.verification.reward import graded
+from grail_miner.groups import Assigned, Batch, Group
 from grail_miner.limits import MiningLimits
+from grail_miner.own_check import first_fault
+from grail_miner.pipeline.work import GroupLostError, WindowWork
+from grail_miner.proving.base import Prover
+from grail_miner.proving.in_process import InProcessProver
 
 log = get_logger(__name__)
 
@@ -51,95 +54,124 @@ EnvironmentOf = Callable[[CheckpointManifest], Environment]
 """The environment that a checkpoint names."""
 
 
-@dataclass(frozen=True)
-class Group:
-    """Sixteen proven rollouts of one problem."""
+class Checkpoints(Protocol):
+    """Where a window's checkpoint comes from: `LiveCheckpoint`, or what rolls an engine's weights too."""
 
-    group: int
-    rollouts: tuple[RolloutRecord, ...]
+    def at(self, manifest: CheckpointManifest) -> PreparedCheckpoint: ...
 
 
-@dataclass
-class Timings:
-    """Seconds spent a step in one window."""
-
-    generate: float = 0.0
-    grade: float = 0.0
-    prove: float = 0.0
-    pack: float = 0.0
+def _in_this_process() -> Generator:
+    return InProcessGenerator(numerics_class_of)
 
 
 @dataclass
 class Mining:
-    """The honest way. `environment_of` gives the environment of the loaded checkpoint."""
+    """The honest way. `environment_of` gives the environment of the checkpoint; generator and prover are by default this
+    process's own, with the model that `checkpoint` loads.
+
+    `packs_early`: the file may be made before its last blocks have come.
+    """
+
+    packs_early: ClassVar[bool] = True
 
     signer: Signer
-    checkpoint: LiveCheckpoint
+    checkpoint: Checkpoints
     environment_of: EnvironmentOf
     groups_per_batch: int = MiningLimits.groups_per_batch
-    timings: Timings = field(default_factory=Timings)
+    generator: Generator = field(default_factory=_in_this_process)
+    prover: Prover = field(default_factory=InProcessProver)
+    _served: PreparedCheckpoint | None = field(default=None, init=False)
 
-    def select_model(self, context: WindowContext) -> LoadedCheckpoint:
-        """The model to generate and prove with: the window's own checkpoint."""
-        return self.checkpoint.at(context.manifest)
+    def select_model(self, context: WindowContext) -> PreparedCheckpoint:
+        """The model to generate and prove with, which generator and prover have when it returns: the window's own."""
+        return self.served(self.checkpoint.at(context.manifest))
 
-    def produce_groups(self, context: WindowContext, loaded: LoadedCheckpoint, groups: Sequence[int]) -> list[Group]:
-        """Generate, grade and prove these groups. A group that cannot be proved is dropped: it costs one group as a gap."""
-        environment = self.environment_of(loaded.manifest)
-        problems = [environment.problem(context.problem_seed(self.signer.hotkey, group)) for group in groups]
-        prompts = [loaded.renderer.render(environment.messages(problem)) for problem in problems]
-        with _timed(self.timings, "generate"):
-            completions = self.generate(context, loaded, groups, prompts)
-        produced = []
-        for group, problem, prompt, answers in zip(groups, problems, prompts, completions, strict=True):
-            with _timed(self.timings, "grade"):
-                grades = [self.grade(environment, loaded, problem, answer) for answer in answers]
+    def served(self, prepared: PreparedCheckpoint) -> PreparedCheckpoint:
+        """Generator and prover with these weights. Whoever rolled an engine's weights has done the same already.
+
+        Raises:
+            EngineError, MachineFaultError, CheckpointError: one of them has not got them, and nothing is made.
+            ProtocolViolationError: the generator cannot follow the checkpoint's policy.
+        """
+        version = prepared.manifest.digest.hex()
+        # A model of this process may have been stepped elsewhere and back: then it is another object under the same digest.
+        moved = isinstance(prepared, LoadedCheckpoint) and prepared is not self._served
+        if moved or self.generator.version != version:
+            self._served = None
+            self.prover.load(prepared)  # first: the generator's version says that both are done
+            self.generator.serve(_weights_of(prepared))
+            if self.generator.version != version:
+                raise EngineError(
+                    f"the generator serves {self.generator.version or 'nothing'} and not the window's checkpoint",
+                    where=version,
+                )
+            self._served = prepared
+        return prepared
+
+    def work(self, context: WindowContext, prepared: PreparedCheckpoint) -> WindowWork:
+        """The steps of one window, for the pipeline."""
+        return WindowWork(self, context, prepared, self.environment_of(prepared.manifest))
+
+    def produce_groups(self, context: WindowContext, prepared: PreparedCheckpoint, groups: Sequence[int]) -> list[Group]:
+        """These groups one step after the other, as the pipeline makes them; one that cannot be had is left out."""
+        work, assigned, produced = self.work(context, prepared), [], []
+        for group in groups:
             try:
-                with _timed(self.timings, "prove"):
-                    proofs = self.prove(context, loaded, prompt, answers)
-            except UnprovableError as error:
-                log.warning("group %d of window %d dropped: %s", group, context.window, error)
-                continue
-            if any(grade.outcome is GradeOutcome.INCONCLUSIVE for grade in grades):
-                log.warning("group %d of window %d dropped: grading failed here", group, context.window)
-                continue
-            produced.append(Group(group, _rows(group, prompt, answers, grades, proofs)))
+                assigned.append(work.assign(group))
+            except GroupLostError as error:
+                _tell_lost(context, group, error)
+        batch = Batch(assigned, work.rules)
+        answered = [whole for drawn in work.generate(assigned, _never) if (whole := batch.take(drawn)) is not None]
+        if batch.unfinished:
+            raise EngineError(f"the generator ended without the completions of {len(batch.unfinished)} groups")
+        for one in sorted(answered, key=lambda one: one.assigned.group):
+            try:
+                grades = work.judge(one)
+                produced.append(work.pack(one, grades, work.prove(one)))
+            except GroupLostError as error:
+                _tell_lost(context, one.assigned.group, error)
         return produced
 
     def generate(
-        self, context: WindowContext, loaded: LoadedCheckpoint, groups: Sequence[int], prompts: Sequence[tuple[int, ...]]
-    ) -> list[list[Completion]]:
-        """Sixteen completions a group, each from its own assigned seed."""
+        self,
+        context: WindowContext,
+        prepared: PreparedCheckpoint,
+        assigned: Sequence[Assigned],
+        cancelled: Callable[[], bool],
+    ) -> Iterator[Drawn]:
+        """Sixteen completions a problem, each from its own assigned seed, as they are finished."""
+        hotkey = self.signer.hotkey
         requests = [
-            GenerationRequest(prompt, context.sampling_seed(self.signer.hotkey, group, rollout))
-            for group, prompt in zip(groups, prompts, strict=True)
+            GenerationRequest(one.prompt, context.sampling_seed(hotkey, one.group, rollout))
+            for one in assigned
             for rollout in range(ROLLOUTS_PER_PROBLEM)
         ]
-        manifest = context.manifest
-        generator = HfGenerator(loaded.model, manifest.policy, frozenset(manifest.end_token_ids))
-        flat = generator.generate(requests)
-        return [flat[start : start + ROLLOUTS_PER_PROBLEM] for start in range(0, len(flat), ROLLOUTS_PER_PROBLEM)]
+        return self.generator.generate(requests, cancelled)
 
-    def grade(self, environment: Environment, loaded: LoadedCheckpoint, problem: Problem, completion: Completion) -> Grade:
+    def grade(self, environment: Environment, prepared: PreparedCheckpoint, problem: Problem, completion: Completion) -> Grade:
         """As a validator's: a text that breaks a grader breaks both alike."""
-        return graded(environment, problem, loaded.renderer.decode_completion(completion.tokens, environment.messages(problem)))
+        text = prepared.renderer.decode_completion(completion.tokens, environment.messages(problem))
+        return graded(environment, problem, text)
 
     def prove(
-        self, context: WindowContext, loaded: LoadedCheckpoint, prompt: tuple[int, ...], answers: Sequence[Completion]
+        self,
+        context: WindowContext,
+        prepared: PreparedCheckpoint,
+        prompt: tuple[int, ...],
+        answers: Sequence[Completion],
     ) -> list[RolloutProof]:
         """Sketches and unwarped log-probabilities of one group, from one forward pass of the proof model."""
-        signs = projections(context.randomness, context.window_seed, loaded.model.hidden_size)
+        signs = projections(context.randomness, context.window_seed, prepared.description.hidden_size)
         records = [(*prompt, *answer.tokens) for answer in answers]
-        return prove_rollouts(loaded.model, records, [len(prompt)] * len(records), signs)
+        return self.prover.prove(records, [len(prompt)] * len(records), signs)
 
-    def pack(self, context: WindowContext, loaded: LoadedCheckpoint, groups: Sequence[Group]) -> bytes:
+    def pack(self, context: WindowContext, prepared: PreparedCheckpoint, groups: Sequence[Group]) -> bytes:
         """The signed window file. `groups` in increasing order, at least one."""
-        with _timed(self.timings, "pack"):
-            records = [record for group in groups for record in group.rollouts]
-            return self.bind(context, loaded, records, count_groups([group.group for group in groups]))
+        records = [record for group in groups for record in group.rollouts]
+        return self.bind(context, prepared, records, count_groups([group.group for group in groups]))
 
     def bind(
-        self, context: WindowContext, loaded: LoadedCheckpoint, records: Sequence[RolloutRecord], counted: GroupCount
+        self, context: WindowContext, prepared: PreparedCheckpoint, records: Sequence[RolloutRecord], counted: GroupCount
     ) -> bytes:
         """Bind rollouts by their Merkle root, state the counts, sign."""
         header = WindowHeader(
@@ -155,13 +187,17 @@ class Mining:
             groups=counted.groups,
             gaps=counted.gaps,
             declared=counted.declared,
-            merkle_root=merkle_root([rollout_digest(context.network_id, record) for record in records]),
-            proof_class=numerics_class_of(loaded.model),
-            generation_class=numerics_class_of(loaded.model),
+            merkle_root=merkle_root(rollout_digests(context.network_id, records)),
+            proof_class=self.prover.proof_class,
+            generation_class=self.generator.numerics_class,
             software={"grail-core": grail_core.__version__},
         )
         signature = self.signer.sign(header_digest(context.network_id, header))
         return write_window_file(header, signature, records)
+
+    def own_fault(self, context: WindowContext, prepared: PreparedCheckpoint, data: bytes) -> Finding | None:
+        """What a validator's checks 1 to 5 would reject this file for, None where they do not: asked before it is sealed."""
+        return first_fault(context, prepared, self.signer.hotkey, self.environment_of(prepared.manifest), data)
 
     def seal(self, context: WindowContext, data: bytes) -> Seal:
         """The promise that fixes a window file: its header, digest and size, signed."""
@@ -170,31 +206,22 @@ class Mining:
         return Seal(ROLLOUTS, header, digest, len(data), signature)
 
 
-def _rows(
-    group: int,
-    prompt: tuple[int, ...],
-    answers: Sequence[Completion],
-    grades: Sequence[Grade],
-    proofs: Sequence[RolloutProof],
-) -> tuple[RolloutRecord, ...]:
-    return tuple(
-        RolloutRecord(
-            group=group,
-            rollout=rollout,
-            tokens=np.asarray((*prompt, *answer.tokens), np.int32),
-            prompt_length=len(prompt),
-            logprobs=without_negative_zero(proof.logprobs),
-            sketches=proof.sketches,
-            reward=grade.reward,
-            success=grade.success,
-        )
-        for rollout, (answer, grade, proof) in enumerate(zip(answers, grades, proofs, strict=True))
+def _weights_of(prepared: PreparedCheckpoint) -> ServedWeights:
+    manifest, model = prepared.manifest, prepared.description
+    return ServedWeights(
+        version=manifest.digest.hex(),
+        folder=prepared.folder,
+        policy=manifest.policy,
+        end_tokens=frozenset(manifest.end_token_ids),
+        vocabulary_size=model.vocabulary_size,
+        context_length=model.context_length,
+        model=prepared.model if isinstance(prepared, LoadedCheckpoint) else None,
     )
 
 
-@contextmanager
-def _timed(timings: Timings, step: str) -> Iterator[None]:
-    """Add the seconds of a block to one field of `Timings`."""
-    start = time.perf_counter()
-    yield
-    setattr(timings, step, getattr(timings, step) + time.perf_counter() - start)
+def _tell_lost(context: WindowContext, group: int, error: GroupLostError) -> None:
+    log.event("group_dropped", window=context.window, group=group, reason=str(error))
+
+
+def _never() -> bool:
+    return False

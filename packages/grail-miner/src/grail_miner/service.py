@@ -1,6 +1,6 @@
 """The miner's window loop, as one would draw it on a whiteboard.
 
-wait for the window → sync the checkpoint → assigned problems → generate → grade → prove → pack → upload → seal. File and seal
+wait for the window → sync the checkpoint → its groups through the pipeline → file → own checks → upload → seal. File and seal
 are stored in the last blocks before the deadline, the file first: a miner that is killed in between has no window, and not a
 failed one. There is no state to recover: whether a window is done is read from the miner's own bucket, so a killed miner
 starts again where time allows.
@@ -8,28 +8,34 @@ starts again where time allows.
 
 from __future__ import annotations
 
+import logging
 import threading
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from grail_core.chain.base import blocks_in, seconds_of
-from grail_core.checkpoints.loaded import LoadedCheckpoint
-from grail_core.errors import ChainError, DiskFullError, MachineFaultError, StorageError
+from grail_core.checkpoints.loaded import PreparedCheckpoint
+from grail_core.errors import ChainError, DiskFullError, MachineFaultError, ProtocolViolationError, StorageError
 from grail_core.keys import ss58
 from grail_core.participant.outcomes import Opened, Stopped, Void
 from grail_core.participant.participant import Participant
 from grail_core.participant.waiting import until_had, wait_for_window
-from grail_core.protocol import best_prefix
+from grail_core.protocol import Finding, best_prefix
 from grail_core.protocol.constants import MAX_FILE_BYTES, WINDOW_LENGTH
 from grail_core.protocol.context import WindowContext
 from grail_core.protocol.types import Block, Window
 from grail_core.storage.layout import seal_key, window_key
 from grail_core.storage.retention import Retention
 from grail_core.telemetry import get_logger
+from grail_core.telemetry.logs import Value
 from grail_miner.budget import TimeBudget
-from grail_miner.mining import Group, Mining, Timings
+from grail_miner.groups import Group
+from grail_miner.mining import Mining
+from grail_miner.pipeline.stages import Made, Pipeline, Plan, WindowClock
+from grail_miner.pipeline.trace import CHECK, FILE, GENERATE, HELD, JUDGE, PACK, PROVE, UPLOAD, Trace, write_trace
 
 log = get_logger(__name__)
 
@@ -48,6 +54,7 @@ class MinerService:
     max_groups: int
     safety_blocks: int
     budget: TimeBudget = field(default_factory=TimeBudget)
+    trace_dir: Path | None = None  # where each window's trace is written
 
     def run(self, stop: threading.Event, windows: int | None = None) -> int:
         """Returns how many windows were mined."""
@@ -96,90 +103,113 @@ class MinerService:
         if self._seconds_left(window) <= 0:
             log.event("window_skipped", window=window, reason="no time is left before its deadline")
             return False
-        self.mining.timings = Timings()
-        had = until_had(
-            self.participant,
-            window,
-            stop,
-            partial(self.mining.select_model, context),
-            too_late=lambda: self._seconds_left(window) <= 0,
-        )
-        if not isinstance(had, Opened):
-            if isinstance(had, Void):
-                log.event("window_skipped", window=window, reason=had.reason)
-            return False
-        loaded = had.value
-        produced = self._produce(context, loaded, stop)
-        groups = produced[: best_prefix([group.group for group in produced])]
-        if not groups:
-            reason = "no group fitted before the deadline" if not produced else "more groups were lost than a file may lack"
-            log.event("window_empty", window=window, reason=reason)
-            return False
-        log.event("groups_produced", window=window, groups=len(groups))
-        return self._upload(context, loaded, groups, stop)
+        prepared = self._prepared(context, stop)
+        return prepared is not None and self._fill(context, prepared, stop)
 
-    def _produce(self, context: WindowContext, loaded: LoadedCheckpoint, stop: threading.Event) -> list[Group]:
-        """Groups 0, 1, 2, … in batches, as many as the time before the deadline allows."""
-        produced: list[Group] = []
-        following = 0
-        while following < self.max_groups and not stop.is_set():
-            left = self._seconds_left(context.window)
-            count = self.budget.groups_that_fit(left, min(self.mining.groups_per_batch, self.max_groups - following))
-            if count == 0:
-                break
-            start_ms = self._now_ms()
-            produced += self.mining.produce_groups(context, loaded, range(following, following + count))
-            self.budget.observe_groups(count, self._seconds_since(start_ms))
-            following += count
-        return produced
+    def _prepared(self, context: WindowContext, stop: threading.Event) -> PreparedCheckpoint | None:
+        window = context.window
+        try:
+            had = until_had(
+                self.participant,
+                window,
+                stop,
+                partial(self.mining.select_model, context),
+                too_late=lambda: self._seconds_left(window) <= 0,
+            )
+        except ProtocolViolationError as error:
+            had = Void(error.what)  # a policy that the engine cannot follow; the next checkpoint may have another
+        if isinstance(had, Opened):
+            return had.value
+        if isinstance(had, Void):
+            log.event("window_skipped", window=window, reason=had.reason)
+        return None
 
-    def _upload(self, context: WindowContext, loaded: LoadedCheckpoint, groups: list[Group], stop: threading.Event) -> bool:
+    def _fill(self, context: WindowContext, prepared: PreparedCheckpoint, stop: threading.Event) -> bool:
+        """Make the window's groups and store them; the pipeline's threads end with it, whatever happens."""
+        window = context.window
+        plan = Plan(window, self.max_groups, self.mining.groups_per_batch, self.mining.prover.slots)
+        clock = WindowClock(partial(self._seconds_left, window), self._now_ms)
+        pipeline = Pipeline(self.mining.work(context, prepared), plan, self.budget, clock)
+        try:
+            with pipeline:
+                made = pipeline.run(stop)
+                if stop.is_set():
+                    log.event("window_left", window=window, groups=len(made.groups), reason="stopped")
+                    return False
+                groups = made.groups[: best_prefix([group.group for group in made.groups])]
+                if not groups:
+                    lost = "more groups were lost than a file may lack"
+                    reason = lost if made.groups else "no group fitted before the deadline"
+                    log.event("window_empty", window=window, reason=reason, **_counts(made))
+                    return False
+                log.event("groups_produced", window=window, groups=len(groups), **_counts(made))
+                return self._store(context, prepared, replace(made, groups=groups), pipeline.trace, stop)
+        finally:
+            self._keep_trace(window, pipeline.trace)
+
+    def _store(
+        self, context: WindowContext, prepared: PreparedCheckpoint, made: Made, trace: Trace, stop: threading.Event
+    ) -> bool:
         """File first, seal last; returns whether both are stored."""
+        packed = self._packed(context, prepared, made.groups, trace) if self.mining.packs_early else None
         if not self._wait_for_the_last_blocks(context.window, stop):
             return False
-        start, start_ms = time.perf_counter(), self._now_ms()
-        groups, data = self._packed(context, loaded, groups)
-        seal = self.mining.seal(context, data)
+        packed = packed or self._packed(context, prepared, made.groups, trace)
+        if packed.fault is not None:
+            log.event(
+                "window_withheld",
+                level=logging.ERROR,
+                window=context.window,
+                check=packed.fault.check,
+                reason=packed.fault.detail or "",
+                group=packed.fault.group,
+                rollout=packed.fault.rollout,
+            )
+            return False
+        start_ms, seal = self._now_ms(), self.mining.seal(context, packed.data)
         own, store = ss58(self.mining.signer.hotkey), self.participant.own_store
         try:
-            store.put(window_key(own, context.window), data)
-            info = store.put(seal_key(own, context.window), seal.encode())
+            with trace.span(UPLOAD, 0):
+                store.put(window_key(own, context.window), packed.data)
+                info = store.put(seal_key(own, context.window), seal.encode())
         except DiskFullError:
             raise  # no later window will fare better: end with the message
         except StorageError as error:
             log.event("upload_failed", window=context.window, reason=error.what)
             return False
-        seconds = time.perf_counter() - start
-        self.budget.observe_finish(self._seconds_since(start_ms))
+        self.budget.observe_finish(packed.seconds + self._seconds_since(start_ms))
         deadline_ms = self.participant.time_of_block_ms(context.times.deadline_block)
-        timings = self.mining.timings
-        rewards = [record.reward for group in groups for record in group.rollouts]
-        log.event(
-            "window_mined",
-            window=context.window,
-            groups=len(groups),
-            rollouts=len(rewards),
-            tokens=sum(len(record.tokens) - record.prompt_length for group in groups for record in group.rollouts),
-            reward_mean=sum(rewards) / len(rewards),
-            seconds_generate=timings.generate,
-            seconds_grade=timings.grade,
-            seconds_prove=timings.prove,
-            seconds_pack=timings.pack,
-            seconds_upload=seconds - timings.pack,
-            bytes=len(data),
-            seconds_to_spare=(deadline_ms - info.stored_at_ms) / 1000,
-        )
+        spare_s = (deadline_ms - info.stored_at_ms) / 1000
+        figures: dict[str, Any] = _figures(packed, made, trace, self.mining.prover.slots)
+        log.event("window_mined", window=context.window, **figures, seconds_to_spare=spare_s)
         return True
 
-    def _packed(self, context: WindowContext, loaded: LoadedCheckpoint, groups: list[Group]) -> tuple[list[Group], bytes]:
-        """The file, of as many groups as fit into the largest that there may be (long answers: about 190)."""
+    def _packed(self, context: WindowContext, prepared: PreparedCheckpoint, groups: list[Group], trace: Trace) -> _Packed:
+        """The file, of as many groups as fit into the largest that there may be (long answers: about 190), and what a
+        validator's checks of all rows would reject it for."""
+        start_ms = self._now_ms()
         while True:
-            data = self.mining.pack(context, loaded, groups)
+            with trace.span(FILE, groups[0].group):
+                data = self.mining.pack(context, prepared, groups)
             if len(data) <= MAX_FILE_BYTES or len(groups) == 1:
-                return groups, data
+                break
             fitting = groups[: max(1, int(0.98 * len(groups) * MAX_FILE_BYTES / len(data)))]
             groups = fitting[: max(1, best_prefix([group.group for group in fitting]))]
             log.event("groups_left_out", window=context.window, groups=len(groups), reason=f"{len(data)} bytes are too many")
+        with trace.span(CHECK, groups[0].group):
+            fault = self.mining.own_fault(context, prepared, data)
+        return _Packed(groups, data, fault, self._seconds_since(start_ms))
+
+    def _keep_trace(self, window: Window, trace: Trace) -> None:
+        """A trace that cannot be written costs the trace."""
+        if self.trace_dir is None or not trace.spans:
+            return
+        try:
+            path = write_trace(self.trace_dir, window, trace)
+        except StorageError as error:
+            log.event("trace_lost", level=logging.WARNING, window=window, reason=error.what)
+        else:
+            log.event("trace_written", window=window, path=str(path))
 
     def _wait_for_the_last_blocks(self, window: Window, stop: threading.Event) -> bool:
         """A file that lies there early can be read early. False: stopped meanwhile."""
@@ -202,3 +232,42 @@ class MinerService:
     def _seconds_since(self, start_ms: int) -> float:
         """Of chain time; a clock that was set back meanwhile says nothing."""
         return max(0, self._now_ms() - start_ms) / 1000
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """`fault`: why it is not to be stored; `seconds`: of chain time, that packing and checking took."""
+
+    groups: list[Group]
+    data: bytes
+    fault: Finding | None
+    seconds: float
+
+
+def _counts(made: Made) -> dict[str, int]:
+    return {"groups_begun": made.begun, "groups_dropped": len(made.dropped), "groups_cancelled": len(made.cancelled)}
+
+
+def _figures(packed: _Packed, made: Made, trace: Trace, slots: int) -> dict[str, Value]:
+    """What a mined window's event says. Seconds are those that the threads of a stage were at work."""
+    records = [record for group in packed.groups for record in group.rollouts]
+    generate, prove = trace.seconds(GENERATE), trace.seconds(PROVE)
+    lasted = made.seconds or 1.0
+    return {
+        "groups": len(packed.groups),
+        "rollouts": len(records),
+        "tokens": sum(len(record.tokens) - record.prompt_length for record in records),
+        "reward_mean": sum(record.reward for record in records) / len(records),
+        "seconds_generate": generate,
+        "seconds_grade": trace.seconds(JUDGE),
+        "seconds_prove": prove,
+        "seconds_pack": trace.seconds(PACK) + trace.seconds(FILE),
+        "seconds_check": trace.seconds(CHECK),
+        "seconds_upload": trace.seconds(UPLOAD),
+        "seconds_held": trace.seconds(HELD),
+        "seconds_groups": made.seconds,
+        "idle_generate": max(0.0, 1 - generate / lasted),
+        "idle_prove": max(0.0, 1 - prove / (lasted * slots)),
+        "bytes": len(packed.data),
+        **_counts(made),
+    }

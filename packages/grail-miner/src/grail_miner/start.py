@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.errors import ConfigurationError
@@ -39,6 +40,7 @@ def run_miner(
     windows: int | None,
     limits: MiningLimits,
     mining_of: MiningFactory = honest_mining,
+    trace_dir: Path | None = None,
 ) -> int:
     """Join the network and mine until stopped. Returns the number of windows mined."""
     if settings.pipeline_backend != "hf":
@@ -63,6 +65,7 @@ def run_miner(
             Retention(participant.own_store, kept),
             max_groups=limits.max_groups,
             safety_blocks=settings.miner_safety_blocks,
+            trace_dir=trace_dir,
         )
         with stopping() as stop:
             mined = service.run(stop, windows)

@@ -8,7 +8,7 @@ engines' servers; what is generated is the same, up to the drift between numeric
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from grail_core.errors import CheckpointError, ProtocolViolationError
-from grail_core.generation.base import Completion, GenerationRequest
+from grail_core.generation.base import Completion, Drawn, GenerationRequest
 from grail_core.generation.prefix import LayerCache, SharedPrefixCache, decoding_twin
 from grail_core.model.architecture import require_decodable
 from grail_core.model.policy_model import PolicyModel
@@ -31,10 +31,10 @@ _COMPACT_BELOW = 0.75  # share of grid cells still decoding under which the grid
 
 
 class HfGenerator:
-    """In-process `Generator`.
+    """Draws with one model of this process; `in_process` makes a `Generator` of it.
 
     Args:
-        model: loaded weights; `model.lock` is held while a batch is generated, so weights do not change under it.
+        model: loaded weights.
         policy: the network's sampling policy.
         end_tokens: ids that end a completion (kept as its last token).
         sampler: of this policy, where the caller looks on; by default one of its own.
@@ -62,14 +62,23 @@ class HfGenerator:
         self._is_end[[token for token in end_tokens if 0 <= token < model.vocabulary_size]] = True
         self._twin = decoding_twin(model.base)
 
-    @torch.inference_mode()
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
-        """One completion per request, in order.
+        """One completion per request, in order; the model's lock is held until the last one is there.
 
         Raises:
             OutOfVocabularyError, OverlongSequenceError: a prompt the model cannot take.
             ProtocolViolationError: a prompt that leaves no room for a token.
             CheckpointError: the model's code asks for what is not decoded here.
+        """
+        with self._model.lock:
+            drawn = {one.index: one.completion for one in self.stream(requests, _never)}
+        return [drawn[index] for index in range(len(requests))]
+
+    def stream(self, requests: Sequence[GenerationRequest], cancelled: Callable[[], bool]) -> Iterator[Drawn]:
+        """Every request once, as it is finished; fewer once `cancelled`, which is asked before every step, says true.
+
+        The model's lock is held within a step alone, so that others can run it in between: who changes its weights
+        meanwhile gets a mixture. Errors: as `generate`, before anything is drawn but for the last.
         """
         self._model.check_rows([request.prompt for request in requests])
         for request in requests:
@@ -81,14 +90,14 @@ class HfGenerator:
                 )
         # Rows with the same prompt decode together, and prompts of like length, so that little of a batch is padding.
         order = sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt), requests[i].prompt))
-        completions: list[Completion | None] = [None] * len(requests)
         for start in range(0, len(order), self._batch_rows):
             chosen = order[start : start + self._batch_rows]
-            with self._model.lock:
-                results = _Batch(self, [requests[i] for i in chosen]).run()
-            for index, tokens in zip(chosen, results, strict=True):
-                completions[index] = Completion(tokens)
-        return [completion for completion in completions if completion is not None]
+            for row, tokens in _Batch(self, [requests[i] for i in chosen]).run(cancelled):
+                yield Drawn(chosen[row], Completion(tokens))
+
+
+def _never() -> bool:
+    return False
 
 
 class _Batch:
@@ -112,20 +121,45 @@ class _Batch:
         self._counts = np.zeros(len(requests), dtype=np.int64)
         self._device = self._model.device
 
-    def run(self) -> list[tuple[int, ...]]:
-        cells = _lay_out(self._prompt_of, np.arange(len(self._requests)))
-        last, cache = self._prefill(self._prompt_of[cells[:, 0]], cells.size)
-        live = np.arange(len(self._requests))
-        # The first token comes from the prompt's last position: one row of hidden states per prompt, then one per cell.
-        active = self._accept(live, self._logits_of_prompts(last, live))
+    def run(self, cancelled: Callable[[], bool]) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """Each row with its tokens once it is finished."""
+        if cancelled():
+            return
+        rows = np.arange(len(self._requests))
+        cells, cache, active = self._begin(rows)
+        yield from self._finished(rows, active)
         step = 0
-        while len(active):
+        while len(active) and not cancelled():
+            decoded = active
+            cells, active = self._step(cells, decoded, step, cache)
+            yield from self._finished(decoded, active)
+            step += 1
+
+    @torch.inference_mode()
+    def _begin(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], SharedPrefixCache, npt.NDArray[np.int64]]:
+        """Prefill, and the first token of every row, which comes from its prompt's last position."""
+        with self._model.lock:
+            cells = _lay_out(self._prompt_of, rows)
+            last, cache = self._prefill(self._prompt_of[cells[:, 0]], cells.size)
+            # One row of hidden states per prompt here, then one per cell.
+            return cells, cache, self._accept(rows, self._logits_of_prompts(last, rows))
+
+    @torch.inference_mode()
+    def _step(
+        self, cells: npt.NDArray[np.int64], active: npt.NDArray[np.int64], step: int, cache: SharedPrefixCache
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """One more token of these rows. Returns the grid and the rows that go on."""
+        with self._model.lock:
             if len(active) < _COMPACT_BELOW * cells.size:
                 cells = self._compact(cells, active, cache)
             hidden, where = self._decode(cells, active, step, cache)
-            active = self._accept(cells.reshape(-1)[where], self._model.logits(hidden))
-            step += 1
-        return [tuple(map(int, self._tokens[i, : self._counts[i]])) for i in range(len(self._requests))]
+            return cells, self._accept(cells.reshape(-1)[where], self._model.logits(hidden))
+
+    def _finished(
+        self, decoded: npt.NDArray[np.int64], going_on: npt.NDArray[np.int64]
+    ) -> Iterator[tuple[int, tuple[int, ...]]]:
+        for row in np.setdiff1d(decoded, going_on).tolist():
+            yield row, tuple(self._tokens[row, : self._counts[row]].tolist())
 
     def _prefill(self, lines: npt.NDArray[np.int64], rows: int) -> tuple[Tensor, SharedPrefixCache]:
         """Run every prompt once. Returns the hidden state after each prompt [prompts, d] and the cache of the grid."""

@@ -1,0 +1,1 @@
+"""A window's groups through bounded stages: generate ⇒ judge ⇒ prove ⇒ pack, each in threads of its own."""

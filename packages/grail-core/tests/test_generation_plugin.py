@@ -18,7 +18,7 @@ from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.rollouts.noise import gumbel_noise, murmur3_words
 
 sys.path.append(str(FOLDER))  # as an engine finds it
-import grail_seeded_draws as draws  # type: ignore[import-not-found]
+import grail_seeded_draws as draws
 
 POLICIES = [
     GenerationPolicy(8),

@@ -25,7 +25,7 @@ from grail_core.model.sampling import SeededSampler
 from grail_core.protocol.policy import GenerationPolicy
 
 sys.path.append(str(FOLDER))  # as an engine finds it
-import grail_seeded_sampling as plugin  # type: ignore[import-not-found]
+import grail_seeded_sampling as plugin
 
 VOCABULARY = 300
 POLICY = GenerationPolicy(64, temperature=0.8, top_k=60, top_p=0.9)
@@ -337,6 +337,14 @@ def test_sglang_with_several_rows_a_request_is_refused() -> None:
     request.launched()
     with pytest.raises(RuntimeError, match="speculative"):
         sglang()(stacked([request.row, request.row]), [request.said, request.said])
+
+
+def test_sglang_makes_the_class_anew_for_each_batch_and_the_device_is_checked_once(capfd: pytest.CaptureFixture[str]) -> None:
+    for row in requests():
+        request = SglangRequest(row)
+        request.launched()
+        sglang()(stacked([row]), [request.said])
+    assert capfd.readouterr().err.count("drawing by seed in SGLang on cpu") == 1
 
 
 def test_logits_that_were_rounded_to_bf16_stop_the_engine_unless_the_class_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

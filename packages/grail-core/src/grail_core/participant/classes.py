@@ -20,31 +20,48 @@ class Loading(Protocol):
     def device(self) -> str: ...
 
 
-def require_class(checkpoint: Loading, kind: Literal["proof", "generation", "validator"], params: NetworkParameters) -> str:
+Kind = Literal["proof", "generation", "validator"]
+
+
+def require_class(checkpoint: Loading, kind: Kind, params: NetworkParameters) -> str:
     """The numerics class that this role's models are loaded in, if the network admits it for this use.
 
     Raises:
         ConfigurationError: it does not, with the list of what it admits; or it refuses what no table covers, and none has this
             class with a validator's.
     """
-    admitted: tuple[str, ...] = getattr(params, f"{kind}_classes")
-    device = checkpoint.device.partition(":")[0]
     try:
-        name = class_name(attention=checkpoint.attention, device=device)
+        name = class_name(attention=checkpoint.attention, device=checkpoint.device.partition(":")[0])
     except ValueError as error:
-        name, why = "", str(error)
-    else:
-        why = f"numerics class {name} is not among the {kind} classes of this network"
+        raise _refused(str(error), kind, params, "GRAIL_DEVICE") from error
+    return require_class_named(name, kind, params, where="GRAIL_DEVICE")
+
+
+def require_class_named(name: str, kind: Kind, params: NetworkParameters, *, where: str) -> str:
+    """The same of a class that something else computes in: an engine's (`grail_core.proof.numerics.engine_class`).
+
+    Args:
+        where: the setting that chose it.
+
+    Raises:
+        ConfigurationError: as `require_class`.
+    """
+    admitted: tuple[str, ...] = getattr(params, f"{kind}_classes")
     if name not in admitted:
-        hint = f"admitted {kind} classes: {', '.join(admitted)}; what is computed otherwise is refused"
-        raise ConfigurationError(why, where="GRAIL_DEVICE", hint=hint)
+        raise _refused(f"numerics class {name} is not among the {kind} classes of this network", kind, params, where)
     if kind != "validator" and params.uncalibrated == "refused":
         table = shipped_table()
         for validator in params.validator_classes:
             if table.lookup(name, validator) is None:
                 raise ConfigurationError(
                     f"calibration {table.version} has no table of {name} with validators' {validator}",
-                    where="GRAIL_DEVICE",
+                    where=where,
                     hint=f"{params.name} refuses what no table covers: every seal of this miner would be refused",
                 )
     return name
+
+
+def _refused(why: str, kind: Kind, params: NetworkParameters, where: str) -> ConfigurationError:
+    admitted: tuple[str, ...] = getattr(params, f"{kind}_classes")
+    hint = f"admitted {kind} classes: {', '.join(admitted)}; what is computed otherwise is refused"
+    return ConfigurationError(why, where=where, hint=hint)

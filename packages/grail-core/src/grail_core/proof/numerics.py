@@ -1,15 +1,16 @@
 """The closed list of numerics classes: what a miner may say about how it computes.
 
-A class is dtype, attention, device class and engine. It decides which calibration applies; one whose honest drift exceeds twice
-the best class's is not on the list. The list is part of the protocol version: a name is added by a release, never by a
-participant. Which of them may prove, draw and validate says each network (`NetworkParameters`), and whether work of a class
-without calibration is refused or judged by the coarse bounds alone.
+A class is dtype, attention, device class, engine, and whether the head rounds its products. It decides which calibration
+applies; one whose honest drift exceeds twice the best class's is not on the list. The list is part of the protocol version: a
+name is added by a release, never by a participant. Which of them may prove, draw and validate says each network
+(`NetworkParameters`), and whether work of a class without calibration is refused or judged by the coarse bounds alone.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
     from grail_core.model.policy_model import PolicyModel
@@ -17,16 +18,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NumericsClass:
-    """One way of computing. Example: bf16 weights and activations, SDPA attention, CPU, Transformers."""
+    """One way of computing. Example: bf16 weights and activations, SDPA attention, CPU, Transformers.
+
+    `head`: what the products of the last hidden state with the head are kept in. Section 4 asks for float32; an engine that
+    rounds them to bf16 (by up to 1 part in 512) draws other tokens at near ties, which is a class of its own.
+    """
 
     dtype: str
     attention: str
     device: str
     engine: str
+    head: Literal["fp32", "bf16"] = "fp32"
 
     @property
     def name(self) -> str:
-        return f"{self.dtype}-{self.attention}-{self.device}-{self.engine}"
+        return f"{self.dtype}-{self.attention}-{self.device}-{self.engine}{_ROUNDED if self.head == 'bf16' else ''}"
+
+
+_ROUNDED: Final = "-bf16head"
+_HEADS: Final[tuple[Literal["fp32", "bf16"], ...]] = ("fp32", "bf16")
+
+_ENGINES: Final = {
+    ("sglang", "cuda"): {"fa3": "flash", "fa4": "flash", "flashinfer": "flashinfer", "triton": "triton"},
+    ("sglang", "cpu"): {"torch_native": "torchnative"},
+    ("vllm", "cuda"): {"flash_attn": "flash", "flashinfer": "flashinfer", "triton_attn": "triton"},
+    ("vllm", "cpu"): {"cpu_attn": "sdpa"},  # one kernel, its own: scaled dot products in blocks
+}
+"""(engine, device) → its name of an attention back-end → ours. What is not here computes in a way that nobody has looked at."""
+
+_READ: Final = {"sglang": ((0, 5, 23), (0, 6)), "vllm": ((0, 32), (0, 34))}
+"""Versions whose head and attention were read, from the first to before the second."""
+
+_INVARIANT: Final = {"sglang": {"fa3", "fa4", "flashinfer", "triton"}, "vllm": {"flash_attn", "triton_attn"}}
+"""Attention that each engine has for its deterministic mode, on CUDA alone."""
 
 
 _ADMITTED = (
@@ -34,8 +58,12 @@ _ADMITTED = (
     NumericsClass("bf16", "eager", "cpu", "transformers"),
     NumericsClass("bf16", "sdpa", "cuda", "transformers"),
     NumericsClass("bf16", "eager", "cuda", "transformers"),
-    NumericsClass("bf16", "flash", "cuda", "sglang"),
-    NumericsClass("bf16", "flash", "cuda", "vllm"),
+    *(
+        NumericsClass("bf16", attention, device, engine, head)
+        for (engine, device), known in _ENGINES.items()
+        for attention in dict.fromkeys(known.values())
+        for head in _HEADS
+    ),
 )
 
 NUMERICS_CLASSES: Final = {numerics.name: numerics for numerics in _ADMITTED}
@@ -65,6 +93,58 @@ def numerics_class_of(model: PolicyModel) -> str:
     """
     dtype = "bf16" if str(model.dtype) == "torch.bfloat16" else str(model.dtype).removeprefix("torch.")
     return class_name(attention=model.attention, device=model.device.type, dtype=dtype)
+
+
+def engine_class(
+    *,
+    engine: str,
+    version: str,
+    attention: str,
+    device: str,
+    head: Literal["fp32", "bf16"],
+    deterministic: bool = False,
+    dtype: str = "bfloat16",
+) -> str:
+    """The class that an engine draws tokens in, from what it was started with.
+
+    Its deterministic mode is no class of its own: it fixes how sums are split, which otherwise follows the batch, and so does
+    some of what the class may do at any time.
+
+    Args:
+        engine: "sglang" or "vllm". version: as its package says, "0.5.23", "0.32.0+cpu".
+        attention: the engine's own name, any case: "fa3", "FLASH_ATTN". device: "cuda", "cuda:1", "cpu".
+        head: "fp32" where the engine was told to keep the head's products in float32, else "bf16".
+        dtype: of weights and activations, as the engine calls it.
+
+    Raises:
+        ValueError: there is no class for it; the text says which of these is not known, and what is.
+    """
+    kind, backend = device.partition(":")[0], attention.lower()
+    if (engine, kind) not in _ENGINES:
+        raise ValueError(f"no numerics class for {engine} on {kind} (known: {', '.join(f'{e} on {d}' for e, d in _ENGINES)})")
+    release = re.match(r"\d+(?:\.\d+)*", version)
+    first, before = _READ[engine]
+    if release is None or not first <= tuple(map(int, release[0].split("."))) < before:
+        seen = f"versions from {_dotted(first)} to before {_dotted(before)} were looked at"
+        raise ValueError(f"no numerics class for {engine} {version}: {seen}")
+    known = _ENGINES[engine, kind]
+    if backend not in known:
+        raise ValueError(f"no numerics class for attention {attention} of {engine} on {kind} (known: {', '.join(known)})")
+    if deterministic and (kind != "cuda" or backend not in _INVARIANT[engine]):
+        offered = f"on cuda with {', '.join(sorted(_INVARIANT[engine]))}"
+        raise ValueError(f"{engine} has no deterministic mode with attention {attention} on {kind} ({offered})")
+    if dtype not in ("bfloat16", "bf16"):
+        raise ValueError(f"no numerics class for {dtype}: networks compute in bfloat16")
+    return NumericsClass("bf16", known[backend], kind, engine, head).name
+
+
+def rounds_head(name: str) -> bool:
+    """Whether a class is one whose head rounds its products to bf16."""
+    return name.endswith(_ROUNDED)
+
+
+def _dotted(release: tuple[int, ...]) -> str:
+    return ".".join(map(str, release))
 
 
 _PARTS: Final = ", in parts of "

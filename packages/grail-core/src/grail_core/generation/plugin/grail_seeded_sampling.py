@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ class Head:
     """Whether the logits are products in float32, looked at in the first steps: a head that rounds to bf16 leaves only bf16."""
 
     def __init__(self, remedy: str) -> None:
-        self._remedy, self._left = remedy, 0 if os.environ.get(ROUNDED_HEAD_ALLOWED) == "1" else 3
+        self._remedy, self._left = remedy, 3
 
     def look(self, logits: Tensor) -> None:
         """logits: float32 [n, V] as the engine gives them.
@@ -50,17 +50,17 @@ class Head:
         Raises:
             RuntimeError: every value of a row is a bf16 number, and the numerics class does not say so.
         """
-        if self._left == 0 or logits.shape[0] == 0:
+        if self._left == 0 or logits.shape[0] == 0 or os.environ.get(ROUNDED_HEAD_ALLOWED) == "1":
             return
         row = logits[0]
         if int(torch.unique(row).numel()) < 64:  # too few values to tell by
             return
-        self._left -= 1
         if bool((row == row.to(torch.bfloat16).to(torch.float32)).all()):
             raise RuntimeError(
                 f"the engine rounds its logits to bf16: {self._remedy}, or choose the numerics class that says so "
                 f"and set {ROUNDED_HEAD_ALLOWED}=1"
             )
+        self._left -= 1
 
 
 def _say(text: str) -> None:
@@ -260,9 +260,9 @@ def _sglang_class() -> type:
     class GrailCustomLogitProcessor(CustomLogitProcessor):  # type: ignore[misc]
         """SGLang calls it with the rows of the requests that name it, and a dict of each; a bad request ends alone."""
 
-        def __init__(self) -> None:
-            self._head = Head(_SGLANG_HEAD)
-            self._checked: set[torch.device] = set()
+        # Of the process: SGLang makes an object anew for every batch that requests join.
+        _head = Head(_SGLANG_HEAD)
+        _checked: ClassVar[set[torch.device]] = set()
 
         def __call__(self, logits: Tensor, custom_param_list: list[dict[str, Any]] | None = None) -> Tensor:
             if logits.device not in self._checked:

@@ -48,7 +48,7 @@ def checks(running: Running, given: Checkpoints, dtype: Dtype) -> Iterator[Check
     rows: list[Completion] = []
     for name, weights in (("tokens", given.hostile), ("tokens, top-k and top-p", _truncated(given.hostile))):
         running.generator.serve(weights)
-        report = _report(running, weights, least)
+        report = report_of(running, weights, least)
         yield _tokens(name, report)
         if weights is given.hostile:
             rows = [Completion(row.tokens) for row in report.reading.rows]
@@ -64,18 +64,22 @@ def _truncated(weights: ServedWeights) -> ServedWeights:
     return replace(weights, policy=TRUNCATED)
 
 
-def _report(running: Running, weights: ServedWeights, least: float) -> ConformanceReport:
+def report_of(running: Running, weights: ServedWeights, least: float) -> ConformanceReport:
+    """What `grail-miner conformance` finds of an engine that serves these weights."""
     assert weights.model is not None
     verifier = Verifier(weights.model, PromptRenderer(weights.folder), None, least)
     return conformance(running.generator, weights, verifier, probes_for(weights, verifier, 64))
 
 
 def _tokens(name: str, report: ConformanceReport) -> Checked:
-    reading = report.reading
-    lost = int((reading.margins > 0).sum())
-    largest = float(reading.margins.max()) if len(reading.margins) else 0.0
-    says = f"{reading.agreement:.2%} of {len(reading.margins)} tokens, {lost} differ, largest margin {largest:.3g}"
-    return Checked(name, report.conforms, says, to_json(report), tuple(lines(report)))
+    return Checked(name, report.conforms, f"{_share(report)} agree", to_json(report), tuple(lines(report)))
+
+
+def _share(report: ConformanceReport) -> str:
+    margins = report.reading.margins
+    lost, largest = int((margins > 0).sum()), float(margins.max()) if len(margins) else 0.0
+    of = f"of {len(margins)} tokens" + (f" ({lost} differ, margins up to {largest:.2g})" if lost else "")
+    return f"{report.reading.agreement:.2%} {of}"
 
 
 def _hostile(report: ConformanceReport) -> Checked:
@@ -116,19 +120,18 @@ def _logprobs(running: Running, weights: ServedWeights, report: ConformanceRepor
 def _reload(running: Running, given: Checkpoints, least: float, before: list[Completion]) -> Iterator[Checked]:
     """To the second checkpoint and back; the answers themselves carry the label, and the client refuses any other."""
     seconds, paused = running.roll(given.second)
-    report = _report(running, given.second, least)
+    report = report_of(running, given.second, least)
     changed = sum(row.tokens != done.tokens for row, done in zip(report.reading.rows, before, strict=True))
     passed = report.conforms and running.generator.version == given.second.version and changed >= 0.9 * len(before)
-    says = f"{report.reading.agreement:.2%} are the new checkpoint's, {changed} of {len(before)} rows changed"
-    figures: dict[str, object] = {"agreement": report.reading.agreement, "changed": changed}
-    yield Checked("weight reload", passed, says, figures)
+    says = f"{_share(report)} are the new checkpoint's, {changed} of {len(before)} rows changed"
+    yield Checked("weight reload", passed, says, to_json(report) | {"changed": changed}, tuple(lines(report)))
     back, paused_back = running.roll(given.first)
-    verified = _report(running, given.first, least)
+    verified = report_of(running, given.first, least)
     again = sum(row.tokens == done.tokens for row, done in zip(verified.reading.rows, before, strict=True))
-    says = f"{verified.reading.agreement:.2%} are the first one's again, {again} of {len(before)} rows equal"
+    says = f"{_share(verified)} are the first one's again, {again} of {len(before)} rows equal"
     passed = verified.conforms and (again == len(before) or least < 1)
-    yield Checked("weight reload, back", passed, says, {"agreement": verified.reading.agreement, "equal": again})
-    figures = {"sync.seconds": [seconds, back], "sync.pause_ms": [paused, paused_back]}
+    yield Checked("weight reload, back", passed, says, to_json(verified) | {"equal": again}, tuple(lines(verified)))
+    figures: dict[str, object] = {"sync.seconds": [seconds, back], "sync.pause_ms": [paused, paused_back]}
     yield Checked("reload time", True, f"{seconds:.3f} and {back:.3f} s, paused {paused:.0f} and {paused_back:.0f} ms", figures)
 
 

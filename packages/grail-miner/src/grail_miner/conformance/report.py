@@ -12,7 +12,10 @@ from grail_miner.conformance.causes import Cause
 from grail_miner.conformance.reading import Reading
 
 LEAST_AGREEMENT = 0.97
-"""Share of tokens that an engine in bf16 must draw as a verifier does; one in float32 must draw all."""
+"""Share of tokens that an engine in bf16 must draw as a verifier does; one in float32 must draw all (`least` 1)."""
+
+FLOAT32_TIE = 1e-4
+"""Two tokens whose scores are this near are drawn by the order of sums: not counted against an engine in float32."""
 
 CLEARLY_LOST = 1.0  # a margin that no honest numerics have
 _MOST_CLEARLY_LOST = 0.005
@@ -49,8 +52,10 @@ class ConformanceReport:
         reading = self.reading
         if not len(reading.margins) or reading.cut_short() or reading.run_on():
             return False
+        if self.least >= 1:
+            return bool((reading.margins <= FLOAT32_TIE).all())
         clearly = float((reading.margins > CLEARLY_LOST).mean())
-        return reading.agreement >= self.least and clearly <= (_MOST_CLEARLY_LOST if self.least < 1 else 0)
+        return reading.agreement >= self.least and clearly <= _MOST_CLEARLY_LOST
 
     def broken(self) -> list[Broken]:
         """Where each answer breaks first, by completion index."""

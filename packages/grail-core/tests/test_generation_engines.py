@@ -25,7 +25,7 @@ from tooling.testing.engine_double.weights import digest_of
 from tooling.testing.engine_weights import END, TinyCheckpoint, by_index, requests
 
 Flavour = Literal["sglang", "vllm"]
-GENERATE = {"sglang": "/generate", "vllm": "/v1/completions"}
+GENERATE = {"sglang": "/generate", "vllm": "/inference/v1/generate"}
 UPDATE = {"sglang": "/update_weights_from_disk", "vllm": "/collective_rpc"}
 ASKED = requests()
 

@@ -105,9 +105,9 @@ def test_a_server_without_the_processor_is_told_by_its_own_words(old: TinyCheckp
 def test_after_a_failed_update_the_checksum_decides_what_is_served(
     old: TinyCheckpoint, new: TinyCheckpoint, kind: str, keeps: bool
 ) -> None:
-    with EngineDouble.of("sglang", old.folder) as double:
+    with EngineDouble.of("sglang", old.folder, label=old.version) as double:
         generator = generator_of(double.url)
-        generator.serve(old.weights())
+        generator.adopt(old.weights())
         double.faults.add(Fault(kind))
         with pytest.raises(EngineError):
             generator.serve(new.weights())

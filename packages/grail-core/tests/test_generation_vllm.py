@@ -15,14 +15,12 @@ from tooling.testing.engine_double.weights import digest_of
 from tooling.testing.engine_weights import POLICY, TinyCheckpoint, by_index, requests
 
 SAMPLING_FIELDS = {
-    *("frequency_penalty", "logit_bias", "logprobs", "max_tokens", "n", "presence_penalty", "seed", "stop"),
-    *("temperature", "top_p", "use_beam_search", "top_k", "min_p", "repetition_penalty", "watermarking"),
-    *("stop_token_ids", "include_stop_str_in_output", "ignore_eos", "min_tokens", "skip_special_tokens"),
-    *("spaces_between_special_tokens", "truncate_prompt_tokens", "bad_words", "allowed_token_ids", "prompt_logprobs"),
-    *("add_special_tokens", "response_format", "structured_outputs", "vllm_xargs", "echo", "repetition_detection"),
-    "thinking_token_budget",
+    *("n", "presence_penalty", "frequency_penalty", "repetition_penalty", "temperature", "top_p", "top_k", "min_p", "seed"),
+    *("stop", "stop_token_ids", "ignore_eos", "max_tokens", "min_tokens", "logprobs", "prompt_logprobs", "detokenize"),
+    *("skip_special_tokens", "spaces_between_special_tokens", "include_stop_str_in_output", "structured_outputs", "logit_bias"),
+    *("allowed_token_ids", "extra_args", "bad_words", "thinking_token_budget", "repetition_detection", "watermarking"),
 }
-"""Fields of vLLM 0.33's CompletionRequest that say what is drawn, or what of it comes back."""
+"""Fields of vLLM 0.33's SamplingParams that say what is drawn, or what of it comes back."""
 
 ASKED = requests()
 
@@ -44,14 +42,15 @@ def new(tmp_path_factory: pytest.TempPathFactory) -> TinyCheckpoint:
 
 def test_every_sampling_value_is_in_every_request(old: TinyCheckpoint) -> None:
     body = generator_of("http://h:1").request_body(old.weights(), (9, 8), 2**63 - 5, 4, "r")
-    assert body.keys() >= SAMPLING_FIELDS
-    assert body["vllm_xargs"] == {
+    sampling = body["sampling_params"]
+    assert sampling.keys() == SAMPLING_FIELDS
+    assert sampling["extra_args"] == {
         "grail_seed": str(2**63 - 5),
         "grail_temperature": POLICY.temperature,
         "grail_top_k": POLICY.top_k,
         "grail_top_p": POLICY.top_p,
     }
-    assert (body["temperature"], body["ignore_eos"], body["n"]) == (0, True, 1)
+    assert (sampling["temperature"], sampling["ignore_eos"], sampling["n"]) == (0, True, 1)
     assert json.loads(json.dumps(body)) == body
 
 

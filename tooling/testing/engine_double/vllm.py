@@ -36,6 +36,7 @@ _SAMPLING_FIELDS = frozenset(
         *_DEFAULTS, "n", "seed", "stop", "stop_token_ids", "bad_words", "ignore_eos", "max_tokens", "min_tokens", "logprobs",
         "prompt_logprobs", "detokenize", "skip_special_tokens", "spaces_between_special_tokens", "include_stop_str_in_output",
         "extra_args", "output_kind", "truncate_prompt_tokens", "logit_bias", "allowed_token_ids", "skip_reading_prefix_cache",
+        "structured_outputs", "thinking_token_budget", "repetition_detection", "watermarking",
     }
 )  # fmt: skip
 
@@ -136,7 +137,7 @@ class VllmInterface:
             raise _bad(f"Object contains unknown field `{unknown[0]}`", "sampling_params")
         if given.get("n", 1) != 1 or body.get("output_mode", "tokens") != "tokens":
             raise _bad("n and other outputs than tokens are not doubled", "n")
-        name = body.get("request_id") or uuid.uuid4().hex
+        name = f"generate-tokens-{body.get('request_id') or uuid.uuid4().hex}"
         wanted = given.get("logprobs") is not None
         row = Request(
             name, tuple(prompt), self._sampling(given, prompt, given.get("max_tokens"), given.get("extra_args"), wanted)
@@ -152,7 +153,8 @@ class VllmInterface:
             "token_ids": list(told.tokens),
         }
         choice |= {"logprobs": _contents(told) if wanted else None, "weight_versions": _spans(told)}
-        return Reply.json({"request_id": name, "model": self._setting.name, "output_mode": "tokens", "choices": [choice]})
+        answer = {"request_id": name, "model": self._setting.name, "output_mode": "tokens", "choices": [choice]}
+        return Reply.json(answer | {"prompt_token_ids": prompt if body.get("return_token_ids") else None})
 
     def _token_chunks(self, row: Request, name: str, call: Call) -> Iterator[str]:
         sent = 0
@@ -348,7 +350,7 @@ class VllmInterface:
             raise Refused(500, {"error": "Failed to abort requests: request_ids"})
         # A completion's rows are named after the request.
         chosen = tuple(names or ())
-        known = {f"cmpl-{name}-{i}" for name in chosen for i in range(1024)} | set(chosen)
+        known = {f"cmpl-{name}-{i}" for name in chosen for i in range(1024)} | {f"generate-tokens-{name}" for name in chosen}
         count = self._engine.abort(lambda row: not chosen or row.name in known)
         return Reply.json({"status": "aborted", "aborted": len(chosen) if chosen else count})
 

@@ -282,6 +282,7 @@ class SglangRequest:
         self.row, self.origin_input_ids, self.kv = row, row.prompt, Kv()
         self.output_ids: list[int] = []
         self.to_finish: Abort | None = None
+        self.sampling_params = SimpleNamespace(n=1, min_new_tokens=0, repetition_penalty=1.0, logit_bias=None)
         self.said = {**drawing_keys(row.policy, row.seed), "__req__": self}
 
     def launched(self) -> None:
@@ -317,12 +318,14 @@ def test_sglang_draws_by_the_networks_rule_though_its_lists_may_lag(overlapped: 
 
 
 def test_sglang_ends_a_bad_request_alone() -> None:
-    good, bad, lost = (SglangRequest(row) for row in requests()[:3])
+    good, bad, lost, biased = (SglangRequest(row) for row in requests())
     del bad.said["grail_seed"]
-    for request in (good, bad, lost):
+    biased.sampling_params.repetition_penalty = 1.2
+    for request in (good, bad, lost, biased):
         request.launched()
     lost.kv.kv_committed_len += 5  # drafted tokens, or a session's
-    found = sglang()(stacked([good.row, bad.row, lost.row]), [good.said, bad.said, lost.said])
+    batch = (good, bad, lost, biased)
+    found = sglang()(stacked([request.row for request in batch]), [request.said for request in batch])
     good.row.take(found[0])
     assert good.to_finish is None
     assert bad.to_finish is not None
@@ -330,6 +333,8 @@ def test_sglang_ends_a_bad_request_alone() -> None:
     assert "grail_seed" in bad.to_finish.message
     assert bad.to_finish.status_code == 400
     assert "positions" in lost.to_finish.message
+    assert biased.to_finish is not None
+    assert "repetition_penalty" in biased.to_finish.message
 
 
 def test_sglang_with_several_rows_a_request_is_refused() -> None:

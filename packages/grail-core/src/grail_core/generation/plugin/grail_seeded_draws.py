@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -295,6 +295,8 @@ def draw(logits: Tensor, words: Tensor, positions: Tensor, width: int) -> Tensor
     return sample(logits, seeds, positions, temperature.view(torch.float64), top_k, top_p.view(torch.float64), width=width)
 
 
-def width_of(drawings: Sequence[Drawing]) -> int:
-    widths = {drawing.width for drawing in drawings}
-    return -1 if -1 in widths or (0 in widths and len(widths) > 1) else max(widths, default=0)
+def width_of(widths: np.ndarray[Any, np.dtype[np.int64]]) -> int:
+    """`Drawing.width` of a batch: what holds for all of its rows."""
+    if not len(widths) or not widths.any():
+        return 0
+    return -1 if (widths < 1).any() else int(widths.max())

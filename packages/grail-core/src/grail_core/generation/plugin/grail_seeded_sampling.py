@@ -70,30 +70,43 @@ def _say(text: str) -> None:
 _VLLM_HEAD = """start vLLM with --hf-overrides '{"head_dtype": "float32"}'"""
 _SGLANG_HEAD = "start SGLang with --enable-fp32-lm-head"
 
-_NEUTRAL = {
-    "temperature": 0.0,
-    "n": 1,
-    "min_tokens": 0,
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
-    "repetition_penalty": 1.0,
-}
-_ABSENT = ("logit_bias", "allowed_token_ids", "bad_words", "structured_outputs", "thinking_token_budget")
+_NO_PENALTIES = {"presence_penalty": 0.0, "frequency_penalty": 0.0, "repetition_penalty": 1.0}
+_VLLM_NEUTRAL = {"temperature": 0.0, "n": 1, "min_tokens": 0, **_NO_PENALTIES}
+_VLLM_ABSENT = ("logit_bias", "allowed_token_ids", "bad_words", "structured_outputs", "thinking_token_budget")
+_SGLANG_NEUTRAL = {"n": 1, "min_new_tokens": 0, **_NO_PENALTIES}
+_SGLANG_ABSENT = ("logit_bias", "json_schema", "regex", "ebnf", "structural_tag")
 
 
-def refuse_other_sampling(params: Any) -> Drawing:
-    """vLLM's SamplingParams of a request: ours alone, and nothing that changes logits before or after.
+def _refuse_other_sampling(params: Any, neutral: dict[str, float], absent: tuple[str, ...]) -> None:
+    """An engine's SamplingParams: nothing that changes logits before we see them, or the choice after.
 
     Raises:
-        ValueError: HTTP 400 by the server's own rule.
+        ValueError: there is; HTTP 400 by the servers' own rules.
     """
-    found = drawing_of(getattr(params, "extra_args", None))
-    for name, value in _NEUTRAL.items():
+    for name, value in neutral.items():
         if getattr(params, name, value) != value:
             raise ValueError(f"{name} is {getattr(params, name)!r}: the engine's own is {value!r} where draws are seeded")
-    for name in _ABSENT:
+    for name in absent:
         if getattr(params, name, None):
             raise ValueError(f"{name} cannot be used where draws are seeded")
+
+
+def _drawing_in_vllm(params: Any) -> Drawing:
+    """Raises ValueError as `drawing_of` and `_refuse_other_sampling`."""
+    _refuse_other_sampling(params, _VLLM_NEUTRAL, _VLLM_ABSENT)
+    return drawing_of(getattr(params, "extra_args", None))
+
+
+def _drawing_in_sglang(said: dict[str, Any]) -> Drawing:
+    """Parsed once a request; a greedy choice needs no look, since one token alone is left to choose.
+
+    Raises:
+        ValueError: as `drawing_of` and `_refuse_other_sampling`.
+    """
+    found: Drawing | None = said.get("__grail_drawing__")
+    if found is None:
+        _refuse_other_sampling(said["__req__"].sampling_params, _SGLANG_NEUTRAL, _SGLANG_ABSENT)
+        found = said["__grail_drawing__"] = drawing_of(said)
     return found
 
 
@@ -121,7 +134,7 @@ class _V1Rows:
         for index, params, prompt, output in change.added:
             if prompt is None:
                 raise ValueError("a prompt of embeddings has no positions to draw by")
-            self._requests[index] = (refuse_other_sampling(params), len(prompt) - 1, output)
+            self._requests[index] = (_drawing_in_vllm(params), len(prompt) - 1, output)
         for source, target, direction in change.moved:
             moved, other = self._requests.pop(source, None), self._requests.pop(target, None)
             if moved is not None:
@@ -135,7 +148,7 @@ class _V1Rows:
         self._outputs = [output for _, _, output in known]
         self._last = np.array([last for _, last, _ in known], np.int64)
         drawings = [drawing for drawing, _, _ in known]
-        self._width = width_of(drawings)
+        self._width = width_of(np.array([drawing.width for drawing in drawings]))
         self._words = uploaded(np.array(drawings, np.int64).reshape(-1, 4).T, self._device)
 
     def draws(self, context: None) -> bool:
@@ -152,43 +165,39 @@ class _V1Rows:
 
 
 class _V2Rows:
-    """vLLM's model runner V2: request slots, and each row's position on the device."""
+    """vLLM's model runner V2: request slots, and each row's position on the device. No Python per request and step."""
 
     def __init__(self, device: torch.device, slots: int) -> None:
         self._device = device
-        self._drawings: list[Drawing | None] = [None] * slots
-        self._host = np.tile(np.array([[*PLAIN, 0]], np.int64).T, slots)
+        self._ours, self._widths = np.zeros(slots, bool), np.zeros(slots, np.int64)
+        self._host = np.tile(np.array([[*PLAIN, 0]], np.int64).T, slots)  # the last row: whether the slot is ours
         self._words = uploaded(self._host, device)
         self._changed = False
 
     def add(self, slot: int, params: Any) -> bool:
         """Whether the request is ours. Only the engine's own warm-up is not: the front end refuses every other."""
-        said = getattr(params, "extra_args", None)
-        drawing = refuse_other_sampling(params) if said else None
-        self._drawings[slot] = drawing
-        self._host[:, slot] = (*PLAIN, 0) if drawing is None else (*drawing, 1)
+        ours = bool(getattr(params, "extra_args", None))
+        drawing = _drawing_in_vllm(params) if ours else PLAIN
+        self._ours[slot], self._widths[slot], self._host[:, slot] = ours, drawing.width, (*drawing, ours)
         self._changed = True
-        return drawing is not None
+        return ours
 
     def flush(self) -> None:
         if self._changed:
             self._words, self._changed = uploaded(self._host, self._device), False
 
     def draws(self, context: Any) -> bool:
-        return all(self._drawings[slot] is not None for slot in context.idx_mapping_np.tolist())
+        return bool(self._ours[context.idx_mapping_np].all())
 
     def apply(self, logits: Tensor, context: Any) -> Tensor:
-        batch = [self._drawings[slot] for slot in context.idx_mapping_np.tolist()]
-        ours = [drawing for drawing in batch if drawing is not None]
-        if not ours:
+        batch = context.idx_mapping_np
+        if not self._ours[batch].any():
             return logits
         if logits.shape[0] != context.expanded_idx_mapping.shape[0]:
             raise RuntimeError("vLLM gave other rows of logits than its batch has")
         words = self._words[:, context.expanded_idx_mapping.to(torch.int64)]
-        if len(ours) == len(batch):
-            return force(logits, draw(logits, words[:4], context.pos.to(torch.int64), width_of(ours)))
-        width = -1 if width_of(ours) else 0
-        return force(logits, draw(logits, words[:4], context.pos.to(torch.int64), width), words[4] == 1)
+        tokens = draw(logits, words[:4], context.pos.to(torch.int64), width_of(self._widths[batch]))
+        return force(logits, tokens, None if self.draws(context) else words[4] == 1)
 
 
 def _vllm_class() -> type:
@@ -211,7 +220,7 @@ def _vllm_class() -> type:
 
         @classmethod
         def validate_params(cls, sampling_params: Any) -> None:
-            refuse_other_sampling(sampling_params)
+            _drawing_in_vllm(sampling_params)
 
         def is_argmax_invariant(self) -> bool:
             return False
@@ -279,10 +288,7 @@ def _sglang_class() -> type:
             for one in said:
                 request = one["__req__"]
                 try:
-                    drawing = one.get("__grail_drawing__")
-                    if drawing is None:
-                        drawing = one["__grail_drawing__"] = drawing_of(one)
-                    position = position_of(request)
+                    drawing, position = _drawing_in_sglang(one), position_of(request)
                 except ValueError as error:  # an exception here would end the server, and everybody's requests with it
                     request.to_finish = FINISH_ABORT(str(error), 400, "BadRequestError")
                     drawing, position = PLAIN, 0
@@ -290,7 +296,7 @@ def _sglang_class() -> type:
                 positions.append(position)
             words = np.array([(*drawing, position) for drawing, position in zip(drawings, positions, strict=True)], np.int64)
             table = uploaded(words.T, logits.device)
-            return force(logits, draw(logits, table[:4], table[4], width_of(drawings)))
+            return force(logits, draw(logits, table[:4], table[4], width_of(np.array([drawing.width for drawing in drawings]))))
 
     return GrailCustomLogitProcessor
 

@@ -91,7 +91,7 @@ def _build(folder: Path) -> None:
 def _interpreter() -> Path:
     """A CPython of the right version: ours, what it was made from, or one on PATH."""
     found = shutil.which(f"python{PYTHON[0]}.{PYTHON[1]}")
-    ours = [Path(sys._base_executable)] if sys.version_info[:2] == PYTHON and hasattr(sys, "_base_executable") else []  # type: ignore[attr-defined]
+    ours = [Path(sys._base_executable)] if sys.version_info[:2] == PYTHON and hasattr(sys, "_base_executable") else []
     for candidate in [*ours, *([Path(found)] if found else [])]:
         if candidate.is_file():
             return candidate

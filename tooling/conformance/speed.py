@@ -65,7 +65,7 @@ def _unseeded(running: Running) -> Iterator[None]:
             made["sampling_params"]["extra_args"] = None
         return made
 
-    generator.request_body = body  # type: ignore[method-assign]
+    generator.request_body = body  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -127,6 +127,55 @@ def check(
     if every and rollouts is not None:
         raise click.UsageError("give either --rollouts N or --all")
     check_command(settings, CheckRequest(file, seal, checkpoint, rollouts, every, online), as_json=as_json)
+
+
+@cli.command()
+@click.option(
+    "--backend", "url", metavar="URL", help="Where the engine answers, http://127.0.0.1:PORT (hf runs in this process)."
+)
+@click.option(
+    "--engine", type=click.Choice(["sglang", "vllm", "hf"]), default="sglang", show_default=True, help="Which engine it is."
+)
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="A checkpoint's or a model's folder, which the engine can read too (default: the newest in GRAIL_CACHE_DIR).",
+)
+@click.option("--groups", type=click.IntRange(min=1), default=64, show_default=True, help="Prompts, each with two rollouts.")
+@click.option("--tokens", type=click.IntRange(min=1), default=64, show_default=True, help="Of a completion, at most.")
+@click.option("--temperature", type=click.FloatRange(min=0, min_open=True), help="In place of the checkpoint's policy's.")
+@click.option("--top-k", type=click.IntRange(min=-1), help="In place of the policy's; -1: all.")
+@click.option("--top-p", type=click.FloatRange(min=0, min_open=True, max=1), help="In place of the policy's; 1: all.")
+@click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
+@common_options
+def conformance(
+    settings: Settings,
+    url: str | None,
+    engine: Literal["sglang", "vllm", "hf"],
+    checkpoint: Path | None,
+    groups: int,
+    tokens: int,
+    temperature: float | None,
+    top_k: int | None,
+    top_p: float | None,
+    as_json: bool,
+) -> None:
+    """Say whether an engine draws the tokens that a verifier draws, and if not, why.
+
+    Makes the engine serve the checkpoint, sends seeded prompts with two rollouts each, and holds every token that comes back
+    against this machine's own draw over the same tokens: agreement, the distribution of margins, where it breaks and what is
+    likely to be wrong. Run it before the first window, and after every change of engine, driver or GPU. Do not run it on an
+    engine that a miner is using: it loads weights into it.
+    Exit code 0: it conforms; 11: it does not; 16: the engine failed.
+
+    \b
+      grail-miner conformance --engine vllm --backend http://127.0.0.1:8000
+      grail-miner conformance --engine hf --checkpoint ./model --temperature 0.7 --json
+    """
+    from grail_miner.conformance.command import ConformanceRequest, conformance_command
+
+    asked = ConformanceRequest(engine, url, checkpoint, groups, tokens, temperature, top_k, top_p)
+    conformance_command(settings, asked, as_json=as_json)
 
 
 def main() -> None:

@@ -136,10 +136,17 @@ class Running:
 
 
 def without_plugin(
-    options: EngineOptions, weights: ServedWeights, port: int, *, api_key: str, scratch: Path, own: Mapping[str, str]
+    options: EngineOptions,
+    weights: ServedWeights,
+    port: int,
+    *,
+    api_key: str,
+    scratch: Path,
+    own: Mapping[str, str],
+    numerics_class: str | None,
 ) -> Launch:
     """The same server without our processor: to see what it costs."""
-    made = launch(options, weights, port, api_key=api_key, scratch=scratch, own=own)
+    made = launch(options, weights, port, api_key=api_key, scratch=scratch, own=own, numerics_class=numerics_class)
     command = list(made.command)
     if "--logits-processors" in command:
         at = command.index("--logits-processors")

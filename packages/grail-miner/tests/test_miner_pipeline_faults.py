@@ -121,7 +121,6 @@ ODD: dict[str, tuple[Callable[[list[Drawn]], list[Drawn]], str]] = {
     "a whole group again": (lambda honest: [*honest[:16], *honest], "what it was not asked"),
     "a negative index": (lambda honest: [Drawn(-1, COMPLETION), *honest], "what it was not asked"),
     "one too many": (lambda honest: [*honest, Drawn(len(honest), COMPLETION)], "what it was not asked"),
-    "one too few": (lambda honest: honest[:-1], "ended without"),
     "nothing": (lambda honest: [], "ended without"),
     "no token": (with_first(()), "0 tokens"),
     "too many tokens": (with_first((5, 5, 5, 5, END)), "5 tokens"),
@@ -139,6 +138,14 @@ def test_what_no_generator_may_answer_costs_the_window(name: str) -> None:
     work.answers = answers
     with pytest.raises(EngineError, match=said):
         run(work, groups=4)
+
+
+def test_a_completion_that_is_left_out_costs_its_group_and_no_other() -> None:
+    work = Odd()
+    work.answers = lambda honest: honest[:-1]  # of every batch of four groups
+    made = run(work, groups=8)
+    assert [group.group for group in made.groups] == [0, 1, 2, 4, 5, 6]
+    assert set(made.dropped) == {3, 7}
 
 
 def test_any_order_is_a_generators_right() -> None:

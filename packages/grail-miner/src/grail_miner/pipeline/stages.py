@@ -210,11 +210,11 @@ class Pipeline:
         """One batch, group by group as they are whole."""
         batch, first = Batch(assigned, self._work.rules), assigned[0].group
         began, began_ms = self.trace.now(), self._clock.now_ms()
-        held_s, tokens, whole = 0.0, 0, 0
+        held_s, tokens, taken, whole = 0.0, 0, 0, 0
         drawing = self._work.generate(assigned, self._is_cancelled)
         try:
             for drawn in drawing:
-                tokens += len(drawn.completion.tokens)
+                tokens, taken = tokens + len(drawn.completion.tokens), taken + 1
                 answered = batch.take(drawn)
                 if answered is None:
                     continue
@@ -229,19 +229,21 @@ class Pipeline:
             if isinstance(drawing, Generator):
                 drawing.close()  # now, and not when whoever holds an error's traceback lets it go
             self.trace.add(GENERATE, first, began, self.trace.now())
-        unfinished = batch.unfinished
-        if unfinished and not self._is_cancelled():
+        unfinished, cancelled = batch.unfinished, self._is_cancelled()
+        if not (taken or cancelled):
             raise EngineError(
-                f"the generator ended without the completions of {len(unfinished)} groups",
-                where=f"groups {unfinished[0]} to {unfinished[-1]}",
+                f"the generator ended without one completion of {len(assigned)} groups",
+                where=f"groups {first} to {assigned[-1].group}",
                 hint="look at the engine's log",
             )
-        seconds = max(0.0, self._seconds_since(began_ms) - held_s)
-        if not unfinished:
+        if not cancelled:
+            for group in unfinished:
+                self._drop(group, "the engine left out completions of it")
+            seconds = max(0.0, self._seconds_since(began_ms) - held_s)
             with self._monitor:
                 self._budget.observe_groups(len(assigned), seconds)
         log.event(
-            "batch_generated" if not unfinished else "batch_cancelled",
+            "batch_cancelled" if cancelled and unfinished else "batch_generated",
             window=self._plan.window,
             first=first,
             groups=len(assigned) - len(unfinished),

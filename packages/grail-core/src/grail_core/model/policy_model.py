@@ -75,6 +75,7 @@ class PolicyModel:
             )
         self.context_length = context_length(module)
         self.layers = int(module.config.num_hidden_layers)
+        self.config_file: bytes | None = None  # of the folder that it was loaded from
 
     @classmethod
     def load(
@@ -95,7 +96,7 @@ class PolicyModel:
         transformers_logging.disable_progress_bar()  # a service's log is no place for it
 
         folder = Path(folder)
-        _check_folder(folder)
+        config_file = _check_folder(folder)
         if dtype not in _DTYPES:
             raise CheckpointError(f"no such dtype: {dtype}", hint=f"one of {', '.join(_DTYPES)}")
         try:
@@ -132,7 +133,9 @@ class PolicyModel:
                 where=str(folder),
                 hint="config.json and weights must be of one model: save it anew with save_pretrained(folder)",
             )
-        return cls(module.to(device).requires_grad_(False))
+        model = cls(module.to(device).requires_grad_(False))
+        model.config_file = config_file
+        return model
 
     @property
     def dtype(self) -> torch.dtype:
@@ -266,11 +269,13 @@ class PolicyModel:
         self._head_copy = None
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path) -> bytes:
+    """Its config.json."""
     if not folder.is_dir():
         raise CheckpointError("no such model folder", where=str(folder), hint="make one with `grail-trainer init`")
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        data = (folder / "config.json").read_bytes()
+        config = json.loads(data.decode("utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"config.json cannot be read: {error}", where=str(folder)) from error
     if not isinstance(config, dict):
@@ -284,6 +289,7 @@ def _check_folder(folder: Path) -> None:
         raise CheckpointError(
             "no safetensors file in the model folder", where=str(folder), hint="convert the weights to safetensors"
         )
+    return data
 
 
 def require_device(device: str) -> None:

@@ -58,14 +58,17 @@ class _Worker:
         """The folder's weights, in place of those before them: two copies need not fit."""
         from grail_core.model.memory import free_memory
         from grail_core.model.policy_model import PolicyModel
+        from grail_core.model.reload import reload_weights
         from grail_core.proof.numerics import numerics_class_of
 
         told, _ = transport.unpack(payload)
-        self._version = self._model = None
-        free_memory()
+        model, self._version, self._model = self._model, None, None
         folder = Path(told["folder"])
         files = _files_of(folder)
-        model = PolicyModel.load(folder, attention=self._attention, device=self._place.device)
+        if model is None or not reload_weights(model, folder):
+            model = None
+            free_memory()
+            model = PolicyModel.load(folder, attention=self._attention, device=self._place.device)
         model.logits(model.hidden_states([[0, 0]])[0])  # what this device cannot do it shall not do before any group
         root = _root_of(model, folder)
         self._files = files

@@ -13,6 +13,7 @@ from grail_core.checkpoints.loaded import LoadedCheckpoint, PreparedCheckpoint
 from grail_core.errors import MachineFaultError
 from grail_core.model.memory import free_memory, on_this_machine
 from grail_core.model.policy_model import Attention, PolicyModel
+from grail_core.model.reload import reload_weights
 from grail_core.proof.batch import RolloutProof, prove_rollouts
 from grail_core.proof.numerics import class_name, numerics_class_of
 from grail_core.proof.sketches import Projections
@@ -35,6 +36,7 @@ class InProcessProver:
         self._attention: Attention = attention
         self._class = class_name(attention=attention, device=device.partition(":")[0])
         self._model: PolicyModel | None = None
+        self._own = False  # `_model` was loaded here, and nobody else has it
         self._lock = threading.Lock()  # one group at a time: a second one's activations may not fit
 
     @property
@@ -43,17 +45,21 @@ class InProcessProver:
 
     def load(self, checkpoint: PreparedCheckpoint) -> None:
         """As `Prover`. Raises: StorageError too, where the system refuses to read the folder."""
-        self._model = None  # two copies of the weights need not fit
+        before, self._model = self._model, None  # two copies of the weights need not fit
         if isinstance(checkpoint, LoadedCheckpoint):
-            model = checkpoint.model
+            model, self._own = checkpoint.model, False
         else:
-            free_memory()
-            model = self._from_folder(checkpoint)
+            model = self._from_folder(checkpoint, before if self._own else None)
+            self._own = True
         self._class = numerics_class_of(model)
         self._model = model
 
     @on_this_machine
-    def _from_folder(self, checkpoint: PreparedCheckpoint) -> PolicyModel:
+    def _from_folder(self, checkpoint: PreparedCheckpoint, before: PolicyModel | None) -> PolicyModel:
+        if before is not None and reload_weights(before, checkpoint.folder):
+            return before
+        del before
+        free_memory()
         return PolicyModel.load(checkpoint.folder, attention=self._attention, device=self._device)
 
     def prove(

@@ -18,6 +18,7 @@ from grail_core.checkpoints.loaded import LoadedCheckpoint, PreparedCheckpoint
 from grail_core.errors import MachineFaultError
 from grail_core.model.memory import free_memory, on_this_machine
 from grail_core.model.policy_model import Attention, PolicyModel
+from grail_core.model.reload import reload_weights
 from grail_core.proof.batch import RolloutProof, prove_rollouts
 from grail_core.proof.numerics import class_name, numerics_class_of
 from grail_core.proof.sketches import Projections
@@ -43,6 +44,7 @@ class ThreadProver:
         self._free: deque[PolicyModel] = deque()
         self._changed = threading.Condition()
         self._usable = False
+        self._own: list[PolicyModel] = []  # loaded here, one a slot; nobody else has them
 
     @property
     def proof_class(self) -> str:
@@ -65,6 +67,12 @@ class ThreadProver:
 
     @on_this_machine
     def _models(self, checkpoint: PreparedCheckpoint) -> list[PolicyModel]:
+        before, self._own = self._own, []
+        if not isinstance(checkpoint, LoadedCheckpoint):
+            if before and self._reloaded(before, checkpoint):
+                self._own = before
+                return before
+            before = []
         free_memory()
         models: dict[str, PolicyModel] = {}
         made = []
@@ -72,7 +80,18 @@ class ThreadProver:
             first = models.get(device)
             made.append(self._first(checkpoint, device) if first is None else over_the_same_weights(first))
             models.setdefault(device, made[-1])
+        if not isinstance(checkpoint, LoadedCheckpoint):
+            self._own = made
         return made
+
+    def _reloaded(self, models: Sequence[PolicyModel], checkpoint: PreparedCheckpoint) -> bool:
+        """Whether every device's weights could be put in the place of its old ones."""
+        firsts = dict(zip(reversed(self._devices), reversed(models), strict=True)).values()  # one a device
+        if not all(reload_weights(model, checkpoint.folder) for model in firsts):
+            return False
+        for model in models:
+            model.weights_changed()
+        return True
 
     def _first(self, checkpoint: PreparedCheckpoint, device: str) -> PolicyModel:
         if not isinstance(checkpoint, LoadedCheckpoint):

@@ -14,6 +14,7 @@ import tempfile
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -61,14 +62,14 @@ def cli(groups: int, batch: int, tokens: int, hidden: int, svg: Path | None) -> 
         click.echo(f"{stage}: {busy:.2f} s at work in the {last - first:.2f} s from its first to its last")
 
 
-def _mine(network: Network, folder: Path, groups: int, batch: int) -> list[dict[str, float]]:
+def _mine(network: Network, folder: Path, groups: int, batch: int) -> list[dict[str, Any]]:
     network.advance_to(FIRST_WINDOW + 1)
     mining = mining_of(network, "miner-0")
     mining.groups_per_batch, mining.prover = batch, OwnCopy()
     participant = replace(network.participant("miner-0"), chain=Driven(network.chain, limit=10**6))
     service = MinerService(participant, mining, Retention(participant.own_store, []), groups, 2, trace_dir=folder)
     service.run(threading.Event(), windows=1)
-    spans: list[dict[str, float]] = json.loads((folder / f"window-{FIRST_WINDOW}.json").read_text())["spans"]
+    spans: list[dict[str, Any]] = json.loads((folder / f"window-{FIRST_WINDOW}.json").read_text())["spans"]
     return spans
 
 

@@ -83,7 +83,7 @@ def network() -> NetworkParameters:
     return replace(LOCALNET, trainer_hotkey=TRAINER.hotkey, beacon_policy="off")
 
 
-def manifest(network_id: Digest) -> CheckpointManifest:
+def manifest(network_id: Digest, weights_root: Digest = _DIGEST) -> CheckpointManifest:
     content = ManifestContent(
         network_id=network_id,
         trainer=TRAINER.hotkey,
@@ -93,7 +93,7 @@ def manifest(network_id: Digest) -> CheckpointManifest:
         parent=None,
         base=None,
         architecture="Qwen2ForCausalLM",
-        weights_root=_DIGEST,
+        weights_root=weights_root,
         index=ObjectRef(1, _DIGEST),
         files=(),
         shards=(FileRef("model.safetensors", ObjectRef(1, _DIGEST)),),

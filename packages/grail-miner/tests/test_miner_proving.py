@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from grail_core.checkpoints.loaded import LoadedCheckpoint, PreparedCheckpoint, description_of
+from grail_core.checkpoints.loaded import LoadedCheckpoint, PreparedCheckpoint
 from grail_core.errors import CheckpointError, MachineFaultError
 from grail_core.model.policy_model import PolicyModel
-from grail_core.model.prompts import PromptRenderer
-from grail_core.proof.batch import RolloutProof, prove_rollouts
-from grail_core.proof.sketches import Projections
-from grail_core.protocol.types import Digest
+from grail_core.proof.batch import prove_rollouts
 from grail_miner.proving.base import Prover
 from grail_miner.proving.in_process import InProcessProver
 from grail_miner.proving.threads import ThreadProver, over_the_same_weights
-from tooling.testing import plain_window as plain
 from tooling.testing.models.tiny_qwen2 import save_byte_model
+from tooling.testing.proving import bytes_of, group, prepared, signs
 
 
 @pytest.fixture(scope="module")
@@ -34,24 +29,8 @@ def model(folder: Path) -> PolicyModel:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(folder: Path, model: PolicyModel) -> PreparedCheckpoint:
-    return PreparedCheckpoint(plain.manifest(Digest(bytes(32))), folder, PromptRenderer(folder, "none"), description_of(model))
-
-
-def group(seed: int, vocabulary: int) -> tuple[list[list[int]], list[int]]:
-    """Sixteen rows of one prompt, of different lengths."""
-    draw = np.random.default_rng(seed)
-    prompt = draw.integers(0, vocabulary, 5).tolist()
-    rows = [prompt + draw.integers(0, vocabulary, 4 + 3 * index).tolist() for index in range(16)]
-    return rows, [len(prompt)] * len(rows)
-
-
-def signs(hidden: int) -> Projections:
-    return np.where(np.random.default_rng(7).random((4, hidden)) < 0.5, -1, 1).astype(np.float32)
-
-
-def bytes_of(proofs: Sequence[RolloutProof]) -> list[tuple[bytes, bytes]]:
-    return [(proof.sketches, proof.logprobs.tobytes()) for proof in proofs]
+def checkpoint(folder: Path) -> PreparedCheckpoint:
+    return prepared(folder)
 
 
 def test_a_loaded_checkpoint_is_proved_with_its_own_model_and_a_folder_with_one_like_it(
@@ -87,8 +66,8 @@ def test_threads_over_one_copy_of_the_weights_prove_what_one_model_proves(
     for one in (checkpoint, LoadedCheckpoint(**vars(checkpoint), model=model)):
         prover.load(one)
         with ThreadPoolExecutor(prover.slots) as pool:
-            proved = pool.map(lambda it: bytes_of(prover.prove(*it, signs(model.hidden_size))), groups)
-            assert list(proved) == expected
+            waiting = [pool.submit(prover.prove, *each, signs(model.hidden_size)) for each in groups]
+            assert [bytes_of(each.result()) for each in waiting] == expected
     first, second = model, over_the_same_weights(model)
     assert first.lock is not second.lock
     assert [one.data_ptr() for one in first.state().values()] == [one.data_ptr() for one in second.state().values()]

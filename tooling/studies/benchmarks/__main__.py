@@ -22,6 +22,7 @@ MODULES = {
     "delta": "tooling.studies.benchmarks.delta",
     "localnet": "tooling.studies.benchmarks.localnet",
     "cli": "tooling.studies.benchmarks.cli",
+    "workers": "tooling.studies.benchmarks.proof_workers",
 }
 """Every benchmark and the module that has its `measure`."""
 

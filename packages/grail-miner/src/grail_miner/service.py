@@ -36,6 +36,7 @@ from grail_miner.groups import Group
 from grail_miner.mining import Mining
 from grail_miner.pipeline.stages import Made, Pipeline, Plan, WindowClock
 from grail_miner.pipeline.trace import CHECK, FILE, GENERATE, HELD, JUDGE, PACK, PROVE, UPLOAD, Trace, write_trace
+from grail_miner.upload_time import UploadTime
 
 log = get_logger(__name__)
 
@@ -128,7 +129,8 @@ class MinerService:
         """Make the window's groups and store them; the pipeline's threads end with it, whatever happens."""
         window = context.window
         plan = Plan(window, self.max_groups, self.mining.groups_per_batch, self.mining.prover.slots)
-        clock = WindowClock(partial(self._seconds_left, window), self._now_ms)
+        upload = UploadTime(self._now_ms, partial(self._upload_ms, window), self.participant.params.block_time_ms)
+        clock = WindowClock(upload.seconds_left, self._now_ms)
         pipeline = Pipeline(self.mining.work(context, prepared), plan, self.budget, clock)
         try:
             with pipeline:
@@ -221,9 +223,11 @@ class MinerService:
 
     def _seconds_left(self, window: Window) -> float:
         """Until the upload must begin."""
+        return (self._upload_ms(window) - self._now_ms()) / 1000
+
+    def _upload_ms(self, window: Window) -> int:
         participant = self.participant
-        last = Block(participant.times(window).deadline_block - self.safety_blocks)
-        return (participant.time_of_block_ms(last) - self._now_ms()) / 1000
+        return participant.time_of_block_ms(Block(participant.times(window).deadline_block - self.safety_blocks))
 
     def _now_ms(self) -> int:
         """By the clock that the deadline is on."""

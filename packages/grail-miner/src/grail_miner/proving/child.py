@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn, cast
 from grail_core.child_process import frames as transport
 from grail_core.child_process.boot import Answers, serve
 from grail_core.child_process.frames import Payload
-from grail_core.errors import MachineFaultError
+from grail_core.errors import MachineFaultError, StorageError
 from grail_core.protocol.types import Digest
 from grail_miner.proving import frames
 from grail_miner.proving.frames import ERRORS, Kind
@@ -52,6 +52,7 @@ class _Worker:
         self._place, self._attention = place, attention
         self._version: Digest | None = None
         self._model: PolicyModel | None = None
+        self._files: dict[Path, tuple[int, int, int]] = {}
 
     def load(self, payload: memoryview) -> Payload:
         """The folder's weights, in place of those before them: two copies need not fit."""
@@ -62,9 +63,12 @@ class _Worker:
         told, _ = transport.unpack(payload)
         self._version = self._model = None
         free_memory()
-        model = PolicyModel.load(told["folder"], attention=self._attention, device=self._place.device)
+        folder = Path(told["folder"])
+        files = _files_of(folder)
+        model = PolicyModel.load(folder, attention=self._attention, device=self._place.device)
         model.logits(model.hidden_states([[0, 0]])[0])  # what this device cannot do it shall not do before any group
-        root = _root_of(model, Path(told["folder"]))
+        root = _root_of(model, folder)
+        self._files = files
         self._model, self._version = model, Digest(bytes.fromhex(told["version"]))
         return transport.pack({"version": told["version"], "root": root and root.hex(), "class": numerics_class_of(model)})
 
@@ -74,7 +78,32 @@ class _Worker:
         version, rows, prompts, signs = frames.asked(payload)
         if self._model is None or version != self._version:
             raise MachineFaultError(f"the worker was asked to prove with {version[:4].hex()}…, which it did not load")
-        return frames.answer_proofs(version, prove_rollouts(self._model, rows, prompts, signs))
+        proofs = prove_rollouts(self._model, rows, prompts, signs)
+        self._require_untouched()
+        return frames.answer_proofs(version, proofs)
+
+    def _require_untouched(self) -> None:
+        """On the processor the weights are the file's own pages, which all workers share: who writes into the file writes into
+        the model. A file that was removed or replaced stays what it was for who has it mapped."""
+        if self._place.device != "cpu":
+            return
+        for path, then in self._files.items():
+            now = _stamp(path)
+            if now is not None and now[0] == then[0] and now != then:
+                raise StorageError("the weights' file was written to while it was in use", where=str(path))
+
+
+def _files_of(folder: Path) -> dict[Path, tuple[int, int, int]]:
+    return {path: stamp for path in folder.glob("*.safetensors") if (stamp := _stamp(path)) is not None}
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """Which file it is, and what changes when it is written to; None where it is not there any more."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _root_of(model: PolicyModel, folder: Path) -> Digest | None:

@@ -7,15 +7,18 @@ is silent or says what is no answer. What becomes of a group then:
     its worker ended, idle or while loading    nothing: no group was there
     its worker ended over it, once             it goes to the front of the queue, for whichever worker is free first
     twice                                      it is dropped, and that is said (`PoisonousGroupError`): a third would end too
+    the weights' file was written to           the same, and every worker loads anew, against the manifest's root
     it has no proof (`ProofError`)             the caller learns why; the worker lives on
 
-A worker that cannot be started or loaded MAX_FAILED_STARTS times in a row is out until the next `load`. When all are, that is
-said loudly, and one model in this process proves in their place; but no group that ended a worker is tried here.
+A worker that cannot be started or loaded MAX_FAILED_STARTS times in a row is out: the next `load` tries it again, and so does
+its thread every OUT_SECONDS. While all are, one model in this process proves in their place, which is said loudly; but no group
+that ended a worker is tried here.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,6 +44,8 @@ log = get_logger(__name__)
 MAX_FAILED_STARTS: Final = 3
 MAX_ENDED_WORKERS: Final = 2
 """Over one group."""
+OUT_SECONDS: Final = 300.0
+"""Before one that could not be started is tried again: a device that came back, memory that is free again."""
 HEALTH_SECONDS: Final = 1.0
 """Between two looks at a worker that has nothing to do."""
 
@@ -66,6 +71,7 @@ class _Kept:
     worker: ProofWorker
     failed: int = 0  # starts and loads, since the last that succeeded
     out: bool = False
+    again: float = 0.0  # of the monotonic clock: when one that is out is tried once more
     refused: GrailError | None = None  # what is wrong with the checkpoint or with the device, in its words
 
 
@@ -122,6 +128,13 @@ class ProcessProver:
     def pids(self) -> list[int]:
         """Of the children that there are."""
         return [pid for kept in self._kept if (pid := kept.worker.pid) is not None]
+
+    @property
+    def loaded(self) -> int:
+        """Workers that could prove a group at once."""
+        with self._changed:
+            wanted = self._wanted
+            return sum(wanted is not None and kept.worker.lives and self._has(kept, wanted) for kept in self._kept)
 
     # --- the callers' side ------------------------------------------------------------------------------------------------
 
@@ -246,13 +259,13 @@ class ProcessProver:
         with self._changed:
             while not self._closing:
                 wanted = self._wanted
-                if not kept.out:
+                if not kept.out or time.monotonic() >= kept.again:
                     if not (kept.worker.lives and kept.worker.ready):
                         return _Bring(wanted)
                     if wanted is not None and not self._has(kept, wanted):
                         return _Bring(wanted)
-                    if wanted is not None and self._queue:
-                        return self._queue.popleft()
+                if not kept.out and wanted is not None and self._queue:
+                    return self._queue.popleft()
                 self._changed.wait(HEALTH_SECONDS)
             return None
 
@@ -267,20 +280,21 @@ class ProcessProver:
         except (CheckpointError, StorageError, ConfigurationError) as error:  # another try would say the same
             log.event("proof_worker_refused", worker=worker.number, reason=error.what)
             with self._changed:
-                kept.refused, kept.out = error, True
+                kept.refused, kept.out, kept.again = error, True, time.monotonic() + OUT_SECONDS
         except (FrameError, GrailError) as error:
             reason = worker.end(error.what if isinstance(error, GrailError) else str(error))
             with self._changed:
                 if self._closing:
                     return
                 kept.failed += 1
-                kept.out = kept.failed >= MAX_FAILED_STARTS
+                kept.out, kept.again = kept.failed >= MAX_FAILED_STARTS, time.monotonic() + OUT_SECONDS
             log.event("proof_worker_not_started", worker=worker.number, reason=reason, failed=kept.failed, of=MAX_FAILED_STARTS)
             if kept.out:
                 log.error("proof worker %d cannot be started, the others go on without it: %s", worker.number, reason)
         else:
             with self._changed:
-                kept.failed = 0
+                kept.failed, kept.out, kept.refused = 0, False, None
+                self._fallen_back = self._fallen_back and checkpoint is None
 
     def _work(self, kept: _Kept, group: _Group) -> None:
         worker = kept.worker
@@ -290,6 +304,11 @@ class ProcessProver:
             with self._changed:
                 group.error = error
             return
+        except StorageError as error:
+            reason = error.what
+            with self._changed:
+                for each in self._kept:
+                    each.worker.version = None
         except (FrameError, GrailError) as error:
             reason = worker.end(error.what if isinstance(error, GrailError) else str(error))
         else:

@@ -1,0 +1,41 @@
+"""Groups to prove, and checkpoints to prove them with, without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from grail_core.checkpoints.delta.digests import digest_state
+from grail_core.checkpoints.delta.shards import map_weights
+from grail_core.checkpoints.loaded import PreparedCheckpoint
+from grail_core.model.described import ModelDescription
+from grail_core.model.prompts import PromptRenderer
+from grail_core.proof.batch import RolloutProof
+from grail_core.proof.sketches import Projections
+from grail_core.protocol.types import Digest
+from tooling.testing import plain_window as plain
+
+
+def prepared(folder: Path, weights_of: Path | None = None) -> PreparedCheckpoint:
+    """A folder with a manifest that names its weights' root, or that of another folder's weights."""
+    manifest = plain.manifest(Digest(bytes(32)), digest_state(map_weights(weights_of or folder)).root)
+    described = ModelDescription.of({"config.json": (folder / "config.json").read_bytes()})
+    return PreparedCheckpoint(manifest, folder, PromptRenderer(folder, "none"), described)
+
+
+def group(seed: int, vocabulary: int) -> tuple[list[list[int]], list[int]]:
+    """Sixteen rows of one prompt, of different lengths."""
+    draw = np.random.default_rng(seed)
+    prompt = draw.integers(0, vocabulary, 5).tolist()
+    rows = [prompt + draw.integers(0, vocabulary, 4 + 3 * index).tolist() for index in range(16)]
+    return rows, [len(prompt)] * len(rows)
+
+
+def signs(hidden: int) -> Projections:
+    return np.where(np.random.default_rng(7).random((4, hidden)) < 0.5, -1, 1).astype(np.float32)
+
+
+def bytes_of(proofs: Sequence[RolloutProof]) -> list[tuple[bytes, bytes]]:
+    return [(proof.sketches, proof.logprobs.tobytes()) for proof in proofs]

@@ -416,7 +416,7 @@ def test_a_schedule_in_a_file_remembers_over_deaths_what_has_struck(tmp_path: Pa
     assert [Schedule(file=file).strike("generate") is not None for _ in range(3)] == [False, True, False]
 
 
-def test_a_process_and_an_interpreter_that_poses_as_the_engines(tmp_path: Path, folders: tuple[Path, Path]) -> None:
+def test_an_interpreter_poses_as_one_with_the_engines(tmp_path: Path, folders: tuple[Path, Path]) -> None:
     python = pose(tmp_path / "posing", [Fault("out_of_memory", times=1)])
     for engine, version in (("sglang", "0.5.23"), ("vllm", "0.33.0")):
         code = f"import importlib.metadata; print(importlib.metadata.version({engine!r}))"
@@ -426,7 +426,11 @@ def test_a_process_and_an_interpreter_that_poses_as_the_engines(tmp_path: Path, 
     assert (ended.returncode, "OutOfMemoryError" in ended.stderr) == (1, True)
     refused = subprocess.run([*start, "--no-such-flag"], capture_output=True, text=True, check=False)
     assert (refused.returncode, "unrecognized arguments: --no-such-flag" in refused.stderr) == (2, True)
-    with EngineProcess("vllm", folders[0], label="first") as running:
+
+
+@pytest.mark.heavy
+def test_a_double_in_a_process_of_its_own_draws_the_same_and_can_die(folders: tuple[Path, Path]) -> None:
+    with EngineProcess("vllm", folders[0]) as running:
         answer = ask(running.url + "/v1/completions", body("vllm", PROMPTS[2], SEEDS[2]))[1]
         assert row("vllm", answer)[0] == proper(folders[0])[2]
         assert running.state()["steps"] == 12

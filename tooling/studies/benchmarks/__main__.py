@@ -21,6 +21,7 @@ MODULES = {
     "file": "tooling.studies.benchmarks.file",
     "delta": "tooling.studies.benchmarks.delta",
     "localnet": "tooling.studies.benchmarks.localnet",
+    "miner": "tooling.studies.benchmarks.miner",
     "cli": "tooling.studies.benchmarks.cli",
     "workers": "tooling.studies.benchmarks.proof_workers",
 }

@@ -6,7 +6,8 @@ new ones, weights that change under a sequence, a prefix cache that outlives the
 name. It decodes with a real cache, one token of every running request in a step: a row of two checkpoints really is one.
 
 * `engine`: requests, steps, weights. `requests`, `drawing`: what is asked of a row, and how its next token is drawn.
-* `web`, `sglang`, `vllm`, `replies`: the interfaces. `arguments`: the engines' own flags.
+* `web`, `sglang`, `vllm`, `replies`: the interfaces; `sglang_sampling`, `vllm_sampling`: what they make of a request's fields.
+  `arguments`, `setup`: the engines' own flags, and what these decide.
 * `faults`: everything that can be told to go wrong, in one table.
 * `double`: a double in this process, for fast tests. `process`: one of its own, and an interpreter that poses as the engine's.
 

@@ -83,8 +83,14 @@ class Engine:
     # What others do to it.
 
     def submit(self, *requests: Request) -> None:
-        """Rows to be decoded, in this order."""
+        """Rows to be decoded, in this order.
+
+        Raises:
+            EngineStoppedError: it has been closed, and would never come to them.
+        """
         with self.changed:
+            if self._closing:
+                raise EngineStoppedError("the engine has stopped")
             for request in requests:
                 request.generator = np.random.default_rng(request.sampling.seed)
                 if request.fault is not None and request.fault.kind == "slow_first_token":

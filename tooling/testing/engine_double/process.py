@@ -81,6 +81,7 @@ class EngineProcess:
         faults: Path | None = None,
         label: str | None = None,
         dtype: str = "float32",
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         command = [sys.executable, "-m", "tooling.testing.engine_double", flavour]
         if flavour == "sglang":
@@ -90,12 +91,12 @@ class EngineProcess:
             command += ["serve", str(folder), "--logits-processors", "grail_seeded_sampling:GrailLogitsProcessor"]
             command += ["--enable-scale-out"]
         command += ["--port", "0", "--dtype", dtype, *flags]
-        environment = {**os.environ, "VLLM_SERVER_DEV_MODE": "1", "OMP_NUM_THREADS": "1"}
-        environment["PYTHONPATH"] = ":".join(entry for entry in sys.path if entry)
+        variables = {**os.environ, "VLLM_SERVER_DEV_MODE": "1", "OMP_NUM_THREADS": "1", **(environment or {})}
+        variables["PYTHONPATH"] = ":".join(entry for entry in sys.path if entry)
         if faults is not None:
-            environment[FAULTS_VARIABLE] = str(faults)
+            variables[FAULTS_VARIABLE] = str(faults)
         self.process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         assert self.process.stdout is not None
         said: list[str] = []

@@ -20,22 +20,13 @@ from grail_core.errors import CheckpointError
 from tooling.testing.engine_double.arguments import Setting
 from tooling.testing.engine_double.engine import Engine
 from tooling.testing.engine_double.replies import Told, finished, hang_up, progress, whole_numbers, with_fault
-from tooling.testing.engine_double.requests import Keys, Request, Sampling
+from tooling.testing.engine_double.requests import Request
 from tooling.testing.engine_double.setup import VERSIONS
+from tooling.testing.engine_double.sglang_sampling import bad, sampling_of
 from tooling.testing.engine_double.updates import update_with
-from tooling.testing.engine_double.web import Call, Refused, Reply, Route, Routes, Stream
+from tooling.testing.engine_double.web import Call, Reply, Route, Routes, Stream
 from tooling.testing.engine_double.weights import digest_of
 
-PROCESSOR = b"GrailCustomLogitProcessor"
-
-_PARAMETERS: dict[str, Any] = {
-    "max_new_tokens": 128, "temperature": 1.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "frequency_penalty": 0.0,
-    "presence_penalty": 0.0, "repetition_penalty": 1.0, "min_new_tokens": 0, "ignore_eos": False, "stop_token_ids": None,
-    "sampling_seed": None, "custom_params": None, "n": 1, "stop": None, "skip_special_tokens": True, "no_stop_trim": False,
-    "spaces_between_special_tokens": True, "stream_interval": None, "logit_bias": None, "beam_width": None, "stop_regex": None,
-    "json_schema": None, "regex": None, "ebnf": None, "structural_tag": None, "watermark": None,
-}  # fmt: skip
-_NOT_DOUBLED = ("stop", "stop_regex", "beam_width", "logit_bias", "json_schema", "regex", "ebnf", "structural_tag", "watermark")
 _FLUSHED = (
     "Cache flushed.\nPlease check backend logs for more details. "
     "(When there are running or waiting requests, the operation will not be performed.)\n"
@@ -106,7 +97,7 @@ class SglangInterface:
         names = [row.request.name for row in rows]
         with self._gate:
             if len(set(names)) < len(names) or any(name in self._names for name in names):
-                raise _bad(f"Duplicate request ID detected: {names[0]}")
+                raise bad(f"Duplicate request ID detected: {names[0]}")
             self._names.update((row.request.name, row.request) for row in rows)
         requests = [row.request for row in rows]
         try:
@@ -155,10 +146,10 @@ class SglangInterface:
     def _rows(self, body: Mapping[str, Any]) -> tuple[list[_Row], bool]:
         ids = body.get("input_ids")
         if not isinstance(ids, list) or not ids:
-            raise _bad("Either text, input_ids or input_embeds should be provided." if ids is None else "input_ids is empty")
+            raise bad("Either text, input_ids or input_embeds should be provided." if ids is None else "input_ids is empty")
         single = whole_numbers(ids)
         if not single and not all(whole_numbers(prompt) and prompt for prompt in ids):
-            raise _bad("input_ids: a list of integers or a list of such lists")
+            raise bad("input_ids: a list of integers or a list of such lists")
         prompts = [ids] if single else ids
         names = _spread(body.get("rid"), len(prompts), single, "rid")
         if isinstance(body.get("rid"), str) and not single:
@@ -168,67 +159,9 @@ class SglangInterface:
         logprobs = _spread(body.get("return_logprob"), len(prompts), single, "return_logprob")
         rows = []
         for prompt, name, given, processor, wanted in zip(prompts, names, parameters, processors, logprobs, strict=True):
-            sampling = self._sampling(given, processor, len(prompt), bool(wanted))
+            sampling = sampling_of(self._engine, self._setting, given, processor, len(prompt), bool(wanted))
             rows.append(_Row(Request(name or uuid.uuid4().hex, tuple(prompt), sampling), bool(wanted)))
         return rows, single
-
-    def _sampling(self, given: Any, processor: Any, prompt_length: int, logprobs: bool) -> Sampling:
-        if not isinstance(given, dict):
-            raise _bad("sampling_params is an object, or a list of them")
-        if unknown := sorted(given.keys() - _PARAMETERS.keys()):
-            raise TypeError(f"Unexpected keyword argument '{unknown[0]}'")  # the engine's own answer is a 500
-        values = {name: default if given.get(name) is None else given[name] for name, default in _PARAMETERS.items()}
-        if values["n"] != 1 or any(values[name] for name in _NOT_DOUBLED):
-            raise _bad(f"n and {', '.join(_NOT_DOUBLED)} are not doubled")
-        _verify(values)
-        context = self._engine.context
-        if prompt_length >= context:
-            raise _bad(f"The input ({prompt_length} tokens) is longer than the model's context length ({context} tokens).")
-        limit = given.get("max_new_tokens", _PARAMETERS["max_new_tokens"])
-        if limit is not None and limit + prompt_length > context:
-            raise _bad(
-                f"Requested token count exceeds the model's maximum context length of {context} tokens. You requested a total "
-                f"of {limit + prompt_length} tokens: {prompt_length} tokens from the input messages and {limit} tokens for "
-                "the completion. Please reduce the number of tokens in the input messages or the completion to fit within "
-                "the limit."
-            )
-        stop = frozenset(values["stop_token_ids"] or ()) | self._setting.end_tokens
-        room = context - prompt_length - 2  # the scheduler takes one token less than the context, and keeps one for itself
-        return Sampling(
-            limit=max(1, room if limit is None else min(limit, room)),
-            temperature=values["temperature"],
-            top_k=values["top_k"],
-            top_p=values["top_p"],
-            min_p=values["min_p"],
-            repetition_penalty=values["repetition_penalty"],
-            presence_penalty=values["presence_penalty"],
-            frequency_penalty=values["frequency_penalty"],
-            min_tokens=values["min_new_tokens"],
-            stop=frozenset() if values["ignore_eos"] else stop,  # both are one switch there
-            seed=values["sampling_seed"] if self._setting.engine.deterministic else None,
-            keys=self._keys(processor, values["custom_params"]),
-            logprobs=logprobs,
-        )
-
-    def _keys(self, processor: Any, parameters: Any) -> Keys | None:
-        """The plug-in's, if the request brings the plug-in itself: parameters alone are nobody's."""
-        if processor is None:
-            return None
-        if not self._setting.engine.plugin:
-            raise _bad(
-                "The server is not configured to enable custom logit processor. "
-                "Please set `--enable-custom-logit-processor` to enable this feature."
-            )
-        try:
-            code = bytes.fromhex(json.loads(processor)["callable"])
-        except (ValueError, TypeError, KeyError) as error:
-            raise _bad(f"custom_logit_processor cannot be read: {error}") from error
-        if PROCESSOR not in code or b"grail_seeded_sampling" not in code:
-            raise _bad("custom_logit_processor: the double knows grail_seeded_sampling.GrailCustomLogitProcessor alone")
-        try:
-            return Keys.of(parameters)
-        except ValueError as error:
-            raise _bad(str(error)) from error
 
     def _answer(self, row: _Row, told: Told) -> dict[str, Any]:
         meta: dict[str, Any] = {"id": row.request.name, "finish_reason": _finish_reason(told), "weight_version": told.label}
@@ -266,7 +199,7 @@ class SglangInterface:
     def _pause(self, call: Call) -> Reply:
         mode = _object(call).get("mode", "abort")
         if mode not in ("abort", "retract", "in_place"):
-            raise _bad(f"mode is abort, retract or in_place, not {mode!r}")
+            raise bad(f"mode is abort, retract or in_place, not {mode!r}")
         with self._gate:
             self._paused = True
         if mode == "abort":
@@ -292,7 +225,7 @@ class SglangInterface:
         body = _object(call)
         folder, label = body.get("model_path"), body.get("weight_version")
         if not isinstance(folder, str) or not (label is None or isinstance(label, str)):
-            raise _bad("model_path: a string; weight_version: a string or nothing")
+            raise bad("model_path: a string; weight_version: a string or nothing")
         if body.get("abort_all_requests") is True:
             self._engine.abort(lambda row: True)
         with self._gate:
@@ -333,7 +266,7 @@ class SglangInterface:
         body = _object(call)
         label = body.get("new_version")
         if not isinstance(label, str):
-            raise _bad("new_version: a string")
+            raise bad("new_version: a string")
         if call.fault is not None:
             raise RuntimeError("the scheduler did not answer")
         if body.get("abort_all_requests", True) is not False:
@@ -400,14 +333,10 @@ def _object(call: Call) -> dict[str, Any]:
     try:
         value = call.value()
     except ValueError as error:
-        raise _bad(f"JSON decode error: {error}") from error
+        raise bad(f"JSON decode error: {error}") from error
     if not isinstance(value, dict):
-        raise _bad("Input should be a valid dictionary")
+        raise bad("Input should be a valid dictionary")
     return value
-
-
-def _bad(message: str) -> Refused:
-    return Refused(400, {"error": {"message": message}})
 
 
 def _spread(value: Any, count: int, single: bool, name: str) -> list[Any]:
@@ -415,30 +344,8 @@ def _spread(value: Any, count: int, single: bool, name: str) -> list[Any]:
     if single or not isinstance(value, list):
         return [value] * count
     if len(value) != count:
-        raise _bad(f"{name}: {len(value)} for {count} prompts")
+        raise bad(f"{name}: {len(value)} for {count} prompts")
     return value
-
-
-def _verify(values: Mapping[str, Any]) -> None:
-    numbers = ("temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty")
-    wrong = [name for name in numbers if isinstance(values[name], bool) or not isinstance(values[name], int | float)]
-    counts = [name for name in ("max_new_tokens", "min_new_tokens") if not isinstance(values[name], int)]
-    if wrong or counts:
-        raise _bad(f"{(wrong + counts)[0]} is no number")
-    bounds = (
-        (0 <= values["temperature"] < float("inf"), "temperature must be a non-negative finite number"),
-        (0 < values["top_p"] <= 1, "top_p must be in (0, 1]"),
-        (0 <= values["min_p"] <= 1, "min_p must be in [0, 1]"),
-        (values["top_k"] == -1 or values["top_k"] >= 1, "top_k must be -1 (disable) or at least 1"),
-        (0 < values["repetition_penalty"] <= 2, "repetition_penalty must be in (0, 2] (1.0 = no penalty)"),
-        (0 <= values["min_new_tokens"] <= values["max_new_tokens"], "min_new_tokens must be in [0, max_new_tokens]"),
-    )
-    for holds, message in bounds:
-        if not holds:
-            raise _bad(message)
-    seed = values["sampling_seed"]
-    if seed is not None and not (isinstance(seed, int) and -(2**63) <= seed < 2**63):
-        raise _bad(f"sampling_seed must be in [-2**63, 2**63 - 1], got {seed}.")
 
 
 def _finish_reason(told: Told) -> dict[str, Any] | None:

@@ -21,23 +21,12 @@ from grail_core.errors import CheckpointError
 from tooling.testing.engine_double.arguments import Setting
 from tooling.testing.engine_double.engine import Engine
 from tooling.testing.engine_double.replies import Told, finished, hang_up, progress, whole_numbers, with_fault
-from tooling.testing.engine_double.requests import Keys, Request, Sampling
+from tooling.testing.engine_double.requests import Request
 from tooling.testing.engine_double.setup import VERSIONS
 from tooling.testing.engine_double.updates import update_with
+from tooling.testing.engine_double.vllm_sampling import SAMPLING_FIELDS, bad, sampling_of
 from tooling.testing.engine_double.web import Call, Refused, Reply, Route, Routes, Stream
 from tooling.testing.engine_double.weights import digest_of
-
-_DEFAULTS = {
-    "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
-    "temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0,
-}  # fmt: skip
-_SAMPLING_FIELDS = frozenset(
-    {
-        *_DEFAULTS, "n", "seed", "stop", "stop_token_ids", "bad_words", "ignore_eos", "max_tokens", "min_tokens", "logprobs",
-        "prompt_logprobs", "detokenize", "skip_special_tokens", "spaces_between_special_tokens", "include_stop_str_in_output",
-        "extra_args", "output_kind", "truncate_prompt_tokens", "logit_bias", "allowed_token_ids", "skip_reading_prefix_cache",
-    }
-)  # fmt: skip
 
 
 class VllmInterface:
@@ -95,13 +84,15 @@ class VllmInterface:
         elif isinstance(prompt, list) and prompt and all(whole_numbers(item) and item for item in prompt):
             prompts = prompt
         else:
-            raise _bad("prompt: a list of token ids, or a list of such lists; text is not doubled", "prompt")
+            raise bad("prompt: a list of token ids, or a list of such lists; text is not doubled", "prompt")
         if body.get("n") not in (None, 1) or body.get("echo") or body.get("use_beam_search"):
-            raise _bad("n, echo and beams are not doubled", "n")
+            raise bad("n, echo and beams are not doubled", "n")
         name = f"cmpl-{body.get('request_id') or uuid.uuid4().hex}"
         wanted = body.get("logprobs") is not None
         default = body.get("max_tokens", 16)
-        samplings = [self._sampling(body, item, default, body.get("vllm_xargs"), wanted) for item in prompts]
+        samplings = [
+            sampling_of(self._engine, self._setting, body, item, default, body.get("vllm_xargs"), wanted) for item in prompts
+        ]
         rows = [Request(f"{name}-{i}", tuple(item), samplings[i]) for i, item in enumerate(prompts)]
         self._submit(rows, call)
         if body.get("stream") is True:
@@ -131,15 +122,17 @@ class VllmInterface:
         self._check_model(body)
         prompt, given = body.get("token_ids"), body.get("sampling_params")
         if not whole_numbers(prompt) or not prompt or not isinstance(given, dict):
-            raise _bad("token_ids: a list of token ids; sampling_params: an object", "token_ids")
-        if unknown := sorted(given.keys() - _SAMPLING_FIELDS):
-            raise _bad(f"Object contains unknown field `{unknown[0]}`", "sampling_params")
+            raise bad("token_ids: a list of token ids; sampling_params: an object", "token_ids")
+        if unknown := sorted(given.keys() - SAMPLING_FIELDS):
+            raise bad(f"Object contains unknown field `{unknown[0]}`", "sampling_params")
         if given.get("n", 1) != 1 or body.get("output_mode", "tokens") != "tokens":
-            raise _bad("n and other outputs than tokens are not doubled", "n")
-        name = body.get("request_id") or uuid.uuid4().hex
+            raise bad("n and other outputs than tokens are not doubled", "n")
+        name = f"generate-tokens-{body.get('request_id') or uuid.uuid4().hex}"
         wanted = given.get("logprobs") is not None
         row = Request(
-            name, tuple(prompt), self._sampling(given, prompt, given.get("max_tokens"), given.get("extra_args"), wanted)
+            name,
+            tuple(prompt),
+            sampling_of(self._engine, self._setting, given, prompt, given.get("max_tokens"), given.get("extra_args"), wanted),
         )
         self._submit([row], call)
         if body.get("stream") is True:
@@ -152,7 +145,8 @@ class VllmInterface:
             "token_ids": list(told.tokens),
         }
         choice |= {"logprobs": _contents(told) if wanted else None, "weight_versions": _spans(told)}
-        return Reply.json({"request_id": name, "model": self._setting.name, "output_mode": "tokens", "choices": [choice]})
+        answer = {"request_id": name, "model": self._setting.name, "output_mode": "tokens", "choices": [choice]}
+        return Reply.json(answer | {"prompt_token_ids": prompt if body.get("return_token_ids") else None})
 
     def _token_chunks(self, row: Request, name: str, call: Call) -> Iterator[str]:
         sent = 0
@@ -176,65 +170,6 @@ class VllmInterface:
         if model not in (None, self._setting.name):
             message = f"The model `{model}` does not exist."
             raise Refused(404, {"error": {"message": message, "type": "NotFoundError", "param": "model", "code": 404}})
-
-    def _sampling(self, given: Mapping[str, Any], prompt: list[int], limit: Any, arguments: Any, logprobs: bool) -> Sampling:
-        folder = self._setting.folder_defaults
-        values: dict[str, Any] = {
-            name: given[name] if given.get(name) is not None else folder.get(name, default)
-            for name, default in _DEFAULTS.items()
-        }
-        for name, value in values.items():
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise _bad(f"{name} is no number", name)
-        context, size = self._engine.context, self._engine.model.vocabulary_size
-        if not 0 <= min(prompt) <= max(prompt) < size:
-            raise _bad(f"Token id {min(prompt) if min(prompt) < 0 else max(prompt)} is out of vocabulary", "prompt")
-        if limit is None:
-            limit = folder.get("max_new_tokens", context - len(prompt))
-        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
-            raise _bad(f"max_tokens must be at least 1, got {limit}", "max_tokens")
-        if len(prompt) >= context:
-            message = (
-                f"This model's maximum context length is {context} tokens. However, your prompt contains {len(prompt)} input "
-                "tokens, which exceeds this limit even without any output tokens. Please reduce the length of the input prompt."
-            )
-            raise _bad(message, "input_tokens")
-        bounds = (
-            ("temperature", 0 <= values["temperature"] < float("inf")),
-            ("top_p", 0 < values["top_p"] <= 1),
-            ("top_k", values["top_k"] >= -1),
-            ("min_p", 0 <= values["min_p"] <= 1),
-            ("repetition_penalty", values["repetition_penalty"] > 0),
-        )
-        for name, holds in bounds:
-            if not holds:
-                raise _bad(f"{name} is out of range: {values[name]}", name)
-        seed = given.get("seed")
-        if seed is not None and not (isinstance(seed, int) and -(2**63) <= seed < 2**63):
-            raise _bad("seed: a 64-bit integer", "seed")
-        if arguments is not None and not isinstance(arguments, dict):
-            raise _bad("vllm_xargs: an object", "vllm_xargs")
-        try:
-            keys = Keys.of(arguments) if self._setting.engine.plugin else None
-        except ValueError as error:
-            raise _bad(str(error), "vllm_xargs") from error
-        stop = frozenset(given.get("stop_token_ids") or ())
-        greedy = values["temperature"] < 1e-5
-        return Sampling(
-            limit=min(limit, context - len(prompt)),
-            temperature=values["temperature"],
-            top_k=-1 if greedy else values["top_k"],
-            top_p=1.0 if greedy else values["top_p"],
-            min_p=0.0 if greedy else values["min_p"],
-            repetition_penalty=values["repetition_penalty"],
-            presence_penalty=values["presence_penalty"],
-            frequency_penalty=values["frequency_penalty"],
-            min_tokens=given.get("min_tokens") or 0,
-            stop=stop if given.get("ignore_eos") else stop | self._setting.end_tokens,
-            seed=seed,
-            keys=keys,
-            logprobs=logprobs,
-        )
 
     def _head(self, name: str) -> dict[str, Any]:
         return {"id": name, "object": "text_completion", "created": int(time.time()), "model": self._setting.name}
@@ -264,7 +199,7 @@ class VllmInterface:
     def _pause(self, call: Call) -> Reply:
         mode = call.first("mode", "abort")
         if mode not in ("abort", "wait", "keep"):
-            raise _bad(f"Input should be 'abort', 'wait' or 'keep', not {mode!r}", "mode")
+            raise bad(f"Input should be 'abort', 'wait' or 'keep', not {mode!r}", "mode")
         self._stop_generation(mode)
         if mode != "keep" and call.first("clear_cache", "true").lower() in ("true", "1"):
             self._engine.flush()
@@ -288,7 +223,7 @@ class VllmInterface:
     def _sleep(self, call: Call) -> Reply:
         level = call.first("level", "1")
         if level not in ("0", "1", "2"):
-            raise _bad("level is 0, 1 or 2", "level")
+            raise bad("level is 0, 1 or 2", "level")
         self._stop_generation(call.first("mode", "abort"))
         if self._setting.sleep_mode:  # without it the answer is the same and nothing is freed
             self._sleeping = True
@@ -348,14 +283,14 @@ class VllmInterface:
             raise Refused(500, {"error": "Failed to abort requests: request_ids"})
         # A completion's rows are named after the request.
         chosen = tuple(names or ())
-        known = {f"cmpl-{name}-{i}" for name in chosen for i in range(1024)} | set(chosen)
+        known = {f"cmpl-{name}-{i}" for name in chosen for i in range(1024)} | {f"generate-tokens-{name}" for name in chosen}
         count = self._engine.abort(lambda row: not chosen or row.name in known)
         return Reply.json({"status": "aborted", "aborted": len(chosen) if chosen else count})
 
     def _relabel(self, call: Call) -> Reply:
         label = _object(call).get("new_version")
         if not isinstance(label, str):
-            raise _bad("new_version: Input should be a valid string", "new_version")
+            raise bad("new_version: Input should be a valid string", "new_version")
         if call.fault is not None:
             raise _server_error()
         self._engine.relabel(label)
@@ -363,7 +298,7 @@ class VllmInterface:
 
     def _checker(self, call: Call) -> Reply:
         if _object(call).get("action") != "checksum":
-            raise _bad("the double knows the action checksum alone", "action")
+            raise bad("the double knows the action checksum alone", "action")
         return Reply.json({"checksums": {"model": self._engine.between(lambda: digest_of(self._engine.model))}})
 
     # What it says of itself.
@@ -385,14 +320,10 @@ def _object(call: Call) -> dict[str, Any]:
     try:
         value = call.value()
     except ValueError as error:
-        raise _bad(f"JSON decode error: {error}", None) from error
+        raise bad(f"JSON decode error: {error}", None) from error
     if not isinstance(value, dict):
-        raise _bad("Input should be a valid dictionary", None)
+        raise bad("Input should be a valid dictionary", None)
     return value
-
-
-def _bad(message: str, parameter: str | None) -> Refused:
-    return Refused(400, {"error": {"message": message, "type": "BadRequestError", "param": parameter, "code": 400}})
 
 
 def _server_error() -> Refused:

@@ -78,7 +78,7 @@ def read_sglang(raw: bytes, *, most: int) -> EngineAnswer:
 
 
 def read_vllm(raw: bytes, *, most: int) -> EngineAnswer:
-    """The body of a 200 of `POST /v1/completions`, for one prompt, with token ids and weight versions, without streaming.
+    """The body of a 200 of `POST /inference/v1/generate`, with the prompt's token ids, without streaming.
 
     Raises:
         UnusableAnswerError: it is not that.
@@ -90,15 +90,18 @@ def read_vllm(raw: bytes, *, most: int) -> EngineAnswer:
             root.refuse(f"{len(choices)} choices where one was asked for")
         choice = choices[0]
         member(choice, "index").integer(0, 0)
-        tokens, prompt = _ids(member(choice, "token_ids")), _ids(member(choice, "prompt_token_ids"))
+        tokens, prompt = _ids(member(choice, "token_ids")), _ids(member(root, "prompt_token_ids"))
         kind = member(choice, "finish_reason").text(64)
+        versions = frozenset(_versions(member(choice, "weight_versions")))
+        if not versions:
+            choice.refuse("no weights are named")
         return EngineAnswer(
-            member(root, "id").text(MAX_VERSION_TEXT),
+            member(root, "request_id").text(MAX_VERSION_TEXT),
             prompt,
             len(prompt),
             tokens,
             _ended(choice, kind, optional_member(choice, "stop_reason"), tokens),
-            frozenset(_versions(member(choice, "weight_versions"))),
+            versions,
         )
     except ValueError as error:
         raise UnusableAnswerError(f"the answer is not what vLLM writes: {_short(str(error))}") from error

@@ -143,7 +143,6 @@ class Drawing:
             await self._room.wait()
             tokens = await self._draw(row)
             if tokens is None:
-                self._note_lost()
                 continue
             self._lost_in_a_row = 0
             with self._some:
@@ -185,9 +184,7 @@ class Drawing:
                 where=self._http.url,
                 hint="raise its context length and its memory for keys and values; no engine limit may lie below the policy's",
             ) from failed
-        log.event(
-            "row_lost", level=logging.WARNING, row=row.index, after_tokens=len(so_far), why=str(failed), url=self._http.url
-        )
+        self._note_lost(row, len(so_far), str(failed))
         return None
 
     async def _answer(self, row: Row, so_far: tuple[int, ...]) -> EngineAnswer:
@@ -203,13 +200,14 @@ class Drawing:
         self._in_flight.discard(request_id)
         return answer
 
-    def _note_lost(self) -> None:
+    def _note_lost(self, row: Row, tokens: int, why: str) -> None:
+        log.event("row_lost", level=logging.WARNING, row=row.index, after_tokens=tokens, why=why, url=self._http.url)
         self._lost_in_a_row += 1
         if self._lost_in_a_row >= min(MAX_LOST_IN_A_ROW, len(self._rows)):
             raise EngineError(
-                f"the engine answered nothing usable for {self._lost_in_a_row} rows, one after the other",
+                f"the engine answered nothing usable for {self._lost_in_a_row} rows, one after the other; of the last: {why}",
                 where=self._http.url,
-                hint="the log says why (row_lost); look into the engine's own log",
+                hint="look into the engine's own log",
             )
 
     def _tell_of_foreign_end(self, token: int) -> None:

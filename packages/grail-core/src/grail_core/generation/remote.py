@@ -164,15 +164,22 @@ class RemoteGenerator(ABC):
         drawing.start()
         try:
             while (drawn := drawing.next(cancelled)) is not None:
+                if self.version != weights.version:
+                    break
                 yield drawn
         finally:
             drawing.stop()
-            if isinstance(drawing.failure, WrongWeightsError):
+            mixed = isinstance(drawing.failure, WrongWeightsError)
+            if mixed and self.version == weights.version:
                 self._weights = None
-        if isinstance(drawing.failure, WrongWeightsError):
-            raise self._failed(f"the engine serves other weights than {weights.version[:16]}…: {drawing.failure}")
-        if drawing.failure is not None:
+        if cancelled() or self._http.closed:
+            return
+        if isinstance(drawing.failure, EngineError):
             raise drawing.failure
+        if mixed:
+            raise self._failed(f"the engine serves other weights than {weights.version[:16]}…: {drawing.failure}")
+        if self.version != weights.version:
+            raise EngineError("other weights are served since these rows were asked for", where=self.url)
 
     def _confirmed(self, version: str) -> bool:
         """Does the engine itself say that it serves this? EngineError where it says nothing."""

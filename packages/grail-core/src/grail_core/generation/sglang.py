@@ -110,7 +110,8 @@ class SglangGenerator(RemoteGenerator):
         return self._text(self._call("GET", "/model_info"), "weight_version")
 
     def _label_started(self, version: str) -> None:
-        """The command line has `--weight-version`."""
+        """The command line has `--weight-version`; what is left is to know the weights again."""
+        self._checksum = self._weights_checksum()
 
     def _roll(self, weights: ServedWeights, held: ServedWeights | None) -> bool:
         before = None if held is None else self._checksum

@@ -1,7 +1,7 @@
-"""vLLM's server as a generator: `POST /v1/completions` with token ids in and out. Written against 0.32 and 0.33.
+"""vLLM's server as a generator: `POST /inference/v1/generate`, token ids in and out. Written against 0.32 and 0.33.
 
-That path rather than `/inference/v1/generate`: both give and take token ids, but this one is there without
-`--enable-scale-out`, repeats the prompt and the request's id, and names the weights of every token. Text is not looked at.
+That path rather than `/v1/completions`, which in 0.32 does not say which weights drew a row, whatever it is asked for. It needs
+`--enable-scale-out`. No text is made.
 
 vLLM reads new weights layer by layer into the old ones and has no way back: a reload that did not say 200 leaves nobody knows
 what. Its label is independent of the weights. So the label is put on *before* the reload, while the engine is paused, and must
@@ -30,6 +30,7 @@ from grail_core.telemetry import get_logger
 log = get_logger(__name__)
 
 _UNCONFIRMED = "grail-unconfirmed"
+_REQUEST_PREFIX = "generate-tokens-"  # of a request's id in its answer
 
 
 class VllmGenerator(RemoteGenerator):
@@ -58,17 +59,15 @@ class VllmGenerator(RemoteGenerator):
         limit = row.limit - len(so_far)
         most = most_bytes(len(prompt), limit)
         body = self.request_body(weights, prompt, row.seed, limit, request_id)
-        answer = read_vllm(await self._http.ask(Ask("POST", "/v1/completions", body, ROW_S, most)), most=most)
-        return replace(answer, request_id=answer.request_id.removeprefix("cmpl-"))
+        answer = read_vllm(await self._http.ask(Ask("POST", "/inference/v1/generate", body, ROW_S, most)), most=most)
+        return replace(answer, request_id=answer.request_id.removeprefix(_REQUEST_PREFIX))
 
     def request_body(
         self, weights: ServedWeights, prompt: Sequence[int], seed: int, limit: int, request_id: str
     ) -> dict[str, Any]:
         """One request's JSON: at most `limit` tokens after `prompt`."""
-        return {
-            "model": None,  # the only one there is
-            "prompt": list(prompt),
-            "request_id": request_id,
+        sampling = {
+            "n": 1,
             "max_tokens": limit,
             "min_tokens": 0,
             "temperature": 0.0,
@@ -82,28 +81,29 @@ class VllmGenerator(RemoteGenerator):
             "allowed_token_ids": None,
             "bad_words": [],
             "seed": signed_seed(seed),
-            "vllm_xargs": plugin_fields(weights.policy, seed),
-            "n": 1,
-            "use_beam_search": False,
+            "extra_args": plugin_fields(weights.policy, seed),
             "stop": [],
             "stop_token_ids": sorted(weights.end_tokens),
             "include_stop_str_in_output": True,
             "ignore_eos": True,
+            "detokenize": False,
             "skip_special_tokens": False,
             "spaces_between_special_tokens": True,
-            "add_special_tokens": False,
-            "truncate_prompt_tokens": None,
             "structured_outputs": None,
-            "response_format": None,
             "thinking_token_budget": None,
             "repetition_detection": None,
             "watermarking": None,
-            "echo": False,
-            "stream": False,
             "logprobs": None,
             "prompt_logprobs": None,
+        }
+        return {
+            "model": None,  # the only one there is
+            "request_id": request_id,
+            "token_ids": list(prompt),
+            "sampling_params": sampling,
+            "output_mode": "tokens",
+            "stream": False,
             "return_token_ids": True,
-            "return_weight_versions": True,
         }
 
     async def _abort(self, request_ids: Sequence[str]) -> None:

@@ -35,6 +35,9 @@ _LIMIT = 250  # adaptation slows down to 1 / (this + 1.6)
 RECIPROCALS = np.array([round(65536 / (n + 1.6)) for n in range(_LIMIT + 1)], np.int64)
 LEAST = 24  # probabilities stay within LEAST … 65535 − LEAST, of 65536
 
+_GATHER = np.uint64(0x0102040810204080)  # times eight bytes of 0 or 1: their bits side by side in the top byte, byte 0 lowest
+_LOWEST = np.array([max(0, (byte & -byte).bit_length() - 1) for byte in range(256)], np.uint8)  # place of the lowest bit set
+
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     compiled: Callable[..., Any] = numba.njit(nogil=True, cache=True, boundscheck=False)(function)
@@ -74,16 +77,15 @@ def find_changes(base, new, offset, sign, mask, places, steps, count, flags, wor
         for w in range(used):
             found[n] = w
             n += words[w] != 0
-        first = count
         for k in range(n):
-            word = words[found[k]]
-            place = offset + start + 8 * np.int64(found[k])
-            for j in range(8):
-                places[count] = place + j
-                count += np.int64((word >> np.uint64(8 * j)) & np.uint64(1))
-        for k in range(first, count):
-            i = np.int64(places[k]) - offset
-            steps[k] = (_ordered(np.int64(new[i]), sign) - _ordered(np.int64(base[i]), sign)) & mask
+            at = 8 * np.int64(found[k])
+            left = (words[found[k]] * _GATHER) >> np.uint64(56)  # one bit a weight; mostly one is set
+            while left != np.uint64(0):
+                i = at + np.int64(_LOWEST[left])
+                left &= left - np.uint64(1)
+                places[count] = offset + start + i
+                steps[count] = (_ordered(np.int64(now[i]), sign) - _ordered(np.int64(old[i]), sign)) & mask
+                count += 1
     return count
 
 

@@ -42,17 +42,21 @@ def cli() -> None:
     type=click.IntRange(1, MOST_GROUPS_PER_BATCH),
     help="Groups generated at a time (default: GRAIL_PIPELINE_GROUPS_PER_BATCH).",
 )
+@click.option("--no-live", is_flag=True, help="One line per event on a terminal too, in place of a picture that stays.")
 @common_options
-def run(settings: Settings, windows: int | None, trace: Path | None, limits: MiningLimits, batch: int | None) -> None:
+def run(
+    settings: Settings, windows: int | None, trace: Path | None, limits: MiningLimits, batch: int | None, no_live: bool
+) -> None:
     """Mine window after window until stopped.
 
     Each window: wait for its seed, sync the checkpoint, generate the assigned problems with the assigned seeds, grade, prove,
-    sign and upload before the deadline. Ctrl-C finishes cleanly; a restart continues with the running window.
+    sign and upload before the deadline. Ctrl-C finishes cleanly; a restart continues with the running window. On a terminal a
+    picture shows where it is; in a pipe, or with --no-live, there is one line per event.
     """
     from grail_miner.start import run_miner
 
     limits = replace(limits, groups_per_batch=batch or settings.pipeline_groups_per_batch)
-    run_miner(settings, stop_on_signals, windows=windows, limits=limits, trace_dir=trace)
+    run_miner(settings, stop_on_signals, windows=windows, limits=limits, trace_dir=trace, live=not no_live)
 
 
 @cli.command()

@@ -231,7 +231,12 @@ def looked_at(network: Network, fault: Finding | None = None) -> list[Scene]:
 
     def look() -> None:
         ended = threading.Event()
-        ended.wait = lambda timeout=None: ended.set() or True  # type: ignore[method-assign] # one look
+
+        def one_look(timeout: float | None = None) -> bool:
+            ended.set()
+            return True
+
+        ended.wait = one_look  # type: ignore[method-assign]
         eyes.ask_chain(ended)
         scenes.append(eyes.scene(Heard(), 1.0))
         stop.set()  # the clock stands still: the last blocks never come

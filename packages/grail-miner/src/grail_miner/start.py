@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from grail_core.errors import ChainError, CheckpointError, StorageError
 from grail_core.keys import ss58
@@ -12,7 +13,6 @@ from grail_core.participant.settings import Settings
 from grail_core.participant.waiting import Stopping
 from grail_core.storage.retention import Retention, seals, window_files
 from grail_core.telemetry import get_logger
-from grail_core.telemetry.logs import Value
 from grail_envs.bound import BoundEnvironments
 from grail_miner.equipment import equipped, require_room, visible_gpus
 from grail_miner.layout import plan
@@ -50,7 +50,7 @@ def run_miner(
     participant = Participant.from_settings(settings)
     with participant.state.held(), equipped(settings, layout, participant) as equipment:
         neuron = participant.join(settings)
-        about: dict[str, Value] = {
+        about: dict[str, Any] = {
             "hotkey": ss58(participant.signer.hotkey),
             "uid": neuron.uid,
             "network": participant.params.name,

@@ -42,17 +42,21 @@ def cli() -> None:
     type=click.IntRange(1, MOST_GROUPS_PER_BATCH),
     help="Groups generated at a time (default: GRAIL_PIPELINE_GROUPS_PER_BATCH).",
 )
+@click.option("--no-live", is_flag=True, help="One line per event on a terminal too, in place of a picture that stays.")
 @common_options
-def run(settings: Settings, windows: int | None, trace: Path | None, limits: MiningLimits, batch: int | None) -> None:
+def run(
+    settings: Settings, windows: int | None, trace: Path | None, limits: MiningLimits, batch: int | None, no_live: bool
+) -> None:
     """Mine window after window until stopped.
 
     Each window: wait for its seed, sync the checkpoint, generate the assigned problems with the assigned seeds, grade, prove,
-    sign and upload before the deadline. Ctrl-C finishes cleanly; a restart continues with the running window.
+    sign and upload before the deadline. Ctrl-C finishes cleanly; a restart continues with the running window. On a terminal a
+    picture shows where it is; in a pipe, or with --no-live, there is one line per event.
     """
     from grail_miner.start import run_miner
 
     limits = replace(limits, groups_per_batch=batch or settings.pipeline_groups_per_batch)
-    run_miner(settings, stop_on_signals, windows=windows, limits=limits, trace_dir=trace)
+    run_miner(settings, stop_on_signals, windows=windows, limits=limits, trace_dir=trace, live=not no_live)
 
 
 @cli.command()
@@ -176,6 +180,45 @@ def conformance(
 
     asked = ConformanceRequest(engine, url, checkpoint, groups, tokens, temperature, top_k, top_p)
     conformance_command(settings, asked, as_json=as_json)
+
+
+@cli.command()
+@click.option("--seconds", type=click.FloatRange(min=1), default=300, show_default=True, help="For all of it.")
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="A model's folder (default: the network's newest checkpoint in the cache; where there is none, a synthetic one).",
+)
+@click.option("--env", "environment", help="Environment whose problems are solved (default: the checkpoint's).")
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(min=1),
+    default=512,
+    show_default=True,
+    help="Most of a completion, where no checkpoint says it.",
+)
+@click.option(
+    "--most", type=click.IntRange(1, MOST_GROUPS_PER_BATCH), default=MOST_GROUPS_PER_BATCH, help="Largest batch tried."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@common_options
+def bench(
+    settings: Settings, seconds: float, model: Path | None, environment: str | None, max_tokens: int, most: int, as_json: bool
+) -> None:
+    """Find the best number of groups per batch for this machine, with the engine and the proof workers that are set.
+
+    Makes groups as a window's are made, 1, 2, 4, … at a time, three runs of each, until larger batches bring no more or time
+    is up; says what each stage can do, which one the others wait for, and what to set. Needs no wallet, chain or bucket, and
+    stores nothing. Ctrl-C ends it with what was found by then. Nothing else should run on the machine meanwhile.
+
+    \b
+      grail-miner bench --model ./Qwen3-4B --env gsm8k --max-tokens 1024
+      grail-miner bench --seconds 60 --json
+    """
+    from grail_miner.bench.command import BenchRequest, bench_command
+
+    asked = BenchRequest(seconds, model, environment, max_tokens, most)
+    bench_command(settings, stop_on_signals, asked, as_json=as_json)
 
 
 def main() -> None:

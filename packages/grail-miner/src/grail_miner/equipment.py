@@ -109,12 +109,17 @@ def numerics_classes(layout: Layout, params: NetworkParameters) -> tuple[str, st
         ConfigurationError: the network does not admit one of them, with the list of what it admits.
     """
     proof = require_class(Computing(layout.workers.devices[0]), "proof", params)
+    computing, engine = how_tokens_are_drawn(layout)
+    return proof, require_class(computing, "generation", params, engine=engine)
+
+
+def how_tokens_are_drawn(layout: Layout) -> tuple[Computing, str]:
+    """What the generation class is made of, and the engine's name in it."""
     if layout.generation_device is not None:
-        return proof, require_class(Computing(layout.generation_device), "generation", params)
+        return Computing(layout.generation_device), "transformers"
     on_gpu = bool(layout.generation_gpus) or layout.url is not None  # somebody else's server is taken to have one
     on_cpu = Computing("cpu", "torchnative" if layout.backend == "sglang" else "sdpa")
-    computing = Computing("cuda", "flash") if on_gpu else on_cpu
-    return proof, require_class(computing, "generation", params, engine=layout.backend)
+    return (Computing("cuda", "flash") if on_gpu else on_cpu), layout.backend
 
 
 def make_generator(options: EngineOptions, numerics_class: str) -> Generator:

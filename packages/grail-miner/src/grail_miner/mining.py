@@ -99,7 +99,7 @@ class Mining:
         if isinstance(self.checkpoint, LiveCheckpoint) and not told:
             self._served = None
             self.prover.load(prepared)
-            self.generator.serve(_weights_of(prepared))
+            self.generator.serve(weights_of(prepared))
             self._served = prepared
         if self.generator.version != version:
             raise EngineError(
@@ -214,7 +214,8 @@ class Mining:
         return Seal(ROLLOUTS, header, digest, len(data), signature)
 
 
-def _weights_of(prepared: PreparedCheckpoint) -> ServedWeights:
+def weights_of(prepared: PreparedCheckpoint) -> ServedWeights:
+    """What a generator is told to serve: with the model, where it is in this process."""
     manifest, model = prepared.manifest, prepared.description
     return ServedWeights(
         version=manifest.digest.hex(),

@@ -41,6 +41,17 @@ from grail_miner.upload_time import UploadTime
 log = get_logger(__name__)
 
 
+@dataclass(frozen=True)
+class InHand:
+    """The window that a miner is busy with. The last three are there once its groups are begun."""
+
+    window: Window
+    doing: str  # for a person
+    context: WindowContext | None = None
+    prepared: PreparedCheckpoint | None = None
+    pipeline: Pipeline | None = None
+
+
 @dataclass
 class MinerService:
     """Mines windows one after the other until stopped or `windows` are done.
@@ -56,6 +67,7 @@ class MinerService:
     safety_blocks: int
     budget: TimeBudget = field(default_factory=TimeBudget)
     trace_dir: Path | None = None  # where each window's trace is written
+    hand: InHand | None = field(default=None, init=False)  # what is done now, for who looks on; replaced and never changed
 
     def run(self, stop: threading.Event, windows: int | None = None) -> int:
         """Returns how many windows were mined."""
@@ -91,6 +103,7 @@ class MinerService:
 
     def _mine_window(self, window: Window, stop: threading.Event) -> bool:
         key = seal_key(ss58(self.mining.signer.hotkey), window)
+        self.hand = InHand(window, "waits for the window's seed")
         waited = wait_for_window(self.participant, window, stop, too_late=lambda: self._seconds_left(window) <= 0)
         if isinstance(waited, Stopped):
             return False
@@ -109,6 +122,7 @@ class MinerService:
 
     def _prepared(self, context: WindowContext, stop: threading.Event) -> PreparedCheckpoint | None:
         window = context.window
+        self.hand = InHand(window, "brings its checkpoint to generator and prover")
         try:
             had = until_had(
                 self.participant,
@@ -132,6 +146,7 @@ class MinerService:
         upload = UploadTime(self._now_ms, partial(self._upload_ms, window), self.participant.params.block_time_ms)
         clock = WindowClock(upload.seconds_left, self._now_ms)
         pipeline = Pipeline(self.mining.work(context, prepared), plan, self.budget, clock)
+        self.hand = InHand(window, "makes groups", context, prepared, pipeline)
         try:
             with pipeline:
                 made = pipeline.run(stop)
@@ -153,7 +168,9 @@ class MinerService:
         self, context: WindowContext, prepared: PreparedCheckpoint, made: Made, trace: Trace, stop: threading.Event
     ) -> bool:
         """File first, seal last; returns whether both are stored."""
+        self._goes_on("packs and checks its file")
         packed = self._packed(context, prepared, made.groups, trace) if self.mining.packs_early else None
+        self._goes_on("waits for the last blocks before the deadline")
         if not self._wait_for_the_last_blocks(context.window, stop):
             return False
         packed = packed or self._packed(context, prepared, made.groups, trace)
@@ -168,6 +185,7 @@ class MinerService:
                 rollout=packed.fault.rollout,
             )
             return False
+        self._goes_on("uploads file and seal")
         start_ms, seal = self._now_ms(), self.mining.seal(context, packed.data)
         own, store = ss58(self.mining.signer.hotkey), self.participant.own_store
         try:
@@ -185,6 +203,10 @@ class MinerService:
         figures: dict[str, Any] = _figures(packed, made, trace, self.mining.prover.slots)
         log.event("window_mined", window=context.window, **figures, seconds_to_spare=spare_s)
         return True
+
+    def _goes_on(self, doing: str) -> None:
+        if self.hand is not None:
+            self.hand = replace(self.hand, doing=doing)
 
     def _packed(self, context: WindowContext, prepared: PreparedCheckpoint, groups: list[Group], trace: Trace) -> _Packed:
         """The file, of as many groups as fit into the largest that there may be (long answers: about 190), and what a

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from grail_core.errors import ChainError, CheckpointError, StorageError
 from grail_core.keys import ss58
@@ -16,6 +17,7 @@ from grail_envs.bound import BoundEnvironments
 from grail_miner.equipment import equipped, require_room, visible_gpus
 from grail_miner.layout import plan
 from grail_miner.limits import MiningLimits
+from grail_miner.live.view import live_view
 from grail_miner.mining import Checkpoints, EnvironmentOf, Mining
 from grail_miner.service import MinerService
 
@@ -41,21 +43,22 @@ def run_miner(
     limits: MiningLimits,
     mining_of: MiningFactory = honest_mining,
     trace_dir: Path | None = None,
+    live: bool = False,
 ) -> int:
-    """Join the network and mine until stopped. Returns the number of windows mined."""
+    """Join the network and mine until stopped, with a picture on a terminal if `live`. Returns the number of windows mined."""
     layout = plan(settings, visible_gpus())
     participant = Participant.from_settings(settings)
     with participant.state.held(), equipped(settings, layout, participant) as equipment:
         neuron = participant.join(settings)
-        log.event(
-            "miner_started",
-            hotkey=ss58(participant.signer.hotkey),
-            uid=neuron.uid,
-            network=participant.params.name,
-            backend=layout.backend,
-            why=layout.why,
-            proofs=f"{layout.workers.kind}: {', '.join(layout.workers.devices)}",
-        )
+        about: dict[str, Any] = {
+            "hotkey": ss58(participant.signer.hotkey),
+            "uid": neuron.uid,
+            "network": participant.params.name,
+            "backend": layout.backend,
+            "why": layout.why,
+            "proofs": f"{layout.workers.kind}: {', '.join(layout.workers.devices)}",
+        }
+        log.event("miner_started", **about)
         for note in layout.notes:
             log.warning("%s", note)
         if not layout.in_process:
@@ -73,7 +76,7 @@ def run_miner(
             trace_dir=trace_dir,
         )
         try:
-            with stopping() as stop:
+            with stopping() as stop, live_view(live, service, about):
                 mined = service.run(stop, windows)
         finally:
             mining.close()

@@ -11,6 +11,7 @@ cut at MAX_LINES characters.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -77,6 +79,37 @@ def configure(role: str, *, verbosity: int = 0, log_file: Path | None = None, js
     root.setLevel(logging.DEBUG if verbosity >= 2 else logging.WARNING)
     for package in ("grail_core", "grail_envs", "grail_miner", "grail_validator", "grail_trainer", "tooling"):
         logging.getLogger(package).setLevel(logging.DEBUG if verbosity >= 1 else logging.INFO)
+
+
+def fields_of(record: logging.LogRecord) -> Mapping[str, Value] | None:
+    """An event's fields, None where the record is an ordinary message. `record.getMessage()` is the event's name."""
+    fields: Mapping[str, Value] | None = getattr(record, _FIELDS, None)
+    return fields
+
+
+def take_terminal(instead: logging.Handler) -> Callable[[], None] | None:
+    """Send what would go to the terminal to `instead`, which formats it as the terminal's short lines without colour.
+
+    Returns:
+        What gives the terminal back, to be called as often as one likes; None where the terminal gets JSON lines, or nothing:
+        then nothing was taken. The log file has every line all the same.
+    """
+    root = logging.getLogger()
+    taken = [handler for handler in root.handlers if isinstance(handler, _Terminal)]
+    if not taken or any(isinstance(handler.formatter, _JsonLines) for handler in taken):
+        return None
+    instead.setFormatter(_ShortLines(io.StringIO()))
+    root.addHandler(instead)
+    for handler in taken:
+        root.removeHandler(handler)
+
+    def give_back() -> None:
+        if instead in root.handlers:
+            for handler in taken:
+                root.addHandler(handler)
+            root.removeHandler(instead)
+
+    return give_back
 
 
 def record_traceback(error: BaseException, *, only_to_log: bool = False) -> str:

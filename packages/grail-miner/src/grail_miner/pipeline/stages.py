@@ -24,6 +24,7 @@ from grail_core.telemetry import get_logger
 from grail_miner.budget import TimeBudget
 from grail_miner.groups import Answered, Assigned, Batch, Group
 from grail_miner.pipeline.monitor import Monitor, Threads
+from grail_miner.pipeline.progress import Progress
 from grail_miner.pipeline.trace import GENERATE, HELD, JUDGE, PACK, PROVE, Trace
 from grail_miner.pipeline.work import GroupLostError, Work
 
@@ -107,6 +108,9 @@ class Pipeline:
         self._closing = False
         self._packing = True
         self._error: BaseException | None = None
+        self._rewards = 0.0
+        self._generated, self._judged, self._proved = 0, 0, 0
+        self._completions, self._tokens = 0, 0  # written by the thread that draws, without the monitor: for display alone
         budget.slots = plan.slots
 
     def __enter__(self) -> Pipeline:
@@ -139,6 +143,47 @@ class Pipeline:
             self._closing = self._no_more = True
             self._monitor.changed()
         self._monitor.join()
+
+    # Whoever looks on, from any thread
+
+    def progress(self) -> Progress:
+        """Raises: ChainError, from the clock."""
+        left = self._clock.seconds_left()
+        plan, budget = self._plan, self._budget
+        with self._monitor:
+            whole, dropped, in_flight = len(self._whole), len(self._dropped), len(self._begun)
+            ended = self._closing
+            more = budget.groups_that_fit(left, plan.max_groups - self._following, in_flight) if budget.known else None
+            return Progress(
+                window=plan.window,
+                max_groups=plan.max_groups,
+                begun=whole + dropped + in_flight,
+                whole=whole,
+                dropped=dropped,
+                cancelled=in_flight if ended else 0,
+                in_flight=0 if ended else in_flight,
+                generated=self._generated,
+                judged=self._judged,
+                proved=self._proved,
+                waiting_to_judge=len(self._to_judge.waiting),
+                waiting_to_prove=len(self._to_prove.waiting),
+                completions=self._completions,
+                tokens=self._tokens,
+                reward_sum=self._rewards,
+                rollouts=sum(len(group.rollouts) for group in self._whole.values()),
+                no_more=self._no_more,
+                more_that_fit=0 if self._no_more else more,
+                seconds_left=left,
+                generate_seconds=budget.group_seconds,
+                judge_seconds=budget.judge_seconds,
+                prove_seconds=budget.prove_seconds,
+                reserve_seconds=budget.reserve,
+            )
+
+    def whole_groups(self) -> list[Group]:
+        """What is whole by now, in increasing order."""
+        with self._monitor:
+            return [self._whole[group] for group in sorted(self._whole)]
 
     # The caller's thread
 
@@ -216,11 +261,13 @@ class Pipeline:
             for drawn in drawing:
                 tokens, taken = tokens + len(drawn.completion.tokens), taken + 1
                 answered = batch.take(drawn)
+                self._completions, self._tokens = self._completions + 1, self._tokens + len(drawn.completion.tokens)
                 if answered is None:
                     continue
                 whole_ms, whole = self._clock.now_ms(), whole + 1
-                if whole == 1:
-                    with self._monitor:
+                with self._monitor:
+                    self._generated += 1
+                    if whole == 1:
                         self._budget.observe_first(max(0, whole_ms - began_ms) / 1000)
                 if not self._put(self._to_judge, answered, answered.assigned.group):
                     break
@@ -264,6 +311,7 @@ class Pipeline:
             seconds = self._seconds_since(began_ms)
             with self._monitor:
                 self._budget.observe_judged(seconds)
+                self._judged += 1
             self._put(self._to_prove, _Judged(answered, grades))
 
     def _prove(self, lane: int) -> None:
@@ -278,6 +326,7 @@ class Pipeline:
             seconds = self._seconds_since(began_ms)
             with self._monitor:
                 self._budget.observe_proved(seconds)
+                self._proved += 1
             self._put(self._to_pack, _Proved(judged, proofs))
 
     def _pack(self) -> None:
@@ -288,6 +337,7 @@ class Pipeline:
             with self._monitor:
                 if not self._closing:
                     self._whole[group.group] = group
+                    self._rewards += sum(rollout.reward for rollout in group.rollouts)
                     self._settled(group.group)
         with self._monitor:
             self._packing = False

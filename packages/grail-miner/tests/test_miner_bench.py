@@ -116,6 +116,7 @@ def subject(tmp_path: Path) -> Iterator[Subject]:
         yield subject
 
 
+@pytest.mark.heavy
 def test_sizes_are_measured_by_the_real_pipeline_up_to_the_largest(subject: Subject) -> None:
     lines: list[str] = []
     bench = measure(subject, threading.Event(), LONG, lines.append, most=2)

@@ -39,6 +39,7 @@ def run(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, capture_output=True, text=True, env=own, cwd=home, check=False)
 
 
+@pytest.mark.heavy
 def test_hf_conforms_and_says_so_in_json(folder: Path, tmp_path: Path) -> None:
     asked = ("--engine", "hf", "--checkpoint", str(folder), "--groups", "8", "--tokens", "16", "--json")
     done = run(*asked, home=tmp_path)

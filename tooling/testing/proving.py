@@ -55,8 +55,7 @@ class Measuring:
     def of(cls, seed: int, vocabulary: int, hidden: int) -> Measuring:
         rows, prompts = group(seed, vocabulary)
         lengths = [len(row) - prompt for row, prompt in zip(rows, prompts, strict=True)]
-        kinds = [lambda n: [], lambda n: [n - 1], lambda n: list(range(0, n, 2)), lambda n: list(range(n))]
-        positions = [kinds[index % 4](length) for index, length in enumerate(lengths)]
+        positions = [list([(), (n - 1,), range(0, n, 2), range(n)][index % 4]) for index, n in enumerate(lengths)]
         seeds = [2**63 - 1 - index for index in range(len(rows))]
         return cls(rows, prompts, positions, signs(hidden), GenerationPolicy(64, temperature=0.8, top_k=40), seeds)
 

@@ -141,6 +141,20 @@ def test_what_no_answer_of_an_engine_tells_costs_a_window_and_the_next_one_is_mi
 
 
 @pytest.mark.heavy
+def test_an_engine_without_the_sampler_mines_no_window(network: Network, tmp_path: Path) -> None:
+    """vLLM takes and ignores what no plug-in of its own asks for: the tokens are its most likely ones."""
+    started_with, weights = save_byte_model(tmp_path / "started-with", seed=9), tmp_path / "weights"
+    with (
+        EngineDouble.of("vllm", started_with, "--enable-scale-out", plugin=False) as double,
+        over_double(network, double, weights) as service,
+    ):
+        for window in (FIRST_WINDOW, NEXT):  # loading the weights anew does not help
+            with disagreements() as found:
+                assert not mined(network, service, window)
+            assert [one["cause"] for one in found] == ["clones"]
+
+
+@pytest.mark.heavy
 @pytest.mark.parametrize("flavour", CLIENTS)
 def test_a_server_of_ours_that_lied_is_started_again_and_not_rolled(flavour: Any, network: Network, tmp_path: Path) -> None:
     python = pose(tmp_path / "engine", [Fault("update_torn_silently")])

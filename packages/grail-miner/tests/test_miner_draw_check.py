@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ import torch
 from grail_core.generation.base import Completion, GenerationRequest
 from grail_core.generation.hf import HfGenerator
 from grail_core.model.policy_model import PolicyModel
+from grail_core.proof.batch import RolloutProof
 from grail_core.proof.calibration import Shape
 from grail_core.proof.numerics import DEFAULT_CLASS
+from grail_core.proof.sketches import Projections
 from grail_core.protocol.policy import GenerationPolicy
 from grail_miner.pipeline.draw_check import FIRST_ROLLOUTS, POSITIONS, DrawCheck, Otherwise
 from grail_miner.proving.in_process import InProcessProver
@@ -129,9 +132,7 @@ def test_an_engine_that_goes_wrong_in_mid_window_is_found(check: DrawCheck, fold
     assert len(honest(check, prover, engine, range(8, 9))) == 1
 
 
-def test_narrow_losses_beyond_the_calibration_are_told_as_numerics(
-    check: DrawCheck, folder: Path, prover: InProcessProver
-) -> None:
+def test_fine_differences_beyond_the_calibration_are_found(check: DrawCheck, folder: Path, prover: InProcessProver) -> None:
     """Weights a hundredth larger than they are to be: a fine difference, which takes more than one group to see."""
     engine = Engine(folder, "float32")
     with torch.no_grad():
@@ -141,6 +142,24 @@ def test_narrow_losses_beyond_the_calibration_are_told_as_numerics(
     found = (judged(check, prover, group, engine.draw(requests_of(group))) for group in range(30))
     first = next(one for one in found if one is not None)
     assert first.why == "margin"
+
+
+def test_proofs_that_the_prover_itself_measures_otherwise_are_told_as_such(
+    check: DrawCheck, folder: Path, prover: InProcessProver
+) -> None:
+    class Faulty(InProcessProver):
+        def prove(self, rows: Any, prompt_lengths: Any, projections: Projections) -> list[RolloutProof]:
+            return [
+                replace(proof, sketches=bytes(len(proof.sketches)))
+                for proof in super().prove(rows, prompt_lengths, projections)
+            ]
+
+    faulty = Faulty()
+    faulty.load(prepared(folder))
+    found = judged(check, faulty, 1, Engine(folder).draw(requests_of(1)))
+    assert found is not None
+    assert found.cause == "proof"
+    assert found.clearly_lost == 0
 
 
 def test_every_group_is_sampled_and_every_place_of_it_in_turn(check: DrawCheck, folder: Path, prover: InProcessProver) -> None:

@@ -213,7 +213,7 @@ class Mining:
         self._distrusts = True
         log.event("engine_draws_otherwise", level=logging.ERROR, window=context.window, group=group, **asdict(otherwise))
         raise EngineError(
-            f"the generator does not draw what its weights and seeds give ({otherwise.why}): {otherwise.told}; of"
+            f"what was drawn is not what the weights and seeds give here ({otherwise.why}): {otherwise.told}; of"
             f" {otherwise.positions} measured tokens {otherwise.lost} lose their draw, {otherwise.clearly_lost} clearly",
             where=f"group {group}",
             hint="nothing of this window is used, and the weights are loaded anew; `grail-miner conformance` says more",

@@ -72,6 +72,9 @@ class Otherwise:
     logprob_mean: float  # nats, of the measured tokens under the window's checkpoint
 
 
+_PROOF: Final = ("proof", "the proof model measures other numbers than it proved: look at its device, and not at the engine")
+
+
 class DrawCheck:
     """One window's. Entered from every thread that proves.
 
@@ -114,23 +117,24 @@ class DrawCheck:
         with self._lock:
             self._measured += here
             self._logprobs += [float(value) for found in measured for value in found.logprobs]
-            why = self._broken()
-            if why is None:
+            broken = self._broken()
+            if broken is None:
                 self._passed = True
                 return None
-            return self._otherwise(why, completions, here)
+            return self._otherwise(*broken, completions, here)
 
-    def _broken(self) -> str | None:
+    def _broken(self) -> tuple[str, str] | None:
+        """Check of section 9, and bound."""
         lost = np.concatenate([one.lost for one in self._measured])
         clearly = int((lost > LOST_BY).sum())
         if clearly >= LOST_LEAST and clearly > LOST_SHARE * len(lost):
-            return "lost_share"
+            return "sampling", "lost_share"
         statistics = own_statistics(self._measured, self._proved, margins=self._drawn, shape=self._shape)
-        return next((one.name for one in statistics if one.rejects), None)
+        return next(((one.check, one.name) for one in statistics if one.rejects), None)
 
-    def _otherwise(self, why: str, completions: Sequence[Completion], here: Sequence[Comparison]) -> Otherwise:
+    def _otherwise(self, broken: str, why: str, completions: Sequence[Completion], here: Sequence[Comparison]) -> Otherwise:
         lost = np.concatenate([one.lost for one in self._measured])
-        cause, told = _likely(completions, here)
+        cause, told = _likely(completions, here) if broken == "sampling" else _PROOF
         return Otherwise(
             why,
             cause,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from grail_core.model.described import ModelDescription
 from grail_core.model.prompts import PromptRenderer
 from grail_core.proof.batch import RolloutProof
 from grail_core.proof.sketches import Projections
+from grail_core.proof.work import RolloutMeasurement
+from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Digest
 from tooling.testing import plain_window as plain
 
@@ -35,6 +38,30 @@ def group(seed: int, vocabulary: int) -> tuple[list[list[int]], list[int]]:
 
 def signs(hidden: int) -> Projections:
     return np.where(np.random.default_rng(7).random((4, hidden)) < 0.5, -1, 1).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """Arguments of `measure_rollouts` about a group: positions of each row are none, one, every second one, or all."""
+
+    rows: list[list[int]]
+    prompt_lengths: list[int]
+    positions: list[list[int]]
+    projections: Projections
+    policy: GenerationPolicy
+    sampling_seeds: list[int]
+
+    @classmethod
+    def of(cls, seed: int, vocabulary: int, hidden: int) -> Measuring:
+        rows, prompts = group(seed, vocabulary)
+        lengths = [len(row) - prompt for row, prompt in zip(rows, prompts, strict=True)]
+        positions = [list([(), (n - 1,), range(0, n, 2), range(n)][index % 4]) for index, n in enumerate(lengths)]
+        seeds = [2**63 - 1 - index for index in range(len(rows))]
+        return cls(rows, prompts, positions, signs(hidden), GenerationPolicy(64, temperature=0.8, top_k=40), seeds)
+
+
+def measured_bytes(measured: Sequence[RolloutMeasurement]) -> list[tuple[tuple[int, ...], bytes, bytes, bytes]]:
+    return [(one.positions, one.z.tobytes(), one.logprobs.tobytes(), one.margins.tobytes()) for one in measured]
 
 
 def bytes_of(proofs: Sequence[RolloutProof]) -> list[tuple[bytes, bytes]]:

@@ -114,6 +114,22 @@ def test_weights_are_rolled_without_a_new_server(made: Made, weights: Weights, b
     assert generator._server.pid == first
 
 
+def test_a_server_that_is_not_believed_ends_and_the_same_weights_are_served_by_a_new_one(made: Made, weights: Weights) -> None:
+    generator = made(faults=[Fault("update_torn_silently")])
+    generator.serve(weights.served[0])
+    first = generator._server.pid
+    generator.serve(weights.served[1])
+    assert drawn(generator) != weights.drawn(1)  # and nobody but who draws again can tell
+    generator.distrust()
+    assert generator.version is None
+    assert generator._server.pid is None
+    with pytest.raises(EngineError, match="no weights are served"):
+        drawn(generator)
+    generator.serve(weights.served[1])
+    assert drawn(generator) == weights.drawn(1)
+    assert generator._server.pid != first
+
+
 @pytest.mark.parametrize("backend", ["sglang", "vllm"])
 @pytest.mark.parametrize("kind", ["update_torn", "update_then_error", "dies_in_update", "flush_refused", "update_refused"])
 def test_a_roll_that_fails_ends_in_a_server_with_the_new_weights(

@@ -106,6 +106,9 @@ class Engine:
     def serve(self, weights: ServedWeights) -> None:
         self.version = weights.version
 
+    def distrust(self) -> None:
+        self.version = None
+
     def generate(self, requests: Sequence[GenerationRequest], cancelled: Callable[[], bool]) -> Iterator[Drawn]:
         asked = [replace(request, prompt=self._prompt(request.prompt)) for request in requests]
         for index, done in reversed(list(enumerate(self._hf.generate(asked)))):

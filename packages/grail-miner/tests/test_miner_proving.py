@@ -5,17 +5,22 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from grail_core.checkpoints.loaded import LoadedCheckpoint, PreparedCheckpoint
+from grail_core.child_process.frames import FrameError
 from grail_core.errors import CheckpointError, MachineFaultError
 from grail_core.model.policy_model import PolicyModel
-from grail_core.proof.batch import prove_rollouts
+from grail_core.proof.batch import measure_rollouts, prove_rollouts
+from grail_core.protocol.types import Digest
+from grail_miner.proving import frames
 from grail_miner.proving.base import Prover
+from grail_miner.proving.frames import MeasureRequest
 from grail_miner.proving.in_process import InProcessProver
 from grail_miner.proving.threads import ThreadProver, over_the_same_weights
 from tooling.testing.models.tiny_qwen2 import save_byte_model
-from tooling.testing.proving import bytes_of, group, prepared, signs
+from tooling.testing.proving import Measuring, bytes_of, group, measured_bytes, prepared, signs
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +76,37 @@ def test_threads_over_one_copy_of_the_weights_prove_what_one_model_proves(
     first, second = model, over_the_same_weights(model)
     assert first.lock is not second.lock
     assert [one.data_ptr() for one in first.state().values()] == [one.data_ptr() for one in second.state().values()]
+
+
+def test_one_model_and_threads_measure_what_a_validator_does(checkpoint: PreparedCheckpoint, model: PolicyModel) -> None:
+    asked = vars(Measuring.of(2, model.vocabulary_size, model.hidden_size))
+    expected = measured_bytes(measure_rollouts(model, **asked))
+    provers: list[Prover] = [InProcessProver(), ThreadProver(("cpu",))]
+    for prover in provers:
+        with pytest.raises(MachineFaultError, match="no weights are loaded"):
+            prover.measure(**asked)
+        prover.load(checkpoint)
+        assert measured_bytes(prover.measure(**asked)) == expected
+
+
+def test_an_answer_with_other_weights_or_with_numbers_that_are_no_measurement_is_not_read(model: PolicyModel) -> None:
+    version, other = Digest(bytes(32)), Digest(b"o" * 32)
+    asked = vars(Measuring.of(2, model.vocabulary_size, model.hidden_size))
+    request = MeasureRequest.of(version, **asked)
+    measured = measure_rollouts(model, **asked)
+    answer = b"".join(map(bytes, frames.answer_measured(version, measured)))
+    assert measured_bytes(request.read(memoryview(answer))) == measured_bytes(measured)
+    for wrong, told in (
+        (answer[:-1], "in place of"),
+        (answer + b"0", "in place of"),
+        (other + answer[32:], "computed with the weights"),
+        (answer[:-8] + np.float64(-1).tobytes(), "margins that are none"),
+        (answer[:-8] + np.float64(5).tobytes(), "margins that are none"),
+    ):
+        with pytest.raises(FrameError, match=told):
+            request.read(memoryview(wrong))
+    with pytest.raises(ValueError, match="not all of the positions"):
+        MeasureRequest.of(version, **{**asked, "positions": [[999]] * 16})
 
 
 def test_a_thread_that_waits_for_a_model_is_told_when_there_is_none(checkpoint: PreparedCheckpoint, model: PolicyModel) -> None:

@@ -157,7 +157,7 @@ def test_proofs_are_of_the_weights_that_were_loaded_last(prover: ProcessProver, 
         (folder / "go").touch()
         assert all(answered(one.result()) for one in waiting)
     assert set(provers) <= set(written(folder, "loading"))
-    with pytest.raises(PoisonousGroupError, match="proved with the weights of"):
+    with pytest.raises(PoisonousGroupError, match="computed with the weights of"):
         prove(prover, Does.PROVE_WITH_OTHER_WEIGHTS)
 
 

@@ -21,13 +21,13 @@ from grail_core.errors import CheckpointError
 from grail_core.keys import LocalSigner, load_hotkey
 from grail_core.model.errors import OutOfVocabularyError, OverlongSequenceError
 from grail_core.model.policy_model import PolicyModel
-from grail_core.proof.batch import prove_rollouts
+from grail_core.proof.batch import measure_rollouts, prove_rollouts
 from grail_miner.proving.errors import PoisonousGroupError
 from grail_miner.proving.places import on_processors
 from grail_miner.proving.processes import ProcessProver
 from tooling.testing.faults import events
 from tooling.testing.models.tiny_qwen2 import save_byte_model
-from tooling.testing.proving import bytes_of, group, prepared, signs
+from tooling.testing.proving import Measuring, bytes_of, group, measured_bytes, prepared, signs
 
 GROUPS = [group(seed, 257) for seed in range(4)]
 SIGNS = signs(32)
@@ -85,6 +85,20 @@ def test_workers_prove_the_bytes_that_one_process_proves_with_whichever_weights_
         prover.load(checkpoint)
         assert proved(prover) == expected(checkpoint)
     assert prover.pids == before  # they load anew, and are not started anew
+
+
+def test_workers_measure_the_bytes_that_one_process_measures_with_whichever_weights_are_loaded(
+    prover: ProcessProver, checkpoints: list[PreparedCheckpoint]
+) -> None:
+    asked = vars(Measuring.of(1, 257, 32))
+    found = []
+    for checkpoint in (checkpoints[1], checkpoints[0]):
+        prover.load(checkpoint)
+        found.append(measured_bytes(prover.measure(**asked)))
+        assert found[-1] == measured_bytes(measure_rollouts(PolicyModel.load(checkpoint.folder), **asked))
+    assert found[0] != found[1]
+    with pytest.raises(OutOfVocabularyError, match="token id 300 is outside the vocabulary of 257"):
+        prover.measure(**{**asked, "rows": [[*row[:-1], 300] for row in asked["rows"]]})
 
 
 def test_a_folder_with_other_weights_than_its_manifest_names_is_not_proved_with(

@@ -17,6 +17,7 @@ from grail_core.generation.base import Drawn, GenerationRequest, ServedWeights
 from grail_core.generation.engine_folder import CURRENT, EngineFolders
 from grail_core.proof.batch import RolloutProof
 from grail_core.proof.sketches import Projections
+from grail_core.proof.work import RolloutMeasurement
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.storage.filesystem import FilesystemStore
 from grail_miner.weight_roll import WeightRoll
@@ -55,10 +56,16 @@ class Side:
         self.loads += 1
         self.after()
 
+    def distrust(self) -> None:
+        self.version = None
+
     def generate(self, requests: Sequence[GenerationRequest], cancelled: Callable[[], bool]) -> Iterator[Drawn]:
         raise NotImplementedError
 
     def prove(self, rows: Any, prompt_lengths: Any, projections: Projections) -> list[RolloutProof]:
+        raise NotImplementedError
+
+    def measure(self, *asked: Any) -> list[RolloutMeasurement]:
         raise NotImplementedError
 
     def close(self) -> None: ...

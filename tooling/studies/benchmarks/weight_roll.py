@@ -27,6 +27,7 @@ from grail_core.generation.base import Drawn, GenerationRequest, ServedWeights
 from grail_core.generation.engine_folder import EngineFolders
 from grail_core.proof.batch import RolloutProof
 from grail_core.proof.sketches import Projections
+from grail_core.proof.work import RolloutMeasurement
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_miner.weight_roll import WeightRoll
 from tooling.testing.models.tiny_qwen2 import BYTES, save_byte_model
@@ -54,6 +55,9 @@ class _Reader:
     def load(self, checkpoint: PreparedCheckpoint) -> None:
         _read(checkpoint.folder)
 
+    def distrust(self) -> None:
+        self.version = None
+
     def generate(self, requests: Sequence[GenerationRequest], cancelled: Callable[[], bool]) -> Iterator[Drawn]:
         raise NotImplementedError("nothing is drawn here")
 
@@ -61,6 +65,9 @@ class _Reader:
         self, rows: Sequence[Sequence[int]], prompt_lengths: Sequence[int], projections: Projections
     ) -> list[RolloutProof]:
         raise NotImplementedError("nothing is proved here")
+
+    def measure(self, *asked: Any) -> list[RolloutMeasurement]:
+        raise NotImplementedError("nothing is measured here")
 
     def close(self) -> None: ...
 

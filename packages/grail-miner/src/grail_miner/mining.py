@@ -8,8 +8,9 @@ many groups at the same time, from several threads. The service around it owns t
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import ClassVar, Protocol
 
 import grail_core
@@ -20,6 +21,7 @@ from grail_core.files.window_file import header_of, write_window_file
 from grail_core.generation.base import Completion, Drawn, GenerationRequest, Generator, ServedWeights
 from grail_core.generation.in_process import InProcessGenerator
 from grail_core.proof.batch import RolloutProof
+from grail_core.proof.calibration import Shape
 from grail_core.proof.numerics import numerics_class_of
 from grail_core.proof.sketches import projections
 from grail_core.protocol import (
@@ -41,9 +43,10 @@ from grail_core.protocol.signer import Signer
 from grail_core.protocol.types import Digest
 from grail_core.telemetry import get_logger
 from grail_core.verification.reward import graded
-from grail_miner.groups import Assigned, Batch, Group
+from grail_miner.groups import Answered, Assigned, Batch, Group
 from grail_miner.limits import MiningLimits
 from grail_miner.own_check import first_fault
+from grail_miner.pipeline.draw_check import DrawCheck
 from grail_miner.pipeline.work import GroupLostError, WindowWork
 from grail_miner.proving.base import Prover
 from grail_miner.proving.in_process import InProcessProver
@@ -81,9 +84,13 @@ class Mining:
     generator: Generator = field(default_factory=_in_this_process)
     prover: Prover = field(default_factory=InProcessProver)
     _served: PreparedCheckpoint | None = field(default=None, init=False)
+    _distrusts: bool = field(default=False, init=False)  # what the generator drew was not what its weights and seeds give
 
     def select_model(self, context: WindowContext) -> PreparedCheckpoint:
         """The model to generate and prove with, which generator and prover have when it returns: the window's own."""
+        if self._distrusts:
+            self.generator.distrust()
+            self._distrusts = False
         return self.served(self.checkpoint.at(context.manifest))
 
     def served(self, prepared: PreparedCheckpoint) -> PreparedCheckpoint:
@@ -118,7 +125,7 @@ class Mining:
 
     def work(self, context: WindowContext, prepared: PreparedCheckpoint) -> WindowWork:
         """The steps of one window, for the pipeline."""
-        return WindowWork(self, context, prepared, self.environment_of(prepared.manifest))
+        return WindowWork(self, context, prepared, self.environment_of(prepared.manifest), self._draw_check(prepared))
 
     def produce_groups(self, context: WindowContext, prepared: PreparedCheckpoint, groups: Sequence[int]) -> list[Group]:
         """These groups one step after the other, as the pipeline makes them; one that cannot be had is left out."""
@@ -172,6 +179,52 @@ class Mining:
         signs = projections(context.randomness, context.window_seed, prepared.description.hidden_size)
         records = [(*prompt, *answer.tokens) for answer in answers]
         return self.prover.prove(records, [len(prompt)] * len(records), signs)
+
+    def check_draws(
+        self,
+        context: WindowContext,
+        prepared: PreparedCheckpoint,
+        answered: Answered,
+        proofs: Sequence[RolloutProof],
+        check: DrawCheck,
+    ) -> None:
+        """Hold a sample of a group against the proof model.
+
+        Raises:
+            EngineError: the generator draws otherwise than its weights and the seeds say: nothing of the window is used, and
+                the next one begins with its weights loaded anew.
+        """
+        group, completions, prompt = answered.assigned.group, answered.completions, answered.assigned.prompt
+        sampled, first = check.sample(group, completions), not check.passed
+        measured = self.prover.measure(
+            [(*prompt, *completions[one.rollout].tokens) for one in sampled],
+            [len(prompt)] * len(sampled),
+            [one.positions for one in sampled],
+            projections(context.randomness, context.window_seed, prepared.description.hidden_size),
+            context.manifest.policy,
+            [context.sampling_seed(self.signer.hotkey, group, one.rollout) for one in sampled],
+        )
+        otherwise = check.judge(group, completions, proofs, sampled, measured)
+        if otherwise is None:
+            if first:
+                positions = sum(len(one.positions) for one in sampled)
+                log.event("engine_draws_checked", window=context.window, group=group, positions=positions)
+            return
+        self._distrusts = True
+        log.event("engine_draws_otherwise", level=logging.ERROR, window=context.window, group=group, **asdict(otherwise))
+        raise EngineError(
+            f"what was drawn is not what the weights and seeds give here ({otherwise.why}): {otherwise.told}; of"
+            f" {otherwise.positions} measured tokens {otherwise.lost} lose their draw, {otherwise.clearly_lost} clearly",
+            where=f"group {group}",
+            hint="nothing of this window is used, and the weights are loaded anew; `grail-miner conformance` says more",
+        )
+
+    def _draw_check(self, prepared: PreparedCheckpoint) -> DrawCheck | None:
+        """None where the model that proves is the one that draws: there is nothing to hold it against."""
+        if isinstance(self.checkpoint, LiveCheckpoint):
+            return None
+        model = prepared.description
+        return DrawCheck(self.generator.numerics_class, self.prover.proof_class, Shape(model.layers, model.hidden_size))
 
     def pack(self, context: WindowContext, prepared: PreparedCheckpoint, groups: Sequence[Group]) -> bytes:
         """The signed window file. `groups` in increasing order, at least one."""

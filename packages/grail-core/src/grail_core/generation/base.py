@@ -75,6 +75,11 @@ class Generator(Protocol):
         """
         ...
 
+    def distrust(self) -> None:
+        """What was drawn is not what the weights give, whatever it says: draw nothing until the next `serve`, which loads them
+        whole, in a new process where this one is ours. `version` is None until then."""
+        ...
+
     def generate(self, requests: Sequence[GenerationRequest], cancelled: Callable[[], bool]) -> Iterator[Drawn]:
         """Every request at most once, as it is finished, in any order.
 

@@ -45,6 +45,9 @@ class InProcessGenerator:
         generator = HfGenerator(weights.model, weights.policy, weights.end_tokens, self._batch_rows)
         self._serving = weights.version, self._class_of(weights.model), generator
 
+    def distrust(self) -> None:
+        self._serving = None
+
     def generate(self, requests: Sequence[GenerationRequest], cancelled: Callable[[], bool]) -> Iterator[Drawn]:
         """As `Generator`; rows that are finished are yielded between two steps."""
         generator = self._current()[2]

@@ -107,6 +107,9 @@ class RemoteGenerator(ABC):
             raise no_engine(self.url, error) from error
         raise self._failed(f"the engine did not take {weights.version[:16]}… and still serves what it had")
 
+    def distrust(self) -> None:
+        self._weights = None  # a label that is right is not asked for any more: `serve` loads
+
     def adopt(self, weights: ServedWeights) -> None:
         """Take the engine as serving these weights without loading them: for who has just started it from their folder.
 

@@ -128,6 +128,13 @@ class SupervisedGenerator:
         self._start(weights)
         self._wanted = weights
 
+    def distrust(self) -> None:
+        """See `Generator.distrust`; the server ends at once."""
+        self._wanted = None
+        self._drop_client()
+        self._server.stop()
+        log.event("engine_distrusted", level=logging.WARNING, backend=self._options.backend)
+
     def generate(self, requests: Sequence[GenerationRequest], cancelled: Callable[[], bool]) -> Iterator[Drawn]:
         """See `Generator.generate`."""
         weights, pending = self._wanted, dict(enumerate(requests))

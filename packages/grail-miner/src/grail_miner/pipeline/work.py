@@ -15,6 +15,7 @@ from grail_core.proof.errors import UnprovableError
 from grail_core.protocol.constants import MAX_PROMPT_TOKENS
 from grail_core.protocol.context import WindowContext
 from grail_miner.groups import Answered, Assigned, CompletionRules, Group, group_of
+from grail_miner.pipeline.draw_check import DrawCheck
 
 if TYPE_CHECKING:
     from grail_miner.mining import Mining
@@ -43,7 +44,7 @@ class Work(Protocol):
         ...
 
     def prove(self, answered: Answered) -> list[RolloutProof]:
-        """Raises GroupLostError."""
+        """Raises GroupLostError; EngineError: what was drawn is not what the weights and seeds give."""
         ...
 
     def pack(self, answered: Answered, grades: Sequence[Grade], proofs: Sequence[RolloutProof]) -> Group: ...
@@ -57,6 +58,7 @@ class WindowWork:
     context: WindowContext
     prepared: PreparedCheckpoint
     environment: Environment
+    draws: DrawCheck | None  # None: the model that proves is the one that draws
 
     @property
     def rules(self) -> CompletionRules:
@@ -86,7 +88,10 @@ class WindowWork:
 
     def prove(self, answered: Answered) -> list[RolloutProof]:
         try:
-            return self.mining.prove(self.context, self.prepared, answered.assigned.prompt, answered.completions)
+            proofs = self.mining.prove(self.context, self.prepared, answered.assigned.prompt, answered.completions)
+            if self.draws is not None:
+                self.mining.check_draws(self.context, self.prepared, answered, proofs, self.draws)
+            return proofs
         except UnprovableError as error:
             raise GroupLostError(error.what) from error
 

@@ -8,6 +8,8 @@ from typing import Protocol
 from grail_core.checkpoints.loaded import PreparedCheckpoint
 from grail_core.proof.batch import RolloutProof
 from grail_core.proof.sketches import Projections
+from grail_core.proof.work import RolloutMeasurement
+from grail_core.protocol.policy import GenerationPolicy
 
 
 class Prover(Protocol):
@@ -20,7 +22,7 @@ class Prover(Protocol):
 
     @property
     def slots(self) -> int:
-        """How many groups are proved at the same time; as many threads may call `prove`."""
+        """How many groups are proved at the same time; as many threads may call `prove` and `measure`."""
         ...
 
     def load(self, checkpoint: PreparedCheckpoint) -> None:
@@ -35,6 +37,18 @@ class Prover(Protocol):
         self, rows: Sequence[Sequence[int]], prompt_lengths: Sequence[int], projections: Projections
     ) -> list[RolloutProof]:
         """Sketches and log-probabilities of one group. Errors: as `grail_core.proof.batch.prove_rollouts`."""
+        ...
+
+    def measure(
+        self,
+        rows: Sequence[Sequence[int]],
+        prompt_lengths: Sequence[int],
+        positions: Sequence[Sequence[int]],
+        projections: Projections,
+        policy: GenerationPolicy,
+        sampling_seeds: Sequence[int],
+    ) -> list[RolloutMeasurement]:
+        """What a validator would measure of these rows. Arguments and errors: as `grail_core.proof.batch.measure_rollouts`."""
         ...
 
     def close(self) -> None: ...

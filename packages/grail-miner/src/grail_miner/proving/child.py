@@ -1,4 +1,4 @@
-"""A proof worker: it loads the checkpoint that it is told to from this machine's cache, and proves the groups that it is given.
+"""A proof worker: it loads the checkpoint that it is told to from this machine's cache, and proves or measures groups with it.
 
 Its parent is `processes.ProcessProver`, and nobody else starts it. It has no wallet, no store and no chain, signs nothing, and
 lives as long as its parent (`grail_core.child_process.boot`). That it loaded what the manifest names it shows by the root of
@@ -32,7 +32,11 @@ def main() -> NoReturn:
 
 def _prepared() -> Answers[Kind]:
     worker = _Worker(WorkerPlace.of_text(sys.argv[2]), cast("Attention", sys.argv[3]))
-    return {Kind.LOAD: (Kind.LOADED, worker.load), Kind.PROVE: (Kind.PROVED, worker.prove)}
+    return {
+        Kind.LOAD: (Kind.LOADED, worker.load),
+        Kind.PROVE: (Kind.PROVED, worker.prove),
+        Kind.MEASURE: (Kind.MEASURED, worker.measure),
+    }
 
 
 class _Worker:
@@ -79,11 +83,30 @@ class _Worker:
         from grail_core.proof.batch import prove_rollouts
 
         version, rows, prompts, signs = frames.asked(payload)
-        if self._model is None or version != self._version:
-            raise MachineFaultError(f"the worker was asked to prove with {version[:4].hex()}…, which it did not load")
-        proofs = prove_rollouts(self._model, rows, prompts, signs)
+        proofs = prove_rollouts(self._required(version), rows, prompts, signs)
         self._require_untouched()
         return frames.answer_proofs(version, proofs)
+
+    def measure(self, payload: memoryview) -> Payload:
+        from grail_core.proof.batch import measure_rollouts
+
+        asked = frames.asked_measured(payload)
+        measured = measure_rollouts(
+            self._required(asked.version),
+            asked.rows,
+            asked.prompt_lengths,
+            asked.positions,
+            asked.projections,
+            asked.policy,
+            asked.sampling_seeds,
+        )
+        self._require_untouched()
+        return frames.answer_measured(asked.version, measured)
+
+    def _required(self, version: Digest) -> PolicyModel:
+        if self._model is None or version != self._version:
+            raise MachineFaultError(f"the worker was asked to prove with {version[:4].hex()}…, which it did not load")
+        return self._model
 
     def _require_untouched(self) -> None:
         """On the processor the weights are the file's own pages, which all workers share: who writes into the file writes into

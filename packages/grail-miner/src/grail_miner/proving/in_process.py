@@ -14,9 +14,11 @@ from grail_core.errors import MachineFaultError
 from grail_core.model.memory import free_memory, on_this_machine
 from grail_core.model.policy_model import Attention, PolicyModel
 from grail_core.model.reload import reload_weights
-from grail_core.proof.batch import RolloutProof, prove_rollouts
+from grail_core.proof.batch import RolloutProof, measure_rollouts, prove_rollouts
 from grail_core.proof.numerics import class_name, numerics_class_of
 from grail_core.proof.sketches import Projections
+from grail_core.proof.work import RolloutMeasurement
+from grail_core.protocol.policy import GenerationPolicy
 
 
 class InProcessProver:
@@ -67,6 +69,18 @@ class InProcessProver:
     ) -> list[RolloutProof]:
         with self._lock:
             return prove_rollouts(self._loaded(), rows, prompt_lengths, projections)
+
+    def measure(
+        self,
+        rows: Sequence[Sequence[int]],
+        prompt_lengths: Sequence[int],
+        positions: Sequence[Sequence[int]],
+        projections: Projections,
+        policy: GenerationPolicy,
+        sampling_seeds: Sequence[int],
+    ) -> list[RolloutMeasurement]:
+        with self._lock:
+            return measure_rollouts(self._loaded(), rows, prompt_lengths, positions, projections, policy, sampling_seeds)
 
     def _loaded(self) -> PolicyModel:
         if self._model is None:

@@ -22,7 +22,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from grail_core.checkpoints.loaded import PreparedCheckpoint
 from grail_core.child_process.frames import FrameError
@@ -32,14 +32,18 @@ from grail_core.model.policy_model import Attention
 from grail_core.proof.batch import RolloutProof
 from grail_core.proof.numerics import class_name
 from grail_core.proof.sketches import Projections
+from grail_core.proof.work import RolloutMeasurement
+from grail_core.protocol.policy import GenerationPolicy
 from grail_core.telemetry import get_logger
 from grail_miner.proving.errors import PoisonousGroupError
-from grail_miner.proving.frames import GroupRequest
+from grail_miner.proving.frames import GroupRequest, MeasureRequest, Request
 from grail_miner.proving.in_process import InProcessProver
 from grail_miner.proving.places import WorkerPlace
 from grail_miner.proving.worker import COMMAND, ProofWorker
 
 log = get_logger(__name__)
+
+T = TypeVar("T")
 
 MAX_FAILED_STARTS: Final = 3
 MAX_ENDED_WORKERS: Final = 2
@@ -52,16 +56,16 @@ HEALTH_SECONDS: Final = 1.0
 
 @dataclass(eq=False)
 class _Group:
-    """One group in the queue or in a worker's hand."""
+    """What is asked of one group, in the queue or in a worker's hand."""
 
-    request: GroupRequest
+    request: Request[Any]
     ended: int = 0  # workers, over it
-    proofs: list[RolloutProof] | None = None
+    answer: Any = None  # what the request reads, never None
     error: GrailError | None = None
 
     @property
     def done(self) -> bool:
-        return self.proofs is not None or self.error is not None
+        return self.answer is not None or self.error is not None
 
 
 @dataclass(eq=False)
@@ -167,10 +171,38 @@ class ProcessProver:
     def prove(
         self, rows: Sequence[Sequence[int]], prompt_lengths: Sequence[int], projections: Projections
     ) -> list[RolloutProof]:
+        checkpoint = self._required()
+        request = GroupRequest.of(checkpoint.manifest.digest, rows, prompt_lengths, projections)
+        found = self._answered(request, checkpoint)
+        return found if found is not None else self._here.prove(rows, prompt_lengths, projections)
+
+    def measure(
+        self,
+        rows: Sequence[Sequence[int]],
+        prompt_lengths: Sequence[int],
+        positions: Sequence[Sequence[int]],
+        projections: Projections,
+        policy: GenerationPolicy,
+        sampling_seeds: Sequence[int],
+    ) -> list[RolloutMeasurement]:
+        checkpoint = self._required()
+        request = MeasureRequest.of(
+            checkpoint.manifest.digest, rows, prompt_lengths, positions, projections, policy, sampling_seeds
+        )
+        found = self._answered(request, checkpoint)
+        if found is not None:
+            return found
+        return self._here.measure(rows, prompt_lengths, positions, projections, policy, sampling_seeds)
+
+    def _required(self) -> PreparedCheckpoint:
         checkpoint = self._wanted
         if checkpoint is None:
             raise MachineFaultError("no weights are loaded to prove with", hint="load the window's checkpoint first")
-        group = _Group(GroupRequest.of(checkpoint.manifest.digest, rows, prompt_lengths, projections))
+        return checkpoint
+
+    def _answered(self, request: Request[T], checkpoint: PreparedCheckpoint) -> T | None:
+        """A worker's answer; None: this process is to compute it, whose own model has the checkpoint."""
+        group = _Group(request)
         with self._changed:
             self._require_open()
             self._queue.append(group)
@@ -187,7 +219,8 @@ class ProcessProver:
                     self._fall_back(checkpoint)
         if group.error is not None:
             raise group.error
-        return group.proofs if group.proofs is not None else self._here.prove(rows, prompt_lengths, projections)
+        answer: T | None = group.answer
+        return answer
 
     def close(self) -> None:
         """End all workers. Who waits for a proof gets a MachineFaultError. Nothing is left of the children."""
@@ -304,7 +337,7 @@ class ProcessProver:
     def _work(self, kept: _Kept, group: _Group) -> None:
         worker = kept.worker
         try:
-            proofs = worker.prove(group.request)
+            answer = worker.answer(group.request)
         except ProofError as error:
             with self._changed:
                 group.error = error
@@ -318,7 +351,7 @@ class ProcessProver:
             reason = worker.end(error.what if isinstance(error, GrailError) else str(error))
         else:
             with self._changed:
-                group.proofs = proofs
+                group.answer = answer
             return
         with self._changed:
             if self._closing:

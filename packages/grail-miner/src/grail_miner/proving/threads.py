@@ -19,9 +19,11 @@ from grail_core.errors import MachineFaultError
 from grail_core.model.memory import free_memory, on_this_machine
 from grail_core.model.policy_model import Attention, PolicyModel
 from grail_core.model.reload import reload_weights
-from grail_core.proof.batch import RolloutProof, prove_rollouts
+from grail_core.proof.batch import RolloutProof, measure_rollouts, prove_rollouts
 from grail_core.proof.numerics import class_name, numerics_class_of
 from grail_core.proof.sketches import Projections
+from grail_core.proof.work import RolloutMeasurement
+from grail_core.protocol.policy import GenerationPolicy
 
 
 class ThreadProver:
@@ -107,6 +109,18 @@ class ThreadProver:
     ) -> list[RolloutProof]:
         with self._model() as model:
             return prove_rollouts(model, rows, prompt_lengths, projections)
+
+    def measure(
+        self,
+        rows: Sequence[Sequence[int]],
+        prompt_lengths: Sequence[int],
+        positions: Sequence[Sequence[int]],
+        projections: Projections,
+        policy: GenerationPolicy,
+        sampling_seeds: Sequence[int],
+    ) -> list[RolloutMeasurement]:
+        with self._model() as model:
+            return measure_rollouts(model, rows, prompt_lengths, positions, projections, policy, sampling_seeds)
 
     @contextmanager
     def _model(self) -> Iterator[PolicyModel]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import grail_core
 import grail_miner
@@ -15,14 +15,15 @@ from grail_core.child_process.frames import Frame, FrameError
 from grail_core.child_process.handle import ChildHandle, boot_command, folders_of
 from grail_core.errors import CheckpointError, GrailError
 from grail_core.model.policy_model import Attention
-from grail_core.proof.batch import RolloutProof
 from grail_core.protocol.types import Digest
 from grail_core.telemetry import get_logger
 from grail_miner.proving import frames
-from grail_miner.proving.frames import GroupRequest, Kind
+from grail_miner.proving.frames import Kind, Request
 from grail_miner.proving.places import WorkerPlace
 
 log = get_logger(__name__)
+
+T = TypeVar("T")
 
 COMMAND: Final = boot_command("grail_miner.proving.child", 2)
 _FOLDERS: Final = folders_of(grail_core, grail_miner)
@@ -134,20 +135,20 @@ class ProofWorker:
             seconds=round(time.monotonic() - begun, 3),
         )
 
-    def prove(self, request: GroupRequest) -> list[RolloutProof]:
-        """One group, with the weights that the request names and a load has brought.
+    def answer(self, request: Request[T]) -> T:
+        """What is asked of one group, with the weights that the request names and a load has brought.
 
         Raises:
             FrameError: as `require_ready`, or an answer that is none. ProofError: there is none, and the child lives on.
             MachineFaultError: it could not compute it.
         """
         largest = max(request.answer_bytes, transport.MAX_TEXT_BYTES)
-        frame = self._child.ask(Kind.PROVE, request.payload, time.monotonic() + GROUP_SECONDS, largest=largest)
+        frame = self._child.ask(request.asks, request.payload, time.monotonic() + GROUP_SECONDS, largest=largest)
         if frame.kind is Kind.FAULT:
             raise _error_of(frame)
-        if frame.kind is not Kind.PROVED:
-            raise FrameError(f"gave {frame.kind.name} in place of {Kind.PROVED.name}")
-        return frames.proofs_of(frame.payload, request)
+        if frame.kind is not request.answered_by:
+            raise FrameError(f"gave {frame.kind.name} in place of {request.answered_by.name}")
+        return request.read(frame.payload)
 
     def kill(self) -> None:
         """From any thread: whoever waits for the child's answer learns that it ended."""

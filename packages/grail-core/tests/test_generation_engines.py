@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pytest
 
 from grail_core.errors import EngineError, GrailError, ProtocolViolationError
+from grail_core.generation.answers import EngineAnswer
 from grail_core.generation.base import Drawn
 from grail_core.generation.drawing import TRIES
 from grail_core.generation.options import EngineOptions
@@ -211,6 +212,24 @@ def test_what_passes_is_asked_for_again_and_changes_no_token(
     double.faults.add(fault)
     assert by_index(list(generator.generate(ASKED, never))) == old.draw(ASKED)
     assert len(double.faults.struck) == fault.times
+
+
+def test_another_requests_answer_is_no_rows_of_ours_though_the_prompt_is_the_same(
+    flavour: Flavour, double: EngineDouble, old: TinyCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = generator_of(flavour, double.url, concurrent=1)
+    generator.serve(old.weights())
+    ask, answers = generator._ask_row, list[EngineAnswer]()
+
+    async def crossed(*asked: Any) -> EngineAnswer:
+        answers.append(await ask(*asked))
+        return answers[0] if len(answers) == 2 else answers[-1]
+
+    monkeypatch.setattr(generator, "_ask_row", crossed)
+    rows = requests(groups=1, rows=4)
+    assert by_index(list(generator.generate(rows, never))) == old.draw(rows)
+    assert len(answers) == len(rows) + 1  # the one that was crossed was asked for again
+    generator.close()
 
 
 def test_a_row_that_cannot_be_had_costs_no_other(flavour: Flavour, double: EngineDouble, old: TinyCheckpoint) -> None:

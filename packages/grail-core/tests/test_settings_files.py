@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,7 +108,7 @@ def test_an_empty_setting_is_an_unset_one_in_every_source(monkeypatch: pytest.Mo
     monkeypatch.setenv("GRAIL_DATA_DIR", "\r")
     assert resolved(".env", "GRAIL_DATA_DIR=\n").settings.data_dir is None
     assert resolved(".env", "GRAIL_DATA_DIR= # later\n").settings.data_dir is None
-    assert str(resolved(".env", "GRAIL_DATA_DIR=#1\n").settings.data_dir) == "#1"
+    assert resolved(".env", "GRAIL_DATA_DIR=#1\n").settings.data_dir == Path("#1").absolute()
 
 
 def test_a_name_like_one_of_ours_is_told_with_its_line_and_others_pass() -> None:
@@ -275,6 +276,19 @@ def test_blanks_around_a_value_do_not_count_and_a_path_may_begin_at_home(monkeyp
     monkeypatch.setenv("HOME", "/home/somebody")
     found = resolve().settings
     assert (found.bt_network, found.netuid, str(found.cache_dir)) == ("test", 7, "/home/somebody/cache")
+
+
+def test_a_path_is_the_same_in_whatever_folder_a_child_works(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An engine's server works in its state folder, a proof worker in the root: both are told of paths."""
+    for folder in ("here/bin", "elsewhere"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "here/bin/python").symlink_to(sys.executable)  # as an environment has it
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("GRAIL_SGLANG_PYTHON", "bin/python")
+    monkeypatch.setenv("GRAIL_STATE_DIR", "state")
+    found = resolve().settings
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert (found.sglang_python, found.state_dir) == (tmp_path / "here/bin/python", tmp_path / "here/state")
 
 
 def test_names_of_the_environment_are_told_without_trusting_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,15 +43,18 @@ def row(name: str, **flags: object) -> tuple[str, str]:
 
 
 def test_each_source_overrides_the_ones_below_it_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def here(name: str) -> str:
+        return str(Path(name).absolute())
+
     assert row("GRAIL_LOG_FILE") == ("", "default")
     Path("grail.toml").write_text('GRAIL_LOG_FILE = "toml.log"\nNETUID = 5\n')
-    assert row("GRAIL_LOG_FILE") == ("toml.log", "grail.toml, line 1")
+    assert row("GRAIL_LOG_FILE") == (here("toml.log"), "grail.toml, line 1")
     Path(".env").write_text("GRAIL_LOG_FILE=dotenv.log\n")
-    assert row("GRAIL_LOG_FILE") == ("dotenv.log", ".env, line 1")
+    assert row("GRAIL_LOG_FILE") == (here("dotenv.log"), ".env, line 1")
     monkeypatch.setenv("GRAIL_LOG_FILE", "environment.log")
-    assert row("GRAIL_LOG_FILE") == ("environment.log", "environment")
-    assert row("GRAIL_LOG_FILE", log_file=Path("flag.log")) == ("flag.log", "flag")
-    assert row("GRAIL_LOG_FILE", log_file=None) == ("environment.log", "environment")
+    assert row("GRAIL_LOG_FILE") == (here("environment.log"), "environment")
+    assert row("GRAIL_LOG_FILE", log_file=Path(here("flag.log"))) == (here("flag.log"), "flag")
+    assert row("GRAIL_LOG_FILE", log_file=None) == (here("environment.log"), "environment")
     assert row("NETUID") == ("5", "grail.toml, line 2")
 
 

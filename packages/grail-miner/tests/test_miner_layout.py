@@ -185,7 +185,7 @@ def refused_or_planned(visible: int, given: dict[str, str]) -> Layout | GrailErr
 
 def test_whatever_is_set_either_every_index_is_visible_or_the_settings_are_named() -> None:
     gpus: list[dict[str, str]] = [{}, {"vllm_gpu": "1"}, {"tp": "2"}, {"proof_gpu": "0"}, {"proof_gpu_ids": "0,3"}]
-    devices = ["", "cpu", "cuda", "cuda:0", "cuda:2", "mps"]
+    devices = ["", "cpu", "cpu:0", "cuda", "cuda:0", "cuda:2", "mps", "mps:0"]
     planned = 0
     for visible, backend, device, named in itertools.product((0, 1, 4), ["sglang", "hf"], devices, gpus):
         given = {"backend": backend, "device": device, **named}

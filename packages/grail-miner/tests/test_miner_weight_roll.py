@@ -195,6 +195,29 @@ def test_a_checkpoint_that_cannot_be_had_leaves_both_sides_where_they_are(
     miner.require_both_at(1)
 
 
+@pytest.mark.parametrize("damage", ["gone", "overwritten"])
+def test_a_folder_damaged_once_it_was_ready_costs_a_try_and_not_its_checkpoint(trainer: Trainer, damage: str) -> None:
+    miner = Miner(trainer, "engine")
+    assert miner.folders is not None
+    manifest = trainer.publish()
+    miner.roll.ahead(manifest)
+    while manifest.digest not in miner.roll.ready():
+        threading.Event().wait(0.01)
+    for file in miner.folders.root.glob("*/*.safetensors"):
+        data = file.read_bytes()
+        if damage == "gone":
+            file.unlink()
+        else:  # the cache's too: both names are of one file
+            start = 8 + int.from_bytes(data[:8], "little")
+            file.write_bytes(data[:start] + bytes(len(data) - start))
+    miner.prover.before = _fail(CheckpointError("a proof worker loaded other weights than the manifest names"))
+    with pytest.raises(GrailError):
+        miner.roll.at(manifest)
+    miner.prover.before = lambda: None
+    miner.require_both_at(1)
+    miner.roll.close()
+
+
 def test_the_next_checkpoint_is_at_hand_when_its_window_begins(miner: Miner, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is fetched, decoded or hashed any more then: what is left is each side's own load."""
     miner.require_both_at(0)

@@ -193,7 +193,7 @@ def _with_notes(layout: Layout) -> Layout:
         )
     used = {
         *layout.generation_gpus,
-        *(int(d[5:]) for d in (*layout.workers.devices, layout.generation_device or "") if ":" in d),
+        *(int(d[5:]) for d in (*layout.workers.devices, layout.generation_device or "") if d.startswith("cuda:")),
     }
     idle = sorted(set(range(layout.visible)) - used)
     if idle and not layout.url:

@@ -21,7 +21,7 @@ from grail_core.checkpoints.ahead import POLL_SECONDS, CheckpointAhead
 from grail_core.checkpoints.loaded import LiveCheckpoint, LoadedCheckpoint, PreparedCheckpoint
 from grail_core.checkpoints.source import CheckpointSource
 from grail_core.disk import storage_errors
-from grail_core.errors import EngineError
+from grail_core.errors import EngineError, GrailError
 from grail_core.generation.base import Generator, ServedWeights
 from grail_core.generation.engine_folder import EngineFolders
 from grail_core.model.described import ModelDescription
@@ -81,36 +81,17 @@ class WeightRoll:
             ProtocolViolationError: the generator cannot draw by its policy.
             StorageError, DiskFullError: the store or this machine's disk fails.
         """
-        version = manifest.digest.hex()
         if self._checkpoint is not None and self._both_have(manifest):
             return self._checkpoint
         started = time.perf_counter()
         self._checkpoint = None  # a model that is stepped in place is no longer what either side was told
-        ready = self._ready(manifest)
-        at_hand = time.perf_counter()
-        with ThreadPoolExecutor(1, "weight-roll") as other:  # both read the same bytes: one of them finds them in memory
-            proving = other.submit(_timed, lambda: self._prove_with(manifest.digest, ready.checkpoint))
-            try:
-                serving_s = _timed(lambda: self._generator.serve(ready.weights))
-            finally:
-                proving.exception()  # whatever it is, it has ended before anything else is asked of either
-            proving_s = proving.result()
-        if not self._both_have(manifest):
-            raise EngineError(
-                f"the generator serves {self._generator.version or 'nothing'} after it was told to serve {version[:16]}…",
-                hint="nothing is mined with weights that are not known; look at the engine's log",
-            )
+        try:
+            ready = self._rolled(manifest, started)
+        except GrailError:
+            self._forget(manifest)
+            raise
         self._current, self._checkpoint = manifest, ready.checkpoint
         self._clean_up(ready)
-        log.event(
-            "weights_rolled",
-            sequence=manifest.sequence,
-            version=version[:16],
-            seconds=round(time.perf_counter() - started, 3),
-            seconds_at_hand=round(at_hand - started, 3),
-            seconds_generator=round(serving_s, 3),
-            seconds_prover=round(proving_s, 3),
-        )
         return ready.checkpoint
 
     def ahead(self, manifest: CheckpointManifest) -> None:
@@ -128,6 +109,39 @@ class WeightRoll:
     def close(self) -> None:
         """End what runs in the background. Generator and prover are their owner's to close."""
         self._ahead.close()
+
+    def _rolled(self, manifest: CheckpointManifest, started: float) -> _Ready:
+        version = manifest.digest.hex()
+        ready = self._ready(manifest)
+        at_hand = time.perf_counter()
+        with ThreadPoolExecutor(1, "weight-roll") as other:  # both read the same bytes: one of them finds them in memory
+            proving = other.submit(_timed, lambda: self._prove_with(manifest.digest, ready.checkpoint))
+            try:
+                serving_s = _timed(lambda: self._generator.serve(ready.weights))
+            finally:
+                proving.exception()  # whatever it is, it has ended before anything else is asked of either
+            proving_s = proving.result()
+        if not self._both_have(manifest):
+            raise EngineError(
+                f"the generator serves {self._generator.version or 'nothing'} after it was told to serve {version[:16]}…",
+                hint="nothing is mined with weights that are not known; look at the engine's log",
+            )
+        log.event(
+            "weights_rolled",
+            sequence=manifest.sequence,
+            version=version[:16],
+            seconds=round(time.perf_counter() - started, 3),
+            seconds_at_hand=round(at_hand - started, 3),
+            seconds_generator=round(serving_s, 3),
+            seconds_prover=round(proving_s, 3),
+        )
+        return ready
+
+    def _forget(self, manifest: CheckpointManifest) -> None:
+        """What a roll failed with may be what is wrong: a file of it damaged or gone. The next try looks at every byte anew."""
+        self._ahead.forget(manifest.digest)
+        if self._folders is not None:
+            self._folders.forget(manifest.digest.hex())
 
     def _both_have(self, manifest: CheckpointManifest) -> bool:
         return self._proved_with == manifest.digest and self._generator.version == manifest.digest.hex()

@@ -200,6 +200,8 @@ class Drawing:
             self._in_flight.discard(request_id)
             raise
         self._in_flight.discard(request_id)
+        if answer.request_id != request_id:  # prompts tell a group's rows apart no more than their lengths do
+            raise UnusableAnswerError("the answer belongs to another request")
         return answer
 
     def _note_lost(self, row: Row, tokens: int, why: str) -> None:

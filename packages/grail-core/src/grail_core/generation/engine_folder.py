@@ -85,6 +85,11 @@ class EngineFolders:
             self._staged = {version: folder for version, folder in self._staged.items() if version in versions}
             self._remove_others()
 
+    def forget(self, version: str) -> None:
+        """Make this one's folder anew when it is asked for again; the next `retain` removes it."""
+        with self._lock:
+            self._staged.pop(version, None)
+
     def close(self) -> None:
         """Let another process have it. Folders stay, for servers that go on."""
         with self._lock:

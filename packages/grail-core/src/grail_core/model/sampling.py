@@ -72,7 +72,7 @@ class SeededSampler:
             logits: float32 [V]. history: prompt + completion so far; read only with a repetition penalty.
         """
         x = self._scaled(logits, history)
-        if self.truncates:
+        if self.truncates and np.isfinite(x.max()):  # else there is no border, and nothing is provable
             kept = self._inside(x).kept
             warped = np.full_like(x, -np.inf)
             warped[kept] = x[kept]

@@ -75,9 +75,13 @@ def _switch(value: object) -> bool:
 
 
 def expanded(value: Path) -> Path:
-    """Raises ValueError where there is no home folder."""
+    """Absolute: engines, proof workers and graders are told of it, and work in folders of their own. Links stay as they are,
+    since an environment's interpreter is one.
+
+    Raises ValueError where there is no home folder.
+    """
     try:
-        return value.expanduser()
+        return value.expanduser().absolute()
     except RuntimeError:
         raise ValueError("there is no home folder that ~ could stand for") from None
 

@@ -48,7 +48,7 @@ def examine(settings: Settings, asked: Asked) -> Examination:
         done.layout = plan(settings, len(looked.gpus))
         done.findings += engine.engine(settings, done.layout, offline=asked.offline)
     except GrailError as error:
-        done.findings.append(broken(engine.ENGINE, "layout", error))
+        done.findings += engine.without_layout(settings, len(looked.gpus), error, offline=asked.offline)
     known = network.Known()
     done.findings += network.here(settings, known)
     if asked.offline:

@@ -177,6 +177,16 @@ def test_an_engines_interpreter_is_asked_for_its_versions(tmp_path: Path) -> Non
     assert "sglang>=0.5.23,<0.6" in told.hint
 
 
+def test_an_environment_without_minima_and_a_folder_that_is_none_are_told_of(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    asked = Asked(environment="nope", offline=True)
+    found = {one.name: one for one in examine(load_settings(pipeline_symlink_dir=tmp_path / "file"), asked).findings}
+    assert "'nope'" in found["no minima"].detail
+    assert "gsm8k" in found["no minima"].detail
+    assert found["links to weights"].state is State.BROKEN
+    assert "GRAIL_PIPELINE_SYMLINK_DIR" in found["links to weights"].hint
+
+
 def test_settings_that_give_no_layout_do_not_hide_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAIL_PIPELINE_BACKEND", "vllm")
     monkeypatch.setenv("GRAIL_PIPELINE_PROOF_GPU", "63")

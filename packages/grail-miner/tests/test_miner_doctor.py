@@ -118,6 +118,7 @@ def test_everything_that_is_wrong_is_named_in_one_run_with_an_exit_code(
     assert {one.name for one in done.broken} == {"layout", "wallet", "beacon", "bucket"}
     assert states(done.findings)["registration"] is State.NOT_ASKED
     assert states(done.findings)["checkpoint"] is State.NOT_ASKED
+    assert states(done.findings)["environment"] is State.NOT_ASKED
     ended = CliRunner().invoke(cli, ["doctor"])
     assert getattr(ended.exception, "exit_code", None) == 11, "of the first: the layout contradicts the protocol"
     assert "the proof path must match the validators'" in ended.stdout
@@ -174,6 +175,32 @@ def test_an_engines_interpreter_is_asked_for_its_versions(tmp_path: Path) -> Non
     told = asked_of(load_settings(sglang_python=other))["interpreter"]
     assert told.state is State.BROKEN
     assert "sglang>=0.5.23,<0.6" in told.hint
+
+
+def test_an_environment_without_minima_and_a_folder_that_is_none_are_told_of(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    asked = Asked(environment="nope", offline=True)
+    found = {one.name: one for one in examine(load_settings(pipeline_symlink_dir=tmp_path / "file"), asked).findings}
+    assert "'nope'" in found["no minima"].detail
+    assert "gsm8k" in found["no minima"].detail
+    assert found["links to weights"].state is State.BROKEN
+    assert "GRAIL_PIPELINE_SYMLINK_DIR" in found["links to weights"].hint
+
+
+def test_settings_that_give_no_layout_do_not_hide_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAIL_PIPELINE_BACKEND", "vllm")
+    monkeypatch.setenv("GRAIL_PIPELINE_PROOF_GPU", "63")
+    done = examine(load_settings(vllm_python=Path(sys.executable)), Asked(offline=True))
+    assert done.layout is None
+    found = {one.name: one for one in done.broken if one.section == "engine"}
+    assert list(found) == ["layout", "interpreter"]
+    assert found["interpreter"].error is not None
+    assert found["interpreter"].error.exit_code == 3  # as at the start
+    assert "'vllm>=0.32,<0.34'" in found["interpreter"].hint
+    monkeypatch.setenv("GRAIL_VLLM_URL", "http://127.0.0.1:9")
+    done = examine(load_settings(vllm_python=Path(sys.executable)), Asked(offline=True))
+    (one,) = (one for one in done.broken if one.section == "engine")
+    assert "an interpreter to start one with" in one.detail
 
 
 def test_an_interpreter_that_is_not_there_lacks_the_engine_or_fails_is_named(tmp_path: Path) -> None:

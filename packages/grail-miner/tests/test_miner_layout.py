@@ -41,6 +41,16 @@ def test_the_engine_is_sglang_where_cuda_devices_are_visible_and_hf_elsewhere() 
     assert (said.backend, said.why) == ("vllm", "GRAIL_PIPELINE_BACKEND says so")
 
 
+def test_an_engine_that_is_set_up_and_that_nobody_chose_is_told_of() -> None:
+    (note,) = layout(0, url="http://127.0.0.1:30000").notes
+    assert "GRAIL_SGLANG_URL is set and not used: hf generates" in note
+    assert "GRAIL_PIPELINE_BACKEND=sglang" in note
+    (note,) = layout(0, python="sglang/bin/python").notes
+    assert "GRAIL_SGLANG_PYTHON is set and not used" in note
+    assert not layout(0, url="http://127.0.0.1:30000", backend="hf").notes  # somebody chose
+    assert not layout(2, python="sglang/bin/python").notes
+
+
 def test_a_machine_without_gpus_has_one_copy_of_the_weights_on_the_cpu() -> None:
     here = layout(0)
     assert here.generation_device == "cpu"
@@ -150,6 +160,7 @@ def test_somebody_elses_server_runs_where_it_runs() -> None:
 
 def test_a_gpu_that_nothing_runs_on_is_said() -> None:
     assert layout(3).notes == ("GPU 2: visible, and nothing runs on it",)
+    assert layout(4).notes == ("GPUs 2, 3: visible, and nothing runs on them",)
 
 
 TWO = """\

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grail_core.errors import ConfigurationError
+from grail_core.generation.installed import TRIED
 from grail_core.generation.options import EngineOptions, require_model_len
 from grail_core.participant.classes import require_class
 from grail_core.participant.settings import Settings
@@ -235,7 +236,8 @@ def _folders(generator: Generator, options: EngineOptions) -> EngineFolders:
 
 
 def _how(backend: str) -> str:
+    made = f"{backend}-env"
     return (
-        f"make an environment for it (python -m venv {backend}-env && {backend}-env/bin/pip install {backend}) and set"
-        f" GRAIL_{backend.upper()}_PYTHON={backend}-env/bin/python; or set GRAIL_PIPELINE_BACKEND=hf to generate in process"
+        f"make an environment for it (python -m venv {made} && {made}/bin/pip install '{backend}{TRIED[backend]}') and set"
+        f" GRAIL_{backend.upper()}_PYTHON={made}/bin/python; or set GRAIL_PIPELINE_BACKEND=hf to generate in process"
     )

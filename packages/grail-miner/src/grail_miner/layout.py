@@ -94,7 +94,7 @@ def plan(settings: Settings, visible: int) -> Layout:
         memory_share=settings.pipeline_gpu_mem_util,
         workers=workers,
     )
-    return _with_notes(layout)
+    return _with_notes(layout, _unused(settings, backend, why))
 
 
 def choose_backend(settings: Settings, visible: int) -> tuple[str, str]:
@@ -183,8 +183,20 @@ def _workers(settings: Settings, devices: tuple[str, ...]) -> ProofWorkers:
     return ProofWorkers("in process" if len(each) == 1 else "threads", each)
 
 
-def _with_notes(layout: Layout) -> Layout:
-    notes = []
+def _unused(settings: Settings, backend: str, why: str) -> list[str]:
+    """Settings of an engine that nobody chose: an address or an interpreter alone does not choose it."""
+    if settings.pipeline_backend is not None:
+        return []
+    return [
+        f"{Settings.model_fields[name].alias} is set and not used: {backend} generates, {why}"
+        f" (GRAIL_PIPELINE_BACKEND={engine} uses it)"
+        for engine in ("sglang", "vllm")
+        for name in (f"{engine}_url", f"{engine}_python")
+        if engine != backend and getattr(settings, name)
+    ]
+
+
+def _with_notes(layout: Layout, notes: list[str]) -> Layout:
     for gpu in layout.shared_gpus:
         left = round(100 * (1 - layout.memory_share))
         notes.append(
@@ -197,7 +209,10 @@ def _with_notes(layout: Layout) -> Layout:
     }
     idle = sorted(set(range(layout.visible)) - used)
     if idle and not layout.url:
-        notes.append(f"GPU {_listed(tuple(idle))}: visible, and nothing runs on it")
+        which = f"GPU {idle[0]}: visible, and nothing runs on it"
+        if len(idle) > 1:
+            which = f"GPUs {_listed(tuple(idle))}: visible, and nothing runs on them"
+        notes.append(which)
     if layout.visible and layout.generation_device == "cpu":
         notes.append("a CUDA device is visible, and generation runs on the CPU (GRAIL_DEVICE)")
     return replace(layout, notes=tuple(notes))
@@ -219,7 +234,10 @@ def _not_visible(what: str, index: int, visible: int, where: str) -> ProtocolVio
         if visible > 1
         else "1 visible: 0"
     )
-    hint = "no CUDA device is visible: set GRAIL_PIPELINE_BACKEND=hf and leave GPU indices unset, or see `nvidia-smi`"
+    hint = (
+        "see `nvidia-smi` and CUDA_VISIBLE_DEVICES; or set GRAIL_PIPELINE_BACKEND=hf, and leave GPU indices and GRAIL_DEVICE"
+        " unset"
+    )
     if visible == 1:
         hint = (
             "one GPU can do both: set GRAIL_PIPELINE_PROOF_GPU=0, and GRAIL_PIPELINE_GPU_MEM_UTIL so low that the proof model"

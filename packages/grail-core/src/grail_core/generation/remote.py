@@ -194,7 +194,8 @@ class RemoteGenerator(ABC):
             raise no_engine(self.url, error) from error
 
     def _failed(self, what: str) -> EngineError:
-        return EngineError(what, where=self.url, hint="look into the engine's own log; started again it is loaded anew")
+        hint = "does it run there? look into the engine's own log; started again it is loaded anew"
+        return EngineError(what, where=self.url, hint=hint)
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None, *, seconds: float = CONTROL_S) -> Node:
         """The JSON object that a control request answers with. Raises as `EngineHttp.call`, and UnusableAnswerError."""

@@ -26,6 +26,7 @@ from grail_core.participant.settings_fields import (
     NETWORK,
     NETWORKED,
     ROLES,
+    DeviceName,
     FilePath,
     WholeNumber,
     expanded,
@@ -179,12 +180,13 @@ class _SharedSettings(BaseModel):
     data_dir: FilePath | None = setting(
         "GRAIL_DATA_DIR", MACHINE, "every role; `grail-envs`, from the environment alone", "folder of data sets", default=None
     )
-    device: str = setting(
+    device: DeviceName = setting(
         "GRAIL_DEVICE",
         MACHINE,
         ROLES,
         "torch device of the proof model; a miner's, unless it is set, is a GPU where CUDA devices are visible",
         default="cpu",
+        wanted="cpu, cuda, or a device with its index (cuda:0)",
     )
     calibration: FilePath | None = setting(
         "GRAIL_CALIBRATION",
@@ -285,16 +287,24 @@ def resolve(**flags: Any) -> Resolution:
 def _malformed(error: ValidationError, given: Mapping[str, Given]) -> ConfigurationError:
     """One error for all wrong values, so that nobody has to start once for each."""
     wrong = error.errors(include_input=False, include_context=False, include_url=False)
-    told, places, hints = [], [], []
-    for one in {str(one["loc"][0]): one for one in reversed(wrong)}.values():
+    told, places = [], []
+    words = ""
+    for one in reversed({str(one["loc"][0]): one for one in reversed(wrong)}.values()):
         name = str(one["loc"][0])
         words = wanted(next(field for field in Settings.model_fields.values() if field.alias == name))
-        own = one["type"] == "value_error"  # a validator of ours has said it
-        told.append(f"{name}: " + (str(one["msg"]).removeprefix("Value error, ") if own else f"it is not {words}"))
+        own = one["type"] == "value_error"  # a validator of ours has said it, and may not have said what is wanted
+        why = str(one["msg"]).removeprefix("Value error, ") if own else f"it is not {words}"
+        told.append((name, why, f"; set it to {words}" if own else ""))
         places.append(given[name].origin)
-        hints.append(f"set {name} to {words}, or leave it unset")
+    if len(told) == 1:
+        name, why, _ = told[0]
+        return ConfigurationError(f"{name}: {why}", where=places[0], hint=f"set {name} to {words}, or leave it unset")
+    lines = [f"\n    {place}: {name}: {why}{also}" for (name, why, also), place in zip(told, places, strict=True)]
+    files = dict.fromkeys(place.partition(", line ")[0] for place in places)
     return ConfigurationError(
-        "; ".join(reversed(told)), where=", ".join(dict.fromkeys(reversed(places))), hint="; ".join(reversed(hints))
+        f"{len(told)} settings have values that they cannot have:{''.join(lines)}",
+        where=", ".join(files),
+        hint="set each to what its line says, or leave it unset",
     )
 
 

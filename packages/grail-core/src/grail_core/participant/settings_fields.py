@@ -86,7 +86,15 @@ def expanded(value: Path) -> Path:
         raise ValueError("there is no home folder that ~ could stand for") from None
 
 
+def _device(value: str) -> str:
+    """By its form alone: which devices are there is looked up where one is used."""
+    if not re.fullmatch(r"cpu|(cuda|mps|xpu)(:[0-9]{1,3})?", value):
+        raise ValueError("it is no torch device")
+    return value
+
+
 WholeNumber = Annotated[int, BeforeValidator(_whole_number)]
 Number = Annotated[float, BeforeValidator(_number)]
 Switch = Annotated[bool, BeforeValidator(_switch)]
+DeviceName = Annotated[str, AfterValidator(_device)]
 FilePath = Annotated[Path, AfterValidator(expanded)]

@@ -66,17 +66,17 @@ def conformance_command(settings: Settings, asked: ConformanceRequest, *, as_jso
 
 def check_engine(settings: Settings, asked: ConformanceRequest) -> ConformanceReport:
     """Make the engine serve the checkpoint, ask it, and hold its answers against our own model."""
-    found = _checkpoint(settings, asked)
-    model = PolicyModel.load(found.folder, device=settings.device)
-    weights = replace(
-        found,
-        vocabulary_size=model.vocabulary_size,
-        context_length=model.context_length,
-        model=model,
-        policy=_policy(found, asked),
-    )
-    verifier = Verifier(model, _renderer(found.folder), _folder_policy(found.folder))
-    with opened(asked.engine, asked.url) as generator:
+    with opened(asked.engine, asked.url) as generator:  # asks nothing yet: a wrong address is told before a model is loaded
+        found = _checkpoint(settings, asked)
+        model = PolicyModel.load(found.folder, device=settings.device)
+        weights = replace(
+            found,
+            vocabulary_size=model.vocabulary_size,
+            context_length=model.context_length,
+            model=model,
+            policy=_policy(found, asked),
+        )
+        verifier = Verifier(model, _renderer(found.folder), _folder_policy(found.folder))
         generator.serve(weights)
         return conformance(generator, weights, verifier, probes_for(weights, verifier, asked.groups))
 
@@ -115,12 +115,22 @@ def _checkpoint(settings: Settings, asked: ConformanceRequest) -> ServedWeights:
     folder = asked.checkpoint
     trainer: Hotkey | None = None
     if folder is None:
-        trainer = network_parameters(settings).trainer_hotkey
+        try:
+            trainer = network_parameters(settings).trainer_hotkey
+        except ConfigurationError as error:
+            hint = f"name a model's folder with --checkpoint; or, for the newest of the cache, {error.hint}"
+            raise ConfigurationError(error.what, where=error.where, hint=hint) from error
         folder = _newest(settings.cache_dir, trainer)
     if (folder / MANIFEST_FILE).is_file():
         cached = read_checkpoint(folder, trainer or network_parameters(settings).trainer_hotkey)
         manifest = cached.manifest
         return ServedWeights(manifest.digest.hex(), folder, manifest.policy, frozenset(manifest.end_token_ids), 0, 0)
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            "this is no model's folder: it has no config.json",
+            where=str(folder),
+            hint="name a folder with config.json and safetensors files",
+        )
     defaults = sampling_defaults(folder)
     return ServedWeights(_digest(folder), folder, defaults.policy, frozenset(defaults.end_tokens), 0, 0)
 

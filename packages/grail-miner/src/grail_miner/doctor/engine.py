@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from grail_core.errors import CheckpointError, EngineError, GrailError
+from grail_core.errors import CheckpointError, ConfigurationError, EngineError, GrailError
 from grail_core.generation.installed import TRIED
 from grail_core.participant.settings import Settings
 from grail_core.text import printable
 from grail_miner.doctor.findings import Finding, broken, not_asked, ok, warning
 from grail_miner.doctor.machine import GIB, Machine
 from grail_miner.equipment import SERVERS, engine_python
-from grail_miner.layout import Layout
+from grail_miner.layout import Layout, choose_backend, server_url
 
 ENGINE = "engine"
 _SECONDS = 60
@@ -79,27 +79,45 @@ def engine(settings: Settings, layout: Layout, *, offline: bool) -> Iterator[Fin
     yield ok(ENGINE, "back-end", f"{layout.backend}: {layout.why}")
     for note in layout.notes:
         yield warning(ENGINE, "layout", note)
-    if layout.backend not in SERVERS:
+    yield from _there(settings, layout.backend, layout.url, offline=offline)
+
+
+def without_layout(settings: Settings, visible: int, error: GrailError, *, offline: bool) -> Iterator[Finding]:
+    """What can be asked of the engine where the settings give no layout, and why they give none."""
+    backend, why = choose_backend(settings, visible)
+    yield ok(ENGINE, "back-end", f"{backend}: {why}")
+    yield broken(ENGINE, "layout", error)
+    try:
+        url = server_url(settings, backend)
+    except GrailError as contradiction:
+        if str(contradiction) != str(error):
+            yield broken(ENGINE, "server", contradiction)
         return
-    if layout.url is None:
+    yield from _there(settings, backend, url, offline=offline)
+
+
+def _there(settings: Settings, backend: str, url: str | None, *, offline: bool) -> Iterator[Finding]:
+    if backend not in SERVERS:
+        return
+    if url is None:
         try:
-            python = engine_python(settings, layout.backend)
-            yield from _installed(layout.backend, python)
+            python = engine_python(settings, backend)
+            yield from _installed(backend, python)
         except GrailError as error:
             yield broken(ENGINE, "interpreter", error)
         return
-    if urlsplit(layout.url).hostname not in ("127.0.0.1", "localhost", "::1"):
+    if urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1"):
         yield warning(
             ENGINE,
             "address",
-            f"{layout.url} is on another machine: who reaches it can run code in it, and it reads weights from its own disk",
+            f"{url} is on another machine: who reaches it can run code in it, and it reads weights from its own disk",
             "put a tunnel to it on 127.0.0.1, and share the folder of weights under the same path",
         )
     if offline:
         yield not_asked(ENGINE, "server", "--offline")
         return
     try:
-        yield ok(ENGINE, "server", f"{layout.url} answers: {_server_says(layout.backend, layout.url)}")
+        yield ok(ENGINE, "server", f"{url} answers: {_server_says(backend, url)}")
     except GrailError as error:
         yield broken(ENGINE, "server", error)
 
@@ -159,7 +177,7 @@ def _copies(device: str, count: int, layout: Layout, machine: Machine, size: Mod
 
 def _installed(backend: str, python: Path) -> Iterator[Finding]:
     """Asked of the interpreter itself, without our settings in its environment, and without importing the engine."""
-    failed = EngineError(
+    failed = ConfigurationError(
         "the interpreter does not say what is installed in it",
         where=f"GRAIL_{backend.upper()}_PYTHON={python}",
         hint="run it by hand; make the environment anew",
@@ -179,17 +197,17 @@ def _installed(backend: str, python: Path) -> Iterator[Finding]:
         raise failed from error
     there = versions.get(backend)
     if there is None:
-        raise EngineError(
+        raise ConfigurationError(
             f"{backend} is not installed in this environment",
             where=str(python),
-            hint=f"{python} -m pip install {backend}",
+            hint=f"{python} -m pip install '{backend}{TRIED[backend]}'",
         )
     others = ", ".join(f"{name} {printable(versions.get(name) or 'none')[:40]}" for name in ("torch", "transformers", "python"))
     told = f"{backend} {printable(there)[:40]} with {others} ({python})"
     numbers = re.match(r"\d+(?:\.\d+)*", there)
     if numbers is None or tuple(map(int, numbers[0].split("."))) not in TRIED[backend]:
         hint = f"{python} -m pip install '{backend}{TRIED[backend]}'"
-        raise EngineError(f"{told} is not a version that this was tried with: {backend}{TRIED[backend]}", hint=hint)
+        raise ConfigurationError(f"{told} is not a version that this was tried with: {backend}{TRIED[backend]}", hint=hint)
     yield ok(ENGINE, "interpreter", told)
 
 
@@ -215,4 +233,4 @@ def _server_says(backend: str, url: str) -> str:
         raise EngineError(
             f"it does not answer: {type(error).__name__}", where=url + path, hint="start the server, or leave the URL unset"
         ) from error
-    return printable(data.decode("utf-8", errors="replace"))[:200]
+    return printable(data.decode("utf-8", errors="replace"), 200)

@@ -13,7 +13,7 @@ from grail_core.participant.settings import Settings
 from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.policy import GenerationPolicy
 from grail_miner.doctor import engine, machine, network
-from grail_miner.doctor.findings import Finding, State, broken, not_asked, ok
+from grail_miner.doctor.findings import Finding, State, broken, not_asked, ok, warning
 from grail_miner.equipment import numerics_classes
 from grail_miner.layout import Layout, plan
 
@@ -48,7 +48,7 @@ def examine(settings: Settings, asked: Asked) -> Examination:
         done.layout = plan(settings, len(looked.gpus))
         done.findings += engine.engine(settings, done.layout, offline=asked.offline)
     except GrailError as error:
-        done.findings.append(broken(engine.ENGINE, "layout", error))
+        done.findings += engine.without_layout(settings, len(looked.gpus), error, offline=asked.offline)
     known = network.Known()
     done.findings += network.here(settings, known)
     if asked.offline:
@@ -90,7 +90,11 @@ def _sizes(
         yield _room(settings.pipeline_max_model_len, known.manifest.policy, known.context_length)
     spec = known.manifest.environment if known.manifest else None
     environment = asked.environment or (spec.env_id if spec else None)
-    least, what = machine.figures_for(read_minima(), environment, size.parameters if size else 0)
+    figures = read_minima()
+    if environment is not None and environment not in figures.environments:
+        known_ones = f"figures are there for {', '.join(sorted(figures.environments))}"
+        yield warning(machine.MACHINE, "no minima", f"none are known for {environment!r}; {known_ones}")
+    least, what = machine.figures_for(figures, environment, size.parameters if size else 0)
     yield from machine.minima(looked, least, what)
     yield from machine.folders(settings, least["disk_gib"])
 

@@ -120,8 +120,14 @@ def minima(machine: Machine, least: dict[str, float], what: str) -> Iterator[Fin
 
 
 def folders(settings: Settings, needed_gib: float) -> Iterator[Finding]:
-    """Cache and state can be written, and the cache's device has room for what the minima say."""
-    for name, folder, needed in (("cache", settings.cache_dir, needed_gib), ("state", settings.state_dir, 1.0)):
+    """Cache, state and the links to weights can be written, and the cache's device has room for what the minima say."""
+    asked = [
+        ("cache", "GRAIL_CACHE_DIR", settings.cache_dir, needed_gib),
+        ("state", "GRAIL_STATE_DIR", settings.state_dir, 1.0),
+    ]
+    if settings.pipeline_symlink_dir is not None:
+        asked.append(("links to weights", "GRAIL_PIPELINE_SYMLINK_DIR", settings.pipeline_symlink_dir, 1.0))
+    for name, variable, folder, needed in asked:
         place = next((one for one in (folder, *folder.parents) if one.exists()), Path("/"))
         try:
             free = shutil.disk_usage(place).free / GIB
@@ -129,7 +135,7 @@ def folders(settings: Settings, needed_gib: float) -> Iterator[Finding]:
             yield broken(MACHINE, name, GrailError(f"the folder cannot be looked at: {error.strerror}", where=str(folder)))
             continue
         if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-            hint = f"give this user the right, or set GRAIL_{name.upper()}_DIR to another folder"
+            hint = f"give this user the right, or set {variable} to another folder"
             yield broken(MACHINE, name, GrailError("this folder cannot be written", where=str(place), hint=hint))
         elif free < 0.1:
             yield broken(MACHINE, name, DiskFullError("no space is left on its device", where=str(folder), hint="free some"))
@@ -170,5 +176,6 @@ def _driver() -> str | None:
 def figures_for(minima_of: Minima, environment: str | None, parameters: int) -> tuple[dict[str, float], str]:
     """The miner's minima, and for what they are."""
     of = f" of {environment}" if environment else ""
-    model = f" with {parameters / 1e9:.2g} billion parameters" if parameters else " of a small model"
-    return minima_of.least("miner", environment, parameters), f"a miner{of}{model}"
+    size = f"{parameters / 1e9:.2g} billion" if parameters >= 1e8 else f"{parameters / 1e6:.2g} million"
+    model = f"a model of {size} parameters" if parameters else "a small model"
+    return minima_of.least("miner", environment, parameters), f"a miner{of} with {model}"

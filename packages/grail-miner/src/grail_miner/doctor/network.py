@@ -148,7 +148,8 @@ def bucket(settings: Settings, known: Known) -> Iterator[Finding]:
 def checkpoint(settings: Settings, known: Known) -> Iterator[Finding]:
     """The checkpoint of the running window, and whether its environment is the one that is installed here."""
     if known.params is None or known.chain is None or known.directory is None:
-        yield not_asked(NETWORK, "checkpoint", "parameters, chain and bucket are needed for it")
+        for name in ("checkpoint", "environment"):
+            yield not_asked(NETWORK, name, "parameters, chain and bucket are needed for it")
         return
     from grail_core.checkpoints.fetch import model_files
     from grail_core.checkpoints.source import CheckpointSource
@@ -169,6 +170,7 @@ def checkpoint(settings: Settings, known: Known) -> Iterator[Finding]:
         )
     except GrailError as error:
         yield broken(NETWORK, "checkpoint", error)
+        yield not_asked(NETWORK, "environment", "the checkpoint names it")
         return
     yield _environment(settings, known.manifest)
 

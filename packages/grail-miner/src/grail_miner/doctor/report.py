@@ -13,16 +13,18 @@ from grail_miner.doctor.examination import Examination
 from grail_miner.doctor.findings import Finding, State
 from grail_miner.layout_picture import picture
 
+_WIDTH = 22  # of the column of names, at least
 _ORDER = ("machine", "engine", "network")
 
 
 def as_text(done: Examination) -> str:
     """Findings by section, then the picture of the layout, then what to do."""
     ordered = sorted(done.findings, key=lambda one: _ORDER.index(one.section))
+    width = max([_WIDTH, *(len(one.name) for one in ordered)])
     lines: list[str] = []
     for section, members in groupby(ordered, key=lambda one: one.section):
         lines += [*([""] if lines else []), section.capitalize()]
-        lines += [_line(one) for one in members]
+        lines += [_line(one, width) for one in members]
     if done.layout is not None:
         lines += ["", "Layout", picture(done.layout)]
     lines += ["", _summary(done)]
@@ -57,10 +59,10 @@ def end(done: Examination) -> None:
     raise kind(f"{len(done.broken)} of what a miner needs do not hold: {names}", where="doctor", hint="see the lines above")
 
 
-def _line(one: Finding) -> str:
-    text = f"  {one.state.value:9}  {one.name:22}  {one.detail}"
+def _line(one: Finding, width: int) -> str:
+    text = f"  {one.state.value:9}  {one.name:{width}}  {one.detail}"
     if one.hint and one.state is not State.OK:
-        text += f"\n{'':13}{'':22}  → {one.hint}"
+        text += f"\n{'':13}{'':{width}}  → {one.hint}"
     return "\n".join(printable(line) for line in text.splitlines())
 
 

@@ -365,6 +365,23 @@ _SHOWN = {kind for kind, (occasions, _) in KINDS.items() if not occasions or occ
 }  # fmt: skip
 
 
+def test_a_row_that_is_aborted_in_the_middle_of_a_step_ends_alone(
+    double: EngineDouble, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = double.engine._forward
+    aborted: list[int] = []
+
+    def aborting(request: Any, cache: Any, tokens: tuple[int, ...]) -> Any:
+        if not aborted:
+            aborted.append(double.engine.abort(lambda one: True))
+        return forward(request, cache, tokens)
+
+    monkeypatch.setattr(double.engine, "_forward", aborting)
+    assert draw(double, PROMPTS[2], SEEDS[2])[1] == "abort"
+    assert aborted == [1]
+    assert draw(double, PROMPTS[2], SEEDS[2])[0] == proper(folders[0])[2]
+
+
 def test_a_held_row_begins_when_it_is_released_and_a_stalled_one_can_be_aborted(double: EngineDouble) -> None:
     double.faults.add(Fault("slow_first_token"), Fault("stall", after=1, tokens=4))
     with ThreadPoolExecutor() as pool:

@@ -12,6 +12,7 @@ from grail_core.generation.base import Completion, Drawn
 from grail_miner.budget import TimeBudget
 from grail_miner.groups import Assigned
 from grail_miner.pipeline.stages import Made, Pipeline, Plan, WindowClock
+from tooling.testing.faults import events
 from tooling.testing.scripted_work import COMPLETION, END, ScriptedWork, standing_clock
 
 WINDOW = 30
@@ -65,9 +66,32 @@ def test_a_fault_of_a_stage_is_raised_as_it_is(step: str, error: Exception) -> N
         if at == step and group == 5:
             raise error
 
+    if step == "generate" and isinstance(error, EngineError):
+        assert [group.group for group in run(ScriptedWork(hook=hook)).groups] == [0, 1, 2, 3, 4]
+        return
     with pytest.raises(type(error)) as raised:
         run(ScriptedWork(hook=hook))
     assert raised.value is error
+
+
+@pytest.mark.parametrize(("after", "whole"), [(40, [0, 1]), (16, [0])])
+def test_an_engine_that_fails_ends_the_drawing_and_what_it_gave_before_is_used(after: int, whole: list[int]) -> None:
+    work = Odd()
+    work.answers = lambda honest: honest[:after]
+    work.fails = True
+    with events() as names:
+        made = run(work)
+    assert [group.group for group in made.groups] == whole
+    assert set(made.cancelled) == set(range(4)) - set(whole)
+    assert names.count("engine_failed") == 1
+
+
+def test_an_engine_that_fails_before_one_group_is_whole_costs_the_window() -> None:
+    work = Odd()
+    work.answers = lambda honest: honest[:15]
+    work.fails = True
+    with pytest.raises(EngineError, match="dead"):
+        run(work)
 
 
 def test_a_chain_that_fails_is_the_windows_fault_whoever_asked_it() -> None:
@@ -106,10 +130,13 @@ class Odd(ScriptedWork):
     """Draws as `answers` says."""
 
     answers: Callable[[list[Drawn]], list[Drawn]]
+    fails = False  # after these
 
     def generate(self, assigned: Sequence[Assigned], cancelled: Callable[[], bool]) -> Iterator[Drawn]:
         honest = [Drawn(index, COMPLETION) for index in range(16 * len(assigned))]
-        return iter(self.answers(honest))
+        yield from self.answers(honest)
+        if self.fails:
+            raise EngineError("dead")
 
 
 def with_first(tokens: tuple[int, ...]) -> Callable[[list[Drawn]], list[Drawn]]:

@@ -26,6 +26,7 @@ from grail_miner.budget import TimeBudget
 from grail_miner.mining import Mining
 from grail_miner.pipeline.trace import GENERATE, PROVE
 from grail_miner.service import MinerService
+from grail_miner.start import no_start_outlives
 from tooling.testing.driven_chain import Driven
 from tooling.testing.faults import events
 from tooling.testing.mining import mine, mining_of
@@ -98,20 +99,50 @@ def test_the_file_is_the_one_that_single_steps_make(network: Network) -> None:
     assert ours.header.groups == GROUPS
 
 
-def test_an_engine_that_dies_costs_its_window_and_the_next_one_begins_with_its_weights_served_anew(network: Network) -> None:
+def test_an_engine_that_dies_costs_what_it_had_not_finished_and_is_served_anew_in_the_next_window(network: Network) -> None:
     mining, engine = mining_of(network, "miner-0"), Engine()
     mining.generator, engine.fails_after = engine, 20
     service = miner(network, mining)
-    with events() as names:
-        assert service._try_window(FIRST_WINDOW, threading.Event()) is False
-        assert names[-1] == "window_skipped"
-        assert stored(network) is None
-        engine.fails_after = None
-        following = Window(FIRST_WINDOW + WINDOW_LENGTH)
-        network.advance_to(following + 1)
-        assert service._try_window(following, threading.Event()) is True
+    assert service._try_window(FIRST_WINDOW, threading.Event()) is True
+    data = stored(network)
+    assert data is not None
+    assert 0 < read_window_file(data).header.groups < GROUPS
+    following = Window(FIRST_WINDOW + WINDOW_LENGTH)
+    network.advance_to(following + 1)
+    engine.fails_after = None
+    assert service._try_window(following, threading.Event()) is True
     assert engine.served == 2
-    assert stored(network, following) is not None
+    data = stored(network, following)
+    assert data is not None
+    assert read_window_file(data).header.groups == GROUPS
+
+
+def test_an_engine_that_dies_before_one_group_is_whole_costs_its_window(network: Network) -> None:
+    mining, engine = mining_of(network, "miner-0"), Engine()
+    mining.generator, engine.fails_after = engine, 3
+    with events() as names:
+        assert miner(network, mining)._try_window(FIRST_WINDOW, threading.Event()) is False
+    assert names[-1] == "window_skipped"
+    assert stored(network) is None
+
+
+def test_a_stop_ends_the_start_of_an_engine_and_leaves_one_that_serves_alone() -> None:
+    class Starting:
+        version: str | None = None
+        closed = threading.Event()
+
+        def close(self) -> None:
+            self.closed.set()
+
+    stop, starting = threading.Event(), Starting()
+    with no_start_outlives(stop, starting):  # type: ignore[arg-type]
+        assert not starting.closed.is_set()
+        stop.set()
+        assert starting.closed.wait(60)
+    serving = Starting()
+    serving.version, serving.closed = "ab", threading.Event()
+    with no_start_outlives(stop, serving):  # type: ignore[arg-type]
+        assert not serving.closed.wait(1)  # looked at several times
 
 
 def test_a_policy_that_the_engine_cannot_follow_is_said_and_the_window_skipped(network: Network) -> None:

@@ -267,36 +267,38 @@ class Engine:
         """One step of one row: what is not in its cache goes through the model, and the next token is drawn."""
         from transformers import DynamicCache
 
-        if request.cache is None:
-            request.cache, request.in_cache = DynamicCache(), 0
+        cache = request.cache  # an abort by another thread takes it from the request while this step runs
+        if cache is None:
+            request.cache = cache = DynamicCache()
+            request.in_cache = 0
             if not request.tokens:
-                self._prefill(request)
+                self._prefill(request, cache)
         row = (*request.prompt, *request.tokens)
-        hidden = self._forward(request, row[request.in_cache :])
+        hidden = self._forward(request, cache, row[request.in_cache :])
         logits = self.model.logits(hidden).cpu().numpy()[0]
         clone = request.fault is not None and request.fault.kind == "clones"
         token = draw(logits, request, deterministic=self.setup.deterministic, clone=clone)
         forced = self.setup.flavour == "sglang" and request.sampling.keys is not None  # its processor leaves one token
         return token, (0.0 if forced else log_probability(logits, token)) if request.sampling.logprobs else 0.0
 
-    def _prefill(self, request: Request) -> None:
+    def _prefill(self, request: Request, cache: Any) -> None:
         """Keys and values of the prompt but for its last token, from the prefix cache where it has them."""
         start = request.prompt[:-1]
         if not start:
             return
         known = self._prefixes.get(start) if self.setup.prefix_caching else None
         if known is None:
-            self._forward(request, start)
+            self._forward(request, cache, start)
             if self.setup.prefix_caching:
-                self._prefixes[start] = [(layer.keys, layer.values) for layer in request.cache.layers]
+                self._prefixes[start] = [(layer.keys, layer.values) for layer in cache.layers]
                 while len(self._prefixes) > _CACHED_PROMPTS:
                     self._prefixes.popitem(last=False)
             return
         for index, (keys, values) in enumerate(known):
-            request.cache.update(keys, values, index)
+            cache.update(keys, values, index)
         request.in_cache = request.cached_tokens = len(start)
 
-    def _forward(self, request: Request, tokens: tuple[int, ...]) -> torch.Tensor:
+    def _forward(self, request: Request, cache: Any, tokens: tuple[int, ...]) -> torch.Tensor:
         """The hidden state [1, d] after these tokens of a row, which join its cache."""
         size = self.model.vocabulary_size
         if not 0 <= min(tokens) <= max(tokens) < size:
@@ -304,9 +306,7 @@ class Engine:
             self.dies()  # neither engine survives it
             raise EngineStoppedError("an id outside the vocabulary went into the embedding")
         positions = torch.arange(request.in_cache, request.in_cache + len(tokens))[None]
-        out = self.model.base(
-            input_ids=torch.tensor([tokens]), position_ids=positions, past_key_values=request.cache, use_cache=True
-        )
+        out = self.model.base(input_ids=torch.tensor([tokens]), position_ids=positions, past_key_values=cache, use_cache=True)
         request.in_cache += len(tokens)
         state: torch.Tensor = out.last_hidden_state[:, -1]
         return state

@@ -198,7 +198,11 @@ def conformance(
     help="Most of a completion, where no checkpoint says it.",
 )
 @click.option(
-    "--most", type=click.IntRange(1, MOST_GROUPS_PER_BATCH), default=MOST_GROUPS_PER_BATCH, help="Largest batch tried."
+    "--most",
+    type=click.IntRange(1, MOST_GROUPS_PER_BATCH),
+    default=MOST_GROUPS_PER_BATCH,
+    show_default=True,
+    help="Largest batch tried.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @common_options

@@ -84,6 +84,7 @@ class Mining:
     generator: Generator = field(default_factory=_in_this_process)
     prover: Prover = field(default_factory=InProcessProver)
     _served: PreparedCheckpoint | None = field(default=None, init=False)
+    _generation_class: str = field(default="", init=False)  # of what serves; "" before
     _distrusts: bool = field(default=False, init=False)  # what the generator drew was not what its weights and seeds give
 
     def select_model(self, context: WindowContext) -> PreparedCheckpoint:
@@ -114,6 +115,7 @@ class Mining:
                 where=version,
                 hint="nothing is drawn with weights that are not known; look at the engine's log",
             )
+        self._generation_class = self.generator.numerics_class  # an engine that fails later may not know it any more
         return prepared
 
     def close(self) -> None:
@@ -250,7 +252,7 @@ class Mining:
             declared=counted.declared,
             merkle_root=merkle_root(rollout_digests(context.network_id, records)),
             proof_class=self.prover.proof_class,
-            generation_class=self.generator.numerics_class,
+            generation_class=self._generation_class or self.generator.numerics_class,
             software={"grail-core": grail_core.__version__},
         )
         signature = self.signer.sign(header_digest(context.network_id, header))

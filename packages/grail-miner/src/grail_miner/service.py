@@ -241,6 +241,7 @@ class MinerService:
         spare_s = max(0.0, self.budget.reserve - seconds_of(self.safety_blocks, params.block_time_ms))
         blocks = self.safety_blocks + blocks_in(spare_s, params.block_time_ms) + bool(spare_s)
         block = Block(self.participant.times(window).deadline_block - blocks)
+        log.event("upload_waits", window=window, until_block=block)
         return self.participant.wait_for_block(block, stop)
 
     def _seconds_left(self, window: Window) -> float:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from grail_core.errors import ChainError, CheckpointError, StorageError
+from grail_core.generation.base import Generator
 from grail_core.keys import ss58
 from grail_core.participant.participant import Participant
 from grail_core.participant.settings import Settings
@@ -22,6 +25,8 @@ from grail_miner.mining import Checkpoints, EnvironmentOf, Mining
 from grail_miner.service import MinerService
 
 log = get_logger(__name__)
+
+_LOOK_S = 0.2  # at the stop
 
 MiningFactory = Callable[[Participant, Checkpoints, EnvironmentOf, int], Mining]
 
@@ -76,12 +81,35 @@ def run_miner(
             trace_dir=trace_dir,
         )
         try:
-            with stopping() as stop, live_view(live, service, about):
+            with stopping() as stop, live_view(live, service, about), no_start_outlives(stop, mining.generator):
                 mined = service.run(stop, windows)
         finally:
             mining.close()
         log.event("miner_stopped", windows=mined)
     return mined
+
+
+@contextmanager
+def no_start_outlives(stop: threading.Event, generator: Generator) -> Iterator[None]:
+    """An engine that is being started or rolled when the stop comes is not waited for, which may take minutes; one that serves
+    ends what it has in hand by itself."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(_LOOK_S):
+            if stop.is_set():
+                if generator.version is None:
+                    log.event("engine_start_left", reason="stopped")
+                    generator.close()
+                return
+
+    watcher = threading.Thread(target=watch, name="stop-engine", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
 
 
 def _require_room(participant: Participant, max_model_len: int) -> None:

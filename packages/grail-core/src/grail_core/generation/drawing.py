@@ -63,6 +63,7 @@ class Drawing:
         retry_s: float = RETRY_S,
     ) -> None:
         self.failure: EngineError | WrongWeightsError | None = None
+        self.asked_again, self.why_again = 0, ""  # answers that could not be used, and what the last one's fault was
         self._http, self._rules, self._rows = http, rules, rows
         self._ask_row, self._abort, self._request_ids = ask_row, abort, request_ids
         self._concurrent = max(1, concurrent)
@@ -170,6 +171,7 @@ class Drawing:
         failed: Exception | None = None
         for attempt in range(TRIES):
             if attempt:
+                self.asked_again, self.why_again = self.asked_again + 1, str(failed)
                 await asyncio.sleep(self._retry_s * 2 ** (attempt - 1))
             try:
                 return self._rules.extended(row, so_far, await self._answer(row, so_far))

@@ -71,6 +71,8 @@ class RemoteGenerator(ABC):
         self._retry_s = retry_s
         self._http = EngineHttp(url, connections=options.max_concurrent + _CONTROL_CONNECTIONS, api_key=api_key)
         self._weights: ServedWeights | None = None
+        self.asked_again = 0
+        """Answers, of all that was drawn so far, that could not be used: their rows were asked for again."""
 
     @property
     def url(self) -> str:
@@ -172,6 +174,9 @@ class RemoteGenerator(ABC):
                 yield drawn
         finally:
             drawing.stop()
+            if drawing.asked_again:
+                self.asked_again += drawing.asked_again
+                log.event("rows_asked_again", times=drawing.asked_again, rows=len(rows), why=drawing.why_again, url=self.url)
             mixed = isinstance(drawing.failure, WrongWeightsError)
             if mixed and self.version == weights.version:
                 self._weights = None

@@ -46,6 +46,7 @@ class ConformanceReport:
     same_again: tuple[int, int]  # requests that gave the same tokens in another batch, of how many
     engine: str  # its numerics class
     least: float = LEAST_AGREEMENT
+    asked_again: int = 0  # answers over HTTP that could not be used, and whose rows were asked for again
 
     @property
     def conforms(self) -> bool:
@@ -95,6 +96,7 @@ def to_json(report: ConformanceReport) -> dict[str, object]:
         "margin_histogram": [[edge, count] for edge, count in report.histogram()],
         "clearly_lost": int((margins > CLEARLY_LOST).sum()),
         "same_again": list(report.same_again),
+        "asked_again": report.asked_again,
         "cut_short": len(report.reading.cut_short()),
         "run_on": len(report.reading.run_on()),
         "breaks": [vars(one) for one in report.broken()[:_SHOWN]],
@@ -109,6 +111,8 @@ def lines(report: ConformanceReport) -> Iterator[str]:
     yield f"engine {report.engine}: {len(reading.rows)} requests, {len(margins)} tokens"
     yield f"  token agreement with the verifier {reading.agreement:.2%} ({lost} differ; asked for: {report.least:.0%})"
     yield f"  made again in another batch: {report.same_again[0]} of {report.same_again[1]} gave the same tokens"
+    if report.asked_again:
+        yield f"  {report.asked_again} answers could not be used, and their rows were asked for again: see `rows_asked_again`"
     if quantiles := report.quantiles():
         yield "  margins: " + ", ".join(f"{q:.1%} ≤ {value:.4g}" for q, value in quantiles.items())
     most = max((count for _, count in report.histogram()), default=1) or 1

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from grail_core.errors import EngineError
 from grail_core.generation.base import Completion, GenerationRequest, Generator, ServedWeights
+from grail_core.generation.remote import RemoteGenerator
 from grail_core.model.policy_model import PolicyModel
 from grail_core.model.prompts import PromptRenderer
 from grail_core.protocol.policy import GenerationPolicy
@@ -54,6 +55,8 @@ def conformance(generator: Generator, weights: ServedWeights, verifier: Verifier
     causes = tuple(likely_causes(reader, reading, asked))
     engine = generator.numerics_class
     report = ConformanceReport(reading, probes.group_of, causes, (same, len(again)), engine, verifier.least)
+    if isinstance(generator, RemoteGenerator):
+        report = replace(report, asked_again=generator.asked_again)
     if report.conforms:  # that its numbers are slightly others is what its class is calibrated for, and nothing to look into
         report = replace(report, causes=tuple(cause for cause in causes if cause.name != "numerics"))
     return report

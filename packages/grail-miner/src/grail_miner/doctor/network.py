@@ -76,8 +76,11 @@ def chain(settings: Settings, known: Known) -> Iterator[Finding]:
         for name in ("clock", "registration"):
             yield not_asked(NETWORK, name, "the chain does not answer")
         return
-    if known.params is not None and opened.netuid != known.params.netuid:
-        told = f"the chain is asked for netuid {opened.netuid}, and network {known.params.name} is on {known.params.netuid}"
+    # A development chain has its netuid in its file; what the operator says counts all the same, as when a role starts.
+    asked = settings.netuid if "netuid" in settings.model_fields_set else opened.netuid
+    other = next((n for n in (asked, opened.netuid) if known.params is not None and n != known.params.netuid), None)
+    if known.params is not None and other is not None:
+        told = f"the chain is asked for netuid {other}, and network {known.params.name} is on {known.params.netuid}"
         hint = "set NETUID to the network's, or GRAIL_NETWORK to the file of this subnet's network"
         yield broken(NETWORK, "netuid", ConfigurationError(told, where="NETUID", hint=hint))
     yield _clock(settings, known, newest)

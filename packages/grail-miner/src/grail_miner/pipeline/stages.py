@@ -5,11 +5,12 @@
 A group goes on as soon as its sixteen completions are there, whatever of its batch is still drawn. In front of each stage at
 most a batch of groups waits; a generator that finds no room is held, so that memory is bounded. The caller's thread keeps the
 time: it alone reads the clock that the deadline is on, but for the gate and what the budget learns. A group that cannot be had
-is dropped and counted; every other error ends the pipeline and is raised by `run`.
+is dropped and counted, an engine that fails ends the drawing alone; every other error ends the pipeline and is raised by `run`.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -19,6 +20,7 @@ from typing import Final, Generic, TypeVar
 
 from grail_core.environment import Grade
 from grail_core.errors import EngineError
+from grail_core.generation.base import Drawn
 from grail_core.proof.batch import RolloutProof
 from grail_core.telemetry import get_logger
 from grail_miner.budget import TimeBudget
@@ -256,7 +258,7 @@ class Pipeline:
         batch, first = Batch(assigned, self._work.rules), assigned[0].group
         began, began_ms = self.trace.now(), self._clock.now_ms()
         held_s, tokens, taken, whole = 0.0, 0, 0, 0
-        drawing = self._work.generate(assigned, self._is_cancelled)
+        drawing = self._drawn(assigned)
         try:
             for drawn in drawing:
                 tokens, taken = tokens + len(drawn.completion.tokens), taken + 1
@@ -273,8 +275,7 @@ class Pipeline:
                     break
                 held_s += self._seconds_since(whole_ms)
         finally:
-            if isinstance(drawing, Generator):
-                drawing.close()  # now, and not when whoever holds an error's traceback lets it go
+            drawing.close()  # now, and not when whoever holds an error's traceback lets it go
             self.trace.add(GENERATE, first, began, self.trace.now())
         unfinished, cancelled = batch.unfinished, self._is_cancelled()
         if not (taken or cancelled):
@@ -298,6 +299,20 @@ class Pipeline:
             tokens=tokens,
             seconds=self.trace.now() - began,
         )
+
+    def _drawn(self, assigned: Sequence[Assigned]) -> Generator[Drawn, None, None]:
+        """An engine that fails for good ends the drawing, not the window: what it gave before is judged, proved and stored as
+        anything else is. Where that is nothing, the failure is the window's."""
+        drawing = self._work.generate(assigned, self._is_cancelled)
+        try:
+            yield from drawing
+        except EngineError as error:
+            with self._monitor:
+                if not self._generated:
+                    raise
+                self._no_more = True
+                self._monitor.changed()
+            log.event("engine_failed", level=logging.WARNING, window=self._plan.window, reason=error.what)
 
     def _judge(self) -> None:
         while (answered := self._take(self._to_judge)) is not None:

@@ -29,6 +29,7 @@ from grail_core.model.prompts import PromptRenderer
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.types import Digest, Window
 from grail_core.telemetry import get_logger
+from grail_miner.mining import weights_of
 from grail_miner.proving.base import Prover
 
 log = get_logger(__name__)
@@ -159,8 +160,7 @@ class WeightRoll:
             assert found is not None  # `_prepare` had folders
             return found
         loaded = self._live.at(manifest)
-        weights = replace(_served(manifest, loaded), model=loaded.model)
-        return _Ready(found.checkpoint if found is not None else loaded, weights)
+        return _Ready(found.checkpoint if found is not None else loaded, weights_of(loaded))
 
     def _prepare(self, manifest: CheckpointManifest) -> _Ready | None:
         """All that needs no engine, in whichever thread. None where nothing is read from folders."""
@@ -173,7 +173,7 @@ class WeightRoll:
         with storage_errors(config):
             description = ModelDescription.of({"config.json": config.read_bytes()})
         checkpoint = PreparedCheckpoint(manifest, folder, PromptRenderer(folder, manifest.thinking_mode), description)
-        weights = self._folders.stage(_served(manifest, checkpoint))
+        weights = self._folders.stage(weights_of(checkpoint))
         return _Ready(replace(checkpoint, folder=weights.folder), weights)
 
     def _clean_up(self, ready: _Ready) -> None:
@@ -184,17 +184,6 @@ class WeightRoll:
         versions = {ready.weights.version}
         versions |= {other.weights.version for other in self._ahead.ready().values() if other is not None}
         self._folders.retain(versions)
-
-
-def _served(manifest: CheckpointManifest, checkpoint: PreparedCheckpoint) -> ServedWeights:
-    return ServedWeights(
-        version=manifest.digest.hex(),
-        folder=checkpoint.folder,
-        policy=manifest.policy,
-        end_tokens=frozenset(manifest.end_token_ids),
-        vocabulary_size=checkpoint.description.vocabulary_size,
-        context_length=checkpoint.description.context_length,
-    )
 
 
 def _timed(work: Callable[[], object]) -> float:

@@ -12,8 +12,9 @@ import pytest
 
 from grail_core.errors import ConfigurationError
 from grail_core.generation.base import ServedWeights
-from grail_core.generation.launch import PLUGIN_FOLDER, Launch, environment, launch, visible_devices
+from grail_core.generation.launch import Launch, environment, launch, visible_devices
 from grail_core.generation.options import EngineOptions
+from grail_core.generation.plugin import FOLDER
 from grail_core.generation.plugin.grail_engine_guard import EngineGuard
 from grail_core.protocol.policy import GenerationPolicy
 
@@ -139,7 +140,7 @@ def test_no_secret_of_ours_reaches_an_engine(options: EngineOptions) -> None:
     assert "secret" not in str(made)
     assert made.environment["OMP_NUM_THREADS"] == "4"
     assert made.environment["VLLM_LOGGING_LEVEL"] == "DEBUG"
-    assert made.environment["PYTHONPATH"] == str(PLUGIN_FOLDER)
+    assert made.environment["PYTHONPATH"] == str(FOLDER)
     assert made.environment["HF_HUB_OFFLINE"] == "1"
     assert "grail-key" not in " ".join(made.command)  # which every user of the machine can read
     key = made.environment.get("VLLM_API_KEY") or "".join(made.files.values())

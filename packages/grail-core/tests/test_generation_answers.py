@@ -14,8 +14,8 @@ from grail_core.errors import ConfigurationError, ProtocolViolationError
 from grail_core.generation.answers import Ended, EngineAnswer, UnusableAnswerError, most_bytes, read_sglang, read_vllm
 from grail_core.generation.base import GenerationRequest, ServedWeights
 from grail_core.generation.http import checked_url
+from grail_core.generation.plugin import drawing_keys, signed_seed
 from grail_core.generation.rows import EngineLimitError, Row, RowRules, WrongWeightsError, make_rows
-from grail_core.generation.sampling_fields import plugin_fields, signed_seed
 from grail_core.model.errors import OutOfVocabularyError, OverlongSequenceError
 from grail_core.protocol.policy import GenerationPolicy
 
@@ -320,4 +320,4 @@ def test_any_other_address_is_refused_and_no_password_is_repeated(url: str) -> N
 def test_a_seed_reaches_the_engine_with_all_its_bits(seed: int) -> None:
     assert -(2**63) <= signed_seed(seed) < 2**63
     assert signed_seed(seed) % 2**64 == seed
-    assert int(str(plugin_fields(GenerationPolicy(1), seed)["grail_seed"])) == seed
+    assert int(str(drawing_keys(GenerationPolicy(1), seed)["grail_seed"])) == seed

@@ -11,7 +11,8 @@ import pytest
 from grail_core.errors import EngineError, ProtocolViolationError
 from grail_core.generation.base import GenerationRequest
 from grail_core.generation.options import EngineOptions
-from grail_core.generation.sglang import PROCESSOR, SglangGenerator
+from grail_core.generation.plugin import SGLANG_PROCESSOR
+from grail_core.generation.sglang import SglangGenerator
 from grail_core.protocol.policy import GenerationPolicy
 from tooling.testing.engine_double.double import EngineDouble
 from tooling.testing.engine_double.faults import Fault
@@ -58,7 +59,7 @@ def test_every_sampling_value_is_in_every_request(old: TinyCheckpoint) -> None:
 
 
 def test_the_processor_is_named_and_nothing_of_ours_is_sent() -> None:
-    code = bytes.fromhex(json.loads(PROCESSOR)["callable"])
+    code = bytes.fromhex(json.loads(SGLANG_PROCESSOR)["callable"])
     assert [(op.name, argument) for op, argument, _ in pickletools.genops(code)] == [
         ("GLOBAL", "grail_seeded_sampling GrailCustomLogitProcessor"),
         ("STOP", None),

@@ -19,32 +19,18 @@ from typing import Final
 from grail_core.errors import ConfigurationError
 from grail_core.generation.base import ServedWeights
 from grail_core.generation.options import EngineOptions
+from grail_core.generation.plugin import FOLDER, ROUNDED_HEAD_ALLOWED, VLLM_PROCESSOR
 
 HOST: Final = "127.0.0.1"
 MODEL_NAME: Final = "grail"
 """What requests to vLLM call the model, whatever folder it was loaded from."""
-PLUGIN_FOLDER: Final = Path(__file__).resolve().parent / "plugin"
 
 _PASSED = frozenset(
     ["PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "TZ", "HF_HOME", "XDG_CACHE_HOME", "CC", "CXX"]
 )
 _PASSED_PREFIXES = (
-    *[
-        "OMP_",
-        "MKL_",
-        "OPENBLAS_",
-        "KMP_",
-        "GOMP_",
-        "TORCH",
-        "PYTORCH_",
-        "CUDA_",
-        "CUBLAS_",
-        "CUDNN_",
-        "NVIDIA_",
-        "NCCL_",
-        "GLOO_",
-    ],
-    *["TRITON_", "FLASHINFER_", "VLLM_", "SGLANG_", "SGL_"],
+    *("OMP_", "MKL_", "OPENBLAS_", "KMP_", "GOMP_", "TORCH", "PYTORCH_", "CUDA_", "CUBLAS_", "CUDNN_", "NVIDIA_", "NCCL_"),
+    *("GLOO_", "TRITON_", "FLASHINFER_", "VLLM_", "SGLANG_", "SGL_"),
 )
 _SECRET = re.compile("key|token|secret|passw|credential|mnemonic", re.IGNORECASE)
 _ATTENTION: Final[dict[tuple[str, str], dict[str, str | None]]] = {
@@ -54,7 +40,6 @@ _ATTENTION: Final[dict[tuple[str, str], dict[str, str | None]]] = {
     ("vllm", "cpu"): {"sdpa": None},  # it has one
 }
 """(engine, device) → attention in a numerics class → the engine's own name of it."""
-_ROUNDED_HEAD_ALLOWED = "GRAIL_ROUNDED_HEAD_ALLOWED"  # read by the plug-in, which else refuses logits that are rounded
 _SGLANG_SPARE = 2  # tokens
 _CPU_TOKENS = 16_384  # in SGLang's cache on the CPU, at least
 
@@ -123,7 +108,7 @@ def launch(
         ConfigurationError: the options contradict each other or the visible devices.
     """
     numerics = numerics_of(options, numerics_class)
-    around = environment(options, own) | ({_ROUNDED_HEAD_ALLOWED: "1"} if numerics.rounded_head else {})
+    around = environment(options, own) | ({ROUNDED_HEAD_ALLOWED: "1"} if numerics.rounded_head else {})
     if options.backend == "sglang":
         key_file = scratch / "server.yaml"
         command = _sglang(options, weights, port, key_file, numerics)
@@ -150,7 +135,7 @@ def environment(options: EngineOptions, own: Mapping[str, str]) -> dict[str, str
         if (name in _PASSED or name.startswith(_PASSED_PREFIXES)) and not _SECRET.search(name)
     }
     fixed = {
-        "PYTHONPATH": str(PLUGIN_FOLDER),
+        "PYTHONPATH": str(FOLDER),
         "PYTHONUNBUFFERED": "1",
         "PYTHONSAFEPATH": "1",
         "HF_HUB_OFFLINE": "1",
@@ -254,7 +239,7 @@ def _vllm(options: EngineOptions, weights: ServedWeights, port: int, numerics: N
     command += ["--dtype", options.dtype, "--max-model-len", str(context_of(options, weights))]
     command += ["--max-num-seqs", str(options.max_num_seqs), "--seed", "0", "--generation-config", "vllm"]
     command += ["--return-tokens-as-token-ids", "--enable-scale-out"]
-    command += ["--logits-processors", "grail_seeded_sampling:GrailLogitsProcessor"]
+    command += ["--logits-processors", VLLM_PROCESSOR]
     if not numerics.rounded_head:
         command += ["--hf-overrides", json.dumps({"head_dtype": "float32"})]
     if numerics.attention is not None:

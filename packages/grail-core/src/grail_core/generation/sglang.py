@@ -12,7 +12,6 @@ decoding step costs too, and a hash a tensor. The same checksum shows an update 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,18 +19,13 @@ from grail_core.errors import EngineError
 from grail_core.generation.answers import EngineAnswer, UnusableAnswerError, most_bytes, optional_member, read_sglang
 from grail_core.generation.base import ServedWeights
 from grail_core.generation.http import Ask, RefusedError
+from grail_core.generation.plugin import SGLANG_PROCESSOR, drawing_keys, signed_seed
 from grail_core.generation.remote import ABORT_S, LOAD_S, ROW_S, RemoteGenerator
 from grail_core.generation.rows import Row
-from grail_core.generation.sampling_fields import plugin_fields, signed_seed
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.telemetry import get_logger
 
 log = get_logger(__name__)
-
-_CLASS_BY_REFERENCE = b"cgrail_seeded_sampling\nGrailCustomLogitProcessor\n."
-"""A pickle of protocol 0: the name of a class, which the server imports from our plug-in's folder."""
-
-PROCESSOR = json.dumps({"callable": _CLASS_BY_REFERENCE.hex()})
 
 
 class SglangGenerator(RemoteGenerator):
@@ -70,7 +64,7 @@ class SglangGenerator(RemoteGenerator):
             "repetition_penalty": 1.0,
             "logit_bias": None,
             "sampling_seed": signed_seed(seed),
-            "custom_params": None if native else plugin_fields(policy, seed),
+            "custom_params": None if native else drawing_keys(policy, seed),
             "n": 1,
             "beam_width": None,
             "stop": None,
@@ -91,7 +85,7 @@ class SglangGenerator(RemoteGenerator):
             "rid": request_id,
             "input_ids": list(prompt),
             "sampling_params": sampling,
-            "custom_logit_processor": None if native else PROCESSOR,
+            "custom_logit_processor": None if native else SGLANG_PROCESSOR,
             "stream": False,
             "return_logprob": False,
         }

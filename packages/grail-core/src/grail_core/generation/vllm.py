@@ -22,9 +22,9 @@ from grail_core.generation.base import ServedWeights
 from grail_core.generation.drawing import RETRY_S
 from grail_core.generation.http import Ask, RefusedError, TransientError
 from grail_core.generation.options import EngineOptions
+from grail_core.generation.plugin import drawing_keys, signed_seed
 from grail_core.generation.remote import LOAD_S, ROW_S, RemoteGenerator
 from grail_core.generation.rows import Row
-from grail_core.generation.sampling_fields import plugin_fields, signed_seed
 from grail_core.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -81,7 +81,7 @@ class VllmGenerator(RemoteGenerator):
             "allowed_token_ids": None,
             "bad_words": [],
             "seed": signed_seed(seed),
-            "extra_args": plugin_fields(weights.policy, seed),
+            "extra_args": drawing_keys(weights.policy, seed),
             "stop": [],
             "stop_token_ids": sorted(weights.end_tokens),
             "include_stop_str_in_output": True,

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from grail_core.protocol.policy import GenerationPolicy
 
-FOLDER: Final = Path(__file__).parent
+FOLDER: Final = Path(__file__).resolve().parent
 """For the engine's PYTHONPATH."""
 
 VLLM_PROCESSOR: Final = "grail_seeded_sampling:GrailLogitsProcessor"
@@ -34,8 +34,13 @@ def drawing_keys(policy: GenerationPolicy, sampling_seed: int) -> dict[str, Any]
     if policy.repetition_penalty != 1:
         raise ValueError(f"engines draw without a repetition penalty, and the policy has {policy.repetition_penalty}")
     return {
-        "grail_seed": str(sampling_seed),
+        "grail_seed": str(sampling_seed & (2**64 - 1)),  # as text: JSON numbers of this size do not survive every reader
         "grail_temperature": policy.temperature,
         "grail_top_k": policy.top_k,
         "grail_top_p": policy.top_p,
     }
+
+
+def signed_seed(seed: int) -> int:
+    """The same 64 bits as the int64 that engines take beside it; the noise is of the bits."""
+    return (seed + 2**63) % 2**64 - 2**63

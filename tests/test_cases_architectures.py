@@ -18,8 +18,10 @@ from grail_core.model.policy_model import PolicyModel
 from grail_core.model.sampling import SeededSampler
 from grail_core.model.skeleton import check_module
 from grail_core.protocol.policy import GenerationPolicy
-from grail_trainer.logprobs import TokenSequence, completion_logprobs
-from grail_trainer.optimiser import Masters
+from grail_trainer.hyper_parameters import OptimiserSettings
+from grail_trainer.learning.logprobs import completion_logprobs
+from grail_trainer.learning.optimiser import Masters
+from grail_trainer.learning.rollouts import TokenSequence
 from tests.cases.architectures import CASES, CONTEXT, ArchitectureCase
 
 POLICY = GenerationPolicy(CONTEXT)
@@ -73,7 +75,7 @@ def test_what_is_trained_and_published_is_what_is_loaded_and_has_the_models_own_
             check_module(module)
         return
     module.save_pretrained(tmp_path)
-    masters = Masters.load(tmp_path, learning_rate=1e-3)
+    masters = Masters.load(tmp_path, OptimiserSettings(learning_rate=1e-3))
     assert masters.published().keys() == PolicyModel.load(tmp_path).state().keys()
     rows = [TokenSequence((3, 4, 5, 6, 7, 8), 2), TokenSequence(tuple(range(3, 25)), 20)]
     got = completion_logprobs(masters.module, rows).logprob

@@ -19,7 +19,7 @@ from grail_envs.cli import main as envs
 from grail_miner.cli import cli as miner
 from grail_miner.limits import MiningLimits
 from grail_trainer.cli import cli as trainer
-from grail_trainer.hyper_parameters import GrpoSettings
+from grail_trainer.hyper_parameters import GrpoSettings, OptimiserSettings
 from grail_validator.cli import cli as validator
 from grail_validator.compared_models import ComparedModels
 from tooling.adversaries.cheating_miner import cli as cheating_miner
@@ -39,12 +39,12 @@ ROOTS: dict[str, click.Command] = {
     "localnet": localnet,
     "grail-envs": envs,
 }
-FILLED: dict[str, type] = {
-    "grail-miner run": MiningLimits,
-    "cheating_miner": MiningLimits,
-    "grail-validator run": ComparedModels,
-    "grail-trainer run": GrpoSettings,
-    "learn": GrpoSettings,
+FILLED: dict[str, tuple[type, ...]] = {
+    "grail-miner run": (MiningLimits,),
+    "cheating_miner": (MiningLimits,),
+    "grail-validator run": (ComparedModels,),
+    "grail-trainer run": (GrpoSettings, OptimiserSettings),
+    "learn": (GrpoSettings, OptimiserSettings),
 }
 
 
@@ -88,9 +88,9 @@ def test_help_tells_the_default_of_every_option_that_has_one(path: str) -> None:
             assert "[default" not in str(option.help), f"{path} {name}: a default in words beside none"
 
 
-@pytest.mark.parametrize("path", FILLED)
-def test_an_options_default_bounds_and_help_are_those_of_the_dataclass_it_fills(path: str) -> None:
-    command, kind = COMMANDS[path], FILLED[path]
+@pytest.mark.parametrize(("path", "kind"), [(path, kind) for path, kinds in FILLED.items() for kind in kinds])
+def test_an_options_default_bounds_and_help_are_those_of_the_dataclass_it_fills(path: str, kind: type) -> None:
+    command = COMMANDS[path]
     shared = options(command).keys() & knobs_of(kind).keys()
     assert shared
     for name in shared:
@@ -135,7 +135,7 @@ def test_a_number_that_is_none_or_out_of_bounds_is_wrong_usage(arguments: list[s
 @pytest.mark.parametrize(
     ("kind", "wrong"),
     [
-        (GrpoSettings, {"learning_rate": float("nan")}),
+        (OptimiserSettings, {"learning_rate": float("nan")}),
         (GrpoSettings, {"epochs": 0}),
         (ComparedModels, {"share": 0.0}),
         (MiningLimits, {"max_groups": 1251}),

@@ -12,7 +12,7 @@ from grail_core.chain.development.parameters import LocalChainParameters
 from grail_core.chain.development.state import ChainRules
 from grail_core.protocol.network import LOCALNET
 from grail_core.protocol.types import Window
-from grail_trainer.intake import PATIENCE_BLOCKS
+from grail_trainer.data.intake import PATIENCE_BLOCKS
 from tooling.localnet.conductor import SAFETY_BLOCKS, Advance, Hold, Known, Need, Over, Step, Task, Timetable, step
 from tooling.localnet.events import Event
 from tooling.localnet.progress import Progress

@@ -24,7 +24,8 @@ from grail_core.protocol.types import Window
 from grail_core.storage.filesystem import FilesystemDirectory
 from grail_core.storage.layout import file_key
 from grail_envs.sat import SatEnvironment
-from grail_trainer.optimiser import Masters
+from grail_trainer.hyper_parameters import OptimiserSettings
+from grail_trainer.learning.optimiser import Masters
 from grail_trainer.start import MAX_WINDOWS_OLD, publish_folder
 from tooling.adversaries.tampering import map_rollouts, zero_sketches
 from tooling.testing.killing import killed_at
@@ -76,7 +77,9 @@ def test_a_window_becomes_a_checkpoint_and_a_signed_log(network: LearningNetwork
 def test_learning_rate_zero_publishes_the_same_weights(network: LearningNetwork, model: Path) -> None:
     network.mine_and_upload("miner-0")
     network.judge()
-    trainer = service(network.participant("trainer"), model, dataclasses.replace(SETTINGS, learning_rate=0.0))
+    trainer = service(
+        network.participant("trainer"), model, dataclasses.replace(SETTINGS, optimiser=OptimiserSettings(learning_rate=0.0))
+    )
     trainer.run(threading.Event(), windows=1)
     first, second = (item.manifest for item in trainer.publisher.view().stored)
     assert second.weights_root == first.weights_root
@@ -152,7 +155,7 @@ def test_weights_published_by_hand_are_what_the_trainer_goes_on_from(
     network: LearningNetwork, model: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(model, tmp_path / "other")
-    other = Masters.load(model, learning_rate=0.0)
+    other = Masters.load(model, OptimiserSettings(learning_rate=0.0))
     with torch.no_grad():
         for parameter in other.module.parameters():
             parameter.mul_(1.5)

@@ -16,9 +16,10 @@ from grail_core.participant import waiting
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.types import Window
 from grail_core.storage.layout import training_log_key
-from grail_trainer import intake, publication
 from grail_trainer import service as trainer_service
-from grail_trainer.grpo import update
+from grail_trainer.data import intake
+from grail_trainer.learning.update import update
+from grail_trainer.publishing import publication
 from grail_trainer.service import TrainerService
 from tooling.testing.faults import Outcome, always, events, faulty, first
 from tooling.testing.learning_network import LearningNetwork, learning_model, published_log, service

@@ -26,8 +26,8 @@ from grail_core.storage.layout import file_key, verdict_key
 from grail_core.verification.examine import examine
 from grail_core.verification.verdict import contradictions, inputs_of
 from grail_core.verification.window_file import check_file
-from grail_trainer import batch, intake, wanted_files
-from grail_trainer.intake import PATIENCE_BLOCKS
+from grail_trainer.data import batch, intake, wanted_files
+from grail_trainer.data.intake import PATIENCE_BLOCKS
 from grail_trainer.service import TrainerService
 from grail_trainer.start import MAX_WINDOWS_OLD
 from tooling.testing.faults import events

@@ -25,9 +25,9 @@ from grail_core.protocol.constants import MAX_FILE_BYTES
 from grail_core.protocol.signed_verdicts import MAX_VERDICT_BYTES
 from grail_core.protocol.types import Block, Digest, Hotkey, Window
 from grail_core.storage.layout import file_key, verdict_key
-from grail_trainer.intake import PATIENCE_BLOCKS, Intake, VerdictListener
-from grail_trainer.refusals import MAX_REFUSED
-from grail_trainer.wanted_files import WantedFiles
+from grail_trainer.data.intake import PATIENCE_BLOCKS, Intake, VerdictListener
+from grail_trainer.data.refusals import MAX_REFUSED
+from grail_trainer.data.wanted_files import WantedFiles
 from tooling.adversaries.rows import Row, Try
 from tooling.testing.models.tiny_qwen2 import save_byte_model
 from tooling.testing.network import FIRST_WINDOW, Network

@@ -24,7 +24,7 @@ from grail_core.protocol import WindowTimes
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.types import Block, Window
-from grail_trainer.intake import PATIENCE_BLOCKS
+from grail_trainer.data.intake import PATIENCE_BLOCKS
 
 SAFETY_BLOCKS = 1
 """GRAIL_MINER_SAFETY_BLOCKS of its miners: an upload takes no chain time, and a continued run begins late in a window."""

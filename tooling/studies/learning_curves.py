@@ -24,7 +24,7 @@ import click
 
 from grail_core.commands.knob_options import knob_options
 from grail_core.commands.options import run_cli
-from grail_trainer.hyper_parameters import GrpoSettings
+from grail_trainer.hyper_parameters import GrpoSettings, HyperParameters, OptimiserSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,8 @@ class Point:
 @click.option("--first-seed", default=0, show_default=True)
 @click.option("--problems", default=2048, show_default=True, type=click.IntRange(min=1))
 @click.option("--every", default=1, show_default=True, type=click.IntRange(min=1), help="Evaluate every so many windows.")
-@knob_options(GrpoSettings, "settings", "learning_rate", "epochs", "minibatches", "kl_coefficient", "warmup_steps")
+@knob_options(OptimiserSettings, "optimiser", "learning_rate", "warmup_steps")
+@knob_options(GrpoSettings, "chosen", "epochs", "minibatches", "kl_coefficient")
 @click.option("--control/--no-control", default=True, show_default=True, help="Also run seed 0 with learning rate 0.")
 @click.option("--cache-dir", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the points as JSON.")
@@ -73,21 +74,24 @@ def main(
     first_seed: int,
     problems: int,
     every: int,
-    settings: GrpoSettings,
+    optimiser: OptimiserSettings,
+    chosen: GrpoSettings,
     control: bool,
     cache_dir: Path | None,
     out: Path | None,
 ) -> None:
     """Train in one process and print held-out success after every window."""
+    settings = HyperParameters(chosen, optimiser)
     runs = [(first_seed + index, settings) for index in range(seeds)]
-    if control and settings.learning_rate:
-        runs.append((first_seed, dataclasses.replace(settings, learning_rate=0.0)))
+    if control and settings.optimiser.learning_rate:
+        still = dataclasses.replace(optimiser, learning_rate=0.0)
+        runs.append((first_seed, HyperParameters(chosen, still)))
     points: list[Point] = []
     click.echo(_HEADER)
-    for seed, chosen in runs:
+    for seed, one in runs:
         folder = model or _model(env_id, seed, cache_dir)
         for point in curve(
-            env_id, folder, chosen, seed=seed, windows=windows, groups=groups, stale=stale, problems=problems, every=every
+            env_id, folder, one, seed=seed, windows=windows, groups=groups, stale=stale, problems=problems, every=every
         ):
             points.append(point)
             click.echo(_line(point))
@@ -101,7 +105,7 @@ def main(
 def curve(
     env_id: str,
     folder: Path,
-    settings: GrpoSettings,
+    settings: HyperParameters,
     *,
     seed: int,
     windows: int,
@@ -118,20 +122,16 @@ def curve(
     from grail_core.model.prompts import PromptRenderer
     from grail_envs import load, load_held_out
     from grail_trainer.evaluate import evaluate
-    from grail_trainer.grpo import update
-    from grail_trainer.optimiser import Masters
+    from grail_trainer.learning.optimiser import Masters
+    from grail_trainer.learning.update import update
 
     torch.set_num_threads(1)
     environment, held_out = load(env_id), load_held_out(env_id)
     defaults, renderer = sampling_defaults(folder), PromptRenderer(folder)
     policy, ends = defaults.policy, frozenset(defaults.end_tokens)
-    settings = dataclasses.replace(settings, seed=seed)
-    masters = Masters.load(
-        folder,
-        learning_rate=settings.learning_rate,
-        warmup_steps=settings.warmup_steps,
-    )
-    reference = PolicyModel.load(folder).module if settings.kl_coefficient else None
+    updating = dataclasses.replace(settings.update, seed=seed)
+    masters = Masters.load(folder, settings.optimiser)
+    reference = PolicyModel.load(folder).module if updating.kl_coefficient else None
     serving = PolicyModel.load(folder)
     published = [masters.published()] * stale
 
@@ -140,7 +140,7 @@ def curve(
         result = evaluate(serving, renderer, held_out, policy, tuple(ends), problems=problems, samples=1, constant=window == 0)
         return Point(
             seed,
-            settings.learning_rate,
+            settings.optimiser.learning_rate,
             window,
             result.success,
             result.success_error,
@@ -157,7 +157,7 @@ def curve(
         statistics = update(
             masters,
             batch,
-            settings,
+            updating,
             window=window,
             temperature=policy.temperature,
             token_limit=policy.max_tokens,
@@ -191,9 +191,8 @@ def _rollouts(
     from grail_core.protocol import Randomness
     from grail_core.protocol.constants import ROLLOUTS_PER_PROBLEM
     from grail_core.protocol.types import Digest
-    from grail_trainer.advantages import varies
-    from grail_trainer.grpo import Rollout, RolloutGroup
-    from grail_trainer.logprobs import TokenSequence
+    from grail_trainer.learning.advantages import varies
+    from grail_trainer.learning.rollouts import Rollout, RolloutGroup, TokenSequence
 
     window_seed = Digest(hashlib.sha256(f"learn|{tag}".encode()).digest())
     signs = projections(Randomness(Digest(bytes(32))), window_seed, model.hidden_size)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import click
 
 from grail_core.commands.options import run_cli
-from grail_trainer.hyper_parameters import GrpoSettings
+from grail_trainer.hyper_parameters import GrpoSettings, OptimiserSettings
 from tooling import REPOSITORY
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ _LANGUAGE_TOKENS = 64
 @click.option(
     "--language-prompts", default=40, show_default=True, type=click.IntRange(min=1), help="Those of each language model."
 )
-@click.option("--learning-rate", default=GrpoSettings.learning_rate, show_default=True)
+@click.option("--learning-rate", default=OptimiserSettings.learning_rate, show_default=True)
 @click.option("--version", required=True, help="The text that verdicts name the table by.")
 @click.option("--work", type=click.Path(path_type=Path, file_okay=False), help="Keep checkpoints here, and use those there.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=_SHIPPED, show_default=True)
@@ -141,8 +141,8 @@ def checkpoints(
     from grail_core.model.policy_model import PolicyModel
     from grail_core.model.prompts import PromptRenderer
     from grail_envs import load
-    from grail_trainer.grpo import update
-    from grail_trainer.optimiser import Masters
+    from grail_trainer.learning.optimiser import Masters
+    from grail_trainer.learning.update import update
     from grail_trainer.tiny.init import config_for, create_model
     from tooling.studies.learning_curves import _rollouts as training_batch
 
@@ -158,8 +158,8 @@ def checkpoints(
         )
     create_model(environment, folders[0], seed=seed, config=config)
     defaults, renderer = sampling_defaults(folders[0]), PromptRenderer(folders[0])
-    settings = dataclasses.replace(GrpoSettings(), learning_rate=learning_rate, seed=seed)
-    masters = Masters.load(folders[0], learning_rate=learning_rate)
+    settings = dataclasses.replace(GrpoSettings(), seed=seed)
+    masters = Masters.load(folders[0], OptimiserSettings(learning_rate=learning_rate))
     serving, reference = PolicyModel.load(folders[0]), PolicyModel.load(folders[0]).module
     for window, folder in enumerate(folders[1:]):
         batch, solved = training_batch(

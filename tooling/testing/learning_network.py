@@ -28,9 +28,9 @@ from grail_core.protocol.types import Digest, Signature, Window
 from grail_core.storage.layout import training_log_key
 from grail_envs.sat import SatEnvironment
 from grail_envs.sat.teaching import majority_answer
-from grail_trainer.hyper_parameters import GrpoSettings
-from grail_trainer.optimiser import Masters
-from grail_trainer.publication import LOG_TAG, Publisher
+from grail_trainer.hyper_parameters import GrpoSettings, HyperParameters, OptimiserSettings
+from grail_trainer.learning.optimiser import Masters
+from grail_trainer.publishing.publication import LOG_TAG, Publisher
 from grail_trainer.service import TrainerService
 from grail_trainer.start import assemble
 from grail_trainer.tiny.init import TinyConfig, create_model
@@ -40,7 +40,9 @@ from tooling.testing.speaking import say, scored
 
 ENVIRONMENT = SatEnvironment(3, 4, 5, 6)
 GROUPS = range(3)
-SETTINGS = GrpoSettings(learning_rate=1e-3, epochs=1, minibatches=2, kl_coefficient=0.0)
+SETTINGS = HyperParameters(
+    GrpoSettings(epochs=1, minibatches=2, kl_coefficient=0.0), OptimiserSettings(learning_rate=1e-3, warmup_steps=12)
+)
 
 
 def learning_model(folder: Path, max_new_tokens: int = 8) -> Path:
@@ -68,7 +70,7 @@ class LearningNetwork(SmallNetwork):
             end_token_ids=defaults.end_tokens,
             thinking_mode="none",
         )
-        masters = Masters.load(folder, learning_rate=0.0)
+        masters = Masters.load(folder, OptimiserSettings(learning_rate=0.0))
         return Publisher(participant, read_model_files(folder)).publish_first(parts, masters.published())
 
     def mine_and_upload(self, name: str, groups: Sequence[int] = GROUPS, window: Window = FIRST_WINDOW) -> bytes:
@@ -99,7 +101,7 @@ class LearningNetwork(SmallNetwork):
         say(self, name, scored(self, {miner: (data, status) for miner, data in accepted.items()}))
 
 
-def service(participant: Participant, model: Path, settings_: GrpoSettings = SETTINGS) -> TrainerService:
+def service(participant: Participant, model: Path, settings_: HyperParameters = SETTINGS) -> TrainerService:
     """A trainer as `run_trainer` assembles it, for a participant of a test."""
     return assemble(participant, model, ENVIRONMENT, lambda manifest: ENVIRONMENT, settings_, max_groups=64)
 

@@ -12,10 +12,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from grail_core.errors import ConfigurationError
-from grail_trainer.grpo import CLIP_HIGH, MAX_LOG_RATIO, Batch, Rollout, RolloutGroup, bounded_exp, policy_loss, update
-from grail_trainer.hyper_parameters import GrpoSettings
-from grail_trainer.logprobs import TokenSequence, completion_logprobs, token_logprobs
-from grail_trainer.optimiser import Masters, state_digest
+from grail_trainer.hyper_parameters import GrpoSettings, OptimiserSettings
+from grail_trainer.learning.logprobs import completion_logprobs, token_logprobs
+from grail_trainer.learning.losses import CLIP_HIGH, MAX_LOG_RATIO, Batch, bounded_exp, policy_loss
+from grail_trainer.learning.optimiser import Masters, state_digest
+from grail_trainer.learning.rollouts import Rollout, RolloutGroup, TokenSequence
+from grail_trainer.learning.update import update
 
 PLAIN = GrpoSettings(kl_coefficient=0.0)
 E20 = math.exp(MAX_LOG_RATIO)
@@ -137,7 +139,7 @@ def test_without_dual_clip_such_a_token_counts_in_full_and_a_c_up_to_one_is_refu
 
 
 def test_one_token_far_from_its_behaviour_makes_no_step_infinite() -> None:
-    masters = Masters(module_of("qwen2", QWEN2), learning_rate=1e-3)
+    masters = Masters(module_of("qwen2", QWEN2), OptimiserSettings(learning_rate=1e-3))
     before = state_digest(masters.tensors())
     for behaviour in (-1e4, 0.0):
         statistics = update(masters, [group_of(behaviour)], PLAIN, window=0)
@@ -153,7 +155,7 @@ def test_a_model_that_was_made_with_dropout_is_updated_without(model_type: str, 
     """GPT-2's default is 0.1. An update is a function of its arguments, whatever torch's random state and the module's mode."""
     digests, logprobs = set(), []
     for seed in (1, 2):
-        masters = Masters(module_of(model_type, configuration), learning_rate=1e-3)
+        masters = Masters(module_of(model_type, configuration), OptimiserSettings(learning_rate=1e-3))
         masters.module.train()  # somebody's, between two updates
         torch.manual_seed(seed)
         with torch.no_grad():
@@ -182,7 +184,7 @@ def test_a_heads_bias_is_in_log_probabilities_and_is_trained() -> None:
     assert slopes["lm_head.bias"].abs().max() > 0.01
     for name, parameter in module.named_parameters():
         assert torch.allclose(slopes[name], parameter.grad, atol=1e-4), name
-    masters = Masters(module, learning_rate=1e-2)
+    masters = Masters(module, OptimiserSettings(learning_rate=1e-2))
     before = masters.published()["lm_head.bias"].clone()
     update(masters, [group_of(-3.0)], PLAIN, window=0)
     assert not torch.equal(masters.published()["lm_head.bias"], before)
@@ -203,7 +205,7 @@ def test_a_bias_in_chunks_is_the_bias_at_once() -> None:
 
 
 def test_a_weight_that_the_published_type_does_not_hold_is_not_finite(tmp_path: Path) -> None:
-    masters = Masters(module_of("qwen2", QWEN2), learning_rate=1e-3)
+    masters = Masters(module_of("qwen2", QWEN2), OptimiserSettings(learning_rate=1e-3))
     assert masters.finite()
     name, parameter = next(iter(masters.module.named_parameters()))
     for value, finite in ((3.38e38, True), (3.4e38, False), (-3.4e38, False), (math.inf, False), (math.nan, False)):

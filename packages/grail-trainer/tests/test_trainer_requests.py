@@ -18,8 +18,9 @@ from grail_core.protocol.manifest import CheckpointManifest, ManifestContent, bu
 from grail_core.protocol.types import Window
 from grail_core.storage.base import ObjectInfo, ObjectStore
 from grail_core.storage.layout import MANIFEST_PREFIX, manifest_key
-from grail_trainer.optimiser import Masters
-from grail_trainer.publication import Publisher
+from grail_trainer.hyper_parameters import OptimiserSettings
+from grail_trainer.learning.optimiser import Masters
+from grail_trainer.publishing.publication import Publisher
 from grail_trainer.steps import TrainedWindow
 from tooling.testing.models.tiny_qwen2 import save_byte_model
 from tooling.testing.network import Network
@@ -90,7 +91,7 @@ def test_a_trained_window_asks_at_most_twice_about_a_thousand_checkpoints(tmp_pa
     participant, counting, last = with_many_checkpoints(network)
     publisher = Publisher(participant, read_model_files(model))
     assert len(publisher.view().stored) == STORED
-    checkpoint, masters = LiveCheckpoint(participant.checkpoints), Masters.load(model, learning_rate=0.0)
+    checkpoint, masters = LiveCheckpoint(participant.checkpoints), Masters.load(model, OptimiserSettings(learning_rate=0.0))
     window = Window(last.window + 30)
     for _ in range(3):
         network.advance_to(window + 2)
@@ -113,7 +114,7 @@ def test_a_manifest_that_somebody_else_put_is_found_and_never_replaced(tmp_path:
     assert len(publisher.view().stored) == 1
     network.advance_to(32)
     other = Publisher(network.participant("trainer"), read_model_files(model))
-    masters = Masters.load(model, learning_rate=0.0)
+    masters = Masters.load(model, OptimiserSettings(learning_rate=0.0))
     trained = TrainedWindow(Window(30), {"window": 30}, {}, {})
     theirs = other.publish_trained(trained, masters, last=False)
     ours = publisher.publish_trained(trained, masters, last=False)
@@ -141,7 +142,7 @@ def test_a_checkpoint_that_the_store_took_and_whose_answer_was_lost_is_found_and
         return info
 
     monkeypatch.setattr(store, "put", answers_once_no_more)
-    masters = Masters.load(model, learning_rate=0.0)
+    masters = Masters.load(model, OptimiserSettings(learning_rate=0.0))
     trained = TrainedWindow(Window(30), {"window": 30}, {}, {})
     with pytest.raises(StorageError, match="no answer"):
         publisher.publish_trained(trained, masters, last=False)

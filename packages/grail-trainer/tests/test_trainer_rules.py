@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from grail_core.errors import ConfigurationError
 from grail_core.keys import LocalSigner
 from grail_core.protocol.types import Block, Digest, Hotkey, Window
-from grail_trainer.publication import first_reachable
+from grail_trainer.data.turns import Candidate, fair_order, first_of, max_share, within_share
+from grail_trainer.publishing.publication import first_reachable
 from grail_trainer.state import TrainerState
 from grail_trainer.steps import Beginning
-from grail_trainer.turns import Candidate, fair_order, first_of, max_share, within_share
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=20))

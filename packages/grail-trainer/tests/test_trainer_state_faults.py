@@ -11,7 +11,8 @@ import pytest
 from grail_core.errors import CheckpointError, ConfigurationError, DamagedStateError, GrailError, StorageError
 from grail_core.keys import LocalSigner
 from grail_core.protocol.types import Digest, Window
-from grail_trainer.optimiser import Masters, state_digest
+from grail_trainer.hyper_parameters import OptimiserSettings
+from grail_trainer.learning.optimiser import Masters, state_digest
 from grail_trainer.state import TrainerState
 from grail_trainer.steps import Beginning, Published, TrainedWindow
 from tooling.testing.models.tiny_qwen2 import Qwen2Shape, random_model
@@ -20,7 +21,7 @@ OWNER = LocalSigner.from_seed(bytes(32)).hotkey
 
 
 def masters(seed: int = 0) -> Any:
-    return Masters(random_model(Qwen2Shape(64, hidden=16, heads=2, tied=True), seed), learning_rate=1e-3)
+    return Masters(random_model(Qwen2Shape(64, hidden=16, heads=2, tied=True), seed), OptimiserSettings(learning_rate=1e-3))
 
 
 def opened(folder: Path) -> TrainerState:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from grail_core.participant.outcomes import Stopped
 from grail_core.protocol.types import Window
-from grail_trainer import publication_steps as publishing
-from grail_trainer.publication_steps import (
+from grail_trainer.publishing import publication_steps as publishing
+from grail_trainer.publishing.publication_steps import (
     Logged,
     Places,
     Publication,

@@ -13,23 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grail_core.errors import CheckpointError
-from grail_trainer.advantages import group_advantages, varies
-from grail_trainer.grpo import (
-    CLIP_HIGH,
-    CLIP_LOW,
-    MAX_IMPORTANCE,
-    Batch,
-    Rollout,
-    RolloutGroup,
-    micro_batches,
-    policy_loss,
-    token_normaliser,
-    update,
-    visiting_order,
-)
-from grail_trainer.hyper_parameters import GrpoSettings, LossKind
-from grail_trainer.logprobs import TokenSequence, completion_logprobs, token_logprobs
-from grail_trainer.optimiser import Masters, state_digest
+from grail_trainer.hyper_parameters import GrpoSettings, HyperParameters, LossKind, OptimiserSettings
+from grail_trainer.learning.advantages import group_advantages, varies
+from grail_trainer.learning.logprobs import completion_logprobs, token_logprobs
+from grail_trainer.learning.losses import CLIP_HIGH, CLIP_LOW, MAX_IMPORTANCE, Batch, policy_loss, token_normaliser
+from grail_trainer.learning.optimiser import Masters, state_digest
+from grail_trainer.learning.rollouts import Rollout, RolloutGroup, TokenSequence
+from grail_trainer.learning.update import micro_batches, update, visiting_order
 from tooling.testing.models.tiny_qwen2 import Qwen2Shape, random_model
 
 VOCABULARY = 19
@@ -124,7 +114,7 @@ def test_the_gradient_of_a_step_equals_a_plain_reference(kind: LossKind, monkeyp
     chosen = dataclasses.replace(PLAIN, loss=kind, epochs=1, minibatches=1)
     limit = 12
     expected = _reference_gradient(module, groups, chosen, limit)
-    masters = Masters(module, learning_rate=0.0)
+    masters = Masters(module, OptimiserSettings(learning_rate=0.0))
     seen: dict[str, torch.Tensor] = {}
     original = masters.step
 
@@ -169,7 +159,7 @@ def test_micro_batches_change_nothing_but_rounding(kind: LossKind) -> None:
     results = []
     for tokens in (1, 60, 10**6):
         module = tiny_module()
-        masters = Masters(module, learning_rate=1e-2)
+        masters = Masters(module, OptimiserSettings(learning_rate=1e-2))
         update(
             masters,
             random_groups(module, 6),
@@ -230,15 +220,17 @@ def test_advantages_sum_to_zero_and_flat_groups_have_none(rewards: list[float]) 
 def test_a_resumed_trainer_is_the_same_to_the_bit(tmp_path: Path) -> None:
     module = tiny_module()
     groups = [random_groups(module, 4, seed=seed) for seed in range(3)]
-    chosen = dataclasses.replace(PLAIN, learning_rate=3e-3, seed=5)
-    straight = Masters(tiny_module(), learning_rate=3e-3)
+    chosen = dataclasses.replace(PLAIN, seed=5)
+    straight = Masters(tiny_module(), OptimiserSettings(learning_rate=3e-3))
     for window in range(3):
         update(straight, groups[window], chosen, window=window)
-    first = Masters(tiny_module(), learning_rate=3e-3)
+    first = Masters(tiny_module(), OptimiserSettings(learning_rate=3e-3))
     update(first, groups[0], chosen, window=0)
     update(first, groups[1], chosen, window=1)
     first.save(tmp_path / "state.safetensors")
-    resumed = Masters(tiny_module(seed=9), learning_rate=3e-3)  # other weights: everything must come from the file
+    resumed = Masters(
+        tiny_module(seed=9), OptimiserSettings(learning_rate=3e-3)
+    )  # other weights: everything must come from the file
     resumed.resume(tmp_path / "state.safetensors")
     update(resumed, groups[2], chosen, window=2)
     assert state_digest(resumed.tensors()) == state_digest(straight.tensors())
@@ -246,9 +238,9 @@ def test_a_resumed_trainer_is_the_same_to_the_bit(tmp_path: Path) -> None:
 
 
 def test_a_state_of_another_model_is_refused_and_nothing_is_changed(tmp_path: Path) -> None:
-    Masters(tiny_module(hidden=32), learning_rate=1e-3).save(tmp_path / "other")
+    Masters(tiny_module(hidden=32), OptimiserSettings(learning_rate=1e-3)).save(tmp_path / "other")
     (tmp_path / "broken").write_bytes(b"no tensors")
-    masters = Masters(tiny_module(), learning_rate=1e-3)
+    masters = Masters(tiny_module(), OptimiserSettings(learning_rate=1e-3))
     before = state_digest(masters.tensors())
     for name in ("other", "broken"):
         with pytest.raises(CheckpointError):
@@ -259,7 +251,7 @@ def test_a_state_of_another_model_is_refused_and_nothing_is_changed(tmp_path: Pa
 def test_the_kl_term_pulls_back_to_the_reference() -> None:
     """With no advantage to gain, only the KL term acts: the trained policy comes nearer to the reference."""
     reference, module = tiny_module(seed=0), tiny_module(seed=1)
-    masters = Masters(module, learning_rate=1e-2)
+    masters = Masters(module, OptimiserSettings(learning_rate=1e-2))
     groups = [
         dataclasses.replace(group, rollouts=tuple(dataclasses.replace(r, reward=0.5) for r in group.rollouts))
         for group in random_groups(module, 4)
@@ -281,16 +273,16 @@ def test_the_kl_term_pulls_back_to_the_reference() -> None:
 
 def test_learning_rate_zero_changes_no_weight() -> None:
     module = tiny_module()
-    masters = Masters(module, learning_rate=0.0)
+    masters = Masters(module, OptimiserSettings(learning_rate=0.0))
     before = masters.published()
-    statistics = update(masters, random_groups(module), dataclasses.replace(PLAIN, learning_rate=0.0), window=0)
+    statistics = update(masters, random_groups(module), PLAIN, window=0)
     assert statistics.steps == 12
     assert statistics.gradient_norm > 0
     assert all(torch.equal(before[name], tensor) for name, tensor in masters.published().items())
 
 
 def test_a_gradient_that_is_not_finite_makes_no_step() -> None:
-    masters = Masters(tiny_module(), learning_rate=1e-2)
+    masters = Masters(tiny_module(), OptimiserSettings(learning_rate=1e-2))
     before = state_digest(masters.tensors())
     for parameter in masters.module.parameters():
         parameter.grad = torch.full_like(parameter, float("nan"))
@@ -307,7 +299,7 @@ def test_the_visiting_order_is_a_permutation_that_only_its_arguments_decide() ->
 
 
 def test_published_weights_are_the_cast_of_the_masters_with_tied_weights_once() -> None:
-    masters = Masters(tiny_module(), learning_rate=1e-3)
+    masters = Masters(tiny_module(), OptimiserSettings(learning_rate=1e-3))
     published = masters.published()
     assert "lm_head.weight" not in published
     assert all(tensor.dtype is torch.bfloat16 for tensor in published.values())
@@ -318,8 +310,8 @@ def test_published_weights_are_the_cast_of_the_masters_with_tied_weights_once() 
 def test_reinforcement_raises_the_reward_of_a_toy_task_every_time() -> None:
     """Reward: share of completion tokens equal to the prompt's first. From chance to most of them in a few updates."""
     module = tiny_module(seed=2)
-    masters = Masters(module, learning_rate=1e-2)
-    chosen = dataclasses.replace(PLAIN, learning_rate=1e-2, epochs=2, minibatches=2)
+    masters = Masters(module, OptimiserSettings(learning_rate=1e-2))
+    chosen = dataclasses.replace(PLAIN, epochs=2, minibatches=2)
     generator = torch.Generator().manual_seed(0)
     curve = []
     for window in range(12):
@@ -349,6 +341,7 @@ def _toy_group(module: Any, target: int, generator: torch.Generator, size: int =
 def test_settings_travel_as_canonical_json() -> None:
     from grail_core.protocol.encoding import canonical_json
 
-    value = GrpoSettings().to_json()
+    value = HyperParameters().to_json()
     assert canonical_json(value)
-    assert value.keys() == {field.name for field in dataclasses.fields(GrpoSettings)}
+    assert value["update"].keys() == {field.name for field in dataclasses.fields(GrpoSettings)}
+    assert value["optimiser"].keys() == {field.name for field in dataclasses.fields(OptimiserSettings)}

@@ -28,11 +28,11 @@ MOVED = {
     "grail_core.proof.model": "grail_core.model.policy_model",
     "grail_core.proof.sampling": "grail_core.model.sampling",
     "grail_core.generation.base.GenerationPolicy": "grail_core.protocol.policy.GenerationPolicy",
-    "grail_trainer.logprobs.TokenRow": "grail_trainer.logprobs.TokenSequence",
+    "grail_trainer.learning.logprobs.TokenRow": "grail_trainer.learning.logprobs.TokenSequence",
 }
 """Modules, and names in modules, whose place or name was another one when scripts were written."""
 
-ARGUMENT_GONE = {"grail_trainer.grpo.policy_loss": (4, 1)}
+ARGUMENT_GONE = {"grail_trainer.learning.update.policy_loss": (4, 1)}
 """Functions → how many positional arguments they had, and the place of the one that they no longer take (the entropy)."""
 
 RENAMED_ARGUMENTS = {"grail_core.protocol.WindowHeader": {"numerics_class": ("proof_class", "generation_class")}}

@@ -13,7 +13,7 @@ from grail_core.commands.options import common_options, run_cli, stop_on_signals
 from grail_core.errors import ConfigurationError
 from grail_envs import DEFAULT_ENV_ID
 from grail_trainer import __version__
-from grail_trainer.hyper_parameters import GrpoSettings
+from grail_trainer.hyper_parameters import GrpoSettings, HyperParameters, OptimiserSettings
 
 if TYPE_CHECKING:
     from grail_core.participant.settings import Settings
@@ -36,7 +36,8 @@ def cli() -> None:
 @click.option("--model", type=_FOLDER, required=True, help="Model folder of the network's first checkpoint.")
 @click.option("--env", "env_id", default=DEFAULT_ENV_ID, show_default=True, help="Environment (see `grail-envs list`).")
 @click.option("--windows", type=click.IntRange(min=1), help="Stop once so many windows were learned from (default: never).")
-@knob_options(GrpoSettings, "chosen", "learning_rate", "epochs", "loss", "advantages", "kl_coefficient", "dual_clip", "seed")
+@knob_options(OptimiserSettings, "optimiser", "learning_rate")
+@knob_options(GrpoSettings, "chosen", "epochs", "loss", "advantages", "kl_coefficient", "dual_clip", "seed")
 @click.option("--most-groups", type=click.IntRange(min=1), default=64, show_default=True, help="Groups to learn from a window.")
 @common_options
 def run(
@@ -44,6 +45,7 @@ def run(
     model: Path,
     env_id: str,
     windows: int | None,
+    optimiser: OptimiserSettings,
     chosen: GrpoSettings,
     most_groups: int,
 ) -> None:
@@ -61,7 +63,7 @@ def run(
         env_id=env_id,
         windows=windows,
         max_groups=most_groups,
-        hyper_parameters=chosen,
+        hyper_parameters=HyperParameters(chosen, optimiser),
     )
 
 

@@ -27,15 +27,16 @@ from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.types import Window
 from grail_core.telemetry import get_logger
-from grail_trainer.batch import TrainingBatch, build_batch
-from grail_trainer.grpo import UpdateStatistics, update
-from grail_trainer.hyper_parameters import GrpoSettings
-from grail_trainer.intake import Intake, VerdictListener
-from grail_trainer.optimiser import Masters, state_digest
-from grail_trainer.publication import Publisher
+from grail_trainer.data.batch import TrainingBatch, build_batch
+from grail_trainer.data.intake import Intake, VerdictListener
+from grail_trainer.data.wanted_files import WantedFiles
+from grail_trainer.hyper_parameters import HyperParameters
+from grail_trainer.learning.optimiser import Masters, state_digest
+from grail_trainer.learning.statistics import UpdateStatistics
+from grail_trainer.learning.update import update
+from grail_trainer.publishing.publication import Publisher
 from grail_trainer.state import TrainerState
 from grail_trainer.steps import NothingToLearn, Published, StoreFailed, TrainedWindow
-from grail_trainer.wanted_files import WantedFiles
 
 log = get_logger(__name__)
 
@@ -65,7 +66,7 @@ class TrainerService:
     verdicts: VerdictListener
     checkpoint: LiveCheckpoint  # of the behaviour policy
     environment_of: Callable[[CheckpointManifest], Environment]
-    settings: GrpoSettings
+    settings: HyperParameters
     max_groups: int
     reference: Any | None = None  # for the KL term
     confined: Confined = field(default_factory=Confined)
@@ -145,7 +146,7 @@ class TrainerService:
         statistics = update(
             self.masters,
             batch.groups,
-            self.settings,
+            self.settings.update,
             window=window,
             temperature=policy.temperature,
             token_limit=policy.max_tokens,
@@ -213,7 +214,7 @@ def _why_nothing(batch: TrainingBatch) -> str:
     return f"{reason}; files and groups dropped: {len(batch.dropped)}, the first of them for: {batch.dropped[0].reason}"
 
 
-def _summary(batch: TrainingBatch, statistics: UpdateStatistics, settings: GrpoSettings, changed: float) -> dict[str, Any]:
+def _summary(batch: TrainingBatch, statistics: UpdateStatistics, settings: HyperParameters, changed: float) -> dict[str, Any]:
     """The manifest's words on the training behind it: canonical JSON, fractions as text."""
     return {
         "groups": statistics.groups,
@@ -224,7 +225,7 @@ def _summary(batch: TrainingBatch, statistics: UpdateStatistics, settings: GrpoS
         "changed_share": f"{changed:.6f}",
     } | _texts(
         {
-            "learning_rate": settings.learning_rate,
+            "learning_rate": settings.optimiser.learning_rate,
             "reward_mean": round(batch.reward_mean, 6),
             "success_mean": round(batch.success_mean, 6),
             "loss": round(statistics.loss, 6),

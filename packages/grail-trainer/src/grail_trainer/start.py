@@ -30,10 +30,10 @@ from grail_core.protocol.types import Window
 from grail_core.telemetry import get_logger
 from grail_envs.bound import BoundEnvironments
 from grail_trainer.commands import training_environment
-from grail_trainer.hyper_parameters import GrpoSettings
-from grail_trainer.intake import VerdictListener
-from grail_trainer.optimiser import Masters
-from grail_trainer.publication import Publisher, first_window
+from grail_trainer.data.intake import VerdictListener
+from grail_trainer.hyper_parameters import HyperParameters, OptimiserSettings
+from grail_trainer.learning.optimiser import Masters
+from grail_trainer.publishing.publication import Publisher, first_window
 from grail_trainer.service import TrainerService
 from grail_trainer.state import TrainerState
 from grail_trainer.steps import Beginning
@@ -55,7 +55,7 @@ def run_trainer(
     env_id: str,
     windows: int | None,
     max_groups: int,
-    hyper_parameters: GrpoSettings,
+    hyper_parameters: HyperParameters,
 ) -> int:
     """Join the network, publish its first checkpoint if there is none, and learn until stopped.
 
@@ -89,7 +89,7 @@ def assemble(
     model: Path,
     environment: Environment,
     environment_of: EnvironmentOf,
-    chosen: GrpoSettings,
+    chosen: HyperParameters,
     *,
     max_groups: int,
     device: str = "cpu",
@@ -128,7 +128,7 @@ def assemble(
         environment_of=environment_of,
         settings=chosen,
         max_groups=max_groups,
-        reference=_reference(publisher, participant, device) if chosen.kl_coefficient else None,
+        reference=_reference(publisher, participant, device) if chosen.update.kl_coefficient else None,
     )
 
 
@@ -150,7 +150,7 @@ def publish_folder(participant: Participant, model: Path, environment: Environme
         CheckpointError: another tokenizer, template or architecture than the network's, or unreadable weights.
     """
     publisher = Publisher(participant, read_model_files(model))
-    weights = _checked(Masters.load(model, learning_rate=0.0), model)
+    weights = _checked(Masters.load(model, OptimiserSettings(learning_rate=0)), model)
     head = publisher.view().head
     parts = _first_parts(participant, environment, model)
     if head is None:
@@ -223,16 +223,11 @@ def _first_parts(participant: Participant, environment: Environment, model: Path
     )
 
 
-def _new_masters(folder: Path, chosen: GrpoSettings, device: str) -> Masters:
-    return Masters.load(
-        folder,
-        learning_rate=chosen.learning_rate,
-        device=device,
-        warmup_steps=chosen.warmup_steps,
-    )
+def _new_masters(folder: Path, chosen: HyperParameters, device: str) -> Masters:
+    return Masters.load(folder, chosen.optimiser, device=device)
 
 
-def _masters_at(head: CheckpointManifest, participant: Participant, chosen: GrpoSettings, device: str) -> Masters:
+def _masters_at(head: CheckpointManifest, participant: Participant, chosen: HyperParameters, device: str) -> Masters:
     """Masters with the weights of the last checkpoint; the journal's state, where there is one, is put on top."""
     folder = participant.checkpoints.materialise(head)  # verified, where it is cached too: masters are made of it
     return _new_masters(folder, chosen, device)

@@ -17,7 +17,7 @@ from grail_core.errors import ConfigurationError, DamagedStateError
 from grail_core.participant.state import adopt_folder
 from grail_core.protocol.types import Digest, Hotkey, Window
 from grail_core.state_file import read_state, write_state
-from grail_trainer.optimiser import Masters
+from grail_trainer.learning.optimiser import Masters
 from grail_trainer.steps import Event, Journal, StateRecord, Step, TrainedWindow, step
 
 FORMAT = 1

@@ -17,7 +17,8 @@ import torch
 from grail_core.capabilities import Demonstrate, Stage, teacher_of
 from grail_core.environment import Environment
 from grail_core.errors import ConfigurationError
-from grail_trainer.logprobs import TokenSequence, completion_logprobs
+from grail_trainer.learning.logprobs import completion_logprobs
+from grail_trainer.learning.rollouts import TokenSequence
 from grail_trainer.tiny.vocabulary import Codec
 
 Progress = Callable[[int, int, float], None]

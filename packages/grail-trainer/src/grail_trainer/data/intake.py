@@ -29,7 +29,7 @@ from grail_core.protocol.types import Block, Digest, Hotkey, Window
 from grail_core.storage.time_limits import at_most
 from grail_core.telemetry import get_logger
 from grail_core.verification.verdict import contradictions, inputs_of
-from grail_trainer.quorum import accepted_digests, half_scored, scored_stake, settled
+from grail_trainer.data.quorum import accepted_digests, half_scored, scored_stake, settled
 
 log = get_logger(__name__)
 

@@ -27,8 +27,8 @@ from grail_core.storage.base import ObjectTooLargeError
 from grail_core.storage.layout import file_key
 from grail_core.storage.time_limits import at_most, seconds_left
 from grail_core.telemetry import get_logger
-from grail_trainer.intake import MIN_PAUSE_SECONDS, PATIENCE_BLOCKS, Intake, WantedFile
-from grail_trainer.refusals import Refusals
+from grail_trainer.data.intake import MIN_PAUSE_SECONDS, PATIENCE_BLOCKS, Intake, WantedFile
+from grail_trainer.data.refusals import Refusals
 
 log = get_logger(__name__)
 

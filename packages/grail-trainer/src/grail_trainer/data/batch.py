@@ -35,11 +35,11 @@ from grail_core.verification.context import CheckContext
 from grail_core.verification.examine import Examination, examine, examine_sample, first_reject
 from grail_core.verification.measure import WholeGroup
 from grail_core.verification.window_file import OpenFile, Submission, check_file, in_this_process
-from grail_trainer.advantages import varies
-from grail_trainer.grpo import Rollout, RolloutGroup
-from grail_trainer.intake import WantedFile
-from grail_trainer.logprobs import TokenSequence, completion_logprobs
-from grail_trainer.turns import Candidate, fair_order, first_of, max_from_one, within_share
+from grail_trainer.data.intake import WantedFile
+from grail_trainer.data.turns import Candidate, fair_order, first_of, max_from_one, within_share
+from grail_trainer.learning.advantages import varies
+from grail_trainer.learning.logprobs import completion_logprobs
+from grail_trainer.learning.rollouts import Rollout, RolloutGroup, TokenSequence
 
 log = get_logger(__name__)
 

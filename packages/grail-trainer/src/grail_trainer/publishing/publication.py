@@ -26,8 +26,16 @@ from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.types import Block, Window
 from grail_core.storage.layout import MANIFEST_PREFIX, training_log_key
 from grail_core.telemetry import get_logger
-from grail_trainer.optimiser import Masters
-from grail_trainer.publication_steps import Logged, Places, Publication, PublicationStage, PutCheckpoint, Stored, step
+from grail_trainer.learning.optimiser import Masters
+from grail_trainer.publishing.publication_steps import (
+    Logged,
+    Places,
+    Publication,
+    PublicationStage,
+    PutCheckpoint,
+    Stored,
+    step,
+)
 from grail_trainer.steps import TrainedWindow
 
 log = get_logger(__name__)

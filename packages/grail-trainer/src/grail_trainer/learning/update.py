@@ -13,96 +13,29 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from grail_trainer.advantages import group_advantages
-from grail_trainer.hyper_parameters import GrpoSettings, LossKind
-from grail_trainer.logprobs import TokenSequence, completion_logprobs
-from grail_trainer.optimiser import Masters
-
-CLIP_LOW, CLIP_HIGH = 0.2, 0.28
-"""The ratio trained : proximal is clipped to 1 − CLIP_LOW … 1 + CLIP_HIGH."""
-
-MAX_IMPORTANCE = 2.0
-"""Of the weight proximal : behaviour."""
+from grail_trainer.hyper_parameters import GrpoSettings
+from grail_trainer.learning.advantages import group_advantages
+from grail_trainer.learning.losses import (
+    CLIP_HIGH,
+    CLIP_LOW,
+    MAX_IMPORTANCE,
+    Batch,
+    ClippedObjective,
+    bounded_exp,
+    token_normaliser,
+)
+from grail_trainer.learning.optimiser import Masters
+from grail_trainer.learning.policy import Policy
+from grail_trainer.learning.rollouts import RolloutGroup
+from grail_trainer.learning.statistics import UpdateStatistics
 
 MAX_GRADIENT_NORM = 1.0
-
-MAX_LOG_RATIO = 20.0
-"""Nats up to which e^x of two policies' difference is computed: float32 overflows at 88, and one such token would make a whole
-step infinite (or 0 · ∞ where its advantage is 0). Beyond it the tangent goes on: finite, and its slope points the right way."""
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """One verified rollout. `behaviour` float32 [completion]: log-probabilities under the policy that drew it, at its
-    temperature, measured by this trainer."""
-
-    row: TokenSequence
-    reward: float
-    success: bool
-    behaviour: npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class RolloutGroup:
-    """The rollouts of one problem. `name` identifies the group (hotkey, window, group) and orders nothing."""
-
-    name: str
-    rollouts: tuple[Rollout, ...]
-
-    @property
-    def rewards(self) -> list[float]:
-        return [rollout.reward for rollout in self.rollouts]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Some rollouts as flat tensors, token after token: all [sum of completion lengths] but `lengths` [rollouts].
-
-    `weight` of a token: its advantage is counted that often (the truncated importance weight); `reference` may be None.
-    """
-
-    rows: tuple[TokenSequence, ...]
-    lengths: Tensor
-    advantage: Tensor
-    proximal: Tensor
-    weight: Tensor
-    reference: Tensor | None
-
-
-@dataclass
-class UpdateStatistics:
-    """Means over the optimiser steps of one update; norms before clipping."""
-
-    groups: int = 0
-    rollouts: int = 0
-    tokens: int = 0
-    steps: int = 0
-    steps_refused: int = 0  # gradients that were not finite
-    loss: float = 0.0
-    gradient_norm: float = 0.0
-    clip_share: float = 0.0  # of tokens whose ratio is outside the clip
-    entropy: float = 0.0  # nats a token
-    kl_behaviour: float = 0.0  # k3 estimate of KL(behaviour ‖ trained), nats a token
-    importance_mean: float = 0.0
-    importance_capped_share: float = 0.0
-    _sums: dict[str, list[float]] = field(default_factory=dict, repr=False)
-
-    def observe(self, **values: float) -> None:
-        for name, value in values.items():
-            self._sums.setdefault(name, []).append(value)
-
-    def close(self) -> None:
-        for name, values in self._sums.items():
-            finite = [value for value in values if math.isfinite(value)]
-            setattr(self, name, sum(finite) / len(finite) if finite else 0.0)
 
 
 def update(
@@ -129,7 +62,7 @@ def update(
     if settings.kl_coefficient and reference is None:
         raise ValueError(f"a KL coefficient of {settings.kl_coefficient} needs a reference")
     statistics = UpdateStatistics(groups=len(groups), rollouts=sum(len(group.rollouts) for group in groups))
-    prepared = [_prepare(masters.module, group, settings, temperature, reference) for group in groups]
+    prepared = [_prepare(masters.policy, group, settings, temperature, reference) for group in groups]
     statistics.tokens = sum(len(batch.advantage) for batch in prepared)
     _observe_importance(statistics, prepared)
     total = settings.epochs * min(settings.minibatches, max(1, len(groups)))
@@ -152,44 +85,6 @@ def visiting_order(count: int, seed: int, window: int, epoch: int) -> npt.NDArra
     return np.array(sorted(range(count), key=keys.__getitem__), dtype=np.int64)
 
 
-def policy_loss(logprob: Tensor, batch: Batch, settings: GrpoSettings, *, normaliser: Tensor) -> Tensor:
-    """The loss of some rollouts: a sum over tokens, each times `normaliser` [tokens], so that sums over micro-batches add up.
-
-    −w · min(ρA, clip(ρ)A) with ρ = trained : proximal and w the truncated weight proximal : behaviour; where A < 0 and dual
-    clip is on, −w · max(min(ρA, clip(ρ)A), cA) (Ye et al. 2020, equation 5); plus k3 KL to the reference.
-    """
-    ratio = bounded_exp(logprob - batch.proximal)
-    clipped = ratio.clamp(1 - CLIP_LOW, 1 + CLIP_HIGH)
-    gain = torch.minimum(ratio * batch.advantage, clipped * batch.advantage)
-    if settings.dual_clip:
-        gain = torch.where(batch.advantage < 0, torch.maximum(gain, settings.dual_clip * batch.advantage), gain)
-    loss = -batch.weight * gain
-    if settings.kl_coefficient and batch.reference is not None:
-        gap = batch.reference - logprob
-        loss = loss + settings.kl_coefficient * (bounded_exp(gap) - 1 - gap)
-    return (loss * normaliser).sum()
-
-
-def bounded_exp(x: Tensor) -> Tensor:
-    """e^x up to MAX_LOG_RATIO, beyond it its tangent there: value and gradient are exact below, finite and rising above.
-
-    0 for −∞; what is no number, or +∞, stays so: a policy that gives such numbers is not to be stepped with.
-    """
-    beyond = torch.where(x > MAX_LOG_RATIO, x - MAX_LOG_RATIO, 0.0)
-    return torch.exp(x.clamp(max=MAX_LOG_RATIO)) * (1 + beyond)
-
-
-def token_normaliser(lengths: Tensor, kind: LossKind, *, rollouts: int, tokens: int, token_limit: int) -> Tensor:
-    """float32 [sum of lengths]: what each token counts, given the rollouts and tokens of the whole optimiser step."""
-    if kind == "dapo":
-        share = torch.full((len(lengths),), 1.0 / tokens)
-    elif kind == "dr_grpo":
-        share = torch.full((len(lengths),), 1.0 / (rollouts * token_limit))
-    else:
-        share = 1.0 / (rollouts * lengths.float())
-    return torch.repeat_interleave(share, lengths)
-
-
 def _step(
     masters: Masters,
     minibatch: Sequence[Batch],
@@ -208,11 +103,12 @@ def _step(
         batch = _concatenate([minibatch[index] for index in part])
         device = masters.module.get_input_embeddings().weight.device
         normaliser = token_normaliser(batch.lengths, settings.loss, rollouts=rollouts, tokens=tokens, token_limit=token_limit)
-        out = completion_logprobs(masters.module, batch.rows, temperature=temperature)
-        loss = policy_loss(out.logprob, _to(batch, device), settings, normaliser=normaliser.to(device))
-        loss.backward()  # type: ignore[no-untyped-call]
+        objective = ClippedObjective(_to(batch, device), settings, normaliser.to(device))
+        out = masters.policy(batch.rows, objective, temperature=temperature)
+        loss = out.loss
+        loss.backward()
         with torch.no_grad():
-            now, drawn = out.logprob.detach().cpu(), torch.cat([behaviour[index] for index in part])
+            now, drawn = out.logprob.cpu(), torch.cat([behaviour[index] for index in part])
             ratio = bounded_exp(now - batch.proximal)
             gap = now - drawn  # the tokens were drawn from the behaviour policy
             sums["loss"] += loss.item()
@@ -249,16 +145,16 @@ def micro_batches(minibatch: Sequence[Batch], tokens_per_pass: int) -> Iterator[
 
 
 @torch.no_grad()
-def _prepare(module: Any, group: RolloutGroup, settings: GrpoSettings, temperature: float, reference: Any | None) -> Batch:
+def _prepare(policy: Policy, group: RolloutGroup, settings: GrpoSettings, temperature: float, reference: Any | None) -> Batch:
     """A group's fixed parts: advantages, the proximal log-probabilities, importance weights."""
     rows = tuple(rollout.row for rollout in group.rollouts)
     lengths = torch.tensor([row.completion_length for row in rows])
     advantages = torch.from_numpy(group_advantages(group.rewards, settings.advantages)).float()
-    proximal = completion_logprobs(module, rows, temperature=temperature).logprob.cpu()
+    proximal = policy(rows, temperature=temperature).logprob.cpu()
     behaviour = torch.from_numpy(np.concatenate([rollout.behaviour for rollout in group.rollouts]))
     held = None
     if settings.kl_coefficient:
-        held = completion_logprobs(reference, rows, temperature=temperature).logprob.cpu()
+        held = Policy(reference)(rows, temperature=temperature).logprob.cpu()
     return Batch(
         rows=rows,
         lengths=lengths,

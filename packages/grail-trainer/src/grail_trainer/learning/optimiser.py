@@ -17,6 +17,8 @@ from torch import Tensor
 
 from grail_core.disk import write_atomically
 from grail_core.errors import CheckpointError, is_out_of_memory
+from grail_trainer.hyper_parameters import OptimiserSettings
+from grail_trainer.learning.policy import Policy
 
 ADAM_BETAS = (0.9, 0.99)
 
@@ -28,28 +30,25 @@ class Masters:
         module: the model; converted to float32 in place, and put into evaluation mode: dropout (GPT-2's configuration asks for
             it) would make an update a function of torch's random state, and its log-probabilities another model's than those
             that rollouts were drawn from and verified with.
-        learning_rate: may be 0, in which case steps change moments and nothing else.
-        warmup_steps: over the first so many steps the learning rate rises linearly: Adam's first steps, made from the noise
-            of one minibatch, have full length otherwise.
+        settings: a learning rate of 0 is one: steps change moments and nothing else then.
     """
 
     def __init__(
         self,
         module: Any,
-        *,
-        learning_rate: float,
-        warmup_steps: int = 0,
+        settings: OptimiserSettings,
     ) -> None:
         self.module: Any = module.float().eval()
         self.module.requires_grad_(True)
-        self._learning_rate, self._warmup_steps, self._steps = learning_rate, warmup_steps, 0
+        self.policy = Policy(self.module).eval()
+        self.settings, self._steps = settings, 0
         self._named: dict[str, Tensor] = dict(self.module.named_parameters())  # tied parameters once
         self._optimiser = torch.optim.AdamW(
-            list(self._named.values()), lr=learning_rate, betas=ADAM_BETAS, weight_decay=0.0, eps=1e-8, foreach=False
+            list(self._named.values()), lr=settings.learning_rate, betas=ADAM_BETAS, weight_decay=0.0, eps=1e-8, foreach=False
         )
 
     @classmethod
-    def load(cls, folder: Path, *, learning_rate: float, device: str = "cpu", **options: Any) -> Masters:
+    def load(cls, folder: Path, settings: OptimiserSettings, *, device: str = "cpu") -> Masters:
         """Masters from a published checkpoint's folder, moments zero.
 
         Raises:
@@ -59,7 +58,7 @@ class Masters:
 
         model = PolicyModel.load(folder, dtype="bfloat16", device=device)
         _require_whole(model.module, model.state(), folder)
-        return cls(model.module, learning_rate=learning_rate, **options)
+        return cls(model.module, settings)
 
     def zero_gradients(self) -> None:
         self._optimiser.zero_grad(set_to_none=True)
@@ -73,7 +72,7 @@ class Masters:
             return norm
         torch.nn.utils.clip_grads_with_norm_(list(self._named.values()), largest_norm, torch.tensor(norm))
         for group in self._optimiser.param_groups:
-            group["lr"] = self._learning_rate * min(1.0, (self._steps + 1) / max(1, self._warmup_steps))
+            group["lr"] = self.settings.learning_rate * min(1.0, (self._steps + 1) / max(1, self.settings.warmup_steps))
         self._optimiser.step()
         self._steps += 1
         self.zero_gradients()

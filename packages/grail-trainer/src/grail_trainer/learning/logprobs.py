@@ -16,20 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from grail_trainer.learning.rollouts import TokenSequence
+
 CHUNK_BYTES = 32 * 2**20
 """Logits (float32) held at one time."""
-
-
-@dataclass(frozen=True)
-class TokenSequence:
-    """One rollout as the model reads it: prompt + completion ids, of which the first `prompt_length` are the prompt."""
-
-    tokens: tuple[int, ...]
-    prompt_length: int
-
-    @property
-    def completion_length(self) -> int:
-        return len(self.tokens) - self.prompt_length
 
 
 @dataclass(frozen=True)

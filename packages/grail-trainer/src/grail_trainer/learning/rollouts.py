@@ -1,0 +1,43 @@
+"""What is learned from: verified rollouts, group by group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """One rollout as the model reads it: prompt + completion ids, of which the first `prompt_length` are the prompt."""
+
+    tokens: tuple[int, ...]
+    prompt_length: int
+
+    @property
+    def completion_length(self) -> int:
+        return len(self.tokens) - self.prompt_length
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One verified rollout. `behaviour` float32 [completion]: log-probabilities under the policy that drew it, at its
+    temperature, measured by this trainer."""
+
+    row: TokenSequence
+    reward: float
+    success: bool
+    behaviour: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class RolloutGroup:
+    """The rollouts of one problem. `name` identifies the group (hotkey, window, group) and orders nothing."""
+
+    name: str
+    rollouts: tuple[Rollout, ...]
+
+    @property
+    def rewards(self) -> list[float]:
+        return [rollout.reward for rollout in self.rollouts]

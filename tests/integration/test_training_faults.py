@@ -18,6 +18,7 @@ from grail_core.protocol.types import Window
 from grail_core.storage.layout import training_log_key
 from grail_trainer import service as trainer_service
 from grail_trainer.data import intake
+from grail_trainer.learning import guarded
 from grail_trainer.learning.update import update
 from grail_trainer.publishing import publication
 from grail_trainer.service import TrainerService
@@ -205,7 +206,7 @@ def test_an_update_that_ends_in_no_number_is_taken_back(
             next(masters.module.parameters()).view(-1)[0] = float("inf")
         return statistics
 
-    monkeypatch.setattr(trainer_service, "update", diverging)
+    monkeypatch.setattr(guarded, "update", diverging)
     trainer = trainer_of(network, model)
     before = trainer.masters.tensors()
     with events() as names:

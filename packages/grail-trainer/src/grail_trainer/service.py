@@ -31,9 +31,9 @@ from grail_trainer.data.batch import TrainingBatch, build_batch
 from grail_trainer.data.intake import Intake, VerdictListener
 from grail_trainer.data.wanted_files import WantedFiles
 from grail_trainer.hyper_parameters import HyperParameters
+from grail_trainer.learning.guarded import learn_window
 from grail_trainer.learning.optimiser import Masters, state_digest
 from grail_trainer.learning.statistics import UpdateStatistics
-from grail_trainer.learning.update import update
 from grail_trainer.publishing.publication import Publisher
 from grail_trainer.state import TrainerState
 from grail_trainer.steps import NothingToLearn, Published, StoreFailed, TrainedWindow
@@ -143,19 +143,18 @@ class TrainerService:
         policy = self.publisher.view().stored[0].manifest.policy
         before, cast = self.masters.tensors(), self.masters.published()
         start = time.perf_counter()
-        statistics = update(
+        learned = learn_window(
             self.masters,
             batch.groups,
-            self.settings.update,
+            self.settings,
             window=window,
             temperature=policy.temperature,
             token_limit=policy.max_tokens,
             reference=self.reference,
         )
-        seconds = time.perf_counter() - start
-        if not self.masters.finite():
-            log.event("update_undone", window=window, reason="a weight is not finite any more; the update is taken back")
-            self.masters.restore(before)
+        seconds, statistics = time.perf_counter() - start, learned.statistics
+        if learned.undone:
+            log.event("update_undone", window=window, reason=f"{learned.undone}; the update is taken back")
         new = self.masters.published()
         changed = sum(int((cast[name] != new[name]).sum()) for name in new)
         share = changed / sum(tensor.numel() for tensor in new.values())

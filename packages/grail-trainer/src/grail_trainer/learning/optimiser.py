@@ -22,6 +22,8 @@ from grail_trainer.learning.policy import Policy
 
 ADAM_BETAS = (0.9, 0.99)
 
+_SCALAR = "scalar."
+
 
 class Masters:
     """A Transformers causal model in float32 with its AdamW.
@@ -42,6 +44,7 @@ class Masters:
         self.module.requires_grad_(True)
         self.policy = Policy(self.module).eval()
         self.settings, self._steps = settings, 0
+        self.scalars: dict[str, float] = {}  # what else of a run changes and must be resumed: a controller's coefficient
         self._named: dict[str, Tensor] = dict(self.module.named_parameters())  # tied parameters once
         self._optimiser = torch.optim.AdamW(
             list(self._named.values()), lr=settings.learning_rate, betas=ADAM_BETAS, weight_decay=0.0, eps=1e-8, foreach=False
@@ -90,7 +93,10 @@ class Masters:
 
     @torch.no_grad()
     def tensors(self) -> dict[str, Tensor]:
-        """Everything a resume needs, by name: `master.*`, `moment1.*`, `moment2.*`, `steps`. Copies, on the CPU."""
+        """Everything a resume needs, by name: `master.*`, `moment1.*`, `moment2.*`, `steps`, and float64 `scalar.*`.
+
+        Copies, on the CPU.
+        """
         tensors: dict[str, Tensor] = {}
         for name, parameter in self._named.items():
             tensors[f"master.{name}"] = parameter.detach().cpu().clone()
@@ -99,6 +105,8 @@ class Masters:
                 tensors[f"moment1.{name}"] = state["exp_avg"].cpu().clone()
                 tensors[f"moment2.{name}"] = state["exp_avg_sq"].cpu().clone()
         tensors["steps"] = torch.tensor(self._steps)
+        for name, value in self.scalars.items():
+            tensors[f"{_SCALAR}{name}"] = torch.tensor(value, dtype=torch.float64)
         return tensors
 
     @torch.no_grad()
@@ -113,6 +121,7 @@ class Masters:
             if master is None or master.shape != parameter.shape or master.dtype != torch.float32:
                 raise CheckpointError("the training state is of another model", where=name)
         self._steps = int(tensors["steps"]) if "steps" in tensors else 0
+        self.scalars = {name.removeprefix(_SCALAR): float(value) for name, value in tensors.items() if name.startswith(_SCALAR)}
         for name, parameter in self._named.items():
             parameter.copy_(tensors[f"master.{name}"])
             self._optimiser.state.pop(parameter, None)

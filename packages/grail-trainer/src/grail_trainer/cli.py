@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from grail_core.commands.knob_options import knob_options
+from grail_core.commands.knob_options import SectionedCommand, section_options
 from grail_core.commands.options import common_options, run_cli, stop_on_signals, verbose_option
 from grail_core.errors import ConfigurationError
 from grail_envs import DEFAULT_ENV_ID
 from grail_trainer import __version__
-from grail_trainer.hyper_parameters import GrpoSettings, HyperParameters, OptimiserSettings
+from grail_trainer.hyper_parameters import HyperParameters
 
 if TYPE_CHECKING:
     from grail_core.participant.settings import Settings
@@ -32,22 +32,18 @@ def cli() -> None:
     """
 
 
-@cli.command()
+@cli.command(cls=SectionedCommand)
 @click.option("--model", type=_FOLDER, required=True, help="Model folder of the network's first checkpoint.")
 @click.option("--env", "env_id", default=DEFAULT_ENV_ID, show_default=True, help="Environment (see `grail-envs list`).")
 @click.option("--windows", type=click.IntRange(min=1), help="Stop once so many windows were learned from (default: never).")
-@knob_options(OptimiserSettings, "optimiser", "learning_rate")
-@knob_options(GrpoSettings, "chosen", "epochs", "loss", "advantages", "kl_coefficient", "dual_clip", "seed")
-@click.option("--most-groups", type=click.IntRange(min=1), default=64, show_default=True, help="Groups to learn from a window.")
+@section_options(HyperParameters, "hyper_parameters")
 @common_options
 def run(
     settings: Settings,
     model: Path,
     env_id: str,
     windows: int | None,
-    optimiser: OptimiserSettings,
-    chosen: GrpoSettings,
-    most_groups: int,
+    hyper_parameters: HyperParameters,
 ) -> None:
     """Learn from window after window until stopped, publishing a checkpoint after each.
 
@@ -56,15 +52,7 @@ def run(
     """
     from grail_trainer.start import run_trainer
 
-    run_trainer(
-        settings,
-        stop_on_signals,
-        model=model,
-        env_id=env_id,
-        windows=windows,
-        max_groups=most_groups,
-        hyper_parameters=HyperParameters(chosen, optimiser),
-    )
+    run_trainer(settings, stop_on_signals, model=model, env_id=env_id, windows=windows, hyper_parameters=hyper_parameters)
 
 
 @cli.command()

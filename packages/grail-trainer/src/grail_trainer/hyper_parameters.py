@@ -59,11 +59,28 @@ class GrpoSettings:
 
 
 @dataclass(frozen=True)
+class IntakeSettings:
+    """Which verified rollouts are learned from."""
+
+    most_groups: int = knob(64, "Groups to learn from a window.", least=1)
+    max_windows_old: int = knob(
+        6,
+        "Rollouts of a window that began more than so many windows ago, when they would be used, are not used.",
+        least=1,
+        most=40,
+    )
+
+    def __post_init__(self) -> None:
+        check_knobs(self)
+
+
+@dataclass(frozen=True)
 class HyperParameters:
     """Everything that decides what becomes of the weights when a window is learned from."""
 
     update: GrpoSettings = field(default_factory=GrpoSettings)
     optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
+    intake: IntakeSettings = field(default_factory=IntakeSettings)
 
     def to_json(self) -> dict[str, Any]:
         """Canonical-JSON value, section by section: numbers with a fraction as text."""

@@ -43,9 +43,6 @@ log = get_logger(__name__)
 EnvironmentOf = Callable[[CheckpointManifest], Environment]
 """The environment that a checkpoint names."""
 
-MAX_WINDOWS_OLD = 6
-"""Rollouts whose window began more than so many windows ago are not learned from."""
-
 
 def run_trainer(
     settings: Settings,
@@ -54,7 +51,6 @@ def run_trainer(
     model: Path,
     env_id: str,
     windows: int | None,
-    max_groups: int,
     hyper_parameters: HyperParameters,
 ) -> int:
     """Join the network, publish its first checkpoint if there is none, and learn until stopped.
@@ -63,9 +59,9 @@ def run_trainer(
     """
     use_table(settings.calibration)
     participant = Participant.from_settings(settings)
-    _require_trainer(participant)
+    require_trainer(participant)
     environment = training_environment(env_id, settings.data_dir)
-    _require_folder(model)
+    require_folder(model)
     with participant.state.held():
         neuron = participant.join(settings)
         log.event("trainer_started", hotkey=ss58(participant.signer.hotkey), uid=neuron.uid, network=participant.params.name)
@@ -75,7 +71,6 @@ def run_trainer(
             environment,
             BoundEnvironments(settings.data_dir),
             hyper_parameters,
-            max_groups=max_groups,
             device=settings.device,
         )
         with stopping() as stop:
@@ -91,7 +86,6 @@ def assemble(
     environment_of: EnvironmentOf,
     chosen: HyperParameters,
     *,
-    max_groups: int,
     device: str = "cpu",
 ) -> TrainerService:
     """A trainer that stands where its journal or its bucket says; the network's first checkpoint is there afterwards.
@@ -115,7 +109,7 @@ def assemble(
             )
         masters = _new_masters(model, chosen, device)
         head = publisher.publish_first(_first_parts(participant, environment, model), _checked(masters, model))
-    _require_environment(head, environment)
+    require_environment(head, environment)
     masters = _masters_at(head, participant, chosen, device)
     _find_place(state, masters, publisher, head)
     return TrainerService(
@@ -123,11 +117,10 @@ def assemble(
         masters=masters,
         state=state,
         publisher=publisher,
-        verdicts=VerdictListener(participant, max_windows_old=MAX_WINDOWS_OLD),
+        verdicts=VerdictListener(participant, max_windows_old=chosen.intake.max_windows_old),
         checkpoint=LiveCheckpoint(participant.checkpoints, device=device),
         environment_of=environment_of,
         settings=chosen,
-        max_groups=max_groups,
         reference=_reference(publisher, participant, device) if chosen.update.kl_coefficient else None,
     )
 
@@ -135,10 +128,10 @@ def assemble(
 def publish_model(settings: Settings, *, model: Path, env_id: str) -> CheckpointManifest:
     """Join the network and publish a model folder as its first or its next checkpoint; see `publish_folder`."""
     participant = Participant.from_settings(settings)
-    _require_trainer(participant)
+    require_trainer(participant)
     with participant.state.held():
         participant.join(settings)
-        return publish_folder(participant, _require_folder(model), training_environment(env_id, settings.data_dir))
+        return publish_folder(participant, require_folder(model), training_environment(env_id, settings.data_dir))
 
 
 def publish_folder(participant: Participant, model: Path, environment: Environment) -> CheckpointManifest:
@@ -155,7 +148,7 @@ def publish_folder(participant: Participant, model: Path, environment: Environme
     parts = _first_parts(participant, environment, model)
     if head is None:
         return publisher.publish_first(parts, weights)
-    _require_environment(head, environment)
+    require_environment(head, environment)
     open_state(participant).forget()
     return publisher.publish_next(parts.window, weights)
 
@@ -181,7 +174,7 @@ def open_state(participant: Participant) -> TrainerState:
     return TrainerState(folder, network_id=network_id, trainer=trainer)
 
 
-def _require_environment(head: CheckpointManifest, environment: Environment) -> None:
+def require_environment(head: CheckpointManifest, environment: Environment) -> None:
     if head.env_digest != environment.spec.digest:
         raise ConfigurationError(
             f"the network's environment is {head.environment.env_id} with digest {head.env_digest.hex()[:16]}…, "
@@ -191,7 +184,7 @@ def _require_environment(head: CheckpointManifest, environment: Environment) -> 
         )
 
 
-def _require_trainer(participant: Participant) -> None:
+def require_trainer(participant: Participant) -> None:
     wanted, ours = participant.params.trainer_hotkey, participant.signer.hotkey
     if wanted != ours:
         raise ConfigurationError(
@@ -201,7 +194,7 @@ def _require_trainer(participant: Participant) -> None:
         )
 
 
-def _require_folder(model: Path) -> Path:
+def require_folder(model: Path) -> Path:
     if not model.is_dir():
         raise CheckpointError("no such model folder", where=str(model), hint="make one with `grail-trainer init`")
     return model
@@ -255,4 +248,10 @@ def _find_place(state: TrainerState, masters: Masters, publisher: Publisher, hea
             log.event("training_state_lost", window=decided, reason="there is no journal; going on from the last checkpoint")
         return
     state.resume(masters)
-    log.event("training_resumed", window=journal.decided, windows=journal.learned, pending=journal.pending is not None)
+    log.event(
+        "training_resumed",
+        window=journal.decided,
+        windows=journal.learned,
+        published=journal.published,
+        pending=len(journal.pending),
+    )

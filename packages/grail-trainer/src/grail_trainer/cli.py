@@ -36,6 +36,8 @@ def cli() -> None:
 @click.option("--model", type=_FOLDER, required=True, help="Model folder of the network's first checkpoint.")
 @click.option("--env", "env_id", default=DEFAULT_ENV_ID, show_default=True, help="Environment (see `grail-envs list`).")
 @click.option("--windows", type=click.IntRange(min=1), help="Stop once so many windows were learned from (default: never).")
+@click.option("--dry-run", is_flag=True, help="Print what would run and how much memory it takes; start and write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="With --dry-run: one JSON object on standard output.")
 @section_options(HyperParameters, "hyper_parameters")
 @common_options
 def run(
@@ -43,6 +45,8 @@ def run(
     model: Path,
     env_id: str,
     windows: int | None,
+    dry_run: bool,
+    as_json: bool,
     hyper_parameters: HyperParameters,
 ) -> None:
     """Learn from window after window until stopped, publishing a checkpoint after each.
@@ -50,6 +54,11 @@ def run(
     Each window: wait for the verdicts, take the files that a majority of the stake accepted, verify every rollout again,
     update, publish. Ctrl-C finishes cleanly; a restart continues where it was, learns from nothing twice and loses nothing.
     """
+    if dry_run:
+        from grail_trainer.commands import plan_command
+
+        plan_command(settings, model=model, env_id=env_id, windows=windows, chosen=hyper_parameters, as_json=as_json)
+        return
     from grail_trainer.start import run_trainer
 
     run_trainer(settings, stop_on_signals, model=model, env_id=env_id, windows=windows, hyper_parameters=hyper_parameters)

@@ -11,8 +11,10 @@ from click.core import ParameterSource
 from grail_core.commands.knob_options import knob_options
 from grail_core.commands.options import common_options, run_cli, stop_on_signals, verbose_option
 from grail_core.errors import ConfigurationError
+from grail_core.protocol.types import Window
 from grail_envs import DEFAULT_ENV_ID
 from grail_trainer import __version__
+from grail_trainer.alarm_settings import AlarmSettings
 from grail_trainer.hyper_parameters import GrpoSettings, HyperParameters, OptimiserSettings
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ def cli() -> None:
 @click.option("--windows", type=click.IntRange(min=1), help="Stop once so many windows were learned from (default: never).")
 @knob_options(OptimiserSettings, "optimiser", "learning_rate")
 @knob_options(GrpoSettings, "chosen", "epochs", "loss", "advantages", "kl_coefficient", "dual_clip", "seed")
+@knob_options(AlarmSettings, "alarms")
+@click.option("--acknowledge", type=click.IntRange(min=0), help="Window of an alarm that ended the trainer: go on after it.")
 @click.option("--most-groups", type=click.IntRange(min=1), default=64, show_default=True, help="Groups to learn from a window.")
 @common_options
 def run(
@@ -47,6 +51,8 @@ def run(
     windows: int | None,
     optimiser: OptimiserSettings,
     chosen: GrpoSettings,
+    alarms: AlarmSettings,
+    acknowledge: int | None,
     most_groups: int,
 ) -> None:
     """Learn from window after window until stopped, publishing a checkpoint after each.
@@ -63,7 +69,8 @@ def run(
         env_id=env_id,
         windows=windows,
         max_groups=most_groups,
-        hyper_parameters=HyperParameters(chosen, optimiser),
+        hyper_parameters=HyperParameters(chosen, optimiser, alarms),
+        acknowledged=None if acknowledge is None else Window(acknowledge),
     )
 
 

@@ -29,6 +29,7 @@ class Rollout:
     reward: float
     success: bool
     behaviour: npt.NDArray[np.float32]
+    well_formed: bool = True  # an answer was found in the form that was asked for, right or wrong
 
 
 @dataclass(frozen=True)

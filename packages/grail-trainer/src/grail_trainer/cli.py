@@ -11,6 +11,7 @@ from click.core import ParameterSource
 from grail_core.commands.knob_options import SectionedCommand, section_options
 from grail_core.commands.options import common_options, run_cli, stop_on_signals, verbose_option
 from grail_core.errors import ConfigurationError
+from grail_core.protocol.types import Window
 from grail_envs import DEFAULT_ENV_ID
 from grail_trainer import __version__
 from grail_trainer.hyper_parameters import HyperParameters
@@ -38,6 +39,7 @@ def cli() -> None:
 @click.option("--windows", type=click.IntRange(min=1), help="Stop once so many windows were learned from (default: never).")
 @click.option("--dry-run", is_flag=True, help="Print what would run and how much memory it takes; start and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: one JSON object on standard output.")
+@click.option("--acknowledge", type=click.IntRange(min=0), help="Window of an alarm that ended the trainer: go on after it.")
 @section_options(HyperParameters, "hyper_parameters")
 @common_options
 def run(
@@ -47,6 +49,7 @@ def run(
     windows: int | None,
     dry_run: bool,
     as_json: bool,
+    acknowledge: int | None,
     hyper_parameters: HyperParameters,
 ) -> None:
     """Learn from window after window until stopped, publishing a checkpoint after each.
@@ -61,7 +64,15 @@ def run(
         return
     from grail_trainer.start import run_trainer
 
-    run_trainer(settings, stop_on_signals, model=model, env_id=env_id, windows=windows, hyper_parameters=hyper_parameters)
+    run_trainer(
+        settings,
+        stop_on_signals,
+        model=model,
+        env_id=env_id,
+        windows=windows,
+        hyper_parameters=hyper_parameters,
+        acknowledged=None if acknowledge is None else Window(acknowledge),
+    )
 
 
 @cli.command()

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from grail_core.errors import ConfigurationError
 from grail_core.participant.knobs import check_knobs, knob
+from grail_trainer.alarm_settings import AlarmSettings
 
 AdvantageKind = Literal["standardised", "centred"]
 
@@ -80,6 +81,7 @@ class HyperParameters:
 
     update: GrpoSettings = field(default_factory=GrpoSettings)
     optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
+    alarms: AlarmSettings = field(default_factory=AlarmSettings)
     intake: IntakeSettings = field(default_factory=IntakeSettings)
 
     def to_json(self) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from grail_core.storage.layout import manifest_key, training_log_key
 from grail_trainer.commands import training_environment
 from grail_trainer.data.turns import max_from_one
 from grail_trainer.hyper_parameters import HyperParameters
-from grail_trainer.learning.logprobs import CHUNK_BYTES
+from grail_trainer.learning.head import CHUNK_BYTES
 from grail_trainer.memory import MemoryPlan, ModelSize, memory_plan, model_size
 from grail_trainer.publishing.publication import first_reachable, first_window
 from grail_trainer.start import require_environment, require_folder, require_trainer

@@ -323,6 +323,7 @@ def _rollouts(
             success=grade.success,
             behaviour=drawn,
             truncated=row.tokens[-1] not in end_tokens,
+            well_formed=bool(grade.well_formed),
         )
 
 

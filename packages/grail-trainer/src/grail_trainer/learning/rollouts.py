@@ -30,6 +30,7 @@ class Rollout:
     success: bool
     behaviour: npt.NDArray[np.float32]
     truncated: bool = False
+    well_formed: bool = True  # an answer was found in the form that was asked for, right or wrong
 
 
 @dataclass(frozen=True)

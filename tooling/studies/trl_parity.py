@@ -136,10 +136,11 @@ class Material:
             rows.append(TokenSequence(tuple(map(int, rng.integers(1, vocabulary, prompt + completion))), prompt))
         with torch.no_grad():
             out = Policy(module)(rows, temperature=TEMPERATURE)
-        now = out.logprob
+        now: Tensor = out.logprob
 
         def near(spread: float) -> Tensor:
-            return now + torch.from_numpy(rng.normal(0, spread, len(now)).astype(np.float32))
+            values: Tensor = now + torch.from_numpy(rng.normal(0, spread, len(now)).astype(np.float32))
+            return values
 
         ends = np.cumsum([row.completion_length for row in rows])[:-1]
         drawn = np.split(near(0.3).numpy(), ends)

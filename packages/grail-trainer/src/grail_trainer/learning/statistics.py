@@ -14,7 +14,8 @@ class UpdateStatistics:
     rollouts: int = 0
     tokens: int = 0
     steps: int = 0
-    steps_refused: int = 0  # gradients that were not finite
+    steps_refused: int = 0  # loss or gradient was no number
+    steps_refused_in_row: int = 0  # the longest run of them
     loss: float = 0.0
     gradient_norm: float = 0.0
     clip_share: float = 0.0  # of tokens whose ratio is outside the clip
@@ -23,6 +24,15 @@ class UpdateStatistics:
     importance_mean: float = 0.0
     importance_capped_share: float = 0.0
     _sums: dict[str, list[float]] = field(default_factory=dict, repr=False)
+    _run: int = field(default=0, repr=False)
+
+    def count_step(self, norm: float) -> None:
+        """One optimiser step; of a norm that is no number, one that was not made."""
+        refused = not math.isfinite(norm)
+        self.steps += 1
+        self.steps_refused += refused
+        self._run = self._run + 1 if refused else 0
+        self.steps_refused_in_row = max(self.steps_refused_in_row, self._run)
 
     def observe(self, **values: float) -> None:
         for name, value in values.items():

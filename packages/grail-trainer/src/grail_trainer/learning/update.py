@@ -32,10 +32,9 @@ from grail_trainer.learning.losses import (
 )
 from grail_trainer.learning.optimiser import Masters
 from grail_trainer.learning.policy import Policy
+from grail_trainer.learning.reference import ReferencePolicy, held_reference
 from grail_trainer.learning.rollouts import RolloutGroup
 from grail_trainer.learning.statistics import UpdateStatistics
-
-MAX_GRADIENT_NORM = 1.0
 
 
 def update(
@@ -54,15 +53,17 @@ def update(
     Args:
         groups: groups that vary. window: seeds the order in which groups are visited.
         token_limit: the policy's most completion tokens; the loss `dr_grpo` divides by it.
-        reference: a Transformers model the KL term holds on to; needed only where its coefficient is not 0.
+        reference: what the KL term holds on to (see `held_reference`); needed only where its coefficient is not 0, and not
+            where adapters are trained.
 
     Raises:
         ValueError: a KL term without a reference.
     """
-    if settings.kl_coefficient and reference is None:
+    if settings.kl_coefficient and reference is None and not masters.adapted:
         raise ValueError(f"a KL coefficient of {settings.kl_coefficient} needs a reference")
     statistics = UpdateStatistics(groups=len(groups), rollouts=sum(len(group.rollouts) for group in groups))
-    prepared = [_prepare(masters.policy, group, settings, temperature, reference) for group in groups]
+    with held_reference(masters, reference if settings.kl_coefficient else None) as held:
+        prepared = [_prepare(masters.policy, group, settings, temperature, held) for group in groups]
     statistics.tokens = sum(len(batch.advantage) for batch in prepared)
     _observe_importance(statistics, prepared)
     total = settings.epochs * min(settings.minibatches, max(1, len(groups)))
@@ -115,9 +116,10 @@ def _step(
             sums["clipped"] += ((ratio < 1 - CLIP_LOW) | (ratio > 1 + CLIP_HIGH)).sum().item()
             sums["entropy"] += out.entropy.sum().item()
             sums["kl"] += (bounded_exp(gap) - 1 - gap).sum().item()
-    norm = masters.step(largest_norm=MAX_GRADIENT_NORM)
-    statistics.steps += 1
-    statistics.steps_refused += not math.isfinite(norm)
+    if not math.isfinite(sums["loss"]):
+        masters.spoil_gradients()
+    norm = masters.step(largest_norm=masters.settings.max_gradient_norm)
+    statistics.count_step(norm)
     statistics.observe(
         loss=sums["loss"],
         gradient_norm=norm,
@@ -145,7 +147,9 @@ def micro_batches(minibatch: Sequence[Batch], tokens_per_pass: int) -> Iterator[
 
 
 @torch.no_grad()
-def _prepare(policy: Policy, group: RolloutGroup, settings: GrpoSettings, temperature: float, reference: Any | None) -> Batch:
+def _prepare(
+    policy: Policy, group: RolloutGroup, settings: GrpoSettings, temperature: float, reference: ReferencePolicy | None
+) -> Batch:
     """A group's fixed parts: advantages, the proximal log-probabilities, importance weights."""
     rows = tuple(rollout.row for rollout in group.rollouts)
     lengths = torch.tensor([row.completion_length for row in rows])
@@ -153,8 +157,8 @@ def _prepare(policy: Policy, group: RolloutGroup, settings: GrpoSettings, temper
     proximal = policy(rows, temperature=temperature).logprob.cpu()
     behaviour = torch.from_numpy(np.concatenate([rollout.behaviour for rollout in group.rollouts]))
     held = None
-    if settings.kl_coefficient:
-        held = Policy(reference)(rows, temperature=temperature).logprob.cpu()
+    if settings.kl_coefficient and reference is not None:
+        held = reference(rows, temperature=temperature).logprob.cpu()
     return Batch(
         rows=rows,
         lengths=lengths,

@@ -191,14 +191,14 @@ def test_bad_steps_that_are_not_in_a_row_are_counted_and_the_rest_is_kept(monkey
 
 
 def test_a_loss_that_is_no_number_makes_no_step_though_its_gradient_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    from grail_trainer.learning.losses import ClippedObjective
+    from grail_trainer.learning.losses import PolicyObjective
 
-    loss = ClippedObjective.loss
+    loss = PolicyObjective.loss
 
     def with_a_constant(self: Any, logprob: Any, entropy: Any, tokens: slice) -> Any:
         return loss(self, logprob, entropy, tokens) + math.inf
 
-    monkeypatch.setattr(ClippedObjective, "loss", with_a_constant)
+    monkeypatch.setattr(PolicyObjective, "loss", with_a_constant)
     masters = masters_of(PLAIN)
     before = masters.digest()
     result = learned(masters)

@@ -43,9 +43,6 @@ log = get_logger(__name__)
 EnvironmentOf = Callable[[CheckpointManifest], Environment]
 """The environment that a checkpoint names."""
 
-MAX_WINDOWS_OLD = 6
-"""Rollouts whose window began more than so many windows ago are not learned from."""
-
 
 def run_trainer(
     settings: Settings,
@@ -54,18 +51,24 @@ def run_trainer(
     model: Path,
     env_id: str,
     windows: int | None,
-    max_groups: int,
     hyper_parameters: HyperParameters,
+    acknowledged: Window | None = None,
 ) -> int:
     """Join the network, publish its first checkpoint if there is none, and learn until stopped.
 
+    Args:
+        acknowledged: the window of an alarm that ended the trainer, and that a person has seen.
+
     Returns the number of windows learned from.
+
+    Raises:
+        AlarmStopError: an alarm ended the run, and was not acknowledged.
     """
     use_table(settings.calibration)
     participant = Participant.from_settings(settings)
-    _require_trainer(participant)
+    require_trainer(participant)
     environment = training_environment(env_id, settings.data_dir)
-    _require_folder(model)
+    require_folder(model)
     with participant.state.held():
         neuron = participant.join(settings)
         log.event("trainer_started", hotkey=ss58(participant.signer.hotkey), uid=neuron.uid, network=participant.params.name)
@@ -75,9 +78,9 @@ def run_trainer(
             environment,
             BoundEnvironments(settings.data_dir),
             hyper_parameters,
-            max_groups=max_groups,
             device=settings.device,
         )
+        service.acknowledged = acknowledged
         with stopping() as stop:
             learned = service.run(stop, windows)
         log.event("trainer_stopped", windows=learned)
@@ -91,7 +94,6 @@ def assemble(
     environment_of: EnvironmentOf,
     chosen: HyperParameters,
     *,
-    max_groups: int,
     device: str = "cpu",
 ) -> TrainerService:
     """A trainer that stands where its journal or its bucket says; the network's first checkpoint is there afterwards.
@@ -116,7 +118,7 @@ def assemble(
         untrained = Masters.load(model, OptimiserSettings(), device=device)
         head = publisher.publish_first(_first_parts(participant, environment, model), _checked(untrained, model))
         del untrained
-    _require_environment(head, environment)
+    require_environment(head, environment)
     masters = _masters_at(head, participant, chosen, device)
     _find_place(state, masters, publisher, head, chosen)
     return TrainerService(
@@ -124,11 +126,10 @@ def assemble(
         masters=masters,
         state=state,
         publisher=publisher,
-        verdicts=VerdictListener(participant, max_windows_old=MAX_WINDOWS_OLD),
+        verdicts=VerdictListener(participant, max_windows_old=chosen.intake.max_windows_old),
         checkpoint=LiveCheckpoint(participant.checkpoints, device=device),
         environment_of=environment_of,
         settings=chosen,
-        max_groups=max_groups,
         reference=_reference(publisher, participant, device),
     )
 
@@ -136,10 +137,10 @@ def assemble(
 def publish_model(settings: Settings, *, model: Path, env_id: str) -> CheckpointManifest:
     """Join the network and publish a model folder as its first or its next checkpoint; see `publish_folder`."""
     participant = Participant.from_settings(settings)
-    _require_trainer(participant)
+    require_trainer(participant)
     with participant.state.held():
         participant.join(settings)
-        return publish_folder(participant, _require_folder(model), training_environment(env_id, settings.data_dir))
+        return publish_folder(participant, require_folder(model), training_environment(env_id, settings.data_dir))
 
 
 def publish_folder(participant: Participant, model: Path, environment: Environment) -> CheckpointManifest:
@@ -156,7 +157,7 @@ def publish_folder(participant: Participant, model: Path, environment: Environme
     parts = _first_parts(participant, environment, model)
     if head is None:
         return publisher.publish_first(parts, weights)
-    _require_environment(head, environment)
+    require_environment(head, environment)
     open_state(participant).forget()
     return publisher.publish_next(parts.window, weights)
 
@@ -182,7 +183,7 @@ def open_state(participant: Participant) -> TrainerState:
     return TrainerState(folder, network_id=network_id, trainer=trainer)
 
 
-def _require_environment(head: CheckpointManifest, environment: Environment) -> None:
+def require_environment(head: CheckpointManifest, environment: Environment) -> None:
     if head.env_digest != environment.spec.digest:
         raise ConfigurationError(
             f"the network's environment is {head.environment.env_id} with digest {head.env_digest.hex()[:16]}…, "
@@ -192,7 +193,7 @@ def _require_environment(head: CheckpointManifest, environment: Environment) -> 
         )
 
 
-def _require_trainer(participant: Participant) -> None:
+def require_trainer(participant: Participant) -> None:
     wanted, ours = participant.params.trainer_hotkey, participant.signer.hotkey
     if wanted != ours:
         raise ConfigurationError(
@@ -202,7 +203,7 @@ def _require_trainer(participant: Participant) -> None:
         )
 
 
-def _require_folder(model: Path) -> Path:
+def require_folder(model: Path) -> Path:
     if not model.is_dir():
         raise CheckpointError("no such model folder", where=str(model), hint="make one with `grail-trainer init`")
     return model
@@ -258,4 +259,10 @@ def _find_place(
     if changed:
         told = ", ".join(f"{name}: {was} → {now}" for name, (was, now) in changed.items())
         log.event("settings_changed", window=journal.next_window, changed=told)
-    log.event("training_resumed", window=journal.decided, windows=journal.learned, pending=journal.pending is not None)
+    log.event(
+        "training_resumed",
+        window=journal.decided,
+        windows=journal.learned,
+        published=journal.published,
+        pending=len(journal.pending),
+    )

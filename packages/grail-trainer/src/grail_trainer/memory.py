@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from grail_trainer.hyper_parameters import HyperParameters
+from grail_trainer.hyper_parameters import HyperParameters, OptimiserSettings
 from grail_trainer.steps import MAX_PENDING
 
 SINGLE: Final = 4
@@ -27,9 +27,11 @@ PHASES: Final = (VERIFYING, UPDATING, WRITING)
 
 @dataclass(frozen=True)
 class ModelSize:
-    """Of a causal model: trained numbers (tied ones once), tokens of its head, and bytes that autograd keeps of one token."""
+    """Of a causal model: its numbers (tied ones once), how many are trained (of them, or adapters beside them), tokens of its
+    head, and bytes that autograd keeps of one token."""
 
     parameters: int
+    trained: int
     vocabulary: int
     context_length: int
     layers: int
@@ -76,16 +78,18 @@ def memory_plan(size: ModelSize, chosen: HyperParameters, *, pack_tokens: int, l
     Args:
         pack_tokens: of the largest pass with gradients. logits_bytes: held by the head at one time.
     """
-    weights = size.parameters
-    state = 3 * SINGLE * weights
+    weights, trained = size.parameters, size.trained
+    adapters = trained if chosen.optimiser.lora_rank else 0
+    one = HALF if chosen.optimiser.master_dtype == "bfloat16-stochastic" else SINGLE
+    state = (one + 2 * SINGLE) * trained
     parts = [
-        MemoryPart("masters", SINGLE * weights),
-        MemoryPart("moments", 2 * SINGLE * weights),
+        MemoryPart("masters", one * (weights + adapters)),
+        MemoryPart("moments", 2 * SINGLE * trained),
         MemoryPart("behaviour checkpoint", HALF * weights),
         MemoryPart("weights waiting to be published", MAX_PENDING * HALF * weights),
-        MemoryPart("reference", HALF * weights if chosen.update.kl_coefficient else 0),
+        MemoryPart("reference", HALF * weights if chosen.update.kl_coefficient and not adapters else 0, (UPDATING,)),
         MemoryPart("behaviour policy in float32", SINGLE * weights, (VERIFYING,)),
-        MemoryPart("gradients", SINGLE * weights, (UPDATING,)),
+        MemoryPart("gradients", SINGLE * trained, (UPDATING,)),
         MemoryPart("copy to take an update back to", state, (UPDATING,)),
         MemoryPart("published weights before and after", 2 * HALF * weights, (UPDATING,)),
         MemoryPart("activations of the largest pass", size.activation_bytes * pack_tokens, (UPDATING,)),
@@ -95,19 +99,25 @@ def memory_plan(size: ModelSize, chosen: HyperParameters, *, pack_tokens: int, l
     return MemoryPlan(tuple(parts))
 
 
-def model_size(config: Mapping[str, Any]) -> ModelSize:
+def model_size(config: Mapping[str, Any], optimiser: OptimiserSettings | None = None) -> ModelSize:
     """Of the model that a configuration (config.json) makes.
 
     Raises:
-        CheckpointError: it makes none, or none that says how long its context is.
+        CheckpointError: it makes none, none that says how long its context is, or none with the layers that get adapters.
     """
     from grail_core.model.architecture import context_length
     from grail_core.model.skeleton import skeleton
+    from grail_trainer.learning.lora import adapt
 
     module = skeleton(config)
     vocabulary, hidden = module.get_output_embeddings().weight.shape
+    parameters = trained = sum(parameter.numel() for parameter in module.parameters())
+    if optimiser is not None and optimiser.lora_rank:
+        adapt(module, optimiser)
+        trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     return ModelSize(
-        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        parameters=parameters,
+        trained=trained,
         vocabulary=int(vocabulary),
         context_length=context_length(module),
         layers=int(module.config.num_hidden_layers),

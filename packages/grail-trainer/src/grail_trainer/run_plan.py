@@ -163,7 +163,7 @@ def resolve(
     """The plan of a participant's run. Raises: as `plan_run`."""
     files = read_model_files(require_folder(model))
     try:
-        size = model_size(json.loads(files.files["config.json"]))
+        size = model_size(json.loads(files.files["config.json"]), chosen.optimiser)
     except (KeyError, ValueError) as error:
         raise CheckpointError("config.json cannot be read", where=str(model)) from error
     stored = participant.own_checkpoints.sequence().stored

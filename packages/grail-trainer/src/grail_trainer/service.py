@@ -36,11 +36,11 @@ from grail_trainer.data.wanted_files import WantedFiles
 from grail_trainer.hyper_parameters import HyperParameters
 from grail_trainer.learning.alarms import LEARNING_RATE_FACTOR, STOPPED_AT
 from grail_trainer.learning.guarded import LearnedWindow, learn_window
-from grail_trainer.learning.optimiser import Masters, state_digest
+from grail_trainer.learning.optimiser import Masters
 from grail_trainer.learning.statistics import UpdateStatistics
 from grail_trainer.publishing.background import BackgroundPublisher, Snapshot
 from grail_trainer.publishing.publication import Publisher
-from grail_trainer.state import TrainerState
+from grail_trainer.state import TrainerState, settings_changed
 from grail_trainer.steps import NothingToLearn, TrainedWindow
 
 log = get_logger(__name__)
@@ -188,7 +188,7 @@ class TrainerService:
         """Update the masters; what is returned goes to disk together with them."""
         batch = material.batch
         policy = material.policy
-        before, cast = state_digest(self.masters.tensors()), self.masters.published()
+        before, cast = self.masters.digest(), self.masters.published()
         start = time.perf_counter()
         learned = learn_window(
             self.masters,
@@ -227,8 +227,9 @@ class TrainerService:
             "dropped": [dropped.to_json() for dropped in batch.dropped],
             "without_variance": batch.without_variance,
             "settings": self.settings.to_json(),
+            "settings_changed": settings_changed(self.state.settings, self.settings.to_json()),
             "state_before": before,
-            "state_after": state_digest(self.masters.tensors()),
+            "state_after": self.masters.digest(),
             "statistics": _texts(dataclasses.asdict(learned.statistics)),
             "alarms": [alarm.to_json() for alarm in learned.alarms],
         }

@@ -2,7 +2,8 @@
 
 The training state (masters, moments) of the last window learned from, and of those before it that are not published yet, each
 written under its own name first; and a small journal that names them, replaced in one step. What the journal says next is
-decided by `steps`; this is its disk. Steps are taken one at a time, whichever thread they come from.
+decided by `steps`; this is its disk. Where adapters are trained, the weights that they stand beside are in a file of their own,
+written once. Steps are taken one at a time, whichever thread they come from.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class TrainerState:
         self._owner = {"network_id": network_id.hex(), "trainer": trainer.hex()}
         self._lock = threading.RLock()
         self._stated: dict[str, str] = {}  # digests of the training states that the journal names
+        self._base: str | None = None  # name of the file with what adapters stand beside
+        self.settings: Mapping[str, Any] | None = None  # of the last window learned from, as its training log says them
         self.journal: Journal | None = self._read()
 
     @classmethod
@@ -81,6 +84,10 @@ class TrainerState:
         """Take the arrow of an event and write what it asks for. `masters` are needed where training state is written."""
         with self._lock:
             taken = step(self.journal, event)
+            if isinstance(event, TrainedWindow):
+                self.settings = event.log.get("settings", self.settings)
+            if masters is not None and masters.adapted:
+                self._base = masters.base_file
             for record in taken.records:
                 if isinstance(record, StateRecord):
                     if masters is None:
@@ -126,6 +133,7 @@ class TrainerState:
         if stated is not None and self._digest(name) != stated:
             raise DamagedStateError("the training state is not what was written", where=str(path), hint=_RECOVERY)
         masters.resume(path)
+        self._base = masters.base_file if masters.adapted else None
         if stated is not None:
             self._stated[name] = stated
 
@@ -138,7 +146,7 @@ class TrainerState:
 
     def _write(self, journal: Journal) -> None:
         stated = {name: self._digest(name) for name in journal.state_files}
-        body: dict[str, Any] = {"format": FORMAT, "owner": self._owner, "states_sha256": stated}
+        body: dict[str, Any] = {"format": FORMAT, "owner": self._owner, "states_sha256": stated, "settings": self.settings}
         write_state(self._path, body | dataclasses.asdict(journal))
         self.journal, self._stated = journal, stated
 
@@ -162,6 +170,8 @@ class TrainerState:
             raise ConfigurationError(
                 f"the trainer's journal cannot be read: {error}", where=str(self._path), hint=_RECOVERY
             ) from error
+        settings = value.get("settings")  # an earlier version kept none
+        self.settings = settings if _are_settings(settings) else None
         stated = value.get("states_sha256", {journal.state_file: value.get("state_sha256")})
         if isinstance(stated, dict):
             self._stated = {n: digest for n, digest in stated.items() if n in journal.state_files and isinstance(digest, str)}
@@ -174,11 +184,31 @@ class TrainerState:
         return journal
 
     def _tidy(self, journal: Journal) -> None:
-        """Remove states that the journal does not name any more."""
-        for path in self.folder.glob("state-*.safetensors"):
-            if path.name not in journal.state_files:
+        """Remove states that the journal does not name any more, and what no adapter stands beside."""
+        kept = {*journal.state_files, self._base}
+        for path in (*self.folder.glob("state-*.safetensors"), *self.folder.glob("base-*.safetensors")):
+            if path.name not in kept:
                 with contextlib.suppress(OSError):
                     path.unlink()
+
+
+def settings_changed(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Section and name of every hyper-parameter that is another → [before, now]; None: there was or is none of this name.
+
+    Both are values of `HyperParameters.to_json`; without one of before nothing is known to be different.
+    """
+    if before is None:
+        return {}
+    old, new = _flat(before), _flat(now)
+    return {name: [old.get(name), new.get(name)] for name in sorted({*old, *new}) if old.get(name) != new.get(name)}
+
+
+def _are_settings(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(section, dict) for section in value.values())
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{part}.{name}": value for part, section in settings.items() for name, value in dict(section).items()}
 
 
 def _file_name(value: object) -> str | None:

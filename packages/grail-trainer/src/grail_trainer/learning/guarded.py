@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from grail_core.errors import OutOfMemoryError
+from grail_core.model.memory import is_exhausted
 from grail_trainer.hyper_parameters import HyperParameters
 from grail_trainer.learning.alarms import Alarm, raised, remembered, taken_back
 from grail_trainer.learning.optimiser import Masters
@@ -39,23 +41,32 @@ def learn_window(
 
     A pure function of state and arguments. Alarms compare the window with those before it, of which `masters.scalars` holds
     what they need; what they change (the learning rate's factor, that memory) lies there too.
+
+    Raises:
+        OutOfMemoryError: memory ran out; the masters are what they were before.
     """
     before = masters.tensors()
-    statistics = update(
-        masters,
-        groups,
-        settings.update,
-        window=window,
-        temperature=temperature,
-        token_limit=token_limit,
-        reference=reference,
-    )
+    try:
+        statistics = update(
+            masters,
+            groups,
+            settings.update,
+            window=window,
+            temperature=temperature,
+            token_limit=token_limit,
+            reference=reference,
+        )
+    except Exception as error:
+        masters.restore(before)
+        if is_exhausted(error):
+            raise _no_memory(window, settings) from error
+        raise
     means = rollout_means(groups, token_limit=token_limit)
     signs = signs_of(statistics, means)
-    finite = masters.finite()
-    alarms = raised(signs, settings.alarms, masters.scalars)
-    if not finite:
-        alarms = (NOT_FINITE, *alarms)
+    alarms = (
+        *_unfit(masters, statistics, settings.optimiser.max_bad_steps),
+        *raised(signs, settings.alarms, masters.scalars),
+    )
     undoing = taken_back(alarms)
     if undoing is not None:
         masters.restore(before)
@@ -66,3 +77,20 @@ def learn_window(
 
 NOT_FINITE = Alarm("not_finite", "undo", 1.0, 0.0, "a weight is not finite any more")
 """Whatever is chosen: such weights cannot be published."""
+
+
+def _unfit(masters: Masters, statistics: UpdateStatistics, max_bad_steps: int) -> tuple[Alarm, ...]:
+    """What takes an update back whatever alarms are chosen."""
+    bad = statistics.steps_refused_in_row
+    if bad >= max_bad_steps:
+        detail = f"{bad} steps in a row had a loss or gradient that is no number"
+        return (Alarm("bad_steps", "undo", float(bad), float(max_bad_steps), detail),)
+    return () if masters.finite() else (NOT_FINITE,)
+
+
+def _no_memory(window: int, settings: HyperParameters) -> OutOfMemoryError:
+    return OutOfMemoryError(
+        f"there was no memory for the update of window {window}; nothing of it was kept",
+        where=f"passes of up to {settings.update.tokens_per_pass:,} tokens",
+        hint="fewer tokens a pass (--tokens-per-pass), --lora-rank or --master-dtype bfloat16-stochastic need less",
+    )

@@ -86,7 +86,7 @@ class TrainerService:
         """
         first = self.publisher.view().stored[0].manifest.valid_from
         last = None if windows is None else Window(first + (windows - 1) * WINDOW_LENGTH)
-        publishing = BackgroundPublisher(self.publisher, self.state, stop, last=last)
+        publishing = BackgroundPublisher(self.publisher, self.state, stop, last=last, tell=_tell)
         for trained, weights in self.state.unpublished(self.masters):
             publishing.give(Snapshot(trained, weights))
         with publishing.running():
@@ -233,6 +233,12 @@ class TrainerService:
             "statistics": _texts(dataclasses.asdict(learned.statistics)),
             "alarms": [alarm.to_json() for alarm in learned.alarms],
         }
+
+
+def _tell(trained: TrainedWindow, manifest: CheckpointManifest | None) -> None:
+    """Once checkpoint and log are in the store."""
+    valid_from = None if manifest is None else manifest.valid_from
+    log.event("window_trained", window=trained.window, valid_from=valid_from, **trained.event)
 
 
 def _why_nothing(batch: TrainingBatch) -> str:

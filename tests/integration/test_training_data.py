@@ -14,13 +14,14 @@ import pytest
 import torch
 
 from grail_core.chain.development.local import LocalChain
-from grail_core.checkpoints.loaded import LiveCheckpoint
+from grail_core.checkpoints.loaded import LiveCheckpoint, LoadedCheckpoint
 from grail_core.checkpoints.publish import CheckpointParts, publish
 from grail_core.checkpoints.safety import read_model_files
 from grail_core.environment import Grade, Problem
 from grail_core.files.shared import put_file
 from grail_core.participant import waiting
 from grail_core.protocol import MinerStatus, RolloutRecord, WindowStatus
+from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.types import Digest, Window
 from grail_core.storage.layout import training_log_key
 from grail_envs.sat import SatEnvironment
@@ -28,6 +29,7 @@ from grail_miner.groups import Group
 from grail_trainer import service as trainer_service
 from grail_trainer.data import intake
 from grail_trainer.hyper_parameters import OptimiserSettings
+from grail_trainer.learning.guarded import learn_window
 from grail_trainer.learning.optimiser import Masters
 from grail_trainer.learning.rollouts import RolloutGroup
 from grail_trainer.service import TrainerService
@@ -239,7 +241,6 @@ def test_an_update_takes_policy_and_end_tokens_from_the_manifest_of_its_own_wind
     shutil.copytree(model, folder)
     (folder / "generation_config.json").write_text('{"eos_token_id": 3, "max_new_tokens": 2, "temperature": 9.0}')
     asked: dict[int, tuple[float, int, set[bool]]] = {}
-    learn = trainer_service.learn_window
 
     def learning(masters: Any, groups: list[RolloutGroup], *arguments: Any, **options: Any) -> Any:
         cut = {
@@ -249,7 +250,7 @@ def test_an_update_takes_policy_and_end_tokens_from_the_manifest_of_its_own_wind
             if rollout.row.completion_length < options["token_limit"]
         }
         asked[options["window"]] = (options["temperature"], options["token_limit"], cut)
-        return learn(masters, groups, *arguments, **options)
+        return learn_window(masters, groups, *arguments, **options)
 
     monkeypatch.setattr(trainer_service, "learn_window", learning)
     learner = service(trainer, folder)
@@ -281,9 +282,8 @@ def test_a_rollout_that_ended_at_the_limit_says_so(there: Mined, model: Path, mo
 
     def learning(masters: Any, groups: list[RolloutGroup], *arguments: Any, **options: Any) -> Any:
         flags.extend(rollout.truncated for group in groups for rollout in group.rollouts)
-        return learn(masters, groups, *arguments, **options)
+        return learn_window(masters, groups, *arguments, **options)
 
-    learn = trainer_service.learn_window
     monkeypatch.setattr(trainer_service, "learn_window", learning)
     accept(network, liar.pack(made), SECOND_WINDOW)
     pass_over(network)
@@ -351,7 +351,7 @@ def test_a_gradient_that_is_no_number_costs_its_step_and_no_window(
     step = trainer.masters.step
 
     def broken(**options: Any) -> float:
-        next(trainer.masters.module.parameters()).grad.view(-1)[0] = float("nan")  # type: ignore[union-attr]
+        next(trainer.masters.module.parameters()).grad.view(-1)[0] = float("nan")
         return step(**options)
 
     monkeypatch.setattr(trainer.masters, "step", broken)
@@ -375,13 +375,20 @@ def test_the_behaviour_checkpoint_is_stepped_by_its_delta_and_whole_weights_are_
     """The third window is drawn by what was learned from the first, which is a small object away from what is loaded."""
     network = there.network
     trainer = service(network.participant("trainer"), model)
-    used = []
-    at = trainer.checkpoint.at
-    monkeypatch.setattr(trainer.checkpoint, "at", lambda manifest: used.append(at(manifest)) or used[-1])
-    read: list[str] = []
-    store = trainer.participant.own_store
+    used, read = list[LoadedCheckpoint](), list[str]()
+    at, store = trainer.checkpoint.at, trainer.participant.own_store
     get = store.get
-    monkeypatch.setattr(store, "get", lambda key, **options: read.append(key) or get(key, **options))
+
+    def at_seen(manifest: CheckpointManifest) -> LoadedCheckpoint:
+        used.append(at(manifest))
+        return used[-1]
+
+    def get_seen(key: str, **options: Any) -> bytes:
+        read.append(key)
+        return get(key, **options)
+
+    monkeypatch.setattr(trainer.checkpoint, "at", at_seen)
+    monkeypatch.setattr(store, "get", get_seen)
     for number in range(3):
         window = Window(FIRST_WINDOW + 30 * number)
         network.advance_to(window + 1)

@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from grail_core.protocol.types import Window
 from grail_core.storage.layout import MANIFEST_PREFIX, training_log_key
 from grail_trainer import service as trainer_service
 from grail_trainer.data import intake
+from grail_trainer.data.batch import build_batch
 from grail_trainer.hyper_parameters import IntakeSettings
+from grail_trainer.learning.guarded import learn_window
 from grail_trainer.publishing import background
 from grail_trainer.service import TrainerService
 from grail_trainer.steps import MAX_PENDING, TrainerStage, stage_of
@@ -95,10 +98,9 @@ def before_each_put(trainer: TrainerService, monkeypatch: pytest.MonkeyPatch, lo
 
 def after_each_batch(monkeypatch: pytest.MonkeyPatch, act: Callable[[Window], None]) -> None:
     """`act` is called once a window's groups are verified, before anything is learned from them."""
-    build = trainer_service.build_batch
 
     def built(files: Any, read: Any, context: Any, *arguments: Any, **options: Any) -> Any:
-        batch = build(files, read, context, *arguments, **options)
+        batch = build_batch(files, read, context, *arguments, **options)
         act(context.window)
         return batch
 
@@ -126,10 +128,9 @@ def test_the_next_window_is_verified_and_learned_from_while_a_checkpoint_is_on_i
             uploads.append(learned.wait(LONG))
 
     before_each_put(trainer, monkeypatch, held_up)
-    learn = trainer_service.learn_window
 
     def learning(*arguments: Any, **options: Any) -> Any:
-        result = learn(*arguments, **options)
+        result = learn_window(*arguments, **options)
         if options["window"] == WINDOWS[1]:
             learned.set()
         return result
@@ -156,10 +157,9 @@ def test_what_a_reader_loads_is_what_the_manifest_of_a_held_up_upload_says(
 ) -> None:
     trainer, learned = trainer_of(network, model), threading.Event()
     before_each_put(trainer, monkeypatch, lambda key: None if learned.wait(LONG) else pytest.fail("nothing was learned"))
-    learn = trainer_service.learn_window
 
     def learning(*arguments: Any, **options: Any) -> Any:
-        result = learn(*arguments, **options)
+        result = learn_window(*arguments, **options)
         if options["window"] == WINDOWS[1]:
             learned.set()
         return result
@@ -294,6 +294,10 @@ def test_how_old_is_too_old_is_a_setting(network: LearningNetwork, model: Path, 
     assert trainer.run(threading.Event(), windows=1) == learned
 
 
+def _run_two_windows(network: LearningNetwork, model: Path) -> None:
+    trainer_of(network, model).run(threading.Event(), windows=2)
+
+
 @pytest.mark.heavy
 @pytest.mark.timeout(1200)
 def test_killed_anywhere_while_one_window_is_published_and_the_next_learned_from_both_end_with_the_same_bits(
@@ -304,7 +308,7 @@ def test_killed_anywhere_while_one_window_is_published_and_the_next_learned_from
     step, pending = 0, set[int]()
     while True:
         one = copy_of(network, tmp_path / f"kill-{step}")
-        killed = killed_at(step, calls, lambda one=one: trainer_of(one, model).run(threading.Event(), windows=2))
+        killed = killed_at(step, calls, partial(_run_two_windows, one, model))
         again = trainer_of(one, model)
         pending.add(len(again.state.pending))
         assert again.run(threading.Event(), windows=2) == 2, step

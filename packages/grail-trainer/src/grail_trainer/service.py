@@ -71,7 +71,7 @@ class TrainerService:
     settings: HyperParameters
     max_groups: int
     reference: Any | None = None  # for the KL term
-    acknowledged: Window | None = None  # whose alarm a person has seen
+    acknowledged: int | None = None  # the window of an alarm that a person has seen
     confined: Confined = field(default_factory=Confined)
 
     def run(self, stop: threading.Event, windows: int | None = None) -> int:

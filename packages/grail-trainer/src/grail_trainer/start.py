@@ -56,7 +56,7 @@ def run_trainer(
     windows: int | None,
     max_groups: int,
     hyper_parameters: HyperParameters,
-    acknowledged: Window | None = None,
+    acknowledged: int | None = None,
 ) -> int:
     """Join the network, publish its first checkpoint if there is none, and learn until stopped.
 

@@ -18,6 +18,7 @@ from grail_core.participant.knobs import knobs_of
 from grail_envs.cli import main as envs
 from grail_miner.cli import cli as miner
 from grail_miner.limits import MiningLimits
+from grail_trainer.alarm_settings import AlarmSettings
 from grail_trainer.cli import cli as trainer
 from grail_trainer.hyper_parameters import GrpoSettings, OptimiserSettings
 from grail_validator.cli import cli as validator
@@ -43,7 +44,7 @@ FILLED: dict[str, tuple[type, ...]] = {
     "grail-miner run": (MiningLimits,),
     "cheating_miner": (MiningLimits,),
     "grail-validator run": (ComparedModels,),
-    "grail-trainer run": (GrpoSettings, OptimiserSettings),
+    "grail-trainer run": (GrpoSettings, OptimiserSettings, AlarmSettings),
     "learn": (GrpoSettings, OptimiserSettings),
 }
 

@@ -88,7 +88,7 @@ def _place(facts: RunFacts, window: int) -> int:
 
 def _curve(chart: _Chart, facts: RunFacts, places: Sequence[int], labels: Sequence[str], marks: Sequence[Mark]) -> str:
     """Empty where none of its metrics was told."""
-    lines = []
+    lines: list[Line] = []
     for (metric, said), colour in zip(chart.lines.items(), _COLOURS, strict=False):
         points = tuple(
             Point(place, one.metrics[metric], 0.0, f"window {one.window}, {metric}: {one.metrics[metric]:.4g}")

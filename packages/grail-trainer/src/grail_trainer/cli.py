@@ -19,6 +19,25 @@ from grail_trainer.hyper_parameters import GrpoSettings, HyperParameters, Optimi
 if TYPE_CHECKING:
     from grail_core.participant.settings import Settings
 
+GRPO_OPTIONS = (
+    "epochs",
+    "minibatches",
+    "loss",
+    "advantages",
+    "clip_low",
+    "clip_high",
+    "dual_clip",
+    "importance_level",
+    "importance_mode",
+    "importance_cap",
+    "kl_coefficient",
+    "kl_estimator",
+    "kl_target",
+    "entropy_bonus",
+    "mask_truncated",
+    "seed",
+)
+
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
@@ -38,7 +57,7 @@ def cli() -> None:
 @click.option("--env", "env_id", default=DEFAULT_ENV_ID, show_default=True, help="Environment (see `grail-envs list`).")
 @click.option("--windows", type=click.IntRange(min=1), help="Stop once so many windows were learned from (default: never).")
 @knob_options(OptimiserSettings, "optimiser", "learning_rate")
-@knob_options(GrpoSettings, "chosen", "epochs", "loss", "advantages", "kl_coefficient", "dual_clip", "seed")
+@knob_options(GrpoSettings, "chosen", *GRPO_OPTIONS)
 @knob_options(AlarmSettings, "alarms")
 @click.option("--acknowledge", type=click.IntRange(min=0), help="Window of an alarm that ended the trainer: go on after it.")
 @click.option("--most-groups", type=click.IntRange(min=1), default=64, show_default=True, help="Groups to learn from a window.")
@@ -116,7 +135,7 @@ def _refuse_beside_from(*names: str) -> None:
     "--env",
     "env_ids",
     multiple=True,
-    help=f"Environment, with what it holds back; may be given several times. [default: the checkpoint's, or {DEFAULT_ENV_ID}]",
+    help=f"Environment, with what it holds back; may be given several times. Without: the checkpoint's own, or {DEFAULT_ENV_ID}.",
 )
 @click.option("--problems", type=click.IntRange(min=1), default=2048, show_default=True)
 @click.option("--samples", type=click.IntRange(1, 64), default=1, show_default=True, help="Of each problem, for pass@k.")

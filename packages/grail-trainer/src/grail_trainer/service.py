@@ -274,8 +274,6 @@ def _event(
         "learned_reward_deviation": means.reward_deviation,
         "learned_success_mean": means.success_mean,
         "well_formed_share": means.well_formed_share,
-        "length_mean": means.length_mean,
-        "truncated_share": means.truncated_share,
         "learning_rate_factor": scalars.get(LEARNING_RATE_FACTOR, 1.0),
         "changed_share": changed,
         "seconds_verify": seconds_verify,

@@ -50,7 +50,7 @@ def learn_window(
         token_limit=token_limit,
         reference=reference,
     )
-    means = rollout_means(groups, token_limit=token_limit)
+    means = rollout_means(groups)
     signs = signs_of(statistics, means)
     finite = masters.finite()
     alarms = raised(signs, settings.alarms, masters.scalars)

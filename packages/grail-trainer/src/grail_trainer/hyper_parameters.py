@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from grail_core.errors import ConfigurationError
 from grail_core.participant.knobs import check_knobs, knob
+from grail_trainer.alarm_settings import AlarmSettings
 
 AdvantageKind = Literal["standardised", "centred", "rloo", "maxrl"]
 """What a reward is held against within its group; formulas and papers: `learning.advantages`."""
@@ -114,6 +115,7 @@ class HyperParameters:
 
     update: GrpoSettings = field(default_factory=GrpoSettings)
     optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
+    alarms: AlarmSettings = field(default_factory=AlarmSettings)
 
     def to_json(self) -> dict[str, Any]:
         """Canonical-JSON value, section by section: numbers with a fraction as text."""

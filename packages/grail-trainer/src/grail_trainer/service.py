@@ -8,16 +8,17 @@ so a trainer killed anywhere learns from nothing twice and loses nothing.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.environment import Environment
-from grail_core.errors import ChainError, CheckpointError, DiskFullError, StorageError
+from grail_core.errors import AlarmStopError, ChainError, CheckpointError, DiskFullError, StorageError
 from grail_core.files.confined.opening import Confined
 from grail_core.keys import ss58
 from grail_core.participant.outcomes import Stopped, Void
@@ -31,7 +32,8 @@ from grail_trainer.data.batch import TrainingBatch, build_batch
 from grail_trainer.data.intake import Intake, VerdictListener
 from grail_trainer.data.wanted_files import WantedFiles
 from grail_trainer.hyper_parameters import HyperParameters
-from grail_trainer.learning.guarded import learn_window
+from grail_trainer.learning.alarms import LEARNING_RATE_FACTOR, STOPPED_AT
+from grail_trainer.learning.guarded import LearnedWindow, learn_window
 from grail_trainer.learning.optimiser import Masters, state_digest
 from grail_trainer.learning.statistics import UpdateStatistics
 from grail_trainer.publishing.publication import Publisher
@@ -69,13 +71,19 @@ class TrainerService:
     settings: HyperParameters
     max_groups: int
     reference: Any | None = None  # for the KL term
+    acknowledged: int | None = None  # the window of an alarm that a person has seen
     confined: Confined = field(default_factory=Confined)
 
     def run(self, stop: threading.Event, windows: int | None = None) -> int:
-        """Returns how many windows were learned from, in all starts of this trainer together."""
+        """Returns how many windows were learned from, in all starts of this trainer together.
+
+        Raises:
+            AlarmStopError: an alarm ended the run, in this start or in one before. What it was raised for is published.
+        """
         first = self.publisher.view().stored[0].manifest.valid_from
         last = None if windows is None else Window(first + (windows - 1) * WINDOW_LENGTH)
         self._publish_pending(stop, last)
+        self._heed_alarm()
         while not stop.is_set() and (journal := self.state.journal) is not None:
             window = journal.next_window
             if last is not None and window > last:
@@ -85,7 +93,18 @@ class TrainerService:
                 log.event("window_not_trained", window=window, reason=event.reason)
             self.state.take(event, self.masters)
             self._publish_pending(stop, last)
+            self._heed_alarm()
         return self.state.journal.learned if self.state.journal else 0
+
+    def _heed_alarm(self) -> None:
+        """What ended a run keeps it ended until it is acknowledged: it lies in the training state."""
+        at = self.masters.scalars.get(STOPPED_AT)
+        if at is not None and self.acknowledged != int(at):
+            raise AlarmStopError(
+                f"an alarm in window {int(at)} ended the training; its update is taken back",
+                where=str(self.state.folder),
+                hint=f"look at its training log and at docs/trainer.md (Alarms); go on with --acknowledge {int(at)}",
+            )
 
     # --- collect ------------------------------------------------------------------------------------------------------
 
@@ -153,6 +172,8 @@ class TrainerService:
             reference=self.reference,
         )
         seconds, statistics = time.perf_counter() - start, learned.statistics
+        for alarm in learned.alarms:
+            log.event("training_alarm", level=logging.WARNING, window=window, **alarm.to_event())
         if learned.undone:
             log.event("update_undone", window=window, reason=f"{learned.undone}; the update is taken back")
         new = self.masters.published()
@@ -160,14 +181,12 @@ class TrainerService:
         share = changed / sum(tensor.numel() for tensor in new.values())
         return TrainedWindow(
             window=window,
-            log=self._log_body(window, material, statistics, before),
+            log=self._log_body(window, material, learned, before),
             summary=_summary(batch, statistics, self.settings, share),
-            event=_event(batch, statistics, material.seconds_verify, seconds),
+            event=_event(batch, learned, self.masters.scalars, share, material.seconds_verify, seconds),
         )
 
-    def _log_body(
-        self, window: Window, material: Material, statistics: UpdateStatistics, before: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _log_body(self, window: Window, material: Material, learned: LearnedWindow, before: dict[str, Any]) -> dict[str, Any]:
         """What anybody needs to repeat this update: which verified groups in which order, from which state to which."""
         batch = material.batch
         return {
@@ -182,7 +201,8 @@ class TrainerService:
             "settings": self.settings.to_json(),
             "state_before": state_digest(before),
             "state_after": state_digest(self.masters.tensors()),
-            "statistics": _texts(dataclasses.asdict(statistics)),
+            "statistics": _texts(dataclasses.asdict(learned.statistics)),
+            "alarms": [alarm.to_json() for alarm in learned.alarms],
         }
 
     # --- publish ------------------------------------------------------------------------------------------------------
@@ -233,27 +253,36 @@ def _summary(batch: TrainingBatch, statistics: UpdateStatistics, settings: Hyper
     )
 
 
-def _event(batch: TrainingBatch, statistics: UpdateStatistics, seconds_verify: float, seconds: float) -> dict[str, Any]:
+def _event(
+    batch: TrainingBatch,
+    learned: LearnedWindow,
+    scalars: Mapping[str, float],
+    changed: float,
+    seconds_verify: float,
+    seconds: float,
+) -> dict[str, Any]:
+    """The fields of `window_trained`: `metrics.METRICS`, and the alarms that were raised."""
+    means = learned.rollouts
     return {
-        "groups": statistics.groups,
-        "rollouts": statistics.rollouts,
-        "tokens": statistics.tokens,
         "groups_offered": batch.offered,
         "groups_without_variance": batch.without_variance,
         "groups_dropped": len(batch.dropped),
         "rollouts_verified": batch.rollouts_verified,
         "reward_mean": batch.reward_mean,
         "success_mean": batch.success_mean,
-        "loss": statistics.loss,
-        "entropy": statistics.entropy,
-        "gradient_norm": statistics.gradient_norm,
-        "clip_share": statistics.clip_share,
-        "kl_behaviour": statistics.kl_behaviour,
-        "steps": statistics.steps,
-        "steps_refused": statistics.steps_refused,
+        "learned_reward_mean": means.reward_mean,
+        "learned_reward_deviation": means.reward_deviation,
+        "learned_success_mean": means.success_mean,
+        "well_formed_share": means.well_formed_share,
+        "length_mean": means.length_mean,
+        "truncated_share": means.truncated_share,
+        "learning_rate_factor": scalars.get(LEARNING_RATE_FACTOR, 1.0),
+        "changed_share": changed,
         "seconds_verify": seconds_verify,
         "seconds_train": seconds,
-    }
+        "undone": learned.undone,
+        "alarms": [alarm.to_event() for alarm in learned.alarms],
+    } | {name: value for name, value in dataclasses.asdict(learned.statistics).items() if not name.startswith("_")}
 
 
 def _texts(value: dict[str, Any]) -> dict[str, Any]:

@@ -56,10 +56,17 @@ def run_trainer(
     windows: int | None,
     max_groups: int,
     hyper_parameters: HyperParameters,
+    acknowledged: int | None = None,
 ) -> int:
     """Join the network, publish its first checkpoint if there is none, and learn until stopped.
 
+    Args:
+        acknowledged: the window of an alarm that ended the trainer, and that a person has seen.
+
     Returns the number of windows learned from.
+
+    Raises:
+        AlarmStopError: an alarm ended the run, and was not acknowledged.
     """
     use_table(settings.calibration)
     participant = Participant.from_settings(settings)
@@ -78,6 +85,7 @@ def run_trainer(
             max_groups=max_groups,
             device=settings.device,
         )
+        service.acknowledged = acknowledged
         with stopping() as stop:
             learned = service.run(stop, windows)
         log.event("trainer_stopped", windows=learned)

@@ -314,6 +314,7 @@ def _rollouts(
             reward=measured.grade.reward,
             success=measured.grade.success,
             behaviour=measured.logprob if warped is None else warped[place],
+            well_formed=bool(measured.grade.well_formed),
         )
 
 

@@ -76,6 +76,7 @@ class Masters:
         torch.nn.utils.clip_grads_with_norm_(list(self._named.values()), largest_norm, torch.tensor(norm))
         for group in self._optimiser.param_groups:
             group["lr"] = self.settings.learning_rate * min(1.0, (self._steps + 1) / max(1, self.settings.warmup_steps))
+            group["lr"] *= self.scalars.get("learning_rate_factor", 1.0)  # an alarm's
         self._optimiser.step()
         self._steps += 1
         self.zero_gradients()

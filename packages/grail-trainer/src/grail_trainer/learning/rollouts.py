@@ -23,7 +23,7 @@ class TokenSequence:
 @dataclass(frozen=True)
 class Rollout:
     """One verified rollout. `behaviour` float32 [completion]: log-probabilities under the policy that drew it, at its
-    temperature, measured by this trainer. `truncated`: it ended at the token limit, not in an end token."""
+    temperature, measured by this trainer. `truncated`: it ended at the token limit, and not with an end token."""
 
     row: TokenSequence
     reward: float

@@ -330,7 +330,7 @@ deviation, success, well-formed share, length, truncated share."""
 
 def test_an_honest_run_of_localnet_raises_nothing_with_half_the_room_that_the_defaults_leave() -> None:
     signs = [
-        WindowSigns(*row[:4], kl_reference=0.05, gradient_norm=row[4], steps=12, steps_refused=0, **dict(zip(_MEANS, row[5:])))
+        WindowSigns(*row[:4], 0.05, row[4], 12, 0, **dict(zip(_MEANS, row[5:], strict=True)))  # reference, steps, refused
         for row in HONEST
     ]
     assert not any(follow(signs, AlarmSettings())[0])

@@ -135,7 +135,7 @@ def _refuse_beside_from(*names: str) -> None:
     "--env",
     "env_ids",
     multiple=True,
-    help=f"Environment, with what it holds back; may be given several times. Without: the checkpoint's own, or {DEFAULT_ENV_ID}.",
+    help=f"Environment, with what it holds back; one or several. Without: the checkpoint's own, or {DEFAULT_ENV_ID}.",
 )
 @click.option("--problems", type=click.IntRange(min=1), default=2048, show_default=True)
 @click.option("--samples", type=click.IntRange(1, 64), default=1, show_default=True, help="Of each problem, for pass@k.")

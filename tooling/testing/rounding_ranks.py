@@ -37,8 +37,10 @@ def stepped(parameters: dict[str, torch.nn.Parameter]) -> None:
     for step in range(1, STEPS + 1):
         for name, parameter in parameters.items():
             gradient = drawn(name, step).to(torch.bfloat16)
-            divided = isinstance(parameter, DTensor)
-            parameter.grad = distribute_tensor(gradient, parameter.device_mesh, [Shard(0)]) if divided else gradient
+            held = parameter.data
+            parameter.grad = (
+                distribute_tensor(gradient, held.device_mesh, [Shard(0)]) if isinstance(held, DTensor) else gradient
+            )
         optimiser.step()
 
 

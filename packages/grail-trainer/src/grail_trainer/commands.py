@@ -1,4 +1,4 @@
-"""What `grail-trainer init` and `grail-trainer inspect` do between the command line and the library."""
+"""What `grail-trainer init`, `inspect` and `run --dry-run` do between the command line and the library."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from grail_core.text import printable, printable_lines
 
 if TYPE_CHECKING:
     from grail_core.checkpoints.delta.tensors import RawTensor
+    from grail_trainer.hyper_parameters import HyperParameters
 
 _CONFIG = "config.json"
 _OF_ONE_MODEL = "config.json and weights must be of one model: save it anew with save_pretrained(folder)"
@@ -129,6 +130,15 @@ def _other_shape(made: dict[str, tuple[int, ...]], saved: Mapping[str, RawTensor
         if name in saved and saved[name].layout.shape != shape:
             return f"{name} is saved with the shape {list(saved[name].layout.shape)}, not {list(shape)}"
     return ""
+
+
+def plan_command(
+    settings: Settings, *, model: Path, env_id: str, windows: int | None, chosen: HyperParameters, as_json: bool
+) -> None:
+    from grail_trainer.run_plan import plan_run
+
+    plan = plan_run(settings, model=model, env_id=env_id, windows=windows, chosen=chosen)
+    click.echo(json.dumps(plan.to_json()) if as_json else printable_lines("\n".join(plan.lines())))
 
 
 def inspect_command(settings: Settings, *, as_json: bool, objects: bool) -> None:

@@ -37,6 +37,7 @@ METRICS: Final[Mapping[str, Metric]] = {
     "truncated_share": Metric("share", "rollouts learned from that ended at the policy's limit and not in an end token"),
     "steps": Metric("", "optimiser steps"),
     "steps_refused": Metric("", "of these, those that were not made: a gradient that is not finite"),
+    "steps_refused_in_row": Metric("", "the most of these one after the other"),
     "loss": Metric("", "mean over steps"),
     "gradient_norm": Metric("", "before clipping, mean over steps"),
     "gradient_norm_max": Metric("", "of a step, before clipping"),

@@ -45,6 +45,7 @@ def _fine(value: float) -> str:
 
 
 _FORM = "Well-formed answers"
+_FACTOR = "learning_rate_factor"  # has a curve only where an alarm changed it
 
 _CHARTS = (
     _Chart("Reward", {"learned_reward_mean": "learned from", "reward_mean": "all accepted"}, _short),
@@ -57,7 +58,7 @@ _CHARTS = (
     _Chart("Gradient norm", {"gradient_norm": "mean", "gradient_norm_max": "greatest"}, _short, from_zero=True),
     _Chart("Completion length", {"length_mean": "tokens, mean"}, _short),
     _Chart("Weights that changed", {"changed_share": "as published"}, percent, from_zero=True),
-    _Chart("Learning rate", {"learning_rate_factor": "alarms' factor"}, _short, from_zero=True),
+    _Chart("Learning rate", {_FACTOR: "alarms' factor"}, _short, from_zero=True),
 )
 
 
@@ -95,7 +96,7 @@ def _curve(chart: _Chart, facts: RunFacts, places: Sequence[int], labels: Sequen
             for place, one in zip(places, facts.training, strict=True)
             if metric in one.metrics
         )
-        if points:
+        if points and not (metric == _FACTOR and all(point.value == 1 for point in points)):
             lines.append(Line(said, points, colour, label_last=not lines))
     if lines and chart.title == _FORM and (held := _held_out_form(facts, len(labels))):
         lines.append(held)

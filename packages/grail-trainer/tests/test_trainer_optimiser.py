@@ -17,6 +17,7 @@ from grail_trainer.learning.guarded import learn_window
 from grail_trainer.learning.optimiser import Masters, state_digest
 from grail_trainer.learning.reference import Offloaded
 from grail_trainer.learning.schedule import learning_rate
+from grail_trainer.learning.training_state import read_state_file
 from grail_trainer.learning.update import update
 from grail_trainer.state import settings_changed
 from tooling.testing.toy_updates import groups_of, module_of
@@ -366,3 +367,34 @@ def test_without_a_kl_term_no_reference_is_loaded() -> None:
         raise AssertionError("nobody asked for it")
 
     update(masters_of(PLAIN), groups_of(), GrpoSettings(kl_coefficient=0.0), window=0, reference=Offloaded(load))
+
+
+@pytest.mark.parametrize("settings", [PLAIN, STOCHASTIC, ADAPTERS], ids=["float32", "bfloat16", "adapters"])
+def test_a_window_is_taken_back_to_the_state_on_disk_without_a_copy_of_it(
+    settings: OptimiserSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masters = masters_of(settings)
+    learned(masters)
+    masters.save(tmp_path / "state.safetensors")
+    before, step = weights_and_moments(masters), masters.step
+
+    def spoiled(*, largest_norm: float) -> float:
+        if masters.digest() != before:
+            masters.spoil_gradients()
+        return step(largest_norm=largest_norm)
+
+    monkeypatch.setattr(masters, "step", spoiled)
+    monkeypatch.setattr(masters, "tensors", lambda: pytest.fail("a copy was made"))
+    chosen = HyperParameters(GrpoSettings(kl_coefficient=0.0), settings)
+    result = learn_window(
+        masters,
+        groups_of(),
+        chosen,
+        window=1,
+        temperature=1.0,
+        token_limit=8,
+        kept=lambda: read_state_file(tmp_path / "state.safetensors"),
+    )
+    monkeypatch.undo()
+    assert result.undone
+    assert weights_and_moments(masters) == before

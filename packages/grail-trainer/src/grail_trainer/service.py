@@ -40,7 +40,7 @@ from grail_trainer.learning.optimiser import Masters
 from grail_trainer.learning.statistics import UpdateStatistics
 from grail_trainer.publishing.background import BackgroundPublisher, Snapshot
 from grail_trainer.publishing.publication import Publisher
-from grail_trainer.state import TrainerState, settings_changed
+from grail_trainer.state import TrainerState
 from grail_trainer.steps import NothingToLearn, TrainedWindow
 
 log = get_logger(__name__)
@@ -74,7 +74,7 @@ class TrainerService:
     environment_of: Callable[[CheckpointManifest], Environment]
     settings: HyperParameters
     reference: Any | None = None  # for the KL term
-    acknowledged: Window | None = None  # whose alarm a person has seen
+    acknowledged: int | None = None  # the window of an alarm that a person has seen
     confined: Confined = field(default_factory=Confined)
 
     def run(self, stop: threading.Event, windows: int | None = None) -> int:
@@ -198,6 +198,7 @@ class TrainerService:
             temperature=policy.temperature,
             token_limit=policy.max_tokens,
             reference=self.reference,
+            kept=self.state.kept(),
         )
         seconds, statistics = time.perf_counter() - start, learned.statistics
         for alarm in learned.alarms:
@@ -227,7 +228,6 @@ class TrainerService:
             "dropped": [dropped.to_json() for dropped in batch.dropped],
             "without_variance": batch.without_variance,
             "settings": self.settings.to_json(),
-            "settings_changed": settings_changed(self.state.settings, self.settings.to_json()),
             "state_before": before,
             "state_after": self.masters.digest(),
             "statistics": _texts(dataclasses.asdict(learned.statistics)),
@@ -289,8 +289,6 @@ def _event(
         "learned_reward_deviation": means.reward_deviation,
         "learned_success_mean": means.success_mean,
         "well_formed_share": means.well_formed_share,
-        "length_mean": means.length_mean,
-        "truncated_share": means.truncated_share,
         "learning_rate_factor": scalars.get(LEARNING_RATE_FACTOR, 1.0),
         "changed_share": changed,
         "seconds_verify": seconds_verify,

@@ -13,7 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from grail_core.errors import ConfigurationError
 from grail_trainer.hyper_parameters import GrpoSettings, OptimiserSettings
-from grail_trainer.learning.losses import CLIP_HIGH, MAX_LOG_RATIO, Batch, bounded_exp, policy_loss
+from grail_trainer.learning.losses import Batch, PolicyObjective
+from grail_trainer.learning.numbers import MAX_LOG_RATIO, bounded_exp
 from grail_trainer.learning.optimiser import Masters, state_digest
 from grail_trainer.learning.policy import Policy
 from grail_trainer.learning.rollouts import Rollout, RolloutGroup, TokenSequence
@@ -65,8 +66,9 @@ def loss_of(
     """Loss of one token and its slope."""
     trained, one = torch.tensor([logprob], requires_grad=True), torch.ones(1)
     held = None if reference is None else reference * one
-    batch = Batch((), torch.ones(1, dtype=torch.long), advantage * one, proximal * one, one, held)
-    loss = policy_loss(trained, batch, chosen, normaliser=one)
+    batch = Batch(torch.ones(1, dtype=torch.long), advantage * one, proximal * one, proximal * one, held)
+    objective = PolicyObjective(batch, chosen, one, chosen.kl_coefficient)
+    loss = objective.loss(trained, torch.zeros(1), slice(0, 1)).sum()
     loss.backward()  # type: ignore[no-untyped-call]
     assert trained.grad is not None
     return loss.item(), trained.grad.item()
@@ -118,7 +120,7 @@ def test_k3_of_a_reference_far_away_is_finite_and_pulls_towards_it() -> None:
         (10.0, -1.0, 3.0, False),  # max(min(−10, −1.28), −3) = −3: as much as c allows
         (2.5, -1.0, 2.5, True),  # below c: the loss of PPO
         (0.5, -1.0, 0.8, False),  # clipped from below, as ever
-        (10.0, 2.0, -2 * (1 + CLIP_HIGH), False),  # of a gain, the clip
+        (10.0, 2.0, -2 * 1.28, False),  # of a gain, the clip
         (10.0, -0.5, 1.5, False),
         (10.0, 0.0, 0.0, False),
     ],

@@ -18,6 +18,25 @@ from grail_trainer.hyper_parameters import GrpoSettings, HyperParameters, Optimi
 if TYPE_CHECKING:
     from grail_core.participant.settings import Settings
 
+GRPO_OPTIONS = (
+    "epochs",
+    "minibatches",
+    "loss",
+    "advantages",
+    "clip_low",
+    "clip_high",
+    "dual_clip",
+    "importance_level",
+    "importance_mode",
+    "importance_cap",
+    "kl_coefficient",
+    "kl_estimator",
+    "kl_target",
+    "entropy_bonus",
+    "mask_truncated",
+    "seed",
+)
+
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
@@ -37,7 +56,7 @@ def cli() -> None:
 @click.option("--env", "env_id", default=DEFAULT_ENV_ID, show_default=True, help="Environment (see `grail-envs list`).")
 @click.option("--windows", type=click.IntRange(min=1), help="Stop once so many windows were learned from (default: never).")
 @knob_options(OptimiserSettings, "optimiser", "learning_rate")
-@knob_options(GrpoSettings, "chosen", "epochs", "loss", "advantages", "kl_coefficient", "dual_clip", "seed")
+@knob_options(GrpoSettings, "chosen", *GRPO_OPTIONS)
 @click.option("--most-groups", type=click.IntRange(min=1), default=64, show_default=True, help="Groups to learn from a window.")
 @common_options
 def run(

@@ -23,12 +23,13 @@ class TokenSequence:
 @dataclass(frozen=True)
 class Rollout:
     """One verified rollout. `behaviour` float32 [completion]: log-probabilities under the policy that drew it, at its
-    temperature, measured by this trainer."""
+    temperature, measured by this trainer. `truncated`: it ended at the token limit, not in an end token."""
 
     row: TokenSequence
     reward: float
     success: bool
     behaviour: npt.NDArray[np.float32]
+    truncated: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
     python grpo_trl.py FOLDER CONFIGURATION (time N | gradient FILE)
 
-Generation and rewards are left out: what they would hand to the update is read from the folder (`grpo_workload`). A step is what
-lies between the trainer's own events, from the beginning of a step to its end: loss, backward, clip, optimiser. Prints one line
-of JSON. Nothing of this project is imported.
+Generation and rewards are left out: what they would hand to the update is read from the folder (`grpo_workload`). A step is
+what lies between the trainer's own events, from the beginning of a step to its end: loss, backward, clip, optimiser. Prints one
+line of JSON. Nothing of this project is imported.
 """
 
 from __future__ import annotations

@@ -118,8 +118,7 @@ def packed_attention(
         q, k, v = (states[0, :, own].unflatten(1, (count, first.length)).transpose(0, 1) for states in (query, key, value))
         if first.prompt_length:
             k, v = (
-                torch.cat([states[:, :, prompt].expand(count, -1, -1, -1), mine], 2)
-                for states, mine in ((key, k), (value, v))
+                torch.cat([states[:, :, prompt].expand(count, -1, -1, -1), mine], 2) for states, mine in ((key, k), (value, v))
             )
         mask = segments.mask(first, sliding_window, query.device)
         out = scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None, scale=scaling, enable_gqa=True)

@@ -104,7 +104,7 @@ class Masters:
         rate = settings.learning_rate
         if stochastic:
             return StochasticAdamW(groups, lr=rate, betas=ADAM_BETAS, eps=EPSILON, seed=settings.rounding_seed)
-        return torch.optim.AdamW(groups, lr=rate, betas=ADAM_BETAS, eps=EPSILON, foreach=False)
+        return torch.optim.AdamW(groups, lr=rate, betas=ADAM_BETAS, eps=EPSILON, fused=True)
 
     @classmethod
     def load(cls, folder: Path, settings: OptimiserSettings, *, device: str = "cpu") -> Masters:
@@ -216,7 +216,7 @@ class Masters:
             if f"{MOMENTS[0]}{name}" in tensors:
                 moments = {own: tensors[f"{moment}{name}"].to(parameter.device, copy=True) for moment, own in _ADAM.items()}
                 made = tensors.get(f"{MADE}{name}", tensors[STEPS])
-                self._optimiser.state[parameter] = {"step": torch.tensor(float(made)), **moments}
+                self._optimiser.state[parameter] = {"step": torch.tensor(float(made), device=parameter.device), **moments}
         self.zero_gradients()
 
     def save(self, path: Path) -> None:

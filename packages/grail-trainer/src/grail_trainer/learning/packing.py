@@ -1,8 +1,8 @@
 """Rows as the model reads them: end to end in one pass without padding, or padded where an architecture cannot do that.
 
 In a pack, rows that begin with the same prompt (the rollouts of a group) share it: its hidden states, keys and values are
-computed once, and its gradient is the sum of theirs, as it is when each has a prompt of its own. The last token of a row is read
-by nobody and is left out. Positions start anew in every row, and attention is that of `attention`: no row sees another.
+computed once, and its gradient is the sum of theirs, as it is when each has a prompt of its own. The last token of a row is
+read by nobody and is left out. Positions start anew in every row, and attention is that of `attention`: no row sees another.
 
 Whether an architecture can be packed is tried, not known by name (`can_be_packed`): rows in a pack must be what each is alone,
 and one of them changed must change no other.
@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from grail_core.errors import is_out_of_memory
 from grail_trainer.learning.attention import PACKED, Segment, Segments, register
 from grail_trainer.learning.rollouts import TokenSequence
 
@@ -92,7 +93,7 @@ def _targets(rows: Iterable[TokenSequence]) -> Tensor:
 
 
 def packs(rows: Sequence[TokenSequence], most_tokens: int, *, packed: bool = True) -> list[list[int]]:
-    """Indices of rows that run together, so that no pass is of more than `most_tokens` tokens, the largest passes first.
+    """Indices of rows that run together, so that no pass is of more than `most_tokens` tokens; the first holds the largest.
 
     Rows with one prompt stay together where they fit, since they share it. A row that is longer than the budget by itself is
     a pass of its own: nothing is left out. A function of its arguments.
@@ -220,7 +221,9 @@ def _try(module: Any) -> bool:
     try:
         together = completion_states(module, rows, packed=True)[0].float()
         perturbed = completion_states(module, changed, packed=True)[0].float()
-    except (NotImplementedError, TypeError, ValueError, RuntimeError, IndexError):
+    except (NotImplementedError, TypeError, ValueError, RuntimeError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
         return False  # it does not take what a pack hands it
     alone = torch.cat([completion_states(module, [row], packed=False)[0].float() for row in rows])
     counts = [row.completion_length for row in rows]

@@ -15,7 +15,7 @@ from torch import Tensor
 from grail_core.model.sampling import SeededSampler
 from grail_core.protocol.policy import GenerationPolicy
 from grail_trainer.hyper_parameters import GrpoSettings, OptimiserSettings
-from grail_trainer.learning import packing
+from grail_trainer.learning import attention, packing
 from grail_trainer.learning.attention import packed_attention
 from grail_trainer.learning.optimiser import Masters
 from grail_trainer.learning.packing import can_be_packed, pack, packs
@@ -85,7 +85,7 @@ def test_packed_and_padded_left_and_padded_right_and_alone_are_the_same(shape: Q
     logprob, gradient = asked(module, ROWS, weights, packed=True)
     others = [asked(module, ROWS, weights, packed=False), padded_left(module, ROWS, weights)]
     alone = []
-    for row, mine in zip(ROWS, weights.split(counts), strict=True):
+    for row, mine in zip(ROWS, torch.split(weights, counts), strict=True):
         out = Policy(module, packed=True)([row], WeightedTokens(mine, 0.1 * mine))
         out.loss.backward()
         alone.append(out.logprob)
@@ -156,12 +156,23 @@ def test_what_leaks_from_row_to_row_is_not_packed(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(packing, "register", lambda: None)
     for instead in (leaking, refusing):
-        AttentionInterface.register(packing.PACKED, instead)
+        AttentionInterface.register(attention.PACKED, instead)
         module = random_model(SHAPE)
         assert not can_be_packed(module)
         assert Policy(module)(ROWS).logprob.isfinite().all()  # padded, and right
     monkeypatch.undo()
     assert can_be_packed(random_model(SHAPE))
+
+
+@pytest.mark.parametrize("shape", [SHAPE, WINDOWED], ids=["causal", "a window in one layer"])
+def test_segments_longer_than_any_mask_are_the_same_too(shape: Qwen2Shape, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, weights = random_model(shape), torch.ones(sum(row.completion_length for row in ROWS))
+    logprob, gradient = asked(module, ROWS, weights, packed=True)
+    monkeypatch.setattr(attention, "MASKED_QUERIES", 3)
+    other, its_gradient = asked(module, ROWS, weights, packed=True)
+    assert torch.allclose(logprob, other, atol=1e-5)
+    for name, value in gradient.items():
+        assert torch.allclose(value, its_gradient[name], atol=1e-5 * max(1.0, float(value.abs().max()))), name
 
 
 def test_a_pack_leaves_the_module_with_its_own_attention() -> None:
@@ -206,6 +217,24 @@ def test_on_weights_that_do_not_move_the_ratio_is_one_to_the_bit(policy: Generat
     assert (seen.importance_mean, seen.clip_share, seen.kl_behaviour) == (1.0, 0.0, 0.0)
     trained = masters.policy(rows, WeightedTokens(torch.ones(len(behaviour))), temperature=policy.temperature)
     assert torch.equal(trained.logprob, behaviour)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_layers_that_compute_in_bfloat16_leave_masters_head_and_ratio_as_they_are(packed: bool) -> None:
+    module = random_model(dataclasses.replace(SHAPE, spread=0.05))
+    wide, narrow = Policy(module, packed=packed), Policy(module, packed=packed, compute="bfloat16")
+    weights = torch.randn(sum(row.completion_length for row in ROWS), generator=torch.Generator().manual_seed(5))
+    exact, near = wide(ROWS, WeightedTokens(weights)), narrow(ROWS, WeightedTokens(weights))
+    assert torch.equal(near.logprob, narrow(ROWS).logprob)
+    assert near.logprob.dtype is torch.float32
+    assert not torch.equal(near.logprob, exact.logprob)
+    assert torch.allclose(near.logprob, exact.logprob, atol=0.02)
+    exact.loss.backward()
+    wanted = gradients(module)
+    near.loss.backward()
+    for name, value in gradients(module).items():
+        assert value.dtype is torch.float32
+        assert torch.linalg.vector_norm(value - wanted[name]) < 0.05 * torch.linalg.vector_norm(wanted[name]) + 1e-4, name
 
 
 @pytest.mark.heavy

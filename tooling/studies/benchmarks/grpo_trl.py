@@ -40,7 +40,7 @@ def memory(key: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-class Clock(TrainerCallback):
+class Clock(TrainerCallback):  # type: ignore[misc]
     def __init__(self) -> None:
         self.wall: list[float] = []
         self.cpu: list[float] = []
@@ -57,7 +57,7 @@ class Clock(TrainerCallback):
         self.peak = memory("VmHWM")
 
 
-class Gradients(TrainerCallback):
+class Gradients(TrainerCallback):  # type: ignore[misc]
     """Saves what the first step's backward made, before it is clipped."""
 
     def __init__(self, file: str) -> None:

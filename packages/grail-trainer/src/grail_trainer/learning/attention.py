@@ -18,6 +18,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 PACKED = "grail_packed"
 
+MASKED_QUERIES = 512
+"""Most queries of a mask, which is as wide as what they see."""
+
 _NOT_UNDERSTOOD = ("softcap", "s_aux", "position_bias", "cache")
 """What some architectures add to scores; a pack of theirs would be computed without it."""
 
@@ -37,7 +40,7 @@ class Segments:
 
     def __init__(self, segments: Sequence[Segment]) -> None:
         self._segments = tuple(segments)
-        self._masks: dict[tuple[int, int, int | None], Tensor | None] = {}
+        self._masks: dict[tuple[int, int, int | None], Tensor] = {}
 
     @cached_property
     def runs(self) -> tuple[tuple[Segment, int], ...]:
@@ -54,18 +57,12 @@ class Segments:
     def _alike(one: Segment, other: Segment) -> bool:
         return (one.length, one.prompt_start, one.prompt_length) == (other.length, other.prompt_start, other.prompt_length)
 
-    def mask(self, segment: Segment, window: int | None, device: torch.device) -> Tensor | None:
-        """Bool [length, prompt + length]; None where causal says it all."""
-        reach = segment.prompt_length + segment.length
-        window = None if window is None or window >= reach else window
-        key = (segment.length, segment.prompt_length, window)
+    def mask(self, queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
+        """Bool [queries, keys]: the last query is at the last key; each sees its own and what is before it, up to a window."""
+        key = (queries, keys, window)
         if key not in self._masks:
-            mask = None
-            if segment.prompt_length or window is not None:
-                mask = torch.ones((segment.length, reach), dtype=torch.bool, device=device).tril_(segment.prompt_length)
-                if window is not None:
-                    mask.triu_(segment.prompt_length - window + 1)
-            self._masks[key] = mask
+            mask = torch.ones((queries, keys), dtype=torch.bool, device=device).tril_(keys - queries)
+            self._masks[key] = mask if window is None else mask.triu_(keys - queries - window + 1)
         return self._masks[key]
 
     @cached_property
@@ -96,7 +93,7 @@ def packed_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    dropout: float = 0.0,
+    dropout: float = 0.0,  # passes are made in evaluation mode
     sliding_window: int | None = None,
     segments: Segments | None = None,
     **added: Any,
@@ -109,21 +106,51 @@ def packed_attention(
     wrong = [name for name in _NOT_UNDERSTOOD if added.get(name) is not None]
     if segments is None or wrong or attention_mask is not None or query.shape[0] != 1:
         raise NotImplementedError(f"packed attention of {type(module).__name__} with {wrong or 'other arguments'}")
+    if torch.is_autocast_enabled(query.device.type):  # rotation may have left queries and keys wider than values
+        query, key, value = (one.to(torch.get_autocast_dtype(query.device.type)) for one in (query, key, value))
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
         return _in_one_call(query[0], key[0], value[0], segments, scaling, sliding_window)[None], None
     parts = []
     for first, count in segments.runs:
         own = slice(first.start, first.start + count * first.length)
         prompt = slice(first.prompt_start, first.prompt_start + first.prompt_length)
-        q, k, v = (states[0, :, own].unflatten(1, (count, first.length)).transpose(0, 1) for states in (query, key, value))
+        q, k, v = (
+            states[0, :, own].reshape(states.shape[1], count, first.length, -1).transpose(0, 1)
+            for states in (query, key, value)
+        )
+        before = [states[:, :, prompt].expand(count, -1, -1, -1) for states in (query, key, value)]
         if first.prompt_length:
-            k, v = (
-                torch.cat([states[:, :, prompt].expand(count, -1, -1, -1), mine], 2) for states, mine in ((key, k), (value, v))
-            )
-        mask = segments.mask(first, sliding_window, query.device)
-        out = scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None, scale=scaling, enable_gqa=True)
+            k, v = torch.cat([before[1], k], 2), torch.cat([before[2], v], 2)
+        out = _of_a_run(before[0], q, k, v, segments, scaling, sliding_window)
         parts.append(out.transpose(1, 2).flatten(0, 1))  # [count · length, heads, d]
     return torch.cat(parts)[None], None
+
+
+def _of_a_run(
+    before: Tensor, query: Tensor, key: Tensor, value: Tensor, segments: Segments, scaling: float | None, window: int | None
+) -> Tensor:
+    """[count, heads, length, d]; keys and values begin with the prompt's, whose queries are `before`."""
+    queries, keys = query.shape[2], key.shape[2]
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        out: Tensor = scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, scale=scaling, enable_gqa=True)
+        return out
+
+    if window is not None and window < keys:
+        parts = []
+        for start in range(0, queries, MASKED_QUERIES):
+            end = min(start + MASKED_QUERIES, queries)
+            seen = slice(max(0, keys - queries + start - window + 1), keys - queries + end)
+            mask = segments.mask(end - start, seen.stop - seen.start, window, query.device)
+            parts.append(attend(query[:, :, start:end], key[:, :, seen], value[:, :, seen], mask))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+    if queries == keys:
+        return attend(query, key, value, None)
+    if queries <= MASKED_QUERIES:
+        return attend(query, key, value, segments.mask(queries, keys, None, query.device))
+    return attend(torch.cat([before, query], 2), key, value, None)[
+        :, :, -queries:
+    ]  # the prompt's once more, for want of a mask
 
 
 def _in_one_call(
@@ -134,7 +161,7 @@ def _in_one_call(
 
     places = segments.key_places.to(query.device)
     queries, keys = segments.longest
-    out: Tensor = varlen_attn(
+    out = varlen_attn(
         query.transpose(0, 1),
         key.transpose(0, 1).index_select(0, places),
         value.transpose(0, 1).index_select(0, places),
@@ -146,6 +173,8 @@ def _in_one_call(
         window_size=(-1 if window is None else window - 1, 0),
         enable_gqa=True,
     )
+    if not isinstance(out, Tensor):
+        raise TypeError("the kernel gave more than was asked for")
     return out
 
 

@@ -77,7 +77,7 @@ class Masters:
         self.module.requires_grad_(True)
         if settings.lora_rank:
             adapt(self.module, settings)
-        self.policy = Policy(self.module).eval()
+        self.policy = Policy(self.module, compute=settings.compute).eval()
         self.settings, self._norm, self._steps = settings, norm, 0
         self.scalars: dict[str, float] = {}
         self._named: dict[str, Tensor] = {n: p for n, p in self.module.named_parameters() if p.requires_grad}  # tied ones once

@@ -227,8 +227,8 @@ def _try(module: Any) -> bool:
         return False  # it does not take what a pack hands it
     alone = torch.cat([completion_states(module, [row], packed=False)[0].float() for row in rows])
     counts = [row.completion_length for row in rows]
-    kept = torch.cat([part for index, part in enumerate(perturbed.split(counts)) if index != _PERTURBED])
-    held = torch.cat([part for index, part in enumerate(together.split(counts)) if index != _PERTURBED])
+    kept = torch.cat([part for index, part in enumerate(torch.split(perturbed, counts)) if index != _PERTURBED])
+    held = torch.cat([part for index, part in enumerate(torch.split(together, counts)) if index != _PERTURBED])
     near = _LEAST_EQUAL.get(next(module.parameters()).dtype, _HALF_EQUAL) * alone.abs().max()
     return bool((together - alone).abs().max() <= near) and bool((kept - held).abs().max() <= near)
 

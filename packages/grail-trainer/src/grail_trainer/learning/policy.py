@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from grail_trainer.hyper_parameters import ComputeType
 from grail_trainer.learning.head import head_pass
 from grail_trainer.learning.objective import Objective
 from grail_trainer.learning.packing import can_be_packed, completion_states
@@ -43,10 +44,18 @@ class Policy(nn.Module):
     place to gather its weights.
     """
 
-    def __init__(self, module: Any, *, packed: bool | None = None) -> None:
-        """`packed`: rows end to end, or padded; None: what the architecture allows, tried before the first pass."""
+    def __init__(self, module: Any, *, packed: bool | None = None, compute: ComputeType = "float32") -> None:
+        """How passes are made.
+
+        Args:
+            packed: rows end to end, or padded; None: what the architecture allows, tried before the first pass.
+            compute: "bfloat16": products and attention below the head are made in it, from weights that are cast for the pass;
+                norms and the stream between layers stay as torch's autocast has them. The head, its sums and every loss are in
+                float32 always, and gradients arrive in the type of the weights.
+        """
         super().__init__()
         self.module = module
+        self.compute: ComputeType = compute
         self._packed = packed
 
     @property
@@ -68,7 +77,8 @@ class Policy(nn.Module):
             temperature: logits are divided by it before the softmax.
         """
         head = self.module.get_output_embeddings()
-        with torch.set_grad_enabled(objective is not None and torch.is_grad_enabled()):
+        narrow = torch.autocast(head.weight.device.type, torch.bfloat16, enabled=self.compute == "bfloat16")
+        with torch.set_grad_enabled(objective is not None and torch.is_grad_enabled()), narrow:
             states, targets = completion_states(self.module, rows, packed=self.packed)
         bias = getattr(head, "bias", None)
         out = head_pass(states, head.weight, targets, objective, bias=bias, temperature=temperature)

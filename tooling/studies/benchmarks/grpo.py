@@ -6,7 +6,8 @@
 The update is `grpo_workload`'s: a random 4-layer Qwen2 (h 256, V 32,000), a group of 8 rollouts, 64 + 64 tokens, float32, one
 thread. Each side runs in processes of its own, by turns; generation and rewards are on neither side. TRL runs in its
 environment (`peers` in hatch.toml, made when it is missing; GRAIL_PEER_PYTHON names another Python), in every configuration of
-`grpo_trl` once, then the fastest by turns with ours; `grpo.trl.*` says which. Without it only ours and the floor are printed.
+`grpo_trl` once, then the fastest by turns with ours; `grpo.trl.is.*` says which, `grpo.trl.least_*` is the least memory of any
+of them. Without it only ours and the floor are printed.
 
 `step_s` and `step_cpu_s`: wall and processor time of a step, the median over the turns of each process's smallest after its
 first step (moments are made in that one); the ratio is that of processor times, which others on the machine disturb least.
@@ -35,7 +36,19 @@ from tooling.studies.benchmarks import grpo_workload
 Figures = dict[str, float]
 
 TURNS, STEPS = 5, 6
-CONFIGURATIONS: Final = ("default", "foreach", "small-optimiser", "eager-attention", "compiled", "micro-batches-of-2")
+CONFIGURATIONS: Final = (
+    "default",
+    "foreach",
+    "small-optimiser",
+    "eager-attention",
+    "compiled",
+    "micro-batches-of-4",
+    "micro-batches-of-2",
+    "micro-batches-of-1",
+    "compiled, micro-batches-of-2",
+)
+"""Of `grpo_trl`, which is not imported: it needs TRL."""
+
 RATIOS: Final = (
     ("step_ratio", "step_cpu_s"),
     ("wall_ratio", "step_s"),
@@ -73,47 +86,45 @@ def peer_python() -> str | None:
 
 
 def _updates(folder: Path, peer: str | None) -> Figures:
-    name = None if peer is None else _fastest(folder, peer)
+    tried = {} if peer is None else _every_configuration(folder, peer)
+    name = min(tried, key=lambda one: tried[one]["step_cpu_s"]) if tried else None
     ours, theirs = [], []
     for _ in range(TURNS):
         ours.append(_ours("time", str(folder), str(STEPS)))
         if peer is not None and name is not None:
             theirs.append(_trl(peer, folder, name, "time", str(STEPS)))
-    figures = _told("grpo", ours)
+    mine = _told(ours)
+    figures = {f"grpo.{key}": value for key, value in mine.items()}
     if peer is None or name is None:
         return figures
-    trl = _told("grpo.trl", theirs)
-    figures |= trl | {f"grpo.trl.is.{name}": 1.0}
-    for ratio, key in (
-        ("step_ratio", "step_cpu_s"),
-        ("wall_ratio", "step_s"),
-        ("rss_ratio", "rss_mb"),
-        ("above_ratio", "above_mb"),
-    ):
-        figures[f"grpo.{ratio}"] = figures[f"grpo.{key}"] / trl[f"grpo.trl.{key}"]
+    trl = _told(theirs)
+    figures |= {f"grpo.trl.{key}": value for key, value in trl.items()} | {f"grpo.trl.is.{name}": 1.0}
+    figures |= {f"grpo.trl.least_{key}": min(one[key] for one in tried.values()) for key in ("rss_mb", "above_mb")}
+    figures |= {f"grpo.{ratio}": mine[key] / trl[key] for ratio, key in RATIOS}
     return figures | {"grpo.gradient_error": _gradient_error(folder, peer, name)}
 
 
-def _fastest(folder: Path, peer: str) -> str | None:
-    """Which configuration takes least processor time; what fails here is told and left out."""
-    spent: dict[str, float] = {}
+def _every_configuration(folder: Path, peer: str) -> dict[str, Figures]:
+    """What each comes to in one process; what fails here is told and left out."""
+    tried: dict[str, Figures] = {}
     for name in CONFIGURATIONS:
         try:
-            spent[name] = _told("", [_trl(peer, folder, name, "time", str(STEPS))])[".step_cpu_s"]
-            print(f"TRL, {name}: {spent[name]:.3f} s")
+            tried[name] = _told([_trl(peer, folder, name, "time", str(STEPS))])
         except subprocess.CalledProcessError as error:
             print(f"TRL, {name}: failed\n{error.stderr[-2000:]}")
-    return min(spent, key=spent.__getitem__) if spent else None
+            continue
+        print(f"TRL, {name}: {tried[name]['step_cpu_s']:.3f} s, {tried[name]['rss_mb']:.0f} MB")
+    return tried
 
 
-def _told(prefix: str, runs: list[dict[str, Any]]) -> Figures:
+def _told(runs: list[dict[str, Any]]) -> Figures:
     least = {key: [min(run[key][1:]) for run in runs] for key in ("wall", "cpu")}
     return {
-        f"{prefix}.step_s": statistics.median(least["wall"]),
-        f"{prefix}.step_cpu_s": statistics.median(least["cpu"]),
-        f"{prefix}.step_cpu_spread": max(least["cpu"]) - min(least["cpu"]),
-        f"{prefix}.rss_mb": statistics.median(run["peak"] for run in runs),
-        f"{prefix}.above_mb": statistics.median(run["peak"] - run["before"] for run in runs),
+        "step_s": statistics.median(least["wall"]),
+        "step_cpu_s": statistics.median(least["cpu"]),
+        "step_cpu_spread": max(least["cpu"]) - min(least["cpu"]),
+        "rss_mb": statistics.median(run["peak"] for run in runs),
+        "above_mb": statistics.median(run["peak"] - run["before"] for run in runs),
     }
 
 

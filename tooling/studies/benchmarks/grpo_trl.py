@@ -28,7 +28,10 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "small-optimiser": {"optim": "adamw_torch", "optim_args": "foreach=False"},
     "eager-attention": {"optim": "adamw_torch_fused", "_attention": "eager"},
     "compiled": {"optim": "adamw_torch_fused", "torch_compile": True},
+    "micro-batches-of-4": {"optim": "adamw_torch_fused", "_micro": 4},
     "micro-batches-of-2": {"optim": "adamw_torch_fused", "_micro": 2},
+    "micro-batches-of-1": {"optim": "adamw_torch_fused", "_micro": 1},
+    "compiled, micro-batches-of-2": {"optim": "adamw_torch_fused", "torch_compile": True, "_micro": 2},
 }
 """Everything that could be faster or smaller than the default on a CPU. In all: no gradient checkpointing, beta 0, float32, no
 KL, entropies because 1.16 computes them always, and the chunked head, which 1.16 always uses."""

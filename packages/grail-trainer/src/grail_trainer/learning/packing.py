@@ -201,7 +201,7 @@ def _attending(module: Any) -> Iterator[None]:
 
 # --- can this architecture be packed? ---------------------------------------------------------------------------------
 
-_LEAST_EQUAL: Final = {torch.float32: 1e-4, torch.float64: 1e-8}
+_LEAST_EQUAL: Final = {torch.float32: 1e-3, torch.float64: 1e-6}
 _HALF_EQUAL: Final = 3e-2
 """Of the largest hidden state, how far a row in a pack may be from the same row alone. Another row's attention is far more."""
 

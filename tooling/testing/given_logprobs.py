@@ -17,7 +17,7 @@ class GivenLogprobs(Policy):
     """Its parameters, `logprob` and `entropy`, are those of the completion tokens of some rows, no two of which are equal."""
 
     def __init__(self, rows: Sequence[TokenSequence], logprob: Tensor, entropy: Tensor) -> None:
-        super().__init__(None)
+        super().__init__(None, packed=False)
         ends = np.cumsum([row.completion_length for row in rows]).tolist()
         self._place = {row: slice(end - row.completion_length, end) for row, end in zip(rows, ends, strict=True)}
         self.logprob, self.entropy = torch.nn.Parameter(logprob.clone()), torch.nn.Parameter(entropy.clone())

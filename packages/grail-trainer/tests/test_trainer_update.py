@@ -20,7 +20,7 @@ from grail_trainer.learning.normalisers import StepCounts, token_normaliser
 from grail_trainer.learning.optimiser import Masters, state_digest
 from grail_trainer.learning.policy import Policy
 from grail_trainer.learning.rollouts import Rollout, RolloutGroup, TokenSequence
-from grail_trainer.learning.update import micro_batches, update, visiting_order
+from grail_trainer.learning.update import update, visiting_order
 from tooling.testing.models.tiny_qwen2 import Qwen2Shape, random_model
 from tooling.testing.weighted_tokens import WeightedTokens
 
@@ -158,17 +158,6 @@ def test_micro_batches_change_nothing_but_rounding(kind: LossKind) -> None:
         for name, tensor in results[0].items():
             if name.startswith("master."):
                 assert torch.allclose(tensor, other[name], atol=2e-4), name
-
-
-def test_micro_batches_hold_every_row_once_and_the_longest_first() -> None:
-    rows = random_rows(23)
-    parts = micro_batches(rows, 80)
-    assert sorted(index for part in parts for index in part) == list(range(23))
-    widths = [max(len(rows[index].tokens) for index in part) for part in parts]
-    assert widths == sorted(widths, reverse=True)
-    assert len(parts) > 1
-    assert all(len(part) * width <= 80 for part, width in zip(parts, widths, strict=True))
-    assert micro_batches(rows, 1) == [[index] for part in parts for index in part]
 
 
 def test_normalisers_add_up_to_one() -> None:

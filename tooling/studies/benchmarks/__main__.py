@@ -23,6 +23,7 @@ MODULES = {
     "localnet": "tooling.studies.benchmarks.localnet",
     "miner": "tooling.studies.benchmarks.miner",
     "cli": "tooling.studies.benchmarks.cli",
+    "grpo": "tooling.studies.benchmarks.grpo",
     "workers": "tooling.studies.benchmarks.proof_workers",
 }
 """Every benchmark and the module that has its `measure`."""

@@ -49,6 +49,10 @@ MasterType = Literal["float32", "bfloat16-stochastic"]
 ALL_LINEAR = "all-linear"
 
 
+ComputeType = Literal["float32", "bfloat16"]
+"""Of the products below the head. bfloat16 is what GPUs are fast in; the masters stay what `master_dtype` says."""
+
+
 @dataclass(frozen=True)
 class OptimiserSettings:
     """How gradients become steps. The learning rate is what `hatch run learn` measured for tiny models; big ones need less."""
@@ -71,6 +75,7 @@ class OptimiserSettings:
         4, "Steps in a row with a loss or gradient that is no number, after which a window's update is taken back.", least=1
     )
     master_dtype: MasterType = knob("float32", "What the weights that are trained are kept in.")
+    compute: ComputeType = knob("float32", "What layers below the head compute in; the head and losses are float32 always.")
     rounding_seed: int = knob(0, "Of stochastic rounding.")
     lora_rank: int = knob(0, "Train low-rank adapters of this rank instead of the weights; 0: the weights.", least=0)
     lora_alpha: float = knob(32.0, "What adapters add is scaled by this number over their rank.", above=0)
@@ -121,7 +126,7 @@ class GrpoSettings:
     )
     entropy_bonus: float = knob(0.0, "Of the mean entropy of a token, which is raised.", least=0)
     mask_truncated: bool = knob(False, "Completions cut off at the token limit count in their group and are not learned from.")
-    tokens_per_pass: int = knob(16_384, "Of one micro-batch, padding included.", least=1)
+    tokens_per_pass: int = knob(16_384, "Tokens of one forward and backward pass.", least=1)
     seed: int = knob(0, "Of the order in which groups are visited.")
 
     def __post_init__(self) -> None:

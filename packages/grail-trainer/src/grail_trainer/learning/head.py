@@ -148,7 +148,13 @@ class _Gradients:
 
     def in_types_of(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> list[Tensor | None]:
         pairs = ((self.hidden, hidden), (self.weight, weight), (self.bias, bias))
-        return [None if made is None or like is None else made.to(like.dtype) for made, like in pairs]
+        return [None if made is None or like is None else made.to(_gradient_type(like)) for made, like in pairs]
+
+
+def _gradient_type(of: Tensor) -> torch.dtype:
+    """A narrow weight whose micro-batches add up in float32 says so in `grad_dtype`."""
+    stated: torch.dtype | None = of.grad_dtype if of.is_leaf else None
+    return stated or of.dtype
 
 
 class _Chunk:

@@ -75,7 +75,7 @@ class Masters:
         self.module.requires_grad_(True)
         if settings.lora_rank:
             adapt(self.module, settings)
-        self.policy = Policy(self.module).eval()
+        self.policy = Policy(self.module, compute=settings.compute).eval()
         self.settings, self._norm, self._steps = settings, norm, 0
         self.scalars: dict[str, float] = {}
         self._named: dict[str, Tensor] = {n: p for n, p in self.module.named_parameters() if p.requires_grad}  # tied ones once
@@ -102,7 +102,7 @@ class Masters:
         rate = settings.learning_rate
         if stochastic:
             return StochasticAdamW(groups, lr=rate, betas=ADAM_BETAS, eps=EPSILON, seed=settings.rounding_seed)
-        return torch.optim.AdamW(groups, lr=rate, betas=ADAM_BETAS, eps=EPSILON, foreach=False)
+        return torch.optim.AdamW(groups, lr=rate, betas=ADAM_BETAS, eps=EPSILON, fused=True)
 
     @classmethod
     def load(cls, folder: Path, settings: OptimiserSettings, *, device: str = "cpu") -> Masters:
@@ -214,7 +214,7 @@ class Masters:
             if f"{MOMENTS[0]}{name}" in tensors:
                 moments = {own: tensors[f"{moment}{name}"].to(parameter.device, copy=True) for moment, own in _ADAM.items()}
                 made = tensors.get(f"{MADE}{name}", tensors[STEPS])
-                self._optimiser.state[parameter] = {"step": torch.tensor(float(made)), **moments}
+                self._optimiser.state[parameter] = {"step": torch.tensor(float(made), device=parameter.device), **moments}
         self.zero_gradients()
 
     def save(self, path: Path) -> None:

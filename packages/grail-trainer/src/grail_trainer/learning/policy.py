@@ -8,16 +8,17 @@ policies are all asked here, in the same way, so on the same weights and the sam
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from grail_trainer.hyper_parameters import ComputeType
 from grail_trainer.learning.head import head_pass
 from grail_trainer.learning.objective import Objective
+from grail_trainer.learning.packing import can_be_packed, completion_states
 from grail_trainer.learning.rollouts import TokenSequence
 
 
@@ -43,9 +44,25 @@ class Policy(nn.Module):
     place to gather its weights.
     """
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, *, packed: bool | None = None, compute: ComputeType = "float32") -> None:
+        """How passes are made.
+
+        Args:
+            packed: rows end to end, or padded; None: what the architecture allows, tried before the first pass.
+            compute: "bfloat16": products and attention below the head are made in it, from weights that are cast for the pass;
+                norms and the stream between layers stay as torch's autocast has them. The head, its sums and every loss are in
+                float32 always, and gradients arrive in the type of the weights.
+        """
         super().__init__()
         self.module = module
+        self.compute: ComputeType = compute
+        self._packed = packed
+
+    @property
+    def packed(self) -> bool:
+        if self._packed is None:
+            self._packed = can_be_packed(self.module)
+        return self._packed
 
     def forward(
         self, rows: Sequence[TokenSequence], objective: Objective | None = None, *, temperature: float = 1.0
@@ -60,41 +77,9 @@ class Policy(nn.Module):
             temperature: logits are divided by it before the softmax.
         """
         head = self.module.get_output_embeddings()
-        with torch.set_grad_enabled(objective is not None and torch.is_grad_enabled()):
-            states, targets = _completion_states(self.module, rows)
+        narrow = torch.autocast(head.weight.device.type, torch.bfloat16, enabled=self.compute == "bfloat16")
+        with torch.set_grad_enabled(objective is not None and torch.is_grad_enabled()), narrow:
+            states, targets = completion_states(self.module, rows, packed=self.packed)
         bias = getattr(head, "bias", None)
         out = head_pass(states, head.weight, targets, objective, bias=bias, temperature=temperature)
         return PassResult(out.logprob, out.entropy, out.loss)
-
-
-def _completion_states(module: Any, rows: Sequence[TokenSequence]) -> tuple[Tensor, Tensor]:
-    """For every completion token the hidden state [n, d] it is predicted from, and the token itself, int64 [n].
-
-    Rows are padded on the right: the model is causal, so padding changes nothing before it.
-    """
-    device = module.get_input_embeddings().weight.device
-    longest = max(len(row.tokens) for row in rows)
-    tokens = torch.zeros((len(rows), longest), dtype=torch.long)
-    for index, row in enumerate(rows):
-        tokens[index, : len(row.tokens)] = torch.tensor(row.tokens, dtype=torch.long)
-    lengths = torch.tensor([row.completion_length for row in rows])
-    starts = torch.tensor([row.prompt_length for row in rows])
-    row_of = torch.repeat_interleave(torch.arange(len(rows)), lengths)
-    first = torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
-    column = torch.arange(len(row_of)) - first + torch.repeat_interleave(starts, lengths)
-    targets = tokens[row_of, column]
-    with _evaluating(module):
-        hidden = module.base_model(input_ids=tokens.to(device), use_cache=False).last_hidden_state
-    return hidden[row_of.to(device), (column - 1).to(device)], targets.to(device)
-
-
-@contextmanager
-def _evaluating(module: Any) -> Iterator[None]:
-    training = [part for part in module.modules() if part.training]
-    for part in training:
-        part.training = False
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True

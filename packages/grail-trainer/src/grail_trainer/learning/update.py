@@ -29,9 +29,10 @@ from grail_trainer.learning.kl_controller import current_coefficient, take_measu
 from grail_trainer.learning.losses import PolicyObjective
 from grail_trainer.learning.normalisers import StepCounts, token_normaliser
 from grail_trainer.learning.optimiser import Masters
+from grail_trainer.learning.packing import packs as packs_of
 from grail_trainer.learning.policy import Policy
 from grail_trainer.learning.reference import ReferencePolicy, held_reference
-from grail_trainer.learning.rollouts import RolloutGroup, TokenSequence
+from grail_trainer.learning.rollouts import RolloutGroup
 from grail_trainer.learning.statistics import StepSums, UpdateStatistics, measured
 from grail_trainer.learning.window_rows import WindowRows
 
@@ -128,7 +129,9 @@ def accumulate(
         ValueError: a step was made, and a row was not measured before it.
     """
     sums, device = StepSums(), next(policy.parameters()).device
-    for pack in micro_batches(rows.sequences(learned), settings.tokens_per_pass) if packs is None else packs:
+    if packs is None:
+        packs = packs_of(rows.sequences(learned), settings.tokens_per_pass, packed=policy.packed)
+    for pack in packs:
         part = [learned[place] for place in pack]
         batch = rows.batch(part, proximal=begun).to(device)
         objective = PolicyObjective(
@@ -146,16 +149,6 @@ def accumulate(
     return sums
 
 
-def micro_batches(rows: Sequence[TokenSequence], tokens_per_pass: int) -> list[list[int]]:
-    """Indices of rows that run together: longest first, so that memory that does not suffice shows at once."""
-    parts: list[list[int]] = []
-    for index in sorted(range(len(rows)), key=lambda index: -len(rows[index].tokens)):
-        if not parts or (len(parts[-1]) + 1) * len(rows[parts[-1][0]].tokens) > tokens_per_pass:
-            parts.append([])
-        parts[-1].append(index)
-    return parts
-
-
 @torch.no_grad()
 def _measure_before(
     rows: WindowRows,
@@ -170,7 +163,7 @@ def _measure_before(
     learned = sorted({row for step in steps for row in rows.learned(step)})
 
     def passes(asked: ReferencePolicy, some: Sequence[int], keep: Callable[[Sequence[int], Any], None]) -> None:
-        for pack in micro_batches(rows.sequences(some), settings.tokens_per_pass):
+        for pack in packs_of(rows.sequences(some), settings.tokens_per_pass, packed=policy.packed):
             part = [some[place] for place in pack]
             keep(part, asked(rows.sequences(part), temperature=temperature).logprob)
 

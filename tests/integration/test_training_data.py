@@ -259,7 +259,7 @@ def test_an_update_takes_policy_and_end_tokens_from_the_manifest_of_its_own_wind
 
 
 def test_a_rollout_that_ended_at_the_limit_says_so(there: Mined, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two tokens are not enough for an answer of three variables and its tags: every rollout is cut off."""
+    """Two tokens are not enough for an answer of three variables and its tags."""
     network = there.network
     trainer = network.participant("trainer")
     policy = dataclasses.replace(network.manifest.policy, max_tokens=2)
@@ -276,7 +276,8 @@ def test_a_rollout_that_ended_at_the_limit_says_so(there: Mined, model: Path, mo
     liar = Liar(network, "miner-0", SECOND_WINDOW)
     ends = set(liar.context.manifest.end_token_ids)
     made = liar.groups([0])
-    assert {record.completion.tolist()[-1] in ends for record in made[0].rollouts} == {False}
+    cut = [record.completion.tolist()[-1] not in ends for record in made[0].rollouts]
+    assert any(cut)
     flags: list[bool] = []
     monkeypatch.setattr("grail_trainer.data.batch.varies", lambda rewards: True)  # none of them earns anything
 
@@ -288,7 +289,7 @@ def test_a_rollout_that_ended_at_the_limit_says_so(there: Mined, model: Path, mo
     accept(network, liar.pack(made), SECOND_WINDOW)
     pass_over(network)
     service(trainer, model).run(threading.Event(), windows=2)
-    assert flags == [True] * 16
+    assert flags == cut
 
 
 # --- faults -------------------------------------------------------------------------------------------------------------

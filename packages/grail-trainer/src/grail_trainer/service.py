@@ -169,6 +169,7 @@ class TrainerService:
                 environment,
                 max_groups=self.settings.intake.most_groups,
                 tokens_per_pass=self.settings.update.tokens_per_pass,
+                compute=self.settings.optimiser.compute,
                 stopping=stop.is_set,
                 open_file=self.confined.open_file,
             )

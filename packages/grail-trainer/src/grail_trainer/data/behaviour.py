@@ -18,10 +18,10 @@ import torch
 from torch import nn
 
 from grail_core.checkpoints.loaded import LoadedCheckpoint
-from grail_trainer.hyper_parameters import GrpoSettings
+from grail_trainer.hyper_parameters import ComputeType, GrpoSettings
+from grail_trainer.learning.packing import packs
 from grail_trainer.learning.policy import Policy
 from grail_trainer.learning.rollouts import TokenSequence
-from grail_trainer.learning.update import micro_batches
 
 
 class BehaviourPolicy:
@@ -31,22 +31,24 @@ class BehaviourPolicy:
     peak of an update is not raised by it.
     """
 
-    def __init__(self, loaded: LoadedCheckpoint, tokens_per_pass: int = GrpoSettings().tokens_per_pass) -> None:
+    def __init__(
+        self, loaded: LoadedCheckpoint, tokens_per_pass: int = GrpoSettings().tokens_per_pass, compute: ComputeType = "float32"
+    ) -> None:
         self._tokens_per_pass = tokens_per_pass
         with loaded.model.lock, torch.no_grad():
-            self._policy = Policy(_in_float32(loaded.model.module)).eval()
+            self._policy = Policy(_in_float32(loaded.model.module), compute=compute).eval()
 
     def logprobs(self, rows: Sequence[TokenSequence], temperature: float) -> list[npt.NDArray[np.float32]]:
         """Of every completion token (nats) at the sampling temperature: float32 [completion] of each row, in the order given.
 
-        Rows run together as an update would run them (`micro_batches`): the same rows in the same passes give the same bits; in
+        Rows run together as an update would run them (`packs`): the same rows in the same passes give the same bits; in
         others, of another width, a product may be summed in another order (measured: up to 7e-6 nats).
 
         Args:
             temperature: of the signed manifest of the window that the rows are of.
         """
         found: dict[int, npt.NDArray[np.float32]] = {}
-        for pack in micro_batches(rows, self._tokens_per_pass):
+        for pack in packs(rows, self._tokens_per_pass, packed=self._policy.packed):
             part = [rows[place] for place in pack]
             with torch.inference_mode():
                 values = self._policy(part, temperature=temperature).logprob.float().cpu().numpy()
@@ -60,9 +62,10 @@ def behaviour_logprobs(
     rows: Sequence[TokenSequence],
     temperature: float,
     tokens_per_pass: int = GrpoSettings().tokens_per_pass,
+    compute: ComputeType = "float32",
 ) -> list[npt.NDArray[np.float32]]:
     """`BehaviourPolicy.logprobs` for who asks once; who asks for many groups of one checkpoint keeps the policy."""
-    return BehaviourPolicy(loaded, tokens_per_pass).logprobs(rows, temperature)
+    return BehaviourPolicy(loaded, tokens_per_pass, compute).logprobs(rows, temperature)
 
 
 def _in_float32(module: Any) -> Any:

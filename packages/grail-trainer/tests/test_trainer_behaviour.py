@@ -103,3 +103,13 @@ def test_tied_weights_stay_tied_and_are_copied_once(loaded: LoadedCheckpoint) ->
     assert copied.get_input_embeddings().weight is copied.get_output_embeddings().weight
     assert {parameter.dtype for parameter in copied.parameters()} == {torch.float32}
     assert not any(parameter.requires_grad for parameter in copied.parameters())
+
+
+@pytest.mark.parametrize("budget", [1, 30, 60])
+def test_whatever_runs_together_each_row_gets_its_own_log_probabilities(loaded: LoadedCheckpoint, budget: int) -> None:
+    """A rollout longer than the budget is a pass of its own."""
+    together = behaviour_logprobs(loaded, rows(), 1.0)
+    apart = behaviour_logprobs(loaded, rows(), 1.0, tokens_per_pass=budget)
+    assert [len(one) for one in apart] == list(LENGTHS)
+    for one, other in zip(apart, together, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5)

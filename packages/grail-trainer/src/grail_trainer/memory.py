@@ -93,7 +93,7 @@ def memory_plan(size: ModelSize, chosen: HyperParameters, *, pack_tokens: int, l
         MemoryPart("copy to take the first update back to", one * trained, (UPDATING,)),  # later ones: the state on disk
         MemoryPart("published weights before and after", 2 * HALF * weights, (UPDATING,)),
         MemoryPart("activations of the largest pass", size.activation_bytes * pack_tokens, (UPDATING,)),
-        MemoryPart("logits", logits_bytes, (VERIFYING, UPDATING)),
+        MemoryPart("logits, and the head as a pass needs it", logits_bytes, (VERIFYING, UPDATING)),
         MemoryPart("training state as tensors and as bytes", 2 * state, (WRITING,)),
     ]
     return MemoryPlan(tuple(parts))

@@ -30,7 +30,7 @@ from grail_trainer.commands import training_environment
 from grail_trainer.data.turns import max_from_one
 from grail_trainer.hyper_parameters import HyperParameters
 from grail_trainer.learning.head import CHUNK_BYTES
-from grail_trainer.memory import MemoryPlan, ModelSize, memory_plan, model_size
+from grail_trainer.memory import SINGLE, MemoryPlan, ModelSize, memory_plan, model_size
 from grail_trainer.publishing.publication import first_reachable, first_window
 from grail_trainer.start import require_environment, require_folder, require_trainer
 from grail_trainer.state import TrainerState
@@ -188,7 +188,9 @@ def resolve(
         model=str(model),
         size=size,
         device=device,
-        memory=memory_plan(size, chosen, pack_tokens=work.largest_pass, logits_bytes=2 * CHUNK_BYTES),
+        memory=memory_plan(
+            size, chosen, pack_tokens=work.largest_pass, logits_bytes=CHUNK_BYTES + SINGLE * size.vocabulary * size.hidden_size
+        ),
         machine_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         work=work,
         state=str(folder),

@@ -168,6 +168,7 @@ class TrainerService:
                 loaded,
                 environment,
                 max_groups=self.settings.intake.most_groups,
+                tokens_per_pass=self.settings.update.tokens_per_pass,
                 stopping=stop.is_set,
                 open_file=self.confined.open_file,
             )

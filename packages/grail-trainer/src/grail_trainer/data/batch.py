@@ -38,6 +38,7 @@ from grail_core.verification.window_file import OpenFile, Submission, check_file
 from grail_trainer.data.behaviour import BehaviourPolicy
 from grail_trainer.data.intake import WantedFile
 from grail_trainer.data.turns import Candidate, fair_order, first_of, max_from_one, within_share
+from grail_trainer.hyper_parameters import GrpoSettings
 from grail_trainer.learning.advantages import varies
 from grail_trainer.learning.rollouts import Rollout, RolloutGroup, TokenSequence
 
@@ -115,6 +116,7 @@ def build_batch(
     environment: Environment,
     *,
     max_groups: int,
+    tokens_per_pass: int = GrpoSettings().tokens_per_pass,
     stopping: Callable[[], bool] = lambda: False,
     open_file: OpenFile = in_this_process,
 ) -> TrainingBatch:
@@ -123,13 +125,14 @@ def build_batch(
     Args:
         files: each once, with its bytes; one is held at a time.
         context: of the files' window. loaded: the checkpoint of that window, which drew the rollouts.
+        tokens_per_pass: of the passes that give behaviour log-probabilities, as of those of the update.
         stopping: asked between groups; True ends early with what there is (the caller discards it).
         open_file: opens a stranger's bytes; a role's does it in a process with limits.
 
     Raises:
         DiskFullError: the operator's to mend; whatever else goes wrong costs the file it happens with.
     """
-    building = _Building(read, context, loaded, environment, max_groups, stopping, open_file)
+    building = _Building(read, context, loaded, environment, max_groups, tokens_per_pass, stopping, open_file)
     for file, data in files:
         building.look_at(file, data)
         del data
@@ -146,12 +149,14 @@ class _Building:
         loaded: LoadedCheckpoint,
         environment: Environment,
         max_groups: int,
+        tokens_per_pass: int,
         stopping: Callable[[], bool],
         open_file: OpenFile,
     ) -> None:
         self._open_file = open_file
         self._read, self._context, self._loaded, self._environment = read, context, loaded, environment
         self._behaviour: BehaviourPolicy | None = None
+        self._tokens_per_pass = tokens_per_pass
         self._max_groups, self._stopping = max_groups, stopping
         self._files: dict[Hotkey, WantedFile] = {}  # those that passed the checks of every rollout
         self._offered: dict[Hotkey, list[int]] = {}  # their groups that vary
@@ -254,7 +259,7 @@ class _Building:
 
     def _drawn_by(self) -> BehaviourPolicy:
         """Made for the first group that passes; a window without one costs no memory for it."""
-        self._behaviour = self._behaviour or BehaviourPolicy(self._loaded)
+        self._behaviour = self._behaviour or BehaviourPolicy(self._loaded, self._tokens_per_pass)
         return self._behaviour
 
     def _check_context(self, hotkey: Hotkey) -> CheckContext:

@@ -398,3 +398,28 @@ def test_a_window_is_taken_back_to_the_state_on_disk_without_a_copy_of_it(
     monkeypatch.undo()
     assert result.undone
     assert weights_and_moments(masters) == before
+
+
+def test_a_state_file_is_what_the_library_would_have_written(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    for settings in (PLAIN, STOCHASTIC, ADAPTERS):
+        masters = masters_of(settings)
+        learned(masters)
+        masters.scalars["some"] = 0.25
+        masters.save(tmp_path / "ours")
+        save_file(masters.tensors(), tmp_path / "theirs")
+        ours, theirs = load_file(tmp_path / "ours"), load_file(tmp_path / "theirs")
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) and ours[name].dtype == theirs[name].dtype for name in theirs)
+        assert (tmp_path / "ours").stat().st_size == (tmp_path / "theirs").stat().st_size
+
+
+def test_a_resumed_step_does_not_write_into_the_file_that_it_came_from(tmp_path: Path) -> None:
+    masters = masters_of(PLAIN)
+    learned(masters)
+    masters.save(tmp_path / "state")
+    before = (tmp_path / "state").read_bytes()
+    masters.resume(tmp_path / "state")
+    learned(masters, window=1)
+    assert (tmp_path / "state").read_bytes() == before

@@ -10,12 +10,14 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from grail_core.checkpoints.delta.digests import digest_state
 from grail_core.checkpoints.loaded import LiveCheckpoint
+from grail_core.checkpoints.publish import publishable
 from grail_core.environment import Environment
 from grail_core.errors import ChainError, CheckpointError, DiskFullError, StorageError
 from grail_core.files.confined.opening import Confined
@@ -24,23 +26,25 @@ from grail_core.participant.outcomes import Stopped, Void
 from grail_core.participant.participant import Participant
 from grail_core.participant.waiting import RETRY_SECONDS, until_had
 from grail_core.protocol.constants import WINDOW_LENGTH
+from grail_core.protocol.context import WindowContext
 from grail_core.protocol.manifest import CheckpointManifest
-from grail_core.protocol.types import Window
+from grail_core.protocol.policy import decimal_text
+from grail_core.protocol.types import Digest, Window
 from grail_core.telemetry import get_logger
 from grail_trainer.data.batch import TrainingBatch, build_batch
-from grail_trainer.data.intake import Intake, VerdictListener
+from grail_trainer.data.intake import Intake, VerdictListener, WantedFile
 from grail_trainer.data.wanted_files import WantedFiles
 from grail_trainer.hyper_parameters import HyperParameters
-from grail_trainer.learning.guarded import learn_window
+from grail_trainer.learning.guarded import LearnedWindow, learn_window
 from grail_trainer.learning.optimiser import Masters, state_digest
 from grail_trainer.learning.statistics import UpdateStatistics
+from grail_trainer.publishing.machine_facts import machine_facts
 from grail_trainer.publishing.publication import Publisher
+from grail_trainer.publishing.training_log import MAX_REASON, FileName, TrainingLog, figures, shortened
 from grail_trainer.state import TrainerState
 from grail_trainer.steps import NothingToLearn, Published, StoreFailed, TrainedWindow
 
 log = get_logger(__name__)
-
-LOG_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Material:
     """What one window gives to learn from, and what it was taken from."""
 
     intake: Intake
+    context: WindowContext
+    files: tuple[WantedFile, ...]  # that could be had, in the order they came
     batch: TrainingBatch
     seconds_verify: float
 
@@ -114,9 +120,16 @@ class TrainerService:
         except CheckpointError as error:
             return NothingToLearn(window, f"the behaviour checkpoint cannot be had: {error.what}")
         files = WantedFiles(self.participant, window, too_late=self.verdicts.too_late(window))
+        had_files: list[WantedFile] = []
+
+        def each() -> Iterator[tuple[WantedFile, bytes]]:
+            for file, data in files.each(intake, stop):
+                had_files.append(file)
+                yield file, data
+
         try:
             batch = build_batch(
-                files.each(intake, stop),
+                each(),
                 files.read,
                 context,
                 loaded,
@@ -133,7 +146,7 @@ class TrainerService:
             log.event("group_dropped", window=window, hotkey=ss58(dropped.hotkey), group=dropped.group, reason=dropped.reason)
         if not batch.groups:
             return NothingToLearn(window, _why_nothing(batch))
-        return Material(intake, batch, time.perf_counter() - start)
+        return Material(intake, context, tuple(had_files), batch, time.perf_counter() - start)
 
     # --- learn --------------------------------------------------------------------------------------------------------
 
@@ -160,30 +173,48 @@ class TrainerService:
         share = changed / sum(tensor.numel() for tensor in new.values())
         return TrainedWindow(
             window=window,
-            log=self._log_body(window, material, statistics, before),
+            log=self._log(window, material, learned, before, new).to_json(),
             summary=_summary(batch, statistics, self.settings, share),
             event=_event(batch, statistics, material.seconds_verify, seconds),
         )
 
-    def _log_body(
-        self, window: Window, material: Material, statistics: UpdateStatistics, before: dict[str, Any]
-    ) -> dict[str, Any]:
-        """What anybody needs to repeat this update: which verified groups in which order, from which state to which."""
-        batch = material.batch
-        return {
-            "version": LOG_VERSION,
-            "network_id": self.participant.network_id.hex(),
-            "window": window,
-            "trainer": self.participant.signer.hotkey.hex(),
-            "verdicts": {v.hex(): verdict.body.digest().hex() for v, verdict in sorted(material.intake.verdicts.items())},
-            "groups": [member.to_json() for member in batch.members],
-            "dropped": [dropped.to_json() for dropped in batch.dropped],
-            "without_variance": batch.without_variance,
-            "settings": self.settings.to_json(),
-            "state_before": state_digest(before),
-            "state_after": state_digest(self.masters.tensors()),
-            "statistics": _texts(dataclasses.asdict(statistics)),
-        }
+    def _log(
+        self, window: Window, material: Material, learned: LearnedWindow, before: dict[str, Any], new: dict[str, Any]
+    ) -> TrainingLog:
+        """What anybody needs to repeat this update. `before`: the state it began with; `new`: the cast of what came of it."""
+        journal = self.state.journal
+        if journal is None:
+            raise RuntimeError("a window is learned from where the journal is")
+        batch, policy, view = material.batch, material.context.manifest.policy, self.publisher.view()
+        had = {file.hotkey for file in material.files}
+        return TrainingLog(
+            network_id=self.participant.network_id,
+            trainer=self.participant.signer.hotkey,
+            window=window,
+            number=journal.learned + 1,
+            origin=view.head.digest if journal.state_file is None and view.head is not None else None,
+            behaviour=material.context.manifest.digest,
+            reference=None if self.reference is None else view.stored[0].manifest.digest,
+            temperature=decimal_text(policy.temperature),
+            max_tokens=policy.max_tokens,
+            verdicts={validator: verdict.body.digest() for validator, verdict in material.intake.verdicts.items()},
+            files=tuple(FileName(file.hotkey, file.content_digest) for file in material.files),
+            missing=tuple(
+                FileName(file.hotkey, file.content_digest) for file in material.intake.wanted if file.hotkey not in had
+            ),
+            max_groups=self.max_groups,
+            groups=batch.members,
+            dropped=shortened(batch.dropped),
+            dropped_total=len(batch.dropped),
+            without_variance=batch.without_variance,
+            settings=self.settings.to_json(),
+            machine=machine_facts(str(next(iter(self.masters.module.parameters())).device)),
+            state_before=Digest(bytes.fromhex(state_digest(before))),
+            state_after=Digest(bytes.fromhex(state_digest(self.masters.tensors()))),
+            weights_root=digest_state(publishable(new)).root,
+            undone=learned.undone[:MAX_REASON],
+            statistics=figures(dataclasses.asdict(learned.statistics)),
+        )
 
     # --- publish ------------------------------------------------------------------------------------------------------
 
@@ -222,7 +253,7 @@ def _summary(batch: TrainingBatch, statistics: UpdateStatistics, settings: Hyper
         "steps": statistics.steps,
         "miners": len({member.hotkey for member in batch.members}),
         "changed_share": f"{changed:.6f}",
-    } | _texts(
+    } | figures(
         {
             "learning_rate": settings.optimiser.learning_rate,
             "reward_mean": round(batch.reward_mean, 6),
@@ -254,8 +285,3 @@ def _event(batch: TrainingBatch, statistics: UpdateStatistics, seconds_verify: f
         "seconds_verify": seconds_verify,
         "seconds_train": seconds,
     }
-
-
-def _texts(value: dict[str, Any]) -> dict[str, Any]:
-    """Numbers with a fraction as text: canonical JSON here holds no floats."""
-    return {name: repr(item) if isinstance(item, float) else item for name, item in value.items() if not name.startswith("_")}

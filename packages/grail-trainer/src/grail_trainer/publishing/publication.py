@@ -1,4 +1,4 @@
-"""Publishing what was learned: the checkpoint and the signed training log.
+"""Publishing what was learned: the checkpoint, from time to time the training state, and last the signed training log.
 
 Which window a checkpoint comes into force in is decided by `publication_steps`; this carries it out over the trainer's bucket.
 Everything here may be repeated after a crash and finds what it did before.
@@ -27,6 +27,7 @@ from grail_core.protocol.types import Block, Window
 from grail_core.storage.layout import MANIFEST_PREFIX, training_log_key
 from grail_core.telemetry import get_logger
 from grail_trainer.learning.optimiser import Masters
+from grail_trainer.publishing.own_logs import OwnLogs
 from grail_trainer.publishing.publication_steps import (
     Logged,
     Places,
@@ -36,11 +37,11 @@ from grail_trainer.publishing.publication_steps import (
     Stored,
     step,
 )
+from grail_trainer.publishing.state_anchors import ANCHOR_EVERY, is_due, publish_anchor, retire_anchors
+from grail_trainer.publishing.training_log import LOG_TAG, LOG_VERSION, PublishedCheckpoint, SignedLog, TrainingLog
 from grail_trainer.steps import TrainedWindow
 
 log = get_logger(__name__)
-
-LOG_TAG = "grail/training-log"
 
 
 def first_reachable(window: Window, block: Block, params: NetworkParameters, *, spare: int) -> Window:
@@ -59,7 +60,11 @@ class Publisher:
     participant: Participant
     files: ModelFiles
     spare_blocks: int = 1
+    anchor_every: int = ANCHOR_EVERY  # windows; 0: the training state is never published
     _chain_seconds: float = 0.0  # of chain time, that the last publication took: what the next one is given
+
+    def __post_init__(self) -> None:
+        self._logs = OwnLogs(self.participant.own_store, self.participant.network_id)
 
     def view(self) -> CheckpointSequence:
         """Our own sequence of checkpoints, as our bucket has it."""
@@ -107,37 +112,54 @@ class Publisher:
             taken = step(taken.publication, Stored(manifest.valid_from))
         if taken.publication.stage is PublicationStage.JOINED:
             log.event("checkpoint_joined", window=trained.window, reason="its place is taken: the next checkpoint carries it")
-        self._put_log(trained, manifest)
+        self._put_log(trained, masters, manifest)
         step(taken.publication, Logged())
-        self._retire()
+        self._retire(trained.window)
         return manifest
 
-    def _put_log(self, trained: TrainedWindow, manifest: CheckpointManifest | None) -> None:
-        """The signed training log of a window; the same bytes however often it is called."""
-        checkpoint = None
-        if manifest is not None:
-            checkpoint = {
-                "digest": manifest.digest.hex(),
-                "sequence": manifest.sequence,
-                "valid_from": manifest.valid_from,
-                "weights_root": manifest.weights_root.hex(),
-            }
+    def _put_log(self, trained: TrainedWindow, masters: Masters, manifest: CheckpointManifest | None) -> None:
+        """The signed training log of a window, behind the anchor that it names; the same body however often it is called."""
+        participant, store = self.participant, self.participant.own_store
+        if trained.log.get("version") != LOG_VERSION:
+            self._put_former(trained, manifest)
+            return
+        body = TrainingLog.from_json(trained.log)
+        anchor = None
+        if is_due(body.number, self.anchor_every):
+            start = time.perf_counter()
+            anchor = publish_anchor(
+                store, participant.signer, participant.network_id, body.window, masters.tensors(), body.state_after
+            )
+            log.event("anchor_published", window=body.window, seconds=time.perf_counter() - start)
+        before = self._logs.before(body.window, self.view().stored[0].manifest.valid_from)
+        checkpoint = None if manifest is None else PublishedCheckpoint.of(manifest)
+        full = body.published(before, anchor, checkpoint)
+        store.put(training_log_key(body.window), SignedLog.sign(full, participant.signer).encode())
+        self._logs.put(body.window, full.digest())
+
+    def _put_former(self, trained: TrainedWindow, manifest: CheckpointManifest | None) -> None:
+        """The log of a window that an earlier version learned from and did not come to publish: as it would have done it."""
         participant = self.participant
+        checkpoint = None if manifest is None else PublishedCheckpoint.of(manifest).to_json()
         body = {**trained.log, "checkpoint": checkpoint}
         message = tagged_hash(participant.network_id, LOG_TAG, canonical_json(body))
         signed = {"body": body, "signature": participant.signer.sign(message).hex()}
         participant.own_store.put(training_log_key(trained.window), canonical_json(signed))
+        self._logs.put(trained.window, message)
 
-    def _retire(self) -> None:
+    def _retire(self, window: Window) -> None:
         """Delete what no reader needs any more; what cannot be deleted now is with the next checkpoint."""
         try:
             plan = retire(self.participant.own_checkpoints)
+            anchors = retire_anchors(self.participant.own_store, window) if self.anchor_every else []
         except (StorageError, CheckpointError) as error:
             log.event("retention_failed", prefix=MANIFEST_PREFIX, reason=error.what, retry="with the next checkpoint")
             return
         if plan.retire:
             retired = [manifest.sequence for manifest in plan.retire]
             log.event("checkpoints_retired", sequences=retired, objects=len(plan.unreferenced))
+        if anchors:
+            log.event("anchors_retired", windows=anchors)
 
     def _reachable(self, window: Window) -> Window:
         participant = self.participant

@@ -116,7 +116,8 @@ def test_every_window_is_repeated_to_the_bit_across_an_anchor_and_a_restart(run:
         assert audit.outcome is Outcome.EQUAL, (window, audit.difference)
         assert (audit.machine, audit.taken) == ([], [])
     assert [run.log(window).anchor is not None for window in WINDOWS] == [False, True, False]
-    assert [run.log(window).origin is not None for window in WINDOWS] == [True, False, False]
+    assert [run.log(window).begins for window in WINDOWS] == [True, False, False]
+    assert {run.log(window).origin for window in WINDOWS} == {run.network.manifest.digest}
 
 
 def test_one_window_is_audited_from_the_anchor_before_it_and_nothing_else_is_repeated(run: Run) -> None:

@@ -24,8 +24,9 @@ from grail_core.storage.layout import anchor_key, anchor_part_key, training_log_
 from grail_trainer.auditing.said_settings import said_settings
 from grail_trainer.data.batch import BatchMember, DroppedGroup
 from grail_trainer.hyper_parameters import GrpoSettings, HyperParameters, OptimiserSettings
+from grail_trainer.learning.training_state import write_state_file
 from grail_trainer.publishing.machine_facts import MachineFacts, machine_facts
-from grail_trainer.publishing.own_logs import OwnLogs
+from grail_trainer.publishing.own_logs import LogBefore, OwnLogs
 from grail_trainer.publishing.state_anchors import (
     AnchorGoneError,
     fetch_anchor,
@@ -39,6 +40,7 @@ from grail_trainer.publishing.training_log import (
     MAX_LOG_BYTES,
     MAX_REASON,
     FileName,
+    LoggedAlarm,
     LogLink,
     PublishedCheckpoint,
     SignedLog,
@@ -61,7 +63,7 @@ def a_log(**changes: Any) -> TrainingLog:
         trainer=SIGNER.hotkey,
         window=WINDOW,
         number=10,
-        origin=None,
+        origin=DIGEST,
         behaviour=DIGEST,
         reference=DIGEST,
         temperature="1",
@@ -69,17 +71,18 @@ def a_log(**changes: Any) -> TrainingLog:
         verdicts={Hotkey(b"v" * 32): DIGEST},
         files=(FileName(MINER, DIGEST),),
         missing=(),
-        max_groups=64,
         groups=(BatchMember(MINER, DIGEST, 0), BatchMember(MINER, DIGEST, 3)),
         dropped=(DroppedGroup(MINER, DIGEST, 2, "proof: far", (Finding("proof", Outcome.REJECT, "0.5", "0.3"),)),),
         dropped_total=1,
         without_variance=4,
         settings=HyperParameters().to_json(),
+        settings_changed={"update.epochs": (3, None)},
         machine=machine_facts("cpu"),
         state_before=DIGEST,
         state_after=Digest(b"e" * 32),
         weights_root=DIGEST,
         undone="",
+        alarms=(LoggedAlarm("entropy", "slow", "0.1", "0.2", "entropy fell"),),
         statistics={"steps": 12, "loss": "0.25"},
         previous=LogLink(Window(270), DIGEST),
         anchor=DIGEST,
@@ -115,7 +118,7 @@ def test_every_member_of_a_log_is_signed_and_asked_for(member: str) -> None:
     [
         ("window", 301),
         ("number", 0),
-        ("max_groups", 10**9),
+        ("alarms", [{}]),
         ("groups", [{"hotkey": "00" * 32, "content_digest": "00" * 32, "group": -1}]),
         ("verdicts", {"zz": "00" * 32}),
         ("settings", {"update": {"epochs": [[]]}}),
@@ -183,7 +186,7 @@ def test_a_log_follows_the_newest_one_before_it_whatever_was_passed_over(tmp_pat
     assert OwnLogs(store, NETWORK).before(WINDOW, Window(30)) is None
     log = a_log(window=Window(90))
     store.put(training_log_key(Window(90)), SignedLog.sign(log, SIGNER).encode())
-    assert OwnLogs(store, NETWORK).before(WINDOW, Window(30)) == LogLink(Window(90), log.digest())
+    assert OwnLogs(store, NETWORK).before(WINDOW, Window(30)) == LogBefore(LogLink(Window(90), log.digest()), DIGEST)
     store.put(training_log_key(Window(270)), b"no log")
     with pytest.raises(StorageError, match="no training log"):
         OwnLogs(store, NETWORK).before(WINDOW, Window(30))
@@ -214,29 +217,34 @@ class Counting:
         return info
 
 
-def published(store: Any) -> Digest:
-    return publish_anchor(store, SIGNER, NETWORK, WINDOW, a_state(), DIGEST, part_bytes=5000)
+def state_file(folder: Path) -> Path:
+    write_state_file(folder / "state.safetensors", a_state())
+    return folder / "state.safetensors"
+
+
+def published(store: Any, folder: Path) -> Digest:
+    return publish_anchor(store, SIGNER, NETWORK, WINDOW, state_file(folder), DIGEST, part_bytes=5000)
 
 
 def test_an_anchor_that_fails_at_any_put_is_finished_by_the_next_try_and_is_not_there_before(tmp_path: Path) -> None:
     whole = FilesystemDirectory(tmp_path, "whole").own()
-    digest = published(whole)
+    digest = published(whole, tmp_path)
     parts = sum(1 for _ in whole.list("grail/anchors/")) - 1
     assert parts > 5
     for breaks_at in range(parts + 1):
         store = FilesystemDirectory(tmp_path, f"store-{breaks_at}").own()
         with pytest.raises(StorageError):
-            published(Counting(store, breaks_at))
+            published(Counting(store, breaks_at), tmp_path)
         with pytest.raises(AnchorGoneError):
             read_anchor(store, WINDOW, digest=digest, network_id=NETWORK, trainer=SIGNER.hotkey)
         again = Counting(store, parts + 1)
-        assert published(again) == digest
+        assert published(again, tmp_path) == digest
         assert again.left == breaks_at  # nothing is uploaded twice
 
 
 def test_an_anchor_gives_the_state_back_to_the_bit(tmp_path: Path) -> None:
     store = FilesystemDirectory(tmp_path, "store").own()
-    digest = published(store)
+    digest = published(store, tmp_path)
     anchor = read_anchor(store, WINDOW, digest=digest, network_id=NETWORK, trainer=SIGNER.hotkey)
     tensors: Mapping[str, Any] = fetch_anchor(store, anchor, tmp_path / "scratch", most_tensor_bytes=40_000)
     assert {name: torch.equal(tensor, a_state()[name]) for name, tensor in tensors.items()} == dict.fromkeys(a_state(), True)
@@ -245,7 +253,7 @@ def test_an_anchor_gives_the_state_back_to_the_bit(tmp_path: Path) -> None:
 
 def test_an_anchor_that_is_altered_or_not_the_trainers_is_not_taken(tmp_path: Path) -> None:
     store = FilesystemDirectory(tmp_path, "store").own()
-    digest = published(store)
+    digest = published(store, tmp_path)
     anchor = read_anchor(store, WINDOW, digest=digest, network_id=NETWORK, trainer=SIGNER.hotkey)
     with pytest.raises(CheckpointError, match="not the one"):
         read_anchor(store, WINDOW, digest=DIGEST, network_id=NETWORK, trainer=SIGNER.hotkey)
@@ -290,7 +298,7 @@ def test_an_anchor_stays_as_long_as_a_window_that_begins_at_it_can_be_repeated(
 def test_anchors_that_nobody_can_begin_at_any_more_are_deleted_list_first(tmp_path: Path) -> None:
     store = FilesystemDirectory(tmp_path, "store").own()
     for window in (300, 600, 900):
-        publish_anchor(store, SIGNER, NETWORK, Window(window), a_state(), DIGEST, part_bytes=5000)
+        publish_anchor(store, SIGNER, NETWORK, Window(window), state_file(tmp_path), DIGEST, part_bytes=5000)
     for window in (330, 660):  # the first one that was learned from behind an anchor
         store.put(training_log_key(Window(window)), b"log")
     assert retire_anchors(store, Window(900), windows=8) == [300]  # 660 is kept: 900 − 8 · 30

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from grail_core.errors import CheckpointError
-from grail_trainer.hyper_parameters import GrpoSettings, HyperParameters, LossKind, OptimiserSettings
+from grail_trainer.hyper_parameters import CLIPS, AdvantageKind, GrpoSettings, HyperParameters, LossKind, OptimiserSettings
 from grail_trainer.learning.advantages import group_advantages, varies
-from grail_trainer.learning.logprobs import completion_logprobs, token_logprobs
-from grail_trainer.learning.losses import CLIP_HIGH, CLIP_LOW, MAX_IMPORTANCE, Batch, policy_loss, token_normaliser
+from grail_trainer.learning.losses import Batch, policy_loss
+from grail_trainer.learning.normalisers import StepCounts, token_normaliser
 from grail_trainer.learning.optimiser import Masters, state_digest
+from grail_trainer.learning.policy import Policy
 from grail_trainer.learning.rollouts import Rollout, RolloutGroup, TokenSequence
 from grail_trainer.learning.update import micro_batches, update, visiting_order
 from tooling.testing.models.tiny_qwen2 import Qwen2Shape, random_model
+from tooling.testing.weighted_tokens import WeightedTokens
 
 VOCABULARY = 19
 PLAIN = GrpoSettings(kl_coefficient=0.0)
@@ -46,7 +48,7 @@ def random_groups(module: Any, count: int = 5, size: int = 4, seed: int = 0) -> 
     for number in range(count):
         rows = random_rows(size, seed=seed * 1000 + number)
         with torch.no_grad():
-            drawn = completion_logprobs(module, rows)
+            drawn = Policy(module)(rows)
         noisy = drawn.logprob.numpy() + rng.normal(0, 0.2, len(drawn.logprob)).astype(np.float32)
         parts = np.split(noisy, np.cumsum([row.completion_length for row in rows])[:-1])
         rewards = rng.random(size)
@@ -78,8 +80,8 @@ def plain_logprobs(module: Any, rows: list[TokenSequence], temperature: float = 
 def test_log_probabilities_and_gradients_equal_the_plain_way(temperature: float) -> None:
     module, rows = tiny_module(), random_rows(7)
     weights = torch.randn(sum(row.completion_length for row in rows))
-    fused = completion_logprobs(module, rows, temperature=temperature)
-    (fused.logprob * weights + 0.3 * fused.entropy * weights).sum().backward()  # type: ignore[no-untyped-call]
+    fused = Policy(module)(rows, WeightedTokens(weights, 0.3 * weights), temperature=temperature)
+    fused.loss.backward()
     got = {name: p.grad.clone() for name, p in module.named_parameters()}
     module.zero_grad()
     logprob, entropy = plain_logprobs(module, rows, temperature)
@@ -88,23 +90,6 @@ def test_log_probabilities_and_gradients_equal_the_plain_way(temperature: float)
     assert torch.allclose(fused.entropy, entropy, atol=1e-5)
     for name, parameter in module.named_parameters():
         assert torch.allclose(got[name], parameter.grad, atol=1e-5), name
-    assert [int(count) for count in torch.bincount(fused.row)] == [row.completion_length for row in rows]
-
-
-@given(st.integers(1, 9))
-@settings(max_examples=9)
-def test_chunks_of_the_head_change_nothing(chunk: int) -> None:
-    torch.manual_seed(1)
-    hidden, weight = torch.randn(9, 5, dtype=torch.float64), torch.randn(11, 5, dtype=torch.float64)
-    targets = torch.arange(9) % 11
-    results = []
-    for rows in (chunk, 9):
-        h, w = hidden.float().requires_grad_(), weight.float().requires_grad_()
-        logprob, entropy = token_logprobs(h, w, targets, chunk_rows=rows)
-        (logprob.sum() + 2 * entropy.sum()).backward()  # type: ignore[no-untyped-call]
-        results.append((logprob, entropy, h.grad, w.grad))
-    for one, other in zip(*results, strict=True):
-        assert torch.allclose(one, other, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["grpo", "dapo", "dr_grpo"])
@@ -139,8 +124,9 @@ def _reference_gradient(module: Any, groups: list[RolloutGroup], chosen: GrpoSet
         advantage = (rollout.reward - rewards.mean()) / (rewards.std() + 1e-4)
         logprob, _ = plain_logprobs(module, [rollout.row])
         ratio = torch.exp(logprob - logprob.detach())
-        weight = torch.exp(logprob.detach() - torch.from_numpy(rollout.behaviour)).clamp(max=MAX_IMPORTANCE)
-        clipped = ratio.clamp(1 - CLIP_LOW, 1 + CLIP_HIGH)
+        weight = torch.exp(logprob.detach() - torch.from_numpy(rollout.behaviour)).clamp(max=2.0)
+        low, high = CLIPS[chosen.loss]
+        clipped = ratio.clamp(1 - low, 1 + high)
         token = -weight * torch.minimum(ratio * advantage, clipped * advantage)
         scale = {
             "grpo": 1 / (len(rollouts) * rollout.row.completion_length),
@@ -174,43 +160,39 @@ def test_micro_batches_change_nothing_but_rounding(kind: LossKind) -> None:
                 assert torch.allclose(tensor, other[name], atol=2e-4), name
 
 
-def test_micro_batches_hold_every_group_once_and_the_longest_first() -> None:
-    module = tiny_module()
-    batches = [_batch_of(group) for group in random_groups(module, 7)]
-    parts = list(micro_batches(batches, 80))
-    assert sorted(index for part in parts for index in part) == list(range(7))
-    widths = [max(len(row.tokens) for index in part for row in batches[index].rows) for part in parts]
+def test_micro_batches_hold_every_row_once_and_the_longest_first() -> None:
+    rows = random_rows(23)
+    parts = micro_batches(rows, 80)
+    assert sorted(index for part in parts for index in part) == list(range(23))
+    widths = [max(len(rows[index].tokens) for index in part) for part in parts]
     assert widths == sorted(widths, reverse=True)
     assert len(parts) > 1
-
-
-def _batch_of(group: RolloutGroup) -> Batch:
-    rows = tuple(rollout.row for rollout in group.rollouts)
-    lengths = torch.tensor([row.completion_length for row in rows])
-    zeros = torch.zeros(int(lengths.sum()))
-    return Batch(rows, lengths, zeros, zeros, zeros, None)
+    assert all(len(part) * width <= 80 for part, width in zip(parts, widths, strict=True))
+    assert micro_batches(rows, 1) == [[index] for part in parts for index in part]
 
 
 def test_normalisers_add_up_to_one() -> None:
     lengths = torch.tensor([3, 1, 7])
-    for kind in ("grpo", "dapo"):
-        assert token_normaliser(lengths, kind, rollouts=3, tokens=11, token_limit=8).sum().item() == pytest.approx(1)
-    assert token_normaliser(lengths, "dr_grpo", rollouts=3, tokens=11, token_limit=8).sum().item() == pytest.approx(11 / 24)
+    counts = StepCounts(rollouts=3, tokens=11, token_limit=8)
+    kinds: tuple[LossKind, ...] = ("grpo", "gspo", "dapo", "bnpo", "cispo")
+    for kind in kinds:
+        assert token_normaliser(lengths, kind, counts).sum().item() == pytest.approx(1)
+    assert token_normaliser(lengths, "dr_grpo", counts).sum().item() == pytest.approx(11 / 24)
 
 
 def test_the_clip_stops_pushing_a_token_that_moved_far_enough() -> None:
     for advantage, moved, pushed in ((1.0, 0.5, False), (1.0, 0.1, True), (-1.0, -0.5, False), (-1.0, 0.5, True)):
         logprob = torch.tensor([moved], requires_grad=True)
         one = torch.ones(1)
-        batch = Batch((), torch.ones(1, dtype=torch.long), advantage * one, torch.zeros(1), one, None)
-        policy_loss(logprob, batch, PLAIN, normaliser=one).backward()  # type: ignore[no-untyped-call]
+        batch = Batch(torch.ones(1, dtype=torch.long), advantage * one, torch.zeros(1), torch.zeros(1))
+        policy_loss(logprob, batch, PLAIN).backward()  # type: ignore[no-untyped-call]
         assert logprob.grad is not None
         assert (logprob.grad.item() != 0) == pushed
 
 
 @given(st.lists(st.floats(0, 1, allow_nan=False), min_size=2, max_size=16))
 def test_advantages_sum_to_zero_and_flat_groups_have_none(rewards: list[float]) -> None:
-    for kind in ("standardised", "centred"):
+    for kind in get_args(AdvantageKind):
         advantages = group_advantages(rewards, kind)
         assert abs(advantages.sum()) < 1e-6
         if not varies(rewards):
@@ -260,7 +242,7 @@ def test_the_kl_term_pulls_back_to_the_reference() -> None:
 
     def distance() -> float:
         with torch.no_grad():
-            gap = completion_logprobs(reference, rows).logprob - completion_logprobs(masters.module, rows).logprob
+            gap = Policy(reference)(rows).logprob - masters.policy(rows).logprob
         return float((torch.exp(gap) - 1 - gap).mean())
 
     before = distance()
@@ -330,7 +312,7 @@ def _toy_group(module: Any, target: int, generator: torch.Generator, size: int =
             logits = module(input_ids=rows, use_cache=False).logits[:, -1]
             rows = torch.cat([rows, torch.multinomial(logits.softmax(-1), 1, generator=generator)], dim=1)
         tokens = [TokenSequence(tuple(row), len(prompt)) for row in rows.tolist()]
-        drawn = completion_logprobs(module, tokens).logprob.numpy().reshape(size, length)
+        drawn = Policy(module)(tokens).logprob.numpy().reshape(size, length)
     rollouts = []
     for row, behaviour in zip(tokens, drawn, strict=True):
         reward = sum(token == target for token in row.tokens[len(prompt) :]) / length

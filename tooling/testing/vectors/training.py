@@ -16,7 +16,7 @@ from grail_trainer.data.batch import BatchMember, DroppedGroup
 from grail_trainer.learning.optimiser import state_digest
 from grail_trainer.publishing.machine_facts import MachineFacts
 from grail_trainer.publishing.state_anchors import Anchor
-from grail_trainer.publishing.training_log import FileName, LogLink, PublishedCheckpoint, TrainingLog
+from grail_trainer.publishing.training_log import FileName, LoggedAlarm, LogLink, PublishedCheckpoint, TrainingLog
 from tooling.testing.vectors.source import Source
 
 SETTINGS: dict[str, dict[str, Json]] = {
@@ -29,7 +29,7 @@ def training(source: Source) -> Json:
     network, trainer = Digest(source.bytes()), Hotkey(source.bytes())
     log = _log(source, network, trainer)
     first = dataclasses.replace(
-        log, window=Window(5_000_010), number=1, origin=log.behaviour, previous=None, anchor=None, checkpoint=None
+        log, window=Window(5_000_010), number=1, previous=None, anchor=None, checkpoint=None, alarms=(), settings_changed={}
     )
     parts = tuple(ObjectRef(size, Digest(source.bytes())) for size in (67_108_864, 1_234))
     anchor = Anchor(network, trainer, log.window, log.state_after, parts)
@@ -55,7 +55,7 @@ def _log(source: Source, network: Digest, trainer: Hotkey) -> TrainingLog:
         trainer=trainer,
         window=Window(5_000_310),
         number=10,
-        origin=None,
+        origin=digest(),
         behaviour=digest(),
         reference=digest(),
         temperature="0.7",
@@ -63,7 +63,6 @@ def _log(source: Source, network: Digest, trainer: Hotkey) -> TrainingLog:
         verdicts={Hotkey(source.bytes()): digest() for _ in range(2)},
         files=(files[1], files[0]),
         missing=(files[2],),
-        max_groups=64,
         groups=tuple(BatchMember(file.hotkey, file.content_digest, group) for group in (0, 7) for file in files[:2]),
         dropped=(
             DroppedGroup(
@@ -78,11 +77,13 @@ def _log(source: Source, network: Digest, trainer: Hotkey) -> TrainingLog:
         dropped_total=2,
         without_variance=5,
         settings=SETTINGS,
+        settings_changed={"update.epochs": (2, 3)},
         machine=MachineFacts("cpu", "x86_64 AVX2", 1, 1, "3.12.3", {"torch": "2.13.0"}),
         state_before=digest(),
         state_after=digest(),
         weights_root=digest(),
         undone="",
+        alarms=(LoggedAlarm("entropy", "slow", "0.1", "0.2", "entropy fell"),),
         statistics={"loss": "0.25", "steps": 12},
         previous=LogLink(Window(5_000_250), digest()),
         anchor=digest(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -33,18 +32,16 @@ from grail_trainer.commands import training_environment
 from grail_trainer.data.intake import VerdictListener
 from grail_trainer.hyper_parameters import HyperParameters, OptimiserSettings
 from grail_trainer.learning.optimiser import Masters
+from grail_trainer.learning.reference import Offloaded
 from grail_trainer.publishing.publication import Publisher, first_window
 from grail_trainer.service import TrainerService
-from grail_trainer.state import TrainerState
+from grail_trainer.state import TrainerState, settings_changed
 from grail_trainer.steps import Beginning
 
 log = get_logger(__name__)
 
 EnvironmentOf = Callable[[CheckpointManifest], Environment]
 """The environment that a checkpoint names."""
-
-MAX_WINDOWS_OLD = 6
-"""Rollouts whose window began more than so many windows ago are not learned from."""
 
 
 def run_trainer(
@@ -54,18 +51,24 @@ def run_trainer(
     model: Path,
     env_id: str,
     windows: int | None,
-    max_groups: int,
     hyper_parameters: HyperParameters,
+    acknowledged: Window | None = None,
 ) -> int:
     """Join the network, publish its first checkpoint if there is none, and learn until stopped.
 
+    Args:
+        acknowledged: the window of an alarm that ended the trainer, and that a person has seen.
+
     Returns the number of windows learned from.
+
+    Raises:
+        AlarmStopError: an alarm ended the run, and was not acknowledged.
     """
     use_table(settings.calibration)
     participant = Participant.from_settings(settings)
-    _require_trainer(participant)
+    require_trainer(participant)
     environment = training_environment(env_id, settings.data_dir)
-    _require_folder(model)
+    require_folder(model)
     with participant.state.held():
         neuron = participant.join(settings)
         log.event("trainer_started", hotkey=ss58(participant.signer.hotkey), uid=neuron.uid, network=participant.params.name)
@@ -75,9 +78,9 @@ def run_trainer(
             environment,
             BoundEnvironments(settings.data_dir),
             hyper_parameters,
-            max_groups=max_groups,
             device=settings.device,
         )
+        service.acknowledged = acknowledged
         with stopping() as stop:
             learned = service.run(stop, windows)
         log.event("trainer_stopped", windows=learned)
@@ -91,7 +94,6 @@ def assemble(
     environment_of: EnvironmentOf,
     chosen: HyperParameters,
     *,
-    max_groups: int,
     device: str = "cpu",
 ) -> TrainerService:
     """A trainer that stands where its journal or its bucket says; the network's first checkpoint is there afterwards.
@@ -103,8 +105,8 @@ def assemble(
         ConfigurationError: the bucket, the journal and the environment do not belong together.
         CheckpointError: a checkpoint or the state of an earlier start cannot be read.
     """
-    publisher = Publisher(participant, read_model_files(model))
     state = open_state(participant)
+    publisher = Publisher(participant, read_model_files(model), states=state.folder)
     head = publisher.view().head
     if head is None:
         if state.journal is not None:
@@ -113,32 +115,32 @@ def assemble(
                 where=str(state.folder),
                 hint="restore the bucket, or move this folder away to begin the network anew",
             )
-        masters = _new_masters(model, chosen, device)
-        head = publisher.publish_first(_first_parts(participant, environment, model), _checked(masters, model))
-    _require_environment(head, environment)
+        untrained = Masters.load(model, OptimiserSettings(), device=device)
+        head = publisher.publish_first(_first_parts(participant, environment, model), _checked(untrained, model))
+        del untrained
+    require_environment(head, environment)
     masters = _masters_at(head, participant, chosen, device)
-    _find_place(state, masters, publisher, head)
+    _find_place(state, masters, publisher, head, chosen)
     return TrainerService(
         participant=participant,
         masters=masters,
         state=state,
         publisher=publisher,
-        verdicts=VerdictListener(participant, max_windows_old=MAX_WINDOWS_OLD),
+        verdicts=VerdictListener(participant, max_windows_old=chosen.intake.max_windows_old),
         checkpoint=LiveCheckpoint(participant.checkpoints, device=device),
         environment_of=environment_of,
         settings=chosen,
-        max_groups=max_groups,
-        reference=_reference(publisher, participant, device) if chosen.update.kl_coefficient else None,
+        reference=_reference(publisher, participant, device),
     )
 
 
 def publish_model(settings: Settings, *, model: Path, env_id: str) -> CheckpointManifest:
     """Join the network and publish a model folder as its first or its next checkpoint; see `publish_folder`."""
     participant = Participant.from_settings(settings)
-    _require_trainer(participant)
+    require_trainer(participant)
     with participant.state.held():
         participant.join(settings)
-        return publish_folder(participant, _require_folder(model), training_environment(env_id, settings.data_dir))
+        return publish_folder(participant, require_folder(model), training_environment(env_id, settings.data_dir))
 
 
 def publish_folder(participant: Participant, model: Path, environment: Environment) -> CheckpointManifest:
@@ -155,7 +157,7 @@ def publish_folder(participant: Participant, model: Path, environment: Environme
     parts = _first_parts(participant, environment, model)
     if head is None:
         return publisher.publish_first(parts, weights)
-    _require_environment(head, environment)
+    require_environment(head, environment)
     open_state(participant).forget()
     return publisher.publish_next(parts.window, weights)
 
@@ -181,7 +183,7 @@ def open_state(participant: Participant) -> TrainerState:
     return TrainerState(folder, network_id=network_id, trainer=trainer)
 
 
-def _require_environment(head: CheckpointManifest, environment: Environment) -> None:
+def require_environment(head: CheckpointManifest, environment: Environment) -> None:
     if head.env_digest != environment.spec.digest:
         raise ConfigurationError(
             f"the network's environment is {head.environment.env_id} with digest {head.env_digest.hex()[:16]}…, "
@@ -191,7 +193,7 @@ def _require_environment(head: CheckpointManifest, environment: Environment) -> 
         )
 
 
-def _require_trainer(participant: Participant) -> None:
+def require_trainer(participant: Participant) -> None:
     wanted, ours = participant.params.trainer_hotkey, participant.signer.hotkey
     if wanted != ours:
         raise ConfigurationError(
@@ -201,7 +203,7 @@ def _require_trainer(participant: Participant) -> None:
         )
 
 
-def _require_folder(model: Path) -> Path:
+def require_folder(model: Path) -> Path:
     if not model.is_dir():
         raise CheckpointError("no such model folder", where=str(model), hint="make one with `grail-trainer init`")
     return model
@@ -223,23 +225,21 @@ def _first_parts(participant: Participant, environment: Environment, model: Path
     )
 
 
-def _new_masters(folder: Path, chosen: HyperParameters, device: str) -> Masters:
-    return Masters.load(folder, chosen.optimiser, device=device)
-
-
 def _masters_at(head: CheckpointManifest, participant: Participant, chosen: HyperParameters, device: str) -> Masters:
     """Masters with the weights of the last checkpoint; the journal's state, where there is one, is put on top."""
     folder = participant.checkpoints.materialise(head)  # verified, where it is cached too: masters are made of it
-    return _new_masters(folder, chosen, device)
+    return Masters.load(folder, chosen.optimiser, device=device)
 
 
-def _reference(publisher: Publisher, participant: Participant, device: str) -> Any:
-    """The network's first checkpoint, which the KL term holds on to."""
+def _reference(publisher: Publisher, participant: Participant, device: str) -> Offloaded:
+    """The network's first checkpoint, which the KL term holds on to; in memory only while an update asks for it."""
     first = publisher.view().stored[0].manifest
-    return PolicyModel.load(participant.checkpoints.materialise(first), device=device).module
+    return Offloaded(lambda: PolicyModel.load(participant.checkpoints.materialise(first), device=device).module)
 
 
-def _find_place(state: TrainerState, masters: Masters, publisher: Publisher, head: CheckpointManifest) -> None:
+def _find_place(
+    state: TrainerState, masters: Masters, publisher: Publisher, head: CheckpointManifest, chosen: HyperParameters
+) -> None:
     """Begin a journal, or go on with the one that is there.
 
     Without a journal (a first start, or a lost disk) the last published checkpoint says which windows were learned from;
@@ -255,4 +255,14 @@ def _find_place(state: TrainerState, masters: Masters, publisher: Publisher, hea
             log.event("training_state_lost", window=decided, reason="there is no journal; going on from the last checkpoint")
         return
     state.resume(masters)
-    log.event("training_resumed", window=journal.decided, windows=journal.learned, pending=journal.pending is not None)
+    changed = settings_changed(state.settings, chosen.to_json())
+    if changed:
+        told = ", ".join(f"{name}: {was} → {now}" for name, (was, now) in changed.items())
+        log.event("settings_changed", window=journal.next_window, changed=told)
+    log.event(
+        "training_resumed",
+        window=journal.decided,
+        windows=journal.learned,
+        published=journal.published,
+        pending=len(journal.pending),
+    )

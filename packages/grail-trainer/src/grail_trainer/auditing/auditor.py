@@ -18,7 +18,7 @@ from grail_core.checkpoints.delta.digests import digest_state
 from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.checkpoints.publish import publishable
 from grail_core.environment import Environment
-from grail_core.errors import CheckpointError, DiskFullError, GrailError, StorageError
+from grail_core.errors import CheckpointError, DiskFullError, GrailError, MissingObjectError, StorageError
 from grail_core.model.policy_model import PolicyModel
 from grail_core.participant.participant import Participant
 from grail_core.participant.waiting import ChallengedWindow
@@ -38,10 +38,11 @@ from grail_trainer.auditing.said_settings import said_settings
 from grail_trainer.auditing.standing import Beginnings, Standing, torch_threads
 from grail_trainer.hyper_parameters import HyperParameters
 from grail_trainer.learning.guarded import learn_window
+from grail_trainer.learning.reference import Offloaded
 from grail_trainer.learning.rollouts import RolloutGroup
 from grail_trainer.publishing.machine_facts import machine_facts, most_threads_here
 from grail_trainer.publishing.state_anchors import AnchorGoneError
-from grail_trainer.publishing.training_log import PublishedCheckpoint, TrainingLog, figures
+from grail_trainer.publishing.training_log import MAX_REASON, LoggedAlarm, PublishedCheckpoint, TrainingLog, figures
 
 Progress = Callable[[str, Window], None]
 MAX_WAY: Final = 512
@@ -87,7 +88,6 @@ class Auditor:
         self._behaviour = LiveCheckpoint(participant.checkpoints, device=device)
         self._standing: Standing | None = None
         self._broken: dict[Window, str] = {}  # windows whose state could not be repeated, and why
-        self._reference: tuple[Digest, Any] | None = None
 
     def audit(self, windows: Sequence[Window]) -> Iterator[WindowAudit]:
         """Each window that is asked for, and those that have to be repeated on the way to it, in increasing order, once.
@@ -134,9 +134,8 @@ class Auditor:
         logs = [self.logs.of(window)]
         while len(logs) <= MAX_WAY:
             log = logs[0]
-            if log.origin is not None:
-                self._check_origin(log, log.origin)
-                return _Way(tuple(logs), log.origin)
+            if log.begins:
+                return _Way(tuple(logs), self._checked_origin(log))
             if log.previous is None:
                 raise _DiffersError("its log continues a state, and names no log before it")
             before = self._previous(log)
@@ -149,14 +148,15 @@ class Auditor:
             logs.insert(0, before)
         raise _CannotBeAuditedError(f"no state to begin at in the {MAX_WAY} windows before it")
 
-    def _check_origin(self, log: TrainingLog, origin: Digest) -> None:
+    def _checked_origin(self, log: TrainingLog) -> Digest:
         """A state is made anew of the newest checkpoint that there was, and of no other."""
         stored = self._participant.checkpoints.view().stored
         older = [item.manifest for item in stored if item.manifest.window < log.window]
-        if not older or older[-1].digest != origin:
+        if not older or older[-1].digest != log.origin:
             raise _DiffersError("its state is not made of the newest checkpoint before it", where=f"window {log.window}")
         if log.previous is not None:
             self._linked(log)
+        return older[-1].digest
 
     def _linked(self, log: TrainingLog) -> TrainingLog:
         """The log that this one names as the one before it."""
@@ -174,7 +174,8 @@ class Auditor:
     def _previous(self, log: TrainingLog) -> TrainingLog:
         """The log whose state this one continues."""
         before = self._linked(log)
-        if log.state_before != before.state_after or log.number != before.number + 1:
+        continued = (log.state_before, log.number, log.origin) == (before.state_after, before.number + 1, before.origin)
+        if not continued:
             raise _DiffersError(
                 f"its state is not the one that window {before.window} ended with", where=f"window {log.window}"
             )
@@ -195,7 +196,7 @@ class Auditor:
             self._progress("fetching the state", way.start.window)
             try:
                 return self._beginnings.at_anchor(way.start, settings)
-            except AnchorGoneError as error:
+            except (AnchorGoneError, MissingObjectError) as error:
                 raise _CannotBeAuditedError(error.what, where=error.where) from error
             except CheckpointError as error:
                 raise _DiffersError(error.what, where=error.where) from error
@@ -251,7 +252,7 @@ class Auditor:
         self._progress("verifying rollouts", log.window)
         loaded = self._behaviour.at(manifest)
         environment = self._environment_of(manifest)
-        sources = BatchSources(participant, opened.context, loaded, environment, self._open_file)
+        sources = BatchSources(participant, opened.context, loaded, environment, self._open_file, _settings_of(log))
         return audited_groups(sources, accepted, log, audit)
 
     def _opened(self, window: Window) -> ChallengedWindow:
@@ -287,7 +288,9 @@ class Auditor:
         standing.window = log.window
         exact = standing.digest() == log.state_after
         if exact:
-            if (learned.undone, figures(dataclasses.asdict(learned.statistics))) != (log.undone, dict(log.statistics)):
+            alarms = tuple(LoggedAlarm.of(alarm) for alarm in learned.alarms)
+            ours = (learned.undone[:MAX_REASON], alarms, figures(dataclasses.asdict(learned.statistics)))
+            if ours != (log.undone, log.alarms, dict(log.statistics)):
                 audit.differs("what it says of the update is not what the update gives")
             audit.checked.append(f"the update: {learned.statistics.steps} steps, equal to the bit")
             if digest_state(publishable(standing.masters.published())).root != log.weights_root:
@@ -300,17 +303,15 @@ class Auditor:
         if not exact and log.window not in self._broken:
             self._judge_distance(standing, log, before, cast, anchored, audit)
 
-    def _reference_of(self, log: TrainingLog, audit: WindowAudit) -> Any | None:
-        """What the KL term holds on to: the network's first checkpoint."""
+    def _reference_of(self, log: TrainingLog, audit: WindowAudit) -> Offloaded | None:
+        """What the KL term holds on to: the network's first checkpoint, loaded where the update asks for it."""
         if log.reference is None:
             return None
-        first = self._participant.checkpoints.view().stored[0].manifest
+        participant, device = self._participant, self._device
+        first = participant.checkpoints.view().stored[0].manifest
         if log.reference != first.digest:
             audit.differs("the KL term is not held against the network's first checkpoint")
-        if self._reference is None or self._reference[0] != first.digest:
-            folder = self._participant.checkpoints.materialise(first)
-            self._reference = (first.digest, PolicyModel.load(folder, device=self._device).module)
-        return self._reference[1]
+        return Offloaded(lambda: PolicyModel.load(participant.checkpoints.materialise(first), device=device).module)
 
     def _published(self, log: TrainingLog, audit: WindowAudit) -> None:
         """The checkpoint that the log names carries the weights that it names."""

@@ -24,6 +24,7 @@ from grail_trainer.auditing.report import WindowAudit
 from grail_trainer.data.batch import BatchMember, DroppedGroup, TrainingBatch, build_batch, verify_named
 from grail_trainer.data.intake import WantedFile
 from grail_trainer.data.wanted_files import WantedFiles
+from grail_trainer.hyper_parameters import HyperParameters
 from grail_trainer.learning.rollouts import RolloutGroup
 from grail_trainer.publishing.training_log import TrainingLog
 
@@ -41,6 +42,7 @@ class BatchSources:
     loaded: LoadedCheckpoint
     environment: Environment
     open_file: OpenFile
+    settings: HyperParameters
 
 
 def audited_groups(
@@ -68,7 +70,7 @@ class _Batch:
 
     def groups(self) -> tuple[RolloutGroup, ...] | None:
         log, audit = self._log, self._audit
-        again = self._built(build_batch, log.max_groups)
+        again = self._built(build_batch, max_groups=self._sources.settings.intake.most_groups)
         if any(dropped.own_fault for dropped in again.dropped):
             reason = next(dropped.reason for dropped in again.dropped if dropped.own_fault)
             raise StorageError(f"this machine could not verify all of it: {reason}", hint="try again")
@@ -90,7 +92,7 @@ class _Batch:
         return self._named()
 
     def _named(self) -> tuple[RolloutGroup, ...] | None:
-        named = self._built(verify_named, self._log.groups)
+        named = self._built(verify_named, named=self._log.groups)
         if named.members == self._log.groups:
             self._audit.checked.append(f"the {len(named.members)} groups that it names pass all checks")
             return named.groups
@@ -104,17 +106,17 @@ class _Batch:
         )
         return None
 
-    def _built(self, build: Callable[..., TrainingBatch], what: int | Sequence[BatchMember]) -> TrainingBatch:
+    def _built(self, build: Callable[..., TrainingBatch], **what: int | Sequence[BatchMember]) -> TrainingBatch:
         sources = self._sources
-        call = {"max_groups": what} if isinstance(what, int) else {"named": what}
         return build(
             self._each(),
             self._files.read,
             sources.context,
             sources.loaded,
             sources.environment,
+            tokens_per_pass=sources.settings.update.tokens_per_pass,
             open_file=sources.open_file,
-            **call,
+            **what,
         )
 
     def _each(self) -> Iterator[tuple[WantedFile, bytes]]:

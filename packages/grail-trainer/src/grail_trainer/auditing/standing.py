@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from grail_core.errors import CheckpointError
+from grail_core.errors import CheckpointError, StorageError
 from grail_core.participant.participant import Participant
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.types import Digest, Window
@@ -18,11 +18,10 @@ from grail_trainer.learning.optimiser import Masters, state_digest
 from grail_trainer.publishing.state_anchors import fetch_anchor, read_anchor
 from grail_trainer.publishing.training_log import TrainingLog
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 STATE_BYTES = 12
 """Of one weight: master and two moments, float32."""
+SMALL_TENSOR_BYTES = 64
+"""Of what else a state holds of a weight's tensor: its own count of steps."""
 
 
 @dataclass
@@ -35,7 +34,7 @@ class Standing:
     drifted: bool = False
 
     def digest(self) -> Digest:
-        return Digest(bytes.fromhex(state_digest(self.masters.tensors())))
+        return Digest(bytes.fromhex(self.masters.digest()))
 
     def with_settings(self, settings: OptimiserSettings, device: str) -> None:
         """Another optimiser's settings, the same state."""
@@ -61,17 +60,16 @@ class Beginnings:
         return Standing(Masters.load(folder, settings, device=self._device), folder)
 
     def at_anchor(self, log: TrainingLog, settings: OptimiserSettings) -> Standing:
-        """The state after a window whose log names an anchor.
+        """The state after a window whose log names an anchor, in a model of the checkpoint that it began with.
 
         Raises:
             AnchorGoneError, StorageError: it is not to be had.
             CheckpointError: it is not what the log says.
         """
-        manifest = self._newest_until(log.window)
-        folder = self._folder(manifest)
-        masters = Masters.load(folder, settings, device=self._device)
-        masters.restore(self.anchored(log, masters))
-        return Standing(masters, folder, log.window)
+        folder = self._folder(self._model_of(log, settings))
+        standing = Standing(Masters.load(folder, settings, device=self._device), folder, log.window)
+        standing.masters.restore(self.anchored(log, standing.masters))
+        return standing
 
     def anchored(self, log: TrainingLog, like: Masters) -> dict[str, Any]:
         """The tensors of the anchor that a log names, which are the state that it names. Errors: as `at_anchor`."""
@@ -79,10 +77,11 @@ class Beginnings:
             raise ValueError("this log names no anchor")
         anchor = read_anchor(self.store, log.window, digest=log.anchor, network_id=log.network_id, trainer=log.trainer)
         weights = sum(parameter.numel() for parameter in like.module.parameters())
-        tensors = fetch_anchor(self.store, anchor, self._scratch, most_tensor_bytes=STATE_BYTES * weights)
+        names = sum(1 for _ in like.module.parameters())
+        most = STATE_BYTES * weights + SMALL_TENSOR_BYTES * (names + 1024)
+        tensors = fetch_anchor(self.store, anchor, self._scratch, most_tensor_bytes=most)
         if Digest(bytes.fromhex(state_digest(tensors))) != log.state_after or anchor.state != log.state_after:
             raise CheckpointError("the anchor is not the state that the training log names", where=str(log.window))
-        require_state_of(like, tensors)
         return tensors
 
     def _manifest(self, digest: Digest) -> CheckpointManifest:
@@ -91,26 +90,18 @@ class Beginnings:
             raise CheckpointError("the checkpoint is not in the trainer's bucket any more", where=digest.hex())
         return manifest
 
-    def _newest_until(self, window: Window) -> CheckpointManifest:
-        stored = self._participant.checkpoints.view().stored
-        older = [item.manifest for item in stored if item.manifest.window <= window]
-        return older[-1] if older else stored[0].manifest
+    def _model_of(self, log: TrainingLog, settings: OptimiserSettings) -> CheckpointManifest:
+        """Adapters stand beside the weights that they began with; else any checkpoint of the network's makes the model."""
+        view = self._participant.checkpoints.view()
+        origin = None if log.origin is None else view.by_digest.get(log.origin)
+        if origin is not None:
+            return origin
+        if settings.lora_rank:
+            raise StorageError("the checkpoint that its adapters stand beside is not kept any more")
+        return view.stored[0].manifest
 
     def _folder(self, manifest: CheckpointManifest) -> Path:
         return self._participant.checkpoints.materialise(manifest)
-
-
-def require_state_of(masters: Masters, tensors: dict[str, Tensor]) -> None:
-    """What a stranger gives as a state of this model has its shapes, moments included.
-
-    Raises:
-        CheckpointError: naming the first tensor that has not.
-    """
-    own = {name: parameter.shape for name, parameter in masters.module.named_parameters()}
-    for name, tensor in tensors.items():
-        kind, _, rest = name.partition(".")
-        if kind in ("master", "moment1", "moment2") and own.get(rest, tensor.shape) != tensor.shape:
-            raise CheckpointError("the training state is of another model", where=name)
 
 
 @contextmanager

@@ -1,7 +1,16 @@
 """Advantages of one group of rollouts: computed once per group, never re-scaled by what else is in a batch.
 
-`standardised` is GRPO's (Shao et al. 2024, section 4.1.1), `centred` that of Dr. GRPO (Liu et al. 2025), which leaves the
-scale of the rewards alone.
+With r the rewards of n rollouts and m their mean:
+
+| kind | advantage | from |
+| --- | --- | --- |
+| standardised | (r − m) / (standard deviation + ε) | GRPO, Shao et al. 2024, section 4.1.1 |
+| centred | r − m | Dr. GRPO, Liu et al. 2025, which leaves the scale of the rewards alone |
+| rloo | r − mean of the n − 1 others = (r − m) · n / (n − 1) | REINFORCE leave-one-out, Ahmadian et al. 2024; without bias |
+| maxrl | (r − m) / m | MaxRL, Tajwar et al. 2026: of E log(success) in place of E success, so that rare success weighs most |
+
+MaxRL is about rewards of 0 and 1; other rewards are taken as they are from 0 on, and those below 0 as 0. A group's advantage is
+then at most n − 1.
 """
 
 from __future__ import annotations
@@ -27,10 +36,19 @@ def varies(rewards: Sequence[float]) -> bool:
 def group_advantages(rewards: Sequence[float], kind: AdvantageKind) -> npt.NDArray[np.float64]:
     """float64 [rollouts]; sums to zero. A group that does not vary has zeros only."""
     values: npt.NDArray[np.float64] = np.asarray(rewards, dtype=np.float64)
-    centred: npt.NDArray[np.float64] = values - values.mean()
-    if not varies(rewards):
+    if kind == "maxrl":
+        values = np.maximum(values, 0.0)
+    if not varies(values.tolist()):
         return np.zeros_like(values)
-    if kind == "centred":
-        return centred
-    standardised: npt.NDArray[np.float64] = centred / (values.std() + _EPSILON)
-    return standardised
+    mean = values.mean()
+    centred: npt.NDArray[np.float64] = values - mean
+    if kind == "standardised":
+        return _scaled(centred, values.std() + _EPSILON)
+    if kind == "rloo":
+        return _scaled(centred, (len(values) - 1) / len(values))
+    return _scaled(centred, mean) if kind == "maxrl" else centred
+
+
+def _scaled(values: npt.NDArray[np.float64], by: float) -> npt.NDArray[np.float64]:
+    scaled: npt.NDArray[np.float64] = values / by
+    return scaled

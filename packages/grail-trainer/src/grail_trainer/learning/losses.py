@@ -1,101 +1,146 @@
-"""Token losses of GRPO and its relatives."""
+"""Token losses of GRPO and its relatives: what is lowered, as functions of a token's (or a completion's) log-probabilities.
+
+With ρ = trained : proximal, where proximal is the policy at the start of the update, A a completion's advantage and
+clip(ρ) = min(max(ρ, 1 − low), 1 + high), a token loses
+
+| kind | a token loses | counted (`normalisers`) | paper |
+| --- | --- | --- | --- |
+| grpo | −min(ρA, clip(ρ)A) | mean of a completion's tokens, mean over completions | Shao et al. 2024, equation 3 |
+| dr_grpo | the same | sum over tokens by completions · token limit | Liu et al. 2025, section 3.2 |
+| dapo | the same | mean over all tokens of the step | Yu et al. 2025, equation 8 |
+| bnpo | the same | mean over all tokens of the batch, which is the step here: dapo's number | the name of TRL and others |
+| gspo | −min(sA, clip(s)A), s = (∏ρ)^(1/length) of its completion | as grpo | Zheng et al. 2025, equation 5 |
+| cispo | −sg(clip(ρ)) A log π, sg: no gradient | as dapo | MiniMax-M1, 2025, equations 4 and 5 |
+
+Dual clip (Ye et al. 2020, equation 5): where A < 0, the loss is at most −cA. TRL's `delta` is the same for delta = c above
+1 + high: it bounds ρ in the unclipped branch, which for A > 0 the clip has bounded already.
+
+The importance weight w = proximal : behaviour (`importance`) multiplies what the policy loses, whatever the kind: for gspo with
+weights of tokens, the mean of a completion's weights multiplies its ratio; for cispo w · sg(clip(ρ)) is the whole weight from
+the policy that drew the token. The KL term and the entropy bonus are not weighted.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from grail_trainer.hyper_parameters import GrpoSettings, LossKind
-from grail_trainer.learning.rollouts import TokenSequence
-
-CLIP_LOW, CLIP_HIGH = 0.2, 0.28
-"""The ratio trained : proximal is clipped to 1 − CLIP_LOW … 1 + CLIP_HIGH."""
-
-MAX_IMPORTANCE = 2.0
-"""Of the weight proximal : behaviour."""
-
-MAX_LOG_RATIO = 20.0
-"""Nats up to which e^x of two policies' difference is computed: float32 overflows at 88, and one such token would make a whole
-step infinite (or 0 · ∞ where its advantage is 0). Beyond it the tangent goes on: finite, and its slope points the right way."""
+from grail_trainer.hyper_parameters import GrpoSettings, KlEstimator
+from grail_trainer.learning.importance import importance
+from grail_trainer.learning.numbers import bounded_exp, row_means
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some rollouts as flat tensors, token after token: all [sum of completion lengths] but `lengths` [rollouts].
+    """The completion tokens of whole rows, row after row: all [tokens] but `lengths` [rows], int64.
 
-    `weight` of a token: its advantage is counted that often (the truncated importance weight); `reference` may be None.
+    `proximal` None: the trained policy is the proximal one, so that its own log-probability stands for it, without gradient.
+    `reference` None: no KL term.
     """
 
-    rows: tuple[TokenSequence, ...]
     lengths: Tensor
     advantage: Tensor
-    proximal: Tensor
-    weight: Tensor
-    reference: Tensor | None
+    behaviour: Tensor
+    proximal: Tensor | None = None
+    reference: Tensor | None = None
+
+    def part(self, tokens: slice) -> Batch:
+        """Some of the tokens; `lengths` stay those of whole rows."""
+        return replace(
+            self,
+            advantage=self.advantage[tokens],
+            behaviour=self.behaviour[tokens],
+            proximal=None if self.proximal is None else self.proximal[tokens],
+            reference=None if self.reference is None else self.reference[tokens],
+        )
+
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Batch:
+        def moved(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values.to(device, dtype)
+
+        return Batch(
+            self.lengths.to(device),
+            self.advantage.to(device, dtype),
+            self.behaviour.to(device, dtype),
+            moved(self.proximal),
+            moved(self.reference),
+        )
 
 
-def policy_loss(logprob: Tensor, batch: Batch, settings: GrpoSettings, *, normaliser: Tensor) -> Tensor:
-    """The loss of some rollouts: a sum over tokens, each times `normaliser` [tokens], so that micro-batches add up."""
-    return (token_loss(logprob, batch, settings) * normaliser).sum()
+def elementwise(batch: Batch, settings: GrpoSettings) -> bool:
+    """Is a token's loss a function of its own log-probability and entropy alone?
 
-
-def token_loss(logprob: Tensor, batch: Batch, settings: GrpoSettings) -> Tensor:
-    """The loss of each token, float32 [tokens].
-
-    −w · min(ρA, clip(ρ)A) with ρ = trained : proximal and w the truncated weight proximal : behaviour; where A < 0 and dual
-    clip is on, −w · max(min(ρA, clip(ρ)A), cA) (Ye et al. 2020, equation 5); plus k3 KL to the reference.
+    Not where a completion has one ratio (gspo), nor where its weight is one and still depends on the pass.
     """
-    ratio = bounded_exp(logprob - batch.proximal)
-    clipped = ratio.clamp(1 - CLIP_LOW, 1 + CLIP_HIGH)
+    return settings.loss != "gspo" and (settings.importance_level == "token" or batch.proximal is not None)
+
+
+def policy_loss(logprob: Tensor, batch: Batch, settings: GrpoSettings) -> Tensor:
+    """What each token loses by the clipped policy gradient, without its importance weight: [tokens]."""
+    proximal = logprob.detach() if batch.proximal is None else batch.proximal
+    ratio = policy_ratio(logprob, proximal, batch.lengths, settings)
+    low, high = settings.clip
+    clipped = ratio.clamp(1 - low, 1 + high)
+    if settings.loss == "cispo":
+        return -clipped.detach() * batch.advantage * logprob
     gain = torch.minimum(ratio * batch.advantage, clipped * batch.advantage)
     if settings.dual_clip:
         gain = torch.where(batch.advantage < 0, torch.maximum(gain, settings.dual_clip * batch.advantage), gain)
-    loss = -batch.weight * gain
-    if settings.kl_coefficient and batch.reference is not None:
-        gap = batch.reference - logprob
-        loss = loss + settings.kl_coefficient * (bounded_exp(gap) - 1 - gap)
-    return loss
+    return -gain
 
 
-def bounded_exp(x: Tensor) -> Tensor:
-    """e^x up to MAX_LOG_RATIO, beyond it its tangent there: value and gradient are exact below, finite and rising above.
+def policy_ratio(logprob: Tensor, proximal: Tensor, lengths: Tensor, settings: GrpoSettings) -> Tensor:
+    """trained : proximal of each token, or of its completion where the loss is gspo: [tokens], bounded."""
+    log_ratio = logprob - proximal
+    return bounded_exp(row_means(log_ratio, lengths) if settings.loss == "gspo" else log_ratio)
 
-    0 for −∞; what is no number, or +∞, stays so: a policy that gives such numbers is not to be stepped with.
+
+def kl_to_reference(logprob: Tensor, reference: Tensor, estimator: KlEstimator) -> Tensor:
+    """KL(trained ‖ reference) as one token tells of it, nats, [tokens] (Schulman 2020).
+
+    With d = log trained − log reference, for tokens that the trained policy drew:
+    k1 = d: without bias, of either sign; its gradient as a loss is ∇ log π, whose mean is 0 and not the KL's gradient: such a
+    term adds noise and holds on to nothing. It is here to repeat runs that had it.
+    k2 = d²/2: a little biased, never negative; its gradient d ∇ log π is the gradient of the KL without bias.
+    k3 = e^−d − 1 + d: without bias, never negative; its gradient (1 − e^−d) ∇ log π is that of KL(reference ‖ trained).
+    Tokens that an older policy drew are not weighted here.
     """
-    beyond = torch.where(x > MAX_LOG_RATIO, x - MAX_LOG_RATIO, 0.0)
-    return torch.exp(x.clamp(max=MAX_LOG_RATIO)) * (1 + beyond)
-
-
-def token_normaliser(lengths: Tensor, kind: LossKind, *, rollouts: int, tokens: int, token_limit: int) -> Tensor:
-    """float32 [sum of lengths]: what each token counts, given the rollouts and tokens of the whole optimiser step."""
-    if kind == "dapo":
-        share = torch.full((len(lengths),), 1.0 / tokens)
-    elif kind == "dr_grpo":
-        share = torch.full((len(lengths),), 1.0 / (rollouts * token_limit))
-    else:
-        share = 1.0 / (rollouts * lengths.float())
-    return torch.repeat_interleave(share, lengths)
+    gap = logprob - reference
+    if estimator == "k1":
+        return gap
+    if estimator == "k2":
+        return gap.square() / 2
+    return bounded_exp(-gap) - 1 + gap
 
 
 @dataclass(frozen=True)
-class ClippedObjective:
-    """`policy_loss` of one pass's tokens. `normaliser` [tokens]."""
+class PolicyObjective:
+    """What an optimiser step lowers, of the tokens of one pass; an `Objective`.
+
+    Σ normaliser · (w · policy loss + kl_coefficient · KL) − entropy_share · entropy.
+
+    Attributes:
+        normaliser: [tokens] of the pass; see `normalisers.token_normaliser`.
+        entropy_share: what each token's entropy counts: the bonus's coefficient over the step's tokens, whatever the loss.
+    """
 
     batch: Batch
     settings: GrpoSettings
     normaliser: Tensor
-    elementwise: bool = True
+    kl_coefficient: float = 0.0
+    entropy_share: float = 0.0
+
+    @property
+    def elementwise(self) -> bool:
+        return elementwise(self.batch, self.settings)
 
     def loss(self, logprob: Tensor, entropy: Tensor, tokens: slice) -> Tensor:
-        batch = self.batch
-        part = Batch(
-            rows=(),
-            lengths=batch.lengths,
-            advantage=batch.advantage[tokens],
-            proximal=batch.proximal[tokens],
-            weight=batch.weight[tokens],
-            reference=None if batch.reference is None else batch.reference[tokens],
-        )
-        return token_loss(logprob, part, self.settings) * self.normaliser[tokens]
+        batch, settings = self.batch.part(tokens), self.settings
+        weight = importance(logprob, batch.proximal, batch.behaviour, batch.lengths, settings).weight
+        lost = weight * policy_loss(logprob, batch, settings)
+        if self.kl_coefficient and batch.reference is not None:
+            lost = lost + self.kl_coefficient * kl_to_reference(logprob, batch.reference, settings.kl_estimator)
+        lost = lost * self.normaliser[tokens]
+        return lost - self.entropy_share * entropy if self.entropy_share else lost

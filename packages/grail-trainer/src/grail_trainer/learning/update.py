@@ -3,16 +3,21 @@
 Rollouts are one or two checkpoints old when they are learned from, so three policies meet: the behaviour policy that drew
 them (its log-probabilities are measured by this trainer, never taken from a miner), the policy at the start of the update
 (proximal), and the one being trained. As in decoupled PPO (Hilton et al. 2022), the clip keeps the trained policy near the
-proximal one, and the step from behaviour to proximal is a truncated importance weight; clipping against the behaviour policy
-instead would pull the policy back to where it was two windows ago. Normalisers are counted over the whole optimiser step, so
+proximal one, and the step from behaviour to proximal is an importance weight; clipping against the behaviour policy instead
+would pull the policy back to where it was two windows ago. Normalisers are counted over the whole optimiser step, so
 micro-batches change nothing but rounding.
+
+Until the first step is made the trained policy is the proximal one, so that step needs no pass before it: what its own passes
+give is kept for later epochs. The groups of later steps are measured in one pass before it; with one epoch of one step there is
+none.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -20,22 +25,15 @@ import numpy.typing as npt
 import torch
 
 from grail_trainer.hyper_parameters import GrpoSettings
-from grail_trainer.learning.advantages import group_advantages
-from grail_trainer.learning.losses import (
-    CLIP_HIGH,
-    CLIP_LOW,
-    MAX_IMPORTANCE,
-    Batch,
-    ClippedObjective,
-    bounded_exp,
-    token_normaliser,
-)
+from grail_trainer.learning.kl_controller import current_coefficient, take_measured
+from grail_trainer.learning.losses import PolicyObjective
+from grail_trainer.learning.normalisers import StepCounts, token_normaliser
 from grail_trainer.learning.optimiser import Masters
 from grail_trainer.learning.policy import Policy
-from grail_trainer.learning.rollouts import RolloutGroup
-from grail_trainer.learning.statistics import UpdateStatistics
-
-MAX_GRADIENT_NORM = 1.0
+from grail_trainer.learning.reference import ReferencePolicy, held_reference
+from grail_trainer.learning.rollouts import RolloutGroup, TokenSequence
+from grail_trainer.learning.statistics import StepSums, UpdateStatistics, measured
+from grail_trainer.learning.window_rows import WindowRows
 
 
 def update(
@@ -54,29 +52,50 @@ def update(
     Args:
         groups: groups that vary. window: seeds the order in which groups are visited.
         token_limit: the policy's most completion tokens; the loss `dr_grpo` divides by it.
-        reference: a Transformers model the KL term holds on to; needed only where its coefficient is not 0.
+        reference: what the KL term holds on to (see `held_reference`); needed only where its coefficient is not 0, and not
+            where adapters are trained.
 
     Raises:
         ValueError: a KL term without a reference.
     """
-    if settings.kl_coefficient and reference is None:
+    if settings.kl_coefficient and reference is None and not masters.adapted:
         raise ValueError(f"a KL coefficient of {settings.kl_coefficient} needs a reference")
-    statistics = UpdateStatistics(groups=len(groups), rollouts=sum(len(group.rollouts) for group in groups))
-    prepared = [_prepare(masters.policy, group, settings, temperature, reference) for group in groups]
-    statistics.tokens = sum(len(batch.advantage) for batch in prepared)
-    _observe_importance(statistics, prepared)
-    total = settings.epochs * min(settings.minibatches, max(1, len(groups)))
-    done = 0
-    for epoch in range(settings.epochs if groups else 0):
-        order = visiting_order(len(groups), settings.seed, window, epoch)
-        for chosen in np.array_split(order, min(settings.minibatches, len(groups))):
-            minibatch = [prepared[index] for index in chosen]
-            behaviour = [groups[index] for index in chosen]
-            _step(masters, minibatch, behaviour, settings, temperature, token_limit, statistics)
-            done += 1
-            progress(done, total)
+    statistics = _counted(groups)
+    rows = WindowRows.of(groups, settings)
+    statistics.kl_coefficient = coefficient = current_coefficient(masters.scalars, settings)
+    steps = [step for step in planned_steps(len(groups), settings, window) if rows.learned(step)]
+    if steps:
+        with held_reference(masters, reference) if coefficient else nullcontext() as held:
+            _measure_before(rows, steps, masters.policy, held, settings, temperature)
+    for number, step in enumerate(steps):
+        learned, counts = rows.learned(step), rows.counts(step, token_limit)
+        sums = accumulate(
+            masters.policy,
+            rows,
+            learned,
+            counts,
+            settings,
+            begun=number > 0,
+            coefficient=coefficient,
+            temperature=temperature,
+        )
+        if not math.isfinite(sums.loss):
+            masters.spoil_gradients()
+        statistics.take_step(sums, masters.step(largest_norm=masters.settings.max_gradient_norm))
+        progress(number + 1, len(steps))
     statistics.close()
+    if coefficient and statistics.steps > statistics.steps_refused:
+        take_measured(masters.scalars, settings, statistics.kl_reference)
     return statistics
+
+
+def planned_steps(groups: int, settings: GrpoSettings, window: int) -> list[list[int]]:
+    """The groups of each optimiser step of an update, in order."""
+    return [
+        part.tolist()
+        for epoch in range(settings.epochs if groups else 0)
+        for part in np.array_split(visiting_order(groups, settings.seed, window, epoch), min(settings.minibatches, groups))
+    ]
 
 
 def visiting_order(count: int, seed: int, window: int, epoch: int) -> npt.NDArray[np.int64]:
@@ -85,111 +104,88 @@ def visiting_order(count: int, seed: int, window: int, epoch: int) -> npt.NDArra
     return np.array(sorted(range(count), key=keys.__getitem__), dtype=np.int64)
 
 
-def _step(
-    masters: Masters,
-    minibatch: Sequence[Batch],
-    groups: Sequence[RolloutGroup],
+def accumulate(
+    policy: Policy,
+    rows: WindowRows,
+    learned: Sequence[int],
+    counts: StepCounts,
     settings: GrpoSettings,
-    temperature: float,
-    token_limit: int,
-    statistics: UpdateStatistics,
-) -> None:
-    """One optimiser step over some groups, accumulated over micro-batches."""
-    rollouts = sum(len(batch.rows) for batch in minibatch)
-    tokens = sum(len(batch.advantage) for batch in minibatch)
-    behaviour = [torch.from_numpy(np.concatenate([r.behaviour for r in group.rollouts])) for group in groups]
-    sums = dict.fromkeys(("loss", "clipped", "entropy", "kl"), 0.0)
-    for part in micro_batches(minibatch, settings.tokens_per_pass):
-        batch = _concatenate([minibatch[index] for index in part])
-        device = masters.module.get_input_embeddings().weight.device
-        normaliser = token_normaliser(batch.lengths, settings.loss, rollouts=rollouts, tokens=tokens, token_limit=token_limit)
-        objective = ClippedObjective(_to(batch, device), settings, normaliser.to(device))
-        out = masters.policy(batch.rows, objective, temperature=temperature)
-        loss = out.loss
-        loss.backward()
-        with torch.no_grad():
-            now, drawn = out.logprob.cpu(), torch.cat([behaviour[index] for index in part])
-            ratio = bounded_exp(now - batch.proximal)
-            gap = now - drawn  # the tokens were drawn from the behaviour policy
-            sums["loss"] += loss.item()
-            sums["clipped"] += ((ratio < 1 - CLIP_LOW) | (ratio > 1 + CLIP_HIGH)).sum().item()
-            sums["entropy"] += out.entropy.sum().item()
-            sums["kl"] += (bounded_exp(gap) - 1 - gap).sum().item()
-    norm = masters.step(largest_norm=MAX_GRADIENT_NORM)
-    statistics.steps += 1
-    statistics.steps_refused += not math.isfinite(norm)
-    statistics.observe(
-        loss=sums["loss"],
-        gradient_norm=norm,
-        clip_share=sums["clipped"] / tokens,
-        entropy=sums["entropy"] / tokens,
-        kl_behaviour=sums["kl"] / tokens,
-    )
+    *,
+    begun: bool,
+    coefficient: float = 0.0,
+    temperature: float = 1.0,
+    packs: Sequence[Sequence[int]] | None = None,
+) -> StepSums:
+    """The gradient of one optimiser step over some rows, added to what the policy's parameters hold.
+
+    Args:
+        learned: rows of the step, or one process's part of them; a row is in one pass as a whole.
+        counts: of the whole step, over all processes. coefficient: of the KL term.
+        begun: a step was made in this update, so that the trained policy is not the proximal one any more.
+        packs: which rows run together, as places in `learned`; by default what `settings.tokens_per_pass` allows.
+
+    Raises:
+        ValueError: a step was made, and a row was not measured before it.
+    """
+    sums, device = StepSums(), next(policy.parameters()).device
+    for pack in micro_batches(rows.sequences(learned), settings.tokens_per_pass) if packs is None else packs:
+        part = [learned[place] for place in pack]
+        batch = rows.batch(part, proximal=begun).to(device)
+        objective = PolicyObjective(
+            batch,
+            settings,
+            token_normaliser(batch.lengths.cpu(), settings.loss, counts).to(batch.advantage),
+            coefficient,
+            settings.entropy_bonus / max(1, counts.tokens),
+        )
+        out = policy(rows.sequences(part), objective, temperature=temperature)
+        out.loss.backward()
+        if not begun:
+            rows.keep_proximal(part, out.logprob)
+        sums += measured(out.logprob, out.entropy, out.loss.item(), batch, settings)
+    return sums
 
 
-def micro_batches(minibatch: Sequence[Batch], tokens_per_pass: int) -> Iterator[list[int]]:
-    """Indices of groups that run together: longest first, so that memory that does not suffice shows at once."""
-    widths = [max(len(row.tokens) for row in batch.rows) for batch in minibatch]
-    order = sorted(range(len(minibatch)), key=lambda index: -widths[index])
-    part: list[int] = []
-    rows = 0
-    for index in order:
-        wide = widths[part[0]] if part else widths[index]
-        if part and (rows + len(minibatch[index].rows)) * wide > tokens_per_pass:
-            yield part
-            part, rows = [], 0
-        part.append(index)
-        rows += len(minibatch[index].rows)
-    if part:
-        yield part
+def micro_batches(rows: Sequence[TokenSequence], tokens_per_pass: int) -> list[list[int]]:
+    """Indices of rows that run together: longest first, so that memory that does not suffice shows at once."""
+    parts: list[list[int]] = []
+    for index in sorted(range(len(rows)), key=lambda index: -len(rows[index].tokens)):
+        if not parts or (len(parts[-1]) + 1) * len(rows[parts[-1][0]].tokens) > tokens_per_pass:
+            parts.append([])
+        parts[-1].append(index)
+    return parts
 
 
 @torch.no_grad()
-def _prepare(policy: Policy, group: RolloutGroup, settings: GrpoSettings, temperature: float, reference: Any | None) -> Batch:
-    """A group's fixed parts: advantages, the proximal log-probabilities, importance weights."""
-    rows = tuple(rollout.row for rollout in group.rollouts)
-    lengths = torch.tensor([row.completion_length for row in rows])
-    advantages = torch.from_numpy(group_advantages(group.rewards, settings.advantages)).float()
-    proximal = policy(rows, temperature=temperature).logprob.cpu()
-    behaviour = torch.from_numpy(np.concatenate([rollout.behaviour for rollout in group.rollouts]))
-    held = None
-    if settings.kl_coefficient:
-        held = Policy(reference)(rows, temperature=temperature).logprob.cpu()
-    return Batch(
-        rows=rows,
-        lengths=lengths,
-        advantage=torch.repeat_interleave(advantages, lengths),
-        proximal=proximal,
-        weight=torch.exp(proximal - behaviour).clamp(max=MAX_IMPORTANCE),
-        reference=held,
-    )
+def _measure_before(
+    rows: WindowRows,
+    steps: Sequence[Sequence[int]],
+    policy: Policy,
+    reference: ReferencePolicy | None,
+    settings: GrpoSettings,
+    temperature: float,
+) -> None:
+    """What later steps need of the policy as it is before the first one, and what all need of the reference."""
+    first = set(rows.learned(steps[0]))
+    learned = sorted({row for step in steps for row in rows.learned(step)})
+
+    def passes(asked: ReferencePolicy, some: Sequence[int], keep: Callable[[Sequence[int], Any], None]) -> None:
+        for pack in micro_batches(rows.sequences(some), settings.tokens_per_pass):
+            part = [some[place] for place in pack]
+            keep(part, asked(rows.sequences(part), temperature=temperature).logprob)
+
+    passes(policy, [row for row in learned if row not in first], rows.keep_proximal)
+    if reference is not None:
+        passes(reference, learned, rows.keep_reference)
 
 
-def _observe_importance(statistics: UpdateStatistics, prepared: Sequence[Batch]) -> None:
-    if prepared:
-        weights = torch.cat([batch.weight for batch in prepared])
-        statistics.importance_mean = weights.mean().item()
-        statistics.importance_capped_share = (weights >= MAX_IMPORTANCE).float().mean().item()
-
-
-def _concatenate(batches: Sequence[Batch]) -> Batch:
-    references = [batch.reference for batch in batches]
-    return Batch(
-        rows=tuple(row for batch in batches for row in batch.rows),
-        lengths=torch.cat([batch.lengths for batch in batches]),
-        advantage=torch.cat([batch.advantage for batch in batches]),
-        proximal=torch.cat([batch.proximal for batch in batches]),
-        weight=torch.cat([batch.weight for batch in batches]),
-        reference=torch.cat([r for r in references if r is not None]) if all(r is not None for r in references) else None,
-    )
-
-
-def _to(batch: Batch, device: torch.device) -> Batch:
-    return Batch(
-        rows=batch.rows,
-        lengths=batch.lengths,
-        advantage=batch.advantage.to(device),
-        proximal=batch.proximal.to(device),
-        weight=batch.weight.to(device),
-        reference=None if batch.reference is None else batch.reference.to(device),
+def _counted(groups: Sequence[RolloutGroup]) -> UpdateStatistics:
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    tokens, count = sum(rollout.row.completion_length for rollout in rollouts), max(1, len(rollouts))
+    return UpdateStatistics(
+        groups=len(groups),
+        rollouts=len(rollouts),
+        tokens=tokens,
+        length_mean=tokens / count,
+        truncated_share=sum(rollout.truncated for rollout in rollouts) / count,
     )

@@ -9,7 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from grail_core.chain.base import blocks_in
 from grail_core.checkpoints.manifests import CheckpointSequence, is_in_time
@@ -23,10 +26,9 @@ from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.encoding import canonical_json, tagged_hash
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.network import NetworkParameters
-from grail_core.protocol.types import Block, Window
+from grail_core.protocol.types import Block, Digest, Window
 from grail_core.storage.layout import MANIFEST_PREFIX, training_log_key
 from grail_core.telemetry import get_logger
-from grail_trainer.learning.optimiser import Masters
 from grail_trainer.publishing.own_logs import OwnLogs
 from grail_trainer.publishing.publication_steps import (
     Logged,
@@ -39,7 +41,7 @@ from grail_trainer.publishing.publication_steps import (
 )
 from grail_trainer.publishing.state_anchors import ANCHOR_EVERY, is_due, publish_anchor, retire_anchors
 from grail_trainer.publishing.training_log import LOG_TAG, LOG_VERSION, PublishedCheckpoint, SignedLog, TrainingLog
-from grail_trainer.steps import TrainedWindow
+from grail_trainer.steps import TrainedWindow, state_file_of
 
 log = get_logger(__name__)
 
@@ -60,7 +62,8 @@ class Publisher:
     participant: Participant
     files: ModelFiles
     spare_blocks: int = 1
-    anchor_every: int = ANCHOR_EVERY  # windows; 0: the training state is never published
+    states: Path | None = None  # where the training states of what is not published yet lie; None: none is published
+    anchor_every: int = ANCHOR_EVERY  # windows; 0: never
     _chain_seconds: float = 0.0  # of chain time, that the last publication took: what the next one is given
 
     def __post_init__(self) -> None:
@@ -88,10 +91,13 @@ class Publisher:
             raise RuntimeError("weights from elsewhere always have a place: after the newest checkpoint")
         return self._publish(self._parts(head, window, taken.put.valid_from, {}), state)
 
-    def publish_trained(self, trained: TrainedWindow, masters: Masters, *, last: bool) -> CheckpointManifest | None:
+    def publish_trained(
+        self, trained: TrainedWindow, weights: Mapping[str, Tensor], *, last: bool
+    ) -> CheckpointManifest | None:
         """Checkpoint and log of a trained window; None where its weights come with the next checkpoint.
 
         Args:
+            weights: `Masters.published` right after the window's update; nobody changes these tensors any more.
             last: no window will follow: the checkpoint takes the next free place instead of waiting for another.
 
         Raises:
@@ -108,34 +114,43 @@ class Publisher:
             taken = step(Publication(), Places(view.head.valid_from, self._reachable(trained.window), last))
         if isinstance(taken.put, PutCheckpoint):
             parts = self._parts(view.head, trained.window, taken.put.valid_from, trained.summary)
-            manifest = self._publish(parts, masters.published())
+            manifest = self._publish(parts, dict(weights))
             taken = step(taken.publication, Stored(manifest.valid_from))
         if taken.publication.stage is PublicationStage.JOINED:
             log.event("checkpoint_joined", window=trained.window, reason="its place is taken: the next checkpoint carries it")
-        self._put_log(trained, masters, manifest)
+        self._put_log(trained, manifest)
         step(taken.publication, Logged())
         self._retire(trained.window)
         return manifest
 
-    def _put_log(self, trained: TrainedWindow, masters: Masters, manifest: CheckpointManifest | None) -> None:
+    def _put_log(self, trained: TrainedWindow, manifest: CheckpointManifest | None) -> None:
         """The signed training log of a window, behind the anchor that it names; the same body however often it is called."""
         participant, store = self.participant, self.participant.own_store
         if trained.log.get("version") != LOG_VERSION:
             self._put_former(trained, manifest)
             return
         body = TrainingLog.from_json(trained.log)
-        anchor = None
-        if is_due(body.number, self.anchor_every):
-            start = time.perf_counter()
-            anchor = publish_anchor(
-                store, participant.signer, participant.network_id, body.window, masters.tensors(), body.state_after
-            )
-            log.event("anchor_published", window=body.window, seconds=time.perf_counter() - start)
         before = self._logs.before(body.window, self.view().stored[0].manifest.valid_from)
-        checkpoint = None if manifest is None else PublishedCheckpoint.of(manifest)
-        full = body.published(before, anchor, checkpoint)
+        full = body.published(
+            previous=None if before is None else before.link,
+            origin=body.origin if body.begins or before is None else before.origin,
+            anchor=self._put_anchor(body),
+            checkpoint=None if manifest is None else PublishedCheckpoint.of(manifest),
+        )
         store.put(training_log_key(body.window), SignedLog.sign(full, participant.signer).encode())
-        self._logs.put(body.window, full.digest())
+        self._logs.put(full)
+
+    def _put_anchor(self, log_body: TrainingLog) -> Digest | None:
+        """The state after a window, where it is one of those that are published: the file that the journal keeps until then."""
+        if self.states is None or not is_due(log_body.number, self.anchor_every):
+            return None
+        participant, start = self.participant, time.perf_counter()
+        path = self.states / state_file_of(log_body.window)
+        digest = publish_anchor(
+            participant.own_store, participant.signer, participant.network_id, log_body.window, path, log_body.state_after
+        )
+        log.event("anchor_published", window=log_body.window, seconds=time.perf_counter() - start)
+        return digest
 
     def _put_former(self, trained: TrainedWindow, manifest: CheckpointManifest | None) -> None:
         """The log of a window that an earlier version learned from and did not come to publish: as it would have done it."""
@@ -145,7 +160,7 @@ class Publisher:
         message = tagged_hash(participant.network_id, LOG_TAG, canonical_json(body))
         signed = {"body": body, "signature": participant.signer.sign(message).hex()}
         participant.own_store.put(training_log_key(trained.window), canonical_json(signed))
-        self._logs.put(trained.window, message)
+        self._logs.forget()
 
     def _retire(self, window: Window) -> None:
         """Delete what no reader needs any more; what cannot be deleted now is with the next checkpoint."""

@@ -1,8 +1,8 @@
 """State anchors: the whole training state after a window, published, so that whoever audits need not begin at the beginning.
 
-An anchor is an ordinary safetensors file (float32 masters and moments, steps, float64 scalars) cut into parts that are named
-by their SHA-256, and a small signed list of them, put last. The training log of the window names the list's digest, and the
-state's own digest is the log's `state_after`. A state that is made of a checkpoint with moments of zero (`TrainingLog.origin`)
+An anchor is the file of the training state (safetensors: masters, moments, steps, scalars) cut into parts that are named by
+their SHA-256, and a small signed list of them, put last. The training log of the window names the list's digest, and the
+state's own digest is the log's `state_after`. A state that is made of a checkpoint with moments of zero (`TrainingLog.begins`)
 needs no anchor: it is one.
 """
 
@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from grail_core.disk import storage_errors
 from grail_core.errors import CheckpointError, StorageError
@@ -32,9 +32,6 @@ from grail_core.storage.layout import (
     anchor_window_of_key,
     training_log_key,
 )
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 ANCHOR_VERSION: Final = 1
 ANCHOR_TAG: Final = "grail/state-anchor"
@@ -138,7 +135,7 @@ def publish_anchor(
     signer: Signer,
     network_id: Digest,
     window: Window,
-    tensors: Mapping[str, Tensor],
+    path: Path,
     state: Digest,
     *,
     part_bytes: int = PART_BYTES,
@@ -146,35 +143,32 @@ def publish_anchor(
     """Put the parts that are not there, then the list of them; repeated after a crash it finishes the first call.
 
     Args:
-        tensors: `Masters.tensors()`. state: their digest.
+        path: the state's file, as `Masters.save` wrote it; one part of it is in memory at a time. state: its tensors' digest.
 
     Returns:
         The anchor's digest.
 
     Raises:
-        StorageError: the store failed; call again.
+        StorageError: the store or the disk failed; call again.
     """
-    from safetensors.torch import save
-
-    data = memoryview(save(dict(tensors)))
     parts = []
-    for start in range(0, len(data), part_bytes):
-        part = data[start : start + part_bytes]
-        ref = ObjectRef.of(part)
-        _put_part(store, window, ref, part)
-        parts.append(ref)
+    with storage_errors(path), path.open("rb") as file:
+        while data := file.read(part_bytes):
+            ref = ObjectRef.of(data)
+            _put_part(store, window, ref, data)
+            parts.append(ref)
     anchor = Anchor(network_id, signer.hotkey, window, state, tuple(parts))
     store.put(anchor_key(window), SignedAnchor(anchor, signer.sign(anchor.digest())).encode())
     return anchor.digest()
 
 
-def _put_part(store: ObjectStore, window: Window, ref: ObjectRef, data: memoryview) -> None:
+def _put_part(store: ObjectStore, window: Window, ref: ObjectRef, data: bytes) -> None:
     key = anchor_part_key(window, ref.sha256)
     there = store.head(key)
     if there is not None and there.size == ref.size:
         return
     try:
-        store.put(key, bytes(data), if_absent=True)
+        store.put(key, data, if_absent=True)
     except PreconditionFailedError:
         there = store.head(key)
         if there is None or there.size != ref.size:

@@ -1,8 +1,8 @@
 """The training log of a window: everything that anybody needs to repeat its update, signed by the trainer.
 
 Which verified groups were learned from and in which order, what was left out and why, every hyper-parameter, the state before
-and after, the checkpoint that came of it. Logs are a chain: each names the one before it. A log that continues no other state
-says which checkpoint its state was made of (`origin`), with moments of zero. What only the trainer can know (which files it
+and after, the checkpoint that came of it. Logs are a chain: each names the one before it. Where a state begins (`begins`),
+it is the one that a checkpoint, its `origin`, makes with moments of zero. What only the trainer can know (which files it
 could not have, what its own machine failed at) stands in it as said; everything else follows from the rest.
 
 To who reads it, a log is a stranger's bytes: `SignedLog.decode` bounds sizes and types before anything is made of them.
@@ -24,6 +24,7 @@ from grail_core.protocol.signer import Signer
 from grail_core.protocol.types import Digest, Hotkey, Signature, Window
 from grail_core.protocol.windows import require_window
 from grail_trainer.data.batch import BatchMember, DroppedGroup
+from grail_trainer.learning.alarms import Alarm
 from grail_trainer.publishing.machine_facts import MachineFacts
 
 LOG_VERSION: Final = 2
@@ -38,7 +39,8 @@ MAX_DROPPED: Final = 2048
 a log stays within MAX_LOG_BYTES."""
 MAX_DROPPED_FINDINGS: Final = 4
 MAX_REASON: Final = 512
-MAX_FIGURES: Final = 64
+MAX_ALARMS: Final = 64
+MAX_FIGURES: Final = 128
 MAX_FIGURE_TEXT: Final = 64
 MAX_SECTIONS: Final = 16
 MAX_KNOBS: Final = 128
@@ -110,6 +112,36 @@ class PublishedCheckpoint:
 
 
 @dataclass(frozen=True)
+class LoggedAlarm:
+    """What was raised in the window, and what it did; `value` was beyond `bound`."""
+
+    alarm: str
+    action: str
+    value: str
+    bound: str
+    detail: str
+
+    @classmethod
+    def of(cls, alarm: Alarm) -> LoggedAlarm:
+        said = alarm.to_json() | {"detail": alarm.detail[:MAX_REASON]}
+        return cls(**said)
+
+    def to_json(self) -> dict[str, Json]:
+        return dict(self.__dict__)
+
+    @classmethod
+    def from_json(cls, node: Node) -> LoggedAlarm:
+        m = node.members(*cls.__dataclass_fields__)
+        return cls(
+            alarm=m["alarm"].text(MAX_FIGURE_TEXT),
+            action=m["action"].text(MAX_FIGURE_TEXT),
+            value=m["value"].text(MAX_FIGURE_TEXT),
+            bound=m["bound"].text(MAX_FIGURE_TEXT),
+            detail=m["detail"].text(MAX_REASON),
+        )
+
+
+@dataclass(frozen=True)
 class TrainingLog:
     """The body. `previous`, `anchor` and `checkpoint` are known once it is published; None in what waits for that."""
 
@@ -117,7 +149,7 @@ class TrainingLog:
     trainer: Hotkey
     window: Window
     number: int  # of this window among those learned from since the state began, from 1
-    origin: Digest | None  # the checkpoint that the state before was made of, moments zero; None: it is the log before's
+    origin: Digest | None  # the checkpoint that the state began with; None until it is published, or where nothing says it
     behaviour: Digest  # manifest of the checkpoint that drew the rollouts
     reference: Digest | None  # manifest of what the KL term holds on to
     temperature: str  # of the policy that drew the rollouts, as its manifest says it
@@ -125,17 +157,18 @@ class TrainingLog:
     verdicts: Mapping[Hotkey, Digest]  # by validator: the bodies that were counted
     files: tuple[FileName, ...]  # accepted and looked at, in the order they came
     missing: tuple[FileName, ...]  # accepted, and not to be had
-    max_groups: int
     groups: tuple[BatchMember, ...]  # learned from, in this order
     dropped: tuple[DroppedGroup, ...]  # at most MAX_DROPPED
     dropped_total: int
     without_variance: int
     settings: Mapping[str, Mapping[str, Json]]  # hyper-parameters by section; fractions as text
+    settings_changed: Mapping[str, tuple[Json, ...]]  # section.name: before, now
     machine: MachineFacts
     state_before: Digest  # `optimiser.state_digest`
     state_after: Digest
     weights_root: Digest  # of the cast of the masters after
     undone: str  # why the update was taken back, "" where it was not
+    alarms: tuple[LoggedAlarm, ...]
     statistics: Mapping[str, str | int]
     previous: LogLink | None = None
     anchor: Digest | None = None  # of the state after, where one was published
@@ -160,17 +193,18 @@ class TrainingLog:
             "verdicts": {validator.hex(): digest.hex() for validator, digest in sorted(self.verdicts.items())},
             "files": [file.to_json() for file in self.files],
             "missing": [file.to_json() for file in self.missing],
-            "max_groups": self.max_groups,
             "groups": [member.to_json() for member in self.groups],
             "dropped": [_dropped_json(dropped) for dropped in self.dropped],
             "dropped_total": self.dropped_total,
             "without_variance": self.without_variance,
             "settings": {name: dict(section) for name, section in self.settings.items()},
+            "settings_changed": {name: list(values) for name, values in self.settings_changed.items()},
             "machine": self.machine.to_json(),
             "state_before": self.state_before.hex(),
             "state_after": self.state_after.hex(),
             "weights_root": self.weights_root.hex(),
             "undone": self.undone,
+            "alarms": [alarm.to_json() for alarm in self.alarms],
             "statistics": dict(self.statistics),
             "previous": None if self.previous is None else self.previous.to_json(),
             "anchor": _hex(self.anchor),
@@ -201,17 +235,18 @@ class TrainingLog:
                 verdicts={Hotkey(Node(key, one.path).raw(32)): _digest(one) for key, one in verdicts.items()},
                 files=tuple(FileName.from_json(one) for one in m["files"].items(MAX_FILES)),
                 missing=tuple(FileName.from_json(one) for one in m["missing"].items(MAX_FILES)),
-                max_groups=m["max_groups"].integer(1, MAX_GROUPS),
                 groups=tuple(_member(one) for one in m["groups"].items(MAX_GROUPS)),
                 dropped=tuple(_dropped(one) for one in m["dropped"].items(MAX_DROPPED)),
                 dropped_total=m["dropped_total"].integer(),
                 without_variance=m["without_variance"].integer(),
                 settings={name: _section(section) for name, section in m["settings"].entries(MAX_SECTIONS).items()},
+                settings_changed={name: _pair(one) for name, one in m["settings_changed"].entries(MAX_KNOBS).items()},
                 machine=MachineFacts.from_json(m["machine"]),
                 state_before=_digest(m["state_before"]),
                 state_after=_digest(m["state_after"]),
                 weights_root=_digest(m["weights_root"]),
                 undone=m["undone"].text(MAX_REASON),
+                alarms=tuple(LoggedAlarm.from_json(one) for one in m["alarms"].items(MAX_ALARMS)),
                 statistics={name: _figure(one) for name, one in m["statistics"].entries(MAX_FIGURES).items()},
                 previous=m["previous"].optional(LogLink.from_json),
                 anchor=m["anchor"].optional(_digest),
@@ -219,9 +254,21 @@ class TrainingLog:
             )
         )
 
-    def published(self, previous: LogLink | None, anchor: Digest | None, checkpoint: PublishedCheckpoint | None) -> TrainingLog:
+    @property
+    def begins(self) -> bool:
+        """Is the state before the one that a checkpoint makes, and no log's before it?"""
+        return self.number == 1
+
+    def published(
+        self,
+        *,
+        previous: LogLink | None,
+        origin: Digest | None,
+        anchor: Digest | None,
+        checkpoint: PublishedCheckpoint | None,
+    ) -> TrainingLog:
         """With what became known when it was published."""
-        return replace(self, previous=previous, anchor=anchor, checkpoint=checkpoint)
+        return replace(self, previous=previous, origin=origin, anchor=anchor, checkpoint=checkpoint)
 
 
 @dataclass(frozen=True)
@@ -324,6 +371,10 @@ def _knob(node: Node) -> Json:
     if isinstance(node.value, list | tuple):
         return [one.text(MAX_KNOB_TEXT) for one in node.items(MAX_KNOBS)]
     return node.text(MAX_KNOB_TEXT) if isinstance(node.value, str) else node.integer(-(2**53) + 1)
+
+
+def _pair(node: Node) -> tuple[Json, ...]:
+    return tuple(_knob(one) for one in node.items(2))
 
 
 def _figure(node: Node) -> str | int:

@@ -14,16 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from grail_core.chain.development.local import LocalChain
 from grail_core.protocol.types import Digest, Window
 from grail_core.storage.base import ObjectStore
 from grail_core.storage.layout import anchor_key, file_key, training_log_key, verdict_key
+from grail_trainer.auditing import auditor
 from grail_trainer.auditing.auditor import Auditor
 from grail_trainer.auditing.distance import CLOSE
 from grail_trainer.auditing.report import Outcome, WindowAudit
 from grail_trainer.hyper_parameters import GrpoSettings, HyperParameters, OptimiserSettings
+from grail_trainer.learning.guarded import learn_window
+from grail_trainer.learning.rollouts import Rollout, RolloutGroup
 from grail_trainer.publishing.state_anchors import SignedAnchor
 from grail_trainer.publishing.training_log import LogLink, SignedLog, TrainingLog
 from grail_trainer.service import TrainerService
@@ -69,8 +73,8 @@ class Run:
 
     def audit(self, *windows: Window, name: str = "miner-0") -> dict[Window, WindowAudit]:
         """As anybody would, who is not the trainer."""
-        auditor = Auditor(self.network.participant(name), self.network.environment_of)
-        return {one.window: one for one in auditor.audit(windows or WINDOWS)}
+        looking = Auditor(self.network.participant(name), self.network.environment_of)
+        return {one.window: one for one in looking.audit(windows or WINDOWS)}
 
 
 def trainer_of(run: Run, settings: HyperParameters = WITH_KL) -> TrainerService:
@@ -301,3 +305,48 @@ def test_where_machines_differ_the_facts_are_named_and_the_distance_is_told(run:
     assert audit.outcome is Outcome.DIFFERENT
     assert audit.distance is not None
     assert (audit.distance.relative or 0) > CLOSE
+
+
+def _other_sums(masters: Any, groups: Any, settings: HyperParameters, **more: Any) -> Any:
+    """The same update in smaller passes: other orders of the same sums."""
+    update = dataclasses.replace(settings.update, tokens_per_pass=200)
+    return learn_window(masters, groups, dataclasses.replace(settings, update=update), **more)
+
+
+def _other_numerics(masters: Any, groups: Sequence[RolloutGroup], settings: HyperParameters, **more: Any) -> Any:
+    """Behaviour log-probabilities as another class of machine computes them: off by a hundredth of a nat."""
+    random = np.random.default_rng(1)
+
+    def off(rollout: Rollout) -> Rollout:
+        noise = random.normal(0, 0.01, len(rollout.behaviour))
+        return dataclasses.replace(rollout, behaviour=(rollout.behaviour + noise).astype(np.float32))
+
+    noisy = [dataclasses.replace(group, rollouts=tuple(map(off, group.rollouts))) for group in groups]
+    return learn_window(masters, noisy, settings, **more)
+
+
+def _without_one(masters: Any, groups: Any, settings: HyperParameters, **more: Any) -> Any:
+    return learn_window(masters, groups[1:], settings, **more)
+
+
+def _twice_the_rate(masters: Any, groups: Any, settings: HyperParameters, **more: Any) -> Any:
+    masters.settings = dataclasses.replace(masters.settings, learning_rate=2 * masters.settings.learning_rate)
+    return learn_window(masters, groups, settings, **more)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    ("update", "least", "most"),
+    [(_other_sums, 0.0, 0.001), (_other_numerics, 0.0, 0.1), (_without_one, CLOSE, 2.0), (_twice_the_rate, CLOSE, 2.0)],
+)
+def test_the_bound_of_close_parts_another_machines_numbers_from_another_update(
+    run: Run, monkeypatch: pytest.MonkeyPatch, update: Any, least: float, most: float
+) -> None:
+    here = auditor.machine_facts
+    monkeypatch.setattr(auditor, "machine_facts", lambda device: dataclasses.replace(here(device), processor="another"))
+    monkeypatch.setattr(auditor, "learn_window", update)
+    for window, audit in run.audit().items():
+        far = (audit.distance.relative or 0.0) if audit.distance is not None else 0.0
+        print(f"{update.__name__} window {window}: {audit.distance}")
+        assert least <= far <= most
+        assert audit.outcome is (Outcome.DIFFERENT if far > CLOSE else Outcome.CLOSE)

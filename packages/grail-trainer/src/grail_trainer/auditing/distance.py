@@ -2,7 +2,7 @@
 
 Float sums in another order differ in their last bits, and Adam's first steps turn a gradient's sign into a whole step, so two
 honest machines end apart; but by little of the way that the update goes. An update from other groups or other settings ends
-about as far away as it goes (two independent updates of one length: √2 of it).
+about as far away as it goes (two independent updates of one length: √2 of it). What was measured is in docs/trainer.md.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from grail_core.chain.development.local import LocalChain
+from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.checkpoints.publish import CheckpointParts, publish
 from grail_core.checkpoints.safety import read_model_files
 from grail_core.environment import Grade, Problem
@@ -21,6 +22,7 @@ from grail_core.files.shared import put_file
 from grail_core.participant import waiting
 from grail_core.protocol import MinerStatus, RolloutRecord, WindowStatus
 from grail_core.protocol.types import Digest, Window
+from grail_core.storage.layout import training_log_key
 from grail_envs.sat import SatEnvironment
 from grail_miner.groups import Group
 from grail_trainer import service as trainer_service
@@ -362,3 +364,37 @@ def test_a_gradient_that_is_no_number_costs_its_step_and_no_window(
         published_log(trainer.participant)["statistics"]["steps_refused"]
         == published_log(trainer.participant)["statistics"]["steps"]
     )
+
+
+# --- the behaviour checkpoint -------------------------------------------------------------------------------------------
+
+
+def test_the_behaviour_checkpoint_is_stepped_by_its_delta_and_whole_weights_are_never_fetched_again(
+    there: Mined, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third window is drawn by what was learned from the first, which is a small object away from what is loaded."""
+    network = there.network
+    trainer = service(network.participant("trainer"), model)
+    used = []
+    at = trainer.checkpoint.at
+    monkeypatch.setattr(trainer.checkpoint, "at", lambda manifest: used.append(at(manifest)) or used[-1])
+    read: list[str] = []
+    store = trainer.participant.own_store
+    get = store.get
+    monkeypatch.setattr(store, "get", lambda key, **options: read.append(key) or get(key, **options))
+    for number in range(3):
+        window = Window(FIRST_WINDOW + 30 * number)
+        network.advance_to(window + 1)
+        liar = Liar(network, "miner-0", window)
+        accept(network, liar.pack(liar.groups(GROUPS)), window)
+        trainer.run(threading.Event(), windows=number + 1)
+    assert [loaded.manifest.sequence for loaded in used] == [0, 0, 1]
+    assert used[2].model is used[0].model  # the weights in memory, brought to the next checkpoint
+    published = {item.manifest.sequence: item.manifest for item in trainer.publisher.view().stored}
+    whole = {shard.object.key for manifest in published.values() for shard in manifest.shards}
+    assert whole
+    assert whole.isdisjoint(read)
+    published_log(trainer.participant)
+    assert read[-1] == training_log_key(FIRST_WINDOW)  # what is read is seen
+    fresh = LiveCheckpoint(network.participant("miner-0").checkpoints).at(published[1]).model.state()
+    assert all(torch.equal(tensor, fresh[name]) for name, tensor in used[2].model.state().items())

@@ -99,7 +99,7 @@ def test_a_trained_window_asks_at_most_twice_about_a_thousand_checkpoints(tmp_pa
         context = participant.open_window(window)
         checkpoint.at(context.manifest)
         trained = TrainedWindow(window, {"window": window}, {"groups": 1}, {})
-        published = publisher.publish_trained(trained, masters, last=False)
+        published = publisher.publish_trained(trained, masters.published(), last=False)
         assert published is not None
         assert published.window == window
         assert counting.asked.total() <= 2, counting.asked
@@ -116,8 +116,8 @@ def test_a_manifest_that_somebody_else_put_is_found_and_never_replaced(tmp_path:
     other = Publisher(network.participant("trainer"), read_model_files(model))
     masters = Masters.load(model, OptimiserSettings(learning_rate=0.0))
     trained = TrainedWindow(Window(30), {"window": 30}, {}, {})
-    theirs = other.publish_trained(trained, masters, last=False)
-    ours = publisher.publish_trained(trained, masters, last=False)
+    theirs = other.publish_trained(trained, masters.published(), last=False)
+    ours = publisher.publish_trained(trained, masters.published(), last=False)
     assert ours == theirs
     assert [item.manifest for item in publisher.view().stored] == [network.manifest, theirs]
 
@@ -145,9 +145,9 @@ def test_a_checkpoint_that_the_store_took_and_whose_answer_was_lost_is_found_and
     masters = Masters.load(model, OptimiserSettings(learning_rate=0.0))
     trained = TrainedWindow(Window(30), {"window": 30}, {}, {})
     with pytest.raises(StorageError, match="no answer"):
-        publisher.publish_trained(trained, masters, last=False)
+        publisher.publish_trained(trained, masters.published(), last=False)
     network.chain.advance(90)  # an outage of three windows: another place would be chosen now
-    published = publisher.publish_trained(trained, masters, last=False)
+    published = publisher.publish_trained(trained, masters.published(), last=False)
     assert published is not None
     stored = network.participant("miner-0").checkpoints.view().stored
     assert [item.manifest.sequence for item in stored] == [0, 1]

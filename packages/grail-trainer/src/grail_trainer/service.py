@@ -78,7 +78,7 @@ class TrainerService:
         """
         first = self.publisher.view().stored[0].manifest.valid_from
         last = None if windows is None else Window(first + (windows - 1) * WINDOW_LENGTH)
-        publishing = BackgroundPublisher(self.publisher, self.state, stop, last=last)
+        publishing = BackgroundPublisher(self.publisher, self.state, stop, last=last, tell=_tell)
         for trained, weights in self.state.unpublished(self.masters):
             publishing.give(Snapshot(trained, weights))
         with publishing.running():
@@ -238,6 +238,12 @@ class TrainerService:
             reference=None if self.reference is None else view.stored[0].manifest.digest,
             machine=machine_facts(str(next(iter(self.masters.module.parameters())).device)),
         )
+
+
+def _tell(trained: TrainedWindow, manifest: CheckpointManifest | None) -> None:
+    """Once checkpoint and log are in the store."""
+    valid_from = None if manifest is None else manifest.valid_from
+    log.event("window_trained", window=trained.window, valid_from=valid_from, **trained.event)
 
 
 def _why_nothing(batch: TrainingBatch) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.generation.agreement import check_agreement
 from grail_core.generation.defaults import sampling_defaults
 from grail_core.keys import ss58
+from grail_core.model.architecture import context_length
 from grail_core.model.policy_model import PolicyModel
 from grail_core.model.prompts import PromptRenderer
 from grail_core.model.transformers_prompts import require_transformers_agrees
@@ -23,14 +25,16 @@ from grail_core.participant.settings import Settings
 from grail_core.participant.waiting import Stopping
 from grail_core.proof.calibration import use_table
 from grail_core.protocol import window_of
-from grail_core.protocol.constants import WINDOW_LENGTH
+from grail_core.protocol.constants import MAX_PROMPT_TOKENS, WINDOW_LENGTH
 from grail_core.protocol.manifest import CheckpointManifest
+from grail_core.protocol.policy import completion_limit
 from grail_core.protocol.types import Window
 from grail_core.telemetry import get_logger
 from grail_envs.bound import BoundEnvironments
 from grail_trainer.commands import training_environment
 from grail_trainer.data.intake import VerdictListener
 from grail_trainer.hyper_parameters import HyperParameters, OptimiserSettings
+from grail_trainer.learning.dry_step import dry_step
 from grail_trainer.learning.optimiser import Masters
 from grail_trainer.learning.reference import Offloaded
 from grail_trainer.publishing.publication import Publisher, first_window
@@ -81,6 +85,7 @@ def run_trainer(
             device=settings.device,
         )
         service.acknowledged = acknowledged
+        try_largest_pass(service)
         with stopping() as stop:
             learned = service.run(stop, windows)
         log.event("trainer_stopped", windows=learned)
@@ -132,6 +137,27 @@ def assemble(
         settings=chosen,
         reference=_reference(publisher, participant, device),
     )
+
+
+def try_largest_pass(service: TrainerService) -> None:
+    """One pass of the largest size that an update may make, with the policy of the newest manifest; nothing is learned.
+
+    Raises:
+        OutOfMemoryError: with what to lower. Nothing was waited for yet, and no window is lost.
+    """
+    head = service.publisher.view().head
+    if head is None:
+        raise RuntimeError("a trainer is assembled where its network has a checkpoint")
+    context = context_length(service.masters.module)
+    prompt = min(MAX_PROMPT_TOKENS, context - 1)
+    start = time.perf_counter()
+    tokens = dry_step(
+        service.masters,
+        prompt_length=prompt,
+        longest=prompt + completion_limit(head.policy, context, prompt),
+        tokens_per_pass=service.settings.update.tokens_per_pass,
+    )
+    log.event("largest_pass_fits", tokens=tokens, seconds=time.perf_counter() - start)
 
 
 def publish_model(settings: Settings, *, model: Path, env_id: str) -> CheckpointManifest:

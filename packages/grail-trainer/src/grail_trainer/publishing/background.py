@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from grail_core.errors import ChainError, DiskFullError, GrailError, StorageError, is_out_of_memory
 from grail_core.participant.waiting import LEAST_TRIES, RETRY_SECONDS
+from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.types import Window
 from grail_core.telemetry import get_logger
 from grail_trainer.publishing.publication import Publisher
@@ -29,6 +30,10 @@ log = get_logger(__name__)
 
 LOOK_SECONDS: Final = 0.2
 """Between two looks at whether the role is to stop, while something has to be published first."""
+
+
+Tell = Callable[[TrainedWindow, CheckpointManifest | None], None]
+"""What was published of a window; None: its weights come with the next checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +50,13 @@ class BackgroundPublisher:
     Args:
         stop: the role's. What is waiting when it is set is still tried once, and stays in the journal where that fails.
         last: no window after this one will follow (see `Publisher.publish_trained`).
+        tell: called in this thread once a window is in the store, and the journal says so.
     """
 
-    def __init__(self, publisher: Publisher, state: TrainerState, stop: threading.Event, *, last: Window | None) -> None:
-        self._publisher, self._state, self._stop, self._last = publisher, state, stop, last
+    def __init__(
+        self, publisher: Publisher, state: TrainerState, stop: threading.Event, *, last: Window | None, tell: Tell
+    ) -> None:
+        self._publisher, self._state, self._stop, self._last, self._tell = publisher, state, stop, last, tell
         self._changed = threading.Condition()
         self._waiting: deque[Snapshot] = deque()
         self._closing = False
@@ -142,8 +150,7 @@ class BackgroundPublisher:
             if self._stop.wait(RETRY_SECONDS):
                 return False
         self._state.take(Published(trained.window))
-        valid_from = None if manifest is None else manifest.valid_from
-        log.event("window_trained", window=trained.window, valid_from=valid_from, **trained.event)
+        self._tell(trained, manifest)
         return True
 
     def _is_last(self, window: Window) -> bool:

@@ -76,7 +76,6 @@ def a_log(**changes: Any) -> TrainingLog:
         dropped_total=1,
         without_variance=4,
         settings=HyperParameters().to_json(),
-        settings_changed={"update.epochs": (3, None)},
         machine=machine_facts("cpu"),
         state_before=DIGEST,
         state_after=Digest(b"e" * 32),

@@ -28,9 +28,7 @@ SETTINGS: dict[str, dict[str, Json]] = {
 def training(source: Source) -> Json:
     network, trainer = Digest(source.bytes()), Hotkey(source.bytes())
     log = _log(source, network, trainer)
-    first = dataclasses.replace(
-        log, window=Window(5_000_010), number=1, previous=None, anchor=None, checkpoint=None, alarms=(), settings_changed={}
-    )
+    first = dataclasses.replace(log, window=Window(5_000_010), number=1, previous=None, anchor=None, checkpoint=None, alarms=())
     parts = tuple(ObjectRef(size, Digest(source.bytes())) for size in (67_108_864, 1_234))
     anchor = Anchor(network, trainer, log.window, log.state_after, parts)
     return {
@@ -77,7 +75,6 @@ def _log(source: Source, network: Digest, trainer: Hotkey) -> TrainingLog:
         dropped_total=2,
         without_variance=5,
         settings=SETTINGS,
-        settings_changed={"update.epochs": (2, 3)},
         machine=MachineFacts("cpu", "x86_64 AVX2", 1, 1, "3.12.3", {"torch": "2.13.0"}),
         state_before=digest(),
         state_after=digest(),

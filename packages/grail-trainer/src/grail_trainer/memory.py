@@ -21,8 +21,8 @@ SINGLE: Final = 4
 HALF: Final = 2
 """Bytes of a bfloat16."""
 _COUNTED_TOKENS = 16
-VERIFYING, UPDATING, WRITING = "verifying rollouts", "updating", "writing the training state"
-PHASES: Final = (VERIFYING, UPDATING, WRITING)
+VERIFYING, UPDATING = "verifying rollouts", "updating"
+PHASES: Final = (VERIFYING, UPDATING)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,6 @@ def memory_plan(size: ModelSize, chosen: HyperParameters, *, pack_tokens: int, l
     weights, trained = size.parameters, size.trained
     adapters = trained if chosen.optimiser.lora_rank else 0
     one = HALF if chosen.optimiser.master_dtype == "bfloat16-stochastic" else SINGLE
-    state = (one + 2 * SINGLE) * trained
     parts = [
         MemoryPart("masters", one * (weights + adapters)),
         MemoryPart("moments", 2 * SINGLE * trained),
@@ -90,11 +89,10 @@ def memory_plan(size: ModelSize, chosen: HyperParameters, *, pack_tokens: int, l
         MemoryPart("reference", HALF * weights if chosen.update.kl_coefficient and not adapters else 0, (UPDATING,)),
         MemoryPart("behaviour policy in float32", SINGLE * weights, (VERIFYING,)),
         MemoryPart("gradients", SINGLE * trained, (UPDATING,)),
-        MemoryPart("copy to take an update back to", state, (UPDATING,)),
+        MemoryPart("copy to take the first update back to", one * trained, (UPDATING,)),  # later ones: the state on disk
         MemoryPart("published weights before and after", 2 * HALF * weights, (UPDATING,)),
         MemoryPart("activations of the largest pass", size.activation_bytes * pack_tokens, (UPDATING,)),
-        MemoryPart("logits, and the head as a pass needs it", logits_bytes, (VERIFYING, UPDATING)),
-        MemoryPart("training state as tensors and as bytes", 2 * state, (WRITING,)),
+        MemoryPart("logits, and the head as a pass needs it", logits_bytes),
     ]
     return MemoryPlan(tuple(parts))
 

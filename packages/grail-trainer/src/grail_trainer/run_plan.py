@@ -30,7 +30,7 @@ from grail_trainer.commands import training_environment
 from grail_trainer.data.turns import max_from_one
 from grail_trainer.hyper_parameters import HyperParameters
 from grail_trainer.learning.head import CHUNK_BYTES
-from grail_trainer.memory import SINGLE, MemoryPlan, ModelSize, memory_plan, model_size
+from grail_trainer.memory import PHASES, SINGLE, MemoryPlan, ModelSize, memory_plan, model_size
 from grail_trainer.publishing.publication import first_reachable, first_window
 from grail_trainer.start import require_environment, require_folder, require_trainer
 from grail_trainer.state import TrainerState
@@ -250,7 +250,7 @@ def _pairs(section: dict[str, Any]) -> str:
 
 
 def _when(phases: tuple[str, ...]) -> str:
-    return "always" if len(phases) > 2 else "while " + " and ".join(phases)
+    return "always" if set(phases) == set(PHASES) else "while " + " and ".join(phases)
 
 
 def gib(count: int) -> str:

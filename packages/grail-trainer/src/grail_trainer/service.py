@@ -43,7 +43,7 @@ from grail_trainer.publishing.background import BackgroundPublisher, Snapshot
 from grail_trainer.publishing.machine_facts import machine_facts
 from grail_trainer.publishing.publication import Publisher
 from grail_trainer.publishing.training_log import TrainingLog, figures
-from grail_trainer.state import TrainerState, settings_changed
+from grail_trainer.state import TrainerState
 from grail_trainer.steps import NothingToLearn, TrainedWindow
 from grail_trainer.window_log import Change, Material, window_log
 
@@ -197,6 +197,7 @@ class TrainerService:
             temperature=policy.temperature,
             token_limit=policy.max_tokens,
             reference=self.reference,
+            kept=self.state.kept(),
         )
         seconds, statistics = time.perf_counter() - start, learned.statistics
         for alarm in learned.alarms:
@@ -234,7 +235,6 @@ class TrainerService:
             change,
             window=window,
             settings=self.settings,
-            settings_changed=settings_changed(self.state.settings, self.settings.to_json()),
             reference=None if self.reference is None else view.stored[0].manifest.digest,
             machine=machine_facts(str(next(iter(self.masters.module.parameters())).device)),
         )

@@ -13,9 +13,9 @@ import dataclasses
 import hashlib
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -25,7 +25,10 @@ from grail_core.participant.state import adopt_folder
 from grail_core.protocol.types import Digest, Hotkey, Window
 from grail_core.state_file import read_state, write_state
 from grail_trainer.learning.optimiser import Masters
+from grail_trainer.learning.training_state import read_state_file
 from grail_trainer.steps import Beginning, Event, Journal, StateRecord, Step, TrainedWindow, state_file_of, step
+
+R = TypeVar("R")
 
 FORMAT = 2
 _READ = (1, 2)  # 1: at most one window pending, and no list of it
@@ -111,6 +114,14 @@ class TrainerState:
         if self.journal is not None and self.journal.state_file is not None:
             self._load(masters, self.journal.state_file)
 
+    def kept(self) -> Callable[[], Mapping[str, Tensor]] | None:
+        """Reads the state of the last window learned from, which is what masters are between two windows; None: there is none.
+
+        Raises (when it reads): as `resume`.
+        """
+        name = None if self.journal is None else self.journal.state_file
+        return None if name is None else lambda: self._checked(name, read_state_file)
+
     def unpublished(self, masters: Masters) -> list[tuple[TrainedWindow, Mapping[str, Tensor]]]:
         """What is to be published, and the weights to publish of it; `masters` are as `resume` left them, and are again.
 
@@ -128,14 +139,20 @@ class TrainerState:
         return found
 
     def _load(self, masters: Masters, name: str) -> None:
-        path = self.folder / name
-        stated = self._stated.pop(name, None)
-        if stated is not None and self._digest(name) != stated:
-            raise DamagedStateError("the training state is not what was written", where=str(path), hint=_RECOVERY)
-        masters.resume(path)
+        self._checked(name, masters.resume)
         self._base = masters.base_file if masters.adapted else None
-        if stated is not None:
-            self._stated[name] = stated
+
+    def _checked(self, name: str, read: Callable[[Path], R]) -> R:
+        """What is read of a training state, if it is what was written."""
+        path = self.folder / name
+        with self._lock:
+            stated = self._stated.pop(name, None)
+            if stated is not None and self._digest(name) != stated:
+                raise DamagedStateError("the training state is not what was written", where=str(path), hint=_RECOVERY)
+            value = read(path)
+            if stated is not None:
+                self._stated[name] = stated
+        return value
 
     def _digest(self, name: str) -> str:
         """Hex SHA-256 of a training state; safetensors has no sum, and masters with a turned bit would be published."""

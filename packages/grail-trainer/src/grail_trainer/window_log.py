@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from grail_core.participant.participant import Participant
 from grail_core.protocol.manifest import CheckpointManifest
@@ -61,7 +59,6 @@ def window_log(
     *,
     window: Window,
     settings: HyperParameters,
-    settings_changed: Mapping[str, Any],
     reference: Digest | None,
     machine: MachineFacts,
 ) -> TrainingLog:
@@ -86,7 +83,6 @@ def window_log(
         dropped_total=len(batch.dropped),
         without_variance=batch.without_variance,
         settings=settings.to_json(),
-        settings_changed={name: tuple(values) for name, values in settings_changed.items()},
         machine=machine,
         state_before=change.before,
         state_after=change.after,

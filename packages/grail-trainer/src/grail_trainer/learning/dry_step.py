@@ -1,7 +1,7 @@
 """The largest pass of an update, made once before anything is waited for, so that memory that does not suffice shows at once.
 
 A pass over rows as long as the policy allows, as many as fit the token budget (one, where one is longer), forward and backward,
-beside the copy that an update can be taken back to and room for the moments. Its gradients are thrown away: no step is made, so
+beside what an update can be taken back to and room for the moments. Its gradients are thrown away: no step is made, so
 that weights, moments and counters are what they were.
 """
 
@@ -65,11 +65,14 @@ def dry_step(masters: Masters, *, prompt_length: int, longest: int, tokens_per_p
 
 @contextmanager
 def _as_in_an_update(masters: Masters) -> Iterator[None]:
-    """What is held beside the pass while a window is learned from."""
-    held = masters.tensors()
-    trained = [parameter for parameter in masters.module.parameters() if parameter.requires_grad]
-    if not any(name.startswith("moment") for name in held):
-        held |= {f"{place}.{half}": torch.empty_like(one) for place, one in enumerate(trained) for half in (1, 2)}
+    """What is held beside the pass while a window is learned from: in the first one a copy of the masters and room for moments,
+    later the moments that are there; what is taken back to is on the disk then."""
+    held: dict[str, Tensor] = {}
+    if not masters.has_moments:
+        held |= masters.tensors()
+        trained = [parameter for parameter in masters.module.parameters() if parameter.requires_grad]
+        for place, one in enumerate(trained):
+            held |= {f"{place}.{half}": torch.empty_like(one, dtype=torch.float32) for half in (1, 2)}
     try:
         yield
     finally:

@@ -248,6 +248,11 @@ class Masters:
             self._base = stated
         self._take(tensors)
 
+    @property
+    def has_moments(self) -> bool:
+        """Was a step made in this run?"""
+        return bool(self._optimiser.state)
+
     # --- adapters -----------------------------------------------------------------------------------------------------
 
     @property

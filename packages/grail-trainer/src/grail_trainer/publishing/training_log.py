@@ -162,7 +162,6 @@ class TrainingLog:
     dropped_total: int
     without_variance: int
     settings: Mapping[str, Mapping[str, Json]]  # hyper-parameters by section; fractions as text
-    settings_changed: Mapping[str, tuple[Json, ...]]  # section.name: before, now
     machine: MachineFacts
     state_before: Digest  # `optimiser.state_digest`
     state_after: Digest
@@ -198,7 +197,6 @@ class TrainingLog:
             "dropped_total": self.dropped_total,
             "without_variance": self.without_variance,
             "settings": {name: dict(section) for name, section in self.settings.items()},
-            "settings_changed": {name: list(values) for name, values in self.settings_changed.items()},
             "machine": self.machine.to_json(),
             "state_before": self.state_before.hex(),
             "state_after": self.state_after.hex(),
@@ -240,7 +238,6 @@ class TrainingLog:
                 dropped_total=m["dropped_total"].integer(),
                 without_variance=m["without_variance"].integer(),
                 settings={name: _section(section) for name, section in m["settings"].entries(MAX_SECTIONS).items()},
-                settings_changed={name: _pair(one) for name, one in m["settings_changed"].entries(MAX_KNOBS).items()},
                 machine=MachineFacts.from_json(m["machine"]),
                 state_before=_digest(m["state_before"]),
                 state_after=_digest(m["state_after"]),
@@ -371,10 +368,6 @@ def _knob(node: Node) -> Json:
     if isinstance(node.value, list | tuple):
         return [one.text(MAX_KNOB_TEXT) for one in node.items(MAX_KNOBS)]
     return node.text(MAX_KNOB_TEXT) if isinstance(node.value, str) else node.integer(-(2**53) + 1)
-
-
-def _pair(node: Node) -> tuple[Json, ...]:
-    return tuple(_knob(one) for one in node.items(2))
 
 
 def _figure(node: Node) -> str | int:

@@ -21,6 +21,7 @@ from grail_core.chain.development.local import LocalChain
 from grail_core.protocol.types import Digest, Window
 from grail_core.storage.base import ObjectStore
 from grail_core.storage.layout import anchor_key, file_key, training_log_key, verdict_key
+from grail_trainer import service as shell
 from grail_trainer.auditing import auditor
 from grail_trainer.auditing.auditor import Auditor
 from grail_trainer.auditing.distance import CLOSE
@@ -28,6 +29,7 @@ from grail_trainer.auditing.report import Outcome, WindowAudit
 from grail_trainer.hyper_parameters import GrpoSettings, HyperParameters, OptimiserSettings
 from grail_trainer.learning.guarded import learn_window
 from grail_trainer.learning.rollouts import Rollout, RolloutGroup
+from grail_trainer.publishing.machine_facts import machine_facts
 from grail_trainer.publishing.state_anchors import SignedAnchor
 from grail_trainer.publishing.training_log import LogLink, SignedLog, TrainingLog
 from grail_trainer.service import TrainerService
@@ -247,11 +249,12 @@ def test_a_trainer_that_learns_from_another_batch_than_it_names_is_found_out(
     trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It names what the rules give, and learns from the half that it likes."""
-    from grail_trainer import service as shell
+
+    def of_one(masters: Any, groups: Any, settings: HyperParameters, **more: Any) -> Any:
+        return learn_window(masters, groups[:1], settings, **more)
 
     run = trained.copy(tmp_path / "copy")
-    learn = shell.learn_window
-    monkeypatch.setattr(shell, "learn_window", lambda masters, groups, *rest, **more: learn(masters, groups[:1], *rest, **more))
+    monkeypatch.setattr(shell, "learn_window", of_one)
     window = Window(WINDOWS[-1] + 30)
     train(run, [window])
     monkeypatch.undo()
@@ -342,8 +345,8 @@ def _twice_the_rate(masters: Any, groups: Any, settings: HyperParameters, **more
 def test_the_bound_of_close_parts_another_machines_numbers_from_another_update(
     run: Run, monkeypatch: pytest.MonkeyPatch, update: Any, least: float, most: float
 ) -> None:
-    here = auditor.machine_facts
-    monkeypatch.setattr(auditor, "machine_facts", lambda device: dataclasses.replace(here(device), processor="another"))
+    other = dataclasses.replace(machine_facts("cpu"), processor="another")
+    monkeypatch.setattr(auditor, "machine_facts", lambda device: other)
     monkeypatch.setattr(auditor, "learn_window", update)
     for window, audit in run.audit().items():
         far = (audit.distance.relative or 0.0) if audit.distance is not None else 0.0

@@ -63,7 +63,8 @@ class EvaluationPlanner:
                 valid_from=m.valid_from,
                 window_index=(m.window - first) // WINDOW_LENGTH + 1 if m.sequence else 0,
                 argv=evaluate_command(self._plan, source.materialise(m)),
-                env=environment | {"GRAIL_CACHE_DIR": str(self._layout.cache("evaluation"))},
+                env=environment
+                | {"GRAIL_CACHE_DIR": str(self._layout.cache("evaluation")), "GRAIL_NETWORK": str(self._layout.network)},
                 folder=self._layout.evaluations,
             )
             for m in chosen

@@ -6,7 +6,7 @@ It runs where `trl` is installed (the environment `peers`), in 20 seconds on two
 called as it stands, in float32, with what generation would have handed to it; here `learning.update.accumulate` makes the same
 step's gradient. A row of the table is a setting of both: the losses, and how far apart the two sides are, relative (gradients
 in their norm). "tensors": on the same log-probabilities and entropies, with gradients in these, at most 1e-6. "model": through
-a tiny Qwen2 and either side's own head, whose roundings differ; gradients in the weights, at most 2e-6.
+a tiny Qwen2 and either side's own head, whose roundings differ; gradients in the weights, at most 3e-6.
 
 The last rows are settings in which TRL is another thing on purpose, each with the reason; there the two have to differ, so that
 what is said of them stays true. The command fails otherwise.
@@ -35,7 +35,7 @@ from grail_trainer.learning.update import accumulate
 from grail_trainer.learning.window_rows import WindowRows
 from tooling.testing.given_logprobs import GivenLogprobs
 
-MOST_OF_TENSORS, MOST_OF_A_MODEL = 1e-6, 2e-6
+MOST_OF_TENSORS, MOST_OF_A_MODEL = 1e-6, 3e-6
 TEMPERATURE = 0.9
 TOKEN_LIMIT = 12
 PAD = 0

@@ -69,11 +69,17 @@ def groups_for(masters: Masters, seed: int, change: Change = lambda rollout: rol
 
 
 def learned(
-    masters: Masters, alarms: AlarmSettings, window: int, change: Change = lambda rollout: rollout, *, token_limit: int = 50
+    masters: Masters,
+    alarms: AlarmSettings,
+    window: int,
+    change: Change = lambda rollout: rollout,
+    *,
+    update: GrpoSettings = GRPO,
+    reference: Any | None = None,
 ) -> LearnedWindow:
+    settings = HyperParameters(update, masters.settings, alarms)
     groups = groups_for(masters, window, change)
-    settings = HyperParameters(GRPO, masters.settings, alarms)
-    return learn_window(masters, groups, settings, window=window, temperature=1.0, token_limit=token_limit)
+    return learn_window(masters, groups, settings, window=window, temperature=1.0, token_limit=50, reference=reference)
 
 
 def drawn_by_another(rollout: Rollout) -> Rollout:
@@ -83,6 +89,10 @@ def drawn_by_another(rollout: Rollout) -> Rollout:
 def longer(rollout: Rollout) -> Rollout:
     row = TokenSequence(rollout.row.tokens + (1,) * 15, rollout.row.prompt_length)
     return dataclasses.replace(rollout, row=row, behaviour=np.resize(rollout.behaviour, 20))
+
+
+def cut_off(rollout: Rollout) -> Rollout:
+    return dataclasses.replace(rollout, truncated=True)
 
 
 def rewarded_a_hundredfold(rollout: Rollout) -> Rollout:
@@ -117,7 +127,7 @@ CASES: dict[str, tuple[int, Change, dict[str, float]]] = {
     "gradient": (3, rewarded_a_hundredfold, {}),
     "refused": (0, unmeasured, {}),
     "length": (1, longer, {}),
-    "truncated": (0, longer, {"token_limit": 20}),
+    "truncated": (0, cut_off, {}),
     "form_only": (4, well_formed, {"form_gain": 0.05}),
     "form_lost": (4, without_form, {}),
     "reward_only": (4, paid_for_nothing, {"reward_gain": 0.1}),
@@ -126,16 +136,14 @@ CASES: dict[str, tuple[int, Change, dict[str, float]]] = {
 
 
 def run_to(masters: Masters, alarms: AlarmSettings, case: str) -> LearnedWindow:
-    usual, change, bounds = CASES[case]
-    limit = int(bounds.get("token_limit", 50))
+    usual, change, _ = CASES[case]
     for window in range(usual):
-        assert learned(masters, alarms, window, token_limit=limit).alarms == ()
-    return learned(masters, alarms, usual, change, token_limit=limit)
+        assert learned(masters, alarms, window).alarms == ()
+    return learned(masters, alarms, usual, change)
 
 
 def alarms_for(case: str, action: AlarmAction) -> AlarmSettings:
-    bounds = {name: bound for name, bound in CASES[case][2].items() if name != "token_limit"}
-    return only(case, action, **bounds)
+    return only(case, action, **CASES[case][2])
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -147,11 +155,11 @@ def test_each_alarm_fires_on_what_it_is_for_and_takes_the_update_back(case: str)
     assert not found.undone
     assert LEARNING_RATE_FACTOR not in masters.scalars
     masters = masters_of()
-    usual, change, bounds = CASES[case]
+    usual, change, _ = CASES[case]
     for window in range(usual):
         learned(masters, alarms_for(case, "undo"), window)
     before = masters.tensors()
-    found = learned(masters, alarms_for(case, "undo"), usual, change, token_limit=int(bounds.get("token_limit", 50)))
+    found = learned(masters, alarms_for(case, "undo"), usual, change)
     assert found.undone.startswith(f"{case}: ")
     assert masters.scalars[LEARNING_RATE_FACTOR] == 0.5
     assert _same(masters.tensors(), before)
@@ -166,6 +174,16 @@ def test_collapsed_entropy_fires() -> None:
     assert (alarm.name, alarm.action) == ("entropy", "slow")
     assert alarm.value < alarm.bound
     assert masters.scalars[LEARNING_RATE_FACTOR] == 0.5
+
+
+def test_a_policy_far_from_its_reference_fires() -> None:
+    masters, reference = masters_of(), masters_of().module
+    alarms, holding = only("reference", "slow", kl_reference=0.5), dataclasses.replace(GRPO, kl_coefficient=0.01)
+    assert learned(masters, alarms, 0, update=holding, reference=reference).alarms == ()
+    sharpen(masters)
+    (alarm,) = learned(masters, alarms, 1, update=holding, reference=reference).alarms
+    assert (alarm.name, alarm.action) == ("reference", "slow")
+    assert alarm.value > 0.5
 
 
 def test_a_policy_that_begins_collapsed_meets_the_floor() -> None:
@@ -290,6 +308,39 @@ def test_gradients_that_stay_large_become_usual_even_while_every_window_is_taken
     steep = dataclasses.replace(USUAL, gradient_norm=30.0)
     found, _ = follow([USUAL] * 8 + [steep] * 8, AlarmSettings(on_gradient="undo"))
     assert [bool(alarms) for alarms in found] == [False] * 8 + [True] * 4 + [False] * 4
+
+
+HONEST = (
+    (0.4711, 0.02778, 1.0, 0.002993, 0.2141, 0.4264, 0.3556, 0.2766, 0.9907, 9.184, 0.00133),
+    (0.447, 0.1287, 1.002, 0.02544, 0.6657, 0.4607, 0.371, 0.3203, 0.9922, 9.189, 0.0),
+    (0.4416, 0.09623, 0.9896, 0.03836, 0.2549, 0.3802, 0.3256, 0.2154, 0.992, 9.578, 0.00266),
+    (0.3966, 0.09261, 0.9993, 0.05508, 0.2713, 0.447, 0.3738, 0.3098, 0.9468, 9.133, 0.0),
+    (0.3971, 0.06139, 0.9998, 0.01651, 0.2477, 0.4718, 0.369, 0.3271, 0.992, 9.654, 0.0),
+    (0.362, 0.0968, 0.9942, 0.02608, 0.4203, 0.4991, 0.3777, 0.3617, 0.992, 9.201, 0.0),
+    (0.3384, 0.04518, 0.9975, 0.03322, 0.348, 0.5873, 0.3983, 0.4801, 0.9707, 9.589, 0.00133),
+    (0.3288, 0.05454, 0.9961, 0.01827, 0.3659, 0.5043, 0.3838, 0.3724, 0.9688, 9.704, 0.0),
+    (0.3173, 0.04739, 0.9981, 0.02376, 0.4206, 0.5985, 0.4029, 0.4986, 0.9542, 9.481, 0.0),
+    (0.3117, 0.08998, 0.9998, 0.02974, 0.4978, 0.5257, 0.394, 0.4049, 0.9538, 10.03, 0.002717),
+    (0.3121, 0.07479, 0.9977, 0.03947, 0.5067, 0.5049, 0.3858, 0.375, 0.9633, 9.742, 0.001359),
+    (0.2879, 0.06452, 0.9992, 0.01801, 0.6891, 0.5657, 0.3916, 0.4472, 0.9861, 9.387, 0.0),
+)
+"""`hatch run localnet`, twelve windows: entropy, clip share, importance mean, KL to behaviour, gradient norm, reward, its
+deviation, success, well-formed share, length, truncated share."""
+
+
+def test_an_honest_run_of_localnet_raises_nothing_with_half_the_room_that_the_defaults_leave() -> None:
+    signs = [
+        WindowSigns(*row[:4], 0.05, row[4], 12, 0, **dict(zip(_MEANS, row[5:], strict=True)))  # reference, steps, refused
+        for row in HONEST
+    ]
+    assert not any(follow(signs, AlarmSettings())[0])
+    tight = AlarmSettings(
+        entropy_share=0.4, clip_share=0.2, ratio_drift=0.25, kl_behaviour=0.15, gradient_factor=4.0, length_factor=1.5
+    )
+    assert not any(follow(signs, dataclasses.replace(tight, truncated_share=0.25, form_gain=0.05, form_loss=0.05))[0])
+
+
+_MEANS = ("reward_mean", "reward_deviation", "success_mean", "well_formed_share", "length_mean", "truncated_share")
 
 
 def test_success_that_comes_with_form_and_reward_is_no_alarm() -> None:

@@ -20,7 +20,8 @@ from grail_core.participant.settings import Settings, load_settings
 from grail_envs import load, load_held_out
 from grail_envs.registry import ids_of_package
 from grail_envs.sat import SatEnvironment
-from grail_trainer.commands import evaluate_command, init_command, training_environment
+from grail_trainer.commands import init_command, training_environment
+from grail_trainer.evaluate_command import EvaluationRequest, evaluate_command
 from grail_trainer.tiny.constant_answers import constant_baseline
 from grail_trainer.tiny.init import create_model
 
@@ -86,12 +87,16 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     return load_settings(data_dir=data, cache_dir=tmp_path / "cache")
 
 
+def evaluation(model: Path, env_id: str, *, problems: int) -> EvaluationRequest:
+    return EvaluationRequest(model, None, (env_id,), "sat", problems, 1, "hf", None, None, as_json=True)
+
+
 def test_an_environment_that_offers_everything_gets_everything(
     settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     init_command(settings, env_id="riddles", out=tmp_path / "model", seed=0, quick=False, cached=False)
     assert "teacher" not in capsys.readouterr().err
-    evaluate_command(settings, model=tmp_path / "model", env_id="riddles", problems=200, samples=1, as_json=True)
+    evaluate_command(settings, evaluation(tmp_path / "model", "riddles", problems=200))
     result = json.loads(capsys.readouterr().out)
     assert result["well_formed"] > 0.9  # the warm start taught the form of an answer
     rows = [load_held_out("riddles", data_dir=settings.data_dir).problem(seed).payload for seed in range(4)]
@@ -113,7 +118,7 @@ def test_an_environment_that_offers_nothing_gets_the_general_model_and_is_told(
 ) -> None:
     init_command(settings, env_id="plain", out=tmp_path / "model", seed=0, quick=True, cached=False)
     assert "plain offers no capability `teacher`" in capsys.readouterr().err
-    evaluate_command(settings, model=tmp_path / "model", env_id="plain", problems=4, samples=1, as_json=True)
+    evaluate_command(settings, evaluation(tmp_path / "model", "plain", problems=4))
     assert json.loads(capsys.readouterr().out)["env_id"] == "plain"
 
 

@@ -22,7 +22,7 @@ from grail_core.model.policy_model import PolicyModel
 from grail_core.model.prompts import PromptRenderer
 from grail_envs.sat import SatEnvironment, format_answer
 from grail_envs.sat.teaching import majority_answer
-from grail_trainer.evaluate import evaluate, held_out_sampling_seed, held_out_seed, pass_at_k
+from grail_trainer.evaluate import evaluate, held_out_sampling_seed, held_out_seed
 from grail_trainer.tiny.constant_answers import constant_baseline
 from grail_trainer.tiny.init import create_model
 from grail_trainer.tiny.vocabulary import UNKNOWN, Codec, write_tokenizer
@@ -146,14 +146,6 @@ def test_an_evaluation_repeats_to_the_digit_and_counts_what_it_says(tmp_path: Pa
     assert list(results[0].pass_at) == [1, 2, 4]
     assert results[0].pass_at[1] == pytest.approx(results[0].success)
     json.dumps(results[0].to_json())
-
-
-def test_pass_at_k_is_the_share_of_draws_that_hold_a_success() -> None:
-    for samples, successes in ((5, 2), (6, 0), (4, 4), (7, 1)):
-        outcomes = [index < successes for index in range(samples)]
-        for k in range(1, samples + 1):
-            draws = list(itertools.combinations(outcomes, k))
-            assert pass_at_k(samples, successes, k) == pytest.approx(np.mean([any(draw) for draw in draws]))
 
 
 def test_the_constant_baseline_is_what_grading_says_of_every_constant_answer() -> None:

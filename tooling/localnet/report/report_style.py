@@ -46,7 +46,8 @@ svg text{font-size:12px;fill:var(--muted)}
 svg .tick{font-variant-numeric:tabular-nums;font-size:11.5px}
 svg .name{fill:var(--soft);font-size:12.5px}
 svg .note{font-size:11.5px}
-svg .value{font-weight:650;font-size:12.5px;font-variant-numeric:tabular-nums}
+svg .value{paint-order:stroke;stroke:var(--card);stroke-width:3px;stroke-linejoin:round;
+font-weight:650;font-size:12.5px;font-variant-numeric:tabular-nums}
 svg .value.ink{fill:var(--ink);font-weight:550}
 svg.bullet{vertical-align:-2px}
 .legend{display:flex;flex-wrap:wrap;gap:4px 16px;margin:8px 0 4px;font-size:12.5px;color:var(--soft);padding:0;

@@ -40,25 +40,32 @@ def _short(value: float) -> str:
     return f"{value:.3g}"
 
 
+def _fine(value: float) -> str:
+    return f"{value:.4f}"
+
+
+_FORM = "Well-formed answers"
+_FACTOR = "learning_rate_factor"  # has a curve only where an alarm changed it
+
 _CHARTS = (
     _Chart("Reward", {"learned_reward_mean": "learned from", "reward_mean": "all accepted"}, _short),
     _Chart("Success", {"learned_success_mean": "learned from", "success_mean": "all accepted"}, percent),
-    _Chart("Well-formed answers", {"well_formed_share": "learned from"}, percent),
+    _Chart(_FORM, {"well_formed_share": "learned from"}, percent),
     _Chart("Entropy", {"entropy": "mean", "entropy_least": "least of a step"}, _short),
     _Chart("KL", {"kl_behaviour": "to behaviour", "kl_reference": "to reference"}, _short, from_zero=True),
     _Chart("Outside the clip, capped", {"clip_share": "clipped", "importance_capped_share": "capped"}, percent, from_zero=True),
-    _Chart("Ratios", {"importance_mean": "proximal : behaviour", "ratio_mean": "trained : proximal"}, _short),
+    _Chart("Ratios", {"importance_mean": "proximal : behaviour", "ratio_mean": "trained : proximal"}, _fine),
     _Chart("Gradient norm", {"gradient_norm": "mean", "gradient_norm_max": "greatest"}, _short, from_zero=True),
     _Chart("Completion length", {"length_mean": "tokens, mean"}, _short),
     _Chart("Weights that changed", {"changed_share": "as published"}, percent, from_zero=True),
-    _Chart("Learning rate", {"learning_rate_factor": "alarms' factor"}, _short, from_zero=True),
+    _Chart("Learning rate", {_FACTOR: "alarms' factor"}, _short, from_zero=True),
 )
 
 
 def update(facts: RunFacts) -> str:
     """The whole section; a sentence where nothing was learned from."""
     lede = (
-        "What the trainer told of each window (`window_trained`), by windows of training. A red line is an alarm; "
+        "What the trainer told of each window, by windows of training. A red line is an alarm; "
         "docs/trainer.md says what raises one and what it does."
     )
     if not facts.training:
@@ -70,7 +77,7 @@ def update(facts: RunFacts) -> str:
         for place, one in zip(places, facts.training, strict=True)
         if one.alarms
     ]
-    cards = [_curve(chart, facts.training, places, labels, marks) for chart in _CHARTS]
+    cards = [_curve(chart, facts, places, labels, marks) for chart in _CHARTS]
     cards.append(card("Groups", "by window", _groups(facts.training, places)))
     return section("The update", lede, small_grid(*filter(None, cards)) + _alarms(facts.training) + _meanings(facts.training))
 
@@ -80,19 +87,19 @@ def _place(facts: RunFacts, window: int) -> int:
     return (window - (facts.first_window or 0)) // WINDOW_LENGTH + 1
 
 
-def _curve(
-    chart: _Chart, training: Sequence[TrainingFact], places: Sequence[int], labels: Sequence[str], marks: Sequence[Mark]
-) -> str:
+def _curve(chart: _Chart, facts: RunFacts, places: Sequence[int], labels: Sequence[str], marks: Sequence[Mark]) -> str:
     """Empty where none of its metrics was told."""
-    lines = []
+    lines: list[Line] = []
     for (metric, said), colour in zip(chart.lines.items(), _COLOURS, strict=False):
         points = tuple(
             Point(place, one.metrics[metric], 0.0, f"window {one.window}, {metric}: {one.metrics[metric]:.4g}")
-            for place, one in zip(places, training, strict=True)
+            for place, one in zip(places, facts.training, strict=True)
             if metric in one.metrics
         )
-        if points:
+        if points and not (metric == _FACTOR and all(point.value == 1 for point in points)):
             lines.append(Line(said, points, colour, label_last=not lines))
+    if lines and chart.title == _FORM and (held := _held_out_form(facts, len(labels))):
+        lines.append(held)
     if not lines:
         return ""
     unit = next(METRICS[metric].unit for metric in chart.lines if metric in METRICS)
@@ -107,6 +114,16 @@ def _curve(
         label=f"{chart.title} over windows of training",
     )
     return card(chart.title, unit or "by window", drawn + legend([(line.name, line.colour) for line in lines]))
+
+
+def _held_out_form(facts: RunFacts, places: int) -> Line | None:
+    """Well-formed share of held-out problems, which every checkpoint is asked alike."""
+    points = tuple(
+        Point(one.window_index, one.well_formed, one.well_formed_error, f"held out: {percent(one.well_formed)}")
+        for one in sorted(facts.evaluations, key=lambda one: one.window_index)
+        if one.window_index < places
+    )
+    return Line("held out", points, "m4", label_last=False) if points else None
 
 
 def _groups(training: Sequence[TrainingFact], places: Sequence[int]) -> str:

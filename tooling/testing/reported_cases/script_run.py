@@ -28,12 +28,11 @@ MOVED = {
     "grail_core.proof.model": "grail_core.model.policy_model",
     "grail_core.proof.sampling": "grail_core.model.sampling",
     "grail_core.generation.base.GenerationPolicy": "grail_core.protocol.policy.GenerationPolicy",
-    "grail_trainer.logprobs.TokenRow": "grail_trainer.learning.rollouts.TokenSequence",
+    "grail_trainer.grpo": "tooling.testing.reported_cases.former_trainer",
+    "grail_trainer.logprobs": "tooling.testing.reported_cases.former_trainer",
+    "grail_trainer.optimiser": "tooling.testing.reported_cases.former_trainer",
 }
 """Modules, and names in modules, whose place or name was another one when scripts were written."""
-
-ARGUMENT_GONE = {"grail_trainer.learning.update.policy_loss": (4, 1)}
-"""Functions → how many positional arguments they had, and the place of the one that they no longer take (the entropy)."""
 
 RENAMED_ARGUMENTS = {"grail_core.protocol.WindowHeader": {"numerics_class": ("proof_class", "generation_class")}}
 """Functions → arguments by their former name, and the names of those that now take their value."""
@@ -88,19 +87,9 @@ def _imported(module: str, name: str) -> Any:
     if not hasattr(found, name):
         return importlib.import_module(f"{found.__name__}.{name}")
     value = getattr(found, name)
-    if (gone := ARGUMENT_GONE.get(f"{module}.{name}")) is not None:
-        return _without_argument(value, *gone)
     if (renamed := RENAMED_ARGUMENTS.get(f"{module}.{name}")) is not None:
         return _with_new_names(value, renamed)
     return _noting_refusals(value) if name.startswith("read_") else value
-
-
-def _without_argument(function: Callable[..., Any], count: int, place: int) -> Callable[..., Any]:
-    def called(*arguments: Any, **named: Any) -> Any:
-        kept = arguments if len(arguments) != count else (*arguments[:place], *arguments[place + 1 :])
-        return function(*kept, **named)
-
-    return called
 
 
 def _with_new_names(function: Callable[..., Any], renamed: Mapping[str, tuple[str, ...]]) -> Callable[..., Any]:

@@ -11,7 +11,6 @@ from click.core import ParameterSource
 from grail_core.commands.knob_options import SectionedCommand, section_options
 from grail_core.commands.options import common_options, run_cli, stop_on_signals, verbose_option
 from grail_core.errors import ConfigurationError
-from grail_core.protocol.types import Window
 from grail_envs import DEFAULT_ENV_ID
 from grail_trainer import __version__
 from grail_trainer.hyper_parameters import HyperParameters
@@ -71,7 +70,7 @@ def run(
         env_id=env_id,
         windows=windows,
         hyper_parameters=hyper_parameters,
-        acknowledged=None if acknowledge is None else Window(acknowledge),
+        acknowledged=acknowledge,
     )
 
 
@@ -112,19 +111,43 @@ def _refuse_beside_from(*names: str) -> None:
 
 
 @cli.command()
-@click.option("--model", type=_FOLDER, required=True, help="Model folder, such as a fetched checkpoint.")
+@click.option("--model", type=_FOLDER, help="Model folder, sampled by its own defaults unless it is a checkpoint's.")
+@click.option("--checkpoint", help="Of the network instead: `head`, or the window it is valid from (see inspect).")
 @click.option(
-    "--env", "env_id", default=DEFAULT_ENV_ID, show_default=True, help="Environment, with the problems it holds back."
+    "--env",
+    "env_ids",
+    multiple=True,
+    help=f"Environment, with what it holds back; one or several. Without: the checkpoint's own, or {DEFAULT_ENV_ID}.",
 )
 @click.option("--problems", type=click.IntRange(min=1), default=2048, show_default=True)
 @click.option("--samples", type=click.IntRange(1, 64), default=1, show_default=True, help="Of each problem, for pass@k.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@click.option(
+    "--backend", default="hf", show_default=True, help="What draws: hf in this process, sglang, vllm, or an installed engine."
+)
+@click.option("--url", help="Of a server of that engine that runs already; else one is started.")
+@click.option("--keep", type=_FOLDER, help="Folder for every graded sample; an evaluation that was interrupted goes on there.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line on standard output, for each environment.")
 @common_options
-def evaluate(settings: Settings, model: Path, env_id: str, problems: int, samples: int, as_json: bool) -> None:
-    """Success on held-out problems: fixed problems and seeds, sampled as the network samples, with standard errors."""
-    from grail_trainer.commands import evaluate_command
+def evaluate(
+    settings: Settings,
+    model: Path | None,
+    checkpoint: str | None,
+    env_ids: tuple[str, ...],
+    problems: int,
+    samples: int,
+    backend: str,
+    url: str | None,
+    keep: Path | None,
+    as_json: bool,
+) -> None:
+    """Success on held-out problems: fixed problems and seeds, sampled as the network samples, with standard errors.
 
-    evaluate_command(settings, model=model, env_id=env_id, problems=problems, samples=samples, as_json=as_json)
+    A checkpoint is fetched and verified, and drawn from by the policy of its signed manifest.
+    """
+    from grail_trainer.evaluate_command import EvaluationRequest, evaluate_command
+
+    request = EvaluationRequest(model, checkpoint, env_ids, DEFAULT_ENV_ID, problems, samples, backend, url, keep, as_json)
+    evaluate_command(settings, request)
 
 
 @cli.command()

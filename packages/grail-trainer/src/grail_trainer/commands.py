@@ -1,4 +1,4 @@
-"""What `grail-trainer init`, `evaluate`, `inspect` and `run --dry-run` do between the command line and the library."""
+"""What `grail-trainer init`, `inspect` and `run --dry-run` do between the command line and the library."""
 
 from __future__ import annotations
 
@@ -130,42 +130,6 @@ def _other_shape(made: dict[str, tuple[int, ...]], saved: Mapping[str, RawTensor
         if name in saved and saved[name].layout.shape != shape:
             return f"{name} is saved with the shape {list(saved[name].layout.shape)}, not {list(shape)}"
     return ""
-
-
-def evaluate_command(settings: Settings, *, model: Path, env_id: str, problems: int, samples: int, as_json: bool) -> None:
-    from grail_core.generation.defaults import sampling_defaults
-    from grail_core.model.policy_model import PolicyModel
-    from grail_core.model.prompts import PromptRenderer
-    from grail_envs import load_held_out
-    from grail_trainer.evaluate import evaluate
-
-    environment = load_held_out(env_id, data_dir=settings.data_dir)
-    loaded = PolicyModel.load(model, device=settings.device)
-    defaults, renderer = sampling_defaults(model), PromptRenderer(model)
-    for note in defaults.notes:
-        click.echo(f"{model}: {printable(note)}", err=True)
-    with progress_bar() as bar:
-        result = evaluate(
-            loaded,
-            renderer,
-            environment,
-            defaults.policy,
-            defaults.end_tokens,
-            problems=problems,
-            samples=samples,
-            progress=lambda done, total: bar("sampling", done, total),
-        )
-    if as_json:
-        click.echo(json.dumps(result.to_json()))
-        return
-    click.echo(f"environment   {result.env_id}, {result.problems} held-out problems, {result.samples} sample(s) each")
-    click.echo(f"solved        {100 * result.success:6.2f} %  ± {100 * result.success_error:.2f}")
-    for k, value in result.pass_at.items():
-        if k > 1:
-            click.echo(f"pass@{k:<8} {100 * value:6.2f} %")
-    click.echo(f"well formed   {100 * result.well_formed:6.2f} %  ± {100 * result.well_formed_error:.2f}")
-    click.echo(f"reward        {result.reward:8.4f}")
-    click.echo(f"best constant {100 * result.constant:6.2f} %")
 
 
 def plan_command(

@@ -66,7 +66,7 @@ class TrainerService:
     environment_of: Callable[[CheckpointManifest], Environment]
     settings: HyperParameters
     reference: Any | None = None  # for the KL term
-    acknowledged: Window | None = None  # whose alarm a person has seen
+    acknowledged: int | None = None  # the window of an alarm that a person has seen
     confined: Confined = field(default_factory=Confined)
 
     def run(self, stop: threading.Event, windows: int | None = None) -> int:
@@ -294,8 +294,6 @@ def _event(
         "learned_reward_deviation": means.reward_deviation,
         "learned_success_mean": means.success_mean,
         "well_formed_share": means.well_formed_share,
-        "length_mean": means.length_mean,
-        "truncated_share": means.truncated_share,
         "learning_rate_factor": scalars.get(LEARNING_RATE_FACTOR, 1.0),
         "changed_share": changed,
         "seconds_verify": seconds_verify,

@@ -56,7 +56,7 @@ def run_trainer(
     env_id: str,
     windows: int | None,
     hyper_parameters: HyperParameters,
-    acknowledged: Window | None = None,
+    acknowledged: int | None = None,
 ) -> int:
     """Join the network, publish its first checkpoint if there is none, and learn until stopped.
 

@@ -69,7 +69,7 @@ def learn_window(
         if is_exhausted(error):
             raise _no_memory(window, settings) from error
         raise
-    means = rollout_means(groups, token_limit=token_limit)
+    means = rollout_means(groups)
     signs = signs_of(statistics, means)
     alarms = (
         *_unfit(masters, statistics, settings.optimiser.max_bad_steps),

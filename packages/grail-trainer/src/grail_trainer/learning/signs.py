@@ -20,8 +20,6 @@ class RolloutMeans:
     reward_deviation: float = 0.0  # standard deviation over rollouts, not within groups
     success_mean: float = 0.0
     well_formed_share: float = 0.0
-    length_mean: float = 0.0  # tokens, mean
-    truncated_share: float = 0.0  # completions of as many tokens as the policy allows
 
 
 @dataclass(frozen=True)
@@ -44,20 +42,16 @@ class WindowSigns:
     truncated_share: float
 
 
-def rollout_means(groups: Sequence[RolloutGroup], *, token_limit: int) -> RolloutMeans:
-    """Of a window's groups. `token_limit`: the policy's most completion tokens."""
+def rollout_means(groups: Sequence[RolloutGroup]) -> RolloutMeans:
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     if not rollouts:
         return RolloutMeans()
     rewards = np.array([rollout.reward for rollout in rollouts], dtype=np.float64)
-    lengths = np.array([rollout.row.completion_length for rollout in rollouts], dtype=np.float64)
     return RolloutMeans(
         reward_mean=float(rewards.mean()),
         reward_deviation=float(rewards.std()),
         success_mean=float(np.mean([rollout.success for rollout in rollouts])),
         well_formed_share=float(np.mean([rollout.well_formed for rollout in rollouts])),
-        length_mean=float(lengths.mean()),
-        truncated_share=float((lengths >= token_limit).mean()),
     )
 
 
@@ -67,7 +61,7 @@ def signs_of(statistics: UpdateStatistics, means: RolloutMeans) -> WindowSigns:
         clip_share=statistics.clip_share,
         importance_mean=statistics.importance_mean,
         kl_behaviour=statistics.kl_behaviour,
-        kl_reference=getattr(statistics, "kl_reference", 0.0),
+        kl_reference=statistics.kl_reference,
         gradient_norm=statistics.gradient_norm,
         steps=statistics.steps,
         steps_refused=statistics.steps_refused,
@@ -75,6 +69,6 @@ def signs_of(statistics: UpdateStatistics, means: RolloutMeans) -> WindowSigns:
         reward_deviation=means.reward_deviation,
         success_mean=means.success_mean,
         well_formed_share=means.well_formed_share,
-        length_mean=means.length_mean,
-        truncated_share=means.truncated_share,
+        length_mean=statistics.length_mean,
+        truncated_share=statistics.truncated_share,
     )

@@ -41,7 +41,7 @@ PLAN = Plan(windows=2, env_id="sat", seed=7, quick=True, miners=1, cheats=("zero
 HONEST = MinerIdentity("miner-1", "5F3sa2TJAWMqDhXG6jhV4N8ko9SxwGy8TpaNS1repo5EYjQX", 4, "honest")
 CHEAT = MinerIdentity("miner-2", "5DAAnrj7VHTznn2AWBemMuyBwZWs6FNFjdyVXUeYum3PTXFy", 5, "zero-sketch")
 REQUIRED_KEYS = {
-    "windows", "env_id", "eval_before", "eval_after", "format_before", "format_after", "eval_constant", "eval_control",
+    "windows", "env_id", "eval_before", "eval_after", "format_before", "format_after", "eval_constant", "eval_control", "audit",
     "miners", "validators_agree", "windows_missed", "delta_ratio", "verify_to_generate_ratio", "seconds_per_window",
     "rollouts_verified_fraction",
 }  # fmt: skip

@@ -89,6 +89,7 @@ Examples:
     help="Seconds that a role which is dead or hangs may hold the blocks; then the run goes on without it, and says so.",
 )
 @click.option("--control", is_flag=True, help="Run once more with learning rate 0 and report both (takes twice as long).")
+@click.option("--audit", is_flag=True, help="Repeat the trainer's windows at the end, as a stranger (3 to 5 s a window).")
 @click.option("--chaos", is_flag=True, help="SIGKILL every role once during the run.")
 @click.option("--commit-reveal", is_flag=True, help="Validators commit to weights, which the chain reveals some blocks later.")
 @click.option(
@@ -121,6 +122,7 @@ def cli(
     block_time: float | None,
     patience: float,
     control: bool,
+    audit: bool,
     chaos: bool,
     commit_reveal: bool,
     newcomer: bool,
@@ -154,6 +156,7 @@ def cli(
         data_dir=str(data_dir.absolute()) if data_dir else None,
         evaluation_problems=evaluation_problems or (QUICK_EVALUATION_PROBLEMS if quick else EVALUATION_PROBLEMS),
         control=control,
+        audit=audit,
         chaos=chaos,
         commit_reveal=commit_reveal,
         newcomer=newcomer,

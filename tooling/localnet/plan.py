@@ -18,7 +18,7 @@ from grail_core.errors import ConfigurationError
 from tooling.localnet.report.facts import NotWaitedFact, ProcessFact
 
 STATE_FORMAT = 1
-MAY_CHANGE = frozenset({"windows", "evaluation_problems", "data_dir", "chaos", "control", "patience_s"})
+MAY_CHANGE = frozenset({"windows", "evaluation_problems", "data_dir", "chaos", "control", "audit", "patience_s"})
 HONEST = "honest"
 GROUPS, QUICK_GROUPS = 16, 8  # of 16 rollouts, per miner and window: what two processors do in a few seconds
 BLOCK_SECONDS = 1.5  # with the real clock
@@ -44,6 +44,7 @@ class Plan:
     learning_rate: str | None = None
     evaluation_problems: int = EVALUATION_PROBLEMS
     control: bool = False
+    audit: bool = False  # the trainer's windows are repeated at the end
     chaos: bool = False
     dying: bool = False  # the last validator kills itself in every other window (`doomed`)
     commit_reveal: bool = False  # weights are committed, and in force some blocks later

@@ -150,6 +150,11 @@ def evaluate_command(plan: Plan, folder: Path) -> tuple[str, ...]:
     return (*argv, "--problems", str(plan.evaluation_problems), "--json")
 
 
+def audit_argv() -> tuple[str, ...]:
+    """`grail-trainer audit` of every window that is still there."""
+    return (*_script("grail_trainer"), "audit", "--all", "--json")
+
+
 def init_environment(plan: Plan) -> dict[str, str]:
     environment = base_environment()
     environment["OMP_NUM_THREADS"] = environment["MKL_NUM_THREADS"] = str(os.cpu_count() or 1)  # it runs alone

@@ -20,12 +20,13 @@ from types import FrameType
 from grail_core.disk import write_atomically
 from grail_core.errors import ChainError, GrailError, StorageError
 from grail_core.participant.state import only_process
+from tooling.localnet.auditing import run_audit
 from tooling.localnet.checkpoints import EvaluationPlanner
 from tooling.localnet.evaluation import run_evaluations
 from tooling.localnet.plan import Layout, Plan, State, load_or_create_state
 from tooling.localnet.processes import BEACON, Processes, init_command, init_environment
 from tooling.localnet.report.assemble import collect_facts
-from tooling.localnet.report.facts import EvaluationFact, ProcessFact
+from tooling.localnet.report.facts import AuditFact, EvaluationFact, ProcessFact
 from tooling.localnet.report.report import render
 from tooling.localnet.report.summary import Summary, summarise, write_summary
 from tooling.localnet.setup import Network, beacon_key, folder_of, make_network, prepare_folder
@@ -194,6 +195,8 @@ class Localnet:
         known.write(self._layout.state)
         events = self._windows.events if self._windows is not None else events_of(self._plan, self._layout.logs)
         facts = collect_facts(self._plan, self._layout, network, known, events, self.evaluations, why, self._command)
+        if self._plan.audit and facts.finished:
+            facts = dataclasses.replace(facts, audit=self._audit())
         if self._plan.control and facts.finished:
             facts = dataclasses.replace(facts, control=self._control())
         summary = summarise(facts)
@@ -218,11 +221,21 @@ class Localnet:
         except (StorageError, ChainError, OSError) as error:
             return [], f"the checkpoints could not be evaluated: {error}"
 
+    def _audit(self) -> AuditFact:
+        """The trainer's windows, repeated with the first validator's settings."""
+        self._view.say("audit", "the trainer's windows are repeated from what was published (grail-trainer audit --all)")
+        return run_audit(self._layout, self._plan.validator_names()[0], pause=self._check_stop)
+
     def _control(self) -> EvaluationFact | None:
         """The same run with learning rate 0, in a folder of its own; the evaluation of its last checkpoint."""
         self._view.say("control", "the same run again, with learning rate 0")
         plan = dataclasses.replace(
-            self._plan, control=False, chaos=False, learning_rate="0", model=str(self._plan.model or self._layout.model)
+            self._plan,
+            control=False,
+            audit=False,
+            chaos=False,
+            learning_rate="0",
+            model=str(self._plan.model or self._layout.model),
         )
         control = Localnet(plan, Layout(self._layout.control), self._view, self._command)
         control._stop_asked = self._stop_asked

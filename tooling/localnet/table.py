@@ -72,6 +72,14 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
         rows.append(
             ("control, learning rate 0", f"{100 * summary.eval_control:.2f} ± {100 * (summary.eval_control_error or 0):.2f} %")
         )
+    if summary.audit is not None:
+        said = ", ".join(f"{count} {outcome}" for outcome, count in summary.audit.items())
+        rows.append(
+            (
+                "training audited",
+                f"{said} ({summary.audit_seconds:.0f} s){': ' * bool(summary.audit_difference)}{summary.audit_difference}",
+            )
+        )
     agree = (
         "equal verdicts"
         if summary.validators_agree

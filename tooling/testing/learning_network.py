@@ -30,7 +30,8 @@ from grail_envs.sat import SatEnvironment
 from grail_envs.sat.teaching import majority_answer
 from grail_trainer.hyper_parameters import GrpoSettings, HyperParameters, OptimiserSettings
 from grail_trainer.learning.optimiser import Masters
-from grail_trainer.publishing.publication import LOG_TAG, Publisher
+from grail_trainer.publishing.publication import Publisher
+from grail_trainer.publishing.training_log import LOG_TAG
 from grail_trainer.service import TrainerService
 from grail_trainer.start import assemble
 from grail_trainer.tiny.init import TinyConfig, create_model

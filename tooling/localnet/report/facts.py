@@ -154,6 +154,15 @@ class ParameterFact:
 
 
 @dataclass(frozen=True)
+class AuditFact:
+    """What `grail-trainer audit --all` said: outcome → windows, and the first difference."""
+
+    outcomes: dict[str, int]
+    difference: str
+    seconds: float
+
+
+@dataclass(frozen=True)
 class RunFacts:
     """Everything about one run."""
 
@@ -177,6 +186,7 @@ class RunFacts:
     training: tuple[TrainingFact, ...] = ()
     evaluations: tuple[EvaluationFact, ...] = ()
     control: EvaluationFact | None = None
+    audit: AuditFact | None = None
     weights: tuple[WeightFact, ...] = ()
     phases: tuple[PhaseFact, ...] = ()
     processes: tuple[ProcessFact, ...] = ()

@@ -57,6 +57,9 @@ class Summary:
     eval_constant: float | None
     eval_control: float | None
     eval_control_error: float | None
+    audit: dict[str, int] | None  # outcome → windows, of `grail-trainer audit --all`
+    audit_difference: str
+    audit_seconds: float | None
     miners: tuple[MinerSummary, ...]
     burn_weight: float | None
     validators_agree: bool  # equal bodies in every window that two or more judged; false if there was none
@@ -118,6 +121,9 @@ def summarise(facts: RunFacts) -> Summary:
         eval_constant=before.constant if before else None,
         eval_control=facts.control.success if facts.control else None,
         eval_control_error=facts.control.success_error if facts.control else None,
+        audit=facts.audit.outcomes if facts.audit else None,
+        audit_difference=facts.audit.difference if facts.audit else "",
+        audit_seconds=round(facts.audit.seconds, 1) if facts.audit else None,
         miners=tuple(_miner(facts, miner, burn) for miner in facts.miners),
         burn_weight=burn.get(0) if burn else None,
         validators_agree=bool(compared) and all(w.bodies_equal for w in compared),

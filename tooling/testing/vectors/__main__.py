@@ -16,7 +16,7 @@ from pathlib import Path
 from grail_core.protocol.constants import PROTOCOL_VERSION
 from grail_core.protocol.reading import Json
 from tooling import REPOSITORY
-from tooling.testing.vectors import checkpoints, derivation, scoring, statements
+from tooling.testing.vectors import checkpoints, derivation, scoring, statements, training
 from tooling.testing.vectors.source import Source
 
 FOLDER = REPOSITORY / "tests" / "vectors"
@@ -41,6 +41,7 @@ FILES: dict[str, tuple[str, Callable[[Source], Json]]] = {
     "scores": ("section 10: score inputs, power, look-backs, weights of a window and as they are set", scoring.scores),
     "signatures": ("sections 8 and 11: sr25519", statements.signatures),
     "verdicts": ("section 11: canonical bodies and what is signed", statements.verdicts),
+    "training": ("section 11: training logs and state anchors, canonical bodies and what is signed", training.training),
 }
 
 

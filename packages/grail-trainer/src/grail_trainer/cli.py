@@ -181,6 +181,31 @@ def inspect(settings: Settings, as_json: bool, objects: bool) -> None:
     inspect_command(settings, as_json=as_json, objects=objects)
 
 
+@cli.command()
+@click.argument("windows", nargs=-1, metavar="WINDOW...")
+@click.option("--all", "every", is_flag=True, help="Every window whose files are still kept (48 windows).")
+@click.option("--json", "as_json", is_flag=True, help="Outcomes as JSON.")
+@common_options
+def audit(settings: Settings, windows: tuple[str, ...], every: bool, as_json: bool) -> None:
+    """Repeat what the network's trainer published, and say whether its checkpoints follow from the rollouts they name.
+
+    Anybody can: it needs the network's parameters, its chain, a beacon relay and the environment, and no wallet and no bucket.
+    WINDOW is a window or a range of them (4242000-4242300); windows between the last published state and the first one that
+    is asked for are repeated too, and told. On a machine like the trainer's (same versions, processor and threads) every bit is
+    compared; on another the distance is, against a stated bound. Exit code 11 where a window differs, 5 where one could not be
+    audited, else 0.
+
+    \b
+      grail-trainer audit 4242000
+      grail-trainer audit --all --json
+    """
+    from grail_trainer.auditing.audit_command import AuditRequest, audit_command
+
+    if bool(windows) == every:
+        raise click.UsageError("give either WINDOW... or --all")
+    audit_command(settings, AuditRequest(windows, every), as_json=as_json)
+
+
 def main() -> None:
     run_cli(cli)
 

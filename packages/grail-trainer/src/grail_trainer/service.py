@@ -12,12 +12,14 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from grail_core.checkpoints.delta.digests import digest_state
 from grail_core.checkpoints.loaded import LiveCheckpoint
+from grail_core.checkpoints.publish import publishable
 from grail_core.environment import Environment
 from grail_core.errors import AlarmStopError, CheckpointError
 from grail_core.files.confined.opening import Confined
@@ -27,11 +29,10 @@ from grail_core.participant.participant import Participant
 from grail_core.participant.waiting import until_had
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.manifest import CheckpointManifest
-from grail_core.protocol.policy import GenerationPolicy
-from grail_core.protocol.types import Window
+from grail_core.protocol.types import Digest, Window
 from grail_core.telemetry import get_logger
 from grail_trainer.data.batch import TrainingBatch, build_batch
-from grail_trainer.data.intake import TOO_OLD, Intake, VerdictListener
+from grail_trainer.data.intake import TOO_OLD, VerdictListener, WantedFile
 from grail_trainer.data.wanted_files import WantedFiles
 from grail_trainer.hyper_parameters import HyperParameters
 from grail_trainer.learning.alarms import LEARNING_RATE_FACTOR, STOPPED_AT
@@ -39,23 +40,14 @@ from grail_trainer.learning.guarded import LearnedWindow, learn_window
 from grail_trainer.learning.optimiser import Masters
 from grail_trainer.learning.statistics import UpdateStatistics
 from grail_trainer.publishing.background import BackgroundPublisher, Snapshot
+from grail_trainer.publishing.machine_facts import machine_facts
 from grail_trainer.publishing.publication import Publisher
+from grail_trainer.publishing.training_log import TrainingLog, figures
 from grail_trainer.state import TrainerState
 from grail_trainer.steps import NothingToLearn, TrainedWindow
+from grail_trainer.window_log import Change, Material, window_log
 
 log = get_logger(__name__)
-
-LOG_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Material:
-    """What one window gives to learn from, and what it was taken from."""
-
-    intake: Intake
-    policy: GenerationPolicy  # of the window's signed manifest: what the rollouts were drawn by
-    batch: TrainingBatch
-    seconds_verify: float
 
 
 @dataclass
@@ -160,9 +152,16 @@ class TrainerService:
         except CheckpointError as error:
             return NothingToLearn(window, f"the behaviour checkpoint cannot be had: {error.what}")
         files = WantedFiles(self.participant, window, too_late=self.verdicts.too_late(window))
+        had_files: list[WantedFile] = []
+
+        def each() -> Iterator[tuple[WantedFile, bytes]]:
+            for file, data in files.each(intake, stop):
+                had_files.append(file)
+                yield file, data
+
         try:
             batch = build_batch(
-                files.each(intake, stop),
+                each(),
                 files.read,
                 context,
                 loaded,
@@ -181,7 +180,7 @@ class TrainerService:
             log.event("group_dropped", window=window, hotkey=ss58(dropped.hotkey), group=dropped.group, reason=dropped.reason)
         if not batch.groups:
             return NothingToLearn(window, _why_nothing(batch))
-        return Material(intake, context.manifest.policy, batch, time.perf_counter() - start)
+        return Material(intake, context.manifest, tuple(had_files), batch, time.perf_counter() - start)
 
     # --- learn --------------------------------------------------------------------------------------------------------
 
@@ -211,29 +210,35 @@ class TrainerService:
         share = changed / sum(tensor.numel() for tensor in new.values())
         return TrainedWindow(
             window=window,
-            log=self._log_body(window, material, learned, before),
+            log=self._log(window, material, learned, before, new).to_json(),
             summary=_summary(batch, statistics, self.settings, share),
             event=_event(batch, learned, self.masters.scalars, share, material.seconds_verify, seconds),
         )
 
-    def _log_body(self, window: Window, material: Material, learned: LearnedWindow, before: str) -> dict[str, Any]:
-        """What anybody needs to repeat this update: which verified groups in which order, from which state to which."""
-        batch = material.batch
-        return {
-            "version": LOG_VERSION,
-            "network_id": self.participant.network_id.hex(),
-            "window": window,
-            "trainer": self.participant.signer.hotkey.hex(),
-            "verdicts": {v.hex(): verdict.body.digest().hex() for v, verdict in sorted(material.intake.verdicts.items())},
-            "groups": [member.to_json() for member in batch.members],
-            "dropped": [dropped.to_json() for dropped in batch.dropped],
-            "without_variance": batch.without_variance,
-            "settings": self.settings.to_json(),
-            "state_before": before,
-            "state_after": self.masters.digest(),
-            "statistics": _texts(dataclasses.asdict(learned.statistics)),
-            "alarms": [alarm.to_json() for alarm in learned.alarms],
-        }
+    def _log(
+        self, window: Window, material: Material, learned: LearnedWindow, before: str, new: Mapping[str, Any]
+    ) -> TrainingLog:
+        """What anybody needs to repeat this update. `before`: digest of the state it began with; `new`: the cast after it."""
+        journal, view = self.state.journal, self.publisher.view()
+        if journal is None or view.head is None:
+            raise RuntimeError("a window is learned from where there are a journal and a checkpoint")
+        change = Change(
+            number=journal.learned + 1,
+            origin=view.head.digest if journal.state_file is None else None,
+            before=Digest(bytes.fromhex(before)),
+            after=Digest(bytes.fromhex(self.masters.digest())),
+            weights_root=digest_state(publishable(new)).root,
+        )
+        return window_log(
+            self.participant,
+            material,
+            learned,
+            change,
+            window=window,
+            settings=self.settings,
+            reference=None if self.reference is None else view.stored[0].manifest.digest,
+            machine=machine_facts(str(next(iter(self.masters.module.parameters())).device)),
+        )
 
 
 def _tell(trained: TrainedWindow, manifest: CheckpointManifest | None) -> None:
@@ -258,7 +263,7 @@ def _summary(batch: TrainingBatch, statistics: UpdateStatistics, settings: Hyper
         "steps": statistics.steps,
         "miners": len({member.hotkey for member in batch.members}),
         "changed_share": f"{changed:.6f}",
-    } | _texts(
+    } | figures(
         {
             "learning_rate": settings.optimiser.learning_rate,
             "reward_mean": round(batch.reward_mean, 6),
@@ -297,8 +302,3 @@ def _event(
         "undone": learned.undone,
         "alarms": [alarm.to_event() for alarm in learned.alarms],
     } | {name: value for name, value in dataclasses.asdict(learned.statistics).items() if not name.startswith("_")}
-
-
-def _texts(value: dict[str, Any]) -> dict[str, Any]:
-    """Numbers with a fraction as text: canonical JSON here holds no floats."""
-    return {name: repr(item) if isinstance(item, float) else item for name, item in value.items() if not name.startswith("_")}

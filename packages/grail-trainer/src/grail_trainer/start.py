@@ -110,8 +110,8 @@ def assemble(
         ConfigurationError: the bucket, the journal and the environment do not belong together.
         CheckpointError: a checkpoint or the state of an earlier start cannot be read.
     """
-    publisher = Publisher(participant, read_model_files(model))
     state = open_state(participant)
+    publisher = Publisher(participant, read_model_files(model), states=state.folder)
     head = publisher.view().head
     if head is None:
         if state.journal is not None:

@@ -16,7 +16,8 @@ from grail_core.protocol.manifest import CheckpointManifest, ObjectRef
 from grail_core.protocol.types import Digest
 from grail_core.storage.layout import manifest_key
 
-NEWEST_KEPT = 40
+NEWEST_KEPT = 52
+"""Somewhat more than the windows for which validators keep files: who audits training needs what they were drawn from."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ SEAL_PREFIX: Final = "grail/seals/"
 FILE_PREFIX: Final = "grail/files/"
 VERDICT_PREFIX: Final = "grail/verdicts/"
 MANIFEST_PREFIX: Final = "grail/checkpoints/"
+ANCHOR_PREFIX: Final = "grail/anchors/"
 PROBE_KEY: Final = "grail/probe"  # written by whoever must not be able to
 DOCTOR_PREFIX: Final = "grail/doctor"
 
@@ -26,6 +27,7 @@ _WINDOW_OF = re.compile(
     r"grail/(?:windows|seals)/[A-Za-z0-9]{1,64}-window-(0|[1-9][0-9]{0,15})\.(?:parquet|json)"
     r"|grail/verdicts/(0|[1-9][0-9]{0,15})/[a-z]+\.[a-z]+"
 )
+_ANCHOR_WINDOW = re.compile(r"grail/anchors/(0|[1-9][0-9]{0,15})/(?:anchor\.json|[0-9a-f]{64})")
 _MANIFEST_KEY = re.compile(r"grail/checkpoints/(0|[1-9][0-9]{0,15})/manifest\.json")
 
 
@@ -79,6 +81,22 @@ def is_object_key(key: str) -> bool:
 def training_log_key(window: Window) -> str:
     """What the trainer did with a window."""
     return f"grail/training/{window}/log.json"
+
+
+def anchor_key(window: Window) -> str:
+    """What the training state after a window consists of, signed by the trainer."""
+    return f"{ANCHOR_PREFIX}{window}/anchor.json"
+
+
+def anchor_part_key(window: Window, sha256: bytes) -> str:
+    """A part of the training state after a window, named by its SHA-256."""
+    return f"{ANCHOR_PREFIX}{window}/{sha256.hex()}"
+
+
+def anchor_window_of_key(key: str) -> Window | None:
+    """The window whose anchor a key belongs to, None for other keys."""
+    match = _ANCHOR_WINDOW.fullmatch(key)
+    return Window(int(match[1])) if match and int(match[1]) % WINDOW_LENGTH == 0 else None
 
 
 def kind_of_key(key: str) -> str:

@@ -26,7 +26,7 @@ from grail_core.errors import DiskFullError, GrailError
 from grail_core.files.evidence import GradeStability, RolloutEvidence
 from grail_core.keys import ss58
 from grail_core.proof.in_process import InThisProcess
-from grail_core.protocol import Finding, Outcome
+from grail_core.protocol import Finding
 from grail_core.protocol.constants import COARSE_MARGIN, COARSE_MARGIN_SHARE
 from grail_core.protocol.context import WindowContext
 from grail_core.protocol.types import Digest, Hotkey
@@ -54,15 +54,7 @@ class DroppedGroup:
     group: int | None
     reason: str
     findings: tuple[Finding, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "hotkey": self.hotkey.hex(),
-            "content_digest": self.content_digest.hex(),
-            "group": self.group,
-            "reason": self.reason,
-            "findings": [f.to_json() for f in self.findings if f.outcome is not Outcome.ACCEPT],  # why, and nothing else
-        }
+    own_fault: bool = False  # of this trainer's machine: who looks at the same bytes again may find otherwise
 
 
 @dataclass(frozen=True)
@@ -140,6 +132,28 @@ def build_batch(
     return building.verified()
 
 
+def verify_named(
+    files: Iterable[tuple[WantedFile, bytes]],
+    read: Read,
+    context: WindowContext,
+    loaded: LoadedCheckpoint,
+    environment: Environment,
+    named: Sequence[BatchMember],
+    *,
+    tokens_per_pass: int = GrpoSettings().tokens_per_pass,
+    open_file: OpenFile = in_this_process,
+) -> TrainingBatch:
+    """Verify exactly these groups, whatever the rules would have taken; those that pass, in the order they are named.
+
+    Arguments and errors: as `build_batch`. A group that is named twice, or whose file is not among `files`, is left out.
+    """
+    building = _Building(read, context, loaded, environment, len(named), tokens_per_pass, lambda: False, open_file)
+    for file, data in files:
+        building.look_at(file, data)
+        del data
+    return building.of_these(named)
+
+
 class _Building:
     """A batch that is being collected: what each file offers, and what was verified of it."""
 
@@ -199,14 +213,30 @@ class _Building:
                 break
             for hotkey, candidates in due.items():
                 self._verify(self._files[hotkey], candidates)
-        return self._batch([candidate for candidate in planned if candidate in self._taken], active)
+        taken = [candidate for candidate in planned if candidate in self._taken]
+        return self._batch(taken, within_share([candidate.hotkey for candidate in taken], active=active))
+
+    def of_these(self, named: Sequence[BatchMember]) -> TrainingBatch:
+        """Checks 6 to 9 of these groups and no other."""
+        due: dict[Hotkey, list[Candidate]] = {}
+        for member in dict.fromkeys(named):
+            file = self._files.get(member.hotkey)
+            if file is None or file.content_digest != member.content_digest:
+                continue
+            if member.group in self._offered[member.hotkey]:  # else there is none of this number, or none that varies
+                due.setdefault(member.hotkey, []).append(Candidate(member.hotkey, member.group))
+        for hotkey, candidates in due.items():
+            self._verify(self._files[hotkey], candidates)
+        wanted = (Candidate(member.hotkey, member.group) for member in named)
+        taken = [candidate for candidate in dict.fromkeys(wanted) if candidate in self._taken]
+        return self._batch(taken, list(range(len(taken))))
 
     def _verify(self, file: WantedFile, candidates: Sequence[Candidate]) -> None:
         """These groups of one file; what was verified of it before something goes wrong stays."""
         with self._one_file(file):
             data = self._read(file)
             if data is None:
-                self._drop(file, "its bytes could not be had again")
+                self._drop(file, "its bytes could not be had again", own_fault=True)
                 return
             context = self._check_context(file.hotkey)
             submission = check_file(data, file.content_digest, file.hotkey, self._context, open_file=self._open_file)
@@ -233,19 +263,19 @@ class _Building:
         except DiskFullError:
             raise
         except GrailError as error:  # this machine's: no memory to open it in, a device, a worker
-            self._drop(file, f"this trainer could not look at it: {error.what}")
+            self._drop(file, f"this trainer could not look at it: {error.what}", own_fault=True)
         except Exception as error:
             log.exception("unforeseen with the file of %s in window %d", ss58(file.hotkey), self._context.window)
-            self._drop(file, f"unforeseen in this trainer: {type(error).__name__}")
+            self._drop(file, f"unforeseen in this trainer: {type(error).__name__}", own_fault=True)
 
-    def _drop(self, file: WantedFile, reason: str, findings: tuple[Finding, ...] = ()) -> None:
-        self._dropped.append(DroppedGroup(file.hotkey, file.content_digest, None, reason, findings))
+    def _drop(self, file: WantedFile, reason: str, findings: tuple[Finding, ...] = (), *, own_fault: bool = False) -> None:
+        self._dropped.append(DroppedGroup(file.hotkey, file.content_digest, None, reason, findings, own_fault))
         taken = {candidate.group for candidate in self._taken if candidate.hotkey == file.hotkey}
         if file.hotkey in self._offered:
             self._offered[file.hotkey] = [group for group in self._offered[file.hotkey] if group in taken]
 
-    def _batch(self, taken: Sequence[Candidate], active: int) -> TrainingBatch:
-        kept = [taken[index] for index in within_share([candidate.hotkey for candidate in taken], active=active)]
+    def _batch(self, taken: Sequence[Candidate], kept_indices: Sequence[int]) -> TrainingBatch:
+        kept = [taken[index] for index in kept_indices]
         failed = sorted(self._failed, key=lambda candidate: (candidate.hotkey, candidate.group))
         tally = self._tally
         return TrainingBatch(
@@ -289,16 +319,16 @@ def _learnable(
     behaviour: Callable[[], BehaviourPolicy],
     context: CheckContext,
 ) -> RolloutGroup | DroppedGroup:
-    def drop(reason: str) -> DroppedGroup:
-        return DroppedGroup(candidate.hotkey, submission.content_digest, candidate.group, reason, result.findings)
+    def drop(reason: str, *, own_fault: bool = False) -> DroppedGroup:
+        return DroppedGroup(candidate.hotkey, submission.content_digest, candidate.group, reason, result.findings, own_fault)
 
     if result.reject is not None or result.evidence is None:
         return drop(_reason(result.findings))
     if result.undecided is not None:
-        return drop(f"this trainer could not decide: {result.undecided.detail}")
+        return drop(f"this trainer could not decide: {result.undecided.detail}", own_fault=True)
     evidence = {rollout.rollout: rollout for rollout in result.evidence.rollouts}
     if any(rollout.grade.stability is not GradeStability.STABLE for rollout in evidence.values()):
-        return drop("grading did not come to one result for every rollout")
+        return drop("grading did not come to one result for every rollout", own_fault=True)
     for number, rollout in sorted(evidence.items()):
         lost = int((rollout.margin > COARSE_MARGIN).sum())
         if lost >= LEAST_LOST and lost > COARSE_MARGIN_SHARE * len(rollout.margin):

@@ -1,4 +1,4 @@
-"""Publishing what was learned: the checkpoint and the signed training log.
+"""Publishing what was learned: the checkpoint, from time to time the training state, and last the signed training log.
 
 Which window a checkpoint comes into force in is decided by `publication_steps`; this carries it out over the trainer's bucket.
 Everything here may be repeated after a crash and finds what it did before.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -25,9 +26,10 @@ from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.encoding import canonical_json, tagged_hash
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.network import NetworkParameters
-from grail_core.protocol.types import Block, Window
+from grail_core.protocol.types import Block, Digest, Window
 from grail_core.storage.layout import MANIFEST_PREFIX, training_log_key
 from grail_core.telemetry import get_logger
+from grail_trainer.publishing.own_logs import OwnLogs
 from grail_trainer.publishing.publication_steps import (
     Logged,
     Places,
@@ -37,11 +39,11 @@ from grail_trainer.publishing.publication_steps import (
     Stored,
     step,
 )
-from grail_trainer.steps import TrainedWindow
+from grail_trainer.publishing.state_anchors import ANCHOR_EVERY, is_due, publish_anchor, retire_anchors
+from grail_trainer.publishing.training_log import LOG_TAG, LOG_VERSION, PublishedCheckpoint, SignedLog, TrainingLog
+from grail_trainer.steps import TrainedWindow, state_file_of
 
 log = get_logger(__name__)
-
-LOG_TAG = "grail/training-log"
 
 
 def first_reachable(window: Window, block: Block, params: NetworkParameters, *, spare: int) -> Window:
@@ -60,7 +62,12 @@ class Publisher:
     participant: Participant
     files: ModelFiles
     spare_blocks: int = 1
+    states: Path | None = None  # where the training states of what is not published yet lie; None: none is published
+    anchor_every: int = ANCHOR_EVERY  # windows; 0: never
     _chain_seconds: float = 0.0  # of chain time, that the last publication took: what the next one is given
+
+    def __post_init__(self) -> None:
+        self._logs = OwnLogs(self.participant.own_store, self.participant.network_id)
 
     def view(self) -> CheckpointSequence:
         """Our own sequence of checkpoints, as our bucket has it."""
@@ -113,35 +120,61 @@ class Publisher:
             log.event("checkpoint_joined", window=trained.window, reason="its place is taken: the next checkpoint carries it")
         self._put_log(trained, manifest)
         step(taken.publication, Logged())
-        self._retire()
+        self._retire(trained.window)
         return manifest
 
     def _put_log(self, trained: TrainedWindow, manifest: CheckpointManifest | None) -> None:
-        """The signed training log of a window; the same bytes however often it is called."""
-        checkpoint = None
-        if manifest is not None:
-            checkpoint = {
-                "digest": manifest.digest.hex(),
-                "sequence": manifest.sequence,
-                "valid_from": manifest.valid_from,
-                "weights_root": manifest.weights_root.hex(),
-            }
+        """The signed training log of a window, behind the anchor that it names; the same body however often it is called."""
+        participant, store = self.participant, self.participant.own_store
+        if trained.log.get("version") != LOG_VERSION:
+            self._put_former(trained, manifest)
+            return
+        body = TrainingLog.from_json(trained.log)
+        before = self._logs.before(body.window, self.view().stored[0].manifest.valid_from)
+        full = body.published(
+            previous=None if before is None else before.link,
+            origin=body.origin if body.begins or before is None else before.origin,
+            anchor=self._put_anchor(body),
+            checkpoint=None if manifest is None else PublishedCheckpoint.of(manifest),
+        )
+        store.put(training_log_key(body.window), SignedLog.sign(full, participant.signer).encode())
+        self._logs.put(full)
+
+    def _put_anchor(self, log_body: TrainingLog) -> Digest | None:
+        """The state after a window, where it is one of those that are published: the file that the journal keeps until then."""
+        if self.states is None or not is_due(log_body.number, self.anchor_every):
+            return None
+        participant, start = self.participant, time.perf_counter()
+        path = self.states / state_file_of(log_body.window)
+        digest = publish_anchor(
+            participant.own_store, participant.signer, participant.network_id, log_body.window, path, log_body.state_after
+        )
+        log.event("anchor_published", window=log_body.window, seconds=time.perf_counter() - start)
+        return digest
+
+    def _put_former(self, trained: TrainedWindow, manifest: CheckpointManifest | None) -> None:
+        """The log of a window that an earlier version learned from and did not come to publish: as it would have done it."""
         participant = self.participant
+        checkpoint = None if manifest is None else PublishedCheckpoint.of(manifest).to_json()
         body = {**trained.log, "checkpoint": checkpoint}
         message = tagged_hash(participant.network_id, LOG_TAG, canonical_json(body))
         signed = {"body": body, "signature": participant.signer.sign(message).hex()}
         participant.own_store.put(training_log_key(trained.window), canonical_json(signed))
+        self._logs.forget()
 
-    def _retire(self) -> None:
+    def _retire(self, window: Window) -> None:
         """Delete what no reader needs any more; what cannot be deleted now is with the next checkpoint."""
         try:
             plan = retire(self.participant.own_checkpoints)
+            anchors = retire_anchors(self.participant.own_store, window) if self.anchor_every else []
         except (StorageError, CheckpointError) as error:
             log.event("retention_failed", prefix=MANIFEST_PREFIX, reason=error.what, retry="with the next checkpoint")
             return
         if plan.retire:
             retired = [manifest.sequence for manifest in plan.retire]
             log.event("checkpoints_retired", sequences=retired, objects=len(plan.unreferenced))
+        if anchors:
+            log.event("anchors_retired", windows=anchors)
 
     def _reachable(self, window: Window) -> Window:
         participant = self.participant

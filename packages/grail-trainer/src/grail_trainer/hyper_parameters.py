@@ -40,6 +40,10 @@ the geometric mean of a completion's ratios, which moves a thousandth as far (it
 that no gradient flows through: from above alone, at 5."""
 
 
+ScheduleKind = Literal["constant", "inverse-sqrt"]
+"""inverse-sqrt: full until `schedule_steps`, then by the root of `schedule_steps` : steps. It knows no end of a run."""
+
+
 @dataclass(frozen=True)
 class OptimiserSettings:
     """How gradients become steps. The learning rate is what `hatch run learn` measured for tiny models; big ones need less."""
@@ -51,6 +55,15 @@ class OptimiserSettings:
         "minibatch, have full length otherwise.",
         least=0,
     )
+    schedule: ScheduleKind = knob(
+        "inverse-sqrt",
+        "What the learning rate does after the warmup: stays, or falls. What steps do to an answer's form by chance is put right "
+        "two windows later only, and grows with the rate.",
+    )
+    schedule_steps: int = knob(
+        24, "Optimiser steps, the warmup included, after which inverse-sqrt lets the rate fall.", least=1
+    )
+    min_learning_rate_share: float = knob(0.1, "The least that a falling rate becomes, as a share.", least=0, most=1)
 
     def __post_init__(self) -> None:
         check_knobs(self)

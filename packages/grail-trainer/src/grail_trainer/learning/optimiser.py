@@ -19,6 +19,7 @@ from grail_core.disk import write_atomically
 from grail_core.errors import CheckpointError, is_out_of_memory
 from grail_trainer.hyper_parameters import OptimiserSettings
 from grail_trainer.learning.policy import Policy
+from grail_trainer.learning.schedule import learning_rate
 
 ADAM_BETAS = (0.9, 0.99)
 
@@ -75,7 +76,7 @@ class Masters:
             return norm
         torch.nn.utils.clip_grads_with_norm_(list(self._named.values()), largest_norm, torch.tensor(norm))
         for group in self._optimiser.param_groups:
-            group["lr"] = self.settings.learning_rate * min(1.0, (self._steps + 1) / max(1, self.settings.warmup_steps))
+            group["lr"] = learning_rate(self.settings, self._steps)
         self._optimiser.step()
         self._steps += 1
         self.zero_gradients()

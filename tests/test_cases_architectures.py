@@ -19,7 +19,6 @@ from grail_core.model.sampling import SeededSampler
 from grail_core.model.skeleton import check_module
 from grail_core.protocol.policy import GenerationPolicy
 from grail_trainer.hyper_parameters import OptimiserSettings
-from grail_trainer.learning.logprobs import completion_logprobs
 from grail_trainer.learning.optimiser import Masters
 from grail_trainer.learning.rollouts import TokenSequence
 from tests.cases.architectures import CASES, CONTEXT, ArchitectureCase
@@ -78,7 +77,7 @@ def test_what_is_trained_and_published_is_what_is_loaded_and_has_the_models_own_
     masters = Masters.load(tmp_path, OptimiserSettings(learning_rate=1e-3))
     assert masters.published().keys() == PolicyModel.load(tmp_path).state().keys()
     rows = [TokenSequence((3, 4, 5, 6, 7, 8), 2), TokenSequence(tuple(range(3, 25)), 20)]
-    got = completion_logprobs(masters.module, rows).logprob
+    got = masters.policy(rows).logprob
     wanted = []
     for row in rows:
         logs = masters.module(input_ids=torch.tensor([row.tokens]), use_cache=False).logits[0].log_softmax(-1)

@@ -13,12 +13,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from grail_core.errors import ConfigurationError
 from grail_trainer.hyper_parameters import GrpoSettings, OptimiserSettings
-from grail_trainer.learning.logprobs import completion_logprobs, token_logprobs
 from grail_trainer.learning.losses import Batch, PolicyObjective
 from grail_trainer.learning.numbers import MAX_LOG_RATIO, bounded_exp
 from grail_trainer.learning.optimiser import Masters, state_digest
+from grail_trainer.learning.policy import Policy
 from grail_trainer.learning.rollouts import Rollout, RolloutGroup, TokenSequence
 from grail_trainer.learning.update import update
+from tooling.testing.weighted_tokens import WeightedTokens
 
 PLAIN = GrpoSettings(kl_coefficient=0.0)
 E20 = math.exp(MAX_LOG_RATIO)
@@ -161,7 +162,7 @@ def test_a_model_that_was_made_with_dropout_is_updated_without(model_type: str, 
         masters.module.train()  # somebody's, between two updates
         torch.manual_seed(seed)
         with torch.no_grad():
-            logprobs.append(completion_logprobs(masters.module, ROWS).logprob)
+            logprobs.append(masters.policy(ROWS).logprob)
         assert masters.module.training
         update(masters, [group_of(-3.0)], PLAIN, window=0)
         digests.add(state_digest(masters.tensors()))
@@ -171,9 +172,9 @@ def test_a_model_that_was_made_with_dropout_is_updated_without(model_type: str, 
 
 def test_a_heads_bias_is_in_log_probabilities_and_is_trained() -> None:
     module = module_of("phi", PHI).eval()
-    got = completion_logprobs(module, ROWS)
-    weights = torch.linspace(-1, 1, len(got.logprob))
-    (got.logprob * weights + 0.1 * got.entropy).sum().backward()  # type: ignore[no-untyped-call]
+    weights = torch.linspace(-1, 1, sum(row.completion_length for row in ROWS))
+    got = Policy(module)(ROWS, WeightedTokens(weights, torch.full_like(weights, 0.1)))
+    got.loss.backward()
     slopes = {name: parameter.grad.clone() for name, parameter in module.named_parameters()}
     module.zero_grad()
     wanted, entropies = [], []
@@ -190,20 +191,6 @@ def test_a_heads_bias_is_in_log_probabilities_and_is_trained() -> None:
     before = masters.published()["lm_head.bias"].clone()
     update(masters, [group_of(-3.0)], PLAIN, window=0)
     assert not torch.equal(masters.published()["lm_head.bias"], before)
-
-
-def test_a_bias_in_chunks_is_the_bias_at_once() -> None:
-    torch.manual_seed(0)
-    hidden, weight, bias, targets = torch.randn(7, 5), torch.randn(11, 5), torch.randn(11), torch.arange(7)
-    results = []
-    for rows in (2, 7):
-        b = bias.clone().requires_grad_()
-        logprob, entropy = token_logprobs(hidden, weight, targets, bias=b, temperature=0.7, chunk_rows=rows)
-        (logprob.sum() + entropy.sum()).backward()  # type: ignore[no-untyped-call]
-        assert b.grad is not None
-        results.append((logprob, entropy, b.grad))
-    for one, other in zip(*results, strict=True):
-        assert torch.allclose(one, other, atol=1e-5)
 
 
 def test_a_weight_that_the_published_type_does_not_hold_is_not_finite(tmp_path: Path) -> None:

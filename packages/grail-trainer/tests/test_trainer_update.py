@@ -10,20 +10,21 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from grail_core.errors import CheckpointError
 from grail_trainer.hyper_parameters import CLIPS, AdvantageKind, GrpoSettings, HyperParameters, LossKind, OptimiserSettings
 from grail_trainer.learning.advantages import group_advantages, varies
-from grail_trainer.learning.logprobs import completion_logprobs, token_logprobs
 from grail_trainer.learning.losses import Batch, policy_loss
 from grail_trainer.learning.normalisers import StepCounts, token_normaliser
 from grail_trainer.learning.optimiser import Masters, state_digest
+from grail_trainer.learning.policy import Policy
 from grail_trainer.learning.rollouts import Rollout, RolloutGroup, TokenSequence
 from grail_trainer.learning.schedule import learning_rate
 from grail_trainer.learning.update import micro_batches, update, visiting_order
 from tooling.testing.models.tiny_qwen2 import Qwen2Shape, random_model
+from tooling.testing.weighted_tokens import WeightedTokens
 
 VOCABULARY = 19
 PLAIN = GrpoSettings(kl_coefficient=0.0)
@@ -49,7 +50,7 @@ def random_groups(module: Any, count: int = 5, size: int = 4, seed: int = 0) -> 
     for number in range(count):
         rows = random_rows(size, seed=seed * 1000 + number)
         with torch.no_grad():
-            drawn = completion_logprobs(module, rows)
+            drawn = Policy(module)(rows)
         noisy = drawn.logprob.numpy() + rng.normal(0, 0.2, len(drawn.logprob)).astype(np.float32)
         parts = np.split(noisy, np.cumsum([row.completion_length for row in rows])[:-1])
         rewards = rng.random(size)
@@ -81,8 +82,8 @@ def plain_logprobs(module: Any, rows: list[TokenSequence], temperature: float = 
 def test_log_probabilities_and_gradients_equal_the_plain_way(temperature: float) -> None:
     module, rows = tiny_module(), random_rows(7)
     weights = torch.randn(sum(row.completion_length for row in rows))
-    fused = completion_logprobs(module, rows, temperature=temperature)
-    (fused.logprob * weights + 0.3 * fused.entropy * weights).sum().backward()  # type: ignore[no-untyped-call]
+    fused = Policy(module)(rows, WeightedTokens(weights, 0.3 * weights), temperature=temperature)
+    fused.loss.backward()
     got = {name: p.grad.clone() for name, p in module.named_parameters()}
     module.zero_grad()
     logprob, entropy = plain_logprobs(module, rows, temperature)
@@ -91,23 +92,6 @@ def test_log_probabilities_and_gradients_equal_the_plain_way(temperature: float)
     assert torch.allclose(fused.entropy, entropy, atol=1e-5)
     for name, parameter in module.named_parameters():
         assert torch.allclose(got[name], parameter.grad, atol=1e-5), name
-    assert [int(count) for count in torch.bincount(fused.row)] == [row.completion_length for row in rows]
-
-
-@given(st.integers(1, 9))
-@settings(max_examples=9)
-def test_chunks_of_the_head_change_nothing(chunk: int) -> None:
-    torch.manual_seed(1)
-    hidden, weight = torch.randn(9, 5, dtype=torch.float64), torch.randn(11, 5, dtype=torch.float64)
-    targets = torch.arange(9) % 11
-    results = []
-    for rows in (chunk, 9):
-        h, w = hidden.float().requires_grad_(), weight.float().requires_grad_()
-        logprob, entropy = token_logprobs(h, w, targets, chunk_rows=rows)
-        (logprob.sum() + 2 * entropy.sum()).backward()  # type: ignore[no-untyped-call]
-        results.append((logprob, entropy, h.grad, w.grad))
-    for one, other in zip(*results, strict=True):
-        assert torch.allclose(one, other, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["grpo", "dapo", "dr_grpo"])
@@ -260,7 +244,7 @@ def test_the_kl_term_pulls_back_to_the_reference() -> None:
 
     def distance() -> float:
         with torch.no_grad():
-            gap = completion_logprobs(reference, rows).logprob - completion_logprobs(masters.module, rows).logprob
+            gap = Policy(reference)(rows).logprob - masters.policy(rows).logprob
         return float((torch.exp(gap) - 1 - gap).mean())
 
     before = distance()
@@ -330,7 +314,7 @@ def _toy_group(module: Any, target: int, generator: torch.Generator, size: int =
             logits = module(input_ids=rows, use_cache=False).logits[:, -1]
             rows = torch.cat([rows, torch.multinomial(logits.softmax(-1), 1, generator=generator)], dim=1)
         tokens = [TokenSequence(tuple(row), len(prompt)) for row in rows.tolist()]
-        drawn = completion_logprobs(module, tokens).logprob.numpy().reshape(size, length)
+        drawn = Policy(module)(tokens).logprob.numpy().reshape(size, length)
     rollouts = []
     for row, behaviour in zip(tokens, drawn, strict=True):
         reward = sum(token == target for token in row.tokens[len(prompt) :]) / length

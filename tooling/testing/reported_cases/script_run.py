@@ -28,7 +28,7 @@ MOVED = {
     "grail_core.proof.model": "grail_core.model.policy_model",
     "grail_core.proof.sampling": "grail_core.model.sampling",
     "grail_core.generation.base.GenerationPolicy": "grail_core.protocol.policy.GenerationPolicy",
-    "grail_trainer.learning.logprobs.TokenRow": "grail_trainer.learning.logprobs.TokenSequence",
+    "grail_trainer.logprobs.TokenRow": "grail_trainer.learning.rollouts.TokenSequence",
 }
 """Modules, and names in modules, whose place or name was another one when scripts were written."""
 

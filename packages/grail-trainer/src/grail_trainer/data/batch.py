@@ -38,7 +38,7 @@ from grail_core.verification.window_file import OpenFile, Submission, check_file
 from grail_trainer.data.intake import WantedFile
 from grail_trainer.data.turns import Candidate, fair_order, first_of, max_from_one, within_share
 from grail_trainer.learning.advantages import varies
-from grail_trainer.learning.logprobs import completion_logprobs
+from grail_trainer.learning.policy import Policy
 from grail_trainer.learning.rollouts import Rollout, RolloutGroup, TokenSequence
 
 log = get_logger(__name__)
@@ -324,7 +324,7 @@ def _warped_logprobs(
     if temperature == 1:
         return None
     with torch.inference_mode(), loaded.model.lock:
-        values = completion_logprobs(loaded.model.module, rows, temperature=temperature).logprob.cpu().numpy()
+        values = Policy(loaded.model.module)(rows, temperature=temperature).logprob.cpu().numpy()
     ends = np.cumsum([row.completion_length for row in rows])
     return [np.asarray(part, dtype=np.float32) for part in np.split(values, ends[:-1])]
 

@@ -122,10 +122,10 @@ def accumulate(
     Raises:
         ValueError: a step was made, and a row was not measured before it.
     """
-    sums = StepSums()
+    sums, device = StepSums(), next(policy.parameters()).device
     for pack in micro_batches(rows.sequences(learned), settings.tokens_per_pass) if packs is None else packs:
         part = [learned[place] for place in pack]
-        batch = rows.batch(part, proximal=begun).to(_device(policy))
+        batch = rows.batch(part, proximal=begun).to(device)
         objective = PolicyObjective(
             batch,
             settings,
@@ -184,8 +184,3 @@ def _counted(groups: Sequence[RolloutGroup]) -> UpdateStatistics:
         length_mean=tokens / count,
         truncated_share=sum(rollout.truncated for rollout in rollouts) / count,
     )
-
-
-def _device(policy: Policy) -> torch.device:
-    device: torch.device = policy.module.get_input_embeddings().weight.device
-    return device

@@ -13,11 +13,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from grail_core.capabilities import Demonstrate, Stage, teacher_of
 from grail_core.environment import Environment
 from grail_core.errors import ConfigurationError
-from grail_trainer.learning.logprobs import completion_logprobs
+from grail_trainer.learning.policy import Policy
 from grail_trainer.learning.rollouts import TokenSequence
 from grail_trainer.tiny.vocabulary import Codec
 
@@ -50,19 +51,31 @@ def run_stage(
     rng = random.Random(seed)
     optimiser = torch.optim.AdamW(module.parameters(), lr=stage.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     warmup = min(20, stage.steps)
-    module.train()
+    policy = Policy(module)
     for step in range(stage.steps):
         fall = 0.5 * (1 + math.cos(math.pi * step / stage.steps))
         rate = stage.last_learning_rate + (stage.learning_rate - stage.last_learning_rate) * fall
         for group in optimiser.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / warmup)
         batch = [_example(environment, codec, stage.demonstrate, rng) for _ in range(rows)]
-        loss = -completion_logprobs(module, batch).logprob.mean()
+        tokens = sum(row.completion_length for row in batch)
+        loss = policy(batch, _MeanSurprise(tokens)).loss
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimiser.step()
         progress(step + 1, stage.steps, loss.item())
+
+
+@dataclasses.dataclass(frozen=True)
+class _MeanSurprise:
+    """The mean of −log p over all tokens of a step: what supervised training lowers."""
+
+    tokens: int
+    elementwise: bool = True
+
+    def loss(self, logprob: Tensor, entropy: Tensor, tokens: slice) -> Tensor:
+        return -logprob / self.tokens
 
 
 def _example(environment: Environment, codec: Codec, demonstrate: Demonstrate, rng: random.Random) -> TokenSequence:

@@ -29,11 +29,11 @@ from torch import Tensor
 from grail_trainer.hyper_parameters import GrpoSettings, LossKind
 from grail_trainer.learning.importance import importance
 from grail_trainer.learning.normalisers import StepCounts
-from grail_trainer.learning.objective import Objective
-from grail_trainer.learning.policy import PassResult, Policy
+from grail_trainer.learning.policy import Policy
 from grail_trainer.learning.rollouts import Rollout, RolloutGroup, TokenSequence
 from grail_trainer.learning.update import accumulate
 from grail_trainer.learning.window_rows import WindowRows
+from tooling.testing.given_logprobs import GivenLogprobs
 
 MOST_OF_TENSORS, MOST_OF_A_MODEL = 1e-6, 2e-6
 TEMPERATURE = 0.9
@@ -164,30 +164,9 @@ class Material:
             rows.keep_reference(everything, self.reference)
         return rows
 
-    def given(self) -> Given:
+    def given(self) -> GivenLogprobs:
         """A policy that has this model's log-probabilities and entropies, and gradients in them alone."""
-        return Given([rollout.row for group in self.groups for rollout in group.rollouts], self.now, self.entropy)
-
-
-class Given(Policy):
-    """A policy whose parameters are the log-probabilities and entropies of some rows' tokens."""
-
-    def __init__(self, rows: Sequence[TokenSequence], logprob: Tensor, entropy: Tensor) -> None:
-        super().__init__(None)
-        ends = np.cumsum([row.completion_length for row in rows]).tolist()
-        self._place = {row: slice(end - row.completion_length, end) for row, end in zip(rows, ends, strict=True)}
-        self.logprob, self.entropy = torch.nn.Parameter(logprob.clone()), torch.nn.Parameter(entropy.clone())
-
-    def tokens_of(self, rows: Sequence[TokenSequence]) -> tuple[Tensor, Tensor]:
-        places = [self._place[row] for row in rows]
-        return torch.cat([self.logprob[at] for at in places]), torch.cat([self.entropy[at] for at in places])
-
-    def forward(
-        self, rows: Sequence[TokenSequence], objective: Objective | None = None, *, temperature: float = 1.0
-    ) -> PassResult:
-        logprob, entropy = self.tokens_of(rows)
-        loss = None if objective is None else objective.loss(logprob, entropy, slice(0, len(logprob))).sum()
-        return PassResult(logprob.detach(), entropy.detach(), loss)
+        return GivenLogprobs([rollout.row for group in self.groups for rollout in group.rollouts], self.now, self.entropy)
 
 
 Result = tuple[float, dict[str, Tensor]]
@@ -212,7 +191,7 @@ def ours(material: Material, setting: Setting, policy: Policy) -> Result:
     return sums.loss, _gradients(policy)
 
 
-def theirs(trainer: Any, material: Material, setting: Setting, given: Given | None) -> Result:
+def theirs(trainer: Any, material: Material, setting: Setting, given: GivenLogprobs | None) -> Result:
     """The step's loss and gradient by TRL's `_compute_loss`, micro-batch by micro-batch.
 
     Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,7 +20,6 @@ from grail_trainer.learning.normalisers import StepCounts, token_normaliser
 from grail_trainer.learning.optimiser import Masters, state_digest
 from grail_trainer.learning.policy import Policy
 from grail_trainer.learning.rollouts import Rollout, RolloutGroup, TokenSequence
-from grail_trainer.learning.schedule import learning_rate
 from grail_trainer.learning.update import micro_batches, update, visiting_order
 from tooling.testing.models.tiny_qwen2 import Qwen2Shape, random_model
 from tooling.testing.weighted_tokens import WeightedTokens
@@ -329,33 +327,3 @@ def test_settings_travel_as_canonical_json() -> None:
     assert canonical_json(value)
     assert value["update"].keys() == {field.name for field in dataclasses.fields(GrpoSettings)}
     assert value["optimiser"].keys() == {field.name for field in dataclasses.fields(OptimiserSettings)}
-
-
-def test_the_rate_rises_over_the_warmup_stays_and_falls_by_the_root_of_steps_to_its_least() -> None:
-    settings = OptimiserSettings(
-        learning_rate=1.0, warmup_steps=4, schedule="inverse-sqrt", schedule_steps=9, min_learning_rate_share=0.25
-    )
-    rates = [learning_rate(settings, step) for step in range(300)]
-    assert rates[:9] == [0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1]
-    assert [rates[step - 1] for step in (36, 81, 144, 300)] == pytest.approx([1 / 2, 1 / 3, 1 / 4, 1 / 4])
-    assert all(later <= earlier for earlier, later in itertools.pairwise(rates[3:]))
-    still = dataclasses.replace(settings, schedule="constant")
-    assert {learning_rate(still, step) for step in range(4, 300)} == {1.0}
-
-
-def test_a_resumed_trainer_steps_at_the_rate_that_would_have_come_next(tmp_path: Path) -> None:
-    settings = OptimiserSettings(learning_rate=1e-3, warmup_steps=2, schedule_steps=3)
-    groups = random_groups(tiny_module(), 4)
-    masters = Masters(tiny_module(), settings)
-    for window in range(2):
-        update(masters, groups, PLAIN, window=window)
-    masters.save(tmp_path / "state")
-    resumed = Masters(tiny_module(seed=9), settings)
-    resumed.resume(tmp_path / "state")
-    for one in (masters, resumed):
-        update(one, groups, PLAIN, window=2)
-    assert state_digest(resumed.tensors()) == state_digest(masters.tensors())
-    constant = Masters(tiny_module(seed=9), dataclasses.replace(settings, schedule="constant"))
-    constant.resume(tmp_path / "state")
-    update(constant, groups, PLAIN, window=2)
-    assert state_digest(constant.tensors()) != state_digest(masters.tensors())

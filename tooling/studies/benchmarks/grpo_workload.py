@@ -47,12 +47,13 @@ def memory(key: str) -> float:
 
 def main(folder: Path, mode: str, argument: str) -> None:
     """Make N updates and time each, or write the gradient of the first."""
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM
+
     from grail_trainer.hyper_parameters import GrpoSettings, OptimiserSettings
     from grail_trainer.learning.optimiser import Masters
     from grail_trainer.learning.rollouts import Rollout, RolloutGroup, TokenSequence
     from grail_trainer.learning.update import update
-    from safetensors.torch import save_file
-    from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(1)
     rows = np.load(folder / "rows.npz")

@@ -49,9 +49,7 @@ DEFAULT_LOSSES = ("dapo", "gspo", "cispo")
 @click.option("--first-seed", default=0, show_default=True)
 @click.option("--problems", default=1024, show_default=True, type=click.IntRange(min=1), help="Held-out problems.")
 @click.option("--every", default=2, show_default=True, type=click.IntRange(min=1), help="Evaluate every so many windows.")
-@knob_options(
-    OptimiserSettings, "optimiser", "learning_rate", "warmup_steps", "schedule", "schedule_steps", "min_learning_rate_share"
-)
+@knob_options(OptimiserSettings, "optimiser")
 @knob_options(GrpoSettings, "chosen", "epochs", "minibatches", "advantages", "kl_coefficient")
 @click.option("--control/--no-control", default=True, show_default=True, help="Also run each task with learning rate 0.")
 @click.option("--jobs", default=2, show_default=True, type=click.IntRange(min=1), help="Processes at one time.")

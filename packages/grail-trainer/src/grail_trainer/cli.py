@@ -34,6 +34,7 @@ GRPO_OPTIONS = (
     "kl_target",
     "entropy_bonus",
     "mask_truncated",
+    "tokens_per_pass",
     "seed",
 )
 
@@ -55,7 +56,7 @@ def cli() -> None:
 @click.option("--model", type=_FOLDER, required=True, help="Model folder of the network's first checkpoint.")
 @click.option("--env", "env_id", default=DEFAULT_ENV_ID, show_default=True, help="Environment (see `grail-envs list`).")
 @click.option("--windows", type=click.IntRange(min=1), help="Stop once so many windows were learned from (default: never).")
-@knob_options(OptimiserSettings, "optimiser", "learning_rate", "schedule", "schedule_steps", "min_learning_rate_share")
+@knob_options(OptimiserSettings, "optimiser")
 @knob_options(GrpoSettings, "chosen", *GRPO_OPTIONS)
 @click.option("--most-groups", type=click.IntRange(min=1), default=64, show_default=True, help="Groups to learn from a window.")
 @common_options

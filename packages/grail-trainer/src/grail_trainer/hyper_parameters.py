@@ -40,8 +40,13 @@ the geometric mean of a completion's ratios, which moves a thousandth as far (it
 that no gradient flows through: from above alone, at 5."""
 
 
-ScheduleKind = Literal["constant", "inverse-sqrt"]
-"""inverse-sqrt: full until `schedule_steps`, then by the root of `schedule_steps` : steps. It knows no end of a run."""
+ScheduleKind = Literal["inverse-sqrt", "constant", "linear", "cosine"]
+"""inverse-sqrt: full until `full_rate_steps`, then by the root of these : steps made; it needs no end of a run."""
+
+MasterType = Literal["float32", "bfloat16-stochastic"]
+"""What trained weights are kept in: float32; or bfloat16, each step computed in float32 and rounded stochastically."""
+
+ALL_LINEAR = "all-linear"
 
 
 @dataclass(frozen=True)
@@ -57,16 +62,45 @@ class OptimiserSettings:
     )
     schedule: ScheduleKind = knob(
         "inverse-sqrt",
-        "What the learning rate does after the warmup: stays, or falls. What steps do to an answer's form by chance is put right "
-        "two windows later only, and grows with the rate.",
+        "What the learning rate does after the warmup: falls, or stays. What steps do to an answer's form by chance grows with "
+        "the rate and is seen in rollouts two windows later only.",
     )
-    schedule_steps: int = knob(
+    full_rate_steps: int = knob(
         24, "Optimiser steps, the warmup included, after which inverse-sqrt lets the rate fall.", least=1
     )
+    schedule_steps: int = knob(
+        0, "Optimiser steps of the whole run, warmup included, by which linear and cosine are at their least.", least=0
+    )
     min_learning_rate_share: float = knob(0.1, "The least that a falling rate becomes, as a share.", least=0, most=1)
+    weight_decay: float = knob(0.0, "AdamW's, of matrices alone: biases and norms do not decay.", least=0)
+    max_gradient_norm: float = knob(1.0, "Global norm that a step's gradient is clipped to.", above=0)
+    max_bad_steps: int = knob(
+        4, "Steps in a row with a loss or gradient that is no number, after which a window's update is taken back.", least=1
+    )
+    master_dtype: MasterType = knob("float32", "What the weights that are trained are kept in.")
+    rounding_seed: int = knob(0, "Of stochastic rounding.")
+    lora_rank: int = knob(0, "Train low-rank adapters of this rank instead of the weights; 0: the weights.", least=0)
+    lora_alpha: float = knob(32.0, "What adapters add is scaled by this number over their rank.", above=0)
+    lora_modules: str = knob(
+        ALL_LINEAR,
+        "Linear layers that get adapters: last parts of their names, with commas. By default all but the head.",
+    )
+    lora_seed: int = knob(0, "Of the adapters' first values.")
 
     def __post_init__(self) -> None:
         check_knobs(self)
+        if self.schedule in ("linear", "cosine") and self.schedule_steps <= self.warmup_steps:
+            raise ConfigurationError(
+                f"a {self.schedule} schedule over {self.schedule_steps} steps ends before its warmup of {self.warmup_steps}",
+                where="schedule_steps",
+                hint="the optimiser steps of the whole run: windows × epochs × minibatches",
+            )
+        if self.lora_rank and self.master_dtype != "float32":
+            raise ConfigurationError(
+                f"adapters are kept in float32, not {self.master_dtype}",
+                where="master_dtype",
+                hint="leave one of --lora-rank and --master-dtype out",
+            )
 
 
 @dataclass(frozen=True)

@@ -32,10 +32,10 @@ from grail_trainer.data.intake import Intake, VerdictListener
 from grail_trainer.data.wanted_files import WantedFiles
 from grail_trainer.hyper_parameters import HyperParameters
 from grail_trainer.learning.guarded import learn_window
-from grail_trainer.learning.optimiser import Masters, state_digest
+from grail_trainer.learning.optimiser import Masters
 from grail_trainer.learning.statistics import UpdateStatistics
 from grail_trainer.publishing.publication import Publisher
-from grail_trainer.state import TrainerState
+from grail_trainer.state import TrainerState, settings_changed
 from grail_trainer.steps import NothingToLearn, Published, StoreFailed, TrainedWindow
 
 log = get_logger(__name__)
@@ -141,7 +141,7 @@ class TrainerService:
         """Update the masters; what is returned goes to disk together with them."""
         batch = material.batch
         policy = self.publisher.view().stored[0].manifest.policy
-        before, cast = self.masters.tensors(), self.masters.published()
+        before, cast = self.masters.digest(), self.masters.published()
         start = time.perf_counter()
         learned = learn_window(
             self.masters,
@@ -165,9 +165,7 @@ class TrainerService:
             event=_event(batch, statistics, material.seconds_verify, seconds),
         )
 
-    def _log_body(
-        self, window: Window, material: Material, statistics: UpdateStatistics, before: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _log_body(self, window: Window, material: Material, statistics: UpdateStatistics, before: str) -> dict[str, Any]:
         """What anybody needs to repeat this update: which verified groups in which order, from which state to which."""
         batch = material.batch
         return {
@@ -180,8 +178,9 @@ class TrainerService:
             "dropped": [dropped.to_json() for dropped in batch.dropped],
             "without_variance": batch.without_variance,
             "settings": self.settings.to_json(),
-            "state_before": state_digest(before),
-            "state_after": state_digest(self.masters.tensors()),
+            "settings_changed": settings_changed(self.state.settings, self.settings.to_json()),
+            "state_before": before,
+            "state_after": self.masters.digest(),
             "statistics": _texts(dataclasses.asdict(statistics)),
         }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -33,9 +32,10 @@ from grail_trainer.commands import training_environment
 from grail_trainer.data.intake import VerdictListener
 from grail_trainer.hyper_parameters import HyperParameters, OptimiserSettings
 from grail_trainer.learning.optimiser import Masters
+from grail_trainer.learning.reference import Offloaded
 from grail_trainer.publishing.publication import Publisher, first_window
 from grail_trainer.service import TrainerService
-from grail_trainer.state import TrainerState
+from grail_trainer.state import TrainerState, settings_changed
 from grail_trainer.steps import Beginning
 
 log = get_logger(__name__)
@@ -113,11 +113,12 @@ def assemble(
                 where=str(state.folder),
                 hint="restore the bucket, or move this folder away to begin the network anew",
             )
-        masters = _new_masters(model, chosen, device)
-        head = publisher.publish_first(_first_parts(participant, environment, model), _checked(masters, model))
+        untrained = Masters.load(model, OptimiserSettings(), device=device)
+        head = publisher.publish_first(_first_parts(participant, environment, model), _checked(untrained, model))
+        del untrained
     _require_environment(head, environment)
     masters = _masters_at(head, participant, chosen, device)
-    _find_place(state, masters, publisher, head)
+    _find_place(state, masters, publisher, head, chosen)
     return TrainerService(
         participant=participant,
         masters=masters,
@@ -128,7 +129,7 @@ def assemble(
         environment_of=environment_of,
         settings=chosen,
         max_groups=max_groups,
-        reference=_reference(publisher, participant, device) if chosen.update.kl_coefficient else None,
+        reference=_reference(publisher, participant, device),
     )
 
 
@@ -223,23 +224,21 @@ def _first_parts(participant: Participant, environment: Environment, model: Path
     )
 
 
-def _new_masters(folder: Path, chosen: HyperParameters, device: str) -> Masters:
-    return Masters.load(folder, chosen.optimiser, device=device)
-
-
 def _masters_at(head: CheckpointManifest, participant: Participant, chosen: HyperParameters, device: str) -> Masters:
     """Masters with the weights of the last checkpoint; the journal's state, where there is one, is put on top."""
     folder = participant.checkpoints.materialise(head)  # verified, where it is cached too: masters are made of it
-    return _new_masters(folder, chosen, device)
+    return Masters.load(folder, chosen.optimiser, device=device)
 
 
-def _reference(publisher: Publisher, participant: Participant, device: str) -> Any:
-    """The network's first checkpoint, which the KL term holds on to."""
+def _reference(publisher: Publisher, participant: Participant, device: str) -> Offloaded:
+    """The network's first checkpoint, which the KL term holds on to; in memory only while an update asks for it."""
     first = publisher.view().stored[0].manifest
-    return PolicyModel.load(participant.checkpoints.materialise(first), device=device).module
+    return Offloaded(lambda: PolicyModel.load(participant.checkpoints.materialise(first), device=device).module)
 
 
-def _find_place(state: TrainerState, masters: Masters, publisher: Publisher, head: CheckpointManifest) -> None:
+def _find_place(
+    state: TrainerState, masters: Masters, publisher: Publisher, head: CheckpointManifest, chosen: HyperParameters
+) -> None:
     """Begin a journal, or go on with the one that is there.
 
     Without a journal (a first start, or a lost disk) the last published checkpoint says which windows were learned from;
@@ -255,4 +254,8 @@ def _find_place(state: TrainerState, masters: Masters, publisher: Publisher, hea
             log.event("training_state_lost", window=decided, reason="there is no journal; going on from the last checkpoint")
         return
     state.resume(masters)
+    changed = settings_changed(state.settings, chosen.to_json())
+    if changed:
+        told = ", ".join(f"{name}: {was} → {now}" for name, (was, now) in changed.items())
+        log.event("settings_changed", window=journal.next_window, changed=told)
     log.event("training_resumed", window=journal.decided, windows=journal.learned, pending=journal.pending is not None)

@@ -1,7 +1,8 @@
 """What a trainer remembers between windows, so that SIGKILL at any instruction costs nothing but the step it was in.
 
 Two files: the training state of the last window learned from (masters, moments), written under its own name first; and a
-small journal that names it, replaced in one step. What the journal says next is decided by `steps`; this is its disk.
+small journal that names it, replaced in one step. Where adapters are trained, the weights that they stand beside are a third,
+written once. What the journal says next is decided by `steps`; this is its disk.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from grail_core.disk import storage_errors
 from grail_core.errors import ConfigurationError, DamagedStateError
@@ -37,6 +40,7 @@ class TrainerState:
         self.folder = folder
         self._owner = {"network_id": network_id.hex(), "trainer": trainer.hex()}
         self._stated: tuple[str, str] | None = None  # the training state that the journal names, and its digest
+        self.settings: Mapping[str, Any] | None = None  # of the last window learned from, as its training log says them
         self.journal: Journal | None = self._read()
 
     @classmethod
@@ -72,6 +76,8 @@ class TrainerState:
     def take(self, event: Event, masters: Masters | None = None) -> Step:
         """Take the arrow of an event and write what it asks for. `masters` are needed where training state is written."""
         taken = step(self.journal, event)
+        if isinstance(event, TrainedWindow):
+            self.settings = event.log.get("settings", self.settings)
         for record in taken.records:
             if isinstance(record, StateRecord):
                 if masters is None:
@@ -81,7 +87,7 @@ class TrainerState:
             else:
                 self._write(record.journal)
         if masters is not None and self.journal is not None:
-            self._tidy(self.journal)
+            self._tidy(self.journal, masters)
         return taken
 
     def resume(self, masters: Masters) -> None:
@@ -111,7 +117,8 @@ class TrainerState:
 
     def _write(self, journal: Journal) -> None:
         named = None if journal.state_file is None else self._digest(journal.state_file)
-        write_state(self._path, {"format": FORMAT, "owner": self._owner, "state_sha256": named} | dataclasses.asdict(journal))
+        kept = {"format": FORMAT, "owner": self._owner, "state_sha256": named, "settings": self.settings}
+        write_state(self._path, kept | dataclasses.asdict(journal))
         self.journal = journal
         self._stated = None if named is None or journal.state_file is None else (journal.state_file, named)
 
@@ -133,6 +140,8 @@ class TrainerState:
             raise ConfigurationError(
                 f"the trainer's journal cannot be read: {error}", where=str(self._path), hint=_RECOVERY
             ) from error
+        settings = value.get("settings")  # an earlier version kept none
+        self.settings = settings if _are_settings(settings) else None
         digest = value.get("state_sha256")
         self._stated = (journal.state_file, digest) if journal.state_file is not None and isinstance(digest, str) else None
         if owner != self._owner:
@@ -143,12 +152,32 @@ class TrainerState:
             )
         return journal
 
-    def _tidy(self, journal: Journal) -> None:
-        """Remove states that the journal does not name any more."""
-        for path in self.folder.glob("state-*.safetensors"):
-            if path.name != journal.state_file:
+    def _tidy(self, journal: Journal, masters: Masters) -> None:
+        """Remove states that the journal does not name any more, and what no adapter stands beside."""
+        kept = {journal.state_file, masters.base_file if masters.adapted else None}
+        for path in (*self.folder.glob("state-*.safetensors"), *self.folder.glob("base-*.safetensors")):
+            if path.name not in kept:
                 with contextlib.suppress(OSError):
                     path.unlink()
+
+
+def settings_changed(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Section and name of every hyper-parameter that is another → [before, now]; None: there was or is none of this name.
+
+    Both are values of `HyperParameters.to_json`; without one of before nothing is known to be different.
+    """
+    if before is None:
+        return {}
+    old, new = _flat(before), _flat(now)
+    return {name: [old.get(name), new.get(name)] for name in sorted({*old, *new}) if old.get(name) != new.get(name)}
+
+
+def _are_settings(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(section, dict) for section in value.values())
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{part}.{name}": value for part, section in settings.items() for name, value in dict(section).items()}
 
 
 def _file_name(value: object) -> str | None:

@@ -1,62 +1,117 @@
-"""The trained weights: float32 masters, AdamW moments, and the bfloat16 cast that is published.
+"""The trained weights: masters, AdamW moments, and the bfloat16 cast that is published.
 
-The module is kept in float32 and is its own set of masters; what leaves this machine is the cast of it, so a step too small
-for bfloat16 is not lost but waits in the masters. The whole state goes into one safetensors file and comes back to the bit.
+By default the module is kept in float32 and is its own set of masters; what leaves this machine is the cast of it, so a step
+too small for bfloat16 is not lost but waits in the masters. By option it is kept in bfloat16 and rounded stochastically
+(`rounding`), or it is frozen and adapters beside it are trained (`lora`). Moments are float32 always. The whole state comes
+back to the bit (`training_state`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from grail_core.disk import write_atomically
-from grail_core.errors import CheckpointError, is_out_of_memory
+from grail_core.errors import CheckpointError
 from grail_trainer.hyper_parameters import OptimiserSettings
+from grail_trainer.learning.lora import adapt, adapted_layers, is_adapter
 from grail_trainer.learning.policy import Policy
+from grail_trainer.learning.rounding import StochasticAdamW
 from grail_trainer.learning.schedule import learning_rate
+from grail_trainer.learning.training_state import (
+    BASE,
+    MADE,
+    MASTER,
+    MOMENTS,
+    SCALAR,
+    STEPS,
+    read_state_file,
+    require_fits,
+    state_digest,
+    write_state_file,
+)
+
+__all__ = ["Masters", "state_digest"]
 
 ADAM_BETAS = (0.9, 0.99)
+EPSILON = 1e-8
 
-_SCALAR = "scalar."
+LEARNING_RATE_FACTOR = "learning_rate_factor"
+"""The scalar that the schedule's rate is multiplied by, where there is one."""
+
+_ADAM = dict(zip(MOMENTS, ("exp_avg", "exp_avg_sq"), strict=True))
+
+
+def global_norm(gradients: Sequence[Tensor]) -> float:
+    """The Euclidean norm of all gradients together."""
+    return torch.nn.utils.get_total_norm(gradients).item() if gradients else 0.0
 
 
 class Masters:
-    """A Transformers causal model in float32 with its AdamW.
+    """A Transformers causal model with its AdamW.
 
     Args:
-        module: the model; converted to float32 in place, and put into evaluation mode: dropout (GPT-2's configuration asks for
-            it) would make an update a function of torch's random state, and its log-probabilities another model's than those
-            that rollouts were drawn from and verified with.
+        module: the model; converted in place to what masters are kept in, and put into evaluation mode: dropout (GPT-2's
+            configuration asks for it) would make an update a function of torch's random state, and its log-probabilities
+            another model's than those that rollouts were drawn from and verified with.
         settings: a learning rate of 0 is one: steps change moments and nothing else then.
+        norm: of the gradients of one step, over all processes that hold a part of them.
+
+    Attributes:
+        scalars: what else of a run changes and must be resumed: a controller's coefficient, LEARNING_RATE_FACTOR.
+
+    Raises:
+        CheckpointError: the model has no layers of the names that adapters are asked for.
     """
 
     def __init__(
-        self,
-        module: Any,
-        settings: OptimiserSettings,
+        self, module: Any, settings: OptimiserSettings, *, norm: Callable[[Sequence[Tensor]], float] = global_norm
     ) -> None:
-        self.module: Any = module.float().eval()
+        self.module: Any = module.eval()
+        if settings.master_dtype == "float32":
+            self.module.float()
         self.module.requires_grad_(True)
+        if settings.lora_rank:
+            adapt(self.module, settings)
         self.policy = Policy(self.module).eval()
-        self.settings, self._steps = settings, 0
-        self.scalars: dict[str, float] = {}  # what else of a run changes and must be resumed: a controller's coefficient
-        self._named: dict[str, Tensor] = dict(self.module.named_parameters())  # tied parameters once
-        self._optimiser = torch.optim.AdamW(
-            list(self._named.values()), lr=settings.learning_rate, betas=ADAM_BETAS, weight_decay=0.0, eps=1e-8, foreach=False
-        )
+        self.settings, self._norm, self._steps = settings, norm, 0
+        self.scalars: dict[str, float] = {}
+        self._named: dict[str, Tensor] = {n: p for n, p in self.module.named_parameters() if p.requires_grad}  # tied ones once
+        self._optimiser = self._make_optimiser()
+        self._base: str | None = None  # digest of what adapters stand beside, once it was asked for
+
+    def _make_optimiser(self) -> torch.optim.Optimizer:
+        settings = self.settings
+        stochastic = settings.master_dtype == "bfloat16-stochastic"
+        if stochastic:
+            for parameter in self._named.values():
+                # The parameter alone: a model's tables of rotary frequencies stay in float32. Gradients of micro-batches add up
+                # in float32, or a step would depend on how many there are.
+                parameter.data = parameter.data.to(torch.bfloat16)
+                parameter.grad_dtype = torch.float32
+        groups: list[dict[str, Any]] = [
+            {"params": [*chosen.values()], "names": [*chosen], "weight_decay": decay}
+            for chosen, decay in (
+                ({n: p for n, p in self._named.items() if p.dim() > 1}, settings.weight_decay),
+                ({n: p for n, p in self._named.items() if p.dim() <= 1}, 0.0),  # biases and norms
+            )
+            if chosen
+        ]
+        rate = settings.learning_rate
+        if stochastic:
+            return StochasticAdamW(groups, lr=rate, betas=ADAM_BETAS, eps=EPSILON, seed=settings.rounding_seed)
+        return torch.optim.AdamW(groups, lr=rate, betas=ADAM_BETAS, eps=EPSILON, foreach=False)
 
     @classmethod
     def load(cls, folder: Path, settings: OptimiserSettings, *, device: str = "cpu") -> Masters:
         """Masters from a published checkpoint's folder, moments zero.
 
         Raises:
-            CheckpointError: see `PolicyModel.load`.
+            CheckpointError: see `PolicyModel.load`; or the model has no layers of the names that adapters are asked for.
         """
         from grail_core.model.policy_model import PolicyModel
 
@@ -64,96 +119,166 @@ class Masters:
         _require_whole(model.module, model.state(), folder)
         return cls(model.module, settings)
 
+    # --- a step -------------------------------------------------------------------------------------------------------
+
     def zero_gradients(self) -> None:
         self._optimiser.zero_grad(set_to_none=True)
 
+    @torch.no_grad()
+    def spoil_gradients(self) -> None:
+        """Make the next `step` one that is not made, on every process that shares in it."""
+        for parameter in self._named.values():
+            if parameter.grad is not None:
+                parameter.grad.fill_(math.nan)
+
     def step(self, *, largest_norm: float) -> float:
         """Clip the gradients to a global norm and step. Returns the norm before clipping; NaN or infinity: no step was made."""
-        gradients = [p.grad for p in self._named.values() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients).item() if gradients else 0.0
+        norm = self._norm([p.grad for p in self._named.values() if p.grad is not None])
         if not math.isfinite(norm):
             self.zero_gradients()
             return norm
         torch.nn.utils.clip_grads_with_norm_(list(self._named.values()), largest_norm, torch.tensor(norm))
+        rate = self.learning_rate
         for group in self._optimiser.param_groups:
-            group["lr"] = learning_rate(self.settings, self._steps)
+            group["lr"] = rate
         self._optimiser.step()
         self._steps += 1
         self.zero_gradients()
         return norm
 
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step."""
+        return learning_rate(self.settings, self._steps) * self.scalars.get(LEARNING_RATE_FACTOR, 1.0)
+
+    # --- what is published --------------------------------------------------------------------------------------------
+
     @torch.no_grad()
     def published(self) -> dict[str, Tensor]:
-        """The bfloat16 cast by parameter name, on the CPU: new tensors, each tied weight once."""
-        return {name: parameter.detach().to("cpu", torch.bfloat16).contiguous() for name, parameter in self._named.items()}
+        """The bfloat16 cast by parameter name, adapters merged, on the CPU: new tensors, each tied weight once."""
+        return {name: tensor.to("cpu", torch.bfloat16, copy=True).contiguous() for name, tensor in self._whole()}
 
     @torch.no_grad()
     def finite(self) -> bool:
         """Of what is published: the cast overflows from 3.39e38 on, which float32 still holds."""
-        return all(bool(torch.isfinite(parameter.to(torch.bfloat16)).all()) for parameter in self._named.values())
+        return all(bool(torch.isfinite(tensor.to(torch.bfloat16)).all()) for _, tensor in self._whole())
 
-    @torch.no_grad()
+    def _whole(self) -> Iterator[tuple[str, Tensor]]:
+        """Every weight of the model, one after the other; an adapted one is made when it is its turn."""
+        layers = adapted_layers(self.module)
+        for name, parameter in self.module.named_parameters():
+            if name in layers:
+                yield name, layers[name].merged()
+            elif not is_adapter(name):
+                yield name, parameter.detach()
+
+    # --- what is resumed ----------------------------------------------------------------------------------------------
+
     def tensors(self) -> dict[str, Tensor]:
-        """Everything a resume needs, by name: `master.*`, `moment1.*`, `moment2.*`, `steps`, and float64 `scalar.*`.
+        """Everything a resume needs, by name (see `training_state`). Copies, on the CPU."""
+        return {name: tensor.to("cpu", copy=True) for name, tensor in self._parts()}
 
-        Copies, on the CPU.
-        """
-        tensors: dict[str, Tensor] = {}
+    def digest(self) -> str:
+        """`state_digest` of `tensors()`, without the copies."""
+        return state_digest(dict(self._parts()))
+
+    def _parts(self) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self._named.items():
-            tensors[f"master.{name}"] = parameter.detach().cpu().clone()
+            yield f"{MASTER}{name}", parameter.detach()
             state = self._optimiser.state.get(parameter)
             if state:
-                tensors[f"moment1.{name}"] = state["exp_avg"].cpu().clone()
-                tensors[f"moment2.{name}"] = state["exp_avg_sq"].cpu().clone()
-        tensors["steps"] = torch.tensor(self._steps)
+                for moment, own in _ADAM.items():
+                    yield f"{moment}{name}", state[own]
+                if int(state["step"]) != self._steps:  # some steps gave it no gradient
+                    yield f"{MADE}{name}", torch.tensor(int(state["step"]))
+        yield STEPS, torch.tensor(self._steps)
         for name, value in self.scalars.items():
-            tensors[f"{_SCALAR}{name}"] = torch.tensor(value, dtype=torch.float64)
-        return tensors
+            yield f"{SCALAR}{name}", torch.tensor(value, dtype=torch.float64)
+        if self.adapted:
+            yield BASE, torch.frombuffer(bytearray.fromhex(self._base_digest()), dtype=torch.uint8)
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over what `tensors` returned: the next step is the one that would have come next, to the bit.
 
         Raises:
-            CheckpointError: the tensors are of another model; nothing is changed then.
+            CheckpointError: the tensors are of another model or of masters of another kind; nothing is changed then.
         """
+        require_fits(tensors, self._named, base=self._base_digest() if self.adapted else None)
+        self._take(tensors)
+
+    def _take(self, tensors: Mapping[str, Tensor]) -> None:
+        self._steps = int(tensors[STEPS])
+        self.scalars = {name.removeprefix(SCALAR): float(value) for name, value in tensors.items() if name.startswith(SCALAR)}
         for name, parameter in self._named.items():
-            master = tensors.get(f"master.{name}")
-            if master is None or master.shape != parameter.shape or master.dtype != torch.float32:
-                raise CheckpointError("the training state is of another model", where=name)
-        self._steps = int(tensors["steps"]) if "steps" in tensors else 0
-        self.scalars = {name.removeprefix(_SCALAR): float(value) for name, value in tensors.items() if name.startswith(_SCALAR)}
-        for name, parameter in self._named.items():
-            parameter.copy_(tensors[f"master.{name}"])
+            parameter.copy_(tensors[f"{MASTER}{name}"])
             self._optimiser.state.pop(parameter, None)
-            if self._steps and f"moment1.{name}" in tensors:
-                self._optimiser.state[parameter] = {
-                    "step": torch.tensor(float(self._steps)),
-                    "exp_avg": tensors[f"moment1.{name}"].to(parameter.device, copy=True),
-                    "exp_avg_sq": tensors[f"moment2.{name}"].to(parameter.device, copy=True),
-                }
+            if f"{MOMENTS[0]}{name}" in tensors:
+                moments = {own: tensors[f"{moment}{name}"].to(parameter.device, copy=True) for moment, own in _ADAM.items()}
+                made = tensors.get(f"{MADE}{name}", tensors[STEPS])
+                self._optimiser.state[parameter] = {"step": torch.tensor(float(made)), **moments}
+        self.zero_gradients()
 
     def save(self, path: Path) -> None:
-        """Write the state atomically and durably."""
-        from safetensors.torch import save
+        """Write the state atomically and durably; what adapters stand beside, into a file of its own before it."""
+        if self.adapted and not (path.parent / self.base_file).exists():
+            write_state_file(path.parent / self.base_file, self._base_tensors())
+        write_state_file(path, dict(self._parts()))
 
-        write_atomically(path, save(self.tensors()))
-
+    @torch.no_grad()
     def resume(self, path: Path) -> None:
         """Read what `save` wrote.
 
         Raises:
-            CheckpointError: the file cannot be read, or is of another model.
+            CheckpointError: a file cannot be read, or is of another model or of masters of another kind.
         """
-        from safetensors.torch import load
+        tensors = read_state_file(path)
+        if not self.adapted or BASE not in tensors:
+            self.restore(tensors)
+            return
+        stated = bytes(tensors[BASE].tolist()).hex()
+        require_fits(tensors, self._named, base=stated)
+        if stated != self._base_digest():
+            where = path.parent / _base_file(stated)
+            base = read_state_file(where)
+            mine = {name: tensor for name, tensor in self.module.named_parameters() if not is_adapter(name)}
+            fits = base.keys() == mine.keys() and all(base[name].shape == mine[name].shape for name in mine)
+            if not fits or state_digest(base) != stated:
+                raise CheckpointError("the weights beside the adapters are not those of the training state", where=str(where))
+            for name, parameter in mine.items():
+                parameter.copy_(base[name])
+            self._base = stated
+        self._take(tensors)
 
-        try:
-            tensors = load(path.read_bytes())
-        except Exception as error:  # safetensors raises its own kinds
-            if is_out_of_memory(error):
-                raise  # nothing is wrong with the file
-            raise CheckpointError(f"the training state cannot be read: {error}", where=str(path)) from error
-        self.restore(tensors)
+    # --- adapters -----------------------------------------------------------------------------------------------------
+
+    @property
+    def adapted(self) -> bool:
+        """Are adapters trained, and not the weights?"""
+        return self.settings.lora_rank > 0
+
+    @property
+    def base_file(self) -> str:
+        """Name of the file with the weights that adapters stand beside."""
+        return _base_file(self._base_digest())
+
+    def _base_digest(self) -> str:
+        if self._base is None:
+            self._base = state_digest(self._base_tensors())
+        return self._base
+
+    def _base_tensors(self) -> dict[str, Tensor]:
+        """bfloat16 where that is what a weight is: those of a checkpoint are."""
+        held: dict[str, Tensor] = {}
+        for name, parameter in self.module.named_parameters():
+            if not is_adapter(name):
+                cast = parameter.detach().to(torch.bfloat16)
+                held[name] = cast if torch.equal(cast.to(parameter.dtype), parameter) else parameter.detach()
+        return held
+
+
+def _base_file(digest: str) -> str:
+    return f"base-{digest[:32]}.safetensors"
 
 
 def _require_whole(module: Any, loaded: Mapping[str, Tensor], folder: Path) -> None:
@@ -172,13 +297,3 @@ def _require_whole(module: Any, loaded: Mapping[str, Tensor], folder: Path) -> N
                 where=str(folder),
                 hint="a checkpoint is bf16 weights alone; use another architecture",
             )
-
-
-def state_digest(tensors: Mapping[str, Tensor]) -> str:
-    """Hex SHA-256 over names, shapes and bytes, in order of name; for the training log."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -95,7 +95,8 @@ class UpdateStatistics:
     rollouts: int = 0
     tokens: int = 0  # of all completions
     steps: int = 0
-    steps_refused: int = 0  # gradients that were not finite
+    steps_refused: int = 0  # loss or gradient was no number
+    steps_refused_in_row: int = 0  # the longest run of them
     loss: float = 0.0
     gradient_norm: float = 0.0  # before clipping
     gradient_norm_max: float = 0.0  # of a step
@@ -114,11 +115,15 @@ class UpdateStatistics:
     length_mean: float = 0.0  # completion tokens a rollout
     truncated_share: float = 0.0  # of rollouts
     _steps: list[dict[str, float]] = field(default_factory=list, repr=False)
+    _run: int = field(default=0, repr=False)
 
     def take_step(self, sums: StepSums, norm: float) -> None:
         """What a step measured, over all passes and processes, and its gradient's norm before clipping."""
         self.steps += 1
-        self.steps_refused += not math.isfinite(norm)
+        refused = not math.isfinite(norm)
+        self.steps_refused += refused
+        self._run = self._run + 1 if refused else 0
+        self.steps_refused_in_row = max(self.steps_refused_in_row, self._run)
         tokens = max(1.0, sums.tokens)
         self._steps.append(
             {

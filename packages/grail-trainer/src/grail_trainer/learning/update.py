@@ -15,7 +15,9 @@ none.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -28,11 +30,10 @@ from grail_trainer.learning.losses import PolicyObjective
 from grail_trainer.learning.normalisers import StepCounts, token_normaliser
 from grail_trainer.learning.optimiser import Masters
 from grail_trainer.learning.policy import Policy
+from grail_trainer.learning.reference import ReferencePolicy, held_reference
 from grail_trainer.learning.rollouts import RolloutGroup, TokenSequence
 from grail_trainer.learning.statistics import StepSums, UpdateStatistics, measured
 from grail_trainer.learning.window_rows import WindowRows
-
-MAX_GRADIENT_NORM = 1.0
 
 
 def update(
@@ -51,19 +52,21 @@ def update(
     Args:
         groups: groups that vary. window: seeds the order in which groups are visited.
         token_limit: the policy's most completion tokens; the loss `dr_grpo` divides by it.
-        reference: a Transformers model the KL term holds on to; needed only where its coefficient is not 0.
+        reference: what the KL term holds on to (see `held_reference`); needed only where its coefficient is not 0, and not
+            where adapters are trained.
 
     Raises:
         ValueError: a KL term without a reference.
     """
-    if settings.kl_coefficient and reference is None:
+    if settings.kl_coefficient and reference is None and not masters.adapted:
         raise ValueError(f"a KL coefficient of {settings.kl_coefficient} needs a reference")
     statistics = _counted(groups)
     rows = WindowRows.of(groups, settings)
     statistics.kl_coefficient = coefficient = current_coefficient(masters.scalars, settings)
     steps = [step for step in planned_steps(len(groups), settings, window) if rows.learned(step)]
     if steps:
-        _measure_before(rows, steps, masters.policy, reference if coefficient else None, settings, temperature)
+        with held_reference(masters, reference) if coefficient else nullcontext() as held:
+            _measure_before(rows, steps, masters.policy, held, settings, temperature)
     for number, step in enumerate(steps):
         learned, counts = rows.learned(step), rows.counts(step, token_limit)
         sums = accumulate(
@@ -76,7 +79,9 @@ def update(
             coefficient=coefficient,
             temperature=temperature,
         )
-        statistics.take_step(sums, masters.step(largest_norm=MAX_GRADIENT_NORM))
+        if not math.isfinite(sums.loss):
+            masters.spoil_gradients()
+        statistics.take_step(sums, masters.step(largest_norm=masters.settings.max_gradient_norm))
         progress(number + 1, len(steps))
     statistics.close()
     if coefficient and statistics.steps > statistics.steps_refused:
@@ -156,7 +161,7 @@ def _measure_before(
     rows: WindowRows,
     steps: Sequence[Sequence[int]],
     policy: Policy,
-    reference: Any | None,
+    reference: ReferencePolicy | None,
     settings: GrpoSettings,
     temperature: float,
 ) -> None:
@@ -164,14 +169,14 @@ def _measure_before(
     first = set(rows.learned(steps[0]))
     learned = sorted({row for step in steps for row in rows.learned(step)})
 
-    def passes(asked: Policy, some: Sequence[int], keep: Callable[[Sequence[int], Any], None]) -> None:
+    def passes(asked: ReferencePolicy, some: Sequence[int], keep: Callable[[Sequence[int], Any], None]) -> None:
         for pack in micro_batches(rows.sequences(some), settings.tokens_per_pass):
             part = [some[place] for place in pack]
             keep(part, asked(rows.sequences(part), temperature=temperature).logprob)
 
     passes(policy, [row for row in learned if row not in first], rows.keep_proximal)
     if reference is not None:
-        passes(Policy(reference), learned, rows.keep_reference)
+        passes(reference, learned, rows.keep_reference)
 
 
 def _counted(groups: Sequence[RolloutGroup]) -> UpdateStatistics:

@@ -24,9 +24,9 @@ from grail_trainer.hyper_parameters import GrpoSettings, HyperParameters, LossKi
 from tooling.studies.learning_curves.curve import Run
 from tooling.studies.learning_curves.page import line, table, write_page
 from tooling.studies.learning_curves.runs import run_all
-from tooling.studies.learning_curves.task import DEFAULT_TASKS, environments_of
+from tooling.studies.learning_curves.task import DEFAULT_TASKS, GROUPS, GROUPS_OF, environments_of
 
-DEFAULT_LOSSES = ("dapo", "gspo", "cispo")
+DEFAULT_LOSSES: tuple[LossKind, ...] = ("dapo", "grpo", "cispo")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -42,8 +42,8 @@ DEFAULT_LOSSES = ("dapo", "gspo", "cispo")
     "--loss", "losses", multiple=True, type=click.Choice(get_args(LossKind)), default=DEFAULT_LOSSES, show_default=True
 )
 @click.option("--model", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Default: made for each seed.")
-@click.option("--windows", default=12, show_default=True, type=click.IntRange(min=1))
-@click.option("--groups", default=48, show_default=True, type=click.IntRange(min=1), help="Groups of 16 a window.")
+@click.option("--windows", default=8, show_default=True, type=click.IntRange(min=1))
+@click.option("--groups", show_default="48; game_of_n 256", type=click.IntRange(min=1), help="Groups of 16 a window.")
 @click.option("--stale", default=2, show_default=True, type=click.IntRange(min=1), help="Windows from rollout to checkpoint.")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1))
 @click.option("--first-seed", default=0, show_default=True)
@@ -70,7 +70,7 @@ def main(
     losses: tuple[str, ...],
     model: Path | None,
     windows: int,
-    groups: int,
+    groups: int | None,
     stale: int,
     seeds: int,
     first_seed: int,
@@ -99,7 +99,10 @@ def main(
                 (task, first_seed, HyperParameters(update=dataclasses.replace(chosen, loss=losses[0]), optimiser=still))
             )
     folder = None if model is None else str(model.absolute())
-    runs = [Run(task, seed, settings, windows, groups, stale, problems, every, folder) for task, seed, settings in wanted]
+    runs = [
+        Run(task, seed, settings, windows, groups or GROUPS_OF.get(task, GROUPS), stale, problems, every, folder)
+        for task, seed, settings in wanted
+    ]
     found = run_all(runs, out, jobs=jobs, cache_dir=cache_dir, told=lambda one: click.echo(line(one), err=as_json))
     click.echo("\n" + table(found), err=as_json)
     if page is not None:

@@ -8,6 +8,8 @@ from pathlib import Path
 from grail_core.environment import Environment
 
 DEFAULT_TASKS = ("sat", "game_of_n")
+GROUPS, GROUPS_OF = 48, {"game_of_n": 256}
+"""Groups of 16 a window: what a localnet's three miners make; more where few answers are right, so that few groups vary."""
 
 
 def environments_of(task: str) -> tuple[Environment, Environment]:

@@ -67,7 +67,7 @@ DEFAULT_LOSSES: tuple[LossKind, ...] = ("dapo", "grpo", "cispo")
 )
 def main(
     tasks: tuple[str, ...],
-    losses: tuple[str, ...],
+    losses: tuple[LossKind, ...],
     model: Path | None,
     windows: int,
     groups: int | None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from grail_core.environment import Environment
 
@@ -21,7 +22,8 @@ def environments_of(task: str) -> tuple[Environment, Environment]:
     from grail_envs import load, load_held_out
     from grail_envs.logic.environment import FAMILIES
 
-    env_id, parameters = ("affine_logic", {"families": [task]}) if task in FAMILIES else (task, {})
+    parameters: dict[str, Any] = {"families": [task]} if task in FAMILIES else {}
+    env_id = "affine_logic" if parameters else task
     return load(env_id, **parameters), load_held_out(env_id, **parameters)
 
 

@@ -89,15 +89,13 @@ def main(
     for task in tasks:
         environments_of(task)  # an unknown one ends here, before the first run
     still = dataclasses.replace(optimiser, learning_rate=0.0)
+    updates = [dataclasses.replace(chosen, loss=loss) for loss in losses]
     wanted: list[tuple[str, int, HyperParameters]] = []
     for task in tasks:
-        for loss in losses:
-            settings = HyperParameters(update=dataclasses.replace(chosen, loss=loss), optimiser=optimiser)
-            wanted += [(task, first_seed + index, settings) for index in range(seeds)]
+        for seed in range(first_seed, first_seed + seeds):  # outermost: a study that is stopped has every loss of some seeds
+            wanted += [(task, seed, HyperParameters(update=update, optimiser=optimiser)) for update in updates]
         if control and optimiser.learning_rate:
-            wanted.append(
-                (task, first_seed, HyperParameters(update=dataclasses.replace(chosen, loss=losses[0]), optimiser=still))
-            )
+            wanted.append((task, first_seed, HyperParameters(update=updates[0], optimiser=still)))
     folder = None if model is None else str(model.absolute())
     runs = [
         Run(task, seed, settings, windows, groups or GROUPS_OF.get(task, GROUPS), stale, problems, every, folder)

@@ -24,7 +24,7 @@ from grail_validator.cli import cli as validator
 from grail_validator.compared_models import ComparedModels
 from tooling.adversaries.cheating_miner import cli as cheating_miner
 from tooling.localnet.cli import cli as localnet
-from tooling.studies.learning_curves import main as learning_curves
+from tooling.studies.learning_curves.__main__ import main as learning_curves
 from tooling.studies.shipped_calibration import main as shipped_calibration
 
 ROOTS: dict[str, click.Command] = {

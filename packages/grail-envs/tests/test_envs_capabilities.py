@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -125,16 +126,17 @@ def test_a_capability_that_gives_something_else_is_an_error_that_names_it() -> N
 
 
 def test_what_is_not_offered_is_nothing_and_a_general_teacher() -> None:
+    assert capabilities_of(object()) == Capabilities()
+    for families in ((), ("sudoku",), ("game_of_n", "sudoku")):
+        assert teacher_of(load("affine_logic", families=families)) == Teacher()
     logic = load("affine_logic")
-    assert capabilities_of(logic) == Capabilities()
-    assert teacher_of(logic) == Teacher()
     assert best_constant_of(logic, [logic.problem(1)]) is None
     assert best_constant_of(SatEnvironment(3, 17, 5, 8), [SatEnvironment().problem(1)]) is None
 
 
-@pytest.mark.parametrize("env_id", ["sat", "gsm8k"])
-def test_demonstrations_are_well_formed_and_repeat(data_dir: Path, env_id: str) -> None:
-    environment = load(env_id, data_dir=data_dir)
+@pytest.mark.parametrize(("env_id", "parameters"), [("sat", {}), ("gsm8k", {}), ("affine_logic", {"families": ["game_of_n"]})])
+def test_demonstrations_are_well_formed_and_repeat(data_dir: Path, env_id: str, parameters: dict[str, Any]) -> None:
+    environment = load(env_id, data_dir=data_dir, **parameters)
     stages = teacher_of(environment).stages
     assert stages
     for stage in stages:

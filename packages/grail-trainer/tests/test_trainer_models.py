@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -13,13 +14,14 @@ import pytest
 import torch
 
 import grail_trainer.tiny.warm_start as warm_start
-from grail_core.capabilities import Stage
+from grail_core.capabilities import Stage, teacher_of
 from grail_core.checkpoints.safety import read_model_files
 from grail_core.environment import Environment, Grade, Message, Problem
 from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.generation.defaults import sampling_defaults
 from grail_core.model.policy_model import PolicyModel
 from grail_core.model.prompts import PromptRenderer
+from grail_envs import load
 from grail_envs.sat import SatEnvironment, format_answer
 from grail_envs.sat.teaching import majority_answer
 from grail_trainer.evaluate import evaluate, held_out_sampling_seed, held_out_seed
@@ -124,6 +126,20 @@ def test_an_unknown_environment_gets_bytes_learned_from_its_prompts(tmp_path: Pa
     assert "naïve ✓" in codec.renderer.decode_completion(tokens)
     assert len(tokens) < len(environment.messages(problem)[0].content)
     assert codec.renderer.vocabulary_size <= 1024
+
+
+def test_a_family_of_puzzles_has_a_vocabulary_that_says_what_its_teacher_demonstrates(tmp_path: Path) -> None:
+    environment = load("affine_logic", families=["game_of_n"])
+    codec, teacher = write_tokenizer(environment, tmp_path), teacher_of(environment)
+    for seed in range(50):
+        problem = environment.problem(seed)
+        prompt = codec.renderer.render(environment.messages(problem))
+        answer = teacher.stages[0].demonstrate(problem, random.Random(seed))
+        said = codec.renderer.decode_completion(codec.answer(answer))
+        assert environment.grade(problem, said) == environment.grade(problem, answer)
+        assert codec.special(UNKNOWN) not in prompt
+        assert len(prompt) + teacher.max_new_tokens <= teacher.context_length
+        assert len(codec.answer(answer)) <= teacher.max_new_tokens
 
 
 def test_held_out_seeds_are_fixed_for_ever() -> None:

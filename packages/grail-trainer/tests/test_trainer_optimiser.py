@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,21 @@ def test_schedules_rise_over_the_warmup_and_end_at_their_least() -> None:
 
 def test_without_warmup_the_first_step_has_the_full_rate() -> None:
     assert learning_rate(OptimiserSettings(learning_rate=0.5, warmup_steps=0), 0) == 0.5
+
+
+def test_the_rate_rises_over_the_warmup_stays_and_falls_by_the_root_of_steps_to_its_least() -> None:
+    settings = OptimiserSettings(
+        learning_rate=1.0, warmup_steps=4, schedule="inverse-sqrt", full_rate_steps=9, min_learning_rate_share=0.25
+    )
+    rates = [learning_rate(settings, step) for step in range(300)]
+    assert rates[:9] == [0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1]
+    assert [rates[step - 1] for step in (36, 81, 144, 300)] == pytest.approx([1 / 2, 1 / 3, 1 / 4, 1 / 4])
+    assert all(later <= earlier for earlier, later in itertools.pairwise(rates[3:]))
+    still = dataclasses.replace(settings, schedule="constant")
+    assert {learning_rate(still, step) for step in range(4, 300)} == {1.0}
+    late = dataclasses.replace(settings, warmup_steps=16)
+    assert learning_rate(late, 15) == 1.0
+    assert learning_rate(late, 63) == pytest.approx(1 / 2)
 
 
 def test_a_schedule_that_ends_in_its_warmup_is_refused() -> None:
@@ -326,7 +343,7 @@ def test_every_difference_of_two_settings_is_named() -> None:
     assert settings_changed(before, before) == settings_changed(None, now) == {}
     assert settings_changed(before, now) == {"optimiser.learning_rate": ["0.001", "0.5"], "update.epochs": [3, 9]}
     del before["optimiser"]["schedule"]
-    assert settings_changed(before, now)["optimiser.schedule"] == [None, "constant"]
+    assert settings_changed(before, now)["optimiser.schedule"] == [None, "inverse-sqrt"]
 
 
 # --- the reference ----------------------------------------------------------------------------------------------------

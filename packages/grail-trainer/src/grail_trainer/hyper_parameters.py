@@ -41,7 +41,8 @@ the geometric mean of a completion's ratios, which moves a thousandth as far (it
 that no gradient flows through: from above alone, at 5."""
 
 
-ScheduleKind = Literal["constant", "linear", "cosine"]
+ScheduleKind = Literal["inverse-sqrt", "constant", "linear", "cosine"]
+"""inverse-sqrt: full until `full_rate_steps`, then by the root of these : steps made; it needs no end of a run."""
 
 MasterType = Literal["float32", "bfloat16-stochastic"]
 """What trained weights are kept in: float32; or bfloat16, each step computed in float32 and rounded stochastically."""
@@ -64,9 +65,16 @@ class OptimiserSettings:
         "minibatch, have full length otherwise.",
         least=0,
     )
-    schedule: ScheduleKind = knob("constant", "What the learning rate does after the warmup: stays, or falls.")
+    schedule: ScheduleKind = knob(
+        "inverse-sqrt",
+        "What the learning rate does after the warmup: falls, or stays. What steps do to an answer's form by chance grows with "
+        "the rate and is seen in rollouts two windows later only.",
+    )
+    full_rate_steps: int = knob(
+        24, "Optimiser steps, the warmup included, after which inverse-sqrt lets the rate fall.", least=1
+    )
     schedule_steps: int = knob(
-        0, "Optimiser steps of the whole run, warmup included, by which a falling rate is at its least.", least=0
+        0, "Optimiser steps of the whole run, warmup included, by which linear and cosine are at their least.", least=0
     )
     min_learning_rate_share: float = knob(0.1, "The least that a falling rate becomes, as a share.", least=0, most=1)
     weight_decay: float = knob(0.0, "AdamW's, of matrices alone: biases and norms do not decay.", least=0)
@@ -87,7 +95,7 @@ class OptimiserSettings:
 
     def __post_init__(self) -> None:
         check_knobs(self)
-        if self.schedule != "constant" and self.schedule_steps <= self.warmup_steps:
+        if self.schedule in ("linear", "cosine") and self.schedule_steps <= self.warmup_steps:
             raise ConfigurationError(
                 f"a {self.schedule} schedule over {self.schedule_steps} steps ends before its warmup of {self.warmup_steps}",
                 where="schedule_steps",

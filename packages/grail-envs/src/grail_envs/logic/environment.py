@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from grail_core.capabilities import Capabilities
 from grail_core.environment import EnvironmentSpec, Grade, Message, Problem
 from grail_core.errors import ConfigurationError
 from grail_envs.answer_text import tagged_answer
@@ -17,6 +18,7 @@ from grail_envs.logic.family import Family
 from grail_envs.logic.game_of_n import GameOfN
 from grail_envs.logic.operators import CustomOperators
 from grail_envs.logic.sudoku import Sudoku
+from grail_envs.logic.teaching import teacher
 from grail_envs.reward_table import CORRECT_AND_FORMAT
 from grail_envs.sandbox.written_marks import plain_marks
 
@@ -56,6 +58,7 @@ class LogicEnvironment:
         ConfigurationError: an unknown family.
     """
 
+    capabilities = Capabilities(teacher=teacher)
     rewards = CORRECT_AND_FORMAT
 
     def __init__(self, families: Sequence[str] = ()) -> None:

@@ -1,0 +1,37 @@
+"""What is learned: an environment, or one family of logic puzzles, with the tiny model it starts from."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from grail_core.environment import Environment
+
+DEFAULT_TASKS = ("sat", "game_of_n")
+GROUPS, GROUPS_OF = 48, {"game_of_n": 256}
+"""Groups of 16 a window: what a localnet's three miners make; more where few answers are right, so that few groups vary."""
+
+
+def environments_of(task: str) -> tuple[Environment, Environment]:
+    """What is trained on, and what is evaluated on.
+
+    Raises:
+        EnvironmentUnavailableError: neither an environment nor a family of `affine_logic`.
+    """
+    from grail_envs import load, load_held_out
+    from grail_envs.logic.environment import FAMILIES
+
+    parameters: dict[str, Any] = {"families": [task]} if task in FAMILIES else {}
+    env_id = "affine_logic" if parameters else task
+    return load(env_id, **parameters), load_held_out(env_id, **parameters)
+
+
+def model_of(task: str, seed: int, cache_dir: Path | None) -> Path:
+    """A new folder with the model that `grail-trainer init` makes for this seed, from the cache where it was made before."""
+    from grail_core.participant.settings import load_settings
+    from grail_trainer.tiny.init import create_model
+
+    folder = Path(tempfile.mkdtemp(prefix="grail-learn-")) / "model"
+    create_model(environments_of(task)[0], folder, seed=seed, cache_dir=cache_dir or load_settings().cache_dir)
+    return folder

@@ -115,6 +115,7 @@ class _Batch:
             sources.loaded,
             sources.environment,
             tokens_per_pass=sources.settings.update.tokens_per_pass,
+            compute=sources.settings.optimiser.compute,
             open_file=sources.open_file,
             **what,
         )

@@ -141,13 +141,14 @@ def verify_named(
     named: Sequence[BatchMember],
     *,
     tokens_per_pass: int = GrpoSettings().tokens_per_pass,
+    compute: ComputeType = "float32",
     open_file: OpenFile = in_this_process,
 ) -> TrainingBatch:
     """Verify exactly these groups, whatever the rules would have taken; those that pass, in the order they are named.
 
     Arguments and errors: as `build_batch`. A group that is named twice, or whose file is not among `files`, is left out.
     """
-    building = _Building(read, context, loaded, environment, len(named), tokens_per_pass, lambda: False, open_file)
+    building = _Building(read, context, loaded, environment, len(named), tokens_per_pass, compute, lambda: False, open_file)
     for file, data in files:
         building.look_at(file, data)
         del data

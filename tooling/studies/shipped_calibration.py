@@ -144,7 +144,7 @@ def checkpoints(
     from grail_trainer.learning.optimiser import Masters
     from grail_trainer.learning.update import update
     from grail_trainer.tiny.init import config_for, create_model
-    from tooling.studies.learning_curves import _rollouts as training_batch
+    from tooling.studies.learning_curves.curve import rollouts as training_batch
 
     folders = [root / f"window{window}" for window in range(windows + 1)]
     if all((folder / "config.json").is_file() for folder in folders):

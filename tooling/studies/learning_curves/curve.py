@@ -111,7 +111,7 @@ def _points(run: Run, folder: Path) -> Iterator[Point]:
     yield point(0)
     for window in range(run.windows):
         serving.load_state(published[window])
-        batch, solved = _rollouts(serving, renderer, environment, policy, ends, run.groups, f"{run.seed}|{window}")
+        batch, solved = rollouts(serving, renderer, environment, policy, ends, run.groups, f"{run.seed}|{window}")
         start = time.perf_counter()
         learned = learn_window(
             masters,
@@ -140,7 +140,7 @@ def _points(run: Run, folder: Path) -> Iterator[Point]:
             )
 
 
-def _rollouts(
+def rollouts(
     model: Any, renderer: Any, environment: Any, policy: Any, ends: frozenset[int], groups: int, tag: str
 ) -> tuple[list[Any], float]:
     """Groups of one window that vary, with behaviour log-probabilities, and the mean success of all."""

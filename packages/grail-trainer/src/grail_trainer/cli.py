@@ -59,6 +59,13 @@ def cli() -> None:
 @knob_options(OptimiserSettings, "optimiser")
 @knob_options(GrpoSettings, "chosen", *GRPO_OPTIONS)
 @click.option("--most-groups", type=click.IntRange(min=1), default=64, show_default=True, help="Groups to learn from a window.")
+@click.option(
+    "--tensor-parallel",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Ranks that share each matrix product, where torchrun started several; a divisor of their number.",
+)
 @common_options
 def run(
     settings: Settings,
@@ -68,11 +75,13 @@ def run(
     optimiser: OptimiserSettings,
     chosen: GrpoSettings,
     most_groups: int,
+    tensor_parallel: int,
 ) -> None:
     """Learn from window after window until stopped, publishing a checkpoint after each.
 
     Each window: wait for the verdicts, take the files that a majority of the stake accepted, verify every rollout again,
     update, publish. Ctrl-C finishes cleanly; a restart continues where it was, learns from nothing twice and loses nothing.
+    Started by `torchrun --nproc-per-node N --no-python`, N processes share the weights; see docs/trainer.md.
     """
     from grail_trainer.start import run_trainer
 
@@ -83,6 +92,7 @@ def run(
         env_id=env_id,
         windows=windows,
         max_groups=most_groups,
+        tensor_parallel=tensor_parallel,
         hyper_parameters=HyperParameters(chosen, optimiser),
     )
 

@@ -31,7 +31,7 @@ from grail_trainer.data.batch import TrainingBatch, build_batch
 from grail_trainer.data.intake import Intake, VerdictListener
 from grail_trainer.data.wanted_files import WantedFiles
 from grail_trainer.hyper_parameters import HyperParameters
-from grail_trainer.learning.guarded import learn_window
+from grail_trainer.learning.followers import learn_with_followers
 from grail_trainer.learning.optimiser import Masters
 from grail_trainer.learning.statistics import UpdateStatistics
 from grail_trainer.publishing.publication import Publisher
@@ -143,7 +143,7 @@ class TrainerService:
         policy = self.publisher.view().stored[0].manifest.policy
         before, cast = self.masters.digest(), self.masters.published()
         start = time.perf_counter()
-        learned = learn_window(
+        learned = learn_with_followers(
             self.masters,
             batch.groups,
             self.settings,
@@ -178,6 +178,7 @@ class TrainerService:
             "dropped": [dropped.to_json() for dropped in batch.dropped],
             "without_variance": batch.without_variance,
             "settings": self.settings.to_json(),
+            **_ranks(self.masters),
             "settings_changed": settings_changed(self.state.settings, self.settings.to_json()),
             "state_before": before,
             "state_after": self.masters.digest(),
@@ -203,6 +204,12 @@ class TrainerService:
             self.state.take(Published())
             valid_from = None if manifest is None else manifest.valid_from
             log.event("window_trained", window=pending.window, valid_from=valid_from, **pending.event)
+
+
+def _ranks(masters: Masters) -> dict[str, Any]:
+    """How many processes made the update, and how many of them each product: sums in another order are other bits."""
+    ranks = masters.ranks
+    return {} if ranks.count == 1 else {"ranks": {"count": ranks.count, "tensor": ranks.tensor}}
 
 
 def _why_nothing(batch: TrainingBatch) -> str:

@@ -2,12 +2,13 @@
 
 Two files: the training state of the last window learned from (masters, moments), written under its own name first; and a
 small journal that names it, replaced in one step. Where adapters are trained, the weights that they stand beside are a third,
-written once. What the journal says next is decided by `steps`; this is its disk.
+written once. Where several ranks learn together, the training state is a folder of that name with a shard of each
+(`sharded_state`); one process and several resume from either. What the journal says next is decided by `steps`; this is its
+disk.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -15,12 +16,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from grail_core.disk import storage_errors
+from grail_core.disk import remove_any, storage_errors
 from grail_core.errors import ConfigurationError, DamagedStateError
 from grail_core.participant.state import adopt_folder
 from grail_core.protocol.types import Digest, Hotkey, Window
 from grail_core.state_file import read_state, write_state
 from grail_trainer.learning.optimiser import Masters
+from grail_trainer.learning.sharded_state import folder_digest
 from grail_trainer.steps import Event, Journal, StateRecord, Step, TrainedWindow, step
 
 FORMAT = 1
@@ -82,6 +84,8 @@ class TrainerState:
             if isinstance(record, StateRecord):
                 if masters is None:
                     raise TypeError("training state is written from masters")
+                if (self.folder / record.file).is_dir():  # of ranks that were killed before the journal named it
+                    remove_any(self.folder / record.file)
                 masters.save(self.folder / record.file)
                 self._stated = None
             else:
@@ -112,6 +116,8 @@ class TrainerState:
         """Hex SHA-256 of a training state; safetensors has no sum, and masters with a turned bit would be published."""
         if self._stated is not None and self._stated[0] == name:
             return self._stated[1]
+        if (self.folder / name).is_dir():
+            return folder_digest(self.folder / name)
         with storage_errors(self.folder / name), (self.folder / name).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -155,10 +161,10 @@ class TrainerState:
     def _tidy(self, journal: Journal, masters: Masters) -> None:
         """Remove states that the journal does not name any more, and what no adapter stands beside."""
         kept = {journal.state_file, masters.base_file if masters.adapted else None}
-        for path in (*self.folder.glob("state-*.safetensors"), *self.folder.glob("base-*.safetensors")):
-            if path.name not in kept:
-                with contextlib.suppress(OSError):
-                    path.unlink()
+        for form in ("state-*.safetensors", "base-*.safetensors", ".state-*.shards"):
+            for path in self.folder.glob(form):
+                if path.name not in kept:
+                    remove_any(path)
 
 
 def settings_changed(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -38,7 +38,7 @@ def held_reference(masters: Masters, reference: Any | None) -> Iterator[Referenc
     elif reference is None:
         yield None
     else:
-        held = _Loaded(Policy(reference.load() if isinstance(reference, Offloaded) else reference))
+        held = _Loaded(masters.laid_out(Policy(reference.load() if isinstance(reference, Offloaded) else reference)))
         try:
             yield held
         finally:

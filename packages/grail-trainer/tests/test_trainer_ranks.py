@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
@@ -27,6 +28,7 @@ from grail_trainer.learning.optimiser import Masters
 from grail_trainer.learning.ranks import ALONE, DATA, TENSOR, Ranks, joined_ranks
 from grail_trainer.learning.sharded_masters import ShardedMasters, require_shareable
 from grail_trainer.learning.sharded_state import folder_digest, write_sharded
+from grail_trainer.learning.sharding import local
 from grail_trainer.learning.training_state import state_digest
 from grail_trainer.learning.update import update
 from tooling.testing import rank_trials
@@ -40,7 +42,7 @@ STARTED = {"RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_P
 @pytest.fixture
 def itself() -> Iterator[Ranks]:
     """One process as the only rank of a mesh: all of it is sharded, over one."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     try:
         mesh = init_device_mesh("cpu", (1, 1), mesh_dim_names=(DATA, TENSOR))
         yield Ranks(mesh=mesh, control=dist.new_group(backend="gloo"))
@@ -81,7 +83,7 @@ def test_a_step_whose_gradient_is_no_number_on_one_rank_is_made_by_none(itself: 
     before = shared.digest()
     for parameter in shared.module.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    next(iter(shared.module.parameters())).grad.to_local()[0, 0] = float("nan")  # type: ignore[union-attr]
+    local(next(iter(shared.module.parameters())).grad)[0, 0] = float("nan")
     assert not np.isfinite(shared.step(largest_norm=1.0))
     assert shared.digest() == before
 

@@ -138,7 +138,7 @@ def packed_groups(groups: Sequence[RolloutGroup]) -> bytes:
 
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     names = json.dumps([group.name for group in groups]).encode()
-    return save(
+    data: bytes = save(
         {
             "names": np.frombuffer(names, dtype=np.uint8),
             "sizes": np.array([len(group.rollouts) for group in groups], dtype=np.int64),
@@ -150,6 +150,7 @@ def packed_groups(groups: Sequence[RolloutGroup]) -> bytes:
             "behaviour": np.concatenate([np.zeros(0, np.float32), *(rollout.behaviour for rollout in rollouts)]),
         }
     )
+    return data
 
 
 def unpacked_groups(data: bytes) -> list[RolloutGroup]:

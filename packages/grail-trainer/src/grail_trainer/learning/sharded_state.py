@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
@@ -44,7 +44,7 @@ def write_sharded(state: Mapping[str, Tensor], folder: Path, ranks: Ranks = ALON
             remove_any(beside)
             beside.mkdir(parents=True)
         ranks.agree(True)  # the folder is there
-        writer = dcp.FileSystemWriter(beside, single_file_per_rank=True, sync_files=True)
+        writer = FileSystemWriter(beside, single_file_per_rank=True, sync_files=True)
         try:
             with _one_process_may():
                 save(dict(state), storage_writer=writer, process_group=ranks.control, no_dist=ranks.mesh is None)
@@ -71,7 +71,7 @@ def read_sharded(
         CheckpointError: it cannot be read, or `place` raised it.
     """
     try:
-        reader = dcp.FileSystemReader(folder)
+        reader = FileSystemReader(folder)
         stored = reader.read_metadata().state_dict_metadata
         described = {
             name: torch.zeros(one.size, dtype=one.properties.dtype, device="meta" if one.size else "cpu")
@@ -84,7 +84,7 @@ def read_sharded(
         placed = place(described)
         rest = {name: one for name, one in placed.items() if name not in numbers}
         with _one_process_may():
-            load(rest, storage_reader=dcp.FileSystemReader(folder), process_group=ranks.control, no_dist=ranks.mesh is None)
+            load(rest, storage_reader=FileSystemReader(folder), process_group=ranks.control, no_dist=ranks.mesh is None)
     except CheckpointError as error:
         raise CheckpointError(error.what, where=error.where or str(folder), hint=error.hint) from error
     except (Exception, CheckpointException) as error:  # torch raises many kinds for a broken folder

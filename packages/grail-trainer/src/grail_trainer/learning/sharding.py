@@ -44,8 +44,7 @@ def shard(policy: nn.Module, ranks: Ranks) -> None:
     if ranks.mesh is None:
         return
     module: Any = policy.module
-    whole = dict(policy.named_parameters()) if ranks.first else {}
-    whole = {name: parameter.detach() for name, parameter in whole.items()}
+    whole = {name: parameter.detach() for name, parameter in policy.named_parameters() if ranks.first}
     held = [*policy.named_parameters(), *policy.named_buffers()]
     ranks.require_same([[name, list(one.shape), str(one.dtype)] for name, one in held], "model")
     if ranks.tensor > 1:

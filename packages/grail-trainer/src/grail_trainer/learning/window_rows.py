@@ -102,7 +102,7 @@ class WindowRows:
             return
         tokens = [slice(self.starts[row], self.starts[row + 1]) for row in rows]
         kept = [self.proximal[part] * (row in self.known) for row, part in zip(rows, tokens, strict=True)]
-        known = ranks.sums(torch.cat(kept)).split([len(one) for one in kept])
+        known = torch.split(ranks.sums(torch.cat(kept)), [len(one) for one in kept])
         for part, values in zip(tokens, known, strict=True):
             self.proximal[part] = values
         self.known.update(rows)

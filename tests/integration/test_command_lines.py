@@ -19,7 +19,7 @@ from grail_envs.cli import main as envs
 from grail_miner.cli import cli as miner
 from grail_miner.limits import MiningLimits
 from grail_trainer.cli import cli as trainer
-from grail_trainer.hyper_parameters import GrpoSettings, OptimiserSettings
+from grail_trainer.hyper_parameters import GrpoSettings, HyperParameters, OptimiserSettings
 from grail_validator.cli import cli as validator
 from grail_validator.compared_models import ComparedModels
 from tooling.adversaries.cheating_miner import cli as cheating_miner
@@ -43,7 +43,7 @@ FILLED: dict[str, tuple[type, ...]] = {
     "grail-miner run": (MiningLimits,),
     "cheating_miner": (MiningLimits,),
     "grail-validator run": (ComparedModels,),
-    "grail-trainer run": (GrpoSettings, OptimiserSettings),
+    "grail-trainer run": tuple(section.__class__ for section in vars(HyperParameters()).values()),
     "learn": (GrpoSettings, OptimiserSettings),
 }
 

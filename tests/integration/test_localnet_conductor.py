@@ -281,8 +281,11 @@ def test_every_way_to_be_done_with_a_window_counts_as_done() -> None:
 def test_a_trainer_that_was_killed_before_it_could_tell_tells_with_its_next_start() -> None:
     start = {Need(TRAINER, Task.PUBLISH)}
     assert told((TRAINER, "training_begun", {"window": 30})) == start
-    assert told((TRAINER, "training_resumed", {"window": 30, "pending": True})) == start
-    assert told((TRAINER, "training_resumed", {"window": 30, "pending": False})) == start | needs(Task.TRAIN, FIRST, TRAINER)
+    before = needs(Task.TRAIN, Window(FIRST - 30), TRAINER)
+    assert told((TRAINER, "training_resumed", {"window": 30, "pending": 1, "published": 0})) == start | before
+    assert told((TRAINER, "training_resumed", {"window": 30, "pending": 0, "published": 30})) == start | needs(
+        Task.TRAIN, FIRST, TRAINER
+    )
 
 
 def test_a_judged_window_counts_only_once_its_verdict_is_published() -> None:

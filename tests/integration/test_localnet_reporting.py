@@ -12,10 +12,13 @@ import pytest
 
 from grail_core.errors import ConfigurationError
 from grail_core.protocol.network import LOCALNET
+from grail_trainer.metrics import METRICS
 from tooling.localnet import chaos
 from tooling.localnet.events import Event, EventTail
 from tooling.localnet.plan import Layout, Plan, load_or_create_state
+from tooling.localnet.report import collect
 from tooling.localnet.report.facts import (
+    AlarmFact,
     CheckpointFact,
     EvaluationFact,
     MinerIdentity,
@@ -136,6 +139,26 @@ def test_a_role_that_was_not_waited_for_is_named_in_summary_and_report() -> None
     said = "miner-1 was not waited for any longer to mine window 60: 300 s at block 67"
     assert summarise(alone).not_waited_for == (said,)
     assert said in render(alone, summarise(alone))
+
+
+def test_curves_are_of_what_the_trainer_told_and_alarms_are_marked() -> None:
+    def trained(window: int, **more: object) -> Event:
+        told = {"groups": 20, "groups_without_variance": 2, "entropy": 0.5, "kl_behaviour": 0.01, "nobody_knows": 7.0}
+        return Event("trainer", "window_trained", 0.0, {"window": window, **told, **more})
+
+    alarm = {"alarm": "entropy", "action": "slow", "reason": "entropy <fell>: 0.05 against 0.1", "value": 0.05, "bound": 0.1}
+    training = collect.training_facts([trained(30), trained(60, entropy=0.05, alarms=[alarm, "nonsense"])])
+    assert [one.metrics["entropy"] for one in training] == [0.5, 0.05]
+    assert "nobody_knows" not in training[0].metrics
+    assert training[1].alarms == (AlarmFact("entropy", "slow", "entropy <fell>: 0.05 against 0.1"),)
+    learned = dataclasses.replace(facts(), training=training)
+    page = render(learned, summarise(learned))
+    assert "window 60, entropy: 0.05" in page
+    assert "window 60: entropy (slow): entropy &lt;fell&gt;: 0.05 against 0.1" in page
+    assert METRICS["entropy"].about in page
+    assert "importance_mean" not in page, "a metric that was not told has no curve"
+    calm = dataclasses.replace(facts(), training=training[:1])
+    assert "none was raised" in render(calm, summarise(calm))
 
 
 class _Checker(HTMLParser):

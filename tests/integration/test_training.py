@@ -24,9 +24,9 @@ from grail_core.protocol.types import Window
 from grail_core.storage.filesystem import FilesystemDirectory
 from grail_core.storage.layout import file_key
 from grail_envs.sat import SatEnvironment
-from grail_trainer.hyper_parameters import OptimiserSettings
+from grail_trainer.hyper_parameters import IntakeSettings, OptimiserSettings
 from grail_trainer.learning.optimiser import Masters
-from grail_trainer.start import MAX_WINDOWS_OLD, publish_folder
+from grail_trainer.start import publish_folder
 from tooling.adversaries.tampering import map_rollouts, zero_sketches
 from tooling.testing.killing import killed_at
 from tooling.testing.learning_network import (
@@ -137,7 +137,7 @@ def test_a_window_without_accepted_files_is_passed_over_and_the_next_is_not_wait
 def test_rollouts_that_are_too_old_are_not_learned_from(network: LearningNetwork, model: Path) -> None:
     network.mine_and_upload("miner-0")
     network.judge()
-    network.advance_to(FIRST_WINDOW + (MAX_WINDOWS_OLD + 1) * 30)
+    network.advance_to(FIRST_WINDOW + (IntakeSettings().max_windows_old + 1) * 30)
     trainer = service(network.participant("trainer"), model)
     assert trainer.run(threading.Event(), windows=1) == 0
 
@@ -211,7 +211,7 @@ def test_killed_anywhere_it_learns_from_the_window_once_and_ends_with_the_same_b
         assert manifests[-1].digest == expected.digest, steps
         assert published_log(participant) == published_log(straight.participant), steps
         assert again.state.journal is not None
-        assert (again.state.journal.learned, again.state.journal.pending) == (1, None)
+        assert (again.state.journal.learned, again.state.journal.pending) == (1, ())
         if not killed:
             break
         steps += 1

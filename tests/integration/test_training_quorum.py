@@ -28,8 +28,8 @@ from grail_core.verification.verdict import contradictions, inputs_of
 from grail_core.verification.window_file import check_file
 from grail_trainer.data import batch, intake, wanted_files
 from grail_trainer.data.intake import PATIENCE_BLOCKS
+from grail_trainer.hyper_parameters import IntakeSettings
 from grail_trainer.service import TrainerService
-from grail_trainer.start import MAX_WINDOWS_OLD
 from tooling.testing.faults import events
 from tooling.testing.learning_network import LearningNetwork, learning_model, published_log, service
 from tooling.testing.small_network import FIRST_WINDOW
@@ -126,7 +126,7 @@ def test_a_sliver_of_stake_does_not_speak_for_those_who_are_silent(opened: Open,
     network = opened(SLIVER)
     data = network.mine_and_upload("miner-0")
     network.claim(SMALL, {"miner-0": data})
-    network.advance_to(Block(FIRST_WINDOW + (MAX_WINDOWS_OLD + 1) * 30))
+    network.advance_to(Block(FIRST_WINDOW + (IntakeSettings().max_windows_old + 1) * 30))
     trainer, watched = watched_trainer(network, model)
     assert trainer.run(NEVER(), windows=1) == 0
     assert not [key for _, key in watched.reads if key.startswith("grail/files/")]

@@ -225,32 +225,65 @@ def _only(pupil: Pupil, miner: str) -> set[int]:
 
 
 def d15() -> dict[str, Any]:
-    """Log-probabilities that are not the model's: gross ones cost the group, small ones change nothing that is learned."""
+    """Log-probabilities that are not the model's, where no validator looked: what is learned from is learned from, to the bit,
+    as if the claims were honest, and what is too far off is not learned from at all."""
     row = Row("D15", "windows before the trainer")
     with school() as there:
-        pupil = there.pupil("honest")
-        pupil.claimed({LIAR: pupil.pack(LIAR, pupil.made[LIAR])})
-        honest = pupil.learned()
-        _twin(row, bool(honest.of(LIAR)))
-        lies: dict[str, Callable[[Any], Any]] = {
-            "0.02 nats less": lambda values: values - np.float32(0.02),
-            "zeros": np.zeros_like,
-            "four nats less": lambda values: values - np.float32(4),
-        }
-        for name, lie in lies.items():
+        honest: dict[frozenset[int], str] = {}
+
+        def expected(groups: frozenset[int]) -> str:
+            """The state after these groups with honest claims; the others of the file are junk, and so are dropped."""
+            if groups not in honest:
+                pupil = there.pupil(f"honest {sorted(groups)}")
+                pupil.claimed({LIAR: pupil.pack(LIAR, spoil(pupil, sorted(set(GROUPS) - groups), junk))})
+                learned = pupil.learned()
+                _twin(row, learned.of(LIAR) == groups)
+                honest[groups] = learned.state
+            return honest[groups]
+
+        offered = there.pupil("all")
+        offered.claimed({LIAR: offered.pack(LIAR, offered.made[LIAR])})
+        everything = frozenset(offered.learned().of(LIAR))
+        for name, lie in FALSE_CLAIMS.items():
             pupil = there.pupil(name)
 
-            def lied(record: RolloutRecord, lie: Callable[[Any], Any] = lie) -> RolloutRecord:
-                return replace(record, logprobs=without_negative_zero(lie(record.logprobs)))
+            def lied(record: RolloutRecord, lie: FalseClaim = lie) -> RolloutRecord:
+                return replace(record, logprobs=without_negative_zero(lie(record.rollout, record.logprobs)))
 
             told = [Group(one.group, tuple(map(lied, one.rollouts))) for one in pupil.made[LIAR]]
             pupil.claimed({LIAR: pupil.pack(LIAR, told)})
             learned = pupil.learned()
-            used = bool(learned.groups) and learned.state != honest.state
-            refused = not learned.groups
-            message = "not learned from" if refused else f"{len(learned.groups)} groups, the update that honest claims give"
-            row.tries.append(Try(name, used, "logprob" if refused else "measured anew", message))
+            kept = frozenset(learned.of(LIAR))
+            used = bool(kept) and learned.state != expected(kept)
+            caught = "measured anew" if kept == everything else "logprob"
+            message = f"of {len(everything)} groups {len(kept)} learned from, by the update that honest claims give"
+            row.tries.append(Try(name, used, caught, message if kept else "not learned from"))
     return row.to_json()
+
+
+FalseClaim = Callable[[int, Any], Any]
+"""The claims of a rollout in place of its honest ones: (r, float32 [completion]) → float32 [completion]."""
+
+
+def _at(place: int, nats: float) -> FalseClaim:
+    """One position of every rollout, counted from its end where negative."""
+
+    def claim(_: int, values: Any) -> Any:
+        claimed = np.array(values)
+        claimed[max(place, -len(claimed)) if place < 0 else min(place, len(claimed) - 1)] -= np.float32(nats)
+        return claimed
+
+    return claim
+
+
+FALSE_CLAIMS: dict[str, FalseClaim] = {
+    "0.02 nats less": lambda _, values: values - np.float32(0.02),
+    "zeros": lambda _, values: np.zeros_like(values),
+    "four nats less": lambda _, values: values - np.float32(4),
+    "four nats less at the first position": _at(0, 4.0),
+    "a tenth of a nat less at the last position": _at(-1, 0.1),
+    "zeros in one rollout of sixteen": lambda rollout, values: np.zeros_like(values) if rollout == 7 else values,
+}
 
 
 # --- D16: poison where nobody looked ----------------------------------------------------------------------------------

@@ -66,8 +66,9 @@ class Progress:
             self._note(event.process, task, window)
         elif event.name == "training_resumed":
             self._note(event.process, Task.PUBLISH)
-            if not event.fields.get("pending"):  # the last decided window is published, or was passed over
-                self._note(event.process, Task.TRAIN, window)
+            published = event.integer("published")  # the last window that was published or passed over, as all before it
+            if published is not None:
+                self._note(event.process, Task.TRAIN, published)
 
     def _note(self, role: str, task: Task, window: int | None = None) -> None:
         named = None if window is None or task in (Task.START, Task.PUBLISH) else Window(window)

@@ -103,7 +103,7 @@ class LearningNetwork(SmallNetwork):
 
 def service(participant: Participant, model: Path, settings_: HyperParameters = SETTINGS) -> TrainerService:
     """A trainer as `run_trainer` assembles it, for a participant of a test."""
-    return assemble(participant, model, ENVIRONMENT, lambda manifest: ENVIRONMENT, settings_, max_groups=64)
+    return assemble(participant, model, ENVIRONMENT, lambda manifest: ENVIRONMENT, settings_)
 
 
 def published_log(participant: Participant, window: Window = FIRST_WINDOW) -> dict[str, Any]:

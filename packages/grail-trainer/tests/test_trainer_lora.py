@@ -10,12 +10,12 @@ import torch
 
 from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.model.policy_model import PolicyModel
-from grail_trainer.hyper_parameters import GrpoSettings, HyperParameters, OptimiserSettings
-from grail_trainer.learning.guarded import learn_window
+from grail_trainer.hyper_parameters import GrpoSettings, OptimiserSettings
 from grail_trainer.learning.lora import AdaptedLinear, is_adapter
 from grail_trainer.learning.optimiser import Masters
 from grail_trainer.learning.reference import held_reference
 from grail_trainer.learning.rollouts import TokenSequence
+from grail_trainer.learning.update import update
 from tooling.testing.toy_updates import groups_of, module_of
 
 ADAPTERS = OptimiserSettings(learning_rate=1e-2, warmup_steps=0, lora_rank=2, lora_alpha=8.0)
@@ -23,9 +23,7 @@ ROWS = (TokenSequence((1, 2, 3, 4, 5), 2), TokenSequence((6, 7, 8), 1))
 
 
 def learn(masters: Masters, window: int = 0, kl: float = 0.0) -> None:
-    settings = HyperParameters(GrpoSettings(kl_coefficient=kl), masters.settings)
-    learned = learn_window(masters, groups_of(), settings, window=window, temperature=1.0, token_limit=8)
-    assert learned.undone == ""
+    update(masters, groups_of(), GrpoSettings(kl_coefficient=kl), window=window, token_limit=8)
 
 
 def test_adapters_begin_as_nothing() -> None:

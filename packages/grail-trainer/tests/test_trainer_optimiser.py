@@ -12,8 +12,9 @@ import torch
 from grail_core.errors import CheckpointError, ConfigurationError, OutOfMemoryError
 from grail_trainer.hyper_parameters import GrpoSettings, HyperParameters, OptimiserSettings
 from grail_trainer.learning import guarded
+from grail_trainer.learning.alarms import LEARNING_RATE_FACTOR
 from grail_trainer.learning.guarded import learn_window
-from grail_trainer.learning.optimiser import LEARNING_RATE_FACTOR, Masters, state_digest
+from grail_trainer.learning.optimiser import Masters, state_digest
 from grail_trainer.learning.reference import Offloaded
 from grail_trainer.learning.schedule import learning_rate
 from grail_trainer.learning.update import update
@@ -32,6 +33,11 @@ def masters_of(settings: OptimiserSettings, seed: int = 0) -> Masters:
 def learned(masters: Masters, window: int = 0, **chosen: Any) -> guarded.LearnedWindow:
     settings = HyperParameters(GrpoSettings(**{"kl_coefficient": 0.0, **chosen}), masters.settings)
     return learn_window(masters, groups_of(), settings, window=window, temperature=1.0, token_limit=8)
+
+
+def weights_and_moments(masters: Masters) -> str:
+    """Digest of what an update that is taken back leaves as it was; alarms remember that it was."""
+    return state_digest({name: tensor for name, tensor in masters.tensors().items() if not name.startswith("scalar.")})
 
 
 # --- the schedule -----------------------------------------------------------------------------------------------------
@@ -158,7 +164,7 @@ def test_a_step_keeps_one_copy_of_gradients_and_frees_it() -> None:
 def test_bad_steps_in_a_row_end_in_the_window_taken_back(settings: OptimiserSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     masters = masters_of(settings)
     learned(masters)
-    before = masters.digest()
+    before = weights_and_moments(masters)
     step, met = masters.step, iter([False, True, True, True, True, *[False] * 20])
 
     def spoiled(*, largest_norm: float) -> float:
@@ -170,12 +176,12 @@ def test_bad_steps_in_a_row_end_in_the_window_taken_back(settings: OptimiserSett
     result = learned(masters, window=1)
     assert result.statistics.steps_refused == result.statistics.steps_refused_in_row == 4
     assert "4 steps in a row" in result.undone
-    assert masters.digest() == before
+    assert weights_and_moments(masters) == before
 
 
 def test_bad_steps_that_are_not_in_a_row_are_counted_and_the_rest_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     masters = masters_of(PLAIN)
-    before = masters.digest()
+    before = weights_and_moments(masters)
     step, count = masters.step, iter(range(100))
 
     def spoiled(*, largest_norm: float) -> float:
@@ -187,7 +193,7 @@ def test_bad_steps_that_are_not_in_a_row_are_counted_and_the_rest_is_kept(monkey
     result = learned(masters)
     assert (result.undone, result.statistics.steps, result.statistics.steps_refused) == ("", 9, 4)
     assert int(masters.tensors()["steps"]) == 5
-    assert masters.digest() != before
+    assert weights_and_moments(masters) != before
 
 
 def test_a_loss_that_is_no_number_makes_no_step_though_its_gradient_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,11 +206,11 @@ def test_a_loss_that_is_no_number_makes_no_step_though_its_gradient_is_one(monke
 
     monkeypatch.setattr(PolicyObjective, "loss", with_a_constant)
     masters = masters_of(PLAIN)
-    before = masters.digest()
+    before = weights_and_moments(masters)
     result = learned(masters)
     assert result.statistics.steps == result.statistics.steps_refused == 9
     assert result.undone
-    assert masters.digest() == before
+    assert weights_and_moments(masters) == before
 
 
 @pytest.mark.parametrize("settings", [PLAIN, STOCHASTIC, ADAPTERS], ids=["float32", "bfloat16", "adapters"])
@@ -213,7 +219,7 @@ def test_no_memory_in_mid_window_is_told_with_what_helps_and_nothing_is_kept(
 ) -> None:
     masters = masters_of(settings)
     learned(masters)
-    before = masters.digest()
+    before = weights_and_moments(masters)
     step, calls = masters.step, iter(range(100))
 
     def exhausted(*, largest_norm: float) -> float:
@@ -225,7 +231,7 @@ def test_no_memory_in_mid_window_is_told_with_what_helps_and_nothing_is_kept(
     with pytest.raises(OutOfMemoryError) as caught:
         learned(masters, window=1)
     assert "--tokens-per-pass" in caught.value.hint
-    assert masters.digest() == before
+    assert weights_and_moments(masters) == before
     assert all(parameter.grad is None for parameter in masters.module.parameters())
 
 

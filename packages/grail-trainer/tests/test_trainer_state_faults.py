@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
     state = opened(tmp_path)
     state.take(Beginning(Window(0)))
     state.take(TrainedWindow(Window(30), {"window": 30}, {"groups": 3}, {"loss": 0.5}), masters())
-    state.take(Published())
+    state.take(Published(Window(30)))
     return tmp_path
 
 
@@ -53,6 +54,24 @@ def resumed(folder: Path) -> str | GrailError:
 
 def test_a_restart_finds_what_was_written(folder: Path) -> None:
     assert resumed(folder) == state_digest(masters().tensors())
+
+
+def test_weights_that_are_not_published_yet_come_back_with_a_restart_whatever_was_learned_since(tmp_path: Path) -> None:
+    state = opened(tmp_path)
+    state.take(Beginning(Window(0)))
+    trained = [TrainedWindow(Window(window), {"window": window}, {}, {}) for window in (30, 60)]
+    for seed, one in enumerate(trained):
+        state.take(one, masters(seed))
+    again, latest = opened(tmp_path), masters(9)
+    again.resume(latest)
+    found = again.unpublished(latest)
+    assert [one for one, _ in found] == trained
+    for seed, (_, weights) in enumerate(found):
+        expected = masters(seed).published()
+        assert all(weights[name].equal(expected[name]) for name in expected)
+    assert state_digest(latest.tensors()) == state_digest(masters(1).tensors())
+    again.take(Published(Window(30)))
+    assert [path.name for path in tmp_path.glob("state-*")] == ["state-60.safetensors"]
 
 
 @pytest.mark.parametrize("name", ["journal.json", "state-30.safetensors"])
@@ -89,12 +108,20 @@ def test_a_training_state_that_is_gone_or_a_folder_is_told(folder: Path) -> None
     assert isinstance(resumed(folder), StorageError)
 
 
-def test_a_state_as_an_earlier_version_left_it_is_read(folder: Path) -> None:
-    text = (folder / "journal.json").read_text().splitlines()
-    (folder / "journal.json").write_text("\n".join(line for line in text if "sha256" not in line))
+@pytest.mark.parametrize("pending", [False, True])
+def test_a_state_as_an_earlier_version_left_it_is_read(folder: Path, pending: bool) -> None:
+    """Its journal held one window that is not published, or none, and no digests."""
+    value = json.loads((folder / "journal.json").read_text())
+    for name in ("sha256", "states_sha256"):
+        del value[name]
+    trained = {"window": 30, "log": {"window": 30}, "summary": {"groups": 3}, "event": {"loss": 0.5}}
+    (folder / "journal.json").write_text(json.dumps(value | {"format": 1, "pending": trained if pending else None}))
     assert resumed(folder) == state_digest(masters().tensors())
     state = opened(folder)
     state.resume(masters())
+    assert [one.window for one in state.pending] == [30] * pending
+    if pending:
+        state.take(Published(Window(30)))
     state.take(TrainedWindow(Window(60), {"window": 60}, {"groups": 3}, {"loss": 0.5}), masters(seed=3))
     (folder / "state-60.safetensors").write_bytes((folder / "state-60.safetensors").read_bytes()[:-1] + b"\x7f")
     with pytest.raises(DamagedStateError):

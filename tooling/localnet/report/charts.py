@@ -46,6 +46,15 @@ class Level:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """A vertical line at a place of the x axis where something happened."""
+
+    position: float
+    title: str
+    colour: str = "bad"
+
+
+@dataclass(frozen=True)
 class Segment:
     name: str
     value: float
@@ -87,6 +96,7 @@ def line_chart(
     *,
     y_format: Formatter,
     levels: Sequence[Level] = (),
+    marks: Sequence[Mark] = (),
     width: int = 540,
     height: int = 250,
     from_zero: bool = False,
@@ -116,7 +126,7 @@ def line_chart(
         y = y_of(tick)
         out.append(svg.line(left, y, width - right, y, css="grid"))
         out.append(svg.text(left - 8, y + 4, y_format(tick), css="tick", text_anchor="end"))
-    stride = max(1, math.ceil(len(x_labels) / 12))
+    stride = max(1, math.ceil(len(x_labels) * 45 / width))
     for i, text in enumerate(x_labels):
         if i % stride == 0 or i == len(x_labels) - 1:
             out.append(svg.text(x_of(i), height - 10, text, css="tick", text_anchor="middle"))
@@ -126,6 +136,10 @@ def line_chart(
         out.append(svg.line(left, y, width - right, y, stroke=colour, stroke_dasharray="2 4", stroke_width=1.5))
         text = f"{level.name} {y_format(level.value)}"
         out.append(svg.text(width - right, y - 5, text, css="note", text_anchor="end"))
+    for mark in marks:
+        x, colour = x_of(mark.position), f"var(--{mark.colour})"
+        out.append(svg.rect(x - 3, top_y, 6, bottom_y - top_y, title=mark.title, fill=colour, opacity=".14"))
+        out.append(svg.line(x, top_y, x, bottom_y, stroke=colour, stroke_dasharray="4 3", stroke_width=1.5))
     for line in lines:
         out += _drawn(line, x_of, y_of, y_format)
     return svg.inline(width, height, out, css="chart", label=label)

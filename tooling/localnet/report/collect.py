@@ -13,7 +13,7 @@ import os
 import platform
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,11 @@ from grail_core.protocol.types import Block, Window
 from grail_core.storage.base import ObjectStore
 from grail_core.storage.filesystem import FilesystemStore
 from grail_core.verification.model_checks import NOT_ENFORCED
+from grail_trainer.metrics import METRICS
 from tooling.localnet.events import Event
 from tooling.localnet.plan import Layout
 from tooling.localnet.report.facts import (
+    AlarmFact,
     CheckpointFact,
     MinerWindowFact,
     ParameterFact,
@@ -208,10 +210,16 @@ def training_facts(events: Iterable[Event]) -> tuple[TrainingFact, ...]:
             success_mean=event.number("success_mean"),
             seconds_train=event.number("seconds_train"),
             valid_from=event.integer("valid_from"),
-            loss=event.number("loss"),
-            gradient_norm=event.number("gradient_norm"),
+            metrics={name: value for name in METRICS if (value := event.number(name)) is not None},
+            alarms=tuple(_alarms(event.fields.get("alarms"))),
         )
     return tuple(facts[w] for w in sorted(facts))
+
+
+def _alarms(value: object) -> Iterator[AlarmFact]:
+    for one in value if isinstance(value, list) else ():
+        if isinstance(one, dict):
+            yield AlarmFact(*(str(one.get(name, "")) for name in ("alarm", "action", "reason")))
 
 
 def phase_facts(events: Iterable[Event]) -> tuple[PhaseFact, ...]:

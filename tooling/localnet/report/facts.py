@@ -7,6 +7,7 @@ validators signed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
@@ -68,6 +69,13 @@ class CheckpointFact:
 
 
 @dataclass(frozen=True)
+class AlarmFact:
+    name: str
+    action: str  # tell | slow | undo | stop
+    reason: str
+
+
+@dataclass(frozen=True)
 class TrainingFact:
     window: int
     groups: int
@@ -75,8 +83,8 @@ class TrainingFact:
     success_mean: float | None
     seconds_train: float | None
     valid_from: int | None  # the checkpoint this window produced
-    loss: float | None = None
-    gradient_norm: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)  # of `grail_trainer.metrics.METRICS`, those that were told
+    alarms: tuple[AlarmFact, ...] = ()
 
 
 @dataclass(frozen=True)

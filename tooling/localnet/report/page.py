@@ -41,6 +41,11 @@ def grid(*cards_html: str) -> str:
     return f'<div class="grid2">{"".join(cards_html)}</div>'
 
 
+def small_grid(*cards_html: str) -> str:
+    """Three cards a row."""
+    return f'<div class="grid3">{"".join(cards_html)}</div>'
+
+
 def section(title: str, lede: str, body_html: str = "") -> str:
     return f"<h2>{escape(title)}</h2><p>{escape(lede)}</p>{body_html}"
 

@@ -16,6 +16,7 @@ from tooling.localnet.report.facts import RunFacts
 from tooling.localnet.report.page import alarm, note, tile
 from tooling.localnet.report.report_sections import costs, learning, parameters, provenance, refused, weights_and_verdicts
 from tooling.localnet.report.report_style import STYLE
+from tooling.localnet.report.report_training import update
 from tooling.localnet.report.summary import Summary, unenforced_sentence
 
 
@@ -25,6 +26,7 @@ def render(facts: RunFacts, summary: Summary) -> str:
         _header(facts, summary),
         _tiles(summary),
         learning(facts, summary),
+        update(facts),
         weights_and_verdicts(facts, summary),
         refused(facts),
         costs(facts),

@@ -36,6 +36,7 @@ font-variant-numeric:tabular-nums}
 .tile.lead .v{font-size:38px;color:var(--accent)}
 .good{color:var(--good)}.bad{color:var(--bad)}.warn{color:var(--warn)}
 .grid2{display:grid;grid-template-columns:1fr 1fr;gap:14px}
+.grid3{display:grid;grid-template-columns:repeat(3,1fr);gap:14px;margin-bottom:14px}
 .card{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:18px 20px 14px;min-width:0}
 .card>.sub{font-size:13px;color:var(--muted);margin:0 0 10px}
 .wide{grid-column:1/-1}
@@ -51,6 +52,8 @@ svg.bullet{vertical-align:-2px}
 .legend{display:flex;flex-wrap:wrap;gap:4px 16px;margin:8px 0 4px;font-size:12.5px;color:var(--soft);padding:0;
 list-style:none}
 .legend i{display:inline-block;width:10px;height:10px;border-radius:3px;margin-right:6px}
+summary{cursor:pointer;font-size:13px;color:var(--soft)}
+.grid3+.card,.card.wide+.card.wide{margin-top:14px}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-size:13.5px;font-variant-numeric:tabular-nums}
 th{text-align:left;font-weight:600;color:var(--muted);font-size:12px;padding:6px 12px 6px 0;
@@ -83,7 +86,7 @@ color:var(--ink)}
 .note-box.alarm{border-left-color:var(--bad);background:var(--bad-wash);color:var(--bad)}
 .empty{color:var(--muted);font-size:13.5px;margin:22px 0}
 footer{margin-top:44px;color:var(--muted);font-size:13px}
-@media (max-width:820px){.grid2{grid-template-columns:1fr}.tiles{grid-template-columns:1fr 1fr}main{padding:26px 16px 48px}
-h1{font-size:27px}.matrix{min-width:560px}}
+@media (max-width:820px){.grid2,.grid3{grid-template-columns:1fr}
+.tiles{grid-template-columns:1fr 1fr}main{padding:26px 16px 48px}h1{font-size:27px}.matrix{min-width:560px}}
 @media print{body{background:#fff}.card,.tile{break-inside:avoid}}
 """

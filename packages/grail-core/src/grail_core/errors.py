@@ -119,6 +119,12 @@ class EngineError(MachineFaultError):
     exit_code = 16
 
 
+class AlarmStopError(GrailError):
+    """An alarm that was set to end the training did, and waits for a person."""
+
+    exit_code = 17
+
+
 class OutOfMemoryError(GrailError):
     """This machine had no memory left, on the processor or on the device."""
 

@@ -8,35 +8,16 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from grail_core.commands.knob_options import knob_options
+from grail_core.commands.knob_options import SectionedCommand, section_options
 from grail_core.commands.options import common_options, run_cli, stop_on_signals, verbose_option
 from grail_core.errors import ConfigurationError
+from grail_core.protocol.types import Window
 from grail_envs import DEFAULT_ENV_ID
 from grail_trainer import __version__
-from grail_trainer.hyper_parameters import GrpoSettings, HyperParameters, OptimiserSettings
+from grail_trainer.hyper_parameters import HyperParameters
 
 if TYPE_CHECKING:
     from grail_core.participant.settings import Settings
-
-GRPO_OPTIONS = (
-    "epochs",
-    "minibatches",
-    "loss",
-    "advantages",
-    "clip_low",
-    "clip_high",
-    "dual_clip",
-    "importance_level",
-    "importance_mode",
-    "importance_cap",
-    "kl_coefficient",
-    "kl_estimator",
-    "kl_target",
-    "entropy_bonus",
-    "mask_truncated",
-    "tokens_per_pass",
-    "seed",
-)
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -52,13 +33,13 @@ def cli() -> None:
     """
 
 
-@cli.command()
+@cli.command(cls=SectionedCommand)
 @click.option("--model", type=_FOLDER, required=True, help="Model folder of the network's first checkpoint.")
 @click.option("--env", "env_id", default=DEFAULT_ENV_ID, show_default=True, help="Environment (see `grail-envs list`).")
 @click.option("--windows", type=click.IntRange(min=1), help="Stop once so many windows were learned from (default: never).")
-@knob_options(OptimiserSettings, "optimiser")
-@knob_options(GrpoSettings, "chosen", *GRPO_OPTIONS)
-@click.option("--most-groups", type=click.IntRange(min=1), default=64, show_default=True, help="Groups to learn from a window.")
+@click.option("--dry-run", is_flag=True, help="Print what would run and how much memory it takes; start and write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="With --dry-run: one JSON object on standard output.")
+@click.option("--acknowledge", type=click.IntRange(min=0), help="Window of an alarm that ended the trainer: go on after it.")
 @click.option(
     "--tensor-parallel",
     type=click.IntRange(min=1),
@@ -66,16 +47,18 @@ def cli() -> None:
     show_default=True,
     help="Ranks that share each matrix product, where torchrun started several; a divisor of their number.",
 )
+@section_options(HyperParameters, "hyper_parameters")
 @common_options
 def run(
     settings: Settings,
     model: Path,
     env_id: str,
     windows: int | None,
-    optimiser: OptimiserSettings,
-    chosen: GrpoSettings,
-    most_groups: int,
+    dry_run: bool,
+    as_json: bool,
+    acknowledge: int | None,
     tensor_parallel: int,
+    hyper_parameters: HyperParameters,
 ) -> None:
     """Learn from window after window until stopped, publishing a checkpoint after each.
 
@@ -83,6 +66,11 @@ def run(
     update, publish. Ctrl-C finishes cleanly; a restart continues where it was, learns from nothing twice and loses nothing.
     Started by `torchrun --nproc-per-node N --no-python`, N processes share the weights; see docs/trainer.md.
     """
+    if dry_run:
+        from grail_trainer.commands import plan_command
+
+        plan_command(settings, model=model, env_id=env_id, windows=windows, chosen=hyper_parameters, as_json=as_json)
+        return
     from grail_trainer.start import run_trainer
 
     run_trainer(
@@ -91,9 +79,9 @@ def run(
         model=model,
         env_id=env_id,
         windows=windows,
-        max_groups=most_groups,
+        hyper_parameters=hyper_parameters,
+        acknowledged=None if acknowledge is None else Window(acknowledge),
         tensor_parallel=tensor_parallel,
-        hyper_parameters=HyperParameters(chosen, optimiser),
     )
 
 

@@ -1,4 +1,4 @@
-"""What `grail-trainer init` and `grail-trainer evaluate` do between the command line and the library."""
+"""What `grail-trainer init`, `evaluate`, `inspect` and `run --dry-run` do between the command line and the library."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from grail_core.text import printable, printable_lines
 
 if TYPE_CHECKING:
     from grail_core.checkpoints.delta.tensors import RawTensor
+    from grail_trainer.hyper_parameters import HyperParameters
 
 _CONFIG = "config.json"
 _OF_ONE_MODEL = "config.json and weights must be of one model: save it anew with save_pretrained(folder)"
@@ -165,6 +166,15 @@ def evaluate_command(settings: Settings, *, model: Path, env_id: str, problems: 
     click.echo(f"well formed   {100 * result.well_formed:6.2f} %  ± {100 * result.well_formed_error:.2f}")
     click.echo(f"reward        {result.reward:8.4f}")
     click.echo(f"best constant {100 * result.constant:6.2f} %")
+
+
+def plan_command(
+    settings: Settings, *, model: Path, env_id: str, windows: int | None, chosen: HyperParameters, as_json: bool
+) -> None:
+    from grail_trainer.run_plan import plan_run
+
+    plan = plan_run(settings, model=model, env_id=env_id, windows=windows, chosen=chosen)
+    click.echo(json.dumps(plan.to_json()) if as_json else printable_lines("\n".join(plan.lines())))
 
 
 def inspect_command(settings: Settings, *, as_json: bool, objects: bool) -> None:

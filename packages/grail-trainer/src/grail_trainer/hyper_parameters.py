@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from grail_core.errors import ConfigurationError
 from grail_core.participant.knobs import check_knobs, knob
+from grail_trainer.alarm_settings import AlarmSettings
 
 AdvantageKind = Literal["standardised", "centred", "rloo", "maxrl"]
 """What a reward is held against within its group; formulas and papers: `learning.advantages`."""
@@ -148,11 +149,29 @@ class GrpoSettings:
 
 
 @dataclass(frozen=True)
+class IntakeSettings:
+    """Which verified rollouts are learned from."""
+
+    most_groups: int = knob(64, "Groups to learn from a window.", least=1)
+    max_windows_old: int = knob(
+        6,
+        "Rollouts of a window that began more than so many windows ago, when they would be used, are not used.",
+        least=1,
+        most=40,
+    )
+
+    def __post_init__(self) -> None:
+        check_knobs(self)
+
+
+@dataclass(frozen=True)
 class HyperParameters:
     """Everything that decides what becomes of the weights when a window is learned from."""
 
     update: GrpoSettings = field(default_factory=GrpoSettings)
     optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
+    alarms: AlarmSettings = field(default_factory=AlarmSettings)
+    intake: IntakeSettings = field(default_factory=IntakeSettings)
 
     def to_json(self) -> dict[str, Any]:
         """Canonical-JSON value, section by section: numbers with a fraction as text."""

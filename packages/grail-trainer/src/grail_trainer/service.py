@@ -1,42 +1,48 @@
 """The trainer's shell: it carries out what `steps` says over buckets, chain, models and disk.
 
 wait for the verdicts → take what most of the scoring stake accepted → verify every rollout again, one file open at a time →
-update → publish the checkpoint → publish the training log. The decision on a window is on disk before anything is published;
-so a trainer killed anywhere learns from nothing twice and loses nothing.
+update → the decision on a window is on disk → and only then are checkpoint and training log published, in a thread of their
+own (`publishing.background`), from a copy of the weights, while the next window's verdicts are awaited and its rollouts
+verified. So a trainer killed anywhere learns from nothing twice and loses nothing.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.environment import Environment
-from grail_core.errors import ChainError, CheckpointError, DiskFullError, StorageError
+from grail_core.errors import AlarmStopError, CheckpointError
 from grail_core.files.confined.opening import Confined
 from grail_core.keys import ss58
-from grail_core.participant.outcomes import Stopped, Void
+from grail_core.participant.outcomes import Opened, Stopped, Void
 from grail_core.participant.participant import Participant
-from grail_core.participant.waiting import RETRY_SECONDS, until_had
+from grail_core.participant.waiting import until_had
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.manifest import CheckpointManifest
+from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Window
 from grail_core.telemetry import get_logger
 from grail_trainer.data.batch import TrainingBatch, build_batch
-from grail_trainer.data.intake import Intake, VerdictListener
+from grail_trainer.data.intake import TOO_OLD, Intake, VerdictListener
 from grail_trainer.data.wanted_files import WantedFiles
 from grail_trainer.hyper_parameters import HyperParameters
+from grail_trainer.learning.alarms import LEARNING_RATE_FACTOR, STOPPED_AT
 from grail_trainer.learning.followers import learn_with_followers
+from grail_trainer.learning.guarded import LearnedWindow
 from grail_trainer.learning.optimiser import Masters
 from grail_trainer.learning.statistics import UpdateStatistics
+from grail_trainer.publishing.background import BackgroundPublisher, Snapshot
 from grail_trainer.publishing.publication import Publisher
 from grail_trainer.state import TrainerState, settings_changed
-from grail_trainer.steps import NothingToLearn, Published, StoreFailed, TrainedWindow
+from grail_trainer.steps import NothingToLearn, TrainedWindow
 
 log = get_logger(__name__)
 
@@ -48,6 +54,7 @@ class Material:
     """What one window gives to learn from, and what it was taken from."""
 
     intake: Intake
+    policy: GenerationPolicy  # of the window's signed manifest: what the rollouts were drawn by
     batch: TrainingBatch
     seconds_verify: float
 
@@ -67,32 +74,72 @@ class TrainerService:
     checkpoint: LiveCheckpoint  # of the behaviour policy
     environment_of: Callable[[CheckpointManifest], Environment]
     settings: HyperParameters
-    max_groups: int
     reference: Any | None = None  # for the KL term
+    acknowledged: Window | None = None  # whose alarm a person has seen
     confined: Confined = field(default_factory=Confined)
 
     def run(self, stop: threading.Event, windows: int | None = None) -> int:
-        """Returns how many windows were learned from, in all starts of this trainer together."""
+        """Returns how many windows were learned from, in all starts of this trainer together.
+
+        Raises:
+            AlarmStopError: an alarm ended the run, in this start or in one before. What it was raised for is published.
+            GrailError: what ended the publishing of a window for good; the journal keeps that window.
+        """
         first = self.publisher.view().stored[0].manifest.valid_from
         last = None if windows is None else Window(first + (windows - 1) * WINDOW_LENGTH)
-        self._publish_pending(stop, last)
-        while not stop.is_set() and (journal := self.state.journal) is not None:
+        publishing = BackgroundPublisher(self.publisher, self.state, stop, last=last)
+        for trained, weights in self.state.unpublished(self.masters):
+            publishing.give(Snapshot(trained, weights))
+        with publishing.running():
+            self._learn_on(publishing, last)
+        return self.state.journal.learned if self.state.journal else 0
+
+    def _learn_on(self, publishing: BackgroundPublisher, last: Window | None) -> None:
+        """Decide window after window until stopped or past the last one."""
+        halting = publishing.halting
+        self._heed_alarm()
+        while not halting.is_set() and (journal := self.state.journal) is not None:
             window = journal.next_window
             if last is not None and window > last:
-                break
-            event = self._decide(window, stop)
+                return
+            event = self._decide(window, publishing, halting)
+            self.state.take(event, self.masters)
             if isinstance(event, NothingToLearn):
                 log.event("window_not_trained", window=window, reason=event.reason)
-            self.state.take(event, self.masters)
-            self._publish_pending(stop, last)
-        return self.state.journal.learned if self.state.journal else 0
+            if isinstance(event, TrainedWindow):
+                publishing.give(Snapshot(event, self.masters.published()))
+            self._heed_alarm()
+
+    def _heed_alarm(self) -> None:
+        """What ended a run keeps it ended until it is acknowledged: it lies in the training state."""
+        at = self.masters.scalars.get(STOPPED_AT)
+        if at is not None and self.acknowledged != int(at):
+            raise AlarmStopError(
+                f"an alarm in window {int(at)} ended the training; its update is taken back",
+                where=str(self.state.folder),
+                hint=f"look at its training log and at docs/trainer.md (Alarms); go on with --acknowledge {int(at)}",
+            )
 
     # --- collect ------------------------------------------------------------------------------------------------------
 
-    def _decide(self, window: Window, stop: threading.Event) -> TrainedWindow | NothingToLearn | Stopped:
+    def _decide(
+        self, window: Window, publishing: BackgroundPublisher, halting: threading.Event
+    ) -> TrainedWindow | NothingToLearn | Stopped:
         """What becomes of a window: an update of the masters, or why there is none."""
-        material = self._collect(window, stop)
-        return self._learn(window, material) if isinstance(material, Material) else material
+        material = self._collect(window, halting)
+        if not isinstance(material, Material):
+            return material
+        if not publishing.has_room():
+            return Stopped()
+        unusable = self._too_old(window, halting)
+        return unusable or self._learn(window, material)
+
+    def _too_old(self, window: Window, halting: threading.Event) -> NothingToLearn | Stopped | None:
+        """Age counts at the time of use: verifying takes its time, and so may the store before there is room."""
+        now = until_had(self.participant, window, halting, self.participant.chain.current_block, too_late=lambda: False)
+        if not isinstance(now, Opened):
+            return Stopped()
+        return NothingToLearn(window, TOO_OLD) if now.value >= self.verdicts.too_late(window) else None
 
     def _collect(self, window: Window, stop: threading.Event) -> Material | NothingToLearn | Stopped:
         """Verified groups of a window."""
@@ -121,7 +168,8 @@ class TrainerService:
                 context,
                 loaded,
                 environment,
-                max_groups=self.max_groups,
+                max_groups=self.settings.intake.most_groups,
+                tokens_per_pass=self.settings.update.tokens_per_pass,
                 stopping=stop.is_set,
                 open_file=self.confined.open_file,
             )
@@ -133,14 +181,14 @@ class TrainerService:
             log.event("group_dropped", window=window, hotkey=ss58(dropped.hotkey), group=dropped.group, reason=dropped.reason)
         if not batch.groups:
             return NothingToLearn(window, _why_nothing(batch))
-        return Material(intake, batch, time.perf_counter() - start)
+        return Material(intake, context.manifest.policy, batch, time.perf_counter() - start)
 
     # --- learn --------------------------------------------------------------------------------------------------------
 
     def _learn(self, window: Window, material: Material) -> TrainedWindow:
         """Update the masters; what is returned goes to disk together with them."""
         batch = material.batch
-        policy = self.publisher.view().stored[0].manifest.policy
+        policy = material.policy
         before, cast = self.masters.digest(), self.masters.published()
         start = time.perf_counter()
         learned = learn_with_followers(
@@ -153,6 +201,8 @@ class TrainerService:
             reference=self.reference,
         )
         seconds, statistics = time.perf_counter() - start, learned.statistics
+        for alarm in learned.alarms:
+            log.event("training_alarm", level=logging.WARNING, window=window, **alarm.to_event())
         if learned.undone:
             log.event("update_undone", window=window, reason=f"{learned.undone}; the update is taken back")
         new = self.masters.published()
@@ -160,12 +210,12 @@ class TrainerService:
         share = changed / sum(tensor.numel() for tensor in new.values())
         return TrainedWindow(
             window=window,
-            log=self._log_body(window, material, statistics, before),
+            log=self._log_body(window, material, learned, before),
             summary=_summary(batch, statistics, self.settings, share),
-            event=_event(batch, statistics, material.seconds_verify, seconds),
+            event=_event(batch, learned, self.masters.scalars, share, material.seconds_verify, seconds),
         )
 
-    def _log_body(self, window: Window, material: Material, statistics: UpdateStatistics, before: str) -> dict[str, Any]:
+    def _log_body(self, window: Window, material: Material, learned: LearnedWindow, before: str) -> dict[str, Any]:
         """What anybody needs to repeat this update: which verified groups in which order, from which state to which."""
         batch = material.batch
         return {
@@ -182,28 +232,9 @@ class TrainerService:
             "settings_changed": settings_changed(self.state.settings, self.settings.to_json()),
             "state_before": before,
             "state_after": self.masters.digest(),
-            "statistics": _texts(dataclasses.asdict(statistics)),
+            "statistics": _texts(dataclasses.asdict(learned.statistics)),
+            "alarms": [alarm.to_json() for alarm in learned.alarms],
         }
-
-    # --- publish ------------------------------------------------------------------------------------------------------
-
-    def _publish_pending(self, stop: threading.Event, last: Window | None) -> None:
-        """Publish what the journal still holds, until it is done or we are stopped; the journal keeps it then."""
-        while (pending := self.state.pending) is not None:
-            is_last = last is not None and pending.window >= last
-            try:
-                manifest = self.publisher.publish_trained(pending, self.masters, last=is_last)
-            except DiskFullError:
-                raise
-            except (StorageError, ChainError) as error:
-                log.event("publish_failed", window=pending.window, reason=error.what)
-                self.state.take(StoreFailed(error.what))
-                if stop.wait(RETRY_SECONDS):
-                    return
-                continue
-            self.state.take(Published())
-            valid_from = None if manifest is None else manifest.valid_from
-            log.event("window_trained", window=pending.window, valid_from=valid_from, **pending.event)
 
 
 def _ranks(masters: Masters) -> dict[str, Any]:
@@ -239,27 +270,36 @@ def _summary(batch: TrainingBatch, statistics: UpdateStatistics, settings: Hyper
     )
 
 
-def _event(batch: TrainingBatch, statistics: UpdateStatistics, seconds_verify: float, seconds: float) -> dict[str, Any]:
+def _event(
+    batch: TrainingBatch,
+    learned: LearnedWindow,
+    scalars: Mapping[str, float],
+    changed: float,
+    seconds_verify: float,
+    seconds: float,
+) -> dict[str, Any]:
+    """The fields of `window_trained`: `metrics.METRICS`, and the alarms that were raised."""
+    means = learned.rollouts
     return {
-        "groups": statistics.groups,
-        "rollouts": statistics.rollouts,
-        "tokens": statistics.tokens,
         "groups_offered": batch.offered,
         "groups_without_variance": batch.without_variance,
         "groups_dropped": len(batch.dropped),
         "rollouts_verified": batch.rollouts_verified,
         "reward_mean": batch.reward_mean,
         "success_mean": batch.success_mean,
-        "loss": statistics.loss,
-        "entropy": statistics.entropy,
-        "gradient_norm": statistics.gradient_norm,
-        "clip_share": statistics.clip_share,
-        "kl_behaviour": statistics.kl_behaviour,
-        "steps": statistics.steps,
-        "steps_refused": statistics.steps_refused,
+        "learned_reward_mean": means.reward_mean,
+        "learned_reward_deviation": means.reward_deviation,
+        "learned_success_mean": means.success_mean,
+        "well_formed_share": means.well_formed_share,
+        "length_mean": means.length_mean,
+        "truncated_share": means.truncated_share,
+        "learning_rate_factor": scalars.get(LEARNING_RATE_FACTOR, 1.0),
+        "changed_share": changed,
         "seconds_verify": seconds_verify,
         "seconds_train": seconds,
-    }
+        "undone": learned.undone,
+        "alarms": [alarm.to_event() for alarm in learned.alarms],
+    } | {name: value for name, value in dataclasses.asdict(learned.statistics).items() if not name.startswith("_")}
 
 
 def _texts(value: dict[str, Any]) -> dict[str, Any]:

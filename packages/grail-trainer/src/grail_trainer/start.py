@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.generation.agreement import check_agreement
 from grail_core.generation.defaults import sampling_defaults
 from grail_core.keys import ss58
+from grail_core.model.architecture import context_length
 from grail_core.model.policy_model import PolicyModel
 from grail_core.model.prompts import PromptRenderer
 from grail_core.model.transformers_prompts import require_transformers_agrees
@@ -23,15 +25,16 @@ from grail_core.participant.settings import Settings
 from grail_core.participant.waiting import Stopping
 from grail_core.proof.calibration import use_table
 from grail_core.protocol import window_of
-from grail_core.protocol.constants import WINDOW_LENGTH
+from grail_core.protocol.constants import MAX_PROMPT_TOKENS, WINDOW_LENGTH
 from grail_core.protocol.manifest import CheckpointManifest
+from grail_core.protocol.policy import completion_limit
 from grail_core.protocol.types import Window
 from grail_core.telemetry import get_logger
 from grail_envs.bound import BoundEnvironments
 from grail_trainer.commands import training_environment
 from grail_trainer.data.intake import VerdictListener
 from grail_trainer.hyper_parameters import HyperParameters, OptimiserSettings
-from grail_trainer.learning.followers import follow, lead_masters
+from grail_trainer.learning.followers import dry_step_with_followers, follow, lead_masters
 from grail_trainer.learning.optimiser import Masters
 from grail_trainer.learning.ranks import joined_ranks
 from grail_trainer.learning.reference import Offloaded
@@ -46,9 +49,6 @@ log = get_logger(__name__)
 EnvironmentOf = Callable[[CheckpointManifest], Environment]
 """The environment that a checkpoint names."""
 
-MAX_WINDOWS_OLD = 6
-"""Rollouts whose window began more than so many windows ago are not learned from."""
-
 
 def run_trainer(
     settings: Settings,
@@ -57,15 +57,21 @@ def run_trainer(
     model: Path,
     env_id: str,
     windows: int | None,
-    max_groups: int,
     hyper_parameters: HyperParameters,
+    acknowledged: Window | None = None,
     tensor_parallel: int = 1,
 ) -> int:
     """Join the network, publish its first checkpoint if there is none, and learn until stopped.
 
     Of several ranks (torchrun) the first does this, and the others follow it.
 
+    Args:
+        acknowledged: the window of an alarm that ended the trainer, and that a person has seen.
+
     Returns the number of windows learned from, on the first rank.
+
+    Raises:
+        AlarmStopError: an alarm ended the run, and was not acknowledged.
     """
     with joined_ranks(settings.device, tensor=tensor_parallel) as ranks:
         if ranks.count > 1:
@@ -82,8 +88,8 @@ def run_trainer(
                 model=model,
                 env_id=env_id,
                 windows=windows,
-                max_groups=max_groups,
                 hyper_parameters=hyper_parameters,
+                acknowledged=acknowledged,
             )
 
 
@@ -95,14 +101,14 @@ def _run_first(
     model: Path,
     env_id: str,
     windows: int | None,
-    max_groups: int,
     hyper_parameters: HyperParameters,
+    acknowledged: Window | None,
 ) -> int:
     use_table(settings.calibration)
     participant = Participant.from_settings(settings)
-    _require_trainer(participant)
+    require_trainer(participant)
     environment = training_environment(env_id, settings.data_dir)
-    _require_folder(model)
+    require_folder(model)
     with participant.state.held():
         neuron = participant.join(settings)
         log.event("trainer_started", hotkey=ss58(participant.signer.hotkey), uid=neuron.uid, network=participant.params.name)
@@ -112,10 +118,11 @@ def _run_first(
             environment,
             BoundEnvironments(settings.data_dir),
             hyper_parameters,
-            max_groups=max_groups,
             device=str(lead.ranks.device),
             lead=lead,
         )
+        service.acknowledged = acknowledged
+        try_largest_pass(service)
         with stopping() as stop:
             learned = service.run(stop, windows)
         log.event("trainer_stopped", windows=learned)
@@ -129,7 +136,6 @@ def assemble(
     environment_of: EnvironmentOf,
     chosen: HyperParameters,
     *,
-    max_groups: int,
     device: str = "cpu",
     lead: Lead | None = None,
 ) -> TrainerService:
@@ -156,7 +162,7 @@ def assemble(
         untrained = Masters.load(model, OptimiserSettings(), device=device)
         head = publisher.publish_first(_first_parts(participant, environment, model), _checked(untrained, model))
         del untrained
-    _require_environment(head, environment)
+    require_environment(head, environment)
     shared = lead is not None and lead.ranks.count > 1
     masters = _masters_at(head, participant, chosen, "cpu" if shared else device)  # no device holds what all of them share
     if lead is not None and shared:
@@ -167,22 +173,42 @@ def assemble(
         masters=masters,
         state=state,
         publisher=publisher,
-        verdicts=VerdictListener(participant, max_windows_old=MAX_WINDOWS_OLD),
+        verdicts=VerdictListener(participant, max_windows_old=chosen.intake.max_windows_old),
         checkpoint=LiveCheckpoint(participant.checkpoints, device=device),
         environment_of=environment_of,
         settings=chosen,
-        max_groups=max_groups,
         reference=_reference(publisher, participant, device),
     )
+
+
+def try_largest_pass(service: TrainerService) -> None:
+    """One pass of the largest size that an update may make, with the policy of the newest manifest; nothing is learned.
+
+    Raises:
+        OutOfMemoryError: with what to lower. Nothing was waited for yet, and no window is lost.
+    """
+    head = service.publisher.view().head
+    if head is None:
+        raise RuntimeError("a trainer is assembled where its network has a checkpoint")
+    context = context_length(service.masters.module)
+    prompt = min(MAX_PROMPT_TOKENS, context - 1)
+    start = time.perf_counter()
+    tokens = dry_step_with_followers(
+        service.masters,
+        prompt_length=prompt,
+        longest=prompt + completion_limit(head.policy, context, prompt),
+        tokens_per_pass=service.settings.update.tokens_per_pass,
+    )
+    log.event("largest_pass_fits", tokens=tokens, seconds=time.perf_counter() - start)
 
 
 def publish_model(settings: Settings, *, model: Path, env_id: str) -> CheckpointManifest:
     """Join the network and publish a model folder as its first or its next checkpoint; see `publish_folder`."""
     participant = Participant.from_settings(settings)
-    _require_trainer(participant)
+    require_trainer(participant)
     with participant.state.held():
         participant.join(settings)
-        return publish_folder(participant, _require_folder(model), training_environment(env_id, settings.data_dir))
+        return publish_folder(participant, require_folder(model), training_environment(env_id, settings.data_dir))
 
 
 def publish_folder(participant: Participant, model: Path, environment: Environment) -> CheckpointManifest:
@@ -199,7 +225,7 @@ def publish_folder(participant: Participant, model: Path, environment: Environme
     parts = _first_parts(participant, environment, model)
     if head is None:
         return publisher.publish_first(parts, weights)
-    _require_environment(head, environment)
+    require_environment(head, environment)
     open_state(participant).forget()
     return publisher.publish_next(parts.window, weights)
 
@@ -225,7 +251,7 @@ def open_state(participant: Participant) -> TrainerState:
     return TrainerState(folder, network_id=network_id, trainer=trainer)
 
 
-def _require_environment(head: CheckpointManifest, environment: Environment) -> None:
+def require_environment(head: CheckpointManifest, environment: Environment) -> None:
     if head.env_digest != environment.spec.digest:
         raise ConfigurationError(
             f"the network's environment is {head.environment.env_id} with digest {head.env_digest.hex()[:16]}…, "
@@ -235,7 +261,7 @@ def _require_environment(head: CheckpointManifest, environment: Environment) -> 
         )
 
 
-def _require_trainer(participant: Participant) -> None:
+def require_trainer(participant: Participant) -> None:
     wanted, ours = participant.params.trainer_hotkey, participant.signer.hotkey
     if wanted != ours:
         raise ConfigurationError(
@@ -245,7 +271,7 @@ def _require_trainer(participant: Participant) -> None:
         )
 
 
-def _require_folder(model: Path) -> Path:
+def require_folder(model: Path) -> Path:
     if not model.is_dir():
         raise CheckpointError("no such model folder", where=str(model), hint="make one with `grail-trainer init`")
     return model
@@ -301,4 +327,10 @@ def _find_place(
     if changed:
         told = ", ".join(f"{name}: {was} → {now}" for name, (was, now) in changed.items())
         log.event("settings_changed", window=journal.next_window, changed=told)
-    log.event("training_resumed", window=journal.decided, windows=journal.learned, pending=journal.pending is not None)
+    log.event(
+        "training_resumed",
+        window=journal.decided,
+        windows=journal.learned,
+        published=journal.published,
+        pending=len(journal.pending),
+    )

@@ -1,10 +1,10 @@
 """What a trainer remembers between windows, so that SIGKILL at any instruction costs nothing but the step it was in.
 
-Two files: the training state of the last window learned from (masters, moments), written under its own name first; and a
-small journal that names it, replaced in one step. Where adapters are trained, the weights that they stand beside are a third,
-written once. Where several ranks learn together, the training state is a folder of that name with a shard of each
-(`sharded_state`); one process and several resume from either. What the journal says next is decided by `steps`; this is its
-disk.
+The training state (masters, moments) of the last window learned from, and of those before it that are not published yet, each
+written under its own name first; and a small journal that names them, replaced in one step. What the journal says next is
+decided by `steps`; this is its disk. Where adapters are trained, the weights that they stand beside are in a file of their own,
+written once. Where several ranks learn together, a training state is a folder of its name with a shard of each (`sharded_state`);
+one process and several resume from either. Steps are taken one at a time, whichever thread they come from.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from grail_core.disk import remove_any, storage_errors
 from grail_core.errors import ConfigurationError, DamagedStateError
@@ -23,9 +26,10 @@ from grail_core.protocol.types import Digest, Hotkey, Window
 from grail_core.state_file import read_state, write_state
 from grail_trainer.learning.optimiser import Masters
 from grail_trainer.learning.sharded_state import folder_digest
-from grail_trainer.steps import Event, Journal, StateRecord, Step, TrainedWindow, step
+from grail_trainer.steps import Beginning, Event, Journal, StateRecord, Step, TrainedWindow, state_file_of, step
 
-FORMAT = 1
+FORMAT = 2
+_READ = (1, 2)  # 1: at most one window pending, and no list of it
 JOURNAL = "journal.json"
 _RECOVERY = "bring a copy of the folder back, or move it away: the trainer then goes on from its last published checkpoint"
 
@@ -41,7 +45,9 @@ class TrainerState:
     def __init__(self, folder: Path, *, network_id: Digest, trainer: Hotkey) -> None:
         self.folder = folder
         self._owner = {"network_id": network_id.hex(), "trainer": trainer.hex()}
-        self._stated: tuple[str, str] | None = None  # the training state that the journal names, and its digest
+        self._lock = threading.RLock()
+        self._stated: dict[str, str] = {}  # digests of the training states that the journal names
+        self._base: str | None = None  # name of the file with what adapters stand beside
         self.settings: Mapping[str, Any] | None = None  # of the last window learned from, as its training log says them
         self.journal: Journal | None = self._read()
 
@@ -71,27 +77,30 @@ class TrainerState:
         return self.folder / JOURNAL
 
     @property
-    def pending(self) -> TrainedWindow | None:
-        """What was learned from and is not published."""
-        return None if self.journal is None else self.journal.pending
+    def pending(self) -> tuple[TrainedWindow, ...]:
+        """What was learned from and is not published, the oldest first."""
+        return () if self.journal is None else self.journal.pending
 
     def take(self, event: Event, masters: Masters | None = None) -> Step:
         """Take the arrow of an event and write what it asks for. `masters` are needed where training state is written."""
-        taken = step(self.journal, event)
-        if isinstance(event, TrainedWindow):
-            self.settings = event.log.get("settings", self.settings)
-        for record in taken.records:
-            if isinstance(record, StateRecord):
-                if masters is None:
-                    raise TypeError("training state is written from masters")
-                if (self.folder / record.file).is_dir():  # of ranks that were killed before the journal named it
-                    remove_any(self.folder / record.file)
-                masters.save(self.folder / record.file)
-                self._stated = None
-            else:
-                self._write(record.journal)
-        if masters is not None and self.journal is not None:
-            self._tidy(self.journal, masters)
+        with self._lock:
+            taken = step(self.journal, event)
+            if isinstance(event, TrainedWindow):
+                self.settings = event.log.get("settings", self.settings)
+            if masters is not None and masters.adapted:
+                self._base = masters.base_file
+            for record in taken.records:
+                if isinstance(record, StateRecord):
+                    if masters is None:
+                        raise TypeError("training state is written from masters")
+                    if (self.folder / record.file).is_dir():  # of ranks that were killed before the journal named it
+                        remove_any(self.folder / record.file)
+                    masters.save(self.folder / record.file)
+                    self._stated.pop(record.file, None)
+                else:
+                    self._write(record.journal)
+            if taken.records and self.journal is not None and not isinstance(event, Beginning):
+                self._tidy(self.journal)  # a journal that begins knows nothing of the states that lie there
         return taken
 
     def resume(self, masters: Masters) -> None:
@@ -102,45 +111,65 @@ class TrainerState:
             DamagedStateError: it is not what was written.
             StorageError: it is not there.
         """
-        if self.journal is None or self.journal.state_file is None:
-            return
-        path = self.folder / self.journal.state_file
-        stated = self._stated
-        self._stated = None
-        if stated is not None and self._digest(self.journal.state_file) != stated[1]:
+        if self.journal is not None and self.journal.state_file is not None:
+            self._load(masters, self.journal.state_file)
+
+    def unpublished(self, masters: Masters) -> list[tuple[TrainedWindow, Mapping[str, Tensor]]]:
+        """What is to be published, and the weights to publish of it; `masters` are as `resume` left them, and are again.
+
+        Raises: as `resume`.
+        """
+        found: list[tuple[TrainedWindow, Mapping[str, Tensor]]] = []
+        for trained in self.pending:
+            name = state_file_of(trained.window)
+            if self.journal is not None and name != self.journal.state_file:
+                self._load(masters, name)
+                found.append((trained, masters.published()))
+                self.resume(masters)
+            else:
+                found.append((trained, masters.published()))
+        return found
+
+    def _load(self, masters: Masters, name: str) -> None:
+        path = self.folder / name
+        stated = self._stated.pop(name, None)
+        if stated is not None and self._digest(name) != stated:
             raise DamagedStateError("the training state is not what was written", where=str(path), hint=_RECOVERY)
         masters.resume(path)
-        self._stated = stated
+        self._base = masters.base_file if masters.adapted else None
+        if stated is not None:
+            self._stated[name] = stated
 
     def _digest(self, name: str) -> str:
         """Hex SHA-256 of a training state; safetensors has no sum, and masters with a turned bit would be published."""
-        if self._stated is not None and self._stated[0] == name:
-            return self._stated[1]
+        if name in self._stated:
+            return self._stated[name]
         if (self.folder / name).is_dir():
             return folder_digest(self.folder / name)
         with storage_errors(self.folder / name), (self.folder / name).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def _write(self, journal: Journal) -> None:
-        named = None if journal.state_file is None else self._digest(journal.state_file)
-        kept = {"format": FORMAT, "owner": self._owner, "state_sha256": named, "settings": self.settings}
-        write_state(self._path, kept | dataclasses.asdict(journal))
-        self.journal = journal
-        self._stated = None if named is None or journal.state_file is None else (journal.state_file, named)
+        stated = {name: self._digest(name) for name in journal.state_files}
+        body: dict[str, Any] = {"format": FORMAT, "owner": self._owner, "states_sha256": stated, "settings": self.settings}
+        write_state(self._path, body | dataclasses.asdict(journal))
+        self.journal, self._stated = journal, stated
 
     def _read(self) -> Journal | None:
         value = read_state(self._path, what="the trainer's journal", recovery=_RECOVERY)
         if value is None:
             return None
         try:
-            if value["format"] != FORMAT:
+            if value["format"] not in _READ:
                 raise ValueError(f"format {value['format']}, this is {FORMAT}")
             owner, pending = value["owner"], value["pending"]
+            if value["format"] == 1:
+                pending = [] if pending is None else [pending]
             journal = Journal(
                 Window(int(value["decided"])),
                 int(value["learned"]),
                 _file_name(value["state_file"]),
-                None if pending is None else TrainedWindow(**pending),
+                tuple(TrainedWindow(**one | {"window": Window(int(one["window"]))}) for one in pending),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigurationError(
@@ -148,8 +177,9 @@ class TrainerState:
             ) from error
         settings = value.get("settings")  # an earlier version kept none
         self.settings = settings if _are_settings(settings) else None
-        digest = value.get("state_sha256")
-        self._stated = (journal.state_file, digest) if journal.state_file is not None and isinstance(digest, str) else None
+        stated = value.get("states_sha256", {journal.state_file: value.get("state_sha256")})
+        if isinstance(stated, dict):
+            self._stated = {n: digest for n, digest in stated.items() if n in journal.state_files and isinstance(digest, str)}
         if owner != self._owner:
             raise ConfigurationError(
                 "this training state is of another network or hotkey",
@@ -158,9 +188,9 @@ class TrainerState:
             )
         return journal
 
-    def _tidy(self, journal: Journal, masters: Masters) -> None:
+    def _tidy(self, journal: Journal) -> None:
         """Remove states that the journal does not name any more, and what no adapter stands beside."""
-        kept = {journal.state_file, masters.base_file if masters.adapted else None}
+        kept = {*journal.state_files, self._base}
         for form in ("state-*.safetensors", "base-*.safetensors", ".state-*.shards"):
             for path in self.folder.glob(form):
                 if path.name not in kept:

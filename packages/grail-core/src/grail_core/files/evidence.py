@@ -37,9 +37,12 @@ class GradeStability(Enum):
 
 @dataclass(frozen=True)
 class GradeEvidence:
+    """`well_formed` is known to who graded and is no part of what is published: None in evidence that was read."""
+
     reward: float
     success: bool
     stability: GradeStability
+    well_formed: bool | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

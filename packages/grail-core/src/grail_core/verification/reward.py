@@ -32,11 +32,11 @@ def grade_claim(
     """
     first = graded(environment, problem, completion)
     if first.outcome is GradeOutcome.INCONCLUSIVE:
-        return GradeEvidence(first.reward, first.success, GradeStability.INCONCLUSIVE)
+        return GradeEvidence(first.reward, first.success, GradeStability.INCONCLUSIVE, first.well_formed)
     if same_grade(first.reward, first.success, claimed_reward, claimed_success):
-        return GradeEvidence(first.reward, first.success, GradeStability.STABLE)
+        return GradeEvidence(first.reward, first.success, GradeStability.STABLE, first.well_formed)
     runs = [first, graded(environment, problem, completion), graded(environment, problem, completion)]
-    return GradeEvidence(first.reward, first.success, _stability(runs))
+    return GradeEvidence(first.reward, first.success, _stability(runs), first.well_formed)
 
 
 def graded(environment: Environment, problem: Problem, completion: str) -> Grade:

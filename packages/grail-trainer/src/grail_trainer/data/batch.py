@@ -3,7 +3,8 @@
 The order is a function of the files alone, and fair: miners take turns, each with its groups in increasing number. Groups whose
 rewards do not vary teach nothing and are left out before any work is spent on them; the next ones take their place. No hotkey
 gives more than its share. Every rollout of a group that is learned from passes checks 1 to 9 here, at every position, with the
-checkpoint that drew it; the log-probabilities measured on the way are the behaviour policy's.
+checkpoint that drew it; what passed is asked for its log-probabilities under that checkpoint by the trainer's own code
+(`behaviour`). What a file claims of them decides nothing but whether check 7 to 9 reject it.
 
 One file is open at a time. Each is opened once to see what it offers, and again for those of its groups that the batch needs
 then; what goes wrong with one costs what was to be learned from it and nothing else.
@@ -18,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from grail_core.checkpoints.loaded import LoadedCheckpoint
 from grail_core.environment import Environment
@@ -35,10 +35,11 @@ from grail_core.verification.context import CheckContext
 from grail_core.verification.examine import Examination, examine, examine_sample, first_reject
 from grail_core.verification.measure import WholeGroup
 from grail_core.verification.window_file import OpenFile, Submission, check_file, in_this_process
+from grail_trainer.data.behaviour import BehaviourPolicy
 from grail_trainer.data.intake import WantedFile
 from grail_trainer.data.turns import Candidate, fair_order, first_of, max_from_one, within_share
+from grail_trainer.hyper_parameters import GrpoSettings
 from grail_trainer.learning.advantages import varies
-from grail_trainer.learning.policy import Policy
 from grail_trainer.learning.rollouts import Rollout, RolloutGroup, TokenSequence
 
 log = get_logger(__name__)
@@ -115,6 +116,7 @@ def build_batch(
     environment: Environment,
     *,
     max_groups: int,
+    tokens_per_pass: int = GrpoSettings().tokens_per_pass,
     stopping: Callable[[], bool] = lambda: False,
     open_file: OpenFile = in_this_process,
 ) -> TrainingBatch:
@@ -123,13 +125,14 @@ def build_batch(
     Args:
         files: each once, with its bytes; one is held at a time.
         context: of the files' window. loaded: the checkpoint of that window, which drew the rollouts.
+        tokens_per_pass: of the passes that give behaviour log-probabilities, as of those of the update.
         stopping: asked between groups; True ends early with what there is (the caller discards it).
         open_file: opens a stranger's bytes; a role's does it in a process with limits.
 
     Raises:
         DiskFullError: the operator's to mend; whatever else goes wrong costs the file it happens with.
     """
-    building = _Building(read, context, loaded, environment, max_groups, stopping, open_file)
+    building = _Building(read, context, loaded, environment, max_groups, tokens_per_pass, stopping, open_file)
     for file, data in files:
         building.look_at(file, data)
         del data
@@ -146,11 +149,14 @@ class _Building:
         loaded: LoadedCheckpoint,
         environment: Environment,
         max_groups: int,
+        tokens_per_pass: int,
         stopping: Callable[[], bool],
         open_file: OpenFile,
     ) -> None:
         self._open_file = open_file
         self._read, self._context, self._loaded, self._environment = read, context, loaded, environment
+        self._behaviour: BehaviourPolicy | None = None
+        self._tokens_per_pass = tokens_per_pass
         self._max_groups, self._stopping = max_groups, stopping
         self._files: dict[Hotkey, WantedFile] = {}  # those that passed the checks of every rollout
         self._offered: dict[Hotkey, list[int]] = {}  # their groups that vary
@@ -211,7 +217,7 @@ class _Building:
                     return
                 result = examine_sample(opened, context, WholeGroup(candidate.group, InThisProcess(self._loaded.model)))
                 self._tally.verified += len(submission.rollouts_of(candidate.group))
-                taken = _learnable(submission, candidate, result, self._loaded, context)
+                taken = _learnable(submission, candidate, result, self._drawn_by, context)
                 if isinstance(taken, DroppedGroup):
                     self._failed[candidate] = taken
                 else:
@@ -251,6 +257,11 @@ class _Building:
             success_mean=float(np.concatenate(tally.successes).mean()) if tally.successes else 0.0,
         )
 
+    def _drawn_by(self) -> BehaviourPolicy:
+        """Made for the first group that passes; a window without one costs no memory for it."""
+        self._behaviour = self._behaviour or BehaviourPolicy(self._loaded, self._tokens_per_pass)
+        return self._behaviour
+
     def _check_context(self, hotkey: Hotkey) -> CheckContext:
         model = self._loaded.model
         return CheckContext(
@@ -273,7 +284,7 @@ def _learnable(
     submission: Submission,
     candidate: Candidate,
     result: Examination,
-    loaded: LoadedCheckpoint,
+    behaviour: Callable[[], BehaviourPolicy],
     context: CheckContext,
 ) -> RolloutGroup | DroppedGroup:
     def drop(reason: str) -> DroppedGroup:
@@ -290,7 +301,7 @@ def _learnable(
         lost = int((rollout.margin > COARSE_MARGIN).sum())
         if lost >= LEAST_LOST and lost > COARSE_MARGIN_SHARE * len(rollout.margin):
             return drop(f"sampling: rollout {number} is no draw of its seed: {lost} of {len(rollout.margin)} margins above 1")
-    rollouts = list(_rollouts(submission, candidate.group, evidence, loaded, context))
+    rollouts = list(_rollouts(submission, candidate.group, evidence, behaviour(), context))
     if not all(np.isfinite(rollout.behaviour).all() for rollout in rollouts):
         return drop("a log-probability is not finite")
     name = f"{ss58(candidate.hotkey)}/{context.window.window}/{candidate.group}"
@@ -301,32 +312,24 @@ def _rollouts(
     submission: Submission,
     group: int,
     evidence: Mapping[int, RolloutEvidence],
-    loaded: LoadedCheckpoint,
+    behaviour: BehaviourPolicy,
     context: CheckContext,
 ) -> Iterator[Rollout]:
+    """What is learned from: tokens of the file, everything else as measured here, at what the window's manifest says."""
     proved = [submission.rollout_of(group, rollout) for rollout in sorted(evidence)]
     rows = [TokenSequence(tuple(row.tokens.tolist()), row.prompt_length) for row in proved]
-    warped = _warped_logprobs(loaded, rows, context.policy.temperature)
-    for place, (rollout, row) in enumerate(zip(sorted(evidence), rows, strict=True)):
-        measured = evidence[rollout]
+    logprobs = behaviour.logprobs(rows, context.policy.temperature)
+    end_tokens = context.window.manifest.end_token_ids
+    for rollout, row, drawn in zip(sorted(evidence), rows, logprobs, strict=True):
+        grade = evidence[rollout].grade
         yield Rollout(
             row=row,
-            reward=measured.grade.reward,
-            success=measured.grade.success,
-            behaviour=measured.logprob if warped is None else warped[place],
+            reward=grade.reward,
+            success=grade.success,
+            behaviour=drawn,
+            truncated=row.tokens[-1] not in end_tokens,
+            well_formed=bool(grade.well_formed),
         )
-
-
-def _warped_logprobs(
-    loaded: LoadedCheckpoint, rows: Sequence[TokenSequence], temperature: float
-) -> list[npt.NDArray[np.float32]] | None:
-    """Log-probabilities at the sampling temperature; None at temperature 1, where the evidence holds them already."""
-    if temperature == 1:
-        return None
-    with torch.inference_mode(), loaded.model.lock:
-        values = Policy(loaded.model.module)(rows, temperature=temperature).logprob.cpu().numpy()
-    ends = np.cumsum([row.completion_length for row in rows])
-    return [np.asarray(part, dtype=np.float32) for part in np.split(values, ends[:-1])]
 
 
 def _reason(findings: Sequence[Finding]) -> str:

@@ -38,6 +38,8 @@ MIN_PAUSE_SECONDS = 0.2
 PATIENCE_BLOCKS: Final = 20
 """After so many blocks beyond the challenge, who has not spoken is no longer waited for if half of the stake has scored."""
 
+TOO_OLD: Final = "its rollouts are too old to learn from"
+
 QUICK_SECONDS: Final = 5.0
 """That a validator's store gets to answer, among the others."""
 SLOW_SECONDS: Final = 60.0
@@ -247,4 +249,4 @@ class _Ear:
 
 
 def _too_old(window: Window) -> Intake:
-    return Intake(window, reason="its rollouts are too old to learn from")
+    return Intake(window, reason=TOO_OLD)

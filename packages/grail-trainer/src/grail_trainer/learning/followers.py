@@ -19,6 +19,7 @@ import torch
 
 from grail_core.errors import MachineFaultError
 from grail_trainer.hyper_parameters import HyperParameters
+from grail_trainer.learning.dry_step import dry_step
 from grail_trainer.learning.guarded import LearnedWindow, learn_window
 from grail_trainer.learning.optimiser import Masters
 from grail_trainer.learning.ranks import Ranks
@@ -26,7 +27,7 @@ from grail_trainer.learning.reference import Offloaded
 from grail_trainer.learning.rollouts import Rollout, RolloutGroup, TokenSequence
 from grail_trainer.learning.sharded_masters import END, Lead, ShardedMasters
 
-BEGIN, LEARN = "begin", "learn"
+BEGIN, LEARN, DRY_STEP = "begin", "learn", "dry_step"
 
 
 def lead_masters(module: Any, chosen: HyperParameters, lead: Lead) -> ShardedMasters:
@@ -75,6 +76,14 @@ def learn_with_followers(
     return learned
 
 
+def dry_step_with_followers(masters: Masters, **sizes: int) -> int:
+    """`dry_step`, by all ranks that share the masters: one that has no memory for it ends them all."""
+    if not isinstance(masters, ShardedMasters) or masters.lead is None:
+        return dry_step(masters, **sizes)
+    with masters.lead.call(DRY_STEP, sizes):
+        return dry_step(masters, **sizes)
+
+
 def follow(ranks: Ranks, chosen: HyperParameters) -> None:
     """Do what the first rank says until it says that there is no more.
 
@@ -95,6 +104,8 @@ def follow(ranks: Ranks, chosen: HyperParameters) -> None:
         match said:
             case ["learn", told]:
                 _learn(masters, chosen, reference if told.pop("reference") else None, told)
+            case ["dry_step", sizes]:
+                dry_step(masters, **sizes)
             case ["tensors" | "published" | "finite" as name]:
                 getattr(masters, name)()
             case ["restore"]:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from grail_core.errors import OutOfMemoryError
 from grail_core.model.memory import is_exhausted
 from grail_trainer.hyper_parameters import HyperParameters
+from grail_trainer.learning.alarms import Alarm, raised, remembered, taken_back
 from grail_trainer.learning.optimiser import Masters
 from grail_trainer.learning.rollouts import RolloutGroup
+from grail_trainer.learning.signs import RolloutMeans, rollout_means, signs_of
 from grail_trainer.learning.statistics import UpdateStatistics
 from grail_trainer.learning.update import update
 
 
 @dataclass(frozen=True)
 class LearnedWindow:
-    """`undone`: why the weights are what they were before, empty if they are not."""
+    """`undone`: why the weights are what they were before, empty if they are not. `alarms`: what was raised, and done."""
 
     statistics: UpdateStatistics
     undone: str = ""
+    alarms: tuple[Alarm, ...] = ()
+    rollouts: RolloutMeans = field(default_factory=RolloutMeans)
 
 
 def learn_window(
@@ -33,7 +37,10 @@ def learn_window(
     token_limit: int,
     reference: Any | None = None,
 ) -> LearnedWindow:
-    """Update the masters; what leaves them unfit to be published is taken back. A pure function of state and arguments.
+    """Update the masters; what leaves them unfit to be published, and what an alarm says so of, is taken back.
+
+    A pure function of state and arguments. Alarms compare the window with those before it, of which `masters.scalars` holds
+    what they need; what they change (the learning rate's factor, that memory) lies there too.
 
     Raises:
         OutOfMemoryError: memory ran out; the masters are what they were before.
@@ -55,16 +62,31 @@ def learn_window(
         if is_exhausted(error):
             raise _no_memory(window, settings) from error
         raise
-    undone = _why_undone(masters, statistics, settings)
-    if undone:
+    means = rollout_means(groups, token_limit=token_limit)
+    signs = signs_of(statistics, means)
+    alarms = (
+        *_unfit(masters, statistics, settings.optimiser.max_bad_steps),
+        *raised(signs, settings.alarms, masters.scalars),
+    )
+    undoing = taken_back(alarms)
+    if undoing is not None:
         masters.restore(before)
-    return LearnedWindow(statistics, undone)
+    masters.scalars = remembered(signs, settings.alarms, masters.scalars, alarms, window=window)
+    undone = "" if undoing is None else f"{undoing.name}: {undoing.detail}"
+    return LearnedWindow(statistics, undone, alarms, means)
 
 
-def _why_undone(masters: Masters, statistics: UpdateStatistics, settings: HyperParameters) -> str:
-    if statistics.steps_refused_in_row >= settings.optimiser.max_bad_steps:
-        return f"{statistics.steps_refused_in_row} steps in a row had a loss or gradient that is no number"
-    return "" if masters.finite() else "a weight is not finite any more"
+NOT_FINITE = Alarm("not_finite", "undo", 1.0, 0.0, "a weight is not finite any more")
+"""Whatever is chosen: such weights cannot be published."""
+
+
+def _unfit(masters: Masters, statistics: UpdateStatistics, max_bad_steps: int) -> tuple[Alarm, ...]:
+    """What takes an update back whatever alarms are chosen."""
+    bad = statistics.steps_refused_in_row
+    if bad >= max_bad_steps:
+        detail = f"{bad} steps in a row had a loss or gradient that is no number"
+        return (Alarm("bad_steps", "undo", float(bad), float(max_bad_steps), detail),)
+    return () if masters.finite() else (NOT_FINITE,)
 
 
 def _no_memory(window: int, settings: HyperParameters) -> OutOfMemoryError:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from grail_core.errors import CheckpointError
 from grail_trainer.hyper_parameters import OptimiserSettings
+from grail_trainer.learning.alarms import LEARNING_RATE_FACTOR
 from grail_trainer.learning.lora import adapt, adapted_layers, is_adapter
 from grail_trainer.learning.policy import Policy
 from grail_trainer.learning.ranks import ALONE, Ranks
@@ -42,9 +43,6 @@ __all__ = ["Masters", "state_digest"]
 ADAM_BETAS = (0.9, 0.99)
 EPSILON = 1e-8
 
-LEARNING_RATE_FACTOR = "learning_rate_factor"
-"""The scalar that the schedule's rate is multiplied by, where there is one."""
-
 _ADAM = dict(zip(MOMENTS, ("exp_avg", "exp_avg_sq"), strict=True))
 
 
@@ -64,7 +62,7 @@ class Masters:
         norm: of the gradients of one step, over all processes that hold a part of them.
 
     Attributes:
-        scalars: what else of a run changes and must be resumed: a controller's coefficient, LEARNING_RATE_FACTOR.
+        scalars: what else of a run changes and must be resumed: a controller's coefficient, an alarm's factor of the rate.
 
     Raises:
         CheckpointError: the model has no layers of the names that adapters are asked for.

@@ -23,13 +23,14 @@ class TokenSequence:
 @dataclass(frozen=True)
 class Rollout:
     """One verified rollout. `behaviour` float32 [completion]: log-probabilities under the policy that drew it, at its
-    temperature, measured by this trainer. `truncated`: it ended at the token limit, not in an end token."""
+    temperature, measured by this trainer. `truncated`: it ended at the token limit, and not with an end token."""
 
     row: TokenSequence
     reward: float
     success: bool
     behaviour: npt.NDArray[np.float32]
     truncated: bool = False
+    well_formed: bool = True  # an answer was found in the form that was asked for, right or wrong
 
 
 @dataclass(frozen=True)

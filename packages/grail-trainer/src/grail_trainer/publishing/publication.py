@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from grail_core.chain.base import blocks_in
 from grail_core.checkpoints.manifests import CheckpointSequence, is_in_time
 from grail_core.checkpoints.publish import CheckpointParts, least_valid_from, publish
@@ -26,7 +28,6 @@ from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.types import Block, Window
 from grail_core.storage.layout import MANIFEST_PREFIX, training_log_key
 from grail_core.telemetry import get_logger
-from grail_trainer.learning.optimiser import Masters
 from grail_trainer.publishing.publication_steps import (
     Logged,
     Places,
@@ -83,10 +84,13 @@ class Publisher:
             raise RuntimeError("weights from elsewhere always have a place: after the newest checkpoint")
         return self._publish(self._parts(head, window, taken.put.valid_from, {}), state)
 
-    def publish_trained(self, trained: TrainedWindow, masters: Masters, *, last: bool) -> CheckpointManifest | None:
+    def publish_trained(
+        self, trained: TrainedWindow, weights: Mapping[str, Tensor], *, last: bool
+    ) -> CheckpointManifest | None:
         """Checkpoint and log of a trained window; None where its weights come with the next checkpoint.
 
         Args:
+            weights: `Masters.published` right after the window's update; nobody changes these tensors any more.
             last: no window will follow: the checkpoint takes the next free place instead of waiting for another.
 
         Raises:
@@ -103,7 +107,7 @@ class Publisher:
             taken = step(Publication(), Places(view.head.valid_from, self._reachable(trained.window), last))
         if isinstance(taken.put, PutCheckpoint):
             parts = self._parts(view.head, trained.window, taken.put.valid_from, trained.summary)
-            manifest = self._publish(parts, masters.published())
+            manifest = self._publish(parts, dict(weights))
             taken = step(taken.publication, Stored(manifest.valid_from))
         if taken.publication.stage is PublicationStage.JOINED:
             log.event("checkpoint_joined", window=trained.window, reason="its place is taken: the next checkpoint carries it")

@@ -170,7 +170,7 @@ def test_each_phase_counts_what_is_there_in_it(model: Path) -> None:
     assert plan.part("reference") == 0
     always = (4 + 8 + 2 + 4) * size.parameters
     assert plan.total(VERIFYING) == always + 4 * size.parameters + 7
-    assert plan.total(UPDATING) == always + (4 + 12 + 4) * size.parameters + 100 * size.activation_bytes + 7
+    assert plan.total(UPDATING) == always + (4 + 4 + 4) * size.parameters + 100 * size.activation_bytes + 7
     assert plan.total(WRITING) == always + 24 * size.parameters
     held_on_to = memory_plan(size, dataclasses.replace(chosen, update=GrpoSettings()), pack_tokens=100, logits_bytes=7)
     assert held_on_to.total(UPDATING) == plan.total(UPDATING) + 2 * size.parameters

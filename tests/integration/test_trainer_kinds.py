@@ -21,6 +21,7 @@ from grail_trainer.hyper_parameters import HyperParameters, OptimiserSettings
 from grail_trainer.learning.guarded import learn_window
 from grail_trainer.learning.lora import is_adapter
 from grail_trainer.service import TrainerService
+from grail_trainer.state import settings_changed
 from tooling.testing.faults import events
 from tooling.testing.learning_network import SETTINGS, LearningNetwork, learning_model, published_log, service
 from tooling.testing.small_network import FIRST_WINDOW
@@ -122,8 +123,8 @@ def test_other_settings_are_told_with_every_difference_and_stand_in_the_log(trai
         second = trainer(changed)
     assert names.count("settings_changed") == 1
     assert second.run(threading.Event(), windows=2) == 2
-    assert published_log(second.participant)["settings_changed"] == {}
-    assert published_log(second.participant, SECOND_WINDOW)["settings_changed"] == {
+    logs = [published_log(second.participant, window)["settings"] for window in (FIRST_WINDOW, SECOND_WINDOW)]
+    assert settings_changed(*logs) == {
         "optimiser.learning_rate": ["0.001", "0.0005"],
         "optimiser.schedule": ["constant", "linear"],
         "optimiser.schedule_steps": [0, 50],

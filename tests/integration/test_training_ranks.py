@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from torch import Tensor
 
 from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.protocol.types import Window
-from grail_trainer.learning.sharded_state import INDEX, read_sharded
-from grail_trainer.learning.training_state import MASTER, read_state_file
+from grail_trainer.learning.sharded_state import INDEX, read_whole
+from grail_trainer.learning.training_state import MASTER
 from tooling import REPOSITORY
 from tooling.testing.learning_network import ENVIRONMENT, LearningNetwork, learning_model, published_log
 from tooling.testing.ranks import launcher
@@ -89,15 +88,10 @@ class Run:
     def masters(self) -> dict[str, Tensor]:
         """float32, from the one state that is kept, whoever wrote it."""
         (state,) = self.states()
-        tensors = read_sharded(state, whole) if state.is_dir() else read_state_file(state)
-        return {name: tensor for name, tensor in tensors.items() if name.startswith(MASTER)}
+        return {name: tensor for name, tensor in read_whole(state).items() if name.startswith(MASTER)}
 
     def states(self) -> list[Path]:
         return sorted(self.network.participant("trainer").state.trainer.glob("*state-*"))
-
-
-def whole(described: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: torch.empty_like(one, device="cpu") if one.is_meta else one for name, one in described.items()}
 
 
 def copy_of(prepared: Prepared, folder: Path) -> Run:

@@ -17,6 +17,7 @@ from grail_trainer.learning.guarded import learn_window
 from grail_trainer.learning.optimiser import Masters, state_digest
 from grail_trainer.learning.reference import Offloaded
 from grail_trainer.learning.schedule import learning_rate
+from grail_trainer.learning.training_state import read_state_file
 from grail_trainer.learning.update import update
 from grail_trainer.state import settings_changed
 from tooling.testing.toy_updates import groups_of, module_of
@@ -366,3 +367,59 @@ def test_without_a_kl_term_no_reference_is_loaded() -> None:
         raise AssertionError("nobody asked for it")
 
     update(masters_of(PLAIN), groups_of(), GrpoSettings(kl_coefficient=0.0), window=0, reference=Offloaded(load))
+
+
+@pytest.mark.parametrize("settings", [PLAIN, STOCHASTIC, ADAPTERS], ids=["float32", "bfloat16", "adapters"])
+def test_a_window_is_taken_back_to_the_state_on_disk_without_a_copy_of_it(
+    settings: OptimiserSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masters = masters_of(settings)
+    learned(masters)
+    masters.save(tmp_path / "state.safetensors")
+    before, step = weights_and_moments(masters), masters.step
+
+    def spoiled(*, largest_norm: float) -> float:
+        if masters.digest() != before:
+            masters.spoil_gradients()
+        return step(largest_norm=largest_norm)
+
+    monkeypatch.setattr(masters, "step", spoiled)
+    monkeypatch.setattr(masters, "tensors", lambda: pytest.fail("a copy was made"))
+    chosen = HyperParameters(GrpoSettings(kl_coefficient=0.0), settings)
+    result = learn_window(
+        masters,
+        groups_of(),
+        chosen,
+        window=1,
+        temperature=1.0,
+        token_limit=8,
+        kept=lambda: read_state_file(tmp_path / "state.safetensors"),
+    )
+    monkeypatch.undo()
+    assert result.undone
+    assert weights_and_moments(masters) == before
+
+
+def test_a_state_file_is_what_the_library_would_have_written(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    for settings in (PLAIN, STOCHASTIC, ADAPTERS):
+        masters = masters_of(settings)
+        learned(masters)
+        masters.scalars["some"] = 0.25
+        masters.save(tmp_path / "ours")
+        save_file(masters.tensors(), tmp_path / "theirs")
+        ours, theirs = load_file(tmp_path / "ours"), load_file(tmp_path / "theirs")
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) and ours[name].dtype == theirs[name].dtype for name in theirs)
+        assert (tmp_path / "ours").stat().st_size == (tmp_path / "theirs").stat().st_size
+
+
+def test_a_resumed_step_does_not_write_into_the_file_that_it_came_from(tmp_path: Path) -> None:
+    masters = masters_of(PLAIN)
+    learned(masters)
+    masters.save(tmp_path / "state")
+    before = (tmp_path / "state").read_bytes()
+    masters.resume(tmp_path / "state")
+    learned(masters, window=1)
+    assert (tmp_path / "state").read_bytes() == before

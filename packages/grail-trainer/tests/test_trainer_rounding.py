@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from grail_trainer.learning import rounding
 from grail_trainer.learning.counter_random import halves, key_of, uniform, words
 from grail_trainer.learning.rounding import StochasticAdamW, round_stochastically
+from tooling.testing.rounding_ranks import SHAPES, stepped
+from tooling.testing.rounding_ranks import drawn as drawn_of
 
 DRAWS = 1 << 14
 STANDARD_ERRORS = 5
@@ -162,3 +168,19 @@ def test_another_seed_rounds_otherwise() -> None:
         results.append(held.detach().clone())
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2])
+
+
+@pytest.mark.heavy
+def test_two_processes_that_share_weights_by_rows_round_as_one(tmp_path: Path) -> None:
+    out = tmp_path / "weights.safetensors"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tooling.testing.rounding_ranks", str(rank), "2", str(tmp_path / "store"), str(out)]
+        )
+        for rank in range(2)
+    ]
+    assert [process.wait(timeout=600) for process in processes] == [0, 0]
+    alone = {name: torch.nn.Parameter(drawn_of(name, 0).to(torch.bfloat16)) for name in SHAPES}
+    stepped(alone)
+    shared = load_file(out)
+    assert all(torch.equal(shared[name], parameter) for name, parameter in alone.items())

@@ -12,7 +12,7 @@ import fcntl
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from grail_core.errors import DiskFullError, StorageError
@@ -66,15 +66,18 @@ def disk_full(where: str | os.PathLike[str]) -> DiskFullError:
     )
 
 
-def write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
     """Write every byte; `os.write` may take fewer."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
 
 
-def write_atomically(path: str | os.PathLike[str], data: bytes, *, mode: int = 0o644) -> None:
+def write_atomically(path: str | os.PathLike[str], data: bytes | Iterable[bytes | memoryview], *, mode: int = 0o644) -> None:
     """Replace `path` by `data`, durably. The parent folder is made if it is not there.
+
+    Args:
+        data: all of it, or its parts one after the other, so that what is large need not be in memory twice.
 
     Raises:
         DiskFullError, StorageError: nothing was changed.
@@ -85,7 +88,8 @@ def write_atomically(path: str | os.PathLike[str], data: bytes, *, mode: int = 0
         temporary = target.with_name(f".{target.name}.tmp")
         descriptor = _open_alone(temporary, mode)
         try:
-            write_all(descriptor, data)
+            for part in (data,) if isinstance(data, bytes) else data:
+                write_all(descriptor, part)
             os.fsync(descriptor)
             os.replace(temporary, target)
         except BaseException:

@@ -90,7 +90,7 @@ def memory_plan(size: ModelSize, chosen: HyperParameters, *, pack_tokens: int, l
         MemoryPart("reference", HALF * weights if chosen.update.kl_coefficient and not adapters else 0, (UPDATING,)),
         MemoryPart("behaviour policy in float32", SINGLE * weights, (VERIFYING,)),
         MemoryPart("gradients", SINGLE * trained, (UPDATING,)),
-        MemoryPart("copy to take an update back to", state, (UPDATING,)),
+        MemoryPart("copy to take the first update back to", one * trained, (UPDATING,)),  # later ones: the state on disk
         MemoryPart("published weights before and after", 2 * HALF * weights, (UPDATING,)),
         MemoryPart("activations of the largest pass", size.activation_bytes * pack_tokens, (UPDATING,)),
         MemoryPart("logits, and the head as a pass needs it", logits_bytes, (VERIFYING, UPDATING)),

@@ -41,7 +41,7 @@ from grail_trainer.learning.optimiser import Masters
 from grail_trainer.learning.statistics import UpdateStatistics
 from grail_trainer.publishing.background import BackgroundPublisher, Snapshot
 from grail_trainer.publishing.publication import Publisher
-from grail_trainer.state import TrainerState, settings_changed
+from grail_trainer.state import TrainerState
 from grail_trainer.steps import NothingToLearn, TrainedWindow
 
 log = get_logger(__name__)
@@ -199,6 +199,7 @@ class TrainerService:
             temperature=policy.temperature,
             token_limit=policy.max_tokens,
             reference=self.reference,
+            kept=self.state.kept(),
         )
         seconds, statistics = time.perf_counter() - start, learned.statistics
         for alarm in learned.alarms:
@@ -229,7 +230,6 @@ class TrainerService:
             "without_variance": batch.without_variance,
             "settings": self.settings.to_json(),
             **_ranks(self.masters),
-            "settings_changed": settings_changed(self.state.settings, self.settings.to_json()),
             "state_before": before,
             "state_after": self.masters.digest(),
             "statistics": _texts(dataclasses.asdict(learned.statistics)),

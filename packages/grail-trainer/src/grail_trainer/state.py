@@ -3,8 +3,8 @@
 The training state (masters, moments) of the last window learned from, and of those before it that are not published yet, each
 written under its own name first; and a small journal that names them, replaced in one step. What the journal says next is
 decided by `steps`; this is its disk. Where adapters are trained, the weights that they stand beside are in a file of their own,
-written once. Where several ranks learn together, a training state is a folder of its name with a shard of each (`sharded_state`);
-one process and several resume from either. Steps are taken one at a time, whichever thread they come from.
+written once. Where several ranks learn together, a training state is a folder of its name with a shard of each
+(`sharded_state`); one process and several resume from either. Steps are taken one at a time, whichever thread they come from.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import dataclasses
 import hashlib
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -25,8 +25,10 @@ from grail_core.participant.state import adopt_folder
 from grail_core.protocol.types import Digest, Hotkey, Window
 from grail_core.state_file import read_state, write_state
 from grail_trainer.learning.optimiser import Masters
-from grail_trainer.learning.sharded_state import folder_digest
+from grail_trainer.learning.sharded_state import folder_digest, read_whole
 from grail_trainer.steps import Beginning, Event, Journal, StateRecord, Step, TrainedWindow, state_file_of, step
+
+R = TypeVar("R")
 
 FORMAT = 2
 _READ = (1, 2)  # 1: at most one window pending, and no list of it
@@ -114,6 +116,14 @@ class TrainerState:
         if self.journal is not None and self.journal.state_file is not None:
             self._load(masters, self.journal.state_file)
 
+    def kept(self) -> Callable[[], Mapping[str, Tensor]] | None:
+        """Reads the state of the last window learned from, which is what masters are between two windows; None: there is none.
+
+        Raises (when it reads): as `resume`.
+        """
+        name = None if self.journal is None else self.journal.state_file
+        return None if name is None else lambda: self._checked(name, read_whole)
+
     def unpublished(self, masters: Masters) -> list[tuple[TrainedWindow, Mapping[str, Tensor]]]:
         """What is to be published, and the weights to publish of it; `masters` are as `resume` left them, and are again.
 
@@ -131,14 +141,20 @@ class TrainerState:
         return found
 
     def _load(self, masters: Masters, name: str) -> None:
-        path = self.folder / name
-        stated = self._stated.pop(name, None)
-        if stated is not None and self._digest(name) != stated:
-            raise DamagedStateError("the training state is not what was written", where=str(path), hint=_RECOVERY)
-        masters.resume(path)
+        self._checked(name, masters.resume)
         self._base = masters.base_file if masters.adapted else None
-        if stated is not None:
-            self._stated[name] = stated
+
+    def _checked(self, name: str, read: Callable[[Path], R]) -> R:
+        """What is read of a training state, if it is what was written."""
+        path = self.folder / name
+        with self._lock:
+            stated = self._stated.pop(name, None)
+            if stated is not None and self._digest(name) != stated:
+                raise DamagedStateError("the training state is not what was written", where=str(path), hint=_RECOVERY)
+            value = read(path)
+            if stated is not None:
+                self._stated[name] = stated
+        return value
 
     def _digest(self, name: str) -> str:
         """Hex SHA-256 of a training state; safetensors has no sum, and masters with a turned bit would be published."""

@@ -9,13 +9,14 @@ was written: whoever is started again learns from it anew.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from grail_core.errors import MachineFaultError
 from grail_trainer.hyper_parameters import HyperParameters
@@ -54,8 +55,10 @@ def learn_with_followers(
     temperature: float,
     token_limit: int,
     reference: Any | None = None,
+    kept: Callable[[], Mapping[str, Tensor]] | None = None,
 ) -> LearnedWindow:
     """`learn_window`, by all ranks that share the masters."""
+    shared = isinstance(masters, ShardedMasters) and masters.lead is not None
     learn = partial(
         learn_window,
         masters,
@@ -65,6 +68,7 @@ def learn_with_followers(
         temperature=temperature,
         token_limit=token_limit,
         reference=reference,
+        kept=None if shared else kept,
     )
     if not isinstance(masters, ShardedMasters) or masters.lead is None:
         return learn()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
+
+from torch import Tensor
 
 from grail_core.errors import OutOfMemoryError
 from grail_core.model.memory import is_exhausted
@@ -36,16 +39,21 @@ def learn_window(
     temperature: float,
     token_limit: int,
     reference: Any | None = None,
+    kept: Callable[[], Mapping[str, Tensor]] | None = None,
 ) -> LearnedWindow:
     """Update the masters; what leaves them unfit to be published, and what an alarm says so of, is taken back.
 
     A pure function of state and arguments. Alarms compare the window with those before it, of which `masters.scalars` holds
     what they need; what they change (the learning rate's factor, that memory) lies there too.
 
+    Args:
+        kept: reads what `masters.tensors()` is now from where it is kept anyway, should it have to be taken back to; without it
+            a copy is held meanwhile, as large as masters and moments are.
+
     Raises:
         OutOfMemoryError: memory ran out; the masters are what they were before.
     """
-    before = masters.tensors()
+    before = kept or partial(dict, masters.tensors())
     try:
         statistics = update(
             masters,
@@ -58,7 +66,7 @@ def learn_window(
         )
     except Exception as error:
         if masters.ranks.count == 1:  # others cannot be asked now: all end, and what was learned before is on disk
-            masters.restore(before)
+            masters.restore(before())
         if is_exhausted(error):
             raise _no_memory(window, settings) from error
         raise
@@ -70,7 +78,7 @@ def learn_window(
     )
     undoing = taken_back(alarms)
     if undoing is not None:
-        masters.restore(before)
+        masters.restore(before())
     masters.scalars = remembered(signs, settings.alarms, masters.scalars, alarms, window=window)
     undone = "" if undoing is None else f"{undoing.name}: {undoing.detail}"
     return LearnedWindow(statistics, undone, alarms, means)

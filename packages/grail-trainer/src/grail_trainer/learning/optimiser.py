@@ -24,7 +24,7 @@ from grail_trainer.learning.policy import Policy
 from grail_trainer.learning.ranks import ALONE, Ranks
 from grail_trainer.learning.rounding import StochasticAdamW
 from grail_trainer.learning.schedule import learning_rate
-from grail_trainer.learning.sharded_state import read_sharded
+from grail_trainer.learning.sharded_state import read_whole
 from grail_trainer.learning.training_state import (
     BASE,
     MADE,
@@ -242,7 +242,7 @@ class Masters:
         Raises:
             CheckpointError: a file cannot be read, or is of another model or of masters of another kind.
         """
-        tensors = read_sharded(path, _memory_for) if path.is_dir() else read_state_file(path)
+        tensors = read_whole(path)
         if not self.adapted or BASE not in tensors:
             self.restore(tensors)
             return
@@ -285,10 +285,6 @@ class Masters:
                 cast = parameter.detach().to(torch.bfloat16)
                 held[name] = cast if torch.equal(cast.to(parameter.dtype), parameter) else parameter.detach()
         return held
-
-
-def _memory_for(described: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: torch.empty_like(one, device="cpu") if one.is_meta else one for name, one in described.items()}
 
 
 def _base_file(digest: str) -> str:

@@ -24,6 +24,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from grail_core.disk import remove_any, storage_errors, sync_folder
 from grail_core.errors import CheckpointError, StorageError, is_out_of_memory
 from grail_trainer.learning.ranks import ALONE, Ranks
+from grail_trainer.learning.training_state import read_state_file
 
 INDEX = ".metadata"
 """Torch's name for what says which shard is where; it is written last."""
@@ -107,6 +108,19 @@ def _one_process_may() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
         yield
+
+
+def read_whole(path: Path) -> dict[str, Tensor]:
+    """A state as one process has it, on the CPU: from the file of one process, or from the folder of several.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    return read_sharded(path, _memory_for) if path.is_dir() else read_state_file(path)
+
+
+def _memory_for(described: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: torch.empty_like(one, device="cpu") if one.is_meta else one for name, one in described.items()}
 
 
 def folder_digest(folder: Path) -> str:

@@ -12,7 +12,8 @@ base           uint8 [32], SHA-256 of the frozen weights; where adapters are tra
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -25,6 +26,8 @@ MASTER, MADE, SCALAR = "master.", "made.", "scalar."
 MOMENTS = ("moment1.", "moment2.")
 STEPS, BASE = "steps", "base"
 
+_TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float64: "F64", torch.int64: "I64", torch.uint8: "U8"}
+
 _OTHER_KIND = (
     "start with the options that it was made with; or, to change them, move the folder of the training state away: the trainer "
     "then goes on from its last published checkpoint, with fresh moments"
@@ -35,9 +38,9 @@ def state_digest(tensors: Mapping[str, Tensor]) -> str:
     """Hex SHA-256 over names, shapes and bytes, in order of name; for the training log."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+        tensor = tensors[name]
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(_bytes_of(tensor))
     return digest.hexdigest()
 
 
@@ -89,26 +92,50 @@ def _require_parameter(tensors: Mapping[str, Tensor], name: str, parameter: Tens
 
 
 def write_state_file(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Atomically and durably. Costs its size once more in memory.
+    """A safetensors file, written atomically and durably, tensor after tensor: no second copy of it is in memory.
 
     Raises:
         StorageError, DiskFullError: nothing was changed.
     """
-    from safetensors.torch import save
+    write_atomically(path, _file_parts(tensors))
 
-    write_atomically(path, save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}))
+
+def _file_parts(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+    """safetensors: the header's length (8 bytes, little-endian), the header (JSON), all tensors in the order of their places;
+    wide types first, so that each lies where its type may."""
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header, place = {}, 0
+    for name in order:
+        tensor = tensors[name]
+        header[name] = {
+            "dtype": _TYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [place, place + tensor.nbytes],
+        }
+        place += tensor.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little")
+    yield text
+    for name in order:
+        yield _bytes_of(tensors[name])
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    """In memory already, unless it is on a device or not in one piece."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def read_state_file(path: Path) -> dict[str, Tensor]:
-    """What `write_state_file` wrote.
+    """What `write_state_file` wrote; tensors that are read from the file as they are used, and must not be written into.
 
     Raises:
         CheckpointError: the file cannot be read.
     """
-    from safetensors.torch import load
+    from safetensors.torch import load_file
 
     try:
-        tensors: dict[str, Tensor] = load(path.read_bytes())
+        tensors: dict[str, Tensor] = load_file(path)
     except Exception as error:  # safetensors raises its own kinds
         if is_out_of_memory(error):
             raise  # nothing is wrong with the file

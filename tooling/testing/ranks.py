@@ -59,6 +59,7 @@ def main(asked: Path, answered: Path) -> None:
         result = trial(ranks, **arguments)
         if ranks.first:
             answered.write_text(json.dumps(result))
+        ranks.meet()
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def run(
 
     Each window: wait for the verdicts, take the files that a majority of the stake accepted, verify every rollout again,
     update, publish. Ctrl-C finishes cleanly; a restart continues where it was, learns from nothing twice and loses nothing.
-    Started by `torchrun --nproc-per-node N --no-python`, N processes share the weights; see docs/trainer.md.
+    Started by `torchrun --nproc-per-node N -m grail_trainer.cli run …`, N processes share the weights; see docs/trainer.md.
     """
     if dry_run:
         from grail_trainer.commands import plan_command

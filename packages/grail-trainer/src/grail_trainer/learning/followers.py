@@ -95,9 +95,12 @@ def follow(ranks: Ranks, chosen: HyperParameters) -> None:
         MachineFaultError: the first rank was started with other settings, or came to another outcome.
     """
     word, *arguments = ranks.share()
-    if word == END:
-        return
-    made = arguments[0]
+    if word != END:
+        _follow(ranks, chosen, arguments[0])
+    ranks.meet()
+
+
+def _follow(ranks: Ranks, chosen: HyperParameters, made: dict[str, Any]) -> None:
     if made["settings"] != chosen.to_json():
         raise MachineFaultError(
             "rank 0 has other hyper-parameters", where=f"rank {ranks.rank}", hint="start every rank by the same command"

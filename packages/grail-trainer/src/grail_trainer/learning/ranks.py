@@ -100,6 +100,10 @@ class Ranks:
         dist.all_reduce(said, dist.ReduceOp.MIN)
         return bool(said.item())
 
+    def meet(self) -> None:
+        """Go on when all ranks are here."""
+        self.agree(True)
+
     def share(self, value: Any = None) -> Any:
         """The first rank's value (JSON), on every rank; the others give none."""
         return value if self.control is None else json.loads(self.share_bytes(json.dumps(value).encode()))
@@ -175,7 +179,6 @@ def joined_ranks(device: str = "cpu", *, tensor: int = 1) -> Iterator[Ranks]:
             ranks = Ranks(dist.get_rank(), count, tensor, own, mesh, control)
             ranks.require_same([tensor, torch.__version__], "layout or version of torch")
             yield ranks
-            dist.barrier(group=control)  # nobody leaves while another still reads what it said last
         finally:
             dist.destroy_process_group()
 

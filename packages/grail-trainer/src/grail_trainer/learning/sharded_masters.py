@@ -59,6 +59,7 @@ class Lead:
         """Followers that wait for a word are told that none will come; others end as their connection does."""
         if not self._broken:
             self.ranks.share([END])
+            self.ranks.meet()  # nobody leaves while another still reads what it said last
 
 
 class ShardedMasters(Masters):

@@ -44,7 +44,7 @@ def write_sharded(state: Mapping[str, Tensor], folder: Path, ranks: Ranks = ALON
         if ranks.first:
             remove_any(beside)
             beside.mkdir(parents=True)
-        ranks.agree(True)  # the folder is there
+        ranks.meet()  # the folder is there
         writer = FileSystemWriter(beside, single_file_per_rank=True, sync_files=True)
         try:
             with _one_process_may():
@@ -56,7 +56,7 @@ def write_sharded(state: Mapping[str, Tensor], folder: Path, ranks: Ranks = ALON
             remove_any(folder)
             beside.rename(folder)
             sync_folder(folder.parent)
-    ranks.agree(True)  # it has its name
+    ranks.meet()  # it has its name
 
 
 def read_sharded(

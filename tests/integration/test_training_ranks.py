@@ -26,7 +26,8 @@ from tooling.testing.trainer_in_network import NEVER
 pytestmark = pytest.mark.heavy
 
 WINDOWS = (FIRST_WINDOW, Window(FIRST_WINDOW + 30))
-OPTIONS = ("--epochs", "2", "--learning-rate", "0.001", "--kl-coefficient", "0.02")
+OPTIONS = ("--epochs", "2", "--learning-rate", "0.001", "--kl-coefficient", "0.02", "--tokens-per-pass", "512")
+"""Several passes a step, so that each rank has some of its own."""
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,8 @@ class Ranks:
     """This process among those that learn together. Without arguments: it learns alone, on the CPU.
 
     Attributes:
-        mesh: [data, tensor] of all ranks, None for a process alone. control: a group of gloo's, whatever weights travel over,
-            for what is said between windows.
+        mesh: [data, tensor] of all ranks, None for a process alone. everyone: the same ranks in one row.
+        control: a group of gloo's, whatever weights travel over, for what is said between windows.
     """
 
     rank: int = 0
@@ -51,6 +51,7 @@ class Ranks:
     tensor: int = 1
     device: torch.device = _CPU
     mesh: DeviceMesh | None = None
+    everyone: DeviceMesh | None = None
     control: dist.ProcessGroup | None = None
 
     @property
@@ -175,8 +176,9 @@ def joined_ranks(device: str = "cpu", *, tensor: int = 1) -> Iterator[Ranks]:
         dist.init_process_group("gloo" if own.type == "cpu" else "cpu:gloo,cuda:nccl", timeout=WORK_TIMEOUT)
         try:
             mesh = init_device_mesh(own.type, (count // tensor, tensor), mesh_dim_names=(DATA, TENSOR))
+            everyone = init_device_mesh(own.type, (count,), mesh_dim_names=("everyone",))
             control = dist.new_group(backend="gloo", timeout=IDLE_TIMEOUT)
-            ranks = Ranks(dist.get_rank(), count, tensor, own, mesh, control)
+            ranks = Ranks(dist.get_rank(), count, tensor, own, mesh, everyone, control)
             ranks.require_same([tensor, torch.__version__], "layout or version of torch")
             yield ranks
         finally:

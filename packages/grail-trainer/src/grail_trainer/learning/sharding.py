@@ -35,6 +35,8 @@ _HEADS = 2  # of [batch, positions, heads, width]: a norm over each head's width
 def shard(policy: nn.Module, ranks: Ranks) -> None:
     """Lay the weights over the ranks, in place; every rank has the first one's values afterwards. Nothing for one process.
 
+    A frozen policy's products are not split: a reference is bfloat16, and sums of parts, each rounded to it, are other numbers.
+
     Args:
         policy: `Policy` around a Transformers model; the other ranks' may hold anything in tensors of the same shapes.
 
@@ -47,12 +49,14 @@ def shard(policy: nn.Module, ranks: Ranks) -> None:
     whole = {name: parameter.detach() for name, parameter in policy.named_parameters() if ranks.first}
     held = [*policy.named_parameters(), *policy.named_buffers()]
     ranks.require_same([[name, list(one.shape), str(one.dtype)] for name, one in held], "model")
-    if ranks.tensor > 1:
+    frozen = not any(parameter.requires_grad for parameter in policy.parameters())
+    if ranks.tensor > 1 and not frozen:
         _split_products(module, ranks)
+    mesh = ranks.everyone if frozen and ranks.everyone is not None else ranks.mesh[DATA]
     kinds = set(getattr(module, "_no_split_modules", None) or ())
     for part in [part for part in module.modules() if type(part).__name__ in kinds]:
-        fully_shard(part, mesh=ranks.mesh[DATA])
-    fully_shard(policy, mesh=ranks.mesh[DATA])
+        fully_shard(part, mesh=mesh)
+    fully_shard(policy, mesh=mesh)
     for part in policy.modules():
         if isinstance(part, FSDPModule):
             part.set_gradient_divide_factor(1.0)

@@ -18,6 +18,7 @@ import grail_trainer.start as start
 from grail_core.participant.participant import Participant
 from grail_trainer.cli import cli
 from grail_trainer.learning import followers
+from grail_trainer.learning.sharded_masters import ShardedMasters
 from tooling.testing.learning_network import ENVIRONMENT, LearningNetwork
 
 NEVER = "never"
@@ -27,9 +28,13 @@ def main(root: Path, killed_at: str, *options: str) -> None:
     def from_settings(settings: object) -> Participant:
         return LearningNetwork.reopened(root, environment=ENVIRONMENT).participant("trainer")
 
-    Participant.from_settings = from_settings  # type: ignore[method-assign, assignment]
-    start.training_environment = lambda env_id, data_dir: ENVIRONMENT  # type: ignore[assignment]
-    start.BoundEnvironments = lambda data_dir: lambda manifest: ENVIRONMENT  # type: ignore[assignment, misc]
+    replaced: tuple[tuple[Any, str, Any], ...] = (
+        (Participant, "from_settings", from_settings),
+        (start, "training_environment", lambda env_id, data_dir: ENVIRONMENT),
+        (start, "BoundEnvironments", lambda data_dir: lambda manifest: ENVIRONMENT),
+    )
+    for place, name, value in replaced:
+        setattr(place, name, value)
     if killed_at != NEVER and int(os.environ.get("RANK", "0")) == int(os.environ.get("WORLD_SIZE", "1")) - 1:
         _die_in(killed_at)
     cli.main(["run", *options], standalone_mode=False)
@@ -37,8 +42,9 @@ def main(root: Path, killed_at: str, *options: str) -> None:
 
 def _die_in(step: str) -> None:
     """SIGKILL in the second of a follower's updates: in the middle of it, or where it is to write its shards."""
-    place: Any = {"learn": (followers, "learn_window"), "save": (followers.ShardedMasters, "save")}[step]
-    original, calls = getattr(*place), 0
+    places: dict[str, tuple[Any, str]] = {"learn": (followers, "learn_window"), "save": (ShardedMasters, "save")}
+    place, name = places[step]
+    original, calls = getattr(place, name), 0
 
     def dying(*arguments: Any, **named: Any) -> Any:
         nonlocal calls
@@ -47,7 +53,7 @@ def _die_in(step: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return original(*arguments, **named)
 
-    setattr(*place, dying)
+    setattr(place, name, dying)
 
 
 if __name__ == "__main__":

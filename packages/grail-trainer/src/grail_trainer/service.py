@@ -35,7 +35,7 @@ from grail_trainer.data.intake import TOO_OLD, Intake, VerdictListener
 from grail_trainer.data.wanted_files import WantedFiles
 from grail_trainer.hyper_parameters import HyperParameters
 from grail_trainer.learning.alarms import LEARNING_RATE_FACTOR, STOPPED_AT
-from grail_trainer.learning.followers import learn_with_followers
+from grail_trainer.learning.followers import learn_with_followers as learn_window
 from grail_trainer.learning.guarded import LearnedWindow
 from grail_trainer.learning.optimiser import Masters
 from grail_trainer.learning.statistics import UpdateStatistics
@@ -191,7 +191,7 @@ class TrainerService:
         policy = material.policy
         before, cast = self.masters.digest(), self.masters.published()
         start = time.perf_counter()
-        learned = learn_with_followers(
+        learned = learn_window(
             self.masters,
             batch.groups,
             self.settings,

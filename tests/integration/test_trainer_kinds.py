@@ -126,7 +126,7 @@ def test_other_settings_are_told_with_every_difference_and_stand_in_the_log(trai
     logs = [published_log(second.participant, window)["settings"] for window in (FIRST_WINDOW, SECOND_WINDOW)]
     assert settings_changed(*logs) == {
         "optimiser.learning_rate": ["0.001", "0.0005"],
-        "optimiser.schedule": ["constant", "linear"],
+        "optimiser.schedule": ["inverse-sqrt", "linear"],
         "optimiser.schedule_steps": [0, 50],
         "update.epochs": [1, 2],
     }

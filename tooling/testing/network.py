@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from pathlib import Path
+from typing import Self
 
 import torch
 from transformers import Qwen2ForCausalLM
@@ -59,16 +60,7 @@ class Network:
         rules: ChainRules | None = None,
         block_time_ms: int = LOCALNET.block_time_ms,
     ) -> None:
-        self.root = root
-        self.environment = environment or SatEnvironment(3, 4, 5, 6)
-        names = ["trainer", *(f"miner-{i}" for i in range(miners)), *(f"validator-{i}" for i in range(validators))]
-        self.signers = {name: LocalSigner.from_seed(hashlib.sha256(name.encode()).digest()) for name in names}
-        key = DevelopmentKey.from_seed(b"small network")
-        beacon_chain = BeaconChain(key.public_key, GENESIS_S, 1)
-        self.params: NetworkParameters = dataclasses.replace(
-            LOCALNET, beacon=beacon_chain, trainer_hotkey=self.signers["trainer"].hotkey, block_time_ms=block_time_ms
-        )
-        self.beacon = DevelopmentBeacon(key, beacon_chain)
+        self._name(root, miners, validators, environment, block_time_ms)
         self.chain = LocalChain.create(
             root / "chain.sqlite",
             seed="small",
@@ -87,6 +79,34 @@ class Network:
         self.chain.advance(3)
         folder = model or save_byte_model(root / "model")
         self.manifest = self._publish(folder, max_tokens, end)
+
+    @classmethod
+    def reopened(
+        cls,
+        root: Path,
+        *,
+        miners: int = 2,
+        validators: int = 2,
+        environment: Environment | None = None,
+        block_time_ms: int = LOCALNET.block_time_ms,
+    ) -> Self:
+        """The network that another process made in this folder, with the same arguments."""
+        network = cls.__new__(cls)
+        network._name(root, miners, validators, environment, block_time_ms)
+        network.chain = LocalChain.open(root / "chain.sqlite")
+        return network
+
+    def _name(self, root: Path, miners: int, validators: int, environment: Environment | None, block_time_ms: int) -> None:
+        self.root = root
+        self.environment = environment or SatEnvironment(3, 4, 5, 6)
+        names = ["trainer", *(f"miner-{i}" for i in range(miners)), *(f"validator-{i}" for i in range(validators))]
+        self.signers = {name: LocalSigner.from_seed(hashlib.sha256(name.encode()).digest()) for name in names}
+        key = DevelopmentKey.from_seed(b"small network")
+        beacon_chain = BeaconChain(key.public_key, GENESIS_S, 1)
+        self.params: NetworkParameters = dataclasses.replace(
+            LOCALNET, beacon=beacon_chain, trainer_hotkey=self.signers["trainer"].hotkey, block_time_ms=block_time_ms
+        )
+        self.beacon = DevelopmentBeacon(key, beacon_chain)
 
     def directory(self, name: str) -> FilesystemDirectory:
         return FilesystemDirectory(self.root / "buckets", f"bucket-{name}", clock=self.chain.now_ms)

@@ -39,6 +39,13 @@ def cli() -> None:
 @click.option("--dry-run", is_flag=True, help="Print what would run and how much memory it takes; start and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: one JSON object on standard output.")
 @click.option("--acknowledge", type=click.IntRange(min=0), help="Window of an alarm that ended the trainer: go on after it.")
+@click.option(
+    "--tensor-parallel",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Ranks that share each matrix product, where torchrun started several; a divisor of their number.",
+)
 @section_options(HyperParameters, "hyper_parameters")
 @common_options
 def run(
@@ -49,18 +56,21 @@ def run(
     dry_run: bool,
     as_json: bool,
     acknowledge: int | None,
+    tensor_parallel: int,
     hyper_parameters: HyperParameters,
 ) -> None:
     """Learn from window after window until stopped, publishing a checkpoint after each.
 
     Each window: wait for the verdicts, take the files that a majority of the stake accepted, verify every rollout again,
     update, publish. Ctrl-C finishes cleanly; a restart continues where it was, learns from nothing twice and loses nothing.
+    Started by `torchrun --nproc-per-node N -m grail_trainer.cli run …`, N processes share the weights; see docs/trainer.md.
     """
     if dry_run:
         from grail_trainer.commands import plan_command
 
         plan_command(settings, model=model, env_id=env_id, windows=windows, chosen=hyper_parameters, as_json=as_json)
         return
+    from grail_core.protocol.types import Window
     from grail_trainer.start import run_trainer
 
     run_trainer(
@@ -70,7 +80,8 @@ def run(
         env_id=env_id,
         windows=windows,
         hyper_parameters=hyper_parameters,
-        acknowledged=acknowledge,
+        acknowledged=None if acknowledge is None else Window(acknowledge),
+        tensor_parallel=tensor_parallel,
     )
 
 

@@ -36,7 +36,8 @@ from grail_trainer.data.intake import TOO_OLD, VerdictListener, WantedFile
 from grail_trainer.data.wanted_files import WantedFiles
 from grail_trainer.hyper_parameters import HyperParameters
 from grail_trainer.learning.alarms import LEARNING_RATE_FACTOR, STOPPED_AT
-from grail_trainer.learning.guarded import LearnedWindow, learn_window
+from grail_trainer.learning.followers import learn_with_followers as learn_window
+from grail_trainer.learning.guarded import LearnedWindow
 from grail_trainer.learning.optimiser import Masters
 from grail_trainer.learning.statistics import UpdateStatistics
 from grail_trainer.publishing.background import BackgroundPublisher, Snapshot
@@ -237,7 +238,9 @@ class TrainerService:
             window=window,
             settings=self.settings,
             reference=None if self.reference is None else view.stored[0].manifest.digest,
-            machine=machine_facts(str(next(iter(self.masters.module.parameters())).device)),
+            machine=machine_facts(
+                str(next(iter(self.masters.module.parameters())).device), world_size=self.masters.ranks.count
+            ),
         )
 
 

@@ -34,9 +34,11 @@ from grail_envs.bound import BoundEnvironments
 from grail_trainer.commands import training_environment
 from grail_trainer.data.intake import VerdictListener
 from grail_trainer.hyper_parameters import HyperParameters, OptimiserSettings
-from grail_trainer.learning.dry_step import dry_step
+from grail_trainer.learning.followers import dry_step_with_followers, follow, lead_masters
 from grail_trainer.learning.optimiser import Masters
+from grail_trainer.learning.ranks import joined_ranks
 from grail_trainer.learning.reference import Offloaded
+from grail_trainer.learning.sharded_masters import Lead, require_shareable
 from grail_trainer.publishing.publication import Publisher, first_window
 from grail_trainer.service import TrainerService
 from grail_trainer.state import TrainerState, settings_changed
@@ -56,18 +58,52 @@ def run_trainer(
     env_id: str,
     windows: int | None,
     hyper_parameters: HyperParameters,
-    acknowledged: int | None = None,
+    acknowledged: Window | None = None,
+    tensor_parallel: int = 1,
 ) -> int:
     """Join the network, publish its first checkpoint if there is none, and learn until stopped.
+
+    Of several ranks (torchrun) the first does this, and the others follow it.
 
     Args:
         acknowledged: the window of an alarm that ended the trainer, and that a person has seen.
 
-    Returns the number of windows learned from.
+    Returns the number of windows learned from, on the first rank.
 
     Raises:
         AlarmStopError: an alarm ended the run, and was not acknowledged.
     """
+    with joined_ranks(settings.device, tensor=tensor_parallel) as ranks:
+        if ranks.count > 1:
+            require_shareable(hyper_parameters.optimiser)
+        if not ranks.first:
+            with stopping():  # the first rank says when it ends; its terminal or its supervisor tell all ranks alike
+                follow(ranks, hyper_parameters)
+            return 0
+        with Lead(ranks) as lead:
+            return _run_first(
+                settings,
+                stopping,
+                lead,
+                model=model,
+                env_id=env_id,
+                windows=windows,
+                hyper_parameters=hyper_parameters,
+                acknowledged=acknowledged,
+            )
+
+
+def _run_first(
+    settings: Settings,
+    stopping: Stopping,
+    lead: Lead,
+    *,
+    model: Path,
+    env_id: str,
+    windows: int | None,
+    hyper_parameters: HyperParameters,
+    acknowledged: Window | None,
+) -> int:
     use_table(settings.calibration)
     participant = Participant.from_settings(settings)
     require_trainer(participant)
@@ -82,7 +118,8 @@ def run_trainer(
             environment,
             BoundEnvironments(settings.data_dir),
             hyper_parameters,
-            device=settings.device,
+            device=str(lead.ranks.device),
+            lead=lead,
         )
         service.acknowledged = acknowledged
         try_largest_pass(service)
@@ -100,11 +137,13 @@ def assemble(
     chosen: HyperParameters,
     *,
     device: str = "cpu",
+    lead: Lead | None = None,
 ) -> TrainerService:
     """A trainer that stands where its journal or its bucket says; the network's first checkpoint is there afterwards.
 
     Args:
         model: folder of the network's first checkpoint. environment: the network's. environment_of: of a manifest.
+        lead: of the first of several ranks; its followers have shards of the masters afterwards.
 
     Raises:
         ConfigurationError: the bucket, the journal and the environment do not belong together.
@@ -124,7 +163,10 @@ def assemble(
         head = publisher.publish_first(_first_parts(participant, environment, model), _checked(untrained, model))
         del untrained
     require_environment(head, environment)
-    masters = _masters_at(head, participant, chosen, device)
+    shared = lead is not None and lead.ranks.count > 1
+    masters = _masters_at(head, participant, chosen, "cpu" if shared else device)  # no device holds what all of them share
+    if lead is not None and shared:
+        masters = lead_masters(masters.module, chosen, lead)
     _find_place(state, masters, publisher, head, chosen)
     return TrainerService(
         participant=participant,
@@ -151,7 +193,7 @@ def try_largest_pass(service: TrainerService) -> None:
     context = context_length(service.masters.module)
     prompt = min(MAX_PROMPT_TOKENS, context - 1)
     start = time.perf_counter()
-    tokens = dry_step(
+    tokens = dry_step_with_followers(
         service.masters,
         prompt_length=prompt,
         longest=prompt + completion_limit(head.policy, context, prompt),

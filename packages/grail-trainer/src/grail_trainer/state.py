@@ -3,12 +3,12 @@
 The training state (masters, moments) of the last window learned from, and of those before it that are not published yet, each
 written under its own name first; and a small journal that names them, replaced in one step. What the journal says next is
 decided by `steps`; this is its disk. Where adapters are trained, the weights that they stand beside are in a file of their own,
-written once. Steps are taken one at a time, whichever thread they come from.
+written once. Where several ranks learn together, a training state is a folder of its name with a shard of each
+(`sharded_state`); one process and several resume from either. Steps are taken one at a time, whichever thread they come from.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -19,13 +19,13 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from grail_core.disk import storage_errors
+from grail_core.disk import remove_any, storage_errors
 from grail_core.errors import ConfigurationError, DamagedStateError
 from grail_core.participant.state import adopt_folder
 from grail_core.protocol.types import Digest, Hotkey, Window
 from grail_core.state_file import read_state, write_state
 from grail_trainer.learning.optimiser import Masters
-from grail_trainer.learning.training_state import read_state_file
+from grail_trainer.learning.sharded_state import folder_digest, read_whole
 from grail_trainer.steps import Beginning, Event, Journal, StateRecord, Step, TrainedWindow, state_file_of, step
 
 R = TypeVar("R")
@@ -95,6 +95,8 @@ class TrainerState:
                 if isinstance(record, StateRecord):
                     if masters is None:
                         raise TypeError("training state is written from masters")
+                    if (self.folder / record.file).is_dir():  # of ranks that were killed before the journal named it
+                        remove_any(self.folder / record.file)
                     masters.save(self.folder / record.file)
                     self._stated.pop(record.file, None)
                 else:
@@ -120,7 +122,7 @@ class TrainerState:
         Raises (when it reads): as `resume`.
         """
         name = None if self.journal is None else self.journal.state_file
-        return None if name is None else lambda: self._checked(name, read_state_file)
+        return None if name is None else lambda: self._checked(name, read_whole)
 
     def unpublished(self, masters: Masters) -> list[tuple[TrainedWindow, Mapping[str, Tensor]]]:
         """What is to be published, and the weights to publish of it; `masters` are as `resume` left them, and are again.
@@ -158,6 +160,8 @@ class TrainerState:
         """Hex SHA-256 of a training state; safetensors has no sum, and masters with a turned bit would be published."""
         if name in self._stated:
             return self._stated[name]
+        if (self.folder / name).is_dir():
+            return folder_digest(self.folder / name)
         with storage_errors(self.folder / name), (self.folder / name).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -203,10 +207,10 @@ class TrainerState:
     def _tidy(self, journal: Journal) -> None:
         """Remove states that the journal does not name any more, and what no adapter stands beside."""
         kept = {*journal.state_files, self._base}
-        for path in (*self.folder.glob("state-*.safetensors"), *self.folder.glob("base-*.safetensors")):
-            if path.name not in kept:
-                with contextlib.suppress(OSError):
-                    path.unlink()
+        for form in ("state-*.safetensors", "base-*.safetensors", ".state-*.shards"):
+            for path in self.folder.glob(form):
+                if path.name not in kept:
+                    remove_any(path)
 
 
 def settings_changed(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -65,7 +65,8 @@ def learn_window(
             reference=reference,
         )
     except Exception as error:
-        masters.restore(before())
+        if masters.ranks.count == 1:  # others cannot be asked now: all end, and what was learned before is on disk
+            masters.restore(before())
         if is_exhausted(error):
             raise _no_memory(window, settings) from error
         raise

@@ -21,8 +21,10 @@ from grail_trainer.hyper_parameters import OptimiserSettings
 from grail_trainer.learning.alarms import LEARNING_RATE_FACTOR
 from grail_trainer.learning.lora import adapt, adapted_layers, is_adapter
 from grail_trainer.learning.policy import Policy
+from grail_trainer.learning.ranks import ALONE, Ranks
 from grail_trainer.learning.rounding import StochasticAdamW
 from grail_trainer.learning.schedule import learning_rate
+from grail_trainer.learning.sharded_state import read_whole
 from grail_trainer.learning.training_state import (
     BASE,
     MADE,
@@ -66,6 +68,9 @@ class Masters:
         CheckpointError: the model has no layers of the names that adapters are asked for.
     """
 
+    ranks: Ranks = ALONE
+    """Who shares the weights: `sharded_masters` are of several."""
+
     def __init__(
         self, module: Any, settings: OptimiserSettings, *, norm: Callable[[Sequence[Tensor]], float] = global_norm
     ) -> None:
@@ -75,7 +80,7 @@ class Masters:
         self.module.requires_grad_(True)
         if settings.lora_rank:
             adapt(self.module, settings)
-        self.policy = Policy(self.module, compute=settings.compute).eval()
+        self.policy = self.laid_out(Policy(self.module, compute=settings.compute).eval())
         self.settings, self._norm, self._steps = settings, norm, 0
         self.scalars: dict[str, float] = {}
         self._named: dict[str, Tensor] = {n: p for n, p in self.module.named_parameters() if p.requires_grad}  # tied ones once
@@ -135,7 +140,7 @@ class Masters:
         if not math.isfinite(norm):
             self.zero_gradients()
             return norm
-        torch.nn.utils.clip_grads_with_norm_(list(self._named.values()), largest_norm, torch.tensor(norm))
+        self._clip(norm, largest_norm)
         rate = self.learning_rate
         for group in self._optimiser.param_groups:
             group["lr"] = rate
@@ -143,6 +148,13 @@ class Masters:
         self._steps += 1
         self.zero_gradients()
         return norm
+
+    def _clip(self, norm: float, largest_norm: float) -> None:
+        torch.nn.utils.clip_grads_with_norm_(list(self._named.values()), largest_norm, torch.tensor(norm))
+
+    def laid_out(self, policy: Policy) -> Policy:
+        """A policy's weights as these masters have theirs: here whole."""
+        return policy
 
     @property
     def learning_rate(self) -> float:
@@ -225,12 +237,12 @@ class Masters:
 
     @torch.no_grad()
     def resume(self, path: Path) -> None:
-        """Read what `save` wrote.
+        """Read what `save` wrote, or several ranks into a folder (`sharded_state`).
 
         Raises:
             CheckpointError: a file cannot be read, or is of another model or of masters of another kind.
         """
-        tensors = read_state_file(path)
+        tensors = read_whole(path)
         if not self.adapted or BASE not in tensors:
             self.restore(tensors)
             return

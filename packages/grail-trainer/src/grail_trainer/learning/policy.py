@@ -64,6 +64,10 @@ class Policy(nn.Module):
             self._packed = can_be_packed(self.module)
         return self._packed
 
+    @packed.setter
+    def packed(self, packed: bool) -> None:
+        self._packed = packed
+
     def forward(
         self, rows: Sequence[TokenSequence], objective: Objective | None = None, *, temperature: float = 1.0
     ) -> PassResult:

@@ -38,9 +38,8 @@ def held_reference(masters: Masters, reference: Any | None) -> Iterator[Referenc
     elif reference is None:
         yield None
     else:
-        held = _Loaded(
-            Policy(reference.load() if isinstance(reference, Offloaded) else reference, compute=masters.policy.compute)
-        )
+        module = reference.load() if isinstance(reference, Offloaded) else reference
+        held = _Loaded(masters.laid_out(Policy(module, compute=masters.policy.compute)))
         try:
             yield held
         finally:

@@ -97,10 +97,10 @@ def write_state_file(path: Path, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         StorageError, DiskFullError: nothing was changed.
     """
-    write_atomically(path, _file_parts(tensors))
+    write_atomically(path, state_file_parts(tensors))
 
 
-def _file_parts(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+def state_file_parts(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
     """safetensors: the header's length (8 bytes, little-endian), the header (JSON), all tensors in the order of their places;
     wide types first, so that each lies where its type may."""
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))

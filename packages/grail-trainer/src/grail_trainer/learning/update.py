@@ -31,6 +31,7 @@ from grail_trainer.learning.normalisers import StepCounts, token_normaliser
 from grail_trainer.learning.optimiser import Masters
 from grail_trainer.learning.packing import packs as packs_of
 from grail_trainer.learning.policy import Policy
+from grail_trainer.learning.ranks import ALONE, Ranks
 from grail_trainer.learning.reference import ReferencePolicy, held_reference
 from grail_trainer.learning.rollouts import RolloutGroup
 from grail_trainer.learning.statistics import StepSums, UpdateStatistics, measured
@@ -67,7 +68,7 @@ def update(
     steps = [step for step in planned_steps(len(groups), settings, window) if rows.learned(step)]
     if steps:
         with held_reference(masters, reference) if coefficient else nullcontext() as held:
-            _measure_before(rows, steps, masters.policy, held, settings, temperature)
+            _measure_before(rows, steps, masters.policy, held, settings, temperature, masters.ranks)
     for number, step in enumerate(steps):
         learned, counts = rows.learned(step), rows.counts(step, token_limit)
         sums = accumulate(
@@ -79,6 +80,7 @@ def update(
             begun=number > 0,
             coefficient=coefficient,
             temperature=temperature,
+            ranks=masters.ranks,
         )
         if not math.isfinite(sums.loss):
             masters.spoil_gradients()
@@ -116,6 +118,7 @@ def accumulate(
     coefficient: float = 0.0,
     temperature: float = 1.0,
     packs: Sequence[Sequence[int]] | None = None,
+    ranks: Ranks = ALONE,
 ) -> StepSums:
     """The gradient of one optimiser step over some rows, added to what the policy's parameters hold.
 
@@ -124,6 +127,7 @@ def accumulate(
         counts: of the whole step, over all processes. coefficient: of the KL term.
         begun: a step was made in this update, so that the trained policy is not the proximal one any more.
         packs: which rows run together, as places in `learned`; by default what `settings.tokens_per_pass` allows.
+        ranks: share the passes; each has the sums over all of them, and knows what was kept.
 
     Raises:
         ValueError: a step was made, and a row was not measured before it.
@@ -131,7 +135,7 @@ def accumulate(
     sums, device = StepSums(), next(policy.parameters()).device
     if packs is None:
         packs = packs_of(rows.sequences(learned), settings.tokens_per_pass, packed=policy.packed)
-    for pack in packs:
+    for pack, ours in ranks.mine(packs):
         part = [learned[place] for place in pack]
         batch = rows.batch(part, proximal=begun).to(device)
         objective = PolicyObjective(
@@ -142,11 +146,15 @@ def accumulate(
             settings.entropy_bonus / max(1, counts.tokens),
         )
         out = policy(rows.sequences(part), objective, temperature=temperature)
-        out.loss.backward()
+        (out.loss if ours else 0.0 * out.loss).backward()
+        if not ours:
+            continue
         if not begun:
             rows.keep_proximal(part, out.logprob)
         sums += measured(out.logprob, out.entropy, out.loss.item(), batch, settings)
-    return sums
+    if not begun:
+        rows.share_proximal(learned, ranks)
+    return StepSums.of_sums(ranks.sums(sums.sums()), ranks.greatest(sums.importance_max))
 
 
 @torch.no_grad()
@@ -157,19 +165,26 @@ def _measure_before(
     reference: ReferencePolicy | None,
     settings: GrpoSettings,
     temperature: float,
+    ranks: Ranks,
 ) -> None:
     """What later steps need of the policy as it is before the first one, and what all need of the reference."""
     first = set(rows.learned(steps[0]))
     learned = sorted({row for step in steps for row in rows.learned(step)})
 
     def passes(asked: ReferencePolicy, some: Sequence[int], keep: Callable[[Sequence[int], Any], None]) -> None:
-        for pack in packs_of(rows.sequences(some), settings.tokens_per_pass, packed=policy.packed):
+        packs = packs_of(rows.sequences(some), settings.tokens_per_pass, packed=policy.packed)
+        for pack, ours in ranks.mine(packs):
             part = [some[place] for place in pack]
-            keep(part, asked(rows.sequences(part), temperature=temperature).logprob)
+            out = asked(rows.sequences(part), temperature=temperature)
+            if ours:
+                keep(part, out.logprob)
 
-    passes(policy, [row for row in learned if row not in first], rows.keep_proximal)
+    later = [row for row in learned if row not in first]
+    passes(policy, later, rows.keep_proximal)
+    rows.share_proximal(later, ranks)
     if reference is not None:
         passes(reference, learned, rows.keep_reference)
+        rows.share_reference(ranks)
 
 
 def _counted(groups: Sequence[RolloutGroup]) -> UpdateStatistics:

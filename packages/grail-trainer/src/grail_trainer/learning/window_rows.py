@@ -13,6 +13,7 @@ from grail_trainer.hyper_parameters import GrpoSettings
 from grail_trainer.learning.advantages import group_advantages
 from grail_trainer.learning.losses import Batch
 from grail_trainer.learning.normalisers import StepCounts
+from grail_trainer.learning.ranks import Ranks
 from grail_trainer.learning.rollouts import RolloutGroup, TokenSequence
 
 
@@ -94,6 +95,22 @@ class WindowRows:
             self.reference = torch.zeros_like(self.behaviour)
         for row, values in self._split(rows, logprob):
             self.reference[self.starts[row] : self.starts[row + 1]] = values
+
+    def share_proximal(self, rows: Sequence[int], ranks: Ranks) -> None:
+        """Some rows' proximal log-probabilities, of each of which one rank had kept them, on every rank. To the bit."""
+        if ranks.count == 1 or not rows:
+            return
+        tokens = [slice(self.starts[row], self.starts[row + 1]) for row in rows]
+        kept = [self.proximal[part] * (row in self.known) for row, part in zip(rows, tokens, strict=True)]
+        known = torch.split(ranks.sums(torch.cat(kept)), [len(one) for one in kept])
+        for part, values in zip(tokens, known, strict=True):
+            self.proximal[part] = values
+        self.known.update(rows)
+
+    def share_reference(self, ranks: Ranks) -> None:
+        """The same of the reference's."""
+        if ranks.count > 1:
+            self.reference = ranks.sums(torch.zeros_like(self.behaviour) if self.reference is None else self.reference)
 
     def _split(self, rows: Sequence[int], values: Tensor) -> Iterator[tuple[int, Tensor]]:
         lengths = [self.rows[row].completion_length for row in rows]

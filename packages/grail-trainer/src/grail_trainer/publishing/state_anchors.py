@@ -9,7 +9,7 @@ needs no anchor: it is one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +32,8 @@ from grail_core.storage.layout import (
     anchor_window_of_key,
     training_log_key,
 )
+from grail_trainer.learning.sharded_state import read_whole
+from grail_trainer.learning.training_state import state_file_parts
 
 ANCHOR_VERSION: Final = 1
 ANCHOR_TAG: Final = "grail/state-anchor"
@@ -143,7 +145,8 @@ def publish_anchor(
     """Put the parts that are not there, then the list of them; repeated after a crash it finishes the first call.
 
     Args:
-        path: the state's file, as `Masters.save` wrote it; one part of it is in memory at a time. state: its tensors' digest.
+        path: the state's file, or the folder of several ranks, as `Masters.save` wrote it; of a file one part is
+            in memory at a time. state: its tensors' digest.
 
     Returns:
         The anchor's digest.
@@ -152,14 +155,36 @@ def publish_anchor(
         StorageError: the store or the disk failed; call again.
     """
     parts = []
-    with storage_errors(path), path.open("rb") as file:
-        while data := file.read(part_bytes):
-            ref = ObjectRef.of(data)
-            _put_part(store, window, ref, data)
-            parts.append(ref)
+    for data in _state_file(path, part_bytes):
+        ref = ObjectRef.of(data)
+        _put_part(store, window, ref, data)
+        parts.append(ref)
     anchor = Anchor(network_id, signer.hotkey, window, state, tuple(parts))
     store.put(anchor_key(window), SignedAnchor(anchor, signer.sign(anchor.digest())).encode())
     return anchor.digest()
+
+
+def _state_file(path: Path, part_bytes: int) -> Iterator[bytes]:
+    """The state's bytes as one process writes them, cut; several ranks' shards are put together for it."""
+    with storage_errors(path):
+        if path.is_dir():
+            yield from _cut(state_file_parts(read_whole(path)), part_bytes)
+            return
+        with path.open("rb") as file:
+            while data := file.read(part_bytes):
+                yield data
+
+
+def _cut(pieces: Iterable[bytes | memoryview], part_bytes: int) -> Iterator[bytes]:
+    held = bytearray()
+    for piece in pieces:
+        for start in range(0, len(piece), part_bytes):
+            held += piece[start : start + part_bytes]
+            while len(held) >= part_bytes:
+                yield bytes(held[:part_bytes])
+                del held[:part_bytes]
+    if held:
+        yield bytes(held)
 
 
 def _put_part(store: ObjectStore, window: Window, ref: ObjectRef, data: bytes) -> None:

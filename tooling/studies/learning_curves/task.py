@@ -15,8 +15,8 @@ GROUPS, GROUPS_OF = 48, {"game_of_n": 256}
 
 LEARNING_RATE_OF = {"game_of_n": 3e-4}
 ADVANTAGES_OF: dict[str, AdvantageKind] = {"game_of_n": "centred"}
-"""Where nobody says otherwise. One right answer among sixteen has, standardised, four times the advantage of one of eight right
-ones: where hardly any is right, a policy settles at 1e-3 on what was right by chance (seed 0 with three losses: × 0.85 to 1.17)."""
+"""Where nobody says otherwise. One right answer of sixteen has, standardised, four times the advantage of one of eight
+right ones: where few are right, a policy settles at 1e-3 on what was right by chance (seed 0, three losses: × 0.85 to 1.17)."""
 
 
 def environments_of(task: str) -> tuple[Environment, Environment]:

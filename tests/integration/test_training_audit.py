@@ -26,13 +26,17 @@ from grail_trainer.auditing import auditor
 from grail_trainer.auditing.auditor import Auditor
 from grail_trainer.auditing.distance import CLOSE
 from grail_trainer.auditing.report import Outcome, WindowAudit
+from grail_trainer.data import batch
+from grail_trainer.data.batch import BatchMember, DroppedGroup
 from grail_trainer.hyper_parameters import GrpoSettings, HyperParameters, OptimiserSettings
 from grail_trainer.learning.guarded import learn_window
 from grail_trainer.learning.rollouts import Rollout, RolloutGroup
 from grail_trainer.publishing.machine_facts import machine_facts
+from grail_trainer.publishing.publication import Publisher
 from grail_trainer.publishing.state_anchors import SignedAnchor
 from grail_trainer.publishing.training_log import LogLink, SignedLog, TrainingLog
 from grail_trainer.service import TrainerService
+from grail_trainer.start import publish_folder
 from tooling.testing.learning_network import ENVIRONMENT, LearningNetwork, learning_model, service
 from tooling.testing.small_network import FIRST_WINDOW
 
@@ -244,6 +248,122 @@ def test_verdicts_that_are_gone_leave_open_what_was_accepted_and_nothing_else(ru
     assert any("not there any more" in one for one in audit.taken)
 
 
+def test_a_verdict_that_nobody_gave_lets_no_file_in_that_the_others_refuse(run: Run) -> None:
+    """A made-up digest behind a small stake, and a file that no verdict accepts."""
+    log = run.log(WINDOWS[0])
+    least = list(log.verdicts)[-1]
+    other = dataclasses.replace(log.files[0], content_digest=Digest(bytes(32)))
+    run.alter(WINDOWS[0], verdicts=dict(log.verdicts) | {least: Digest(bytes(32))}, files=(other, *log.files))
+    audit = run.audit(WINDOWS[0])[WINDOWS[0]]
+    assert audit.outcome is Outcome.DIFFERENT
+    assert "too few verdicts can have accepted" in audit.difference
+    assert any("where another one lies" in one for one in audit.taken)
+
+
+def excused(member: BatchMember) -> DroppedGroup:
+    return DroppedGroup(member.hotkey, member.content_digest, member.group, "a device failed", own_fault=True)
+
+
+def test_a_fault_of_the_trainers_machine_excuses_what_it_names_and_nothing_else(run: Run) -> None:
+    log = run.log(WINDOWS[2])
+    run.alter(WINDOWS[2], groups=log.groups[1:], dropped=(excused(log.groups[-1]),), dropped_total=1)
+    audit = run.audit(WINDOWS[2])[WINDOWS[2]]
+    assert audit.outcome is Outcome.DIFFERENT
+    assert "without what the trainer's machine failed at" in audit.difference
+    run.alter(WINDOWS[2], groups=log.groups[1:], dropped=(excused(log.groups[0]),), dropped_total=1)
+    audit = run.audit(WINDOWS[2])[WINDOWS[2]]
+    assert "state after" in audit.difference  # the batch is right; this log's state was learned from all groups
+    assert any("are what the rules give without these" in one for one in audit.checked)
+
+
+def test_a_file_that_the_trainers_machine_failed_at_keeps_what_was_verified_of_it(run: Run) -> None:
+    log = run.log(WINDOWS[2])
+    whole = dataclasses.replace(excused(log.groups[0]), group=None)
+    others = tuple(one for one in log.groups if one.hotkey != log.groups[0].hotkey)
+    for groups in (others, log.groups):
+        run.alter(WINDOWS[2], groups=groups, dropped=(whole,), dropped_total=1)
+        audit = run.audit(WINDOWS[2])[WINDOWS[2]]
+        assert "the batch is" not in audit.difference
+    run.alter(WINDOWS[2], groups=log.groups[::-1], dropped=(whole,), dropped_total=1)
+    assert "without what" in run.audit(WINDOWS[2])[WINDOWS[2]].difference
+
+
+def test_where_both_machines_fail_at_a_group_the_rest_is_audited(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or one miner's group that nobody can decide would keep every window from being audited."""
+    log = run.log(WINDOWS[2])
+    learnable = batch._learnable
+
+    def failing(submission: Any, candidate: Any, *more: Any) -> Any:
+        one = log.groups[0]
+        at_it = (candidate.hotkey, candidate.group) == (one.hotkey, one.group)
+        return excused(one) if at_it else learnable(submission, candidate, *more)
+
+    monkeypatch.setattr(batch, "_learnable", failing)
+    assert run.audit(WINDOWS[2])[WINDOWS[2]].outcome is Outcome.UNAUDITABLE
+    run.alter(WINDOWS[2], groups=log.groups[1:], dropped=(excused(log.groups[0]),), dropped_total=1)
+    audit = run.audit(WINDOWS[2])[WINDOWS[2]]
+    assert any(f"{len(log.groups) - 1} groups" in one for one in audit.checked), audit
+
+
+def test_what_nobody_thought_of_costs_the_audit_of_its_window_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Any, log: TrainingLog, audit: WindowAudit) -> None:
+        if log.window == WINDOWS[0]:
+            raise KeyError("base")
+
+    monkeypatch.setattr(Auditor, "_say_origin", broken)
+    done = run.audit()
+    assert [done[window].outcome for window in WINDOWS] == [Outcome.UNAUDITABLE, Outcome.UNAUDITABLE, Outcome.EQUAL]
+    assert "KeyError" in done[WINDOWS[0]].difference
+
+
+@pytest.mark.heavy
+def test_weights_from_elsewhere_are_told_where_a_state_begins_with_them(trained: Run, tmp_path: Path) -> None:
+    run = trained.copy(tmp_path / "copy")
+    between, window = Window(WINDOWS[-1] + 30), Window(WINDOWS[-1] + 60)
+    run.network.advance_to(between + 1)
+    by_hand = publish_folder(run.network.participant("trainer"), run.model, ENVIRONMENT)
+    train(run, [window])
+    assert run.log(window).origin == by_hand.digest
+    audit = run.audit(window)[window]
+    assert audit.outcome is Outcome.EQUAL, audit.difference
+    assert any("no training log names them" in one for one in audit.taken)
+    before = run.log(WINDOWS[-1])
+    log = dataclasses.replace(run.log(window), number=before.number + 1, origin=before.origin, state_before=before.state_after)
+    run.store.put(training_log_key(window), SignedLog.sign(log, run.network.signers["trainer"]).encode())
+    audit = run.audit(window)[window]
+    assert audit.outcome is Outcome.DIFFERENT
+    assert "came in between window" in audit.difference
+
+
+@pytest.mark.heavy
+def test_on_another_machine_too_a_window_with_an_anchor_publishes_its_own_weights(
+    trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state and its anchor are right, and the checkpoint and the root of its weights are of something else."""
+    run = trained.copy(tmp_path / "copy")
+    publish = Publisher._publish
+
+    def other(self: Publisher, parts: Any, state: dict[str, Any]) -> Any:
+        name = sorted(state)[0]
+        return publish(self, parts, state | {name: -state[name]})
+
+    monkeypatch.setattr(Publisher, "_publish", other)
+    window = Window(WINDOWS[-1] + 30)
+    train(run, [window])
+    monkeypatch.undo()
+    log = run.log(window)
+    assert log.anchor is not None
+    assert log.checkpoint is not None
+    log = dataclasses.replace(log, weights_root=log.checkpoint.weights_root)
+    run.store.put(training_log_key(window), SignedLog.sign(log, run.network.signers["trainer"]).encode())
+    another = dataclasses.replace(machine_facts("cpu"), processor="another")
+    monkeypatch.setattr(auditor, "machine_facts", lambda device: another)
+    monkeypatch.setattr(auditor, "learn_window", _other_sums)
+    audit = run.audit(window)[window]
+    assert audit.outcome is Outcome.DIFFERENT, audit
+    assert "not the cast of its anchor" in audit.difference
+
+
 @pytest.mark.heavy
 def test_a_trainer_that_learns_from_another_batch_than_it_names_is_found_out(
     trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -267,8 +387,6 @@ def test_a_trainer_that_learns_from_another_batch_than_it_names_is_found_out(
 def test_a_trainer_that_publishes_other_weights_than_it_learned_is_found_out(
     trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from grail_trainer.publishing.publication import Publisher
-
     run = trained.copy(tmp_path / "copy")
     publish = Publisher._publish
 

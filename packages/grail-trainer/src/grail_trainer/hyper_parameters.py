@@ -7,7 +7,7 @@ uses it. Nothing heavy is imported here: `--help` reads this file.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from grail_core.errors import ConfigurationError
 from grail_core.participant.knobs import check_knobs, knob
@@ -49,6 +49,9 @@ MasterType = Literal["float32", "bfloat16-stochastic"]
 
 ALL_LINEAR = "all-linear"
 
+MAX_KNOB_TEXT: Final = 512
+"""Letters of a setting, that a training log takes."""
+
 
 ComputeType = Literal["float32", "bfloat16"]
 """Of the products below the head. bfloat16 is what GPUs are fast in; the masters stay what `master_dtype` says."""
@@ -85,7 +88,7 @@ class OptimiserSettings:
     master_dtype: MasterType = knob("float32", "What the weights that are trained are kept in.")
     compute: ComputeType = knob("float32", "What layers below the head compute in; the head and losses are float32 always.")
     rounding_seed: int = knob(0, "Of stochastic rounding.")
-    lora_rank: int = knob(0, "Train low-rank adapters of this rank instead of the weights; 0: the weights.", least=0)
+    lora_rank: int = knob(0, "Train low-rank adapters of this rank instead of the weights; 0: the weights.", least=0, most=4096)
     lora_alpha: float = knob(32.0, "What adapters add is scaled by this number over their rank.", above=0)
     lora_modules: str = knob(
         ALL_LINEAR,
@@ -95,6 +98,12 @@ class OptimiserSettings:
 
     def __post_init__(self) -> None:
         check_knobs(self)
+        if len(self.lora_modules) > MAX_KNOB_TEXT:
+            raise ConfigurationError(
+                f"lora_modules has {len(self.lora_modules)} letters, and a training log takes {MAX_KNOB_TEXT}",
+                where="lora_modules",
+                hint="last parts of names are enough: q_proj,v_proj",
+            )
         if self.schedule in ("linear", "cosine") and self.schedule_steps <= self.warmup_steps:
             raise ConfigurationError(
                 f"a {self.schedule} schedule over {self.schedule_steps} steps ends before its warmup of {self.warmup_steps}",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from grail_core.errors import ConfigurationError
+from grail_core.protocol.reading import MAX_JSON_INTEGER
 
 _KNOB = "knob"
 
@@ -49,14 +50,15 @@ def check_knobs(filled: Any) -> None:
     """For `__post_init__`.
 
     Raises:
-        ConfigurationError: a number is out of its bounds, or none.
+        ConfigurationError: a number is out of its bounds, or none, or a whole one that canonical JSON does not hold: what is
+            learned under it could never be published.
     """
     for name, (one, _) in knobs_of(type(filled)).items():
         value = getattr(filled, name)
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
         if (
-            not math.isfinite(value)
+            (abs(value) > MAX_JSON_INTEGER if isinstance(value, int) else not math.isfinite(value))
             or (one.least is not None and value < one.least)
             or (one.most is not None and value > one.most)
             or (one.above is not None and value <= one.above)

@@ -23,7 +23,7 @@ from grail_core.storage.time_limits import at_most
 from grail_core.verification.verdict import contradictions, inputs_of
 from grail_trainer.auditing.report import WindowAudit
 from grail_trainer.data.intake import WantedFile
-from grail_trainer.data.quorum import accepted_digests
+from grail_trainer.data.quorum import accepted_digests, accepting_stake, scored_stake
 from grail_trainer.publishing.training_log import FileName, TrainingLog
 
 MAX_VERDICT_SECONDS: Final = 60.0
@@ -55,8 +55,11 @@ def accepted_files(participant: Participant, opened: ChallengedWindow, log: Trai
     if unheard:
         audit.taken.append(f"verdicts that it did not count, and that lie there: {', '.join(unheard)}")
     if lacking:
-        names = ", ".join(map(ss58, lacking))
-        audit.taken.append(f"which files were accepted: the verdicts that it counted are not there any more ({names})")
+        audit.taken.append(
+            "which files were accepted: the verdicts that it counted are not there any more "
+            f"({', '.join(_gone(validator, verdicts) for validator in lacking)})"
+        )
+        _compare_rest(counted, sum(stake[validator] for validator in lacking), stake, log, audit)
     else:
         _compare(accepted_digests(counted, stake), log, audit)
     files = tuple(_wanted(file, trusted, verdicts) for file in log.files)
@@ -111,6 +114,24 @@ def _compare(accepted: Mapping[Hotkey, Digest], log: TrainingLog, audit: WindowA
     if len(log.files) + len(log.missing) != len(named):
         audit.differs("it names a file twice")
     audit.checked.append(f"{len(accepted)} files are what {len(log.verdicts)} verdicts accept")
+
+
+def _gone(validator: Hotkey, verdicts: Mapping[Hotkey, SignedVerdict]) -> str:
+    return f"{ss58(validator)}, where another one lies" if validator in verdicts else ss58(validator)
+
+
+def _compare_rest(
+    counted: Mapping[Hotkey, SignedVerdict], lacking: int, stake: Mapping[Hotkey, int], log: TrainingLog, audit: WindowAudit
+) -> None:
+    """What holds whatever the verdicts said that are gone, with so much stake behind them."""
+    scored, accepting = scored_stake(counted, stake) + lacking, accepting_stake(counted, stake)
+    named = {(file.hotkey, file.content_digest) for file in (*log.files, *log.missing)}
+    for hotkey, digest in sorted(named):
+        if 2 * (accepting.get((hotkey, digest), 0) + lacking) <= scored:
+            audit.differs(f"it names a file of {ss58(hotkey)} that too few verdicts can have accepted: {digest.hex()}")
+    for (hotkey, digest), weight in sorted(accepting.items()):
+        if 2 * weight > scored and (hotkey, digest) not in named:
+            audit.differs(f"it leaves out a file of {ss58(hotkey)} that the verdicts accept: {digest.hex()}")
 
 
 def _wanted(file: FileName, trusted: Sequence[Neuron], verdicts: Mapping[Hotkey, SignedVerdict]) -> WantedFile:

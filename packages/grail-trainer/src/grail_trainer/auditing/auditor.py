@@ -28,12 +28,13 @@ from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.policy import decimal_text
 from grail_core.protocol.types import Digest, Window
 from grail_core.storage.layout import anchor_key
+from grail_core.telemetry import get_logger
 from grail_core.verification.window_file import OpenFile, in_this_process
 from grail_trainer.auditing.accepted_files import accepted_files
 from grail_trainer.auditing.batch_audit import BatchSources, audited_groups
-from grail_trainer.auditing.distance import CLOSE, distance_of_masters, distance_of_weights
+from grail_trainer.auditing.distance import CLOSE
 from grail_trainer.auditing.published_logs import NoLogError, PublishedLogs
-from grail_trainer.auditing.report import Distance, Outcome, WindowAudit
+from grail_trainer.auditing.report import Outcome, WindowAudit
 from grail_trainer.auditing.said_settings import said_settings
 from grail_trainer.auditing.standing import Beginnings, Standing, torch_threads
 from grail_trainer.hyper_parameters import HyperParameters
@@ -43,6 +44,8 @@ from grail_trainer.learning.rollouts import RolloutGroup
 from grail_trainer.publishing.machine_facts import machine_facts, most_threads_here
 from grail_trainer.publishing.state_anchors import AnchorGoneError
 from grail_trainer.publishing.training_log import MAX_REASON, LoggedAlarm, PublishedCheckpoint, TrainingLog, figures
+
+logger = get_logger(__name__)
 
 Progress = Callable[[str, Window], None]
 MAX_WAY: Final = 512
@@ -111,6 +114,10 @@ class Auditor:
             except GrailError as error:
                 yield self._given_up(window, error, Outcome.UNAUDITABLE)
                 continue
+            except Exception as error:
+                logger.exception("unforeseen on the way to window %d", window)
+                yield self._given_up(window, _unforeseen(error), Outcome.UNAUDITABLE)
+                continue
             for log in way.logs:
                 if log.window not in done:
                     done.add(log.window)
@@ -152,6 +159,9 @@ class Auditor:
         """A state is made anew of the newest checkpoint that there was, and of no other."""
         stored = self._participant.checkpoints.view().stored
         older = [item.manifest for item in stored if item.manifest.window < log.window]
+        since = next((item.manifest.sequence for item in stored if item.manifest.window >= log.window), None)
+        if older and since is not None and since != older[-1].sequence + 1 and older[-1].digest != log.origin:
+            raise _CannotBeAuditedError("the checkpoint that its state is made of is not kept any more")
         if not older or older[-1].digest != log.origin:
             raise _DiffersError("its state is not made of the newest checkpoint before it", where=f"window {log.window}")
         if log.previous is not None:
@@ -179,12 +189,33 @@ class Auditor:
             raise _DiffersError(
                 f"its state is not the one that window {before.window} ended with", where=f"window {log.window}"
             )
+        unnamed = next((one for one in self._checkpoints() if before.window < one.window < log.window), None)
+        if unnamed is not None:
+            raise _DiffersError(
+                f"checkpoint {unnamed.sequence}, which no log names, came in between window {before.window} and it",
+                where=f"window {log.window}",
+            )
         between = self.logs.windows(Window(before.window + WINDOW_LENGTH), Window(log.window - WINDOW_LENGTH))
         if between:
             raise _DiffersError(
                 f"it follows window {before.window}, and there is a log of window {between[0]}", where=f"window {log.window}"
             )
         return before
+
+    def _checkpoints(self) -> list[CheckpointManifest]:
+        return [item.manifest for item in self._participant.checkpoints.view().stored]
+
+    def _say_origin(self, log: TrainingLog, audit: WindowAudit) -> None:
+        """Where weights came in that no log accounts for."""
+        origin = next((one for one in self._checkpoints() if one.digest == log.origin), None)
+        if not log.begins or origin is None or origin.sequence == 0:
+            return
+        try:
+            named = self.logs.of(origin.window).checkpoint
+        except StorageError:
+            named = None
+        if named is None or named.digest != origin.digest:
+            audit.taken.append(f"the weights of checkpoint {origin.sequence}, which it begins with: no training log names them")
 
     def _has_anchor(self, log: TrainingLog) -> bool:
         """Is it worth beginning there? One that is not what it should be is told of where it is used."""
@@ -215,6 +246,7 @@ class Auditor:
         try:
             with torch_threads(min(log.machine.threads, most_threads_here())):
                 audit.machine = machine_facts(self._device).differences(log.machine)
+                self._say_origin(log, audit)
                 groups = self._groups(log, audit)
                 if groups is None:
                     self._broken[log.window] = audit.difference
@@ -228,6 +260,11 @@ class Auditor:
             if audit.outcome is not Outcome.DIFFERENT:
                 audit.outcome, audit.difference = Outcome.UNAUDITABLE, what + where
             self._broken[log.window] = what
+        except Exception as error:
+            logger.exception("unforeseen in the audit of window %d", log.window)
+            self._broken[log.window] = _unforeseen(error).what
+            if audit.outcome is not Outcome.DIFFERENT:
+                audit.outcome, audit.difference = Outcome.UNAUDITABLE, self._broken[log.window]
         if log.window in self._broken:
             self._standing = None
         audit.seconds = time.perf_counter() - start
@@ -265,11 +302,11 @@ class Auditor:
         self._progress("repeating the update", log.window)
         settings = _settings_of(log)
         standing.with_settings(settings.optimiser, self._device)
-        before, cast = standing.masters.tensors(), standing.masters.published()
         if not standing.drifted and standing.digest() != log.state_before:
             audit.differs("the state before is not the one that it says")
             self._broken[log.window] = audit.difference
             return
+        standing.hold()
         reference = self._reference_of(log, audit)
         try:
             learned = learn_window(
@@ -293,7 +330,7 @@ class Auditor:
             if ours != (log.undone, log.alarms, dict(log.statistics)):
                 audit.differs("what it says of the update is not what the update gives")
             audit.checked.append(f"the update: {learned.statistics.steps} steps, equal to the bit")
-            if digest_state(publishable(standing.masters.published())).root != log.weights_root:
+            if _root_of(standing) != log.weights_root:
                 audit.differs("the weights that it names are not the cast of its state")
         elif not audit.machine and not standing.drifted:
             audit.differs("the state after is not what its batch and settings make of the state before")
@@ -301,7 +338,7 @@ class Auditor:
         self._published(log, audit)
         anchored = self._anchored(standing, log, audit)
         if not exact and log.window not in self._broken:
-            self._judge_distance(standing, log, before, cast, anchored, audit)
+            self._judge_distance(standing, log, anchored, audit)
 
     def _reference_of(self, log: TrainingLog, audit: WindowAudit) -> Offloaded | None:
         """What the KL term holds on to: the network's first checkpoint, loaded where the update asks for it."""
@@ -347,26 +384,12 @@ class Auditor:
         return tensors
 
     def _judge_distance(
-        self,
-        standing: Standing,
-        log: TrainingLog,
-        before: dict[str, Any],
-        cast: dict[str, Any],
-        anchored: dict[str, Any] | None,
-        audit: WindowAudit,
+        self, standing: Standing, log: TrainingLog, anchored: dict[str, Any] | None, audit: WindowAudit
     ) -> None:
-        """Another machine's numbers: how far apart, and whether that is still the same update. An anchor brings the audit back
-        to the trainer's own state."""
-        distance = Distance()
-        theirs = self._weights_of(log)
-        if theirs is not None:
-            distance = distance_of_weights(standing.masters.published(), theirs, cast)
-        if anchored is not None:
-            of_masters = distance_of_masters(standing.masters.tensors(), anchored, before)
-            distance = dataclasses.replace(of_masters, published_share=distance.published_share)
-            standing.masters.restore(anchored)
-        standing.drifted = anchored is None
-        audit.distance = distance
+        """Another machine's numbers: how far apart, and whether that is still the same update."""
+        audit.distance = distance = standing.apart(self._weights_of(log), anchored)
+        if anchored is not None and not standing.masters.adapted and _root_of(standing) != log.weights_root:
+            audit.differs("the weights that it names are not the cast of its anchor")
         if distance.relative is not None and distance.relative > CLOSE:
             audit.differs(f"{distance}; at most {CLOSE} of the way is another machine's rounding")
         elif audit.outcome is Outcome.EQUAL:
@@ -386,6 +409,11 @@ class Auditor:
         return {name: tensor.cpu() for name, tensor in state.items()}
 
 
+def _root_of(standing: Standing) -> Digest:
+    """Of what is published of this state."""
+    return digest_state(publishable(standing.masters.published())).root
+
+
 def _settings_of(log: TrainingLog) -> HyperParameters:
     try:
         return said_settings(log.settings)
@@ -393,6 +421,11 @@ def _settings_of(log: TrainingLog) -> HyperParameters:
         raise _CannotBeAuditedError(
             f"its hyper-parameters are none of this version: {error}", hint="audit it with the version that the log names"
         ) from error
+
+
+def _unforeseen(error: Exception) -> _CannotBeAuditedError:
+    """What a log or an anchor does that nobody thought of costs the window that it is of, and no other's audit."""
+    return _CannotBeAuditedError(f"unforeseen in this audit: {type(error).__name__}: {error}"[:MAX_REASON])
 
 
 def _after(window: Window) -> _CannotBeAuditedError:

@@ -21,7 +21,15 @@ from grail_core.protocol.types import Block
 from grail_core.verification.window_file import OpenFile
 from grail_trainer.auditing.accepted_files import AcceptedFiles
 from grail_trainer.auditing.report import WindowAudit
-from grail_trainer.data.batch import BatchMember, DroppedGroup, TrainingBatch, build_batch, verify_named
+from grail_trainer.data.batch import (
+    BatchMember,
+    DroppedGroup,
+    Excuses,
+    TrainingBatch,
+    build_batch,
+    build_excused,
+    verify_named,
+)
 from grail_trainer.data.intake import WantedFile
 from grail_trainer.data.wanted_files import WantedFiles
 from grail_trainer.hyper_parameters import HyperParameters
@@ -71,9 +79,7 @@ class _Batch:
     def groups(self) -> tuple[RolloutGroup, ...] | None:
         log, audit = self._log, self._audit
         again = self._built(build_batch, max_groups=self._sources.settings.intake.most_groups)
-        if any(dropped.own_fault for dropped in again.dropped):
-            reason = next(dropped.reason for dropped in again.dropped if dropped.own_fault)
-            raise StorageError(f"this machine could not verify all of it: {reason}", hint="try again")
+        faults = [dropped for dropped in log.dropped if dropped.own_fault]
         if again.members == log.groups:
             self._compare_dropped(again.dropped)
             audit.checked.append(
@@ -81,15 +87,26 @@ class _Batch:
                 f"{again.rollouts_verified} rollouts verified"
             )
             return again.groups
-        faults = [dropped for dropped in log.dropped if dropped.own_fault]
         if not faults:
             audit.differs(f"the batch is not what the rules give: {_first_difference(again.members, log.groups)}")
-        else:
-            audit.taken.append(
-                f"that {len(faults)} files or groups were left out for faults of the trainer's machine, the first for: "
-                f"{faults[0].reason}"
+            return self._named()
+        audit.taken.append(
+            f"that {len(faults)} files or groups were left out for faults of the trainer's machine, the first for: "
+            f"{faults[0].reason}"
+        )
+        if log.dropped_total > len(log.dropped):  # not all are named
+            return self._named()
+        without = self._built(
+            build_excused, excuses=Excuses(faults, log.groups), max_groups=self._sources.settings.intake.most_groups
+        )
+        if without.members != log.groups:
+            audit.differs(
+                "the batch is not what the rules give without what the trainer's machine failed at: "
+                f"{_first_difference(without.members, log.groups)}"
             )
-        return self._named()
+            return self._named()
+        audit.checked.append(f"{len(without.members)} groups, in their order, are what the rules give without these")
+        return without.groups
 
     def _named(self) -> tuple[RolloutGroup, ...] | None:
         named = self._built(verify_named, named=self._log.groups)
@@ -106,9 +123,10 @@ class _Batch:
         )
         return None
 
-    def _built(self, build: Callable[..., TrainingBatch], **what: int | Sequence[BatchMember]) -> TrainingBatch:
+    def _built(self, build: Callable[..., TrainingBatch], **what: int | Sequence[BatchMember] | Excuses) -> TrainingBatch:
+        """Raises StorageError where this machine failed at something that the trainer's did not fail at."""
         sources = self._sources
-        return build(
+        batch = build(
             self._each(),
             self._files.read,
             sources.context,
@@ -119,6 +137,11 @@ class _Batch:
             open_file=sources.open_file,
             **what,
         )
+        told = {(one.hotkey, one.content_digest, one.group) for one in self._log.dropped if one.own_fault}
+        for one in batch.dropped:
+            if one.own_fault and (one.hotkey, one.content_digest, one.group) not in told:
+                raise StorageError(f"this machine could not verify all of it: {one.reason}", hint="try again")
+        return batch
 
     def _each(self) -> Iterator[tuple[WantedFile, bytes]]:
         for file in self._accepted.files:

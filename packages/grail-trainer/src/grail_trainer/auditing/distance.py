@@ -22,7 +22,7 @@ _MASTER = "master."
 
 
 def distance_of_masters(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Distance:
-    """All three are `Masters.tensors()`: repeated, published, and where both began."""
+    """All three are `Masters.tensors()`: repeated, published, and where both were the same for the last time."""
     names = [name for name in theirs if name.startswith(_MASTER)]
     apart = [(ours[name] - theirs[name]).abs() for name in names]
     way = sum((theirs[name] - before[name]).abs().double().sum().item() for name in names)
@@ -35,10 +35,22 @@ def distance_of_masters(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
     )
 
 
-def distance_of_weights(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Distance:
-    """All three are bfloat16 casts, as they are published."""
-    total = sum((ours[name].float() - theirs[name].float()).abs().double().sum().item() for name in ours)
-    way = sum((theirs[name].float() - before[name].float()).abs().double().sum().item() for name in ours)
+def distance_of_weights(
+    ours: Mapping[str, Tensor],
+    theirs: Mapping[str, Tensor],
+    ours_before: Mapping[str, Tensor],
+    theirs_before: Mapping[str, Tensor],
+) -> Distance:
+    """All four are bfloat16 casts, as they are published: now, and where both were known before.
+
+    The ways that both went since are compared, not where they end: what earlier windows left between them is no part of this
+    update, and one that is taken back, or small, would be called another for it.
+    """
+    total = way = 0.0
+    for name in ours:
+        went = theirs[name].float() - theirs_before[name].float()
+        way += went.abs().double().sum().item()
+        total += (ours[name].float() - ours_before[name].float() - went).abs().double().sum().item()
     unequal = sum(int((ours[name] != theirs[name]).sum()) for name in ours)
     return Distance(relative=_ratio(total, way), published_share=unequal / sum(one.numel() for one in ours.values()))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,11 @@ from grail_core.participant.participant import Participant
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.types import Digest, Window
 from grail_core.storage.base import ObjectStore
+from grail_trainer.auditing.distance import distance_of_masters, distance_of_weights
+from grail_trainer.auditing.report import Distance
 from grail_trainer.hyper_parameters import OptimiserSettings
 from grail_trainer.learning.optimiser import Masters, state_digest
+from grail_trainer.learning.training_state import MASTER
 from grail_trainer.publishing.state_anchors import fetch_anchor, read_anchor
 from grail_trainer.publishing.training_log import TrainingLog
 
@@ -32,6 +35,34 @@ class Standing:
     folder: Path  # of a checkpoint of this model
     window: Window | None = None  # the last one that was repeated; None: none yet
     drifted: bool = False
+    _common: dict[str, Any] = field(default_factory=dict)  # masters, where it was the trainer's to the bit for the last time
+    _compared: tuple[dict[str, Any], dict[str, Any]] = ({}, {})  # published weights, its own and the trainer's, last known
+
+    def hold(self) -> None:
+        """Before an update: remember what is the trainer's own to the bit."""
+        if self.drifted:
+            return
+        self._common = {name: one for name, one in self.masters.tensors().items() if name.startswith(MASTER)}
+        cast = self.masters.published()
+        self._compared = (cast, cast)
+
+    def apart(self, theirs: dict[str, Any] | None, anchored: dict[str, Any] | None) -> Distance:
+        """After an update that ended elsewhere than the trainer's: how far. An anchor brings this state back to it.
+
+        Args:
+            theirs: the published weights, anchored: the published state; None where there is none.
+        """
+        ours, distance = self.masters.published(), Distance()
+        if theirs is not None:
+            distance = distance_of_weights(ours, theirs, *self._compared)
+            self._compared = (ours, theirs)
+        if anchored is not None:
+            of_masters = distance_of_masters(self.masters.tensors(), anchored, self._common)
+            relative = max(one.relative for one in (distance, of_masters) if one.relative is not None)
+            distance = replace(of_masters, relative=relative, published_share=distance.published_share)
+            self.masters.restore(anchored)
+        self.drifted = anchored is None
+        return distance
 
     def digest(self) -> Digest:
         return Digest(bytes.fromhex(self.masters.digest()))

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -132,6 +133,60 @@ def build_batch(
     return building.verified()
 
 
+@dataclass(frozen=True)
+class Excuses:
+    """What a trainer says that its own machine failed at, and the groups that it learned from all the same."""
+
+    faults: Sequence[DroppedGroup]
+    named: Sequence[BatchMember]
+
+    def fault(self, file: WantedFile, group: int | None) -> DroppedGroup | None:
+        """Of this group, or of the file (None)."""
+        return self._faults.get((file.hotkey, file.content_digest, group))
+
+    @cached_property
+    def _faults(self) -> dict[tuple[Hotkey, Digest, int | None], DroppedGroup]:
+        return {(one.hotkey, one.content_digest, one.group): one for one in self.faults}
+
+    def of(self, file: WantedFile, offered: Sequence[int]) -> list[int]:
+        """What was verified of a file before the machine failed at it; the whole of one that it did not fail at."""
+        if self.fault(file, None) is None:
+            return list(offered)
+        ours = {one.group for one in self.named if (one.hotkey, one.content_digest) == (file.hotkey, file.content_digest)}
+        return [group for group in offered if group in ours]
+
+
+def build_excused(
+    files: Iterable[tuple[WantedFile, bytes]],
+    read: Read,
+    context: WindowContext,
+    loaded: LoadedCheckpoint,
+    environment: Environment,
+    excuses: Excuses,
+    *,
+    max_groups: int,
+    tokens_per_pass: int = GrpoSettings().tokens_per_pass,
+    compute: ComputeType = "float32",
+    open_file: OpenFile = in_this_process,
+) -> TrainingBatch:
+    """The batch that the rules give where a machine failed at exactly this, which is neither verified nor learned from.
+
+    A file that it failed at as a whole was active if it had been looked at, which nobody else knows: both are tried.
+    Arguments and errors: as `build_batch`.
+    """
+    building = _Building(read, context, loaded, environment, max_groups, tokens_per_pass, compute, lambda: False, open_file)
+    building.excuses = excuses
+    for file, data in files:
+        building.look_at(file, data)
+        del data
+    batch = building.verified()
+    for unknown in range(building.silent):
+        if batch.members == tuple(excuses.named):
+            break
+        batch = building.verified(uncounted=unknown + 1)
+    return batch
+
+
 def verify_named(
     files: Iterable[tuple[WantedFile, bytes]],
     read: Read,
@@ -181,6 +236,8 @@ class _Building:
         self._failed: dict[Candidate, DroppedGroup] = {}
         self._dropped: list[DroppedGroup] = []  # whole files
         self._tally = _Tally()
+        self.excuses: Excuses | None = None
+        self.silent = 0  # files that are excused as a whole, and may have been active
 
     def look_at(self, file: WantedFile, data: bytes) -> None:
         """Checks 1 to 5 of the whole file, and what it offers."""
@@ -191,16 +248,33 @@ class _Building:
             if submission is None or examination.reject is not None:
                 self._drop(file, _reason(examination.findings), examination.findings)
                 return
-            offered = _varying(submission)
+            varying = offered = _varying(submission)
+            if self.excuses is not None:
+                offered = self._excused(file, varying, self.excuses)
             self._files[file.hotkey], self._offered[file.hotkey] = file, offered
             self._tally.offered += len(submission.groups)
-            self._tally.flat += len(submission.groups) - len(offered)
+            self._tally.flat += len(submission.groups) - len(varying)
             self._tally.rewards.append(submission.columns.reward.copy())
             self._tally.successes.append(submission.columns.success.copy())
 
-    def verified(self) -> TrainingBatch:
-        """Checks 6 to 9 of the groups that fill the batch, file by file; where one fails, of the next in turn."""
-        active = len(self._files)
+    def _excused(self, file: WantedFile, varying: Sequence[int], excuses: Excuses) -> list[int]:
+        """The groups of a file that nobody failed at; one that was failed at counts as a group that did not pass."""
+        offered = excuses.of(file, varying)
+        if excuses.fault(file, None) is not None and not offered:
+            self.silent += 1
+        for group in offered:
+            fault = excuses.fault(file, group)
+            if fault is not None:
+                self._failed[Candidate(file.hotkey, group)] = fault
+        return offered
+
+    def verified(self, *, uncounted: int = 0) -> TrainingBatch:
+        """Checks 6 to 9 of the groups that fill the batch, file by file; where one fails, of the next in turn.
+
+        Args:
+            uncounted: files that were not active, of those that passed the checks of every rollout.
+        """
+        active = len(self._files) - uncounted
         planned: list[Candidate] = []
         while not self._stopping():
             planned = first_of(

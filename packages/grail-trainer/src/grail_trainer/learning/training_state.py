@@ -56,7 +56,8 @@ def require_fits(tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor]
         raise CheckpointError(
             f"the training state is of {theirs}, and {ours} are to be trained", where="lora_rank", hint=_OTHER_KIND
         )
-    if base is not None and (tensors[BASE].dtype != torch.uint8 or bytes(tensors[BASE].reshape(-1).tolist()).hex() != base):
+    beside = tensors.get(BASE)
+    if base is not None and (beside is None or beside.dtype != torch.uint8 or bytes(beside.reshape(-1).tolist()).hex() != base):
         raise CheckpointError("the adapters stand beside other weights", where=BASE, hint=_OTHER_KIND)
     known = {STEPS, BASE}
     for name, parameter in parameters.items():

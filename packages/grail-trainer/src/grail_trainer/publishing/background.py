@@ -17,7 +17,7 @@ from typing import Final
 
 from torch import Tensor
 
-from grail_core.errors import ChainError, DiskFullError, GrailError, StorageError, is_out_of_memory
+from grail_core.errors import AlarmStopError, ChainError, DiskFullError, GrailError, StorageError, is_out_of_memory
 from grail_core.participant.waiting import LEAST_TRIES, RETRY_SECONDS
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.types import Window
@@ -60,11 +60,15 @@ class BackgroundPublisher:
         self._changed = threading.Condition()
         self._waiting: deque[Snapshot] = deque()
         self._closing = False
+        self._hurried = False  # the main thread has ended with an error and waits for this one
         self._error: Exception | None = None
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """The thread lives as long as this is entered; leaving it waits for what was given.
+
+        Where the body raises, what was given is tried once more and stays in the journal where that fails: an error is not held
+        back while a store is away. What an alarm stopped is published first, however long that takes.
 
         Raises: what ended the thread, where the body did not raise by itself.
         """
@@ -72,6 +76,11 @@ class BackgroundPublisher:
         thread.start()
         try:
             yield
+        except AlarmStopError:
+            raise
+        except BaseException:
+            self._hurried = True
+            raise
         finally:
             with self._changed:
                 self._closing = True
@@ -147,7 +156,7 @@ class BackgroundPublisher:
                 reason = f"unforeseen in this trainer: {type(error).__name__}"
             log.event("publish_failed", window=trained.window, reason=reason)
             self._state.take(StoreFailed(trained.window, reason))
-            if self._stop.wait(RETRY_SECONDS):
+            if self._hurried or self._stop.wait(RETRY_SECONDS):
                 return False
         self._state.take(Published(trained.window))
         self._tell(trained, manifest)

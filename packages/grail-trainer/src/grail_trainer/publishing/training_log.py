@@ -24,6 +24,7 @@ from grail_core.protocol.signer import Signer
 from grail_core.protocol.types import Digest, Hotkey, Signature, Window
 from grail_core.protocol.windows import require_window
 from grail_trainer.data.batch import BatchMember, DroppedGroup
+from grail_trainer.hyper_parameters import MAX_KNOB_TEXT
 from grail_trainer.learning.alarms import Alarm
 from grail_trainer.publishing.machine_facts import MachineFacts
 
@@ -44,7 +45,6 @@ MAX_FIGURES: Final = 128
 MAX_FIGURE_TEXT: Final = 64
 MAX_SECTIONS: Final = 16
 MAX_KNOBS: Final = 128
-MAX_KNOB_TEXT: Final = 512
 
 
 @dataclass(frozen=True)

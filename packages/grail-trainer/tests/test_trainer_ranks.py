@@ -27,7 +27,7 @@ from grail_trainer.learning.followers import empty_model, packed_groups, unpacke
 from grail_trainer.learning.optimiser import Masters
 from grail_trainer.learning.ranks import ALONE, DATA, TENSOR, Ranks, joined_ranks
 from grail_trainer.learning.rollouts import RolloutGroup
-from grail_trainer.learning.sharded_masters import ShardedMasters, require_shareable
+from grail_trainer.learning.sharded_masters import Lead, ShardedMasters, require_shareable
 from grail_trainer.learning.sharded_state import folder_digest, write_sharded
 from grail_trainer.learning.sharding import local
 from grail_trainer.learning.training_state import state_digest
@@ -219,6 +219,20 @@ def test_one_process_started_by_torchrun_is_alone(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("WORLD_SIZE", "1")
     with joined_ranks() as ranks:
         assert ranks == ALONE
+
+
+def test_a_word_that_broke_off_is_followed_by_no_other() -> None:
+    """Followers would take the next one for the rest of it, and wait."""
+    said: list[Any] = []
+
+    class Interrupted(Ranks):
+        def share(self, value: Any = None) -> Any:
+            said.append(value)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), Lead(Interrupted()) as lead, lead.call("save", "there"):
+        pass
+    assert said == [["save", "there"]]
 
 
 # --- real processes ---------------------------------------------------------------------------------------------------

@@ -129,7 +129,8 @@ def test_chunks_that_cut_completions_change_no_loss(
     for loss in cut:
         assert loss is not None
         assert loss.item() == pytest.approx(whole.item(), rel=1e-12)
-        assert torch.allclose(*torch.autograd.grad(loss, hidden), wanted, rtol=1e-10, atol=1e-14)
+        (got,) = torch.autograd.grad(loss, hidden)
+        assert torch.allclose(got, wanted, rtol=1e-10, atol=1e-14)
 
 
 @pytest.mark.parametrize("kind", get_args(LossKind))

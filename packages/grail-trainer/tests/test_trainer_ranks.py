@@ -139,7 +139,8 @@ def test_rollouts_come_to_followers_to_the_bit() -> None:
     sent = groups()
     sent[0] = dataclasses.replace(sent[0], name="5Fx…, window 30 \N{SNOWMAN}")
     for flag in ("success", "truncated", "well_formed"):
-        rollout = dataclasses.replace(sent[0].rollouts[0], **{flag: not getattr(sent[0].rollouts[0], flag)})
+        turned: dict[str, Any] = {flag: not getattr(sent[0].rollouts[0], flag)}
+        rollout = dataclasses.replace(sent[0].rollouts[0], **turned)
         sent.append(RolloutGroup(flag, (rollout,)))
     for group, came in zip(sent, unpacked_groups(packed_groups(sent)), strict=True):
         assert (came.name, came.rewards) == (group.name, group.rewards)

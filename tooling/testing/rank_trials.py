@@ -9,13 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from grail_trainer.hyper_parameters import GrpoSettings, LossKind, OptimiserSettings
+from grail_trainer.alarm_settings import AlarmAction, AlarmSettings
+from grail_trainer.hyper_parameters import GrpoSettings, HyperParameters, LossKind, OptimiserSettings
+from grail_trainer.learning.alarms import LEARNING_RATE_FACTOR
+from grail_trainer.learning.followers import follow, lead_masters, learn_with_followers
 from grail_trainer.learning.optimiser import Masters
 from grail_trainer.learning.packing import packs
 from grail_trainer.learning.ranks import Ranks
 from grail_trainer.learning.rollouts import Rollout, RolloutGroup, TokenSequence
-from grail_trainer.learning.sharded_masters import ShardedMasters
-from grail_trainer.learning.training_state import state_digest
+from grail_trainer.learning.sharded_masters import Lead, ShardedMasters
+from grail_trainer.learning.sharded_state import read_whole
+from grail_trainer.learning.training_state import SCALAR, state_digest
 from grail_trainer.learning.update import update
 from tooling.testing.models.tiny_qwen2 import Qwen2Shape, random_model
 
@@ -123,6 +127,33 @@ def resumed_digest(ranks: Ranks, kind: str, path: str) -> str:
     if ranks.first and state_digest(tensors) != state_digest(again):
         raise AssertionError("restoring what was gathered gives other tensors")
     return masters.digest()
+
+
+def answers_that_lose_their_form(ranks: Ranks, folder: str) -> list[list[Any]]:
+    """Windows of one well-formed and then only malformed answers, with either action of the alarm: what was raised in the
+    last, why it was taken back, the learning rate's factor, and whether the scalars on the disk are the first rank's."""
+    found = []
+    actions: tuple[AlarmAction, ...] = ("slow", "undo")
+    for action in actions:
+        alarms = AlarmSettings(beginning=1, on_form_lost=action, on_kl="off", on_ratio="off", on_gradient="off")
+        settings = HyperParameters(GrpoSettings(epochs=1, minibatches=1, kl_coefficient=0.0), OPTIMISER, alarms)
+        if not ranks.first:
+            follow(ranks, settings)
+            continue
+        with Lead(ranks) as lead:
+            masters = lead_masters(model("qwen2", 0), settings, lead)
+            for window in range(5):
+                asked = [
+                    RolloutGroup(one.name, tuple(dataclasses.replace(r, well_formed=not window) for r in one.rollouts))
+                    for one in groups(seed=window)
+                ]
+                learned = learn_with_followers(masters, asked, settings, window=window, temperature=1.0, token_limit=ROW)
+            masters.save(Path(folder) / action)
+            held = {n.removeprefix(SCALAR): float(t) for n, t in read_whole(Path(folder) / action).items() if SCALAR in n}
+            names = [alarm.name for alarm in learned.alarms]
+            factor = masters.scalars[LEARNING_RATE_FACTOR]
+            found.append([names, learned.undone.partition(":")[0], factor, held == masters.scalars])
+    return found
 
 
 def layout_is_refused(ranks: Ranks, heads: int, architecture: str) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 from grail_core.errors import ConfigurationError
 from grail_trainer.hyper_parameters import CLIPS, GrpoSettings, ImportanceLevel, ImportanceMode, KlEstimator, LossKind
 from grail_trainer.learning.advantages import group_advantages
+from grail_trainer.learning.head import head_pass
 from grail_trainer.learning.importance import importance
 from grail_trainer.learning.losses import Batch, PolicyObjective, kl_to_reference, policy_loss
 from grail_trainer.learning.rollouts import Rollout, RolloutGroup, TokenSequence
@@ -103,6 +104,33 @@ def test_weights_are_ratios_of_tokens_or_completions_and_end_at_the_cap(level: I
     beyond = importance(behaviour + 400, None, behaviour, lengths, chosen)
     assert beyond.weight.tolist() == [2.0 if mode == "truncate" else 0.0] * 4
     assert beyond.capped.all()
+
+
+@pytest.mark.parametrize("kind", get_args(LossKind))
+@pytest.mark.parametrize(("level", "mode"), WEIGHTS)
+@pytest.mark.parametrize("begun", [False, True])
+def test_chunks_that_cut_completions_change_no_loss(
+    kind: LossKind, level: ImportanceLevel, mode: ImportanceMode, begun: bool
+) -> None:
+    """The head works on as many tokens as fit its memory, 262 with a vocabulary of 32,000, wherever completions end."""
+    chosen = GrpoSettings(loss=kind, importance_level=level, importance_mode=mode, importance_cap=1.2, entropy_bonus=0.01)
+    generator = torch.Generator().manual_seed(3)
+    hidden, weight, spread = (
+        torch.randn(*shape, dtype=torch.float64, generator=generator) for shape in ((12, 5), (9, 5), (3, 12))
+    )
+    hidden.requires_grad_()
+    targets, lengths = torch.arange(12) % 9, torch.tensor([3, 1, 6, 2])
+    now = head_pass(hidden, weight, targets).logprob
+    batch = Batch(lengths, spread[0], now + 0.3 * spread[1], now + 0.1 * spread[2] if begun else None)
+    objective = PolicyObjective(batch, chosen, torch.full((12,), 0.1, dtype=torch.float64), entropy_share=0.01)
+    whole, *cut = (head_pass(hidden, weight, targets, objective, chunk_rows=rows).loss for rows in (12, 5, 1))
+    assert whole is not None
+    (wanted,) = torch.autograd.grad(whole, hidden)
+    for loss in cut:
+        assert loss is not None
+        assert loss.item() == pytest.approx(whole.item(), rel=1e-12)
+        (got,) = torch.autograd.grad(loss, hidden)
+        assert torch.allclose(got, wanted, rtol=1e-10, atol=1e-14)
 
 
 @pytest.mark.parametrize("kind", get_args(LossKind))

@@ -76,7 +76,7 @@ def learn_with_followers(
     with masters.lead.call(LEARN, told):
         masters.ranks.share_bytes(packed_groups(groups))
         learned = learn()
-        masters.ranks.require_same(_outcome(learned), "outcome of the update")
+        masters.ranks.require_same(_outcome(masters, learned), "outcome of the update")
     return learned
 
 
@@ -128,11 +128,14 @@ def _follow(ranks: Ranks, chosen: HyperParameters, made: dict[str, Any]) -> None
 def _learn(masters: ShardedMasters, chosen: HyperParameters, reference: Offloaded | None, told: dict[str, Any]) -> None:
     groups = unpacked_groups(masters.ranks.share_bytes())
     learned = learn_window(masters, groups, chosen, reference=reference, **told)
-    masters.ranks.require_same(_outcome(learned), "outcome of the update")
+    masters.ranks.require_same(_outcome(masters, learned), "outcome of the update")
 
 
-def _outcome(learned: LearnedWindow) -> list[Any]:
-    return [learned.undone, learned.statistics.steps, learned.statistics.steps_refused]
+def _outcome(masters: Masters, learned: LearnedWindow) -> list[Any]:
+    """What every rank must have come to: the next step's rate and coefficient are among the scalars, and whichever rank is the
+    one that writes them writes them for all."""
+    steps = [learned.statistics.steps, learned.statistics.steps_refused]
+    return [learned.undone, [alarm.name for alarm in learned.alarms], steps, dict(sorted(masters.scalars.items()))]
 
 
 def empty_model(config: dict[str, Any], attention: str, dtype: torch.dtype = torch.float32) -> Any:
@@ -164,7 +167,7 @@ def packed_groups(groups: Sequence[RolloutGroup]) -> bytes:
             "prompts": np.array([rollout.row.prompt_length for rollout in rollouts], dtype=np.int64),
             "tokens": np.array([token for rollout in rollouts for token in rollout.row.tokens], dtype=np.int64),
             "rewards": np.array([rollout.reward for rollout in rollouts], dtype=np.float64),
-            "flags": np.array([[rollout.success, rollout.truncated] for rollout in rollouts], dtype=np.uint8).reshape(-1, 2),
+            "flags": np.array([[r.success, r.truncated, r.well_formed] for r in rollouts], dtype=np.uint8).reshape(-1, 3),
             "behaviour": np.concatenate([np.zeros(0, np.float32), *(rollout.behaviour for rollout in rollouts)]),
         }
     )
@@ -177,7 +180,7 @@ def unpacked_groups(data: bytes) -> list[RolloutGroup]:
 
     held = load(data)
     rollouts = [
-        Rollout(TokenSequence(tuple(tokens.tolist()), int(prompt)), float(reward), bool(flags[0]), drawn, bool(flags[1]))
+        Rollout(TokenSequence(tuple(tokens.tolist()), int(prompt)), float(reward), bool(flags[0]), drawn, *map(bool, flags[1:]))
         for tokens, prompt, reward, flags, drawn in zip(
             _split(held["tokens"], held["lengths"]),
             held["prompts"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from grail_trainer.hyper_parameters import HyperParameters
 from grail_trainer.learning.alarms import Alarm, raised, remembered, taken_back
 from grail_trainer.learning.optimiser import Masters
 from grail_trainer.learning.rollouts import RolloutGroup
-from grail_trainer.learning.signs import RolloutMeans, rollout_means, signs_of
+from grail_trainer.learning.signs import RolloutMeans, WindowSigns, rollout_means, signs_of
 from grail_trainer.learning.statistics import UpdateStatistics
 from grail_trainer.learning.update import update
 
@@ -71,7 +71,8 @@ def learn_window(
             raise _no_memory(window, settings) from error
         raise
     means = rollout_means(groups)
-    signs = signs_of(statistics, means)
+    # The first rank's, on every rank: all take the update back, and all slow down, or none does.
+    signs = WindowSigns(**masters.ranks.share(asdict(signs_of(statistics, means))))
     alarms = (
         *_unfit(masters, statistics, settings.optimiser.max_bad_steps),
         *raised(signs, settings.alarms, masters.scalars),

@@ -23,6 +23,7 @@ the policy that drew the token. The KL term and the entropy bonus are not weight
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -138,9 +139,19 @@ class PolicyObjective:
 
     def loss(self, logprob: Tensor, entropy: Tensor, tokens: slice) -> Tensor:
         batch, settings = self.batch.part(tokens), self.settings
-        weight = importance(logprob, batch.proximal, batch.behaviour, batch.lengths, settings).weight
+        weight = _weight(logprob, batch, settings) if batch.proximal is None else self._known_weight[tokens]
         lost = weight * policy_loss(logprob, batch, settings)
         if self.kl_coefficient and batch.reference is not None:
             lost = lost + self.kl_coefficient * kl_to_reference(logprob, batch.reference, settings.kl_estimator)
         lost = lost * self.normaliser[tokens]
         return lost - self.entropy_share * entropy if self.entropy_share else lost
+
+    @cached_property
+    def _known_weight(self) -> Tensor:
+        """Of all tokens, where proximal is known and weights are constants: one weight of a completion that is asked about in
+        parts."""
+        return _weight(self.batch.behaviour, self.batch, self.settings)  # what is trained is not looked at
+
+
+def _weight(logprob: Tensor, batch: Batch, settings: GrpoSettings) -> Tensor:
+    return importance(logprob, batch.proximal, batch.behaviour, batch.lengths, settings).weight

@@ -42,9 +42,9 @@ class Lead:
         if self._within:
             yield
             return
-        self.ranks.share([name, *arguments])
         self._within = True
         try:
+            self.ranks.share([name, *arguments])
             yield
         except BaseException:
             self._broken = True  # somewhere inside; a follower may wait for the rest of it

@@ -48,8 +48,8 @@ def shard(policy: nn.Module, ranks: Ranks) -> None:
     module: Any = policy.module
     whole = {name: parameter.detach() for name, parameter in policy.named_parameters() if ranks.first}
     held = [*policy.named_parameters(), *policy.named_buffers()]
-    ranks.require_same([[name, list(one.shape), str(one.dtype)] for name, one in held], "model")
     frozen = not any(parameter.requires_grad for parameter in policy.parameters())
+    ranks.require_same([frozen, *([name, list(one.shape), str(one.dtype)] for name, one in held)], "model")
     if ranks.tensor > 1 and not frozen:
         _split_products(module, ranks)
     mesh = ranks.everyone if frozen and ranks.everyone is not None else ranks.mesh[DATA]

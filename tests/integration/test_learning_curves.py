@@ -17,6 +17,7 @@ from grail_envs.sat.teaching import majority_answer
 from grail_trainer.hyper_parameters import GrpoSettings, HyperParameters, OptimiserSettings
 from grail_trainer.tiny.init import create_model
 from tooling.studies.learning_curves import runs as runs_module
+from tooling.studies.learning_curves.__main__ import main, settings_for
 from tooling.studies.learning_curves.curve import Point, Run, curve
 from tooling.studies.learning_curves.page import TABLE_BEGINS, TABLE_ENDS, drawing, mean, table, write_page
 from tooling.studies.learning_curves.runs import Finished, carry_out, file_of, run_all
@@ -123,3 +124,14 @@ def test_a_task_is_an_environment_or_a_family_of_puzzles() -> None:
     with pytest.raises(EnvironmentUnavailableError):
         environments_of("chess")
     json.dumps(RUN.to_json())
+
+
+def test_a_tasks_own_settings_give_way_to_the_command_line() -> None:
+    def asked(*arguments: str) -> tuple[float, str]:
+        with main.make_context("learn", list(arguments)):
+            optimiser, update = settings_for("game_of_n", OptimiserSettings(), GrpoSettings())
+        return optimiser.learning_rate, update.advantages
+
+    assert asked() == (3e-4, "centred")
+    assert asked("--learning-rate", "0.001") == (OptimiserSettings().learning_rate, "centred")
+    assert asked("--advantages", "standardised") == (3e-4, "standardised")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import get_args
 
 import click
+from click.core import ParameterSource
 
 from grail_core.commands.knob_options import knob_options
 from grail_core.commands.options import run_cli
@@ -24,7 +25,14 @@ from grail_trainer.hyper_parameters import GrpoSettings, HyperParameters, LossKi
 from tooling.studies.learning_curves.curve import Run
 from tooling.studies.learning_curves.page import line, table, write_page
 from tooling.studies.learning_curves.runs import run_all
-from tooling.studies.learning_curves.task import DEFAULT_TASKS, GROUPS, GROUPS_OF, environments_of
+from tooling.studies.learning_curves.task import (
+    ADVANTAGES_OF,
+    DEFAULT_TASKS,
+    GROUPS,
+    GROUPS_OF,
+    LEARNING_RATE_OF,
+    environments_of,
+)
 
 DEFAULT_LOSSES: tuple[LossKind, ...] = ("dapo", "grpo", "cispo")
 
@@ -88,13 +96,14 @@ def main(
     """Learn some tasks with some losses and print what became of held-out success and of the answers' form."""
     for task in tasks:
         environments_of(task)  # an unknown one ends here, before the first run
-    still = dataclasses.replace(optimiser, learning_rate=0.0)
-    updates = [dataclasses.replace(chosen, loss=loss) for loss in losses]
     wanted: list[tuple[str, int, HyperParameters]] = []
     for task in tasks:
+        own_optimiser, own = settings_for(task, optimiser, chosen)
+        updates = [dataclasses.replace(own, loss=loss) for loss in losses]
         for seed in range(first_seed, first_seed + seeds):  # outermost: a study that is stopped has every loss of some seeds
-            wanted += [(task, seed, HyperParameters(update=update, optimiser=optimiser)) for update in updates]
-        if control and optimiser.learning_rate:
+            wanted += [(task, seed, HyperParameters(update=update, optimiser=own_optimiser)) for update in updates]
+        if control and own_optimiser.learning_rate:
+            still = dataclasses.replace(own_optimiser, learning_rate=0.0)
             wanted.append((task, first_seed, HyperParameters(update=updates[0], optimiser=still)))
     folder = None if model is None else str(model.absolute())
     runs = [
@@ -107,6 +116,16 @@ def main(
         write_page(found, page)
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(one) for one in found]))
+
+
+def settings_for(task: str, optimiser: OptimiserSettings, chosen: GrpoSettings) -> tuple[OptimiserSettings, GrpoSettings]:
+    """The settings of the command line, but the task's own learning rate and advantages where the command line has none."""
+    source = click.get_current_context().get_parameter_source
+    if task in LEARNING_RATE_OF and source("learning_rate") is ParameterSource.DEFAULT:
+        optimiser = dataclasses.replace(optimiser, learning_rate=LEARNING_RATE_OF[task])
+    if task in ADVANTAGES_OF and source("advantages") is ParameterSource.DEFAULT:
+        chosen = dataclasses.replace(chosen, advantages=ADVANTAGES_OF[task])
+    return optimiser, chosen
 
 
 if __name__ == "__main__":

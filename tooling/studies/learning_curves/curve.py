@@ -178,7 +178,14 @@ def rollouts(
             RolloutGroup(
                 str(group),
                 tuple(
-                    Rollout(row, grade.reward, grade.success, proof.logprobs)
+                    Rollout(
+                        row,
+                        grade.reward,
+                        grade.success,
+                        proof.logprobs,
+                        truncated=row.tokens[-1] not in ends,
+                        well_formed=grade.well_formed,
+                    )
                     for row, grade, proof in zip(rows, grades, proofs, strict=True)
                 ),
             )

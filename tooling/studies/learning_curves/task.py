@@ -7,10 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from grail_core.environment import Environment
+from grail_trainer.hyper_parameters import AdvantageKind
 
 DEFAULT_TASKS = ("sat", "game_of_n")
 GROUPS, GROUPS_OF = 48, {"game_of_n": 256}
 """Groups of 16 a window: what a localnet's three miners make; more where few answers are right, so that few groups vary."""
+
+LEARNING_RATE_OF = {"game_of_n": 3e-4}
+ADVANTAGES_OF: dict[str, AdvantageKind] = {"game_of_n": "centred"}
+"""Where nobody says otherwise. One right answer of sixteen has, standardised, four times the advantage of one of eight
+right ones: where few are right, a policy settles at 1e-3 on what was right by chance (seed 0, three losses: × 0.85 to 1.17)."""
 
 
 def environments_of(task: str) -> tuple[Environment, Environment]:

@@ -23,7 +23,9 @@ from grail_trainer.service import TrainerService
 from grail_trainer.start import evaluations_of
 from tooling.testing.faults import events
 from tooling.testing.learning_network import ENVIRONMENT, LearningNetwork, learning_model, service
+from tooling.testing.ranks import torchrun
 from tooling.testing.small_network import FIRST_WINDOW
+from tooling.testing.trainer_in_network import NEVER
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1800)]
 
@@ -152,6 +154,16 @@ def test_an_evaluation_that_is_not_done_is_not_started_twice_and_a_stop_ends_it(
     assert "evaluation_failed" not in names  # it was ended on purpose
     assert not alive(pids[0])
     assert not lines(trainer)
+
+
+def test_the_shipped_command_evaluates_also_where_two_ranks_learn(network: LearningNetwork) -> None:
+    """One process evaluates, whatever torchrun told the rank that started it."""
+    options = ["--model", str(network.root.parent / "model"), "--windows", "1", "--epochs", "1", "--minibatches", "2"]
+    evaluated = ["--evaluate-every", "2", "--evaluate-problems", "8", "--evaluate-samples", "2"]
+    done = torchrun(2, "-m", "tooling.testing.trainer_in_network", str(network.root), NEVER, *options, *evaluated)
+    assert done.returncode == 0, done.stderr
+    (line,) = lines(trainer_of(network))
+    assert (line["sequence"], line["problems"], line["samples"]) == (0, 8, 2)
 
 
 def test_a_child_does_not_outlive_a_trainer_that_is_killed(network: LearningNetwork, tmp_path: Path) -> None:

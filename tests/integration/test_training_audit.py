@@ -428,6 +428,21 @@ def test_where_machines_differ_the_facts_are_named_and_the_distance_is_told(run:
     assert (audit.distance.relative or 0) > CLOSE
 
 
+def test_a_window_of_several_ranks_is_told_its_distance_and_why_no_bit_is_asked_for(run: Run) -> None:
+    """Here one process repeats what, by its log, two ranks learned: with a state that is nobody else's to the bit."""
+    machine = dataclasses.replace(run.log(WINDOWS[2]).machine, world_size=2)
+    run.alter(WINDOWS[2], machine=machine, state_after=Digest(bytes(32)))
+    audit = run.audit(WINDOWS[2])[WINDOWS[2]]
+    assert audit.outcome is Outcome.CLOSE
+    assert audit.distance is not None
+    assert audit.distance.relative == 0.0  # the checkpoint that is out is the one of one process
+    (why,) = audit.machine
+    assert why.startswith("world_size: 1 here, 2 there (so many ranks")
+    assert f"  machine  {why}" in audit.lines()
+    run.alter(WINDOWS[2], machine=dataclasses.replace(machine, world_size=1), state_after=Digest(bytes(32)))
+    assert run.audit(WINDOWS[2])[WINDOWS[2]].outcome is Outcome.DIFFERENT
+
+
 def _other_sums(masters: Any, groups: Any, settings: HyperParameters, **more: Any) -> Any:
     """The same update in smaller passes: other orders of the same sums."""
     update = dataclasses.replace(settings.update, tokens_per_pass=200)

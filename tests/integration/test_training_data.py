@@ -18,6 +18,7 @@ from grail_core.checkpoints.loaded import LiveCheckpoint, LoadedCheckpoint
 from grail_core.checkpoints.publish import CheckpointParts, publish
 from grail_core.checkpoints.safety import read_model_files
 from grail_core.environment import Grade, Problem
+from grail_core.errors import OutOfMemoryError
 from grail_core.files.shared import put_file
 from grail_core.participant import waiting
 from grail_core.protocol import MinerStatus, RolloutRecord, WindowStatus
@@ -28,6 +29,7 @@ from grail_envs.sat import SatEnvironment
 from grail_miner.groups import Group
 from grail_trainer import service as trainer_service
 from grail_trainer.data import intake
+from grail_trainer.data.behaviour import BehaviourPolicy
 from grail_trainer.hyper_parameters import OptimiserSettings
 from grail_trainer.learning.guarded import learn_window
 from grail_trainer.learning.optimiser import Masters
@@ -406,3 +408,21 @@ def test_the_behaviour_checkpoint_is_stepped_by_its_delta_and_whole_weights_are_
     assert read[-1] == training_log_key(FIRST_WINDOW)  # what is read is seen
     fresh = LiveCheckpoint(network.participant("miner-0").checkpoints).at(published[1]).model.state()
     assert all(torch.equal(tensor, fresh[name]) for name, tensor in used[2].model.state().items())
+
+
+def test_a_behaviour_pass_without_memory_ends_the_trainer_and_costs_no_window_and_no_file(
+    there: Mined, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the machine's fault: no group is dropped for it, and the next start learns from what the first one would have."""
+    accept(there.network, there.data)
+    said = told(monkeypatch)
+    trainer = service(there.network.participant("trainer"), model)
+    with monkeypatch.context() as patch:
+        patch.setattr(BehaviourPolicy, "_pass", lambda *_: (_ for _ in ()).throw(MemoryError()))
+        with pytest.raises(OutOfMemoryError):
+            trainer.run(threading.Event(), windows=1)
+    assert trainer.state.journal is not None
+    assert trainer.state.journal.next_window == FIRST_WINDOW
+    assert not [name for name, _ in said if name in ("group_dropped", "window_not_trained")]
+    assert service(there.network.participant("trainer"), model).run(threading.Event(), windows=1) == 1
+    assert published_log(trainer.participant)["dropped"] == []

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from grail_core.checkpoints.loaded import LoadedCheckpoint
+from grail_core.errors import OutOfMemoryError
 from grail_core.model.policy_model import PolicyModel
 from grail_core.model.prompts import PromptRenderer
 from grail_trainer.data.behaviour import BehaviourPolicy, behaviour_logprobs
@@ -113,3 +114,31 @@ def test_whatever_runs_together_each_row_gets_its_own_log_probabilities(loaded: 
     assert [len(one) for one in apart] == list(LENGTHS)
     for one, other in zip(apart, together, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-5)
+
+
+NO_MEMORY = RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_memory_that_comes_back_costs_nothing_and_memory_that_does_not_is_this_machines_error(
+    loaded: LoadedCheckpoint, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    policy, left = BehaviourPolicy(loaded, 64), [times]
+    wanted = policy.logprobs(rows(), 1.0)
+    module = policy._policy.module
+    forward = module.base_model.forward
+
+    def refusing(*arguments: Any, **named: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            raise NO_MEMORY
+        return forward(*arguments, **named)
+
+    monkeypatch.setattr(module.base_model, "forward", refusing)
+    if times == 1:
+        assert all(np.array_equal(one, other) for one, other in zip(policy.logprobs(rows(), 1.0), wanted, strict=True))
+        return
+    with pytest.raises(OutOfMemoryError, match="behaviour") as caught:
+        policy.logprobs(rows(), 1.0)
+    assert caught.value.exit_code == 15
+    assert "--tokens-per-pass" in caught.value.hint

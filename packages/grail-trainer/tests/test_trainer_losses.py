@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from typing import Any, get_args
 
 import numpy as np
@@ -236,3 +237,20 @@ def test_settings_that_mean_nothing_are_refused(wrong: dict[str, Any], where: st
     with pytest.raises(ConfigurationError) as refused:
         GrpoSettings(**wrong)
     assert refused.value.where == where
+
+
+def test_rows_of_arrays_that_may_not_be_written_to_are_taken_without_a_warning_and_without_sharing() -> None:
+    """A rollout of another rank lies in the bytes of a message."""
+    group = group_with_a_truncated_rollout()
+    for rollout in group.rollouts:
+        rollout.behaviour.flags.writeable = False
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)  # else torch tells of it once in a process
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            rows = WindowRows.of([group], PLAIN)
+    finally:
+        torch.set_warn_always(before)
+    rows.behaviour += 1
+    assert all((rollout.behaviour == -1).all() for rollout in group.rollouts)

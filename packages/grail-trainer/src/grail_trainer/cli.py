@@ -13,6 +13,7 @@ from grail_core.commands.options import common_options, run_cli, stop_on_signals
 from grail_core.errors import ConfigurationError
 from grail_envs import DEFAULT_ENV_ID
 from grail_trainer import __version__
+from grail_trainer.evaluation_settings import BesideSettings
 from grail_trainer.hyper_parameters import HyperParameters
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def cli() -> None:
     help="Ranks that share each matrix product, where torchrun started several; a divisor of their number.",
 )
 @section_options(HyperParameters, "hyper_parameters")
+@section_options(BesideSettings, "beside")
 @common_options
 def run(
     settings: Settings,
@@ -58,6 +60,7 @@ def run(
     acknowledge: int | None,
     tensor_parallel: int,
     hyper_parameters: HyperParameters,
+    beside: BesideSettings,
 ) -> None:
     """Learn from window after window until stopped, publishing a checkpoint after each.
 
@@ -68,7 +71,9 @@ def run(
     if dry_run:
         from grail_trainer.commands import plan_command
 
-        plan_command(settings, model=model, env_id=env_id, windows=windows, chosen=hyper_parameters, as_json=as_json)
+        plan_command(
+            settings, model=model, env_id=env_id, windows=windows, chosen=hyper_parameters, beside=beside, as_json=as_json
+        )
         return
     from grail_core.protocol.types import Window
     from grail_trainer.start import run_trainer
@@ -82,6 +87,7 @@ def run(
         hyper_parameters=hyper_parameters,
         acknowledged=None if acknowledge is None else Window(acknowledge),
         tensor_parallel=tensor_parallel,
+        beside=beside,
     )
 
 

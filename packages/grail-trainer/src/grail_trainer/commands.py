@@ -19,6 +19,7 @@ from grail_core.text import printable, printable_lines
 
 if TYPE_CHECKING:
     from grail_core.checkpoints.delta.tensors import RawTensor
+    from grail_trainer.evaluation_settings import BesideSettings
     from grail_trainer.hyper_parameters import HyperParameters
 
 _CONFIG = "config.json"
@@ -133,11 +134,18 @@ def _other_shape(made: dict[str, tuple[int, ...]], saved: Mapping[str, RawTensor
 
 
 def plan_command(
-    settings: Settings, *, model: Path, env_id: str, windows: int | None, chosen: HyperParameters, as_json: bool
+    settings: Settings,
+    *,
+    model: Path,
+    env_id: str,
+    windows: int | None,
+    chosen: HyperParameters,
+    beside: BesideSettings,
+    as_json: bool,
 ) -> None:
     from grail_trainer.run_plan import plan_run
 
-    plan = plan_run(settings, model=model, env_id=env_id, windows=windows, chosen=chosen)
+    plan = plan_run(settings, model=model, env_id=env_id, windows=windows, chosen=chosen, beside=beside)
     click.echo(json.dumps(plan.to_json()) if as_json else printable_lines("\n".join(plan.lines())))
 
 

@@ -7,6 +7,7 @@ signed manifest's as soon as there is one; before that, those of the model folde
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from grail_core.protocol.types import Window
 from grail_core.storage.layout import manifest_key, training_log_key
 from grail_trainer.commands import training_environment
 from grail_trainer.data.turns import max_from_one
+from grail_trainer.evaluation_settings import NOTHING_BESIDE, BesideSettings
 from grail_trainer.hyper_parameters import HyperParameters
 from grail_trainer.learning.head import CHUNK_BYTES
 from grail_trainer.memory import PHASES, SINGLE, MemoryPlan, ModelSize, memory_plan, model_size
@@ -139,7 +141,15 @@ class RunPlan:
         return [f"{name:<20}{text}".rstrip() for name, text in (*head, *parts, *tail)]
 
 
-def plan_run(settings: Settings, *, model: Path, env_id: str, windows: int | None, chosen: HyperParameters) -> RunPlan:
+def plan_run(
+    settings: Settings,
+    *,
+    model: Path,
+    env_id: str,
+    windows: int | None,
+    chosen: HyperParameters,
+    beside: BesideSettings = NOTHING_BESIDE,
+) -> RunPlan:
     """Resolve a run of the trainer.
 
     Raises:
@@ -148,7 +158,8 @@ def plan_run(settings: Settings, *, model: Path, env_id: str, windows: int | Non
     participant = Participant.from_settings(settings)
     require_trainer(participant)
     environment = training_environment(env_id, settings.data_dir)
-    return resolve(participant, environment, model=model, windows=windows, chosen=chosen, device=settings.device)
+    device = settings.device
+    return resolve(participant, environment, model=model, windows=windows, chosen=chosen, beside=beside, device=device)
 
 
 def resolve(
@@ -158,6 +169,7 @@ def resolve(
     model: Path,
     windows: int | None,
     chosen: HyperParameters,
+    beside: BesideSettings = NOTHING_BESIDE,
     device: str = "cpu",
 ) -> RunPlan:
     """The plan of a participant's run. Raises: as `plan_run`."""
@@ -199,7 +211,7 @@ def resolve(
         else f"{journal.learned} windows learned from, {len(journal.pending)} to publish",
         checkpoint=_next_checkpoint(head),
         objects=_objects(participant, head, window, first),
-        settings=chosen.to_json(),
+        settings=chosen.to_json() | dataclasses.asdict(beside),
     )
 
 

@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -34,6 +35,7 @@ from grail_core.telemetry import get_logger
 from grail_trainer.data.batch import TrainingBatch, build_batch
 from grail_trainer.data.intake import TOO_OLD, VerdictListener, WantedFile
 from grail_trainer.data.wanted_files import WantedFiles
+from grail_trainer.evaluating.beside import Evaluations
 from grail_trainer.hyper_parameters import HyperParameters
 from grail_trainer.learning.alarms import LEARNING_RATE_FACTOR, STOPPED_AT
 from grail_trainer.learning.followers import learn_with_followers as learn_window
@@ -68,6 +70,7 @@ class TrainerService:
     settings: HyperParameters
     reference: Any | None = None  # for the KL term
     acknowledged: int | None = None  # the window of an alarm that a person has seen
+    evaluations: Evaluations | None = None  # beside the learning; None: none
     confined: Confined = field(default_factory=Confined)
 
     def run(self, stop: threading.Event, windows: int | None = None) -> int:
@@ -79,12 +82,25 @@ class TrainerService:
         """
         first = self.publisher.view().stored[0].manifest.valid_from
         last = None if windows is None else Window(first + (windows - 1) * WINDOW_LENGTH)
-        publishing = BackgroundPublisher(self.publisher, self.state, stop, last=last, tell=_tell)
+        publishing = BackgroundPublisher(self.publisher, self.state, stop, last=last, tell=self._tell)
         for trained, weights in self.state.unpublished(self.masters):
             publishing.give(Snapshot(trained, weights))
-        with publishing.running():
+        with self._evaluating(stop), publishing.running():
             self._learn_on(publishing, last)
         return self.state.journal.learned if self.state.journal else 0
+
+    def _evaluating(self, stop: threading.Event) -> AbstractContextManager[None]:
+        """The newest checkpoint too may be due: the network's first, or one whose evaluation ended with the start before."""
+        if self.evaluations is None:
+            return nullcontext()
+        return self.evaluations.running(stop, newest=self.publisher.view().stored[-1].manifest)
+
+    def _tell(self, trained: TrainedWindow, manifest: CheckpointManifest | None) -> None:
+        """Once checkpoint and log are in the store."""
+        valid_from = None if manifest is None else manifest.valid_from
+        log.event("window_trained", window=trained.window, valid_from=valid_from, **trained.event)
+        if self.evaluations is not None and manifest is not None:
+            self.evaluations.out(manifest)
 
     def _learn_on(self, publishing: BackgroundPublisher, last: Window | None) -> None:
         """Decide window after window until stopped or past the last one."""
@@ -242,12 +258,6 @@ class TrainerService:
                 str(next(iter(self.masters.module.parameters())).device), world_size=self.masters.ranks.count
             ),
         )
-
-
-def _tell(trained: TrainedWindow, manifest: CheckpointManifest | None) -> None:
-    """Once checkpoint and log are in the store."""
-    valid_from = None if manifest is None else manifest.valid_from
-    log.event("window_trained", window=trained.window, valid_from=valid_from, **trained.event)
 
 
 def _why_nothing(batch: TrainingBatch) -> str:

@@ -33,6 +33,9 @@ from grail_core.telemetry import get_logger
 from grail_envs.bound import BoundEnvironments
 from grail_trainer.commands import training_environment
 from grail_trainer.data.intake import VerdictListener
+from grail_trainer.evaluating.beside import Evaluations
+from grail_trainer.evaluating.record import FILE as EVALUATIONS_FILE
+from grail_trainer.evaluation_settings import NOTHING_BESIDE, BesideSettings, EvaluationSettings
 from grail_trainer.hyper_parameters import HyperParameters, OptimiserSettings
 from grail_trainer.learning.followers import dry_step_with_followers, follow, lead_masters
 from grail_trainer.learning.optimiser import Masters
@@ -60,6 +63,7 @@ def run_trainer(
     hyper_parameters: HyperParameters,
     acknowledged: Window | None = None,
     tensor_parallel: int = 1,
+    beside: BesideSettings = NOTHING_BESIDE,
 ) -> int:
     """Join the network, publish its first checkpoint if there is none, and learn until stopped.
 
@@ -67,6 +71,7 @@ def run_trainer(
 
     Args:
         acknowledged: the window of an alarm that ended the trainer, and that a person has seen.
+        beside: what runs beside the learning, and changes no weights.
 
     Returns the number of windows learned from, on the first rank.
 
@@ -90,6 +95,7 @@ def run_trainer(
                 windows=windows,
                 hyper_parameters=hyper_parameters,
                 acknowledged=acknowledged,
+                beside=beside,
             )
 
 
@@ -103,6 +109,7 @@ def _run_first(
     windows: int | None,
     hyper_parameters: HyperParameters,
     acknowledged: Window | None,
+    beside: BesideSettings,
 ) -> int:
     use_table(settings.calibration)
     participant = Participant.from_settings(settings)
@@ -122,6 +129,7 @@ def _run_first(
             lead=lead,
         )
         service.acknowledged = acknowledged
+        service.evaluations = evaluations_of(participant, beside.evaluation)
         try_largest_pass(service)
         with stopping() as stop:
             learned = service.run(stop, windows)
@@ -179,6 +187,18 @@ def assemble(
         settings=chosen,
         reference=_reference(publisher, participant, device),
     )
+
+
+def evaluations_of(participant: Participant, chosen: EvaluationSettings) -> Evaluations | None:
+    """What evaluates this participant's checkpoints beside its learning; None: nothing does.
+
+    Raises:
+        DamagedStateError, StorageError: the file of earlier results cannot be gone on with.
+    """
+    if not chosen.evaluate_every:
+        return None
+    scratch = participant.cache_dir / "evaluating" / participant.network_id.hex()[:16]
+    return Evaluations(chosen, file=participant.state.trainer / EVALUATIONS_FILE, scratch=scratch)
 
 
 def try_largest_pass(service: TrainerService) -> None:

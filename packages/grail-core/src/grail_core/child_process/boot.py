@@ -41,7 +41,7 @@ def serve(prepare: Callable[[], Answers[K]], *, kinds: type[K], ready: K, fault:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # whoever stops all processes at once lets the parent end the step it is in
     connection = socket.socket(fileno=int(sys.argv[1]))
-    _end_with_parent()
+    end_with_parent()
     faulthandler.enable()
     answer = partial(frames.send, connection, deadline=math.inf)
     try:
@@ -67,7 +67,8 @@ def _answer(answers: Answers[K], asked: Frame[K], fault: K, names: ErrorNames) -
         return fault, frames.pack(fault_of(error, names))
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """From now on this process lives no longer than the one that holds the other end of its standard input."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text("500")  # rather this process than the one that holds a verdict

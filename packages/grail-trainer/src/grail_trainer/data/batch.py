@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from grail_core.checkpoints.loaded import LoadedCheckpoint
 from grail_core.environment import Environment
-from grail_core.errors import DiskFullError, GrailError
+from grail_core.errors import DiskFullError, GrailError, OutOfMemoryError
 from grail_core.files.evidence import GradeStability, RolloutEvidence
 from grail_core.keys import ss58
 from grail_core.proof.in_process import InThisProcess
@@ -124,7 +124,8 @@ def build_batch(
         open_file: opens a stranger's bytes; a role's does it in a process with limits.
 
     Raises:
-        DiskFullError: the operator's to mend; whatever else goes wrong costs the file it happens with.
+        DiskFullError, OutOfMemoryError: the operator's to mend (no memory for behaviour log-probabilities: `data.behaviour`);
+            whatever else goes wrong costs the file it happens with.
     """
     building = _Building(read, context, loaded, environment, max_groups, tokens_per_pass, compute, stopping, open_file)
     for file, data in files:
@@ -335,7 +336,7 @@ class _Building:
         """What goes wrong in here costs this file what is not verified of it yet."""
         try:
             yield
-        except DiskFullError:
+        except (DiskFullError, OutOfMemoryError):  # of the machine as a whole: the next file would meet it too
             raise
         except GrailError as error:  # this machine's: no memory to open it in, a device, a worker
             self._drop(file, f"this trainer could not look at it: {error.what}", own_fault=True)

@@ -41,7 +41,8 @@ class WindowRows:
         lengths = [rollout.row.completion_length for rollout in rollouts]
         advantages = [group_advantages(group.rewards, settings.advantages) for group in groups]
         ends = np.cumsum([len(group.rollouts) for group in groups]).tolist()
-        behaviour = torch.cat([torch.zeros(0), *(torch.from_numpy(rollout.behaviour).float() for rollout in rollouts)])
+        # Copied: what came from another rank is read-only, and torch warns of a tensor that shares such memory.
+        behaviour = torch.cat([torch.zeros(0), *(torch.tensor(rollout.behaviour, dtype=torch.float32) for rollout in rollouts)])
         return WindowRows(
             rows=tuple(rollout.row for rollout in rollouts),
             groups=tuple(range(end - len(group.rollouts), end) for group, end in zip(groups, ends, strict=True)),

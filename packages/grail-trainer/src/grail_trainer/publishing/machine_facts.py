@@ -20,6 +20,9 @@ PACKAGES = ("torch", "transformers", "numpy", "grail-core", "grail-envs", "grail
 """Whose code an update runs."""
 
 
+_WHY = {"world_size": " (so many ranks: each summed the gradients of its own passes, and then they were added up)"}
+
+
 @dataclass(frozen=True)
 class MachineFacts:
     """`threads`: of torch, within one operation; `processor`: architecture and the instructions that torch uses of it."""
@@ -36,10 +39,10 @@ class MachineFacts:
             raise ValueError(f"threads: {self.threads}, world_size: {self.world_size}")
 
     def differences(self, other: MachineFacts) -> list[str]:
-        """One text for each fact that differs: what it is here, and what there."""
+        """One text for each fact that differs: what it is here, what there, and why bits depend on it if that is not plain."""
         ours, theirs = self._flat(), other._flat()
         return [
-            f"{name}: {ours.get(name, 'none')} here, {theirs.get(name, 'none')} there"
+            f"{name}: {ours.get(name, 'none')} here, {theirs.get(name, 'none')} there{_WHY.get(name, '')}"
             for name in sorted(ours.keys() | theirs.keys())
             if ours.get(name) != theirs.get(name)
         ]

@@ -56,7 +56,7 @@ def accepted_files(participant: Participant, opened: ChallengedWindow, log: Trai
         audit.taken.append(f"verdicts that it did not count, and that lie there: {', '.join(unheard)}")
     if lacking:
         names = ", ".join(map(ss58, lacking))
-        audit.taken.append(f"which files were accepted: the verdicts that it counted are not there any more ({names})")
+        audit.taken.append(f"which files were accepted: verdicts that it counted cannot be had, or not as they were ({names})")
     else:
         _compare(accepted_digests(counted, stake), log, audit)
     files = tuple(_wanted(file, trusted, verdicts) for file in log.files)

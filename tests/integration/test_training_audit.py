@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from grail_core.chain.development.local import LocalChain
+from grail_core.checkpoints.manifests import EquivocationError
 from grail_core.protocol.types import Digest, Window
 from grail_core.storage.base import ObjectStore
 from grail_core.storage.layout import anchor_key, file_key, training_log_key, verdict_key
@@ -242,6 +243,16 @@ def test_verdicts_that_are_gone_leave_open_what_was_accepted_and_nothing_else(ru
     audit = run.audit(WINDOWS[0])[WINDOWS[0]]
     assert audit.outcome is Outcome.EQUAL
     assert any("cannot be had" in one for one in audit.taken)
+
+
+def test_two_manifests_for_one_place_are_found_out(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> Any:
+        raise EquivocationError("the trainer signed two manifests for sequence 1", where="both")
+
+    monkeypatch.setattr(Auditor, "_way", refused)
+    audit = run.audit(WINDOWS[0])[WINDOWS[0]]
+    assert audit.outcome is Outcome.DIFFERENT
+    assert "two manifests" in audit.difference
 
 
 @pytest.mark.heavy

@@ -145,7 +145,7 @@ def test_another_kind_of_masters_is_refused_until_the_state_is_moved_away(
     journal = (first.state.folder / "journal.json").read_bytes()
     with pytest.raises(ConfigurationError) as caught:
         trainer(hyper(other))
-    assert "move the folder" in caught.value.hint
+    assert "move that folder" in caught.value.hint
     with pytest.raises(ConfigurationError, match="was made with"):
         resolve(first.participant, ENVIRONMENT, model=tmp_path / "network" / "tiny", windows=None, chosen=hyper(other))
     assert (first.state.folder / "journal.json").read_bytes() == journal

@@ -175,7 +175,7 @@ def resolve(
     folder = participant.state.trainer
     state = TrainerState(folder, network_id=participant.network_id, trainer=participant.signer.hotkey)
     journal = state.journal
-    require_same_kind(journal, state.settings, chosen)
+    require_same_kind(state, chosen)
     first = stored[0].manifest.valid_from if stored else first_window(participant)
     window = journal.next_window if journal is not None else _begins(head, first)
     work = work_plan(size, policy, chosen)

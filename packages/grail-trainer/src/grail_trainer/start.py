@@ -164,7 +164,7 @@ def assemble(
         del untrained
     require_environment(head, environment)
     shared = lead is not None and lead.ranks.count > 1
-    require_same_kind(state.journal, state.settings, chosen)
+    require_same_kind(state, chosen)
     masters = _masters_at(head, participant, chosen, "cpu" if shared else device)  # no device holds what all of them share
     if lead is not None and shared:
         masters = lead_masters(masters.module, chosen, lead)

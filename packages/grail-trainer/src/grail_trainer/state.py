@@ -225,12 +225,13 @@ def settings_changed(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -
     return {name: [old.get(name), new.get(name)] for name in sorted({*old, *new}) if old.get(name) != new.get(name)}
 
 
-def require_same_kind(journal: Journal | None, before: Mapping[str, Any] | None, chosen: HyperParameters) -> None:
-    """Could the training state of this journal be gone on from? What is trained is fixed while there is one.
+def require_same_kind(state: TrainerState, chosen: HyperParameters) -> None:
+    """Could the training state that lies there be gone on from? What is trained is fixed while there is one.
 
     Raises:
         ConfigurationError: it was made with another kind of masters, or another rank of adapters.
     """
+    journal, before = state.journal, state.settings
     if journal is None or journal.state_file is None or before is None:
         return
     now = chosen.to_json()["optimiser"]
@@ -240,8 +241,8 @@ def require_same_kind(journal: Journal | None, before: Mapping[str, Any] | None,
         options = " ".join(f"--{name.replace('_', '-')} {was[name]}" for name in other)
         raise ConfigurationError(
             f"the training state that lies there was made with {options}",
-            where=journal.state_file,
-            hint=f"start with {options}; or, to change it, move the folder of the training state away (`--dry-run` names it): "
+            where=str(state.folder),
+            hint=f"start with {options}; or, to change it, move that folder away: "
             "the trainer then goes on from its last published checkpoint, with fresh moments",
         )
 

@@ -15,15 +15,16 @@ import torch
 
 from grail_core.chain.development.local import LocalChain
 from grail_core.checkpoints.loaded import LiveCheckpoint
-from grail_core.errors import CheckpointError
+from grail_core.errors import ConfigurationError
 from grail_core.protocol.types import Window
 from grail_trainer.hyper_parameters import HyperParameters, OptimiserSettings
 from grail_trainer.learning.guarded import learn_window
 from grail_trainer.learning.lora import is_adapter
+from grail_trainer.run_plan import resolve
 from grail_trainer.service import TrainerService
 from grail_trainer.state import settings_changed
 from tooling.testing.faults import events
-from tooling.testing.learning_network import SETTINGS, LearningNetwork, learning_model, published_log, service
+from tooling.testing.learning_network import ENVIRONMENT, SETTINGS, LearningNetwork, learning_model, published_log, service
 from tooling.testing.small_network import FIRST_WINDOW
 
 SECOND_WINDOW = Window(FIRST_WINDOW + 30)
@@ -136,13 +137,17 @@ def test_other_settings_are_told_with_every_difference_and_stand_in_the_log(trai
 
 
 @pytest.mark.parametrize("other", [ADAPTERS, STOCHASTIC], ids=["adapters", "bfloat16"])
-def test_another_kind_of_masters_is_refused_until_the_state_is_moved_away(trainer: Any, other: OptimiserSettings) -> None:
+def test_another_kind_of_masters_is_refused_until_the_state_is_moved_away(
+    trainer: Any, other: OptimiserSettings, tmp_path: Path
+) -> None:
     first = trainer(hyper(RATE))
     first.run(threading.Event(), windows=1)
     journal = (first.state.folder / "journal.json").read_bytes()
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(ConfigurationError) as caught:
         trainer(hyper(other))
-    assert "move the folder" in caught.value.hint
+    assert "move that folder" in caught.value.hint
+    with pytest.raises(ConfigurationError, match="was made with"):
+        resolve(first.participant, ENVIRONMENT, model=tmp_path / "network" / "tiny", windows=None, chosen=hyper(other))
     assert (first.state.folder / "journal.json").read_bytes() == journal
     shutil.move(first.state.folder, first.state.folder.with_name("moved"))
     second = trainer(hyper(other))

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from grail_core.chain.development.local import LocalChain
+from grail_core.checkpoints.manifests import EquivocationError
 from grail_core.protocol.types import Digest, Window
 from grail_core.storage.base import ObjectStore
 from grail_core.storage.layout import anchor_key, file_key, training_log_key, verdict_key
@@ -245,7 +246,17 @@ def test_verdicts_that_are_gone_leave_open_what_was_accepted_and_nothing_else(ru
     run.network.participant("validator-0").own_store.delete(verdict_key(WINDOWS[0]))
     audit = run.audit(WINDOWS[0])[WINDOWS[0]]
     assert audit.outcome is Outcome.EQUAL
-    assert any("not there any more" in one for one in audit.taken)
+    assert any("cannot be had" in one for one in audit.taken)
+
+
+def test_two_manifests_for_one_place_are_found_out(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> Any:
+        raise EquivocationError("the trainer signed two manifests for sequence 1", where="both")
+
+    monkeypatch.setattr(Auditor, "_way", refused)
+    audit = run.audit(WINDOWS[0])[WINDOWS[0]]
+    assert audit.outcome is Outcome.DIFFERENT
+    assert "two manifests" in audit.difference
 
 
 def test_a_verdict_that_nobody_gave_lets_no_file_in_that_the_others_refuse(run: Run) -> None:

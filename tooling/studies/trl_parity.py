@@ -1,6 +1,6 @@
 """Loss and gradient of every loss that TRL has too, held against TRL's own code on the same rows and weights.
 
-    python -m tooling.studies.trl_parity
+    hatch run peers:python -m tooling.studies.trl_parity
 
 It runs where `trl` is installed (the environment `peers`), in 20 seconds on two cores. TRL's `GRPOTrainer._compute_loss` is
 called as it stands, in float32, with what generation would have handed to it; here `learning.update.accumulate` makes the same
@@ -15,6 +15,7 @@ what is said of them stays true. The command fails otherwise.
 from __future__ import annotations
 
 import copy
+import importlib.util
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -303,6 +304,9 @@ def trl_trainer(module: Any, folder: Path) -> Any:
 
 
 def main() -> int:
+    if not all(importlib.util.find_spec(name) for name in ("trl", "datasets")):
+        print("TRL is not installed here: hatch run peers:python -m tooling.studies.trl_parity", file=sys.stderr)
+        return 2
     from transformers import AutoModelForCausalLM
 
     from tooling.testing.models.tiny_qwen2 import Qwen2Shape, save_byte_model

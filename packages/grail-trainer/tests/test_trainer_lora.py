@@ -154,7 +154,7 @@ def test_layers_are_chosen_by_name_and_a_name_of_none_is_refused() -> None:
     adapted = {name.rpartition(".")[2] for name, part in masters.module.named_modules() if isinstance(part, AdaptedLinear)}
     assert adapted == {"q_proj", "v_proj"}
     for names in ("qproj", "lm_head", ""):
-        with pytest.raises(CheckpointError, match="linear layer") as caught:
+        with pytest.raises(ConfigurationError, match="linear layer") as caught:
             Masters(module_of(), OptimiserSettings(lora_rank=1, lora_modules=names))
         assert "q_proj" in caught.value.hint
 

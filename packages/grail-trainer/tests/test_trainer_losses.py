@@ -224,8 +224,8 @@ def test_a_truncated_completion_stays_in_its_groups_advantages_and_leaves_the_lo
 @pytest.mark.parametrize(
     ("wrong", "where"),
     [
-        ({"loss": "cispo", "dual_clip": 3.0}, "dual_clip"),
-        ({"kl_coefficient": 0.0, "kl_target": 0.04}, "kl_coefficient"),
+        ({"loss": "cispo", "dual_clip": 3.0}, "--dual-clip"),
+        ({"kl_coefficient": 0.0, "kl_target": 0.04}, "--kl-coefficient"),
         ({"clip_low": 1.5}, "clip_low"),
         ({"clip_high": -0.1}, "clip_high"),
         ({"importance_cap": 0.0}, "importance_cap"),

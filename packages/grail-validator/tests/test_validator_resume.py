@@ -170,7 +170,10 @@ def state_of(path: Path) -> Mapping[str, object]:
 STATEMENTS = [(database._Cursor, "execute"), (database._Cursor, "executemany"), (database._Connection, "__exit__")]
 
 
-def test_killed_before_any_statement_a_window_ends_as_if_nothing_had_happened(window: Case, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.heavy)])
+def test_killed_before_any_statement_a_window_ends_as_if_nothing_had_happened(
+    window: Case, tmp_path: Path, stride: int
+) -> None:
     go_through(window, tmp_path / "whole.sqlite", tmp_path / "whole")
     expected = state_of(tmp_path / "whole.sqlite")
     assert expected["windows"]
@@ -186,7 +189,7 @@ def test_killed_before_any_statement_a_window_ends_as_if_nothing_had_happened(wi
         assert 3 * 32 <= measured.stat().st_size <= 4 * 32
         if not killed:
             break
-        kills += 1
+        kills += stride
     assert kills > 60
     assert seen == set(WindowStage)
 

@@ -107,13 +107,13 @@ class OptimiserSettings:
         if self.schedule in ("linear", "cosine") and self.schedule_steps <= self.warmup_steps:
             raise ConfigurationError(
                 f"a {self.schedule} schedule over {self.schedule_steps} steps ends before its warmup of {self.warmup_steps}",
-                where="schedule_steps",
+                where="--schedule-steps",
                 hint="the optimiser steps of the whole run: windows × epochs × minibatches",
             )
         if self.lora_rank and self.master_dtype != "float32":
             raise ConfigurationError(
                 f"adapters are kept in float32, not {self.master_dtype}",
-                where="master_dtype",
+                where="--master-dtype",
                 hint="leave one of --lora-rank and --master-dtype out",
             )
 
@@ -150,17 +150,17 @@ class GrpoSettings:
         check_knobs(self)
         if 0 < self.dual_clip <= 1:
             raise ConfigurationError(
-                f"dual_clip cannot be {self.dual_clip}", where="dual_clip", hint="above 1; 3 in the paper; 0: off"
+                f"dual_clip cannot be {self.dual_clip:g}", where="--dual-clip", hint="above 1; 3 in the paper; 0: off"
             )
         if self.dual_clip and self.loss == "cispo":
             raise ConfigurationError(
                 "dual_clip does nothing with the loss cispo",
-                where="dual_clip",
-                hint="its weight is bounded by clip_high; leave it 0",
+                where="--dual-clip",
+                hint="its weight is bounded by --clip-high; leave it 0",
             )
         if self.kl_target and not self.kl_coefficient:
             raise ConfigurationError(
-                "kl_target has no coefficient to begin with", where="kl_coefficient", hint="0.01, say; or kl_target 0"
+                "kl_target has no coefficient to begin with", where="--kl-coefficient", hint="0.01, say; or --kl-target 0"
             )
 
     @property

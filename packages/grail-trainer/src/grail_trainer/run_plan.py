@@ -1,8 +1,9 @@
 """`grail-trainer run --dry-run`: what would run, resolved to the end, while nothing is started and nothing is written.
 
 It finds the mistakes that a start would find before it writes anything: a hotkey that is not the trainer's, another environment
-than the network's, a model folder that could not be published, a journal of another network. Policy and end tokens are the
-signed manifest's as soon as there is one; before that, those of the model folder, which the first manifest will state.
+than the network's, a model folder that could not be published, a journal of another network or of another kind of
+masters. Policy and end tokens are the signed manifest's as soon as there is one; before that, those of the model folder, which
+the first manifest will state.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from grail_trainer.learning.head import CHUNK_BYTES
 from grail_trainer.memory import PHASES, SINGLE, MemoryPlan, ModelSize, memory_plan, model_size
 from grail_trainer.publishing.publication import first_reachable, first_window
 from grail_trainer.start import require_environment, require_folder, require_trainer
-from grail_trainer.state import TrainerState
+from grail_trainer.state import TrainerState, require_same_kind
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class RunPlan:
             (
                 "model",
                 f"{self.model}: {size.parameters:,} parameters, {size.layers} layers of {size.hidden_size}, vocabulary "
-                f"{size.vocabulary:,}, context {size.context_length:,}; trained in float32, published in bfloat16",
+                f"{size.vocabulary:,}, context {size.context_length:,}; {_trained(self.settings)}, published in bfloat16",
             ),
             (
                 "a window",
@@ -184,7 +185,9 @@ def resolve(
         require_environment(head, environment)
     policy = head.policy if head is not None else sampling_defaults(model).policy
     folder = participant.state.trainer
-    journal = TrainerState(folder, network_id=participant.network_id, trainer=participant.signer.hotkey).journal
+    state = TrainerState(folder, network_id=participant.network_id, trainer=participant.signer.hotkey)
+    journal = state.journal
+    require_same_kind(state, chosen)
     first = stored[0].manifest.valid_from if stored else first_window(participant)
     window = journal.next_window if journal is not None else _begins(head, first)
     work = work_plan(size, policy, chosen)
@@ -259,6 +262,11 @@ def _objects(participant: Participant, head: CheckpointManifest | None, window: 
 
 def _pairs(section: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in section.items())
+
+
+def _trained(settings: dict[str, Any]) -> str:
+    chosen = settings["optimiser"]
+    return f"adapters of rank {chosen['lora_rank']} trained" if chosen["lora_rank"] else f"trained in {chosen['master_dtype']}"
 
 
 def _when(phases: tuple[str, ...]) -> str:

@@ -44,7 +44,7 @@ from grail_trainer.learning.reference import Offloaded
 from grail_trainer.learning.sharded_masters import Lead, require_shareable
 from grail_trainer.publishing.publication import Publisher, first_window
 from grail_trainer.service import TrainerService
-from grail_trainer.state import TrainerState, settings_changed
+from grail_trainer.state import TrainerState, require_same_kind, settings_changed
 from grail_trainer.steps import Beginning
 
 log = get_logger(__name__)
@@ -154,7 +154,7 @@ def assemble(
         lead: of the first of several ranks; its followers have shards of the masters afterwards.
 
     Raises:
-        ConfigurationError: the bucket, the journal and the environment do not belong together.
+        ConfigurationError: the bucket, the journal, the environment and what is to be trained do not belong together.
         CheckpointError: a checkpoint or the state of an earlier start cannot be read.
     """
     state = open_state(participant)
@@ -172,6 +172,7 @@ def assemble(
         del untrained
     require_environment(head, environment)
     shared = lead is not None and lead.ranks.count > 1
+    require_same_kind(state, chosen)
     masters = _masters_at(head, participant, chosen, "cpu" if shared else device)  # no device holds what all of them share
     if lead is not None and shared:
         masters = lead_masters(masters.module, chosen, lead)

@@ -24,6 +24,7 @@ from grail_core.errors import ConfigurationError, DamagedStateError
 from grail_core.participant.state import adopt_folder
 from grail_core.protocol.types import Digest, Hotkey, Window
 from grail_core.state_file import read_state, write_state
+from grail_trainer.hyper_parameters import HyperParameters
 from grail_trainer.learning.optimiser import Masters
 from grail_trainer.learning.sharded_state import folder_digest, read_whole
 from grail_trainer.steps import Beginning, Event, Journal, StateRecord, Step, TrainedWindow, state_file_of, step
@@ -222,6 +223,28 @@ def settings_changed(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -
         return {}
     old, new = _flat(before), _flat(now)
     return {name: [old.get(name), new.get(name)] for name in sorted({*old, *new}) if old.get(name) != new.get(name)}
+
+
+def require_same_kind(state: TrainerState, chosen: HyperParameters) -> None:
+    """Could the training state that lies there be gone on from? What is trained is fixed while there is one.
+
+    Raises:
+        ConfigurationError: it was made with another kind of masters, or another rank of adapters.
+    """
+    journal, before = state.journal, state.settings
+    if journal is None or journal.state_file is None or before is None:
+        return
+    now = chosen.to_json()["optimiser"]
+    was = before.get("optimiser", {})
+    other = [name for name in ("lora_rank", "master_dtype") if name in was and was[name] != now[name]]
+    if other:
+        options = " ".join(f"--{name.replace('_', '-')} {was[name]}" for name in other)
+        raise ConfigurationError(
+            f"the training state that lies there was made with {options}",
+            where=str(state.folder),
+            hint=f"start with {options}; or, to change it, move that folder away: "
+            "the trainer then goes on from its last published checkpoint, with fresh moments",
+        )
 
 
 def _are_settings(value: object) -> bool:

@@ -56,7 +56,7 @@ def accepted_files(participant: Participant, opened: ChallengedWindow, log: Trai
         audit.taken.append(f"verdicts that it did not count, and that lie there: {', '.join(unheard)}")
     if lacking:
         audit.taken.append(
-            "which files were accepted: the verdicts that it counted are not there any more "
+            "which files were accepted: verdicts that it counted cannot be had, or not as they were "
             f"({', '.join(_gone(validator, verdicts) for validator in lacking)})"
         )
         _compare_rest(counted, sum(stake[validator] for validator in lacking), stake, log, audit)

@@ -124,5 +124,6 @@ def _end(done: Sequence[WindowAudit]) -> None:
         raise StorageError(
             f"{len(without)} of {len(done)} windows cannot be audited: {without[0].difference}",
             where=f"window {without[0].window}",
-            hint=f"files are kept for {AUDITABLE_WINDOWS} windows; nothing is said of the trainer",
+            hint=f"nothing is said of the trainer; what is away now (a relay, a bucket) may be back later, but the files of a "
+            f"window are kept for {AUDITABLE_WINDOWS} windows alone",
         )

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from grail_core.checkpoints.delta.digests import digest_state
 from grail_core.checkpoints.loaded import LiveCheckpoint
+from grail_core.checkpoints.manifests import EquivocationError
 from grail_core.checkpoints.publish import publishable
 from grail_core.environment import Environment
 from grail_core.errors import CheckpointError, DiskFullError, GrailError, MissingObjectError, StorageError
@@ -108,7 +109,7 @@ class Auditor:
                     self._standing = self._begun(way)
             except DiskFullError:
                 raise
-            except _DiffersError as error:
+            except (_DiffersError, EquivocationError) as error:
                 yield self._given_up(window, error, Outcome.DIFFERENT)
                 continue
             except GrailError as error:
@@ -257,7 +258,9 @@ class Auditor:
         except (GrailError, MemoryError) as error:
             what = error.what if isinstance(error, GrailError) else "this machine's memory does not suffice"
             where = f" ({error.where})" if isinstance(error, GrailError) and error.where else ""
-            if audit.outcome is not Outcome.DIFFERENT:
+            if isinstance(error, EquivocationError):  # signed twice: that is said of the trainer, whoever asks
+                audit.outcome, audit.difference = Outcome.DIFFERENT, what + where
+            elif audit.outcome is not Outcome.DIFFERENT:
                 audit.outcome, audit.difference = Outcome.UNAUDITABLE, what + where
             self._broken[log.window] = what
         except Exception as error:

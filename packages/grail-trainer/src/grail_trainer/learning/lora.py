@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from grail_core.errors import CheckpointError
+from grail_core.errors import ConfigurationError
 from grail_trainer.hyper_parameters import ALL_LINEAR, OptimiserSettings
 from grail_trainer.learning.counter_random import key_of, uniform
 
@@ -59,7 +59,7 @@ def adapt(module: Any, settings: OptimiserSettings) -> None:
     """Freeze a causal model and put adapters beside its linear layers, in place. A function of its arguments.
 
     Raises:
-        CheckpointError: a name in `lora_modules` is of no linear layer, or of the head.
+        ConfigurationError: a name in `lora_modules` is of no linear layer, or of the head.
     """
     module.requires_grad_(False)
     head = module.get_output_embeddings()
@@ -68,11 +68,11 @@ def adapt(module: Any, settings: OptimiserSettings) -> None:
     kinds = {name.rpartition(".")[2] for name in linear}
     unknown = sorted((wanted or kinds) - kinds)
     if unknown or not linear:
-        raise CheckpointError(
+        raise ConfigurationError(
             f"no linear layer that could get an adapter is called {unknown[0]!r}"
             if unknown
             else "the model has no linear layer",
-            where="lora_modules",
+            where="--lora-modules",
             hint=f"of this model: {', '.join(sorted(kinds)) or 'none'}",
         )
     for name, layer in linear.items():

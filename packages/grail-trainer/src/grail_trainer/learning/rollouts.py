@@ -15,6 +15,10 @@ class TokenSequence:
     tokens: tuple[int, ...]
     prompt_length: int
 
+    def __post_init__(self) -> None:
+        if not 0 < self.prompt_length <= len(self.tokens):
+            raise ValueError(f"a prompt of {self.prompt_length} of {len(self.tokens)} tokens: it has at least one")
+
     @property
     def completion_length(self) -> int:
         return len(self.tokens) - self.prompt_length

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from grail_core.commands.development_beacon import command as development_beacon
 from grail_core.commands.grail import cli as grail
 from grail_core.errors import ConfigurationError
-from grail_core.participant.knobs import knobs_of
+from grail_core.participant.knobs import MAX_WHOLE_NUMBER, knobs_of
+from grail_core.protocol.reading import MAX_JSON_INTEGER
 from grail_envs.cli import main as envs
 from grail_miner.cli import cli as miner
 from grail_miner.limits import MiningLimits
@@ -144,3 +145,7 @@ def test_a_number_that_is_none_or_out_of_bounds_is_wrong_usage(arguments: list[s
 def test_a_librarys_caller_meets_the_same_bounds(kind: Any, wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(wrong))):
         kind(**wrong)
+
+
+def test_a_knob_holds_no_whole_number_that_a_signed_object_could_not() -> None:
+    assert MAX_WHOLE_NUMBER == MAX_JSON_INTEGER

@@ -174,3 +174,9 @@ def test_each_phase_counts_what_is_there_in_it(model: Path) -> None:
     held_on_to = memory_plan(size, dataclasses.replace(chosen, update=GrpoSettings()), pack_tokens=100, logits_bytes=7)
     assert held_on_to.total(UPDATING) == plan.total(UPDATING) + 2 * size.parameters
     assert held_on_to.total(VERIFYING) == plan.total(VERIFYING)
+
+
+def test_a_run_that_is_asked_for_json_is_told_that_only_plans_are_printed_so(tmp_path: Path) -> None:
+    asked = CliRunner().invoke(cli, ["run", "--model", str(tmp_path), "--json"])
+    assert isinstance(asked.exception, ConfigurationError)
+    assert (asked.exception.where, asked.exception.hint) == ("--json", "add --dry-run; what a run does is logged")

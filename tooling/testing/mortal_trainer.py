@@ -10,9 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-import shutil
 import signal
-import subprocess
 import sys
 import threading
 import traceback
@@ -32,6 +30,7 @@ from grail_core.protocol.types import Window
 from grail_trainer.hyper_parameters import GrpoSettings, HyperParameters, OptimiserSettings
 from tooling.testing.kill_points import KillPoints
 from tooling.testing.learning_network import LearningNetwork, learning_model, service
+from tooling.testing.mortal_process import MortalProcess, forking
 from tooling.testing.small_network import FIRST_WINDOW
 
 WINDOWS = tuple(Window(FIRST_WINDOW + 30 * index) for index in range(4))
@@ -163,30 +162,12 @@ class Left:
     bucket: Mapping[str, object]
 
 
-class MortalTrainer:
-    """The forking process's handle. `root`: an empty folder for the network and its copies."""
-
-    def __init__(self, root: Path, process: subprocess.Popen[str]) -> None:
-        self._root, self._process, self._copies = root, process, 0
-
-    def fresh(self) -> Path:
-        """A copy of the network in which no trainer has run."""
-        self._copies += 1
-        copied = self._root / f"copy-{self._copies}"
-        shutil.copytree(self._root / "network", copied)
-        return copied
+class MortalTrainer(MortalProcess):
+    """Lives of a trainer."""
 
     def live(self, root: Path, kind: str, *, kill_line: int | None = None, kill_point: int | None = None) -> bool:
         """One process; True if it was killed, False if it came to its end. What raises in it is an AssertionError."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        asked = {"root": str(root), "kind": kind, "line": kill_line, "point": kill_point}
-        self._process.stdin.write(json.dumps(asked) + "\n")
-        self._process.stdin.flush()
-        status = int(self._process.stdout.readline())
-        killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-        assert killed or status == 0, f"the trainer ended with status {status} ({asked})"
-        return killed
+        return self._killed(root=str(root), kind=kind, line=kill_line, point=kill_point)
 
     @staticmethod
     def met(root: Path) -> tuple[int, int]:
@@ -218,19 +199,8 @@ def _unsigned(raw: bytes) -> object:
 
 @contextmanager
 def mortal_trainer(root: Path) -> Iterator[MortalTrainer]:
-    command = [sys.executable, "-m", "tooling.testing.mortal_trainer", str(root / "network")]
-    (root / "network").mkdir()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        said = process.stdout.readline()
-        assert said == "ready\n", f"no network could be made: {said!r}"
-        yield MortalTrainer(root, process)
-    finally:
-        process.stdin.close()  # it ends with its input
-        process.wait()
+    with forking("tooling.testing.mortal_trainer", root, MortalTrainer) as handle:
+        yield handle
 
 
 if __name__ == "__main__":

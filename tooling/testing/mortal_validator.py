@@ -17,9 +17,7 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import sqlite3
-import subprocess
 import sys
 import threading
 import traceback
@@ -45,6 +43,7 @@ from grail_validator.sealed_files import TRIES_AT_BLOCKS
 from tooling.testing.driven_chain import Driven
 from tooling.testing.kill_points import KillPoints
 from tooling.testing.mining import upload
+from tooling.testing.mortal_process import MortalProcess, forking
 from tooling.testing.small_network import FIRST_WINDOW, SmallNetwork
 
 NAME = "validator-0"
@@ -181,29 +180,12 @@ class Left:
     files: list[str]
 
 
-class MortalValidator:
-    """The forking process's handle. `root`: an empty folder for the network and its copies."""
-
-    def __init__(self, root: Path, process: subprocess.Popen[str]) -> None:
-        self._root, self._process, self._copies = root, process, 0
-
-    def fresh(self) -> Path:
-        """A copy of the network in which no validator has run."""
-        self._copies += 1
-        copied = self._root / f"copy-{self._copies}"
-        shutil.copytree(self._root / "network", copied)
-        return copied
+class MortalValidator(MortalProcess):
+    """Lives of a validator."""
 
     def live(self, root: Path, kill_at: int | None = None) -> bool:
         """One process; True if it was killed, False if it came to its end. What raises in it is an AssertionError."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"root": str(root), "kill_at": kill_at}) + "\n")
-        self._process.stdin.flush()
-        status = int(self._process.stdout.readline())
-        killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-        assert killed or status == 0, f"the validator ended with status {status} (killed at {kill_at})"
-        return killed
+        return self._killed(root=str(root), kill_at=kill_at)
 
     @staticmethod
     def points(root: Path) -> list[str]:
@@ -223,19 +205,8 @@ class MortalValidator:
 
 @contextmanager
 def mortal_validator(root: Path) -> Iterator[MortalValidator]:
-    command = [sys.executable, "-m", "tooling.testing.mortal_validator", str(root / "network")]
-    (root / "network").mkdir()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        said = process.stdout.readline()
-        assert said == "ready\n", f"no network could be made: {said!r}"
-        yield MortalValidator(root, process)
-    finally:
-        process.stdin.close()  # it ends with its input
-        process.wait()
+    with forking("tooling.testing.mortal_validator", root, MortalValidator) as handle:
+        yield handle
 
 
 def _left(root: Path) -> Left:

@@ -68,6 +68,12 @@ def run(
     update, publish. Ctrl-C finishes cleanly; a restart continues where it was, learns from nothing twice and loses nothing.
     Started by `torchrun --nproc-per-node N -m grail_trainer.cli run …`, N processes share the weights; see docs/trainer.md.
     """
+    if as_json and not dry_run:
+        raise ConfigurationError(
+            "--json is how a plan is printed, and none is asked for",
+            where="--json",
+            hint="add --dry-run; what a run does is logged",
+        )
     if dry_run:
         from grail_trainer.commands import plan_command
 

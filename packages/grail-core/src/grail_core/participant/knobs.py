@@ -9,12 +9,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from grail_core.errors import ConfigurationError
-from grail_core.protocol.reading import MAX_JSON_INTEGER
 
 _KNOB = "knob"
+
+MAX_WHOLE_NUMBER: Final = 2**53 - 1
+"""What canonical JSON holds: `protocol.reading.MAX_JSON_INTEGER`, with which numpy would come, and no --help waits for it."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def check_knobs(filled: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
         if (
-            (abs(value) > MAX_JSON_INTEGER if isinstance(value, int) else not math.isfinite(value))
+            (abs(value) > MAX_WHOLE_NUMBER if isinstance(value, int) else not math.isfinite(value))
             or (one.least is not None and value < one.least)
             or (one.most is not None and value > one.most)
             or (one.above is not None and value <= one.above)

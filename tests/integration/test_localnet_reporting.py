@@ -17,6 +17,7 @@ from tooling.localnet import chaos
 from tooling.localnet.events import Event, EventTail
 from tooling.localnet.plan import Layout, Plan, load_or_create_state
 from tooling.localnet.report import collect
+from tooling.localnet.report.charts import Line, Point, line_chart, nice_ticks
 from tooling.localnet.report.facts import (
     AlarmFact,
     CheckpointFact,
@@ -284,3 +285,23 @@ def test_chaos_strikes_every_role_exactly_once_and_not_in_the_first_window() -> 
     status.first_window = 30
     assert len(chaos.due(plan, [], status)) == len(chaos.ahead(plan, [])) == len(plan)
     assert chaos.due(plan, [s.process for s in plan], status) == chaos.ahead(plan, [s.process for s in plan]) == []
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(1.0, 1.0 + 1e-13), (0.0, 3e-15), (0.0, 0.0), (-2.0, -2.0), (1e9, 1e9 + 1e-4), (0.31, 0.49), (-1.0, 4e5)]
+)
+def test_an_axis_has_a_length_and_holds_what_it_is_for(low: float, high: float) -> None:
+    ticks = nice_ticks(low, high)
+    assert len(set(ticks)) >= 2
+    assert ticks == sorted(ticks)
+    slack = 1e-6 * max(abs(low), abs(high))
+    assert ticks[0] <= low + slack
+    assert ticks[-1] >= high - slack
+    assert len(ticks) <= 8
+
+
+@pytest.mark.parametrize("value", [1.0, 0.0, 1e-14])
+def test_a_line_of_one_point_or_of_equal_ones_is_drawn(value: float) -> None:
+    for count in (1, 3):
+        line = Line("one", tuple(Point(place, value + place * 1e-16, 0.0, "") for place in range(count)), "red")
+        assert "<svg" in line_chart([line], ["1", "2", "3"], y_format=str)

@@ -80,14 +80,17 @@ def size(count: float) -> str:
 
 
 def nice_ticks(low: float, high: float, wanted: int = 4) -> list[float]:
-    """Round numbers that cover low … high, about `wanted` steps of 1, 2, 2.5 or 5 times a power of ten."""
-    if high <= low:
+    """Round numbers that cover low … high, about `wanted` steps of 1, 2, 2.5 or 5 times a power of ten; at least two of them.
+
+    What differs by rounding alone is one value: between such numbers there are no round ones.
+    """
+    if high - low <= 1e-6 * max(abs(low), abs(high)):
         high = low + (abs(low) or 1.0)
     raw = (high - low) / wanted
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
+    return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
 
 
 def line_chart(

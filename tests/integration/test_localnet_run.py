@@ -91,7 +91,8 @@ def check_promises(ended: Ended, cheats: tuple[str, ...]) -> None:
         assert any(character.isdigit() for character in miner["reason"]), miner
 
 
-@pytest.mark.timeout(900)  # about 100 s on two idle processors; longer on a busy machine, with the same outcome
+@pytest.mark.heavy  # a step of its own in .ci/run
+@pytest.mark.timeout(900)  # about 60 s on two idle processors; longer on a busy machine, with the same outcome
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_run_that_was_interrupted_resumes_and_keeps_every_promise(tmp_path: Path) -> None:
     options = ("--quick", "--windows", "2", "--miners", "2", "--groups", "4", "--evaluation-problems", "64")

@@ -346,12 +346,8 @@ def test_weights_from_elsewhere_are_told_where_a_state_begins_with_them(trained:
     assert "came in between window" in audit.difference
 
 
-@pytest.mark.heavy
-def test_on_another_machine_too_a_window_with_an_anchor_publishes_its_own_weights(
-    trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The state and its anchor are right, and the checkpoint and the root of its weights are of something else."""
-    run = trained.copy(tmp_path / "copy")
+def train_and_publish_another(run: Run, window: Window, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A window is learned from, and its checkpoint has one tensor with its sign turned."""
     publish = Publisher._publish
 
     def other(self: Publisher, parts: Any, state: dict[str, Any]) -> Any:
@@ -359,9 +355,17 @@ def test_on_another_machine_too_a_window_with_an_anchor_publishes_its_own_weight
         return publish(self, parts, state | {name: -state[name]})
 
     monkeypatch.setattr(Publisher, "_publish", other)
-    window = Window(WINDOWS[-1] + 30)
     train(run, [window])
     monkeypatch.undo()
+
+
+@pytest.mark.heavy
+def test_on_another_machine_too_a_window_with_an_anchor_publishes_its_own_weights(
+    trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state and its anchor are right, and the checkpoint and the root of its weights are of something else."""
+    run, window = trained.copy(tmp_path / "copy"), Window(WINDOWS[-1] + 30)
+    train_and_publish_another(run, window, monkeypatch)
     log = run.log(window)
     assert log.anchor is not None
     assert log.checkpoint is not None
@@ -398,17 +402,8 @@ def test_a_trainer_that_learns_from_another_batch_than_it_names_is_found_out(
 def test_a_trainer_that_publishes_other_weights_than_it_learned_is_found_out(
     trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = trained.copy(tmp_path / "copy")
-    publish = Publisher._publish
-
-    def other(self: Publisher, parts: Any, state: dict[str, Any]) -> Any:
-        name = sorted(state)[0]
-        return publish(self, parts, state | {name: -state[name]})
-
-    monkeypatch.setattr(Publisher, "_publish", other)
-    window = Window(WINDOWS[-1] + 30)
-    train(run, [window])
-    monkeypatch.undo()
+    run, window = trained.copy(tmp_path / "copy"), Window(WINDOWS[-1] + 30)
+    train_and_publish_another(run, window, monkeypatch)
     audit = run.audit(window)[window]
     assert audit.outcome is Outcome.DIFFERENT
     assert "does not carry the weights" in audit.difference

@@ -308,9 +308,11 @@ def main() -> int:
         print("TRL is not installed here: hatch run peers:python -m tooling.studies.trl_parity", file=sys.stderr)
         return 2
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
 
     from tooling.testing.models.tiny_qwen2 import Qwen2Shape, save_byte_model
 
+    transformers_logging.disable_progress_bar()
     torch.set_num_threads(1)
     shape = Qwen2Shape(257, hidden=32, context=64, tied=False)
     failed = 0

@@ -23,8 +23,11 @@ VOCABULARY, HIDDEN, LAYERS = 32_000, 256, 4
 
 def make(folder: Path) -> Path:
     """Model, tokenizer and rows. Returns `folder`."""
+    from transformers.utils import logging as transformers_logging
+
     from tooling.testing.models.tiny_qwen2 import Qwen2Shape, random_model, save_byte_model
 
+    transformers_logging.disable_progress_bar()  # beside a table it says nothing
     save_byte_model(folder)
     random_model(Qwen2Shape(VOCABULARY, hidden=HIDDEN, layers=LAYERS, context=1024, spread=0.02), 0).save_pretrained(folder)
     rng = np.random.default_rng(0)

@@ -1,0 +1,1 @@
+"""What is learned from: verdicts, the files that their stake accepted, the trainer's own verification, the batch."""

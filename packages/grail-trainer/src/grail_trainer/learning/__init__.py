@@ -1,0 +1,1 @@
+"""The update: a function of rollouts, weights and settings; no store, chain or file of a stranger."""

@@ -1,0 +1,1 @@
+"""What leaves a trainer: checkpoints, the signed training log, state anchors."""

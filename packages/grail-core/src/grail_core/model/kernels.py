@@ -221,3 +221,45 @@ def log_sum_exp(logits, tops, out):  # type: ignore[no-untyped-def]
             scale = np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
             total += power * scale
         out[row] = top + np.float32(np.log(total))
+
+
+@compiled()
+def noise_at(seeds, positions, tokens, out):  # type: ignore[no-untyped-def]
+    """The noise of one token a row: seeds uint64[n], positions uint32[n], tokens int64[n], out float64[n]."""
+    for row in range(tokens.shape[0]):
+        state = _prefix(seeds[row], positions[row])
+        out[row] = _noise(_hash(state, _scramble(uint32(tokens[row]))))
+
+
+@compiled(fastmath={"reassoc", "contract", "nsz"})
+def logit_noise(reference, other, tops, temperature, noise, spread):  # type: ignore[no-untyped-def]
+    """How far two rows of logits of the same position lie apart, where it matters which token wins.
+
+    With p = softmax(reference / temperature) and ν = other − reference: noise[r] = 2 (Σ p ν² − (Σ p ν)²) / (1 − Σ p²), the
+    variance of the difference of two logits' noise, and spread[r] = 1 − Σ p², how little one token has all of p. Tokens more
+    than 20 nats below the row's maximum have no part in it.
+
+    reference, other float32[n, V]; tops int64[n] (each row's maximum of `reference`); noise, spread float32[n].
+    """
+    size = reference.shape[1]
+    inverse = float32(1.0) / float32(temperature)
+    for row in range(reference.shape[0]):
+        top = reference[row, tops[row]]
+        total = float32(0.0)
+        squares = float32(0.0)
+        first = float32(0.0)
+        second = float32(0.0)
+        for v in range(size):
+            y = (reference[row, v] - top) * inverse
+            if y > float32(-20.0):
+                p = np.exp(y)
+                difference = other[row, v] - reference[row, v]
+                total += p
+                squares += p * p
+                first += p * difference
+                second += p * difference * difference
+        mean = first / total
+        left = float32(1.0) - squares / (total * total)
+        variance = second / total - mean * mean
+        noise[row] = float32(2.0) * max(variance, float32(0.0)) / max(left, float32(1e-3))
+        spread[row] = max(left, float32(0.0))

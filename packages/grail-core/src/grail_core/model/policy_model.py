@@ -150,6 +150,16 @@ class PolicyModel:
         return str(self.module.config._attn_implementation)
 
     @property
+    def head_weight(self) -> Tensor:
+        """[vocabulary, hidden_size], the head's live weights."""
+        return self._head_weight
+
+    @property
+    def head_bias(self) -> Tensor | None:
+        """[vocabulary], of the few architectures that have one."""
+        return self._head_bias
+
+    @property
     def base(self) -> Any:
         """The Transformers model without its head; `generation.hf` decodes with it."""
         return self._base

@@ -29,7 +29,8 @@ _NUCLEUS_DEPTH = 20.0
 
 
 @lru_cache(maxsize=8)
-def _words(size: int) -> npt.NDArray[np.uint32]:
+def token_words(size: int) -> npt.NDArray[np.uint32]:
+    """`kernels.scrambled_words`, made once for a vocabulary."""
     words: npt.NDArray[np.uint32] = kernels.scrambled_words(size)
     words.flags.writeable = False
     return words
@@ -102,7 +103,7 @@ class SeededSampler:
         tokens = np.empty(len(rows), dtype=np.int64)
         if len(rows):
             hints = rows.argmax(axis=1)
-            kernels.sample_rows(rows, _words(rows.shape[1]), seeds, positions, np.float32(temperature), hints, tokens)
+            kernels.sample_rows(rows, token_words(rows.shape[1]), seeds, positions, np.float32(temperature), hints, tokens)
         return tokens
 
     def margin(
@@ -136,7 +137,7 @@ class SeededSampler:
         highest = np.float32(x[hint] / scale)
         own, best = kernels.claimed_and_best(
             x,
-            _words(x.shape[0]),
+            token_words(x.shape[0]),
             np.uint64(seed & _SEED_MASK),
             np.uint32(position),
             scale,
@@ -146,6 +147,23 @@ class SeededSampler:
             hint,
         )
         return _clipped(float(best - own) * temperature)
+
+    def well_inside(self, logits: Floats, history: Sequence[int] = ()) -> npt.NDArray[np.intp] | None:
+        """The tokens that are inside top-k and top-p by more than the verifier's slack; None where the policy removes none.
+
+        Args:
+            logits: float32 [V]. history: as for `warp`.
+        """
+        if not self.truncates:
+            return None
+        x = self._scaled(logits, history)
+        if not np.isfinite(x.max()):
+            return np.empty(0, dtype=np.intp)
+        return self._strictly(x, self._inside(x))
+
+    def _strictly(self, x: Floats, inside: _Inside) -> npt.NDArray[np.intp]:
+        strict = inside.kept[: inside.kept_strict]
+        return strict[x[strict] > np.float32(inside.least + BORDER_LOGIT_SLACK)]
 
     def _scaled(self, logits: Floats, history: Sequence[int]) -> Floats:
         x = np.array(logits, dtype=np.float32)
@@ -192,8 +210,7 @@ class SeededSampler:
         inside = self._inside(x)
         if x[claimed] < np.float32(inside.least - BORDER_LOGIT_SLACK) and claimed not in inside.lenient:
             return None
-        strict = inside.kept[: inside.kept_strict]
-        strict = strict[x[strict] > np.float32(inside.least + BORDER_LOGIT_SLACK)]
+        strict = self._strictly(x, inside)
         masked = np.full_like(x, -np.inf)
         masked[strict] = x[strict]
         masked[claimed] = x[claimed]

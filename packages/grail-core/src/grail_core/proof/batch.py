@@ -7,7 +7,7 @@ Sketches belong to input positions prompt_length − 1 … last: completion inde
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from grail_core.model.policy_model import PolicyModel
 from grail_core.model.sampling import Floats, SeededSampler
 from grail_core.proof.errors import UnprovableError
 from grail_core.proof.sketches import Projections, Sketches, quantise, sketch
-from grail_core.proof.work import RolloutMeasurement
+from grail_core.proof.work import ReferenceMeasurement, RolloutMeasurement
 from grail_core.protocol.constants import PROOF_BATCH_SIZE
 from grail_core.protocol.policy import GenerationPolicy
 
@@ -73,12 +73,17 @@ def measure_rollouts(
     projections: Projections,
     policy: GenerationPolicy,
     sampling_seeds: Sequence[int],
+    *,
+    reference: PolicyModel | None = None,
+    keep: Callable[[int, Tensor], None] | None = None,
 ) -> list[RolloutMeasurement]:
-    """Measure claimed rows at the challenged completion indices, in one forward pass.
+    """Measure claimed rows at the challenged completion indices, in one forward pass, and in one more by a float32 reference.
 
     Args:
         positions: per row, ascending completion indices (0 = first sampled token), each below the completion's length.
         sampling_seeds: per row, as derived by the protocol (never as claimed).
+        reference: the same weights in float32.
+        keep: is given each row's index and its states before every completion token, [completion, d] in the model's dtype.
 
     Raises:
         OutOfVocabularyError, OverlongSequenceError: refused before the model runs.
@@ -87,23 +92,79 @@ def measure_rollouts(
     _check_batch(rows, prompt_lengths)
     sampler = SeededSampler(policy)
     hidden = model.hidden_states(rows)
+    if keep is not None:
+        for r, (states, length) in enumerate(zip(hidden, prompt_lengths, strict=True)):
+            keep(r, states[length - 1 : -1])
     z = _challenged_sketches(hidden, prompt_lengths, positions, projections)
     logprobs = [np.empty(len(p), dtype=np.float32) for p in positions]
     margins = [np.empty(len(p), dtype=np.float64) for p in positions]
+    hidden0 = None if reference is None else reference.hidden_states(rows)
+    beside = (
+        None if hidden0 is None else _empty_references(_challenged_sketches(hidden0, prompt_lengths, positions, projections))
+    )
     wanted = [(r, at) for r, p in enumerate(positions) for at in range(len(p))]
-    before = [hidden[r][prompt_lengths[r] + positions[r][at] - 1] for r, at in wanted]
+    at_input = [prompt_lengths[r] + positions[r][at] - 1 for r, at in wanted]
+    before = [hidden[r][where] for (r, _), where in zip(wanted, at_input, strict=True)]
     for start, logits in _logits_in_chunks(model, before):
-        claims = [rows[r][prompt_lengths[r] + positions[r][at]] for r, at in wanted[start : start + len(logits)]]
+        places = wanted[start : start + len(logits)]
+        inputs = at_input[start : start + len(logits)]
+        claims = [rows[r][where + 1] for (r, _), where in zip(places, inputs, strict=True)]
         tops = logits.argmax(axis=1)
         values = _logprobs_of(logits, tops, claims)
-        for offset, (r, at) in enumerate(wanted[start : start + len(logits)]):
-            here = prompt_lengths[r] + positions[r][at]
-            history = rows[r][:here] if sampler.needs_history else ()
+        histories = [
+            rows[r][: where + 1] if sampler.needs_history else () for (r, _), where in zip(places, inputs, strict=True)
+        ]
+        for offset, ((r, at), where) in enumerate(zip(places, inputs, strict=True)):
             logprobs[r][at] = values[offset]
             margins[r][at] = sampler.margin(
-                logits[offset], sampling_seeds[r], here - 1, rows[r][here], history, top=int(tops[offset])
+                logits[offset], sampling_seeds[r], where, claims[offset], histories[offset], top=int(tops[offset])
             )
-    return [RolloutMeasurement(tuple(p), z[r], logprobs[r], margins[r]) for r, p in enumerate(positions)]
+        if reference is not None and hidden0 is not None and beside is not None:
+            states = torch.stack([hidden0[r][where] for (r, _), where in zip(places, inputs, strict=True)])
+            judged = _Positions(places, inputs, [sampling_seeds[r] for r, _ in places], claims, histories)
+            _refer(sampler, logits, reference.logits(states).cpu().numpy(), judged, beside)
+    return [
+        RolloutMeasurement(tuple(p), z[r], logprobs[r], margins[r], None if beside is None else beside[r])
+        for r, p in enumerate(positions)
+    ]
+
+
+@dataclass(frozen=True)
+class _Positions:
+    """n positions of one chunk: where their figures go, the index of the last input token, and what is judged there."""
+
+    places: Sequence[tuple[int, int]]  # (row, which of its positions)
+    inputs: Sequence[int]
+    seeds: Sequence[int]
+    claims: Sequence[int]
+    histories: Sequence[Sequence[int]]
+
+
+def _empty_references(z: Sequence[Sketches]) -> list[ReferenceMeasurement]:
+    return [ReferenceMeasurement(one, *(np.full(len(one), np.nan, dtype=np.float32) for _ in range(5))) for one in z]
+
+
+def _refer(
+    sampler: SeededSampler, own: Floats, reference: Floats, at: _Positions, beside: Sequence[ReferenceMeasurement]
+) -> None:
+    """Enter what the reference's logits [n, V] say of a chunk's positions beside the validator's own [n, V]."""
+    tops = reference.argmax(axis=1)
+    count = len(reference)
+    noise, spread = np.empty(count, dtype=np.float32), np.empty(count, dtype=np.float32)
+    kernels.logit_noise(reference, own, tops, np.float32(sampler.policy.temperature), noise, spread)
+    logprobs = _logprobs_of(reference, tops, at.claims)
+    words = np.array([seed & (2**64 - 1) for seed in at.seeds], dtype=np.uint64)
+    chosen = sampler.sample(own, words, np.array(at.inputs, dtype=np.uint32), at.histories)
+    for i, (r, k) in enumerate(at.places):
+
+        def margin(token: int, i: int = i) -> float:
+            return sampler.margin(reference[i], at.seeds[i], at.inputs[i], token, at.histories[i], top=int(tops[i]))
+
+        claimed = margin(at.claims[i])
+        one = beside[r]
+        one.logprobs[k], one.margins[k] = logprobs[i], claimed
+        one.twins[k] = claimed if int(chosen[i]) == at.claims[i] else margin(int(chosen[i]))
+        one.noise[k], one.spread[k] = noise[i], spread[i]
 
 
 @on_this_machine

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from grail_core.proof.alternative_test import REFERENCE
 from grail_core.proof.sketches import differences
+from grail_core.proof.work import Leads
 from grail_core.protocol.constants import MARGIN_CLIP
 
 CHECKS: Final = ("proof", "logprob", "sampling")
@@ -38,6 +39,34 @@ class Float32Comparison:
     errors: npt.NDArray[np.float32]  # [m, 4] claimed z minus the reference's
     deltas: Mapping[str, npt.NDArray[np.float32]]  # alternative → [m, 4], its z minus the reference's
     drift: npt.NDArray[np.float32]  # [k, 4] the validator's own z, in its own numerics, minus the reference's
+
+
+@dataclass(frozen=True)
+class ReferenceComparison:
+    """One rollout's claims, and the validator's own numbers, against the float32 reference at the k challenged positions."""
+
+    errors: npt.NDArray[np.float32]  # [k, 4] claimed z minus the reference's
+    drift: npt.NDArray[np.float32]  # [k, 4] the validator's own z minus the reference's
+    logprob_errors: npt.NDArray[np.float32]  # [k] claimed minus the reference's, nats
+    logprob_drift: npt.NDArray[np.float32]  # [k] the validator's own minus the reference's, nats
+    informative: npt.NDArray[np.float32]  # [k] 1 − p of the token under the reference
+    margins: npt.NDArray[np.float32]  # [k] of the claimed token under the reference
+    twins: npt.NDArray[np.float32]  # [k] of the token that the validator's own logits choose
+    noise: npt.NDArray[np.float32]  # [k] variance of the difference of two logits, nats²
+    spread: npt.NDArray[np.float32]  # [k] 1 − Σ p²
+
+
+@dataclass(frozen=True)
+class NamedComparison:
+    """One rollout against named alternatives at m positions; what `alternative_test` and `token_test` take."""
+
+    errors: npt.NDArray[np.float32]  # [m, 4] claimed z minus the reference's
+    deltas: Mapping[str, npt.NDArray[np.float32]]  # alternative that is other weights → [m, 4], its z minus the reference's
+    drift: npt.NDArray[np.float32]  # [k, 4] the validator's own z minus the reference's, at the challenged positions
+    tokens: npt.NDArray[np.int32]  # [m] the claimed tokens
+    leads: Mapping[str, Leads]  # every alternative, those that only sample otherwise among them
+    noise: npt.NDArray[np.float32]  # [m]
+    spread: npt.NDArray[np.float32]  # [m]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ name is added by a release, never by a participant. Which of them may prove, dra
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
@@ -93,6 +93,15 @@ def numerics_class_of(model: PolicyModel) -> str:
     """
     dtype = "bf16" if str(model.dtype) == "torch.bfloat16" else str(model.dtype).removeprefix("torch.")
     return class_name(attention=model.attention, device=model.device.type, dtype=dtype)
+
+
+def measuring_class(proof_class: str, own: str) -> str:
+    """The class in which a validator of class `own` measures work of a proof class: its own, with the miner's attention where
+    it has that kind. Half of what honest work of another attention would differ by is not there then."""
+    mine, theirs = NUMERICS_CLASSES[own], NUMERICS_CLASSES.get(proof_class)
+    if theirs is None or theirs.attention not in ("sdpa", "eager") or mine.attention not in ("sdpa", "eager"):
+        return own
+    return replace(mine, attention=theirs.attention).name
 
 
 def engine_class(

@@ -8,7 +8,7 @@ in which batches are measured is free. torch is not imported here.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,6 +40,56 @@ class ProofRow:
     sampling_seed: int  # as derived by the protocol, never as claimed; 0 where no token is checked against it
 
 
+F32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ReferenceMeasurement:
+    """The same rollout under the same weights in float32, at the same k positions: what either side's numerics is held against.
+
+    `noise` and `spread` are of the validator's own logits against the reference's (`model.kernels.logit_noise`).
+    """
+
+    z: Sketches  # float32 [k, 4], unrounded
+    logprobs: F32  # [k], unwarped log-probability of the claimed token, nats
+    margins: F32  # [k], of the claimed token, judged by the reference's logits
+    twins: F32  # [k], of the token that the validator's own logits choose with the same noise, judged likewise
+    noise: F32  # [k], variance of the difference of two logits, nats²
+    spread: F32  # [k], 1 − Σ p²
+
+    @property
+    def finite(self) -> bool:
+        """Whether the reference said anything: if not, nothing is known of the rollout, and nobody's fault."""
+        return all(bool(np.isfinite(value).all()) for value in vars(self).values())
+
+
+@dataclass(frozen=True)
+class Leads:
+    """Who would win under the reference and under an alternative A, with the seed's own noise; m positions.
+
+    a is the reference's choice, b the best other token under A. `own`: how far a leads b under the reference (≥ 0);
+    `other`: how far b leads a under A, clipped to ±50; both in logits (nats times temperature). `rival`: b, −1 for none.
+    """
+
+    own: F32  # [m]
+    other: F32  # [m]
+    rival: npt.NDArray[np.int32]  # [m]
+
+
+@dataclass(frozen=True)
+class ComparedRollout:
+    """One rollout under named alternatives, at m completion positions with the challenged ones among them.
+
+    `z` holds the reference's and those of alternatives that are other weights, `leads` those of all (`alternatives`).
+    """
+
+    positions: tuple[int, ...]
+    z: Mapping[str, Sketches]  # float32 [m, 4] each
+    leads: Mapping[str, Leads]
+    noise: F32  # [m], as ReferenceMeasurement has them
+    spread: F32  # [m]
+
+
 @dataclass(frozen=True)
 class RolloutMeasurement:
     """What a validator measured of one rollout, at the completion indices `positions` (k of them)."""
@@ -48,6 +98,7 @@ class RolloutMeasurement:
     z: Sketches  # float32 [k, 4], unrounded, at each index's own position; NaN throughout where not provable: the worst value
     logprobs: npt.NDArray[np.float32]  # [k], unwarped log-probability of the claimed token
     margins: npt.NDArray[np.float64]  # [k], 0 … MARGIN_CLIP
+    reference: ReferenceMeasurement | None = None  # None: whoever measured has no float32 copy of the model
 
     @property
     def finite(self) -> bool:

@@ -80,7 +80,9 @@ class Leads:
 class ComparedRollout:
     """One rollout under named alternatives, at m completion positions with the challenged ones among them.
 
-    `z` holds the reference's and those of alternatives that are other weights, `leads` those of all (`alternatives`).
+    `z` holds the reference's and those of alternatives that are other weights, `leads` those of all (`alternatives`). An
+    alternative that has no finite number somewhere cannot have made the rollout and is left out. Where the reference or the
+    validator's own logits have none, all are: both mappings are empty then, noise and spread 0.
     """
 
     positions: tuple[int, ...]
@@ -107,15 +109,6 @@ class RolloutMeasurement:
 
 
 @dataclass(frozen=True)
-class RolloutTokens:
-    """Rollouts to measure under other weights, as `measure_sketches` takes them, any number."""
-
-    tokens: Sequence[Sequence[int]]
-    prompt_lengths: Sequence[int]
-    positions: Sequence[Sequence[int]]  # completion indices
-
-
-@dataclass(frozen=True)
 class MeasuredBatch:
     """One measurement a row, in their order. `parts`: the most rows that fitted at once, None where the whole batch did."""
 
@@ -124,19 +117,26 @@ class MeasuredBatch:
 
 
 class ModelWork(Protocol):
-    """A window's checkpoint, in this machine's numerics."""
+    """A window's checkpoint, in this machine's numerics; with the attention of what it is held against where it has that kind
+    (`numerics.measuring_class` of `facts.numerics_class`, which evidence names)."""
 
     @property
     def facts(self) -> ModelFacts: ...
 
     def measure(
-        self, batch: Sequence[ProofRow], signs: Projections, policy: GenerationPolicy, seconds: float = math.inf
+        self,
+        batch: Sequence[ProofRow],
+        signs: Projections,
+        policy: GenerationPolicy,
+        seconds: float = math.inf,
+        proof_class: str | None = None,
     ) -> MeasuredBatch:
         """One proof batch, 1 to PROOF_BATCH_SIZE rows in the order given.
 
         Args:
             signs: float32 [4, d].
             seconds: that it may take, where it can be ended.
+            proof_class: what its miner computed in; None: the model's own.
 
         Raises:
             OutOfTimeError: it took longer.
@@ -145,12 +145,15 @@ class ModelWork(Protocol):
         """
         ...
 
-    def compared(self, sampled: int) -> int:
-        """Of so many sampled rollouts, how many are measured under alternatives; 0 where there are none."""
-        ...
-
-    def sketches(self, rows: RolloutTokens, signs: Projections, seconds: float = math.inf) -> list[dict[str, Sketches]]:
-        """Per row, by name: float32 z [m, 4] under every alternative and the reference (`proof.alternatives`).
+    def compare(
+        self,
+        rows: Sequence[ProofRow],
+        signs: Projections,
+        policy: GenerationPolicy,
+        seconds: float = math.inf,
+        proof_class: str | None = None,
+    ) -> list[ComparedRollout]:
+        """Each of any number of rows under the named alternatives (`proof.alternatives`), at up to ALTERNATIVE_POSITIONS.
 
         Raises:
             OutOfTimeError, MachineFaultError, ProtocolViolationError: as `measure`.
@@ -167,8 +170,3 @@ def longest_first(batches: Sequence[Sequence[ProofRow]]) -> list[int]:
     """In which order batches are measured: by their longest rows, so that memory runs out early, and the pieces that a device
     frees fit what comes next. What is measured of a batch follows from that batch alone."""
     return sorted(range(len(batches)), key=lambda at: (-forward_tokens([len(row.tokens) for row in batches[at]]), at))
-
-
-def share_of(share: float, sampled: int) -> int:
-    """How many of so many sampled rollouts are measured under alternatives."""
-    return math.ceil(share * sampled)

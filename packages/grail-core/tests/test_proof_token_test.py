@@ -36,7 +36,8 @@ def _student3(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def _worst_of_gauss(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """A uniform part around 0 and the rest at 0, as unlucky as unit variance and one mode allow for each x."""
     a = np.maximum(1.5 * x, math.sqrt(3))  # half width; its share is 3/a² of the mass
-    return 3 / a**2 * np.maximum(a - x, 0) / (2 * a)
+    upper: npt.NDArray[np.float64] = 3 / a**2 * np.maximum(a - x, 0) / (2 * a)
+    return upper
 
 
 UNIT_TAILS: dict[str, Tail] = {

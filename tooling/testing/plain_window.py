@@ -17,6 +17,7 @@ from grail_core.environment import EnvironmentSpec, Grade, Message, Problem
 from grail_core.files.evidence import GradeEvidence, GradeStability, MinerEvidence, RolloutEvidence
 from grail_core.files.window_file import header_of, write_window_file
 from grail_core.keys import LocalSigner
+from grail_core.proof.calibration import shipped_table
 from grail_core.proof.numerics import DEFAULT_CLASS
 from grail_core.protocol import (
     Randomness,
@@ -187,7 +188,7 @@ def digest_of(data: bytes) -> Digest:
 
 
 def check_context(context: WindowContext, hotkey: Hotkey) -> CheckContext:
-    return CheckContext(context, hotkey, PlainEnvironment(), PlainRenderer(), VOCABULARY, CONTEXT_LENGTH)
+    return CheckContext(context, hotkey, PlainEnvironment(), PlainRenderer(), VOCABULARY, CONTEXT_LENGTH, shipped_table())
 
 
 @dataclass

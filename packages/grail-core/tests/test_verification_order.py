@@ -11,6 +11,7 @@ import pytest
 
 from grail_core.errors import ProtocolViolationError
 from grail_core.files.evidence import MinerEvidence, RolloutEvidence
+from grail_core.proof.calibration import shipped_table
 from grail_core.protocol import Finding, Outcome, RolloutRecord
 from grail_core.protocol.types import Digest
 from grail_core.verification.context import CheckContext
@@ -129,7 +130,7 @@ def test_what_is_decided_can_be_decided_again_from_the_evidence() -> None:
         examination = examined(sampling=sampling)
         assert examination.submission is not None
         assert examination.evidence is not None
-        again = decide(examination.submission, examination.evidence)
+        again = decide(examination.submission, examination.evidence, shipped_table())
         assert examination.findings[-len(again) :] == again
 
 
@@ -161,7 +162,7 @@ def test_evidence_that_is_not_of_the_file_decides_nothing(
     assert examination.submission is not None
     assert examination.evidence is not None
     with pytest.raises(ProtocolViolationError, match=complaint):
-        decide(examination.submission, change(examination.evidence))
+        decide(examination.submission, change(examination.evidence), shipped_table())
 
 
 def with_first(evidence: MinerEvidence, **changes: object) -> MinerEvidence:

@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -112,6 +113,12 @@ class Shape:
     hidden_size: int
 
 
+class Coverage(Enum):
+    FULL = "full"
+    EXTENDED = "extended"
+    NONE = "none"
+
+
 @dataclass(frozen=True)
 class PairCalibration:
     """Honest drift of a miner's numerics class as a validator's class sees it."""
@@ -124,6 +131,12 @@ class PairCalibration:
     positions: float  # mean challenged positions of a calibration rollout
     largest: Shape
     nulls: Mapping[str, Null]
+
+    logit_variance = 2.0
+    sketch_variance = 6.0
+
+    def coverage(self, shape: Shape) -> Coverage:
+        return Coverage.FULL if self.covers(shape) else Coverage.NONE
 
     def covers(self, shape: Shape | None) -> bool:
         """Whether the table may be enforced for such a model (None: of unknown shape, then it may)."""

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from grail_core.files.evidence import MinerEvidence, RolloutEvidence
-from grail_core.proof.calibration import STATISTICS, PairCalibration, Shape, active_table
+from grail_core.proof.calibration import STATISTICS, CalibrationTable, PairCalibration, Shape
 from grail_core.proof.comparison import (
     CHECKS,
     AlternativeSketches,
@@ -40,25 +40,20 @@ NOT_ENFORCED: Final = " (reported, not enforced)"
 """Ends the detail of a finding that nobody acts on."""
 
 
-def calibration_version() -> str:
-    """Of the table that decisions are made with; verdicts name it."""
-    return active_table().version
-
-
-def sample_statistics(submission: Submission, evidence: MinerEvidence) -> list[Statistic]:
+def sample_statistics(submission: Submission, evidence: MinerEvidence, table: CalibrationTable) -> list[Statistic]:
     """The coarse bounds and the pooled statistics of a file's sample."""
     sample = [_comparison(submission.rollout_of(one.group, one.rollout), one) for one in evidence.rollouts]
     own, _ = class_and_parts(evidence.numerics_class)
-    margins = active_table().lookup(submission.file.header.generation_class, own)
-    return own_statistics(sample, _pair(submission, evidence), margins=margins, shape=_shape(evidence))
+    margins = table.lookup(submission.file.header.generation_class, own)
+    return own_statistics(sample, _pair(submission, evidence, table), margins=margins, shape=_shape(evidence))
 
 
-def alternatives_statistics(submission: Submission, evidence: MinerEvidence) -> list[Statistic]:
+def alternatives_statistics(submission: Submission, evidence: MinerEvidence, table: CalibrationTable) -> list[Statistic]:
     """One statistic for every alternative that the evidence holds; none where none was measured."""
     tested = [
         _under_alternatives(submission.rollout_of(one.group, one.rollout), one) for one in evidence.rollouts if one.alternatives
     ]
-    return alternative_statistics(tested, _pair(submission, evidence), shape=_shape(evidence))
+    return alternative_statistics(tested, _pair(submission, evidence, table), shape=_shape(evidence))
 
 
 def rejects(statistic: Statistic, evidence: MinerEvidence) -> bool:
@@ -83,10 +78,10 @@ def _is_undecided(statistic: Statistic, evidence: MinerEvidence) -> bool:
     return parts is not None and statistic.rejects and statistic.name in STATISTICS
 
 
-def _pair(submission: Submission, evidence: MinerEvidence) -> PairCalibration | None:
+def _pair(submission: Submission, evidence: MinerEvidence, table: CalibrationTable) -> PairCalibration | None:
     """Of what computed sketches and log-probabilities; what drew the tokens is `sample_statistics`'."""
     own, _ = class_and_parts(evidence.numerics_class)
-    return active_table().lookup(submission.file.header.proof_class, own)
+    return table.lookup(submission.file.header.proof_class, own)
 
 
 def _shape(evidence: MinerEvidence) -> Shape:

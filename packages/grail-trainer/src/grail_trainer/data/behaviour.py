@@ -74,8 +74,8 @@ class BehaviourPolicy:
 
 
 def in_float32(loaded: LoadedCheckpoint) -> Alternatives:
-    """The float32 copy of a checkpoint's weights, beside no others: what its window's rollouts are verified against, and what is
-    asked for their log-probabilities.
+    """The float32 copy of a checkpoint's weights, beside no others: what its window's rollouts are verified against, and what
+    is asked for their log-probabilities.
 
     It takes 4 bytes a weight while a window is verified. The gradients, which take as much, are not there then, so the peak of
     an update is not raised by it.

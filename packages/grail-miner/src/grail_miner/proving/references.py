@@ -43,15 +43,20 @@ class References:
 
 def reference_where_it_fits(model: PolicyModel) -> PolicyModel | None:
     """A float32 copy of the model, None where the memory for it is not free."""
-    needed = 4 * sum(parameter.numel() for parameter in model.module.parameters())
-    free = free_bytes(model.device)
-    if free is not None and _SHARE * needed > free:
+    if not reference_fits(model):
         return None
     try:
         return Reference(model).model()
     except MachineFaultError:
         free_memory()
         return None
+
+
+def reference_fits(model: PolicyModel) -> bool:
+    """Whether the memory for a float32 copy is free, and as much again."""
+    needed = 4 * sum(parameter.numel() for parameter in model.module.parameters())
+    free = free_bytes(model.device)
+    return free is None or _SHARE * needed <= free
 
 
 def free_bytes(device: torch.device) -> int | None:

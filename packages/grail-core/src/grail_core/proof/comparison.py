@@ -133,14 +133,16 @@ def compare_named(
     compared: ComparedRollout,
     z: npt.NDArray[np.float32],
     challenged: npt.NDArray[np.intp],
-) -> NamedComparison:
-    """A rollout under named alternatives.
+) -> NamedComparison | None:
+    """A rollout under named alternatives; None where the reference had no number, so that nothing is known of it.
 
     Args:
         claimed_sketches: [m, 4], tokens: [m], both at the compared positions. z: [k, 4], the validator's own at the challenged
             ones. challenged: [k], which of the m those are.
     """
-    reference = compared.z[REFERENCE]
+    reference = compared.z.get(REFERENCE)
+    if reference is None:
+        return None
     with np.errstate(over="ignore", invalid="ignore"):
         return NamedComparison(
             errors=differences(claimed_sketches, reference),

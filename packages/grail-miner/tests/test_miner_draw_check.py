@@ -185,7 +185,7 @@ def test_without_a_float32_copy_another_draw_is_found_and_a_fine_difference_is_n
     for factor in (1.02, 1.1):
         engine = Engine(folder, "float32")
         _enlarge(engine.model, factor)
-        check = DrawCheck(DEFAULT_CLASS, DEFAULT_CLASS, Shape(FIRM.layers, FIRM.hidden), shipped().table)
+        check = DrawCheck(DEFAULT_CLASS, DEFAULT_CLASS, Shape(FIRM.layers, FIRM.hidden), shipped_table())
         found[factor] = [one.why for one in honest(check, prover, engine, range(6))]
     assert found[1.02] == []
     assert found[1.1][0] == "lost_share"

@@ -23,7 +23,7 @@ from grail_core.files.evidence import (
     write_evidence,
 )
 from grail_core.files.window_file import WindowFileError, read_window_file, write_window_file
-from grail_core.proof.alternative_test import REFERENCE
+from grail_core.proof.work import REFERENCE
 from grail_core.protocol import RolloutRecord, rollout_digests
 from grail_core.protocol.constants import MAX_FILE_BYTES, MAX_NEW_TOKENS_PROTOCOL_CAP, MAX_PROMPT_TOKENS
 from grail_core.protocol.types import Digest, Hotkey, Signature

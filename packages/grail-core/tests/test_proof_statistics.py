@@ -14,7 +14,7 @@ import torch
 from grail_core.calibration.measure import HonestRow, mine, verify
 from grail_core.errors import ConfigurationError
 from grail_core.model.policy_model import PolicyModel
-from grail_core.proof.alternative_test import REFERENCE, Sums, project, sums
+from grail_core.proof.alternative_test import Sums, project, sums
 from grail_core.proof.alternatives import Alternatives, eight_bit, round_to_nearest
 from grail_core.proof.batch import RolloutProof, measure_sketches, prove_rollouts
 from grail_core.proof.calibration import STATISTICS, CalibrationTable, Null, PairCalibration, Shape, shipped_table
@@ -22,7 +22,7 @@ from grail_core.proof.comparison import AlternativeSketches, Comparison, Statist
 from grail_core.proof.numerics import DEFAULT_CLASS
 from grail_core.proof.sketches import parse_sketches, projections
 from grail_core.proof.statistics import clip_of, evaluate, rollout_values
-from grail_core.proof.work import RolloutTokens
+from grail_core.proof.work import REFERENCE, RolloutTokens
 from grail_core.protocol.constants import FALSE_REJECT_RATE
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.randomness import Randomness

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from grail_core.child_process.frames import FrameError, Payload, Taker
-from grail_core.proof.alternative_test import REFERENCE
 from grail_core.proof.sketches import Sketches
-from grail_core.proof.work import ComparedRollout, Leads, ProofRow
+from grail_core.proof.work import REFERENCE, ComparedRollout, Leads, ProofRow
 from grail_core.protocol.constants import SKETCH_DIMENSIONS
 from grail_validator.model_frames import within
 

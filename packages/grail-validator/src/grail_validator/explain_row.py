@@ -20,8 +20,8 @@ from grail_core.files.window_file import WindowFileError
 from grail_core.participant.buckets import neighbours, own_bucket
 from grail_core.participant.deployment import network_parameters
 from grail_core.participant.settings import Settings
-from grail_core.proof.alternative_test import REFERENCE
 from grail_core.proof.sketches import differences, parse_sketches
+from grail_core.proof.work import REFERENCE
 from grail_core.protocol import MinerVerdict, RolloutRecord, SignedVerdict
 from grail_core.protocol.reading import Json
 from grail_core.protocol.types import Digest, Hotkey, Window

@@ -233,10 +233,12 @@ def _drawn_by(name: str) -> Cause:
 def _times(told: Numbers, name: str) -> str:
     """By how much, where a mean log ratio is at hand."""
     one = told.get(name)
-    if one is None or one.value is None or one.threshold is None or not math.isfinite(one.value):
+    if one is None or one.value is None or one.threshold is None or not math.isfinite(one.value + one.threshold):
         return ""
-    least = " or more" if one.value > _ALMOST_CLIPPED * BOUNDS[name][1] else ""
-    return f": by {math.exp(one.value):.3g} times the energy{least}, honest at most {math.exp(one.threshold):.3g} times"
+    low, high = BOUNDS[name]
+    value, threshold = (min(max(number, low), 2 * high) for number in (one.value, one.threshold))
+    least = " or more" if value > _ALMOST_CLIPPED * high else ""
+    return f": by {math.exp(value):.3g} times the energy{least}, honest at most {math.exp(threshold):.3g} times"
 
 
 def _or(texts: Sequence[str]) -> str:

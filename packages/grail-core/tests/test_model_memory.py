@@ -11,9 +11,7 @@ from grail_core.errors import MachineFaultError
 from grail_core.model.memory import on_this_machine
 from grail_core.model.policy_model import PolicyModel
 from grail_core.proof.batch import measure_rollouts, prove_rollouts
-from grail_core.proof.in_process import InThisProcess
 from grail_core.proof.sketches import projections
-from grail_core.proof.work import ProofRow
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.randomness import Randomness
 from tooling.testing.models.tiny_qwen2 import Qwen2Shape, in_bfloat16, random_model
@@ -27,7 +25,6 @@ EXHAUSTED = [
 ]
 SIGNS = projections(Randomness(bytes(32)), b"s" * 32, 32)
 ROWS, LENGTHS, POSITIONS = [[1, 2, 3, 4], [1, 2, 5, 6]], [2, 2], [(0, 1), (0, 1)]
-PROOF_ROWS = [ProofRow(row, 2, (0, 1), 1) for row in ROWS]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +37,6 @@ def calls(model: PolicyModel) -> list[Callable[[], object]]:
     return [
         lambda: prove_rollouts(model, ROWS, LENGTHS, SIGNS),
         lambda: measure_rollouts(model, ROWS, LENGTHS, POSITIONS, SIGNS, policy, [1, 2]),
-        lambda: InThisProcess(model, reference=False).measure(PROOF_ROWS, SIGNS, policy),
     ]
 
 

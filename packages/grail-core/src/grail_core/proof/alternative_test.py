@@ -27,9 +27,6 @@ import numpy.typing as npt
 from grail_core.proof.mixture import log_mean, log_mixture
 from grail_core.proof.sketches import ROUNDING_VARIANCE
 
-REFERENCE: Final = "current"
-"""The current model in float32; every other name in an evidence's alternatives is compared with it."""
-
 WEIGHTS_ALTERNATIVES: Final = ("previous-1", "previous-2", "previous-3", "int8", "int8-groups", "int4-groups")
 """Alternatives that are other weights for the same architecture."""
 

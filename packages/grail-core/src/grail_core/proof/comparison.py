@@ -15,9 +15,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from grail_core.proof.alternative_test import REFERENCE
 from grail_core.proof.sketches import differences
-from grail_core.proof.work import ComparedRollout, Leads, ReferenceMeasurement
+from grail_core.proof.work import REFERENCE, ComparedRollout, Leads, ReferenceMeasurement
 from grail_core.protocol.constants import COARSE_ERROR_BOUND, COARSE_MARGIN, MARGIN_CLIP
 
 CHECKS: Final = ("proof", "logprob", "sampling")

@@ -19,12 +19,9 @@ import numpy.typing as npt
 
 from grail_core.model import kernels
 from grail_core.model.sampling import Floats, SeededSampler, token_words
-from grail_core.proof.work import Leads
+from grail_core.proof.work import MOST_LEAD, Leads
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.rollouts.noise import gumbel_noise
-
-MOST_LEAD: Final = 50.0
-"""Leads are clipped here; more says nothing more."""
 
 WARPED_TEMPERATURES: Final[Mapping[str, float]] = {"temperature x 0.9": 0.9, "temperature x 0.95": 0.95}
 WARPED_TOP_P: Final[Mapping[str, float]] = {"top-p 0.95": 0.95, "top-p 0.99": 0.99}

@@ -52,6 +52,8 @@ _LARGER = Amount(groups=2, compared=8)
 _TINY = Amount(groups=1, prompt=8, completion=12, compared=4, speed_completion=24, repeats=1)
 _SMALL = Amount(groups=4, prompt=24, completion=96, compared=16, compared_positions=96, speed_completion=128)
 
+_MIDDLE = Amount(groups=2, prompt=24, completion=72, compared=16, compared_positions=72, speed_completion=128)
+
 SHAPES = {
     one.name: one
     for one in (
@@ -60,7 +62,7 @@ SHAPES = {
         Measured(
             "12x512",
             Qwen2Shape(32_000, hidden=512, layers=12, heads=8, intermediate=1408, context=512),
-            _SMALL,
+            _MIDDLE,
             against_cpu=True,
         ),
         Measured("0.5b", _qwen25(24, 896, 4864, 14, 2, 151_936, tied=True), Amount(), against_cpu=True, share=2.0),

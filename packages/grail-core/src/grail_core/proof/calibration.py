@@ -1,7 +1,7 @@
 """What honest drift looks like, per pair of numerics classes, and the bounds that follow from it.
 
-A table ships with the package (`calibration.json`, made by `tooling.studies`); one from `grail-validator calibrate`
-can be chosen at start-up. It has a version that verdicts name. For each pooled statistic it holds the cumulant-generating
+A table ships with the package (`calibration.json`, made by `tooling.studies`); a checkpoint pins one
+(`checkpoints.pinned_table`). It has a version that verdicts name. For each pooled statistic it holds the cumulant-generating
 function K(λ) = ln E exp(λ v) of one rollout's value, the worst of all calibration conditions, with a share of unseen extreme
 rollouts mixed in. By Chernoff's bound the mean of n independent rollouts exceeds min_λ (K(λ) + ln(1/α)/n) / λ with probability
 at most α, whatever the shape of the tail.
@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 from importlib import resources
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -263,42 +262,3 @@ def shipped_table() -> CalibrationTable:
     """The table in the package."""
     text = resources.files("grail_core.proof").joinpath("calibration.json").read_text(encoding="utf-8")
     return CalibrationTable.from_json(json.loads(text))
-
-
-def read_table(path: Path) -> CalibrationTable:
-    """A table that `grail-validator calibrate` wrote.
-
-    Raises:
-        ConfigurationError: the file is missing, is not JSON, or holds no table.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigurationError(
-            f"the calibration table cannot be read: {error}",
-            where=str(path),
-            hint="make one with `grail-validator calibrate`, or unset GRAIL_CALIBRATION to judge with the shipped one",
-        ) from error
-    try:
-        return CalibrationTable.from_json(value)
-    except ConfigurationError as error:
-        raise ConfigurationError(error.what, where=str(path), hint=error.hint) from error
-
-
-_chosen: CalibrationTable | None = None
-
-
-def use_table(path: Path | None) -> CalibrationTable:
-    """Judge with the table in this file from now on, in the whole process; None goes back to the shipped one.
-
-    Raises:
-        ConfigurationError: as `read_table`; the table in use stays.
-    """
-    global _chosen  # one process is one participant, and everything it judges is judged with one table
-    _chosen = None if path is None else read_table(path)
-    return active_table()
-
-
-def active_table() -> CalibrationTable:
-    """The table that decisions are made with: the one chosen at start-up, else the shipped one."""
-    return _chosen or shipped_table()

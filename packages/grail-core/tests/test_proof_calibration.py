@@ -21,7 +21,6 @@ from grail_core.proof.calibration import (
     Coverage,
     Shape,
     share_of_pooled,
-    shipped_table,
 )
 from grail_core.proof.null import Null
 from grail_core.protocol.policy import GenerationPolicy
@@ -175,11 +174,3 @@ def test_the_report_has_every_condition_and_the_plot_shows_it_beside_the_thresho
     assert len(marks) == 3 * len(found.observations)  # a dot and the two discs of a ring for each
     width = float(drawing.attrib["width"])
     assert all(150 <= float(mark) <= width for mark in marks)
-
-
-def test_the_shipped_table_holds_every_pair_of_this_projects_cpu_classes_and_may_be_enforced() -> None:
-    table = shipped_table()
-    assert set(table.pairs) == {(SDPA, SDPA), (SDPA, EAGER), (EAGER, SDPA), (EAGER, EAGER)}
-    for pair in table.pairs.values():
-        assert pair.covers(Shape(4, 128))
-        assert set(pair.nulls) == set(STATISTICS)

@@ -126,6 +126,7 @@ def test_reproduced_bits_tell_a_stale_checkpoint_in_every_rollout(tmp_path: Path
     items = found["shapes"]["tiny"]["sections"]["bit-equal"]
     assert study.failures(found) == []
     again, stale = (items[name]["figures"] for name in ("sdpa, batch 16, again", "previous checkpoint, lr 1e-05"))
+    assert dict(study.SECTIONS["bit-equal"].items(Bench(SHAPES["tiny"], CPU)))["digests"]() == items["digests"]["figures"]
     assert again["rejected"] == 0
     assert again["b"]["largest"] < -6
     assert stale["rejected"] == stale["rollouts"]

@@ -17,6 +17,7 @@ from tooling.localnet.plan import (
     GROUPS,
     QUICK_EVALUATION_PROBLEMS,
     QUICK_GROUPS,
+    SHAPED_BLOCK_SECONDS,
     Layout,
     Plan,
 )
@@ -156,7 +157,7 @@ def cli(
         miners=miners,
         cheats=tuple(c for c in cheats if c != "none"),
         validators=validators,
-        block_time_ms=round(1000 * (block_time or BLOCK_SECONDS)),
+        block_time_ms=round(1000 * (block_time or (BLOCK_SECONDS if model_shape is None else SHAPED_BLOCK_SECONDS))),
         model=str(model.absolute()) if model else None,
         model_shape=model_shape,
         data_dir=str(data_dir.absolute()) if data_dir else None,

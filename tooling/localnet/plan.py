@@ -23,6 +23,7 @@ HONEST = "honest"
 GROUPS, QUICK_GROUPS = 16, 8  # of 16 rollouts, per miner and window: what two processors do in a few seconds
 SHAPED_STEPS = 12  # of each stage of a larger model's warm start: a minute for 12x512 on one processor
 BLOCK_SECONDS = 1.5  # with the real clock
+SHAPED_BLOCK_SECONDS = 30.0  # of chain time with a larger model: judging a file may take its share of a window, and no longer
 EVALUATION_PROBLEMS, QUICK_EVALUATION_PROBLEMS = 2048, 256
 
 

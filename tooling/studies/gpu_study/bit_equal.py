@@ -1,17 +1,21 @@
 """Whether one rollout shows that a miner ran the prescribed prefill with these very weights: b, the reproduction of bits.
 
 b = ln(mean (claimed − own z)² / mean n²) over a rollout's challenged positions, n the validator's own drift from its reference.
-Equal bits leave the claims' rounding alone; whatever changes a bit anywhere leaves about as much as other rounding does.
+Equal bits leave the claims' rounding alone; whatever changes a bit anywhere leaves about as much as other rounding does. Two
+machines are compared by their digests of weights and states: equal ones have equal bits.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 
+import torch
 from torch import Tensor
 
 from grail_core.model.policy_model import PolicyModel
+from grail_core.protocol.constants import ROLLOUTS_PER_PROBLEM
 from tooling.studies.gpu_study import honest, other_machine
 from tooling.studies.gpu_study.bench import Bench
 from tooling.studies.gpu_study.measuring import Measured, claims_of, reproductions_of
@@ -45,6 +49,22 @@ class _Reproductions:
         return reproductions_of(bench.setting, bench.text, claims, self.measured)
 
 
+def _digests(bench: Bench) -> Figures:
+    """SHA-256 of the weights, and of the prescribed prefill of one batch of random tokens that no device has chosen."""
+    generator = torch.Generator().manual_seed(11)
+    size = (ROLLOUTS_PER_PROBLEM, bench.amount.prompt + bench.amount.completion)
+    rows = torch.randint(bench.model.vocabulary_size, size, generator=generator).tolist()
+    weights = [bench.model.state()[name] for name in sorted(bench.model.state())]
+    return {"weights": _sha256(weights), "states": _sha256(bench.model.hidden_states(rows))}
+
+
+def _sha256(tensors: Sequence[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.contiguous().view(torch.uint8).cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _items(bench: Bench) -> Sequence[Item]:
     found = _Reproductions(bench)
 
@@ -64,6 +84,7 @@ def _items(bench: Bench) -> Sequence[Item]:
         return found.of(lambda: honest.states_of(other, bench.text, honest.prescribed), lambda: other)
 
     return [
+        ("digests", partial(_digests, bench)),
         *((name, partial(found.of, partial(under, honest.WAYS[name]), right)) for name in _WAYS),
         ("another instruction set", partial(found.of, elsewhere, right)),
         *((f"previous checkpoint, lr {rate:g}", partial(stale, rate)) for rate in STALE),

@@ -97,6 +97,9 @@ def _starred(said: Mapping[str, Any], form: str) -> str:
 def _bit_equal(items: Mapping[str, Any]) -> Iterator[str]:
     yield _row("", ["b mean", "sd", "least", "largest", "rejected", "of"])
     for name, one in _done(items):
+        if "b" not in one:
+            yield from (f"   {name}, {key}: {value}" for key, value in one.items())
+            continue
         columns = [f"{one['b'][key]:+.2f}" for key in ("mean", "sd", "least", "largest")]
         yield _row(name, [*columns, str(one["rejected"]), str(one["rollouts"])])
 

@@ -43,7 +43,7 @@ NETWORK_ID = Digest(b"\x0d" * 32)
 TRAINER = LocalSigner.from_seed(b"\x0d" * 32)
 STRANGER = LocalSigner.from_seed(b"\x0e" * 32)
 PARAMS = dataclasses.replace(LOCALNET, trainer_hotkey=TRAINER.hotkey)
-CONFIG = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}
+CONFIG = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "num_hidden_layers": 1, "hidden_size": 50}
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 TOKENIZER = {"version": "1.0", "added_tokens": [], "model": {"type": "WordLevel", "vocab": {"?": 0}, "unk_token": "?"}}
 FILES = {

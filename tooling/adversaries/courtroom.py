@@ -26,7 +26,7 @@ from grail_core.model.policy_model import PolicyModel
 from grail_core.participant.windows import open_challenge
 from grail_core.proof.alternatives import Alternatives
 from grail_core.proof.batch import RolloutProof
-from grail_core.proof.calibration import Shape, active_table
+from grail_core.proof.calibration import CalibrationTable, Shape
 from grail_core.proof.in_process import InThisProcess
 from grail_core.protocol import Finding, Randomness, RolloutRecord, Seal, WindowHeader, without_negative_zero
 from grail_core.protocol.context import Challenge, WindowContext, challenge_seed
@@ -166,6 +166,11 @@ class Courtroom:
         participant = self.network.participant("validator-0")
         return open_challenge(participant.chain, participant.beacon, self.context)
 
+    @property
+    def table(self) -> CalibrationTable:
+        """That the window's checkpoint pins."""
+        return self.loaded.pinned.table
+
     def check_context(self, sealed: WindowHeader | None = None) -> CheckContext:
         return CheckContext(
             window=self.context,
@@ -174,6 +179,7 @@ class Courtroom:
             renderer=self.loaded.renderer,
             vocabulary_size=self.model.vocabulary_size,
             context_length=self.model.context_length,
+            table=self.table,
             sealed=sealed,
         )
 
@@ -191,7 +197,7 @@ class Courtroom:
         message = Seal.message(self.context.network_id, ROLLOUTS, header, digest, size)
         seal = Seal(ROLLOUTS, header, digest, size, self.mining.signer.sign(message))
         shape = Shape(self.model.layers, self.model.hidden_size)
-        return read_seal(seal.encode(), self.hotkey, self.context, table=active_table(), shape=shape)
+        return read_seal(seal.encode(), self.hotkey, self.context, table=self.table, shape=shape)
 
     def examine(self, data: bytes, *, alternatives: Alternatives | None = None, header: WindowHeader | None = None) -> Ruling:
         """The seal as first sight reads it (`header`: as `first_sight`), then checks 1 to 9 on the file's bytes."""

@@ -25,7 +25,7 @@ from grail_core.generation.base import Completion
 from grail_core.model.policy_model import PolicyModel
 from grail_core.model.sampling import SeededSampler
 from grail_core.proof.batch import RolloutProof
-from grail_core.proof.calibration import Shape, active_table
+from grail_core.proof.calibration import Shape, shipped_table
 from grail_core.proof.numerics import NUMERICS_CLASSES
 from grail_core.protocol import MinerStatus, RolloutRecord, Seal, WindowHeader, header_digest
 from grail_core.protocol.constants import (
@@ -388,7 +388,7 @@ def _without_a_table(row: Row, crowd: Crowd) -> None:
     assert seal.content_digest == digest
     strict = replace(miner.context, params=replace(miner.context.params, uncalibrated="refused"))
     for name, shape, refused in (("a model beyond any table", Shape(80, 8192), True), ("this model", Shape(2, 32), False)):
-        read = read_seal(seal.encode(), seal.header.hotkey, strict, table=active_table(), shape=shape)
+        read = read_seal(seal.encode(), seal.header.hotkey, strict, table=shipped_table(), shape=shape)
         found = "" if isinstance(read, Seal) else read[0].detail
         if refused:
             row.tries.append(Try(name, not found, "seal", found))

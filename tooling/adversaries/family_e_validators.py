@@ -100,6 +100,7 @@ def _decided_anew(crowd: Crowd, validator: ValidatorService, body: VerdictBody) 
     store = validator.participant.own_store
     context = validator.participant.open_window(FIRST_WINDOW)
     evidence = {one.hotkey: one for one in read_evidence(store.get(evidence_key(FIRST_WINDOW), max_bytes=10**8))}
+    table = validator.participant.checkpoints.table(context.manifest).table
     other, tried = [], 0
     for miner in body.miners:
         if miner.status is not MinerStatus.ACCEPTED or miner.content_digest is None:
@@ -109,7 +110,7 @@ def _decided_anew(crowd: Crowd, validator: ValidatorService, body: VerdictBody) 
         assert isinstance(submission, Submission)
         late = [finding for finding in miner.findings if finding.check not in MODELLESS]
         tried += 1
-        if list(decide(submission, evidence[miner.hotkey])) != late:
+        if list(decide(submission, evidence[miner.hotkey], table)) != late:
             other.append(miner.uid)
     return Try(
         "decided anew from what is published", bool(other) or not tried, "same bytes", f"{tried} files, {len(other)} other"

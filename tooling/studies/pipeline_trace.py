@@ -34,7 +34,11 @@ class OwnCopy(InProcessProver):
     """Proves with weights of its own, so that it waits for no step of the generator's."""
 
     def load(self, checkpoint: PreparedCheckpoint) -> None:
-        super().load(PreparedCheckpoint(checkpoint.manifest, checkpoint.folder, checkpoint.renderer, checkpoint.description))
+        super().load(
+            PreparedCheckpoint(
+                checkpoint.manifest, checkpoint.folder, checkpoint.renderer, checkpoint.description, checkpoint.pinned
+            )
+        )
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

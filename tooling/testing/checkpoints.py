@@ -26,7 +26,8 @@ from grail_core.storage.base import ObjectStore
 NETWORK_ID = Digest(b"\x09" * 32)
 TRAINER = LocalSigner.from_seed(b"\x05" * 32)
 PARAMS = replace(LOCALNET, trainer_hotkey=TRAINER.hotkey)
-MODEL_FILES = {"config.json": json.dumps({"architectures": ["Qwen2ForCausalLM"]}).encode(), "tokenizer.json": b"{}"}
+_CONFIG = {"architectures": ["Qwen2ForCausalLM"], "num_hidden_layers": 1, "hidden_size": 32}
+MODEL_FILES = {"config.json": json.dumps(_CONFIG).encode(), "tokenizer.json": b"{}"}
 """The least that a checkpoint must carry beside its weights."""
 
 

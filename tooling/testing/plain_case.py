@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from grail_core.checkpoints.pinned_table import shipped
 from grail_core.proof.calibration import Shape
 from grail_core.protocol import Seal, WindowHeader
 from grail_core.protocol.types import Digest, Hotkey
@@ -67,8 +68,11 @@ def case(*miners: Stored, offset: float = 0.0, inconclusive: int = 0, standing: 
     def sampling(seed: Digest) -> plain.TruthfulSampling:
         return plain.TruthfulSampling(seed, offset, inconclusive)
 
-    means = Means(plain.PlainEnvironment(), plain.PlainRenderer(), plain.VOCABULARY, plain.CONTEXT_LENGTH, SHAPE, sampling)
+    pinned = shipped()
+    means = Means(
+        plain.PlainEnvironment(), plain.PlainRenderer(), plain.VOCABULARY, plain.CONTEXT_LENGTH, SHAPE, pinned, sampling
+    )
     challenge = plain.challenge(CONTEXT)
-    docket = open_docket(CONTEXT, challenge, [one.announcement for one in miners], standing.memory, SHAPE)
+    docket = open_docket(CONTEXT, challenge, [one.announcement for one in miners], standing.memory, SHAPE, pinned.table)
     files = PlainFiles({NEURONS[one.uid].hotkey: one.file for one in miners if one.file is not None})
     return Case(CONTEXT, challenge, docket, standing, means, files)

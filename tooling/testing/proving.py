@@ -11,6 +11,7 @@ import numpy as np
 from grail_core.checkpoints.delta.digests import digest_state
 from grail_core.checkpoints.delta.shards import map_weights
 from grail_core.checkpoints.loaded import PreparedCheckpoint
+from grail_core.checkpoints.pinned_table import shipped
 from grail_core.model.described import ModelDescription
 from grail_core.model.prompts import PromptRenderer
 from grail_core.proof.batch import RolloutProof
@@ -25,7 +26,7 @@ def prepared(folder: Path, weights_of: Path | None = None) -> PreparedCheckpoint
     """A folder with a manifest that names its weights' root, or that of another folder's weights."""
     manifest = plain.manifest(Digest(bytes(32)), digest_state(map_weights(weights_of or folder)).root)
     described = ModelDescription.of({"config.json": (folder / "config.json").read_bytes()})
-    return PreparedCheckpoint(manifest, folder, PromptRenderer(folder, "none"), described)
+    return PreparedCheckpoint(manifest, folder, PromptRenderer(folder, "none"), described, shipped())
 
 
 def group(seed: int, vocabulary: int) -> tuple[list[list[int]], list[int]]:

@@ -12,6 +12,7 @@ from grail_core.protocol import canonical_json
 from grail_core.protocol.network import LOCALNET, NETWORKS, SUBNET_81, NetworkParameters
 
 GENESIS = bytes(range(32))
+LIMITS = dataclasses.asdict(LOCALNET.calibration_limits)
 
 CHANGES: dict[str, Any] = {
     "name": "other",
@@ -34,6 +35,9 @@ CHANGES: dict[str, Any] = {
     "generation_classes": SUBNET_81.generation_classes[::-1],
     "validator_classes": (*SUBNET_81.validator_classes, "other"),
     "uncalibrated": "reported",
+    "bit_equal": SUBNET_81.proof_classes[:1],
+    "calibration_limits": dataclasses.replace(SUBNET_81.calibration_limits, sketch_ratio=599),
+    "alternatives_permille": 999,
     "store_hosts": (),
 }
 
@@ -78,6 +82,10 @@ def test_parameters_travel_as_json(network: NetworkParameters) -> None:
         ("validator_classes", ("x" * 65,)),
         ("validator_classes", tuple(str(i) for i in range(65))),
         ("uncalibrated", "ignored"),
+        ("bit_equal", ("bf16-flash-cuda-vllm",)),  # no class that may prove
+        ("bit_equal", SUBNET_81.proof_classes[:1] * 2),
+        ("alternatives_permille", 1001),
+        ("alternatives_permille", -1),
     ],
 )
 def test_a_network_that_could_not_run_is_refused(name: str, value: Any) -> None:
@@ -96,6 +104,12 @@ def test_a_network_that_could_not_run_is_refused(name: str, value: Any) -> None:
         ("generation_classes", []),
         ("validator_classes", [81]),
         ("uncalibrated", "ignored"),
+        ("bit_equal", "all"),
+        ("calibration_limits", {}),
+        ("calibration_limits", LIMITS | {"twin_margin": "250"}),
+        ("calibration_limits", LIMITS | {"twin_margin": 0}),
+        ("calibration_limits", LIMITS | {"energy": 1}),
+        ("alternatives_permille", None),
         ("beacon", {}),
         ("void_after_D", 1),
     ],

@@ -13,6 +13,7 @@ from grail_core.errors import MachineFaultError
 from grail_core.files.evidence import MinerEvidence, read_evidence, write_evidence
 from grail_core.model.policy_model import PolicyModel
 from grail_core.proof.alternatives import Alternatives
+from grail_core.proof.calibration import shipped_table
 from grail_core.proof.in_process import InThisProcess
 from grail_core.proof.numerics import DEFAULT_CLASS, class_and_parts, class_in_parts
 from grail_core.proof.sketches import projections
@@ -154,4 +155,4 @@ def test_evidence_carries_the_mark_so_that_anybody_decides_the_same_from_it(offs
     assert found.evidence is not None
     (read,) = read_evidence(write_evidence([found.evidence]))
     of_model = [one for one in found.findings if one.check in ("reward", "proof", "logprob", "sampling")]
-    assert list(decide(found.submission, read)) == of_model
+    assert list(decide(found.submission, read, shipped_table())) == of_model

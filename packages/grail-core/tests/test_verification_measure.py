@@ -13,10 +13,17 @@ import pytest
 from grail_core.environment import Grade, GradeOutcome, Problem
 from grail_core.errors import MachineFaultError, OutOfTimeError
 from grail_core.files.evidence import GradeEvidence, GradeStability, MinerEvidence, write_evidence
-from grail_core.proof.alternative_test import REFERENCE
 from grail_core.proof.numerics import DEFAULT_CLASS
 from grail_core.proof.sketches import Projections, Sketches
-from grail_core.proof.work import MeasuredBatch, ModelFacts, ProofRow, RolloutMeasurement, RolloutTokens, forward_tokens
+from grail_core.proof.work import (
+    REFERENCE,
+    MeasuredBatch,
+    ModelFacts,
+    ProofRow,
+    RolloutMeasurement,
+    RolloutTokens,
+    forward_tokens,
+)
 from grail_core.protocol import RolloutRecord, RolloutSample, sample_rollouts
 from grail_core.protocol.constants import (
     MAX_NEW_TOKENS_PROTOCOL_CAP,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from typing import Any
@@ -149,22 +150,37 @@ def test_a_model_beyond_every_table_is_refused_or_reported_as_the_network_says(s
     assert [finding.value for finding in findings] == [SDPA, SDPA]  # once for each kind
     for kind, finding in zip(("proof", "generation"), findings, strict=True):
         assert finding.detail == (
-            f"{kind} class has no table for {shape.layers} layers of {shape.hidden_size} with validators' {SDPA} "
+            f"{kind} class has no table for {shape.layers} layers of {shape.hidden_size} measured in {SDPA} "
             f"in calibration {TABLE.version}"
         )
     assert read(SEAL, CONTEXT, shape=shape) == SEAL
 
 
-def test_a_class_needs_a_table_with_every_class_that_validators_may_have() -> None:
-    """Validators must refuse alike, whatever each of them computes with."""
-    without_one = replace(TABLE, pairs={pair: table for pair, table in TABLE.pairs.items() if pair != (SDPA, EAGER)})
-    findings = read(SEAL, STRICT, table=without_one)
+@pytest.mark.parametrize(("proof", "generation"), list(itertools.product((SDPA, EAGER), repeat=2)))
+def test_a_class_needs_a_table_with_the_class_that_the_proof_is_measured_in_and_with_no_other(
+    proof: str, generation: str
+) -> None:
+    """Validators refuse alike, whatever each of them computes with: they measure with the attention of the proof class."""
+    seal = sealed(proof_class=proof, generation_class=generation)
+    needed = {(proof, proof), (generation, proof)}
+    for missing in TABLE.pairs:
+        without_one = replace(TABLE, pairs={pair: table for pair, table in TABLE.pairs.items() if pair != missing})
+        found = read(seal, STRICT, table=without_one)
+        assert isinstance(found, Seal) == (missing not in needed)
+        if not isinstance(found, Seal):
+            assert found[0].detail.endswith(f"class has no table measured in {proof} in calibration {TABLE.version}")
+        assert isinstance(read(seal, CONTEXT, table=without_one), Seal)
+
+
+def test_a_class_of_an_attention_that_validators_lack_needs_a_table_with_each_of_theirs() -> None:
+    """Nobody can measure with that attention, so each validator measures in its own class."""
+    flash = "bf16-flash-cuda-vllm"
+    params = replace(STRICT.params, proof_classes=(*STRICT.params.proof_classes, flash))
+    findings = read(sealed(proof_class=flash), replace(STRICT, params=params))
     assert not isinstance(findings, Seal)
-    assert {finding.detail for finding in findings} == {
-        f"{kind} class has no table with validators' {EAGER} in calibration {TABLE.version}" for kind in ("proof", "generation")
-    }
-    assert isinstance(read(sealed(proof_class=EAGER, generation_class=EAGER), STRICT, table=without_one), Seal)
-    assert isinstance(read(SEAL, CONTEXT, table=without_one), Seal)
+    assert [(finding.value, finding.detail) for finding in findings] == [
+        (flash, f"proof class has no table measured in {SDPA} in calibration {TABLE.version}")
+    ]
 
 
 def test_a_table_made_of_too_little_is_none() -> None:

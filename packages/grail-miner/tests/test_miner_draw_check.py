@@ -16,7 +16,7 @@ from grail_core.generation.base import Completion, GenerationRequest
 from grail_core.generation.hf import HfGenerator
 from grail_core.model.policy_model import PolicyModel
 from grail_core.proof.batch import RolloutProof
-from grail_core.proof.calibration import Shape
+from grail_core.proof.calibration import Shape, shipped_table
 from grail_core.proof.numerics import DEFAULT_CLASS
 from grail_core.proof.sketches import Projections
 from grail_core.protocol.policy import GenerationPolicy
@@ -59,7 +59,7 @@ def prover(folder: Path) -> InProcessProver:
 
 @pytest.fixture
 def check() -> DrawCheck:
-    return DrawCheck(DEFAULT_CLASS, DEFAULT_CLASS, Shape(FIRM.layers, FIRM.hidden))
+    return DrawCheck(DEFAULT_CLASS, DEFAULT_CLASS, Shape(FIRM.layers, FIRM.hidden), shipped_table())
 
 
 def requests_of(group: int) -> list[GenerationRequest]:
@@ -94,7 +94,7 @@ def honest(check: DrawCheck, prover: InProcessProver, engine: Engine, groups: ra
 def test_honest_draws_pass_in_their_own_numerics_and_in_another_ones(folder: Path, prover: InProcessProver) -> None:
     """Two windows of each: a class with a calibration table in its own numerics, one without drawn in float32."""
     for dtype, drawn_in, groups in (("bfloat16", DEFAULT_CLASS, range(12)), ("float32", NO_TABLE, range(100, 112))):
-        check = DrawCheck(drawn_in, DEFAULT_CLASS, Shape(FIRM.layers, FIRM.hidden))
+        check = DrawCheck(drawn_in, DEFAULT_CLASS, Shape(FIRM.layers, FIRM.hidden), shipped_table())
         assert honest(check, prover, Engine(folder, dtype), groups) == []
         assert check.passed
 
@@ -104,7 +104,7 @@ def test_honest_draws_pass_over_many_windows(folder: Path, prover: InProcessProv
     for dtype, drawn_in in (("bfloat16", DEFAULT_CLASS), ("float32", NO_TABLE)):
         engine = Engine(folder, dtype)
         for window in range(40):
-            check = DrawCheck(drawn_in, DEFAULT_CLASS, Shape(FIRM.layers, FIRM.hidden))
+            check = DrawCheck(drawn_in, DEFAULT_CLASS, Shape(FIRM.layers, FIRM.hidden), shipped_table())
             assert honest(check, prover, engine, range(1000 * window, 1000 * window + 10)) == []
 
 
@@ -117,7 +117,7 @@ def test_other_draws_are_found_in_the_first_group(folder: Path, prover: InProces
     cloned.seeds = [0] * 16
     swapped.seeds = [requests[(index + (index == 5)) % 16].sampling_seed for index in range(16)]  # one row, another's tokens
     for engine, cause in ((torn, "other_draws"), (seeded, "other_draws"), (cloned, "clones"), (swapped, "single_rows")):
-        check = DrawCheck(drawn_in, DEFAULT_CLASS, Shape(FIRM.layers, FIRM.hidden))
+        check = DrawCheck(drawn_in, DEFAULT_CLASS, Shape(FIRM.layers, FIRM.hidden), shipped_table())
         found = judged(check, prover, 1, engine.draw(requests))
         assert found is not None
         assert found.cause == cause

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def test_after_a_load_that_failed_nothing_is_proved_with_the_weights_before_it(
 ) -> None:
     prover = InProcessProver()
     prover.load(checkpoint)
-    broken = PreparedCheckpoint(checkpoint.manifest, tmp_path, checkpoint.renderer, checkpoint.description)
+    broken = replace(checkpoint, folder=tmp_path)
     with pytest.raises(CheckpointError):
         prover.load(broken)
     with pytest.raises(MachineFaultError, match="no weights are loaded"):

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from grail_core.checkpoints.loaded import PreparedCheckpoint
+from grail_core.checkpoints.pinned_table import shipped
 from grail_core.errors import CheckpointError, MachineFaultError
 from grail_core.model.described import ModelDescription
 from grail_core.model.errors import OutOfVocabularyError
@@ -41,7 +42,7 @@ TWO = (WorkerPlace(), WorkerPlace())
 def checkpoint(folder: Path) -> PreparedCheckpoint:
     """One of its own for each folder; these workers ask of it no more than that there is one."""
     manifest = plain.manifest(Digest(hashlib.sha256(bytes(folder)).digest()))
-    return PreparedCheckpoint(manifest, folder, cast("PromptRenderer", None), ModelDescription(257, 1024, 2, 32))
+    return PreparedCheckpoint(manifest, folder, cast("PromptRenderer", None), ModelDescription(257, 1024, 2, 32), shipped())
 
 
 @pytest.fixture(scope="module")

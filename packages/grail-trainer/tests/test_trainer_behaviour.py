@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from grail_core.checkpoints.loaded import LoadedCheckpoint
+from grail_core.checkpoints.pinned_table import shipped
 from grail_core.errors import OutOfMemoryError
 from grail_core.model.policy_model import PolicyModel
 from grail_core.model.prompts import PromptRenderer
@@ -32,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def loaded(folder: Path) -> LoadedCheckpoint:
     model = PolicyModel.load(folder)
-    return LoadedCheckpoint(cast("Any", None), folder, PromptRenderer(folder), cast("Any", None), model)
+    return LoadedCheckpoint(cast("Any", None), folder, PromptRenderer(folder), cast("Any", None), shipped(), model)
 
 
 def rows(seed: int = 0) -> list[TokenSequence]:

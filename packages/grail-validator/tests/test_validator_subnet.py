@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from grail_core.proof.calibration import shipped_table
 from grail_core.protocol import MinerStatus
 from grail_core.verification.examine import Examination
 from grail_core.verification.wording import accept
@@ -139,7 +140,9 @@ def test_a_seal_that_came_too_late_is_told_as_none_at_all_whoever_has_seen_it() 
     seen = replace(late, in_time=False)
     unseen = replace(seen, sighting=Sighting(late.neuron.hotkey))
     told = [
-        judging.open_docket(kit.CONTEXT, plain.challenge(kit.CONTEXT), [one], kit.STANDING.memory, kit.SHAPE).refused
+        judging.open_docket(
+            kit.CONTEXT, plain.challenge(kit.CONTEXT), [one], kit.STANDING.memory, kit.SHAPE, shipped_table()
+        ).refused
         for one in (seen, unseen)
     ]
     assert told[0] == told[1]

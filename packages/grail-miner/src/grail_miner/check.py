@@ -19,6 +19,7 @@ import click
 
 from grail_core.beacon.bls import is_valid
 from grail_core.checkpoints.cached import CachedCheckpoint, cached_checkpoint, read_checkpoint
+from grail_core.checkpoints.pinned_table import CALIBRATION_FILE, given_table, pinned_object, pinned_table
 from grail_core.checkpoints.source import CheckpointSource
 from grail_core.errors import CheckpointError, ConfigurationError, ProtocolViolationError, StorageError
 from grail_core.files.confined.opening import Confined
@@ -30,7 +31,7 @@ from grail_core.model.policy_model import PolicyModel
 from grail_core.model.prompts import PromptRenderer
 from grail_core.participant.deployment import network_parameters, open_beacon, open_chain, open_reader
 from grail_core.participant.settings import Settings
-from grail_core.proof.calibration import Shape, shipped_table, use_table
+from grail_core.proof.calibration import CalibrationTable, Shape
 from grail_core.proof.in_process import InThisProcess
 from grail_core.proof.work import ModelWork
 from grail_core.protocol import Finding, Seal, WindowHeader
@@ -86,7 +87,6 @@ def check_command(settings: Settings, asked: CheckRequest, *, as_json: bool) -> 
         ProtocolViolationError: a check rejects.
         CheckpointError: the checkpoint that the file names is not here. StorageError: the file cannot be read.
     """
-    use_table(settings.calibration)
     checked = check(settings, asked)
     if as_json:
         click.echo(json.dumps(_json(checked), indent=2))
@@ -114,12 +114,13 @@ def check(settings: Settings, asked: CheckRequest) -> Checked:
             checked.findings.append(reject("file", detail=error.what))
             return checked
         checkpoint = _checkpoint(settings, params, asked, header)
+        table = _table(settings, params, checkpoint)
         model = ModelDescription.of(checkpoint.files)
         context = _context(settings, params, asked, header, checkpoint, checked)
         if checked.rejected is not None:
             return checked
         shape = Shape(model.layers, model.hidden_size)
-        checked.findings += _seal(asked, context, header, digest, len(data), shape)
+        checked.findings += _seal(asked, context, header, digest, len(data), shape, table)
         if checked.rejected is not None:
             return checked
         examined = CheckContext(
@@ -129,6 +130,7 @@ def check(settings: Settings, asked: CheckRequest) -> Checked:
             renderer=PromptRenderer.of(checkpoint.files, checkpoint.manifest.thinking_mode),
             vocabulary_size=model.vocabulary_size,
             context_length=model.context_length,
+            table=table,
             open_file=confined.open_file,
         )
         sampling = _sampling(settings, asked, checkpoint, checked)
@@ -223,13 +225,28 @@ def _ask_chain(settings: Settings, params: NetworkParameters, context: WindowCon
     checked.taken.append("that this checkpoint is the one in force in this window")
 
 
+def _table(settings: Settings, params: NetworkParameters, checkpoint: CachedCheckpoint) -> CalibrationTable:
+    """That the checkpoint pins, as a validator reads it. Errors: as `given_table` and `pinned_table`."""
+    manifest = checkpoint.manifest
+    if settings.calibration is not None:
+        return given_table(manifest, settings.calibration, params).table
+    pinned_object(manifest)  # refused here where the checkpoint has none
+    return pinned_table(manifest, checkpoint.files[CALIBRATION_FILE], params).table
+
+
 def _seal(
-    asked: CheckRequest, context: WindowContext, header: WindowHeader, digest: Digest, size: int, shape: Shape
+    asked: CheckRequest,
+    context: WindowContext,
+    header: WindowHeader,
+    digest: Digest,
+    size: int,
+    shape: Shape,
+    table: CalibrationTable,
 ) -> list[Finding]:
     """First sight's refusals: of the seal, or without one of what the header would bring into it."""
     if asked.seal is None:
-        return refused_classes("seal", header, context.params, known=None, table=shipped_table(), shape=shape)
-    read = read_seal(_read(asked.seal, MAX_SEAL_BYTES), header.hotkey, context, table=shipped_table(), shape=shape)
+        return refused_classes("seal", header, context.params, known=None, table=table, shape=shape)
+    read = read_seal(_read(asked.seal, MAX_SEAL_BYTES), header.hotkey, context, table=table, shape=shape)
     if not isinstance(read, Seal):
         return list(read)
     found = []

@@ -20,6 +20,7 @@ from grail_core.errors import EngineError
 from grail_core.files.window_file import header_of, write_window_file
 from grail_core.generation.base import Completion, Drawn, GenerationRequest, Generator, ServedWeights
 from grail_core.generation.in_process import InProcessGenerator
+from grail_core.participant.classes import require_covered
 from grail_core.proof.batch import RolloutProof
 from grail_core.proof.calibration import Shape
 from grail_core.proof.numerics import numerics_class_of
@@ -88,11 +89,18 @@ class Mining:
     _distrusts: bool = field(default=False, init=False)  # what the generator drew was not what its weights and seeds give
 
     def select_model(self, context: WindowContext) -> PreparedCheckpoint:
-        """The model to generate and prove with, which generator and prover have when it returns: the window's own."""
+        """The model to generate and prove with, which generator and prover have when it returns: the window's own.
+
+        Raises:
+            ProtocolViolationError: the network would refuse this work, since the checkpoint's table does not cover it.
+        """
         if self._distrusts:
             self.generator.distrust()
             self._distrusts = False
-        return self.served(self.checkpoint.at(context.manifest))
+        prepared = self.served(self.checkpoint.at(context.manifest))
+        shape = Shape(prepared.description.layers, prepared.description.hidden_size)
+        require_covered(self.prover.proof_class, self.generator.numerics_class, prepared.pinned.table, shape, context.params)
+        return prepared
 
     def served(self, prepared: PreparedCheckpoint) -> PreparedCheckpoint:
         """Generator and prover with these weights: a `LiveCheckpoint` has only loaded them, anything else has told both.
@@ -226,7 +234,8 @@ class Mining:
         if isinstance(self.checkpoint, LiveCheckpoint):
             return None
         model = prepared.description
-        return DrawCheck(self.generator.numerics_class, self.prover.proof_class, Shape(model.layers, model.hidden_size))
+        shape = Shape(model.layers, model.hidden_size)
+        return DrawCheck(self.generator.numerics_class, self.prover.proof_class, shape, prepared.pinned.table)
 
     def pack(self, context: WindowContext, prepared: PreparedCheckpoint, groups: Sequence[Group]) -> bytes:
         """The signed window file. `groups` in increasing order, at least one."""

@@ -32,5 +32,6 @@ def first_fault(
         renderer=prepared.renderer,
         vocabulary_size=prepared.description.vocabulary_size,
         context_length=prepared.description.context_length,
+        table=prepared.pinned.table,
     )
     return examine(data, examined, content_digest=Digest(hashlib.sha256(data).digest())).reject

@@ -18,7 +18,14 @@ from typing import Any
 
 from grail_core.chain.base import blocks_in, seconds_of
 from grail_core.checkpoints.loaded import PreparedCheckpoint
-from grail_core.errors import ChainError, DiskFullError, MachineFaultError, ProtocolViolationError, StorageError
+from grail_core.errors import (
+    ChainError,
+    ConfigurationError,
+    DiskFullError,
+    MachineFaultError,
+    ProtocolViolationError,
+    StorageError,
+)
 from grail_core.keys import ss58
 from grail_core.participant.outcomes import Opened, Stopped, Void
 from grail_core.participant.participant import Participant
@@ -131,8 +138,10 @@ class MinerService:
                 partial(self.mining.select_model, context),
                 too_late=lambda: self._seconds_left(window) <= 0,
             )
-        except ProtocolViolationError as error:
-            had = Void(error.what)  # a policy that the engine cannot follow; the next checkpoint may have another
+        except (ProtocolViolationError, ConfigurationError) as error:
+            # A policy that the engine cannot follow, classes that its table does not cover, a table that is not the one this
+            # machine was given: the next checkpoint may have another.
+            had = Void(error.what)
         if isinstance(had, Opened):
             return had.value
         if isinstance(had, Void):

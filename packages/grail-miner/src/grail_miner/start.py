@@ -12,6 +12,7 @@ from grail_core.errors import ChainError, CheckpointError, StorageError
 from grail_core.generation.base import Generator
 from grail_core.keys import ss58
 from grail_core.participant.participant import Participant
+from grail_core.participant.pinned import table_in_force
 from grail_core.participant.settings import Settings
 from grail_core.participant.waiting import Stopping
 from grail_core.storage.retention import Retention, seals, window_files
@@ -64,6 +65,7 @@ def run_miner(
             "proofs": f"{layout.workers.kind}: {', '.join(layout.workers.devices)}",
         }
         log.event("miner_started", **about)
+        table_in_force(participant)
         for note in layout.notes:
             log.warning("%s", note)
         if not layout.in_process:

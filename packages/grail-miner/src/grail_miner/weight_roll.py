@@ -164,6 +164,7 @@ class WeightRoll:
 
     def _prepare(self, manifest: CheckpointManifest) -> _Ready | None:
         """All that needs no engine, in whichever thread. None where nothing is read from folders."""
+        pinned = self._source.table(manifest)
         folder = self._source.materialise(manifest) if self._folders is not None else None
         if self._live is not None and self._current is not None:
             self._source.download_step(self._current, manifest)
@@ -172,7 +173,8 @@ class WeightRoll:
         config = folder / "config.json"
         with storage_errors(config):
             description = ModelDescription.of({"config.json": config.read_bytes()})
-        checkpoint = PreparedCheckpoint(manifest, folder, PromptRenderer(folder, manifest.thinking_mode), description)
+        renderer = PromptRenderer(folder, manifest.thinking_mode)
+        checkpoint = PreparedCheckpoint(manifest, folder, renderer, description, pinned)
         weights = self._folders.stage(weights_of(checkpoint))
         return _Ready(replace(checkpoint, folder=weights.folder), weights)
 

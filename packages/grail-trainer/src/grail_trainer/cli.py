@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,27 @@ if TYPE_CHECKING:
     from grail_core.participant.settings import Settings
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+_TABLE_OPTIONS = (
+    click.option(
+        "--calibration",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="Calibration table that checkpoints pin from now on (default: that of the one before, first the shipped one).",
+    ),
+    click.option(
+        "--uncovered",
+        is_flag=True,
+        help="Publish although that table does not cover this model: work is judged by the coarse bounds alone then.",
+    ),
+)
+
+
+def table_options(command: Callable[..., None]) -> Callable[..., None]:
+    """What a publisher says of the table that all validators will judge by."""
+    for option in reversed(_TABLE_OPTIONS):
+        command = option(command)
+    return command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -47,6 +69,7 @@ def cli() -> None:
     show_default=True,
     help="Ranks that share each matrix product, where torchrun started several; a divisor of their number.",
 )
+@table_options
 @section_options(HyperParameters, "hyper_parameters")
 @section_options(BesideSettings, "beside")
 @common_options
@@ -59,6 +82,8 @@ def run(
     as_json: bool,
     acknowledge: int | None,
     tensor_parallel: int,
+    calibration: Path | None,
+    uncovered: bool,
     hyper_parameters: HyperParameters,
     beside: BesideSettings,
 ) -> None:
@@ -82,6 +107,7 @@ def run(
         )
         return
     from grail_core.protocol.types import Window
+    from grail_trainer.publishing.publication import TableChoice
     from grail_trainer.start import run_trainer
 
     run_trainer(
@@ -94,6 +120,7 @@ def run(
         acknowledged=None if acknowledge is None else Window(acknowledge),
         tensor_parallel=tensor_parallel,
         beside=beside,
+        choice=TableChoice.of(calibration, uncovered=uncovered),
     )
 
 
@@ -176,8 +203,9 @@ def evaluate(
 @cli.command()
 @click.option("--model", type=_FOLDER, required=True, help="Transformers folder: weights, configuration, tokenizer.")
 @click.option("--env", "env_id", default=DEFAULT_ENV_ID, show_default=True, help="Environment of the network.")
+@table_options
 @common_options
-def publish(settings: Settings, model: Path, env_id: str) -> None:
+def publish(settings: Settings, model: Path, env_id: str, calibration: Path | None, uncovered: bool) -> None:
     """Publish a model folder as the network's first checkpoint, or as its next one.
 
     Tokenizer, chat template and architecture of a network never change. A trainer started afterwards goes on from the
@@ -185,11 +213,13 @@ def publish(settings: Settings, model: Path, env_id: str) -> None:
     """
     from grail_core.generation.defaults import sampling_defaults
     from grail_core.text import printable
+    from grail_trainer.publishing.publication import TableChoice
     from grail_trainer.start import publish_model
 
     for note in sampling_defaults(model).notes:
         click.echo(f"{model}: {printable(note)}", err=True)
-    manifest = publish_model(settings, model=model, env_id=env_id)
+    choice = TableChoice.of(calibration, uncovered=uncovered)
+    manifest = publish_model(settings, model=model, env_id=env_id, choice=choice)
     click.echo(f"checkpoint {manifest.sequence} ({manifest.digest.hex()[:16]}…), in force from window {manifest.valid_from}")
 
 

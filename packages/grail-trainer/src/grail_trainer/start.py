@@ -23,7 +23,6 @@ from grail_core.model.transformers_prompts import require_transformers_agrees
 from grail_core.participant.participant import Participant
 from grail_core.participant.settings import Settings
 from grail_core.participant.waiting import Stopping
-from grail_core.proof.calibration import use_table
 from grail_core.protocol import window_of
 from grail_core.protocol.constants import MAX_PROMPT_TOKENS, WINDOW_LENGTH
 from grail_core.protocol.manifest import CheckpointManifest
@@ -42,7 +41,7 @@ from grail_trainer.learning.optimiser import Masters
 from grail_trainer.learning.ranks import joined_ranks
 from grail_trainer.learning.reference import Offloaded
 from grail_trainer.learning.sharded_masters import Lead, require_shareable
-from grail_trainer.publishing.publication import Publisher, first_window
+from grail_trainer.publishing.publication import NO_CHOICE, Publisher, TableChoice, first_window
 from grail_trainer.service import TrainerService
 from grail_trainer.state import TrainerState, require_same_kind, settings_changed
 from grail_trainer.steps import Beginning
@@ -64,6 +63,7 @@ def run_trainer(
     acknowledged: Window | None = None,
     tensor_parallel: int = 1,
     beside: BesideSettings = NOTHING_BESIDE,
+    choice: TableChoice = NO_CHOICE,
 ) -> int:
     """Join the network, publish its first checkpoint if there is none, and learn until stopped.
 
@@ -71,7 +71,7 @@ def run_trainer(
 
     Args:
         acknowledged: the window of an alarm that ended the trainer, and that a person has seen.
-        beside: what runs beside the learning, and changes no weights.
+        beside: what runs beside the learning, and changes no weights. choice: of the calibration table to be pinned.
 
     Returns the number of windows learned from, on the first rank.
 
@@ -96,6 +96,7 @@ def run_trainer(
                 hyper_parameters=hyper_parameters,
                 acknowledged=acknowledged,
                 beside=beside,
+                choice=choice,
             )
 
 
@@ -110,8 +111,8 @@ def _run_first(
     hyper_parameters: HyperParameters,
     acknowledged: Window | None,
     beside: BesideSettings,
+    choice: TableChoice,
 ) -> int:
-    use_table(settings.calibration)
     participant = Participant.from_settings(settings)
     require_trainer(participant)
     environment = training_environment(env_id, settings.data_dir)
@@ -127,6 +128,7 @@ def _run_first(
             hyper_parameters,
             device=str(lead.ranks.device),
             lead=lead,
+            choice=choice,
         )
         service.acknowledged = acknowledged
         service.evaluations = evaluations_of(participant, beside.evaluation)
@@ -146,19 +148,22 @@ def assemble(
     *,
     device: str = "cpu",
     lead: Lead | None = None,
+    choice: TableChoice = NO_CHOICE,
 ) -> TrainerService:
     """A trainer that stands where its journal or its bucket says; the network's first checkpoint is there afterwards.
 
     Args:
         model: folder of the network's first checkpoint. environment: the network's. environment_of: of a manifest.
-        lead: of the first of several ranks; its followers have shards of the masters afterwards.
+        lead: of the first of several ranks; its followers have shards of the masters afterwards. choice: of the calibration
+            table to be pinned.
 
     Raises:
         ConfigurationError: the bucket, the journal, the environment and what is to be trained do not belong together.
-        CheckpointError: a checkpoint or the state of an earlier start cannot be read.
+        CheckpointError: a checkpoint or the state of an earlier start cannot be read, or the table would be refused.
     """
     state = open_state(participant)
-    publisher = Publisher(participant, read_model_files(model), states=state.folder)
+    publisher = Publisher(participant, read_model_files(model), states=state.folder, choice=choice)
+    publisher.require_table()
     head = publisher.view().head
     if head is None:
         if state.journal is not None:
@@ -170,6 +175,7 @@ def assemble(
         untrained = Masters.load(model, OptimiserSettings(), device=device)
         head = publisher.publish_first(_first_parts(participant, environment, model), _checked(untrained, model))
         del untrained
+    participant.checkpoints.table(head)  # refused here like every reader, and not window after window
     require_environment(head, environment)
     shared = lead is not None and lead.ranks.count > 1
     require_same_kind(state, chosen)
@@ -223,16 +229,19 @@ def try_largest_pass(service: TrainerService) -> None:
     log.event("largest_pass_fits", tokens=tokens, seconds=time.perf_counter() - start)
 
 
-def publish_model(settings: Settings, *, model: Path, env_id: str) -> CheckpointManifest:
+def publish_model(settings: Settings, *, model: Path, env_id: str, choice: TableChoice = NO_CHOICE) -> CheckpointManifest:
     """Join the network and publish a model folder as its first or its next checkpoint; see `publish_folder`."""
     participant = Participant.from_settings(settings)
     require_trainer(participant)
     with participant.state.held():
         participant.join(settings)
-        return publish_folder(participant, require_folder(model), training_environment(env_id, settings.data_dir))
+        environment = training_environment(env_id, settings.data_dir)
+        return publish_folder(participant, require_folder(model), environment, choice=choice)
 
 
-def publish_folder(participant: Participant, model: Path, environment: Environment) -> CheckpointManifest:
+def publish_folder(
+    participant: Participant, model: Path, environment: Environment, *, choice: TableChoice = NO_CHOICE
+) -> CheckpointManifest:
     """Publish a folder's weights. Where the network has checkpoints already, a trainer that is started afterwards goes on from
     these weights with fresh moments.
 
@@ -240,7 +249,8 @@ def publish_folder(participant: Participant, model: Path, environment: Environme
         ConfigurationError: the network has another environment.
         CheckpointError: another tokenizer, template or architecture than the network's, or unreadable weights.
     """
-    publisher = Publisher(participant, read_model_files(model))
+    publisher = Publisher(participant, read_model_files(model), choice=choice)
+    publisher.require_table()
     weights = _checked(Masters.load(model, OptimiserSettings(learning_rate=0)), model)
     head = publisher.view().head
     parts = _first_parts(participant, environment, model)

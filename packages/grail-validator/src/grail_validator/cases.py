@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Protocol
 
 from grail_core.chain.base import Neuron
+from grail_core.checkpoints.pinned_table import PinnedTable
 from grail_core.environment import Environment
 from grail_core.errors import StorageError
 from grail_core.files.evidence import MinerEvidence
@@ -136,7 +137,8 @@ class Measured:
 
 @dataclass(frozen=True)
 class Means:
-    """What a validator judges with. `sampling` gives, for a file's challenge seed, the means to measure what it draws.
+    """What a validator judges with. `sampling` gives, for a file's challenge seed, the means to measure what it draws, and
+    `pinned` is the checkpoint's calibration table.
 
     `open_file` opens a stranger's bytes, `examine` runs the checks. `working` is told whose file is being worked on, and None
     when none is; `keep` what it gave; `unforeseen` of an error that nobody foresaw, which costs that miner's verdict alone.
@@ -147,6 +149,7 @@ class Means:
     vocabulary_size: int  # of the checkpoint's model
     context_length: int
     shape: Shape
+    pinned: PinnedTable
     sampling: Callable[[Digest], Sampling]
     open_file: OpenFile = in_this_process
     examine: Examine = examine

@@ -15,10 +15,9 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 import grail_core
-from grail_core.environment import Environment
 from grail_core.errors import DiskFullError, GrailError
 from grail_core.files.evidence import MinerEvidence
-from grail_core.proof.calibration import Shape, shipped_table
+from grail_core.proof.calibration import CalibrationTable, Shape
 from grail_core.protocol import (
     Candidate,
     Finding,
@@ -40,7 +39,6 @@ from grail_core.protocol.verdicts import MAX_REASON
 from grail_core.text import printable
 from grail_core.verification.context import CheckContext
 from grail_core.verification.examine import Examination, Sampling, first_reject
-from grail_core.verification.model_checks import calibration_version
 from grail_core.verification.seal import read_seal
 from grail_core.verification.verdict import inputs_of
 from grail_core.verification.wording import reject
@@ -48,6 +46,7 @@ from grail_validator.cases import (
     Announcement,
     Case,
     Docket,
+    Means,
     Measured,
     Memory,
     NotSoughtError,
@@ -76,12 +75,13 @@ def open_docket(
     announcements: Sequence[Announcement],
     memory: Memory,
     shape: Shape,
+    table: CalibrationTable,
 ) -> Docket:
     """Take or refuse every seal, and toss the coins of those that are taken."""
     seals: dict[Hotkey, Seal] = {}
     refused: list[MinerVerdict] = []
     for entry in announcements:
-        opened = _open_seal(entry, context, memory, shape)
+        opened = _open_seal(entry, context, memory, shape, table)
         if isinstance(opened, Seal):
             seals[entry.neuron.hotkey] = opened
         else:
@@ -96,7 +96,9 @@ def open_docket(
     return Docket(sealed, tuple(refused))
 
 
-def _open_seal(entry: Announcement, context: WindowContext, memory: Memory, shape: Shape) -> Seal | MinerVerdict:
+def _open_seal(
+    entry: Announcement, context: WindowContext, memory: Memory, shape: Shape, table: CalibrationTable
+) -> Seal | MinerVerdict:
     sighting, hotkey = entry.sighting, entry.neuron.hotkey
     if sighting.seal is None:
         return _absent(entry, sighting.reason or NO_SEAL)
@@ -104,7 +106,7 @@ def _open_seal(entry: Announcement, context: WindowContext, memory: Memory, shap
         return _absent(entry, NO_SEAL)
     known = memory.classes.get(hotkey)
     try:
-        read = read_seal(sighting.seal, hotkey, context, known=known, table=shipped_table(), shape=shape)
+        read = read_seal(sighting.seal, hotkey, context, known=known, table=table, shape=shape)
     except Exception as error:  # noqa: BLE001 - as for files: whatever it is, it costs one miner's window
         return _absent(entry, f"unforeseen in this validator: {type(error).__name__}")
     return read if isinstance(read, Seal) else _absent(entry, describe(read[0]), tuple(read))
@@ -272,7 +274,7 @@ def basis_of(one: Sealed, case: Case) -> Digest:
     counted = sorted(case.standing.memory.counted.get(neuron.hotkey, ()))
     told = {
         "inputs": inputs_of(case.context, case.challenge).to_json(),
-        "versions": _versions(case.means.environment).to_json(),
+        "versions": _versions(case.means).to_json(),
         "uid": neuron.uid,
         "hotkey": neuron.hotkey.hex(),
         "seal": hashlib.sha256(one.seal.encode()).hexdigest(),
@@ -296,6 +298,7 @@ def _examine(one: Sealed, data: bytes, case: Case, sampling: Sampling, seconds_l
         renderer=means.renderer,
         vocabulary_size=means.vocabulary_size,
         context_length=means.context_length,
+        table=means.pinned.table,
         sealed=one.seal.header,
         open_file=means.open_file,
         history=case.standing.memory.counted.get(hotkey, frozenset()),
@@ -417,7 +420,7 @@ def _body(case: Case, verdicts: Sequence[MinerVerdict]) -> VerdictBody:
         network_id=context.network_id,
         window=window,
         status=WindowStatus.SCORED,
-        versions=_versions(case.means.environment),
+        versions=_versions(case.means),
         inputs=inputs_of(context, challenge),
         miners=tuple(verdicts),
         hotkeys={verdict.uid: verdict.hotkey for verdict in verdicts},
@@ -448,6 +451,11 @@ def stored_in_time(sighting: Sighting, start_ms: int, deadline_ms: int) -> bool:
     return sighting.seal is not None and start_ms < sighting.stored_at_ms <= deadline_ms
 
 
-def _versions(environment: Environment | None) -> Versions:
-    name = f"{environment.spec.env_id}/{environment.spec.version}" if environment else ""
-    return Versions(code=f"grail-core/{grail_core.__version__}", calibration=calibration_version(), environment=name)
+def _versions(means: Means | None) -> Versions:
+    """None: nothing was judged, by no table and in no environment."""
+    spec = means.environment.spec if means is not None else None
+    return Versions(
+        code=f"grail-core/{grail_core.__version__}",
+        calibration=means.pinned.name if means is not None else "",
+        environment=f"{spec.env_id}/{spec.version}" if spec is not None else "",
+    )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn, cast
 from grail_core.child_process.boot import Answers, serve
 from grail_core.child_process.frames import Payload
 from grail_core.errors import CheckpointError
-from grail_core.proof.alternative_test import REFERENCE
+from grail_core.proof.work import REFERENCE
 from grail_validator import model_frames as frames
 from grail_validator.compared_models import ComparedModels
 from grail_validator.model_frames import ERRORS, Kind

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from grail_core.chain.base import Neuron
+from grail_core.checkpoints.pinned_table import PinnedTable
 from grail_core.environment import Environment
 from grail_core.errors import GrailError, ProtocolViolationError, StorageError
 from grail_core.files.confined.opening import Confined, ConfinementError
@@ -52,6 +53,7 @@ class PublicCheckpoint:
     environment: Environment
     renderer: Renderer
     model: ModelDescription
+    pinned: PinnedTable
 
 
 @dataclass(frozen=True)
@@ -309,6 +311,7 @@ class _Again:
             vocabulary_size=model.vocabulary_size,
             context_length=model.context_length,
             shape=Shape(model.layers, model.hidden_size),
+            pinned=checkpoint.pinned,
             sampling=sampling,
             open_file=self._open_file,
             keep=keep,

@@ -15,6 +15,14 @@ from grail_core.beacon.drand import DrandBeacon
 from grail_core.checkpoints.bucket import CheckpointBucket
 from grail_core.checkpoints.cached import cached_checkpoint
 from grail_core.checkpoints.fetch import model_files
+from grail_core.checkpoints.pinned_table import (
+    CALIBRATION_FILE,
+    PinnedTable,
+    given_table,
+    pinned_object,
+    pinned_table,
+    read_table_file,
+)
 from grail_core.checkpoints.source import cache_of
 from grail_core.errors import CheckpointError, ProtocolViolationError, StorageError
 from grail_core.files.confined.opening import Confined
@@ -24,7 +32,6 @@ from grail_core.model.prompts import PromptRenderer
 from grail_core.participant.buckets import folder_of_buckets, neighbours, open_bucket, own_bucket
 from grail_core.participant.deployment import network_parameters
 from grail_core.participant.settings import Settings
-from grail_core.proof.calibration import use_table
 from grail_core.protocol.beacon import SignedRound
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.manifest import CheckpointManifest
@@ -59,7 +66,8 @@ def replay_command(settings: Settings, asked: ReplayRequest, *, as_json: bool) -
         ProtocolViolationError: a window is not what its verdict says.
         StorageError: none is different, and one could not be judged again.
     """
-    use_table(settings.calibration)
+    if settings.calibration is not None:
+        read_table_file(settings.calibration)
     params = network_parameters(settings)
     published = _published(settings, params, asked)
     expected = None if asked.validator is None else Hotkey(from_ss58(asked.validator))
@@ -147,10 +155,17 @@ class Checkpoints:
         """Raises CheckpointError where nobody has it, EnvironmentUnavailableError where its environment is not here."""
         if digest not in self._opened:
             manifest, files = self._cached(network_id, digest) or self._fetched(network_id, digest)
+            pinned = self._pinned(manifest, files)
             renderer = PromptRenderer.of(files, manifest.thinking_mode)
             model = ModelDescription.of(files)
-            self._opened = {digest: PublicCheckpoint(manifest, self._environments(manifest), renderer, model)}
+            self._opened = {digest: PublicCheckpoint(manifest, self._environments(manifest), renderer, model, pinned)}
         return self._opened[digest]
+
+    def _pinned(self, manifest: CheckpointManifest, files: dict[str, bytes]) -> PinnedTable:
+        if self.settings.calibration is not None:
+            return given_table(manifest, self.settings.calibration, self.params)
+        pinned_object(manifest)  # refused here where the checkpoint has none
+        return pinned_table(manifest, files[CALIBRATION_FILE], self.params)
 
     def _cached(self, network_id: Digest, digest: Digest) -> tuple[CheckpointManifest, dict[str, bytes]] | None:
         found = cached_checkpoint(self.settings.cache_dir, digest, self.params.trainer_hotkey)

@@ -180,7 +180,9 @@ class ValidatorService:
             return Unreadable(f"what was announced cannot be had any more: {announcements.reason}")
         if isinstance(announcements, Stopped):
             return announcements
-        docket = open_docket(opened.context, opened.challenge, announcements.value, standing.memory, means.shape)
+        docket = open_docket(
+            opened.context, opened.challenge, announcements.value, standing.memory, means.shape, means.pinned.table
+        )
         if stop.is_set():
             return Stopped()
         begun = self.ledger.begin_work(window)
@@ -220,6 +222,11 @@ class ValidatorService:
     def _means(self, context: WindowContext, window: Window, stop: threading.Event) -> Means | Unreadable | Stopped:
         """What a window is judged with. A store that answers again before the window's time is over costs nobody anything."""
         environment = self.environment_of(context.manifest)
+        pinned = until_had(self.participant, window, stop, partial(self.participant.checkpoints.table, context.manifest))
+        if isinstance(pinned, Void):
+            return Unreadable(f"no calibration to judge by: {pinned.reason}")
+        if isinstance(pinned, Stopped):
+            return pinned
         had = until_had(self.participant, window, stop, partial(self.checkpoint.at, context.manifest))
         if isinstance(had, Void):
             return Unreadable(f"no checkpoint to judge with: {had.reason}")
@@ -243,6 +250,7 @@ class ValidatorService:
             vocabulary_size=model.facts.vocabulary_size,
             context_length=model.facts.context_length,
             shape=Shape(model.facts.layers, model.facts.hidden_size),
+            pinned=pinned.value,
             sampling=sampling,
             open_file=self.confined.open_file,
             working=partial(self.ledger.note_work, window),

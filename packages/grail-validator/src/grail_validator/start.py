@@ -6,9 +6,9 @@ from grail_core.errors import NotRegisteredError
 from grail_core.keys import ss58
 from grail_core.participant.classes import require_class
 from grail_core.participant.participant import Participant
+from grail_core.participant.pinned import table_in_force
 from grail_core.participant.settings import Settings
 from grail_core.participant.waiting import Stopping
-from grail_core.proof.calibration import use_table
 from grail_core.protocol.types import Block
 from grail_core.storage.retention import Retention, evidence, shared_files
 from grail_core.telemetry import get_logger
@@ -31,7 +31,6 @@ def open_ledger(settings: Settings, participant: Participant) -> Ledger:
 
 def run_validator(settings: Settings, stopping: Stopping, *, windows: int | None, compared: ComparedModels) -> int:
     """Join the network and judge until stopped. Returns the number of windows scored."""
-    use_table(settings.calibration)
     participant = Participant.from_settings(settings)
     with participant.state.held(), ModelProcess(participant.checkpoints, device=settings.device) as models:
         models.start()  # it imports torch while this process joins
@@ -55,6 +54,7 @@ def _run(
             hint=f"stake to it on netuid {participant.params.netuid}; permits go to the keys with the most stake",
         )
     require_class(models, "validator", participant.params)
+    table_in_force(participant)
     models.require_ready()
     ledger = open_ledger(settings, participant)
     log.event("validator_started", hotkey=ss58(participant.signer.hotkey), uid=neuron.uid, network=participant.params.name)

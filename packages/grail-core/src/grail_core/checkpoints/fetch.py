@@ -27,6 +27,7 @@ from grail_core.checkpoints.delta.tensors import RawTensor, raw_state
 from grail_core.checkpoints.delta.weight_files import INDEX_FILE
 from grail_core.checkpoints.download import fetch_bytes, fetch_object, fetch_range
 from grail_core.checkpoints.manifests import CheckpointSequence
+from grail_core.checkpoints.pinned_table import CALIBRATION_FILE, pinned_object
 from grail_core.checkpoints.plan import Route, cheapest_route
 from grail_core.checkpoints.safety import MAX_FILE_BYTES, check_model_files
 from grail_core.disk import is_full, storage_errors
@@ -183,6 +184,23 @@ def model_files(manifest: CheckpointManifest, bucket: CheckpointBucket) -> dict[
                 f"the {what} in the files is not the one the manifest names", where=manifest_key(manifest.valid_from)
             )
     return files
+
+
+def table_bytes(manifest: CheckpointManifest, bucket: CheckpointBucket) -> bytes:
+    """The bytes of the calibration table that a checkpoint pins: from its folder, where it is whole, else from the bucket.
+
+    Raises:
+        CheckpointError: it pins none, or the object is missing, wrong or too large. StorageError: the store does not answer.
+    """
+    ref = pinned_object(manifest)
+    entry = bucket.cache.entry(manifest.digest)
+    if entry is not None:
+        path = entry / CALIBRATION_FILE
+        with storage_errors(path):
+            data = path.read_bytes() if path.is_file() and path.stat().st_size == ref.size else b""
+        if ObjectRef.of(data) == ref:
+            return data
+    return fetch_bytes(bucket.store, ref, bucket.cache.objects)
 
 
 def _build(

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
+from grail_core.checkpoints.pinned_table import PinnedTable
 from grail_core.checkpoints.source import CheckpointSource
 from grail_core.model.described import ModelDescription
 from grail_core.model.policy_model import Attention, PolicyModel, require_device
@@ -26,6 +27,7 @@ class PreparedCheckpoint:
     folder: Path  # an ordinary Transformers folder: configuration and tokenizer are this checkpoint's
     renderer: PromptRenderer
     description: ModelDescription
+    pinned: PinnedTable  # what its work is judged by
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,11 @@ class LiveCheckpoint:
         return self._loaded[digest]
 
     def _load(self, manifest: CheckpointManifest) -> LoadedCheckpoint:
+        pinned = self._source.table(manifest)
         folder = self._source.materialise(manifest)
         model = PolicyModel.load(folder, attention=self._attention, device=self._device)
         renderer = PromptRenderer(folder, manifest.thinking_mode)
-        return LoadedCheckpoint(manifest, folder, renderer, description_of(model), model)
+        return LoadedCheckpoint(manifest, folder, renderer, description_of(model), pinned, model)
 
     def _step(self, manifest: CheckpointManifest) -> LoadedCheckpoint | None:
         """The loaded model with the weights of `manifest`, None where no delta leads from one to the other."""
@@ -87,10 +90,11 @@ class LiveCheckpoint:
             return None
         if all(delta.base != current.manifest.digest for delta in manifest.deltas):
             return None
+        pinned = self._source.table(manifest)
         with current.model.lock:
             self._source.apply_to_model(current.model.state(), current.manifest, manifest)
             current.model.weights_changed()
-        return LoadedCheckpoint(manifest, current.folder, current.renderer, current.description, current.model)
+        return LoadedCheckpoint(manifest, current.folder, current.renderer, current.description, pinned, current.model)
 
 
 def description_of(model: PolicyModel) -> ModelDescription:

@@ -9,7 +9,7 @@ by 2, 4, 8, … also from the one 2, 4, 8, … before, which is what lets a late
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from grail_core.checkpoints.bucket import CheckpointBucket
@@ -20,9 +20,11 @@ from grail_core.checkpoints.delta.frames import Frame, Profile
 from grail_core.checkpoints.delta.shards import SHARD_BYTES, map_weights, plan_shards, save_weights, shard_bytes
 from grail_core.checkpoints.delta.tensors import RawState, RawTensor, raw_state
 from grail_core.checkpoints.download import Progress
-from grail_core.checkpoints.fetch import materialise
+from grail_core.checkpoints.fetch import materialise, table_bytes
 from grail_core.checkpoints.manifests import CheckpointSequence
-from grail_core.checkpoints.safety import ModelFiles, check_model_files
+from grail_core.checkpoints.pinned_table import CALIBRATION_FILE
+from grail_core.checkpoints.published_table import next_table, require_publishable
+from grail_core.checkpoints.safety import CONFIG_FILE, ModelFiles, check_model_files
 from grail_core.checkpoints.uploads import Uploads
 from grail_core.disk import storage_errors
 from grail_core.errors import CheckpointError, StorageError
@@ -61,6 +63,8 @@ class CheckpointParts:
     end_token_ids: tuple[int, ...]
     thinking_mode: str
     training: Mapping[str, Any] = field(default_factory=dict)
+    calibration: bytes | None = None  # the table it pins; None: that of the checkpoint before, the shipped one of the first
+    uncovered: bool = False  # published although its table does not cover what the network admits, deliberately
 
 
 def publish(
@@ -83,8 +87,9 @@ def publish(
         bucket: the signer's own; its cache holds the checkpoints before this one, from which the deltas are made.
 
     Raises:
-        CheckpointError: the parts contradict the sequence or the network, the files are unsafe, the tokenizer changed, or
-            another checkpoint stands at this `valid_from` already.
+        CheckpointError: the parts contradict the sequence or the network, the files are unsafe, the tokenizer changed, the
+            calibration table is none that the network follows or does not cover its classes at this model's shape, or another
+            checkpoint stands at this `valid_from` already.
         StorageError: the store or the disk fails; nothing is visible to readers, call again.
     """
     store = bucket.store
@@ -96,11 +101,14 @@ def publish(
     uploads = Uploads(store, bucket.uploads)
     if standing is not None:
         manifest = _same_or_refuse(standing, parts, digests)
-        _keep(manifest, files, weights, bucket.cache)
+        _keep(manifest, _with_table(files, table_bytes(manifest, bucket)), weights, bucket.cache)
         uploads.finish(item.manifest for item in view.stored)
         return manifest
     _check_parts(parts, view, files, params)
     head = view.head
+    table = next_table(parts.calibration, head, bucket)
+    require_publishable(table, files.files[CONFIG_FILE], params, deliberately=parts.uncovered)
+    files = _with_table(files, table)
     sequence = head.sequence + 1 if head else 0
     index = digests.index
     index_ref = uploads.put(index.to_bytes())
@@ -149,6 +157,10 @@ def publish(
     _keep(manifest, files, weights, bucket.cache)
     uploads.finish([*(item.manifest for item in view.stored), manifest])
     return manifest
+
+
+def _with_table(files: ModelFiles, table: bytes) -> ModelFiles:
+    return replace(files, files={**files.files, CALIBRATION_FILE: table})
 
 
 def publishable(state: Mapping[str, Any]) -> dict[str, RawTensor]:

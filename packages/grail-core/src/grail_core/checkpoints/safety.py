@@ -2,7 +2,8 @@
 
 Nothing that is code is published or accepted: no pickles, no Python, no `auto_map` that would make a loader import some. A
 chat template is a program too; one that reads a clock or draws at random would give two participants two prompts, so it is
-refused. File names are single path components from a closed list of forms.
+refused. File names are single path components from a closed list of forms. The calibration table that a checkpoint pins
+(`pinned_table`) is data and stands among them; a model's own folder has none.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from grail_core.checkpoints.pinned_table import CALIBRATION_FILE, MAX_CALIBRATION_BYTES, parse_table
 from grail_core.checkpoints.sizes import bound_sizes
-from grail_core.errors import CheckpointError
+from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.lfs_pointers import refuse_pointer
 from grail_core.model.prompt_trial import check_prompts, check_template
 from grail_core.model.tokenizer_files import (
@@ -47,12 +49,14 @@ _TOKENIZER_FILES = {
     "spiece.model",
 }
 _OTHER_FILES = {CONFIG_FILE, "generation_config.json", TEMPLATE_FILE}
-ALLOWED_FILES = frozenset(_TOKENIZER_FILES | _OTHER_FILES)
+MODEL_FILES = frozenset(_TOKENIZER_FILES | _OTHER_FILES)
+ALLOWED_FILES = MODEL_FILES | {CALIBRATION_FILE}
 _SMALL_FILES = {
     CONFIG_FILE: 1 << 20,
     "generation_config.json": 1 << 20,
     TEMPLATE_FILE: 1 << 20,
     "tokenizer_config.json": 8 << 20,
+    CALIBRATION_FILE: MAX_CALIBRATION_BYTES,
 }
 
 _CODE_KEYS = ("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code")
@@ -61,7 +65,7 @@ _KERNEL_KEYS = ("attn_implementation", "experts_implementation")
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """The checked files of a model folder, weights aside."""
+    """The checked files of a model folder, weights aside; of a checkpoint's, its calibration table is among them."""
 
     files: Mapping[str, bytes]
     architecture: str
@@ -77,7 +81,7 @@ def read_model_files(folder: Path) -> ModelFiles:
     """
     refuse_hidden_default(folder)
     files = {}
-    for name in sorted(ALLOWED_FILES):
+    for name in sorted(MODEL_FILES):
         path = folder / name
         if not path.is_file():
             continue
@@ -108,7 +112,9 @@ def check_model_files(files: Mapping[str, bytes], *, where: str = "model files")
             raise CheckpointError(
                 f"the file has {len(data)} bytes, the limit is {most}", where=f"{where}: {name}", hint=_SMALLER
             )
-        if name.endswith(".json"):
+        if name == CALIBRATION_FILE:
+            _require_table(data, f"{where}: {name}")
+        elif name.endswith(".json"):
             parsed[name] = _json(data, f"{where}: {name}")
     config = parsed.get(CONFIG_FILE)
     if not isinstance(config, dict):
@@ -140,6 +146,13 @@ def check_model_files(files: Mapping[str, bytes], *, where: str = "model files")
         tokenizer_digest=Digest(hashlib.sha256(canonical_json(tokenizer)).digest()),
         chat_template_digest=Digest(hashlib.sha256(canonical_json(template)).digest()),
     )
+
+
+def _require_table(data: bytes, where: str) -> None:
+    try:
+        parse_table(data)
+    except ConfigurationError as error:
+        raise CheckpointError(error.what, where=where, hint=error.hint) from error
 
 
 def _vocabulary(config: Mapping[str, Any]) -> int | None:

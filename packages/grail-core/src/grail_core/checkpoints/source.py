@@ -12,9 +12,10 @@ from typing import Any
 from grail_core.chain.base import Chain, time_of_block_ms
 from grail_core.checkpoints.bucket import CheckpointBucket
 from grail_core.checkpoints.cache import DEFAULT_LIMIT_BYTES, CheckpointCache
-from grail_core.checkpoints.fetch import apply_to_model, download_step, materialise
+from grail_core.checkpoints.fetch import apply_to_model, download_step, materialise, table_bytes
 from grail_core.checkpoints.inspection import SequenceReport, inspect_sequence
 from grail_core.checkpoints.manifests import CheckpointSequence, select
+from grail_core.checkpoints.pinned_table import PinnedTable, given_table, pinned_table
 from grail_core.checkpoints.seen import SeenCheckpoints
 from grail_core.disk import storage_errors, write_atomically
 from grail_core.errors import CheckpointError
@@ -32,6 +33,7 @@ class CheckpointSource:
         seen: file that remembers which checkpoints were seen, so that a rewritten history is found out.
         own: the trainer's own bucket, where this process is the trainer.
         cache_limit_bytes: of checkpoints on this disk.
+        calibration: where else to have the table of the running checkpoint from: a file of that very digest.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class CheckpointSource:
         seen: Path | None = None,
         own: CheckpointBucket | None = None,
         cache_limit_bytes: int = DEFAULT_LIMIT_BYTES,
+        calibration: Path | None = None,
     ) -> None:
         self._chain = chain
         self._directory = directory
@@ -57,6 +60,7 @@ class CheckpointSource:
             write_atomically(seen, data)  # an earlier version kept it in the cache
         self._seen = SeenCheckpoints(seen) if seen is not None else None
         self._own = own
+        self._calibration = calibration
         self._opened: tuple[str, CheckpointBucket] | None = None
 
     def view(self) -> CheckpointSequence:
@@ -84,6 +88,20 @@ class CheckpointSource:
     def materialise(self, manifest: CheckpointManifest) -> Path:
         """The checkpoint as a Transformers folder in the cache; see `fetch.materialise`."""
         return materialise(manifest, self.bucket())
+
+    def table(self, manifest: CheckpointManifest) -> PinnedTable:
+        """The calibration table that a checkpoint pins, verified and within the network's limits.
+
+        Raises:
+            CheckpointError: it pins none, or one that does not parse or is wider than the network admits.
+            ConfigurationError: this machine was given another.
+            StorageError: the bucket cannot be read.
+        """
+        if self._calibration is not None:
+            return given_table(manifest, self._calibration, self._params)
+        bucket = self.bucket()
+        raw = table_bytes(manifest, bucket)
+        return pinned_table(manifest, raw, self._params)
 
     def apply_to_model(self, state: Mapping[str, Any], current: CheckpointManifest, target: CheckpointManifest) -> None:
         """Step a loaded model from one checkpoint to another in place; see `fetch.apply_to_model`."""

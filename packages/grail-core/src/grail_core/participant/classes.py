@@ -1,11 +1,15 @@
-"""Numerics classes at start-up: who would compute otherwise than the network admits is told before it works for nothing."""
+"""Numerics classes: who would compute otherwise than the network admits is told before it works for nothing.
+
+Whether a class is admitted is known at start-up; whether its work is covered, once the checkpoint is, which pins the table.
+"""
 
 from __future__ import annotations
 
 from typing import Literal, Protocol
 
-from grail_core.errors import ConfigurationError
-from grail_core.proof.calibration import shipped_table
+from grail_core.errors import ConfigurationError, ProtocolViolationError
+from grail_core.proof.calibration import CalibrationTable, Shape
+from grail_core.proof.coverage import uncovered
 from grail_core.proof.numerics import class_name
 from grail_core.protocol.network import NetworkParameters
 
@@ -36,8 +40,7 @@ def require_class(
         engine: what computes; another than Transformers is a server of a miner's.
 
     Raises:
-        ConfigurationError: it does not, with the list of what it admits; or it refuses what no table covers, and none has this
-            class with a validator's.
+        ConfigurationError: it does not, with the list of what it admits.
     """
     where = "GRAIL_DEVICE" if engine == "transformers" else "GRAIL_PIPELINE_BACKEND"
     try:
@@ -59,16 +62,26 @@ def require_class_named(name: str, kind: Kind, params: NetworkParameters, *, whe
     admitted: tuple[str, ...] = getattr(params, f"{kind}_classes")
     if name not in admitted:
         raise _refused(f"numerics class {name} is not among the {kind} classes of this network", kind, params, where)
-    if kind != "validator" and params.uncalibrated == "refused":
-        table = shipped_table()
-        for validator in params.validator_classes:
-            if table.lookup(name, validator) is None:
-                raise ConfigurationError(
-                    f"calibration {table.version} has no table of {name} with validators' {validator}",
-                    where=where,
-                    hint=f"{params.name} refuses what no table covers: every seal of this miner would be refused",
-                )
     return name
+
+
+def require_covered(
+    proof_class: str, generation_class: str, table: CalibrationTable, shape: Shape, params: NetworkParameters
+) -> None:
+    """A miner's classes against the table that its checkpoint pins.
+
+    Raises:
+        ProtocolViolationError: the network refuses what no table covers, and this one covers them not at this shape.
+    """
+    if params.uncalibrated != "refused":
+        return
+    missing = uncovered(table, params, shape, proof=proof_class, generation=generation_class)
+    if missing:
+        raise ProtocolViolationError(
+            f"calibration {table.version} does not cover {missing[0].use} in {missing[0].miner} measured in"
+            f" {missing[0].measured_in}, for {shape.layers} layers of {shape.hidden_size}",
+            hint=f"{params.name} refuses what no table covers: every seal of this miner would be refused",
+        )
 
 
 def _refused(why: str, kind: Kind, params: NetworkParameters, where: str) -> ConfigurationError:

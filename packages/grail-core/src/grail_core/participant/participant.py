@@ -15,6 +15,7 @@ from grail_core.beacon.base import Beacon
 from grail_core.chain.base import Chain, Neuron, time_of_block_ms
 from grail_core.checkpoints.bucket import CheckpointBucket
 from grail_core.checkpoints.cache import DEFAULT_LIMIT_BYTES, CheckpointCache
+from grail_core.checkpoints.pinned_table import read_table_file
 from grail_core.checkpoints.source import CheckpointSource, cache_of
 from grail_core.errors import ConfigurationError
 from grail_core.file_cache import DEFAULT_BUDGET_BYTES, FileCache
@@ -52,11 +53,14 @@ class Participant:
     state_dir: Path
     checkpoint_cache_bytes: int = DEFAULT_LIMIT_BYTES
     file_cache_bytes: int = DEFAULT_BUDGET_BYTES
+    calibration: Path | None = None  # GRAIL_CALIBRATION: where else the pinned table may be had from
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Participant:
         """Open everything; the first thing that is wrong ends with its error (what, where, what to try)."""
         params = network_parameters(settings)
+        if settings.calibration is not None:
+            read_table_file(settings.calibration)
         chain = open_chain(settings)
         # A development chain has its netuid in its file; what the operator says counts all the same.
         asked = settings.netuid if "netuid" in settings.model_fields_set else chain.netuid
@@ -77,6 +81,7 @@ class Participant:
             state_dir=settings.state_dir,
             checkpoint_cache_bytes=settings.checkpoint_cache_gib << 30,
             file_cache_bytes=settings.file_cache_gib << 30,
+            calibration=settings.calibration,
         )
 
     @cached_property
@@ -109,6 +114,7 @@ class Participant:
             seen=self.state.seen,
             own=own,
             cache_limit_bytes=self.checkpoint_cache_bytes,
+            calibration=self.calibration,
         )
 
     @cached_property

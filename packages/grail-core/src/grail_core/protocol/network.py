@@ -40,6 +40,37 @@ class ParameterDifference:
 
 
 @dataclass(frozen=True)
+class CalibrationLimits:
+    """How wide a calibration table may be (section 6), in thousandths: a laxer one is refused by every reader.
+
+    The first four bound a statistic's threshold for a sample of 64 rollouts at its own share of the false-reject rate, as the
+    table gives it for any pair of an admitted class; the last two what a table may say of honest noise.
+    """
+
+    sketch_ratio: int
+    twin_margin: int
+    logprob_ratio: int
+    twin_logprob: int
+    logit_variance: int  # how much more honest logits may vary than the validator's own
+    sketch_variance: int  # variance proxy of honest noise along an alternative, by the validator's own
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            if not 0 < getattr(self, f.name) <= _MAX_LIMIT:
+                raise ValueError(
+                    f"calibration_limits: {f.name} is {getattr(self, f.name)!r}, from 1 to {_MAX_LIMIT} is expected"
+                )
+
+    @classmethod
+    def from_json(cls, node: Node) -> CalibrationLimits:
+        m = node.members(*(f.name for f in dataclasses.fields(cls)))
+        return cls(**{name: value.integer(1, _MAX_LIMIT) for name, value in m.items()})
+
+
+_MAX_LIMIT = 1_000_000
+
+
+@dataclass(frozen=True)
 class NetworkParameters:
     """Everything two participants must agree on before they agree on anything else.
 
@@ -67,6 +98,9 @@ class NetworkParameters:
     generation_classes: tuple[str, ...]  # that may draw tokens
     validator_classes: tuple[str, ...]  # that validators compute with
     uncalibrated: Literal["refused", "reported"]  # files of admitted classes whose statistics no table enforces
+    bit_equal: tuple[str, ...]  # proof classes on one device model with pinned kernels, whose prefill is equal to the bit
+    calibration_limits: CalibrationLimits
+    alternatives_permille: int  # chance that a drawn file is compared with the named alternatives
     store_hosts: tuple[str, ...]  # allowed hosts of S3-compatible endpoints; empty: only the filesystem store
 
     def __post_init__(self) -> None:
@@ -92,6 +126,8 @@ class NetworkParameters:
             ("generation_classes", _names(self.generation_classes)),
             ("validator_classes", _names(self.validator_classes)),
             ("uncalibrated", self.uncalibrated in ("refused", "reported")),
+            ("bit_equal", len(set(self.bit_equal)) == len(self.bit_equal) and set(self.bit_equal) <= set(self.proof_classes)),
+            ("alternatives_permille", 0 <= self.alternatives_permille <= 1000),
         ):
             if not ok:
                 raise ValueError(f"{name}: {getattr(self, name)!r} does not make a network")
@@ -139,6 +175,9 @@ class NetworkParameters:
                 generation_classes=_read_names(m["generation_classes"]),
                 validator_classes=_read_names(m["validator_classes"]),
                 uncalibrated="refused" if uncalibrated == "refused" else "reported",
+                bit_equal=_read_names(m["bit_equal"]),
+                calibration_limits=CalibrationLimits.from_json(m["calibration_limits"]),
+                alternatives_permille=m["alternatives_permille"].integer(),
                 store_hosts=tuple(host.text(_MAX_HOST) for host in m["store_hosts"].items(64)),
             )
         )
@@ -177,7 +216,7 @@ def _read_names(node: Node) -> tuple[str, ...]:
 def _jsonable(value: object) -> Json:
     if isinstance(value, bytes):
         return value.hex()
-    if isinstance(value, BeaconChain):
+    if isinstance(value, BeaconChain | CalibrationLimits):
         return {f.name: _jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, tuple):
         return [_jsonable(item) for item in value]
@@ -199,6 +238,15 @@ def _flat(value: dict[str, Json], prefix: str = "") -> dict[str, str]:
 UNSET_HOTKEY = Hotkey(bytes(32))
 _CALIBRATED = ("bf16-sdpa-cpu-transformers", "bf16-eager-cpu-transformers")
 """Every pair of these has a table in the shipped calibration; other classes join when somebody has calibrated them."""
+_LIMITS = CalibrationLimits(
+    sketch_ratio=600,
+    twin_margin=250,
+    logprob_ratio=600,
+    twin_logprob=250,
+    logit_variance=4000,
+    sketch_variance=6000,
+)
+"""About half more than the widest honest pair that was measured: what tells 4-bit weights apart stays testable."""
 
 SUBNET_81 = NetworkParameters(
     name="subnet-81",
@@ -221,6 +269,9 @@ SUBNET_81 = NetworkParameters(
     generation_classes=_CALIBRATED,
     validator_classes=_CALIBRATED,
     uncalibrated="refused",
+    bit_equal=(),
+    calibration_limits=_LIMITS,
+    alternatives_permille=1000,
     store_hosts=("r2.cloudflarestorage.com",),
 )
 
@@ -245,6 +296,9 @@ LOCALNET = NetworkParameters(
     generation_classes=_CALIBRATED,
     validator_classes=_CALIBRATED,
     uncalibrated="reported",
+    bit_equal=(),
+    calibration_limits=_LIMITS,
+    alternatives_permille=1000,
     store_hosts=(),
 )
 

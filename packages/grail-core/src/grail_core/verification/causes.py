@@ -14,8 +14,6 @@ from typing import Final
 import numpy as np
 
 from grail_core.files.evidence import MinerEvidence
-from grail_core.proof.calibration import active_table
-from grail_core.proof.numerics import class_and_parts
 from grail_core.proof.statistics import MARGIN_SCALE
 from grail_core.protocol import Finding, Outcome
 from grail_core.protocol.reading import Json
@@ -132,13 +130,10 @@ def lines_of(findings: Sequence[Finding]) -> list[str]:
 
 
 def lost_draws(evidence: MinerEvidence) -> str:
-    """How many opened positions clearly lost the seeded draw, beside what honest work loses where the numerics are alike."""
+    """How many opened positions clearly lost the seeded draw."""
     margins = np.concatenate([np.zeros(0, np.float32), *(one.margin for one in evidence.rollouts)])
     lost = int((~(margins < MARGIN_SCALE)).sum())  # what is no number is lost
-    told = f"{lost} of {len(margins)} opened positions lose the seeded draw by {MARGIN_SCALE:g} or more"
-    own, _ = class_and_parts(evidence.numerics_class)
-    pair = active_table().lookup(own, own)
-    return told if pair is None else f"{told}; honest rate about {100 * pair.nulls['margin'].mean / pair.positions:.2g} %"
+    return f"{lost} of {len(margins)} opened positions lose the seeded draw by {MARGIN_SCALE:g} or more"
 
 
 def told_of(findings: Sequence[Finding]) -> dict[str, Json]:

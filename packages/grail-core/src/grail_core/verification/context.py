@@ -9,6 +9,7 @@ from typing import Protocol
 
 from grail_core.environment import Environment, Message
 from grail_core.errors import OutOfTimeError
+from grail_core.proof.calibration import CalibrationTable
 from grail_core.protocol import WindowHeader
 from grail_core.protocol.constants import MAX_NEW_TOKENS_PROTOCOL_CAP
 from grail_core.protocol.context import WindowContext
@@ -29,10 +30,10 @@ class Renderer(Protocol):
 class CheckContext:
     """One miner's file of one window.
 
-    `vocabulary_size` and `context_length` are the checkpoint model's; `history` holds the rollout identities
-    (`uniqueness.rollout_identity`) this hotkey already had counted in the last 12 windows; `sealed` is the header of its seal,
-    None for who knows only the file's digest; `open_file` opens a stranger's bytes; `seconds_left` says how long this file's
-    checks may still take.
+    `vocabulary_size` and `context_length` are the checkpoint model's, `table` is the calibration that it pins; `history` holds
+    the rollout identities (`uniqueness.rollout_identity`) this hotkey already had counted in the last 12 windows; `sealed` is
+    the header of its seal, None for who knows only the file's digest; `open_file` opens a stranger's bytes; `seconds_left` says
+    how long this file's checks may still take.
     """
 
     window: WindowContext
@@ -41,6 +42,7 @@ class CheckContext:
     renderer: Renderer
     vocabulary_size: int
     context_length: int
+    table: CalibrationTable
     sealed: WindowHeader | None = None
     open_file: OpenFile = in_this_process
     history: Collection[Digest] = field(default_factory=frozenset)

@@ -7,6 +7,7 @@ used for which the pinned calibration has no table (section 6).
 from __future__ import annotations
 
 from grail_core.proof.calibration import CalibrationTable, Shape
+from grail_core.proof.coverage import uncovered
 from grail_core.protocol import Finding, WindowHeader
 from grail_core.protocol.constants import PROTOCOL_VERSION
 from grail_core.protocol.context import WindowContext
@@ -50,8 +51,8 @@ def refused_classes(
 ) -> list[Finding]:
     """Rejects of classes that the network does not admit, that changed too soon, or that no table covers.
 
-    Validators must refuse alike, so a table is asked for with every class that validators of this network may compute with,
-    and not with one's own alone.
+    Validators must refuse alike, so a table is asked for every class that validators of this network may measure it in, and
+    not for one's own alone.
 
     Args:
         known: what the hotkey is bound to, None if it is free to choose. shape: the checkpoint model's.
@@ -64,8 +65,8 @@ def refused_classes(
         if name not in admitted:
             detail = f"{kind} class is not admitted on {params.name}; admitted: {', '.join(admitted)}"
             findings.append(reject(check, value=name, detail=detail))
-        elif params.uncalibrated == "refused":
-            findings += _uncovered(check, kind, name, params.validator_classes, table, shape)
+    if not findings and params.uncalibrated == "refused":
+        findings += _uncovered(check, header, params, table, shape)
     if not findings and known is not None and header.classes != known:
         findings.append(
             reject(
@@ -79,15 +80,17 @@ def refused_classes(
 
 
 def _uncovered(
-    check: str, kind: str, name: str, validators: tuple[str, ...], table: CalibrationTable, shape: Shape
+    check: str, header: WindowHeader, params: NetworkParameters, table: CalibrationTable, shape: Shape
 ) -> list[Finding]:
-    for validator in validators:
-        pair = table.lookup(name, validator)
-        if pair is None or not pair.covers(shape):
-            larger = "" if pair is None else f" for {shape.layers} layers of {shape.hidden_size}"
-            detail = f"{kind} class has no table{larger} with validators' {validator} in calibration {table.version}"
-            return [reject(check, value=name, detail=detail)]
-    return []
+    """At most one of each use."""
+    open_pairs = uncovered(table, params, shape, proof=header.proof_class, generation=header.generation_class)
+    first = {one.use: one for one in reversed(open_pairs)}
+    found = []
+    for one in reversed(first.values()):
+        larger = "" if one.pair is None else f" for {shape.layers} layers of {shape.hidden_size}"
+        detail = f"{one.use} class has no table{larger} measured in {one.measured_in} in calibration {table.version}"
+        found.append(reject(check, value=one.miner, detail=detail))
+    return found
 
 
 def _text(value: object) -> str | int | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from grail_core.checkpoints.cache import MANIFEST_FILE
 from grail_core.checkpoints.cached import CachedCheckpoint, read_checkpoint
 from grail_core.checkpoints.loaded import LoadedCheckpoint, PreparedCheckpoint, description_of
+from grail_core.checkpoints.pinned_table import shipped
 from grail_core.environment import Environment
 from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.generation.defaults import sampling_defaults
@@ -162,9 +163,9 @@ def _prepared(model: Model, layout: Layout) -> PreparedCheckpoint:
     renderer = PromptRenderer(model.folder, model.manifest.thinking_mode)
     if layout.generation_device is None:
         description = ModelDescription.of({"config.json": (model.folder / "config.json").read_bytes()})
-        return PreparedCheckpoint(model.manifest, model.folder, renderer, description)
+        return PreparedCheckpoint(model.manifest, model.folder, renderer, description, shipped())
     loaded = PolicyModel.load(model.folder, device=layout.generation_device)
-    return LoadedCheckpoint(model.manifest, model.folder, renderer, description_of(loaded), loaded)
+    return LoadedCheckpoint(model.manifest, model.folder, renderer, description_of(loaded), shipped(), loaded)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ import numpy as np
 
 from grail_core.generation.base import Completion
 from grail_core.proof.batch import RolloutProof
-from grail_core.proof.calibration import Shape, active_table
+from grail_core.proof.calibration import CalibrationTable, Shape
 from grail_core.proof.comparison import Comparison, compare
 from grail_core.proof.sketches import parse_sketches
 from grail_core.proof.statistics import own_statistics
@@ -79,11 +79,11 @@ class DrawCheck:
     """One window's. Entered from every thread that proves.
 
     Args:
-        generation_class, proof_class: numerics classes, as the header will name them. shape: of the model.
+        generation_class, proof_class: numerics classes, as the header will name them. shape: of the model. table: that its
+            checkpoint pins.
     """
 
-    def __init__(self, generation_class: str, proof_class: str, shape: Shape) -> None:
-        table = active_table()
+    def __init__(self, generation_class: str, proof_class: str, shape: Shape, table: CalibrationTable) -> None:
         self._drawn = table.lookup(generation_class, proof_class)
         self._proved = table.lookup(proof_class, proof_class)
         self._shape = shape

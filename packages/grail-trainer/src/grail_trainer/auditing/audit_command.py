@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import click
 
+from grail_core.checkpoints.pinned_table import read_table_file
 from grail_core.errors import ConfigurationError, ProtocolViolationError, StorageError
 from grail_core.files.confined.opening import Confined
 from grail_core.participant.settings import Settings
-from grail_core.proof.calibration import use_table
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.reading import MAX_JSON_INTEGER
 from grail_core.protocol.types import Window
@@ -44,7 +44,8 @@ def audit_command(settings: Settings, asked: AuditRequest, *, as_json: bool) -> 
         ProtocolViolationError: a window does not follow from what its log names.
         StorageError: none differs, and one could not be audited.
     """
-    use_table(settings.calibration)
+    if settings.calibration is not None:
+        read_table_file(settings.calibration)
     ranges = [window_range(text) for text in asked.windows]
     participant = observer(settings)
     done: list[WindowAudit] = []

@@ -68,4 +68,5 @@ def observer(settings: Settings) -> Participant:
         state_dir=settings.cache_dir / "audit",
         checkpoint_cache_bytes=settings.checkpoint_cache_gib << 30,
         file_cache_bytes=settings.file_cache_gib << 30,
+        calibration=settings.calibration,
     )

@@ -379,6 +379,7 @@ class _Building:
             self._loaded.renderer,
             model.vocabulary_size,
             model.context_length,
+            self._loaded.pinned.table,
             open_file=self._open_file,
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from torch import Tensor
 
 from grail_core.chain.base import blocks_in
 from grail_core.checkpoints.manifests import CheckpointSequence, is_in_time
+from grail_core.checkpoints.pinned_table import read_table_file
 from grail_core.checkpoints.publish import CheckpointParts, least_valid_from, publish
+from grail_core.checkpoints.published_table import next_table, require_publishable
 from grail_core.checkpoints.retention import retire
-from grail_core.checkpoints.safety import ModelFiles
+from grail_core.checkpoints.safety import CONFIG_FILE, ModelFiles
 from grail_core.errors import CheckpointError, StorageError
 from grail_core.participant.participant import Participant
 from grail_core.protocol import window_of
@@ -55,15 +57,37 @@ def first_reachable(window: Window, block: Block, params: NetworkParameters, *, 
     return valid_from
 
 
+@dataclass(frozen=True)
+class TableChoice:
+    """What a trainer is told of the calibration table that its checkpoints pin.
+
+    `table`: bytes that parse; None: that of the checkpoint before, the shipped one of a network's first. `uncovered`: publish
+    also where it does not cover what the network admits.
+    """
+
+    table: bytes | None = None
+    uncovered: bool = False
+
+    @classmethod
+    def of(cls, path: Path | None, *, uncovered: bool) -> TableChoice:
+        """Raises ConfigurationError: the file holds no table."""
+        return cls(None if path is None else read_table_file(path), uncovered)
+
+
+NO_CHOICE = TableChoice()
+
+
 @dataclass
 class Publisher:
-    """Publishes one network's checkpoints from this machine. `files` are the model files of the network."""
+    """Publishes one network's checkpoints from this machine. `files` are the model files of the network, `choice` what is said
+    of the calibration table that they pin."""
 
     participant: Participant
     files: ModelFiles
     spare_blocks: int = 1
     states: Path | None = None  # where the training states of what is not published yet lie; None: none is published
     anchor_every: int = ANCHOR_EVERY  # windows; 0: never
+    choice: TableChoice = NO_CHOICE
     _chain_seconds: float = 0.0  # of chain time, that the last publication took: what the next one is given
 
     def __post_init__(self) -> None:
@@ -76,6 +100,16 @@ class Publisher:
     def publish_first(self, parts: CheckpointParts, state: dict[str, Any]) -> CheckpointManifest:
         """The network's first checkpoint; it needs no lead."""
         return self._publish(parts, state)
+
+    def require_table(self) -> None:
+        """The look at the table of the next checkpoint that its publication will take, before anything is learned for it.
+
+        Raises:
+            CheckpointError: it would be refused, by readers or at publication.
+        """
+        table = next_table(self.choice.table, self.view().head, self.participant.own_checkpoints)
+        config = self.files.files[CONFIG_FILE]
+        require_publishable(table, config, self.participant.params, deliberately=self.choice.uncovered)
 
     def publish_next(self, window: Window, state: dict[str, Any]) -> CheckpointManifest:
         """Weights from elsewhere as the next checkpoint, in force from the first window that is free.
@@ -198,6 +232,7 @@ class Publisher:
 
     def _publish(self, parts: CheckpointParts, state: dict[str, Any]) -> CheckpointManifest:
         participant = self.participant
+        parts = replace(parts, calibration=self.choice.table, uncovered=self.choice.uncovered)
         start, start_ms = time.perf_counter(), participant.chain.now_ms()
         manifest = publish(participant.own_checkpoints, parts, state, self.files, participant.signer, participant.params)
         seconds = time.perf_counter() - start

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from grail_core.checkpoints.pinned_table import shipped
 from grail_core.errors import BeaconError, ChainError, ProtocolViolationError, StorageError
 from grail_core.files.evidence import write_evidence
 from grail_core.keys import LocalSigner
@@ -270,7 +271,7 @@ class SimulatedValidator:
                 return None
             context = world.context(window)
             challenge, standing = world.challenge(context), self._standing(window)
-            docket = open_docket(context, challenge, self._announcements(window), standing.memory, _SHAPE)
+            docket = open_docket(context, challenge, self._announcements(window), standing.memory, _SHAPE, shipped().table)
             process.fetching = Fetching(context, challenge, docket, standing, world.now)
         fetching = process.fetching
         if not self._fetched(window, fetching):
@@ -336,6 +337,7 @@ class SimulatedValidator:
             vocabulary_size=1,
             context_length=1,
             shape=_SHAPE,
+            pinned=shipped(),
             sampling=Seed,
             examine=Examiner(broken),
             working=lambda hotkey: ledger.note_work(window, hotkey),

@@ -1,0 +1,203 @@
+"""The calibration table that a checkpoint pins: one of its manifest's files, so that all validators of a network decide alike.
+
+The trainer's signature covers its digest, and the network's parameters say how wide it may be (`CalibrationLimits`): a table
+that is missing, does not parse or is wider is refused by everybody who reads the checkpoint, whoever signed it. A copy on this
+machine (GRAIL_CALIBRATION) is only another place to have the same bytes from. Its bytes are a stranger's: bounded before they
+are parsed. What a table means is `grail_core.proof.calibration`'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Final, NoReturn
+
+from grail_core.errors import CheckpointError, ConfigurationError
+from grail_core.proof.calibration import CalibrationTable, PairCalibration
+from grail_core.protocol.constants import FALSE_REJECT_RATE
+from grail_core.protocol.manifest import CheckpointManifest, ObjectRef
+from grail_core.protocol.network import NetworkParameters
+from grail_core.protocol.reading import distinct_members
+from grail_core.protocol.types import Digest
+from grail_core.text import printable
+
+CALIBRATION_FILE: Final = "calibration.json"
+MAX_CALIBRATION_BYTES: Final = 1 << 20
+"""Thirty times the shipped table, which has four pairs."""
+MAX_VERSION: Final = 64  # characters
+LIMIT_ROLLOUTS: Final = 64
+"""The sample that a network's limits speak of: the most that a challenge draws."""
+_MAKE: Final = "make one with `grail-validator calibrate`"
+
+
+@dataclass(frozen=True)
+class PinnedTable:
+    """A table and the SHA-256 of the bytes that it was parsed from."""
+
+    table: CalibrationTable
+    digest: Digest
+
+    @property
+    def name(self) -> str:
+        """What verdicts say: version and the digest's first 16 hexadecimal digits."""
+        return f"{self.table.version} {self.digest.hex()[:16]}"
+
+
+def shipped() -> PinnedTable:
+    """The table in the package: a network's first checkpoint has it, unless its trainer is given another."""
+    return parse_table(shipped_bytes())
+
+
+@lru_cache(maxsize=1)
+def shipped_bytes() -> bytes:
+    return resources.files("grail_core.proof").joinpath(CALIBRATION_FILE).read_bytes()
+
+
+@lru_cache(maxsize=8)
+def parse_table(raw: bytes) -> PinnedTable:
+    """A table from whatever bytes.
+
+    Raises:
+        ConfigurationError: they are too many, no JSON, or no table; the field is in the text.
+    """
+    if len(raw) > MAX_CALIBRATION_BYTES:
+        raise ConfigurationError(f"a calibration table has at most {MAX_CALIBRATION_BYTES} bytes", hint=_MAKE)
+    try:
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=distinct_members, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(f"the calibration table is no JSON: {printable(str(error), 200)}", hint=_MAKE) from error
+    table = CalibrationTable.from_json(value)
+    if not table.version or len(table.version) > MAX_VERSION or printable(table.version) != table.version:
+        raise ConfigurationError(
+            f"the calibration table's version is no text of 1 to {MAX_VERSION} printable characters",
+            hint="verdicts name the table by it; give another with `grail-validator calibrate --version`",
+        )
+    return PinnedTable(table, Digest(hashlib.sha256(raw).digest()))
+
+
+def read_table_file(path: Path) -> bytes:
+    """The bytes of a table on this machine, which parse.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or holds no table; file and field are named.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_CALIBRATION_BYTES + 1)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the calibration table cannot be read: {error.strerror}", where=str(path), hint=_MAKE
+        ) from error
+    try:
+        parse_table(raw)
+    except ConfigurationError as error:
+        raise ConfigurationError(error.what, where=str(path), hint=error.hint) from error
+    return raw
+
+
+def pinned_object(manifest: CheckpointManifest) -> ObjectRef:
+    """The object that holds the manifest's table.
+
+    Raises:
+        CheckpointError: it pins none, or one that is larger than any.
+    """
+    where = _of(manifest)
+    found = next((file.object for file in manifest.files if file.path == CALIBRATION_FILE), None)
+    if found is None:
+        raise CheckpointError(
+            f"the checkpoint pins no calibration table: it has no {CALIBRATION_FILE}",
+            where=where,
+            hint="nobody can say what honest work is there; the trainer publishes with this version of the software",
+        )
+    if found.size > MAX_CALIBRATION_BYTES:
+        raise CheckpointError(
+            f"the calibration table has {found.size} bytes, the limit is {MAX_CALIBRATION_BYTES}",
+            where=f"{where}: {CALIBRATION_FILE}",
+        )
+    return found
+
+
+def pinned_table(manifest: CheckpointManifest, raw: bytes, params: NetworkParameters) -> PinnedTable:
+    """The table of a manifest from the bytes of its file, as the network admits it.
+
+    Raises:
+        CheckpointError: they are not the manifest's, hold no table, or one that is wider than the network's limits.
+    """
+    where = f"{_of(manifest)}: {CALIBRATION_FILE}"
+    if hashlib.sha256(raw).digest() != pinned_object(manifest).sha256:
+        raise CheckpointError("the file is not the one that the manifest names", where=where)
+    try:
+        pinned = parse_table(raw)
+    except ConfigurationError as error:
+        raise CheckpointError(error.what, where=where, hint="the trainer published it; take part when it is mended") from error
+    require_within_limits(pinned.table, params, where)
+    return pinned
+
+
+def given_table(manifest: CheckpointManifest, path: Path, params: NetworkParameters) -> PinnedTable:
+    """The table of a manifest from a file that an operator keeps.
+
+    Raises:
+        ConfigurationError: the file cannot be read, holds no table, or another than the manifest pins.
+        CheckpointError: the manifest pins none, or one that is wider than the network's limits.
+    """
+    raw = read_table_file(path)
+    wanted, found = pinned_object(manifest).sha256, hashlib.sha256(raw).digest()
+    if found != wanted:
+        raise ConfigurationError(
+            f"this calibration table has digest {found.hex()}, and checkpoint {manifest.sequence} pins {wanted.hex()}",
+            where=f"GRAIL_CALIBRATION={path}",
+            hint="all validators of a network judge with the table that its checkpoint pins: unset GRAIL_CALIBRATION to use the"
+            " checkpoint's own, or put that very file there",
+        )
+    return pinned_table(manifest, raw, params)
+
+
+def require_within_limits(table: CalibrationTable, params: NetworkParameters, where: str) -> None:
+    """Refuse a table by which more passes than the network admits.
+
+    Raises:
+        CheckpointError: with statistic, pair and both figures.
+    """
+    excess = next(excesses(table, params), None)
+    if excess is not None:
+        raise CheckpointError(
+            f"the calibration table is wider than {params.name} admits: {excess}",
+            where=where,
+            hint="the network's calibration_limits bound what a trainer may pin; no reader follows a wider table",
+        )
+
+
+def excesses(table: CalibrationTable, params: NetworkParameters) -> Iterator[str]:
+    """What of a table is beyond the network's limits, for classes that may be used on it."""
+    admitted = {*params.proof_classes, *params.generation_classes}
+    for pair in table.pairs.values():
+        if pair.miner not in admitted:
+            continue
+        for name, value, most in limited_figures(pair, params):
+            if value > most:
+                yield f"{name} is {value:.4g}, at most {most:g}, for {pair.miner} measured in {pair.validator}"
+
+
+def limited_figures(pair: PairCalibration, params: NetworkParameters) -> Iterator[tuple[str, float, float]]:
+    """(name, the table's figure, the network's limit) of everything that a network limits."""
+    limits = params.calibration_limits
+    for name, null in pair.nulls.items():
+        if not hasattr(limits, name):  # INTERIM
+            continue
+        yield f"{name} threshold", null.threshold(LIMIT_ROLLOUTS, FALSE_REJECT_RATE / 8), getattr(limits, name) / 1000
+    yield "logit_variance", pair.logit_variance, limits.logit_variance / 1000
+    yield "sketch_variance", pair.sketch_variance, limits.sketch_variance / 1000
+
+
+def _of(manifest: CheckpointManifest) -> str:
+    return f"checkpoint {manifest.sequence}, in force from window {manifest.valid_from}"
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number of a table")

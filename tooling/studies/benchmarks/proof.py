@@ -198,7 +198,10 @@ def _refused(thing: object, positions: int) -> None:
 def sampling() -> Figures:
     """The seeded-sampling check of one position, logits given; honest claims, so every candidate has to be looked at.
 
-    Beside it the checks of others from the same rows of logits.
+    Beside it the checks of others from the same rows of logits, and its time as a share of a bare log-sum-exp's. Both sides can
+    be held to what another machine has, the rest of the figures with them (docs/measurements.md names the machines tried):
+
+        NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=+avx2,+fma ATEN_CPU_CAPABILITY=avx2 hatch run bench proof
     """
     import torch
 
@@ -230,7 +233,13 @@ def sampling() -> Figures:
                     peer(row, position)
 
             figures[f"peer.{key}.{name}"] = 1e6 * _median(compute, 7) / 64
-    for key in ("sampling.verify_us_per_position", *(f"peer.{key}" for key, _ in LOGIT_PEERS)):
+        bare = figures[f"peer.log_sum_exp.us_per_position.{name}"]
+        figures[f"sampling.log_sum_exp_share.{name}"] = figures[f"sampling.verify_us_per_position.{name}"] / bare
+    for key in (
+        "sampling.verify_us_per_position",
+        "sampling.log_sum_exp_share",
+        *(f"peer.{key}" for key, _ in LOGIT_PEERS),
+    ):
         figures[key] = max(figures[f"{key}.{name}"] for name in rows)
     return figures
 

@@ -309,6 +309,7 @@ def logit_noise(reference, other, tops, temperature, noise, spread):  # type: ig
     inverse = float32(1.0) / float32(temperature)
     for row in range(reference.shape[0]):
         top = reference[row, tops[row]]
+        shift = other[row, tops[row]] - top  # what moves all alike decides nothing, and would take the digits of what does
         total = float32(0.0)
         squares = float32(0.0)
         first = float32(0.0)
@@ -317,7 +318,7 @@ def logit_noise(reference, other, tops, temperature, noise, spread):  # type: ig
             y = (reference[row, v] - top) * inverse
             near = y > float32(-20.0)
             p = _power_of_two(y * float32(_LOG2_E)) if near else float32(0.0)
-            difference = other[row, v] - reference[row, v] if near else float32(0.0)  # far ones may be −inf in both
+            difference = other[row, v] - reference[row, v] - shift if near else float32(0.0)  # far ones may be −inf in both
             total += p
             squares += p * p
             first += p * difference

@@ -21,10 +21,8 @@ from grail_core.errors import ProtocolViolationError
 from grail_core.model.described import ModelDescription
 from grail_core.participant.deployment import network_parameters, open_chain, open_reader
 from grail_core.participant.settings import Settings
-from grail_core.proof.calibration import Coverage, Shape
+from grail_core.proof.calibration import Coverage, Shape, share_of_pooled
 from grail_core.proof.coverage import PairCoverage, coverage_of
-from grail_core.proof.statistics import shares_of
-from grail_core.protocol.constants import FALSE_REJECT_RATE
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.windows import window_of
@@ -64,18 +62,18 @@ class Standing:
                     "class": one.miner,
                     "measured_in": one.measured_in,
                     "coverage": one.coverage.value,
-                    "thresholds": {name: f"{value:.4g}" for name, value in thresholds(one).items()},
+                    "thresholds": {name: f"{value:.4g}" for name, value in thresholds(one, self.shape).items()},
                 }
                 for one in self.classes
             ],
         }
 
 
-def thresholds(one: PairCoverage) -> dict[str, float]:
+def thresholds(one: PairCoverage, shape: Shape) -> dict[str, float]:
     """Of every statistic that the table enforces of this pair, for a sample of 64 rollouts; none where it enforces nothing."""
     if one.pair is None or one.coverage is Coverage.NONE:
         return {}
-    share, _ = shares_of(FALSE_REJECT_RATE, 0)
+    share = share_of_pooled()
     wider = 1.0 if one.coverage is Coverage.EXTENDED else 0.0
     return {name: null.threshold(LIMIT_ROLLOUTS, share) + wider * null.dead_zone for name, null in one.pair.nulls.items()}
 
@@ -135,7 +133,7 @@ def _print(found: Standing) -> None:
     console.say(f"calibration {pinned.table.version}, digest {pinned.digest.hex()}, measured on {pinned.table.place}")
     table = Table("use", "class", "measured in", "coverage", f"thresholds at {LIMIT_ROLLOUTS} rollouts")
     for one in found.classes:
-        told = ", ".join(f"{name} {value:.3g}" for name, value in thresholds(one).items())
+        told = ", ".join(f"{name} {value:.3g}" for name, value in thresholds(one, shape).items())
         table.add_row(one.use, one.miner, one.measured_in, one.coverage.value, told)
     console.print(table)
     for coverage in dict.fromkeys(one.coverage for one in found.classes):

@@ -1,7 +1,7 @@
 """Evidence: what a validator measured of a file's sampled rollouts, and its signed Parquet form.
 
-One row a rollout, in the closed form that `parquet_reader` reads (nothing in it is nested): a rollout's alternatives are their
-names, one a line in ascending order, and their values, one after the other in that order.
+One row a rollout, in the closed form that `parquet_reader` reads (nothing in it is nested): what was measured under named
+alternatives are their names, one a line in ascending order, and their values, one after the other in that order.
 
 A verdict is a pure function of files, chain and beacon inputs, and evidence; so whoever holds the evidence can compute the
 verdict again without a model (`verification.examine.decide`). All values are as measured: float32, never rounded.
@@ -9,7 +9,7 @@ verdict again without a model (`verification.examine.decide`). All values are as
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -21,12 +21,11 @@ from grail_core.files.parquet_columns import Buffer, ColumnPieces
 from grail_core.files.parquet_footer import Column, FileForm, Physical
 from grail_core.files.parquet_reader import PieceTable, read_whole
 from grail_core.files.parquet_writer import Values, write_parquet
-from grail_core.proof.alternative_test import REFERENCE
+from grail_core.proof.work import REFERENCE, ComparedRollout, Leads, ReferenceMeasurement
 from grail_core.protocol.constants import ALTERNATIVE_POSITIONS, MAX_NEW_TOKENS_PROTOCOL_CAP, SKETCH_DIMENSIONS
 from grail_core.protocol.types import Digest, Hotkey
 
 F32 = npt.NDArray[np.float32]
-Positions = npt.NDArray[np.int32]
 
 
 class GradeStability(Enum):
@@ -49,10 +48,10 @@ class GradeEvidence:
 class RolloutEvidence:
     """One sampled rollout with k challenged completion positions.
 
-    `z` [k, 4] are the validator's unrounded sketch values at those positions; `alternatives` the same in float32 under the
-    current weights and each alternative's, by name, [m, 4] at the m `alternative_positions` (the k among them), empty where
-    the challenge did not draw this rollout for them; `logprob` [k] the unwarped log-probability of the claimed token (nats);
-    `margin` [k] of section 4 (logits, clipped at 4).
+    `z` [k, 4] are the validator's unrounded sketch values at those positions; `logprob` [k] the unwarped log-probability of
+    the claimed token (nats); `margin` [k] of section 4 (logits, clipped at 4). `reference` are the same positions under the
+    same weights in float32, None where whoever measured has no such copy; `compared` what the named alternatives would have
+    given, None where the challenge did not draw this rollout for them.
     """
 
     group: int
@@ -62,16 +61,16 @@ class RolloutEvidence:
     z: F32
     logprob: F32
     margin: F32
-    alternatives: Mapping[str, F32] = field(default_factory=dict)
-    alternative_positions: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    reference: ReferenceMeasurement | None = None
+    compared: ComparedRollout | None = None
 
 
 @dataclass(frozen=True)
 class MinerEvidence:
     """All sampled rollouts of one file, in the order sampled: whole groups first, then singles.
 
-    `numerics_class` is the validator's own; `layers` and `hidden_size` are the checkpoint model's, since a calibration
-    holds for models of about the sizes it was made on.
+    `numerics_class` is what it was measured in (`numerics.measuring_class`); `layers` and `hidden_size` are the checkpoint
+    model's, since a calibration holds for models of about the sizes it was made on.
     """
 
     hotkey: Hotkey
@@ -80,14 +79,23 @@ class MinerEvidence:
     numerics_class: str
     layers: int
     hidden_size: int
-    inconclusive: int = 0  # rollouts that could not be measured and were replaced, or not
+    inconclusive: int = 0  # rollouts without a grade (replaced, or not), or without a finite reference
 
 
 MAX_EVIDENCE_ROWS = 4096 * 80
 """Miners of a window, and rollouts sampled of one: 64, and what replaces inconclusive ones."""
 MAX_EVIDENCE_BYTES = 512 << 20
 MAX_ALTERNATIVES = 16
-_MAX_VALUES = ALTERNATIVE_POSITIONS * SKETCH_DIMENSIONS * 4
+"""That a rollout is compared with, and the reference is not one."""
+_MAX_NAMES = (MAX_ALTERNATIVES + 1) * 128
+_REFERENCE = ("logprobs", "margins", "twins", "noise", "spread")
+"""Numbers that the reference gives at each position, beside its sketch."""
+
+
+def _numbers(name: str, most: int, width: int = 1) -> Column:
+    """Up to `most` values of `width` numbers of four bytes."""
+    return Column(name, Physical.BYTES, most=4 * width * most, item=4 * width)
+
 
 COLUMNS = (
     Column("hotkey", Physical.FIXED, most=32),
@@ -101,13 +109,21 @@ COLUMNS = (
     Column("judge_reward", Physical.DOUBLE),
     Column("judge_success", Physical.BOOLEAN),
     Column("judge_stability", Physical.BYTES, most=16),
-    Column("positions", Physical.BYTES, most=4 * MAX_NEW_TOKENS_PROTOCOL_CAP, item=4),
-    Column("z", Physical.BYTES, most=16 * MAX_NEW_TOKENS_PROTOCOL_CAP, item=16),
-    Column("logprob", Physical.BYTES, most=4 * MAX_NEW_TOKENS_PROTOCOL_CAP, item=4),
-    Column("margin", Physical.BYTES, most=4 * MAX_NEW_TOKENS_PROTOCOL_CAP, item=4),
-    Column("alternative_names", Physical.BYTES, most=MAX_ALTERNATIVES * 128),
-    Column("alternatives", Physical.BYTES, most=MAX_ALTERNATIVES * _MAX_VALUES, item=16),
-    Column("alternative_positions", Physical.BYTES, most=4 * ALTERNATIVE_POSITIONS, item=4),
+    _numbers("positions", MAX_NEW_TOKENS_PROTOCOL_CAP),
+    _numbers("z", MAX_NEW_TOKENS_PROTOCOL_CAP, SKETCH_DIMENSIONS),
+    _numbers("logprob", MAX_NEW_TOKENS_PROTOCOL_CAP),
+    _numbers("margin", MAX_NEW_TOKENS_PROTOCOL_CAP),
+    _numbers("reference_z", MAX_NEW_TOKENS_PROTOCOL_CAP, SKETCH_DIMENSIONS),
+    *(_numbers(f"reference_{name}", MAX_NEW_TOKENS_PROTOCOL_CAP) for name in _REFERENCE),
+    _numbers("compared_positions", ALTERNATIVE_POSITIONS),
+    _numbers("compared_noise", ALTERNATIVE_POSITIONS),
+    _numbers("compared_spread", ALTERNATIVE_POSITIONS),
+    Column("sketched_under", Physical.BYTES, most=_MAX_NAMES),
+    _numbers("compared_z", (MAX_ALTERNATIVES + 1) * ALTERNATIVE_POSITIONS, SKETCH_DIMENSIONS),
+    Column("drawn_under", Physical.BYTES, most=_MAX_NAMES),
+    _numbers("lead_own", MAX_ALTERNATIVES * ALTERNATIVE_POSITIONS),
+    _numbers("lead_other", MAX_ALTERNATIVES * ALTERNATIVE_POSITIONS),
+    _numbers("lead_rival", MAX_ALTERNATIVES * ALTERNATIVE_POSITIONS),
 )
 FORM = FileForm(
     columns=COLUMNS,
@@ -115,7 +131,7 @@ FORM = FileForm(
     max_file_bytes=MAX_EVIDENCE_BYTES,
     least_rows=0,
     max_rows=MAX_EVIDENCE_ROWS,
-    max_decoded_bytes_per_row=512 << 10,  # every position of the longest answer, and sixteen alternatives
+    max_decoded_bytes_per_row=1 << 20,  # every position of the longest answer, and sixteen alternatives
     max_decoded_bytes=2 * MAX_EVIDENCE_BYTES,
     max_page_bytes=8 << 20,
 )
@@ -123,28 +139,50 @@ FORM = FileForm(
 
 def write_evidence(miners: Sequence[MinerEvidence]) -> bytes:
     """Deterministic Parquet bytes; the verdict names their SHA-256."""
-    rows = [(miner, rollout, sorted(rollout.alternatives)) for miner in miners for rollout in miner.rollouts]
+    rows = [(miner, rollout) for miner in miners for rollout in miner.rollouts]
     values: dict[str, Values] = {
-        "hotkey": [bytes(miner.hotkey) for miner, _, _ in rows],
-        "content_digest": [bytes(miner.content_digest) for miner, _, _ in rows],
-        "numerics_class": [miner.numerics_class.encode() for miner, _, _ in rows],
-        "layers": np.array([miner.layers for miner, _, _ in rows], np.int32),
-        "hidden_size": np.array([miner.hidden_size for miner, _, _ in rows], np.int32),
-        "inconclusive": np.array([miner.inconclusive for miner, _, _ in rows], np.int32),
-        "g": np.array([rollout.group for _, rollout, _ in rows], np.int32),
-        "r": np.array([rollout.rollout for _, rollout, _ in rows], np.int32),
-        "judge_reward": np.array([rollout.grade.reward for _, rollout, _ in rows], np.float64),
-        "judge_success": np.array([rollout.grade.success for _, rollout, _ in rows], np.bool_),
-        "judge_stability": [rollout.grade.stability.value.encode() for _, rollout, _ in rows],
-        "positions": [_bytes(rollout.positions, "<i4") for _, rollout, _ in rows],
-        "z": [_bytes(rollout.z, "<f4") for _, rollout, _ in rows],
-        "logprob": [_bytes(rollout.logprob, "<f4") for _, rollout, _ in rows],
-        "margin": [_bytes(rollout.margin, "<f4") for _, rollout, _ in rows],
-        "alternative_names": ["\n".join(names).encode() for _, _, names in rows],
-        "alternatives": [b"".join(_bytes(rollout.alternatives[name], "<f4") for name in names) for _, rollout, names in rows],
-        "alternative_positions": [_bytes(rollout.alternative_positions, "<i4") for _, rollout, _ in rows],
+        "hotkey": [bytes(miner.hotkey) for miner, _ in rows],
+        "content_digest": [bytes(miner.content_digest) for miner, _ in rows],
+        "numerics_class": [miner.numerics_class.encode() for miner, _ in rows],
+        "layers": np.array([miner.layers for miner, _ in rows], np.int32),
+        "hidden_size": np.array([miner.hidden_size for miner, _ in rows], np.int32),
+        "inconclusive": np.array([miner.inconclusive for miner, _ in rows], np.int32),
+        "g": np.array([rollout.group for _, rollout in rows], np.int32),
+        "r": np.array([rollout.rollout for _, rollout in rows], np.int32),
+        "judge_reward": np.array([rollout.grade.reward for _, rollout in rows], np.float64),
+        "judge_success": np.array([rollout.grade.success for _, rollout in rows], np.bool_),
+        "judge_stability": [rollout.grade.stability.value.encode() for _, rollout in rows],
+        "positions": [_bytes(rollout.positions, "<i4") for _, rollout in rows],
+        "z": [_bytes(rollout.z, "<f4") for _, rollout in rows],
+        "logprob": [_bytes(rollout.logprob, "<f4") for _, rollout in rows],
+        "margin": [_bytes(rollout.margin, "<f4") for _, rollout in rows],
+        "reference_z": [b"" if one.reference is None else _bytes(one.reference.z, "<f4") for _, one in rows],
+        **{
+            f"reference_{name}": [
+                b"" if one.reference is None else _bytes(getattr(one.reference, name), "<f4") for _, one in rows
+            ]
+            for name in _REFERENCE
+        },
+        **_written([one.compared for _, one in rows]),
     }
     return write_parquet(COLUMNS, values, {})
+
+
+def _written(compared: Sequence[ComparedRollout | None]) -> dict[str, Values]:
+    """The columns of what was compared."""
+    nothing = ComparedRollout((), {}, {}, np.zeros(0, np.float32), np.zeros(0, np.float32))
+    rows = [one if one is not None else nothing for one in compared]
+    return {
+        "compared_positions": [_bytes(np.asarray(one.positions, np.int32), "<i4") for one in rows],
+        "compared_noise": [_bytes(one.noise, "<f4") for one in rows],
+        "compared_spread": [_bytes(one.spread, "<f4") for one in rows],
+        "sketched_under": ["\n".join(sorted(one.z)).encode() for one in rows],
+        "compared_z": [b"".join(_bytes(one.z[name], "<f4") for name in sorted(one.z)) for one in rows],
+        "drawn_under": ["\n".join(sorted(one.leads)).encode() for one in rows],
+        "lead_own": [b"".join(_bytes(one.leads[name].own, "<f4") for name in sorted(one.leads)) for one in rows],
+        "lead_other": [b"".join(_bytes(one.leads[name].other, "<f4") for name in sorted(one.leads)) for one in rows],
+        "lead_rival": [b"".join(_bytes(one.leads[name].rival, "<i4") for name in sorted(one.leads)) for one in rows],
+    }
 
 
 def read_evidence(data: bytes) -> list[MinerEvidence]:
@@ -179,10 +217,16 @@ class _Rows:
         self._reward = pieces.fixed("judge_reward", np.float64)
         self._success = pieces.fixed("judge_success", np.uint8)
         self._texts = {
-            name: pieces.varying(name, np.uint8) for name in ("numerics_class", "judge_stability", "alternative_names")
+            name: pieces.varying(name, np.uint8)
+            for name in ("numerics_class", "judge_stability", "sketched_under", "drawn_under")
         }
-        self._floats = {name: pieces.varying(name, np.float32) for name in ("z", "logprob", "margin", "alternatives")}
-        self._positions = {name: pieces.varying(name, np.int32) for name in ("positions", "alternative_positions")}
+        integers = ("positions", "compared_positions", "lead_rival")
+        self._integers = {name: pieces.varying(name, np.int32) for name in integers}
+        self._floats = {
+            column.name: pieces.varying(column.name, np.float32)
+            for column in COLUMNS
+            if column.physical is Physical.BYTES and column.item > 1 and column.name not in integers
+        }
 
     def miners(self, rows: int) -> list[MinerEvidence]:
         found: dict[tuple[bytes, bytes], list[RolloutEvidence]] = {}
@@ -206,38 +250,65 @@ class _Rows:
         return self._texts[name][row].tobytes().decode("utf-8")
 
     def _rollout(self, row: int) -> RolloutEvidence:
-        positions, measured = self._positions["positions"][row], self._positions["alternative_positions"][row]
         return RolloutEvidence(
             group=self._number("g", row),
             rollout=self._number("r", row),
             grade=GradeEvidence(
                 float(self._reward[row]), bool(self._success[row]), GradeStability(self._text("judge_stability", row))
             ),
-            positions=positions,
-            z=self._floats["z"][row].reshape(-1, SKETCH_DIMENSIONS),
+            positions=self._integers["positions"][row],
+            z=self._sketches("z", row),
             logprob=self._floats["logprob"][row],
             margin=self._floats["margin"][row],
-            alternatives=self._alternatives(row, positions, measured),
-            alternative_positions=measured,
+            reference=self._reference(row),
+            compared=self._compared(row),
         )
 
-    def _alternatives(self, row: int, positions: Positions, measured: Positions) -> dict[str, F32]:
-        raw, values = self._text("alternative_names", row), self._floats["alternatives"][row]
-        if not raw:
-            if len(values):
-                raise ValueError("alternatives without names")
-            return {}
-        names = raw.split("\n")
-        if names != sorted(set(names)) or "" in names or len(names) > MAX_ALTERNATIVES:
+    def _sketches(self, name: str, row: int) -> F32:
+        return self._floats[name][row].reshape(-1, SKETCH_DIMENSIONS)
+
+    def _reference(self, row: int) -> ReferenceMeasurement | None:
+        found = ReferenceMeasurement(
+            self._sketches("reference_z", row), *(self._floats[f"reference_{name}"][row] for name in _REFERENCE)
+        )
+        if len({len(value) for value in vars(found).values()}) != 1:
+            raise ValueError("a reference at other positions for one of its numbers than for another")
+        return found if len(found.z) else None
+
+    def _compared(self, row: int) -> ComparedRollout | None:
+        positions = self._integers["compared_positions"][row]
+        m = len(positions)
+        noise, spread = self._floats["compared_noise"][row], self._floats["compared_spread"][row]
+        weights, samplings = self._names("sketched_under", row), self._names("drawn_under", row)
+        z, rival = self._sketches("compared_z", row), self._integers["lead_rival"][row]
+        own, other = self._floats["lead_own"][row], self._floats["lead_other"][row]
+        if len(noise) != m or len(spread) != m or len(z) != len(weights) * m:
+            raise ValueError("a comparison at other positions than it says")
+        if not len(own) == len(other) == len(rival) == len(samplings) * m:
+            raise ValueError("leads at other positions than the comparison's")
+        if not m:
+            if weights or samplings:
+                raise ValueError("a comparison at no position")
+            return None
+        if weights and REFERENCE not in weights:
+            raise ValueError(f"sketches of alternatives without {REFERENCE!r}, which they are compared with")
+        return ComparedRollout(
+            tuple(positions.tolist()),
+            {name: z[at * m : (at + 1) * m] for at, name in enumerate(weights)},
+            {
+                name: Leads(own[at * m : (at + 1) * m], other[at * m : (at + 1) * m], rival[at * m : (at + 1) * m])
+                for at, name in enumerate(samplings)
+            },
+            noise,
+            spread,
+        )
+
+    def _names(self, column: str, row: int) -> list[str]:
+        raw = self._text(column, row)
+        names = raw.split("\n") if raw else []
+        if names != sorted(set(names)) or "" in names or len(names) > MAX_ALTERNATIVES + 1:
             raise ValueError(f"names of alternatives that are not ascending, or more than {MAX_ALTERNATIVES}")
-        if REFERENCE not in names:
-            raise ValueError(f"alternatives without {REFERENCE!r}, which they are compared with")
-        size = len(measured) * SKETCH_DIMENSIONS
-        if len(values) != len(names) * size or not np.isin(positions, measured).all():
-            raise ValueError("alternatives at other positions than the evidence says, or without the challenged ones")
-        return {
-            name: values[index * size : (index + 1) * size].reshape(-1, SKETCH_DIMENSIONS) for index, name in enumerate(names)
-        }
+        return names
 
 
 def _bytes(values: npt.NDArray[np.generic], dtype: str) -> bytes:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +37,7 @@ class PolicyModel:
     Attributes:
         module: the Transformers model, in evaluation mode, without gradients asked for.
         lock: held during every forward pass and weight change; take it to read weights consistently.
+        weights_version: grows with every change that `weights_changed` tells of: what was made of them before is out of date.
     """
 
     def __init__(self, module: Any) -> None:
@@ -59,6 +61,7 @@ class PolicyModel:
                 )
         self.module: Any = module.eval()
         self.lock = threading.RLock()
+        self.weights_version = 0
         self._base: Any = self.module.base_model
         head = self.module.get_output_embeddings()
         self._head_weight: Tensor = head.weight
@@ -148,6 +151,20 @@ class PolicyModel:
     @property
     def attention(self) -> str:
         return str(self.module.config._attn_implementation)
+
+    @contextmanager
+    def attending(self, attention: str) -> Iterator[None]:
+        """With this kind of attention, bit for bit as a model that was loaded with it. Holds the lock throughout."""
+        with self.lock:
+            own = self.attention
+            if attention == own:
+                yield
+                return
+            self.module.set_attn_implementation(attention)
+            try:
+                yield
+            finally:
+                self.module.set_attn_implementation(own)
 
     @property
     def head_weight(self) -> Tensor:
@@ -277,6 +294,7 @@ class PolicyModel:
     def weights_changed(self) -> None:
         """Forget what was derived from the weights. Call after writing into the tensors of `state()`."""
         self._head_copy = None
+        self.weights_version += 1
 
 
 def _check_folder(folder: Path) -> bytes:

@@ -1,14 +1,16 @@
 """One proof batch: what a miner proves of its rows, and what a validator measures of the same rows.
 
-Both run `PolicyModel.hidden_states` on at most PROOF_BATCH_SIZE rows in one pass; the head is applied only to the positions
-that are needed, a few rows of logits at a time. A batch is one group in r order, or single rollouts in the order drawn.
-Sketches belong to input positions prompt_length − 1 … last: completion index i has sketch i + 1 and the logits row before it.
+A validator holds its own pass and the miner's claims against a float32 reference, where it has one. All run
+`PolicyModel.hidden_states` on at most PROOF_BATCH_SIZE rows in one pass; the head is applied only to the positions that are
+needed, a few rows of logits at a time. A batch is one group in r order, or single rollouts in the order drawn. Sketches belong
+to input positions prompt_length − 1 … last: completion index i has sketch i + 1 and the logits row before it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +27,9 @@ from grail_core.proof.work import ReferenceMeasurement, RolloutMeasurement
 from grail_core.protocol.constants import PROOF_BATCH_SIZE
 from grail_core.protocol.policy import GenerationPolicy
 
-# Logits in memory at one time: 55 rows at V = 151,936. Fewer would cast such a head more often than its products cost.
-_LOGITS_BYTES = 32 * 2**20
+LOGITS_BYTES: Final = 32 * 2**20
+"""Logits of one model in memory at one time: 55 rows at V = 151,936. Fewer would cast such a head more often than its products
+cost."""
 
 
 @dataclass(frozen=True)
@@ -95,89 +98,98 @@ def measure_rollouts(
     if keep is not None:
         for r, (states, length) in enumerate(zip(hidden, prompt_lengths, strict=True)):
             keep(r, states[length - 1 : -1])
-    z = _challenged_sketches(hidden, prompt_lengths, positions, projections)
-    logprobs = [np.empty(len(p), dtype=np.float32) for p in positions]
-    margins = [np.empty(len(p), dtype=np.float64) for p in positions]
-    hidden0 = None if reference is None else reference.hidden_states(rows)
-    beside = (
-        None if hidden0 is None else _empty_references(_challenged_sketches(hidden0, prompt_lengths, positions, projections))
-    )
+    found = _unmeasured(positions, _challenged_sketches(hidden, prompt_lengths, positions, projections))
     wanted = [(r, at) for r, p in enumerate(positions) for at in range(len(p))]
-    at_input = [prompt_lengths[r] + positions[r][at] - 1 for r, at in wanted]
-    before = [hidden[r][where] for (r, _), where in zip(wanted, at_input, strict=True)]
+    before = _before(hidden, prompt_lengths, positions)
+    del hidden
+    beside = None
+    if reference is not None:
+        hidden = reference.hidden_states(rows)
+        z = _challenged_sketches(hidden, prompt_lengths, positions, projections)
+        found = [replace(one, reference=_unreferred(z0)) for one, z0 in zip(found, z, strict=True)]
+        beside = reference, _before(hidden, prompt_lengths, positions)
+        del hidden
     for start, logits in _logits_in_chunks(model, before):
-        places = wanted[start : start + len(logits)]
-        inputs = at_input[start : start + len(logits)]
-        claims = [rows[r][where + 1] for (r, _), where in zip(places, inputs, strict=True)]
-        tops = logits.argmax(axis=1)
-        values = _logprobs_of(logits, tops, claims)
-        histories = [
-            rows[r][: where + 1] if sampler.needs_history else () for (r, _), where in zip(places, inputs, strict=True)
-        ]
-        for offset, ((r, at), where) in enumerate(zip(places, inputs, strict=True)):
-            logprobs[r][at] = values[offset]
-            margins[r][at] = sampler.margin(
-                logits[offset], sampling_seeds[r], where, claims[offset], histories[offset], top=int(tops[offset])
-            )
-        if reference is not None and hidden0 is not None and beside is not None:
-            states = torch.stack([hidden0[r][where] for (r, _), where in zip(places, inputs, strict=True)])
-            judged = _Positions(places, inputs, [sampling_seeds[r] for r, _ in places], claims, histories)
-            _refer(sampler, logits, reference.logits(states).cpu().numpy(), judged, beside)
+        chunk = _Chunk(
+            rows, prompt_lengths, positions, wanted[start : start + len(logits)], sampling_seeds, sampler.needs_history
+        )
+        _judge(sampler, logits, chunk, found)
+        if beside is not None:
+            states = torch.stack(beside[1][start : start + len(logits)])
+            _refer(sampler, logits, beside[0].logits(states).cpu().numpy(), chunk, found)
+    return found
+
+
+def _before(hidden: list[Tensor], prompt_lengths: Sequence[int], positions: Sequence[Sequence[int]]) -> list[Tensor]:
+    """The state before every position of every row, one after the other; nothing else of the batch stays in memory."""
+    found: list[Tensor] = []
+    for states, length, indices in zip(hidden, prompt_lengths, positions, strict=True):
+        at = torch.as_tensor([length + i - 1 for i in indices], dtype=torch.long, device=states.device)
+        found += states.index_select(0, at)
+    return found
+
+
+def _unmeasured(positions: Sequence[Sequence[int]], z: Sequence[Sketches]) -> list[RolloutMeasurement]:
+    """With room for what the head says."""
     return [
-        RolloutMeasurement(tuple(p), z[r], logprobs[r], margins[r], None if beside is None else beside[r])
-        for r, p in enumerate(positions)
+        RolloutMeasurement(tuple(p), one, np.empty(len(p), dtype=np.float32), np.empty(len(p), dtype=np.float64))
+        for p, one in zip(positions, z, strict=True)
     ]
 
 
-@dataclass(frozen=True)
-class _Positions:
-    """n positions of one chunk: where their figures go, the index of the last input token, and what is judged there."""
-
-    places: Sequence[tuple[int, int]]  # (row, which of its positions)
-    inputs: Sequence[int]
-    seeds: Sequence[int]
-    claims: Sequence[int]
-    histories: Sequence[Sequence[int]]
+def _unreferred(z: Sketches) -> ReferenceMeasurement:
+    return ReferenceMeasurement(z, *(np.full(len(z), np.nan, dtype=np.float32) for _ in range(5)))
 
 
-def _empty_references(z: Sequence[Sketches]) -> list[ReferenceMeasurement]:
-    return [ReferenceMeasurement(one, *(np.full(len(one), np.nan, dtype=np.float32) for _ in range(5))) for one in z]
+class _Chunk:
+    """n positions whose logits are in memory: where their figures go, and what is judged there."""
+
+    def __init__(
+        self,
+        rows: Sequence[Sequence[int]],
+        prompt_lengths: Sequence[int],
+        positions: Sequence[Sequence[int]],
+        places: Sequence[tuple[int, int]],
+        seeds: Sequence[int],
+        with_history: bool,
+    ) -> None:
+        self.places = places  # (row, which of its positions)
+        self.inputs = [prompt_lengths[r] + positions[r][at] - 1 for r, at in places]  # index of the last input token
+        self.seeds = [seeds[r] for r, _ in places]
+        self.claims = [rows[r][where + 1] for (r, _), where in zip(places, self.inputs, strict=True)]
+        self.histories: list[Sequence[int]] = [
+            rows[r][: where + 1] if with_history else () for (r, _), where in zip(places, self.inputs, strict=True)
+        ]
+
+    def margin(self, sampler: SeededSampler, logits: Floats, i: int, token: int, top: int) -> float:
+        """Of a token at the chunk's i-th position under logits [n, V]. `top`: that row's maximum."""
+        return sampler.margin(logits[i], self.seeds[i], self.inputs[i], token, self.histories[i], top=top)
 
 
-def _refer(
-    sampler: SeededSampler, own: Floats, reference: Floats, at: _Positions, beside: Sequence[ReferenceMeasurement]
-) -> None:
-    """Enter what the reference's logits [n, V] say of a chunk's positions beside the validator's own [n, V]."""
-    tops = reference.argmax(axis=1)
-    count = len(reference)
+def _judge(sampler: SeededSampler, logits: Floats, at: _Chunk, found: Sequence[RolloutMeasurement]) -> None:
+    """Enter what the model's own logits [n, V] say of a chunk's positions."""
+    tops = logits.argmax(axis=1)
+    logprobs = _logprobs_of(logits, tops, at.claims)
+    for i, (r, k) in enumerate(at.places):
+        found[r].logprobs[k] = logprobs[i]
+        found[r].margins[k] = at.margin(sampler, logits, i, at.claims[i], int(tops[i]))
+
+
+def _refer(sampler: SeededSampler, own: Floats, reference: Floats, at: _Chunk, found: Sequence[RolloutMeasurement]) -> None:
+    """Enter what the reference's logits [n, V] say of a chunk's positions beside the model's own [n, V]."""
+    tops, count = reference.argmax(axis=1), len(reference)
     noise, spread = np.empty(count, dtype=np.float32), np.empty(count, dtype=np.float32)
     kernels.logit_noise(reference, own, tops, np.float32(sampler.policy.temperature), noise, spread)
     logprobs = _logprobs_of(reference, tops, at.claims)
     words = np.array([seed & (2**64 - 1) for seed in at.seeds], dtype=np.uint64)
-    chosen = sampler.sample(own, words, np.array(at.inputs, dtype=np.uint32), at.histories)
+    twins = sampler.sample(own, words, np.array(at.inputs, dtype=np.uint32), at.histories)
     for i, (r, k) in enumerate(at.places):
-
-        def margin(token: int, i: int = i) -> float:
-            return sampler.margin(reference[i], at.seeds[i], at.inputs[i], token, at.histories[i], top=int(tops[i]))
-
-        claimed = margin(at.claims[i])
-        one = beside[r]
-        one.logprobs[k], one.margins[k] = logprobs[i], claimed
-        one.twins[k] = claimed if int(chosen[i]) == at.claims[i] else margin(int(chosen[i]))
-        one.noise[k], one.spread[k] = noise[i], spread[i]
-
-
-@on_this_machine
-def measure_sketches(
-    model: PolicyModel,
-    rows: Sequence[Sequence[int]],
-    prompt_lengths: Sequence[int],
-    positions: Sequence[Sequence[int]],
-    projections: Projections,
-) -> list[Sketches]:
-    """z alone, as in `measure_rollouts`: for named alternatives (an earlier checkpoint), whose head is of no interest."""
-    _check_batch(rows, prompt_lengths)
-    return _challenged_sketches(model.hidden_states(rows), prompt_lengths, positions, projections)
+        claimed, twin = at.claims[i], int(twins[i])
+        one = found[r].reference
+        assert one is not None
+        one.logprobs[k], one.noise[k], one.spread[k] = logprobs[i], noise[i], spread[i]
+        one.margins[k] = at.margin(sampler, reference, i, claimed, int(tops[i]))
+        one.twins[k] = one.margins[k] if twin == claimed else at.margin(sampler, reference, i, twin, int(tops[i]))
 
 
 def _check_batch(rows: Sequence[Sequence[int]], prompt_lengths: Sequence[int]) -> None:
@@ -215,7 +227,7 @@ def _claimed_logprobs(
 
 def _logits_in_chunks(model: PolicyModel, states: list[Tensor]) -> Iterator[tuple[int, Floats]]:
     """(start, float32 [n, V] in main memory) over single hidden states [d]."""
-    step = max(1, _LOGITS_BYTES // (4 * model.vocabulary_size))
+    step = max(1, LOGITS_BYTES // (4 * model.vocabulary_size))
     for start in range(0, len(states), step):
         yield start, model.logits(torch.stack(states[start : start + step])).cpu().numpy()
 

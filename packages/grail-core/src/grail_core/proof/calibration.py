@@ -1,153 +1,119 @@
-"""What honest drift looks like, per pair of numerics classes, and the bounds that follow from it.
+"""What honest drift looks like, per pair of numerics classes, and for which sizes of model that may be enforced.
 
-A table ships with the package (`calibration.json`, made by `tooling.studies`); a checkpoint pins one
-(`checkpoints.pinned_table`). It has a version that verdicts name. For each pooled statistic it holds the cumulant-generating
-function K(λ) = ln E exp(λ v) of one rollout's value, the worst of all calibration conditions, with a share of unseen extreme
-rollouts mixed in. By Chernoff's bound the mean of n independent rollouts exceeds min_λ (K(λ) + ln(1/α)/n) / λ with probability
-at most α, whatever the shape of the tail.
+A pair is (the miner's class, the class that the validator measured in). A table has a version text that verdicts name, and it
+travels over sizes: its statistics are all relative to what the validator measures itself (`pooled`). Beside the four nulls a
+pair has the two variances that the tests of named alternatives rest on. One table ships with the package (`calibration.json`,
+made by `tooling.studies`); which one a network judges by, its manifests say, and that is not decided here.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum
 from functools import lru_cache
 from importlib import resources
+from math import isfinite
 from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
-
 from grail_core.errors import ConfigurationError
+from grail_core.proof.null import Null
+from grail_core.proof.numerics import NUMERICS_CLASSES
+from grail_core.protocol.constants import FALSE_REJECT_RATE
+from grail_core.protocol.reading import Node, parse_json
 
-STATISTICS: Final = ("energy", "margin", "logprob", "logprob_tail")
-"""The pooled statistics; `statistics` defines the value of one rollout under each."""
+FORMAT: Final = 3
+CALIBRATION_FILE: Final = "calibration.json"
+"""The table's path among the files of a checkpoint."""
 
-UNSEEN_EXTREMES: Final = 3.0
-"""Rollouts at the clip mixed into every calibration: with none among N seen, a rate of 3/N is excluded at 95 %."""
+BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
+    "sketch_ratio": (-1.0, 1.0),
+    "twin_margin": (-1.0, 1.5),
+    "logprob_ratio": (-1.0, 1.0),
+    "twin_logprob": (-1.0, 1.5),
+}
+"""The pooled statistics, and the range that one unit's value is clipped to; `pooled` defines the values."""
+STATISTICS: Final = tuple(BOUNDS)
 
 LEAST_TOKENS: Final = 100_000
 LEAST_CHECKPOINTS: Final = 10
-"""Section 7: a statistic is enforced only after calibration on this much."""
+LEAST_SHAPES: Final = 3
+"""Section 7: a pair is enforced only after calibration on this much."""
 
-# λ times the clip, from where the bound is all variance to where it is all extremes.
-_GRID = np.geomspace(0.02, 120.0, 48)
+MAX_TABLE_BYTES: Final = 2**20
+_MAX_PAIRS, _MAX_SHAPES, _MAX_GRID, _MAX_COUNT = 256, 64, 256, 10**12
 
-
-@dataclass(frozen=True)
-class Null:
-    """Honest distribution of one statistic's rollout values, clipped at `clip`.
-
-    `dead_zone` is the calibration's own error: how far the worst checkpoint's mean lies above the average checkpoint's.
-    """
-
-    clip: float
-    mean: float
-    worst_mean: float
-    dead_zone: float
-    grid: tuple[float, ...]  # λ
-    cumulants: tuple[float, ...]  # K(λ)
-
-    def threshold(self, rollouts: float, alpha: float) -> float:
-        """The mean over `rollouts` rollouts that honest work exceeds with probability at most `alpha`."""
-        charge = math.log(1 / alpha) / rollouts
-        bound = min((k + charge) / at for at, k in zip(self.grid, self.cumulants, strict=True))
-        return min(bound, self.clip) + self.dead_zone
-
-    @classmethod
-    def fit(
-        cls,
-        values: Sequence[npt.NDArray[np.float64]],
-        clip: float,
-        *,
-        scales: Sequence[float] | None = None,
-        rollouts: int | None = None,
-    ) -> Null:
-        """From one array of rollout values per calibration condition (checkpoint and way of measuring).
-
-        Args:
-            scales: for a value that is a sum over positions: the table's positions a rollout by the condition's, so that all
-                conditions speak of a rollout of one length (`statistics` scales the bound by a rollout's own). None: all 1.
-            rollouts: how many different ones there are; None: no two conditions share one.
-
-        Raises:
-            ValueError: a value that is not finite: honest work has none, and as the worst value it would widen the bound.
-        """
-        if not all(np.isfinite(v).all() for v in values):
-            raise ValueError("a null is fitted to finite values")
-        clipped = [np.minimum(v, clip) for v in values]
-        factors = [1.0] * len(clipped) if scales is None else list(scales)
-        # One rollout measured in five ways is one rollout in which no extreme was seen: conditions never add to the count.
-        total = sum(map(len, clipped)) if rollouts is None else rollouts
-        unseen = UNSEEN_EXTREMES / (total + UNSEEN_EXTREMES)
-        # Means grow with the positions too: the dead zone compares conditions at one length, so a model whose completions are
-        # long is not taken for one that drifts more. Quiet conditions lower the average, hence widen the dead zone; it never
-        # exceeds the worst mean.
-        means = [float(v.mean()) * factor for v, factor in zip(clipped, factors, strict=True)]
-        cumulants = []
-        for scaled in _GRID:
-            worst = max(_scaled_cumulant(v, scaled / clip, f) for v, f in zip(clipped, factors, strict=True))
-            # The unseen extreme is mixed in after scaling: it is one rollout at the clip, however many positions it has.
-            mixed = np.logaddexp(math.log1p(-unseen) + min(worst, scaled), math.log(unseen) + scaled)
-            cumulants.append(float(mixed))
-        average = math.fsum(means) / len(means)
-        return cls(
-            clip=clip,
-            mean=_short(average),
-            worst_mean=_short(max(means)),
-            dead_zone=_short(max(means) - average),
-            grid=tuple(_short(scaled / clip) for scaled in _GRID),
-            cumulants=tuple(_short(k) for k in cumulants),
-        )
+_MAKE_ONE = "make one with `grail-validator calibrate`, or take the one that ships with this release"
 
 
 @dataclass(frozen=True)
 class Shape:
-    """How large a model is. Drift grows with depth and width, so a table is enforced for none larger than it was made on."""
+    """How large a model is."""
 
     layers: int
     hidden_size: int
 
 
 class Coverage(Enum):
-    FULL = "full"
-    EXTENDED = "extended"
-    NONE = "none"
+    """What a pair's nulls are worth for a model of some shape."""
+
+    FULL = "full"  # no layer more and no wider than what was calibrated on
+    EXTENDED = "extended"  # up to twice as deep or wide: enforced with the dead zone doubled
+    NONE = "none"  # reported, not enforced
+
+    @property
+    def dead_zones(self) -> float:
+        return 1.0 if self is Coverage.FULL else 2.0
 
 
 @dataclass(frozen=True)
 class PairCalibration:
-    """Honest drift of a miner's numerics class as a validator's class sees it."""
+    """Honest drift of a miner's numerics class as one of the validator's sees it.
+
+    `logit_variance` (κ): how many times the validator's own noise of the difference of two logits a miner's may have.
+    `sketch_variance`: how many times the variance of independent coordinates at the own drift a rollout's noise along one
+    direction may have.
+    """
 
     miner: str
     validator: str
     tokens: int
     rollouts: int
     checkpoints: int
-    positions: float  # mean challenged positions of a calibration rollout
-    largest: Shape
+    shapes: tuple[Shape, ...]
+    logit_variance: float
+    sketch_variance: float
     nulls: Mapping[str, Null]
 
-    logit_variance = 2.0
-    sketch_variance = 6.0
+    @property
+    def largest(self) -> Shape:
+        """As deep as the deepest and as wide as the widest that was calibrated on."""
+        return Shape(max(one.layers for one in self.shapes), max(one.hidden_size for one in self.shapes))
 
-    def coverage(self, shape: Shape) -> Coverage:
-        return Coverage.FULL if self.covers(shape) else Coverage.NONE
+    def coverage(self, shape: Shape | None) -> Coverage:
+        """Whether the pair may be enforced for such a model (None: of unknown shape, then it may)."""
+        if self.tokens < LEAST_TOKENS or self.checkpoints < LEAST_CHECKPOINTS or len(set(self.shapes)) < LEAST_SHAPES:
+            return Coverage.NONE
+        largest = self.largest
+        if shape is None or (shape.layers <= largest.layers and shape.hidden_size <= largest.hidden_size):
+            return Coverage.FULL
+        if shape.layers <= 2 * largest.layers and shape.hidden_size <= 2 * largest.hidden_size:
+            return Coverage.EXTENDED
+        return Coverage.NONE
 
     def covers(self, shape: Shape | None) -> bool:
-        """Whether the table may be enforced for such a model (None: of unknown shape, then it may)."""
-        enough = self.tokens >= LEAST_TOKENS and self.checkpoints >= LEAST_CHECKPOINTS
-        if not enough or shape is None:
-            return enough
-        return shape.layers <= self.largest.layers and shape.hidden_size <= self.largest.hidden_size
+        """Whether anything is enforced for such a model."""
+        return self.coverage(shape) is not Coverage.NONE
+
+    def threshold(self, name: str, units: float, alpha: float, shape: Shape | None = None) -> float:
+        """The bound on the mean of a pooled statistic over so many units; reported where the shape is not covered."""
+        return self.nulls[name].threshold(units, alpha, dead_zones=self.coverage(shape).dead_zones)
 
 
 @dataclass(frozen=True)
 class CalibrationTable:
-    """All pairs under one version text, for example `bf16-cpu/2`. `place` says on what machine and software it was measured."""
+    """All pairs under one version text, for example `bf16-cpu/3`. `place` says on what machine and software it was measured."""
 
     version: str
     place: str
@@ -157,108 +123,149 @@ class CalibrationTable:
         return self.pairs.get((miner, validator))
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "version": self.version,
-            "place": self.place,
-            "pairs": [
-                {
-                    "miner": pair.miner,
-                    "validator": pair.validator,
-                    "tokens": pair.tokens,
-                    "rollouts": pair.rollouts,
-                    "checkpoints": pair.checkpoints,
-                    "positions": pair.positions,
-                    "largest": {"layers": pair.largest.layers, "hidden_size": pair.largest.hidden_size},
-                    "nulls": {
-                        name: {
-                            "clip": null.clip,
-                            "mean": null.mean,
-                            "worst_mean": null.worst_mean,
-                            "dead_zone": null.dead_zone,
-                            "grid": list(null.grid),
-                            "cumulants": list(null.cumulants),
-                        }
-                        for name, null in pair.nulls.items()
-                    },
-                }
-                for pair in self.pairs.values()
-            ],
-        }
+        pairs = [asdict(pair) for pair in self.pairs.values()]
+        return {"format": FORMAT, "version": self.version, "place": self.place, "pairs": pairs}
+
+    def to_bytes(self) -> bytes:
+        """As it lies in a file: the same table has the same bytes, and so the same digest."""
+        return json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
     @classmethod
-    def from_json(cls, value: Any) -> CalibrationTable:
-        """Parse a table.
+    def from_json(cls, value: object, *, where: str = "") -> CalibrationTable:
+        """Read a table that somebody else may have written.
+
+        Args:
+            where: the file's name, for the error.
 
         Raises:
-            ConfigurationError: it has another form, a statistic is missing, or a number is not finite.
+            ConfigurationError: another form or version, an unknown class, a number that is none or that the pair's own data
+                cannot have given; it names the field.
         """
         try:
-            pairs = [_pair(item) for item in value["pairs"]]
-            return cls(str(value["version"]), str(value["place"]), {(pair.miner, pair.validator): pair for pair in pairs})
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise ConfigurationError(
-                f"not a calibration table: {error!r}", hint="make one with `grail-validator calibrate`"
-            ) from error
+            return _table(Node(value, "$"))
+        except (ValueError, OverflowError, RecursionError) as error:
+            raise _refused(error, where) from error
+
+    @classmethod
+    def from_bytes(cls, raw: bytes, *, where: str = "") -> CalibrationTable:
+        """`from_json` of a file's bytes; size and depth are looked at before anything is decoded.
+
+        Raises:
+            ConfigurationError: as `from_json`, or no JSON.
+        """
+        try:
+            return _table(parse_json(raw, most=MAX_TABLE_BYTES, floats=True))
+        except (ValueError, OverflowError, RecursionError) as error:
+            raise _refused(error, where) from error
 
 
-def _pair(item: Any) -> PairCalibration:
-    nulls = {}
-    for name in STATISTICS:
-        null = item["nulls"][name]
-        grid, cumulants = tuple(map(_finite, null["grid"])), tuple(map(_finite, null["cumulants"]))
-        if not grid or len(grid) != len(cumulants) or min(grid) <= 0:
-            raise ValueError(f"{name}: a grid of positive λ with one K(λ) each is expected")
-        nulls[name] = Null(
-            clip=_positive(null["clip"]),
-            mean=_finite(null["mean"]),
-            worst_mean=_finite(null["worst_mean"]),
-            dead_zone=_finite(null["dead_zone"]),
-            grid=grid,
-            cumulants=cumulants,
-        )
+def share_of_pooled(alpha: float = FALSE_REJECT_RATE) -> float:
+    """α of one pooled statistic: half of all goes to the named alternatives, whether or not any is measured."""
+    return alpha / 2 / len(STATISTICS)
+
+
+def thresholds_of(
+    pair: PairCalibration, sizes: Sequence[int] = (8, 16, 32, 64), shape: Shape | None = None
+) -> dict[str, dict[int, float]]:
+    """For people: the bound of every pooled statistic on the mean of so many rollouts."""
+    alpha = share_of_pooled()
+    return {name: {n: float(f"{pair.threshold(name, n, alpha, shape):.6g}") for n in sizes} for name in STATISTICS}
+
+
+def _table(root: Node) -> CalibrationTable:
+    if isinstance(root.value, Mapping) and root.value.get("format") != FORMAT:
+        Node(root.value.get("format"), "$.format").refuse(f"a table of format {FORMAT} is expected")
+    of = root.members("format", "version", "place", "pairs")
+    pairs: dict[tuple[str, str], PairCalibration] = {}
+    for node in of["pairs"].items(_MAX_PAIRS):
+        pair = _pair(node)
+        if (pair.miner, pair.validator) in pairs:
+            node.refuse(f"miner {pair.miner} and validator {pair.validator} are there twice")
+        pairs[pair.miner, pair.validator] = pair
+    version = of["version"].text(64)
+    if not version or not version.isprintable():
+        of["version"].refuse("a printable text is expected")
+    return CalibrationTable(version, of["place"].text(1000), pairs)
+
+
+def _pair(node: Node) -> PairCalibration:
+    of = node.members(
+        *("miner", "validator", "tokens", "rollouts", "checkpoints", "shapes"),
+        *("logit_variance", "sketch_variance", "nulls"),
+    )
+    shapes = tuple(_shape(one) for one in of["shapes"].items(_MAX_SHAPES))
+    if not shapes:
+        of["shapes"].refuse("at least one shape is expected")
+    rollouts = of["rollouts"].integer(1, _MAX_COUNT)
+    nulls = of["nulls"].members(*STATISTICS)
     return PairCalibration(
-        miner=str(item["miner"]),
-        validator=str(item["validator"]),
-        tokens=int(item["tokens"]),
-        rollouts=int(item["rollouts"]),
-        checkpoints=int(item["checkpoints"]),
-        positions=_positive(item["positions"]),
-        largest=Shape(int(item["largest"]["layers"]), int(item["largest"]["hidden_size"])),
-        nulls=nulls,
+        miner=_class(of["miner"]),
+        validator=_class(of["validator"]),
+        tokens=of["tokens"].integer(rollouts, _MAX_COUNT),  # no rollout is empty
+        rollouts=rollouts,
+        checkpoints=of["checkpoints"].integer(1, rollouts),
+        shapes=shapes,
+        logit_variance=_variance(of["logit_variance"]),
+        sketch_variance=_variance(of["sketch_variance"]),
+        nulls={name: _null(name, nulls[name], rollouts) for name in STATISTICS},
     )
 
 
-def _finite(value: Any) -> float:
+def _null(name: str, node: Node, rollouts: int) -> Null:
+    of = node.members("low", "high", "mean", "worst_mean", "dead_zone", "grid", "cumulants")
+    if (_number(of["low"]), _number(of["high"])) != BOUNDS[name]:
+        of["low"].refuse("values of {} are clipped to {:g} … {:g}".format(name, *BOUNDS[name]))
+    grid = tuple(map(_number, of["grid"].items(_MAX_GRID)))
+    if not grid:
+        of["grid"].refuse("at least one value of λ is expected")
+    null = Null(
+        *BOUNDS[name],
+        mean=_number(of["mean"]),
+        worst_mean=_number(of["worst_mean"]),
+        dead_zone=_number(of["dead_zone"]),
+        grid=grid,
+        cumulants=tuple(map(_number, of["cumulants"].items(_MAX_GRID))),
+    )
+    wrong = null.unfounded(rollouts)
+    if wrong is not None:
+        of[wrong[0]].refuse(wrong[1])
+    return null
+
+
+def _shape(node: Node) -> Shape:
+    of = node.members("layers", "hidden_size")
+    return Shape(of["layers"].integer(1, 10**6), of["hidden_size"].integer(1, 10**7))
+
+
+def _class(node: Node) -> str:
+    name = node.text(128)
+    if name not in NUMERICS_CLASSES:
+        node.refuse(f"{name!r} is no numerics class of this release")
+    return name
+
+
+def _variance(node: Node) -> float:
+    value = _number(node)
+    if not 1 <= value <= 1000:
+        node.refuse(f"{value:g} times the own variance is outside 1 … 1000")
+    return value
+
+
+def _number(node: Node) -> float:
+    value = node.value
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        node.refuse("a number is expected")
     number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"{value!r} is not finite")
+    if not isfinite(number):
+        node.refuse(f"{number} is not finite")
     return number
 
 
-def _positive(value: Any) -> float:
-    number = _finite(value)
-    if not number > 0:
-        raise ValueError(f"{value!r} is not positive")
-    return number
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.7g}")
-
-
-def _scaled_cumulant(values: npt.NDArray[np.float64], rate: float, factor: float) -> float:
-    """K(λ) of `values` for a rollout `factor` times as long.
-
-    K is proportional to the length where positions are independent, and the chance of a rare extreme is where it comes from
-    one position: of ln E = ln(1 + ε), the first gives factor · ln(1 + ε), the second ln(1 + factor · ε). The larger is taken;
-    they differ only where ε is no longer small, and only there does a clipped sum stop growing with its length.
-    """
-    excess = float(np.expm1(values * rate).mean())
-    return max(factor * math.log1p(excess), math.log1p(factor * excess))
+def _refused(error: Exception, where: str) -> ConfigurationError:
+    return ConfigurationError(f"not a calibration table of this release: {error}", where=where, hint=_MAKE_ONE)
 
 
 @lru_cache(maxsize=1)
 def shipped_table() -> CalibrationTable:
     """The table in the package."""
-    text = resources.files("grail_core.proof").joinpath("calibration.json").read_text(encoding="utf-8")
-    return CalibrationTable.from_json(json.loads(text))
+    return CalibrationTable.from_bytes(resources.files("grail_core.proof").joinpath(CALIBRATION_FILE).read_bytes())

@@ -29,6 +29,9 @@ Projections = npt.NDArray[np.float32]
 Sketches = npt.NDArray[np.float32]
 """float32 [n, 4], z of n positions."""
 
+ROUNDING_VARIANCE = (1 / SKETCH_SCALE) ** 2 / 12
+"""Of a coordinate that a claimed word stands for."""
+
 _RESERVED = -32768
 _MAX_Z = SKETCH_LIMIT / SKETCH_SCALE
 

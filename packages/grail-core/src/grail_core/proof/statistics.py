@@ -1,218 +1,276 @@
 """Sections 5 to 7: sampled rollouts → statistics with thresholds of stated error.
 
-The coarse bounds (`coarse_bounds`) need no calibration and are always enforced. The pooled statistics and the named
-alternatives are tests of fixed sample size on rollout-level values (the rollout is the unit of independence) against the
-calibration of the pair of numerics classes; without one they only report. Half of α is split over either kind. Numbers are
-rounded to six digits, so the same evidence gives the same text on any machine. What is no number counts as the worst value
-there is, so leaving one out, or putting one in, helps nobody. Nothing here remembers a window.
+The coarse bounds (`coarse_bounds`) need no calibration and are always enforced. The pooled tests (`pooled`) are tests of fixed
+sample size on the mean of their units against the calibration of the pair of numerics classes; the named alternatives
+(`alternative_test`, `token_test`) rest on two variances of the same pair, and are enforced only where the file's own
+`sketch_ratio` passes, which is what tests that bound. Without a calibration that covers the model's shape they only report, as
+the absolute statistics (`absolute`) always do. Half of α is split over either kind, by the number of tests there can be and
+not by what was measured. Numbers are rounded to six digits, so the same evidence gives the same text on any machine. Where the
+validator's own measurement is not sound, the tests that rest on it are undecided. Nothing here remembers a window.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 
-from grail_core.proof.alternative_test import Floats, Sums, project, sums
-from grail_core.proof.calibration import STATISTICS, PairCalibration, Shape
+from grail_core.proof.absolute import absolute_statistics
+from grail_core.proof.alternative_test import (
+    WEIGHTS_ALTERNATIVES,
+    Projection,
+    own_drift,
+    project,
+    sums,
+)
+from grail_core.proof.calibration import STATISTICS, Coverage, PairCalibration, Shape, share_of_pooled
 from grail_core.proof.coarse_bounds import coarse_bounds
-from grail_core.proof.comparison import CHECKS, Comparison, Float32Comparison, Statistic, shortened
+from grail_core.proof.comparison import CHECKS, Comparison, NamedComparison, Statistic, shortened
+from grail_core.proof.pooled import NO_REFERENCE, Paired, unit_values, unsound
+from grail_core.proof.sketches import ROUNDING_VARIANCE
+from grail_core.proof.token_test import SAMPLING_ALTERNATIVES, TokenEvidence, noise_variance, token_evidence
 from grail_core.protocol.constants import FALSE_REJECT_RATE
 
-# A clip bounds what one odd honest rollout can do and costs nothing against cheats, whose values lie above it throughout.
-# Chosen on 14 checkpoints of a small trained model (0.3 nats a token), at 2e-7 and 46 rollouts; thresholds follow as: energy
-# 0.008 RMS (clip 0.02; 0.010 with clip 0.03), margins 0.08 a rollout (scale 0.2; 0.15 with scale 0.05).
-ENERGY_CLIP = 0.02**2
-"""A rollout's mean squared sketch difference counts up to this; honest rollouts reach 0.013² at most."""
-MARGIN_SCALE = 0.2
-"""A margin counts in full from here on; honest near ties lose by less."""
-MARGIN_CLIP_PER_ROLLOUT = 1.0
-LOGPROB_CLIP = 0.1  # nats
-LOGPROB_TAIL = 0.25  # nats; the largest of 360,000 honest differences was 0.14
-LOGPROB_TAIL_CLIP = 0.25  # of a rollout's informative positions
+ALTERNATIVE_TESTS: Final = 2 * len(WEIGHTS_ALTERNATIVES) + len(SAMPLING_ALTERNATIVES)
+"""Half of α is split over so many, whatever was measured: sketches and tokens of other weights, tokens of other sampling."""
+
+SKETCH_VARIANCE: Final = 6.0
+LOGIT_VARIANCE: Final = 2.0
+"""What is reported by where no table has the pair."""
+
+UNSETTLED_DISTANCE: Final = 0.35
+"""RMS Δ over σ of an earlier checkpoint below which a few rollouts do not settle it."""
+
+LARGEST_BIT_EQUAL: Final = -2.0
+"""ln of what a claim errs by over the own drift; reproduced bits lie below (−8 at common drifts), other weights about 0."""
+
+_POOLED: Final = {
+    "sketch_ratio": ("proof", "mean log ratio of the claims' sketch energy to the validator's own"),
+    "twin_margin": ("sampling", "lost margins, in units of the own logit noise, beyond what the validator's own draw loses"),
+    "logprob_ratio": ("logprob", "mean log ratio of the claims' log-probability errors to the validator's own"),
+    "twin_logprob": ("logprob", "log-probability errors, in units of the own logit noise, beyond the validator's own"),
+}
+
+Margins = PairCalibration | Literal["as the proof"] | None
 
 
 def evaluate(
     sample: Sequence[Comparison],
     pair: PairCalibration | None,
     *,
+    margins: Margins = "as the proof",
     shape: Shape | None = None,
     alpha: float = FALSE_REJECT_RATE,
 ) -> list[Statistic]:
-    """All statistics of one miner's sample: its own, then one of every alternative that was measured.
+    """All statistics of one miner's sample: its own, then those of the alternatives that were measured.
 
     Args:
-        sample: the sampled rollouts (at least one).
-        pair: calibration of (the miner's class, the validator's class); None reports without enforcing.
-        shape: the model's, so that a table made on smaller models is not enforced.
+        sample: the sampled rollouts.
+        pair: calibration of (the miner's proof class, the class measured in); None reports without enforcing.
+        margins: of (the miner's generation class, the class measured in).
+        shape: the model's, so that a table is not enforced beyond what it covers.
         alpha: false-reject rate of everything enforced here together.
     """
-    return [
-        *own_statistics(sample, pair, shape=shape, alpha=alpha),
-        *alternative_statistics(tested_in(sample), pair, shape=shape, alpha=alpha),
-    ]
+    own = own_statistics(sample, pair, margins=margins, shape=shape, alpha=alpha)
+    named = [one.named for one in sample if one.named is not None]
+    passes = sketch_ratio_passes(own)
+    others = alternative_statistics(named, pair, margins=margins, shape=shape, sketch_ratio_passes=passes, alpha=alpha)
+    return [*own, *others]
 
 
 def own_statistics(
     sample: Sequence[Comparison],
     pair: PairCalibration | None,
     *,
-    margins: PairCalibration | Literal["as the proof"] | None = "as the proof",
+    margins: Margins = "as the proof",
     shape: Shape | None = None,
     alpha: float = FALSE_REJECT_RATE,
 ) -> list[Statistic]:
-    """The coarse bounds and the pooled statistics, in the order of the checks: proof, logprob, sampling. See `evaluate`.
+    """The coarse bounds, the pooled tests and the absolute statistics, in the order of the checks: proof, logprob, sampling.
 
-    Args:
-        pair: calibration of what computed the sketches and log-probabilities. margins: of what drew the tokens.
+    The pooled tests are there where any rollout has a reference. See `evaluate`.
     """
     if not sample:
         return []
-    share, _ = shares_of(alpha, 0)
-    pairs = dict.fromkeys(STATISTICS, pair) | {"margin": pair if margins == "as the proof" else margins}
-    pooled = {
-        name: _pooled(name, sample, of_class, of_class is not None and of_class.covers(shape), share)
-        for name, of_class in pairs.items()
-    }
-    statistics = [*coarse_bounds(sample), *pooled.values()]
+    statistics = coarse_bounds(sample)
+    paired = Paired.of(sample)
+    if paired is not None:
+        drawn = pair if margins == "as the proof" else margins
+        for name in STATISTICS:
+            statistics.append(_pooled(name, paired, drawn if name == "twin_margin" else pair, shape, share_of_pooled(alpha)))
+    statistics += absolute_statistics(sample)
     return [statistic for check in CHECKS for statistic in statistics if statistic.check == check]
 
 
+def sketch_ratio_passes(statistics: Sequence[Statistic]) -> bool:
+    """Whether a file's own `sketch_ratio` says that its noise is no larger than the tests of alternatives take it to be."""
+    return any(s.name == "sketch_ratio" and s.threshold is not None and not s.undecided and not s.exceeds for s in statistics)
+
+
 def alternative_statistics(
-    tested: Sequence[Float32Comparison],
+    named: Sequence[NamedComparison],
     pair: PairCalibration | None,
     *,
+    margins: Margins = "as the proof",
     shape: Shape | None = None,
+    sketch_ratio_passes: bool,
     alpha: float = FALSE_REJECT_RATE,
 ) -> list[Statistic]:
-    """One statistic of check `proof` for every alternative measured on any of these rollouts, by name. See `evaluate`."""
-    enforced = pair is not None and pair.covers(shape)
-    names = alternatives_in(tested)
-    _, share = shares_of(alpha, len(names))
-    return [_alternative(name, tested, enforced, share) for name in names]
+    """Of every alternative measured on any of these rollouts: from sketches (check `proof`), then from tokens (`sampling`).
 
-
-def shares_of(alpha: float, alternatives: int) -> tuple[float, float]:
-    """α of one pooled statistic, and of one alternative where there are so many: half of it all goes to either kind.
-
-    A validator measures alternatives only for a file that the pooled statistics let pass, so theirs must not depend on it.
+    Args:
+        sketch_ratio_passes: what the function of this name says of the same file's own statistics. See `evaluate`.
     """
-    return alpha / 2 / len(STATISTICS), alpha / 2 / max(1, alternatives)
+    found = AlternativeTests.of(named, pair, margins)
+    threshold = shortened(math.log(1 / share_of_alternative(alpha)))
+    proofs = pair is not None and pair.covers(shape) and sketch_ratio_passes and not found.undecided
+    drawn = pair if margins == "as the proof" else margins
+    draws = proofs and drawn is not None and drawn.covers(shape)
+    statistics = []
+    for name, one in found.sketches.items():
+        detail = (
+            f"log-evidence that {name} was run, from sketches of {len(one.rollouts)} rollouts; on the way from the current "
+            f"model (0) to it (1): {one.t:.3g}; they differ by {one.distance:.3g} of the own drift"
+        )
+        enforced = proofs and one.testable and name in WEIGHTS_ALTERNATIVES
+        statistics.append(_found("proof", name, one.log_evidence, threshold, enforced, detail, found.undecided))
+    for name, drawn_by in found.tokens.items():
+        detail = (
+            f"log-evidence that tokens were drawn by {name}, {len(drawn_by.rollouts)} rollouts; its token was written at "
+            f"{drawn_by.found} of the {drawn_by.positions} positions that tell"
+        )
+        enforced = draws and name in (*WEIGHTS_ALTERNATIVES, *SAMPLING_ALTERNATIVES)
+        statistics.append(
+            _found("sampling", token_statistic(name), drawn_by.log_evidence, threshold, enforced, detail, found.undecided)
+        )
+    return statistics
 
 
-def _energies(sample: Sequence[Comparison]) -> Floats:
-    """Mean squared sketch difference of a coordinate; infinite where a measured state has no sketch."""
-    squares = np.square(np.concatenate([one.errors for one in sample]), dtype=np.float64)
-    energies = _sums_of(sample, np.add.reduce(squares, axis=1)) / [one.errors.size for one in sample]
-    return _worst_if_not_finite(energies)
+def token_statistic(name: str) -> str:
+    """The name of the statistic that tests an alternative from tokens; from sketches it is the alternative's own."""
+    return f"{name} (tokens)"
 
 
-def _lost_positions(sample: Sequence[Comparison]) -> Floats:
-    """How many positions lost clearly: Σ min(margin / 0.2, 1). A sum, so one wrong token counts alike in any length."""
-    return _sums_of(sample, np.minimum(np.concatenate([one.lost for one in sample]) / MARGIN_SCALE, 1.0))
+def share_of_alternative(alpha: float = FALSE_REJECT_RATE) -> float:
+    """α of one test of a named alternative."""
+    return alpha / 2 / ALTERNATIVE_TESTS
 
 
-def _logprob_means(sample: Sequence[Comparison]) -> Floats:
-    """Mean absolute difference of log-probabilities over the informative positions, nats."""
-    return _informative_mean(sample, lambda distances: distances)
+def wants_all(
+    named: Sequence[NamedComparison],
+    pair: PairCalibration | None,
+    *,
+    margins: Margins = "as the proof",
+    shape: Shape | None = None,
+    alpha: float = FALSE_REJECT_RATE,
+) -> bool:
+    """Whether alternatives are measured on the file's other rollouts too, given those measured first.
 
-
-def _logprob_tails(sample: Sequence[Comparison]) -> Floats:
-    """Share of the informative positions whose log-probabilities differ by more than LOGPROB_TAIL."""
-    return _informative_mean(sample, lambda distances: (distances > LOGPROB_TAIL).astype(np.float64))
-
-
-def _informative_mean(sample: Sequence[Comparison], value: Callable[[Floats], Floats]) -> Floats:
-    """Σ w v / max(Σ w, 1) with w = 1 − p: rollouts whose every token is sure weigh nothing. Infinite where a number is not."""
-    distances = np.abs(np.concatenate([one.logprob_errors for one in sample]), dtype=np.float64)
-    weights = np.concatenate([one.informative for one in sample]).astype(np.float64)
-    with np.errstate(invalid="ignore"):  # what is no number becomes the worst value below
-        total = _sums_of(sample, np.where(np.isfinite(distances), value(distances) * weights, np.nan))
-        return _worst_if_not_finite(total / np.maximum(_sums_of(sample, weights), 1.0))
-
-
-def _worst_if_not_finite(values: Floats) -> Floats:
-    return np.where(np.isfinite(values), values, np.inf)
-
-
-def _sums_of(sample: Sequence[Comparison], values: Floats) -> Floats:
-    """Sums over each rollout's positions of values laid end to end."""
-    starts = np.cumsum([0, *(len(one.margins) for one in sample[:-1])])
-    sums_: Floats = np.add.reduceat(values, starts)
-    return sums_
+    They are where any of these speaks for an alternative, or an earlier checkpoint lies too near to be settled by so few;
+    not where nothing is enforced, or one of the tests has found something already. Stopping costs no α: evidence of a
+    bettor who leaves early is evidence.
+    """
+    if pair is None or not pair.covers(shape):
+        return False
+    found = AlternativeTests.of(named, pair, margins)
+    needed = math.log(1 / share_of_alternative(alpha))
+    weights = [(name, one) for name, one in found.sketches.items() if one.testable]
+    logs = [one.log_evidence for _, one in weights] + [one.log_evidence for one in found.tokens.values()]
+    if found.undecided or any(value >= needed for value in logs):
+        return False
+    near = any(name.startswith("previous-") and one.distance < UNSETTLED_DISTANCE for name, one in weights)
+    speaks = [*(one.rollouts for _, one in weights), *(one.rollouts for one in found.tokens.values())]
+    return near or any(bool((values > 0).any()) for values in speaks)
 
 
 @dataclass(frozen=True)
-class _PooledStatistic:
-    check: str
-    clip: float
-    values: Callable[[Sequence[Comparison]], Floats]
-    what: str
+class AlternativeTests:
+    """What the tests say of every alternative measured on some rollouts, by name. `undecided`: why they say nothing."""
+
+    sketches: dict[str, Projection]
+    tokens: dict[str, TokenEvidence]
+    undecided: str
+
+    @classmethod
+    def of(cls, named: Sequence[NamedComparison], pair: PairCalibration | None, margins: Margins) -> AlternativeTests:
+        """Rollouts whose reference says nothing are left out, and so is one for an alternative that has no number there."""
+        drawn = pair if margins == "as the proof" else margins
+        usable = [one for one in named if one.usable]
+        if not usable:
+            return cls({}, {}, NO_REFERENCE if named else "")
+        drift = own_drift([one.drift for one in usable])
+        sketches = {}
+        for name in sorted({name for one in usable for name in one.deltas}):
+            of_name = [one for one in usable if name in one.deltas and bool(np.isfinite(one.deltas[name]).all())]
+            if of_name:
+                taken = sums([one.errors for one in of_name], [one.deltas[name] for one in of_name], drift)
+                sketches[name] = project(taken, SKETCH_VARIANCE if pair is None else pair.sketch_variance)
+        of_file = noise_variance([one.noise for one in usable], [one.spread for one in usable])
+        tokens = {}
+        for name in sorted({name for one in usable for name in one.leads}) if of_file > 0 else ():
+            of_name = [one for one in usable if name in one.leads and _finite(one, name)]
+            if of_name:
+                tokens[name] = token_evidence(
+                    [one.tokens for one in of_name],
+                    [one.leads[name] for one in of_name],
+                    [one.noise for one in of_name],
+                    of_file,
+                    LOGIT_VARIANCE if drawn is None else drawn.logit_variance,
+                )
+        return cls(sketches, tokens, unsound(drift))
 
 
-_POOLED: dict[str, _PooledStatistic] = {
-    "energy": _PooledStatistic("proof", ENERGY_CLIP, _energies, "mean squared sketch difference a coordinate"),
-    "margin": _PooledStatistic("sampling", MARGIN_CLIP_PER_ROLLOUT, _lost_positions, "clearly lost positions a rollout"),
-    "logprob": _PooledStatistic(
-        "logprob", LOGPROB_CLIP, _logprob_means, "mean absolute log-probability difference where it is informative, nats"
-    ),
-    "logprob_tail": _PooledStatistic(
-        "logprob", LOGPROB_TAIL_CLIP, _logprob_tails, f"share of informative positions off by over {LOGPROB_TAIL:g} nats"
-    ),
-}
+def bit_equal(sample: Sequence[Comparison]) -> Statistic | None:
+    """For a class whose prefill gives the same bits on every machine: the rollout whose claims lie furthest from the own pass.
+
+    b = ln(mean (claimed − own z)² / mean own drift²) of one rollout. Enforced always, so it is asked only for such a class.
+    The own drift is taken as at least what makes the rounding of a claim alone lie below the bound, at every length. None
+    where no rollout has a reference that says anything.
+    """
+    worst: tuple[float, Comparison] | None = None
+    for one in sample:
+        if one.reference is None or not np.isfinite(one.reference.drift).all() or not np.isfinite(one.errors).all():
+            continue
+        claimed, own = (float(np.square(v, dtype=np.float64).mean()) for v in (one.errors, one.reference.drift))
+        # Half a step of a word squared is three times its variance.
+        b = math.log(max(claimed, 1e-30) / (own + 4 * ROUNDING_VARIANCE * math.exp(-LARGEST_BIT_EQUAL)))
+        if worst is None or b > worst[0]:
+            worst = b, one
+    if worst is None:
+        return None
+    b, one = worst
+    detail = "largest log ratio of a rollout's sketch differences to the validator's own drift; reproduced bits lie below"
+    return Statistic("proof", "bit_equal", shortened(b), LARGEST_BIT_EQUAL, True, detail, one.group, one.rollout)
 
 
-def rollout_values(name: str, sample: Sequence[Comparison]) -> Floats:
-    """One value per rollout under a pooled statistic, unclipped; what calibration fits. Infinite where a number is missing."""
-    return _POOLED[name].values(sample)
+def _pooled(name: str, paired: Paired, pair: PairCalibration | None, shape: Shape | None, alpha: float) -> Statistic:
+    check, what = _POOLED[name]
+    values = unit_values(name, paired)
+    count, undecided = len(values), paired.undecided
+    coverage = Coverage.NONE if pair is None else pair.coverage(shape)
+    threshold = shortened(pair.threshold(name, count, alpha, shape)) if pair is not None and count else None
+    detail = f"{what}, {count} units of {len(paired.lengths)} rollouts, own drift {paired.own_drift:.3g}"
+    detail += f", own logit noise {paired.own_noise:.3g} nats"
+    if paired.left_out:
+        detail += f"; {paired.left_out} left out, whose reference says nothing"
+    if coverage is Coverage.EXTENDED:
+        detail += "; larger than what was calibrated on, hence with the dead zone doubled"
+    value = shortened(math.fsum(values) / count) if count else 0.0
+    enforced = coverage is not Coverage.NONE
+    return Statistic(check, name, value, threshold, enforced, _said(detail, undecided), undecided=bool(undecided))
 
 
-def tested_in(sample: Sequence[Comparison]) -> list[Float32Comparison]:
-    """The rollouts on which alternatives were measured."""
-    return [one.in_float32 for one in sample if one.in_float32]
+def _found(check: str, name: str, value: float, threshold: float, enforced: bool, detail: str, undecided: str) -> Statistic:
+    return Statistic(check, name, shortened(value), threshold, enforced, _said(detail, undecided), undecided=bool(undecided))
 
 
-def alternatives_in(tested: Sequence[Float32Comparison]) -> list[str]:
-    """Names of the alternatives that were measured on any rollout."""
-    return sorted({name for one in tested for name in one.deltas})
+def _said(detail: str, undecided: str) -> str:
+    return f"{detail}; undecided: {undecided}" if undecided else detail
 
 
-def alternative_sums(name: str, tested: Sequence[Float32Comparison]) -> Sums:
-    """What the test of one alternative takes, of the rollouts on which it was measured."""
-    of_name = [one for one in tested if name in one.deltas]
-    return sums([one.errors for one in of_name], [one.deltas[name] for one in of_name], [one.drift for one in of_name])
-
-
-def clip_of(name: str) -> float:
-    return _POOLED[name].clip
-
-
-def _pooled(name: str, sample: Sequence[Comparison], pair: PairCalibration | None, enforced: bool, alpha: float) -> Statistic:
-    statistic = _POOLED[name]
-    values = np.minimum(statistic.values(sample), statistic.clip)
-    count = len(values)
-    threshold = None
-    if pair is not None:
-        null = pair.nulls[name]
-        if name == "margin":
-            # The honest value of a sum grows with the positions opened; calibration rollouts had `pair.positions` on average.
-            weight = math.fsum(max(1.0, len(one.margins) / pair.positions) for one in sample)
-            threshold = shortened(null.threshold(weight, alpha) * weight / count)
-        else:
-            threshold = shortened(null.threshold(count, alpha))
-    detail = f"{statistic.what}, {count} rollouts"
-    return Statistic(statistic.check, name, shortened(math.fsum(values) / count), threshold, enforced, detail)
-
-
-def _alternative(name: str, tested: Sequence[Float32Comparison], enforced: bool, alpha: float) -> Statistic:
-    taken = alternative_sums(name, tested)
-    found = project(taken, alpha)
-    detail = (
-        f"log-evidence that {name} was run, {len(taken.inner)} rollouts; on the way from the current model (0) to it (1): "
-        f"{found.t:.3g}, RMS distance {found.delta_rms:.3g}, power {found.power:.2f}"
-    )
-    threshold = shortened(math.log(1 / alpha))
-    return Statistic("proof", name, shortened(found.log_evidence), threshold, enforced and found.testable, detail)
+def _finite(one: NamedComparison, name: str) -> bool:
+    leads = one.leads[name]
+    return bool(np.isfinite(leads.own).all() and np.isfinite(leads.other).all())

@@ -10,12 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from grail_core.proof.sketches import Projections, Sketches
 from grail_core.protocol.policy import GenerationPolicy
 
 
@@ -50,7 +49,7 @@ class ReferenceMeasurement:
     `noise` and `spread` are of the validator's own logits against the reference's (`model.kernels.logit_noise`).
     """
 
-    z: Sketches  # float32 [k, 4], unrounded
+    z: F32  # float32 [k, 4], unrounded
     logprobs: F32  # [k], unwarped log-probability of the claimed token, nats
     margins: F32  # [k], of the claimed token, judged by the reference's logits
     twins: F32  # [k], of the token that the validator's own logits choose with the same noise, judged likewise
@@ -63,12 +62,19 @@ class ReferenceMeasurement:
         return all(bool(np.isfinite(value).all()) for value in vars(self).values())
 
 
+REFERENCE: Final = "current"
+"""The name of the window's own weights in float32, among those of alternatives."""
+
+MOST_LEAD: Final = 50.0
+"""Leads are clipped here; more says nothing more."""
+
+
 @dataclass(frozen=True)
 class Leads:
     """Who would win under the reference and under an alternative A, with the seed's own noise; m positions.
 
     a is the reference's choice, b the best other token under A. `own`: how far a leads b under the reference (≥ 0);
-    `other`: how far b leads a under A, clipped to ±50; both in logits (nats times temperature). `rival`: b, −1 for none.
+    `other`: how far b leads a under A; both clipped at MOST_LEAD in logits (nats times temperature). `rival`: b, −1 for none.
     """
 
     own: F32  # [m]
@@ -80,11 +86,13 @@ class Leads:
 class ComparedRollout:
     """One rollout under named alternatives, at m completion positions with the challenged ones among them.
 
-    `z` holds the reference's and those of alternatives that are other weights, `leads` those of all (`alternatives`).
+    `z` holds the reference's and those of alternatives that are other weights, `leads` those of all (`alternatives`). An
+    alternative that has no finite number somewhere cannot have made the rollout and is left out. Where the reference or the
+    validator's own logits have none, all are: both mappings are empty then, noise and spread 0.
     """
 
     positions: tuple[int, ...]
-    z: Mapping[str, Sketches]  # float32 [m, 4] each
+    z: Mapping[str, F32]  # float32 [m, 4] each
     leads: Mapping[str, Leads]
     noise: F32  # [m], as ReferenceMeasurement has them
     spread: F32  # [m]
@@ -95,7 +103,7 @@ class RolloutMeasurement:
     """What a validator measured of one rollout, at the completion indices `positions` (k of them)."""
 
     positions: tuple[int, ...]
-    z: Sketches  # float32 [k, 4], unrounded, at each index's own position; NaN throughout where not provable: the worst value
+    z: F32  # float32 [k, 4], unrounded, at each index's own position; NaN throughout where not provable: the worst value
     logprobs: npt.NDArray[np.float32]  # [k], unwarped log-probability of the claimed token
     margins: npt.NDArray[np.float64]  # [k], 0 … MARGIN_CLIP
     reference: ReferenceMeasurement | None = None  # None: whoever measured has no float32 copy of the model
@@ -107,15 +115,6 @@ class RolloutMeasurement:
 
 
 @dataclass(frozen=True)
-class RolloutTokens:
-    """Rollouts to measure under other weights, as `measure_sketches` takes them, any number."""
-
-    tokens: Sequence[Sequence[int]]
-    prompt_lengths: Sequence[int]
-    positions: Sequence[Sequence[int]]  # completion indices
-
-
-@dataclass(frozen=True)
 class MeasuredBatch:
     """One measurement a row, in their order. `parts`: the most rows that fitted at once, None where the whole batch did."""
 
@@ -124,19 +123,26 @@ class MeasuredBatch:
 
 
 class ModelWork(Protocol):
-    """A window's checkpoint, in this machine's numerics."""
+    """A window's checkpoint, in this machine's numerics; with the attention of what it is held against where it has that kind
+    (`numerics.measuring_class` of `facts.numerics_class`, which evidence names)."""
 
     @property
     def facts(self) -> ModelFacts: ...
 
     def measure(
-        self, batch: Sequence[ProofRow], signs: Projections, policy: GenerationPolicy, seconds: float = math.inf
+        self,
+        batch: Sequence[ProofRow],
+        signs: F32,
+        policy: GenerationPolicy,
+        seconds: float = math.inf,
+        proof_class: str | None = None,
     ) -> MeasuredBatch:
         """One proof batch, 1 to PROOF_BATCH_SIZE rows in the order given.
 
         Args:
             signs: float32 [4, d].
             seconds: that it may take, where it can be ended.
+            proof_class: what its miner computed in; None: the model's own.
 
         Raises:
             OutOfTimeError: it took longer.
@@ -145,12 +151,15 @@ class ModelWork(Protocol):
         """
         ...
 
-    def compared(self, sampled: int) -> int:
-        """Of so many sampled rollouts, how many are measured under alternatives; 0 where there are none."""
-        ...
-
-    def sketches(self, rows: RolloutTokens, signs: Projections, seconds: float = math.inf) -> list[dict[str, Sketches]]:
-        """Per row, by name: float32 z [m, 4] under every alternative and the reference (`proof.alternatives`).
+    def compare(
+        self,
+        rows: Sequence[ProofRow],
+        signs: F32,
+        policy: GenerationPolicy,
+        seconds: float = math.inf,
+        proof_class: str | None = None,
+    ) -> list[ComparedRollout]:
+        """Each of any number of rows under the named alternatives (`proof.alternatives`), at up to ALTERNATIVE_POSITIONS.
 
         Raises:
             OutOfTimeError, MachineFaultError, ProtocolViolationError: as `measure`.
@@ -167,8 +176,3 @@ def longest_first(batches: Sequence[Sequence[ProofRow]]) -> list[int]:
     """In which order batches are measured: by their longest rows, so that memory runs out early, and the pieces that a device
     frees fit what comes next. What is measured of a batch follows from that batch alone."""
     return sorted(range(len(batches)), key=lambda at: (-forward_tokens([len(row.tokens) for row in batches[at]]), at))
-
-
-def share_of(share: float, sampled: int) -> int:
-    """How many of so many sampled rollouts are measured under alternatives."""
-    return math.ceil(share * sampled)

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from grail_core.checkpoints.pinned_table import read_table_file
 from grail_core.errors import ConfigurationError
 from grail_core.proof.calibration import (
     BOUNDS,
@@ -24,7 +25,6 @@ from grail_core.proof.calibration import (
     Coverage,
     PairCalibration,
     Shape,
-    read_table,
     share_of_pooled,
     shipped_table,
     thresholds_of,
@@ -217,10 +217,10 @@ def test_bytes_that_are_no_table_are_refused_with_the_file(raw: bytes, tmp_path:
     path = tmp_path / "calibration.json"
     path.write_bytes(raw)
     with pytest.raises(ConfigurationError, match="not a calibration table") as caught:
-        read_table(path)
+        read_table_file(path)
     assert caught.value.where == str(path)
     with pytest.raises(ConfigurationError, match="cannot be read"):
-        read_table(tmp_path / "missing.json")
+        read_table_file(tmp_path / "missing.json")
 
 
 def test_a_pair_is_enforced_up_to_its_largest_shape_and_with_doubled_dead_zones_up_to_twice_that() -> None:

@@ -88,7 +88,7 @@ def network() -> NetworkParameters:
     return replace(LOCALNET, trainer_hotkey=TRAINER.hotkey, beacon_policy="off")
 
 
-def manifest(network_id: Digest, weights_root: Digest = _DIGEST) -> CheckpointManifest:
+def manifest(network_id: Digest, weights_root: Digest = _DIGEST, max_tokens: int = 8) -> CheckpointManifest:
     content = ManifestContent(
         network_id=network_id,
         trainer=TRAINER.hotkey,
@@ -104,7 +104,7 @@ def manifest(network_id: Digest, weights_root: Digest = _DIGEST) -> CheckpointMa
         shards=(FileRef("model.safetensors", ObjectRef(1, _DIGEST)),),
         deltas=(),
         environment=PlainEnvironment().spec,
-        policy=GenerationPolicy(max_tokens=8),
+        policy=GenerationPolicy(max_tokens),
         end_token_ids=(END,),
         tokenizer_digest=_DIGEST,
         chat_template_digest=_DIGEST,
@@ -113,10 +113,10 @@ def manifest(network_id: Digest, weights_root: Digest = _DIGEST) -> CheckpointMa
     return build(content, TRAINER)
 
 
-def window_context() -> WindowContext:
+def window_context(max_tokens: int = 8) -> WindowContext:
     params = network()
     network_id = params.network_id(bytes(32))
-    return WindowContext(params, network_id, WINDOW, b"b" * 32, None, manifest(network_id))
+    return WindowContext(params, network_id, WINDOW, b"b" * 32, None, manifest(network_id, max_tokens=max_tokens))
 
 
 def challenge(context: WindowContext, beacon: SignedRound | None = None) -> Challenge:

@@ -306,7 +306,7 @@ def logit_noise(reference, other, tops, temperature, noise, spread):  # type: ig
     reference, other float32[n, V]; tops int64[n] (each row's maximum of `reference`); noise, spread float32[n].
     """
     size = reference.shape[1]
-    inverse = float32(1.0) / float32(temperature)
+    inverse = float32(_LOG2_E) / float32(temperature)
     for row in range(reference.shape[0]):
         top = reference[row, tops[row]]
         total = float32(0.0)
@@ -315,8 +315,8 @@ def logit_noise(reference, other, tops, temperature, noise, spread):  # type: ig
         second = float32(0.0)
         for v in range(size):
             y = (reference[row, v] - top) * inverse
-            near = y > float32(-20.0)
-            p = _power_of_two(y * float32(_LOG2_E)) if near else float32(0.0)
+            near = y > float32(-20.0 * _LOG2_E)
+            p = _power_of_two(y) if near else float32(0.0)
             difference = other[row, v] - reference[row, v] if near else float32(0.0)  # far ones may be −inf in both
             total += p
             squares += p * p
@@ -327,3 +327,47 @@ def logit_noise(reference, other, tops, temperature, noise, spread):  # type: ig
         variance = second / total - mean * mean
         noise[row] = float32(2.0) * max(variance, float32(0.0)) / max(left, float32(1e-3))
         spread[row] = max(left, float32(0.0))
+
+
+@compiled(fastmath={"reassoc", "contract", "nsz"})
+def mass_within(logits, tops, temperature, floors, near, far, out):  # type: ignore[no-untyped-def]
+    """Σ exp of a row's logits / temperature over its highest, of the tokens within `near` nats of that, within `far`, and all.
+
+    logits float32[n, V]; tops int64[n] (each row's maximum); floors float32[n], below which nothing counts; out float32[n, 3].
+    """
+    inverse = float32(_LOG2_E) / float32(temperature)
+    for row in range(logits.shape[0]):
+        top = logits[row, tops[row]]
+        floor = floors[row]
+        close = top - float32(near) * float32(temperature)
+        middle = top - float32(far) * float32(temperature)
+        first = float32(0.0)
+        second = float32(0.0)
+        total = float32(0.0)
+        for v in range(logits.shape[1]):
+            x = logits[row, v]
+            y = (x - top) * inverse
+            p = _power_of_two(y)
+            p = p if x >= floor else float32(0.0)
+            total += p
+            second += p if x >= middle else float32(0.0)
+            first += p if x >= close else float32(0.0)
+        out[row, 0] = first
+        out[row, 1] = second
+        out[row, 2] = total
+
+
+@compiled()
+def mass_by_depth(logits, tops, temperature, least, scales, out):  # type: ignore[no-untyped-def]
+    """Σ exp of a row's logits / temperature over its highest, of the tokens with logits of at least `least`, in bins of
+    (highest − logit) · scale.
+
+    logits float32[n, V]; tops int64[n] (each row's maximum); least, scales float32[n]; out float64[n, m], to be added to.
+    """
+    last = out.shape[1] - 1
+    for row in range(logits.shape[0]):
+        top = logits[row, tops[row]]
+        for v in range(logits.shape[1]):
+            if logits[row, v] >= least[row]:
+                below = top - logits[row, v]
+                out[row, min(last, np.int64(below * scales[row]))] += np.exp(-np.float64(below) / np.float64(temperature))

@@ -75,9 +75,14 @@ class Comparison:
 
     @property
     def lost(self) -> npt.NDArray[np.float64]:
-        """[k] the margins; MARGIN_CLIP, the worst there is, for what no margin can be."""
-        possible = (self.margins >= 0) & (self.margins <= MARGIN_CLIP)
-        return np.where(possible, self.margins, MARGIN_CLIP)
+        """[k] `lost_margins` of these."""
+        return lost_margins(self.margins)
+
+
+def lost_margins(margins: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The margins; MARGIN_CLIP, the worst there is, for what no margin can be."""
+    possible = (margins >= 0) & (margins <= MARGIN_CLIP)
+    return np.where(possible, margins, MARGIN_CLIP)
 
 
 def compare(

@@ -145,19 +145,18 @@ def _compared(submission: Submission, evidence: MinerEvidence) -> list[NamedComp
     """The rollouts that were compared, but those of which the comparison says nothing."""
     found = []
     for one in evidence.rollouts:
-        if one.compared is None or not one.compared.z:
+        if one.compared is None:
             continue
         record = submission.rollout_of(one.group, one.rollout)
         positions = np.asarray(one.compared.positions)
-        found.append(
-            compare_named(
-                claimed_sketches=_sketches_of_completion(record)[positions],
-                tokens=record.completion[positions],
-                compared=one.compared,
-                z=one.z,
-                challenged=np.searchsorted(positions, one.positions),
-            )
+        named = compare_named(
+            claimed_sketches=_sketches_of_completion(record)[positions],
+            tokens=record.completion[positions],
+            compared=one.compared,
+            z=one.z,
+            challenged=np.searchsorted(positions, one.positions),
         )
+        found += [] if named is None else [named]
     return found
 
 

@@ -7,10 +7,11 @@ validators reject the window, and its past counts for less. So the proof model m
     of each group that begins before the window's first has passed    FIRST_ROLLOUTS rollouts at up to FIRST_POSITIONS positions
     of every other group                                              ROLLOUTS rollout at up to POSITIONS positions
 
-which costs the forward pass of so many rows more (a quarter, and a sixteenth, of a group's proof) and the head at so many
-positions. It runs where groups are proved, beside generation. Everything that was measured in the window is judged together
-after each group: by a validator's own bounds, with its calibration where there is one for these classes, and by
-LOST_SHARE, which needs none.
+which costs the forward pass of so many rows more (a quarter, and a sixteenth, of a group's proof), once more in float32 where
+memory holds such a copy (`proving.references`), and the head at so many positions. It runs where groups are proved, beside
+generation. Everything that was measured in the window is judged together after each group: by a validator's own bounds, with
+its calibration where there is one for these classes, and by LOST_SHARE, which needs none. Without the copy only the coarse
+bounds and LOST_SHARE are left: what is found then is another draw, and no fine difference.
 """
 
 from __future__ import annotations
@@ -164,6 +165,7 @@ def _compared(group: int, one: SampledRollout, proof: RolloutProof, found: Rollo
         z=found.z,
         logprobs=found.logprobs,
         margins=found.margins,
+        reference=found.reference,
     )
 
 

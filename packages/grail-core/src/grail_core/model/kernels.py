@@ -306,7 +306,7 @@ def logit_noise(reference, other, tops, temperature, noise, spread):  # type: ig
     reference, other float32[n, V]; tops int64[n] (each row's maximum of `reference`); noise, spread float32[n].
     """
     size = reference.shape[1]
-    inverse = float32(1.0) / float32(temperature)
+    inverse = float32(_LOG2_E) / float32(temperature)
     for row in range(reference.shape[0]):
         top = reference[row, tops[row]]
         shift = other[row, tops[row]] - top  # what moves all alike decides nothing, and would take the digits of what does
@@ -316,8 +316,8 @@ def logit_noise(reference, other, tops, temperature, noise, spread):  # type: ig
         second = float32(0.0)
         for v in range(size):
             y = (reference[row, v] - top) * inverse
-            near = y > float32(-20.0)
-            p = _power_of_two(y * float32(_LOG2_E)) if near else float32(0.0)
+            near = y > float32(-20.0 * _LOG2_E)
+            p = _power_of_two(y) if near else float32(0.0)
             difference = other[row, v] - reference[row, v] - shift if near else float32(0.0)  # far ones may be −inf in both
             total += p
             squares += p * p

@@ -153,7 +153,8 @@ def _make(environment: Environment, folder: Path, config: TinyConfig, seed: int,
 
 def _fitted(stages: Sequence[Stage], config: TinyConfig) -> list[Stage]:
     """No longer than the configuration says, and with rates for its width: Adam's fall with it, from the default's on."""
-    width = config.hidden_size / TinyConfig.hidden_size
+    # 1.2e-3 in place of 5e-3 at eight times the width: 8 % of answers well formed after 80 steps of two rows at 12 x 512.
+    width = (config.hidden_size / TinyConfig.hidden_size) ** (2 / 3)
     return [
         dataclasses.replace(
             stage,

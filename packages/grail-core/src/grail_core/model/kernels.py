@@ -246,6 +246,7 @@ def logit_noise(reference, other, tops, temperature, noise, spread):  # type: ig
     inverse = float32(1.4426950408889634) / float32(temperature)
     for row in range(reference.shape[0]):
         top = reference[row, tops[row]]
+        shift = other[row, tops[row]] - top  # what moves all alike decides nothing, and would take the digits of what does
         total = float32(0.0)
         squares = float32(0.0)
         first = float32(0.0)
@@ -254,7 +255,7 @@ def logit_noise(reference, other, tops, temperature, noise, spread):  # type: ig
             y = (reference[row, v] - top) * inverse
             p = _power_of_two(y if y > float32(-29.0) else float32(-29.0))
             p = p if y > float32(-28.853901) else float32(0.0)
-            difference = other[row, v] - reference[row, v]
+            difference = other[row, v] - reference[row, v] - shift
             total += p
             squares += p * p
             first += p * difference

@@ -92,7 +92,7 @@ def test_a_proposal_is_held_against_the_table_of_the_checkpoint_that_was_measure
     assert changed[SDPA, "bf16-eager-cpu-transformers", "layers"] is None  # nothing was measured of that pair
     (folder / CALIBRATION_FILE).write_text("{")
     asked.out.unlink()
-    with pytest.raises(ConfigurationError, match="no JSON"):
+    with pytest.raises(ConfigurationError, match="no valid JSON"):
         calibrate_command(load_settings(), one, as_json=True)
     assert not asked.out.exists()
 
@@ -103,7 +103,7 @@ def test_json_is_the_only_thing_on_standard_output(asked: CalibrationRequest, ca
     assert (value["version"], value["place"]) == ("test/1", found.table.place)
     (pair,) = value["pairs"]
     assert not pair["enforced"]
-    assert pair["thresholds"]["energy"].keys() == {"16", "46", "64"}
+    assert {frozenset(by_size) for by_size in pair["thresholds"].values()} == {frozenset({"16", "46", "64"})}
     assert len(value["conditions"]) == len(found.observations)
 
 
@@ -126,7 +126,9 @@ def test_it_says_plainly_what_a_table_may_be_used_for() -> None:
         changed = replace(pair, **changes)
         return standing(CalibrationTable("x", "here", {(SDPA, SDPA): changed}))[0]
 
-    assert told().endswith("may be enforced, for models of at most 4 layers and 128 dimensions")
+    largest = f"for models of at most {pair.largest.layers} layers and {pair.largest.hidden_size} dimensions"
+    assert told().endswith(f"may be enforced, {largest}, and up to twice as deep or wide with the dead zone doubled")
+    assert told(shapes=pair.shapes[:2]).endswith("reports only, with 2 of 3 shapes")
     assert told(tokens=99_999).endswith("reports only, with 99,999 of 100,000 tokens")
     assert told(checkpoints=9).endswith("reports only, with 9 of 10 checkpoints")
     assert "99 of 100,000 tokens and 1 of 10 checkpoints" in told(tokens=99, checkpoints=1)

@@ -20,8 +20,12 @@ from grail_core.proof.numerics import DEFAULT_CLASS
 from grail_core.proof.work import ModelWork, ProofRow
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Digest
+from grail_validator import model_frames as frames
 from grail_validator import model_process
+from grail_validator.compare_frames import AlternativeNames, compared_of
 from grail_validator.compared_models import ComparedModels
+from grail_validator.model_child import _Models
+from grail_validator.model_frames import AskedRows
 from grail_validator.model_handle import child_environment
 from grail_validator.model_process import MAX_FAILED_STARTS, ModelProcess
 from tooling.testing import plain_window as plain
@@ -272,3 +276,40 @@ def test_a_child_sees_nothing_that_is_secret(cache: Cache, monkeypatch: pytest.M
             assert b"a secret" not in environ.read_bytes()
             descriptors = {os.readlink(one) for one in Path(f"/proc/{models.pid}/fd").iterdir()}
             assert not [one for one in descriptors if one.endswith((".sqlite", ".sqlite-wal", ".lock"))]
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.1])
+def test_a_child_compares_with_all_that_it_names_and_reads_tokens_where_the_policy_allows_it(
+    cache: Cache, penalty: float
+) -> None:
+    """The child's own side, in this process: its answer is as long as its names say, and what one process finds."""
+    policy = GenerationPolicy(max_tokens=8, repetition_penalty=penalty)
+    folder = cache.materialise(MANIFEST)
+    child = _Models(device="cpu", attention="sdpa")
+
+    def told(answer: list[bytes | memoryview]) -> memoryview:
+        return memoryview(b"".join(map(bytes, answer)))
+
+    def asked(value: dict[str, object]) -> memoryview:
+        return told(frames.pack(value))
+
+    child.hold(asked({"digest": "d", "folder": str(folder), "wanted": ["d"], "dispensable": False}))
+    loading = {"digest": "d", "earlier": {}, "compared": vars(COMPARED), "policy": vars(policy)}
+    loaded, _ = frames.unpack(told(child.load(asked(loading))))
+    names = AlternativeNames(*(tuple(loaded[kind]) for kind in ("weights", "sampled")))
+    assert names.weights == ("int8", "int8-groups", "int4-groups")
+    assert len(names.sampled) == (4 if penalty == 1 else 0)
+    signs = np.random.default_rng(1).choice([-1.0, 1.0], (4, loaded["facts"]["hidden_size"])).astype(np.float32)
+    wanted = [ProofRow([1, 5, 6, 7, 9], 2, (0, 2), 3), ProofRow([1, 5, 6], 1, (0, 1), 4)]
+    question = AskedRows(wanted, signs, policy, "bf16-eager-cpu-transformers")
+    vocabulary = loaded["facts"]["vocabulary_size"]
+    found = compared_of(told(child.compare(told(frames.ask_about(question)))), wanted, names, vocabulary)
+    for one in found:
+        assert sorted(one.z) == sorted(["current", *names.weights])
+        assert sorted(one.leads) == (sorted([*names.weights, *names.sampled]) if penalty == 1 else [])
+        assert (one.z["int4-groups"] != one.z["current"]).any()
+    measured = frames.measured_of(told(child.measure(told(frames.ask_about(question)))), wanted)
+    for one, beside in zip(found, measured.rollouts, strict=True):
+        assert beside.reference is not None
+        np.testing.assert_allclose(one.z["current"], beside.reference.z, atol=1e-5)
+        np.testing.assert_allclose(one.noise, beside.reference.noise, rtol=1e-3)

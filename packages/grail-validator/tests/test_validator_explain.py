@@ -241,7 +241,7 @@ def test_a_ledger_that_still_lies_in_the_cache_is_found(settings: Settings) -> N
 
 def rollout_beside_a_reference(record: RolloutRecord) -> RolloutEvidence:
     """At the first two positions; the claims lie where they were measured, and 0.01 from the reference."""
-    z = parse_sketches(record.sketches, record.completion_length + 1)[1:][[0, 1]].astype(np.float32) / SKETCH_SCALE
+    z = parse_sketches(record.sketches, record.completion_length + 1)[1:][[0, 1]].astype(np.float32) / np.float32(SKETCH_SCALE)
     ones = np.ones(2, np.float32)
     return RolloutEvidence(
         group=record.group,

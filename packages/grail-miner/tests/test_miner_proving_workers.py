@@ -22,6 +22,7 @@ from grail_core.keys import LocalSigner, load_hotkey
 from grail_core.model.errors import OutOfVocabularyError, OverlongSequenceError
 from grail_core.model.policy_model import PolicyModel
 from grail_core.proof.batch import measure_rollouts, prove_rollouts
+from grail_core.proof.reference import Reference
 from grail_miner.proving.errors import PoisonousGroupError
 from grail_miner.proving.places import on_processors
 from grail_miner.proving.processes import ProcessProver
@@ -95,7 +96,8 @@ def test_workers_measure_the_bytes_that_one_process_measures_with_whichever_weig
     for checkpoint in (checkpoints[1], checkpoints[0]):
         prover.load(checkpoint)
         found.append(measured_bytes(prover.measure(**asked)))
-        assert found[-1] == measured_bytes(measure_rollouts(PolicyModel.load(checkpoint.folder), **asked))
+        model = PolicyModel.load(checkpoint.folder)
+        assert found[-1] == measured_bytes(measure_rollouts(model, **asked, reference=Reference(model).model()))
     assert found[0] != found[1]
     with pytest.raises(OutOfVocabularyError, match="token id 300 is outside the vocabulary of 257"):
         prover.measure(**{**asked, "rows": [[*row[:-1], 300] for row in asked["rows"]]})

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -290,7 +291,7 @@ def test_a_child_compares_with_all_that_it_names_and_reads_tokens_where_the_poli
     def told(answer: list[bytes | memoryview]) -> memoryview:
         return memoryview(b"".join(map(bytes, answer)))
 
-    def asked(value: dict[str, object]) -> memoryview:
+    def asked(value: dict[str, Any]) -> memoryview:
         return told(frames.pack(value))
 
     child.hold(asked({"digest": "d", "folder": str(folder), "wanted": ["d"], "dispensable": False}))

@@ -122,10 +122,19 @@ def test_flags_keep_their_names() -> None:
         return {flag for option in options(COMMANDS[path]).values() for flag in (*option.opts, *option.secondary_opts)}
 
     assert {"--groups", "--batch", "--windows"} <= flags("grail-miner run")
-    assert {"--alternatives", "--eight-bit", "--no-eight-bit", "--alternatives-share"} <= flags("grail-validator run")
+    comparing = {"--alternatives", "--rounded-copies", "--no-rounded-copies", "--comparison-memory-gib"}
+    assert comparing <= flags("grail-validator run")
     assert {"--learning-rate", "--epochs", "--loss", "--advantages", "--kl-coefficient", "--most-groups", "--seed"} <= flags(
         "grail-trainer run"
     )
+
+
+@pytest.mark.parametrize("arguments", [["--alternatives-share", "0.5"], ["--no-eight-bit"]])
+def test_an_option_that_is_gone_is_wrong_usage(arguments: list[str]) -> None:
+    """What is compared is the network's to say now; who narrowed it by such an option is told, and not passed over."""
+    ended = CliRunner().invoke(validator, ["run", *arguments])
+    assert ended.exit_code == 2
+    assert "No such option" in ended.output
 
 
 @pytest.mark.parametrize("arguments", [["--learning-rate", "nan"], ["--kl-coefficient", "inf"], ["--epochs", "0"]])
@@ -138,7 +147,8 @@ def test_a_number_that_is_none_or_out_of_bounds_is_wrong_usage(arguments: list[s
     [
         (OptimiserSettings, {"learning_rate": float("nan")}),
         (GrpoSettings, {"epochs": 0}),
-        (ComparedModels, {"share": 0.0}),
+        (ComparedModels, {"memory_gib": -1.0}),
+        (ComparedModels, {"earlier": 4}),
         (MiningLimits, {"max_groups": 1251}),
     ],
 )

@@ -79,7 +79,8 @@ def verdict(validator: ValidatorService) -> VerdictBody:
 
 def alternatives(validator: ValidatorService) -> set[str]:
     raw = validator.participant.own_store.get(evidence_key(WINDOW), max_bytes=10**7)
-    return {name for miner in read_evidence(raw) for one in miner.rollouts for name in one.alternatives}
+    compared = [one.compared for miner in read_evidence(raw) for one in miner.rollouts if one.compared is not None]
+    return {name for one in compared for name in one.z}
 
 
 def expected(network: SmallNetwork) -> VerdictBody:
@@ -134,7 +135,7 @@ def test_earlier_checkpoints_that_cannot_be_had_in_time_weaken_the_window_and_co
     with events() as names:
         assert validator.advance(WINDOW, threading.Event()) is WindowStatus.SCORED
     assert "alternatives_unavailable" in names
-    assert alternatives(validator) == {"current", "int8", "int8-groups"}
+    assert alternatives(validator) == {"current", "int8", "int8-groups", "int4-groups"}
     assert [(m.status, m.unique_valid) for m in verdict(validator).miners] == [(m.status, m.unique_valid) for m in body.miners]
 
 

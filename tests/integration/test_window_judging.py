@@ -19,6 +19,7 @@ from grail_core.errors import ProtocolViolationError, StorageError
 from grail_core.files.evidence import read_evidence, write_evidence
 from grail_core.files.verdicts import read_verdict
 from grail_core.keys import ss58
+from grail_core.proof.token_test import SAMPLING_ALTERNATIVES
 from grail_core.protocol import MinerStatus, MinerVerdict, MinerWindow, Seal, SignedVerdict, VerdictBody, WindowStatus
 from grail_core.protocol.types import Digest, Hotkey, Window
 from grail_core.storage.filesystem import FilesystemStore
@@ -128,21 +129,33 @@ def test_the_published_files_are_those_the_verdict_names(network: SmallNetwork) 
     assert write_evidence(read_evidence(evidence)) == evidence
     rollouts = read_evidence(evidence)[0].rollouts
     assert len(rollouts) == 32
-    for one in rollouts:
-        # No earlier checkpoint is there in the first window; the two 8-bit copies always are.
-        assert sorted(one.alternatives) == ["current", "int8", "int8-groups"]
-        assert set(one.positions.tolist()) <= set(one.alternative_positions.tolist())
+    assert all(one.reference is not None for one in rollouts)
+    compared = [one for one in rollouts if one.compared is not None]
+    assert len(compared) in (16, 32)
+    for one in compared:
+        assert one.compared is not None
+        # No earlier checkpoint is there in the first window; its own rounded ones, and the ways to sample, always are.
+        assert sorted(one.compared.z) == ["current", *ROUNDED]
+        assert sorted(one.compared.leads) == sorted([*ROUNDED, *SAMPLING_ALTERNATIVES])
+        assert set(one.positions.tolist()) <= set(one.compared.positions)
 
 
-def test_alternatives_are_measured_on_the_share_that_the_operator_sets(network: SmallNetwork) -> None:
+ROUNDED = ["int4-groups", "int8", "int8-groups"]
+
+
+def test_an_operator_may_compare_with_less_and_the_ways_to_sample_stay(network: SmallNetwork) -> None:
     upload(network, "miner-0", network.mine(network.mining("miner-0"), FIRST_WINDOW, GROUPS))
     validator = network.validator("validator-0")
-    validator.compared = ComparedModels(earlier=0, eight_bit=True, share=0.25)
+    validator.compared = ComparedModels(earlier=0, rounded=False)
     sight(network, validator)
-    judge(network, validator)
+    verdict = judge(network, validator).miner(network.signers["miner-0"].hotkey)
+    assert verdict is not None
+    assert verdict.status is MinerStatus.ACCEPTED
     miner = read_evidence(validator.participant.own_store.get(evidence_key(FIRST_WINDOW), max_bytes=10**7))[0]
-    assert len(miner.rollouts) == 32
-    assert sum(bool(one.alternatives) for one in miner.rollouts) == 8
+    compared = [one.compared for one in miner.rollouts if one.compared is not None]
+    assert len(compared) in (16, 32)
+    assert all(list(one.z) == ["current"] for one in compared)
+    assert all(sorted(one.leads) == sorted(SAMPLING_ALTERNATIVES) for one in compared)
 
 
 def test_no_alternative_is_run_for_a_file_that_fails_without_it(network: SmallNetwork) -> None:
@@ -158,7 +171,7 @@ def test_no_alternative_is_run_for_a_file_that_fails_without_it(network: SmallNe
     assert verdict.status is MinerStatus.FAILED
     evidence = read_evidence(validator.participant.own_store.get(evidence_key(FIRST_WINDOW), max_bytes=10**7))[0]
     assert len(evidence.rollouts) == 32
-    assert not any(one.alternatives for one in evidence.rollouts)
+    assert all(one.compared is None for one in evidence.rollouts)
 
 
 def test_checks_six_to_nine_run_once_a_rollout_also_for_files_that_go_on_to_the_alternatives(
@@ -183,9 +196,11 @@ def test_checks_six_to_nine_run_once_a_rollout_also_for_files_that_go_on_to_the_
     counting(model_checks, "own_statistics", lambda sample, *_, **__: [(one.group, one.rollout) for one in sample])
     judge(network, validator)
     evidence = read_evidence(validator.participant.own_store.get(evidence_key(FIRST_WINDOW), max_bytes=10**7))[0]
-    assert all(one.alternatives for one in evidence.rollouts)
-    assert len(asked) == 3 * 32
-    assert set(asked.values()) == {1}
+    assert any(one.compared is not None for one in evidence.rollouts)
+    # Each is put beside what was measured once more, to see whether its reference says anything at all.
+    times = {"check_rewards": 1, "own_statistics": 1, "compare": 2}
+    assert len(asked) == len(times) * 32
+    assert all(count == times[name.split()[0]] for name, count in asked.items())
 
 
 def test_evidence_whose_alternatives_cannot_be_judged_is_none(network: SmallNetwork) -> None:
@@ -194,13 +209,13 @@ def test_evidence_whose_alternatives_cannot_be_judged_is_none(network: SmallNetw
     sight(network, validator)
     judge(network, validator)
     miner = read_evidence(validator.participant.own_store.get(evidence_key(FIRST_WINDOW), max_bytes=10**7))[0]
-    first, *rest = miner.rollouts
-    without = {name: z for name, z in first.alternatives.items() if name != "current"}
-    for broken in (
-        dataclasses.replace(first, alternatives=without),
-        dataclasses.replace(first, alternative_positions=first.alternative_positions[:-1]),
-        dataclasses.replace(first, alternative_positions=first.alternative_positions + 1),
-    ):
+    at = next(at for at, one in enumerate(miner.rollouts) if one.compared is not None)
+    first = miner.rollouts[at]
+    assert first.compared is not None
+    without = {name: z for name, z in first.compared.z.items() if name != "current"}
+    for spoilt in ({"z": without}, {"positions": first.compared.positions[:-1]}, {"noise": first.compared.noise[:-1]}):
+        broken = dataclasses.replace(first, compared=dataclasses.replace(first.compared, **spoilt))
+        rest = [one for number, one in enumerate(miner.rollouts) if number != at]
         with pytest.raises(ProtocolViolationError, match="not evidence"):
             read_evidence(write_evidence([dataclasses.replace(miner, rollouts=(broken, *rest))]))
 

@@ -110,7 +110,7 @@ def _decided_anew(crowd: Crowd, validator: ValidatorService, body: VerdictBody) 
         assert isinstance(submission, Submission)
         late = [finding for finding in miner.findings if finding.check not in MODELLESS]
         tried += 1
-        if list(decide(submission, evidence[miner.hotkey], table)) != late:
+        if list(decide(submission, evidence[miner.hotkey], table, context.params)) != late:
             other.append(miner.uid)
     return Try(
         "decided anew from what is published", bool(other) or not tried, "same bytes", f"{tried} files, {len(other)} other"

@@ -90,7 +90,7 @@ def _live(network: SmallNetwork) -> None:
     for window in WINDOWS:
         limit = network.participant(NAME).times(window).challenge_block + TRIES_AT_BLOCKS[-1]
         service = network.validator(NAME, chain=Driven(network.chain, limit))
-        service.compared = ComparedModels(earlier=0, eight_bit=False)  # half of a life's time, and no kill point
+        service.compared = ComparedModels(earlier=0, rounded=False)  # half of a life's time, and no kill point
         if service.ledger.stage(window) is not WindowStage.PUBLISHED:
             stop = threading.Event()
             service.advance = partial(_until, window, stop, service.advance)  # type: ignore[method-assign]

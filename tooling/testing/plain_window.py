@@ -19,6 +19,7 @@ from grail_core.files.window_file import header_of, write_window_file
 from grail_core.keys import LocalSigner
 from grail_core.proof.calibration import shipped_table
 from grail_core.proof.numerics import DEFAULT_CLASS
+from grail_core.proof.work import ReferenceMeasurement
 from grail_core.protocol import (
     Randomness,
     RolloutRecord,
@@ -47,6 +48,9 @@ CONTEXT_LENGTH = 64
 END = 2
 TRAINER = LocalSigner.from_seed(b"T" * 32)
 MINERS = tuple(LocalSigner.from_seed(bytes([number]) * 32) for number in range(1, 5))
+
+OWN_DRIFT = 0.006
+"""RMS of what a small model's own pass lies from float32 by: of sketches, and in nats of log-probabilities and logits."""
 
 _DIGEST = Digest(b"d" * 32)
 
@@ -84,7 +88,7 @@ def network() -> NetworkParameters:
     return replace(LOCALNET, trainer_hotkey=TRAINER.hotkey, beacon_policy="off")
 
 
-def manifest(network_id: Digest, weights_root: Digest = _DIGEST) -> CheckpointManifest:
+def manifest(network_id: Digest, weights_root: Digest = _DIGEST, max_tokens: int = 8) -> CheckpointManifest:
     content = ManifestContent(
         network_id=network_id,
         trainer=TRAINER.hotkey,
@@ -100,7 +104,7 @@ def manifest(network_id: Digest, weights_root: Digest = _DIGEST) -> CheckpointMa
         shards=(FileRef("model.safetensors", ObjectRef(1, _DIGEST)),),
         deltas=(),
         environment=PlainEnvironment().spec,
-        policy=GenerationPolicy(max_tokens=8),
+        policy=GenerationPolicy(max_tokens),
         end_token_ids=(END,),
         tokenizer_digest=_DIGEST,
         chat_template_digest=_DIGEST,
@@ -109,10 +113,10 @@ def manifest(network_id: Digest, weights_root: Digest = _DIGEST) -> CheckpointMa
     return build(content, TRAINER)
 
 
-def window_context() -> WindowContext:
+def window_context(max_tokens: int = 8) -> WindowContext:
     params = network()
     network_id = params.network_id(bytes(32))
-    return WindowContext(params, network_id, WINDOW, b"b" * 32, None, manifest(network_id))
+    return WindowContext(params, network_id, WINDOW, b"b" * 32, None, manifest(network_id, max_tokens=max_tokens))
 
 
 def challenge(context: WindowContext, beacon: SignedRound | None = None) -> Challenge:
@@ -193,7 +197,9 @@ def check_context(context: WindowContext, hotkey: Hotkey) -> CheckContext:
 
 @dataclass
 class TruthfulSampling:
-    """Measures exactly what a file claims, plus `offset` on every sketch; counts what it is asked for."""
+    """Measures exactly what a file claims, plus `offset` on every sketch; counts what it is asked for. The reference lies as
+    far from that as it does from a small model's own pass.
+    """
 
     seed: Digest
     offset: float = 0.0
@@ -215,12 +221,22 @@ class TruthfulSampling:
     def _evidence(self, record: RolloutRecord) -> RolloutEvidence:
         z = record.sketch_values()[1:].astype(np.float32) / np.float32(4096) + np.float32(self.offset)
         count = record.completion_length
+        noise = np.random.default_rng([7, record.group, record.rollout]).normal(size=(count, 5)).astype(np.float32)
+        drift = np.float32(OWN_DRIFT) * noise
         return RolloutEvidence(
             group=record.group,
             rollout=record.rollout,
             grade=GradeEvidence(record.reward, record.success, GradeStability.STABLE),
             positions=np.arange(count, dtype=np.int32),
-            z=np.asarray(z, np.float32),
+            z=z,
             logprob=record.logprobs.copy(),
             margin=np.zeros(count, np.float32),
+            reference=ReferenceMeasurement(
+                z=z + drift[:, :4],
+                logprobs=record.logprobs + drift[:, 4],
+                margins=np.zeros(count, np.float32),
+                twins=np.zeros(count, np.float32),
+                noise=np.full(count, OWN_DRIFT**2, np.float32),
+                spread=np.full(count, 0.5, np.float32),
+            ),
         )

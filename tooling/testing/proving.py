@@ -61,8 +61,18 @@ class Measuring:
         return cls(rows, prompts, positions, signs(hidden), GenerationPolicy(64, temperature=0.8, top_k=40), seeds)
 
 
-def measured_bytes(measured: Sequence[RolloutMeasurement]) -> list[tuple[tuple[int, ...], bytes, bytes, bytes]]:
-    return [(one.positions, one.z.tobytes(), one.logprobs.tobytes(), one.margins.tobytes()) for one in measured]
+def measured_bytes(measured: Sequence[RolloutMeasurement]) -> list[tuple[tuple[int, ...], bytes, bytes, bytes, list[bytes]]]:
+    """The last are the reference's, where there is one."""
+    return [
+        (
+            one.positions,
+            one.z.tobytes(),
+            one.logprobs.tobytes(),
+            one.margins.tobytes(),
+            [] if one.reference is None else [value.tobytes() for value in vars(one.reference).values()],
+        )
+        for one in measured
+    ]
 
 
 def bytes_of(proofs: Sequence[RolloutProof]) -> list[tuple[bytes, bytes]]:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Final
 
 COMMAND: Final = (sys.executable, "-B", str(Path(__file__).resolve()))
-NAMES: Final = ("current", "previous-1")
+WEIGHTS: Final = ("previous-1", "int8")
+SAMPLED: Final = ("temperature x 0.9",)
 HIDDEN_SIZE: Final = 8
 FACTS: Final = {
     "numerics_class": "bf16-sdpa-cpu-transformers",
@@ -43,6 +44,8 @@ class Does(IntEnum):
     RAISE = 11
     LACK_MEMORY = 12
     MEASURE_ONE_BY_ONE = 13  # no fault: memory held no more
+    GIVE_NO_REFERENCE_MARGINS = 14
+    LACK_A_FINITE_REFERENCE = 15  # no fault: it says nothing of the rollout
 
 
 def main() -> None:
@@ -64,26 +67,27 @@ def main() -> None:
         except frames.FrameError:
             return
         if asked.kind is Kind.LOAD:
-            told = {"facts": FACTS, "names": NAMES, "missing": {}}
+            told = {"facts": FACTS, "weights": WEIGHTS, "sampled": SAMPLED, "missing": {}}
             frames.send(connection, Kind.LOADED, asked.job, frames.pack(told), forever)
         elif asked.kind is Kind.HOLD:
             frames.send(connection, Kind.HELD, asked.job, frames.pack({}), forever)
-        elif asked.kind is Kind.SKETCHES:
-            _sketched(connection, asked)
+        elif asked.kind is Kind.COMPARE:
+            _compared(connection, asked)
         else:
             _measured(connection, asked)
 
 
 def _measured(connection: socket.socket, asked: object) -> None:
     import numpy as np
+    import numpy.typing as npt
 
-    from grail_core.proof.work import MeasuredBatch, RolloutMeasurement
+    from grail_core.proof.work import MeasuredBatch, ReferenceMeasurement, RolloutMeasurement
     from grail_validator import model_frames as frames
     from grail_validator.model_frames import Frame, Kind
 
     assert isinstance(asked, Frame)
     forever, kind, job = float("inf"), Kind.MEASURED, asked.job
-    rows, _, _ = frames.asked_measured(asked.payload)
+    rows = frames.asked_about(asked.payload).rows
     does = Does(rows[0].sampling_seed)
     match does:
         case Does.ABORT:
@@ -109,17 +113,26 @@ def _measured(connection: socket.socket, asked: object) -> None:
         case Does.ANSWER_ANOTHER_JOB:
             job += 1
         case Does.ANSWER_SOMETHING_ELSE:
-            kind = Kind.SKETCHED
+            kind = Kind.COMPARED
     counts = [len(row.positions) for row in rows]
     parts = {Does.MEASURE_MORE_AT_ONCE_THAN_ASKED: 17, Does.MEASURE_ONE_BY_ONE: 1}.get(does)
     margin = -1.0 if does is Does.GIVE_NO_MARGINS else 0.25
+    twin = {Does.GIVE_NO_REFERENCE_MARGINS: -1.0, Does.LACK_A_FINITE_REFERENCE: float("nan")}.get(does, 0.0)
+
+    def numbers(count: int, value: float) -> npt.NDArray[np.float32]:
+        return np.full(count, value, np.float32)
+
     measured = MeasuredBatch(
         [
             RolloutMeasurement(
                 tuple(row.positions),
                 np.full((count, 4), len(row.tokens), np.float32),
-                np.full(count, -0.5, np.float32),
+                numbers(count, -0.5),
                 np.full(count, margin),
+                ReferenceMeasurement(
+                    np.full((count, 4), len(row.tokens) + 0.5, np.float32),
+                    *(numbers(count, value) for value in (-0.25, 0.125, twin, 0.01, 0.75)),
+                ),
             )
             for row, count in zip(rows, counts, strict=True)
         ],
@@ -129,16 +142,28 @@ def _measured(connection: socket.socket, asked: object) -> None:
     frames.send(connection, kind, job, answer[:-1] if does is Does.SAY_LESS else answer, forever)
 
 
-def _sketched(connection: socket.socket, asked: object) -> None:
+def _compared(connection: socket.socket, asked: object) -> None:
+    """The first row under the reference and its first alternative, the second of which has no number there; the others not."""
     import numpy as np
 
+    from grail_core.proof.work import ComparedRollout, Leads
     from grail_validator import model_frames as frames
+    from grail_validator.compare_frames import AlternativeNames, answer_compared
     from grail_validator.model_frames import Frame, Kind
 
     assert isinstance(asked, Frame)
-    rows, _ = frames.asked_sketches(asked.payload)
-    found = [{NAMES[0]: np.full((len(at), 4), 0.5, np.float32)} for at in rows.positions]
-    frames.send(connection, Kind.SKETCHED, asked.job, frames.answer_sketches(found, rows, NAMES), float("inf"))
+    rows = frames.asked_about(asked.payload).rows
+    found = []
+    for at, row in enumerate(rows):
+        count = len(row.positions)
+        own, other = (np.full(count, value, np.float32) for value in (0.5, -0.5))
+        leads = Leads(own, other, np.full(count, 7, np.int32))
+        z = {"current": np.full((count, 4), 0.5, np.float32), "previous-1": np.full((count, 4), 0.75, np.float32)}
+        told = {"previous-1": leads, SAMPLED[0]: leads}
+        noise = np.zeros(count, np.float32) if at else own
+        found.append(ComparedRollout(tuple(row.positions), {} if at else z, {} if at else told, noise, noise))
+    payload = answer_compared(found, rows, AlternativeNames(WEIGHTS, SAMPLED))
+    frames.send(connection, Kind.COMPARED, asked.job, payload, float("inf"))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ from grail_core.files.evidence import (
     write_evidence,
 )
 from grail_core.files.window_file import WindowFileError, read_window_file, write_window_file
-from grail_core.proof.alternative_test import REFERENCE
+from grail_core.proof.sketches import Sketches
+from grail_core.proof.work import REFERENCE, ComparedRollout, Leads, ReferenceMeasurement
 from grail_core.protocol import RolloutRecord, rollout_digests
 from grail_core.protocol.constants import MAX_FILE_BYTES, MAX_NEW_TOKENS_PROTOCOL_CAP, MAX_PROMPT_TOKENS
 from grail_core.protocol.types import Digest, Hotkey, Signature
@@ -31,7 +32,6 @@ from tooling.testing.window_files import made_header, made_rows
 
 NETWORK = bytes(range(32))
 SIGNATURE = Signature(b"\x08" * 64)
-NAMES = (REFERENCE, "int8")
 REPLACED = "import sys; sys.path += sys.argv[2:]; from grail_core.files.confined import child; "
 
 
@@ -174,9 +174,17 @@ def test_a_child_has_no_secret_and_no_descriptor_of_this_process(
     assert "GRAIL" not in str(refused.value)
 
 
-def test_many_threads_share_one_and_nothing_is_left_behind(data: bytes) -> None:
+def test_many_threads_share_one_and_nothing_is_left_behind(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     spent: list[Spent] = []
     results: list[int] = []
+    started: list[int] = []
+    listen = opening._listen
+
+    def listening(child: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, str]:
+        started.append(child.pid)
+        return listen(child, deadline)
+
+    monkeypatch.setattr(opening, "_listen", listening)
     with Confined(children=2, observe=spent.append) as confined:
 
         def work(number: int) -> None:
@@ -193,8 +201,10 @@ def test_many_threads_share_one_and_nothing_is_left_behind(data: bytes) -> None:
     assert sorted(results) == [0] * 4 + [32] * 4
     with pytest.raises(ConfinementError, match="ending"):
         confined.open_window_file(data)
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)  # no child, living or dead
+    assert len(started) >= 8
+    for pid in started:
+        with pytest.raises(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)  # no child, living or dead
 
 
 def test_closing_ends_a_child_at_once(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,6 +246,10 @@ def test_a_process_that_was_forked_opens_files_of_its_own(confined: Confined, da
 def measured(rollouts: int = 3) -> MinerEvidence:
     rng = np.random.default_rng(0)
     positions = np.arange(5, dtype=np.int32)
+
+    def z() -> Sketches:
+        return rng.normal(size=(5, 4)).astype(np.float32)
+
     return MinerEvidence(
         Hotkey(b"\3" * 32),
         Digest(b"\4" * 32),
@@ -245,11 +259,18 @@ def measured(rollouts: int = 3) -> MinerEvidence:
                 rollout=number,
                 grade=GradeEvidence(0.5, bool(number % 2), GradeStability.STABLE),
                 positions=positions,
-                z=rng.normal(size=(5, 4)).astype(np.float32),
+                z=z(),
                 logprob=rng.normal(size=5).astype(np.float32),
                 margin=rng.random(5).astype(np.float32),
-                alternatives={name: rng.normal(size=(5, 4)).astype(np.float32) for name in NAMES[: 2 * (number % 2)]},
-                alternative_positions=positions if number % 2 else positions[:0],
+                reference=ReferenceMeasurement(z(), *(rng.random(5).astype(np.float32) for _ in range(5))),
+                compared=ComparedRollout(
+                    tuple(positions.tolist()),
+                    {name: z() for name in (REFERENCE, "int8")},
+                    {"int8": Leads(rng.random(5).astype(np.float32), rng.random(5).astype(np.float32), positions)},
+                    *(rng.random(5).astype(np.float32) for _ in range(2)),
+                )
+                if number % 2
+                else None,
             )
             for number in range(rollouts)
         ),

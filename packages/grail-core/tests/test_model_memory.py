@@ -10,7 +10,7 @@ import torch
 from grail_core.errors import MachineFaultError
 from grail_core.model.memory import on_this_machine
 from grail_core.model.policy_model import PolicyModel
-from grail_core.proof.batch import measure_rollouts, measure_sketches, prove_rollouts
+from grail_core.proof.batch import measure_rollouts, prove_rollouts
 from grail_core.proof.sketches import projections
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.randomness import Randomness
@@ -37,7 +37,6 @@ def calls(model: PolicyModel) -> list[Callable[[], object]]:
     return [
         lambda: prove_rollouts(model, ROWS, LENGTHS, SIGNS),
         lambda: measure_rollouts(model, ROWS, LENGTHS, POSITIONS, SIGNS, policy, [1, 2]),
-        lambda: measure_sketches(model, ROWS, LENGTHS, POSITIONS, SIGNS),
     ]
 
 

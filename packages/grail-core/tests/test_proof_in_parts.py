@@ -17,7 +17,7 @@ from grail_core.proof.calibration import shipped_table
 from grail_core.proof.in_process import InThisProcess
 from grail_core.proof.numerics import DEFAULT_CLASS, class_and_parts, class_in_parts
 from grail_core.proof.sketches import projections
-from grail_core.proof.work import ProofRow, RolloutTokens
+from grail_core.proof.work import ProofRow
 from grail_core.protocol import Outcome, Randomness
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Digest
@@ -79,14 +79,14 @@ def test_float32_passes_in_parts_differ_by_less_than_a_sketchs_rounding(
 ) -> None:
     """So that the comparison with alternatives, which is made in float32, needs no mark."""
     alternatives = Alternatives(model, {"previous-1": lambda: {n: t * 1.25 for n, t in model.state().items()}})
-    asked = RolloutTokens([row.tokens for row in ROWS], [2] * 16, [row.positions for row in ROWS])
-    whole = alternatives.sketches(asked, SIGNS)
-    fitted = holding(alternatives._scratch, 4, monkeypatch)
-    found = alternatives.sketches(asked, SIGNS)
+    work = InThisProcess(model, alternatives)
+    whole = work.compare(ROWS, SIGNS, POLICY)
+    fitted = holding(alternatives.reference.model(), 4, monkeypatch)
+    found = work.compare(ROWS, SIGNS, POLICY)
     assert fitted == [4] * 8
     for one, other in zip(found, whole, strict=True):
-        assert one.keys() == other.keys() == {"current", "previous-1"}
-        assert all(np.abs(one[name] - other[name]).max() < 1 / 4096 / 8 for name in one)
+        assert one.z.keys() == other.z.keys() == {"current", "previous-1"}
+        assert all(np.abs(one.z[name] - other.z[name]).max() < 1 / 4096 / 8 for name in one.z)
 
 
 def test_what_evidence_says_of_parts_is_its_class_and_their_size_and_nothing_else_is_read_as_that() -> None:
@@ -155,4 +155,4 @@ def test_evidence_carries_the_mark_so_that_anybody_decides_the_same_from_it(offs
     assert found.evidence is not None
     (read,) = read_evidence(write_evidence([found.evidence]))
     of_model = [one for one in found.findings if one.check in ("reward", "proof", "logprob", "sampling")]
-    assert list(decide(found.submission, read, shipped_table())) == of_model
+    assert list(decide(found.submission, read, shipped_table(), CONTEXT.params)) == of_model

@@ -15,11 +15,12 @@ from grail_core.model.policy_model import PolicyModel
 from grail_core.model.sampling import SeededSampler, margin_plain
 from grail_core.proof.batch import measure_rollouts
 from grail_core.proof.calibration import shipped_table
-from grail_core.proof.comparison import Comparison, Float32Comparison, Statistic, compare
+from grail_core.proof.comparison import Comparison, NamedComparison, Statistic, compare
 from grail_core.proof.errors import UnprovableError
 from grail_core.proof.numerics import DEFAULT_CLASS
 from grail_core.proof.sketches import differences, projections, sketch
-from grail_core.proof.statistics import evaluate
+from grail_core.proof.statistics import alternative_statistics, evaluate, wants_all
+from grail_core.proof.work import Leads
 from grail_core.protocol.constants import MARGIN_CLIP, SKETCH_LIMIT
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.randomness import Randomness
@@ -38,16 +39,12 @@ POLICIES = [
 
 @st.composite
 def samples(draw: st.DrawFn) -> list[Comparison]:
-    """Rollouts of any length between honest and junk, some of them measured under an alternative."""
+    """Rollouts of any length between honest and junk, without a float32 reference."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     noise = draw(st.sampled_from([0.0, 1e-3, 5e-3, 0.02, 0.3, 1.0]))
-    way = draw(st.sampled_from([0.0, 1.0]))
     sample = []
     for number in range(draw(st.integers(1, 40))):
         k = int(rng.integers(1, 33))
-        delta = rng.normal(0, 0.006, (k, 4)).astype(np.float32)
-        drift = rng.normal(0, 0.004, (k, 4)).astype(np.float32)
-        own = (way * delta + drift).astype(np.float32)
         sample.append(
             Comparison(
                 number // 2,
@@ -56,7 +53,6 @@ def samples(draw: st.DrawFn) -> list[Comparison]:
                 rng.normal(0, noise, k).astype(np.float32),
                 rng.random(k).astype(np.float32),
                 np.maximum(0, rng.normal(-1, 1 + noise, k)).clip(0, MARGIN_CLIP),
-                Float32Comparison(own, {"previous-1": delta}, drift) if draw(st.booleans()) else None,
             )
         )
     return sample
@@ -76,9 +72,6 @@ def test_putting_one_in_lowers_no_statistic_and_turns_no_reject_into_an_accept(
         "margins": one.margins,
         "informative": one.informative,
     }
-    if one.in_float32 is not None:
-        other = one.in_float32
-        arrays |= {"e": other.errors, "Δ": other.deltas["previous-1"], "drift": other.drift}
     array = arrays[data.draw(st.sampled_from(sorted(arrays)))]
     array.flat[data.draw(st.integers(0, array.size - 1))] = data.draw(st.sampled_from(NOT_FINITE))
     for statistic in evaluate(sample, PAIR):
@@ -150,16 +143,65 @@ def test_a_model_whose_own_state_is_not_finite_proves_nothing_for_anybody() -> N
     assert {s.check for s in evaluate([found], None) if s.rejects} == {"proof", "logprob", "sampling"}
 
 
-def test_an_alternative_without_numbers_is_found_and_never_spared() -> None:
-    zeros = np.zeros((8, 4), np.float32)
-    honest = Float32Comparison(zeros, {"previous-1": zeros}, zeros)
-    base = [
-        replace(comparison, in_float32=honest)
-        for comparison in [
-            Comparison(1, r, zeros, np.zeros(8, np.float32), np.ones(8, np.float32), np.zeros(8), None) for r in range(3)
-        ]
-    ]
-    assert not any(statistic.rejects for statistic in evaluate(base, PAIR))
-    missing = Float32Comparison(zeros, {"previous-1": np.full((8, 4), np.nan, np.float32)}, zeros)
-    (found,) = (s for s in evaluate([replace(base[0], in_float32=missing), *base[1:]], PAIR) if s.name == "previous-1")
-    assert (found.value, found.rejects) == (math.inf, True)
+def named(rng: np.random.Generator, way: float = 0.0) -> NamedComparison:
+    """A rollout that lies `way` of the way to int8, and at whose positions int8 would have written 7, as it did by `way`."""
+    delta, drift, noise = (rng.normal(0, 0.005, (32, 4)).astype(np.float32) for _ in range(3))
+    lead = np.full(32, 0.01, np.float32)
+    return NamedComparison(
+        errors=way * delta + noise,
+        deltas={"int8": delta},
+        drift=drift,
+        tokens=np.full(32, 7 if rng.random() < way else 3, np.int32),
+        leads={"int8": Leads(lead, lead, np.full(32, 7, np.int32))},
+        noise=np.full(32, 1e-4, np.float32),
+        spread=np.full(32, 0.5, np.float32),
+    )
+
+
+@given(data=st.data())
+@settings(max_examples=80, deadline=None)
+def test_a_number_missing_under_the_reference_or_an_alternative_leaves_that_rollout_out_and_accuses_nobody(
+    data: st.DataObject,
+) -> None:
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    tested = [named(rng) for _ in range(8)]
+    at = data.draw(st.integers(0, 7))
+    one = tested[at]
+    of_leads = {"own": one.leads["int8"].own, "other": one.leads["int8"].other}
+    arrays = {"e": one.errors, "Δ": one.deltas["int8"], "drift": one.drift, "noise": one.noise, "spread": one.spread}
+    name = data.draw(st.sampled_from(sorted(arrays | of_leads)))
+    array = (arrays | of_leads)[name]
+    array.flat[data.draw(st.integers(0, array.size - 1))] = data.draw(st.sampled_from(NOT_FINITE))
+    found = {s.name: s for s in alternative_statistics(tested, PAIR, sketch_ratio_passes=True)}
+    rest = [other for place, other in enumerate(tested) if place != at]
+    wanted = {s.name: s for s in alternative_statistics(rest, PAIR, sketch_ratio_passes=True)}
+    touched = {"int8", "int8 (tokens)"} if name not in ("Δ", *of_leads) else {"int8"} if name == "Δ" else {"int8 (tokens)"}
+    for statistic in touched:
+        if len(touched) == 2:  # the reference says nothing of it
+            assert found[statistic] == wanted[statistic]
+        else:  # its drift still counts
+            assert found[statistic].value == pytest.approx(wanted[statistic].value, rel=0.1)
+            assert "7 rollouts" in found[statistic].detail
+    assert not any(s.rejects for s in found.values())
+
+
+def test_a_cheat_is_found_beside_rollouts_whose_reference_says_nothing() -> None:
+    rng = np.random.default_rng(3)
+    tested = [named(rng, 1.0) for _ in range(30)]
+    for one in tested[:10]:
+        one.drift[:] = math.nan
+    found = alternative_statistics(tested, PAIR, sketch_ratio_passes=True)
+    assert {s.name for s in found if s.rejects} == {"int8", "int8 (tokens)"}
+    for one in tested:
+        one.noise[:] = 1e30
+    assert alternative_statistics(tested, PAIR, sketch_ratio_passes=True) == []
+    assert not wants_all(tested, PAIR)
+
+
+@pytest.mark.parametrize("size", [0.0, 0.06 / 0.005])
+def test_alternatives_are_undecided_where_the_validators_own_drift_is_nothing_or_too_much(size: float) -> None:
+    rng = np.random.default_rng(4)
+    tested = [replace(one, drift=one.drift * np.float32(size)) for one in (named(rng, 1.0) for _ in range(30))]
+    for statistic in alternative_statistics(tested, PAIR, sketch_ratio_passes=True):
+        assert (statistic.undecided, statistic.rejects) == (True, False)
+        assert "undecided" in statistic.detail

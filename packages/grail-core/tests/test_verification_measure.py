@@ -13,10 +13,18 @@ import pytest
 from grail_core.environment import Grade, GradeOutcome, Problem
 from grail_core.errors import MachineFaultError, OutOfTimeError
 from grail_core.files.evidence import GradeEvidence, GradeStability, MinerEvidence, write_evidence
-from grail_core.proof.alternative_test import REFERENCE
 from grail_core.proof.numerics import DEFAULT_CLASS
 from grail_core.proof.sketches import Projections, Sketches
-from grail_core.proof.work import MeasuredBatch, ModelFacts, ProofRow, RolloutMeasurement, RolloutTokens, forward_tokens
+from grail_core.proof.work import (
+    REFERENCE,
+    ComparedRollout,
+    MeasuredBatch,
+    ModelFacts,
+    ProofRow,
+    ReferenceMeasurement,
+    RolloutMeasurement,
+    forward_tokens,
+)
 from grail_core.protocol import RolloutRecord, RolloutSample, sample_rollouts
 from grail_core.protocol.constants import (
     MAX_NEW_TOKENS_PROTOCOL_CAP,
@@ -54,42 +62,75 @@ class ScriptedWork:
     """Computes nothing: counts the tokens that a model would compute, and knows each row again by its own numbers.
 
     Args:
-        names: how many weights rows are compared under, the reference's among them. slips: measurements, counted from 0, in
-            which a number is missing.
+        weights: with how many earlier checkpoints rows are compared; they lie too near for a few rollouts to settle it.
+        slips: measurements, counted from 0, in which a number is missing. reference_slips: in which one of the reference is.
     """
 
-    def __init__(self, names: int = 0, slips: Collection[int] = ()) -> None:
+    def __init__(self, weights: int = 0, slips: Collection[int] = (), reference_slips: Collection[int] = ()) -> None:
         self.facts = FACTS
         self.batches: list[list[ProofRow]] = []
+        self.compared: list[list[ProofRow]] = []
+        self.classes: set[str | None] = set()
         self.tokens = 0
-        self._names, self._slips = names, slips
+        self._weights, self._slips, self._reference_slips = weights, slips, reference_slips
 
     @property
     def sizes(self) -> list[int]:
         return [len(batch) for batch in self.batches]
 
     def measure(
-        self, batch: Sequence[ProofRow], signs: Projections, policy: GenerationPolicy, seconds: float = math.inf
+        self,
+        batch: Sequence[ProofRow],
+        signs: Projections,
+        policy: GenerationPolicy,
+        seconds: float = math.inf,
+        proof_class: str | None = None,
     ) -> MeasuredBatch:
-        value = np.nan if len(self.batches) in self._slips else 0.0
+        own, reference = (
+            np.float32(np.nan if len(self.batches) in slips else 0.0) for slips in (self._slips, self._reference_slips)
+        )
         self.batches.append(list(batch))
-        self.tokens += forward_tokens([len(row.tokens) for row in batch])
-        return MeasuredBatch([self._measured(row, value) for row in batch])
+        self.classes.add(proof_class)
+        self.tokens += 2 * forward_tokens([len(row.tokens) for row in batch])
+        return MeasuredBatch([self._measured(row, own, reference) for row in batch])
 
-    def _measured(self, row: ProofRow, value: float) -> RolloutMeasurement:
-        count, own = len(row.positions), np.float32(row.sampling_seed % 1_000)
-        z = np.full((count, 4), value + own, np.float32)
-        return RolloutMeasurement(tuple(row.positions), z, np.zeros(count, np.float32), np.zeros(count))
+    def _measured(self, row: ProofRow, own: np.float32, reference: np.float32) -> RolloutMeasurement:
+        count = len(row.positions)
+        nothing = np.zeros(count, np.float32)
+        z = _z_of(row)
+        return RolloutMeasurement(
+            tuple(row.positions),
+            z + own,
+            nothing,
+            np.zeros(count),
+            ReferenceMeasurement(z + np.float32(plain.OWN_DRIFT) + reference, *[nothing] * 5),
+        )
 
-    def compared(self, sampled: int) -> int:
-        return sampled if self._names else 0
+    def compare(
+        self,
+        rows: Sequence[ProofRow],
+        signs: Projections,
+        policy: GenerationPolicy,
+        seconds: float = math.inf,
+        proof_class: str | None = None,
+    ) -> list[ComparedRollout]:
+        self.compared.append(list(rows))
+        self.classes.add(proof_class)
+        for start in range(0, len(rows), PROOF_BATCH_SIZE):
+            lengths = [len(row.tokens) for row in rows[start : start + PROOF_BATCH_SIZE]]
+            self.tokens += (2 + self._weights) * forward_tokens(lengths)
+        return [self._compared(row) for row in rows]
 
-    def sketches(self, rows: RolloutTokens, signs: Projections, seconds: float = math.inf) -> list[dict[str, Sketches]]:
-        for start in range(0, len(rows.tokens), PROOF_BATCH_SIZE):
-            lengths = [len(row) for row in rows.tokens[start : start + PROOF_BATCH_SIZE]]
-            self.tokens += self._names * forward_tokens(lengths)
-        names = [REFERENCE, *(f"previous-{n}" for n in range(1, self._names))]
-        return [{name: np.zeros((len(at), 4), np.float32) for name in names} for at in rows.positions]
+    def _compared(self, row: ProofRow) -> ComparedRollout:
+        current, nothing = _z_of(row) + np.float32(plain.OWN_DRIFT), np.zeros(len(row.positions), np.float32)
+        names = [f"previous-{n}" for n in range(1, self._weights + 1)]
+        earlier = {name: current + np.float32(0.2 * plain.OWN_DRIFT) for name in names}
+        return ComparedRollout(tuple(row.positions), {REFERENCE: current, **earlier}, {}, nothing, nothing)
+
+
+def _z_of(row: ProofRow) -> Sketches:
+    """Its own number at each position, small enough that float32 holds the drift beside it."""
+    return np.full((len(row.positions), 4), np.float32(row.sampling_seed % 1_000) / 1_000, np.float32)
 
 
 @pytest.fixture
@@ -169,7 +210,7 @@ def test_what_is_looked_at_in_place_of_others_does_not_make_the_sample_larger(
     assert Examination((), submission(), evidence=evidence).too_many_inconclusive == too_many
 
 
-@pytest.mark.parametrize("piece", ["a grade", "a forward pass", "the comparison with other weights", "schema"])
+@pytest.mark.parametrize("piece", ["a grade", "a forward pass", "the comparison with alternatives", "schema"])
 def test_a_file_whose_time_is_over_ends_before_the_next_piece_of_work(work: ScriptedWork, piece: str) -> None:
     """None is begun that there is no time for, and what was begun is finished."""
     asked: list[str] = []
@@ -235,6 +276,38 @@ def test_a_device_that_slipped_measures_again_and_one_that_cannot_says_so_to_the
     assert all(np.isfinite(one.z).all() for one in evidence.rollouts) == good
 
 
+@pytest.mark.parametrize(("slips", "lost"), [({0}, 0), ({0, 1}, 16)])
+def test_a_reference_that_stays_without_a_number_makes_its_rollouts_inconclusive_and_is_nobodys_fault(
+    slips: set[int], lost: int
+) -> None:
+    work = ScriptedWork(reference_slips=slips)
+    evidence = WholeGroup(2, work).measure(submission(), plain.check_context(CONTEXT, MINER.hotkey))
+    assert len(work.batches) == 2
+    assert evidence.inconclusive == lost
+
+
+@pytest.mark.parametrize(
+    ("proof_class", "measured_in"),
+    [
+        ("bf16-eager-cpu-transformers", "bf16-eager-cpu-transformers"),
+        ("bf16-eager-cuda-transformers", "bf16-eager-cpu-transformers"),
+        ("bf16-flash-cuda-sglang", DEFAULT_CLASS),
+        (DEFAULT_CLASS, DEFAULT_CLASS),
+    ],
+)
+def test_a_file_is_measured_with_its_miners_attention_and_evidence_names_the_class_measured_in(
+    proof_class: str, measured_in: str, work: ScriptedWork
+) -> None:
+    file = submission()
+    file = replace(file, file=replace(file.file, header=replace(file.file.header, proof_class=proof_class)))
+    context = plain.check_context(CONTEXT, MINER.hotkey)
+    sample = ChallengedSample(SEED, work)
+    evidence = sample.under_alternatives(file, context, sample.measure(file, context))
+    assert evidence.numerics_class == measured_in
+    assert work.compared
+    assert work.classes == {proof_class}
+
+
 class TestGrading:
     """What an environment's grader does that breaks its promise."""
 
@@ -284,6 +357,13 @@ class _Drawn:
 
     hotkey, content_digest = MINER.hotkey, Digest(bytes(32))
 
+    @dataclass(frozen=True)
+    class _Header:
+        proof_class: str = DEFAULT_CLASS
+        generation_class: str = DEFAULT_CLASS
+
+    header = _Header()
+
     def __init__(self, groups: int, length: Callable[[Place], int], prompt: int = MAX_PROMPT_TOKENS) -> None:
         self.groups = tuple(range(groups))
         self._length, self._prompt = length, prompt
@@ -327,12 +407,12 @@ def test_a_file_of_the_largest_size_costs_no_more_forward_tokens_than_is_stated(
     length: Callable[[Place], int], graded: bool, slips: Collection[int]
 ) -> None:
     """Whatever is drawn of it, whatever its grader says, and whatever the model's numbers are; what fills rows up counts."""
-    names, file = 6, _Drawn(313, length).file
+    weights, file = 3, _Drawn(313, length).file
     context = plain.check_context(CONTEXT, MINER.hotkey)
     if not graded:
         lost = Grade(0.0, False, False, outcome=GradeOutcome.INCONCLUSIVE)
         context = replace(context, environment=Grader(lambda seed, text: lost))
-    work = ScriptedWork(names, slips)
+    work = ScriptedWork(weights, reference_slips=slips)
     sample = ChallengedSample(SEED, work)
     evidence = sample.measure(file, context)
     own = work.tokens
@@ -340,14 +420,14 @@ def test_a_file_of_the_largest_size_costs_no_more_forward_tokens_than_is_stated(
     longest = MAX_PROMPT_TOKENS + MAX_NEW_TOKENS_PROTOCOL_CAP
     assert len(evidence.rollouts) == (64 if graded else MOST_ROWS)
     assert own <= most_forward_tokens(longest)
-    assert work.tokens <= most_forward_tokens(longest, compared=MOST_ROWS, weights=names)
+    assert work.tokens <= most_forward_tokens(longest, compared=MOST_ROWS, weights=weights)
     if length is _longest and not graded and slips:
-        assert work.tokens == most_forward_tokens(longest, compared=MOST_ROWS, weights=names)  # the bound is met
+        assert work.tokens == most_forward_tokens(longest, compared=MOST_ROWS, weights=weights)  # the bound is met
 
 
 def test_the_stated_bound_is_what_the_documents_say() -> None:
-    assert most_forward_tokens(131_072) == 1_966_080
-    assert most_forward_tokens(131_072, compared=MOST_ROWS, weights=6) == 7_864_320
+    assert most_forward_tokens(131_072) == 3_932_160
+    assert most_forward_tokens(131_072, compared=MOST_ROWS, weights=6) == 11_796_480
 
 
 @pytest.mark.parametrize("order", [lambda batches: range(len(batches)), lambda batches: range(len(batches))[::-1]])

@@ -12,6 +12,7 @@ import pytest
 from grail_core.errors import ProtocolViolationError
 from grail_core.files.evidence import MinerEvidence, RolloutEvidence
 from grail_core.proof.calibration import shipped_table
+from grail_core.proof.work import ComparedRollout, Leads
 from grail_core.protocol import Finding, Outcome, RolloutRecord
 from grail_core.protocol.types import Digest
 from grail_core.verification.context import CheckContext
@@ -112,16 +113,27 @@ class _Comparing(plain.TruthfulSampling):
 
     def under_alternatives(self, submission: Submission, context: CheckContext, evidence: MinerEvidence) -> MinerEvidence:
         self.asked.append("alternatives")
-        rollouts = tuple(
-            replace(one, alternatives={"current": one.z, "previous-1": one.z + 5}, alternative_positions=one.positions)
-            for one in evidence.rollouts
-        )
-        return replace(evidence, rollouts=rollouts)
+        return replace(evidence, rollouts=tuple(replace(one, compared=compared(one)) for one in evidence.rollouts))
+
+
+def compared(one: RolloutEvidence) -> ComparedRollout:
+    """Under an earlier model that is far from the claims, and another temperature."""
+    assert one.reference is not None
+    z, m = one.reference.z, len(one.positions)
+    leads = Leads(np.full(m, 0.5, np.float32), np.full(m, -0.5, np.float32), np.full(m, 3, np.int32))
+    return ComparedRollout(
+        tuple(one.positions.tolist()),
+        {"current": z, "previous-1": z + np.float32(0.05)},
+        {"previous-1": leads, "temperature x 0.9": leads},
+        one.reference.noise,
+        one.reference.spread,
+    )
 
 
 def test_every_alternative_that_was_measured_is_decided_on() -> None:
-    compared = [f.detail for f in examined(sampling=_Comparing(SEED)).findings if "previous-1" in f.detail]
-    assert len(compared) == 1
+    told = [f.detail.partition(":")[0] for f in examined(sampling=_Comparing(SEED)).findings]
+    assert told[-2:] == ["previous-1 (tokens)", "temperature x 0.9 (tokens)"]
+    assert told.count("previous-1") == 1
     assert not any("previous-1" in f.detail for f in examined(sampling=plain.TruthfulSampling(SEED)).findings)
 
 
@@ -130,7 +142,7 @@ def test_what_is_decided_can_be_decided_again_from_the_evidence() -> None:
         examination = examined(sampling=sampling)
         assert examination.submission is not None
         assert examination.evidence is not None
-        again = decide(examination.submission, examination.evidence, shipped_table())
+        again = decide(examination.submission, examination.evidence, shipped_table(), CONTEXT.params)
         assert examination.findings[-len(again) :] == again
 
 
@@ -151,8 +163,21 @@ EMPTY = np.zeros(0, np.int32)
         (lambda e: with_first(e, z=e.rollouts[0].z[:, :3]), "z of shape"),
         (lambda e: with_first(e, logprob=e.rollouts[0].logprob[1:]), "logprob of shape"),
         (lambda e: with_first(e, margin=e.rollouts[0].margin[1:]), "margin of shape"),
-        (lambda e: with_first(e, alternatives={"current": e.rollouts[0].z}), "alternative 'current' of shape"),
-        (lambda e: with_first(e, alternatives={"current": e.rollouts[0].z[:0]}), "without the challenged"),
+        (lambda e: with_reference(e, z=e.rollouts[0].z[1:]), "reference z of shape"),
+        (lambda e: with_reference(e, twins=e.rollouts[0].margin[1:]), "reference twins of shape"),
+        (lambda e: with_compared(e, positions=()), "compared positions that are none"),
+        (lambda e: with_compared(e, positions=(3, 2)), "not ascending"),
+        (lambda e: with_compared(e, positions=(10_000,)), "outside a completion"),
+        (lambda e: with_compared(e, positions=tuple(range(1, len(e.rollouts[0].positions)))), "without the challenged"),
+        (lambda e: with_compared(e, z={}), "without the reference's sketches"),
+        (lambda e: with_compared(e, z={"current": e.rollouts[0].z[1:]}), "z of 'current' of shape"),
+        (lambda e: with_compared(e, z={"current": e.rollouts[0].z * np.float32("nan")}), "that no comparison gives"),
+        (lambda e: with_compared(e, noise=e.rollouts[0].margin - 1), "noise that no comparison gives"),
+        (lambda e: with_compared(e, spread=e.rollouts[0].margin + 2), "spread that no comparison gives"),
+        (lambda e: with_leads(e, own=-1.0), "own leads of 'previous-1' that"),
+        (lambda e: with_leads(e, own=50.5), "own leads of 'previous-1' that"),
+        (lambda e: with_leads(e, other=float("nan")), "other leads of 'previous-1' that"),
+        (lambda e: with_leads(e, rival=-2), "rivals of 'previous-1' that"),
     ],
 )
 def test_evidence_that_is_not_of_the_file_decides_nothing(
@@ -162,12 +187,29 @@ def test_evidence_that_is_not_of_the_file_decides_nothing(
     assert examination.submission is not None
     assert examination.evidence is not None
     with pytest.raises(ProtocolViolationError, match=complaint):
-        decide(examination.submission, change(examination.evidence), shipped_table())
+        decide(examination.submission, change(examination.evidence), shipped_table(), CONTEXT.params)
 
 
 def with_first(evidence: MinerEvidence, **changes: object) -> MinerEvidence:
     first, *others = evidence.rollouts
     return replace(evidence, rollouts=(replace(first, **changes), *others))  # type: ignore[arg-type]
+
+
+def with_reference(evidence: MinerEvidence, **changes: object) -> MinerEvidence:
+    first = evidence.rollouts[0]
+    assert first.reference is not None
+    return with_first(evidence, reference=replace(first.reference, **changes))  # type: ignore[arg-type]
+
+
+def with_compared(evidence: MinerEvidence, **changes: object) -> MinerEvidence:
+    return with_first(evidence, compared=replace(compared(evidence.rollouts[0]), **changes))  # type: ignore[arg-type]
+
+
+def with_leads(evidence: MinerEvidence, **changes: float) -> MinerEvidence:
+    """One alternative's leads, each number that is given put throughout."""
+    leads = compared(evidence.rollouts[0]).leads["previous-1"]
+    changed = {name: np.full_like(getattr(leads, name), value) for name, value in changes.items()}
+    return with_compared(evidence, leads={"previous-1": replace(leads, **changed)})
 
 
 def test_an_examination_goes_on_with_another_sample_and_not_past_a_reject() -> None:

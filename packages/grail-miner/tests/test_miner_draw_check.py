@@ -21,6 +21,7 @@ from grail_core.proof.numerics import DEFAULT_CLASS
 from grail_core.proof.sketches import Projections
 from grail_core.protocol.policy import GenerationPolicy
 from grail_miner.pipeline.draw_check import FIRST_ROLLOUTS, POSITIONS, DrawCheck, Otherwise
+from grail_miner.proving import references
 from grail_miner.proving.in_process import InProcessProver
 from tooling.testing.models.tiny_qwen2 import BYTES, save_byte_model
 from tooling.testing.proving import prepared, signs
@@ -133,15 +134,12 @@ def test_an_engine_that_goes_wrong_in_mid_window_is_found(check: DrawCheck, fold
 
 
 def test_fine_differences_beyond_the_calibration_are_found(check: DrawCheck, folder: Path, prover: InProcessProver) -> None:
-    """Weights a hundredth larger than they are to be: a fine difference, which takes more than one group to see."""
+    """Weights two hundredths larger than they are to be: a fine difference, which takes more than one group to see."""
     engine = Engine(folder, "float32")
-    with torch.no_grad():
-        for tensor in engine.model.state().values():
-            tensor.mul_(1.01)
-    engine.model.weights_changed()
+    _enlarge(engine.model, 1.02)
     found = (judged(check, prover, group, engine.draw(requests_of(group))) for group in range(30))
     first = next(one for one in found if one is not None)
-    assert first.why == "margin"
+    assert first.why == "twin_margin"
 
 
 def test_proofs_that_the_prover_itself_measures_otherwise_are_told_as_such(
@@ -175,6 +173,29 @@ def test_every_group_is_sampled_and_every_place_of_it_in_turn(check: DrawCheck, 
         assert len(set(one.positions)) == POSITIONS
         assert (one.positions[0], one.positions[-1]) == (0, 99)
     assert check.sample(3, [Completion((7,))] * 16)[0].positions == (0,)
+
+
+def test_without_a_float32_copy_another_draw_is_found_and_a_fine_difference_is_not(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(references, "free_bytes", lambda device: 0)
+    prover = InProcessProver()
+    prover.load(prepared(folder))
+    found = {}
+    for factor in (1.02, 1.1):
+        engine = Engine(folder, "float32")
+        _enlarge(engine.model, factor)
+        check = DrawCheck(DEFAULT_CLASS, DEFAULT_CLASS, Shape(FIRM.layers, FIRM.hidden), shipped_table())
+        found[factor] = [one.why for one in honest(check, prover, engine, range(6))]
+    assert found[1.02] == []
+    assert found[1.1][0] == "lost_share"
+
+
+def _enlarge(model: PolicyModel, factor: float) -> None:
+    with torch.no_grad():
+        for tensor in model.state().values():
+            tensor.mul_(factor)
+    model.weights_changed()
 
 
 def _tear(model: PolicyModel) -> None:

@@ -14,8 +14,9 @@ from grail_core.child_process.frames import FrameError
 from grail_core.errors import CheckpointError, MachineFaultError
 from grail_core.model.policy_model import PolicyModel
 from grail_core.proof.batch import measure_rollouts, prove_rollouts
+from grail_core.proof.reference import Reference
 from grail_core.protocol.types import Digest
-from grail_miner.proving import frames
+from grail_miner.proving import frames, references
 from grail_miner.proving.base import Prover
 from grail_miner.proving.frames import MeasureRequest
 from grail_miner.proving.in_process import InProcessProver
@@ -81,7 +82,7 @@ def test_threads_over_one_copy_of_the_weights_prove_what_one_model_proves(
 
 def test_one_model_and_threads_measure_what_a_validator_does(checkpoint: PreparedCheckpoint, model: PolicyModel) -> None:
     asked = vars(Measuring.of(2, model.vocabulary_size, model.hidden_size))
-    expected = measured_bytes(measure_rollouts(model, **asked))
+    expected = measured_bytes(measure_rollouts(model, **asked, reference=Reference(model).model()))
     provers: list[Prover] = [InProcessProver(), ThreadProver(("cpu",))]
     for prover in provers:
         with pytest.raises(MachineFaultError, match="no weights are loaded"):
@@ -90,19 +91,44 @@ def test_one_model_and_threads_measure_what_a_validator_does(checkpoint: Prepare
         assert measured_bytes(prover.measure(**asked)) == expected
 
 
+def test_where_memory_holds_no_float32_copy_draws_are_measured_without_one(
+    checkpoint: PreparedCheckpoint, model: PolicyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = vars(Measuring.of(2, model.vocabulary_size, model.hidden_size))
+    needed = 4 * sum(parameter.numel() for parameter in model.module.parameters())
+    monkeypatch.setattr(references, "free_bytes", lambda device: 2 * needed - 1)
+    prover = InProcessProver()
+    prover.load(checkpoint)
+    assert measured_bytes(prover.measure(**asked)) == measured_bytes(measure_rollouts(model, **asked))
+    monkeypatch.setattr(references, "free_bytes", lambda device: 2 * needed)
+    assert prover.measure(**asked)[0].reference is None  # as for the whole window
+    prover.load(checkpoint)
+    assert prover.measure(**asked)[0].reference is not None
+
+
 def test_an_answer_with_other_weights_or_with_numbers_that_are_no_measurement_is_not_read(model: PolicyModel) -> None:
     version, other = Digest(bytes(32)), Digest(b"o" * 32)
     asked = vars(Measuring.of(2, model.vocabulary_size, model.hidden_size))
     request = MeasureRequest.of(version, **asked)
-    measured = measure_rollouts(model, **asked)
-    answer = b"".join(map(bytes, frames.answer_measured(version, measured)))
+    without = measure_rollouts(model, **asked)
+    measured = measure_rollouts(model, **asked, reference=Reference(model).model())
+
+    def answered(margin: float | None = None) -> bytes:
+        *before, last = measured
+        spoilt = last if margin is None else replace(last, margins=np.full(len(last.positions), margin))
+        return b"".join(map(bytes, frames.answer_measured(version, [*before, spoilt])))
+
+    answer = answered()
     assert measured_bytes(request.read(memoryview(answer))) == measured_bytes(measured)
+    told_without = b"".join(map(bytes, frames.answer_measured(version, without)))
+    assert measured_bytes(request.read(memoryview(told_without))) == measured_bytes(without)
     for wrong, told in (
         (answer[:-1], "in place of"),
         (answer + b"0", "in place of"),
         (other + answer[32:], "computed with the weights"),
-        (answer[:-8] + np.float64(-1).tobytes(), "margins that are none"),
-        (answer[:-8] + np.float64(5).tobytes(), "margins that are none"),
+        (answered(-1.0), "margins that are none"),
+        (answered(5.0), "margins that are none"),
+        (answer[:32] + b"\2" + answer[33:], "neither yes nor no"),
     ):
         with pytest.raises(FrameError, match=told):
             request.read(memoryview(wrong))

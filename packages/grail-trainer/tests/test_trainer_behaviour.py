@@ -14,7 +14,7 @@ from grail_core.checkpoints.pinned_table import shipped
 from grail_core.errors import OutOfMemoryError
 from grail_core.model.policy_model import PolicyModel
 from grail_core.model.prompts import PromptRenderer
-from grail_trainer.data.behaviour import BehaviourPolicy, behaviour_logprobs
+from grail_trainer.data.behaviour import BehaviourPolicy, behaviour_logprobs, in_float32
 from grail_trainer.hyper_parameters import GrpoSettings, HyperParameters, OptimiserSettings
 from grail_trainer.learning.guarded import learn_window
 from grail_trainer.learning.optimiser import Masters
@@ -66,7 +66,7 @@ def test_the_log_probabilities_of_the_proof_would_not_have_it(folder: Path, load
 
 
 def test_an_update_of_frozen_weights_weighs_every_token_once(folder: Path, loaded: LoadedCheckpoint) -> None:
-    drawn = BehaviourPolicy(loaded).logprobs(rows(), 0.9)
+    drawn = BehaviourPolicy(in_float32(loaded).reference).logprobs(rows(), 0.9)
     group = RolloutGroup(
         "miner/30/0",
         tuple(
@@ -88,7 +88,7 @@ def test_the_checkpoint_that_verifies_is_left_as_it_is(loaded: LoadedCheckpoint)
     module = loaded.model.module
     before = {name: (tensor.dtype, tensor.data_ptr()) for name, tensor in module.state_dict().items()}
     bits = {name: tensor.clone() for name, tensor in loaded.model.state().items()}
-    policy = BehaviourPolicy(loaded)
+    policy = BehaviourPolicy(in_float32(loaded).reference)
     values = policy.logprobs(rows(), 1.0)
     assert {name: (tensor.dtype, tensor.data_ptr()) for name, tensor in module.state_dict().items()} == before
     with torch.no_grad(), loaded.model.lock:
@@ -101,7 +101,7 @@ def test_the_checkpoint_that_verifies_is_left_as_it_is(loaded: LoadedCheckpoint)
 
 
 def test_tied_weights_stay_tied_and_are_copied_once(loaded: LoadedCheckpoint) -> None:
-    copied = BehaviourPolicy(loaded)._policy.module
+    copied = BehaviourPolicy(in_float32(loaded).reference)._policy.module
     assert copied.get_input_embeddings().weight is copied.get_output_embeddings().weight
     assert {parameter.dtype for parameter in copied.parameters()} == {torch.float32}
     assert not any(parameter.requires_grad for parameter in copied.parameters())
@@ -124,7 +124,7 @@ NO_MEMORY = RuntimeError("DefaultCPUAllocator: can't allocate memory")
 def test_memory_that_comes_back_costs_nothing_and_memory_that_does_not_is_this_machines_error(
     loaded: LoadedCheckpoint, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
-    policy, left = BehaviourPolicy(loaded, 64), [times]
+    policy, left = BehaviourPolicy(in_float32(loaded).reference, 64), [times]
     wanted = policy.logprobs(rows(), 1.0)
     module = policy._policy.module
     forward = module.base_model.forward

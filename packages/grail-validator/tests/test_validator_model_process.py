@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from grail_core.errors import ConfigurationError, MachineFaultError, OutOfTimeError
-from grail_core.proof.work import ModelWork, ProofRow, RolloutTokens
+from grail_core.proof.numerics import DEFAULT_CLASS
+from grail_core.proof.work import ModelWork, ProofRow
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Digest
 from grail_validator import model_process
@@ -72,10 +73,43 @@ def test_what_is_asked_is_answered_row_by_row(models: ModelProcess) -> None:
     work = work_of(models)
     assert vars(work.facts) == FACTS
     assert measured(work) == ANSWER
-    assert [work.compared(count) for count in (0, 1, 64)] == [0, 1, 64]
-    found = work.sketches(RolloutTokens([[1, 5, 6], [1, 5]], [2, 1], [(0,), (0,)]), SIGNS)
-    assert [list(one) for one in found] == [["current"]] * 2  # the other has no sketch there, and is left out
-    assert all((one["current"] == 0.5).all() for one in found)
+
+
+def test_a_batch_is_answered_with_what_the_reference_says_beside_it(models: ModelProcess) -> None:
+    work = work_of(models)
+    for one in work.measure(rows(), SIGNS, POLICY, proof_class=DEFAULT_CLASS).rollouts:
+        assert one.reference is not None
+        assert one.reference.finite
+        assert (one.reference.z == one.z + 0.5).all()
+        figures = {name: np.unique(value).tolist() for name, value in vars(one.reference).items() if name != "z"}
+        assert figures == {
+            "logprobs": [-0.25],
+            "margins": [0.125],
+            "twins": [0.0],
+            "noise": [np.float32(0.01)],
+            "spread": [0.75],
+        }
+
+
+def test_a_reference_that_is_no_number_is_taken_as_it_is(models: ModelProcess) -> None:
+    """It says nothing of the rollout, which is nobody's fault, and no reason to load everything anew."""
+    work, before = work_of(models), models.pid
+    one, _ = work.measure(rows(Does.LACK_A_FINITE_REFERENCE), SIGNS, POLICY).rollouts
+    assert one.finite
+    assert one.reference is not None
+    assert not one.reference.finite
+    assert models.pid == before
+
+
+def test_rows_are_compared_with_what_was_told_when_the_models_were_loaded(models: ModelProcess) -> None:
+    work = work_of(models)
+    first, second = work.compare([ProofRow([1, 5, 6], 1, (0, 1), 3), ProofRow([1, 5], 1, (0,), 4)], SIGNS, POLICY)
+    assert sorted(first.z) == ["current", "previous-1"]  # the other has no number there, and is left out
+    assert sorted(first.leads) == ["previous-1", "temperature x 0.9"]
+    assert (first.z["previous-1"] == 0.75).all()
+    assert [value.tolist() for value in vars(first.leads["previous-1"]).values()] == [[0.5, 0.5], [-0.5, -0.5], [7, 7]]
+    assert (first.positions, first.noise.tolist(), first.spread.tolist()) == ((0, 1), [0.5, 0.5], [0.5, 0.5])
+    assert (second.positions, second.z, second.leads) == ((0,), {}, {})  # nothing is known of it
 
 
 def test_a_batch_that_the_childs_memory_did_not_hold_is_told_as_such(models: ModelProcess) -> None:
@@ -84,7 +118,7 @@ def test_a_batch_that_the_childs_memory_did_not_hold_is_told_as_such(models: Mod
     assert work.measure(rows(), SIGNS, POLICY).parts is None
 
 
-NO_FAULT = (Does.ANSWER, Does.HANG, Does.MEASURE_ONE_BY_ONE)
+NO_FAULT = (Does.ANSWER, Does.HANG, Does.MEASURE_ONE_BY_ONE, Does.LACK_A_FINITE_REFERENCE)
 
 
 @pytest.mark.parametrize("does", [one for one in Does if one not in NO_FAULT], ids=lambda does: does.name)

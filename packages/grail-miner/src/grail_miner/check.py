@@ -31,6 +31,7 @@ from grail_core.model.policy_model import PolicyModel
 from grail_core.model.prompts import PromptRenderer
 from grail_core.participant.deployment import network_parameters, open_beacon, open_chain, open_reader
 from grail_core.participant.settings import Settings
+from grail_core.proof.alternatives import Alternatives, rounded_copies
 from grail_core.proof.calibration import CalibrationTable, Shape
 from grail_core.proof.in_process import InThisProcess
 from grail_core.proof.work import ModelWork
@@ -51,6 +52,7 @@ from grail_core.verification.seal import read_seal
 from grail_core.verification.window_file import Submission
 from grail_core.verification.wording import accept, reject
 from grail_envs.bound import BoundEnvironments
+from grail_miner.proving.references import reference_fits
 
 
 @dataclass(frozen=True)
@@ -262,10 +264,24 @@ def _sampling(settings: Settings, asked: CheckRequest, checkpoint: CachedCheckpo
     if asked.rollouts == 0:
         checked.taken.append("rewards and proofs: no model was asked for")
         return None
-    model = InThisProcess(PolicyModel.load(checkpoint.folder, device=settings.device))
+    model = PolicyModel.load(checkpoint.folder, device=settings.device)
+    work = _work(model, checked)
     if asked.rollouts is None and not asked.every:
-        return ChallengedSample(Digest(secrets.token_bytes(32)), model)
-    return _Chosen(model, None if asked.every else math.ceil((asked.rollouts or 1) / ROLLOUTS_PER_PROBLEM))
+        checked.taken.append("earlier checkpoints, as what may have been run instead: a validator compares with them too")
+        return ChallengedSample(Digest(secrets.token_bytes(32)), work)
+    checked.taken.append("alternatives that may have been run instead: a validator compares single rollouts with them")
+    return _Chosen(work, None if asked.every else math.ceil((asked.rollouts or 1) / ROLLOUTS_PER_PROBLEM))
+
+
+def _work(model: PolicyModel, checked: Checked) -> InThisProcess:
+    """With the float32 reference and rounded copies where memory allows it; what is not done without them is said."""
+    if not reference_fits(model):
+        checked.taken.append(
+            "what is relative to a float32 reference, for which there is no memory: sketch_ratio, twin_margin, "
+            "logprob_ratio, twin_logprob, alternatives"
+        )
+        return InThisProcess(model, reference=False)
+    return InThisProcess(model, lambda: Alternatives(model, rounded_copies(model)))
 
 
 @dataclass(frozen=True)

@@ -218,7 +218,8 @@ class Mining:
         if otherwise is None:
             if first:
                 positions = sum(len(one.positions) for one in sampled)
-                log.event("engine_draws_checked", window=context.window, group=group, positions=positions)
+                referred = all(one.reference is not None for one in measured)
+                log.event("engine_draws_checked", window=context.window, group=group, positions=positions, in_float32=referred)
             return
         self._distrusts = True
         log.event("engine_draws_otherwise", level=logging.ERROR, window=context.window, group=group, **asdict(otherwise))

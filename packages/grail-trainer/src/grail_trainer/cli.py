@@ -99,15 +99,24 @@ def run(
             where="--json",
             hint="add --dry-run; what a run does is logged",
         )
+    from grail_trainer.publishing.publication import TableChoice
+
+    choice = TableChoice.of(calibration, uncovered=uncovered)
     if dry_run:
         from grail_trainer.commands import plan_command
 
         plan_command(
-            settings, model=model, env_id=env_id, windows=windows, chosen=hyper_parameters, beside=beside, as_json=as_json
+            settings,
+            model=model,
+            env_id=env_id,
+            windows=windows,
+            chosen=hyper_parameters,
+            beside=beside,
+            choice=choice,
+            as_json=as_json,
         )
         return
     from grail_core.protocol.types import Window
-    from grail_trainer.publishing.publication import TableChoice
     from grail_trainer.start import run_trainer
 
     run_trainer(
@@ -120,7 +129,7 @@ def run(
         acknowledged=None if acknowledge is None else Window(acknowledge),
         tensor_parallel=tensor_parallel,
         beside=beside,
-        choice=TableChoice.of(calibration, uncovered=uncovered),
+        choice=choice,
     )
 
 
@@ -129,10 +138,22 @@ def run(
 @click.option("--out", type=_FOLDER, required=True, help="Folder to make; must be empty or absent.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--quick", is_flag=True, help="Half the warm start.")
+@click.option("--shape", help="Layers and hidden size, as in 12x512; 2x64 without.")
+@click.option("--most-steps", type=click.IntRange(min=1), help="Of each stage of the warm start; a larger model takes longer.")
 @click.option("--no-cache", is_flag=True, help="Make it again even if it was made before.")
 @click.option("--from", "source", type=_FOLDER, help="Import this Transformers folder instead: checked, weights cast to bf16.")
 @common_options
-def init(settings: Settings, env_id: str, out: Path, seed: int, quick: bool, no_cache: bool, source: Path | None) -> None:
+def init(
+    settings: Settings,
+    env_id: str,
+    out: Path,
+    seed: int,
+    quick: bool,
+    shape: str | None,
+    most_steps: int | None,
+    no_cache: bool,
+    source: Path | None,
+) -> None:
     """Make a tiny model from nothing: tokenizer for the environment, small Qwen2, a short warm start (about a minute).
 
     It teaches the form of an answer and a hint of the task, and takes one thread. The same arguments give the same model.
@@ -142,10 +163,19 @@ def init(settings: Settings, env_id: str, out: Path, seed: int, quick: bool, no_
     from grail_trainer.commands import import_command, init_command
 
     if source is not None:
-        _refuse_beside_from("env_id", "seed", "quick", "no_cache")
+        _refuse_beside_from("env_id", "seed", "quick", "shape", "most_steps", "no_cache")
         import_command(source, out)
         return
-    init_command(settings, env_id=env_id, out=out, seed=seed, quick=quick, cached=not no_cache)
+    init_command(
+        settings,
+        env_id=env_id,
+        out=out,
+        seed=seed,
+        quick=quick,
+        cached=not no_cache,
+        shape=shape,
+        most_steps=most_steps,
+    )
 
 
 def _refuse_beside_from(*names: str) -> None:
@@ -216,9 +246,9 @@ def publish(settings: Settings, model: Path, env_id: str, calibration: Path | No
     from grail_trainer.publishing.publication import TableChoice
     from grail_trainer.start import publish_model
 
+    choice = TableChoice.of(calibration, uncovered=uncovered)
     for note in sampling_defaults(model).notes:
         click.echo(f"{model}: {printable(note)}", err=True)
-    choice = TableChoice.of(calibration, uncovered=uncovered)
     manifest = publish_model(settings, model=model, env_id=env_id, choice=choice)
     click.echo(f"checkpoint {manifest.sequence} ({manifest.digest.hex()[:16]}…), in force from window {manifest.valid_from}")
 

@@ -18,17 +18,33 @@ from rich.table import Table
 
 from grail_core.calibration import measure as core
 from grail_core.calibration.plot import plot
+from grail_core.checkpoints.pinned_table import (
+    CALIBRATION_FILE,
+    PinnedTable,
+    excesses,
+    parse_table,
+    read_table_file,
+    shipped,
+)
 from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.generation.defaults import sampling_defaults
 from grail_core.model.policy_model import Attention
 from grail_core.model.prompts import PromptRenderer
+from grail_core.participant.deployment import network_parameters
 from grail_core.participant.settings import Settings
-from grail_core.proof.calibration import LEAST_CHECKPOINTS, LEAST_TOKENS, CalibrationTable, PairCalibration
-from grail_core.proof.statistics import shares_of
-from grail_core.protocol.constants import FALSE_REJECT_RATE
+from grail_core.proof.calibration import (
+    LEAST_CHECKPOINTS,
+    LEAST_SHAPES,
+    LEAST_TOKENS,
+    CalibrationTable,
+    PairCalibration,
+    thresholds_of,
+)
+from grail_core.protocol.network import NETWORKS, NetworkParameters
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.telemetry.console import PlainColumn, PlainConsole
 from grail_core.text import printable
+from grail_validator.table_changes import TableChange, changes
 
 SAMPLES = (16, 46, 64)
 """Sample sizes that thresholds are told for: one group, two groups and 14 singles, and the most a validator opens."""
@@ -54,7 +70,8 @@ def calibrate_command(settings: Settings, asked: CalibrationRequest, *, as_json:
     """Measure, write the table and its plot, and say whether the table may be enforced.
 
     Raises:
-        ConfigurationError: prompts that are none, an output folder that is not there, a checkpoint given twice, no such device.
+        ConfigurationError: prompts that are none, an output folder that is not there, a checkpoint given twice, no such device,
+            no table to compare with.
         CheckpointError: a folder that is no model, or one that names no end token.
         EnvironmentUnavailableError: no such environment, or its data set is not there.
     """
@@ -71,21 +88,62 @@ def calibrate_command(settings: Settings, asked: CalibrationRequest, *, as_json:
                 where=str(folder),
                 hint="--model takes Transformers folders: config.json, *.safetensors",
             )
+    pinned = _pinned(settings, asked)
+    params = NETWORKS.get(settings.network) or network_parameters(settings)  # a named one needs no trainer for its limits
     sources = [
         core.Source(str(folder), folder, prompts, *_sampling(folder, asked))
         for folder, prompts in zip(asked.models, _prompts(asked, settings.data_dir), strict=True)
     ]
     with _progress() as told:
         found = core.calibrate(sources, version=asked.version, attentions=asked.attentions, device=settings.device, told=told)
+    proposal = Proposal.of(found.table, pinned, params)
     picture = asked.out.with_suffix(".svg")
-    asked.out.write_text(json.dumps(found.table.to_json(), indent=1) + "\n", encoding="utf-8")
+    asked.out.write_bytes(found.table.to_bytes())
     picture.write_text(plot(found), encoding="utf-8")
     if as_json:
-        click.echo(json.dumps(_report(found)))
+        click.echo(json.dumps({**_report(found), **proposal.to_json()}))
     else:
         _print(found)
+        for line in proposal.lines():
+            click.echo(printable(line))
     click.echo(f"{asked.out}: table {found.table.version}; {picture}: its plot", err=True)
     return found
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A measured table beside the one that is pinned, and what of it the network does not admit."""
+
+    pinned: PinnedTable
+    network: str
+    changed: list[TableChange]
+    beyond: list[str]
+
+    @classmethod
+    def of(cls, table: CalibrationTable, pinned: PinnedTable, params: NetworkParameters) -> Proposal:
+        return cls(pinned, params.name, changes(pinned.table, table), list(excesses(table, params)))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "pinned": {"version": self.pinned.table.version, "digest": self.pinned.digest.hex()},
+            "changes": [one.to_json() for one in self.changed],
+            "beyond_limits": self.beyond,
+        }
+
+    def lines(self) -> Iterator[str]:
+        yield f"against calibration {self.pinned.name}:" if self.changed else f"changes nothing against {self.pinned.name}"
+        for one in self.changed:
+            yield f"  {one.line}"
+        yield f"{self.network} would refuse it:" if self.beyond else f"{self.network} admits it"
+        for line in self.beyond:
+            yield f"  {line}"
+
+
+def _pinned(settings: Settings, asked: CalibrationRequest) -> PinnedTable:
+    """Raises ConfigurationError: the table to compare with cannot be read."""
+    checkpoints = (folder / CALIBRATION_FILE for folder in asked.models)
+    path = next((file for file in checkpoints if file.is_file()), settings.calibration)
+    return shipped() if path is None else parse_table(read_table_file(path))
 
 
 def standing(table: CalibrationTable) -> list[str]:
@@ -98,13 +156,15 @@ def _standing(pair: PairCalibration) -> str:
     if pair.covers(pair.largest):
         return (
             f"{name}: may be enforced, for models of at most {pair.largest.layers} layers and "
-            f"{pair.largest.hidden_size} dimensions"
+            f"{pair.largest.hidden_size} dimensions, and up to twice as deep or wide with the dead zone doubled"
         )
     missing = []
     if pair.tokens < LEAST_TOKENS:
         missing.append(f"{pair.tokens:,} of {LEAST_TOKENS:,} tokens")
     if pair.checkpoints < LEAST_CHECKPOINTS:
         missing.append(f"{pair.checkpoints} of {LEAST_CHECKPOINTS} checkpoints")
+    if len(set(pair.shapes)) < LEAST_SHAPES:
+        missing.append(f"{len(set(pair.shapes))} of {LEAST_SHAPES} shapes")
     return f"{name}: reports only, with {' and '.join(missing)}"
 
 
@@ -175,10 +235,8 @@ def _progress() -> Iterator[core.Progress]:
 
 def _thresholds(pair: PairCalibration) -> dict[str, dict[str, float]]:
     """Statistic → sample size → threshold, for rollouts as long as calibration's."""
-    share, _ = shares_of(FALSE_REJECT_RATE, 0)
-    return {
-        name: {str(size): float(f"{null.threshold(size, share):.4g}") for size in SAMPLES} for name, null in pair.nulls.items()
-    }
+    of_sizes = thresholds_of(pair, SAMPLES)
+    return {name: {str(size): value for size, value in by_size.items()} for name, by_size in of_sizes.items()}
 
 
 def _report(found: core.Calibration) -> dict[str, Any]:
@@ -189,7 +247,6 @@ def _report(found: core.Calibration) -> dict[str, Any]:
             "tokens": pair.tokens,
             "rollouts": pair.rollouts,
             "checkpoints": pair.checkpoints,
-            "positions": pair.positions,
             "largest": {"layers": pair.largest.layers, "hidden_size": pair.largest.hidden_size},
             "enforced": pair.covers(pair.largest),
             "thresholds": _thresholds(pair),

@@ -76,6 +76,25 @@ def explain(settings: Settings, window: int, hotkey: str | None, ledger: Path | 
 
 
 @cli.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@common_options
+def doctor(settings: Settings, as_json: bool) -> None:
+    """Say by which calibration table the network's work is judged now, and what it enforces of each admitted class.
+
+    Shows the table that the checkpoint in force pins (version, digest), and for every class that may prove or draw whether its
+    statistics are enforced at this model's shape, with doubled dead zone, or only reported, and thresholds for 64 rollouts.
+    Needs no wallet and no model. Ends with exit code 11 where the network refuses what no table covers, and a class is not.
+
+    \b
+      grail-validator doctor
+      grail-validator doctor --json
+    """
+    from grail_validator.doctor import doctor_command
+
+    doctor_command(settings, as_json=as_json)
+
+
+@cli.command()
 @click.argument("windows", type=WINDOW, nargs=-1, metavar="WINDOW...")
 @click.option("--all", "every", is_flag=True, help="Every window that has a verdict there.")
 @click.option(
@@ -227,8 +246,10 @@ def calibrate(
       grail-validator calibrate --env gsm8k --count 40 --version mine/1 --out table.json \\
           --model step-000 --model step-100 --model step-200 …
 
-    GRAIL_DEVICE chooses the machine's device, GRAIL_CALIBRATION=table.json judges with the result. All validators of a network
-    must use the same table, or they disagree about miners.
+    GRAIL_DEVICE chooses the machine's device. What comes out is a proposal: it is held against the table that is pinned (of the
+    first model folder that is a checkpoint's, else GRAIL_CALIBRATION, else the shipped one), with every threshold and reach
+    that would change, and against what the network of GRAIL_NETWORK admits. The trainer pins it with `--calibration FILE`, and
+    all validators judge by it from that checkpoint on.
     """
     from grail_validator.calibrate import CalibrationRequest, calibrate_command
 

@@ -190,6 +190,8 @@ def _to_do(miner: MinerVerdict, window: Window) -> str:
 def _print(body: VerdictBody, miners: Sequence[MinerVerdict]) -> None:
     console = PlainConsole()
     console.say(f"window {body.window}: {body.status.value}" + (f": {body.reason}" if body.reason else ""))
+    if body.versions.calibration:
+        console.say(f"  judged by calibration {body.versions.calibration}; `grail-validator doctor` says what it enforces")
     if body.status in OF_WINDOW:
         console.say(f"  {OF_WINDOW[body.status]}")
     if not miners:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from grail_core.errors import ConfigurationError, GrailError, ProtocolViolationError, StorageError
 from grail_core.files.confined.opening import Confined
@@ -20,6 +21,7 @@ from grail_core.participant.buckets import neighbours, own_bucket
 from grail_core.participant.deployment import network_parameters
 from grail_core.participant.settings import Settings
 from grail_core.proof.sketches import differences, parse_sketches
+from grail_core.proof.work import REFERENCE
 from grail_core.protocol import MinerVerdict, RolloutRecord, SignedVerdict
 from grail_core.protocol.reading import Json
 from grail_core.protocol.types import Digest, Hotkey, Window
@@ -188,6 +190,33 @@ def _record(
         return None  # the caller says that claims are not shown
 
 
+def _beside_reference(one: RolloutEvidence, record: RolloutRecord | None) -> list[str]:
+    """Where the float32 reference puts the rollout: what is claimed beside what the validator's own numerics give."""
+    reference = one.reference
+    if reference is None:
+        return ["it was not held against a float32 reference"]
+    if not reference.finite:
+        return ["the float32 reference has a number that is none: the rollout decides nothing"]
+    own = _rms(one.z - reference.z)
+    spread = float(reference.spread.sum(dtype=np.float64))
+    noise = float((reference.noise * reference.spread).sum(dtype=np.float64)) / spread if spread > 0 else 0.0
+    lost, twins = (float(values.sum(dtype=np.float64)) for values in (reference.margins, reference.twins))
+    notes = [
+        f"beside the float32 reference the validator's own sketches err by {own:.4g} RMS, a difference of two of its "
+        f"logits by {noise**0.5:.3g}",
+        f"judged there, the tokens written lose {lost:.4g} in all; those that the validator's own logits choose with the "
+        f"same noise {twins:.4g}",
+    ]
+    if record is not None:
+        claimed = parse_sketches(record.sketches, record.completion_length + 1)[1:][one.positions]
+        notes.insert(1, f"the claimed sketches err by {_rms(differences(claimed, reference.z)):.4g} RMS")
+    return notes
+
+
+def _rms(values: npt.NDArray[np.float32]) -> float:
+    return float(np.sqrt(np.square(values, dtype=np.float64).mean()))
+
+
 def _row_of(one: RolloutEvidence, record: RolloutRecord | None) -> Row:
     grade = f"judged reward {one.grade.reward:g}, success {one.grade.success} ({one.grade.stability.value})"
     notes = []
@@ -200,8 +229,11 @@ def _row_of(one: RolloutEvidence, record: RolloutRecord | None) -> Row:
         errors = np.sqrt(np.square(differences(claimed, one.z), dtype=np.float64).mean(axis=1))
     lost = int((one.margin > 1).sum())
     notes.append(f"{len(one.positions)} positions were opened; {lost} of them lose the draw by more than 1")
-    if one.alternatives:
-        notes.append(f"compared with {', '.join(sorted(one.alternatives))} at {len(one.alternative_positions)} positions")
+    notes += _beside_reference(one, record)
+    if one.compared is not None:
+        names = sorted({*one.compared.z, *one.compared.leads} - {REFERENCE})
+        told = ", ".join(names) or "nothing: the reference or the own pass has a number that is none"
+        notes.append(f"compared at {len(one.compared.positions)} positions with {told}")
     lines = tuple(
         Line(
             position=int(position),

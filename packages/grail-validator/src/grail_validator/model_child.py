@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, NoReturn, cast
 from grail_core.child_process.boot import Answers, serve
 from grail_core.child_process.frames import Payload
 from grail_core.errors import CheckpointError
-from grail_core.proof.alternative_test import REFERENCE
+from grail_core.protocol.policy import GenerationPolicy
 from grail_validator import model_frames as frames
+from grail_validator.compare_frames import AlternativeNames, answer_compared
 from grail_validator.compared_models import ComparedModels
 from grail_validator.model_frames import ERRORS, Kind
 
@@ -34,7 +35,7 @@ def _prepared() -> Answers[Kind]:
         Kind.HOLD: (Kind.HELD, models.hold),
         Kind.LOAD: (Kind.LOADED, models.load),
         Kind.MEASURE: (Kind.MEASURED, models.measure),
-        Kind.SKETCHES: (Kind.SKETCHED, models.sketches),
+        Kind.COMPARE: (Kind.COMPARED, models.compare),
     }
 
 
@@ -52,7 +53,7 @@ class _Models:
         self._held: dict[str, PolicyModel] = {}  # by digest
         self._unusable: dict[str, str] = {}
         self._work: InThisProcess | None = None
-        self._names: list[str] = []
+        self._names = AlternativeNames()
 
     def hold(self, payload: memoryview) -> Payload:
         """One checkpoint of a window from its folder, which need not stay. First goes what the window does not need: two
@@ -75,7 +76,9 @@ class _Models:
 
     def load(self, payload: memoryview) -> Payload:
         """What a window is judged with, of what is held, and the facts of its own model. What could not be held is named."""
+        from grail_core.proof.alternatives import ROUNDED
         from grail_core.proof.in_process import InThisProcess
+        from grail_core.proof.leads import WARPED, supports
 
         told, _ = frames.unpack(payload)
         compared = ComparedModels(**told["compared"])
@@ -85,16 +88,21 @@ class _Models:
         weights = {name: self._held[digest].state for name, digest in earlier.items() if digest in self._held}
         missing = {name: self._unusable.get(digest, "") for name, digest in earlier.items() if name not in weights}
         # Their float32 copy takes twice the model's memory, and a window without a drawn file needs none.
-        self._work = InThisProcess(model, lambda: compared.alternatives(model, weights))
-        self._names = [REFERENCE, *weights, *(("int8", "int8-groups") if compared.eight_bit else ())]
-        names = self._names if len(self._names) > 1 else []
-        return frames.pack({"facts": vars(self._work.facts), "names": names, "missing": missing})
+        self._work = InThisProcess(model, lambda: compared.alternatives(model, weights), kept_bytes=compared.states_bytes)
+        self._names = AlternativeNames(
+            (*weights, *(ROUNDED if compared.rounded else ())),
+            WARPED if supports(GenerationPolicy(**told["policy"])) else (),
+        )
+        return frames.pack({"facts": vars(self._work.facts), **vars(self._names), "missing": missing})
 
     def measure(self, payload: memoryview) -> Payload:
         assert self._work is not None  # the parent asks after it has loaded
-        return frames.answer_measured(self._work.measure(*frames.asked_measured(payload)))
+        asked = frames.asked_about(payload)
+        measured = self._work.measure(asked.rows, asked.signs, asked.policy, proof_class=asked.proof_class)
+        return frames.answer_measured(measured)
 
-    def sketches(self, payload: memoryview) -> Payload:
+    def compare(self, payload: memoryview) -> Payload:
         assert self._work is not None
-        rows, signs = frames.asked_sketches(payload)
-        return frames.answer_sketches(self._work.sketches(rows, signs), rows, self._names)
+        asked = frames.asked_about(payload)
+        found = self._work.compare(asked.rows, asked.signs, asked.policy, proof_class=asked.proof_class)
+        return answer_compared(found, asked.rows, self._names)

@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn, Protocol
@@ -36,23 +36,17 @@ from grail_core.errors import (
     StorageError,
 )
 from grail_core.model.prompts import PromptRenderer
-from grail_core.proof.sketches import Projections, Sketches
-from grail_core.proof.work import (
-    MeasuredBatch,
-    ModelFacts,
-    ProofRow,
-    RolloutTokens,
-    forward_tokens,
-    share_of,
-)
+from grail_core.proof.sketches import Projections
+from grail_core.proof.work import ComparedRollout, MeasuredBatch, ModelFacts, ProofRow, forward_tokens
 from grail_core.protocol.constants import PROOF_BATCH_SIZE
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Digest
 from grail_core.telemetry import get_logger
 from grail_validator import model_frames as frames
+from grail_validator.compare_frames import AlternativeNames, compared_bytes, compared_of
 from grail_validator.compared_models import ComparedModels
-from grail_validator.model_frames import Frame, FrameError, Kind
+from grail_validator.model_frames import AskedRows, Frame, FrameError, Kind
 from grail_validator.model_handle import COMMAND, ModelHandle
 from grail_validator.models import WindowModel
 
@@ -65,6 +59,8 @@ START_SECONDS: Final = 600.0
 LOAD_SECONDS, LEAST_LOAD_BYTES_PER_SECOND = 600.0, 4 << 20
 JOB_SECONDS, LEAST_TOKENS_PER_SECOND = 60.0, 20
 """A machine that computes fewer tokens a second takes more than a window for one honest file of 64 answers of 256 tokens."""
+_PASSES_OF_MEASURING: Final = 2
+"""In the validator's numerics and by the float32 reference; a comparison takes the first again where no states were kept."""
 _error_of: Final = partial(error_of, names=frames.ERRORS, process="model process")
 _SLOW: Final = "a single file may be made to be slow; if many end so, this machine is too slow for the network"
 
@@ -90,7 +86,7 @@ class _Child:
     ready: bool = False
     loaded: _Wanted | None = None
     facts: ModelFacts | None = None
-    names: tuple[str, ...] = ()
+    names: AlternativeNames = field(default_factory=AlternativeNames)
 
 
 class ModelProcess:
@@ -152,11 +148,11 @@ class ModelProcess:
         self._renderers = {key: self._renderers.get(key) or PromptRenderer(*key)}
         child = self._loaded()
         assert child.facts is not None
-        return WindowModel(self._renderers[key], child.facts, partial(self._work, child.facts, compared.share))
+        return WindowModel(self._renderers[key], child.facts, partial(self._work, child.facts))
 
-    def _work(self, facts: ModelFacts, share: float) -> _Work:
+    def _work(self, facts: ModelFacts) -> _Work:
         self._loaded()
-        return _Work(self, facts, share)
+        return _Work(self, facts)
 
     def close(self) -> None:
         """End the child. Nothing is left of it."""
@@ -173,8 +169,8 @@ class ModelProcess:
     # --- a child that can work ------------------------------------------------------------------------------------------
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Of the weights that rows are compared under, the reference's first; none where nothing is compared."""
+    def names(self) -> AlternativeNames:
+        """Of what rows are compared with."""
         return self._loaded().names
 
     def _loaded(self) -> _Child:
@@ -240,6 +236,7 @@ class ModelProcess:
             "digest": wanted.manifest.digest.hex(),
             "earlier": {name: one.digest.hex() for name, one in wanted.earlier.items()},
             "compared": vars(wanted.compared),
+            "policy": vars(wanted.manifest.policy),
         }
         frame = self._loading(child, Kind.LOAD, told, 0)
         child.facts, child.names, missing = _loaded_of(frame)
@@ -327,19 +324,23 @@ class ModelProcess:
 class _Work:
     """`ModelWork` of one window."""
 
-    def __init__(self, process: ModelProcess, facts: ModelFacts, share: float) -> None:
+    def __init__(self, process: ModelProcess, facts: ModelFacts) -> None:
         self.facts = facts
         self._process = process
-        self._share = share
 
     def measure(
-        self, batch: Sequence[ProofRow], signs: Projections, policy: GenerationPolicy, seconds: float = math.inf
+        self,
+        batch: Sequence[ProofRow],
+        signs: Projections,
+        policy: GenerationPolicy,
+        seconds: float = math.inf,
+        proof_class: str | None = None,
     ) -> MeasuredBatch:
         payload = self._process.job(
             Kind.MEASURE,
-            frames.ask_measured(batch, signs, policy),
+            frames.ask_about(AskedRows(batch, signs, policy, proof_class)),
             seconds,
-            tokens=forward_tokens([len(row.tokens) for row in batch]),
+            tokens=_PASSES_OF_MEASURING * forward_tokens([len(row.tokens) for row in batch]),
             answer=Kind.MEASURED,
             size=frames.measured_bytes(batch),
         )
@@ -348,27 +349,31 @@ class _Work:
         except FrameError as error:
             self._process.refuse(error)
 
-    def compared(self, sampled: int) -> int:
-        return share_of(self._share, sampled) if self._process.names else 0
-
-    def sketches(self, rows: RolloutTokens, signs: Projections, seconds: float = math.inf) -> list[dict[str, Sketches]]:
-        names, lengths = self._process.names, [len(row) for row in rows.tokens]
+    def compare(
+        self,
+        rows: Sequence[ProofRow],
+        signs: Projections,
+        policy: GenerationPolicy,
+        seconds: float = math.inf,
+        proof_class: str | None = None,
+    ) -> list[ComparedRollout]:
+        names, lengths = self._process.names, [len(row.tokens) for row in rows]
         batches = [lengths[at : at + PROOF_BATCH_SIZE] for at in range(0, len(lengths), PROOF_BATCH_SIZE)]
         payload = self._process.job(
-            Kind.SKETCHES,
-            frames.ask_sketches(rows, signs),
+            Kind.COMPARE,
+            frames.ask_about(AskedRows(rows, signs, policy, proof_class)),
             seconds,
-            tokens=len(names) * sum(map(forward_tokens, batches)),
-            answer=Kind.SKETCHED,
-            size=frames.sketched_bytes(rows, names),
+            tokens=(_PASSES_OF_MEASURING + len(names.weights)) * sum(map(forward_tokens, batches)),
+            answer=Kind.COMPARED,
+            size=compared_bytes(rows, names),
         )
         try:
-            return frames.sketches_of(payload, rows, names)
+            return compared_of(payload, rows, names, self.facts.vocabulary_size)
         except FrameError as error:
             self._process.refuse(error)
 
 
-def _loaded_of(frame: Frame[Kind]) -> tuple[ModelFacts, tuple[str, ...], dict[str, str]]:
+def _loaded_of(frame: Frame[Kind]) -> tuple[ModelFacts, AlternativeNames, dict[str, str]]:
     """Raises FrameError: it does not say what was loaded."""
     if frame.kind is not Kind.LOADED:
         raise FrameError(f"gave {frame.kind.name} in place of {Kind.LOADED.name}")
@@ -378,7 +383,7 @@ def _loaded_of(frame: Frame[Kind]) -> tuple[ModelFacts, tuple[str, ...], dict[st
             numerics_class=str(told["facts"]["numerics_class"]),
             **{name: int(told["facts"][name]) for name in ("layers", "hidden_size", "vocabulary_size", "context_length")},
         )
-        names = tuple(str(name) for name in told["names"])
+        names = AlternativeNames(*(tuple(str(name) for name in told[kind]) for kind in ("weights", "sampled")))
         return facts, names, {str(name): str(reason) for name, reason in told["missing"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FrameError("did not say what it loaded") from error

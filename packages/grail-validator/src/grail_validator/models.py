@@ -67,5 +67,7 @@ class InOneProcess:
 
         loaded = self._checkpoint.at(manifest)
         weights = {name: self._checkpoint.at(one).model.state for name, one in earlier.items()}
-        work = InThisProcess(loaded.model, compared.alternatives(loaded.model, weights))
+        work = InThisProcess(
+            loaded.model, lambda: compared.alternatives(loaded.model, weights), kept_bytes=compared.states_bytes
+        )
         return WindowModel(loaded.renderer, work.facts, lambda: work)

@@ -57,6 +57,12 @@ def _run(
     table_in_force(participant)
     models.require_ready()
     ledger = open_ledger(settings, participant)
+    if compared.narrowed:
+        log.warning(
+            "proofs are not compared with %s, as other validators of this network do: what they reject is accepted here, "
+            "and verdicts that differ from theirs cost trust",
+            compared.narrowed,
+        )
     log.event("validator_started", hotkey=ss58(participant.signer.hotkey), uid=neuron.uid, network=participant.params.name)
     service = ValidatorService(
         participant=participant,

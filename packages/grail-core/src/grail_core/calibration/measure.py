@@ -1,12 +1,12 @@
 """Measure honest drift: generate as a miner does, measure as a validator does, fit the null of every pooled statistic.
 
 What can differ between two honest machines is varied here on one: the attention of either side, whole groups against single
-rollouts in another order (other shapes of the matrix products), batches of one, and the CPU's bf16 kernels on and off. A class
-against itself is also measured by the other attention, as a stand-in for another processor generation: identical machines
-would give a null that nobody else's could meet. Rows are generated with the key-value cache, as miners generate them. The fit
-takes the worst condition, so a table is wider than any one of them.
+rollouts in another order (other shapes of the matrix products), batches of one, the CPU's bf16 kernels on and off, and states
+kept from decoding: no miner may claim those, but their products have other shapes throughout, as another machine's have, and
+identical machines would give a null that nobody else's could meet. Rows are generated with the key-value cache, as miners
+generate them. The fit takes the worst condition, so a table is wider than any one of them.
 
-What no miner may claim (sketches kept from decoding, float16 and float32) is measured for the record and never fitted.
+Other dtypes (float16 and float32) are measured for the record and never fitted.
 `grail-validator calibrate` and `tooling/studies/shipped_calibration.py` are the two commands that end here.
 """
 
@@ -32,12 +32,16 @@ from grail_core.errors import ConfigurationError
 from grail_core.generation.base import GenerationRequest
 from grail_core.generation.hf import HfGenerator
 from grail_core.model.policy_model import Attention, PolicyModel
+from grail_core.proof.absolute import ABSOLUTE, absolute_values
 from grail_core.proof.batch import RolloutProof, measure_rollouts, prove_rollouts
-from grail_core.proof.calibration import STATISTICS, CalibrationTable, Null, PairCalibration, Shape
+from grail_core.proof.calibration import BOUNDS, STATISTICS, CalibrationTable, PairCalibration, Shape
 from grail_core.proof.comparison import Comparison, compare
+from grail_core.proof.null import Null
 from grail_core.proof.numerics import class_name, numerics_class_of
+from grail_core.proof.pooled import Paired, unit_values
+from grail_core.proof.reference import Reference
 from grail_core.proof.sketches import Projections, parse_sketches, projections, quantise, sketch
-from grail_core.proof.statistics import clip_of, rollout_values
+from grail_core.proof.statistics import LOGIT_VARIANCE, SKETCH_VARIANCE
 from grail_core.proof.work import RolloutMeasurement
 from grail_core.protocol import challenged_positions
 from grail_core.protocol.constants import PROOF_BATCH_SIZE, ROLLOUTS_PER_PROBLEM
@@ -45,9 +49,7 @@ from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.randomness import Randomness
 
 ATTENTIONS: Final[tuple[Attention, ...]] = get_args(Attention)
-_BY = "by "  # the condition of a same-class pair that the other attention measured
 _NETWORK = bytes(32)  # seeds of a calibration belong to no network
-_SUMS = frozenset({"margin"})  # statistics whose rollout value is a sum over the opened positions; the others are means
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Condition:
 
 
 GROUPS = Condition("groups")
+DECODED: Final = "KV-cache states"
 _CONDITIONS = (
     GROUPS,
     Condition("singles", shuffled=True),
@@ -105,7 +108,7 @@ class Observation:
     fitted: bool  # False: for the record
     tokens: int
     positions: float  # mean challenged positions of a rollout
-    values: Mapping[str, npt.NDArray[np.float64]]  # statistic → one value per rollout, unclipped
+    values: Mapping[str, npt.NDArray[np.float64]]  # pooled: one value per unit; absolute: one per rollout, unclipped
 
     @property
     def rollouts(self) -> int:
@@ -119,7 +122,7 @@ class Observation:
     def to_json(self) -> dict[str, Any]:
         """Figures of this condition. `rms` pools the rollouts (the root of the mean energy); maxima are single rollouts'."""
         figures = {"rms": float(np.sqrt(self.values["energy"].mean())), "rms_max": float(self.rms.max())}
-        for name in ("margin", "logprob"):
+        for name in ("margin", "logprob", *STATISTICS):
             figures |= {name: float(self.values[name].mean()), f"{name}_max": float(self.values[name].max())}
         return {
             "checkpoint": self.checkpoint,
@@ -142,9 +145,9 @@ class Calibration:
     observations: tuple[Observation, ...]
 
     def conditions_of(self, pair: PairCalibration) -> dict[str, list[Observation]]:
-        """One observation per checkpoint by condition: the validator's own, the other attention's, those for the record."""
+        """One observation per checkpoint by condition, those for the record last."""
         found: dict[str, list[Observation]] = {}
-        for one in sorted(self.observations, key=lambda o: (not o.fitted, o.condition.startswith(_BY))):
+        for one in sorted(self.observations, key=lambda o: not o.fitted):
             if (one.miner, one.validator) == (pair.miner, pair.validator):
                 found.setdefault(one.condition, []).append(one)
         return found
@@ -182,11 +185,14 @@ def verify(
     policy: GenerationPolicy,
     rows: Sequence[HonestRow],
     signs: Projections,
-    order: Sequence[int] | None = None,
+    reference: PolicyModel | None = None,
 ) -> list[Comparison]:
-    """Claims against measurements, at the positions a challenge would open; batches of 16 in `order` (None: as they stand)."""
-    arranged = [rows[i] for i in (range(len(rows)) if order is None else order)]
-    return compared(arranged, [row.proof for row in arranged], measure(model, policy, arranged, signs))
+    """Claims against measurements, at the positions a challenge would open; batches of 16 as they stand.
+
+    Args:
+        reference: the same weights in float32; without it there are no pooled statistics.
+    """
+    return compared(rows, [row.proof for row in rows], measure(model, policy, rows, signs, reference=reference))
 
 
 def measure(
@@ -195,6 +201,7 @@ def measure(
     rows: Sequence[HonestRow],
     signs: Projections,
     batch: int = PROOF_BATCH_SIZE,
+    reference: PolicyModel | None = None,
 ) -> list[RolloutMeasurement]:
     """What a validator sees of every row at the positions a challenge would open, so many rows in one forward pass."""
     measured: list[RolloutMeasurement] = []
@@ -209,6 +216,7 @@ def measure(
             signs,
             policy,
             [row.sampling_seed for row in part],
+            reference=reference,
         )
     return measured
 
@@ -229,6 +237,7 @@ def compared(
                 z=result.z,
                 logprobs=result.logprobs,
                 margins=result.margins,
+                reference=result.reference,
             )
         )
     return sample
@@ -265,11 +274,11 @@ def calibrate(
         )
     _require_device(device)
     observations: list[Observation] = []
-    largest = Shape(0, 0)
+    shapes: list[Shape] = []
     for index, source in enumerate(sources):
-        models = {kind: PolicyModel.load(source.folder, attention=kind, device=device) for kind in ATTENTIONS}
+        models = {kind: PolicyModel.load(source.folder, attention=kind, device=device) for kind in attentions}
         one = models[attentions[0]]
-        largest = Shape(max(largest.layers, one.layers), max(largest.hidden_size, one.hidden_size))
+        shapes.append(Shape(one.layers, one.hidden_size))
         for number, miner in enumerate(attentions):
             if told is not None:
                 told(f"{source.name}, {miner} miner", index * len(attentions) + number, len(sources) * len(attentions))
@@ -277,9 +286,7 @@ def calibrate(
     if told is not None:
         told("done", len(sources) * len(attentions), len(sources) * len(attentions))
     pairs = dict.fromkeys((o.miner, o.validator) for o in observations)
-    table = CalibrationTable(
-        version, place_of(device), {pair: _fit(*pair, observations, largest, len(sources)) for pair in pairs}
-    )
+    table = CalibrationTable(version, place_of(device), {pair: _fit(*pair, observations, shapes) for pair in pairs})
     return Calibration(table, tuple(observations))
 
 
@@ -296,15 +303,21 @@ def _observe(
     rows = mine(model, source.policy, source.end_tokens, source.prompts, signs, seed=index)
     shuffled = np.random.default_rng(index).permutation(len(rows)).tolist()
     tokens = sum(row.completion_length for row in rows)
-    records = _records(source.folder, model, rows, signs)
+    claims_of = _other_claims(source.folder, model, rows, signs)
+    reference = Reference(model).model()
 
     def seen(validator: Attention, condition: str, sample: Sequence[Comparison], *, fitted: bool = True) -> Observation:
-        values = {name: rollout_values(name, sample) for name in STATISTICS}
-        if fitted and not all(np.isfinite(of_rollouts).all() for of_rollouts in values.values()):
+        values = {name: absolute_values(name, sample) for name in ABSOLUTE}
+        paired = Paired.of(sample)
+        sound = paired is not None and not paired.left_out and not paired.undecided
+        if paired is not None:
+            values |= {name: unit_values(name, paired) for name in STATISTICS}
+        if fitted and not (sound and all(np.isfinite(of_rollouts).all() for of_rollouts in values.values())):
             raise ConfigurationError(
-                "a hidden state of this checkpoint is not finite: it cannot be calibrated on, nor mined with",
+                "hidden states of this checkpoint are not finite, or drift by nothing, or by more than 0.05: it cannot be "
+                "calibrated on",
                 where=f"{source.name}, {condition}",
-                hint="leave the checkpoint out; its weights overflow in this dtype",
+                hint="leave the checkpoint out; its weights overflow in this dtype, or are no language model's",
             )
         return Observation(
             source.name,
@@ -317,34 +330,33 @@ def _observe(
             values,
         )
 
-    for validator, there in models.items():
-        for condition in _conditions(there) if validator in attentions else (GROUPS,):
+    for validator in attentions:
+        there = models[validator]
+        for condition in _conditions(there):
             arranged = [rows[i] for i in shuffled] if condition.shuffled else rows
             with other_kernels() if condition.other_kernels else nullcontext():
-                measured = measure(there, source.policy, arranged, signs, condition.batch)
-            sample = compared(arranged, [row.proof for row in arranged], measured)
-            if validator in attentions:
-                yield seen(validator, condition.name, sample)
-            if condition is GROUPS and validator != miner:
-                yield seen(miner, _BY + validator, sample)
-            if condition is GROUPS and validator in attentions:
-                for name, claims in records.items():
-                    yield seen(validator, name, compared(rows, claims, measured), fitted=False)
+                measured = measure(there, source.policy, arranged, signs, condition.batch, reference)
+            yield seen(validator, condition.name, compared(arranged, [row.proof for row in arranged], measured))
+            if condition is GROUPS:
+                for name, claims in claims_of.items():
+                    yield seen(validator, name, compared(rows, claims, measured), fitted=name == DECODED)
 
 
-def _records(folder: Path, model: PolicyModel, rows: Sequence[HonestRow], signs: Projections) -> dict[str, list[RolloutProof]]:
+def _other_claims(
+    folder: Path, model: PolicyModel, rows: Sequence[HonestRow], signs: Projections
+) -> dict[str, list[RolloutProof]]:
     """Proofs of the same rows that no class admits: states kept from decoding, and other dtypes."""
     kind: Attention = "eager" if model.attention == "eager" else "sdpa"
     groups = [rows[i : i + ROLLOUTS_PER_PROBLEM] for i in range(0, len(rows), ROLLOUTS_PER_PROBLEM)]
-    records = {"KV-cache states": [proof for group in groups for proof in _decoded_proofs(model, group, signs)]}
+    claims = {DECODED: [proof for group in groups for proof in _decoded_proofs(model, group, signs)]}
     for dtype in ("float16", "float32"):
         other = PolicyModel.load(folder, attention=kind, dtype=dtype, device=str(model.device))
-        records[dtype] = [
+        claims[dtype] = [
             proof
             for group in groups
             for proof in prove_rollouts(other, [row.tokens for row in group], [row.prompt_length for row in group], signs)
         ]
-    return records
+    return claims
 
 
 @torch.inference_mode()
@@ -374,29 +386,20 @@ def _decoded_proofs(model: PolicyModel, group: Sequence[HonestRow], signs: Proje
     return proofs
 
 
-def _fit(miner: str, validator: str, observations: Sequence[Observation], largest: Shape, checkpoints: int) -> PairCalibration:
+def _fit(miner: str, validator: str, observations: Sequence[Observation], shapes: Sequence[Shape]) -> PairCalibration:
     fitted = [o for o in observations if o.fitted and (o.miner, o.validator) == (miner, validator)]
     whole = [o for o in fitted if o.condition == GROUPS.name]  # every rollout once
     rollouts = sum(o.rollouts for o in whole)
-    positions = sum(o.positions * o.rollouts for o in whole) / rollouts
-    scales = [positions / o.positions for o in fitted]
     return PairCalibration(
         miner=miner,
         validator=validator,
         tokens=sum(o.tokens for o in whole),
         rollouts=rollouts,
-        checkpoints=checkpoints,
-        positions=round(positions, 3),
-        largest=largest,
-        nulls={
-            name: Null.fit(
-                [o.values[name] for o in fitted],
-                clip_of(name),
-                scales=scales if name in _SUMS else None,
-                rollouts=rollouts,
-            )
-            for name in STATISTICS
-        },
+        checkpoints=len(shapes),
+        shapes=tuple(dict.fromkeys(shapes)),
+        logit_variance=LOGIT_VARIANCE,
+        sketch_variance=SKETCH_VARIANCE,
+        nulls={name: Null.fit([o.values[name] for o in fitted], *BOUNDS[name], rollouts=rollouts) for name in STATISTICS},
     )
 
 

@@ -1,13 +1,12 @@
 """Honest drift as one SVG text: no dependency, the same bytes for the same calibration.
 
-A row is one condition of one pair of classes, a line in it one checkpoint: its rollouts' RMS sketch differences from the median
-(dot) over the 99th percentile (tick) to the largest (ring). The dashed line is the energy threshold of a sample of 64 rollouts;
-it bounds a sample's mean energy, so single rollouts may lie beyond it.
+A row is one condition of one pair of classes, a line in it one checkpoint: its rollouts' log ratios of sketch energies from the
+median (dot) over the 99th percentile (tick) to the largest (ring). The dashed line is the threshold of a sample of 64 rollouts;
+it bounds a sample's mean, so single rollouts may lie beyond it.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Final
 
@@ -15,31 +14,31 @@ import numpy as np
 
 from grail_core import svg
 from grail_core.calibration.measure import Calibration, Observation
-from grail_core.proof.statistics import shares_of
-from grail_core.protocol.constants import FALSE_REJECT_RATE
+from grail_core.proof.calibration import BOUNDS, share_of_pooled
 
 ROLLOUTS: Final = 64
 """Size of the sample that the threshold is drawn for."""
 
 _FITTED, _RECORDED, _BOUND = "#1b6ca8", "#8a8a8a", "#c0392b"
 _EDGE, _LEFT, _WIDTH, _STEP = 8.0, 150.0, 560.0, 2.2  # px; _STEP between the checkpoints of a row
-_LEAST = 2e-5  # the rounding of a stored sketch alone is 7e-5
+_STATISTIC = "sketch_ratio"
 
 
 def plot(calibration: Calibration) -> str:
     """The whole figure, about 720 px wide."""
-    alpha, _ = shares_of(FALSE_REJECT_RATE, 0)
-    bounds = {key: math.sqrt(pair.nulls["energy"].threshold(ROLLOUTS, alpha)) for key, pair in calibration.table.pairs.items()}
-    high = 1.3 * max(*bounds.values(), *(float(o.rms.max()) for o in calibration.observations))
+    alpha = share_of_pooled()
+    bounds = {key: pair.threshold(_STATISTIC, ROLLOUTS, alpha) for key, pair in calibration.table.pairs.items()}
+    low, high = BOUNDS[_STATISTIC]
+    high = max(high, *bounds.values())
 
     def x(value: float) -> float:
-        return _LEFT + _WIDTH * math.log(max(value, _LEAST) / _LEAST) / math.log(high / _LEAST)
+        return _LEFT + _WIDTH * (value - low) / (high - low)
 
     parts = [
         svg.label(
             _EDGE,
             20.0,
-            "Honest drift: RMS sketch difference of a rollout, by pair of numerics classes and condition",
+            "Honest drift: log ratio of a rollout's sketch energy to the validator's own, by pair of classes and condition",
             bold=True,
         ),
         svg.label(
@@ -61,7 +60,7 @@ def plot(calibration: Calibration) -> str:
         rows.append(svg.line(bound, start, bound, y, stroke=_BOUND, stroke_width=1.5, stroke_dasharray="4 3"))
         rows.append(svg.label(bound + 8, start - 8, f"{bounds[key]:.3g} at {ROLLOUTS} rollouts", anchor="end", colour=_BOUND))
         y += 12
-    ticks = [m * 10.0**e for e in range(-5, 1) for m in (1, 3) if _LEAST <= m * 10.0**e <= high]
+    ticks = [tick for tick in (-1.0, -0.5, 0.0, 0.5, 1.0) if low <= tick <= high]
     for tick in ticks:
         parts += [svg.grid_line(x(tick), top, x(tick), y), svg.label(x(tick), y + 16, f"{tick:g}", anchor="middle")]
     table = calibration.table
@@ -75,7 +74,8 @@ def _row(members: list[Observation], first: float, x: Callable[[float], float]) 
     lines, dots, rings = "", "", ""
     for number, one in enumerate(members):
         y = first + _STEP * number
-        median, high, largest = (x(float(value)) for value in (*np.quantile(one.rms, (0.5, 0.99)), one.rms.max()))
+        values = one.values[_STATISTIC]
+        median, high, largest = (x(float(value)) for value in (*np.quantile(values, (0.5, 0.99)), values.max()))
         lines += f"M{median:.1f} {y:.1f}H{largest:.1f}M{high:.1f} {y - 1.8:.1f}v3.6"
         dots += f"M{median:.1f} {y:.1f}h0"
         rings += f"M{largest:.1f} {y:.1f}h0"

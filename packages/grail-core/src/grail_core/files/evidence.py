@@ -21,8 +21,7 @@ from grail_core.files.parquet_columns import Buffer, ColumnPieces
 from grail_core.files.parquet_footer import Column, FileForm, Physical
 from grail_core.files.parquet_reader import PieceTable, read_whole
 from grail_core.files.parquet_writer import Values, write_parquet
-from grail_core.proof.alternative_test import REFERENCE
-from grail_core.proof.work import ComparedRollout, Leads, ReferenceMeasurement
+from grail_core.proof.work import REFERENCE, ComparedRollout, Leads, ReferenceMeasurement
 from grail_core.protocol.constants import ALTERNATIVE_POSITIONS, MAX_NEW_TOKENS_PROTOCOL_CAP, SKETCH_DIMENSIONS
 from grail_core.protocol.types import Digest, Hotkey
 

@@ -11,7 +11,7 @@ symmetry and bounds what one coordinate can do. Two tests have half of the weigh
 * sign: honest noise is as likely to point along Δ as against it, up to q/4 of the way. For x = u − q/4, symmetric about a point
   ≤ 0, E[exp(λx) / cosh(λx)] = E[1 + tanh(λx)] ≤ 1 for any λ > 0: whatever its scale and its tail. It takes 24 rollouts.
 
-Honest noise can lean towards A, by a cosine of 0.02 at least: only where Δ is at least 0.12 σ does that stay inside the quarter.
+Honest noise can lean towards A, by a cosine of 0.02 and more: only where Δ is at least 0.12 σ does that stay in the quarter.
 """
 
 from __future__ import annotations
@@ -26,9 +26,6 @@ import numpy.typing as npt
 
 from grail_core.proof.mixture import log_mean, log_mixture
 from grail_core.proof.sketches import ROUNDING_VARIANCE
-
-REFERENCE: Final = "current"
-"""The current model in float32; every other name in an evidence's alternatives is compared with it."""
 
 WEIGHTS_ALTERNATIVES: Final = ("previous-1", "previous-2", "previous-3", "int8", "int8-groups", "int4-groups")
 """Alternatives that are other weights for the same architecture."""

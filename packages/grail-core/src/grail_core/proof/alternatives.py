@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from grail_core.model.policy_model import PolicyModel
-from grail_core.proof.alternative_test import REFERENCE
 from grail_core.proof.reference import Reference
+from grail_core.proof.work import REFERENCE
 
 GROUP: Final = 32
 """Columns to a scale in the formats that do not scale whole channels."""

@@ -15,9 +15,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from grail_core.proof.alternative_test import REFERENCE
 from grail_core.proof.sketches import differences
-from grail_core.proof.work import ComparedRollout, Leads, ReferenceMeasurement
+from grail_core.proof.work import REFERENCE, ComparedRollout, Leads, ReferenceMeasurement
 from grail_core.protocol.constants import COARSE_ERROR_BOUND, COARSE_MARGIN, MARGIN_CLIP
 
 CHECKS: Final = ("proof", "logprob", "sampling")
@@ -76,9 +75,14 @@ class Comparison:
 
     @property
     def lost(self) -> npt.NDArray[np.float64]:
-        """[k] the margins; MARGIN_CLIP, the worst there is, for what no margin can be."""
-        possible = (self.margins >= 0) & (self.margins <= MARGIN_CLIP)
-        return np.where(possible, self.margins, MARGIN_CLIP)
+        """[k] `lost_margins` of these."""
+        return lost_margins(self.margins)
+
+
+def lost_margins(margins: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The margins; MARGIN_CLIP, the worst there is, for what no margin can be."""
+    possible = (margins >= 0) & (margins <= MARGIN_CLIP)
+    return np.where(possible, margins, MARGIN_CLIP)
 
 
 def compare(
@@ -133,14 +137,16 @@ def compare_named(
     compared: ComparedRollout,
     z: npt.NDArray[np.float32],
     challenged: npt.NDArray[np.intp],
-) -> NamedComparison:
-    """A rollout under named alternatives.
+) -> NamedComparison | None:
+    """A rollout under named alternatives; None where the reference had no number, so that nothing is known of it.
 
     Args:
         claimed_sketches: [m, 4], tokens: [m], both at the compared positions. z: [k, 4], the validator's own at the challenged
             ones. challenged: [k], which of the m those are.
     """
-    reference = compared.z[REFERENCE]
+    reference = compared.z.get(REFERENCE)
+    if reference is None:
+        return None
     with np.errstate(over="ignore", invalid="ignore"):
         return NamedComparison(
             errors=differences(claimed_sketches, reference),

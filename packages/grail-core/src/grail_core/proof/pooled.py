@@ -206,6 +206,6 @@ def _positions(beside: Sequence[ReferenceComparison]) -> dict[str, Floats]:
         fields[name] = np.add.reduce(squares, axis=1)
     for name in ("margins", "twins"):
         fields[name] = np.where(np.isfinite(fields[name]), np.clip(fields[name], 0, MARGIN_CLIP), np.nan)
-    # A claim that is no number would be refused where it is read; here it is the worst one, and no reason to leave anything out.
+    # A claim that is no number is refused where it is read; here it is the worst one, and no reason to leave anything out.
     fields["logprob_errors"] = np.nan_to_num(fields["logprob_errors"], nan=_WORST, posinf=_WORST, neginf=-_WORST)
     return fields

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from grail_core.model.memory import on_this_machine
 from grail_core.model.policy_model import PolicyModel
@@ -63,6 +63,14 @@ class Reference:
 
 
 @on_this_machine
+@torch.no_grad()
 def _in_float32(model: PolicyModel) -> PolicyModel:
+    """As `module.float()` makes it of a copy; ties stay tied, and no second copy in the original's type is made on the way."""
+    copied: dict[int, Tensor] = {}
     with model.lock:
-        return PolicyModel(copy.deepcopy(model.module).float().requires_grad_(False))
+        for parameter in model.module.parameters():
+            copied[id(parameter)] = nn.Parameter(parameter.to(torch.float32, copy=True), requires_grad=False)
+        for buffer in model.module.buffers():
+            if buffer.is_floating_point():
+                copied[id(buffer)] = buffer.to(torch.float32, copy=True)
+        return PolicyModel(copy.deepcopy(model.module, copied))

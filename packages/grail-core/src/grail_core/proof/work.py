@@ -10,12 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from grail_core.proof.sketches import Projections, Sketches
 from grail_core.protocol.policy import GenerationPolicy
 
 
@@ -50,7 +49,7 @@ class ReferenceMeasurement:
     `noise` and `spread` are of the validator's own logits against the reference's (`model.kernels.logit_noise`).
     """
 
-    z: Sketches  # float32 [k, 4], unrounded
+    z: F32  # float32 [k, 4], unrounded
     logprobs: F32  # [k], unwarped log-probability of the claimed token, nats
     margins: F32  # [k], of the claimed token, judged by the reference's logits
     twins: F32  # [k], of the token that the validator's own logits choose with the same noise, judged likewise
@@ -63,12 +62,19 @@ class ReferenceMeasurement:
         return all(bool(np.isfinite(value).all()) for value in vars(self).values())
 
 
+REFERENCE: Final = "current"
+"""The name of the window's own weights in float32, among those of alternatives."""
+
+MOST_LEAD: Final = 50.0
+"""Leads are clipped here; more says nothing more."""
+
+
 @dataclass(frozen=True)
 class Leads:
     """Who would win under the reference and under an alternative A, with the seed's own noise; m positions.
 
     a is the reference's choice, b the best other token under A. `own`: how far a leads b under the reference (≥ 0);
-    `other`: how far b leads a under A, clipped to ±50; both in logits (nats times temperature). `rival`: b, −1 for none.
+    `other`: how far b leads a under A; both clipped at MOST_LEAD in logits (nats times temperature). `rival`: b, −1 for none.
     """
 
     own: F32  # [m]
@@ -86,7 +92,7 @@ class ComparedRollout:
     """
 
     positions: tuple[int, ...]
-    z: Mapping[str, Sketches]  # float32 [m, 4] each
+    z: Mapping[str, F32]  # float32 [m, 4] each
     leads: Mapping[str, Leads]
     noise: F32  # [m], as ReferenceMeasurement has them
     spread: F32  # [m]
@@ -97,7 +103,7 @@ class RolloutMeasurement:
     """What a validator measured of one rollout, at the completion indices `positions` (k of them)."""
 
     positions: tuple[int, ...]
-    z: Sketches  # float32 [k, 4], unrounded, at each index's own position; NaN throughout where not provable: the worst value
+    z: F32  # float32 [k, 4], unrounded, at each index's own position; NaN throughout where not provable: the worst value
     logprobs: npt.NDArray[np.float32]  # [k], unwarped log-probability of the claimed token
     margins: npt.NDArray[np.float64]  # [k], 0 … MARGIN_CLIP
     reference: ReferenceMeasurement | None = None  # None: whoever measured has no float32 copy of the model
@@ -126,7 +132,7 @@ class ModelWork(Protocol):
     def measure(
         self,
         batch: Sequence[ProofRow],
-        signs: Projections,
+        signs: F32,
         policy: GenerationPolicy,
         seconds: float = math.inf,
         proof_class: str | None = None,
@@ -148,7 +154,7 @@ class ModelWork(Protocol):
     def compare(
         self,
         rows: Sequence[ProofRow],
-        signs: Projections,
+        signs: F32,
         policy: GenerationPolicy,
         seconds: float = math.inf,
         proof_class: str | None = None,

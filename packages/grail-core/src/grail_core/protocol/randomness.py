@@ -22,6 +22,7 @@ DRAW_GROUPS = "grail/draw/groups"
 DRAW_SINGLES = "grail/draw/singles"
 DRAW_ALTERNATIVES = "grail/draw/alternatives"
 DRAW_POSITIONS = "grail/draw/positions"
+COIN_ALTERNATIVES = "grail/coin/alternatives"
 
 _WORDS = 2**64
 _FIRST_STREAM_BYTES = 512
@@ -117,6 +118,11 @@ def draw(seed: bytes, tag: str, n: int, k: int) -> list[int]:
     if not 0 <= k <= n:
         raise ValueError(f"{k} of {n} cannot be drawn")
     return list(islice(drawn(seed, tag, n), k))
+
+
+def coin_falls(seed: bytes, tag: str, permille: int) -> bool:
+    """One coin of a seed: true with probability `permille` / 1000, by the first 8-byte word that `draw` would take."""
+    return next(stream_words(seed, tag)) * 1000 < permille * _WORDS
 
 
 def drawn(seed: bytes, tag: str, n: int) -> Iterator[int]:

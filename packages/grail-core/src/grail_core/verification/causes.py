@@ -8,50 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from grail_core.files.evidence import MinerEvidence
-from grail_core.proof.statistics import MARGIN_SCALE
+from grail_core.proof.absolute import MARGIN_SCALE
 from grail_core.protocol import Finding, Outcome
 from grail_core.protocol.reading import Json
+from grail_core.verification.model_causes import (
+    TOKEN_STATISTICS,
+    Cause,
+    Certainty,
+    Number,
+    Numbers,
+    logprob_causes,
+    proof_causes,
+    sampling_causes,
+    undecided_causes,
+)
 from grail_core.verification.model_checks import NOT_ENFORCED
 
-_POOLED: Final = ("energy", "logprob", "logprob_tail", "margin")
-_NO_MODEL_ERROR: Final = 0.45
-"""RMS sketch error from which nothing of the window's model is in a sketch; unrelated ones reach 0.5, where it is cut."""
-
-
-class Certainty(Enum):
-    CERTAIN = "certain"  # it follows from the bytes
-    LIKELY = "likely"  # measured, far beyond what honest numerics do; the reason is one of a few
-    POSSIBLE = "possible"  # beyond the bound, and several reasons fit alike
-
-
-@dataclass(frozen=True)
-class Cause:
-    """`what` is a sentence, `typical_of` what usually ends so, likeliest first, `advice` the next thing to look at."""
-
-    what: str
-    certainty: Certainty
-    typical_of: tuple[str, ...] = ()
-    advice: str = ""
-
-    def __str__(self) -> str:
-        text = self.what
-        if self.typical_of:
-            text += f"; typical of {_or(self.typical_of)}"
-        return f"{text} ({self.certainty.value})"
-
-    def to_json(self) -> dict[str, Json]:
-        return {
-            "what": self.what,
-            "certainty": self.certainty.value,
-            "typical_of": [*self.typical_of],
-            "advice": self.advice,
-        }
+_LOGARITHMS: Final = ("sketch_ratio", "logprob_ratio", "bit_equal")
+"""Statistics that are logarithms of a ratio: so many times their bound says nothing."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +55,9 @@ class Read:
 
     @property
     def margin(self) -> float | None:
-        """How many times its bound the value is; below 1 it lies within. None where there are not two numbers."""
+        """How many times its bound the value is; below 1 it lies within. None where that says nothing."""
         value, threshold = self.value, _number(self.finding.threshold)
-        return None if value is None or not threshold else value / threshold
+        return None if value is None or not threshold or self.statistic in _LOGARITHMS else value / threshold
 
     @property
     def detail(self) -> str:
@@ -106,15 +86,15 @@ _MEASURED: Final = ("proof", "logprob", "sampling")
 
 def read(finding: Finding) -> Read:
     name, colon, _ = finding.detail.partition(": ")
-    named = bool(colon) and finding.check in _MEASURED and " " not in name
+    named = bool(colon) and finding.check in _MEASURED and (" " not in name or name in TOKEN_STATISTICS)
     return Read(finding, name if named else "")
 
 
 def causes_of(findings: Sequence[Finding]) -> list[Cause]:
-    """Why a file or seal with these findings was rejected; () of one that was not."""
+    """Why a file or seal with these findings was rejected, or why nothing was decided of it; () of one that was accepted."""
     rejects = [one for one in map(read, findings) if one.rejects]
     if not rejects:
-        return []
+        return undecided_causes([one.detail for one in findings if one.outcome is Outcome.INCONCLUSIVE])
     check = rejects[0].finding.check
     return _OF_CHECK.get(check, _unknown)([one for one in rejects if one.finding.check == check])
 
@@ -130,10 +110,18 @@ def lines_of(findings: Sequence[Finding]) -> list[str]:
 
 
 def lost_draws(evidence: MinerEvidence) -> str:
-    """How many opened positions clearly lost the seeded draw."""
+    """How many opened positions clearly lost the seeded draw, and how many the validator's own numerics would have lost."""
     margins = np.concatenate([np.zeros(0, np.float32), *(one.margin for one in evidence.rollouts)])
-    lost = int((~(margins < MARGIN_SCALE)).sum())  # what is no number is lost
-    return f"{lost} of {len(margins)} opened positions lose the seeded draw by {MARGIN_SCALE:g} or more"
+    told = f"{_lost(margins)} of {len(margins)} opened positions lose the seeded draw by {MARGIN_SCALE:g} or more"
+    references = [one.reference for one in evidence.rollouts if one.reference is not None and one.reference.finite]
+    if not references:
+        return told
+    claimed, twins = (np.concatenate([getattr(one, name) for one in references]) for name in ("margins", "twins"))
+    return f"{told}; judged in float32 {_lost(claimed)}, where the validator's own draw loses {_lost(twins)}"
+
+
+def _lost(margins: npt.NDArray[np.float32]) -> int:
+    return int((~(margins < MARGIN_SCALE)).sum())  # what is no number is lost
 
 
 def told_of(findings: Sequence[Finding]) -> dict[str, Json]:
@@ -309,87 +297,8 @@ def _reward(rejects: Sequence[Read]) -> list[Cause]:
     ]
 
 
-def _proof(rejects: Sequence[Read]) -> list[Cause]:
-    by_name = {one.statistic: one for one in rejects}
-    coarse = by_name.get("coarse_error") or by_name.get("coarse_error_share")
-    if coarse is not None:
-        worst = by_name["coarse_error"].value if "coarse_error" in by_name else None
-        everywhere = (by_name["coarse_error_share"].value or 0) > 0.5 if "coarse_error_share" in by_name else worst is not None
-        if everywhere and (worst is None or worst >= _NO_MODEL_ERROR):
-            return [
-                Cause(
-                    "sketches have nothing in common with the window's checkpoint over these tokens",
-                    Certainty.LIKELY,
-                    (
-                        "a proof that ran no model (made-up sketches)",
-                        "sketches of another model, other tokens or another window",
-                    ),
-                    "prove with the window's checkpoint and its own window seed",
-                )
-            ]
-        return [
-            Cause(
-                "some sketches are far from the window's checkpoint over these tokens",
-                Certainty.LIKELY,
-                ("tokens that were changed after the proof", "a proof that was computed for a part of the rollouts only"),
-                "prove the very tokens that are packed, all of them",
-            )
-        ]
-    named = [name for name in by_name if name and name not in _POOLED]
-    if named:
-        return [Cause(_alternative(named[0]), Certainty.LIKELY, advice="prove with the window's checkpoint in bf16")]
-    return [
-        Cause(
-            "sketches are near the window's checkpoint, and further off than honest numerics go",
-            Certainty.LIKELY,
-            ("an older (stale) checkpoint", "a quantised copy of the weights", "a numerics class that was not declared"),
-            "see that the checkpoint loaded is the window's; name the class that computes",
-        )
-    ]
-
-
-def _alternative(name: str) -> str:
-    if name.startswith("previous-"):
-        age = name.removeprefix("previous-")
-        return f"the proof fits the stale checkpoint {age} before the window's better than the window's own"
-    if name.startswith("int8"):
-        return f"the proof fits an 8-bit copy of the weights ({name}) better than the weights themselves"
-    return f"the proof fits other weights ({name}) better than the window's own"
-
-
-def _logprob(rejects: Sequence[Read]) -> list[Cause]:
-    name = rejects[0].statistic
-    if name == "coarse_logprob":
-        typical = ("log-probabilities that were made up", "those of the warped (tempered) distribution, or of another model")
-    else:
-        typical = ("an older checkpoint or a quantised copy", "log-probabilities of the warped distribution")
-    return [
-        Cause(
-            "claimed log-probabilities are not the unwarped model's",
-            Certainty.LIKELY,
-            typical,
-            "claim the log-probabilities of the proof's own forward pass, before temperature",
-        )
-    ]
-
-
-def _sampling(rejects: Sequence[Read]) -> list[Cause]:
-    share = next((one for one in rejects if one.statistic == "coarse_margin_share"), None)
-    told = "draws do not follow the assigned seeds"
-    if share is not None and share.value is not None:
-        told += f": of the sampled rollouts {share.value:.0%} lose the draw again and again (honest: none in most files)"
-    pooled = next((one for one in rejects if one.statistic == "margin"), None)
-    if pooled is not None:
-        told += f"{';' if share else ':'} {_short(pooled.finding.value)} clearly lost positions a rollout, "
-        told += f"honest at most {_short(pooled.finding.threshold)}"
-    return [
-        Cause(
-            told,
-            Certainty.LIKELY,
-            ("best-of-N", "another temperature, top-k or top-p", "other seeds, or other weights than were proved"),
-            "draw every rollout once, with its own seed and the window's policy, from an fp32 head",
-        )
-    ]
+def _numbers(rejects: Sequence[Read]) -> Numbers:
+    return {one.statistic: Number(one.value, _number(one.finding.threshold)) for one in rejects}
 
 
 _OF_CHECK: Final[dict[str, Callable[[Sequence[Read]], list[Cause]]]] = {
@@ -399,14 +308,10 @@ _OF_CHECK: Final[dict[str, Callable[[Sequence[Read]], list[Cause]]]] = {
     "prompt": _prompt,
     "termination": _termination,
     "reward": _reward,
-    "proof": _proof,
-    "logprob": _logprob,
-    "sampling": _sampling,
+    "proof": lambda rejects: proof_causes(_numbers(rejects)),
+    "logprob": lambda rejects: logprob_causes(_numbers(rejects)),
+    "sampling": lambda rejects: sampling_causes(_numbers(rejects)),
 }
-
-
-def _or(texts: Sequence[str]) -> str:
-    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])}, or {texts[-1]}"
 
 
 def _number(value: str | int | None) -> float | None:

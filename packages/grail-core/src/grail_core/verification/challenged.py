@@ -1,24 +1,33 @@
 """What the challenge draws from a file, held against evidence: which rollouts were looked at, in which order, and where.
 
-A validator that measured other rollouts, or other positions, than the challenge draws has chosen what it judges. Whoever reads
-its evidence and knows the challenge finds it out here, without a model.
+A validator that measured other rollouts, or other positions, than the challenge draws has chosen what it judges, and so has one
+that left out the reference or the comparison with named alternatives. Whoever reads its evidence and knows the challenge finds
+it out here, without a model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from grail_core.errors import ProtocolViolationError
 from grail_core.files.evidence import GradeStability, MinerEvidence, RolloutEvidence
+from grail_core.proof.calibration import CalibrationTable
 from grail_core.protocol import RolloutSample, challenged_positions, sample_rollouts
 from grail_core.protocol.constants import ALTERNATIVE_POSITIONS, CHALLENGE_K, MAX_ROLLOUTS_CHECKED
-from grail_core.protocol.randomness import DRAW_ALTERNATIVES, draw
+from grail_core.protocol.network import NetworkParameters
+from grail_core.protocol.randomness import COIN_ALTERNATIVES, DRAW_ALTERNATIVES, coin_falls, draw
 from grail_core.protocol.types import Digest
+from grail_core.verification import model_checks, reward
 from grail_core.verification.window_file import Submission
 
 MAX_RESERVE_TAKEN: Final = MAX_ROLLOUTS_CHECKED // 4
 """Of more than a quarter of a sample that cannot be graded the window does not count: no more need to be replaced."""
+
+MOST_COMPARED_FIRST: Final = 16
+"""Rollouts of a file that are compared with alternatives before it is known whether the others have to be: nearly everything
+that another model made is settled by them, and a float32 pass for each alternative is most of what a file costs."""
 
 Place = tuple[int, int]
 """A rollout of a file: its group and its number in the group."""
@@ -40,10 +49,30 @@ def look_at_singles(sample: RolloutSample, graded: Callable[[Place], bool]) -> l
     return looked_at
 
 
-def require_challenged(submission: Submission, evidence: MinerEvidence, challenge_seed: Digest) -> None:
-    """Evidence of this file is about the rollouts and positions that the challenge draws, and no others.
+def says_nothing(submission: Submission, one: RolloutEvidence) -> bool:
+    """Whether a rollout that was looked at is inconclusive: without a grade, or held against a reference that is none."""
+    if one.grade.stability is GradeStability.INCONCLUSIVE:
+        return True
+    return model_checks.reference_says_nothing(submission, one)
 
-    How many rollouts were compared with alternatives is the validator's own setting; which ones is not.
+
+def compared_first(challenge_seed: Digest, rollouts: int) -> list[int]:
+    """Of so many rollouts, in the order of the evidence, those that a compared file is compared on at first. Ascending."""
+    return sorted(draw(challenge_seed, DRAW_ALTERNATIVES, rollouts, min(MOST_COMPARED_FIRST, rollouts)))
+
+
+def require_challenged(
+    submission: Submission,
+    evidence: MinerEvidence,
+    challenge_seed: Digest,
+    table: CalibrationTable,
+    params: NetworkParameters,
+) -> None:
+    """Evidence of this file is about the rollouts and positions that the challenge draws, all that is measured of them and
+    nothing else.
+
+    Args:
+        table: that the window's checkpoint pins; which rollouts are compared follows from what it makes of the others.
 
     Raises:
         ProtocolViolationError: which rollout or position it should have looked at.
@@ -61,24 +90,55 @@ def require_challenged(submission: Submission, evidence: MinerEvidence, challeng
         at = next((i for i, (a, b) in enumerate(zip(looked_at, expected, strict=False)) if a != b), None)
         told = f"{len(looked_at)} rollouts, not {len(expected)}" if at is None else f"{looked_at[at]}, not {expected[at]}"
         raise ProtocolViolationError(f"the evidence is of other rollouts than the challenge draws: {told}")
-    lost = sum(one.grade.stability is GradeStability.INCONCLUSIVE for one in evidence.rollouts)
+    lost = sum(says_nothing(submission, one) for one in evidence.rollouts)
     if evidence.inconclusive != lost:
         raise ProtocolViolationError(f"the evidence names {evidence.inconclusive} inconclusive rollouts and shows {lost}")
     _require_positions(submission, evidence.rollouts, challenge_seed)
+    _require_compared(submission, evidence, challenge_seed, table, params)
 
 
-def _require_positions(submission: Submission, rollouts: tuple[RolloutEvidence, ...], seed: Digest) -> None:
-    compared = {at for at, one in enumerate(rollouts) if one.alternatives or len(one.alternative_positions)}
-    drawn = set(draw(seed, DRAW_ALTERNATIVES, len(rollouts), len(compared))) if compared else set()
-    if compared != drawn:
-        raise ProtocolViolationError("alternatives were measured on other rollouts than the challenge draws")
-    for at, one in enumerate(rollouts):
+def _require_positions(submission: Submission, rollouts: Sequence[RolloutEvidence], seed: Digest) -> None:
+    """Of all that was measured; of every rollout there is a reference."""
+    for one in rollouts:
+        where = f"evidence of group {one.group}, rollout {one.rollout}"
         digest = submission.digest_of(one.group, one.rollout)
         length = submission.rollout_of(one.group, one.rollout).completion_length
-        wanted = [("positions", one.positions, CHALLENGE_K)]
-        if at in compared:
-            wanted.append(("alternative positions", one.alternative_positions, ALTERNATIVE_POSITIONS))
-        for name, positions, count in wanted:
-            if positions.tolist() != list(challenged_positions(seed, digest, length, count)):
-                where = f"evidence of group {one.group}, rollout {one.rollout}"
-                raise ProtocolViolationError(f"{where}: {name} are not those that the challenge draws")
+        if one.positions.tolist() != list(challenged_positions(seed, digest, length, CHALLENGE_K)):
+            raise ProtocolViolationError(f"{where}: positions are not those that the challenge draws")
+        if one.reference is None:
+            raise ProtocolViolationError(f"{where}: it was not held against the float32 reference")
+        drawn = challenged_positions(seed, digest, length, ALTERNATIVE_POSITIONS)
+        if one.compared is not None and list(one.compared.positions) != list(drawn):
+            raise ProtocolViolationError(f"{where}: compared positions are not those that the challenge draws")
+
+
+def _require_compared(
+    submission: Submission, evidence: MinerEvidence, seed: Digest, table: CalibrationTable, params: NetworkParameters
+) -> None:
+    """Exactly those rollouts were compared that `measure.ChallengedSample` compares."""
+    compared = {at for at, one in enumerate(evidence.rollouts) if one.compared is not None}
+    expected: set[int] = set()
+    if coin_falls(seed, COIN_ALTERNATIVES, params.alternatives_permille):
+        bare = replace(evidence, rollouts=tuple(replace(one, compared=None) for one in evidence.rollouts))
+        if not own_rejects(submission, bare, table, params):
+            first = compared_first(seed, len(evidence.rollouts))
+            if missing := [at for at in first if at not in compared]:
+                one = evidence.rollouts[missing[0]]
+                raise ProtocolViolationError(
+                    f"evidence of group {one.group}, rollout {one.rollout}: it was not compared with alternatives"
+                )
+            begun = [replace(one, compared=one.compared if at in first else None) for at, one in enumerate(evidence.rollouts)]
+            wants_all = model_checks.wants_all(submission, replace(evidence, rollouts=tuple(begun)), table)
+            expected = set(range(len(evidence.rollouts))) if wants_all else set(first)
+    if compared != expected:
+        raise ProtocolViolationError(
+            f"alternatives were measured on {len(compared)} rollouts, or on others than the {len(expected)} of the challenge"
+        )
+
+
+def own_rejects(submission: Submission, evidence: MinerEvidence, table: CalibrationTable, params: NetworkParameters) -> bool:
+    """Whether a file fails by its rewards or its own statistics: then it is compared with nothing."""
+    if reward.check_rewards(submission, evidence):
+        return True
+    statistics = model_checks.sample_statistics(submission, evidence, table, params)
+    return any(model_checks.rejects(statistic, evidence) for statistic in statistics)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from grail_core.errors import ProtocolViolationError
 from grail_core.files.evidence import MinerEvidence, RolloutEvidence
+from grail_core.proof.work import MOST_LEAD, ComparedRollout
 from grail_core.protocol.constants import SKETCH_DIMENSIONS
 from grail_core.verification.window_file import Submission
 
@@ -37,23 +41,51 @@ def require_evidence_of(submission: Submission, evidence: MinerEvidence) -> None
 
 def _misfit(one: RolloutEvidence, length: int) -> str:
     """What does not fit a completion of so many tokens; empty where all does."""
-    for name, positions in (("positions", one.positions), ("alternative positions", one.alternative_positions)):
-        if not _are_positions(positions, length):
-            return f"{name} that are not ascending, or outside a completion of {length} tokens"
+    if not _are_positions(one.positions, length):
+        return f"positions that are not ascending, or outside a completion of {length} tokens"
     k = len(one.positions)
-    for name, values, shape in (
+    shapes: list[tuple[str, npt.NDArray[np.generic], tuple[int, ...]]] = [
         ("z", one.z, (k, SKETCH_DIMENSIONS)),
         ("logprob", one.logprob, (k,)),
         ("margin", one.margin, (k,)),
-        *(
-            (f"alternative {name!r}", v, (len(one.alternative_positions), SKETCH_DIMENSIONS))
-            for name, v in one.alternatives.items()
-        ),
-    ):
+    ]
+    if one.reference is not None:
+        shapes += [
+            (f"reference {name}", values, (k, SKETCH_DIMENSIONS) if name == "z" else (k,))
+            for name, values in vars(one.reference).items()
+        ]
+    for name, values, shape in shapes:
         if values.shape != shape:
             return f"{name} of shape {values.shape}, not {shape}"
-    if one.alternatives and not np.isin(one.positions, one.alternative_positions).all():
-        return "alternatives without the challenged positions"
+    return "" if one.compared is None else _misfit_compared(one.compared, one.positions, length)
+
+
+def _misfit_compared(compared: ComparedRollout, challenged: npt.NDArray[np.int32], length: int) -> str:
+    """The same of a comparison. Every number in one is finite: what is not was left out, with its whole alternative."""
+    positions = np.asarray(compared.positions, np.int32)
+    if not len(positions) or not _are_positions(positions, length):
+        return f"compared positions that are none or not ascending, or outside a completion of {length} tokens"
+    if not np.isin(challenged, positions).all():
+        return "a comparison without the challenged positions"
+    if compared.leads and not compared.z:
+        return "a comparison without the reference's sketches"
+    m = len(positions)
+    numbers: list[tuple[str, npt.NDArray[Any], tuple[int, ...], float, float]] = [
+        ("noise", compared.noise, (m,), 0.0, math.inf),
+        ("spread", compared.spread, (m,), 0.0, 1.0),
+        *((f"z of {name!r}", z, (m, SKETCH_DIMENSIONS), -math.inf, math.inf) for name, z in compared.z.items()),
+    ]
+    for name, leads in compared.leads.items():
+        numbers += [
+            (f"own leads of {name!r}", leads.own, (m,), 0.0, MOST_LEAD),
+            (f"other leads of {name!r}", leads.other, (m,), -MOST_LEAD, MOST_LEAD),
+            (f"rivals of {name!r}", leads.rival, (m,), -1, np.iinfo(np.int32).max),
+        ]
+    for name, values, shape, least, most in numbers:
+        if values.shape != shape:
+            return f"{name} of shape {values.shape}, not {shape}"
+        if not np.isfinite(values).all() or (values < least).any() or (values > most).any():
+            return f"{name} that no comparison gives"
     return ""
 
 

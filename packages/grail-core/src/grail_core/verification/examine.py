@@ -26,6 +26,7 @@ from grail_core.protocol.constants import (
     SINGLE_ROLLOUTS_CHECKED,
     WHOLE_GROUPS_CHECKED,
 )
+from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.types import Digest
 from grail_core.verification import model_checks, prompt, reward, schema, termination
 from grail_core.verification.context import CheckContext
@@ -49,7 +50,7 @@ class Sampling(Protocol):
         ...
 
     def under_alternatives(self, submission: Submission, context: CheckContext, evidence: MinerEvidence) -> MinerEvidence:
-        """The same evidence with what other weights would have given; unchanged where none are compared with."""
+        """The same evidence with what named alternatives would have given; unchanged where it is not to be compared."""
         ...
 
 
@@ -131,22 +132,24 @@ def examine_sample(examination: Examination, context: CheckContext, sampling: Sa
         return examination
 
     def under_alternatives(measured: MinerEvidence) -> MinerEvidence:
-        context.require_time("the comparison with other weights")
+        context.require_time("the comparison with alternatives")
         return sampling.under_alternatives(submission, context, measured)
 
     evidence = sampling.measure(submission, context)
-    findings, evidence = _decide(submission, evidence, context.table, under_alternatives)
+    findings, evidence = _decide(submission, evidence, context.table, context.window.params, under_alternatives)
     return replace(examination, findings=(*examination.findings, *findings), evidence=evidence)
 
 
-def decide(submission: Submission, evidence: MinerEvidence, table: CalibrationTable) -> tuple[Finding, ...]:
-    """The stages `reward` and `model` from evidence and table alone: the same ones give the same findings anywhere.
+def decide(
+    submission: Submission, evidence: MinerEvidence, table: CalibrationTable, params: NetworkParameters
+) -> tuple[Finding, ...]:
+    """The stages `reward` and `model` from evidence, table and parameters: the same ones give the same findings anywhere.
 
     Raises:
         ProtocolViolationError: the evidence is not of this file, whoever wrote it.
     """
     require_evidence_of(submission, evidence)
-    findings, _ = _decide(submission, evidence, table, lambda measured: measured)
+    findings, _ = _decide(submission, evidence, table, params, lambda measured: measured)
     return findings
 
 
@@ -190,16 +193,17 @@ def _decide(
     submission: Submission,
     evidence: MinerEvidence,
     table: CalibrationTable,
+    params: NetworkParameters,
     widen: Callable[[MinerEvidence], MinerEvidence],
 ) -> tuple[tuple[Finding, ...], MinerEvidence]:
     """`widen` adds the alternatives to evidence; it is asked only where nothing else rejects, since they cost the most."""
     rejects = reward.check_rewards(submission, evidence)
     if rejects:
         return tuple(rejects), evidence
-    statistics = model_checks.sample_statistics(submission, evidence, table)
+    statistics = model_checks.sample_statistics(submission, evidence, table, params)
     if not any(model_checks.rejects(statistic, evidence) for statistic in statistics):
         evidence = widen(evidence)
-    statistics += model_checks.alternatives_statistics(submission, evidence, table)
+    statistics += model_checks.alternatives_statistics(submission, evidence, table, statistics)
     return (accept(reward.CHECK, value=len(evidence.rollouts)), *model_checks.findings_of(statistics, evidence)), evidence
 
 

@@ -2,24 +2,25 @@
 
 Everything that needs an environment or a model happens here and ends in `RolloutEvidence`; what it means is decided
 elsewhere, from that evidence alone. A validator looks at what the challenge draws (`ChallengedSample`), a trainer at whole
-groups (`WholeGroup`). Proof batches are composed as the protocol says: a whole group in order of r, single rollouts 16 at a
-time in the order drawn; which batch is measured first changes nothing. In which process the model is nobody here knows
-(`proof.work`). What cannot be graded is measured all the same: whatever an answer does to its grader, it spares its rollout no
-look by the model.
+groups (`WholeGroup`). Every rollout is measured with the attention of its miner's proof class and held against the float32
+reference; some are compared with named alternatives, those that `challenged` says. Proof batches are composed as the protocol
+says: a whole group in order of r, single rollouts 16 at a time in the order drawn; which batch is measured first changes
+nothing. In which process the model is nobody here knows (`proof.work`). What cannot be graded is measured all the same:
+whatever an answer does to its grader, it spares its rollout no look by the model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
 from grail_core.files.evidence import GradeEvidence, GradeStability, MinerEvidence, RolloutEvidence
-from grail_core.proof.numerics import class_in_parts
+from grail_core.proof.numerics import class_in_parts, measuring_class
 from grail_core.proof.sketches import projections
-from grail_core.proof.work import MeasuredBatch, ModelWork, ProofRow, RolloutTokens, longest_first
+from grail_core.proof.work import MeasuredBatch, ModelWork, ProofRow, longest_first
 from grail_core.protocol import RolloutRecord, RolloutSample, challenged_positions, sample_rollouts
 from grail_core.protocol.constants import (
     ALTERNATIVE_POSITIONS,
@@ -29,9 +30,10 @@ from grail_core.protocol.constants import (
     MAX_ROLLOUTS_CHECKED,
     PROOF_BATCH_SIZE,
 )
-from grail_core.protocol.randomness import DRAW_ALTERNATIVES, draw
+from grail_core.protocol.randomness import COIN_ALTERNATIVES, coin_falls
 from grail_core.protocol.types import Digest
-from grail_core.verification.challenged import MAX_RESERVE_TAKEN, Place, look_at_singles
+from grail_core.verification import model_checks
+from grail_core.verification.challenged import MAX_RESERVE_TAKEN, Place, compared_first, look_at_singles, says_nothing
 from grail_core.verification.context import CheckContext
 from grail_core.verification.reward import grade_claim
 from grail_core.verification.window_file import Submission
@@ -43,13 +45,14 @@ MOST_ROWS: Final = MAX_ROLLOUTS_CHECKED + MAX_RESERVE_TAKEN
 def most_forward_tokens(context_length: int, compared: int = 0, weights: int = 0) -> int:
     """The most tokens of forward passes that one drawn file costs, whatever stands in it; rows filled up to the longest count.
 
-    A batch with a number that is not finite is measured twice.
+    A batch is run by the model and by its float32 reference; one with a number that is not finite is measured twice.
 
     Args:
-        compared: rollouts measured under alternatives. weights: the alternatives, and the reference.
+        compared: rollouts compared with alternatives: by the reference, by as many alternatives as are other `weights`, and
+            by the model once more where its states were not kept.
     """
     longest = min(context_length, MAX_PROMPT_TOKENS + MAX_NEW_TOKENS_PROTOCOL_CAP)
-    return longest * (2 * MOST_ROWS + compared * weights)
+    return longest * (4 * MOST_ROWS + compared * (2 + weights))
 
 
 @dataclass(frozen=True)
@@ -81,29 +84,41 @@ class ChallengedSample:
             [OpenedRollout(record, self._positions(submission, record, CHALLENGE_K)) for record in batch]
             for batch in (*groups, *_chunks(singles, PROOF_BATCH_SIZE))
         ]
-        lost = sum(one.stability is GradeStability.INCONCLUSIVE for one in graded.values())
-        return _measured(submission, context, batches, graded, self.work, lost)
+        return _measured(submission, context, batches, graded, self.work, lambda one: says_nothing(submission, one))
 
     def under_alternatives(self, submission: Submission, context: CheckContext, evidence: MinerEvidence) -> MinerEvidence:
-        """With the sketches of the current model in float32 and of every alternative, on the share that is drawn.
+        """With what named alternatives would have given, where the challenge wants the file compared: of the rollouts drawn for
+        it, and of all where these leave something open.
 
         A float32 pass costs the same whatever it is asked for, and what tells two near models apart grows with the positions.
         """
-        rollouts = list(evidence.rollouts)
-        wanted = self.work.compared(len(rollouts))
-        if not wanted:
+        if not coin_falls(self.challenge_seed, COIN_ALTERNATIVES, context.window.params.alternatives_permille):
             return evidence
-        drawn = sorted(draw(self.challenge_seed, DRAW_ALTERNATIVES, len(rollouts), wanted))
-        records = [submission.rollout_of(rollouts[at].group, rollouts[at].rollout) for at in drawn]
-        asked = RolloutTokens(
-            tokens=[record.tokens.tolist() for record in records],
-            prompt_lengths=[record.prompt_length for record in records],
-            positions=[self._positions(submission, record, ALTERNATIVE_POSITIONS) for record in records],
-        )
+        if any(one.reference is None for one in evidence.rollouts):
+            return evidence  # without a float32 copy nothing can be compared, nor does this evidence decide for anybody else
+        first = compared_first(self.challenge_seed, len(evidence.rollouts))
+        evidence = self._compared(submission, context, evidence, first)
+        if model_checks.wants_all(submission, evidence, context.table):
+            rest = [at for at in range(len(evidence.rollouts)) if at not in first]
+            evidence = self._compared(submission, context, evidence, rest)
+        return evidence
+
+    def _compared(
+        self, submission: Submission, context: CheckContext, evidence: MinerEvidence, places: Sequence[int]
+    ) -> MinerEvidence:
+        """The evidence with the rollouts at these places compared."""
+        if not places:
+            return evidence
+        context.require_time("a comparison with alternatives")
+        rollouts = list(evidence.rollouts)
+        records = [submission.rollout_of(rollouts[at].group, rollouts[at].rollout) for at in places]
+        opened = [OpenedRollout(one, self._positions(submission, one, ALTERNATIVE_POSITIONS)) for one in records]
         signs = projections(context.window.randomness, context.window.window_seed, self.work.facts.hidden_size)
-        measured = self.work.sketches(asked, signs, context.seconds_left())
-        for at, others, positions in zip(drawn, measured, asked.positions, strict=True):
-            rollouts[at] = replace(rollouts[at], alternatives=others, alternative_positions=np.asarray(positions, np.int32))
+        rows = [_row(one, context) for one in opened]
+        proof_class = submission.file.header.proof_class
+        found = self.work.compare(rows, signs, context.policy, context.seconds_left(), proof_class)
+        for at, compared in zip(places, found, strict=True):
+            rollouts[at] = replace(rollouts[at], compared=compared)
         return replace(evidence, rollouts=tuple(rollouts))
 
     def _positions(self, submission: Submission, record: RolloutRecord, count: int) -> tuple[int, ...]:
@@ -116,7 +131,8 @@ class WholeGroup:
     """All 16 rollouts of one group at every completion position: what a trainer verifies before it learns (section 11).
 
     `evidence.rollouts[r].logprob` are then the behaviour policy's log-probabilities (unwarped, nats) of rollout r. Nothing is
-    replaced: `evidence.inconclusive` counts every grade that is not sure, and a group with one is not learned from.
+    replaced: `evidence.inconclusive` counts every rollout whose grade is not sure or whose reference is not finite, and a group
+    with one is not learned from.
     """
 
     group: int
@@ -126,8 +142,11 @@ class WholeGroup:
         records = submission.rollouts_of(self.group)
         graded = {_place(record): _grade(record, context) for record in records}
         opened = [OpenedRollout(record, tuple(range(record.completion_length))) for record in records]
-        lost = sum(one.stability is not GradeStability.STABLE for one in graded.values())
-        return _measured(submission, context, [opened], graded, self.work, lost)
+
+        def unsure(one: RolloutEvidence) -> bool:
+            return one.grade.stability is not GradeStability.STABLE or says_nothing(submission, one)
+
+        return _measured(submission, context, [opened], graded, self.work, unsure)
 
     def under_alternatives(self, submission: Submission, context: CheckContext, evidence: MinerEvidence) -> MinerEvidence:
         """A trainer compares with none: a group is too small to tell it from one, and validators did."""
@@ -140,40 +159,45 @@ def _measured(
     batches: Sequence[Sequence[OpenedRollout]],
     graded: Mapping[Place, GradeEvidence],
     work: ModelWork,
-    inconclusive: int,
+    inconclusive: Callable[[RolloutEvidence], bool],
 ) -> MinerEvidence:
     """Evidence in the order of the batches. Of what memory did not hold whole it says so with the numerics class."""
+    proof_class = submission.file.header.proof_class
     signs = projections(context.window.randomness, context.window.window_seed, work.facts.hidden_size)
     rows = [[_row(one, context) for one in batch] for batch in batches]
     done: dict[int, MeasuredBatch] = {}
     for at in longest_first(rows):
         context.require_time("a forward pass")
-        done[at] = work.measure(rows[at], signs, context.policy, context.seconds_left())
-        if not all(measurement.finite for measurement in done[at].rollouts):
-            # A missing number counts as the worst one, against the miner. A slip of the device gives it the second time.
-            done[at] = work.measure(rows[at], signs, context.policy, context.seconds_left())
+        done[at] = work.measure(rows[at], signs, context.policy, context.seconds_left(), proof_class)
+        if not all(one.finite and (one.reference is None or one.reference.finite) for one in done[at].rollouts):
+            # A missing number of the model's own counts as the worst one, against the miner, and one of the reference makes the
+            # rollout inconclusive. A slip of the device gives it the second time.
+            done[at] = work.measure(rows[at], signs, context.policy, context.seconds_left(), proof_class)
     parts = [one.parts for one in done.values() if one.parts is not None]
     facts = work.facts
+    measured_in = measuring_class(proof_class, facts.numerics_class)
+    rollouts = tuple(
+        RolloutEvidence(
+            group=one.record.group,
+            rollout=one.record.rollout,
+            grade=graded[_place(one.record)],
+            positions=np.asarray(one.positions, np.int32),
+            z=measurement.z,
+            logprob=measurement.logprobs,
+            margin=measurement.margins.astype(np.float32),
+            reference=measurement.reference,
+        )
+        for at, batch in enumerate(batches)
+        for one, measurement in zip(batch, done[at].rollouts, strict=True)
+    )
     return MinerEvidence(
         hotkey=submission.hotkey,
         content_digest=submission.content_digest,
-        rollouts=tuple(
-            RolloutEvidence(
-                group=one.record.group,
-                rollout=one.record.rollout,
-                grade=graded[_place(one.record)],
-                positions=np.asarray(one.positions, np.int32),
-                z=measurement.z,
-                logprob=measurement.logprobs,
-                margin=measurement.margins.astype(np.float32),
-            )
-            for at, batch in enumerate(batches)
-            for one, measurement in zip(batch, done[at].rollouts, strict=True)
-        ),
-        numerics_class=class_in_parts(facts.numerics_class, min(parts)) if parts else facts.numerics_class,
+        rollouts=rollouts,
+        numerics_class=class_in_parts(measured_in, min(parts)) if parts else measured_in,
         layers=facts.layers,
         hidden_size=facts.hidden_size,
-        inconclusive=inconclusive,
+        inconclusive=sum(map(inconclusive, rollouts)),
     )
 
 

@@ -7,7 +7,7 @@ what was compared before is not compared again.
 
 Proof batches that memory did not hold were measured in parts, and the evidence says so. No table was fitted for products of
 such shapes, so what would reject by a table is inconclusive then; the coarse bounds and the comparison with alternatives need
-none, and reject as ever.
+none, and reject as ever. So is what is relative to a measurement of the validator's own that is not sound (`pooled.unsound`).
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ import numpy.typing as npt
 
 from grail_core.files.evidence import MinerEvidence, RolloutEvidence
 from grail_core.proof.calibration import STATISTICS, CalibrationTable, PairCalibration, Shape
-from grail_core.proof.comparison import (
-    CHECKS,
-    AlternativeSketches,
-    Comparison,
-    Float32Comparison,
-    Statistic,
-    compare,
-    in_float32,
-)
+from grail_core.proof.comparison import CHECKS, Comparison, NamedComparison, Statistic, compare, compare_named
 from grail_core.proof.numerics import class_and_parts
+from grail_core.proof.pooled import Paired
 from grail_core.proof.sketches import parse_sketches
-from grail_core.proof.statistics import alternative_statistics, own_statistics
+from grail_core.proof.statistics import (
+    alternative_statistics,
+    bit_equal,
+    own_statistics,
+    sketch_ratio_passes,
+)
+from grail_core.proof.statistics import wants_all as _wants_all
 from grail_core.protocol import Finding, Outcome, RolloutRecord
+from grail_core.protocol.network import NetworkParameters
 from grail_core.verification.window_file import Submission
 from grail_core.verification.wording import say
 
@@ -40,20 +40,49 @@ NOT_ENFORCED: Final = " (reported, not enforced)"
 """Ends the detail of a finding that nobody acts on."""
 
 
-def sample_statistics(submission: Submission, evidence: MinerEvidence, table: CalibrationTable) -> list[Statistic]:
-    """The coarse bounds and the pooled statistics of a file's sample."""
+def sample_statistics(
+    submission: Submission, evidence: MinerEvidence, table: CalibrationTable, params: NetworkParameters
+) -> list[Statistic]:
+    """The coarse bounds and the pooled statistics of a file's sample, and what the network asks of a class of equal bits."""
     sample = [_comparison(submission.rollout_of(one.group, one.rollout), one) for one in evidence.rollouts]
+    proofs, draws = _pairs(submission, evidence, table)
+    statistics = own_statistics(sample, proofs, margins=draws, shape=_shape(evidence))
     own, _ = class_and_parts(evidence.numerics_class)
-    margins = table.lookup(submission.file.header.generation_class, own)
-    return own_statistics(sample, _pair(submission, evidence, table), margins=margins, shape=_shape(evidence))
+    # Bits are equal in one class alone; who measures in another cannot see whether these are.
+    if own == submission.file.header.proof_class and own in params.bit_equal:
+        of_bits = bit_equal(sample)
+        statistics += [] if of_bits is None else [of_bits]
+    return statistics
 
 
-def alternatives_statistics(submission: Submission, evidence: MinerEvidence, table: CalibrationTable) -> list[Statistic]:
-    """One statistic for every alternative that the evidence holds; none where none was measured."""
-    tested = [
-        _under_alternatives(submission.rollout_of(one.group, one.rollout), one) for one in evidence.rollouts if one.alternatives
-    ]
-    return alternative_statistics(tested, _pair(submission, evidence, table), shape=_shape(evidence))
+def alternatives_statistics(
+    submission: Submission, evidence: MinerEvidence, table: CalibrationTable, own: Sequence[Statistic]
+) -> list[Statistic]:
+    """What the evidence says of every alternative that it was compared with; none where nothing was compared.
+
+    Args:
+        own: the same file's `sample_statistics`.
+    """
+    proofs, draws = _pairs(submission, evidence, table)
+    return alternative_statistics(
+        _compared(submission, evidence),
+        proofs,
+        margins=draws,
+        shape=_shape(evidence),
+        sketch_ratio_passes=sketch_ratio_passes(own),
+    )
+
+
+def wants_all(submission: Submission, evidence: MinerEvidence, table: CalibrationTable) -> bool:
+    """Whether the rollouts that were compared leave open what comparing the others would settle."""
+    proofs, draws = _pairs(submission, evidence, table)
+    return _wants_all(_compared(submission, evidence), proofs, margins=draws, shape=_shape(evidence))
+
+
+def reference_says_nothing(submission: Submission, one: RolloutEvidence) -> bool:
+    """Whether a rollout was held against a reference that is not finite, or lies where only another model would."""
+    paired = Paired.of([_comparison(submission.rollout_of(one.group, one.rollout), one)])
+    return paired is not None and paired.left_out > 0
 
 
 def rejects(statistic: Statistic, evidence: MinerEvidence) -> bool:
@@ -73,15 +102,21 @@ def findings_of(statistics: Sequence[Statistic], evidence: MinerEvidence) -> lis
 
 
 def _is_undecided(statistic: Statistic, evidence: MinerEvidence) -> bool:
-    """It would reject by a table that was fitted on whole proof batches, and these were not measured whole."""
+    """It would reject by what holds for whole proof batches, and these were not measured whole; or it is relative to a
+    measurement that says nothing."""
+    if statistic.undecided:
+        return statistic.enforced
     _, parts = class_and_parts(evidence.numerics_class)
-    return parts is not None and statistic.rejects and statistic.name in STATISTICS
+    return parts is not None and statistic.rejects and statistic.name in (*STATISTICS, "bit_equal")
 
 
-def _pair(submission: Submission, evidence: MinerEvidence, table: CalibrationTable) -> PairCalibration | None:
-    """Of what computed sketches and log-probabilities; what drew the tokens is `sample_statistics`'."""
+def _pairs(
+    submission: Submission, evidence: MinerEvidence, table: CalibrationTable
+) -> tuple[PairCalibration | None, PairCalibration | None]:
+    """Of what computed sketches and log-probabilities, and of what drew the tokens, with the class measured in."""
     own, _ = class_and_parts(evidence.numerics_class)
-    return table.lookup(submission.file.header.proof_class, own)
+    header = submission.file.header
+    return table.lookup(header.proof_class, own), table.lookup(header.generation_class, own)
 
 
 def _shape(evidence: MinerEvidence) -> Shape:
@@ -102,13 +137,27 @@ def _comparison(record: RolloutRecord, one: RolloutEvidence) -> Comparison:
         z=one.z,
         logprobs=one.logprob,
         margins=one.margin,
+        reference=one.reference,
     )
 
 
-def _under_alternatives(record: RolloutRecord, one: RolloutEvidence) -> Float32Comparison:
-    claimed = _sketches_of_completion(record)[one.alternative_positions]
-    challenged = np.searchsorted(one.alternative_positions, one.positions)
-    return in_float32(AlternativeSketches(claimed, one.alternatives, challenged), one.z)
+def _compared(submission: Submission, evidence: MinerEvidence) -> list[NamedComparison]:
+    """The rollouts that were compared, but those of which the comparison says nothing."""
+    found = []
+    for one in evidence.rollouts:
+        if one.compared is None:
+            continue
+        record = submission.rollout_of(one.group, one.rollout)
+        positions = np.asarray(one.compared.positions)
+        named = compare_named(
+            claimed_sketches=_sketches_of_completion(record)[positions],
+            tokens=record.completion[positions],
+            compared=one.compared,
+            z=one.z,
+            challenged=np.searchsorted(positions, one.positions),
+        )
+        found += [] if named is None else [named]
+    return found
 
 
 def _finding(statistic: Statistic, evidence: MinerEvidence) -> Finding:

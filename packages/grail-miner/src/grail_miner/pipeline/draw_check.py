@@ -7,10 +7,11 @@ validators reject the window, and its past counts for less. So the proof model m
     of each group that begins before the window's first has passed    FIRST_ROLLOUTS rollouts at up to FIRST_POSITIONS positions
     of every other group                                              ROLLOUTS rollout at up to POSITIONS positions
 
-which costs the forward pass of so many rows more (a quarter, and a sixteenth, of a group's proof) and the head at so many
-positions. It runs where groups are proved, beside generation. Everything that was measured in the window is judged together
-after each group: by a validator's own bounds, with its calibration where there is one for these classes, and by
-LOST_SHARE, which needs none.
+which costs the forward pass of so many rows more (a quarter, and a sixteenth, of a group's proof), once more in float32 where
+memory holds such a copy (`proving.references`), and the head at so many positions. It runs where groups are proved, beside
+generation. Everything that was measured in the window is judged together after each group: by a validator's own bounds, with
+its calibration where there is one for these classes, and by LOST_SHARE, which needs none. Without the copy only the coarse
+bounds and LOST_SHARE are left: what is found then is another draw, and no fine difference.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from grail_core.generation.base import Completion
 from grail_core.proof.batch import RolloutProof
 from grail_core.proof.calibration import CalibrationTable, Shape
-from grail_core.proof.comparison import Comparison, compare
+from grail_core.proof.comparison import Comparison, compare, lost_margins
 from grail_core.proof.sketches import parse_sketches
 from grail_core.proof.statistics import own_statistics
 from grail_core.proof.work import RolloutMeasurement
@@ -125,7 +127,7 @@ class DrawCheck:
 
     def _broken(self) -> tuple[str, str] | None:
         """Check of section 9, and bound."""
-        lost = np.concatenate([one.lost for one in self._measured])
+        lost = _losses(self._measured)
         clearly = int((lost > LOST_BY).sum())
         if clearly >= LOST_LEAST and clearly > LOST_SHARE * len(lost):
             return "sampling", "lost_share"
@@ -133,7 +135,7 @@ class DrawCheck:
         return next(((one.check, one.name) for one in statistics if one.rejects), None)
 
     def _otherwise(self, broken: str, why: str, completions: Sequence[Completion], here: Sequence[Comparison]) -> Otherwise:
-        lost = np.concatenate([one.lost for one in self._measured])
+        lost = _losses(self._measured)
         cause, told = _likely(completions, here) if broken == "sampling" else _PROOF
         return Otherwise(
             why,
@@ -146,6 +148,11 @@ class DrawCheck:
             largest=float(lost.max()),
             logprob_mean=float(np.mean(self._logprobs)),
         )
+
+
+def _losses(measured: Sequence[Comparison]) -> npt.NDArray[np.float64]:
+    """By how much each position loses its draw."""
+    return lost_margins(np.concatenate([one.margins for one in measured]))
 
 
 def _spread(length: int, most: int) -> tuple[int, ...]:
@@ -164,6 +171,7 @@ def _compared(group: int, one: SampledRollout, proof: RolloutProof, found: Rollo
         z=found.z,
         logprobs=found.logprobs,
         margins=found.margins,
+        reference=found.reference,
     )
 
 
@@ -171,13 +179,13 @@ def _likely(completions: Sequence[Completion], here: Sequence[Comparison]) -> tu
     """The likeliest fault of the group that was measured last: a name, and words. `grail-miner conformance` asks more."""
     if len({one.tokens for one in completions}) == 1:
         return "clones", "all rollouts of a group are the same: their seeds do not reach the draw"
-    lost = np.concatenate([one.lost for one in here])
+    lost = _losses(here)
     if lost.max(initial=0.0) <= LOST_BY:
         return (
             "numerics",
             "every loss is narrow: the engine or the proof model computes other numbers than its class does",
         )
-    wrong = [bool((one.lost > COARSE_MARGIN).mean() > COARSE_MARGIN_SHARE) for one in here]
+    wrong = [bool((_losses([one]) > COARSE_MARGIN).mean() > COARSE_MARGIN_SHARE) for one in here]
     if any(wrong) and sum(wrong) <= len(wrong) / 2:
         return "single_rows", "single rows have tokens that their seed does not give: of another request, perhaps"
     return "other_draws", "the tokens follow from other weights than it was told to load, or from other noise than its seeds'"

@@ -48,7 +48,8 @@ class Prover(Protocol):
         policy: GenerationPolicy,
         sampling_seeds: Sequence[int],
     ) -> list[RolloutMeasurement]:
-        """What a validator would measure of these rows. Arguments and errors: as `grail_core.proof.batch.measure_rollouts`."""
+        """What a validator would measure of these rows, with the float32 reference where there is memory for it. Arguments and
+        errors: as `grail_core.proof.batch.measure_rollouts`."""
         ...
 
     def close(self) -> None: ...

@@ -49,13 +49,14 @@ class _Worker:
         from transformers import AutoModelForCausalLM  # noqa: F401 - takes seconds, better now than in a window
 
         from grail_core.model.policy_model import require_device
-        from grail_core.proof import batch  # noqa: F401 - the same
+        from grail_miner.proving.references import References
 
         torch.set_num_threads(place.threads)
         require_device(place.device)
         self._place, self._attention = place, attention
         self._version: Digest | None = None
         self._model: PolicyModel | None = None
+        self._references = References()
         self._files: dict[Path, tuple[int, int, int]] = {}
 
     def load(self, payload: memoryview) -> Payload:
@@ -67,6 +68,7 @@ class _Worker:
 
         told, _ = transport.unpack(payload)
         model, self._version, self._model = self._model, None, None
+        self._references.forget()
         folder = Path(told["folder"])
         files = _files_of(folder)
         if model is None or not reload_weights(model, folder):
@@ -91,14 +93,16 @@ class _Worker:
         from grail_core.proof.batch import measure_rollouts
 
         asked = frames.asked_measured(payload)
+        model = self._required(asked.version)
         measured = measure_rollouts(
-            self._required(asked.version),
+            model,
             asked.rows,
             asked.prompt_lengths,
             asked.positions,
             asked.projections,
             asked.policy,
             asked.sampling_seeds,
+            reference=self._references.beside(model),
         )
         self._require_untouched()
         return frames.answer_measured(asked.version, measured)

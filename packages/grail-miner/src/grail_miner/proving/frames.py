@@ -8,7 +8,7 @@ text, no completion text.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
@@ -23,7 +23,7 @@ from grail_core.errors import CheckpointError, ConfigurationError, StorageError
 from grail_core.model.errors import OutOfVocabularyError, OverlongSequenceError
 from grail_core.proof.errors import UnprovableError
 from grail_core.proof.sketches import Projections
-from grail_core.proof.work import RolloutMeasurement
+from grail_core.proof.work import ReferenceMeasurement, RolloutMeasurement
 from grail_core.protocol.constants import MARGIN_CLIP, PROOF_BATCH_SIZE, SKETCH_DIMENSIONS
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Digest
@@ -41,7 +41,8 @@ ERRORS: Final[ErrorNames] = {
 }
 _SKETCH_BYTES: Final = 2 * SKETCH_DIMENSIONS
 _VERSION_BYTES: Final = 32
-_MEASURED_BYTES: Final = 4 * SKETCH_DIMENSIONS + 4 + 8  # of a position: z, log-probability, margin
+_OWN_BYTES: Final = 4 * SKETCH_DIMENSIONS + 4 + 8  # of a position: z, log-probability, margin
+_REFERENCE_BYTES: Final = 4 * SKETCH_DIMENSIONS + 5 * 4  # z, log-probability, margin, twin, noise, spread
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -189,17 +190,24 @@ class MeasureRequest:
 
     @property
     def answer_bytes(self) -> int:
-        """Of its answer: the version, then every row's z, log-probabilities and margins."""
-        return _VERSION_BYTES + _MEASURED_BYTES * sum(map(len, self.positions))
+        """Of its answer: the version, whether there is a reference, then every row's numbers and the reference's (or zeros)."""
+        return _VERSION_BYTES + 1 + (_OWN_BYTES + _REFERENCE_BYTES) * sum(map(len, self.positions))
 
     def read(self, payload: memoryview) -> list[RolloutMeasurement]:
         """The answer. Raises FrameError: no such answer, one of other weights, or numbers that no measurement has."""
         take = _answer_of(payload, self.version, self.answer_bytes)
+        (referred,) = take.array((1,), np.uint8).tolist()
+        if referred > 1:
+            raise FrameError("answered with what is neither yes nor no")
         found = []
         for at in self.positions:
             z, logprobs = take.array((len(at), SKETCH_DIMENSIONS), np.float32), take.array((len(at),), np.float32)
             margins = take.array((len(at),), np.float64)
-            found.append(RolloutMeasurement(at, z, logprobs, margins))
+            reference = ReferenceMeasurement(
+                take.array((len(at), SKETCH_DIMENSIONS), np.float32),
+                *(take.array((len(at),), np.float32) for _ in range(5)),
+            )
+            found.append(RolloutMeasurement(at, z, logprobs, margins, reference if referred else None))
             if found[-1].finite and not ((margins >= 0) & (margins <= MARGIN_CLIP)).all():
                 raise FrameError("answered with margins that are none")
         return found
@@ -234,9 +242,14 @@ def asked_measured(payload: memoryview) -> Measured:
 
 
 def answer_measured(version: Digest, measured: Sequence[RolloutMeasurement]) -> Payload:
-    parts: Payload = [version]
+    """All of the rows have a reference, or none has."""
+    parts: Payload = [version, bytes([all(one.reference is not None for one in measured)])]
     for one in measured:
         parts += [one.z.astype("<f4").tobytes(), one.logprobs.astype("<f4").tobytes(), one.margins.astype("<f8").tobytes()]
+        if one.reference is None:
+            parts.append(bytes(_REFERENCE_BYTES * len(one.positions)))
+        else:
+            parts += [getattr(one.reference, field.name).astype("<f4").tobytes() for field in fields(ReferenceMeasurement)]
     return parts
 
 

@@ -19,6 +19,7 @@ from grail_core.proof.numerics import class_name, numerics_class_of
 from grail_core.proof.sketches import Projections
 from grail_core.proof.work import RolloutMeasurement
 from grail_core.protocol.policy import GenerationPolicy
+from grail_miner.proving.references import References
 
 
 class InProcessProver:
@@ -39,6 +40,7 @@ class InProcessProver:
         self._class = class_name(attention=attention, device=device.partition(":")[0])
         self._model: PolicyModel | None = None
         self._own = False  # `_model` was loaded here, and nobody else has it
+        self._references = References()
         self._lock = threading.Lock()  # one group at a time: a second one's activations may not fit
 
     @property
@@ -48,6 +50,7 @@ class InProcessProver:
     def load(self, checkpoint: PreparedCheckpoint) -> None:
         """As `Prover`. Raises: StorageError too, where the system refuses to read the folder."""
         before, self._model = self._model, None  # two copies of the weights need not fit
+        self._references.forget()
         if isinstance(checkpoint, LoadedCheckpoint):
             model, self._own = checkpoint.model, False
         else:
@@ -80,7 +83,17 @@ class InProcessProver:
         sampling_seeds: Sequence[int],
     ) -> list[RolloutMeasurement]:
         with self._lock:
-            return measure_rollouts(self._loaded(), rows, prompt_lengths, positions, projections, policy, sampling_seeds)
+            model = self._loaded()
+            return measure_rollouts(
+                model,
+                rows,
+                prompt_lengths,
+                positions,
+                projections,
+                policy,
+                sampling_seeds,
+                reference=self._references.beside(model),
+            )
 
     def _loaded(self) -> PolicyModel:
         if self._model is None:
@@ -89,3 +102,4 @@ class InProcessProver:
 
     def close(self) -> None:
         self._model = None
+        self._references.forget()

@@ -24,6 +24,7 @@ from grail_core.proof.numerics import class_name, numerics_class_of
 from grail_core.proof.sketches import Projections
 from grail_core.proof.work import RolloutMeasurement
 from grail_core.protocol.policy import GenerationPolicy
+from grail_miner.proving.references import References
 
 
 class ThreadProver:
@@ -46,6 +47,7 @@ class ThreadProver:
         self._free: deque[PolicyModel] = deque()
         self._changed = threading.Condition()
         self._usable = False
+        self._references = References()
         self._own: list[PolicyModel] = []  # loaded here, one a slot; nobody else has them
 
     @property
@@ -61,6 +63,7 @@ class ThreadProver:
         with self._changed:
             self._usable = False
             self._free.clear()
+        self._references.forget()
         models = self._models(checkpoint)
         with self._changed:
             self._class = numerics_class_of(models[0])
@@ -120,7 +123,16 @@ class ThreadProver:
         sampling_seeds: Sequence[int],
     ) -> list[RolloutMeasurement]:
         with self._model() as model:
-            return measure_rollouts(model, rows, prompt_lengths, positions, projections, policy, sampling_seeds)
+            return measure_rollouts(
+                model,
+                rows,
+                prompt_lengths,
+                positions,
+                projections,
+                policy,
+                sampling_seeds,
+                reference=self._references.beside(model),
+            )
 
     @contextmanager
     def _model(self) -> Iterator[PolicyModel]:
@@ -141,6 +153,7 @@ class ThreadProver:
             self._usable = False
             self._free.clear()
             self._changed.notify_all()
+        self._references.forget()
 
 
 def over_the_same_weights(model: PolicyModel) -> PolicyModel:

@@ -26,6 +26,7 @@ from grail_core.environment import Environment
 from grail_core.errors import DiskFullError, GrailError, OutOfMemoryError
 from grail_core.files.evidence import GradeStability, RolloutEvidence
 from grail_core.keys import ss58
+from grail_core.proof.alternatives import Alternatives
 from grail_core.proof.in_process import InThisProcess
 from grail_core.protocol import Finding
 from grail_core.protocol.constants import COARSE_MARGIN, COARSE_MARGIN_SHARE
@@ -36,7 +37,7 @@ from grail_core.verification.context import CheckContext
 from grail_core.verification.examine import Examination, examine, examine_sample, first_reject
 from grail_core.verification.measure import WholeGroup
 from grail_core.verification.window_file import OpenFile, Submission, check_file, in_this_process
-from grail_trainer.data.behaviour import BehaviourPolicy
+from grail_trainer.data.behaviour import BehaviourPolicy, in_float32
 from grail_trainer.data.intake import WantedFile
 from grail_trainer.data.turns import Candidate, fair_order, first_of, max_from_one, within_share
 from grail_trainer.hyper_parameters import ComputeType, GrpoSettings
@@ -228,7 +229,6 @@ class _Building:
     ) -> None:
         self._open_file = open_file
         self._read, self._context, self._loaded, self._environment = read, context, loaded, environment
-        self._behaviour: BehaviourPolicy | None = None
         self._tokens_per_pass, self._compute = tokens_per_pass, compute
         self._max_groups, self._stopping = max_groups, stopping
         self._files: dict[Hotkey, WantedFile] = {}  # those that passed the checks of every rollout
@@ -320,12 +320,13 @@ class _Building:
             if not isinstance(submission, Submission):
                 raise RuntimeError("bytes of one digest passed check 1 before and do not now")
             opened = Examination((), submission)
+            work = self._work
             for candidate in candidates:
                 if self._stopping():
                     return
-                result = examine_sample(opened, context, WholeGroup(candidate.group, InThisProcess(self._loaded.model)))
+                result = examine_sample(opened, context, WholeGroup(candidate.group, work))
                 self._tally.verified += len(submission.rollouts_of(candidate.group))
-                taken = _learnable(submission, candidate, result, self._drawn_by, context)
+                taken = _learnable(submission, candidate, result, lambda: self._behaviour, context)
                 if isinstance(taken, DroppedGroup):
                     self._failed[candidate] = taken
                 else:
@@ -365,10 +366,18 @@ class _Building:
             success_mean=float(np.concatenate(tally.successes).mean()) if tally.successes else 0.0,
         )
 
-    def _drawn_by(self) -> BehaviourPolicy:
-        """Made for the first group that passes; a window without one costs no memory for it."""
-        self._behaviour = self._behaviour or BehaviourPolicy(self._loaded, self._tokens_per_pass, self._compute)
-        return self._behaviour
+    @cached_property
+    def _in_float32(self) -> Alternatives:
+        """Made for the first group that is looked at; a window without one costs no memory for it."""
+        return in_float32(self._loaded)
+
+    @cached_property
+    def _work(self) -> InThisProcess:
+        return InThisProcess(self._loaded.model, self._in_float32, kept_bytes=0)
+
+    @cached_property
+    def _behaviour(self) -> BehaviourPolicy:
+        return BehaviourPolicy(self._in_float32.reference, self._tokens_per_pass, self._compute)
 
     def _check_context(self, hotkey: Hotkey) -> CheckContext:
         model = self._loaded.model

@@ -13,19 +13,19 @@ passes are other bits, which no audit could repeat. The largest pass that rows c
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
 from grail_core.checkpoints.loaded import LoadedCheckpoint
 from grail_core.errors import OutOfMemoryError
 from grail_core.model.memory import MemoryUsedUpError, on_this_machine
+from grail_core.proof.alternatives import Alternatives
+from grail_core.proof.reference import Reference
 from grail_trainer.hyper_parameters import ComputeType, GrpoSettings
 from grail_trainer.learning.packing import packs
 from grail_trainer.learning.policy import Policy
@@ -35,21 +35,17 @@ T = TypeVar("T")
 
 
 class BehaviourPolicy:
-    """A checkpoint as the trainer's own policy asks it: a float32 copy of its weights, made once and for as long as this lives.
+    """A checkpoint as the trainer's own policy asks it: the float32 copy of its weights that rollouts are verified against too.
 
-    The copy takes 4 bytes a weight while a window is verified. The gradients, which take as much, are not there then, so the
-    peak of an update is not raised by it.
-
-    Raises:
-        OutOfMemoryError: there is no memory for the copy.
+    Args:
+        reference: of `in_float32`; as long as this is asked, it is asked for nothing else than these weights.
     """
 
     def __init__(
-        self, loaded: LoadedCheckpoint, tokens_per_pass: int = GrpoSettings().tokens_per_pass, compute: ComputeType = "float32"
+        self, reference: Reference, tokens_per_pass: int = GrpoSettings().tokens_per_pass, compute: ComputeType = "float32"
     ) -> None:
         self._tokens_per_pass = tokens_per_pass
-        with loaded.model.lock, torch.no_grad():
-            self._policy = _in_memory(lambda: Policy(_in_float32(loaded.model.module), compute=compute).eval())
+        self._policy = Policy(reference.model().module, compute=compute).eval()
 
     def logprobs(self, rows: Sequence[TokenSequence], temperature: float) -> list[npt.NDArray[np.float32]]:
         """Of every completion token (nats) at the sampling temperature: float32 [completion] of each row, in the order given.
@@ -77,6 +73,19 @@ class BehaviourPolicy:
         return values
 
 
+def in_float32(loaded: LoadedCheckpoint) -> Alternatives:
+    """The float32 copy of a checkpoint's weights, beside no others: what its window's rollouts are verified against, and what
+    is asked for their log-probabilities.
+
+    It takes 4 bytes a weight while a window is verified. The gradients, which take as much, are not there then, so the peak of
+    an update is not raised by it.
+
+    Raises:
+        OutOfMemoryError: there is no memory for it.
+    """
+    return _in_memory(lambda: Alternatives(loaded.model, {}))
+
+
 def behaviour_logprobs(
     loaded: LoadedCheckpoint,
     rows: Sequence[TokenSequence],
@@ -85,7 +94,7 @@ def behaviour_logprobs(
     compute: ComputeType = "float32",
 ) -> list[npt.NDArray[np.float32]]:
     """`BehaviourPolicy.logprobs` for who asks once; who asks for many groups of one checkpoint keeps the policy."""
-    return BehaviourPolicy(loaded, tokens_per_pass, compute).logprobs(rows, temperature)
+    return BehaviourPolicy(in_float32(loaded).reference, tokens_per_pass, compute).logprobs(rows, temperature)
 
 
 def _in_memory(work: Callable[[], T]) -> T:
@@ -99,19 +108,7 @@ def _in_memory(work: Callable[[], T]) -> T:
         return tried()
     except MemoryUsedUpError as error:
         raise OutOfMemoryError(
-            f"there was no memory for behaviour log-probabilities: {error.what}",
+            f"there was no memory for the behaviour policy in float32: {error.what}",
             hint="the window is learned from at the next start; leave the device to the trainer alone, or lower "
             "--tokens-per-pass (`grail-trainer run --dry-run` shows what takes the memory)",
         ) from error
-
-
-def _in_float32(module: Any) -> Any:
-    """A copy with float32 in place of every floating tensor, as `module.float()` makes it; ties stay tied, and no second copy
-    in the type of the original is made on the way."""
-    copied: dict[int, Any] = {}
-    for parameter in module.parameters():
-        copied[id(parameter)] = nn.Parameter(parameter.detach().float().clone(), requires_grad=False)
-    for buffer in module.buffers():
-        if buffer.is_floating_point():
-            copied[id(buffer)] = buffer.detach().float().clone()
-    return copy.deepcopy(module, copied)

@@ -1,0 +1,124 @@
+"""The model process's answer about rollouts under named alternatives, in the frames of `model_frames`.
+
+Of every row: noise, spread and the reference's sketches; of each alternative that is other weights its sketches and leads; of
+each that only samples otherwise its leads. One byte before the reference and before each alternative says whether there is
+anything of it (`proof.work.ComparedRollout`); what is left out is sent as zeros, so that an answer's length follows from the
+rows and the names. These are told when the models are loaded, and an answer has none to choose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from grail_core.child_process.frames import FrameError, Payload, Taker
+from grail_core.proof.sketches import Sketches
+from grail_core.proof.work import REFERENCE, ComparedRollout, Leads, ProofRow
+from grail_core.protocol.constants import SKETCH_DIMENSIONS
+from grail_validator.model_frames import within
+
+
+@dataclass(frozen=True)
+class AlternativeNames:
+    """`weights`: alternatives that are other weights. `sampled`: those that only sample otherwise, none where the policy's
+    tokens cannot be tested; then no alternative has leads."""
+
+    weights: tuple[str, ...] = ()
+    sampled: tuple[str, ...] = ()
+
+
+_OF_SKETCHES = 4 * SKETCH_DIMENSIONS  # bytes a position
+_OF_LEADS = 3 * 4  # own, other, rival
+
+
+def compared_bytes(rows: Sequence[ProofRow], names: AlternativeNames) -> int:
+    """Of the answer about these rows."""
+    leads = _OF_LEADS if names.sampled else 0
+    of_row = 1 + len(names.weights) + len(names.sampled)
+    of_position = 2 * 4 + _OF_SKETCHES + len(names.weights) * (_OF_SKETCHES + leads) + len(names.sampled) * leads
+    return len(rows) * of_row + of_position * sum(len(row.positions) for row in rows)
+
+
+def answer_compared(found: Sequence[ComparedRollout], rows: Sequence[ProofRow], names: AlternativeNames) -> Payload:
+    """Raises KeyError: an alternative has sketches and no leads, or the other way round."""
+    parts: Payload = []
+    for one, row in zip(found, rows, strict=True):
+        count = len(row.positions)
+        there = REFERENCE in one.z
+        parts += [bytes([there]), one.noise.astype("<f4").tobytes(), one.spread.astype("<f4").tobytes()]
+        parts.append(one.z[REFERENCE].astype("<f4").tobytes() if there else bytes(_OF_SKETCHES * count))
+        for name in names.weights:
+            there = name in one.z
+            parts += [bytes([there]), one.z[name].astype("<f4").tobytes() if there else bytes(_OF_SKETCHES * count)]
+            if names.sampled:
+                parts += _leads_bytes(one.leads[name]) if there else [bytes(_OF_LEADS * count)]
+        for name in names.sampled:
+            there = name in one.leads
+            parts += [bytes([there]), *(_leads_bytes(one.leads[name]) if there else [bytes(_OF_LEADS * count)])]
+    return parts
+
+
+def compared_of(
+    payload: memoryview, rows: Sequence[ProofRow], names: AlternativeNames, vocabulary_size: int
+) -> list[ComparedRollout]:
+    """The answer about these rows. Raises FrameError: no such answer, or numbers that no comparison has."""
+    if len(payload) != compared_bytes(rows, names):
+        raise FrameError(f"answered with {len(payload)} bytes in place of {compared_bytes(rows, names)}")
+    take = Taker(payload)
+    return [_compared(take, row, names, vocabulary_size) for row in rows]
+
+
+def _compared(take: Taker, row: ProofRow, names: AlternativeNames, vocabulary_size: int) -> ComparedRollout:
+    count = len(row.positions)
+    known = _is_there(take)
+    noise, spread = (take.array((count,), np.float32) for _ in range(2))
+    if not within(noise, 0, np.inf) or not within(spread, 0, 1):
+        raise FrameError("answered with noise that there is not")
+    z, leads = {}, {}
+    reference = _sketches(take, count, used=known)
+    if known:
+        z[REFERENCE] = reference
+    for name in names.weights:
+        there = _is_there(take)
+        sketches = _sketches(take, count, used=there)
+        lead = _leads(take, count, vocabulary_size, used=there) if names.sampled else None
+        if there:
+            z[name] = sketches
+        if there and lead is not None:
+            leads[name] = lead
+    for name in names.sampled:
+        there = _is_there(take)
+        lead = _leads(take, count, vocabulary_size, used=there)
+        if there:
+            leads[name] = lead
+    if not known and (z or leads):
+        raise FrameError("answered about alternatives without the reference that they are compared with")
+    return ComparedRollout(tuple(row.positions), z, leads, noise, spread)
+
+
+def _is_there(take: Taker) -> bool:
+    (said,) = take.array((1,), np.uint8).tolist()
+    if said > 1:
+        raise FrameError("answered with what is neither yes nor no")
+    return bool(said)
+
+
+def _sketches(take: Taker, count: int, *, used: bool) -> Sketches:
+    z = take.array((count, SKETCH_DIMENSIONS), np.float32)
+    if used and not np.isfinite(z).all():
+        raise FrameError("answered with sketches that are no numbers")
+    return z
+
+
+def _leads_bytes(leads: Leads) -> Payload:
+    return [leads.own.astype("<f4").tobytes(), leads.other.astype("<f4").tobytes(), leads.rival.astype("<i4").tobytes()]
+
+
+def _leads(take: Taker, count: int, vocabulary_size: int, *, used: bool) -> Leads:
+    own, other = (take.array((count,), np.float32) for _ in range(2))
+    rival = take.array((count,), np.int32)
+    if used and not (np.isfinite(own).all() and np.isfinite(other).all() and within(rival, -1, vocabulary_size - 1)):
+        raise FrameError("answered with leads that are none")
+    return Leads(own, other, rival)

@@ -1,0 +1,141 @@
+"""`grail-validator doctor`: by which table this network's work is judged now, and what of each admitted class it enforces.
+
+Needs the network's parameters, its chain and the trainer's bucket, and no wallet and no model: what a class is held to follows
+from the signed manifest, the table that it pins and the shape in the model's configuration. The machine, the store and the
+ledger have their own commands.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import click
+from rich.table import Table
+
+from grail_core.checkpoints.fetch import model_files
+from grail_core.checkpoints.pinned_table import LIMIT_ROLLOUTS, PinnedTable
+from grail_core.checkpoints.source import CheckpointSource
+from grail_core.errors import ProtocolViolationError
+from grail_core.model.described import ModelDescription
+from grail_core.participant.deployment import network_parameters, open_chain, open_reader
+from grail_core.participant.settings import Settings
+from grail_core.proof.calibration import Coverage, Shape, share_of_pooled
+from grail_core.proof.coverage import PairCoverage, coverage_of
+from grail_core.protocol.manifest import CheckpointManifest
+from grail_core.protocol.network import NetworkParameters
+from grail_core.protocol.windows import window_of
+from grail_core.telemetry.console import PlainConsole
+
+WORDS = {
+    Coverage.FULL: "enforced",
+    Coverage.EXTENDED: "enforced with doubled dead zone: the model is larger than any that the table was made on",
+    Coverage.NONE: "reported only: the coarse bounds alone decide",
+}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What judges a network's work at one checkpoint."""
+
+    params: NetworkParameters
+    manifest: CheckpointManifest
+    pinned: PinnedTable
+    shape: Shape
+    classes: tuple[PairCoverage, ...]
+
+    @property
+    def uncovered(self) -> list[PairCoverage]:
+        return [one for one in self.classes if one.coverage is Coverage.NONE]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "network": self.params.name,
+            "checkpoint": {"sequence": self.manifest.sequence, "digest": self.manifest.digest.hex()},
+            "shape": {"layers": self.shape.layers, "hidden_size": self.shape.hidden_size},
+            "calibration": {"version": self.pinned.table.version, "digest": self.pinned.digest.hex()},
+            "uncalibrated": self.params.uncalibrated,
+            "classes": [
+                {
+                    "use": one.use,
+                    "class": one.miner,
+                    "measured_in": one.measured_in,
+                    "coverage": one.coverage.value,
+                    "thresholds": {name: f"{value:.4g}" for name, value in thresholds(one, self.shape).items()},
+                }
+                for one in self.classes
+            ],
+        }
+
+
+def thresholds(one: PairCoverage, shape: Shape) -> dict[str, float]:
+    """Of every statistic that the table enforces of this pair, for a sample of 64 rollouts; none where it enforces nothing."""
+    if one.pair is None or one.coverage is Coverage.NONE:
+        return {}
+    share = share_of_pooled()
+    wider = 1.0 if one.coverage is Coverage.EXTENDED else 0.0
+    return {name: null.threshold(LIMIT_ROLLOUTS, share) + wider * null.dead_zone for name, null in one.pair.nulls.items()}
+
+
+def standing(settings: Settings) -> Standing:
+    """What judges now, on the network of these settings.
+
+    Raises:
+        CheckpointError: no checkpoint is in force, or one that pins no table which this network follows.
+        ConfigurationError: GRAIL_CALIBRATION is another table than the checkpoint pins; both digests are in the text.
+        ChainError, StorageError: chain or bucket cannot be read.
+    """
+    params = network_parameters(settings)
+    chain = open_chain(settings)
+    source = CheckpointSource(
+        chain,
+        open_reader(settings, params, chain),
+        params,
+        params.network_id(chain.genesis_hash),
+        settings.cache_dir,
+        cache_limit_bytes=settings.checkpoint_cache_gib << 30,
+        calibration=settings.calibration,
+    )
+    manifest = source.valid_at(window_of(chain.current_block()))
+    pinned = source.table(manifest)
+    model = ModelDescription.of(model_files(manifest, source.bucket()))
+    shape = Shape(model.layers, model.hidden_size)
+    return Standing(params, manifest, pinned, shape, tuple(coverage_of(pinned.table, params, shape)))
+
+
+def doctor_command(settings: Settings, *, as_json: bool) -> None:
+    """Print what judges now.
+
+    Raises:
+        ProtocolViolationError: the network refuses what no table covers, and this one leaves an admitted class uncovered.
+    """
+    found = standing(settings)
+    if as_json:
+        click.echo(json.dumps(found.to_json(), indent=1))
+    else:
+        _print(found)
+    if found.params.uncalibrated == "refused" and found.uncovered:
+        first = found.uncovered[0]
+        raise ProtocolViolationError(
+            f"{len(found.uncovered)} admitted pairs are not covered: seals that name them are refused by every validator",
+            where=f"{first.use} in {first.miner}, measured in {first.measured_in}",
+            hint="the trainer pins another table (`grail-trainer publish --calibration`), from `grail-validator calibrate`",
+        )
+
+
+def _print(found: Standing) -> None:
+    console = PlainConsole()
+    shape, pinned = found.shape, found.pinned
+    console.say(
+        f"network {found.params.name}, checkpoint {found.manifest.sequence}: {shape.layers} layers of {shape.hidden_size}"
+    )
+    console.say(f"calibration {pinned.table.version}, digest {pinned.digest.hex()}, measured on {pinned.table.place}")
+    table = Table("use", "class", "measured in", "coverage", f"thresholds at {LIMIT_ROLLOUTS} rollouts")
+    for one in found.classes:
+        told = ", ".join(f"{name} {value:.3g}" for name, value in thresholds(one, shape).items())
+        table.add_row(one.use, one.miner, one.measured_in, one.coverage.value, told)
+    console.print(table)
+    for coverage in dict.fromkeys(one.coverage for one in found.classes):
+        console.say(f"{coverage.value}: {WORDS[coverage]}")
+    console.say(f"what no table covers is {found.params.uncalibrated} on this network; the coarse bounds are always enforced")

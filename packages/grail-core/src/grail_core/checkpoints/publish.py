@@ -140,23 +140,32 @@ def publish(
         thinking_mode=parts.thinking_mode,
         training=parts.training,
     )
-    manifest = build(content, signer)
-    try:
-        info = store.put(manifest_key(manifest.valid_from), manifest.to_bytes(), if_absent=True)
-        bucket.added(manifest, info.stored_at_ms)
-    except PreconditionFailedError:
-        raw = store.get(manifest_key(manifest.valid_from), max_bytes=MAX_MANIFEST_BYTES)
-        standing = parse(
-            raw, trainer_hotkey=signer.hotkey, network_id=parts.network_id, where=manifest_key(manifest.valid_from)
-        )
-        bucket.refresh()
-        manifest = _same_or_refuse(standing, parts, digests)
-    except StorageError:
-        bucket.forget()  # it may be there all the same: a second manifest of this number would be an equivocation
-        raise
+    built = build(content, signer)
+    manifest = _put_manifest(bucket, built, parts, digests)
+    if manifest != built:
+        files = _with_table(files, table_bytes(manifest, bucket))
     _keep(manifest, files, weights, bucket.cache)
     uploads.finish([*(item.manifest for item in view.stored), manifest])
     return manifest
+
+
+def _put_manifest(
+    bucket: CheckpointBucket, manifest: CheckpointManifest, parts: CheckpointParts, digests: StateDigests
+) -> CheckpointManifest:
+    """Put the manifest; what stands there afterwards is this one, or the same checkpoint's of a publisher that was cut off."""
+    store, key = bucket.store, manifest_key(manifest.valid_from)
+    try:
+        info = store.put(key, manifest.to_bytes(), if_absent=True)
+        bucket.added(manifest, info.stored_at_ms)
+        return manifest
+    except PreconditionFailedError:
+        raw = store.get(key, max_bytes=MAX_MANIFEST_BYTES)
+        standing = parse(raw, trainer_hotkey=manifest.trainer, network_id=parts.network_id, where=key)
+        bucket.refresh()
+        return _same_or_refuse(standing, parts, digests)
+    except StorageError:
+        bucket.forget()  # it may be there all the same: a second manifest of this number would be an equivocation
+        raise
 
 
 def _with_table(files: ModelFiles, table: bytes) -> ModelFiles:

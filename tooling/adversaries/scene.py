@@ -191,10 +191,11 @@ def try_deviation(scene: Scene, row: Row, name: str, miner: int, groups: int) ->
     scene.submit(row, name, miner, deviations()[name].produce(scene.bench(miner, groups)))
 
 
-def published_power(name: str) -> dict[str, float]:
+def published_power(name: str, size: str = "4x128") -> dict[str, float]:
     """Power of one 64-rollout window with its 95 % interval, from the study's published result; zero if none is there."""
     if POWER_FILE.is_file():
-        for entry in json.loads(POWER_FILE.read_text())["deviations"]:
-            if entry["name"] == name:
-                return {key: float(entry["enforced_window_power"][key]) for key in ("value", "low", "high")}
+        for of_size in json.loads(POWER_FILE.read_text())["sizes"]:
+            for entry in of_size["deviations"] if of_size["name"] == size else ():
+                if entry["name"] == name:
+                    return {key: float(entry["enforced_window_power"][key]) for key in ("value", "low", "high")}
     return {"value": 0.0, "low": 0.0, "high": 1.0}

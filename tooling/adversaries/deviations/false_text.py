@@ -31,6 +31,7 @@ def other_sampling() -> list[Deviation]:
     policies = {
         "temperature × 0.7": GenerationPolicy(0, temperature=0.7),
         "temperature × 0.9": GenerationPolicy(0, temperature=0.9),
+        "temperature × 0.95": GenerationPolicy(0, temperature=0.95),
         "temperature × 1.2": GenerationPolicy(0, temperature=1.2),
         "top-p 0.95": GenerationPolicy(0, top_p=0.95),
         "top-p 0.99": GenerationPolicy(0, top_p=0.99),
@@ -41,6 +42,10 @@ def other_sampling() -> list[Deviation]:
         Deviation("smaller model, right prefill", "B1", _sampled_by(lambda b: b.smaller)),
         Deviation("4-bit generation, right prefill", "B1", _sampled_by(lambda b: b.int4)),
         Deviation("8-bit generation, right prefill", "B1", _sampled_by(lambda b: b.int8)),
+        Deviation("8-bit generation by groups of 32, right prefill", "B1", _sampled_by(lambda b: b.int8_grouped)),
+        Deviation(
+            "8-bit generation by groups of 64 with zero point, right prefill", "B1", _sampled_by(lambda b: b.int8_unnamed)
+        ),
         Deviation("wrong seeds", "B2", _honestly_proved(lambda b: b.sample(hotkey="another miner"))),
         Deviation("best of 2", "B2", _best_of(2), candidates=2),
         Deviation("best of 16", "B2", _best_of(16), candidates=16),

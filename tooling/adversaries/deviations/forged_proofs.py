@@ -117,21 +117,34 @@ def other_weights() -> list[Deviation]:
     rows: list[tuple[str, str, Callable[[Bench], PolicyModel]]] = [
         ("8-bit weights, per channel", "A4", lambda b: b.int8),
         ("8-bit weights, groups of 32", "A4", lambda b: b.int8_grouped),
+        ("8-bit weights, groups of 64 with zero point", "A4", lambda b: b.int8_unnamed),
+        ("8-bit floating-point weights", "A4", lambda b: b.eight_bit_floats),
         ("4-bit weights, per channel", "A4", lambda b: b.int4),
         ("4-bit weights, groups of 32", "A4", lambda b: b.int4_grouped),
+        ("low-rank change of the weights", "A4", lambda b: b.low_rank),
         ("previous checkpoint, lr 1e-6", "A5", lambda b: b.older["1e-6"]),
         ("previous checkpoint, lr 3e-6", "A5", lambda b: b.older["3e-6"]),
         ("previous checkpoint, lr 1e-5", "A5", lambda b: b.older["1e-5"]),
         ("middle layer skipped", "A11", lambda b: b.skipped),
         ("middle layer skipped, least-squares patch", "A11", lambda b: b.patched),
     ]
-    named = [*rows[:1], *rows[4:7]]
+    also_eager = ("8-bit weights, per channel", "previous checkpoint, lr 1e-6", "previous checkpoint, lr 3e-6")
+    named = [row for row in rows if row[0] in (*also_eager, "previous checkpoint, lr 1e-5")]
     eager = [(f"{name}, eager attention", threat, _eagerly(model)) for name, threat, model in named]
     small_steps = ("lr 1e-6", "lr 3e-6")
     return [
-        Deviation(name, threat, _with_model(model), pool=8 if any(step in name for step in small_steps) else 1)
-        for name, threat, model in (*rows, *eager)
+        *(
+            Deviation(name, threat, _with_model(model), pool=8 if any(step in name for step in small_steps) else 1)
+            for name, threat, model in (*rows, *eager)
+        ),
+        Deviation("8-bit weights, float32 activations", "A4", _exactly),
     ]
+
+
+def _exactly(bench: Bench) -> Produced:
+    """8-bit weights without the rounding that any honest miner of a bf16 class has."""
+    rollouts = bench.sample(bench.int8)
+    return rollouts, bench.prove(rollouts, together(bench.int8_single), head=bench.int8_single)
 
 
 def _eagerly(model_of: Callable[[Bench], PolicyModel]) -> Callable[[Bench], PolicyModel]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -35,21 +36,25 @@ OTHER_DTYPE = ("float16, batch 16", "float32, batch 16")
 
 @dataclass(frozen=True)
 class HonestModels:
-    """One checkpoint under every numerics."""
+    """One checkpoint under every numerics; each is loaded when it is asked for: a large one is gigabytes."""
 
-    sdpa: PolicyModel
-    eager: PolicyModel
-    half: PolicyModel
-    single: PolicyModel
+    folder: Path
 
-    @classmethod
-    def load(cls, folder: Path) -> HonestModels:
-        return cls(
-            sdpa=PolicyModel.load(folder),
-            eager=PolicyModel.load(folder, attention="eager"),
-            half=PolicyModel.load(folder, dtype="float16"),
-            single=PolicyModel.load(folder, dtype="float32"),
-        )
+    @cached_property
+    def sdpa(self) -> PolicyModel:
+        return PolicyModel.load(self.folder)
+
+    @cached_property
+    def eager(self) -> PolicyModel:
+        return PolicyModel.load(self.folder, attention="eager")
+
+    @cached_property
+    def half(self) -> PolicyModel:
+        return PolicyModel.load(self.folder, dtype="float16")
+
+    @cached_property
+    def single(self) -> PolicyModel:
+        return PolicyModel.load(self.folder, dtype="float32")
 
 
 def same_dtype(models: HonestModels) -> Mapping[str, Prover]:

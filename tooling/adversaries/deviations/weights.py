@@ -22,6 +22,38 @@ def quantised(model: PolicyModel, bits: int, group: int | None) -> PolicyModel:
     return _with_weights(model, lambda weight: round_to_nearest(weight, bits, group).to(weight.dtype))
 
 
+def with_zero_point(model: PolicyModel, bits: int, group: int) -> PolicyModel:
+    """Weights at `bits` bits between the least and the largest of every `group` input columns: a scheme nobody names."""
+    return _with_weights(model, lambda weight: _between_extremes(weight.float(), bits, group).to(weight.dtype))
+
+
+def in_eight_bit_floats(model: PolicyModel) -> PolicyModel:
+    """Weights as float8 (e4m3), one scale per output channel."""
+
+    def rounded(weight: Tensor) -> Tensor:
+        scale = weight.float().abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / torch.finfo(torch.float8_e4m3fn).max
+        values: Tensor = (weight.float() / scale).to(torch.float8_e4m3fn).float() * scale
+        return values.to(weight.dtype)
+
+    return _with_weights(model, rounded)
+
+
+def with_low_rank(model: PolicyModel, rank: int, share: float, seed: int) -> PolicyModel:
+    """A random change of so low a rank added to every matrix, its norm this share of the matrix's: an adapter's size."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def changed(weight: Tensor) -> Tensor:
+        step = torch.randn(weight.shape[0], rank, generator=draw) @ torch.randn(rank, weight.shape[1], generator=draw)
+        return (weight.float() + step * (share * weight.float().norm() / step.norm())).to(weight.dtype)
+
+    return _with_weights(model, changed)
+
+
+def in_float32(model: PolicyModel) -> PolicyModel:
+    """The same weights, computed with in float32."""
+    return PolicyModel(copy.deepcopy(model.module).float().requires_grad_(False))
+
+
 def stepped_back(model: PolicyModel, master: Mapping[str, Tensor], update: Mapping[str, Tensor], rate: float) -> PolicyModel:
     """The checkpoint one optimiser step older: the float32 weights minus `rate` × `update`, rounded to the model's dtype.
 
@@ -94,6 +126,16 @@ class _Bypass(nn.Module):
 
 def _first(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output[0]
+
+
+def _between_extremes(weight: Tensor, bits: int, group: int) -> Tensor:
+    width = weight.shape[1] if weight.shape[1] % group else group
+    blocks = weight.reshape(-1, width)
+    low, high = blocks.amin(dim=1, keepdim=True).clamp_max(0), blocks.amax(dim=1, keepdim=True).clamp_min(0)
+    scale = (high - low).clamp_min(1e-12) / (2**bits - 1)
+    zero = (-low / scale).round()
+    rounded: Tensor = (((blocks / scale).round() + zero).clamp(0, 2**bits - 1) - zero) * scale
+    return rounded.reshape(weight.shape)
 
 
 def _copy(model: PolicyModel) -> PolicyModel:

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from torch import Tensor
+
 from grail_core.generation.base import GenerationRequest
 from grail_core.generation.hf import HfGenerator
 from grail_core.model.policy_model import PolicyModel
 from grail_core.model.sampling import SeededSampler
-from grail_core.proof.alternatives import Alternatives
 from grail_core.proof.batch import RolloutProof
 from grail_core.protocol.constants import ROLLOUTS_PER_PROBLEM
 from grail_core.protocol.policy import GenerationPolicy
@@ -63,7 +64,7 @@ class Bench:
         self.corpus = corpus
         self.tokens = encoder(folders.policy)
         self.end: int = self.tokens.token_to_id(END)
-        self.models = HonestModels.load(folders.policy)
+        self.models = HonestModels(folders.policy)
         self.model = self.models.sdpa
         self.prompts = self._prompts(groups) if prompts is None else list(prompts)
 
@@ -144,16 +145,39 @@ class Bench:
         return weights.quantised(self.model, 4, 32)
 
     @cached_property
+    def int8_unnamed(self) -> PolicyModel:
+        """By a scheme that no alternative names."""
+        return weights.with_zero_point(self.model, 8, 64)
+
+    @cached_property
+    def int8_single(self) -> PolicyModel:
+        """Computed with in float32: less noise than any honest miner of a bf16 class has."""
+        return weights.in_float32(self.int8)
+
+    @cached_property
+    def eight_bit_floats(self) -> PolicyModel:
+        return weights.in_eight_bit_floats(self.model)
+
+    @cached_property
+    def low_rank(self) -> PolicyModel:
+        """As different as an adapter makes it."""
+        return weights.with_low_rank(self.model, rank=16, share=2e-3, seed=17)
+
+    @cached_property
     def older(self) -> dict[str, PolicyModel]:
         """The checkpoint before this one, by the learning rate of the step between."""
+        master, direction = load_master(self.folders.policy), self.direction
+        return {name: weights.stepped_back(self.model, master, direction, rate) for name, rate in LEARNING_RATES}
+
+    @cached_property
+    def direction(self) -> dict[str, Tensor]:
+        """Of the step between: Adam's, from policy gradients of the model's own rollouts."""
         prompts = self._prompts(_UPDATE_GROUPS * _UPDATE_BATCHES, from_end=True)
         rollouts = self.sample(prompts=prompts)
         per_batch = _UPDATE_GROUPS * ROLLOUTS_PER_PROBLEM
         batches = [rollouts[i : i + per_batch] for i in range(0, len(rollouts), per_batch)]
         digits = frozenset(i for i in range(self.tokens.get_vocab_size()) if self.tokens.decode([i]).strip().isdigit())
-        direction = adam_direction(self.folders.policy, batches, digits)
-        master = load_master(self.folders.policy)
-        return {name: weights.stepped_back(self.model, master, direction, rate) for name, rate in LEARNING_RATES}
+        return adam_direction(self.folders.policy, batches, digits)
 
     @cached_property
     def middle(self) -> int:
@@ -175,16 +199,6 @@ class Bench:
     @cached_property
     def stranger(self) -> PolicyModel:
         return PolicyModel.load(self.folders.stranger)
-
-    @cached_property
-    def other_weights(self) -> dict[str, PolicyModel]:
-        """What the study's validator compares with: 8-bit copies, and the checkpoint before this one by each learning rate."""
-        copies = {"int8": self.int8, "int8-groups": self.int8_grouped}
-        return {**copies, **{f"previous at {name}": model for name, model in self.older.items()}}
-
-    @cached_property
-    def named_alternatives(self) -> Alternatives:
-        return Alternatives(self.model, {name: model.state for name, model in self.other_weights.items()})
 
     def _prompts(self, count: int, *, from_end: bool = False) -> list[tuple[int, ...]]:
         user, assistant = self.tokens.token_to_id(USER), self.tokens.token_to_id(ASSISTANT)

@@ -14,7 +14,7 @@ import sys
 
 MODULES = {
     "proof": "tooling.studies.benchmarks.proof",
-    "power": "tooling.studies.power.__main__",  # beside what it measures
+    "power": "tooling.studies.power_sizes.__main__",  # beside what it measures
     "env": "tooling.studies.benchmarks.env",
     "simulate": "tooling.studies.benchmarks.simulate",
     "sandbox": "tooling.studies.benchmarks.sandbox",
@@ -34,12 +34,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="hatch run bench", description="Measure on this machine.")
     parser.add_argument("name", nargs="?", choices=list(MODULES))
     parser.add_argument("--json", action="store_true", dest="as_json")
+    parser.add_argument("--sizes", action="store_true", help="of `power`: every size of model, not the smallest alone")
     options = parser.parse_args(arguments)
+    if options.sizes and options.name != "power":
+        parser.error("--sizes belongs to power")
     if options.name is None:
         print(json.dumps(list(MODULES)) if options.as_json else "benchmarks: " + " ".join(MODULES))
         return 0
     with contextlib.redirect_stdout(sys.stderr):  # stdout carries the figures and nothing else
-        figures: dict[str, float] = importlib.import_module(MODULES[options.name]).measure()
+        module = importlib.import_module(MODULES[options.name])
+        figures: dict[str, float | str] = module.measure(**({"sizes": True} if options.sizes else {}))
     if options.as_json:
         print(json.dumps(figures))
         return 0

@@ -128,7 +128,7 @@ def _train(folder: Path, words: Path, corpus: Corpus, shape: Shape) -> None:
     )
     # One thread: the same sums on any number of cores, and no threads that wait for each other on a busy machine.
     model = random_model(architecture, shape.seed)
-    stream = _stream(tokens, corpus, shape)
+    stream = training_stream(tokens, corpus, shape.seed, shape.tokens_seen)
     losses = _optimise(model, stream, shape)
     master = {name: value.detach().clone().contiguous() for name, value in model.state_dict().items()}
     model.to(torch.bfloat16).save_pretrained(folder)
@@ -145,10 +145,10 @@ def _train(folder: Path, words: Path, corpus: Corpus, shape: Shape) -> None:
     (folder / "training.json").write_text(json.dumps(report, indent=1))
 
 
-def _stream(tokens: Any, corpus: Corpus, shape: Shape) -> np.ndarray:
-    """Documents in a fixed random order, one after another, as many tokens as training reads."""
-    order = np.random.default_rng(shape.seed).permutation(len(corpus.training))
-    wanted = shape.tokens_seen + 1
+def training_stream(tokens: Any, corpus: Corpus, seed: int, count: int) -> np.ndarray:
+    """Documents in a fixed random order, one after another: as many tokens as training reads, and one more to predict."""
+    order = np.random.default_rng(seed).permutation(len(corpus.training))
+    wanted = count + 1
     stream: list[int] = []
     while len(stream) < wanted:
         for index in order:

@@ -115,10 +115,11 @@ def log_evidences(rollouts: Sums, sketch_variance: float) -> Floats:
 
 def sign_evidence(rollouts: Sums) -> float:
     """ln W of the sign test, the mean over DEPENDENCE."""
+    return log_mean([math.fsum(log_ratios(rollouts, dependence)) for dependence in DEPENDENCE])
+
+
+def log_ratios(rollouts: Sums, dependence: float) -> Floats:
+    """What the sign test takes of every rollout, [n]: ln(exp(a) / cosh(a)) = ln 2 − ln(1 + exp(−2a)) with a = λx."""
     moved = (1 - DEAD_ZONE) / rollouts.variance * (rollouts.inner - DEAD_ZONE * rollouts.squares)
-    return log_mean([math.fsum(_log_ratio(moved / dependence)) for dependence in DEPENDENCE])
-
-
-def _log_ratio(a: Floats) -> Floats:
-    """ln(exp(a) / cosh(a)) = ln 2 − ln(1 + exp(−2a))."""
-    return math.log(2) - np.logaddexp(0.0, -2 * a)
+    ratios: Floats = math.log(2) - np.logaddexp(0.0, -2 * moved / dependence)
+    return ratios

@@ -62,6 +62,7 @@ class Processes:
     def trainer(self) -> ProcessSpec:
         plan = self._plan
         argv = [*_script("grail_trainer"), "run", "--model", str(self.model_folder), "--env", plan.env_id]
+        argv.append("--uncovered")  # a model beyond the table is tried here too; the report says what is not enforced then
         argv += ["--windows", str(plan.windows)]
         if plan.learning_rate is not None:
             argv += ["--learning-rate", plan.learning_rate]

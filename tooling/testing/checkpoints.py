@@ -72,16 +72,23 @@ def bucket_of(store: ObjectStore, cache: Path | CheckpointCache, network_id: Dig
 
 @dataclass(frozen=True)
 class WeightsTrainer:
-    """Publishes `weights` into a bucket, one checkpoint a window. `cache` is the trainer's own copy."""
+    """Publishes `weights` into a bucket, one checkpoint a window. `cache` is the trainer's own copy; `calibration` and
+    `uncovered` are what it says of the table that they pin."""
 
     store: ObjectStore
     cache: Path
     network_id: Digest = NETWORK_ID
     params: NetworkParameters = PARAMS
+    calibration: bytes | None = None
+    uncovered: bool = False
 
     def publish(self, number: int, state: Mapping[str, RawTensor] | None = None) -> CheckpointManifest:
         """Checkpoint `number`, with its own weights unless `state` is given."""
-        parts = parts_of(self.network_id, 30 * number, first_window(number))
+        parts = replace(
+            parts_of(self.network_id, 30 * number, first_window(number)),
+            calibration=self.calibration,
+            uncovered=self.uncovered,
+        )
         state = weights(number) if state is None else state
         bucket = bucket_of(self.store, self.cache, self.network_id)
         return publish(bucket, parts, state, MODEL_FILES, TRAINER, self.params)

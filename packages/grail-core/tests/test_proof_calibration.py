@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,10 +20,7 @@ from grail_core.proof.calibration import (
     CalibrationTable,
     Coverage,
     Shape,
-    active_table,
     share_of_pooled,
-    shipped_table,
-    use_table,
 )
 from grail_core.proof.null import Null
 from grail_core.protocol.policy import GenerationPolicy
@@ -52,12 +46,6 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
 @pytest.fixture(scope="module")
 def found(sources: list[Source]) -> Calibration:
     return calibrate(sources, version="test/1")
-
-
-@pytest.fixture
-def shipped_afterwards() -> Iterator[None]:
-    yield
-    use_table(None)
 
 
 def test_every_pair_of_classes_is_fitted_from_every_condition_and_checkpoint(found: Calibration) -> None:
@@ -186,26 +174,3 @@ def test_the_report_has_every_condition_and_the_plot_shows_it_beside_the_thresho
     assert len(marks) == 3 * len(found.observations)  # a dot and the two discs of a ring for each
     width = float(drawing.attrib["width"])
     assert all(150 <= float(mark) <= width for mark in marks)
-
-
-def test_a_chosen_table_is_the_one_in_use(found: Calibration, tmp_path: Path, shipped_afterwards: None) -> None:
-    assert active_table() is shipped_table()
-    path = tmp_path / "table.json"
-    path.write_text(json.dumps(found.table.to_json()))
-    assert use_table(path) == found.table
-    assert active_table() == found.table
-    for name, content in (
-        ("missing.json", None),
-        ("broken.json", "{"),
-        ("other.json", "[1]"),
-        ("form.json", '{"version": "x"}'),
-    ):
-        broken = tmp_path / name
-        if content is not None:
-            broken.write_text(content)
-        with pytest.raises(ConfigurationError) as caught:
-            use_table(broken)
-        assert caught.value.where == str(broken)
-        assert caught.value.hint
-        assert active_table() == found.table  # a mistake changes nothing
-    assert use_table(None) is shipped_table()

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from grail_core.errors import ConfigurationError
-from grail_core.participant.classes import require_class_named
+from grail_core.errors import ConfigurationError, ProtocolViolationError
+from grail_core.participant.classes import require_class_named, require_covered
+from grail_core.proof.calibration import Shape, shipped_table
 from grail_core.proof.numerics import NUMERICS_CLASSES, engine_class, rounds_head
 from grail_core.protocol.network import LOCALNET, SUBNET_81
 
@@ -64,7 +65,13 @@ def test_a_head_that_rounds_is_a_class_that_no_network_admits_by_admitting_the_o
     assert "admitted generation classes: bf16-flash-cuda-vllm;" in str(refused.value.hint)
 
 
-def test_an_engine_without_a_table_does_not_start_where_the_network_refuses_what_no_table_covers() -> None:
-    network = replace(SUBNET_81, generation_classes=("bf16-flash-cuda-vllm",))
-    with pytest.raises(ConfigurationError, match="no table of bf16-flash-cuda-vllm"):
-        require_class_named("bf16-flash-cuda-vllm", "generation", network, where="GRAIL_PIPELINE_BACKEND")
+def test_an_engine_without_a_table_does_not_mine_where_the_network_refuses_what_no_table_covers() -> None:
+    flash, sdpa = "bf16-flash-cuda-vllm", "bf16-sdpa-cpu-transformers"
+    table, largest = shipped_table(), Shape(4, 128)
+    network = replace(SUBNET_81, generation_classes=(flash, sdpa))
+    with pytest.raises(ProtocolViolationError, match=f"does not cover generation in {flash} measured in {sdpa}"):
+        require_covered(sdpa, flash, table, largest, network)
+    require_covered(sdpa, flash, table, largest, replace(network, uncalibrated="reported"))
+    require_covered(sdpa, sdpa, table, largest, network)
+    with pytest.raises(ProtocolViolationError, match="for 80 layers of 8192"):
+        require_covered(sdpa, sdpa, table, Shape(80, 8192), network)

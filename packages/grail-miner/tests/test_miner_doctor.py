@@ -94,7 +94,17 @@ def test_a_miner_that_lacks_nothing_is_told_so(network: Network, relay: str, mon
     assert done.exit_code == 0, done.stdout
     assert said["broken"] == 0
     found = {one["name"]: one for one in said["findings"]}
-    for name in ("parameters", "wallet", "chain", "registration", "beacon", "bucket: write", "checkpoint", "environment"):
+    for name in (
+        "parameters",
+        "wallet",
+        "chain",
+        "registration",
+        "beacon",
+        "bucket: write",
+        "checkpoint",
+        "environment",
+        "calibration",
+    ):
         assert found[name]["state"] == "ok", found[name]
     assert "the network admits both" in found["numerics classes"]["detail"]
     assert found["clock"]["state"] == "not asked"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,11 @@ import pytest
 from click.testing import CliRunner
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from grail_core.checkpoints.pinned_table import CALIBRATION_FILE, parse_table, read_table_file, shipped, shipped_bytes
 from grail_core.commands.options import stop_on_signals
 from grail_core.errors import CheckpointError, ConfigurationError, EnvironmentUnavailableError
 from grail_core.participant.settings import load_settings
-from grail_core.proof.calibration import CalibrationTable, active_table, shipped_table, use_table
+from grail_core.proof.calibration import CalibrationTable, shipped_table
 from grail_validator.calibrate import CalibrationRequest, _sampling, calibrate_command, standing
 from grail_validator.cli import cli
 from grail_validator.compared_models import ComparedModels
@@ -60,18 +60,10 @@ def asked(folders: list[Path], tmp_path: Path) -> CalibrationRequest:
     )
 
 
-@pytest.fixture
-def shipped_afterwards() -> Iterator[None]:
-    yield
-    use_table(None)
-
-
-def test_the_table_it_writes_can_be_judged_with(
-    asked: CalibrationRequest, capsys: pytest.CaptureFixture[str], shipped_afterwards: None
-) -> None:
+def test_the_table_it_writes_can_be_pinned(asked: CalibrationRequest, capsys: pytest.CaptureFixture[str]) -> None:
     found = calibrate_command(load_settings(), asked, as_json=False)
-    assert use_table(asked.out) == found.table
-    assert active_table().version == "test/1"
+    assert parse_table(read_table_file(asked.out)).table == found.table
+    assert found.table.version == "test/1"
     assert asked.out.with_suffix(".svg").read_text().startswith("<svg")
     # The three prompts of the file are dealt out, 16 rollouts each: two for the first checkpoint, one for the second.
     pair = found.table.pairs[SDPA, SDPA]
@@ -81,6 +73,28 @@ def test_the_table_it_writes_can_be_judged_with(
     assert f"{pair.tokens:,} of 100,000 tokens and 2 of 10 checkpoints" in printed.out
     assert found.table.place in printed.out
     assert "2/2 done" in printed.err
+    assert f"against calibration {shipped().name}:" in printed.out
+    assert f"{SDPA} measured in {SDPA}: checkpoints {shipped().table.pairs[SDPA, SDPA].checkpoints} -> 2" in printed.out
+
+
+def test_a_proposal_is_held_against_the_table_of_the_checkpoint_that_was_measured(
+    asked: CalibrationRequest, folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(folders[0], folder)
+    (folder / CALIBRATION_FILE).write_bytes(shipped_bytes().replace(b"bf16-cpu/", b"pinned/"))
+    one = replace(asked, models=[folder])
+    found = calibrate_command(load_settings(), one, as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert told["pinned"]["version"].startswith("pinned/")
+    changed = {(one["miner"], one["measured_in"], one["what"]): one["after"] for one in told["changes"]}
+    assert changed[SDPA, SDPA, "tokens"] == found.table.pairs[SDPA, SDPA].tokens
+    assert changed[SDPA, "bf16-eager-cpu-transformers", "layers"] is None  # nothing was measured of that pair
+    (folder / CALIBRATION_FILE).write_text("{")
+    asked.out.unlink()
+    with pytest.raises(ConfigurationError, match="no JSON"):
+        calibrate_command(load_settings(), one, as_json=True)
+    assert not asked.out.exists()
 
 
 def test_json_is_the_only_thing_on_standard_output(asked: CalibrationRequest, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def _spoilt(change: Callable[[ComparedRollout], ComparedRollout]) -> bytearray:
     return sent([change(compared(ROWS[0], 0, NAMES)), compared(ROWS[1], 1, NAMES)])
 
 
-def _lead(**changed: object) -> Callable[[ComparedRollout], ComparedRollout]:
+def _lead(**changed: Any) -> Callable[[ComparedRollout], ComparedRollout]:
     def change(one: ComparedRollout) -> ComparedRollout:
         return replace(one, leads={**one.leads, "int8": replace(one.leads["int8"], **changed)})
 

@@ -11,15 +11,17 @@ from typing import Any
 from grail_core.errors import ChainError, CheckpointError, StorageError
 from grail_core.generation.base import Generator
 from grail_core.keys import ss58
+from grail_core.participant.classes import require_covered
 from grail_core.participant.participant import Participant
 from grail_core.participant.pinned import table_in_force
 from grail_core.participant.settings import Settings
 from grail_core.participant.waiting import Stopping
+from grail_core.proof.calibration import Shape
 from grail_core.storage.retention import Retention, seals, window_files
 from grail_core.telemetry import get_logger
 from grail_envs.bound import BoundEnvironments
-from grail_miner.equipment import equipped, require_room, visible_gpus
-from grail_miner.layout import plan
+from grail_miner.equipment import equipped, numerics_classes, require_room, visible_gpus
+from grail_miner.layout import Layout, plan
 from grail_miner.limits import MiningLimits
 from grail_miner.live.view import live_view
 from grail_miner.mining import Checkpoints, EnvironmentOf, Mining
@@ -65,7 +67,7 @@ def run_miner(
             "proofs": f"{layout.workers.kind}: {', '.join(layout.workers.devices)}",
         }
         log.event("miner_started", **about)
-        table_in_force(participant)
+        _require_covered(participant, layout)
         for note in layout.notes:
             log.warning("%s", note)
         if not layout.in_process:
@@ -112,6 +114,27 @@ def no_start_outlives(stop: threading.Event, generator: Generator) -> Iterator[N
     finally:
         done.set()
         watcher.join()
+
+
+def _require_covered(participant: Participant, layout: Layout) -> None:
+    """The table that the checkpoint in force pins against how this layout computes; what cannot be asked now is asked when
+    each checkpoint is rolled to.
+
+    Raises:
+        CheckpointError: the checkpoint pins no table that this network follows.
+        ConfigurationError: GRAIL_CALIBRATION is another table than the checkpoint's.
+        ProtocolViolationError: the network would refuse every seal of this miner.
+    """
+    from grail_core.checkpoints.fetch import model_files
+    from grail_core.model.described import ModelDescription
+
+    found = table_in_force(participant)
+    if found is None:
+        return
+    manifest, pinned = found
+    model = ModelDescription.of(model_files(manifest, participant.checkpoints.bucket()))
+    shape = Shape(model.layers, model.hidden_size)
+    require_covered(*numerics_classes(layout, participant.params), pinned.table, shape, participant.params)
 
 
 def _require_room(participant: Participant, max_model_len: int) -> None:

@@ -99,15 +99,24 @@ def run(
             where="--json",
             hint="add --dry-run; what a run does is logged",
         )
+    from grail_trainer.publishing.publication import TableChoice
+
+    choice = TableChoice.of(calibration, uncovered=uncovered)
     if dry_run:
         from grail_trainer.commands import plan_command
 
         plan_command(
-            settings, model=model, env_id=env_id, windows=windows, chosen=hyper_parameters, beside=beside, as_json=as_json
+            settings,
+            model=model,
+            env_id=env_id,
+            windows=windows,
+            chosen=hyper_parameters,
+            beside=beside,
+            choice=choice,
+            as_json=as_json,
         )
         return
     from grail_core.protocol.types import Window
-    from grail_trainer.publishing.publication import TableChoice
     from grail_trainer.start import run_trainer
 
     run_trainer(
@@ -120,7 +129,7 @@ def run(
         acknowledged=None if acknowledge is None else Window(acknowledge),
         tensor_parallel=tensor_parallel,
         beside=beside,
-        choice=TableChoice.of(calibration, uncovered=uncovered),
+        choice=choice,
     )
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from grail_core.checkpoints.delta.tensors import RawTensor
     from grail_trainer.evaluation_settings import BesideSettings
     from grail_trainer.hyper_parameters import HyperParameters
+    from grail_trainer.publishing.publication import TableChoice
 
 _CONFIG = "config.json"
 _OF_ONE_MODEL = "config.json and weights must be of one model: save it anew with save_pretrained(folder)"
@@ -141,11 +142,12 @@ def plan_command(
     windows: int | None,
     chosen: HyperParameters,
     beside: BesideSettings,
+    choice: TableChoice,
     as_json: bool,
 ) -> None:
     from grail_trainer.run_plan import plan_run
 
-    plan = plan_run(settings, model=model, env_id=env_id, windows=windows, chosen=chosen, beside=beside)
+    plan = plan_run(settings, model=model, env_id=env_id, windows=windows, chosen=chosen, beside=beside, choice=choice)
     click.echo(json.dumps(plan.to_json()) if as_json else printable_lines("\n".join(plan.lines())))
 
 

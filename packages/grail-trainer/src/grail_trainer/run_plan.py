@@ -34,7 +34,7 @@ from grail_trainer.evaluation_settings import NOTHING_BESIDE, BesideSettings
 from grail_trainer.hyper_parameters import HyperParameters
 from grail_trainer.learning.head import CHUNK_BYTES
 from grail_trainer.memory import PHASES, SINGLE, MemoryPlan, ModelSize, memory_plan, model_size
-from grail_trainer.publishing.publication import first_reachable, first_window
+from grail_trainer.publishing.publication import NO_CHOICE, Publisher, TableChoice, first_reachable, first_window
 from grail_trainer.start import require_environment, require_folder, require_trainer
 from grail_trainer.state import TrainerState, require_same_kind
 
@@ -72,6 +72,7 @@ class RunPlan:
     state: str
     stands: str  # what the journal says
     checkpoint: str  # what would be published next
+    calibration: str  # the table that it would pin
     objects: tuple[str, ...]
     settings: dict[str, Any]
 
@@ -98,6 +99,7 @@ class RunPlan:
             "state": self.state,
             "stands": self.stands,
             "checkpoint": self.checkpoint,
+            "calibration": self.calibration,
             "objects": list(self.objects),
             "settings": self.settings,
         }
@@ -136,6 +138,7 @@ class RunPlan:
         tail = [
             ("state", f"{self.state}: {self.stands}"),
             ("publishes", self.checkpoint),
+            ("", f"  calibration {self.calibration}"),
             *(("", f"  {name}") for name in self.objects),
             *((f"{name} settings", _pairs(section)) for name, section in self.settings.items()),
         ]
@@ -150,6 +153,7 @@ def plan_run(
     windows: int | None,
     chosen: HyperParameters,
     beside: BesideSettings = NOTHING_BESIDE,
+    choice: TableChoice = NO_CHOICE,
 ) -> RunPlan:
     """Resolve a run of the trainer.
 
@@ -160,7 +164,9 @@ def plan_run(
     require_trainer(participant)
     environment = training_environment(env_id, settings.data_dir)
     device = settings.device
-    return resolve(participant, environment, model=model, windows=windows, chosen=chosen, beside=beside, device=device)
+    return resolve(
+        participant, environment, model=model, windows=windows, chosen=chosen, beside=beside, device=device, choice=choice
+    )
 
 
 def resolve(
@@ -172,6 +178,7 @@ def resolve(
     chosen: HyperParameters,
     beside: BesideSettings = NOTHING_BESIDE,
     device: str = "cpu",
+    choice: TableChoice = NO_CHOICE,
 ) -> RunPlan:
     """The plan of a participant's run. Raises: as `plan_run`."""
     files = read_model_files(require_folder(model))
@@ -183,6 +190,7 @@ def resolve(
     head = stored[-1].manifest if stored else None
     if head is not None:
         require_environment(head, environment)
+    pinned = Publisher(participant, files, choice=choice).require_table()
     policy = head.policy if head is not None else sampling_defaults(model).policy
     folder = participant.state.trainer
     state = TrainerState(folder, network_id=participant.network_id, trainer=participant.signer.hotkey)
@@ -213,6 +221,7 @@ def resolve(
         if journal is None
         else f"{journal.learned} windows learned from, {len(journal.pending)} to publish",
         checkpoint=_next_checkpoint(head),
+        calibration=pinned.name,
         objects=_objects(participant, head, window, first),
         settings=chosen.to_json() | dataclasses.asdict(beside),
     )

@@ -35,7 +35,7 @@ from grail_core.participant.settings import Settings
 from grail_core.proof.calibration import LEAST_CHECKPOINTS, LEAST_TOKENS, CalibrationTable, PairCalibration
 from grail_core.proof.statistics import shares_of
 from grail_core.protocol.constants import FALSE_REJECT_RATE
-from grail_core.protocol.network import NETWORKS
+from grail_core.protocol.network import NETWORKS, NetworkParameters
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.telemetry.console import PlainColumn, PlainConsole
 from grail_core.text import printable
@@ -65,7 +65,8 @@ def calibrate_command(settings: Settings, asked: CalibrationRequest, *, as_json:
     """Measure, write the table and its plot, and say whether the table may be enforced.
 
     Raises:
-        ConfigurationError: prompts that are none, an output folder that is not there, a checkpoint given twice, no such device.
+        ConfigurationError: prompts that are none, an output folder that is not there, a checkpoint given twice, no such device,
+            no table to compare with.
         CheckpointError: a folder that is no model, or one that names no end token.
         EnvironmentUnavailableError: no such environment, or its data set is not there.
     """
@@ -82,13 +83,15 @@ def calibrate_command(settings: Settings, asked: CalibrationRequest, *, as_json:
                 where=str(folder),
                 hint="--model takes Transformers folders: config.json, *.safetensors",
             )
+    pinned = _pinned(settings, asked)
+    params = NETWORKS.get(settings.network) or network_parameters(settings)  # a named one needs no trainer for its limits
     sources = [
         core.Source(str(folder), folder, prompts, *_sampling(folder, asked))
         for folder, prompts in zip(asked.models, _prompts(asked, settings.data_dir), strict=True)
     ]
     with _progress() as told:
         found = core.calibrate(sources, version=asked.version, attentions=asked.attentions, device=settings.device, told=told)
-    proposal = _proposal(settings, asked, found.table)
+    proposal = Proposal.of(found.table, pinned, params)
     picture = asked.out.with_suffix(".svg")
     asked.out.write_text(json.dumps(found.table.to_json(), indent=1) + "\n", encoding="utf-8")
     picture.write_text(plot(found), encoding="utf-8")
@@ -111,6 +114,10 @@ class Proposal:
     changed: list[TableChange]
     beyond: list[str]
 
+    @classmethod
+    def of(cls, table: CalibrationTable, pinned: PinnedTable, params: NetworkParameters) -> Proposal:
+        return cls(pinned, params.name, changes(pinned.table, table), list(excesses(table, params)))
+
     def to_json(self) -> dict[str, Any]:
         return {
             "pinned": {"version": self.pinned.table.version, "digest": self.pinned.digest.hex()},
@@ -127,13 +134,11 @@ class Proposal:
             yield f"  {line}"
 
 
-def _proposal(settings: Settings, asked: CalibrationRequest, table: CalibrationTable) -> Proposal:
+def _pinned(settings: Settings, asked: CalibrationRequest) -> PinnedTable:
     """Raises ConfigurationError: the table to compare with cannot be read."""
     checkpoints = (folder / CALIBRATION_FILE for folder in asked.models)
     path = next((file for file in checkpoints if file.is_file()), settings.calibration)
-    pinned = shipped() if path is None else parse_table(read_table_file(path))
-    params = NETWORKS.get(settings.network) or network_parameters(settings)  # a named one needs no trainer for its limits
-    return Proposal(pinned, params.name, changes(pinned.table, table), list(excesses(table, params)))
+    return shipped() if path is None else parse_table(read_table_file(path))
 
 
 def standing(table: CalibrationTable) -> list[str]:

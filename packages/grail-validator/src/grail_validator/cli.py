@@ -248,7 +248,7 @@ def calibrate(
 
     GRAIL_DEVICE chooses the machine's device. What comes out is a proposal: it is held against the table that is pinned (of the
     first model folder that is a checkpoint's, else GRAIL_CALIBRATION, else the shipped one), with every threshold and reach
-    that would change, and against what the network of GRAIL_NETWORK admits. The trainer pins it with `--calibration table.json`, and
+    that would change, and against what the network of GRAIL_NETWORK admits. The trainer pins it with `--calibration FILE`, and
     all validators judge by it from that checkpoint on.
     """
     from grail_validator.calibrate import CalibrationRequest, calibrate_command

@@ -63,11 +63,7 @@ def fetch_object(store: ObjectStore, ref: ObjectRef, folder: Path, *, progress: 
                     return target
                 part.unlink()
                 _journal(folder, ref).unlink(missing_ok=True)
-    raise CheckpointError(
-        "the object's bytes are not those that the manifest names",
-        where=ref.key,
-        hint="the store returned other bytes twice; the trainer must publish again, or the store is not to be trusted",
-    )
+    raise _other_bytes(ref)
 
 
 def _is_there(path: Path, ref: ObjectRef) -> bool:
@@ -95,6 +91,24 @@ def fetch_bytes(store: ObjectStore, ref: ObjectRef, folder: Path) -> bytes:
             "the disk does not keep what is written to it", where=str(path), hint="look at the system's log (dmesg)"
         )
     return data
+
+
+def read_object(store: ObjectStore, ref: ObjectRef, folder: Path) -> bytes:
+    """A small object's verified bytes: those in `folder`, where they are whole, else the store's. Nothing is written.
+
+    Raises:
+        CheckpointError: the object is missing, of another size, or its bytes are not those that the manifest names.
+        StorageError: the store does not answer.
+    """
+    with contextlib.suppress(OSError):
+        path = folder / ref.sha256.hex()
+        if path.stat().st_size == ref.size and ObjectRef.of(data := path.read_bytes()) == ref:
+            return data
+    for _attempt in range(2):
+        data = fetch_range(store, ref, 0, ref.size)
+        if ObjectRef.of(data) == ref:
+            return data
+    raise _other_bytes(ref)
 
 
 def pinned_etag(store: ObjectStore, ref: ObjectRef) -> str:
@@ -131,6 +145,14 @@ def fetch_range(store: ObjectStore, ref: ObjectRef, offset: int, length: int, *,
     if len(data) != length:
         raise MissingObjectError(f"the object is shorter than the {ref.size} bytes that the manifest names", where=ref.key)
     return data
+
+
+def _other_bytes(ref: ObjectRef) -> CheckpointError:
+    return CheckpointError(
+        "the object's bytes are not those that the manifest names",
+        where=ref.key,
+        hint="the store returned other bytes twice; the trainer must publish again, or the store is not to be trusted",
+    )
 
 
 def _not_there(ref: ObjectRef) -> MissingObjectError:

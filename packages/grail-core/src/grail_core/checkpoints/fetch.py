@@ -25,7 +25,7 @@ from grail_core.checkpoints.delta.frames import Frame, read_frames
 from grail_core.checkpoints.delta.shards import create_weights, map_weights, plan_shards, shard_index
 from grail_core.checkpoints.delta.tensors import RawTensor, raw_state
 from grail_core.checkpoints.delta.weight_files import INDEX_FILE
-from grail_core.checkpoints.download import fetch_bytes, fetch_object, fetch_range
+from grail_core.checkpoints.download import fetch_bytes, fetch_object, fetch_range, read_object
 from grail_core.checkpoints.manifests import CheckpointSequence
 from grail_core.checkpoints.pinned_table import CALIBRATION_FILE, pinned_object
 from grail_core.checkpoints.plan import Route, cheapest_route
@@ -188,6 +188,7 @@ def model_files(manifest: CheckpointManifest, bucket: CheckpointBucket) -> dict[
 
 def table_bytes(manifest: CheckpointManifest, bucket: CheckpointBucket) -> bytes:
     """The bytes of the calibration table that a checkpoint pins: from its folder, where it is whole, else from the bucket.
+    Nothing is written: whoever asks may have no use for the checkpoint.
 
     Raises:
         CheckpointError: it pins none, or the object is missing, wrong or too large. StorageError: the store does not answer.
@@ -200,7 +201,7 @@ def table_bytes(manifest: CheckpointManifest, bucket: CheckpointBucket) -> bytes
             data = path.read_bytes() if path.is_file() and path.stat().st_size == ref.size else b""
         if ObjectRef.of(data) == ref:
             return data
-    return fetch_bytes(bucket.store, ref, bucket.cache.objects)
+    return read_object(bucket.store, ref, bucket.cache.objects)
 
 
 def _build(

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from grail_core.checkpoints.bucket import CheckpointBucket
 from grail_core.checkpoints.fetch import table_bytes
-from grail_core.checkpoints.pinned_table import CALIBRATION_FILE, parse_table, require_within_limits, shipped_bytes
+from grail_core.checkpoints.pinned_table import CALIBRATION_FILE, PinnedTable, parse_table, require_within_limits, shipped_bytes
 from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.proof.calibration import CalibrationTable, Shape
 from grail_core.proof.coverage import uncovered
@@ -31,8 +31,8 @@ def next_table(given: bytes | None, head: CheckpointManifest | None, bucket: Che
     return shipped_bytes() if head is None else table_bytes(head, bucket)
 
 
-def require_publishable(raw: bytes, config: bytes, params: NetworkParameters, *, deliberately: bool) -> None:
-    """Refuse a table that readers would refuse, and one that does not cover the network's classes at this model's shape.
+def require_publishable(raw: bytes, config: bytes, params: NetworkParameters, *, deliberately: bool) -> PinnedTable:
+    """The table, unless readers would refuse it, or it does not cover the network's classes at this model's shape.
 
     Args:
         config: the model's config.json. deliberately: the publisher knows that it does not.
@@ -41,13 +41,13 @@ def require_publishable(raw: bytes, config: bytes, params: NetworkParameters, *,
         CheckpointError: with what is not covered, and what to do.
     """
     try:
-        table = parse_table(raw).table
+        pinned = parse_table(raw)
     except ConfigurationError as error:
         raise CheckpointError(error.what, where=CALIBRATION_FILE, hint=error.hint) from error
-    require_within_limits(table, params, CALIBRATION_FILE)
-    missing = missing_coverage(table, shape_of(json.loads(config)), params)
+    require_within_limits(pinned.table, params, CALIBRATION_FILE)
+    missing = missing_coverage(pinned.table, shape_of(json.loads(config)), params)
     if missing is None:
-        return
+        return pinned
     if params.uncalibrated == "refused":
         raise CheckpointError(
             missing,
@@ -62,6 +62,7 @@ def require_publishable(raw: bytes, config: bytes, params: NetworkParameters, *,
             hint="such work is judged by the coarse bounds alone; publish another table with --calibration, or this one all the"
             " same with --uncovered",
         )
+    return pinned
 
 
 def missing_coverage(table: CalibrationTable, shape: Shape | None, params: NetworkParameters) -> str | None:

@@ -58,9 +58,9 @@ class Participant:
     @classmethod
     def from_settings(cls, settings: Settings) -> Participant:
         """Open everything; the first thing that is wrong ends with its error (what, where, what to try)."""
-        params = network_parameters(settings)
         if settings.calibration is not None:
             read_table_file(settings.calibration)
+        params = network_parameters(settings)
         chain = open_chain(settings)
         # A development chain has its netuid in its file; what the operator says counts all the same.
         asked = settings.netuid if "netuid" in settings.model_fields_set else chain.netuid

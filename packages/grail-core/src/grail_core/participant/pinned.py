@@ -8,13 +8,14 @@ from __future__ import annotations
 from grail_core.checkpoints.pinned_table import PinnedTable
 from grail_core.errors import CheckpointError, StorageError
 from grail_core.participant.participant import Participant
+from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.telemetry import get_logger
 
 log = get_logger(__name__)
 
 
-def table_in_force(participant: Participant) -> PinnedTable | None:
-    """The table of the running window's checkpoint; None where it is not known yet.
+def table_in_force(participant: Participant) -> tuple[CheckpointManifest, PinnedTable] | None:
+    """The running window's checkpoint and its table; None where it is not known yet.
 
     Raises:
         CheckpointError: the checkpoint pins no table that this network follows.
@@ -32,4 +33,4 @@ def table_in_force(participant: Participant) -> PinnedTable | None:
         log.event("calibration_not_known_yet", reason=error.what)
         return None
     log.event("calibration", version=pinned.table.version, digest=pinned.digest.hex(), checkpoint=manifest.sequence)
-    return pinned
+    return manifest, pinned

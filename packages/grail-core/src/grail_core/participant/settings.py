@@ -21,7 +21,6 @@ from grail_core.participant.settings_fields import (
     BUCKETS,
     CHAIN,
     EVERYBODY,
-    JUDGES,
     MACHINE,
     NETWORK,
     NETWORKED,
@@ -191,9 +190,8 @@ class _SharedSettings(BaseModel):
     calibration: FilePath | None = setting(
         "GRAIL_CALIBRATION",
         MACHINE,
-        JUDGES,
-        "a table of `grail-validator calibrate` to judge with instead of the shipped one; all validators of a network should"
-        " use the same",
+        ROLES,
+        "where else to have the calibration table from that the checkpoint in force pins; a file of another digest is refused",
         default=None,
     )
     log_file: FilePath | None = setting("GRAIL_LOG_FILE", MACHINE, EVERYBODY, "JSON log lines are appended here", default=None)

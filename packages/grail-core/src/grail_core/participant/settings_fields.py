@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.fields import FieldInfo
 
 EVERYBODY, NETWORKED, ROLES = "every command", "every role, `grail`", "every role"
-JUDGES, MINER = "validator, trainer", "miner"
+MINER = "miner"
 CHAIN, NETWORK, BUCKETS, MACHINE, MINING = "Chain and keys", "Network", "Buckets", "This machine", "Miner"
 
 

@@ -284,22 +284,3 @@ def read_table(path: Path) -> CalibrationTable:
     except OSError as error:
         raise ConfigurationError(f"the calibration table cannot be read: {error}", where=str(path), hint=_MAKE_ONE) from error
     return CalibrationTable.from_bytes(raw, where=str(path))
-
-
-_chosen: CalibrationTable | None = None
-
-
-def use_table(path: Path | None) -> CalibrationTable:
-    """Judge with the table in this file from now on, in the whole process; None goes back to the shipped one.
-
-    Raises:
-        ConfigurationError: as `read_table`; the table in use stays.
-    """
-    global _chosen  # one process is one participant, and everything it judges is judged with one table
-    _chosen = None if path is None else read_table(path)
-    return active_table()
-
-
-def active_table() -> CalibrationTable:
-    """The table that decisions are made with: the one chosen at start-up, else the shipped one."""
-    return _chosen or shipped_table()

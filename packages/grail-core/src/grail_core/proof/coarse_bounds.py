@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from grail_core.proof.comparison import Comparison, Statistic, shortened
+from grail_core.proof.comparison import Comparison, Statistic, lost, shortened
 from grail_core.protocol.constants import (
     COARSE_ERROR_BOUND,
     COARSE_ERROR_POSITIONS,
@@ -50,7 +50,7 @@ def coarse_bounds(sample: Sequence[Comparison]) -> list[Statistic]:
 def coarse_error(sample: Sequence[Comparison]) -> Statistic:
     """The worst sketch error of a rollout, a group or a pool with at least 16 positions."""
     sets = _sets(sample, COARSE_ERROR_POSITIONS, COARSE_ERROR_POSITIONS)
-    worst, eligible = _worst(sets, _position_squares, lambda mean: math.sqrt(mean))
+    worst, eligible = _worst(sets, _Sums.of(sample, _position_squares(sample)), math.sqrt)
     detail = (
         f"worst RMS sketch error of {eligible} rollouts, groups and pools with at least {COARSE_ERROR_POSITIONS} positions"
         f"{worst.named}; sketches come from the window's checkpoint, run over these very tokens"
@@ -60,7 +60,7 @@ def coarse_error(sample: Sequence[Comparison]) -> Statistic:
 
 def coarse_error_share(sample: Sequence[Comparison]) -> Statistic:
     """The share of rollouts, however short, whose own sketch error is that of no model."""
-    over = [math.sqrt(_position_squares(one).mean()) > COARSE_ERROR_BOUND for one in sample]
+    over = (_Sums.of(sample, _position_squares(sample)).means > COARSE_ERROR_BOUND**2).tolist()
     return _share("proof", "coarse_error_share", over, f"whose RMS sketch error is above {COARSE_ERROR_BOUND:g}")
 
 
@@ -70,7 +70,7 @@ def coarse_margin(sample: Sequence[Comparison]) -> Statistic:
     A rollout that was drawn with another seed stands out alone; in a group it is hidden behind honest ones.
     """
     sets = _sets(sample, COARSE_MARGIN_ROLLOUT_POSITIONS, COARSE_MARGIN_POSITIONS)
-    worst, eligible = _worst(sets, _clearly_lost, lambda mean: mean)
+    worst, eligible = _worst(sets, _Sums.of(sample, _clearly_lost(sample)), lambda mean: mean)
     detail = (
         f"largest share of margins above {COARSE_MARGIN:g} in {eligible} rollouts, groups and pools with at least "
         f"{COARSE_MARGIN_ROLLOUT_POSITIONS}, {COARSE_MARGIN_POSITIONS} and {COARSE_POOLED_POSITIONS} positions{worst.named}; "
@@ -81,7 +81,8 @@ def coarse_margin(sample: Sequence[Comparison]) -> Statistic:
 
 def coarse_margin_share(sample: Sequence[Comparison]) -> Statistic:
     """The share of rollouts with at least 4 positions of which too many have a margin above 1."""
-    over = [float(_clearly_lost(one).mean()) > COARSE_MARGIN_SHARE for one in sample if _counts(one)]
+    shares = _Sums.of(sample, _clearly_lost(sample)).means.tolist()
+    over = [share > COARSE_MARGIN_SHARE for share, one in zip(shares, sample, strict=True) if _counts(one)]
     counted = f"with at least {COARSE_SHARE_POSITIONS} positions"
     what = f"{counted} of which over {COARSE_MARGIN_SHARE:.0%} of the margins are above {COARSE_MARGIN:g}"
     return _share("sampling", "coarse_margin_share", over, what)
@@ -102,7 +103,7 @@ def coarse_logprob(sample: Sequence[Comparison]) -> Statistic:
 class _Set:
     """Rollouts that are judged together: one, those of a group, or a pool, which has a name."""
 
-    members: Sequence[Comparison]
+    members: Sequence[int]  # places in the sample
     least: int  # positions without which nothing is said
     group: int | None = None
     rollout: int | None = None
@@ -118,28 +119,48 @@ _NOTHING = _Set((), 0)
 
 
 def _sets(sample: Sequence[Comparison], of_rollout: int, of_group: int) -> Iterator[_Set]:
-    groups: dict[int, list[Comparison]] = {}
-    for one in sample:
-        yield _Set([one], of_rollout, one.group, one.rollout)
-        groups.setdefault(one.group, []).append(one)
+    groups: dict[int, list[int]] = {}
+    for place, one in enumerate(sample):
+        yield _Set([place], of_rollout, one.group, one.rollout)
+        groups.setdefault(one.group, []).append(place)
     for group, members in groups.items():
         if len(members) > 1:
             yield _Set(members, of_group, group)
-    singles = [one for one in sample if len(groups[one.group]) < ROLLOUTS_PER_PROBLEM]
-    short = [one for one in sample if not _counts(one)]
+    singles = [place for place, one in enumerate(sample) if len(groups[one.group]) < ROLLOUTS_PER_PROBLEM]
+    short = [place for place, one in enumerate(sample) if not _counts(one)]
     yield _Set(singles, COARSE_POOLED_POSITIONS, pool="single rollouts")
     yield _Set(short, COARSE_POOLED_POSITIONS, pool=f"rollouts of fewer than {COARSE_SHARE_POSITIONS} positions")
-    yield _Set(sample, COARSE_POOLED_POSITIONS, pool="all rollouts")
+    yield _Set(range(len(sample)), COARSE_POOLED_POSITIONS, pool="all rollouts")
 
 
-def _worst(sets: Iterator[_Set], values: Callable[[Comparison], Floats], of_mean: Callable[[float], float]) -> tuple[_Set, int]:
+@dataclass(frozen=True)
+class _Sums:
+    """Values of positions, summed over each rollout of the sample."""
+
+    sums: Floats
+    lengths: npt.NDArray[np.int64]
+
+    @property
+    def means(self) -> Floats:
+        return self.sums / self.lengths
+
+    @classmethod
+    def of(cls, sample: Sequence[Comparison], values: Floats) -> _Sums:
+        """`values` of all positions, end to end."""
+        lengths = np.array([len(one.margins) for one in sample])
+        return cls(np.add.reduceat(values, np.cumsum(lengths) - lengths), lengths)
+
+
+def _worst(sets: Iterator[_Set], values: _Sums, of_mean: Callable[[float], float]) -> tuple[_Set, int]:
     """The set with the largest mean over its positions, and how many sets had enough of them."""
     worst, eligible = _NOTHING, 0
+    sums, lengths = values.sums.tolist(), values.lengths.tolist()
     for one in sets:
-        if not one.members or sum(len(member.margins) for member in one.members) < one.least:
+        count = sum(lengths[place] for place in one.members)
+        if not one.members or count < one.least:
             continue
         eligible += 1
-        value = of_mean(float(np.concatenate([values(member) for member in one.members]).mean()))
+        value = of_mean(math.fsum(sums[place] for place in one.members) / count)
         if value > worst.value:
             worst = _Set(one.members, one.least, one.group, one.rollout, one.pool, value)
     return worst, eligible
@@ -164,13 +185,14 @@ def _counts(one: Comparison) -> bool:
     return len(one.margins) >= COARSE_SHARE_POSITIONS
 
 
-def _position_squares(one: Comparison) -> Floats:
-    """Squared winsorised position errors [k]; a position without a sketch counts as winsorised."""
-    means = np.add.reduce(np.square(one.errors, dtype=np.float64), axis=1) / one.errors.shape[1]
-    squares: Floats = np.fmin(means, POSITION_ERROR_WINSOR**2)  # fmin prefers the number to NaN
-    return squares
+def _position_squares(sample: Sequence[Comparison]) -> Floats:
+    """Squared winsorised position errors, of all positions; a position without a sketch counts as winsorised."""
+    squares = np.square(np.concatenate([one.errors for one in sample]), dtype=np.float64)
+    means = np.add.reduce(squares, axis=1) / squares.shape[1]
+    winsorised: Floats = np.fmin(means, POSITION_ERROR_WINSOR**2)  # fmin prefers the number to NaN
+    return winsorised
 
 
-def _clearly_lost(one: Comparison) -> Floats:
-    """[k] 1 where a margin is above COARSE_MARGIN, else 0."""
-    return (one.lost > COARSE_MARGIN).astype(np.float64)
+def _clearly_lost(sample: Sequence[Comparison]) -> Floats:
+    """1 where a margin is above COARSE_MARGIN, else 0, of all positions."""
+    return (lost(np.concatenate([one.margins for one in sample])) > COARSE_MARGIN).astype(np.float64)

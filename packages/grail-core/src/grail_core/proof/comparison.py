@@ -73,11 +73,11 @@ class Comparison:
     reference: ReferenceComparison | None = None  # None: whoever measured has no float32 copy of the model
     named: NamedComparison | None = None  # None: no alternative was measured on this rollout
 
-    @property
-    def lost(self) -> npt.NDArray[np.float64]:
-        """[k] the margins; MARGIN_CLIP, the worst there is, for what no margin can be."""
-        possible = (self.margins >= 0) & (self.margins <= MARGIN_CLIP)
-        return np.where(possible, self.margins, MARGIN_CLIP)
+
+def lost(margins: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The margins; MARGIN_CLIP, the worst there is, for what no margin can be."""
+    possible = (margins >= 0) & (margins <= MARGIN_CLIP)
+    return np.where(possible, margins, MARGIN_CLIP)
 
 
 def compare(

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from grail_core.errors import GrailError
 from grail_core.generation.options import require_model_len
+from grail_core.participant.classes import require_covered
 from grail_core.participant.compute import read_minima
 from grail_core.participant.settings import Settings
+from grail_core.proof.coverage import uncovered
 from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.policy import GenerationPolicy
 from grail_miner.doctor import engine, machine, network
@@ -58,17 +60,32 @@ def examine(settings: Settings, asked: Asked) -> Examination:
         for ask in (network.chain, network.beacon, network.bucket, network.checkpoint):
             done.findings += ask(settings, known)
     if known.params is not None and done.layout is not None:
-        done.findings += _classes(done.layout, known.params)
+        done.findings += _classes(done.layout, known.params, known)
     done.findings += _sizes(settings, asked, known, looked, done.layout)
     return done
 
 
-def _classes(layout: Layout, params: NetworkParameters) -> Iterator[Finding]:
+def _classes(layout: Layout, params: NetworkParameters, known: network.Known) -> Iterator[Finding]:
+    """Whether the network admits how this layout computes, and what the checkpoint's table makes of it."""
     try:
         proof, generation = numerics_classes(layout, params)
         yield ok(network.NETWORK, "numerics classes", f"proofs {proof}, generation {generation}: the network admits both")
     except GrailError as error:
         yield broken(network.NETWORK, "numerics classes", error)
+        return
+    if known.pinned is None or known.shape is None:
+        yield not_asked(network.NETWORK, "calibration", "the checkpoint pins the table")
+        return
+    try:
+        require_covered(proof, generation, known.pinned.table, known.shape, params)
+    except GrailError as error:
+        yield broken(network.NETWORK, "calibration", error)
+        return
+    if uncovered(known.pinned.table, params, known.shape, proof=proof, generation=generation):
+        told = f"{known.pinned.name} does not cover these classes at this model's shape: the coarse bounds alone judge them"
+        yield warning(network.NETWORK, "calibration", told, "nothing: this network takes such work")
+    else:
+        yield ok(network.NETWORK, "calibration", f"{known.pinned.name} covers both at this model's shape")
 
 
 def _sizes(

@@ -25,6 +25,8 @@ from grail_miner.doctor.findings import Finding, broken, not_asked, ok, warning
 
 if TYPE_CHECKING:
     from grail_core.chain.base import Chain
+    from grail_core.checkpoints.pinned_table import PinnedTable
+    from grail_core.proof.calibration import Shape
     from grail_core.protocol.manifest import CheckpointManifest
     from grail_core.protocol.network import NetworkParameters
     from grail_core.protocol.signer import Signer
@@ -45,6 +47,8 @@ class Known:
     signer: Signer | None = None
     manifest: CheckpointManifest | None = None
     context_length: int | None = None  # tokens, of the checkpoint's model
+    shape: Shape | None = None  # of the checkpoint's model
+    pinned: PinnedTable | None = None  # the calibration table that the checkpoint pins
 
 
 def here(settings: Settings, known: Known) -> Iterator[Finding]:
@@ -157,13 +161,18 @@ def checkpoint(settings: Settings, known: Known) -> Iterator[Finding]:
     from grail_core.checkpoints.fetch import model_files
     from grail_core.checkpoints.source import CheckpointSource
     from grail_core.model.described import ModelDescription
+    from grail_core.proof.calibration import Shape
 
     try:
         network_id = known.params.network_id(known.chain.genesis_hash)
-        source = CheckpointSource(known.chain, known.directory, known.params, network_id, settings.cache_dir)
+        source = CheckpointSource(
+            known.chain, known.directory, known.params, network_id, settings.cache_dir, calibration=settings.calibration
+        )
         known.manifest = source.valid_at(window_of(known.chain.current_block()))
         files = model_files(known.manifest, source.bucket())
-        known.context_length = ModelDescription.of(files).context_length
+        model = ModelDescription.of(files)
+        known.context_length, known.shape = model.context_length, Shape(model.layers, model.hidden_size)
+        known.pinned = source.table(known.manifest)
         policy = known.manifest.policy
         yield ok(
             NETWORK,

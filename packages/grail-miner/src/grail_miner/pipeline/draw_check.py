@@ -22,11 +22,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from grail_core.generation.base import Completion
 from grail_core.proof.batch import RolloutProof
 from grail_core.proof.calibration import CalibrationTable, Shape
 from grail_core.proof.comparison import Comparison, compare
+from grail_core.proof.comparison import lost as lost_by
 from grail_core.proof.sketches import parse_sketches
 from grail_core.proof.statistics import own_statistics
 from grail_core.proof.work import RolloutMeasurement
@@ -126,7 +128,7 @@ class DrawCheck:
 
     def _broken(self) -> tuple[str, str] | None:
         """Check of section 9, and bound."""
-        lost = np.concatenate([one.lost for one in self._measured])
+        lost = _losses(self._measured)
         clearly = int((lost > LOST_BY).sum())
         if clearly >= LOST_LEAST and clearly > LOST_SHARE * len(lost):
             return "sampling", "lost_share"
@@ -134,7 +136,7 @@ class DrawCheck:
         return next(((one.check, one.name) for one in statistics if one.rejects), None)
 
     def _otherwise(self, broken: str, why: str, completions: Sequence[Completion], here: Sequence[Comparison]) -> Otherwise:
-        lost = np.concatenate([one.lost for one in self._measured])
+        lost = _losses(self._measured)
         cause, told = _likely(completions, here) if broken == "sampling" else _PROOF
         return Otherwise(
             why,
@@ -147,6 +149,11 @@ class DrawCheck:
             largest=float(lost.max()),
             logprob_mean=float(np.mean(self._logprobs)),
         )
+
+
+def _losses(measured: Sequence[Comparison]) -> npt.NDArray[np.float64]:
+    """By how much each position loses its draw."""
+    return lost_by(np.concatenate([one.margins for one in measured]))
 
 
 def _spread(length: int, most: int) -> tuple[int, ...]:
@@ -173,13 +180,13 @@ def _likely(completions: Sequence[Completion], here: Sequence[Comparison]) -> tu
     """The likeliest fault of the group that was measured last: a name, and words. `grail-miner conformance` asks more."""
     if len({one.tokens for one in completions}) == 1:
         return "clones", "all rollouts of a group are the same: their seeds do not reach the draw"
-    lost = np.concatenate([one.lost for one in here])
+    lost = _losses(here)
     if lost.max(initial=0.0) <= LOST_BY:
         return (
             "numerics",
             "every loss is narrow: the engine or the proof model computes other numbers than its class does",
         )
-    wrong = [bool((one.lost > COARSE_MARGIN).mean() > COARSE_MARGIN_SHARE) for one in here]
+    wrong = [bool((_losses([one]) > COARSE_MARGIN).mean() > COARSE_MARGIN_SHARE) for one in here]
     if any(wrong) and sum(wrong) <= len(wrong) / 2:
         return "single_rows", "single rows have tokens that their seed does not give: of another request, perhaps"
     return "other_draws", "the tokens follow from other weights than it was told to load, or from other noise than its seeds'"

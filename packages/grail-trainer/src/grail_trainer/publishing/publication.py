@@ -16,7 +16,7 @@ from torch import Tensor
 
 from grail_core.chain.base import blocks_in
 from grail_core.checkpoints.manifests import CheckpointSequence, is_in_time
-from grail_core.checkpoints.pinned_table import read_table_file
+from grail_core.checkpoints.pinned_table import PinnedTable, read_table_file
 from grail_core.checkpoints.publish import CheckpointParts, least_valid_from, publish
 from grail_core.checkpoints.published_table import next_table, require_publishable
 from grail_core.checkpoints.retention import retire
@@ -101,15 +101,15 @@ class Publisher:
         """The network's first checkpoint; it needs no lead."""
         return self._publish(parts, state)
 
-    def require_table(self) -> None:
-        """The look at the table of the next checkpoint that its publication will take, before anything is learned for it.
+    def require_table(self) -> PinnedTable:
+        """The table of the next checkpoint, after the look at it that its publication will take: before anything is learned.
 
         Raises:
             CheckpointError: it would be refused, by readers or at publication.
         """
         table = next_table(self.choice.table, self.view().head, self.participant.own_checkpoints)
         config = self.files.files[CONFIG_FILE]
-        require_publishable(table, config, self.participant.params, deliberately=self.choice.uncovered)
+        return require_publishable(table, config, self.participant.params, deliberately=self.choice.uncovered)
 
     def publish_next(self, window: Window, state: dict[str, Any]) -> CheckpointManifest:
         """Weights from elsewhere as the next checkpoint, in force from the first window that is free.

@@ -83,12 +83,12 @@ def main(
         click.echo(f"{done}/{total} {label}", err=True)
 
     found = calibrate(sources, version=version, told=told)
-    out.write_text(json.dumps(found.table.to_json(), indent=1) + "\n", encoding="utf-8")
+    out.write_bytes(found.table.to_bytes())
     plot_to.write_text(plot(found), encoding="utf-8")
     if report is not None:
         report.write_text("".join(json.dumps(one.to_json()) + "\n" for one in found.observations), encoding="utf-8")
     for pair in found.table.pairs.values():
-        click.echo(f"{pair.miner} → {pair.validator}: {pair.tokens} tokens, {pair.checkpoints} checkpoints, {pair.positions}")
+        click.echo(f"{pair.miner} → {pair.validator}: {pair.tokens} tokens, {pair.checkpoints} checkpoints")
 
 
 def network_sources(env_id: str, folders: list[Path], prompts: int) -> list[Source]:

@@ -51,7 +51,7 @@ def drawn(rng: np.random.Generator, group: int, k: int, how: Drawing = Drawing()
         logprobs0 + doubt * rng.normal(0, 0.7 * how.logit_noise * share, k) for share in (1.0, how.logprob_claims)
     )
     margins, twins = (np.where(rng.random(k) < how.lost, rng.exponential(how.logit_noise, k), 0.0) for _ in range(2))
-    f32 = [np.asarray(v, np.float32) for v in (logprobs0, margins, twins)]
+    logprobs32, margins32, twins32 = (np.asarray(v, np.float32) for v in (logprobs0, margins, twins))
     noise = np.full(k, how.logit_noise**2, np.float32)
     return compare(
         group,
@@ -61,7 +61,9 @@ def drawn(rng: np.random.Generator, group: int, k: int, how: Drawing = Drawing()
         z=own.astype(np.float32),
         logprobs=own_logprobs.astype(np.float32),
         margins=np.zeros(k),
-        reference=ReferenceMeasurement(z0.astype(np.float32), *f32, noise, np.full(k, 0.5, np.float32)),
+        reference=ReferenceMeasurement(
+            z0.astype(np.float32), logprobs32, margins32, twins32, noise, np.full(k, 0.5, np.float32)
+        ),
     )
 
 

@@ -9,7 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from grail_core.proof.calibration import shipped_table
+from grail_core.proof.comparison import NamedComparison
 from grail_core.proof.leads import WARPED
+from grail_core.proof.numerics import DEFAULT_CLASS
+from grail_core.proof.statistics import wants_all
 from grail_core.proof.token_test import (
     LEAST_PROBABILITY,
     SAMPLING_ALTERNATIVES,
@@ -126,6 +130,32 @@ def test_who_drew_by_the_alternative_is_found_and_honest_draws_are_not(kappa: fl
         assert 0 < evidence.found < evidence.positions < m * n
     e = np.exp(token_evidence(honest, leads, [per] * n, noise**2, KAPPA).rollouts)
     assert e.mean() <= 1 + 3 * e.std() / math.sqrt(n)
+
+
+def test_the_other_rollouts_are_asked_where_the_tokens_of_the_first_speak_together() -> None:
+    rng, noise, m = np.random.default_rng(2), 0.01, 64
+    pair = shipped_table().lookup(DEFAULT_CLASS, DEFAULT_CLASS)
+    rollouts = [leads_of(rng, m, noise) for _ in range(16)]
+    nothing, per = np.zeros((m, 4), np.float32), np.full(m, noise**2, np.float32)
+
+    def first(cheats: int, share: float) -> list[NamedComparison]:
+        """Rollouts of which so many were drawn `share` of the way to the alternative, the others honestly."""
+        return [
+            NamedComparison(
+                errors=nothing,
+                deltas={},
+                drift=nothing + np.float32(0.005),
+                tokens=written(rng, leads, change * (share if r < cheats else 0.0), noise),
+                leads={"int8": leads},
+                noise=per,
+                spread=np.full(m, 0.5, np.float32),
+            )
+            for r, (leads, change) in enumerate(rollouts)
+        ]
+
+    assert not any(wants_all(first(0, 0.0), pair) for _ in range(5))
+    assert sum(wants_all(first(16, 0.5), pair) for _ in range(8)) >= 6  # too few to find it, enough to go on
+    assert not wants_all(first(16, 1.0), pair)  # found already
 
 
 def test_every_other_token_than_the_rival_counts_as_the_references() -> None:

@@ -32,9 +32,7 @@ from grail_core.model.policy_model import Attention
 from grail_core.model.prompts import PromptRenderer
 from grail_core.participant.deployment import network_parameters
 from grail_core.participant.settings import Settings
-from grail_core.proof.calibration import LEAST_CHECKPOINTS, LEAST_TOKENS, CalibrationTable, PairCalibration
-from grail_core.proof.statistics import shares_of
-from grail_core.protocol.constants import FALSE_REJECT_RATE
+from grail_core.proof.calibration import LEAST_CHECKPOINTS, LEAST_TOKENS, CalibrationTable, PairCalibration, share_of_pooled
 from grail_core.protocol.network import NETWORKS, NetworkParameters
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.telemetry.console import PlainColumn, PlainConsole
@@ -228,7 +226,7 @@ def _progress() -> Iterator[core.Progress]:
 
 def _thresholds(pair: PairCalibration) -> dict[str, dict[str, float]]:
     """Statistic → sample size → threshold, for rollouts as long as calibration's."""
-    share, _ = shares_of(FALSE_REJECT_RATE, 0)
+    share = share_of_pooled()
     return {
         name: {str(size): float(f"{null.threshold(size, share):.4g}") for size in SAMPLES} for name, null in pair.nulls.items()
     }
@@ -242,7 +240,6 @@ def _report(found: core.Calibration) -> dict[str, Any]:
             "tokens": pair.tokens,
             "rollouts": pair.rollouts,
             "checkpoints": pair.checkpoints,
-            "positions": pair.positions,
             "largest": {"layers": pair.largest.layers, "hidden_size": pair.largest.hidden_size},
             "enforced": pair.covers(pair.largest),
             "thresholds": _thresholds(pair),

@@ -21,10 +21,8 @@ from grail_core.errors import ProtocolViolationError
 from grail_core.model.described import ModelDescription
 from grail_core.participant.deployment import network_parameters, open_chain, open_reader
 from grail_core.participant.settings import Settings
-from grail_core.proof.calibration import Coverage, Shape
+from grail_core.proof.calibration import Coverage, Shape, share_of_pooled
 from grail_core.proof.coverage import PairCoverage, coverage_of
-from grail_core.proof.statistics import shares_of
-from grail_core.protocol.constants import FALSE_REJECT_RATE
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.windows import window_of
@@ -75,7 +73,7 @@ def thresholds(one: PairCoverage) -> dict[str, float]:
     """Of every statistic that the table enforces of this pair, for a sample of 64 rollouts; none where it enforces nothing."""
     if one.pair is None or one.coverage is Coverage.NONE:
         return {}
-    share, _ = shares_of(FALSE_REJECT_RATE, 0)
+    share = share_of_pooled()
     wider = 1.0 if one.coverage is Coverage.EXTENDED else 0.0
     return {name: null.threshold(LIMIT_ROLLOUTS, share) + wider * null.dead_zone for name, null in one.pair.nulls.items()}
 

@@ -11,9 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from grail_core.checkpoints.pinned_table import LIMIT_ROLLOUTS
-from grail_core.proof.calibration import CalibrationTable, PairCalibration
-from grail_core.proof.statistics import shares_of
-from grail_core.protocol.constants import FALSE_REJECT_RATE
+from grail_core.proof.calibration import CalibrationTable, PairCalibration, share_of_pooled
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ def _figures(pair: PairCalibration | None) -> Iterator[tuple[str, float]]:
     """What a person compares: thresholds for 64 rollouts, how far the table reaches, and what it was made of."""
     if pair is None:
         return
-    share, _ = shares_of(FALSE_REJECT_RATE, 0)
+    share = share_of_pooled()
     for name, null in pair.nulls.items():
         yield f"{name} threshold at {LIMIT_ROLLOUTS} rollouts", null.threshold(LIMIT_ROLLOUTS, share)
     yield "logit_variance", pair.logit_variance

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from grail_core.proof.comparison import Comparison, Statistic, lost, shortened
+from grail_core.proof.comparison import Comparison, Statistic, lost_margins, shortened
 
 Floats = npt.NDArray[np.float64]
 
@@ -47,7 +47,7 @@ def _energies(sample: Sequence[Comparison]) -> Floats:
 
 def _lost_positions(sample: Sequence[Comparison]) -> Floats:
     """How many positions lost clearly: Σ min(margin / 0.2, 1). A sum, so one wrong token counts alike in any length."""
-    return _sums_of(sample, np.minimum(lost(np.concatenate([one.margins for one in sample])) / MARGIN_SCALE, 1.0))
+    return _sums_of(sample, np.minimum(lost_margins(np.concatenate([one.margins for one in sample])) / MARGIN_SCALE, 1.0))
 
 
 def _logprob_means(sample: Sequence[Comparison]) -> Floats:

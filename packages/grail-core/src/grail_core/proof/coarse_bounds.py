@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from grail_core.proof.comparison import Comparison, Statistic, lost, shortened
+from grail_core.proof.comparison import Comparison, Statistic, lost_margins, shortened
 from grail_core.protocol.constants import (
     COARSE_ERROR_BOUND,
     COARSE_ERROR_POSITIONS,
@@ -195,4 +195,4 @@ def _position_squares(sample: Sequence[Comparison]) -> Floats:
 
 def _clearly_lost(sample: Sequence[Comparison]) -> Floats:
     """1 where a margin is above COARSE_MARGIN, else 0, of all positions."""
-    return (lost(np.concatenate([one.margins for one in sample])) > COARSE_MARGIN).astype(np.float64)
+    return (lost_margins(np.concatenate([one.margins for one in sample])) > COARSE_MARGIN).astype(np.float64)

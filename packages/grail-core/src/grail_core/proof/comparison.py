@@ -73,8 +73,13 @@ class Comparison:
     reference: ReferenceComparison | None = None  # None: whoever measured has no float32 copy of the model
     named: NamedComparison | None = None  # None: no alternative was measured on this rollout
 
+    @property
+    def lost(self) -> npt.NDArray[np.float64]:
+        """[k] `lost_margins` of these."""
+        return lost_margins(self.margins)
 
-def lost(margins: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+
+def lost_margins(margins: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The margins; MARGIN_CLIP, the worst there is, for what no margin can be."""
     possible = (margins >= 0) & (margins <= MARGIN_CLIP)
     return np.where(possible, margins, MARGIN_CLIP)

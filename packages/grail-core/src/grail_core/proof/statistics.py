@@ -44,6 +44,10 @@ LOGIT_VARIANCE: Final = 2.0
 UNSETTLED_DISTANCE: Final = 0.35
 """RMS Δ over σ of an earlier checkpoint below which a few rollouts do not settle it."""
 
+UNSETTLED_EVIDENCE: Final = 0.5
+"""ln W from the tokens of the first rollouts above which the others are asked. One rollout's E_r is above 1 now and then in
+honest work, so that of 16 rollouts and ten names one nearly always is (99 of 100 files); their W is above e^½ in 12 of 100."""
+
 LARGEST_BIT_EQUAL: Final = -2.0
 """ln of what a claim errs by over the own drift; reproduced bits lie below (−8 at common drifts), other weights about 0."""
 
@@ -169,9 +173,9 @@ def wants_all(
 ) -> bool:
     """Whether alternatives are measured on the file's other rollouts too, given those measured first.
 
-    They are where any of these speaks for an alternative, or an earlier checkpoint lies too near to be settled by so few;
-    not where nothing is enforced, or one of the tests has found something already. Stopping costs no α: evidence of a
-    bettor who leaves early is evidence.
+    They are where the sketches of any of these speak for an alternative, the tokens of all of them together do, or an earlier
+    checkpoint lies too near to be settled by so few; not where nothing is enforced, or one of the tests has found something
+    already. Stopping costs no α: evidence of a bettor who leaves early is evidence.
     """
     if pair is None or not pair.covers(shape):
         return False
@@ -182,8 +186,8 @@ def wants_all(
     if found.undecided or any(value >= needed for value in logs):
         return False
     near = any(name.startswith("previous-") and one.distance < UNSETTLED_DISTANCE for name, one in weights)
-    speaks = [*(one.rollouts for _, one in weights), *(one.rollouts for one in found.tokens.values())]
-    return near or any(bool((values > 0).any()) for values in speaks)
+    sketches = any(bool((one.rollouts > 0).any()) for _, one in weights)
+    return near or sketches or any(one.log_evidence > UNSETTLED_EVIDENCE for one in found.tokens.values())
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tooling.adversaries import quick
-from tooling.adversaries.__main__ import main, print_table, wanted_ids
+from tooling.adversaries.__main__ import SIZES, main, print_table, wanted_ids
 from tooling.adversaries.deviations.catalogue import all_deviations
 from tooling.adversaries.rows import Row, Try
 from tooling.adversaries.scene import SWIFT, WHOLE, Scene, run_deviations
@@ -38,7 +38,8 @@ def test_only_the_published_model_is_held_against_the_published_power(scene: Sce
 
 
 def test_the_whole_table_leaves_nothing_undecided_and_a_quick_one_what_help_names() -> None:
-    assert WHOLE.undecided == frozenset()
+    assert tuple(WHOLE) == SIZES
+    assert all(extent.undecided == frozenset() for extent in WHOLE.values())
     assert SWIFT.undecided == quick.UNDECIDED
     assert set(all_deviations()) >= quick.UNDECIDED
     assert all(name in quick.HELP for name in quick.UNDECIDED)

@@ -44,8 +44,8 @@ def with_low_rank(model: PolicyModel, rank: int, share: float, seed: int) -> Pol
 
     def changed(weight: Tensor) -> Tensor:
         step = torch.randn(weight.shape[0], rank, generator=draw) @ torch.randn(rank, weight.shape[1], generator=draw)
-        values: Tensor = weight.float() + step * (share * weight.float().norm() / step.norm())
-        return values.to(weight.dtype)
+        moved: Tensor = weight.float() + step * (share * weight.float().norm() / step.norm())
+        return moved.to(weight.dtype)
 
     return _with_weights(model, changed)
 

@@ -113,7 +113,7 @@ def _sums(named: Sequence[NamedComparison], name: str, drift: float) -> Sums:
 
 def _tokens(log_e: Floats) -> Rejects:
     needed = math.log(1 / share_of_alternative())
-    return lambda drawn: np.asarray(_mixtures(log_e[drawn]) >= needed)
+    return lambda drawn: np.asarray(mixtures(log_e[drawn]) >= needed)
 
 
 def _sketches(taken: Sums, log_e: Floats) -> Rejects:
@@ -123,7 +123,7 @@ def _sketches(taken: Sums, log_e: Floats) -> Rejects:
 
     def rejects(drawn: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
         sign = np.logaddexp.reduce(signs[:, drawn].sum(axis=2)) - math.log(len(signs))
-        return np.asarray(np.logaddexp(_mixtures(log_e[drawn]), sign) - math.log(2) >= needed)
+        return np.asarray(np.logaddexp(mixtures(log_e[drawn]), sign) - math.log(2) >= needed)
 
     return rejects
 
@@ -132,7 +132,7 @@ def _never(drawn: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
     return np.zeros(len(drawn), dtype=bool)
 
 
-def _mixtures(log_e: Floats) -> Floats:
+def mixtures(log_e: Floats) -> Floats:
     """`mixture.log_mixture` of every row of [samples, n]."""
     parts = []
     for stake in STAKES:

@@ -135,8 +135,9 @@ class SizeStudy:
 
     @cached_property
     def deviations(self) -> list[Deviation]:
-        left_out = self.size.without
-        return [one for one in studied_deviations() if not any(word in one.name or word == one.threat for word in left_out)]
+        left_out, only = self.size.without, self.size.only
+        every = [one for one in studied_deviations() if not only or one.name in only]
+        return [one for one in every if not any(word in one.name or word == one.threat for word in left_out)]
 
     def deviation(self, deviation: Deviation) -> Run:
         collector = self._judged

@@ -21,15 +21,16 @@ from grail_core.model import kernels
 from grail_core.model.sampling import Floats, SeededSampler, token_words
 from grail_core.proof.work import MOST_LEAD, Leads
 from grail_core.protocol.policy import GenerationPolicy
-from grail_core.protocol.rollouts.noise import gumbel_noise
 
 WARPED_TEMPERATURES: Final[Mapping[str, float]] = {"temperature x 0.9": 0.9, "temperature x 0.95": 0.95}
 WARPED_TOP_P: Final[Mapping[str, float]] = {"top-p 0.95": 0.95, "top-p 0.99": 0.99}
 WARPED: Final = (*WARPED_TEMPERATURES, *WARPED_TOP_P)
 """Alternatives that cost no forward pass: the reference's own logits, sampled otherwise than the network's policy says."""
 
-_NUCLEUS_DEPTHS: Final = (6.0, 12.0, 20.0, np.inf)
-"""A nucleus is looked for among the tokens within so many nats of the best, then within more."""
+_NUCLEUS_DEPTHS: Final = (3.0, 8.0, 24.0)
+_NUCLEUS_BINS: Final = 512
+"""A nucleus is looked for among the tokens within the least of these depths (nats) that holds it, and its border told to one
+part in so many of that: what an alternative keeps at its border decides about no honest token."""
 
 Ids = npt.NDArray[np.int64]
 
@@ -90,9 +91,9 @@ def leads_of_warps(choices: Choices, logits: Floats, policy: GenerationPolicy) -
         other = _lead(choices, logits, rivals, policy.temperature * factor, policy.temperature)
         own = own_leads(choices, rivals, logits[rows, np.maximum(rivals, 0)], policy.temperature)
         found[name] = Leads(own, other, rivals.astype(np.int32))
-    nuclei = [_nuclei(row, policy, list(WARPED_TOP_P.values())) for row in logits]
-    for at, name in enumerate(WARPED_TOP_P):
-        rivals, other = _under_nuclei(choices, logits, [one[at] for one in nuclei], policy.temperature)
+    borders = _nucleus_borders(logits, policy, list(WARPED_TOP_P.values()))
+    for name, border in zip(WARPED_TOP_P, borders, strict=True):
+        rivals, other = _within(choices, logits, border, policy.temperature)
         own = own_leads(choices, rivals, logits[rows, np.maximum(rivals, 0)], policy.temperature)
         found[name] = Leads(own, other, rivals.astype(np.int32))
     return found
@@ -106,53 +107,43 @@ def own_leads(choices: Choices, rivals: Ids, rival_logits: Floats, temperature: 
     return np.where(none, MOST_LEAD, np.clip(lead, 0.0, MOST_LEAD)).astype(np.float32)
 
 
-def _under_nuclei(choices: Choices, logits: Floats, nuclei: Sequence[Ids], temperature: float) -> tuple[Ids, Floats]:
-    """As `leads_of_weights`, where only a nucleus of the reference's own logits is drawn from."""
-    rivals = np.full(len(logits), -1, np.int64)
-    lead = np.full(len(logits), -MOST_LEAD)
-    for row, nucleus in enumerate(nuclei):
-        a, others = int(choices.tokens[row]), nucleus
-        if choices.inside is not None:
-            inside = np.unpackbits(choices.inside[row], count=logits.shape[1]).view(np.bool_)
-            others = others[inside[others]]
-        others = others[others != a]
-        if a < 0 or not len(others):
-            continue
-        noise = gumbel_noise(int(choices.seeds[row]), int(choices.inputs[row]), others)
-        scores = (logits[row, others] / np.float32(temperature)).astype(np.float64) + noise
-        best = int(scores.argmax())
-        rivals[row] = others[best]
-        # Outside of its nucleus A never draws a: there the lead is as long as it gets.
-        lead[row] = (scores[best] - choices.scores[row]) * temperature if a in nucleus else MOST_LEAD
-    return rivals, np.clip(lead, -MOST_LEAD, MOST_LEAD).astype(np.float32)
+def _within(choices: Choices, logits: Floats, border: Floats, temperature: float) -> tuple[Ids, Floats]:
+    """As `leads_of_weights`, where nothing is drawn whose logit lies below the row's border, [n]."""
+    with _without(logits, choices.tokens):
+        kept = np.where(logits >= border[:, None], logits, np.float32(-np.inf))
+        rivals = _best(choices, _masked(kept, choices.inside), temperature)
+    lead = _lead(choices, logits, rivals, temperature, temperature)
+    of_choice = logits[np.arange(len(logits)), np.maximum(choices.tokens, 0)]
+    # Outside of its nucleus A never draws a: there the lead is as long as it gets.
+    never = (choices.tokens >= 0) & (rivals >= 0) & (of_choice < border)
+    return rivals, np.where(never, np.float32(MOST_LEAD), lead).astype(np.float32)
 
 
-def _nuclei(logits: Floats, policy: GenerationPolicy, top_ps: Sequence[float]) -> list[Ids]:
-    """The smallest sets of the most probable tokens that hold at least so much of one row's mass, after the policy's top-k."""
-    scale = 1 / policy.temperature
-    top = float(logits.max())
-    total = 0.0
-    for depth in _NUCLEUS_DEPTHS:
-        near = np.flatnonzero(logits >= np.float32(top - depth / scale))
-        weights = np.exp((logits[near].astype(np.float64) - top) * scale)
-        if not total:
-            total = _mass(logits, policy, near, weights)
-        if weights.sum() >= max(top_ps) * total:
-            break
-    order = np.argsort(-weights, kind="stable")[: policy.top_k if policy.top_k > 0 else None]
-    before = np.cumsum(weights[order]) - weights[order]
-    return [near[order[: max(1, int(np.searchsorted(before, top_p * total, side="left")))]] for top_p in top_ps]
-
-
-def _mass(logits: Floats, policy: GenerationPolicy, near: npt.NDArray[np.intp], weights: npt.NDArray[np.float64]) -> float:
-    """Σ exp of a row over its maximum; of the top k where the policy keeps no more."""
-    if 0 < policy.top_k < len(logits):
-        kept = np.partition(logits, len(logits) - policy.top_k)[len(logits) - policy.top_k :]
-        return float(np.exp((kept.astype(np.float64) - float(logits.max())) / policy.temperature).sum())
-    if len(near) == len(logits):
-        return float(weights.sum())
-    with np.errstate(under="ignore"):
-        return float(np.exp((logits - logits.max()) * np.float32(1 / policy.temperature)).sum(dtype=np.float64))
+def _nucleus_borders(logits: Floats, policy: GenerationPolicy, top_ps: Sequence[float]) -> list[Floats]:
+    """The least logit of the smallest set of the most probable tokens that holds at least so much of a row's mass, of each row;
+    after the policy's top-k."""
+    tops = logits.argmax(axis=1)
+    floors = np.full(len(logits), -np.inf, dtype=np.float32)
+    size = logits.shape[1]
+    if 0 < policy.top_k < size:
+        floors = np.partition(logits, size - policy.top_k, axis=1)[:, size - policy.top_k]
+    near, far, most = _NUCLEUS_DEPTHS
+    mass = np.empty((len(logits), 3), dtype=np.float32)
+    kernels.mass_within(logits, tops, np.float32(policy.temperature), floors, near, far, mass)
+    enough = max(top_ps) * mass[:, 2]
+    depths = np.where(mass[:, 0] > enough, near, np.where(mass[:, 1] > enough, far, most))
+    highest = logits[np.arange(len(logits)), tops].astype(np.float64)
+    least = np.maximum(floors, (highest - depths * policy.temperature).astype(np.float32))
+    binned = np.zeros((len(logits), _NUCLEUS_BINS))
+    scales = (_NUCLEUS_BINS / (depths * policy.temperature)).astype(np.float32)
+    kernels.mass_by_depth(logits, tops, np.float32(policy.temperature), least, scales, binned)
+    ends = (np.arange(_NUCLEUS_BINS) + 1) / _NUCLEUS_BINS * depths[:, None]
+    held = np.cumsum(binned, axis=1)
+    borders = []
+    for top_p in top_ps:
+        last = np.minimum((held < top_p * mass[:, 2:]).sum(axis=1), _NUCLEUS_BINS - 1)
+        borders.append((highest - ends[np.arange(len(logits)), last] * policy.temperature).astype(np.float32))
+    return borders
 
 
 def _masked(logits: Floats, inside: npt.NDArray[np.uint8] | None) -> Floats:

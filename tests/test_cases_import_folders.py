@@ -11,7 +11,7 @@ from grail_core.errors import CheckpointError, ConfigurationError, GrailError
 from grail_trainer.cli import cli
 from tests.cases.import_folders import CASES, ImportCase, changed_json, write_model
 
-pytestmark = pytest.mark.usefixtures("warm")
+pytestmark = pytest.mark.usefixtures("warm", "warm_prompts")
 
 
 def imported(source: Path | str, out: Path, *more: str) -> Result:

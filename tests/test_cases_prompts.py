@@ -20,6 +20,7 @@ from tests.cases.rows import rows
 from tooling.testing.prompt_folders import draw_folder
 from tooling.testing.prompt_parity import compare, reference
 
+pytestmark = pytest.mark.usefixtures("warm_prompts")
 TEMPLATES = rows("prompt_templates.json")
 CONVERSATIONS = (
     [{"role": "user", "content": "hello what 1 < 2"}],

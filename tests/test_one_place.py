@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,10 +20,26 @@ CORE = Path("packages/grail-core/src/grail_core")
 SIMULATED = Path("packages/grail-validator/src/grail_validator/simulation/subnet")
 
 
-def sources() -> Iterator[tuple[Path, ast.Module]]:
-    for folder in (*sorted((REPOSITORY / "packages").glob("*/src")), REPOSITORY / "tooling"):
-        for path in sorted(folder.rglob("*.py")):
-            yield path.relative_to(REPOSITORY), ast.parse(path.read_text(encoding="utf-8"))
+@pytest.fixture(scope="module")
+def sources() -> Iterator[dict[Path, ast.Module]]:
+    """Every module of ours, parsed once for all tests here and let go after them."""
+    folders = (*sorted((REPOSITORY / "packages").glob("*/src")), REPOSITORY / "tooling")
+    paths = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+    collecting = gc.isenabled()
+    gc.disable()  # each collection would go through all nodes so far, which takes four times as long as to parse them
+    try:
+        trees = {path.relative_to(REPOSITORY): ast.parse(path.read_text(encoding="utf-8")) for path in paths}
+    finally:
+        if collecting:
+            gc.enable()
+    yield trees
+    trees.clear()
+
+
+@pytest.fixture(scope="module")
+def texts(sources: dict[Path, ast.Module]) -> dict[Path, frozenset[str]]:
+    """The string constants of each."""
+    return {path: frozenset(strings(tree)) for path, tree in sources.items()}
 
 
 def strings(tree: ast.Module) -> Iterator[str]:
@@ -44,26 +61,24 @@ def names_in(node: ast.AST) -> set[str]:
     return found | {one.attr for one in ast.walk(node) if isinstance(one, ast.Attribute)}
 
 
-def test_the_order_of_checks_is_written_in_examine_alone() -> None:
+def test_the_order_of_checks_is_written_in_examine_alone(sources: dict[Path, ast.Module]) -> None:
     checks = {"check_schema", "check_prompts", "check_termination", "check_rewards", "sample_statistics"}
-    places = {path for path, tree in sources() if len(checks & names_in(tree)) > 1}
+    places = {path for path, tree in sources.items() if len(checks & names_in(tree)) > 1}
     assert places == {CORE / "verification/examine.py"}
 
 
-def test_what_ends_thinking_is_written_with_the_environments_protocol_alone() -> None:
+def test_what_ends_thinking_is_written_with_the_environments_protocol_alone(texts: dict[Path, frozenset[str]]) -> None:
     """Beside the instruction that asks for the tags. Whoever looks for one itself has a rule of its own for what is said."""
-    places = {
-        path for path, tree in sources() if path.parts[0] == "packages" and any("</think>" in one for one in strings(tree))
-    }
+    places = {path for path, said in texts.items() if path.parts[0] == "packages" and any("</think>" in one for one in said)}
     assert places == {CORE / "environment.py", CORE / "model/prompts.py"}
 
 
-def test_waiting_for_a_window_is_written_in_waiting_alone() -> None:
+def test_waiting_for_a_window_is_written_in_waiting_alone(sources: dict[Path, ast.Module]) -> None:
     """Whoever catches that a beacon round is not there yet, or tries again after a beacon's fault, is waiting for a window."""
     faults = {"BeaconError", "RoundNotYetError"}
     places = {
         path
-        for path, tree in sources()
+        for path, tree in sources.items()
         for node in ast.walk(tree)
         if isinstance(node, ast.ExceptHandler) and node.type is not None and faults & names_in(node.type)
     }
@@ -71,11 +86,11 @@ def test_waiting_for_a_window_is_written_in_waiting_alone() -> None:
     assert {path for path in places - asks if not path.is_relative_to(SIMULATED)} == {CORE / "participant/waiting.py"}
 
 
-def test_block_time_is_reckoned_in_chain_base_alone() -> None:
+def test_block_time_is_reckoned_in_chain_base_alone(sources: dict[Path, ast.Module]) -> None:
     """The development chain makes its blocks and is asked for them like any other; so does the simulated subnet."""
     places = {
         path
-        for path, tree in sources()
+        for path, tree in sources.items()
         for node in ast.walk(tree)
         if isinstance(node, ast.BinOp)
         and isinstance(node.op, ast.Mult | ast.Div | ast.FloorDiv)
@@ -97,9 +112,10 @@ PARTS = sorted(
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_bucket_keys_are_made_in_the_layout_alone(part: str) -> None:
+def test_bucket_keys_are_made_in_the_layout_alone(part: str, texts: dict[Path, frozenset[str]]) -> None:
     """But for an object's, which the trainer signs and the manifest therefore makes; adversaries forge what they like."""
-    places = {path for path, tree in sources() if any(re.match(rf"grail/{part}\b(?!-)", text) for text in strings(tree))}
+    key = re.compile(rf"grail/{part}\b(?!-)")
+    places = {path for path, said in texts.items() if any(map(key.match, said))}
     first = CORE / ("protocol/manifest.py" if part == "objects" else "storage/layout.py")
     assert {path for path in places if not path.is_relative_to("tooling/adversaries")} == {first}
 
@@ -114,18 +130,18 @@ def test_the_protocols_table_of_checks_has_their_order() -> None:
     assert tuple(re.findall(r"^\| \d+ \| `([a-z]+)`", section, re.MULTILINE)) == CHECKS
 
 
-def test_no_package_but_grail_envs_names_an_environment() -> None:
+def test_no_package_but_grail_envs_names_an_environment(texts: dict[Path, frozenset[str]]) -> None:
     """Ids reach the others by settings and files; what one environment can do, it says itself (`grail_core.capabilities`)."""
     ids = set(known_ids())
-    packages = [(path, tree) for path, tree in sources() if path.parts[0] == "packages" and path.parts[1] != "grail-envs"]
+    packages = [(path, said) for path, said in texts.items() if path.parts[0] == "packages" and path.parts[1] != "grail-envs"]
     assert len(packages) > 100
-    assert {path: sorted(ids & set(strings(tree))) for path, tree in packages if ids & set(strings(tree))} == {}
+    assert {path: sorted(ids & said) for path, said in packages if ids & said} == {}
 
 
-def test_every_phase_of_the_report_is_in_its_event() -> None:
+def test_every_phase_of_the_report_is_in_its_event(sources: dict[Path, ast.Module], texts: dict[Path, frozenset[str]]) -> None:
     told = {
-        path: {*strings(tree), *(node.arg for node in ast.walk(tree) if isinstance(node, ast.keyword))}
-        for path, tree in sources()
+        path: {*texts[path], *(node.arg for node in ast.walk(tree) if isinstance(node, ast.keyword))}
+        for path, tree in sources.items()
         if path.parts[0] == "packages"
     }
     declared = {"window_trained": METRICS.keys()}  # tests/integration/test_training_watched.py holds the event to them

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,13 +16,20 @@ from tooling.testing.models.artefacts import Artefacts
 
 @pytest.fixture(scope="session")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    with open_scene(BRIEF, store=Artefacts(cache_folder(tmp_path_factory) / "power")) as opened:
+    folder = cache_folder(tmp_path_factory)
+    folder.mkdir(exist_ok=True)
+    with ExitStack() as stack:
+        with (folder / "training").open("w") as lock:  # another worker waits for the models of this one
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            opened = stack.enter_context(open_scene(BRIEF, store=Artefacts(folder / "power")))
         yield opened
 
 
 def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What GRAIL_CACHE_DIR is for a test that starts the command line, so that it finds the scene's models."""
-    return tmp_path_factory.getbasetemp() / "tiny-models"
+    """What GRAIL_CACHE_DIR is for a test that starts the command line, so that it finds the scene's models. All workers of a
+    run have one: the folder above their own."""
+    own = tmp_path_factory.getbasetemp()
+    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "tiny-models"
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from grail_core.checkpoints.loaded import PreparedCheckpoint
+from grail_core.checkpoints.loaded import LoadedCheckpoint, PreparedCheckpoint
 from grail_core.environment import Environment, Problem
 from grail_core.generation.base import Completion
 from grail_core.keys import ss58
@@ -62,6 +62,19 @@ def test_a_copied_file_is_rejected_since_its_problems_are_the_victims(scene: Sce
 
 def test_a_stale_miner_without_an_older_checkpoint_is_an_honest_one(scene: Scene) -> None:
     assert ruling_on(scene, dishonest(scene, "stale"), 1).accepted
+
+
+def test_a_miner_with_eight_bit_weights_rounds_a_copy_once_a_checkpoint(scene: Scene) -> None:
+    mining = dishonest(scene, "eight-bit")
+    run = mining.select_model(scene.court.context)
+    assert isinstance(run, LoadedCheckpoint)
+    assert mining.select_model(scene.court.context) is run
+    exact = mining.checkpoint.at(scene.court.context.manifest)
+    assert isinstance(exact, LoadedCheckpoint)
+    theirs = run.model.state()
+    changed = {name for name, weight in exact.model.state().items() if not weight.equal(theirs[name])}
+    assert changed
+    assert all(".layers." in name and name.endswith("proj.weight") for name in changed)
 
 
 def test_every_strategy_of_the_command_line_is_a_miner(scene: Scene) -> None:

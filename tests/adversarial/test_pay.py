@@ -11,9 +11,11 @@ from tooling.adversaries.rows import Row
 from tooling.adversaries.simulated import add_pay
 
 ATTACKS = {**family_c.ATTACKS, **family_x_pay.ATTACKS}
+LONG = {"C7", "X3"}
+"""Most of their time; the heavy table of all rows (`test_attack_table`) has them at this size too."""
 
 
-@pytest.mark.parametrize("id_", list(ATTACKS))
+@pytest.mark.parametrize("id_", [pytest.param(id_, marks=[pytest.mark.heavy] * (id_ in LONG)) for id_ in ATTACKS])
 def test_nothing_is_paid_more_than_honest_work_and_its_twin_has_its_due(id_: str) -> None:
     row = ATTACKS[id_](quick=True)
     assert row["id"] == id_

@@ -16,5 +16,5 @@ validator as shipped. Each module `family_*.py` has `ATTACKS`, a mapping from th
 row; it may take the keywords `seed`, `tries` and `quick`.
 """
 
-STRATEGIES = ("zero-sketch", "best-of-n", "stale", "skip", "copy")
+STRATEGIES = ("zero-sketch", "best-of-n", "stale", "skip", "copy", "eight-bit")
 """Names of the miners of `tooling.adversaries.miners`; here, where reading them loads no model."""

@@ -8,15 +8,16 @@ lies about single rollouts and needs no miner is in `tampering`, what needs a st
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from statistics import fmean
 
 import numpy as np
 
-from grail_core.checkpoints.loaded import PreparedCheckpoint
+from grail_core.checkpoints.loaded import LoadedCheckpoint, PreparedCheckpoint
 from grail_core.environment import Environment, GradeOutcome, Problem
-from grail_core.errors import ProtocolViolationError, StorageError
+from grail_core.errors import EngineError, ProtocolViolationError, StorageError
 from grail_core.files.window_file import read_window_file
 from grail_core.generation.base import Completion, Drawn, GenerationRequest
 from grail_core.keys import ss58
@@ -31,6 +32,7 @@ from grail_core.telemetry import get_logger
 from grail_miner.groups import Assigned, Group
 from grail_miner.mining import Checkpoints, EnvironmentOf, Mining
 from tooling.adversaries import STRATEGIES
+from tooling.adversaries.deviations.weights import quantised
 from tooling.adversaries.tampering import constant_sketches
 
 log = get_logger(__name__)
@@ -99,6 +101,25 @@ class Stale(Dishonest):
         return self.served(self.checkpoint.at(older[0]))
 
 
+class EightBit(Dishonest):
+    """Generates and proves with the window's weights in 8 bits, one scale per output channel, and claims the exact ones."""
+
+    _rounded: LoadedCheckpoint | None = None
+
+    def select_model(self, context: WindowContext) -> PreparedCheckpoint:
+        exact = self.checkpoint.at(context.manifest)
+        if not isinstance(exact, LoadedCheckpoint):
+            raise EngineError(
+                "8-bit weights are made of a model in this process",
+                where="GRAIL_PIPELINE_BACKEND",
+                hint="this lie is told with the back-end hf",
+            )
+        if self._rounded is None or self._rounded.manifest.digest != exact.manifest.digest:
+            # A copy: the exact weights are stepped to the next checkpoint's by a delta.
+            self._rounded = dataclasses.replace(exact, model=quantised(exact.model, 8, None))
+        return self.served(self._rounded)
+
+
 class Skip(Dishonest):
     """Submits only the better half of its groups, far more gaps than the protocol allows."""
 
@@ -158,7 +179,7 @@ def pack_without_rules(mining: Mining, context: WindowContext, prepared: Prepare
     return mining.bind(context, prepared, records, counted)
 
 
-MINERS: dict[str, type[Mining]] = dict(zip(STRATEGIES, (ZeroSketch, BestOfN, Stale, Skip, Copy), strict=True))
+MINERS: dict[str, type[Mining]] = dict(zip(STRATEGIES, (ZeroSketch, BestOfN, Stale, Skip, Copy, EightBit), strict=True))
 """Every dishonest miner by the name that the command line has for it."""
 
 

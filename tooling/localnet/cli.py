@@ -17,6 +17,7 @@ from tooling.localnet.plan import (
     GROUPS,
     QUICK_EVALUATION_PROBLEMS,
     QUICK_GROUPS,
+    SHAPED_BLOCK_SECONDS,
     Layout,
     Plan,
 )
@@ -35,6 +36,7 @@ Examples:
   hatch run localnet --cheat best-of-n --windows 8       another lie, more windows
   hatch run localnet --cheat none --control              honest miners, and the same run with learning rate 0
   hatch run localnet --env gsm8k --data-dir ../data --windows 2 --quick
+  hatch run localnet --model-shape 12x512 --cheat stale --cheat eight-bit --windows 3 --groups 4     a larger model
   hatch run localnet --chaos                             every role is killed once and recovers
   hatch run localnet --cheat none --newcomer --commit-reveal     a UID changes hands before its weights, which are hidden first
 """
@@ -46,6 +48,7 @@ Examples:
 @click.option(
     "--model", type=click.Path(path_type=Path), help="Transformers folder to start from (default: a tiny one is made)."
 )
+@click.option("--model-shape", help="Layers and hidden size of the model that is made, as in 12x512 (default: 2x64).")
 @click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), default=81, show_default=True, help="Keys, chain, model: all follow from it."
 )
@@ -110,6 +113,7 @@ def cli(
     windows: int,
     env_id: str,
     model: Path | None,
+    model_shape: str | None,
     seed: int,
     quick: bool,
     data_dir: Path | None,
@@ -143,6 +147,8 @@ def cli(
     """
     if block_time is not None and not real_time:
         raise click.UsageError("--block-time belongs to --real-time: without it blocks follow the work, whatever their time")
+    if model is not None and model_shape is not None:
+        raise click.UsageError("--model-shape is of a model that is made, and --model gives one")
     plan = Plan(
         windows=windows,
         env_id=env_id,
@@ -151,8 +157,9 @@ def cli(
         miners=miners,
         cheats=tuple(c for c in cheats if c != "none"),
         validators=validators,
-        block_time_ms=round(1000 * (block_time or BLOCK_SECONDS)),
+        block_time_ms=round(1000 * (block_time or (BLOCK_SECONDS if model_shape is None else SHAPED_BLOCK_SECONDS))),
         model=str(model.absolute()) if model else None,
+        model_shape=model_shape,
         data_dir=str(data_dir.absolute()) if data_dir else None,
         evaluation_problems=evaluation_problems or (QUICK_EVALUATION_PROBLEMS if quick else EVALUATION_PROBLEMS),
         control=control,

@@ -21,7 +21,9 @@ STATE_FORMAT = 1
 MAY_CHANGE = frozenset({"windows", "evaluation_problems", "data_dir", "chaos", "control", "audit", "patience_s"})
 HONEST = "honest"
 GROUPS, QUICK_GROUPS = 16, 8  # of 16 rollouts, per miner and window: what two processors do in a few seconds
+SHAPED_STEPS = 12  # of each stage of a larger model's warm start: a minute for 12x512 on one processor
 BLOCK_SECONDS = 1.5  # with the real clock
+SHAPED_BLOCK_SECONDS = 30.0  # of chain time with a larger model: judging a file may take its share of a window, and no longer
 EVALUATION_PROBLEMS, QUICK_EVALUATION_PROBLEMS = 2048, 256
 
 
@@ -40,6 +42,7 @@ class Plan:
     real_time: bool = False  # blocks come by the wall clock, not by the work
     groups: int | None = None  # of 16 rollouts, most per miner and window; None: what the plan's size says
     model: str | None = None  # a Transformers folder; None: grail-trainer init makes one
+    model_shape: str | None = None  # of the one that is made, "12x512"; None: the trainer's default
     data_dir: str | None = None
     learning_rate: str | None = None
     evaluation_problems: int = EVALUATION_PROBLEMS

@@ -15,7 +15,7 @@ from pathlib import Path
 from grail_core.disk import write_atomically
 from tooling import REPOSITORY
 from tooling.localnet.conductor import SAFETY_BLOCKS
-from tooling.localnet.plan import GROUPS, HONEST, QUICK_GROUPS, Layout, Plan
+from tooling.localnet.plan import GROUPS, HONEST, QUICK_GROUPS, SHAPED_STEPS, Layout, Plan
 from tooling.localnet.setup import COLDKEY, TRAINER, Network, derive_seed
 from tooling.localnet.supervisor import ProcessSpec
 
@@ -142,6 +142,8 @@ def init_command(plan: Plan, layout: Layout) -> tuple[str, ...]:
     """`grail-trainer init` for this plan."""
     argv = [*_script("grail_trainer"), "init", "--env", plan.env_id, "--out", str(layout.model)]
     argv += ["--seed", str(int.from_bytes(derive_seed(plan.seed, "model")[:4], "big"))]
+    if plan.model_shape is not None:
+        argv += ["--shape", plan.model_shape, "--most-steps", str(SHAPED_STEPS)]
     return tuple([*argv, "--quick"] if plan.quick else argv)
 
 

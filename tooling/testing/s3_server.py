@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import socket
+import re
 import subprocess
 import sys
 import threading
@@ -64,18 +64,18 @@ class S3Server:
 @contextmanager
 def s3_server() -> Iterator[S3Server]:
     """A server that runs as long as the block."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"], stderr=subprocess.PIPE, text=True
     )
     assert process.stderr is not None
-    for line in process.stderr:  # it says when it listens
-        if "Running on" in line:
+    for line in process.stderr:  # it says where it listens, at a port that the system chose for it
+        if found := re.search(r"Running on (http://127\.0\.0\.1:\d+)", line):
             break
+    else:
+        raise RuntimeError(f"the S3 server ended with code {process.wait()} before it listened")
     threading.Thread(target=process.stderr.read, daemon=True).start()
     try:
-        yield S3Server(f"http://127.0.0.1:{port}")
+        yield S3Server(found[1])
     finally:
         process.terminate()
         process.wait()

@@ -122,9 +122,9 @@ def test_a_lying_relay_is_passed_over_and_alone_is_an_error(
 
 
 def test_a_relay_that_hangs_or_is_dead_does_not_hold_the_others_up(tmp_path: Path, relay: Relay, clock: ManualClock) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent, socket.create_server(("127.0.0.1", 0)) as closed:
-        dead = f"http://127.0.0.1:{closed.getsockname()[1]}"
-        closed.close()
+    with socket.create_server(("127.0.0.1", 0)) as silent, socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and not listening: nothing answers there, and nothing else comes there
+        dead = f"http://127.0.0.1:{taken.getsockname()[1]}"
         hanging = f"http://127.0.0.1:{silent.getsockname()[1]}"
         assert beacon(tmp_path, clock, hanging, dead, relay.url).get(7) == KEY.sign(7)
         with pytest.raises(BeaconError, match=r"no answer in time|timed out"):

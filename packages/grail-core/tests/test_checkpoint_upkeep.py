@@ -162,7 +162,7 @@ def test_an_imported_model_is_saved_as_a_folder_that_loads_with_the_same_weights
 
 
 def test_weights_that_are_not_finite_are_not_imported(tmp_path: Path) -> None:
-    write_model(tmp_path / "model", tied=False)
+    write_model(tmp_path / "model")  # the configuration of the tests before, which is not tried again
     save_file({"w": torch.tensor([1.0, float("nan")])}, tmp_path / "model" / "model.safetensors")
     with pytest.raises(CheckpointError, match="not finite"):
         import_model(tmp_path / "model")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from grail_core.checkpoints.safety import check_model_files
 from grail_core.errors import CheckpointError
+from grail_core.model import prompt_trial
+from tooling.testing.warm_children import warm_trials
 
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
 
@@ -42,28 +45,53 @@ def test_a_regular_expression_that_blows_up_is_refused() -> None:
         check_model_files(files(tokenizer))
 
 
-def test_a_normalizer_that_makes_gigabytes_is_refused() -> None:
-    from tokenizers import normalizers
-
+def making_gigabytes() -> Tokenizer:
     tokenizer = of_bytes()
     tokenizer.normalizer = normalizers.Sequence([normalizers.Replace("a", "a" * 512) for _ in range(4)])
+    return tokenizer
+
+
+def decoded_by(steps: list[Any]) -> Tokenizer:
+    tokenizer = of_bytes()
+    tokenizer.decoder = decoders.Sequence(steps)
+    return tokenizer
+
+
+DECODED_TO_GIGABYTES = [decoders.Replace("a", "a" * 1000)] * 3
+
+
+@pytest.fixture
+def less_memory() -> Iterator[None]:
+    """Tokenizer files may take an eighth of what they may, which is filled in an eighth of the time."""
+    with warm_trials(max_space=prompt_trial.MAX_TOKENIZER_SPACE // 8):
+        yield
+
+
+@pytest.mark.usefixtures("less_memory")
+def test_a_normalizer_that_makes_gigabytes_is_refused() -> None:
     with pytest.raises(CheckpointError, match="prompts cannot be made with this tokenizer: "):
-        check_model_files(files(tokenizer))
+        check_model_files(files(making_gigabytes()))
 
 
+@pytest.mark.usefixtures("less_memory")
 @pytest.mark.parametrize(
     ("steps", "why"),
     [
-        ([decoders.Replace("a", "a" * 1000)] * 3, "prompts cannot be made"),
+        (DECODED_TO_GIGABYTES, "prompts cannot be made"),
         ([decoders.ByteLevel(), decoders.Fuse(), decoders.Replace(Regex("(a|aa)+$"), "x")], "the decoder gives up"),
         ([decoders.Replace("a", "a" * 1000)], "the decoder makes"),
     ],
 )
 def test_a_decoder_that_blows_up_is_refused(steps: list[Any], why: str) -> None:
     """Completions are decoded by it, in the process of whoever grades them."""
-    tokenizer = of_bytes()
-    tokenizer.decoder = decoders.Sequence(steps)
     with pytest.raises(CheckpointError, match=why):
+        check_model_files(files(decoded_by(steps)))
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("tokenizer", [making_gigabytes(), decoded_by(DECODED_TO_GIGABYTES)], ids=["normalizer", "decoder"])
+def test_what_makes_gigabytes_is_refused_in_a_child_of_its_own_that_may_take_all_it_may(tokenizer: Tokenizer) -> None:
+    with pytest.raises(CheckpointError, match="prompts cannot be made with this tokenizer: "):
         check_model_files(files(tokenizer))
 
 

@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,6 @@ from grail_core.proof.calibration import (
     Coverage,
     PairCalibration,
     Shape,
-    read_table,
     share_of_pooled,
     shipped_table,
     thresholds_of,
@@ -213,14 +211,10 @@ def test_no_change_of_a_table_is_anything_but_refused_or_read_as_it_stands(data:
     [b"", b"{", b"\xff", b"[" * 100_000, b'{"format": 3, "format": 3}', b" " * (MAX_TABLE_BYTES + 1), b'{"format": NaN}'],
     ids=["empty", "open", "no UTF-8", "deep", "twice", "huge", "NaN"],
 )
-def test_bytes_that_are_no_table_are_refused_with_the_file(raw: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "calibration.json"
-    path.write_bytes(raw)
+def test_bytes_that_are_no_table_are_refused_with_the_file(raw: bytes) -> None:
     with pytest.raises(ConfigurationError, match="not a calibration table") as caught:
-        read_table(path)
-    assert caught.value.where == str(path)
-    with pytest.raises(ConfigurationError, match="cannot be read"):
-        read_table(tmp_path / "missing.json")
+        CalibrationTable.from_bytes(raw, where="calibration.json")
+    assert caught.value.where == "calibration.json"
 
 
 def test_a_pair_is_enforced_up_to_its_largest_shape_and_with_doubled_dead_zones_up_to_twice_that() -> None:

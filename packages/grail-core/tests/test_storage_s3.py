@@ -60,10 +60,11 @@ def test_a_wrong_bucket_and_a_dead_server_are_named(s3: S3Server) -> None:
     with pytest.raises(StorageError, match="no such bucket") as caught:
         s3.store(bucket="nobody").put(KEY, b"")
     assert "R2_BUCKET_ID" in caught.value.hint
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        dead = f"http://127.0.0.1:{probe.getsockname()[1]}"
-    with pytest.raises(StorageError, match="cannot be reached") as caught:
-        S3Server(dead).store().head(KEY)
+    with socket.socket() as taken:  # bound and not listening: nothing answers there, and nothing else comes there
+        taken.bind(("127.0.0.1", 0))
+        dead = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(StorageError, match="cannot be reached") as caught:
+            S3Server(dead).store().head(KEY)
     assert caught.value.where == f"{dead}/alice/{KEY}"
 
 

@@ -183,7 +183,7 @@ def test_a_worker_holds_no_key_in_its_environment_its_open_files_or_its_memory(
 
 def found_in(pid: int, secrets: dict[str, bytes]) -> list[str]:
     """Which of these the memory of a process holds, in whatever it may write to."""
-    found = set()
+    found: set[str] = set()
     longest = max(map(len, secrets.values()))
     with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
         for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
@@ -198,7 +198,9 @@ def found_in(pid: int, secrets: dict[str, bytes]) -> list[str]:
                 if not part:
                     break
                 held = kept + part
-                found |= {name for name, secret in secrets.items() if secret in held}
+                found |= {name for name in secrets.keys() - found if secrets[name] in held}
+                if len(found) == len(secrets):
+                    return list(found)
                 kept, at = part[-longest:], at + len(part)
     return list(found)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import random
@@ -26,7 +27,7 @@ from grail_envs.sat import SatEnvironment, format_answer
 from grail_envs.sat.teaching import majority_answer
 from grail_trainer.evaluate import evaluate, held_out_sampling_seed, held_out_seed
 from grail_trainer.tiny.constant_answers import constant_baseline
-from grail_trainer.tiny.init import create_model
+from grail_trainer.tiny.init import TinyConfig, config_for, create_model, shaped
 from grail_trainer.tiny.vocabulary import UNKNOWN, Codec, write_tokenizer
 
 SAT = SatEnvironment(3, 5, 5, 8)
@@ -88,6 +89,32 @@ def test_a_second_call_takes_the_model_from_the_cache(tmp_path: Path, monkeypatc
     with pytest.raises(AssertionError):
         create_model(SatEnvironment(3, 5, 5, 9), tmp_path / "c", cache_dir=tmp_path / "cache")
     assert not [path for path in (tmp_path / "cache" / "models").iterdir() if path.name.startswith(".")]
+
+
+def test_a_larger_shape_is_what_was_asked_for_and_another_model(tmp_path: Path) -> None:
+    create_model(SAT, tmp_path / "wide", seed=4, config=shaped(config_for(SAT), "3x128"))
+    model = PolicyModel.load(tmp_path / "wide")
+    assert (model.layers, model.hidden_size) == (3, 128)
+    assert model.context_length == config_for(SAT).context_length
+    create_model(SAT, tmp_path / "plain", seed=4)
+    assert PolicyModel.load(tmp_path / "plain").layers == TinyConfig.layers
+
+
+def test_a_warm_start_has_no_more_steps_than_it_may(tmp_path: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    config = dataclasses.replace(config_for(SAT), most_steps=1)
+    create_model(SAT, tmp_path / "short", config=config, progress=lambda stage, done, total, loss: steps.append((done, total)))
+    assert steps == [(1, 1)]
+
+
+@pytest.mark.parametrize(
+    "shape", ["", "12", "x", "12x", "x512", "0x64", "2x65", "2x32", "97x64", "2x16384", "-1x64", "²x64", "2x64x2"]
+)
+def test_a_shape_that_is_none_is_refused_with_what_one_is(shape: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        shaped(TinyConfig(), shape)
+    assert error.value.where == "--shape"
+    assert error.value.hint
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:

@@ -91,14 +91,16 @@ def replay(model: PolicyModel, rows: Sequence[Sequence[int]], prompt_length: int
 
 
 class _Stepper:
-    """One cache; each call feeds tokens [n, t] and returns the final hidden state [n, d] after the last of them."""
+    """One cache; each call feeds tokens [n, t], from any device, and returns the final hidden state [n, d] after the last."""
 
     def __init__(self, model: PolicyModel) -> None:
         from transformers import DynamicCache
 
         self._base: Any = model.base
+        self._device = model.device
         self._cache = DynamicCache(config=model.module.config)
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        hidden: Tensor = self._base(input_ids=tokens, past_key_values=self._cache, use_cache=True).last_hidden_state
+        there = tokens.to(self._device)
+        hidden: Tensor = self._base(input_ids=there, past_key_values=self._cache, use_cache=True).last_hidden_state
         return hidden[:, -1]

@@ -15,13 +15,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from grail_core.proof.alternative_test import REFERENCE
 from grail_core.proof.calibration import CalibrationTable, PairCalibration, Shape
 from grail_core.proof.comparison import Comparison, compare, compare_named
 from grail_core.proof.numerics import class_name
 from grail_core.proof.sketches import parse_sketches
 from grail_core.proof.statistics import alternative_statistics, own_statistics, sketch_ratio_passes, wants_all
-from grail_core.proof.work import ComparedRollout
+from grail_core.proof.work import REFERENCE, ComparedRollout
 from grail_core.protocol.constants import CHECK_ALL_BELOW
 from tooling.studies.power_sizes.study import Run
 

@@ -138,10 +138,22 @@ def run(
 @click.option("--out", type=_FOLDER, required=True, help="Folder to make; must be empty or absent.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--quick", is_flag=True, help="Half the warm start.")
+@click.option("--shape", help="Layers and hidden size, as in 12x512; 2x64 without.")
+@click.option("--most-steps", type=click.IntRange(min=1), help="Of each stage of the warm start; a larger model takes longer.")
 @click.option("--no-cache", is_flag=True, help="Make it again even if it was made before.")
 @click.option("--from", "source", type=_FOLDER, help="Import this Transformers folder instead: checked, weights cast to bf16.")
 @common_options
-def init(settings: Settings, env_id: str, out: Path, seed: int, quick: bool, no_cache: bool, source: Path | None) -> None:
+def init(
+    settings: Settings,
+    env_id: str,
+    out: Path,
+    seed: int,
+    quick: bool,
+    shape: str | None,
+    most_steps: int | None,
+    no_cache: bool,
+    source: Path | None,
+) -> None:
     """Make a tiny model from nothing: tokenizer for the environment, small Qwen2, a short warm start (about a minute).
 
     It teaches the form of an answer and a hint of the task, and takes one thread. The same arguments give the same model.
@@ -151,10 +163,19 @@ def init(settings: Settings, env_id: str, out: Path, seed: int, quick: bool, no_
     from grail_trainer.commands import import_command, init_command
 
     if source is not None:
-        _refuse_beside_from("env_id", "seed", "quick", "no_cache")
+        _refuse_beside_from("env_id", "seed", "quick", "shape", "most_steps", "no_cache")
         import_command(source, out)
         return
-    init_command(settings, env_id=env_id, out=out, seed=seed, quick=quick, cached=not no_cache)
+    init_command(
+        settings,
+        env_id=env_id,
+        out=out,
+        seed=seed,
+        quick=quick,
+        cached=not no_cache,
+        shape=shape,
+        most_steps=most_steps,
+    )
 
 
 def _refuse_beside_from(*names: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 import sys
@@ -42,18 +43,33 @@ def training_environment(env_id: str, data_dir: Path | None) -> Environment:
     return load(env_id, data_dir=data_dir)
 
 
-def init_command(settings: Settings, *, env_id: str, out: Path, seed: int, quick: bool, cached: bool) -> None:
+def init_command(
+    settings: Settings,
+    *,
+    env_id: str,
+    out: Path,
+    seed: int,
+    quick: bool,
+    cached: bool,
+    shape: str | None = None,
+    most_steps: int | None = None,
+) -> None:
     from grail_core.capabilities import teacher_of
-    from grail_trainer.tiny.init import create_model
+    from grail_trainer.tiny.init import config_for, create_model, shaped
 
     environment = training_environment(env_id, settings.data_dir)
+    config = config_for(environment)
+    if shape is not None:
+        config = shaped(config, shape)
+    if most_steps is not None:
+        config = dataclasses.replace(config, most_steps=most_steps)
     with progress_bar() as bar:
 
         def told(stage: str, done: int, total: int, loss: float) -> None:
             bar(stage, done, total, f"loss {loss:.3f}")
 
         cache_dir = settings.cache_dir if cached else None
-        create_model(environment, out, seed=seed, quick=quick, cache_dir=cache_dir, progress=told)
+        create_model(environment, out, seed=seed, quick=quick, config=config, cache_dir=cache_dir, progress=told)
     if not teacher_of(environment).stages:
         click.echo(f"{env_id} offers no capability `teacher`: the weights are random, no answer's form is known", err=True)
     click.echo(f"{out}: a tiny model for {env_id}; try `grail-trainer evaluate --model {out} --env {env_id}`", err=True)

@@ -110,17 +110,8 @@ def _tried_files(files: tuple[tuple[str, bytes], ...], vocabulary: int | None, c
 
 def _child(entry: str, value: Any) -> _Refusal | None:
     """None if it is not refused. Raises CheckpointError where the child could not be run."""
-    folders = [str(Path(folder).resolve()) for folder in sys.path if folder]
-    command = [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", _BOOT, entry, *dict.fromkeys(folders)]
     try:
-        ended = subprocess.run(
-            command,
-            input=json.dumps(value).encode(),
-            capture_output=True,
-            env={"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"},
-            cwd="/",
-            timeout=_WALL_SECONDS + (MAX_TOKENIZER_SECONDS if entry == "files_main" else 0),
-        )
+        ended = _run(entry, value)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CheckpointError(
             f"prompts could not be tried out: {error}", where=entry, hint="free memory or processor time; try again"
@@ -132,6 +123,19 @@ def _child(entry: str, value: Any) -> _Refusal | None:
         return _Refusal(str(said["why"])[:_MAX_REASON], str(said["hint"])[:_MAX_REASON])
     except (ValueError, KeyError, TypeError, RecursionError):  # a limit ended it
         return _Refusal(f"rendering it ended with code {ended.returncode}")
+
+
+def _run(entry: str, value: Any) -> subprocess.CompletedProcess[bytes]:
+    """`entry` in a process of its own, which knows nothing of this one."""
+    folders = [str(Path(folder).resolve()) for folder in sys.path if folder]
+    return subprocess.run(
+        [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", _BOOT, entry, *dict.fromkeys(folders)],
+        input=json.dumps(value).encode(),
+        capture_output=True,
+        env={"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"},
+        cwd="/",
+        timeout=_WALL_SECONDS + (MAX_TOKENIZER_SECONDS if entry == "files_main" else 0),
+    )
 
 
 def template_main() -> None:

@@ -15,7 +15,6 @@ from enum import Enum
 from functools import lru_cache
 from importlib import resources
 from math import isfinite
-from pathlib import Path
 from typing import Any, Final
 
 from grail_core.errors import ConfigurationError
@@ -270,17 +269,3 @@ def _refused(error: Exception, where: str) -> ConfigurationError:
 def shipped_table() -> CalibrationTable:
     """The table in the package."""
     return CalibrationTable.from_bytes(resources.files("grail_core.proof").joinpath(CALIBRATION_FILE).read_bytes())
-
-
-def read_table(path: Path) -> CalibrationTable:
-    """A table that `grail-validator calibrate` wrote.
-
-    Raises:
-        ConfigurationError: the file is missing, is not JSON, or holds no table.
-    """
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_TABLE_BYTES + 1)
-    except OSError as error:
-        raise ConfigurationError(f"the calibration table cannot be read: {error}", where=str(path), hint=_MAKE_ONE) from error
-    return CalibrationTable.from_bytes(raw, where=str(path))

@@ -27,8 +27,7 @@ import numpy.typing as npt
 from grail_core.generation.base import Completion
 from grail_core.proof.batch import RolloutProof
 from grail_core.proof.calibration import CalibrationTable, Shape
-from grail_core.proof.comparison import Comparison, compare
-from grail_core.proof.comparison import lost as lost_by
+from grail_core.proof.comparison import Comparison, compare, lost_margins
 from grail_core.proof.sketches import parse_sketches
 from grail_core.proof.statistics import own_statistics
 from grail_core.proof.work import RolloutMeasurement
@@ -153,7 +152,7 @@ class DrawCheck:
 
 def _losses(measured: Sequence[Comparison]) -> npt.NDArray[np.float64]:
     """By how much each position loses its draw."""
-    return lost_by(np.concatenate([one.margins for one in measured]))
+    return lost_margins(np.concatenate([one.margins for one in measured]))
 
 
 def _spread(length: int, most: int) -> tuple[int, ...]:

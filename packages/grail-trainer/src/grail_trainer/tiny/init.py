@@ -14,12 +14,12 @@ import os
 import random
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grail_core.capabilities import teacher_of
+from grail_core.capabilities import Stage, teacher_of
 from grail_core.disk import storage_errors, sync_folder
 from grail_core.environment import Environment
 from grail_core.errors import ConfigurationError
@@ -44,9 +44,12 @@ class TinyConfig:
     context_length: int = 512
     max_new_tokens: int = 24
     rows: int = 32  # of one warm-start step
+    most_steps: int | None = None  # of each warm-start stage; None: the teacher's
 
 
 _KEY_PROBLEMS = 8
+_HEAD_SIZE = 64
+LARGEST_LAYERS, LARGEST_HIDDEN_SIZE = 96, 8192
 
 Progress = Callable[[str, int, int, float], None]
 """(stage, steps done, steps in all, loss)."""
@@ -56,6 +59,34 @@ def config_for(environment: Environment) -> TinyConfig:
     """Sizes that fit an environment's prompts and answers, as its teacher knows them."""
     teacher = teacher_of(environment)
     return TinyConfig(context_length=teacher.context_length, max_new_tokens=teacher.max_new_tokens, rows=teacher.rows)
+
+
+def shaped(config: TinyConfig, shape: str) -> TinyConfig:
+    """The same model as deep and wide as `shape` says, "12x512": layers and hidden size.
+
+    A larger model takes longer over every row, so a step of its warm start has fewer, a quarter of them at least.
+
+    Raises:
+        ConfigurationError: no such shape.
+    """
+    layers, _, width = shape.partition("x")
+    if not (layers.isascii() and layers.isdigit() and width.isascii() and width.isdigit() and len(shape) < 12):
+        raise ConfigurationError(f"no shape: {shape[:40]!r}", where="--shape", hint="layers and hidden size, as in 12x512")
+    depth, hidden = int(layers), int(width)
+    if not 1 <= depth <= LARGEST_LAYERS or not _HEAD_SIZE <= hidden <= LARGEST_HIDDEN_SIZE or hidden % _HEAD_SIZE:
+        raise ConfigurationError(
+            f"no model of {depth} layers and hidden size {hidden}",
+            where="--shape",
+            hint=f"1 to {LARGEST_LAYERS} layers, a hidden size that is a multiple of {_HEAD_SIZE} up to {LARGEST_HIDDEN_SIZE}",
+        )
+    return dataclasses.replace(
+        config,
+        layers=depth,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        heads=max(config.heads, hidden // _HEAD_SIZE),
+        rows=max(1, config.rows // 4, config.rows * TinyConfig.hidden_size // hidden),
+    )
 
 
 def create_model(
@@ -106,7 +137,7 @@ def _make(environment: Environment, folder: Path, config: TinyConfig, seed: int,
     torch.set_num_threads(1)
     try:
         module = _new_module(codec, config, seed)
-        for number, stage in enumerate(stages_for(environment, quick=quick), start=1):
+        for number, stage in enumerate(_fitted(stages_for(environment, quick=quick), config), start=1):
 
             def told(done: int, total: int, loss: float, number: int = number) -> None:
                 progress(f"warm start, stage {number}", done, total, loss)
@@ -118,6 +149,20 @@ def _make(environment: Environment, folder: Path, config: TinyConfig, seed: int,
     module.to(torch.bfloat16).save_pretrained(folder)
     _write_generation_config(folder, codec, config)
     (folder / "README.md").unlink(missing_ok=True)
+
+
+def _fitted(stages: Sequence[Stage], config: TinyConfig) -> list[Stage]:
+    """No longer than the configuration says, and with rates for its width: Adam's fall with it, from the default's on."""
+    width = config.hidden_size / TinyConfig.hidden_size
+    return [
+        dataclasses.replace(
+            stage,
+            steps=stage.steps if config.most_steps is None else min(stage.steps, config.most_steps),
+            learning_rate=stage.learning_rate / width,
+            last_learning_rate=stage.last_learning_rate / width,
+        )
+        for stage in stages
+    ]
 
 
 def _new_module(codec: Codec, config: TinyConfig, seed: int) -> Any:

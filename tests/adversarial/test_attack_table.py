@@ -37,6 +37,21 @@ def test_only_the_published_model_is_held_against_the_published_power(scene: Sce
     assert "not_decided" not in found
 
 
+@pytest.mark.parametrize(("name", "of_size"), [("a name that nobody has", "4x128"), (DECIDED, "1x1")])
+def test_a_power_that_is_not_published_is_none_and_not_a_small_one(name: str, of_size: str) -> None:
+    assert published_power(name, of_size) is None
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--size", "5x5"], ["--size", "12x512", "--quick"], ["--size", "12x512", "--family", "C"]]
+)
+def test_a_size_that_says_nothing_of_what_is_asked_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(arguments)
+    assert refused.value.code == 2
+    assert "--size" in capsys.readouterr().err
+
+
 def test_the_whole_table_leaves_nothing_undecided_and_a_quick_one_what_help_names() -> None:
     assert tuple(WHOLE) == SIZES
     assert all(extent.undecided == frozenset() for extent in WHOLE.values())
@@ -58,12 +73,13 @@ def test_a_quick_run_has_the_rows_of_a_whole_one_and_says_that_it_is_quick(
         ("X13", "not built"),
     ]
     by_id = {one["id"]: one for one in found["rows"]}
-    assert set(by_id["B1"]["not_decided"]) == {"4-bit generation, right prefill", UNDECIDED}
+    unnamed = "8-bit generation by groups of 64 with zero point, right prefill"
+    assert set(by_id["B1"]["not_decided"]) == {UNDECIDED, unnamed}
     assert all(by_id[id_]["honest_tries"] > 0 for id_ in ("A9", "B1"))
     print_table(found["rows"], found["note"])
     table = " ".join(capsys.readouterr().out.split())
     assert "quick run:" in table
-    assert "B1: not decided at this size: 4-bit generation, right prefill: 1 of 1 files passed" in table
+    assert f"B1: not decided at this size: {UNDECIDED}: 1 of 1 files passed" in table
 
 
 @pytest.mark.heavy

@@ -53,6 +53,7 @@ class Extent:
     window_groups: int = WINDOW_GROUPS
     seed: int = 0  # another seed is another window, with other problems and other randomness
     undecided: frozenset[str] = frozenset()  # deviations of which a file of this size says nothing
+    threads: int = 1  # of torch: what a larger model has a use for
 
     @property
     def window(self) -> Window:
@@ -63,9 +64,9 @@ DEFAULT_SIZE = "4x128"
 WHOLE = {
     DEFAULT_SIZE: Extent(STUDIED[DEFAULT_SIZE], tries=2, limit=64),
     "6x256": Extent(STUDIED["6x256"], tries=1, limit=64),
-    "12x512": Extent(STUDIED["12x512"], tries=1, limit=48),
+    "12x512": Extent(STUDIED["12x512"], tries=1, limit=48, threads=2),
 }
-"""By `--size`. A file of the larger models takes minutes from writing to verdict, so there is one of each deviation."""
+"""By `--size`. Passes of the larger models are most of a run, so there is one file of each deviation."""
 
 BRIEF = Extent(QUICK, tries=1, limit=24, window_groups=2)
 """For tests: a model trained for seconds, and half a window."""
@@ -87,7 +88,6 @@ class Scene:
     def __init__(
         self, folder: Path, extent: Extent, store: Artefacts, model: Path | None = None, end: int | None = None
     ) -> None:
-        torch.set_num_threads(1)
         self.extent, self.store = extent, store
         self.corpus = load_corpus()
         made = extent.size.make(store, self.corpus)
@@ -103,6 +103,7 @@ class Scene:
             window=extent.window,
             earlier=earlier,
         )
+        torch.set_num_threads(extent.threads)
         self._honest: dict[tuple[int, int], list[Group]] = {}
         self._rulings: dict[tuple[int, int], Ruling] = {}
         self._benches: dict[tuple[int, int], SizedBench] = {}

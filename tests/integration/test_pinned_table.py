@@ -9,14 +9,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from click.testing import CliRunner
+from transformers import Qwen2ForCausalLM
 
 from grail_core.checkpoints import published_table
-from grail_core.checkpoints.pinned_table import shipped, shipped_bytes
+from grail_core.checkpoints.pinned_table import pinned_object, shipped, shipped_bytes
+from grail_core.checkpoints.safety import read_model_files
 from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.participant.pinned import table_in_force
 from grail_core.protocol import SignedVerdict, VerdictBody, WindowStatus
+from grail_core.protocol.manifest import ObjectRef
 from grail_core.storage.layout import verdict_key
+from grail_trainer.cli import cli
 from grail_trainer.hyper_parameters import HyperParameters
+from grail_trainer.publishing.publication import Publisher, TableChoice
 from grail_trainer.start import assemble
 from grail_validator.service import ValidatorService
 from tooling.testing.mining import mining_of, upload
@@ -99,3 +106,27 @@ def test_a_manifest_with_a_table_beyond_the_limits_is_refused_by_validator_miner
     body = verdict(validator)
     assert body.status is not WindowStatus.SCORED
     assert why in body.reason
+
+
+def test_a_trainer_pins_another_table_from_the_next_checkpoint_on(tmp_path: Path, model: Path) -> None:
+    network = SmallNetwork(tmp_path, model=model, miners=0, validators=0)
+    other = json.dumps({**json.loads(shipped_bytes()), "version": "mine/1"}).encode()
+    (tmp_path / "mine.json").write_bytes(other)
+    choice = TableChoice.of(tmp_path / "mine.json", uncovered=False)
+    network.advance_to(FIRST_WINDOW + 1)
+    trainer, files = network.participant("trainer"), read_model_files(model)
+    weights = Qwen2ForCausalLM.from_pretrained(model, dtype=torch.bfloat16).state_dict()
+    second = Publisher(trainer, files, choice=choice).publish_next(FIRST_WINDOW, weights)
+    assert (second.sequence, pinned_object(second)) == (1, ObjectRef.of(other))
+    network.advance_to(second.valid_from + 1)
+    third = Publisher(trainer, files).publish_next(second.valid_from, weights)
+    assert pinned_object(third) == pinned_object(second)
+    assert trainer.checkpoints.table(third).table.version == "mine/1"
+
+
+def test_a_file_that_is_no_table_ends_the_trainers_commands_before_anything_is_asked(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "broken.json").write_text("{")
+    for command in (["publish"], ["run", "--dry-run"]):
+        done = CliRunner().invoke(cli, [*command, "--model", str(model), "--calibration", str(tmp_path / "broken.json")])
+        assert isinstance(done.exception, ConfigurationError)
+        assert done.exception.where == str(tmp_path / "broken.json")

@@ -21,14 +21,16 @@ from grail_core.environment import Grade, Problem
 from grail_core.errors import OutOfMemoryError
 from grail_core.files.shared import put_file
 from grail_core.participant import waiting
+from grail_core.proof.alternatives import Alternatives
 from grail_core.protocol import MinerStatus, RolloutRecord, WindowStatus
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.types import Digest, Window
 from grail_core.storage.layout import training_log_key
+from grail_core.verification.examine import Examination, examine_sample
 from grail_envs.sat import SatEnvironment
 from grail_miner.groups import Group
 from grail_trainer import service as trainer_service
-from grail_trainer.data import intake
+from grail_trainer.data import batch, behaviour, intake
 from grail_trainer.data.behaviour import BehaviourPolicy
 from grail_trainer.hyper_parameters import OptimiserSettings
 from grail_trainer.learning.guarded import learn_window
@@ -322,6 +324,49 @@ def test_a_window_of_equal_rewards_alone_is_passed_over_and_the_next_is_waited_f
     ]
     assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.masters.tensors().items())
     assert len(trainer.publisher.view().stored) == 1
+
+
+def test_groups_are_verified_at_every_position_beside_the_copy_that_behaviour_is_asked_of(
+    there: Mined, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One float32 copy of the checkpoint in memory, whatever it is used for."""
+    copies: list[Alternatives] = []
+    asked: list[torch.nn.Module] = []
+    examined: list[Examination] = []
+
+    def made(*arguments: Any) -> Alternatives:
+        copies.append(Alternatives(*arguments))
+        return copies[-1]
+
+    def looked_at(*arguments: Any) -> Examination:
+        examined.append(examine_sample(*arguments))
+        return examined[-1]
+
+    def logprobs(policy: BehaviourPolicy, *arguments: Any) -> Any:
+        asked.append(policy._policy.module)
+        return given(policy, *arguments)
+
+    given = BehaviourPolicy.logprobs
+    monkeypatch.setattr(behaviour, "Alternatives", made)
+    monkeypatch.setattr(batch, "examine_sample", looked_at)
+    monkeypatch.setattr(BehaviourPolicy, "logprobs", logprobs)
+    accept(there.network, there.data)
+    trainer = service(there.network.participant("trainer"), model)
+    assert trainer.run(threading.Event(), windows=1) == 1
+    (copied,) = copies
+    assert asked
+    assert all(module is copied.reference.model().module for module in asked)
+    for one in examined:
+        assert one.submission is not None
+        assert one.evidence is not None
+        for rollout in one.evidence.rollouts:
+            length = one.submission.rollout_of(rollout.group, rollout.rollout).completion_length
+            assert rollout.reference is not None
+            assert rollout.reference.finite
+            assert len(rollout.reference.margins) == length
+        assert {"sketch_ratio", "twin_margin", "logprob_ratio", "twin_logprob"} <= {
+            finding.detail.partition(":")[0] for finding in one.findings
+        }
 
 
 def test_rollouts_longer_than_the_token_budget_are_passes_of_their_own(there: Mined, model: Path) -> None:

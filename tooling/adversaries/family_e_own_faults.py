@@ -13,10 +13,10 @@ from typing import Any
 from unittest.mock import patch
 
 from grail_core.chain.base import BlockInfo
+from grail_core.child_process.memory import available_bytes
 from grail_core.environment import Environment, EnvironmentSpec, Grade, GradeOutcome, Message, Problem
 from grail_core.errors import BeaconError, ChainError
 from grail_core.files.confined import opening
-from grail_core.files.confined.memory import available_bytes
 from grail_core.protocol import MinerStatus, VerdictBody, WindowStatus
 from grail_core.protocol.types import Block, Window
 from grail_core.storage.base import NoAnswerError, ObjectStore, StoreDirectory

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from grail_core.chain.development.local import LocalChain
 from grail_core.checkpoints import published_table
 from grail_core.checkpoints.pinned_table import (
     CALIBRATION_FILE,
-    MAX_CALIBRATION_BYTES,
+    MAX_TABLE_BYTES,
     parse_table,
     pinned_object,
     pinned_table,
@@ -30,7 +30,7 @@ from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.participant.participant import Participant
 from grail_core.participant.pinned import table_in_force
 from grail_core.protocol.manifest import CheckpointManifest, ObjectRef, build
-from grail_core.protocol.network import NetworkParameters
+from grail_core.protocol.network import CalibrationLimits, NetworkParameters
 from grail_core.protocol.types import Digest, Window
 from grail_core.storage.filesystem import FilesystemDirectory
 from grail_core.storage.layout import manifest_key
@@ -170,8 +170,8 @@ def test_a_configuration_that_does_not_say_its_shape_is_covered_by_no_table(
 
 def test_a_table_that_readers_would_refuse_is_not_published(tmp_path: Path, network: Published) -> None:
     for table, why in (
-        (b"{", "no JSON"),
-        (b" " * (MAX_CALIBRATION_BYTES + 1), "at most"),
+        (b"{", "no valid JSON"),
+        (b" " * (MAX_TABLE_BYTES + 1), "not a calibration table"),
         (changed(lambda table: table.update(version="")), "version"),
     ):
         with pytest.raises(CheckpointError, match=why):
@@ -202,6 +202,14 @@ def test_a_table_beyond_the_networks_limits_is_refused_with_both_figures(
     assert network.source().materialise(manifest).is_dir()  # its bytes are sound: what may be judged by it is what is refused
 
 
+@pytest.mark.parametrize("name", [field.name for field in fields(CalibrationLimits)])
+def test_every_figure_that_a_network_limits_is_looked_at(name: str) -> None:
+    require_within_limits(shipped().table, PARAMS, "here")
+    tight = replace(PARAMS, calibration_limits=replace(PARAMS.calibration_limits, **{name: 1}))
+    with pytest.raises(CheckpointError, match=rf"wider than localnet admits: {name}( threshold)? is .*, at most 0\.001, for"):
+        require_within_limits(shipped().table, tight, "here")
+
+
 def test_classes_that_the_network_does_not_admit_are_not_held_to_its_limits() -> None:
     table = shipped().table
     eager = "bf16-eager-cpu-transformers"
@@ -213,13 +221,13 @@ def test_classes_that_the_network_does_not_admit_are_not_held_to_its_limits() ->
 
 
 HOSTILE = {
-    "cut off": (shipped_bytes()[:-5], "no JSON"),
-    "deep": (b'{"pairs":' + b"[" * 200_000 + b"]" * 200_000 + b"}", "no JSON"),
-    "no UTF-8": (b"\xff" + shipped_bytes(), "no JSON"),
-    "twice": (b'{"version":"a","version":"b"}', "no JSON"),
-    "NaN": (shipped_bytes().replace(b'"mean": ', b'"mean": NaN, "was": ', 1), "NaN is no number"),
-    "infinite": (shipped_bytes().replace(b'"mean": ', b'"mean": -Infinity, "was": ', 1), "-Infinity is no number"),
-    "a number of a million digits": (b'{"pairs": ' + b"9" * 1_000_000 + b"}", "no JSON"),
+    "cut off": (shipped_bytes()[:-5], "no valid JSON"),
+    "deep": (b'{"pairs":' + b"[" * 200_000 + b"]" * 200_000 + b"}", "nested too deeply"),
+    "no UTF-8": (b"\xff" + shipped_bytes(), "no valid JSON"),
+    "twice": (b'{"version":"a","version":"b"}', "no valid JSON"),
+    "NaN": (shipped_bytes().replace(b'"mean": ', b'"mean": NaN, "was": ', 1), "no integer: NaN"),
+    "infinite": (shipped_bytes().replace(b'"mean": ', b'"mean": -Infinity, "was": ', 1), "no integer: -Infinity"),
+    "a number of a million digits": (b'{"pairs": ' + b"9" * 1_000_000 + b"}", "no valid JSON"),
     "a list": (b"[]", "not a calibration table"),
     "control characters": (changed(lambda table: table.update(version="a\x1b[2J")), "version"),
     "a long version": (changed(lambda table: table.update(version="v" * 65)), "version"),
@@ -244,9 +252,9 @@ def test_hostile_bytes_are_no_table_wherever_they_come_from(network: Published, 
 
 
 def test_a_table_of_any_size_is_refused_before_a_byte_of_it_is_fetched(network: Published) -> None:
-    manifest = network.sign_anew(network.publish(), b" " * (MAX_CALIBRATION_BYTES + 1))
+    manifest = network.sign_anew(network.publish(), b" " * (MAX_TABLE_BYTES + 1))
     network.directory.own().delete(pinned_name(manifest))
-    with pytest.raises(CheckpointError, match=f"the limit is {MAX_CALIBRATION_BYTES}"):
+    with pytest.raises(CheckpointError, match=f"the limit is {MAX_TABLE_BYTES}"):
         network.source().table(manifest)
 
 

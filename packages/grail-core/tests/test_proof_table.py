@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from grail_core.checkpoints.pinned_table import read_table_file
 from grail_core.errors import ConfigurationError
 from grail_core.proof.calibration import (
     BOUNDS,
@@ -211,10 +213,14 @@ def test_no_change_of_a_table_is_anything_but_refused_or_read_as_it_stands(data:
     [b"", b"{", b"\xff", b"[" * 100_000, b'{"format": 3, "format": 3}', b" " * (MAX_TABLE_BYTES + 1), b'{"format": NaN}'],
     ids=["empty", "open", "no UTF-8", "deep", "twice", "huge", "NaN"],
 )
-def test_bytes_that_are_no_table_are_refused_with_the_file(raw: bytes) -> None:
+def test_bytes_that_are_no_table_are_refused_with_the_file(raw: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "calibration.json"
+    path.write_bytes(raw)
     with pytest.raises(ConfigurationError, match="not a calibration table") as caught:
-        CalibrationTable.from_bytes(raw, where="calibration.json")
-    assert caught.value.where == "calibration.json"
+        read_table_file(path)
+    assert caught.value.where == str(path)
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        read_table_file(tmp_path / "missing.json")
 
 
 def test_a_pair_is_enforced_up_to_its_largest_shape_and_with_doubled_dead_zones_up_to_twice_that() -> None:

@@ -143,7 +143,7 @@ def test_each_kind_of_class_has_its_own_list() -> None:
     assert refusal(sealed(proof_class=EAGER, generation_class=EAGER), context).detail.startswith("proof class is not admitted")
 
 
-@pytest.mark.parametrize("shape", [LARGE, Shape(TABLE.lookup(SDPA, SDPA).largest.layers + 1, 64)])  # type: ignore[union-attr]
+@pytest.mark.parametrize("shape", [LARGE, Shape(2 * TABLE.lookup(SDPA, SDPA).largest.layers + 1, 64)])  # type: ignore[union-attr]
 def test_a_model_beyond_every_table_is_refused_or_reported_as_the_network_says(shape: Shape) -> None:
     findings = read(SEAL, STRICT, shape=shape)
     assert not isinstance(findings, Seal)

@@ -5,33 +5,42 @@ from __future__ import annotations
 import json
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from grail_core.errors import ConfigurationError, ProtocolViolationError
+from grail_core.files.evidence import GradeEvidence, GradeStability, RolloutEvidence
 from grail_core.keys import LocalSigner, ss58
 from grail_core.participant.settings import Settings, load_settings
 from grail_core.participant.state import StateFolder
+from grail_core.proof.sketches import parse_sketches
+from grail_core.proof.work import ComparedRollout, Leads, ReferenceMeasurement
 from grail_core.protocol import (
     Finding,
     MinerStatus,
     MinerVerdict,
     Outcome,
+    RolloutRecord,
     SignedVerdict,
     VerdictBody,
     Versions,
     WindowStatus,
     score_inputs,
 )
+from grail_core.protocol.constants import SKETCH_SCALE
 from grail_core.protocol.types import Digest, Window
 from grail_validator.cli import cli
 from grail_validator.explain import OF_WINDOW, SEAL_REFUSED, TO_DO, explain_window, find_ledger
+from grail_validator.explain_row import _row_of
 from grail_validator.ledger import Ledger, PublishedFiles
+from tooling.testing import plain_window as plain
 
 NETWORK = Digest(bytes(32))
 VALIDATORS = [LocalSigner.from_seed(bytes([number]) * 32) for number in (1, 2)]
@@ -228,3 +237,43 @@ def test_a_row_that_was_not_sampled_or_is_none_is_refused_with_what_may_be_asked
 def test_a_ledger_that_still_lies_in_the_cache_is_found(settings: Settings) -> None:
     judged(settings.cache_dir / "validator" / "ledger.sqlite", VALIDATORS[0], 30)
     assert find_ledger(settings, Window(30)) == settings.cache_dir / "validator" / "ledger.sqlite"
+
+
+def rollout_beside_a_reference(record: RolloutRecord) -> RolloutEvidence:
+    """At the first two positions; the claims lie where they were measured, and 0.01 from the reference."""
+    z = parse_sketches(record.sketches, record.completion_length + 1)[1:][[0, 1]].astype(np.float32) / np.float32(SKETCH_SCALE)
+    ones = np.ones(2, np.float32)
+    return RolloutEvidence(
+        group=record.group,
+        rollout=record.rollout,
+        grade=GradeEvidence(1.0, True, GradeStability.STABLE),
+        positions=np.array([0, 1], np.int32),
+        z=z,
+        logprob=-ones,
+        margin=ones,
+        reference=ReferenceMeasurement(z + np.float32(0.01), -ones, 0.5 * ones, 0.25 * ones, 0.0004 * ones, ones),
+        compared=ComparedRollout(
+            (0, 1), {"current": z, "int8": z}, {"top-p 0.95": Leads(ones, ones, np.ones(2, np.int32))}, ones, ones
+        ),
+    )
+
+
+def test_a_row_is_told_beside_the_reference_and_what_it_was_compared_with() -> None:
+    context = plain.window_context()
+    record = next(one for one in plain.rollouts(context, plain.MINERS[0], [0]) if one.completion_length > 2)
+    one = rollout_beside_a_reference(record)
+    notes = _row_of(one, record).notes
+    assert any("own sketches err by 0.01 RMS, a difference of two of its logits by 0.02" in note for note in notes)
+    assert "the claimed sketches err by 0.01 RMS" in notes
+    assert any("the tokens written lose 1 in all" in note and note.endswith("same noise 0.5") for note in notes)
+    assert "compared at 2 positions with int8, top-p 0.95" in notes
+    assert not any("claimed" in note and "RMS" in note for note in _row_of(one, None).notes)
+
+
+def test_a_row_whose_reference_says_nothing_is_told_as_such() -> None:
+    record = next(one for one in plain.rollouts(plain.window_context(), plain.MINERS[0], [0]) if one.completion_length > 2)
+    one = rollout_beside_a_reference(record)
+    assert one.reference is not None
+    spoilt = replace(one.reference, noise=np.array([np.nan, 0], np.float32))
+    for reference, told in ((None, "not held against a float32 reference"), (spoilt, "the rollout decides nothing")):
+        assert any(told in note for note in _row_of(replace(one, reference=reference), record).notes)

@@ -25,6 +25,7 @@ MODULES = {
     "cli": "tooling.studies.benchmarks.cli",
     "grpo": "tooling.studies.benchmarks.grpo",
     "workers": "tooling.studies.benchmarks.proof_workers",
+    "deterrence": "tooling.studies.deterrence",
 }
 """Every benchmark and the module that has its `measure`."""
 

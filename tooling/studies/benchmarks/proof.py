@@ -5,8 +5,7 @@
 
 One thread, and processor time, so that a busy machine disturbs the figures little: medians over repeats. A figure of several
 sizes is the worst of them and each size has a suffix. The two LM-head variants run in fresh processes, so that their memory
-is their own. `verify.generate_ratio` runs the generator and all model checks of a validator, grade included, on the same
-rows; making the claims is part of neither side.
+is their own. What a model's passes cost beside generating (`verify.*`) is in `proof_verify`.
 
 Beside ours stands what other systems compute in its place (`peer.*`, see `proof_peers`), on the same inputs in the same run.
 TOPLOC's figures are missing where its package, which has to be built, is not installed:
@@ -22,7 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +31,6 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-    from grail_core.proof.batch import RolloutProof
 
 Figures = dict[str, float]
 
@@ -47,6 +45,8 @@ FUZZ_INPUTS = 100_000
 def measure() -> Figures:
     """Every figure of the benchmark, by its key."""
     import torch
+
+    from tooling.studies.benchmarks.proof_verify import generation
 
     torch.set_num_threads(1)
     figures: Figures = {}
@@ -198,7 +198,10 @@ def _refused(thing: object, positions: int) -> None:
 def sampling() -> Figures:
     """The seeded-sampling check of one position, logits given; honest claims, so every candidate has to be looked at.
 
-    Beside it the checks of others from the same rows of logits.
+    Beside it the checks of others from the same rows of logits, and its time as a share of a bare log-sum-exp's. Both sides can
+    be held to what another machine has, the rest of the figures with them (docs/measurements.md names the machines tried):
+
+        NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=+avx2,+fma ATEN_CPU_CAPABILITY=avx2 hatch run bench proof
     """
     import torch
 
@@ -230,7 +233,13 @@ def sampling() -> Figures:
                     peer(row, position)
 
             figures[f"peer.{key}.{name}"] = 1e6 * _median(compute, 7) / 64
-    for key in ("sampling.verify_us_per_position", *(f"peer.{key}" for key, _ in LOGIT_PEERS)):
+        bare = figures[f"peer.log_sum_exp.us_per_position.{name}"]
+        figures[f"sampling.log_sum_exp_share.{name}"] = figures[f"sampling.verify_us_per_position.{name}"] / bare
+    for key in (
+        "sampling.verify_us_per_position",
+        "sampling.log_sum_exp_share",
+        *(f"peer.{key}" for key, _ in LOGIT_PEERS),
+    ):
         figures[key] = max(figures[f"{key}.{name}"] for name in rows)
     return figures
 
@@ -293,88 +302,6 @@ def _peak_mb() -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
-def generation() -> Figures:
-    """Generating rows against verifying them: 8 rows, 64 prompt tokens, 64 and 448 completion tokens, an 11 M Qwen2.
-
-    `verify` is every check that all files get; the named alternatives (six float32 passes by default, on the share of the
-    rollouts that the operator sets) are timed beside it.
-    """
-    from grail_core.generation.base import GenerationRequest
-    from grail_core.generation.hf import HfGenerator
-    from grail_core.model.policy_model import PolicyModel
-    from grail_core.proof.alternatives import EIGHT_BIT_GROUP, Alternatives, eight_bit
-    from grail_core.proof.batch import measure_rollouts, prove_rollouts
-    from grail_core.proof.calibration import shipped_table
-    from grail_core.proof.comparison import compare
-    from grail_core.proof.numerics import DEFAULT_CLASS
-    from grail_core.proof.sketches import parse_sketches, projections
-    from grail_core.proof.statistics import evaluate
-    from grail_core.proof.work import RolloutTokens
-    from grail_core.protocol import challenged_positions
-    from grail_core.protocol.policy import GenerationPolicy
-    from grail_core.protocol.randomness import Randomness
-    from tooling.studies.benchmarks.proof_peers import full_logits_verify
-    from tooling.testing.models.tiny_qwen2 import Qwen2Shape, in_bfloat16, random_model
-
-    shape = Qwen2Shape(32_000, hidden=256, intermediate=768, layers=4, context=1024, spread=0.02, tied=True)
-    model = PolicyModel(in_bfloat16(random_model(shape)))
-    copies = {"int8": partial(eight_bit, model), "int8-groups": partial(eight_bit, model, EIGHT_BIT_GROUP)}
-    alternatives = Alternatives(model, {**copies, **{f"previous-{age}": model.state for age in (1, 2, 3)}})
-    signs = projections(Randomness(bytes(32)), bytes(32), model.hidden_size)
-    pair = shipped_table().lookup(DEFAULT_CLASS, DEFAULT_CLASS)
-    rng = np.random.default_rng(3)
-    figures: Figures = {}
-    for suffix, length in (("", 64), (".long", 448)):
-        policy = GenerationPolicy(length)
-        generator = HfGenerator(model, policy, frozenset())
-        requests = [GenerationRequest(tuple(rng.integers(0, 32_000, 64).tolist()), int(rng.integers(2**63))) for _ in range(8)]
-        completions = generator.generate(requests)
-        rows = [request.prompt + completion.tokens for request, completion in zip(requests, completions, strict=True)]
-        proofs = prove_rollouts(model, rows, [64] * 8, signs)
-        positions = [challenged_positions(bytes(32), bytes([index]) * 32, length) for index in range(8)]
-
-        def verify(
-            rows: list[tuple[int, ...]] = rows,
-            positions: list[list[int]] = positions,
-            policy: GenerationPolicy = policy,
-            requests: list[GenerationRequest] = requests,
-            proofs: list[RolloutProof] = proofs,
-            length: int = length,
-        ) -> None:
-            measured = measure_rollouts(model, rows, [64] * 8, positions, signs, policy, [r.sampling_seed for r in requests])
-            sample = [
-                compare(
-                    index,
-                    0,
-                    claimed_sketches=parse_sketches(proof.sketches, length + 1)[np.array(at) + 1],
-                    claimed_logprobs=proof.logprobs[at],
-                    z=result.z,
-                    logprobs=result.logprobs,
-                    margins=result.margins,
-                )
-                for index, (proof, at, result) in enumerate(zip(proofs, positions, measured, strict=True))
-            ]
-            if any(statistic.rejects for statistic in evaluate(sample, pair)):
-                raise RuntimeError("honest rows were rejected")
-
-        actions = (
-            partial(generator.generate, requests),
-            verify,
-            partial(full_logits_verify, model, rows, 64),
-            torch.inference_mode()(partial(model.hidden_states, rows)),
-            partial(alternatives.sketches, RolloutTokens(rows, [64] * 8, positions), signs),
-        )
-        generate_s, verify_s, full_s, body_s, others_s = _in_turn(actions, 5 if not suffix else 3)
-        figures[f"verify.generate_ratio{suffix}"] = generate_s / verify_s
-        figures[f"peer.full_logits.generate_ratio{suffix}"] = generate_s / full_s
-        figures[f"verify.generate_ms{suffix}"] = 1e3 * generate_s
-        figures[f"verify.verify_ms{suffix}"] = 1e3 * verify_s
-        figures[f"verify.alternatives_ms{suffix}"] = 1e3 * others_s
-        figures[f"verify.generate_ratio.with_alternatives{suffix}"] = generate_s / (verify_s + others_s)
-        figures[f"verify.body_ms{suffix}"] = 1e3 * body_s  # one forward pass without the head: what no verifier goes below
-    return figures
-
-
 def _median(action: Callable[[], object], repeats: int) -> float:
     """Seconds, median; the first call is not counted."""
     action()
@@ -384,18 +311,6 @@ def _median(action: Callable[[], object], repeats: int) -> float:
         action()
         times.append(time.process_time() - started)
     return statistics.median(times)
-
-
-def _in_turn(actions: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Medians of several actions run in turn, so that a busy spell of the machine meets all; the first turn is not counted."""
-    times: list[list[float]] = [[] for _ in actions]
-    for turn in range(repeats + 1):
-        for action, taken in zip(actions, times, strict=True):
-            started = time.process_time()
-            action()
-            if turn:
-                taken.append(time.process_time() - started)
-    return [statistics.median(taken) for taken in times]
 
 
 if __name__ == "__main__":

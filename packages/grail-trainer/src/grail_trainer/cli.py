@@ -246,9 +246,9 @@ def publish(settings: Settings, model: Path, env_id: str, calibration: Path | No
     from grail_trainer.publishing.publication import TableChoice
     from grail_trainer.start import publish_model
 
+    choice = TableChoice.of(calibration, uncovered=uncovered)
     for note in sampling_defaults(model).notes:
         click.echo(f"{model}: {printable(note)}", err=True)
-    choice = TableChoice.of(calibration, uncovered=uncovered)
     manifest = publish_model(settings, model=model, env_id=env_id, choice=choice)
     click.echo(f"checkpoint {manifest.sequence} ({manifest.digest.hex()[:16]}…), in force from window {manifest.valid_from}")
 

@@ -32,7 +32,14 @@ from grail_core.model.policy_model import Attention
 from grail_core.model.prompts import PromptRenderer
 from grail_core.participant.deployment import network_parameters
 from grail_core.participant.settings import Settings
-from grail_core.proof.calibration import LEAST_CHECKPOINTS, LEAST_TOKENS, CalibrationTable, PairCalibration, share_of_pooled
+from grail_core.proof.calibration import (
+    LEAST_CHECKPOINTS,
+    LEAST_SHAPES,
+    LEAST_TOKENS,
+    CalibrationTable,
+    PairCalibration,
+    thresholds_of,
+)
 from grail_core.protocol.network import NETWORKS, NetworkParameters
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.telemetry.console import PlainColumn, PlainConsole
@@ -91,7 +98,7 @@ def calibrate_command(settings: Settings, asked: CalibrationRequest, *, as_json:
         found = core.calibrate(sources, version=asked.version, attentions=asked.attentions, device=settings.device, told=told)
     proposal = Proposal.of(found.table, pinned, params)
     picture = asked.out.with_suffix(".svg")
-    asked.out.write_text(json.dumps(found.table.to_json(), indent=1) + "\n", encoding="utf-8")
+    asked.out.write_bytes(found.table.to_bytes())
     picture.write_text(plot(found), encoding="utf-8")
     if as_json:
         click.echo(json.dumps({**_report(found), **proposal.to_json()}))
@@ -149,13 +156,15 @@ def _standing(pair: PairCalibration) -> str:
     if pair.covers(pair.largest):
         return (
             f"{name}: may be enforced, for models of at most {pair.largest.layers} layers and "
-            f"{pair.largest.hidden_size} dimensions"
+            f"{pair.largest.hidden_size} dimensions, and up to twice as deep or wide with the dead zone doubled"
         )
     missing = []
     if pair.tokens < LEAST_TOKENS:
         missing.append(f"{pair.tokens:,} of {LEAST_TOKENS:,} tokens")
     if pair.checkpoints < LEAST_CHECKPOINTS:
         missing.append(f"{pair.checkpoints} of {LEAST_CHECKPOINTS} checkpoints")
+    if len(set(pair.shapes)) < LEAST_SHAPES:
+        missing.append(f"{len(set(pair.shapes))} of {LEAST_SHAPES} shapes")
     return f"{name}: reports only, with {' and '.join(missing)}"
 
 
@@ -226,10 +235,8 @@ def _progress() -> Iterator[core.Progress]:
 
 def _thresholds(pair: PairCalibration) -> dict[str, dict[str, float]]:
     """Statistic → sample size → threshold, for rollouts as long as calibration's."""
-    share = share_of_pooled()
-    return {
-        name: {str(size): float(f"{null.threshold(size, share):.4g}") for size in SAMPLES} for name, null in pair.nulls.items()
-    }
+    of_sizes = thresholds_of(pair, SAMPLES)
+    return {name: {str(size): value for size, value in by_size.items()} for name, by_size in of_sizes.items()}
 
 
 def _report(found: core.Calibration) -> dict[str, Any]:

@@ -62,14 +62,14 @@ class Standing:
                     "class": one.miner,
                     "measured_in": one.measured_in,
                     "coverage": one.coverage.value,
-                    "thresholds": {name: f"{value:.4g}" for name, value in thresholds(one).items()},
+                    "thresholds": {name: f"{value:.4g}" for name, value in thresholds(one, self.shape).items()},
                 }
                 for one in self.classes
             ],
         }
 
 
-def thresholds(one: PairCoverage) -> dict[str, float]:
+def thresholds(one: PairCoverage, shape: Shape) -> dict[str, float]:
     """Of every statistic that the table enforces of this pair, for a sample of 64 rollouts; none where it enforces nothing."""
     if one.pair is None or one.coverage is Coverage.NONE:
         return {}
@@ -133,7 +133,7 @@ def _print(found: Standing) -> None:
     console.say(f"calibration {pinned.table.version}, digest {pinned.digest.hex()}, measured on {pinned.table.place}")
     table = Table("use", "class", "measured in", "coverage", f"thresholds at {LIMIT_ROLLOUTS} rollouts")
     for one in found.classes:
-        told = ", ".join(f"{name} {value:.3g}" for name, value in thresholds(one).items())
+        told = ", ".join(f"{name} {value:.3g}" for name, value in thresholds(one, shape).items())
         table.add_row(one.use, one.miner, one.measured_in, one.coverage.value, told)
     console.print(table)
     for coverage in dict.fromkeys(one.coverage for one in found.classes):

@@ -9,30 +9,44 @@ are parsed. What a table means is `grail_core.proof.calibration`'s.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 from grail_core.errors import CheckpointError, ConfigurationError
-from grail_core.proof.calibration import CalibrationTable, PairCalibration
-from grail_core.protocol.constants import FALSE_REJECT_RATE
+from grail_core.proof.calibration import (
+    CALIBRATION_FILE,
+    MAX_TABLE_BYTES,
+    CalibrationTable,
+    PairCalibration,
+    share_of_pooled,
+)
 from grail_core.protocol.manifest import CheckpointManifest, ObjectRef
 from grail_core.protocol.network import NetworkParameters
-from grail_core.protocol.reading import distinct_members
 from grail_core.protocol.types import Digest
-from grail_core.text import printable
 
-CALIBRATION_FILE: Final = "calibration.json"
-MAX_CALIBRATION_BYTES: Final = 1 << 20
-"""Thirty times the shipped table, which has four pairs."""
-MAX_VERSION: Final = 64  # characters
+__all__ = [
+    "CALIBRATION_FILE",
+    "LIMIT_ROLLOUTS",
+    "MAX_TABLE_BYTES",
+    "PinnedTable",
+    "excesses",
+    "given_table",
+    "limited_figures",
+    "parse_table",
+    "pinned_object",
+    "pinned_table",
+    "read_table_file",
+    "require_within_limits",
+    "shipped",
+    "shipped_bytes",
+]
+
 LIMIT_ROLLOUTS: Final = 64
 """The sample that a network's limits speak of: the most that a challenge draws."""
-_MAKE: Final = "make one with `grail-validator calibrate`"
 
 
 @dataclass(frozen=True)
@@ -65,19 +79,7 @@ def parse_table(raw: bytes) -> PinnedTable:
     Raises:
         ConfigurationError: they are too many, no JSON, or no table; the field is in the text.
     """
-    if len(raw) > MAX_CALIBRATION_BYTES:
-        raise ConfigurationError(f"a calibration table has at most {MAX_CALIBRATION_BYTES} bytes", hint=_MAKE)
-    try:
-        value = json.loads(raw.decode("utf-8"), object_pairs_hook=distinct_members, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-        raise ConfigurationError(f"the calibration table is no JSON: {printable(str(error), 200)}", hint=_MAKE) from error
-    table = CalibrationTable.from_json(value)
-    if not table.version or len(table.version) > MAX_VERSION or printable(table.version) != table.version:
-        raise ConfigurationError(
-            f"the calibration table's version is no text of 1 to {MAX_VERSION} printable characters",
-            hint="verdicts name the table by it; give another with `grail-validator calibrate --version`",
-        )
-    return PinnedTable(table, Digest(hashlib.sha256(raw).digest()))
+    return PinnedTable(CalibrationTable.from_bytes(raw), Digest(hashlib.sha256(raw).digest()))
 
 
 def read_table_file(path: Path) -> bytes:
@@ -88,10 +90,12 @@ def read_table_file(path: Path) -> bytes:
     """
     try:
         with path.open("rb") as file:
-            raw = file.read(MAX_CALIBRATION_BYTES + 1)
+            raw = file.read(MAX_TABLE_BYTES + 1)
     except OSError as error:
         raise ConfigurationError(
-            f"the calibration table cannot be read: {error.strerror}", where=str(path), hint=_MAKE
+            f"the calibration table cannot be read: {error.strerror}",
+            where=str(path),
+            hint="make one with `grail-validator calibrate`, or leave it out to have the checkpoint's own",
         ) from error
     try:
         parse_table(raw)
@@ -114,9 +118,9 @@ def pinned_object(manifest: CheckpointManifest) -> ObjectRef:
             where=where,
             hint="nobody can say what honest work is there; the trainer publishes with this version of the software",
         )
-    if found.size > MAX_CALIBRATION_BYTES:
+    if found.size > MAX_TABLE_BYTES:
         raise CheckpointError(
-            f"the calibration table has {found.size} bytes, the limit is {MAX_CALIBRATION_BYTES}",
+            f"the calibration table has {found.size} bytes, the limit is {MAX_TABLE_BYTES}",
             where=f"{where}: {CALIBRATION_FILE}",
         )
     return found
@@ -186,18 +190,12 @@ def excesses(table: CalibrationTable, params: NetworkParameters) -> Iterator[str
 
 def limited_figures(pair: PairCalibration, params: NetworkParameters) -> Iterator[tuple[str, float, float]]:
     """(name, the table's figure, the network's limit) of everything that a network limits."""
-    limits = params.calibration_limits
+    limits, alpha = params.calibration_limits, share_of_pooled()
     for name, null in pair.nulls.items():
-        if not hasattr(limits, name):  # INTERIM
-            continue
-        yield f"{name} threshold", null.threshold(LIMIT_ROLLOUTS, FALSE_REJECT_RATE / 8), getattr(limits, name) / 1000
+        yield f"{name} threshold", null.threshold(LIMIT_ROLLOUTS, alpha), getattr(limits, name) / 1000
     yield "logit_variance", pair.logit_variance, limits.logit_variance / 1000
     yield "sketch_variance", pair.sketch_variance, limits.sketch_variance / 1000
 
 
 def _of(manifest: CheckpointManifest) -> str:
     return f"checkpoint {manifest.sequence}, in force from window {manifest.valid_from}"
-
-
-def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number of a table")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grail_core.checkpoints.pinned_table import CALIBRATION_FILE, MAX_CALIBRATION_BYTES, parse_table
+from grail_core.checkpoints.pinned_table import CALIBRATION_FILE, MAX_TABLE_BYTES, parse_table
 from grail_core.checkpoints.sizes import bound_sizes
 from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.lfs_pointers import refuse_pointer
@@ -56,7 +56,7 @@ _SMALL_FILES = {
     "generation_config.json": 1 << 20,
     TEMPLATE_FILE: 1 << 20,
     "tokenizer_config.json": 8 << 20,
-    CALIBRATION_FILE: MAX_CALIBRATION_BYTES,
+    CALIBRATION_FILE: MAX_TABLE_BYTES,
 }
 
 _CODE_KEYS = ("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code")

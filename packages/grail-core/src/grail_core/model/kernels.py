@@ -1,8 +1,10 @@
 """Compiled loops of the seeded sampler: hashes, noise and scores over a vocabulary.
 
 Each has a plain numpy counterpart (`sampling.*_plain`) that the tests hold it to. A loop over the vocabulary works on
-blocks: hashes and a cheap upper bound of each score in 32-bit arithmetic, which the compiler vectorises, and the exact
-float64 score only where the bound exceeds the best score so far.
+blocks, in three steps of which each is for the few that the one before lets pass: the block's greatest logit and greatest
+hash, which bound its scores together; a cheap upper bound of each score; the exact float64 score. The first two are loops of
+32-bit arithmetic and nothing else, since a compiler makes vectors as wide as their widest type allows: one counter of 64
+bits in such a loop halves what a step takes in.
 """
 
 from __future__ import annotations
@@ -15,19 +17,22 @@ import numba
 import numpy as np
 from numba import float32, uint32, uint64
 
-# On processors with AVX-512, LLVM prefers 256-bit vectors out of care for the clock of mixed code; these loops are all
-# vector work and run 1.4 times as fast on 512 bits (69 against 99 µs a position at V = 151,936). Only a preference of the
-# code generator: results are the same integers either way.
+# On many processors with AVX-512, LLVM prefers 256-bit vectors out of care for the clock of mixed code; these loops are all
+# vector work (`log_sum_exp` takes 24 µs in place of 30 at V = 151,936). Only a preference of the code generator: results of
+# the seeded sampler are the same integers either way.
 if numba.config.CPU_FEATURES is None:
     _features = llvmlite.binding.get_host_cpu_features()
     if _features.get("avx512f"):
         numba.config.CPU_FEATURES = _features.flatten() + ",-prefer-256-bit"
 
 
-_BLOCK = 256  # tokens between two looks at the best score
+_BLOCK = 128  # tokens between two looks at the best score
 
 
 _LN2 = 0.6931471805599453
+
+
+_LOG2_E = 1.4426950408889634
 
 
 _MAX_FLOAT = 1.7976931348623157e308
@@ -42,7 +47,10 @@ _LEAST_EXPONENTIAL = 2.0**-32
 _CHORD = _LN2 / 8388608.0
 
 
-_OFFSET = (16.0 + 127.0) * _LN2 + 4e-3
+_SLACK = 4e-3
+
+
+_OFFSET = (16.0 + 127.0) * _LN2 + _SLACK
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -65,10 +73,14 @@ def _scramble(word):  # type: ignore[no-untyped-def]
 
 
 @compiled(inline="always")
-def _join(state, scrambled):  # type: ignore[no-untyped-def]
-    h = uint32(state ^ scrambled)
-    h = uint32((h << uint32(13)) | (h >> uint32(19)))
-    return uint32(h * uint32(5) + uint32(0xE6546B64))
+def _rotate(h):  # type: ignore[no-untyped-def]
+    return uint32((h << uint32(13)) | (h >> uint32(19)))
+
+
+@compiled(inline="always")
+def _join(rotated_state, rotated_word):  # type: ignore[no-untyped-def]
+    """One round. (state ^ word) rotated is both rotated, each once, outside the loop over the vocabulary."""
+    return uint32(uint32(rotated_state ^ rotated_word) * uint32(5) + uint32(0xE6546B64))
 
 
 @compiled(inline="always")
@@ -82,17 +94,23 @@ def _almost_finish(h):  # type: ignore[no-untyped-def]
 
 
 @compiled(inline="always")
-def _hash(state, scrambled):  # type: ignore[no-untyped-def]
-    h = _almost_finish(_join(state, scrambled))
+def _hash(state, word):  # type: ignore[no-untyped-def]
+    h = _almost_finish(_join(state, word))
     return uint32(h ^ (h >> uint32(16)))
 
 
 @compiled(inline="always")
+def _token_word(token):  # type: ignore[no-untyped-def]
+    """What the hash's last round takes of a token."""
+    return _rotate(_scramble(token))
+
+
+@compiled(inline="always")
 def _prefix(seed, position):  # type: ignore[no-untyped-def]
-    """The hash's state after the words that do not depend on the token."""
-    state = _join(uint32(0), _scramble(uint32(seed & uint64(0xFFFFFFFF))))
-    state = _join(state, _scramble(uint32(seed >> uint64(32))))
-    return _join(state, _scramble(uint32(position)))
+    """The hash's state after the words that do not depend on the token, rotated for the last round."""
+    state = _join(uint32(0), _rotate(_scramble(uint32(seed & uint64(0xFFFFFFFF)))))
+    state = _join(_rotate(state), _rotate(_scramble(uint32(seed >> uint64(32)))))
+    return _rotate(_join(_rotate(state), _rotate(_scramble(uint32(position)))))
 
 
 @compiled(inline="always")
@@ -105,20 +123,57 @@ def _noise(h):  # type: ignore[no-untyped-def]
 
 
 @compiled(inline="always")
-def _noise_bound(state, scrambled):  # type: ignore[no-untyped-def]
-    """float32, at least the noise minus `_OFFSET`."""
-    h = _almost_finish(_join(state, scrambled))
+def _noise_bound(h):  # type: ignore[no-untyped-def]
+    """float32, at least the noise of a hash whose upper half is h's, minus `_OFFSET`; it does not fall where h rises."""
     d = float32(np.int32((~h) >> uint32(16)))
     return -float32(_CHORD) * float32(np.float32(d).view(np.int32))
 
 
+@compiled(inline="always")
+def _bar(best):  # type: ignore[no-untyped-def]
+    """What logit / temperature + `_noise_bound` has to exceed, or the score cannot reach `best`."""
+    return float32(best) - abs(float32(best)) * float32(1e-6) - float32(_OFFSET)
+
+
 @compiled()
-def scrambled_words(size):  # type: ignore[no-untyped-def]
+def token_words(size):  # type: ignore[no-untyped-def]
     """uint32[size]: the part of the hash's last round that depends on the token alone, the same for all rows."""
     words = np.empty(size, dtype=np.uint32)
     for v in range(size):
-        words[v] = _scramble(uint32(v))
+        words[v] = _token_word(uint32(v))
     return words
+
+
+@compiled(inline="always")
+def _depth(block, top):  # type: ignore[no-untyped-def]
+    """float32: how far the greatest of a block lies below `top`, which none of them exceeds.
+
+    Numbers from 0 on are ordered as their bits are, so this is a least integer: every compiler makes vectors of that, and of
+    a least float only where no NaN can be. NaN among the logits is no candidate, and hides none.
+    """
+    least = np.int32(0x7FFFFFFF)
+    for i in range(block.shape[0]):
+        least = min(least, np.float32(top - block[i]).view(np.int32))
+    return np.int32(least).view(np.float32)
+
+
+@compiled(inline="always")
+def _highest_hash(state, words):  # type: ignore[no-untyped-def]
+    """The greatest hash of these tokens; the lower half is not the hash's."""
+    greatest = uint32(0)
+    for i in range(words.shape[0]):
+        greatest = max(greatest, _almost_finish(_join(state, words[i])))
+    return greatest
+
+
+@compiled(inline="always")
+def _survivors(block, words, state, inverse, bar):  # type: ignore[no-untyped-def]
+    """How many scores of a block may exceed what `bar` is made of."""
+    count = np.int32(0)
+    for i in range(block.shape[0]):
+        passes = block[i] * inverse + _noise_bound(_almost_finish(_join(state, words[i]))) > bar
+        count = np.int32(count + np.int32(passes))
+    return count
 
 
 @compiled(fastmath={"contract"})
@@ -127,7 +182,7 @@ def claimed_and_best(logits, words, seed, position, temperature, claimed, floor,
 
     Args:
         logits: float32[V]; x = logits / temperature in float32. −inf where warped away.
-        words: `scrambled_words(V)`.
+        words: `token_words(V)`.
         seed, position: uint64, uint32. temperature: float32.
         claimed: token id; it takes part whatever its x.
         floor: float32; competitors with x below it are left out.
@@ -145,20 +200,25 @@ def claimed_and_best(logits, words, seed, position, temperature, claimed, floor,
     if hint != claimed and x >= floor:
         best = max(best, np.float64(x) + _noise(_hash(state, words[hint])))
     size = logits.shape[0]
+    top = logits[hint]
+    reach = floor - abs(floor) * float32(1e-6) - float32(_SLACK)
     for start in range(0, size, _BLOCK):
         if best - own >= gap:
             break
-        width = min(_BLOCK, size - start)
-        block = logits[start : start + width]
-        mixed = words[start : start + width]
-        bar = float32(best) - abs(float32(best)) * float32(1e-6) - float32(_OFFSET)
-        survivors = np.int32(0)
-        for i in range(width):
-            survivors += np.int32(block[i] * inverse + _noise_bound(state, mixed[i]) > bar)
-        if survivors == 0:
+        end = min(start + _BLOCK, size)
+        block = logits[start:end]
+        mixed = words[start:end]
+        highest = (top - _depth(block, top)) * inverse
+        if highest < reach:
             continue
-        for i in range(width):
-            if block[i] * inverse + _noise_bound(state, mixed[i]) > bar and start + i != claimed:
+        bar = _bar(best)
+        if highest + _noise_bound(_highest_hash(state, mixed)) <= bar:
+            continue
+        if _survivors(block, mixed, state, inverse, bar) == 0:
+            continue
+        for i in range(end - start):
+            bound = _noise_bound(_almost_finish(_join(state, mixed[i])))
+            if block[i] * inverse + bound > bar and start + i != claimed:
                 x = float32(block[i] / temperature)
                 if x >= floor:
                     best = max(best, np.float64(x) + _noise(_hash(state, mixed[i])))
@@ -177,18 +237,18 @@ def sample_rows(logits, words, seeds, positions, temperature, hints, out):  # ty
         state = _prefix(seeds[row], positions[row])
         token = hints[row]
         best = np.float64(float32(logits[row, token] / temperature)) + _noise(_hash(state, words[token]))
+        top = logits[row, token]
         for start in range(0, size, _BLOCK):
-            width = min(_BLOCK, size - start)
-            block = logits[row, start : start + width]
-            mixed = words[start : start + width]
-            bar = float32(best) - abs(float32(best)) * float32(1e-6) - float32(_OFFSET)
-            survivors = np.int32(0)
-            for i in range(width):
-                survivors += np.int32(block[i] * inverse + _noise_bound(state, mixed[i]) > bar)
-            if survivors == 0:
+            end = min(start + _BLOCK, size)
+            block = logits[row, start:end]
+            mixed = words[start:end]
+            bar = _bar(best)
+            if (top - _depth(block, top)) * inverse + _noise_bound(_highest_hash(state, mixed)) <= bar:
                 continue
-            for i in range(width):
-                if block[i] * inverse + _noise_bound(state, mixed[i]) > bar:
+            if _survivors(block, mixed, state, inverse, bar) == 0:
+                continue
+            for i in range(end - start):
+                if block[i] * inverse + _noise_bound(_almost_finish(_join(state, mixed[i]))) > bar:
                     score = np.float64(float32(block[i] / temperature)) + _noise(_hash(state, mixed[i]))
                     if score > best or (score == best and start + i < token):
                         best = score
@@ -196,10 +256,14 @@ def sample_rows(logits, words, seeds, positions, temperature, hints, out):  # ty
         out[row] = token
 
 
-@compiled(inline="always", fastmath={"contract", "nsz"})
+@compiled(inline="always")
 def _power_of_two(y):  # type: ignore[no-untyped-def]
-    """2^y for −126 ≤ y ≤ 0 in float32: 2^⌊y⌋ (set in the exponent's bits) times a polynomial of the fraction (relative error
-    under 3e-7), which the compiler vectorises: a third of the time of a library's exp."""
+    """float32: 2^y for y ≤ 0; 2⁻¹²⁶ below −126.
+
+    2^⌊y⌋ (set in the exponent's bits) times a polynomial of the fraction (relative error under 3e-7), which the compiler
+    vectorises: a third of the time of a library's exp.
+    """
+    y = y if y > float32(-126.0) else float32(-126.0)
     whole = np.floor(y)
     f = y - whole
     power = float32(1.8775767e-3)
@@ -219,8 +283,7 @@ def log_sum_exp(logits, tops, out):  # type: ignore[no-untyped-def]
         top = logits[row, tops[row]]
         total = float32(0.0)
         for v in range(size):
-            y = (logits[row, v] - top) * float32(1.4426950408889634)
-            total += _power_of_two(y if y > float32(-126.0) else float32(-126.0))
+            total += _power_of_two((logits[row, v] - top) * float32(_LOG2_E))
         out[row] = top + np.float32(np.log(total))
 
 
@@ -229,7 +292,7 @@ def noise_at(seeds, positions, tokens, out):  # type: ignore[no-untyped-def]
     """The noise of one token a row: seeds uint64[n], positions uint32[n], tokens int64[n], out float64[n]."""
     for row in range(tokens.shape[0]):
         state = _prefix(seeds[row], positions[row])
-        out[row] = _noise(_hash(state, _scramble(uint32(tokens[row]))))
+        out[row] = _noise(_hash(state, _token_word(uint32(tokens[row]))))
 
 
 @compiled(fastmath={"reassoc", "contract", "nsz"})
@@ -243,18 +306,19 @@ def logit_noise(reference, other, tops, temperature, noise, spread):  # type: ig
     reference, other float32[n, V]; tops int64[n] (each row's maximum of `reference`); noise, spread float32[n].
     """
     size = reference.shape[1]
-    inverse = float32(1.4426950408889634) / float32(temperature)
+    inverse = float32(_LOG2_E) / float32(temperature)
     for row in range(reference.shape[0]):
         top = reference[row, tops[row]]
+        shift = other[row, tops[row]] - top  # what moves all alike decides nothing, and would take the digits of what does
         total = float32(0.0)
         squares = float32(0.0)
         first = float32(0.0)
         second = float32(0.0)
         for v in range(size):
             y = (reference[row, v] - top) * inverse
-            p = _power_of_two(y if y > float32(-29.0) else float32(-29.0))
-            p = p if y > float32(-28.853901) else float32(0.0)
-            difference = other[row, v] - reference[row, v]
+            near = y > float32(-20.0 * _LOG2_E)
+            p = _power_of_two(y) if near else float32(0.0)
+            difference = other[row, v] - reference[row, v] - shift if near else float32(0.0)  # far ones may be −inf in both
             total += p
             squares += p * p
             first += p * difference
@@ -272,7 +336,7 @@ def mass_within(logits, tops, temperature, floors, near, far, out):  # type: ign
 
     logits float32[n, V]; tops int64[n] (each row's maximum); floors float32[n], below which nothing counts; out float32[n, 3].
     """
-    inverse = float32(1.4426950408889634) / float32(temperature)
+    inverse = float32(_LOG2_E) / float32(temperature)
     for row in range(logits.shape[0]):
         top = logits[row, tops[row]]
         floor = floors[row]
@@ -284,7 +348,7 @@ def mass_within(logits, tops, temperature, floors, near, far, out):  # type: ign
         for v in range(logits.shape[1]):
             x = logits[row, v]
             y = (x - top) * inverse
-            p = _power_of_two(y if y > float32(-126.0) else float32(-126.0))
+            p = _power_of_two(y)
             p = p if x >= floor else float32(0.0)
             total += p
             second += p if x >= middle else float32(0.0)

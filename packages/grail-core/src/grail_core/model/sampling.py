@@ -30,8 +30,8 @@ _NUCLEUS_DEPTH = 20.0
 
 @lru_cache(maxsize=8)
 def token_words(size: int) -> npt.NDArray[np.uint32]:
-    """`kernels.scrambled_words`, made once for a vocabulary."""
-    words: npt.NDArray[np.uint32] = kernels.scrambled_words(size)
+    """`kernels.token_words`, made once for a vocabulary."""
+    words: npt.NDArray[np.uint32] = kernels.token_words(size)
     words.flags.writeable = False
     return words
 
@@ -121,7 +121,8 @@ class SeededSampler:
         """
         temperature = self.policy.temperature
         x = logits
-        if not np.isfinite(logits[int(logits.argmax()) if top is None else top]):  # argmax gives a NaN precedence
+        hint = int(logits.argmax()) if top is None else top
+        if not np.isfinite(logits[hint]):  # argmax gives a NaN precedence
             return MARGIN_CLIP
         if not self._plain:
             x = self._scaled(logits, history)
@@ -132,7 +133,7 @@ class SeededSampler:
                 if masked is None:
                     return MARGIN_CLIP
                 x = masked
-        hint = top if top is not None and self._plain else int(x.argmax())
+            hint = int(x.argmax())
         scale = np.float32(temperature if self._plain else 1.0)
         highest = np.float32(x[hint] / scale)
         own, best = kernels.claimed_and_best(

@@ -48,7 +48,7 @@ def look() -> Machine:
     """Imports torch, and opens no CUDA context of its own."""
     import torch
 
-    from grail_core.files.confined.memory import available_bytes
+    from grail_core.child_process.memory import available_bytes
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     devices: list[tuple[str, int]] = []

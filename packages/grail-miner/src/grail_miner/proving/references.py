@@ -11,8 +11,8 @@ from typing import Final
 
 import torch
 
+from grail_core.child_process.memory import available_bytes
 from grail_core.errors import MachineFaultError
-from grail_core.files.confined.memory import available_bytes
 from grail_core.model.memory import free_memory
 from grail_core.model.policy_model import PolicyModel
 from grail_core.proof.reference import Reference

@@ -64,7 +64,7 @@ def config_for(environment: Environment) -> TinyConfig:
 def shaped(config: TinyConfig, shape: str) -> TinyConfig:
     """The same model as deep and wide as `shape` says, "12x512": layers and hidden size.
 
-    A larger model takes longer over every row, so a step of its warm start has fewer, a quarter of them at least.
+    A wider model takes longer over every row, so a step of its warm start has fewer, two at least.
 
     Raises:
         ConfigurationError: no such shape.
@@ -85,7 +85,7 @@ def shaped(config: TinyConfig, shape: str) -> TinyConfig:
         hidden_size=hidden,
         intermediate_size=2 * hidden,
         heads=max(config.heads, hidden // _HEAD_SIZE),
-        rows=max(1, config.rows // 4, config.rows * TinyConfig.hidden_size // hidden),
+        rows=max(2, config.rows * TinyConfig.hidden_size // (2 * hidden)) if hidden > TinyConfig.hidden_size else config.rows,
     )
 
 

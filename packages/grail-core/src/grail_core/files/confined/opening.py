@@ -35,10 +35,10 @@ from typing import TypeVar
 import zstandard
 
 import grail_core
+from grail_core.child_process.memory import available_bytes
 from grail_core.errors import GrailError, ProtocolViolationError
 from grail_core.files import evidence, window_file
 from grail_core.files.confined.child import DONE, OUT_OF_MEMORY, RAISED, READY, REFUSED, Job, table_of
-from grail_core.files.confined.memory import available_bytes
 from grail_core.files.evidence import MinerEvidence
 from grail_core.files.parquet_columns import Buffer
 from grail_core.files.parquet_footer import FileForm

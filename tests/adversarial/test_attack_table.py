@@ -10,7 +10,7 @@ from tooling.adversaries import quick
 from tooling.adversaries.__main__ import SIZES, main, print_table, wanted_ids
 from tooling.adversaries.deviations.catalogue import all_deviations
 from tooling.adversaries.rows import Row, Try
-from tooling.adversaries.scene import SWIFT, WHOLE, Scene, run_deviations
+from tooling.adversaries.scene import SWIFT, WHOLE, Scene, published_power, run_deviations
 
 DECIDED, UNDECIDED = "8-bit weights, per channel", "8-bit generation, right prefill"
 

@@ -7,10 +7,10 @@ import json
 import pytest
 
 from tooling.adversaries import quick
-from tooling.adversaries.__main__ import main, print_table, wanted_ids
+from tooling.adversaries.__main__ import SIZES, main, print_table, wanted_ids
 from tooling.adversaries.deviations.catalogue import all_deviations
 from tooling.adversaries.rows import Row, Try
-from tooling.adversaries.scene import SWIFT, WHOLE, Scene, run_deviations
+from tooling.adversaries.scene import SWIFT, WHOLE, Scene, published_power, run_deviations
 
 DECIDED, UNDECIDED = "8-bit weights, per channel", "8-bit generation, right prefill"
 
@@ -37,8 +37,24 @@ def test_only_the_published_model_is_held_against_the_published_power(scene: Sce
     assert "not_decided" not in found
 
 
+@pytest.mark.parametrize(("name", "of_size"), [("a name that nobody has", "4x128"), (DECIDED, "1x1")])
+def test_a_power_that_is_not_published_is_none_and_not_a_small_one(name: str, of_size: str) -> None:
+    assert published_power(name, of_size) is None
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--size", "5x5"], ["--size", "12x512", "--quick"], ["--size", "12x512", "--family", "C"]]
+)
+def test_a_size_that_says_nothing_of_what_is_asked_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(arguments)
+    assert refused.value.code == 2
+    assert "--size" in capsys.readouterr().err
+
+
 def test_the_whole_table_leaves_nothing_undecided_and_a_quick_one_what_help_names() -> None:
-    assert WHOLE.undecided == frozenset()
+    assert tuple(WHOLE) == SIZES
+    assert all(extent.undecided == frozenset() for extent in WHOLE.values())
     assert SWIFT.undecided == quick.UNDECIDED
     assert set(all_deviations()) >= quick.UNDECIDED
     assert all(name in quick.HELP for name in quick.UNDECIDED)
@@ -57,12 +73,13 @@ def test_a_quick_run_has_the_rows_of_a_whole_one_and_says_that_it_is_quick(
         ("X13", "not built"),
     ]
     by_id = {one["id"]: one for one in found["rows"]}
-    assert set(by_id["B1"]["not_decided"]) == {"4-bit generation, right prefill", UNDECIDED}
+    unnamed = "8-bit generation by groups of 64 with zero point, right prefill"
+    assert set(by_id["B1"]["not_decided"]) == {UNDECIDED, unnamed}
     assert all(by_id[id_]["honest_tries"] > 0 for id_ in ("A9", "B1"))
     print_table(found["rows"], found["note"])
     table = " ".join(capsys.readouterr().out.split())
     assert "quick run:" in table
-    assert "B1: not decided at this size: 4-bit generation, right prefill: 1 of 1 files passed" in table
+    assert f"B1: not decided at this size: {UNDECIDED}: 1 of 1 files passed" in table
 
 
 @pytest.mark.heavy

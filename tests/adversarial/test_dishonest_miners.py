@@ -24,7 +24,7 @@ def dishonest(scene: Scene, strategy: str) -> Mining:
 
 
 def ruling_on(scene: Scene, mining: Mining, groups: int) -> Ruling:
-    return scene.court.examine(scene.court.mined_by(mining, range(groups)), alternatives=scene.alternatives)
+    return scene.court.examine(scene.court.mined_by(mining, range(groups)))
 
 
 def test_a_miner_that_runs_no_model_for_its_proof_is_rejected_by_the_proof(scene: Scene) -> None:

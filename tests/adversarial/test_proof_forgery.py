@@ -46,17 +46,35 @@ def test_another_prompt_fails_openly_by_the_prompt_check_and_hidden_by_the_model
         assert one.caught_by in ({"proof", "sampling"} if hidden else {"prompt"}), one
 
 
-@pytest.mark.parametrize("name", ["4-bit weights, per channel", "4-bit weights, groups of 32"])
-def test_four_bit_weights_fail(scene: Scene, name: str) -> None:
-    no_try_got_through(run_deviations(scene, Row("A4", "file"), [name], BRIEF.window_groups))
-
-
-@pytest.mark.parametrize("name", ["8-bit weights, per channel", "8-bit weights, groups of 32", "previous checkpoint, lr 1e-5"])
-def test_weights_that_differ_by_less_than_kernels_do_fail_by_the_name_of_an_alternative(scene: Scene, name: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "4-bit weights, per channel",
+        "8-bit weights, per channel",
+        "8-bit weights, groups of 32",
+        "8-bit weights, groups of 64 with zero point",
+        "8-bit floating-point weights",
+        "4-bit weights, groups of 32, one rollout in 16 run honestly",
+        "8-bit weights, per channel, one rollout in 16 run honestly",
+    ],
+)
+def test_rounded_weights_fail_by_their_distance_from_float32_whether_anybody_names_them(scene: Scene, name: str) -> None:
     row = run_deviations(scene, Row("A4", "file"), [name], BRIEF.window_groups)
     no_try_got_through(row)
     assert {one.caught_by for one in row.tries} == {"proof"}
-    assert all("log-evidence" in one.message for one in row.tries)
+    assert all("sketch_ratio" in one.message for one in row.tries)
+
+
+def test_rounded_weights_without_the_noise_of_bf16_fail_by_the_name_of_an_alternative(scene: Scene) -> None:
+    row = run_deviations(scene, Row("A4", "file"), ["8-bit weights, float32 activations"], BRIEF.window_groups)
+    no_try_got_through(row)
+    assert all("log-evidence that int8" in one.message for one in row.tries)
+
+
+def test_the_checkpoint_before_fails_by_what_is_relative_to_the_own_drift(scene: Scene) -> None:
+    row = run_deviations(scene, Row("A5", "file"), ["previous checkpoint, lr 1e-5"], BRIEF.window_groups)
+    no_try_got_through(row)
+    assert {one.caught_by for one in row.tries} <= {"proof", "logprob"}
 
 
 def test_a_skipped_layer_fails(scene: Scene) -> None:

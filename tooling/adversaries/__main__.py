@@ -4,11 +4,13 @@
     hatch run attacks --family A,B --json    two families, as {"rows": [...]}
     hatch run attacks --ids E1,E10 --seed 3
     hatch run attacks --quick                the same ids in a few minutes
+    hatch run attacks --family A,B --size 12x512
+                                             the proof's families on a larger model of the study
 
 A row has id, status (built | not built), unit, tries, accepted, caught_by, honest_tries, honest_false_rejects, and `power`
 where the required outcome is a published power. The exit code is 1 if anything was accepted or an honest twin rejected.
-A quick run says so (`quick`), holds nothing against a published power, and puts what its size does not decide under
-`not_decided` of the row, with the files tried and the files that passed.
+Rows of families A and B say the `size` of their model. A quick run says so (`quick`), holds nothing against a published power,
+and puts what its size does not decide under `not_decided` of the row, with the files tried and the files that passed.
 """
 
 from __future__ import annotations
@@ -28,6 +30,12 @@ from tooling.adversaries import quick
 
 KNOWN = {"A": 11, "B": 8, "C": 11, "D": 17, "E": 13, "X": 13}
 """Families of the threat model and how many ids each has."""
+
+SIZED = ("A", "B")
+"""Families whose rows are of a model of some size."""
+
+SIZES = ("4x128", "6x256", "12x512")
+"""The trained models of the power study, the smallest first."""
 
 Attack = Callable[..., dict[str, Any]]
 _WIDTH_OF_A_PIPE = 200  # columns: no heading is cut where no terminal says how wide it is
@@ -95,16 +103,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--ids", default="", help="ids, for example E1,E10")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tries", type=int, default=None, help="attempts of the attacks that take a number")
+    parser.add_argument(
+        "--size", choices=SIZES, help=f"of the model of families A and B, layers x width; {SIZES[0]} unless given"
+    )
     parser.add_argument("--quick", action="store_true", help="smaller models and fewer tries, see below")
     parser.add_argument("--details", action="store_true", help="with --json: every single try too")
     parser.add_argument("--json", action="store_true", dest="as_json")
     options = parser.parse_args(arguments)
     ids = wanted_ids(options.family, options.ids)
+    if options.size and options.quick:
+        parser.error("--size and --quick: a quick run has a model of its own, give one of them")
+    if options.size and not any(id_[0] in SIZED for id_ in ids):
+        parser.error(f"--size is of families {' and '.join(SIZED)}, and none of their ids is asked for")
     attacks = registry()
     rows = []
     for id_ in ids:
         print(f"{id_} …", file=sys.stderr, flush=True)
-        rows.append(row_of(id_, attacks, {"seed": options.seed, "tries": options.tries, "quick": options.quick}))
+        rows.append(row_of(id_, attacks, {name: getattr(options, name) for name in ("seed", "tries", "quick", "size")}))
     if options.as_json:
         kept = rows if options.details else [{key: value for key, value in row.items() if key != "details"} for row in rows]
         said = {"quick": True, "note": quick.NOTE} if options.quick else {}

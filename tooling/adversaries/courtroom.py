@@ -3,7 +3,7 @@
 A network inside this process (`tooling.testing`) publishes a trained tiny model as its checkpoint; a miner's groups are
 made with the pieces of `grail_miner.mining`, packed, signed and sealed; the seal is read as first sight reads it, and the file
 goes through checks 1 to 9 as the validator runs them: parsed from bytes, sampled by a challenge that the file's digest decides,
-measured, decided.
+measured, and compared with what `grail-validator run` compares with unless its operator says otherwise, decided.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
@@ -24,7 +24,7 @@ from grail_core.files.window_file import WindowFileError, header_of
 from grail_core.generation.base import Completion
 from grail_core.model.policy_model import PolicyModel
 from grail_core.participant.windows import open_challenge
-from grail_core.proof.alternatives import Alternatives
+from grail_core.proof.alternatives import Alternatives, Weights
 from grail_core.proof.batch import RolloutProof
 from grail_core.proof.calibration import CalibrationTable, Shape
 from grail_core.proof.in_process import InThisProcess
@@ -38,6 +38,7 @@ from grail_core.verification.measure import ChallengedSample
 from grail_core.verification.seal import read_seal
 from grail_miner.groups import Group
 from grail_miner.mining import Mining
+from grail_validator.compared_models import ComparedModels
 from tooling.adversaries.deviations.observation import Rollout, Setting
 from tooling.adversaries.tampering import as_tokens
 from tooling.testing.mining import loaded_by
@@ -74,6 +75,8 @@ class Courtroom:
         root: empty folder for chain, buckets and caches. model: Transformers folder with the tokenizer of
             `tooling.testing.models`. max_tokens: the policy's limit. miners: hotkeys that take part. end: the one end
             token; by default that of the training text. window: which window is mined; others have other seeds.
+        earlier: weights of the checkpoints before, by the names that a validator has for them ("previous-1" …); a network's
+            first checkpoint has none before it.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Courtroom:
         miners: int = 1,
         end: int | None = None,
         window: Window = FIRST_WINDOW,
+        earlier: Mapping[str, Weights] | None = None,
     ) -> None:
         torch.set_num_threads(1)
         self.end: int = encoder(model).token_to_id(END) if end is None else end
@@ -93,6 +97,10 @@ class Courtroom:
         self.context: WindowContext = self.network.participant("miner-0").open_window(window)
         self.mining = self.network.mining("miner-0")
         self.loaded: LoadedCheckpoint = loaded_by(self.mining, self.context)
+        self._compared = ComparedModels()
+        self._alternatives: Callable[[], Alternatives] = cache(
+            lambda: self._compared.alternatives(self.loaded.model, earlier or {})
+        )
         _ = self.challenge
 
     @property
@@ -199,13 +207,17 @@ class Courtroom:
         shape = Shape(self.model.layers, self.model.hidden_size)
         return read_seal(seal.encode(), self.hotkey, self.context, table=self.table, shape=shape)
 
-    def examine(self, data: bytes, *, alternatives: Alternatives | None = None, header: WindowHeader | None = None) -> Ruling:
+    def work(self) -> InThisProcess:
+        """The window's model as a validator has it, with nothing kept of any file before."""
+        return InThisProcess(self.model, self._alternatives, kept_bytes=self._compared.states_bytes)
+
+    def examine(self, data: bytes, *, header: WindowHeader | None = None) -> Ruling:
         """The seal as first sight reads it (`header`: as `first_sight`), then checks 1 to 9 on the file's bytes."""
         seal = self.first_sight(data, header)
         if isinstance(seal, list):
             return Ruling(tuple(seal), None)
         digest = Digest(hashlib.sha256(data).digest())
-        sample = ChallengedSample(challenge_seed(self.context, self.challenge, digest), InThisProcess(self.model, alternatives))
+        sample = ChallengedSample(challenge_seed(self.context, self.challenge, digest), self.work())
         context = self.check_context(seal.header if seal is not None else None)
         examination = examine(data, context, sample, content_digest=digest)
         return Ruling(examination.findings, examination.evidence)

@@ -1,6 +1,6 @@
 """A1 to A11: forged proofs, each as real files before the real checks.
 
-`ATTACKS` maps each id to what runs it. The scene (network, trained tiny model, miners) is made once a run, of the size
+`ATTACKS` maps each id to what runs it. The scene (network, trained model, miners) is made once a run, of a size in
 `scene.WHOLE`, or `scene.SWIFT` with `--quick`; tests take `scene.BRIEF`.
 """
 
@@ -31,6 +31,7 @@ from tooling.adversaries.tampering import (
 )
 
 _NO_MODEL_SCALES = ("0.5", "1", "100", "heavy-tailed")
+_ONE_IN_SIXTEEN = "{}, one rollout in 16 run honestly"
 
 
 def run_a1(scene: Scene) -> Row:
@@ -68,9 +69,11 @@ def run_a3(scene: Scene) -> Row:
 def run_a4(scene: Scene) -> Row:
     row = Row("A4", "miner-window")
     groups = scene.extent.window_groups
-    run_deviations(scene, row, ["4-bit weights, per channel", "4-bit weights, groups of 32"], groups)
-    eight = ["8-bit weights, per channel", "8-bit weights, groups of 32"]
-    return run_deviations(scene, row, eight, groups, power=True)
+    four = ["4-bit weights, per channel", "4-bit weights, groups of 32"]
+    run_deviations(scene, row, [*four, *map(_ONE_IN_SIXTEEN.format, four)], groups)
+    eight = ["8-bit weights, per channel", "8-bit weights, groups of 32", "8-bit weights, groups of 64 with zero point"]
+    others = ["8-bit floating-point weights", "8-bit weights, float32 activations"]
+    return run_deviations(scene, row, [*eight, *map(_ONE_IN_SIXTEEN.format, eight), *others], groups, power=True)
 
 
 def run_a5(scene: Scene) -> Row:
@@ -168,7 +171,7 @@ RUNS: dict[str, Callable[[Scene], Row]] = {
 """Every id of the family over a scene that is open already."""
 
 ATTACKS = attacks_of(RUNS)
-"""The rows at the size of the published table, or a quick run's, over one scene for all of them."""
+"""The rows at one size of the study, or a quick run's, over one scene for all of them."""
 
 
 def _rescaled(model: Path, folder: Path, scale: str) -> Path:

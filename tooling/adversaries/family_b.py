@@ -20,7 +20,11 @@ _ONE_GROUP = 1
 def run_b1(scene: Scene) -> Row:
     row = Row("B1", "file")
     run_deviations(scene, row, ["smaller model, right prefill"], _ONE_GROUP)
-    names = ["4-bit generation, right prefill", "8-bit generation, right prefill"]
+    names = [
+        "4-bit generation, right prefill",
+        "8-bit generation, right prefill",
+        "8-bit generation by groups of 64 with zero point, right prefill",
+    ]
     return run_deviations(scene, row, names, scene.extent.window_groups, power=True)
 
 
@@ -36,7 +40,7 @@ def run_b3(scene: Scene) -> Row:
     run_deviations(scene, row, ["greedy", "temperature × 0.7", "top-k 50"], _ONE_GROUP)
     names = ["temperature × 0.9", "temperature × 1.2", "repetition penalty 1.1", "top-p 0.95"]
     run_deviations(scene, row, names, scene.extent.window_groups)
-    return run_deviations(scene, row, ["top-p 0.99"], scene.extent.window_groups, power=True)
+    return run_deviations(scene, row, ["temperature × 0.95", "top-p 0.99"], scene.extent.window_groups, power=True)
 
 
 def run_b4(scene: Scene) -> Row:

@@ -6,11 +6,10 @@ UNDECIDED = frozenset(
     {
         "previous checkpoint, lr 1e-6",
         "previous checkpoint, lr 3e-6",
-        "4-bit generation, right prefill",
         "8-bit generation, right prefill",
+        "8-bit generation by groups of 64 with zero point, right prefill",
         "steering, 1 flip per 1,000 tokens",
         "steering, 3 flips per 1,000 tokens",
-        "steering, 10 flips per 1,000 tokens",
     }
 )
 """Deviations that one window of the quick model does not reliably tell from honest work."""
@@ -30,7 +29,7 @@ HELP = "\n".join(
         "  C5, C7 to C10, X3, X5",
         "         1,440 windows a cell instead of 20,480; X3 without p = 1 and the best of many; X5 with 40 windows of one",
         "         network instead of 320, and 50 hotkeys instead of 50 and 150",
-        "  power  nothing is compared with docs/power.json: its figures are those of the published model",
+        "  power  nothing is compared with docs/power.json: its figures are those of the published models",
         "  D4     every third bomb; X1 and X2 have them all",
         "  E3     every second fault; E9: a quarter of the programs",
         "  E6     5 kills of a validator instead of 24",

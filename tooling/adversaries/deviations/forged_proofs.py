@@ -138,7 +138,25 @@ def other_weights() -> list[Deviation]:
             for name, threat, model in (*rows, *eager)
         ),
         Deviation("8-bit weights, float32 activations", "A4", _exactly),
+        *(
+            Deviation(f"{name}, one rollout in 16 run honestly", threat, _mostly(_with_model(model)), studied=False)
+            for name, threat, model in rows
+            if threat == "A4" and "-bit weights" in name
+        ),
     ]
+
+
+def _mostly(produce: Produce) -> Produce:
+    """One rollout of every group is sampled and proved with the right weights: enough to spoil a sum over the others."""
+
+    def produced(bench: Bench) -> Produced:
+        honest = bench.sample()
+        theirs, right = produce(bench), bench.prove(honest)
+        kept = [honest[at].rollout == 0 for at in range(len(honest))]
+        rollouts = [mine if keep else other for mine, other, keep in zip(honest, theirs[0], kept, strict=True)]
+        return rollouts, [mine if keep else other for mine, other, keep in zip(right, theirs[1], kept, strict=True)]
+
+    return produced
 
 
 def _exactly(bench: Bench) -> Produced:

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from torch import Tensor
-
 from grail_core.generation.base import GenerationRequest
 from grail_core.generation.hf import HfGenerator
 from grail_core.model.policy_model import PolicyModel
@@ -24,14 +22,11 @@ from tooling.adversaries.deviations import weights
 from tooling.adversaries.deviations.decoding import Chooser, decode
 from tooling.adversaries.deviations.observation import Rollout, Setting, claim_of
 from tooling.adversaries.deviations.provers import HonestModels, Prover, together
-from tooling.adversaries.deviations.updates import adam_direction
 from tooling.testing.models.corpus import Corpus
-from tooling.testing.models.language_model import ASSISTANT, END, USER, encoder, load_master
+from tooling.testing.models.language_model import ASSISTANT, END, USER, encoder
 
 PROMPT_TOKENS = 40
-LEARNING_RATES = (("1e-6", 1e-6), ("3e-6", 3e-6), ("1e-5", 1e-5))
 _ROWS_AT_ONCE = 256
-_UPDATE_GROUPS, _UPDATE_BATCHES = 2, 8
 
 
 @dataclass(frozen=True)
@@ -48,8 +43,13 @@ class Bench:
 
     Args:
         limit: most completion tokens. groups: how many prompts; group g of any study has the same prompt.
-        prompts: to be used in place of the corpus's.
+        prompts: to be used in place of the corpus's. loaded: the policy's models, where somebody holds them already.
+
+    Attributes:
+        older: the checkpoint before this one, by the learning rate of the step between. Which step, a subclass knows.
     """
+
+    older: dict[str, PolicyModel]
 
     def __init__(
         self,
@@ -59,12 +59,13 @@ class Bench:
         groups: int,
         limit: int,
         prompts: Sequence[tuple[int, ...]] | None = None,
+        loaded: HonestModels | None = None,
     ) -> None:
         self.folders, self.setting, self.limit = folders, setting, limit
         self.corpus = corpus
         self.tokens = encoder(folders.policy)
         self.end: int = self.tokens.token_to_id(END)
-        self.models = HonestModels(folders.policy)
+        self.models = loaded or HonestModels(folders.policy)
         self.model = self.models.sdpa
         self.prompts = self._prompts(groups) if prompts is None else list(prompts)
 
@@ -162,22 +163,6 @@ class Bench:
     def low_rank(self) -> PolicyModel:
         """As different as an adapter makes it."""
         return weights.with_low_rank(self.model, rank=16, share=2e-3, seed=17)
-
-    @cached_property
-    def older(self) -> dict[str, PolicyModel]:
-        """The checkpoint before this one, by the learning rate of the step between."""
-        master, direction = load_master(self.folders.policy), self.direction
-        return {name: weights.stepped_back(self.model, master, direction, rate) for name, rate in LEARNING_RATES}
-
-    @cached_property
-    def direction(self) -> dict[str, Tensor]:
-        """Of the step between: Adam's, from policy gradients of the model's own rollouts."""
-        prompts = self._prompts(_UPDATE_GROUPS * _UPDATE_BATCHES, from_end=True)
-        rollouts = self.sample(prompts=prompts)
-        per_batch = _UPDATE_GROUPS * ROLLOUTS_PER_PROBLEM
-        batches = [rollouts[i : i + per_batch] for i in range(0, len(rollouts), per_batch)]
-        digits = frozenset(i for i in range(self.tokens.get_vocab_size()) if self.tokens.decode([i]).strip().isdigit())
-        return adam_direction(self.folders.policy, batches, digits)
 
     @cached_property
     def middle(self) -> int:

@@ -22,6 +22,7 @@ from grail_core.protocol.policy import GenerationPolicy
 from tooling.adversaries.deviations import weights
 from tooling.adversaries.deviations.decoding import Chooser
 from tooling.adversaries.deviations.observation import Rollout, Setting
+from tooling.adversaries.deviations.provers import HonestModels
 from tooling.adversaries.deviations.updates import adam_direction
 from tooling.adversaries.deviations.workbench import Bench, Folders
 from tooling.testing.models.artefacts import Artefacts, Recipe
@@ -33,7 +34,7 @@ _STEP_BATCHES, _STEP_LIMIT = 8, 48
 _STEP_FILE = "direction.safetensors"
 _DERIVED = (
     *("int8", "int8_grouped", "int8_unnamed", "int8_single", "int4", "int4_grouped", "eight_bit_floats"),
-    *("low_rank", "skipped", "patched", "smaller", "stranger", "older"),
+    *("low_rank", "skipped", "patched", "smaller", "stranger"),
 )
 
 
@@ -52,14 +53,26 @@ class SizedBench(Bench):
 
     Args:
         from_end: of the held-out documents, in place of their beginning: texts that no other bench has.
+        prompts: in place of any. loaded: as `Bench`.
     """
 
     def __init__(
-        self, models: Models, corpus: Corpus, setting: Setting, groups: int, limit: int, *, from_end: bool = False
+        self,
+        models: Models,
+        corpus: Corpus,
+        setting: Setting,
+        groups: int,
+        limit: int,
+        *,
+        from_end: bool = False,
+        prompts: Sequence[tuple[int, ...]] | None = None,
+        loaded: HonestModels | None = None,
     ) -> None:
-        super().__init__(models.folders, corpus, setting, groups, limit, prompts=())
+        super().__init__(models.folders, corpus, setting, groups, limit, prompts=prompts or (), loaded=loaded)
         self._models = models
-        self.prompts = self._short_prompts(groups, from_end)
+        self.older = self._steps = _Steps(self)
+        if prompts is None:
+            self.prompts = self._short_prompts(groups, from_end)
         self._kept: dict[tuple[PolicyModel, str], list[Rollout]] = {}
 
     def sample(
@@ -82,6 +95,7 @@ class SizedBench(Bench):
         """Drop models that one deviation needed, and what they wrote."""
         for name in _DERIVED:
             self.__dict__.pop(name, None)
+        self._steps.clear()
         self._kept = {key: rollouts for key, rollouts in self._kept.items() if key[0] is self.model}
 
     @cached_property
@@ -111,10 +125,6 @@ class SizedBench(Bench):
     def stepped_back(self, rate: float) -> PolicyModel:
         """The checkpoint one step of this learning rate older."""
         return weights.stepped_back(self.model, self.master, self.direction, rate)
-
-    @cached_property
-    def older(self) -> dict[str, PolicyModel]:
-        return _Steps(self)
 
     def _short_prompts(self, count: int, from_end: bool) -> list[tuple[int, ...]]:
         """Openings of held-out documents, `PROMPT` tokens each."""

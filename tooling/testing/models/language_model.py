@@ -49,8 +49,6 @@ class Shape:
 
 
 STUDY = Shape()
-SMALLER = Shape(hidden=64, layers=2, intermediate=176, steps=300, seed=12)
-STRANGER = Shape(steps=1, seed=13)  # same shape, other weights: never trained
 BRIEF = Shape(vocabulary=512, hidden=64, layers=4, heads=2, intermediate=192, steps=60, batch=8, sequence=96)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tooling.adversaries.deviations.size import FULL
 from tooling.adversaries.deviations.workbench import PROMPT_TOKENS
+from tooling.studies.power_sizes.sizes import SIZES
 from tooling.testing.models import corpus, language_model
 from tooling.testing.models.artefacts import Artefacts
 
@@ -39,4 +39,5 @@ def test_there_are_prompts_enough_for_the_full_study_and_a_brief_model_has_them_
             counts[shape.vocabulary, part is text.held_out] = sum(enough), len(enough)
     brief, study = language_model.BRIEF.vocabulary, language_model.STUDY.vocabulary
     assert counts[brief, True][0] == counts[brief, True][1] >= 32
-    assert counts[study, True][0] + counts[study, False][0] >= FULL.held_out_groups + 16
+    most = max(max(size.held_out_groups, size.fitted_groups, size.deviation_groups) for size in SIZES.values())
+    assert counts[study, True][0] + counts[study, False][0] >= most + 16

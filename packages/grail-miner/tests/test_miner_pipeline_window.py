@@ -69,6 +69,7 @@ class Engine(InProcessGenerator):
     def __init__(self) -> None:
         super().__init__(numerics_class_of)
         self.fails_after: int | None = None  # completions
+        self.in_order = False  # of the requests, in place of that in which they are finished
         self.refuses_policy = False
         self.served = 0
         self.drew: Callable[[], object] = lambda: None
@@ -80,7 +81,10 @@ class Engine(InProcessGenerator):
         super().serve(weights)
 
     def generate(self, requests: Sequence[GenerationRequest], cancelled: Callable[[], bool]) -> Iterator[Drawn]:
-        for count, drawn in enumerate(super().generate(requests, cancelled)):
+        finished = super().generate(requests, cancelled)
+        if self.in_order:
+            finished = iter(sorted(finished, key=lambda drawn: drawn.index))
+        for count, drawn in enumerate(finished):
             if self.fails_after == count:
                 self._serving = None  # its server has died
                 raise EngineError("the server does not answer any more")
@@ -101,7 +105,7 @@ def test_the_file_is_the_one_that_single_steps_make(network: Network) -> None:
 
 def test_an_engine_that_dies_costs_what_it_had_not_finished_and_is_served_anew_in_the_next_window(network: Network) -> None:
     mining, engine = mining_of(network, "miner-0"), Engine()
-    mining.generator, engine.fails_after = engine, 20
+    mining.generator, engine.fails_after, engine.in_order = engine, 20, True
     service = miner(network, mining)
     assert service._try_window(FIRST_WINDOW, threading.Event()) is True
     data = stored(network)

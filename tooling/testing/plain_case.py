@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from grail_core.checkpoints.pinned_table import shipped
 from grail_core.proof.calibration import Shape
@@ -65,7 +66,7 @@ def honest(uid: int = 0, groups: Sequence[int] = GROUPS) -> bytes:
 
 
 def case(*miners: Stored, offset: float = 0.0, inconclusive: int = 0, standing: Standing = STANDING) -> Case:
-    def sampling(seed: Digest) -> plain.TruthfulSampling:
+    def sampling(seed: Digest, probability: Fraction) -> plain.TruthfulSampling:
         return plain.TruthfulSampling(seed, offset, inconclusive)
 
     pinned = shipped()

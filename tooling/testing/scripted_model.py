@@ -87,7 +87,8 @@ def _measured(connection: socket.socket, asked: object) -> None:
 
     assert isinstance(asked, Frame)
     forever, kind, job = float("inf"), Kind.MEASURED, asked.job
-    rows = frames.asked_about(asked.payload).rows
+    about = frames.asked_about(asked.payload)
+    rows, reference = about.rows, about.reference
     does = Does(rows[0].sampling_seed)
     match does:
         case Does.ABORT:
@@ -132,13 +133,15 @@ def _measured(connection: socket.socket, asked: object) -> None:
                 ReferenceMeasurement(
                     np.full((count, 4), len(row.tokens) + 0.5, np.float32),
                     *(numbers(count, value) for value in (-0.25, 0.125, twin, 0.01, 0.75)),
-                ),
+                )
+                if reference
+                else None,
             )
             for row, count in zip(rows, counts, strict=True)
         ],
         parts,
     )
-    answer = frames.answer_measured(measured)
+    answer = frames.answer_measured(measured, reference=reference)
     frames.send(connection, kind, job, answer[:-1] if does is Does.SAY_LESS else answer, forever)
 
 

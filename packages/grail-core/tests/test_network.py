@@ -37,7 +37,7 @@ CHANGES: dict[str, Any] = {
     "uncalibrated": "reported",
     "bit_equal": SUBNET_81.proof_classes[:1],
     "calibration_limits": dataclasses.replace(SUBNET_81.calibration_limits, sketch_ratio=599),
-    "alternatives_permille": 999,
+    "float32_permille": 999,
     "store_hosts": (),
 }
 
@@ -84,8 +84,8 @@ def test_parameters_travel_as_json(network: NetworkParameters) -> None:
         ("uncalibrated", "ignored"),
         ("bit_equal", ("bf16-flash-cuda-vllm",)),  # no class that may prove
         ("bit_equal", SUBNET_81.proof_classes[:1] * 2),
-        ("alternatives_permille", 1001),
-        ("alternatives_permille", -1),
+        ("float32_permille", 1001),
+        ("float32_permille", -1),
     ],
 )
 def test_a_network_that_could_not_run_is_refused(name: str, value: Any) -> None:
@@ -109,7 +109,7 @@ def test_a_network_that_could_not_run_is_refused(name: str, value: Any) -> None:
         ("calibration_limits", LIMITS | {"twin_margin": "250"}),
         ("calibration_limits", LIMITS | {"twin_margin": 0}),
         ("calibration_limits", LIMITS | {"energy": 1}),
-        ("alternatives_permille", None),
+        ("float32_permille", None),
         ("beacon", {}),
         ("void_after_D", 1),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -13,9 +14,9 @@ from grail_core.errors import ProtocolViolationError
 from grail_core.files.evidence import MinerEvidence, RolloutEvidence
 from grail_core.proof.calibration import shipped_table
 from grail_core.proof.work import REFERENCE, ComparedRollout
-from grail_core.protocol.randomness import COIN_ALTERNATIVES, coin_falls
+from grail_core.protocol.randomness import COIN_FLOAT32, coin_falls, stream_words
 from grail_core.protocol.types import Digest
-from grail_core.verification.challenged import compared_first, require_challenged
+from grail_core.verification.challenged import compared_first, held_against_float32, require_challenged
 from grail_core.verification.window_file import Submission, check_file
 from tooling.testing import plain_window as plain
 
@@ -55,7 +56,12 @@ def compared(one: RolloutEvidence, distance: float) -> ComparedRollout:
 
 
 def require(file: Submission, evidence: MinerEvidence, permille: int = 1000) -> None:
-    require_challenged(file, evidence, SEED, TABLE, replace(CONTEXT.params, alternatives_permille=permille))
+    require_challenged(file, evidence, SEED, TABLE, replace(CONTEXT.params, float32_permille=permille), Fraction(1))
+
+
+def bare(evidence: MinerEvidence) -> MinerEvidence:
+    """Without a reference, as where the coin did not fall."""
+    return replace(evidence, rollouts=tuple(replace(one, reference=None) for one in evidence.rollouts))
 
 
 def test_sixteen_are_compared_and_all_where_they_leave_something_open(file: Submission) -> None:
@@ -70,9 +76,16 @@ def test_sixteen_are_compared_and_all_where_they_leave_something_open(file: Subm
 def test_a_validator_that_does_not_compare_is_found_out_where_the_coin_fell(file: Submission) -> None:
     with pytest.raises(ProtocolViolationError, match="not compared with alternatives"):
         require(file, measured(file))
-    require(file, measured(file), permille=0)
+    with pytest.raises(ProtocolViolationError, match="was not held against the float32 reference"):
+        require(file, bare(measured(file)))
+
+
+def test_a_validator_that_takes_float32_passes_though_the_coin_did_not_fall_is_found_out(file: Submission) -> None:
+    require(file, bare(measured(file)), permille=0)
+    with pytest.raises(ProtocolViolationError, match="was, against the challenge's coin, held against"):
+        require(file, measured(file), permille=0)
     with pytest.raises(ProtocolViolationError, match="on 16 rollouts, or on others than the 0"):
-        require(file, measured(file, FIRST), permille=0)
+        require(file, bare(measured(file, FIRST)), permille=0)
 
 
 @pytest.mark.parametrize(
@@ -123,8 +136,24 @@ def test_a_validator_that_leaves_out_what_it_has_to_measure_is_found_out(
         require(file, replace(evidence, rollouts=tuple(rollouts)))
 
 
-def test_a_coin_falls_as_often_as_the_network_says() -> None:
-    seeds = [hashlib.sha256(bytes([n % 256, n // 256])).digest() for n in range(4_000)]
-    fell = {permille: sum(coin_falls(seed, COIN_ALTERNATIVES, permille) for seed in seeds) for permille in (0, 250, 1000)}
-    assert (fell[0], fell[1000]) == (0, 4_000)
-    assert abs(fell[250] - 1_000) < 5 * (4_000 * 0.25 * 0.75) ** 0.5
+SEEDS = [Digest(hashlib.sha256(bytes([n % 256, n // 256])).digest()) for n in range(4_000)]
+
+
+def fallen(permille: int, probability: Fraction) -> int:
+    params = replace(CONTEXT.params, float32_permille=permille)
+    return sum(held_against_float32(seed, params, probability) for seed in SEEDS)
+
+
+def test_a_deviation_is_held_against_float32_as_often_whatever_its_miners_chance_of_being_drawn() -> None:
+    for p in (Fraction(1), Fraction(1, 2), Fraction(3, 7)):
+        c = float(Fraction(1, 4) / p)
+        assert abs(fallen(250, p) - 4_000 * c) < 5 * (4_000 * c * (1 - c)) ** 0.5
+    for p in (Fraction(1, 4), Fraction(1, 10)):
+        assert fallen(250, p) == 4_000  # drawn less often than the network asks for: every drawn file is
+    assert (fallen(0, Fraction(1, 10)), fallen(1000, Fraction(1))) == (0, 4_000)
+
+
+def test_a_coin_has_its_chance_exactly() -> None:
+    first = next(stream_words(SEED, COIN_FLOAT32))
+    assert coin_falls(SEED, COIN_FLOAT32, Fraction(first + 1, 2**64))
+    assert not coin_falls(SEED, COIN_FLOAT32, Fraction(first, 2**64))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, replace
+from fractions import Fraction
 from typing import cast
 
 import numpy as np
@@ -35,15 +37,16 @@ from grail_core.protocol.constants import (
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Digest
 from grail_core.verification import measure
-from grail_core.verification.challenged import MAX_RESERVE_TAKEN, Place
+from grail_core.verification.challenged import MAX_RESERVE_TAKEN, Place, held_against_float32, require_challenged
 from grail_core.verification.context import CheckContext
-from grail_core.verification.examine import Examination, examine
+from grail_core.verification.examine import Examination, decide, examine
 from grail_core.verification.measure import (
     MOST_ROWS,
     ChallengedSample,
     WholeGroup,
     most_forward_tokens,
 )
+from grail_core.verification.model_checks import NOT_IN_FLOAT32
 from grail_core.verification.reward import grade_claim
 from grail_core.verification.window_file import Submission, check_file
 from tooling.testing import plain_window as plain
@@ -85,16 +88,16 @@ class ScriptedWork:
         policy: GenerationPolicy,
         seconds: float = math.inf,
         proof_class: str | None = None,
+        *,
+        reference: bool = True,
     ) -> MeasuredBatch:
-        own, reference = (
-            np.float32(np.nan if len(self.batches) in slips else 0.0) for slips in (self._slips, self._reference_slips)
-        )
+        own, far = (np.float32(np.nan if len(self.batches) in slips else 0.0) for slips in (self._slips, self._reference_slips))
         self.batches.append(list(batch))
         self.classes.add(proof_class)
-        self.tokens += 2 * forward_tokens([len(row.tokens) for row in batch])
-        return MeasuredBatch([self._measured(row, own, reference) for row in batch])
+        self.tokens += (1 + reference) * forward_tokens([len(row.tokens) for row in batch])
+        return MeasuredBatch([self._measured(row, own, far if reference else None) for row in batch])
 
-    def _measured(self, row: ProofRow, own: np.float32, reference: np.float32) -> RolloutMeasurement:
+    def _measured(self, row: ProofRow, own: np.float32, reference: np.float32 | None) -> RolloutMeasurement:
         count = len(row.positions)
         nothing = np.zeros(count, np.float32)
         z = _z_of(row)
@@ -103,7 +106,7 @@ class ScriptedWork:
             z + own,
             nothing,
             np.zeros(count),
-            ReferenceMeasurement(z + np.float32(plain.OWN_DRIFT) + reference, *[nothing] * 5),
+            None if reference is None else ReferenceMeasurement(z + np.float32(plain.OWN_DRIFT) + reference, *[nothing] * 5),
         )
 
     def compare(
@@ -306,6 +309,27 @@ def test_a_file_is_measured_with_its_miners_attention_and_evidence_names_the_cla
     assert evidence.numerics_class == measured_in
     assert work.compared
     assert work.classes == {proof_class}
+
+
+def test_where_the_coin_does_not_fall_no_float32_pass_is_taken_and_the_finding_says_so(work: ScriptedWork) -> None:
+    params = replace(CONTEXT.params, float32_permille=250)
+    context = plain.check_context(replace(CONTEXT, params=params), MINER.hotkey)
+    file = submission()
+    fell = {}
+    for seed in (Digest(hashlib.sha256(bytes([n])).digest()) for n in range(8)):
+        evidence = ChallengedSample(seed, work, Fraction(1)).measure(file, context)
+        fell[held_against_float32(seed, params, Fraction(1))] = seed, evidence
+    for coin, (seed, evidence) in fell.items():
+        sample = ChallengedSample(seed, work, Fraction(1))
+        assert {one.reference is not None for one in evidence.rollouts} == {coin}
+        work.compared.clear()
+        assert (sample.under_alternatives(file, context, evidence) == evidence) is not coin
+        assert bool(work.compared) is coin
+        # These sketches are nobody's: by its own statistics such a file is to be compared with nothing.
+        require_challenged(file, evidence, seed, context.table, params, Fraction(1))
+        found = [one.detail for one in decide(file, evidence, context.table, params) if one.check == "proof"]
+        assert [NOT_IN_FLOAT32 in detail for detail in found] == [not coin, *[False] * (len(found) - 1)]
+    assert set(fell) == {False, True}
 
 
 class TestGrading:

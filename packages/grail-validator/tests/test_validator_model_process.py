@@ -96,6 +96,12 @@ def test_a_batch_is_answered_with_what_the_reference_says_beside_it(models: Mode
         }
 
 
+def test_a_batch_that_is_not_held_against_float32_comes_without_a_reference(models: ModelProcess) -> None:
+    bare = work_of(models).measure(rows(), SIGNS, POLICY, proof_class=DEFAULT_CLASS, reference=False).rollouts
+    assert [one.z[:, 0].tolist() for one in bare] == ANSWER
+    assert [one.reference for one in bare] == [None, None]
+
+
 def test_a_reference_that_is_no_number_is_taken_as_it_is(models: ModelProcess) -> None:
     """It says nothing of the rollout, which is nobody's fault, and no reason to load everything anew."""
     work, before = work_of(models), models.pid

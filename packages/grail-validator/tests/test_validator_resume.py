@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from grail_core import database
 from grail_core.errors import DamagedStateError
 from grail_core.files.evidence import write_evidence
 from grail_core.protocol import MinerStatus
+from grail_core.protocol.context import challenge_seed
 from grail_core.protocol.types import Digest, Hotkey
+from grail_core.verification.challenged import held_against_float32
 from grail_validator.cases import Case, Measured, Memory, Sighting, WindowResult, WindowStage
-from grail_validator.judging import judge_window
+from grail_validator.judging import basis_of, judge_window
 from grail_validator.ledger import Ledger, PublishedFiles
 from tooling.testing import plain_window as plain
 from tooling.testing.killing import killed_at
@@ -43,7 +46,7 @@ def open_ledger(path: Path) -> Ledger:
 def with_truth(case: Case, *, asked: Callable[[Digest], None] = lambda seed: None, **means: Any) -> Case:
     """`asked` is told of each measurement, by the file's challenge seed."""
 
-    def sampling(seed: Digest) -> plain.TruthfulSampling:
+    def sampling(seed: Digest, probability: Fraction) -> plain.TruthfulSampling:
         asked(seed)
         return plain.TruthfulSampling(seed)
 
@@ -87,8 +90,23 @@ def test_what_followed_from_something_else_is_measured_again(window: Case) -> No
     assert len(asked) == 4
 
 
+def test_a_measurement_holds_for_another_chance_of_being_drawn_where_the_coin_for_float32_falls_alike(window: Case) -> None:
+    params = replace(window.context.params, float32_permille=250)
+    fell = []
+    for block in range(4):
+        challenge = replace(window.challenge, block_hash=bytes([block]) * 32)
+        asked = replace(window, context=replace(window.context, params=params), challenge=challenge)
+        for one in window.docket.sealed:
+            assert one.coin.probability == 1
+            seldom = replace(one, coin=replace(one.coin, probability=Fraction(1, 4)))  # held against float32 whenever drawn
+            seed = challenge_seed(asked.context, challenge, one.seal.content_digest)
+            fell.append(held_against_float32(seed, params, one.coin.probability))
+            assert (basis_of(one, asked) == basis_of(seldom, asked)) is fell[-1]
+    assert set(fell) == {False, True}
+
+
 def test_a_fault_of_ours_is_not_kept_so_that_a_restart_may_do_better(window: Case) -> None:
-    def broken(seed: Digest) -> plain.TruthfulSampling:
+    def broken(seed: Digest, probability: Fraction) -> plain.TruthfulSampling:
         raise ZeroDivisionError
 
     kept: list[Measured] = []

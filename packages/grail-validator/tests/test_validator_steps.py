@@ -371,7 +371,7 @@ class _Broken(plain.TruthfulSampling):
 
 def test_a_fault_of_this_validator_fails_nobody() -> None:
     whole = case(stored(0, honest(0)))
-    broken = replace(whole, means=replace(whole.means, sampling=_Broken))
+    broken = replace(whole, means=replace(whole.means, sampling=lambda seed, p: _Broken(seed)))
     verdict = miner(judged(broken))
     assert verdict.status is MinerStatus.INCONCLUSIVE
     assert "out of memory" in verdict.reason
@@ -386,7 +386,7 @@ class _Unforeseen(plain.TruthfulSampling):
 
 def test_what_nobody_foresaw_costs_one_miners_verdict_and_not_the_window() -> None:
     whole = case(stored(0, honest(0)), stored(1, honest(1)))
-    result = judged(replace(whole, means=replace(whole.means, sampling=_Unforeseen)))
+    result = judged(replace(whole, means=replace(whole.means, sampling=lambda seed, p: _Unforeseen(seed))))
     assert (miner(result).status, miner(result).reason) == (
         MinerStatus.INCONCLUSIVE,
         "unforeseen in this validator: ZeroDivisionError",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 from random import Random
 
 import pytest
@@ -105,7 +106,7 @@ def test_a_file_that_takes_too_long_is_inconclusive_alone_and_the_rest_of_the_wi
                 clock.now += 3600 if uid == slow else 0.01
             return super().measure(submission, context)
 
-    def sampling(seed: Digest) -> Grading:
+    def sampling(seed: Digest, probability: Fraction) -> Grading:
         return Grading(seed)
 
     result = judge_window(replace(window, means=replace(window.means, sampling=sampling), judging_s=288.0, clock=clock))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from fractions import Fraction
 from typing import Protocol
 
 from grail_core.chain.base import Neuron
@@ -137,8 +138,8 @@ class Measured:
 
 @dataclass(frozen=True)
 class Means:
-    """What a validator judges with. `sampling` gives, for a file's challenge seed, the means to measure what it draws, and
-    `pinned` is the checkpoint's calibration table.
+    """What a validator judges with. `sampling` gives, for a file's challenge seed and the chance with which its miner was
+    drawn, the means to measure what the challenge draws; `pinned` is the checkpoint's calibration table.
 
     `open_file` opens a stranger's bytes, `examine` runs the checks. `working` is told whose file is being worked on, and None
     when none is; `keep` what it gave; `unforeseen` of an error that nobody foresaw, which costs that miner's verdict alone.
@@ -150,7 +151,7 @@ class Means:
     context_length: int
     shape: Shape
     pinned: PinnedTable
-    sampling: Callable[[Digest], Sampling]
+    sampling: Callable[[Digest, Fraction], Sampling]
     open_file: OpenFile = in_this_process
     examine: Examine = examine
     working: Callable[[Hotkey | None], None] = lambda _: None

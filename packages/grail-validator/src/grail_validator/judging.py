@@ -37,6 +37,7 @@ from grail_core.protocol.encoding import canonical_json
 from grail_core.protocol.types import Digest, Hotkey, Window
 from grail_core.protocol.verdicts import MAX_REASON
 from grail_core.text import printable
+from grail_core.verification.challenged import held_against_float32
 from grail_core.verification.context import CheckContext
 from grail_core.verification.examine import Examination, Sampling, first_reject
 from grail_core.verification.seal import read_seal
@@ -244,7 +245,8 @@ def _judge(one: Sealed, read: Callable[[Hotkey, Seal], bytes | None], case: Case
         if data is None:
             return None
         seed = challenge_seed(case.context, case.challenge, one.seal.content_digest)
-        sampling = case.means.sampling(seed)  # a model that has to be loaded again is loaded outside of the file's time
+        # A model that has to be loaded again is loaded outside of the file's time.
+        sampling = case.means.sampling(seed, one.coin.probability)
         with budget.next_file() as seconds_left:
             examination = _examine(one, data, case, sampling, seconds_left)
         judged = _Judged(_ruling(one, examination), examination.identities, examination.evidence)
@@ -268,11 +270,13 @@ def _unmeasured(one: Sealed, error: GrailError) -> _Judged:
 
 
 def basis_of(one: Sealed, case: Case) -> Digest:
-    """Digest of all that the checks of a drawn file follow from, but for the coin that drew it: window, challenge, file,
-    versions, and the rollouts that its hotkey had counted before."""
+    """Digest of all that the checks of a drawn file follow from: window, challenge, file, versions, the rollouts that its
+    hotkey had counted before, and of the chance with which it was drawn whether it is held against float32."""
     neuron = one.entry.neuron
     counted = sorted(case.standing.memory.counted.get(neuron.hotkey, ()))
+    seed = challenge_seed(case.context, case.challenge, one.seal.content_digest)
     told = {
+        "float32": held_against_float32(seed, case.context.params, one.coin.probability),
         "inputs": inputs_of(case.context, case.challenge).to_json(),
         "versions": _versions(case.means).to_json(),
         "uid": neuron.uid,

@@ -98,8 +98,10 @@ class _Models:
     def measure(self, payload: memoryview) -> Payload:
         assert self._work is not None  # the parent asks after it has loaded
         asked = frames.asked_about(payload)
-        measured = self._work.measure(asked.rows, asked.signs, asked.policy, proof_class=asked.proof_class)
-        return frames.answer_measured(measured)
+        measured = self._work.measure(
+            asked.rows, asked.signs, asked.policy, proof_class=asked.proof_class, reference=asked.reference
+        )
+        return frames.answer_measured(measured, reference=asked.reference)
 
     def compare(self, payload: memoryview) -> Payload:
         assert self._work is not None

@@ -67,12 +67,13 @@ def receive(connection: socket.socket, deadline: float, *, largest: int) -> Fram
 @dataclass(frozen=True)
 class AskedRows:
     """What a job is about. `proof_class`: what the rows' miner declared, in whose attention they are measured; None: the
-    model's own."""
+    model's own. `reference`: whether they are held against float32."""
 
     rows: Sequence[ProofRow]
     signs: Projections
     policy: GenerationPolicy
     proof_class: str | None
+    reference: bool = True
 
 
 def ask_about(asked: AskedRows) -> Payload:
@@ -86,6 +87,7 @@ def ask_about(asked: AskedRows) -> Payload:
         "policy": vars(asked.policy),
         "hidden": asked.signs.shape[1],
         "proof_class": asked.proof_class,
+        "reference": asked.reference,
     }
     return pack(
         told,
@@ -105,7 +107,7 @@ def asked_about(payload: memoryview) -> AskedRows:
         ProofRow(row.tolist(), prompt, tuple(at.tolist()), seed)
         for row, prompt, at, seed in zip(tokens, told["prompts"], positions, told["seeds"], strict=True)
     ]
-    return AskedRows(rows, signs, GenerationPolicy(**told["policy"]), told["proof_class"])
+    return AskedRows(rows, signs, GenerationPolicy(**told["policy"]), told["proof_class"], told["reference"])
 
 
 # --- a proof batch ------------------------------------------------------------------------------------------------------
@@ -114,26 +116,28 @@ _OF_OWN = 4 * SKETCH_DIMENSIONS + 4 + 8  # bytes a position: z, log-probability,
 _OF_REFERENCE = 4 * SKETCH_DIMENSIONS + 5 * 4  # z, log-probability, margin, twin, noise, spread
 
 
-def measured_bytes(batch: Sequence[ProofRow]) -> int:
+def measured_bytes(batch: Sequence[ProofRow], *, reference: bool = True) -> int:
     """Of the answer about this batch: how many rows fitted at once, then every row's numbers."""
-    return LENGTH.size + (_OF_OWN + _OF_REFERENCE) * sum(len(row.positions) for row in batch)
+    return LENGTH.size + (_OF_OWN + _OF_REFERENCE * reference) * sum(len(row.positions) for row in batch)
 
 
-def answer_measured(measured: MeasuredBatch) -> Payload:
-    """Raises ValueError: a rollout was measured without the float32 reference, which a model process always has."""
+def answer_measured(measured: MeasuredBatch, *, reference: bool = True) -> Payload:
+    """Raises ValueError: a rollout was measured without the float32 reference that was asked for, or with one that was not."""
     parts: Payload = [LENGTH.pack(measured.parts or 0)]
     for one in measured.rollouts:
-        if one.reference is None:
-            raise ValueError("a rollout was measured without the float32 reference")
+        if (one.reference is not None) != reference:
+            raise ValueError(f"a rollout was measured with{'out' * reference} the float32 reference")
         parts += [one.z.astype("<f4").tobytes(), one.logprobs.astype("<f4").tobytes(), one.margins.astype("<f8").tobytes()]
-        parts += [getattr(one.reference, field.name).astype("<f4").tobytes() for field in fields(ReferenceMeasurement)]
+        if one.reference is not None:
+            parts += [getattr(one.reference, field.name).astype("<f4").tobytes() for field in fields(ReferenceMeasurement)]
     return parts
 
 
-def measured_of(payload: memoryview, batch: Sequence[ProofRow]) -> MeasuredBatch:
+def measured_of(payload: memoryview, batch: Sequence[ProofRow], *, reference: bool = True) -> MeasuredBatch:
     """The answer about this batch. Raises FrameError: no such answer, or numbers that no measurement has."""
-    if len(payload) != measured_bytes(batch):
-        raise FrameError(f"answered with {len(payload)} bytes in place of {measured_bytes(batch)}")
+    expected = measured_bytes(batch, reference=reference)
+    if len(payload) != expected:
+        raise FrameError(f"answered with {len(payload)} bytes in place of {expected}")
     (parts,) = LENGTH.unpack_from(payload)
     if parts >= len(batch):
         raise FrameError(f"says that it measured {parts} at once of {len(batch)} rows")
@@ -143,8 +147,8 @@ def measured_of(payload: memoryview, batch: Sequence[ProofRow]) -> MeasuredBatch
         count = len(row.positions)
         z, logprobs = take.array((count, SKETCH_DIMENSIONS), np.float32), take.array((count,), np.float32)
         margins = take.array((count,), np.float64)
-        reference = _reference(take, count)
-        rollouts.append(RolloutMeasurement(tuple(row.positions), z, logprobs, margins, reference))
+        beside = _reference(take, count) if reference else None
+        rollouts.append(RolloutMeasurement(tuple(row.positions), z, logprobs, margins, beside))
         if rollouts[-1].finite and not within(margins, 0, MARGIN_CLIP):
             raise FrameError("answered with margins that are none")
     return MeasuredBatch(rollouts, parts or None)

@@ -335,17 +335,19 @@ class _Work:
         policy: GenerationPolicy,
         seconds: float = math.inf,
         proof_class: str | None = None,
+        *,
+        reference: bool = True,
     ) -> MeasuredBatch:
         payload = self._process.job(
             Kind.MEASURE,
-            frames.ask_about(AskedRows(batch, signs, policy, proof_class)),
+            frames.ask_about(AskedRows(batch, signs, policy, proof_class, reference)),
             seconds,
-            tokens=_PASSES_OF_MEASURING * forward_tokens([len(row.tokens) for row in batch]),
+            tokens=(_PASSES_OF_MEASURING if reference else 1) * forward_tokens([len(row.tokens) for row in batch]),
             answer=Kind.MEASURED,
-            size=frames.measured_bytes(batch),
+            size=frames.measured_bytes(batch, reference=reference),
         )
         try:
-            return frames.measured_of(payload, batch)
+            return frames.measured_of(payload, batch, reference=reference)
         except FrameError as error:
             self._process.refuse(error)
 

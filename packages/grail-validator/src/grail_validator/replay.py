@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Final
 
 from grail_core.chain.base import Neuron
@@ -296,8 +297,9 @@ class _Again:
     ) -> Case:
         model = checkpoint.model
 
-        def sampling(seed: Digest) -> PublishedSampling:
-            return PublishedSampling(evidence, seed if seed_known else None, self._evidence_faults.__setitem__)
+        def sampling(seed: Digest, probability: Fraction) -> PublishedSampling:
+            known = seed if seed_known else None
+            return PublishedSampling(evidence, known, probability, self._evidence_faults.__setitem__)
 
         def keep(measured: Measured) -> None:
             self._measured[measured.verdict.hotkey] = measured

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
 from grail_core.errors import ProtocolViolationError
 from grail_core.files.evidence import MinerEvidence
@@ -24,11 +25,13 @@ class PublishedSampling:
 
     Args:
         seed: the file's challenge seed; None where nobody gave the challenge round: then what was drawn is taken as said.
+        probability: with which the file's miner was drawn.
         fault: told, by hotkey, why evidence cannot be what a verdict rests on.
     """
 
     evidence: EvidenceOf
     seed: Digest | None
+    probability: Fraction
     fault: Callable[[Hotkey, str], None]
 
     def measure(self, submission: Submission, context: CheckContext) -> MinerEvidence:
@@ -43,7 +46,7 @@ class PublishedSampling:
             if own not in {measuring_class(proof_class, one) for one in context.window.params.validator_classes}:
                 raise ProtocolViolationError(f"no validator may measure in numerics class {own}")
             if self.seed is not None:
-                require_challenged(submission, found, self.seed, context.table, context.window.params)
+                require_challenged(submission, found, self.seed, context.table, context.window.params, self.probability)
         except ProtocolViolationError as error:
             self.fault(submission.hotkey, error.what)
             raise

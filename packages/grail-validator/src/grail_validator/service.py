@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property, partial
 
 from grail_core.environment import Environment
@@ -241,8 +242,8 @@ class ValidatorService:
         before = earlier.value if isinstance(earlier, Opened) else {}
         model = self.checkpoint.model(context.manifest, before, self.compared)
 
-        def sampling(challenge_seed: Digest) -> ChallengedSample:
-            return ChallengedSample(challenge_seed, model.work())
+        def sampling(challenge_seed: Digest, probability: Fraction) -> ChallengedSample:
+            return ChallengedSample(challenge_seed, model.work(), probability)
 
         return Means(
             environment=environment,

@@ -67,8 +67,11 @@ class InThisProcess:
         policy: GenerationPolicy,
         seconds: float = math.inf,
         proof_class: str | None = None,
+        *,
+        reference: bool = True,
     ) -> MeasuredBatch:
         attention = self._attention(proof_class)
+        refers = self._refers and reference  # what is not held against float32 is not compared either: no states are kept
 
         def run(rows: Sequence[ProofRow]) -> list[RolloutMeasurement]:
             def keep(at: int, states: Tensor) -> None:
@@ -82,12 +85,12 @@ class InThisProcess:
                 signs,
                 policy,
                 [row.sampling_seed for row in rows],
-                reference=self._alternatives.reference.model() if self._refers else None,
-                keep=keep if self._kept.most_bytes else None,
+                reference=self._alternatives.reference.model() if refers else None,
+                keep=keep if refers and self._kept.most_bytes else None,
             )
 
         # In this order wherever both are held: a comparison has the reference for itself first.
-        with self._alternatives.reference.lock if self._refers else nullcontext(), self._model.attending(attention):
+        with self._alternatives.reference.lock if refers else nullcontext(), self._model.attending(attention):
             measured, rows = in_parts(batch, run)
         return MeasuredBatch(measured, None if rows == len(batch) else rows)
 

@@ -136,6 +136,8 @@ class ModelWork(Protocol):
         policy: GenerationPolicy,
         seconds: float = math.inf,
         proof_class: str | None = None,
+        *,
+        reference: bool = True,
     ) -> MeasuredBatch:
         """One proof batch, 1 to PROOF_BATCH_SIZE rows in the order given.
 
@@ -143,6 +145,7 @@ class ModelWork(Protocol):
             signs: float32 [4, d].
             seconds: that it may take, where it can be ended.
             proof_class: what its miner computed in; None: the model's own.
+            reference: whether it is held against the float32 reference, which is never asked for otherwise.
 
         Raises:
             OutOfTimeError: it took longer.

@@ -100,7 +100,7 @@ class NetworkParameters:
     uncalibrated: Literal["refused", "reported"]  # files of admitted classes whose statistics no table enforces
     bit_equal: tuple[str, ...]  # proof classes on one device model with pinned kernels, whose prefill is equal to the bit
     calibration_limits: CalibrationLimits
-    alternatives_permille: int  # chance that a drawn file is compared with the named alternatives
+    float32_permille: int  # chance that a window's file is drawn and held against float32, where it is drawn so often
     store_hosts: tuple[str, ...]  # allowed hosts of S3-compatible endpoints; empty: only the filesystem store
 
     def __post_init__(self) -> None:
@@ -127,7 +127,7 @@ class NetworkParameters:
             ("validator_classes", _names(self.validator_classes)),
             ("uncalibrated", self.uncalibrated in ("refused", "reported")),
             ("bit_equal", len(set(self.bit_equal)) == len(self.bit_equal) and set(self.bit_equal) <= set(self.proof_classes)),
-            ("alternatives_permille", 0 <= self.alternatives_permille <= 1000),
+            ("float32_permille", 0 <= self.float32_permille <= 1000),
         ):
             if not ok:
                 raise ValueError(f"{name}: {getattr(self, name)!r} does not make a network")
@@ -177,7 +177,7 @@ class NetworkParameters:
                 uncalibrated="refused" if uncalibrated == "refused" else "reported",
                 bit_equal=_read_names(m["bit_equal"]),
                 calibration_limits=CalibrationLimits.from_json(m["calibration_limits"]),
-                alternatives_permille=m["alternatives_permille"].integer(),
+                float32_permille=m["float32_permille"].integer(),
                 store_hosts=tuple(host.text(_MAX_HOST) for host in m["store_hosts"].items(64)),
             )
         )
@@ -271,7 +271,7 @@ SUBNET_81 = NetworkParameters(
     uncalibrated="refused",
     bit_equal=(),
     calibration_limits=_LIMITS,
-    alternatives_permille=1000,
+    float32_permille=250,
     store_hosts=("r2.cloudflarestorage.com",),
 )
 
@@ -298,7 +298,7 @@ LOCALNET = NetworkParameters(
     uncalibrated="reported",
     bit_equal=(),
     calibration_limits=_LIMITS,
-    alternatives_permille=1000,
+    float32_permille=1000,
     store_hosts=(),
 )
 

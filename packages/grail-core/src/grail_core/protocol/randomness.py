@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from fractions import Fraction
 from itertools import islice
 
 import numpy as np
@@ -22,7 +23,7 @@ DRAW_GROUPS = "grail/draw/groups"
 DRAW_SINGLES = "grail/draw/singles"
 DRAW_ALTERNATIVES = "grail/draw/alternatives"
 DRAW_POSITIONS = "grail/draw/positions"
-COIN_ALTERNATIVES = "grail/coin/alternatives"
+COIN_FLOAT32 = "grail/coin/float32"
 
 _WORDS = 2**64
 _FIRST_STREAM_BYTES = 512
@@ -120,9 +121,9 @@ def draw(seed: bytes, tag: str, n: int, k: int) -> list[int]:
     return list(islice(drawn(seed, tag, n), k))
 
 
-def coin_falls(seed: bytes, tag: str, permille: int) -> bool:
-    """One coin of a seed: true with probability `permille` / 1000, by the first 8-byte word that `draw` would take."""
-    return next(stream_words(seed, tag)) * 1000 < permille * _WORDS
+def coin_falls(seed: bytes, tag: str, chance: Fraction) -> bool:
+    """One coin of a seed: true with this chance, by the first 8-byte word that `draw` would take."""
+    return next(stream_words(seed, tag)) * chance.denominator < chance.numerator * _WORDS
 
 
 def drawn(seed: bytes, tag: str, n: int) -> Iterator[int]:

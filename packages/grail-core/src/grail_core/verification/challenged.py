@@ -1,7 +1,8 @@
 """What the challenge draws from a file, held against evidence: which rollouts were looked at, in which order, and where.
 
-A validator that measured other rollouts, or other positions, than the challenge draws has chosen what it judges, and so has one
-that left out the reference or the comparison with named alternatives. Whoever reads its evidence and knows the challenge finds
+Whether a file is held against float32 at all, by the reference and by named alternatives, is one coin of the challenge. A
+validator that measured other rollouts or positions than the challenge draws has chosen what it judges, and so has one that left
+out float32 passes where the coin fell, or took them where it did not. Whoever reads its evidence and knows the challenge finds
 it out here, without a model.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from typing import Final
 
 from grail_core.errors import ProtocolViolationError
@@ -17,7 +19,7 @@ from grail_core.proof.calibration import CalibrationTable
 from grail_core.protocol import RolloutSample, challenged_positions, sample_rollouts
 from grail_core.protocol.constants import ALTERNATIVE_POSITIONS, CHALLENGE_K, MAX_ROLLOUTS_CHECKED
 from grail_core.protocol.network import NetworkParameters
-from grail_core.protocol.randomness import COIN_ALTERNATIVES, DRAW_ALTERNATIVES, coin_falls, draw
+from grail_core.protocol.randomness import COIN_FLOAT32, DRAW_ALTERNATIVES, coin_falls, draw
 from grail_core.protocol.types import Digest
 from grail_core.verification import model_checks, reward
 from grail_core.verification.window_file import Submission
@@ -61,18 +63,32 @@ def compared_first(challenge_seed: Digest, rollouts: int) -> list[int]:
     return sorted(draw(challenge_seed, DRAW_ALTERNATIVES, rollouts, min(MOST_COMPARED_FIRST, rollouts)))
 
 
+def held_against_float32(challenge_seed: Digest, params: NetworkParameters, probability: Fraction) -> bool:
+    """Whether the challenge wants float32 passes of a drawn file: those of the reference and those of alternatives.
+
+    Its chance is c = min(1, a/p): with p · c = min(p, a) a miner whose work deviates is held against float32 as often whatever
+    its p, unless p is below what the network asks for; then every drawn file of its is.
+
+    Args:
+        probability: p, the chance with which its miner was drawn.
+    """
+    return coin_falls(challenge_seed, COIN_FLOAT32, min(Fraction(1), Fraction(params.float32_permille, 1000) / probability))
+
+
 def require_challenged(
     submission: Submission,
     evidence: MinerEvidence,
     challenge_seed: Digest,
     table: CalibrationTable,
     params: NetworkParameters,
+    probability: Fraction,
 ) -> None:
     """Evidence of this file is about the rollouts and positions that the challenge draws, all that is measured of them and
     nothing else.
 
     Args:
         table: that the window's checkpoint pins; which rollouts are compared follows from what it makes of the others.
+        probability: the chance with which the file's miner was drawn.
 
     Raises:
         ProtocolViolationError: which rollout or position it should have looked at.
@@ -93,32 +109,40 @@ def require_challenged(
     lost = sum(says_nothing(submission, one) for one in evidence.rollouts)
     if evidence.inconclusive != lost:
         raise ProtocolViolationError(f"the evidence names {evidence.inconclusive} inconclusive rollouts and shows {lost}")
-    _require_positions(submission, evidence.rollouts, challenge_seed)
-    _require_compared(submission, evidence, challenge_seed, table, params)
+    in_float32 = held_against_float32(challenge_seed, params, probability)
+    _require_positions(submission, evidence.rollouts, challenge_seed, in_float32=in_float32)
+    _require_compared(submission, evidence, challenge_seed, table, params, in_float32=in_float32)
 
 
-def _require_positions(submission: Submission, rollouts: Sequence[RolloutEvidence], seed: Digest) -> None:
-    """Of all that was measured; of every rollout there is a reference."""
+def _require_positions(submission: Submission, rollouts: Sequence[RolloutEvidence], seed: Digest, *, in_float32: bool) -> None:
+    """Of all that was measured; of every rollout there is a reference, or of none."""
     for one in rollouts:
         where = f"evidence of group {one.group}, rollout {one.rollout}"
         digest = submission.digest_of(one.group, one.rollout)
         length = submission.rollout_of(one.group, one.rollout).completion_length
         if one.positions.tolist() != list(challenged_positions(seed, digest, length, CHALLENGE_K)):
             raise ProtocolViolationError(f"{where}: positions are not those that the challenge draws")
-        if one.reference is None:
-            raise ProtocolViolationError(f"{where}: it was not held against the float32 reference")
+        if (one.reference is not None) != in_float32:
+            told = "was not" if in_float32 else "was, against the challenge's coin,"
+            raise ProtocolViolationError(f"{where}: it {told} held against the float32 reference")
         drawn = challenged_positions(seed, digest, length, ALTERNATIVE_POSITIONS)
         if one.compared is not None and list(one.compared.positions) != list(drawn):
             raise ProtocolViolationError(f"{where}: compared positions are not those that the challenge draws")
 
 
 def _require_compared(
-    submission: Submission, evidence: MinerEvidence, seed: Digest, table: CalibrationTable, params: NetworkParameters
+    submission: Submission,
+    evidence: MinerEvidence,
+    seed: Digest,
+    table: CalibrationTable,
+    params: NetworkParameters,
+    *,
+    in_float32: bool,
 ) -> None:
     """Exactly those rollouts were compared that `measure.ChallengedSample` compares."""
     compared = {at for at, one in enumerate(evidence.rollouts) if one.compared is not None}
     expected: set[int] = set()
-    if coin_falls(seed, COIN_ALTERNATIVES, params.alternatives_permille):
+    if in_float32:
         bare = replace(evidence, rollouts=tuple(replace(one, compared=None) for one in evidence.rollouts))
         if not own_rejects(submission, bare, table, params):
             first = compared_first(seed, len(evidence.rollouts))

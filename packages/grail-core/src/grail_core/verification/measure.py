@@ -2,17 +2,18 @@
 
 Everything that needs an environment or a model happens here and ends in `RolloutEvidence`; what it means is decided
 elsewhere, from that evidence alone. A validator looks at what the challenge draws (`ChallengedSample`), a trainer at whole
-groups (`WholeGroup`). Every rollout is measured with the attention of its miner's proof class and held against the float32
-reference; some are compared with named alternatives, those that `challenged` says. Proof batches are composed as the protocol
-says: a whole group in order of r, single rollouts 16 at a time in the order drawn; which batch is measured first changes
-nothing. In which process the model is nobody here knows (`proof.work`). What cannot be graded is measured all the same:
-whatever an answer does to its grader, it spares its rollout no look by the model.
+groups (`WholeGroup`). Every rollout is measured with the attention of its miner's proof class. Where the challenge's coin falls
+it is held against the float32 reference too, and some are compared with named alternatives, those that `challenged` says. Proof
+batches are composed as the protocol says: a whole group in order of r, single rollouts 16 at a time in the order drawn; which
+batch is measured first changes nothing. In which process the model is nobody here knows (`proof.work`). What cannot be graded
+is measured all the same: whatever an answer does to its grader, it spares its rollout no look by the model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Final
 
 import numpy as np
@@ -30,10 +31,16 @@ from grail_core.protocol.constants import (
     MAX_ROLLOUTS_CHECKED,
     PROOF_BATCH_SIZE,
 )
-from grail_core.protocol.randomness import COIN_ALTERNATIVES, coin_falls
 from grail_core.protocol.types import Digest
 from grail_core.verification import model_checks
-from grail_core.verification.challenged import MAX_RESERVE_TAKEN, Place, compared_first, look_at_singles, says_nothing
+from grail_core.verification.challenged import (
+    MAX_RESERVE_TAKEN,
+    Place,
+    compared_first,
+    held_against_float32,
+    look_at_singles,
+    says_nothing,
+)
 from grail_core.verification.context import CheckContext
 from grail_core.verification.reward import grade_claim
 from grail_core.verification.window_file import Submission
@@ -69,10 +76,13 @@ class ChallengedSample:
 
     Args:
         challenge_seed: of this very file. work: by the window's checkpoint, in this machine's numerics.
+        probability: with which its miner was drawn, what the coin for float32 follows from. None: nobody was drawn, as in a
+            miner's own check, and all is measured that could be said of the file.
     """
 
     challenge_seed: Digest
     work: ModelWork
+    probability: Fraction | None = None
 
     def measure(self, submission: Submission, context: CheckContext) -> MinerEvidence:
         """For a single rollout that the grader cannot conclude on, the next of the draw's reserve is looked at too."""
@@ -84,18 +94,22 @@ class ChallengedSample:
             [OpenedRollout(record, self._positions(submission, record, CHALLENGE_K)) for record in batch]
             for batch in (*groups, *_chunks(singles, PROOF_BATCH_SIZE))
         ]
-        return _measured(submission, context, batches, graded, self.work, lambda one: says_nothing(submission, one))
+        params, p = context.window.params, self.probability
+        in_float32 = p is None or held_against_float32(self.challenge_seed, params, p)
+
+        def inconclusive(one: RolloutEvidence) -> bool:
+            return says_nothing(submission, one)
+
+        return _measured(submission, context, batches, graded, self.work, inconclusive, reference=in_float32)
 
     def under_alternatives(self, submission: Submission, context: CheckContext, evidence: MinerEvidence) -> MinerEvidence:
-        """With what named alternatives would have given, where the challenge wants the file compared: of the rollouts drawn for
+        """With what named alternatives would have given, where the file was held against float32: of the rollouts drawn for
         it, and of all where these leave something open.
 
         A float32 pass costs the same whatever it is asked for, and what tells two near models apart grows with the positions.
         """
-        if not coin_falls(self.challenge_seed, COIN_ALTERNATIVES, context.window.params.alternatives_permille):
-            return evidence
         if any(one.reference is None for one in evidence.rollouts):
-            return evidence  # without a float32 copy nothing can be compared, nor does this evidence decide for anybody else
+            return evidence  # the coin did not fall; or there is no float32 copy, and this evidence decides for nobody else
         first = compared_first(self.challenge_seed, len(evidence.rollouts))
         evidence = self._compared(submission, context, evidence, first)
         if model_checks.wants_all(submission, evidence, context.table):
@@ -160,6 +174,8 @@ def _measured(
     graded: Mapping[Place, GradeEvidence],
     work: ModelWork,
     inconclusive: Callable[[RolloutEvidence], bool],
+    *,
+    reference: bool = True,
 ) -> MinerEvidence:
     """Evidence in the order of the batches. Of what memory did not hold whole it says so with the numerics class."""
     proof_class = submission.file.header.proof_class
@@ -168,11 +184,11 @@ def _measured(
     done: dict[int, MeasuredBatch] = {}
     for at in longest_first(rows):
         context.require_time("a forward pass")
-        done[at] = work.measure(rows[at], signs, context.policy, context.seconds_left(), proof_class)
+        done[at] = work.measure(rows[at], signs, context.policy, context.seconds_left(), proof_class, reference=reference)
         if not all(one.finite and (one.reference is None or one.reference.finite) for one in done[at].rollouts):
             # A missing number of the model's own counts as the worst one, against the miner, and one of the reference makes the
             # rollout inconclusive. A slip of the device gives it the second time.
-            done[at] = work.measure(rows[at], signs, context.policy, context.seconds_left(), proof_class)
+            done[at] = work.measure(rows[at], signs, context.policy, context.seconds_left(), proof_class, reference=reference)
     parts = [one.parts for one in done.values() if one.parts is not None]
     facts = work.facts
     measured_in = measuring_class(proof_class, facts.numerics_class)

@@ -40,6 +40,10 @@ NOT_ENFORCED: Final = " (reported, not enforced)"
 """Ends the detail of a finding that nobody acts on."""
 
 
+NOT_IN_FLOAT32: Final = "; not held against float32 this time"
+"""Said where the challenge's coin did not fall: the coarse bounds stand alone, and what rests on a reference says nothing."""
+
+
 def sample_statistics(
     submission: Submission, evidence: MinerEvidence, table: CalibrationTable, params: NetworkParameters
 ) -> list[Statistic]:
@@ -162,6 +166,8 @@ def _compared(submission: Submission, evidence: MinerEvidence) -> list[NamedComp
 
 def _finding(statistic: Statistic, evidence: MinerEvidence) -> Finding:
     detail = f"{statistic.name}: {statistic.detail}"
+    if statistic.name == "coarse_error" and all(one.reference is None for one in evidence.rollouts):
+        detail += NOT_IN_FLOAT32
     _, parts = class_and_parts(evidence.numerics_class)
     if parts is not None:
         detail += f"; batches that memory did not hold were measured in parts of {parts}"

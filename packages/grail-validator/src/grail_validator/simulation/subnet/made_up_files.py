@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from functools import lru_cache
 
 from grail_core.environment import EnvironmentSpec, Grade, Message, Problem
@@ -83,6 +84,7 @@ class Seed(Sampling):
     """What `Means.sampling` gives here: the challenge seed and nothing to measure with."""
 
     challenge_seed: Digest
+    probability: Fraction
 
     def measure(self, submission: Submission, context: CheckContext) -> MinerEvidence:
         raise NotImplementedError("nothing is measured in a simulation")

@@ -21,7 +21,8 @@ from grail_core.protocol.constants import ALTERNATIVE_POSITIONS, CHALLENGE_K, MA
 from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.randomness import COIN_FLOAT32, DRAW_ALTERNATIVES, coin_falls, draw
 from grail_core.protocol.types import Digest
-from grail_core.verification import model_checks, reward
+from grail_core.verification import model_checks
+from grail_core.verification.examine import decide, first_reject
 from grail_core.verification.window_file import Submission
 
 MAX_RESERVE_TAKEN: Final = MAX_ROLLOUTS_CHECKED // 4
@@ -144,7 +145,7 @@ def _require_compared(
     expected: set[int] = set()
     if in_float32:
         bare = replace(evidence, rollouts=tuple(replace(one, compared=None) for one in evidence.rollouts))
-        if not own_rejects(submission, bare, table, params):
+        if first_reject(decide(submission, bare, table, params)) is None:  # else it is compared with nothing
             first = compared_first(seed, len(evidence.rollouts))
             if missing := [at for at in first if at not in compared]:
                 one = evidence.rollouts[missing[0]]
@@ -158,11 +159,3 @@ def _require_compared(
         raise ProtocolViolationError(
             f"alternatives were measured on {len(compared)} rollouts, or on others than the {len(expected)} of the challenge"
         )
-
-
-def own_rejects(submission: Submission, evidence: MinerEvidence, table: CalibrationTable, params: NetworkParameters) -> bool:
-    """Whether a file fails by its rewards or its own statistics: then it is compared with nothing."""
-    if reward.check_rewards(submission, evidence):
-        return True
-    statistics = model_checks.sample_statistics(submission, evidence, table, params)
-    return any(model_checks.rejects(statistic, evidence) for statistic in statistics)

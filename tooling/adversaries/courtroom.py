@@ -98,7 +98,7 @@ class Courtroom:
         self.mining = self.network.mining("miner-0")
         self.loaded: LoadedCheckpoint = loaded_by(self.mining, self.context)
         self._compared = ComparedModels()
-        self._alternatives: Callable[[], Alternatives] = cache(
+        self.alternatives: Callable[[], Alternatives] = cache(
             lambda: self._compared.alternatives(self.loaded.model, earlier or {})
         )
         _ = self.challenge
@@ -209,7 +209,7 @@ class Courtroom:
 
     def work(self) -> InThisProcess:
         """The window's model as a validator has it, with nothing kept of any file before."""
-        return InThisProcess(self.model, self._alternatives, kept_bytes=self._compared.states_bytes)
+        return InThisProcess(self.model, self.alternatives, kept_bytes=self._compared.states_bytes)
 
     def examine(self, data: bytes, *, header: WindowHeader | None = None) -> Ruling:
         """The seal as first sight reads it (`header`: as `first_sight`), then checks 1 to 9 on the file's bytes."""

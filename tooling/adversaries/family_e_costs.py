@@ -1,6 +1,7 @@
 """E5, E8, E11: work that is to take long, and classes of numerics that are to be forgiving.
 
-What the model is made to do is counted, not timed: tokens of forward passes, rows of the head, draws that are gone over again.
+What the model and its float32 reference are made to do is counted, not timed: tokens of forward passes, rows of the head, draws
+that are gone over again; apart from it, the passes under named alternatives, which a file costs only if nothing rejects it.
 E5 puts stores that never end before a validator as shipped, and the largest file before the checks; E11 one long row among
 short ones, and tokens that nobody would draw. A try is accepted if a count lies above what the protocol lets any file ask for,
 or if a miner beside it is not judged. E8 is about what a header says of its own arithmetic.
@@ -15,35 +16,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 
 from grail_core.checkpoints.loaded import LiveCheckpoint
 from grail_core.files.window_file import read_window_file, write_window_file
 from grail_core.generation.base import Completion
-from grail_core.model.policy_model import PolicyModel
-from grail_core.model.sampling import SeededSampler
 from grail_core.proof.batch import RolloutProof
 from grail_core.proof.calibration import Shape, shipped_table
 from grail_core.proof.numerics import NUMERICS_CLASSES
 from grail_core.protocol import MinerStatus, RolloutRecord, Seal, WindowHeader, header_digest
 from grail_core.protocol.constants import (
-    CHALLENGE_K,
-    MAX_ROLLOUTS_CHECKED,
-    PROOF_BATCH_SIZE,
     ROLLOUTS_PER_PROBLEM,
-    SINGLE_ROLLOUTS_CHECKED,
     UNIQUE_ROLLOUTS_CAP,
-    WHOLE_GROUPS_CHECKED,
 )
 from grail_core.protocol.types import Digest, Window
 from grail_core.storage.base import ObjectStore, StoreDirectory
 from grail_core.storage.layout import WINDOW_PREFIX
 from grail_core.storage.s3 import S3Store
-from grail_core.verification.challenged import MAX_RESERVE_TAKEN
 from grail_core.verification.seal import read_seal
 from grail_miner.groups import Group
+from tooling.adversaries.counted_work import Works, counted
 from tooling.adversaries.courtroom import Courtroom
 from tooling.adversaries.courtroom import Ruling as Judgement
 from tooling.adversaries.crowd import HONEST, Crowd, Liar, Lie, crowd_of, honest, ruling
@@ -56,69 +49,7 @@ from tooling.testing.s3_server import ANYONE, BUCKET
 from tooling.testing.scripted_server import ScriptedServer
 from tooling.testing.small_network import FIRST_WINDOW
 
-# --- what the model is made to do -------------------------------------------------------------------------------------
-
-MOST_ROWS = MAX_ROLLOUTS_CHECKED + MAX_RESERVE_TAKEN
-MOST_BATCHES = WHOLE_GROUPS_CHECKED + -(-(SINGLE_ROLLOUTS_CHECKED + MAX_RESERVE_TAKEN) // PROOF_BATCH_SIZE)
-"""Of one file, whatever it holds: two whole groups, the single rollouts and their reserve, sixteen at a time. A file that is
-checked whole has four batches."""
-
-
-@dataclass
-class Work:
-    """Counts of one file's checks."""
-
-    batches: int = 0
-    rows: int = 0
-    tokens: int = 0  # padding among them
-    heads: int = 0  # rows of the head
-    draws: int = 0
-
-    def above(self, longest: int) -> list[str]:
-        """Which counts are more than any file of rows of at most `longest` tokens may ask for; none at all is a fault too."""
-        most = {
-            "batches": MOST_BATCHES,
-            "rows": MOST_ROWS,
-            "tokens": MOST_BATCHES * PROOF_BATCH_SIZE * longest,
-            "heads": MOST_ROWS * CHALLENGE_K,
-            "draws": MOST_ROWS * CHALLENGE_K,
-        }
-        return [name for name, bound in most.items() if not 0 < getattr(self, name) <= bound]
-
-    def __str__(self) -> str:
-        return (
-            f"{self.batches} batches, {self.rows} rows, {self.tokens} tokens, {self.heads} rows of the head, {self.draws} draws"
-        )
-
-
-@contextmanager
-def _counted() -> Iterator[Work]:
-    """What the models of this process do meanwhile."""
-    work = Work()
-    hidden, logits, margin = PolicyModel.hidden_states, PolicyModel.logits, SeededSampler.margin
-
-    def counted_hidden(model: PolicyModel, rows: Sequence[Sequence[int]]) -> Any:
-        work.batches += 1
-        work.rows += len(rows)
-        work.tokens += len(rows) * max(map(len, rows))
-        return hidden(model, rows)
-
-    def counted_logits(model: PolicyModel, states: Any) -> Any:
-        work.heads += len(states)
-        return logits(model, states)
-
-    def counted_margin(sampler: SeededSampler, *arguments: Any, **options: Any) -> Any:
-        work.draws += 1
-        return margin(sampler, *arguments, **options)
-
-    with ExitStack() as stack:
-        for place, name, counting in (
-            (PolicyModel, "hidden_states", counted_hidden),
-            (PolicyModel, "logits", counted_logits),
-            (SeededSampler, "margin", counted_margin),
-        ):
-            stack.enter_context(patch.object(place, name, counting))
-        yield work
+# --- files before the checks ------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -129,10 +60,10 @@ def _court(limit: int) -> Iterator[Courtroom]:
         yield Courtroom(Path(folder) / "network", model, max_tokens=limit, end=END_TOKEN_ID)
 
 
-def _judged(court: Courtroom, groups: Sequence[Group]) -> tuple[Judgement, Work]:
+def _judged(court: Courtroom, groups: Sequence[Group]) -> tuple[Judgement, Works]:
     data = court.pack(groups)
-    with _counted() as work:
-        return court.examine(data), work
+    with counted(len(court.alternatives().weights)) as works:
+        return court.examine(data), works
 
 
 def _written(court: Courtroom, groups: Sequence[int], completion: Callable[[int, int], list[int]]) -> list[Group]:
@@ -262,14 +193,17 @@ def e11() -> dict[str, Any]:
     with _court(24) as court:
         made = court.honest(range(2))
         judgement, due = _judged(court, made)
-        row.honest_tries, row.honest_false_rejects = 1, int(not judgement.accepted)
+        bounded = not due.above(max(len(record.tokens) for group in made for record in group.rollouts))
+        row.honest_tries, row.honest_false_rejects = 1, int(not (judgement.accepted and bounded and due.comparing.rows))
         for name, changed in {
             "tokens that nobody draws": _unlikely(court, made),
             "log-probabilities of -1e30": _sure(made),
         }.items():
             judgement, work = _judged(court, changed)
+            longest = max(len(record.tokens) for group in changed for record in group.rollouts)
+            dearer = work.measuring.passes != due.measuring.passes or bool(work.above(longest))
             message = f"{work}; honest rows of these lengths: {due}"
-            row.tries.append(Try(name, work != due or judgement.accepted, judgement.caught_by, message))
+            row.tries.append(Try(name, dearer or judgement.accepted, judgement.caught_by, message))
     return row.to_json()
 
 

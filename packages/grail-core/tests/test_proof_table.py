@@ -99,7 +99,7 @@ def test_the_shipped_table_holds_every_pair_of_this_projects_cpu_classes_and_may
         ("pairs.0.logit_variance", 0.5, "outside 1"),
         ("pairs.0.sketch_variance", math.nan, "not finite"),
         ("pairs.0.sketch_variance", "6", "a number is expected"),
-        ("pairs.0.nulls.sketch_ratio.low", -2, "clipped to -1"),
+        ("pairs.0.nulls.sketch_ratio.low", -2, "clipped to 0"),
         ("pairs.0.nulls.twin_margin.mean", -1.1, "outside"),
         ("pairs.0.nulls.twin_margin.mean", math.inf, "not finite"),
         ("pairs.0.nulls.twin_margin.worst_mean", -0.5, "no mean of the worst"),
@@ -140,9 +140,9 @@ def test_members_that_are_missing_unknown_or_twice_are_refused() -> None:
 
 
 def test_a_null_that_is_not_convex_is_no_distributions() -> None:
-    null = WRITTEN["pairs"][0]["nulls"]["sketch_ratio"]
+    null = WRITTEN["pairs"][0]["nulls"]["twin_margin"]
     bent = [k * (1.002 if i == 30 else 1.0) for i, k in enumerate(null["cumulants"])]
-    refused(changed("pairs.0.nulls.sketch_ratio.cumulants", bent), "pairs[0].nulls.sketch_ratio.cumulants", "not convex")
+    refused(changed("pairs.0.nulls.twin_margin.cumulants", bent), "pairs[0].nulls.twin_margin.cumulants", "not convex")
 
 
 def test_a_narrower_table_than_its_rollouts_can_have_given_is_refused() -> None:

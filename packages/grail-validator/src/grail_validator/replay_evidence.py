@@ -10,7 +10,7 @@ from grail_core.errors import ProtocolViolationError
 from grail_core.files.evidence import MinerEvidence
 from grail_core.proof.numerics import class_and_parts, measuring_class
 from grail_core.protocol.types import Digest, Hotkey
-from grail_core.verification.challenged import require_challenged
+from grail_core.verification.challenged import longest_row, require_challenged
 from grail_core.verification.context import CheckContext
 from grail_core.verification.evidence_fit import require_evidence_of
 from grail_core.verification.window_file import Submission
@@ -42,8 +42,8 @@ class PublishedSampling:
                 raise ProtocolViolationError("there is no evidence of this file")
             require_evidence_of(submission, found)
             own, _ = class_and_parts(found.numerics_class)
-            proof_class = submission.file.header.proof_class
-            if own not in {measuring_class(proof_class, one) for one in context.window.params.validator_classes}:
+            proof_class, longest = submission.file.header.proof_class, longest_row(submission, found)
+            if own not in {measuring_class(proof_class, one, longest) for one in context.window.params.validator_classes}:
                 raise ProtocolViolationError(f"no validator may measure in numerics class {own}")
             if self.seed is not None:
                 require_challenged(submission, found, self.seed, context.table, context.window.params, self.probability)

@@ -28,12 +28,17 @@ CALIBRATION_FILE: Final = "calibration.json"
 """The table's path among the files of a checkpoint."""
 
 BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
-    "sketch_ratio": (-1.0, 1.0),
+    "sketch_ratio": (0.0, 1.0),
     "twin_margin": (-1.0, 1.5),
-    "logprob_ratio": (-1.0, 1.0),
-    "twin_logprob": (-1.0, 1.5),
+    "logprob_ratio": (0.0, 1.0),
+    "twin_logprob": (0.0, 1.5),
 }
-"""The pooled statistics, and the range that one unit's value is clipped to; `pooled` defines the values."""
+"""The pooled statistics, and the range that one unit's value is clipped to; `pooled` defines the values.
+
+Who computes better than its class errs by less than the validator does, at will and in as many rollouts as it likes. Counted
+below what honest work is expected to have, such a rollout would pay for another that no model ever saw; so it counts as honest.
+A margin needs no such floor: what a twin loses is all that a perfect draw can gain, and that is little.
+"""
 STATISTICS: Final = tuple(BOUNDS)
 
 LEAST_TOKENS: Final = 100_000

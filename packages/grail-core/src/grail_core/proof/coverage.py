@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from grail_core.proof.calibration import CalibrationTable, Coverage, PairCalibration, Shape
-from grail_core.proof.numerics import NUMERICS_CLASSES, measuring_class
+from grail_core.proof.numerics import MOST_EAGER_TOKENS, NUMERICS_CLASSES, measuring_class
 from grail_core.protocol.network import NetworkParameters
 
 Use = Literal["proof", "generation"]
@@ -39,7 +39,9 @@ def coverage_of(
         proof, generation: the classes that a header names; None: each one that the network admits.
     """
     proofs = params.proof_classes if proof is None else (proof,)
-    measured_in = {one: list(dict.fromkeys(_measured_in(one, own) for own in params.validator_classes)) for one in proofs}
+    measured_in = {
+        one: list(dict.fromkeys(name for own in params.validator_classes for name in _measured_in(one, own))) for one in proofs
+    }
     for one, names in measured_in.items():
         for name in names:
             yield _pair("proof", one, name, table, shape)
@@ -56,9 +58,12 @@ def uncovered(
     return [one for one in found if one.coverage is Coverage.NONE]
 
 
-def _measured_in(proof_class: str, own: str) -> str:
-    """A network may name classes of validators that this version does not know: they measure as they are."""
-    return measuring_class(proof_class, own) if own in NUMERICS_CLASSES else own
+def _measured_in(proof_class: str, own: str) -> tuple[str, ...]:
+    """Short files and long ones. A network may name classes of validators that this version does not know: they measure as
+    they are."""
+    if own not in NUMERICS_CLASSES:
+        return (own,)
+    return measuring_class(proof_class, own), measuring_class(proof_class, own, MOST_EAGER_TOKENS + 1)
 
 
 def _pair(use: Use, miner: str, measured_in: str, table: CalibrationTable, shape: Shape) -> PairCoverage:

@@ -95,13 +95,23 @@ def numerics_class_of(model: PolicyModel) -> str:
     return class_name(attention=model.attention, device=model.device.type, dtype=dtype)
 
 
-def measuring_class(proof_class: str, own: str) -> str:
+MOST_EAGER_TOKENS: Final = 1024
+"""Eager attention holds every head's weight of every pair of tokens: 16 rows of so many take gigabytes, of ten times as many a
+hundred times that. Whoever names it must not choose what a validator needs."""
+
+
+def measuring_class(proof_class: str, own: str, longest: int = 0) -> str:
     """The class in which a validator of class `own` measures work of a proof class: its own, with the miner's attention where
-    it has that kind. Half of what honest work of another attention would differ by is not there then."""
+    it has that kind. Half of what honest work of another attention would differ by is not there then.
+
+    Args:
+        longest: tokens of the longest row measured of the file. Beyond MOST_EAGER_TOKENS everybody measures with SDPA.
+    """
     mine, theirs = NUMERICS_CLASSES[own], NUMERICS_CLASSES.get(proof_class)
-    if theirs is None or theirs.attention not in ("sdpa", "eager") or mine.attention not in ("sdpa", "eager"):
+    if mine.attention not in ("sdpa", "eager"):
         return own
-    return replace(mine, attention=theirs.attention).name
+    attention = theirs.attention if theirs is not None and theirs.attention in ("sdpa", "eager") else mine.attention
+    return replace(mine, attention="sdpa" if longest > MOST_EAGER_TOKENS else attention).name
 
 
 def engine_class(

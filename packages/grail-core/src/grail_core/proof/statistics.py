@@ -26,7 +26,7 @@ from grail_core.proof.alternative_test import (
     project,
     sums,
 )
-from grail_core.proof.calibration import STATISTICS, Coverage, PairCalibration, Shape, share_of_pooled
+from grail_core.proof.calibration import BOUNDS, STATISTICS, Coverage, PairCalibration, Shape, share_of_pooled
 from grail_core.proof.coarse_bounds import coarse_bounds
 from grail_core.proof.comparison import CHECKS, Comparison, NamedComparison, Statistic, shortened
 from grail_core.proof.pooled import NO_REFERENCE, Paired, unit_values, unsound
@@ -111,7 +111,7 @@ def own_statistics(
 
 def sketch_ratio_passes(statistics: Sequence[Statistic]) -> bool:
     """Whether a file's own `sketch_ratio` says that its noise is no larger than the tests of alternatives take it to be."""
-    return any(s.name == "sketch_ratio" and s.threshold is not None and not s.undecided and not s.exceeds for s in statistics)
+    return any(s.name == "sketch_ratio" and s.enforced and not s.undecided and not s.exceeds for s in statistics)
 
 
 def alternative_statistics(
@@ -130,7 +130,8 @@ def alternative_statistics(
     """
     found = AlternativeTests.of(named, pair, margins)
     threshold = shortened(math.log(1 / share_of_alternative(alpha)))
-    proofs = pair is not None and pair.covers(shape) and sketch_ratio_passes and not found.undecided
+    # What would be enforced and rests on a measurement that says nothing is undecided, and not passed.
+    proofs = pair is not None and pair.covers(shape) and sketch_ratio_passes
     drawn = pair if margins == "as the proof" else margins
     draws = proofs and drawn is not None and drawn.covers(shape)
     statistics = []
@@ -205,6 +206,7 @@ class AlternativeTests:
         usable = [one for one in named if one.usable]
         if not usable:
             return cls({}, {}, NO_REFERENCE if named else "")
+        few = f"only {len(usable)} of {len(named)} compared rollouts can be used" if 2 * len(usable) < len(named) else ""
         drift = own_drift([one.drift for one in usable])
         sketches = {}
         for name in sorted({name for one in usable for name in one.deltas}):
@@ -224,7 +226,7 @@ class AlternativeTests:
                     of_file,
                     LOGIT_VARIANCE if drawn is None else drawn.logit_variance,
                 )
-        return cls(sketches, tokens, unsound(drift))
+        return cls(sketches, tokens, unsound(drift) or few)
 
 
 def bit_equal(sample: Sequence[Comparison]) -> Statistic | None:
@@ -263,7 +265,8 @@ def _pooled(name: str, paired: Paired, pair: PairCalibration | None, shape: Shap
     if coverage is Coverage.EXTENDED:
         detail += "; larger than what was calibrated on, hence with the dead zone doubled"
     value = shortened(math.fsum(values) / count) if count else 0.0
-    enforced = coverage is not Coverage.NONE
+    # Of few units the bound lies where no value can: that rejects nothing, and says nothing of the noise either.
+    enforced = coverage is not Coverage.NONE and (threshold is None or threshold < BOUNDS[name][1])
     return Statistic(check, name, value, threshold, enforced, _said(detail, undecided), undecided=bool(undecided))
 
 

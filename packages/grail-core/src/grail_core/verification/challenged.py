@@ -59,6 +59,12 @@ def says_nothing(submission: Submission, one: RolloutEvidence) -> bool:
     return model_checks.reference_says_nothing(submission, one)
 
 
+def longest_row(submission: Submission, evidence: MinerEvidence) -> int:
+    """Tokens of the longest rollout that was measured, prompt included."""
+    records = [submission.rollout_of(one.group, one.rollout) for one in evidence.rollouts]
+    return max((one.prompt_length + one.completion_length for one in records), default=0)
+
+
 def compared_first(challenge_seed: Digest, rollouts: int) -> list[int]:
     """Of so many rollouts, in the order of the evidence, those that a compared file is compared on at first. Ascending."""
     return sorted(draw(challenge_seed, DRAW_ALTERNATIVES, rollouts, min(MOST_COMPARED_FIRST, rollouts)))

@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 
 from grail_core.files.evidence import GradeEvidence, GradeStability, MinerEvidence, RolloutEvidence
-from grail_core.proof.numerics import class_in_parts, measuring_class
+from grail_core.proof.numerics import class_and_parts, class_in_parts, measuring_class
 from grail_core.proof.sketches import projections
 from grail_core.proof.work import MeasuredBatch, ModelWork, ProofRow, longest_first
 from grail_core.protocol import RolloutRecord, RolloutSample, challenged_positions, sample_rollouts
@@ -129,8 +129,8 @@ class ChallengedSample:
         opened = [OpenedRollout(one, self._positions(submission, one, ALTERNATIVE_POSITIONS)) for one in records]
         signs = projections(context.window.randomness, context.window.window_seed, self.work.facts.hidden_size)
         rows = [_row(one, context) for one in opened]
-        proof_class = submission.file.header.proof_class
-        found = self.work.compare(rows, signs, context.policy, context.seconds_left(), proof_class)
+        measured_in, _ = class_and_parts(evidence.numerics_class)
+        found = self.work.compare(rows, signs, context.policy, context.seconds_left(), measured_in)
         for at, compared in zip(places, found, strict=True):
             rollouts[at] = replace(rollouts[at], compared=compared)
         return replace(evidence, rollouts=tuple(rollouts))
@@ -178,20 +178,20 @@ def _measured(
     reference: bool = True,
 ) -> MinerEvidence:
     """Evidence in the order of the batches. Of what memory did not hold whole it says so with the numerics class."""
-    proof_class = submission.file.header.proof_class
+    facts = work.facts
+    longest = max(one.record.prompt_length + one.record.completion_length for batch in batches for one in batch)
+    measured_in = measuring_class(submission.file.header.proof_class, facts.numerics_class, longest)
     signs = projections(context.window.randomness, context.window.window_seed, work.facts.hidden_size)
     rows = [[_row(one, context) for one in batch] for batch in batches]
     done: dict[int, MeasuredBatch] = {}
     for at in longest_first(rows):
         context.require_time("a forward pass")
-        done[at] = work.measure(rows[at], signs, context.policy, context.seconds_left(), proof_class, reference=reference)
+        done[at] = work.measure(rows[at], signs, context.policy, context.seconds_left(), measured_in, reference=reference)
         if not all(one.finite and (one.reference is None or one.reference.finite) for one in done[at].rollouts):
             # A missing number of the model's own counts as the worst one, against the miner, and one of the reference makes the
             # rollout inconclusive. A slip of the device gives it the second time.
-            done[at] = work.measure(rows[at], signs, context.policy, context.seconds_left(), proof_class, reference=reference)
+            done[at] = work.measure(rows[at], signs, context.policy, context.seconds_left(), measured_in, reference=reference)
     parts = [one.parts for one in done.values() if one.parts is not None]
-    facts = work.facts
-    measured_in = measuring_class(proof_class, facts.numerics_class)
     rollouts = tuple(
         RolloutEvidence(
             group=one.record.group,

@@ -165,7 +165,7 @@ def _compared(connection: socket.socket, asked: object) -> None:
         told = {"previous-1": leads, SAMPLED[0]: leads}
         noise = np.zeros(count, np.float32) if at else own
         found.append(ComparedRollout(tuple(row.positions), {} if at else z, {} if at else told, noise, noise))
-    payload = answer_compared(found, rows, AlternativeNames(WEIGHTS, SAMPLED))
+    payload = answer_compared(found, rows, AlternativeNames.told(WEIGHTS, SAMPLED))
     frames.send(connection, Kind.COMPARED, asked.job, payload, float("inf"))
 
 

@@ -19,7 +19,7 @@ from grail_core.proof.comparison import Comparison, NamedComparison, Statistic, 
 from grail_core.proof.errors import UnprovableError
 from grail_core.proof.numerics import DEFAULT_CLASS
 from grail_core.proof.sketches import differences, projections, sketch
-from grail_core.proof.statistics import alternative_statistics, evaluate, wants_all
+from grail_core.proof.statistics import alternative_statistics, evaluate, left_open
 from grail_core.proof.work import Leads
 from grail_core.protocol.constants import MARGIN_CLIP, SKETCH_LIMIT
 from grail_core.protocol.policy import GenerationPolicy
@@ -195,7 +195,7 @@ def test_a_cheat_is_found_beside_rollouts_whose_reference_says_nothing() -> None
     for one in tested:
         one.noise[:] = 1e30
     assert alternative_statistics(tested, PAIR, sketch_ratio_passes=True) == []
-    assert not wants_all(tested, PAIR)
+    assert not left_open(tested, PAIR)
 
 
 @pytest.mark.parametrize("size", [0.0, 0.06 / 0.005])

@@ -12,7 +12,7 @@ import torch
 from grail_core.calibration.measure import HonestRow, mine, verify
 from grail_core.model.policy_model import PolicyModel
 from grail_core.proof.absolute import ABSOLUTE, absolute_values
-from grail_core.proof.alternative_test import WEIGHTS_ALTERNATIVES
+from grail_core.proof.alternative_test import LEAST_DISTANCE, WEIGHTS_ALTERNATIVES
 from grail_core.proof.alternatives import Alternatives, rounded_copies
 from grail_core.proof.batch import RolloutProof, prove_rollouts
 from grail_core.proof.calibration import STATISTICS, PairCalibration, Shape, shipped_table
@@ -23,16 +23,18 @@ from grail_core.proof.reference import Reference
 from grail_core.proof.sketches import parse_sketches, projections
 from grail_core.proof.statistics import (
     ALTERNATIVE_TESTS,
+    UNSETTLED_DISTANCE,
+    AlternativeTests,
     alternative_statistics,
     evaluate,
+    left_open,
     own_statistics,
     share_of_alternative,
     sketch_ratio_passes,
     token_statistic,
-    wants_all,
 )
 from grail_core.proof.token_test import SAMPLING_ALTERNATIVES
-from grail_core.proof.work import ProofRow
+from grail_core.proof.work import AskedAlternatives, ProofRow
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.randomness import Randomness
 from tooling.testing.models.tiny_qwen2 import Qwen2Shape, in_bfloat16, random_model
@@ -338,22 +340,29 @@ def test_the_other_rollouts_are_measured_where_the_first_speak_or_cannot_settle_
     pair, named = shipped_pair(), named_in(elsewhere)[:16]
     # Sketches of far alternatives alone: all of them speak against.
     quiet = [replace(one, leads={}, deltas={"int8": one.deltas["int8"]}) for one in named]
-    assert not wants_all(quiet, pair)
+    assert not left_open(quiet, pair)
+    # A near one: the drift of one honest rollout speaks for it and is not asked about, that of all together is.
     near = [replace(one, leads={}, deltas={"previous-2": one.deltas["previous-1"]}) for one in named]
-    assert wants_all(near, pair)
-    assert not wants_all([replace(one, deltas={"int8": one.deltas["int8"]}) for one in quiet], pair)
+    (found,) = AlternativeTests.of(near, pair, "as the proof").sketches.values()
+    assert LEAST_DISTANCE < found.distance < UNSETTLED_DISTANCE
+    assert (found.rollouts > 0).any()
+    assert found.log_evidence < 0
+    assert not left_open(near, pair)
+    leaning = [replace(one, errors=one.errors + np.float32(0.6) * one.deltas["previous-2"]) for one in near]
+    assert left_open(leaning, pair) == AskedAlternatives(frozenset({"previous-2"}))
+    assert not left_open([replace(one, deltas={"int8": one.deltas["int8"]}) for one in quiet], pair)
     tiny = [replace(one, deltas={"previous-2": one.deltas["previous-2"] * 0.01}) for one in near]
-    assert not wants_all(tiny, pair)  # never testable
+    assert not left_open(tiny, pair)  # never testable
     # One of them speaks for an alternative.
     speaking = [replace(quiet[0], errors=quiet[0].errors + quiet[0].deltas["int8"]), *quiet[1:]]
-    assert wants_all(speaking, pair)
-    assert not wants_all(speaking, None)
-    assert not wants_all(speaking, pair, shape=Shape(900, 64))
+    assert left_open(speaking, pair) == AskedAlternatives(frozenset({"int8"}))
+    assert not left_open(speaking, None)
+    assert not left_open(speaking, pair, shape=Shape(900, 64))
     # All of them do: it is found already.
-    assert not wants_all([replace(one, errors=one.errors + one.deltas["int8"]) for one in quiet], pair)
+    assert not left_open([replace(one, errors=one.errors + one.deltas["int8"]) for one in quiet], pair)
     undecided = [replace(one, drift=one.drift * 0) for one in speaking]
-    assert not wants_all(undecided, pair)
-    assert not wants_all([], pair)
+    assert not left_open(undecided, pair)
+    assert not left_open([], pair)
 
 
 @pytest.mark.parametrize("change", ["zeros", "shifted", "half"])

@@ -13,7 +13,7 @@ from grail_core.proof.calibration import shipped_table
 from grail_core.proof.comparison import NamedComparison
 from grail_core.proof.leads import WARPED
 from grail_core.proof.numerics import DEFAULT_CLASS
-from grail_core.proof.statistics import wants_all
+from grail_core.proof.statistics import left_open
 from grail_core.proof.token_test import (
     LEAST_PROBABILITY,
     SAMPLING_ALTERNATIVES,
@@ -153,9 +153,9 @@ def test_the_other_rollouts_are_asked_where_the_tokens_of_the_first_speak_togeth
             for r, (leads, change) in enumerate(rollouts)
         ]
 
-    assert not any(wants_all(first(0, 0.0), pair) for _ in range(5))
-    assert sum(wants_all(first(16, 0.5), pair) for _ in range(8)) >= 6  # too few to find it, enough to go on
-    assert not wants_all(first(16, 1.0), pair)  # found already
+    assert not any(left_open(first(0, 0.0), pair) for _ in range(5))
+    assert sum(left_open(first(16, 0.5), pair).tokens == {"int8"} for _ in range(8)) >= 6  # too few to find it, enough to go on
+    assert not left_open(first(16, 1.0), pair)  # found already
 
 
 def test_every_other_token_than_the_rival_counts_as_the_references() -> None:

@@ -27,7 +27,7 @@ TABLE = shipped_table()
 FIRST = compared_first(SEED, 32)
 ALL = range(32)
 SETTLED, NEAR = 0.05, 0.2 * plain.OWN_DRIFT
-"""How far an earlier checkpoint's sketches lie from the current one's: farther than is settled by sixteen, and nearer."""
+"""How far an earlier checkpoint's sketches lie from the current one's: so far that sixteen settle it, and nearer."""
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,11 @@ def measured(file: Submission, places: Collection[int] = (), distance: float = S
 def compared(one: RolloutEvidence, distance: float) -> ComparedRollout:
     assert one.reference is not None
     z = one.reference.z
-    away = np.float32(distance) * np.sign(np.random.default_rng(one.rollout).normal(size=z.shape)).astype(np.float32)
+    rng = np.random.default_rng(one.rollout)
+    signs = np.sign(rng.normal(size=z.shape))
+    if distance == NEAR:  # what leaves it open is a lean of the claims towards it
+        signs = np.where(rng.random(z.shape) < 0.4, np.sign(one.z - z), signs)
+    away = (distance * signs).astype(np.float32)
     earlier = {REFERENCE: z, "previous-1": z + away}
     return ComparedRollout(tuple(one.positions.tolist()), earlier, {}, one.reference.noise, one.reference.spread)
 
@@ -71,6 +75,17 @@ def test_sixteen_are_compared_and_all_where_they_leave_something_open(file: Subm
         require(file, measured(file, FIRST, NEAR))
     with pytest.raises(ProtocolViolationError, match="on 32 rollouts, or on others than the 16"):
         require(file, measured(file, ALL))
+
+
+def test_the_others_are_compared_with_nothing_but_what_the_first_leave_open(file: Submission) -> None:
+    evidence = measured(file, ALL, NEAR)
+    at = next(at for at in ALL if at not in FIRST)
+    one = evidence.rollouts[at].compared
+    assert one is not None
+    more = replace(one, z={**one.z, "int8": one.z["previous-1"]})
+    rollouts = [replace(two, compared=more) if n == at else two for n, two in enumerate(evidence.rollouts)]
+    with pytest.raises(ProtocolViolationError, match="compared with int8, which nothing speaks for"):
+        require(file, replace(evidence, rollouts=tuple(rollouts)))
 
 
 def test_a_validator_that_does_not_compare_is_found_out_where_the_coin_fell(file: Submission) -> None:

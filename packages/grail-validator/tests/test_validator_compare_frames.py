@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grail_core.child_process.frames import FrameError
-from grail_core.proof.work import ComparedRollout, Leads, ProofRow
+from grail_core.proof.work import AskedAlternatives, ComparedRollout, Leads, ProofRow
 from grail_validator.compare_frames import AlternativeNames, answer_compared, compared_bytes, compared_of
 
-NAMES = AlternativeNames(("previous-1", "int8"), ("temperature x 0.9", "top-p 0.95"))
-WITHOUT_TOKENS = AlternativeNames(NAMES.weights)
+NAMES = AlternativeNames.told(("previous-1", "int8"), ("temperature x 0.9", "top-p 0.95"))
+WITHOUT_TOKENS = AlternativeNames.told(NAMES.weights, ())
 VOCABULARY = 64
 ROWS = [ProofRow([1, 5, 6, 7], 1, (0, 2), 3), ProofRow([1, 5], 1, (0,), 4)]
 
@@ -32,7 +32,7 @@ def compared(row: ProofRow, number: int, names: AlternativeNames, without: str |
 
     kept = [name for name in names.weights if name != without]
     z = {name: draw.normal(size=(count, 4)).astype(np.float32) for name in ("current", *kept)}
-    leads = {name: lead() for name in (*kept, *names.sampled) if name != without} if names.sampled else {}
+    leads = {name: lead() for name in (*kept, *names.sampled) if name in (*names.drawn, *names.sampled) and name != without}
     noise, spread = draw.uniform(0, 1, (2, count)).astype(np.float32)
     return ComparedRollout(tuple(row.positions), z, leads, noise, spread)
 
@@ -46,7 +46,13 @@ def told(one: ComparedRollout) -> object:
     return one.positions, {name: z.tolist() for name, z in one.z.items()}, leads, one.noise.tolist(), one.spread.tolist()
 
 
-@pytest.mark.parametrize("names", [NAMES, WITHOUT_TOKENS, AlternativeNames((), NAMES.sampled), AlternativeNames()])
+# Sketches of one, tokens of another and of one way to sample.
+NARROWED = NAMES.only(AskedAlternatives(frozenset({"previous-1"}), frozenset({"int8", "top-p 0.95"})))
+
+
+@pytest.mark.parametrize(
+    "names", [NAMES, WITHOUT_TOKENS, AlternativeNames.told((), NAMES.sampled), AlternativeNames(), NARROWED]
+)
 @pytest.mark.parametrize("without", [None, "int8", "top-p 0.95"])
 def test_what_was_compared_comes_over_as_it_was(names: AlternativeNames, without: str | None) -> None:
     found = [compared(row, number, names, without) for number, row in enumerate(ROWS)]

@@ -1,17 +1,19 @@
 """`verify.*` of the benchmark `proof`: generating rows against verifying them, on an 11 M Qwen2 of random weights.
 
 8 rows of 64 prompt tokens and 64 (`.long`: 448) completion tokens, bf16 body and float32 head on both sides, one thread.
-Making the claims is part of neither side. Three costs of verifying are told apart:
+Making the claims is part of neither side. What verifying costs is told apart:
 
-    verify_ms       checks 7 to 9 without any float32 pass, what every version had
-    own_ms          with the float32 reference beside it: what every drawn file costs
-    alternatives_ms the same rows under every named alternative, and the reference at their positions
+    verify_ms       checks 7 to 9 without any float32 pass: what every drawn file costs
+    own_ms          with the float32 reference beside it
+    alternatives_ms the same rows under every named alternative, and the reference's logits at their positions
+    sketched_ms.NAME under one alternative by sketches alone, as the other rollouts are where only these leave something open
 
-What is expected of a drawn file: its own, and where the coin falls (at most always: the most a network may ask) 16 of its 64
-rollouts compared, and the 48 others where those leave something open. How often they do follows from honest rollouts: of this
-model's, in random sixteens (`verify.rest_share`). `verify.full_ratio` is the whole over verify_ms, `full_generate_ratio`
-generating over the whole; both take chance 1 of the coin, and `.quarter` stands for a coin of 1/4. What one alternative adds
-on those rows is `verify.alternative_ms.NAME`.
+What is expected of a drawn file on subnet 81 whose miner is always drawn (p = 1): the first, and where its coin falls
+(`float32_permille`) the reference of all 64 rollouts, 16 of them under every alternative, and the 48 others under what these
+leave open. What they do follows from honest rollouts of a trained model beside checkpoints that steps of Adam lie before it, in
+random sixteens: `verify.rest_share` is how often it is anything, `verify.rest_ms` what it costs on these rows in the mean.
+`verify.full_ratio` is the whole over verify_ms, `full_generate_ratio` generating over the whole; `.drawn_seldom` stands for a
+miner whose every drawn file is held against float32.
 """
 
 from __future__ import annotations
@@ -20,10 +22,12 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+
+from tooling.studies.benchmarks.proof_left_open import honestly_left_open
 
 if TYPE_CHECKING:
     from grail_core.generation.base import GenerationRequest
@@ -31,27 +35,27 @@ if TYPE_CHECKING:
     from grail_core.proof.alternatives import Alternatives
     from grail_core.proof.batch import RolloutProof
     from grail_core.proof.calibration import PairCalibration
-    from grail_core.proof.comparison import Comparison, NamedComparison
+    from grail_core.proof.comparison import Comparison
     from grail_core.proof.in_process import InThisProcess
     from grail_core.proof.sketches import Projections
-    from grail_core.proof.work import ComparedRollout, ProofRow, RolloutMeasurement
+    from grail_core.proof.work import AskedAlternatives, ComparedRollout, ProofRow, RolloutMeasurement
     from grail_core.protocol.policy import GenerationPolicy
 
 Figures = dict[str, float]
 
 PROMPT: Final = 64
 ROWS: Final = 8
-SAMPLE: Final = 64  # rollouts of a drawn file
-LENGTHS: Final = (("", 64, 32), (".long", 448, 32))
-"""Suffix, completion tokens, honest rollouts from which it is told how often sixteen leave something open."""
-DRAWS: Final = 400
+SAMPLE, FIRST = 64, 16  # rollouts of a drawn file, and those compared first
+LENGTHS: Final = (("", 64), (".long", 448))
+"""Suffix, completion tokens."""
 
 
 def generation() -> Figures:
     """Every figure, for both lengths."""
     figures: Figures = {}
-    for suffix, length, rollouts in LENGTHS:
-        figures |= {f"{key}{suffix}": value for key, value in _Scene(length, rollouts).figures().items()}
+    for suffix, length in LENGTHS:
+        left_open = honestly_left_open(length)
+        figures |= {f"{key}{suffix}": value for key, value in _Scene(length).figures(left_open).items()}
     return figures
 
 
@@ -67,7 +71,7 @@ class _Rollouts:
 class _Scene:
     """A model, its alternatives and honest rollouts of one length."""
 
-    def __init__(self, length: int, rollouts: int) -> None:
+    def __init__(self, length: int) -> None:
         from grail_core.generation.hf import HfGenerator
         from grail_core.model.policy_model import PolicyModel
         from grail_core.proof.in_process import InThisProcess
@@ -84,11 +88,13 @@ class _Scene:
         self.signs: Projections = projections(Randomness(bytes(32)), bytes(32), self.model.hidden_size)
         self.bare = InThisProcess(self.model, reference=False)
         self.work = InThisProcess(self.model, partial(_alternatives, self.model))
-        rng = np.random.default_rng(3)
-        self.batches = [self._batch(rng) for _ in range(rollouts // ROWS)]
+        self.batch = self._batch(np.random.default_rng(3))
 
-    def figures(self) -> Figures:
-        first = self.batches[0]
+    def figures(self, left_open: Sequence[AskedAlternatives]) -> Figures:
+        """Args: left_open: what honest sixteens leave open."""
+        from grail_core.protocol.network import SUBNET_81
+
+        first = self.batch
         requests = _requests(first.rows)
         actions: dict[str, Callable[[], object]] = {
             "generate": partial(self.generator.generate, requests),
@@ -103,13 +109,17 @@ class _Scene:
         found = {f"verify.{name}_ms": ms[name] for name in ("generate", "verify", "own", "alternatives", "body")}
         found["verify.generate_ratio"] = ms["generate"] / ms["verify"]
         found["peer.full_logits.generate_ratio"] = ms["generate"] / ms["full_logits"]
-        found["verify.rest_share"] = rest = self._rest_share()
-        compared = (16 + (SAMPLE - 16) * rest) / SAMPLE
-        for suffix, coin in (("", 1.0), (".quarter", 0.25)):
-            full = ms["own"] + coin * compared * ms["alternatives"]
+        sketched, drawn = self._by_alternative(first)
+        found |= {f"verify.sketched_ms.{name}": value for name, value in sketched.items()}
+        found |= {f"verify.alternative_ms.{name}": value for name, value in drawn.items()}
+        found["verify.rest_share"] = statistics.fmean(map(bool, left_open))
+        found["verify.rest_ms"] = rest = statistics.fmean(_cost(asked, sketched, drawn) for asked in left_open)
+        compared = FIRST / SAMPLE * ms["alternatives"] + (1 - FIRST / SAMPLE) * rest
+        for suffix, coin in (("", SUBNET_81.float32_permille / 1000), (".drawn_seldom", 1.0)):
+            full = ms["verify"] + coin * (ms["own"] - ms["verify"] + compared)
             found[f"verify.full_ratio{suffix}"] = full / ms["verify"]
             found[f"verify.full_generate_ratio{suffix}"] = ms["generate"] / full
-        return found | self._by_alternative(first)
+        return found
 
     def _batch(self, rng: np.random.Generator) -> _Rollouts:
         from grail_core.generation.base import GenerationRequest
@@ -144,8 +154,8 @@ class _Scene:
             raise RuntimeError("honest rows were rejected")
         return measured
 
-    def _compare(self, work: InThisProcess, one: _Rollouts) -> list[ComparedRollout]:
-        return work.compare(one.compared_at, self.signs, self.policy)
+    def _compare(self, work: InThisProcess, one: _Rollouts, asked: AskedAlternatives | None = None) -> list[ComparedRollout]:
+        return work.compare(one.compared_at, self.signs, self.policy, asked=asked)
 
     def _full_logits(self, one: _Rollouts) -> object:
         from tooling.studies.benchmarks.proof_peers import full_logits_verify
@@ -159,52 +169,30 @@ class _Scene:
         with torch.inference_mode():
             return self.model.hidden_states([row.tokens for row in one.rows])
 
-    @cached_property
-    def _named(self) -> list[NamedComparison]:
-        """Every rollout under every alternative, as the tests take it; own states are as kept from measuring, as in a file."""
-        from grail_core.proof.comparison import compare_named
+    def _by_alternative(self, one: _Rollouts) -> tuple[Figures, Figures]:
+        """By name, what each weights-alternative adds by sketches alone, and by tokens too; and as "reference" what it takes
+        before any, which with the tokens' logits are the ways to sample as well."""
+        from grail_core.proof.work import AskedAlternatives
 
-        named = []
-        for batch in self.batches:
-            measured = self._verify(self.work, batch)
-            for row, at, proof, result, compared in zip(
-                batch.rows, batch.compared_at, batch.proofs, measured, self._compare(self.work, batch), strict=True
-            ):
-                places = np.asarray(at.positions)
-                one = compare_named(
-                    claimed_sketches=_sketches(proof, self.length)[places],
-                    tokens=np.asarray(at.tokens[PROMPT:], dtype=np.int32)[places],
-                    compared=compared,
-                    z=result.z,
-                    challenged=np.searchsorted(places, np.asarray(row.positions)),
-                )
-                if one is None:
-                    raise RuntimeError("the reference has no number")
-                named.append(one)
-        return named
+        names = list(_alternatives(self.model).weights)
+        asked = [AskedAlternatives(frozenset({name})) for name in names]
+        asked += [AskedAlternatives(tokens=frozenset({name})) for name in names]
+        nothing = [AskedAlternatives(frozenset({"nothing"})), AskedAlternatives(tokens=frozenset({"nothing"}))]
+        self._verify(self.work, one)  # keeps its own and the reference's states, as before any comparison
+        jobs = [partial(self._compare, self.work, one, some) for some in (*nothing, *asked)]
+        without, with_logits, *taken = (1e3 * value for value in _in_turn(jobs, 3))
+        sketched = dict(zip(names, (value - without for value in taken), strict=False))
+        drawn = dict(zip(names, (value - with_logits for value in taken[len(names) :]), strict=True))
+        return {"reference": without, **sketched}, {"reference": with_logits, **drawn}
 
-    def _rest_share(self) -> float:
-        """How often sixteen honest rollouts leave open what the others have to settle, over random sixteens."""
-        from grail_core.proof.statistics import wants_all
 
-        rng = np.random.default_rng(4)
-        draws = [rng.choice(len(self._named), 16, replace=False) for _ in range(DRAWS)]
-        return statistics.fmean(wants_all([self._named[int(i)] for i in draw], _pair()) for draw in draws)
-
-    def _by_alternative(self, one: _Rollouts) -> Figures:
-        """What each weights-alternative adds, and the reference with the ways to sample, which cost no pass of their own."""
-        from grail_core.proof.alternatives import Alternatives
-        from grail_core.proof.in_process import InThisProcess
-
-        weights = _alternatives(self.model).weights
-        works = {"reference": InThisProcess(self.model, Alternatives(self.model, {}))}
-        works |= {name: InThisProcess(self.model, Alternatives(self.model, {name: weights[name]})) for name in weights}
-        for work in works.values():
-            self._verify(work, one)  # keeps its own states, as before any comparison
-        seconds = dict(zip(works, _in_turn([partial(self._compare, work, one) for work in works.values()], 3), strict=True))
-        reference = seconds.pop("reference")
-        figures = {"verify.alternative_ms.reference": 1e3 * reference}
-        return figures | {f"verify.alternative_ms.{name}": 1e3 * (s - reference) for name, s in seconds.items()}
+def _cost(asked: AskedAlternatives, sketched: Figures, drawn: Figures) -> float:
+    """Of comparing these rows with what is asked for."""
+    if not asked:
+        return 0.0
+    base = drawn["reference"] if asked.tokens else sketched["reference"]
+    by_tokens = sum(drawn[name] for name in asked.tokens & drawn.keys())
+    return base + by_tokens + sum(sketched[name] for name in asked.sketches - asked.tokens)
 
 
 def _alternatives(model: PolicyModel) -> Alternatives:

@@ -1,7 +1,7 @@
 """From runs to decisions: windows of 64 rollouts, judged by the functions that validators call.
 
 A window's own statistics are computed first; if none rejects, the named alternatives on 16 of its rollouts, and on the others
-where `wants_all` says so. A rate is the share of windows drawn with replacement from a run's rollouts, with the 2.5 and 97.5
+what `left_open` says. A rate is the share of windows drawn with replacement from a run's rollouts, with the 2.5 and 97.5
 percentiles over resampled pools of them: the error of having seen so few. Samples larger than a run are extrapolations.
 """
 
@@ -19,7 +19,7 @@ from grail_core.proof.calibration import CalibrationTable, PairCalibration, Shap
 from grail_core.proof.comparison import Comparison, compare, compare_named
 from grail_core.proof.numerics import class_name
 from grail_core.proof.sketches import parse_sketches
-from grail_core.proof.statistics import alternative_statistics, own_statistics, sketch_ratio_passes, wants_all
+from grail_core.proof.statistics import alternative_statistics, left_open, own_statistics, sketch_ratio_passes
 from grail_core.proof.work import REFERENCE, ComparedRollout
 from grail_core.protocol.constants import CHECK_ALL_BELOW
 from tooling.studies.power_sizes.study import Run
@@ -115,8 +115,9 @@ def rejecting(window: Sequence[Comparison], by: Bench) -> list[str]:
     judged = named[:FIRST_COMPARED]
     if not judged:
         return []
-    if wants_all(judged, by.proof, margins=by.margins, shape=by.shape):
-        judged = named
+    asked = left_open(judged, by.proof, margins=by.margins, shape=by.shape)
+    if asked:
+        judged = [*judged, *(one.only(asked) for one in named[FIRST_COMPARED:])]
     passes = sketch_ratio_passes(own)
     others = alternative_statistics(judged, by.proof, margins=by.margins, shape=by.shape, sketch_ratio_passes=passes)
     return [one.name for one in others if one.rejects]

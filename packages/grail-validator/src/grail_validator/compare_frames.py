@@ -1,9 +1,9 @@
 """The model process's answer about rollouts under named alternatives, in the frames of `model_frames`.
 
-Of every row: noise, spread and the reference's sketches; of each alternative that is other weights its sketches and leads; of
-each that only samples otherwise its leads. One byte before the reference and before each alternative says whether there is
-anything of it (`proof.work.ComparedRollout`); what is left out is sent as zeros, so that an answer's length follows from the
-rows and the names. These are told when the models are loaded, and an answer has none to choose.
+Of every row: noise, spread and the reference's sketches; of each alternative that is other weights its sketches, and its leads
+where they are asked for; of each that only samples otherwise its leads. One byte before the reference and each alternative says
+whether there is anything of it (`proof.work.ComparedRollout`); what is left out is sent as zeros, so that an answer's length is
+known from the rows and the names. These are told when the models are loaded, and an answer has none to choose.
 """
 
 from __future__ import annotations
@@ -15,18 +15,33 @@ import numpy as np
 
 from grail_core.child_process.frames import FrameError, Payload, Taker
 from grail_core.proof.sketches import Sketches
-from grail_core.proof.work import REFERENCE, ComparedRollout, Leads, ProofRow
+from grail_core.proof.work import REFERENCE, AskedAlternatives, ComparedRollout, Leads, ProofRow
 from grail_core.protocol.constants import SKETCH_DIMENSIONS
 from grail_validator.model_frames import within
 
 
 @dataclass(frozen=True)
 class AlternativeNames:
-    """`weights`: alternatives that are other weights. `sampled`: those that only sample otherwise, none where the policy's
-    tokens cannot be tested; then no alternative has leads."""
+    """What an answer is about. `weights`: alternatives that are other weights, which have sketches; `drawn`: those of them that
+    have leads too. `sampled`: alternatives that only sample otherwise, and have leads alone."""
 
     weights: tuple[str, ...] = ()
     sampled: tuple[str, ...] = ()
+    drawn: frozenset[str] = frozenset()
+
+    @classmethod
+    def told(cls, weights: Sequence[str], sampled: Sequence[str]) -> AlternativeNames:
+        """All that models were loaded for. Without a way to sample the policy's tokens cannot be tested, of any alternative."""
+        return cls(tuple(weights), tuple(sampled), frozenset(weights if sampled else ()))
+
+    def only(self, asked: AskedAlternatives | None) -> AlternativeNames:
+        """Those of these that are asked for; None: all."""
+        if asked is None:
+            return self
+        weights = tuple(name for name in self.weights if name in asked.sketches | asked.tokens)
+        return AlternativeNames(
+            weights, tuple(name for name in self.sampled if name in asked.tokens), self.drawn & asked.tokens
+        )
 
 
 _OF_SKETCHES = 4 * SKETCH_DIMENSIONS  # bytes a position
@@ -35,9 +50,9 @@ _OF_LEADS = 3 * 4  # own, other, rival
 
 def compared_bytes(rows: Sequence[ProofRow], names: AlternativeNames) -> int:
     """Of the answer about these rows."""
-    leads = _OF_LEADS if names.sampled else 0
     of_row = 1 + len(names.weights) + len(names.sampled)
-    of_position = 2 * 4 + _OF_SKETCHES + len(names.weights) * (_OF_SKETCHES + leads) + len(names.sampled) * leads
+    leads = _OF_LEADS * (len(names.drawn) + len(names.sampled))
+    of_position = 2 * 4 + _OF_SKETCHES * (1 + len(names.weights)) + leads
     return len(rows) * of_row + of_position * sum(len(row.positions) for row in rows)
 
 
@@ -52,7 +67,7 @@ def answer_compared(found: Sequence[ComparedRollout], rows: Sequence[ProofRow], 
         for name in names.weights:
             there = name in one.z
             parts += [bytes([there]), one.z[name].astype("<f4").tobytes() if there else bytes(_OF_SKETCHES * count)]
-            if names.sampled:
+            if name in names.drawn:
                 parts += _leads_bytes(one.leads[name]) if there else [bytes(_OF_LEADS * count)]
         for name in names.sampled:
             there = name in one.leads
@@ -83,7 +98,7 @@ def _compared(take: Taker, row: ProofRow, names: AlternativeNames, vocabulary_si
     for name in names.weights:
         there = _is_there(take)
         sketches = _sketches(take, count, used=there)
-        lead = _leads(take, count, vocabulary_size, used=there) if names.sampled else None
+        lead = _leads(take, count, vocabulary_size, used=there) if name in names.drawn else None
         if there:
             z[name] = sketches
         if there and lead is not None:

@@ -89,11 +89,18 @@ class _Models:
         missing = {name: self._unusable.get(digest, "") for name, digest in earlier.items() if name not in weights}
         # Their float32 copy takes twice the model's memory, and a window without a drawn file needs none.
         self._work = InThisProcess(model, lambda: compared.alternatives(model, weights), kept_bytes=compared.states_bytes)
-        self._names = AlternativeNames(
+        self._names = AlternativeNames.told(
             (*weights, *(ROUNDED if compared.rounded else ())),
             WARPED if supports(GenerationPolicy(**told["policy"])) else (),
         )
-        return frames.pack({"facts": vars(self._work.facts), **vars(self._names), "missing": missing})
+        return frames.pack(
+            {
+                "facts": vars(self._work.facts),
+                "weights": self._names.weights,
+                "sampled": self._names.sampled,
+                "missing": missing,
+            }
+        )
 
     def measure(self, payload: memoryview) -> Payload:
         assert self._work is not None  # the parent asks after it has loaded
@@ -106,5 +113,5 @@ class _Models:
     def compare(self, payload: memoryview) -> Payload:
         assert self._work is not None
         asked = frames.asked_about(payload)
-        found = self._work.compare(asked.rows, asked.signs, asked.policy, proof_class=asked.proof_class)
-        return answer_compared(found, asked.rows, self._names)
+        found = self._work.compare(asked.rows, asked.signs, asked.policy, proof_class=asked.proof_class, asked=asked.compared)
+        return answer_compared(found, asked.rows, self._names.only(asked.compared))

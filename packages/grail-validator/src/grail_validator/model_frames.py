@@ -33,7 +33,7 @@ from grail_core.child_process.frames import (
 )
 from grail_core.errors import CheckpointError, ConfigurationError, StorageError
 from grail_core.proof.sketches import Projections
-from grail_core.proof.work import MeasuredBatch, ProofRow, ReferenceMeasurement, RolloutMeasurement
+from grail_core.proof.work import AskedAlternatives, MeasuredBatch, ProofRow, ReferenceMeasurement, RolloutMeasurement
 from grail_core.protocol.constants import MARGIN_CLIP, SKETCH_DIMENSIONS
 from grail_core.protocol.policy import GenerationPolicy
 
@@ -67,18 +67,19 @@ def receive(connection: socket.socket, deadline: float, *, largest: int) -> Fram
 @dataclass(frozen=True)
 class AskedRows:
     """What a job is about. `proof_class`: what the rows' miner declared, in whose attention they are measured; None: the
-    model's own. `reference`: whether they are held against float32."""
+    model's own. `reference`: whether they are held against float32. `compared`: with what they are; None: all there is."""
 
     rows: Sequence[ProofRow]
     signs: Projections
     policy: GenerationPolicy
     proof_class: str | None
     reference: bool = True
+    compared: AskedAlternatives | None = None
 
 
 def ask_about(asked: AskedRows) -> Payload:
     """Both jobs, measuring and comparing, are told the same of their rows."""
-    rows = asked.rows
+    rows, compared = asked.rows, asked.compared
     told = {
         "tokens": [len(row.tokens) for row in rows],
         "prompts": [row.prompt_length for row in rows],
@@ -88,6 +89,7 @@ def ask_about(asked: AskedRows) -> Payload:
         "hidden": asked.signs.shape[1],
         "proof_class": asked.proof_class,
         "reference": asked.reference,
+        "compared": None if compared is None else [sorted(compared.sketches), sorted(compared.tokens)],
     }
     return pack(
         told,
@@ -107,7 +109,8 @@ def asked_about(payload: memoryview) -> AskedRows:
         ProofRow(row.tolist(), prompt, tuple(at.tolist()), seed)
         for row, prompt, at, seed in zip(tokens, told["prompts"], positions, told["seeds"], strict=True)
     ]
-    return AskedRows(rows, signs, GenerationPolicy(**told["policy"]), told["proof_class"], told["reference"])
+    compared = None if told["compared"] is None else AskedAlternatives(*map(frozenset, told["compared"]))
+    return AskedRows(rows, signs, GenerationPolicy(**told["policy"]), told["proof_class"], told["reference"], compared)
 
 
 # --- a proof batch ------------------------------------------------------------------------------------------------------

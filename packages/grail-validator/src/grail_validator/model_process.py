@@ -37,7 +37,7 @@ from grail_core.errors import (
 )
 from grail_core.model.prompts import PromptRenderer
 from grail_core.proof.sketches import Projections
-from grail_core.proof.work import ComparedRollout, MeasuredBatch, ModelFacts, ProofRow, forward_tokens
+from grail_core.proof.work import AskedAlternatives, ComparedRollout, MeasuredBatch, ModelFacts, ProofRow, forward_tokens
 from grail_core.protocol.constants import PROOF_BATCH_SIZE
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.policy import GenerationPolicy
@@ -358,12 +358,14 @@ class _Work:
         policy: GenerationPolicy,
         seconds: float = math.inf,
         proof_class: str | None = None,
+        *,
+        asked: AskedAlternatives | None = None,
     ) -> list[ComparedRollout]:
-        names, lengths = self._process.names, [len(row.tokens) for row in rows]
+        names, lengths = self._process.names.only(asked), [len(row.tokens) for row in rows]
         batches = [lengths[at : at + PROOF_BATCH_SIZE] for at in range(0, len(lengths), PROOF_BATCH_SIZE)]
         payload = self._process.job(
             Kind.COMPARE,
-            frames.ask_about(AskedRows(rows, signs, policy, proof_class)),
+            frames.ask_about(AskedRows(rows, signs, policy, proof_class, compared=asked)),
             seconds,
             tokens=(_PASSES_OF_MEASURING + len(names.weights)) * sum(map(forward_tokens, batches)),
             answer=Kind.COMPARED,
@@ -385,7 +387,7 @@ def _loaded_of(frame: Frame[Kind]) -> tuple[ModelFacts, AlternativeNames, dict[s
             numerics_class=str(told["facts"]["numerics_class"]),
             **{name: int(told["facts"][name]) for name in ("layers", "hidden_size", "vocabulary_size", "context_length")},
         )
-        names = AlternativeNames(*(tuple(str(name) for name in told[kind]) for kind in ("weights", "sampled")))
+        names = AlternativeNames.told(*(tuple(str(name) for name in told[kind]) for kind in ("weights", "sampled")))
         return facts, names, {str(name): str(reason) for name, reason in told["missing"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FrameError("did not say what it loaded") from error

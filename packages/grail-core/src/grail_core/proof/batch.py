@@ -79,6 +79,7 @@ def measure_rollouts(
     *,
     reference: PolicyModel | None = None,
     keep: Callable[[int, Tensor], None] | None = None,
+    keep_reference: Callable[[int, Tensor], None] | None = None,
 ) -> list[RolloutMeasurement]:
     """Measure claimed rows at the challenged completion indices, in one forward pass, and in one more by a float32 reference.
 
@@ -87,6 +88,7 @@ def measure_rollouts(
         sampling_seeds: per row, as derived by the protocol (never as claimed).
         reference: the same weights in float32.
         keep: is given each row's index and its states before every completion token, [completion, d] in the model's dtype.
+        keep_reference: the reference's, and at the last token too, [completion + 1, d].
 
     Raises:
         OutOfVocabularyError, OverlongSequenceError: refused before the model runs.
@@ -105,6 +107,9 @@ def measure_rollouts(
     beside = None
     if reference is not None:
         hidden = reference.hidden_states(rows)
+        if keep_reference is not None:
+            for r, (states, length) in enumerate(zip(hidden, prompt_lengths, strict=True)):
+                keep_reference(r, states[length - 1 :])
         z = _challenged_sketches(hidden, prompt_lengths, positions, projections)
         found = [replace(one, reference=_unreferred(z0)) for one, z0 in zip(found, z, strict=True)]
         beside = reference, _before(hidden, prompt_lengths, positions)

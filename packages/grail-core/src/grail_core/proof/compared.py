@@ -24,14 +24,17 @@ from grail_core.model.sampling import Floats, SeededSampler
 from grail_core.proof.alternatives import Alternatives
 from grail_core.proof.batch import LOGITS_BYTES
 from grail_core.proof.errors import UnprovableError
-from grail_core.proof.leads import Choices, choose, leads_of_warps, leads_of_weights, own_leads, supports
+from grail_core.proof.leads import WARPED, Choices, choose, leads_of_warps, leads_of_weights, own_leads, supports
 from grail_core.proof.sketches import Projections, Sketches, sketch
-from grail_core.proof.work import REFERENCE, ComparedRollout, Leads, ProofRow
+from grail_core.proof.work import REFERENCE, AskedAlternatives, ComparedRollout, Leads, ProofRow
 from grail_core.protocol.constants import PROOF_BATCH_SIZE
 from grail_core.protocol.policy import GenerationPolicy
 
 OwnStates = Callable[[Sequence[ProofRow]], Sequence[Tensor]]
 """The validator's own states before each row's positions, [m, d] each, in the numerics it measures in."""
+
+KeptStates = Callable[[ProofRow], Tensor | None]
+"""The reference's states of one row from the one before its first completion token on, [completion + 1, d]."""
 
 # A row's logits stand beside another's of the same positions, and a mask: half the rows that one matrix alone may have.
 _LOGITS_BYTES: Final = LOGITS_BYTES // 2
@@ -43,19 +46,26 @@ def compare_rollouts(
     signs: Projections,
     policy: GenerationPolicy,
     own: OwnStates,
+    *,
+    kept: KeptStates = lambda row: None,
+    asked: AskedAlternatives | None = None,
 ) -> list[ComparedRollout]:
     """Each row at its positions, in their order.
+
+    Args:
+        kept: the reference's states of a row, where they need no pass any more.
+        asked: with which alternatives; None: with all.
 
     Raises:
         OutOfVocabularyError, OverlongSequenceError: refused before the model runs.
         MachineFaultError: as `on_this_machine`.
     """
     compared = [_Compared(row) for row in rows]
-    comparing = _Comparing(alternatives, signs, SeededSampler(policy))
+    comparing = _Comparing(alternatives, signs, SeededSampler(policy), asked)
     with alternatives.reference.lock:
         for batch in _batches(compared):
-            comparing.under_reference(batch, own)
-        for name in alternatives.weights:
+            comparing.under_reference(batch, own, kept)
+        for name in comparing.weights:
             # No row is run again in whose logits a number is missing: whatever an alternative gives, nothing is known of it.
             for batch in _batches([one for one in compared if one.finite]):
                 comparing.under_weights(name, batch)
@@ -82,26 +92,46 @@ class _Compared:
 
     def result(self) -> ComparedRollout:
         positions = tuple(self.row.positions)
+        nothing = np.zeros(len(positions), dtype=np.float32)
         if not self.finite:
-            nothing = np.zeros(len(positions), dtype=np.float32)
             return ComparedRollout(positions, {}, {}, nothing, nothing)
+        if not self.noise:  # no logits were computed
+            return ComparedRollout(positions, self.z, {}, nothing, nothing)
         return ComparedRollout(positions, self.z, self.leads, _joined(self.noise), _joined(self.spread))
 
 
 class _Comparing:
     """What all rows have in common."""
 
-    def __init__(self, alternatives: Alternatives, signs: Projections, sampler: SeededSampler) -> None:
+    def __init__(
+        self, alternatives: Alternatives, signs: Projections, sampler: SeededSampler, asked: AskedAlternatives | None
+    ) -> None:
         self._alternatives, self._signs, self._sampler = alternatives, signs, sampler
         self._policy = sampler.policy
-        self._tokens_too = supports(sampler.policy)
+        every = frozenset((*alternatives.weights, *WARPED))
+        drawn = every if asked is None else asked.tokens
+        self._tokens = drawn if supports(sampler.policy) else frozenset()
+        wanted = every if asked is None else asked.sketches | asked.tokens
+        self.weights = [name for name in alternatives.weights if name in wanted]
+        self._logits_too = asked is None or bool(self._tokens)
 
-    def under_reference(self, batch: Sequence[_Compared], own: OwnStates) -> None:
+    def under_reference(self, batch: Sequence[_Compared], own: OwnStates, kept: KeptStates) -> None:
         model = self._alternatives.reference.model()
-        theirs = own([one.row for one in batch])
-        for one, (before, z), states in zip(batch, self._passed(model, batch), theirs, strict=True):
-            one.z[REFERENCE], one.before = z, before
-            self._held_against(model, one, before, states)
+        states = [kept(one.row) for one in batch]
+        made = iter(self._passed(model, [one for one, there in zip(batch, states, strict=True) if there is None]))
+        for one, there in zip(batch, states, strict=True):
+            before, one.z[REFERENCE] = next(made) if there is None else self._looked_at(one.row, there)
+            one.before, one.finite = before, bool(np.isfinite(one.z[REFERENCE]).all())
+        if not self._logits_too:
+            return
+        for one, theirs in zip(batch, own([one.row for one in batch]), strict=True):
+            assert one.before is not None
+            self._held_against(model, one, one.before, theirs)
+
+    @on_this_machine
+    @torch.inference_mode()
+    def _looked_at(self, row: ProofRow, states: Tensor) -> tuple[Tensor, Sketches]:
+        return _looked_at(states, row, self._signs)
 
     @on_this_machine
     @torch.inference_mode()
@@ -109,7 +139,6 @@ class _Comparing:
         """Noise, choices and warps of one row from the reference's states and the validator's own."""
         warped: list[dict[str, Leads]] = []
         one.noise, one.spread, one.choices = [], [], []
-        one.finite = bool(np.isfinite(one.z[REFERENCE]).all())
         for at in _chunks(len(before), model.vocabulary_size):
             logits = model.logits(before[at]).cpu().numpy()
             theirs = self._alternatives.reference.current.logits(own[at]).cpu().numpy()
@@ -121,10 +150,11 @@ class _Comparing:
                 return
             one.noise.append(noise)
             one.spread.append(spread)
-            if self._tokens_too:
+            if self._tokens:
                 one.choices.append(choose(self._sampler, logits, one.row.sampling_seed, one.inputs[at]))
+            if not self._tokens.isdisjoint(WARPED):
                 warped.append(leads_of_warps(one.choices[-1], logits, self._policy))
-        for name in warped[0] if warped else ():
+        for name in self._tokens.intersection(warped[0]) if warped else ():
             one.leads[name] = _joined_leads([part[name] for part in warped])
 
     def under_weights(self, name: str, batch: Sequence[_Compared]) -> None:
@@ -132,7 +162,7 @@ class _Comparing:
         for one, (before, z) in zip(batch, self._passed(model, batch), strict=True):
             if not np.isfinite(z).all():
                 continue
-            if self._tokens_too:
+            if name in self._tokens:
                 leads = self._leads(model, one, before)
                 if leads is None:
                     continue
@@ -166,6 +196,8 @@ class _Comparing:
         return found
 
     def _passed(self, model: PolicyModel, batch: Sequence[_Compared]) -> list[tuple[Tensor, Sketches]]:
+        if not batch:
+            return []
         found, _ = in_parts([one.row for one in batch], lambda part: _states(model, part, self._signs))
         return found
 
@@ -174,15 +206,18 @@ class _Comparing:
 @torch.inference_mode()
 def _states(model: PolicyModel, rows: Sequence[ProofRow], signs: Projections) -> list[tuple[Tensor, Sketches]]:
     """Per row, from one pass: the states before its positions, [m, d], and z at the positions, NaN where there is none."""
-    found = []
-    for row, states in zip(rows, model.hidden_states([row.tokens for row in rows]), strict=True):
-        at = torch.as_tensor(row.positions, dtype=torch.long, device=states.device) + (row.prompt_length - 1)
-        try:
-            z = sketch(states.index_select(0, at + 1), signs)
-        except UnprovableError:
-            z = np.full((len(at), len(signs)), np.nan, dtype=np.float32)
-        found.append((states.index_select(0, at), z))
-    return found
+    hidden = model.hidden_states([row.tokens for row in rows])
+    return [_looked_at(states[row.prompt_length - 1 :], row, signs) for row, states in zip(rows, hidden, strict=True)]
+
+
+def _looked_at(states: Tensor, row: ProofRow, signs: Projections) -> tuple[Tensor, Sketches]:
+    """Of one row's states from the one before its first completion token on."""
+    at = torch.as_tensor(row.positions, dtype=torch.long, device=states.device)
+    try:
+        z = sketch(states.index_select(0, at + 1), signs)
+    except UnprovableError:
+        z = np.full((len(at), len(signs)), np.nan, dtype=np.float32)
+    return states.index_select(0, at), z
 
 
 def _batches(compared: Sequence[_Compared]) -> Iterator[Sequence[_Compared]]:

@@ -9,14 +9,14 @@ number, or lies as far from the validator's own pass as another model would, not
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from grail_core.proof.sketches import differences
-from grail_core.proof.work import REFERENCE, ComparedRollout, Leads, ReferenceMeasurement
+from grail_core.proof.work import REFERENCE, AskedAlternatives, ComparedRollout, Leads, ReferenceMeasurement
 from grail_core.protocol.constants import COARSE_ERROR_BOUND, COARSE_MARGIN, MARGIN_CLIP
 
 CHECKS: Final = ("proof", "logprob", "sampling")
@@ -49,6 +49,16 @@ class NamedComparison:
     leads: Mapping[str, Leads]  # every alternative, those that only sample otherwise among them
     noise: npt.NDArray[np.float32]  # [m]
     spread: npt.NDArray[np.float32]  # [m]
+
+    def only(self, asked: AskedAlternatives) -> NamedComparison:
+        """What would be known of it, had so much been asked."""
+        sketches = asked.sketches | asked.tokens
+        kept = replace(
+            self,
+            deltas={name: delta for name, delta in self.deltas.items() if name in sketches},
+            leads={name: leads for name, leads in self.leads.items() if name in asked.tokens},
+        )
+        return kept if asked.tokens else replace(kept, noise=0 * self.noise, spread=0 * self.spread)
 
     @property
     def usable(self) -> bool:

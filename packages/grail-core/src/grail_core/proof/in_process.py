@@ -1,8 +1,8 @@
 """`ModelWork` by a model of this process.
 
 It measures with the attention of what it measures, holds the float32 reference and the alternatives' weights from the first
-time that they are needed, and keeps its own states of the rows measured last: where a comparison follows, they need no second
-pass.
+time that they are needed, and keeps its own and the reference's states of the rows measured last: where a comparison follows,
+they need no second pass.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Final
 
 import numpy as np
@@ -25,15 +25,16 @@ from grail_core.proof.batch import measure_rollouts
 from grail_core.proof.compared import compare_rollouts
 from grail_core.proof.numerics import NUMERICS_CLASSES, measuring_class, numerics_class_of
 from grail_core.proof.sketches import Projections
-from grail_core.proof.work import ComparedRollout, MeasuredBatch, ModelFacts, ProofRow, RolloutMeasurement
+from grail_core.proof.work import AskedAlternatives, ComparedRollout, MeasuredBatch, ModelFacts, ProofRow, RolloutMeasurement
 from grail_core.protocol.constants import PROOF_BATCH_SIZE
 from grail_core.protocol.policy import GenerationPolicy
 
 KEPT_BYTES: Final = 256 << 20
-"""States kept for a comparison, on the model's device: of a file of 64 answers of 2,000 tokens where d = 896."""
+"""States kept for a comparison, on the model's device: in both types of a file of 64 answers of 800 tokens where d = 896."""
 
 _Key = tuple[int, str, int, bytes]
-"""Of kept states: version of the weights, attention, length of the prompt, tokens."""
+"""Of kept states: version of the weights, attention or _FLOAT32, length of the prompt, tokens."""
+_FLOAT32: Final = "float32"  # the reference's
 
 
 class InThisProcess:
@@ -43,7 +44,7 @@ class InThisProcess:
         alternatives: what rollouts are compared with beside the ways to sample. A function is called when they or the float32
             reference are needed for the first time: they take memory. None: no other weights.
         reference: without one (False) nothing is held against float32, and nothing compared; it takes no more memory then.
-        kept_bytes: of own states, kept from measuring to comparing; what is not kept is computed anew.
+        kept_bytes: of states, kept from measuring to comparing; what is not kept is computed anew.
     """
 
     def __init__(
@@ -74,9 +75,10 @@ class InThisProcess:
         refers = self._refers and reference  # what is not held against float32 is not compared either: no states are kept
 
         def run(rows: Sequence[ProofRow]) -> list[RolloutMeasurement]:
-            def keep(at: int, states: Tensor) -> None:
-                self._kept.put(self._key(attention, rows[at]), states)
+            def keep(kind: str, at: int, states: Tensor) -> None:
+                self._kept.put(self._key(kind, rows[at]), states)
 
+            keeps = refers and self._kept.most_bytes > 0
             return measure_rollouts(
                 self._model,
                 [row.tokens for row in rows],
@@ -86,7 +88,8 @@ class InThisProcess:
                 policy,
                 [row.sampling_seed for row in rows],
                 reference=self._alternatives.reference.model() if refers else None,
-                keep=keep if refers and self._kept.most_bytes else None,
+                keep=partial(keep, attention) if keeps else None,
+                keep_reference=partial(keep, _FLOAT32) if keeps else None,
             )
 
         # In this order wherever both are held: a comparison has the reference for itself first.
@@ -101,12 +104,22 @@ class InThisProcess:
         policy: GenerationPolicy,
         seconds: float = math.inf,
         proof_class: str | None = None,
+        *,
+        asked: AskedAlternatives | None = None,
     ) -> list[ComparedRollout]:
         """Raises ValueError where there is no reference to compare under."""
         if not self._refers:
             raise ValueError("nothing is compared without a float32 reference")
         attention = self._attention(proof_class)
-        return compare_rollouts(self._alternatives, rows, signs, policy, lambda some: self._own_states(attention, some))
+        return compare_rollouts(
+            self._alternatives,
+            rows,
+            signs,
+            policy,
+            lambda some: self._own_states(attention, some),
+            kept=lambda row: self._kept.get(self._key(_FLOAT32, row)),
+            asked=asked,
+        )
 
     @cached_property
     def _alternatives(self) -> Alternatives:
@@ -146,7 +159,7 @@ class InThisProcess:
 
 
 class _KeptStates:
-    """States before every completion token of the rows measured last, as many as the budget holds; the oldest go first."""
+    """States of the rows measured last, as many as the budget holds; the oldest go first."""
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes
@@ -154,7 +167,7 @@ class _KeptStates:
         self._held: OrderedDict[_Key, Tensor] = OrderedDict()
 
     def put(self, key: _Key, states: Tensor) -> None:
-        """`states` [completion, d]."""
+        """`states` [tokens, d]."""
         self._drop(key)
         if states.nbytes > self.most_bytes:
             return

@@ -32,6 +32,7 @@ from grail_core.proof.comparison import CHECKS, Comparison, NamedComparison, Sta
 from grail_core.proof.pooled import NO_REFERENCE, Paired, unit_values, unsound
 from grail_core.proof.sketches import ROUNDING_VARIANCE
 from grail_core.proof.token_test import SAMPLING_ALTERNATIVES, TokenEvidence, noise_variance, token_evidence
+from grail_core.proof.work import AskedAlternatives
 from grail_core.protocol.constants import FALSE_REJECT_RATE
 
 ALTERNATIVE_TESTS: Final = 2 * len(WEIGHTS_ALTERNATIVES) + len(SAMPLING_ALTERNATIVES)
@@ -42,7 +43,7 @@ LOGIT_VARIANCE: Final = 2.0
 """What is reported by where no table has the pair."""
 
 UNSETTLED_DISTANCE: Final = 0.35
-"""RMS Δ over σ of an earlier checkpoint below which a few rollouts do not settle it."""
+"""RMS Δ over σ of other weights below which a single rollout says nothing of them, and a few do not settle it."""
 
 UNSETTLED_EVIDENCE: Final = 0.5
 """ln W from the tokens of the first rollouts above which the others are asked. One rollout's E_r is above 1 now and then in
@@ -164,31 +165,38 @@ def share_of_alternative(alpha: float = FALSE_REJECT_RATE) -> float:
     return alpha / 2 / ALTERNATIVE_TESTS
 
 
-def wants_all(
+def left_open(
     named: Sequence[NamedComparison],
     pair: PairCalibration | None,
     *,
     margins: Margins = "as the proof",
     shape: Shape | None = None,
     alpha: float = FALSE_REJECT_RATE,
-) -> bool:
-    """Whether alternatives are measured on the file's other rollouts too, given those measured first.
+) -> AskedAlternatives:
+    """Which alternatives are measured on the file's other rollouts too, and by what, given those measured first.
 
-    They are where the sketches of any of these speak for an alternative, the tokens of all of them together do, or an earlier
-    checkpoint lies too near to be settled by so few; not where nothing is enforced, or one of the tests has found something
-    already. Stopping costs no α: evidence of a bettor who leaves early is evidence.
+    By sketches one that lies as far as UNSETTLED_DISTANCE if any of these rollouts speaks for it, a nearer one, too near to be
+    settled by so few, if all of them together do: a single one nearly always does in honest work. By tokens one for which those
+    of all of them together speak. Nothing where nothing is enforced, or one of the tests has found something already. Stopping
+    costs no α: evidence of a bettor who leaves early is evidence.
     """
     if pair is None or not pair.covers(shape):
-        return False
+        return AskedAlternatives()
     found = AlternativeTests.of(named, pair, margins)
     needed = math.log(1 / share_of_alternative(alpha))
-    weights = [(name, one) for name, one in found.sketches.items() if one.testable]
-    logs = [one.log_evidence for _, one in weights] + [one.log_evidence for one in found.tokens.values()]
+    weights = {name: one for name, one in found.sketches.items() if one.testable}
+    logs = [one.log_evidence for one in weights.values()] + [one.log_evidence for one in found.tokens.values()]
     if found.undecided or any(value >= needed for value in logs):
-        return False
-    near = any(name.startswith("previous-") and one.distance < UNSETTLED_DISTANCE for name, one in weights)
-    sketches = any(bool((one.rollouts > 0).any()) for _, one in weights)
-    return near or sketches or any(one.log_evidence > UNSETTLED_EVIDENCE for one in found.tokens.values())
+        return AskedAlternatives()
+    return AskedAlternatives(
+        frozenset(name for name, one in weights.items() if _speaks(one)),
+        frozenset(name for name, one in found.tokens.items() if one.log_evidence > UNSETTLED_EVIDENCE),
+    )
+
+
+def _speaks(one: Projection) -> bool:
+    near = one.distance < UNSETTLED_DISTANCE
+    return one.log_evidence > 0 if near else bool((one.rollouts > 0).any())
 
 
 @dataclass(frozen=True)

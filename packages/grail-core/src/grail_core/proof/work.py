@@ -83,12 +83,25 @@ class Leads:
 
 
 @dataclass(frozen=True)
+class AskedAlternatives:
+    """With which alternatives rows are compared, by name, and by what. One that is other weights and whose tokens are asked for
+    has its sketches too: its pass gives both."""
+
+    sketches: frozenset[str] = frozenset()
+    tokens: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.sketches or self.tokens)
+
+
+@dataclass(frozen=True)
 class ComparedRollout:
     """One rollout under named alternatives, at m completion positions with the challenged ones among them.
 
     `z` holds the reference's and those of alternatives that are other weights, `leads` those of all (`alternatives`). An
     alternative that has no finite number somewhere cannot have made the rollout and is left out. Where the reference or the
-    validator's own logits have none, all are: both mappings are empty then, noise and spread 0.
+    validator's own logits have none, all are: both mappings are empty then, noise and spread 0. These are 0 too where nobody's
+    tokens were asked for, since it takes no logits then.
     """
 
     positions: tuple[int, ...]
@@ -161,8 +174,13 @@ class ModelWork(Protocol):
         policy: GenerationPolicy,
         seconds: float = math.inf,
         proof_class: str | None = None,
+        *,
+        asked: AskedAlternatives | None = None,
     ) -> list[ComparedRollout]:
         """Each of any number of rows under the named alternatives (`proof.alternatives`), at up to ALTERNATIVE_POSITIONS.
+
+        Args:
+            asked: of which of them, those that there are; None: of all, by sketches and tokens.
 
         Raises:
             OutOfTimeError, MachineFaultError, ProtocolViolationError: as `measure`.

@@ -16,6 +16,7 @@ from typing import Final
 from grail_core.errors import ProtocolViolationError
 from grail_core.files.evidence import GradeStability, MinerEvidence, RolloutEvidence
 from grail_core.proof.calibration import CalibrationTable
+from grail_core.proof.work import REFERENCE, AskedAlternatives
 from grail_core.protocol import RolloutSample, challenged_positions, sample_rollouts
 from grail_core.protocol.constants import ALTERNATIVE_POSITIONS, CHALLENGE_K, MAX_ROLLOUTS_CHECKED
 from grail_core.protocol.network import NetworkParameters
@@ -149,19 +150,31 @@ def _require_compared(
     """Exactly those rollouts were compared that `measure.ChallengedSample` compares."""
     compared = {at for at, one in enumerate(evidence.rollouts) if one.compared is not None}
     expected: set[int] = set()
+    first, asked = compared_first(seed, len(evidence.rollouts)), AskedAlternatives()
     if in_float32:
         bare = replace(evidence, rollouts=tuple(replace(one, compared=None) for one in evidence.rollouts))
         if first_reject(decide(submission, bare, table, params)) is None:  # else it is compared with nothing
-            first = compared_first(seed, len(evidence.rollouts))
             if missing := [at for at in first if at not in compared]:
                 one = evidence.rollouts[missing[0]]
                 raise ProtocolViolationError(
                     f"evidence of group {one.group}, rollout {one.rollout}: it was not compared with alternatives"
                 )
             begun = [replace(one, compared=one.compared if at in first else None) for at, one in enumerate(evidence.rollouts)]
-            wants_all = model_checks.wants_all(submission, replace(evidence, rollouts=tuple(begun)), table)
-            expected = set(range(len(evidence.rollouts))) if wants_all else set(first)
+            asked = model_checks.left_open(submission, replace(evidence, rollouts=tuple(begun)), table)
+            expected = set(range(len(evidence.rollouts))) if asked else set(first)
     if compared != expected:
         raise ProtocolViolationError(
             f"alternatives were measured on {len(compared)} rollouts, or on others than the {len(expected)} of the challenge"
+        )
+    for at in sorted(compared.difference(first)):
+        _require_asked(evidence.rollouts[at], asked)
+
+
+def _require_asked(one: RolloutEvidence, asked: AskedAlternatives) -> None:
+    """One of the other rollouts was compared with nothing but what the first leave open (less, where a number is missing)."""
+    assert one.compared is not None
+    sketched = set(one.compared.z) - asked.sketches - asked.tokens - {REFERENCE}
+    if foreign := sorted(sketched | (set(one.compared.leads) - asked.tokens)):
+        raise ProtocolViolationError(
+            f"evidence of group {one.group}, rollout {one.rollout}: it was compared with {foreign[0]}, which nothing speaks for"
         )

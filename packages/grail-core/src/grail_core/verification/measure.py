@@ -21,7 +21,7 @@ import numpy as np
 from grail_core.files.evidence import GradeEvidence, GradeStability, MinerEvidence, RolloutEvidence
 from grail_core.proof.numerics import class_and_parts, class_in_parts, measuring_class
 from grail_core.proof.sketches import projections
-from grail_core.proof.work import MeasuredBatch, ModelWork, ProofRow, longest_first
+from grail_core.proof.work import AskedAlternatives, MeasuredBatch, ModelWork, ProofRow, longest_first
 from grail_core.protocol import RolloutRecord, RolloutSample, challenged_positions, sample_rollouts
 from grail_core.protocol.constants import (
     ALTERNATIVE_POSITIONS,
@@ -104,7 +104,7 @@ class ChallengedSample:
 
     def under_alternatives(self, submission: Submission, context: CheckContext, evidence: MinerEvidence) -> MinerEvidence:
         """With what named alternatives would have given, where the file was held against float32: of the rollouts drawn for
-        it, and of all where these leave something open.
+        it, and of the others as far as these leave something open.
 
         A float32 pass costs the same whatever it is asked for, and what tells two near models apart grows with the positions.
         """
@@ -112,13 +112,19 @@ class ChallengedSample:
             return evidence  # the coin did not fall; or there is no float32 copy, and this evidence decides for nobody else
         first = compared_first(self.challenge_seed, len(evidence.rollouts))
         evidence = self._compared(submission, context, evidence, first)
-        if model_checks.wants_all(submission, evidence, context.table):
+        asked = model_checks.left_open(submission, evidence, context.table)
+        if asked:
             rest = [at for at in range(len(evidence.rollouts)) if at not in first]
-            evidence = self._compared(submission, context, evidence, rest)
+            evidence = self._compared(submission, context, evidence, rest, asked)
         return evidence
 
     def _compared(
-        self, submission: Submission, context: CheckContext, evidence: MinerEvidence, places: Sequence[int]
+        self,
+        submission: Submission,
+        context: CheckContext,
+        evidence: MinerEvidence,
+        places: Sequence[int],
+        asked: AskedAlternatives | None = None,
     ) -> MinerEvidence:
         """The evidence with the rollouts at these places compared."""
         if not places:
@@ -130,7 +136,7 @@ class ChallengedSample:
         signs = projections(context.window.randomness, context.window.window_seed, self.work.facts.hidden_size)
         rows = [_row(one, context) for one in opened]
         measured_in, _ = class_and_parts(evidence.numerics_class)
-        found = self.work.compare(rows, signs, context.policy, context.seconds_left(), measured_in)
+        found = self.work.compare(rows, signs, context.policy, context.seconds_left(), measured_in, asked=asked)
         for at, compared in zip(places, found, strict=True):
             rollouts[at] = replace(rollouts[at], compared=compared)
         return replace(evidence, rollouts=tuple(rollouts))

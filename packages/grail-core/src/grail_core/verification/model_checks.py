@@ -30,7 +30,8 @@ from grail_core.proof.statistics import (
     own_statistics,
     sketch_ratio_passes,
 )
-from grail_core.proof.statistics import wants_all as _wants_all
+from grail_core.proof.statistics import left_open as _left_open
+from grail_core.proof.work import AskedAlternatives
 from grail_core.protocol import Finding, Outcome, RolloutRecord
 from grail_core.protocol.network import NetworkParameters
 from grail_core.verification.window_file import Submission
@@ -77,10 +78,10 @@ def alternatives_statistics(
     )
 
 
-def wants_all(submission: Submission, evidence: MinerEvidence, table: CalibrationTable) -> bool:
-    """Whether the rollouts that were compared leave open what comparing the others would settle."""
+def left_open(submission: Submission, evidence: MinerEvidence, table: CalibrationTable) -> AskedAlternatives:
+    """What the rollouts that were compared leave open and comparing the others would settle."""
     proofs, draws = _pairs(submission, evidence, table)
-    return _wants_all(_compared(submission, evidence), proofs, margins=draws, shape=_shape(evidence))
+    return _left_open(_compared(submission, evidence), proofs, margins=draws, shape=_shape(evidence))
 
 
 def reference_says_nothing(submission: Submission, one: RolloutEvidence) -> bool:

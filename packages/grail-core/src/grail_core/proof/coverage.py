@@ -39,7 +39,7 @@ def coverage_of(
         proof, generation: the classes that a header names; None: each one that the network admits.
     """
     proofs = params.proof_classes if proof is None else (proof,)
-    measured_in = {one: list(dict.fromkeys(_measured_in(one, own) for own in params.validator_classes)) for one in proofs}
+    measured_in = {one: list(dict.fromkeys(measured_in_class(one, own) for own in params.validator_classes)) for one in proofs}
     for one, names in measured_in.items():
         for name in names:
             yield _pair("proof", one, name, table, shape)
@@ -56,7 +56,7 @@ def uncovered(
     return [one for one in found if one.coverage is Coverage.NONE]
 
 
-def _measured_in(proof_class: str, own: str) -> str:
+def measured_in_class(proof_class: str, own: str) -> str:
     """A network may name classes of validators that this version does not know: they measure as they are."""
     return measuring_class(proof_class, own) if own in NUMERICS_CLASSES else own
 

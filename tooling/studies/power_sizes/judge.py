@@ -27,7 +27,7 @@ from tooling.studies.power_sizes.study import Run
 FIRST_COMPARED: Final = 16
 """Rollouts of a window on which alternatives are measured before anything is known of it."""
 
-_DRAWS, _POOLS, _DRAWS_OF_POOL = 60, 30, 8
+_DRAWS, _POOLS, _DRAWS_OF_POOL = 50, 20, 6
 
 Indices = npt.NDArray[np.intp]
 

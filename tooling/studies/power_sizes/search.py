@@ -27,7 +27,7 @@ from tooling.studies.power_sizes.judge import Bench
 
 WANTED_POWER: Final = 0.99
 _MOST = 16_384
-_SAMPLES, _MOST_DRAWN = 100, 400_000
+_SAMPLES, _MOST_DRAWN = 100, 200_000
 
 Floats = npt.NDArray[np.float64]
 Rejects = Callable[[npt.NDArray[np.intp]], npt.NDArray[np.bool_]]

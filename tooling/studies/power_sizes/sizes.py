@@ -21,7 +21,8 @@ class StudiedSize:
 
     Attributes:
         models: of which the first is judged; the table is fitted to the checkpoints of all.
-        fitted_groups: of each checkpoint, for the table. held_out_groups: honest work that is judged, of the first model.
+        fitted_groups: of each checkpoint, for the table; 0 where the size is only judged by it.
+        held_out_groups: honest work that is judged, of the first model.
         compared_groups: of those, how many are measured under the named alternatives on every rollout.
         deviation_groups, limit: rollouts of a deviation and their completion tokens. honest_limit: of honest work.
         without: deviations that are left out, by words of their names or threats: what is only for the record, or takes
@@ -72,7 +73,7 @@ _24x896_RANDOM = ModelRecipe(24, 896, 14, 2, 4864, seed=31, vocabulary=151_936, 
 SIZES: Final = {
     size.name: size
     for size in (
-        StudiedSize("4x128", (_4x128, replace(_4x128, seed=21, steps=225)), 13, 20, 8, 8, 96, other_machines=4),
+        StudiedSize("4x128", (_4x128, replace(_4x128, seed=21, steps=225)), 12, 20, 8, 8, 96, other_machines=4),
         StudiedSize("6x256", (_6x256,), 8, 36, 4, 4, 64, without=_RECORD, other_machines=2),
         StudiedSize(
             "12x512", (_12x512,), 4, 36, 4, 2, 64, without=(*_RECORD, "constant", "low-rank", "5, eager"), other_machines=1

@@ -67,8 +67,9 @@ class SizeStudy:
     # Honest work
 
     def fitted(self) -> Iterator[tuple[str, list[Run]]]:
-        """Per checkpoint of every model: runs of all numerics, and both kinds of measurement."""
-        for recipe in self.size.models:
+        """Per checkpoint of every model: runs of all numerics, and both kinds of measurement; none of a size that is not to be
+        fitted to."""
+        for recipe in self.size.models if self.size.fitted_groups else ():
             for name in checkpoints_of(recipe):
                 collector = self._collector("fitted", recipe, name, self.size.fitted_groups, from_end=True)
                 runs = [run for writes in KINDS for run in self._written(collector, writes, cross=True)]

@@ -24,6 +24,7 @@ from grail_core.proof.calibration import (
     PairCalibration,
     share_of_pooled,
 )
+from grail_core.proof.coverage import measured_in_classes
 from grail_core.protocol.manifest import CheckpointManifest, ObjectRef
 from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.types import Digest
@@ -178,14 +179,22 @@ def require_within_limits(table: CalibrationTable, params: NetworkParameters, wh
 
 
 def excesses(table: CalibrationTable, params: NetworkParameters) -> Iterator[str]:
-    """What of a table is beyond the network's limits, for classes that may be used on it."""
-    admitted = {*params.proof_classes, *params.generation_classes}
+    """What of a table is beyond the network's limits, for what files may be judged by on it."""
     for pair in table.pairs.values():
-        if pair.miner not in admitted:
-            continue
+        used = _used(pair, params)
         for name, value, most in limited_figures(pair, params):
-            if value > most:
+            if name in used and value > most:
                 yield f"{name} is {value:.4g}, at most {most:g}, for {pair.miner} measured in {pair.validator}"
+
+
+def _used(pair: PairCalibration, params: NetworkParameters) -> set[str]:
+    """Which of `limited_figures` any file's verdict can rest on: a validator measures with the attention of the proof class, or
+    with SDPA, so its tests of proofs do not take every pair of two kinds, and those of tokens may."""
+    measured_in = {name for own in params.validator_classes for name in measured_in_classes(pair.miner, own)}
+    used = {"twin_margin threshold", "logit_variance"} if pair.miner in params.generation_classes else set()
+    if pair.miner in params.proof_classes and pair.validator in measured_in:
+        used |= {f"{name} threshold" for name in pair.nulls if name != "twin_margin"} | {"sketch_variance"}
+    return used
 
 
 def limited_figures(pair: PairCalibration, params: NetworkParameters) -> Iterator[tuple[str, float, float]]:

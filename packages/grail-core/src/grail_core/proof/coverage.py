@@ -40,7 +40,8 @@ def coverage_of(
     """
     proofs = params.proof_classes if proof is None else (proof,)
     measured_in = {
-        one: list(dict.fromkeys(name for own in params.validator_classes for name in _measured_in(one, own))) for one in proofs
+        one: list(dict.fromkeys(name for own in params.validator_classes for name in measured_in_classes(one, own)))
+        for one in proofs
     }
     for one, names in measured_in.items():
         for name in names:
@@ -58,7 +59,7 @@ def uncovered(
     return [one for one in found if one.coverage is Coverage.NONE]
 
 
-def _measured_in(proof_class: str, own: str) -> tuple[str, ...]:
+def measured_in_classes(proof_class: str, own: str) -> tuple[str, ...]:
     """Short files and long ones. A network may name classes of validators that this version does not know: they measure as
     they are."""
     if own not in NUMERICS_CLASSES:

@@ -165,6 +165,13 @@ EMPTY = np.zeros(0, np.int32)
         (lambda e: with_first(e, margin=e.rollouts[0].margin[1:]), "margin of shape"),
         (lambda e: with_reference(e, z=e.rollouts[0].z[1:]), "reference z of shape"),
         (lambda e: with_reference(e, twins=e.rollouts[0].margin[1:]), "reference twins of shape"),
+        *(
+            (lambda e, name=name, value=value: with_reference(e, **{name: e.rollouts[0].margin + value}), "no measurement has")
+            for name in ("margins", "twins", "noise", "spread")
+            for value in (-5.0, *((5.0, 3e38) if name != "noise" else ()))
+        ),
+        (lambda e: with_first(e, margin=e.rollouts[0].margin - 1), "no measurement has"),
+        (lambda e: with_first(e, margin=e.rollouts[0].margin + 5), "no measurement has"),
         (lambda e: with_compared(e, positions=()), "compared positions that are none"),
         (lambda e: with_compared(e, positions=(3, 2)), "not ascending"),
         (lambda e: with_compared(e, positions=(10_000,)), "outside a completion"),
@@ -188,6 +195,58 @@ def test_evidence_that_is_not_of_the_file_decides_nothing(
     assert examination.evidence is not None
     with pytest.raises(ProtocolViolationError, match=complaint):
         decide(examination.submission, change(examination.evidence), shipped_table(), CONTEXT.params)
+
+
+NUMBERS = (
+    *(("z", "logprob", "margin")),
+    *(f"reference {name}" for name in ("z", "logprobs", "margins", "twins", "noise", "spread")),
+    *(f"compared {name}" for name in ("noise", "spread", "current", "previous-1")),
+    *(f"leads {name}" for name in ("own", "other", "rival")),
+)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", NUMBERS)
+def test_whatever_numbers_evidence_holds_it_is_decided_on_or_refused(name: str) -> None:
+    submission, evidence = examined_with_evidence()
+    for value in (np.nan, np.inf, -np.inf, 3e38, -3e38, 1e19, 50.0, 1.0, 1e-30, 0.0, -1e-30, -1.0, -10.0):
+        for places in (range(1), range(len(evidence.rollouts))):
+            rollouts = [put(one, name, value) if at in places else one for at, one in enumerate(evidence.rollouts)]
+            try:
+                found = decide(submission, replace(evidence, rollouts=tuple(rollouts)), shipped_table(), CONTEXT.params)
+            except ProtocolViolationError:
+                continue
+            assert checks_of(found)[0] == "reward"
+
+
+def examined_with_evidence() -> tuple[Submission, MinerEvidence]:
+    """Of an honest file, every rollout compared."""
+    examination = examined(sampling=plain.TruthfulSampling(SEED))
+    assert examination.submission is not None
+    assert examination.evidence is not None
+    rollouts = tuple(replace(one, compared=compared(one)) for one in examination.evidence.rollouts)
+    return examination.submission, replace(examination.evidence, rollouts=rollouts)
+
+
+def put(one: RolloutEvidence, name: str, value: float) -> RolloutEvidence:
+    """This number of a rollout, throughout."""
+    part, _, field = name.rpartition(" ")
+    if not part:
+        return replace(one, **{field: np.full_like(getattr(one, field), value)})
+    if part == "reference":
+        assert one.reference is not None
+        return replace(one, reference=replace(one.reference, **{field: np.full_like(getattr(one.reference, field), value)}))
+    assert one.compared is not None
+    if part == "leads":
+        leads = one.compared.leads["previous-1"]
+        old = getattr(leads, field)
+        new = np.full_like(old, value) if field != "rival" else np.full_like(old, int(np.clip(np.nan_to_num(value), -9, 9)))
+        told = {**one.compared.leads, "previous-1": replace(leads, **{field: new})}
+        return replace(one, compared=replace(one.compared, leads=told))
+    if field in one.compared.z:
+        z = {**one.compared.z, field: np.full_like(one.compared.z[field], value)}
+        return replace(one, compared=replace(one.compared, z=z))
+    return replace(one, compared=replace(one.compared, **{field: np.full_like(getattr(one.compared, field), value)}))
 
 
 def with_first(evidence: MinerEvidence, **changes: object) -> MinerEvidence:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from grail_core.errors import ProtocolViolationError
 from grail_core.files.evidence import MinerEvidence, RolloutEvidence
-from grail_core.proof.work import MOST_LEAD, ComparedRollout
+from grail_core.proof.work import MOST_LEAD, ComparedRollout, RolloutMeasurement, within
 from grail_core.protocol.constants import SKETCH_DIMENSIONS
 from grail_core.verification.window_file import Submission
 
@@ -57,6 +57,12 @@ def _misfit(one: RolloutEvidence, length: int) -> str:
     for name, values, shape in shapes:
         if values.shape != shape:
             return f"{name} of shape {values.shape}, not {shape}"
+    # What the model process may answer, and nothing else, may stand in evidence too.
+    measured = RolloutMeasurement(
+        tuple(one.positions.tolist()), one.z, one.logprob, one.margin.astype(np.float64), one.reference
+    )
+    if not measured.possible:
+        return "numbers that no measurement has"
     return "" if one.compared is None else _misfit_compared(one.compared, one.positions, length)
 
 
@@ -84,7 +90,7 @@ def _misfit_compared(compared: ComparedRollout, challenged: npt.NDArray[np.int32
     for name, values, shape, least, most in numbers:
         if values.shape != shape:
             return f"{name} of shape {values.shape}, not {shape}"
-        if not np.isfinite(values).all() or (values < least).any() or (values > most).any():
+        if not np.isfinite(values).all() or not within(values, least, most):
             return f"{name} that no comparison gives"
     return ""
 

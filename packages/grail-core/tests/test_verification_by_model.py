@@ -149,7 +149,7 @@ def test_what_is_published_decides_the_same_and_is_what_the_challenge_asks_for(h
     submission, evidence = whole(honest)
     (read,) = read_evidence(write_evidence([evidence]))
     table, params = check_context().table, CONTEXT.params
-    require_challenged(submission, read, SEED, table, params, Fraction(1))
+    require_challenged(submission, read, SEED, table, params, POLICY, Fraction(1))
     again = decide(submission, read, table, params)
     assert again == honest.findings[-len(again) :]
 

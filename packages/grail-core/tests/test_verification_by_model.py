@@ -190,14 +190,15 @@ def test_what_was_run_instead_is_rejected_and_named(scene: Scene, honest: Examin
 
 
 def without_references(evidence: MinerEvidence, value: float, places: Sequence[int]) -> MinerEvidence:
-    """The reference of these rollouts says this throughout; of what has bounds, only where it is no number."""
+    """The reference of these rollouts says this throughout (of what has bounds, only where it is no number), and they are not
+    compared."""
     rollouts = list(evidence.rollouts)
     for at in places:
         found = rollouts[at].reference
         assert found is not None
         names = ("z", "logprobs") if math.isfinite(value) else vars(found)
         odd = {name: np.full_like(getattr(found, name), value) for name in names}
-        rollouts[at] = replace(rollouts[at], reference=replace(found, **odd))
+        rollouts[at] = replace(rollouts[at], reference=replace(found, **odd), compared=None)
     return replace(evidence, rollouts=tuple(rollouts))
 
 

@@ -225,6 +225,17 @@ def test_measurements_that_were_changed_lead_to_another_body(run: Run, replayed:
     assert "failed" in why
 
 
+@pytest.mark.parametrize("size", ["layers", "hidden_size"])
+def test_evidence_of_a_model_of_another_size_than_the_checkpoints_is_a_fault(run: Run, replayed: Replaying, size: str) -> None:
+    """For a model so large no table enforces anything: what is enforced is not for the evidence to say."""
+    evidence = run.evidence(FIRST_WINDOW)
+    larger = [replace(one, **{size: 10**6}) for one in evidence]  # type: ignore[arg-type]
+    run.say(run.verdict(FIRST_WINDOW).body, write_evidence(larger))
+    outcome, why = outcome_of(replayed(run, FIRST_WINDOW)[0:2])
+    assert outcome == "different"
+    assert "the evidence is of a model of" in why
+
+
 def test_a_verdict_that_nobody_signed_or_another_did_is_no_verdict(run: Run, replayed: Replaying) -> None:
     path, verdict = run.bucket("validator-0") / verdict_key(FIRST_WINDOW), run.verdict(FIRST_WINDOW)
     path.write_bytes(replace(verdict, body=replace(verdict.body, reason="changed")).encode())

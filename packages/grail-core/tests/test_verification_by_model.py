@@ -149,7 +149,7 @@ def test_what_is_published_decides_the_same_and_is_what_the_challenge_asks_for(h
     submission, evidence = whole(honest)
     (read,) = read_evidence(write_evidence([evidence]))
     table, params = check_context().table, CONTEXT.params
-    require_challenged(submission, read, SEED, table, params, Fraction(1))
+    require_challenged(submission, read, SEED, table, params, POLICY, Fraction(1))
     again = decide(submission, read, table, params)
     assert again == honest.findings[-len(again) :]
 
@@ -190,13 +190,15 @@ def test_what_was_run_instead_is_rejected_and_named(scene: Scene, honest: Examin
 
 
 def without_references(evidence: MinerEvidence, value: float, places: Sequence[int]) -> MinerEvidence:
-    """The reference of these rollouts says this throughout."""
+    """The reference of these rollouts says this throughout (of what has bounds, only where it is no number), and they are not
+    compared."""
     rollouts = list(evidence.rollouts)
     for at in places:
         found = rollouts[at].reference
         assert found is not None
-        odd = {name: np.full_like(values, value) for name, values in vars(found).items()}
-        rollouts[at] = replace(rollouts[at], reference=replace(found, **odd))
+        names = ("z", "logprobs") if math.isfinite(value) else vars(found)
+        odd = {name: np.full_like(getattr(found, name), value) for name in names}
+        rollouts[at] = replace(rollouts[at], reference=replace(found, **odd), compared=None)
     return replace(evidence, rollouts=tuple(rollouts))
 
 

@@ -13,7 +13,9 @@ import pytest
 from grail_core.errors import ProtocolViolationError
 from grail_core.files.evidence import MinerEvidence, RolloutEvidence
 from grail_core.proof.calibration import shipped_table
-from grail_core.proof.work import REFERENCE, ComparedRollout
+from grail_core.proof.token_test import SAMPLING_ALTERNATIVES
+from grail_core.proof.work import REFERENCE, ComparedRollout, Leads
+from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.randomness import COIN_FLOAT32, coin_falls, stream_words
 from grail_core.protocol.types import Digest
 from grail_core.verification.challenged import compared_first, held_against_float32, require_challenged
@@ -56,11 +58,17 @@ def compared(one: RolloutEvidence, distance: float) -> ComparedRollout:
         signs = np.where(rng.random(z.shape) < 0.4, np.sign(one.z - z), signs)
     away = (distance * signs).astype(np.float32)
     earlier = {REFERENCE: z, "previous-1": z + away}
-    return ComparedRollout(tuple(one.positions.tolist()), earlier, {}, one.reference.noise, one.reference.spread)
+    far = np.full(len(z), 50.0, np.float32)
+    leads = Leads(far, -far, np.full(len(z), -1, np.int32))  # nobody's token would be another
+    drawn = dict.fromkeys(("previous-1", *SAMPLING_ALTERNATIVES), leads)
+    return ComparedRollout(tuple(one.positions.tolist()), earlier, drawn, one.reference.noise, one.reference.spread)
 
 
-def require(file: Submission, evidence: MinerEvidence, permille: int = 1000) -> None:
-    require_challenged(file, evidence, SEED, TABLE, replace(CONTEXT.params, float32_permille=permille), Fraction(1))
+def require(
+    file: Submission, evidence: MinerEvidence, permille: int = 1000, policy: GenerationPolicy = CONTEXT.manifest.policy
+) -> None:
+    params = replace(CONTEXT.params, float32_permille=permille)
+    require_challenged(file, evidence, SEED, TABLE, params, policy, Fraction(1))
 
 
 def bare(evidence: MinerEvidence) -> MinerEvidence:
@@ -149,6 +157,58 @@ def test_a_validator_that_leaves_out_what_it_has_to_measure_is_found_out(
     rollouts = [change(one) if at == FIRST[0] else one for at, one in enumerate(evidence.rollouts)]
     with pytest.raises(ProtocolViolationError, match=complaint):
         require(file, replace(evidence, rollouts=tuple(rollouts)))
+
+
+def with_nothing(one: RolloutEvidence) -> RolloutEvidence:
+    assert one.compared is not None
+    none = 0 * one.compared.noise
+    return replace(one, compared=ComparedRollout(one.compared.positions, {}, {}, none, none))
+
+
+def without_tokens_of(name: str) -> Callable[[RolloutEvidence], RolloutEvidence]:
+    def change(one: RolloutEvidence) -> RolloutEvidence:
+        assert one.compared is not None
+        leads = {drawn: leads for drawn, leads in one.compared.leads.items() if drawn != name}
+        return replace(one, compared=replace(one.compared, leads=leads))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (with_nothing, "compared with nothing, though its reference says something"),
+        *((without_tokens_of(name), f"not compared with '{name}'") for name in ("previous-1", *SAMPLING_ALTERNATIVES)),
+    ],
+)
+@pytest.mark.parametrize("places", [FIRST[:1], FIRST], ids=["one", "all"])
+def test_compared_means_with_all_that_there_is_to_compare_with(
+    file: Submission, change: Callable[[RolloutEvidence], RolloutEvidence], complaint: str, places: list[int]
+) -> None:
+    evidence = measured(file, FIRST)
+    rollouts = [change(one) if at in places else one for at, one in enumerate(evidence.rollouts)]
+    with pytest.raises(ProtocolViolationError, match=complaint):
+        require(file, replace(evidence, rollouts=tuple(rollouts)))
+
+
+def test_with_nothing_is_compared_whose_reference_is_none(file: Submission) -> None:
+    evidence = measured(file, FIRST)
+    rollouts = list(evidence.rollouts)
+    rollouts[FIRST[0]] = with_nothing(with_a_lost_reference(rollouts[FIRST[0]]))
+    require(file, replace(evidence, rollouts=tuple(rollouts), inconclusive=1))
+
+
+def test_tokens_are_compared_only_under_a_policy_that_lets_them_be_tested(file: Submission) -> None:
+    evidence = measured(file, FIRST)
+    penalised = replace(CONTEXT.manifest.policy, repetition_penalty=1.1)
+    with pytest.raises(ProtocolViolationError, match="repetition penalty leaves out"):
+        require(file, evidence, policy=penalised)
+    drawn = ("previous-1", *SAMPLING_ALTERNATIVES)
+    rollouts = list(evidence.rollouts)
+    for at in FIRST:
+        for name in drawn:
+            rollouts[at] = without_tokens_of(name)(rollouts[at])
+    require(file, replace(evidence, rollouts=tuple(rollouts)), policy=penalised)
 
 
 SEEDS = [Digest(hashlib.sha256(bytes([n % 256, n // 256])).digest()) for n in range(4_000)]

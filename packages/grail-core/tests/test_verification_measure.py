@@ -335,7 +335,7 @@ def test_where_the_coin_does_not_fall_no_float32_pass_is_taken_and_the_finding_s
         assert (sample.under_alternatives(file, context, evidence) == evidence) is not coin
         assert bool(work.compared) is coin
         # These sketches are nobody's: by its own statistics such a file is to be compared with nothing.
-        require_challenged(file, evidence, seed, context.table, params, Fraction(1))
+        require_challenged(file, evidence, seed, context.table, params, context.policy, Fraction(1))
         found = [one.detail for one in decide(file, evidence, context.table, params) if one.check == "proof"]
         assert [NOT_IN_FLOAT32 in detail for detail in found] == [not coin, *[False] * (len(found) - 1)]
     assert set(fell) == {False, True}

@@ -159,12 +159,22 @@ EMPTY = np.zeros(0, np.int32)
         (lambda e: with_first(e, positions=e.rollouts[0].positions[::-1]), "ascending"),
         (lambda e: with_first(e, positions=e.rollouts[0].positions + 10_000), "outside a completion"),
         (lambda e: with_first(e, positions=e.rollouts[0].positions - 10_000), "outside a completion"),
-        (lambda e: with_first(e, positions=EMPTY), r"z of shape \(\d+, 4\), not \(0, 4\)"),
+        (lambda e: replace(e, rollouts=()), "of no rollout"),
+        (lambda e: replace(e, rollouts=tuple(map(nowhere, e.rollouts))), "positions that are none"),
+        (lambda e: with_first(e, **vars(nowhere(e.rollouts[0]))), "positions that are none"),
+        (lambda e: with_first(e, positions=EMPTY), "positions that are none"),
         (lambda e: with_first(e, z=e.rollouts[0].z[:, :3]), "z of shape"),
         (lambda e: with_first(e, logprob=e.rollouts[0].logprob[1:]), "logprob of shape"),
         (lambda e: with_first(e, margin=e.rollouts[0].margin[1:]), "margin of shape"),
         (lambda e: with_reference(e, z=e.rollouts[0].z[1:]), "reference z of shape"),
         (lambda e: with_reference(e, twins=e.rollouts[0].margin[1:]), "reference twins of shape"),
+        *(
+            (lambda e, name=name, value=value: with_reference(e, **{name: e.rollouts[0].margin + value}), "no measurement has")
+            for name in ("margins", "twins", "noise", "spread")
+            for value in (-5.0, *((5.0, 3e38) if name != "noise" else ()))
+        ),
+        (lambda e: with_first(e, margin=e.rollouts[0].margin - 1), "no measurement has"),
+        (lambda e: with_first(e, margin=e.rollouts[0].margin + 5), "no measurement has"),
         (lambda e: with_compared(e, positions=()), "compared positions that are none"),
         (lambda e: with_compared(e, positions=(3, 2)), "not ascending"),
         (lambda e: with_compared(e, positions=(10_000,)), "outside a completion"),
@@ -174,6 +184,16 @@ EMPTY = np.zeros(0, np.int32)
         (lambda e: with_compared(e, z={"current": e.rollouts[0].z * np.float32("nan")}), "that no comparison gives"),
         (lambda e: with_compared(e, noise=e.rollouts[0].margin - 1), "noise that no comparison gives"),
         (lambda e: with_compared(e, spread=e.rollouts[0].margin + 2), "spread that no comparison gives"),
+        (lambda e: with_compared(e, z={"previous-1": e.rollouts[0].z}, leads={}), "without the reference's sketches"),
+        (lambda e: with_names(e, "int5", "int8"), "a comparison with 'int5', which"),
+        (lambda e: with_names(e, "temperature x 0.9", "int8"), "a comparison with 'temperature x 0.9', which"),
+        (lambda e: with_names(e, "int8", "\x1b[2J"), r"a comparison with '\\x1b\[2J', which"),
+        (lambda e: with_names(e, "int8", "current"), "a comparison with 'current', which"),
+        (lambda e: with_names(e, "int8", "int4-groups"), "leads of 'int4-groups' without its sketches"),
+        (lambda e: with_other_reference(e, z=1 / 2048), "another reference than its own"),
+        (lambda e: with_other_reference(e, spread=0.1), "another spread"),
+        (lambda e: with_noise(e, 20.0), "another noise"),
+        (lambda e: with_noise(e, 0.05), "another noise"),
         (lambda e: with_leads(e, own=-1.0), "own leads of 'previous-1' that"),
         (lambda e: with_leads(e, own=50.5), "own leads of 'previous-1' that"),
         (lambda e: with_leads(e, other=float("nan")), "other leads of 'previous-1' that"),
@@ -190,6 +210,65 @@ def test_evidence_that_is_not_of_the_file_decides_nothing(
         decide(examination.submission, change(examination.evidence), shipped_table(), CONTEXT.params)
 
 
+NUMBERS = (
+    *(("z", "logprob", "margin")),
+    *(f"reference {name}" for name in ("z", "logprobs", "margins", "twins", "noise", "spread")),
+    *(f"compared {name}" for name in ("noise", "spread", "current", "previous-1")),
+    *(f"leads {name}" for name in ("own", "other", "rival")),
+)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", NUMBERS)
+def test_whatever_numbers_evidence_holds_it_is_decided_on_or_refused(name: str) -> None:
+    submission, evidence = examined_with_evidence()
+    for value in (np.nan, np.inf, -np.inf, 3e38, -3e38, 1e19, 50.0, 1.0, 1e-30, 0.0, -1e-30, -1.0, -10.0):
+        for places in (range(1), range(len(evidence.rollouts))):
+            rollouts = [put(one, name, value) if at in places else one for at, one in enumerate(evidence.rollouts)]
+            try:
+                found = decide(submission, replace(evidence, rollouts=tuple(rollouts)), shipped_table(), CONTEXT.params)
+            except ProtocolViolationError:
+                continue
+            assert checks_of(found)[0] == "reward"
+
+
+def examined_with_evidence() -> tuple[Submission, MinerEvidence]:
+    """Of an honest file, every rollout compared."""
+    examination = examined(sampling=plain.TruthfulSampling(SEED))
+    assert examination.submission is not None
+    assert examination.evidence is not None
+    rollouts = tuple(replace(one, compared=compared(one)) for one in examination.evidence.rollouts)
+    return examination.submission, replace(examination.evidence, rollouts=rollouts)
+
+
+def put(one: RolloutEvidence, name: str, value: float) -> RolloutEvidence:
+    """This number of a rollout, throughout; where it is the reference's it has no comparison to agree with."""
+    part, _, field = name.rpartition(" ")
+    if not part:
+        return replace(one, **{field: np.full_like(getattr(one, field), value)})
+    if part == "reference":
+        assert one.reference is not None
+        reference = replace(one.reference, **{field: np.full_like(getattr(one.reference, field), value)})
+        return replace(one, reference=reference, compared=None)
+    assert one.compared is not None
+    if part == "leads":
+        leads = one.compared.leads["previous-1"]
+        old = getattr(leads, field)
+        new = np.full_like(old, value) if field != "rival" else np.full_like(old, int(np.clip(np.nan_to_num(value), -9, 9)))
+        told = {**one.compared.leads, "previous-1": replace(leads, **{field: new})}
+        return replace(one, compared=replace(one.compared, leads=told))
+    if field in one.compared.z:
+        z = {**one.compared.z, field: np.full_like(one.compared.z[field], value)}
+        return replace(one, compared=replace(one.compared, z=z))
+    return replace(one, compared=replace(one.compared, **{field: np.full_like(getattr(one.compared, field), value)}))
+
+
+def nowhere(one: RolloutEvidence) -> RolloutEvidence:
+    """Measured at no position, in good form."""
+    none = one.margin[:0]
+    return replace(one, positions=EMPTY, z=one.z[:0], logprob=none, margin=none, reference=None)
+
+
 def with_first(evidence: MinerEvidence, **changes: object) -> MinerEvidence:
     first, *others = evidence.rollouts
     return replace(evidence, rollouts=(replace(first, **changes), *others))  # type: ignore[arg-type]
@@ -203,6 +282,29 @@ def with_reference(evidence: MinerEvidence, **changes: object) -> MinerEvidence:
 
 def with_compared(evidence: MinerEvidence, **changes: object) -> MinerEvidence:
     return with_first(evidence, compared=replace(compared(evidence.rollouts[0]), **changes))  # type: ignore[arg-type]
+
+
+def with_names(evidence: MinerEvidence, sketched: str, drawn: str) -> MinerEvidence:
+    """Compared under these names, by sketches and by tokens."""
+    found = compared(evidence.rollouts[0])
+    z = {"current": found.z["current"], sketched: found.z["previous-1"]}
+    return with_compared(evidence, z=z, leads={drawn: found.leads["previous-1"]})
+
+
+def with_other_reference(evidence: MinerEvidence, z: float = 0.0, spread: float = 0.0) -> MinerEvidence:
+    """So far from the reference at one position."""
+    found = compared(evidence.rollouts[0])
+    sketches, spreads = found.z["current"].copy(), found.spread.copy()
+    sketches[-1] += z
+    spreads[-1] += spread
+    return with_compared(evidence, z={**found.z, "current": sketches}, spread=spreads)
+
+
+def with_noise(evidence: MinerEvidence, factor: float) -> MinerEvidence:
+    """All are compared with so many times the noise beside their references."""
+    rollouts = [(one, compared(one)) for one in evidence.rollouts]
+    changed = [replace(one, compared=replace(found, noise=found.noise * np.float32(factor))) for one, found in rollouts]
+    return replace(evidence, rollouts=tuple(changed))
 
 
 def with_leads(evidence: MinerEvidence, **changes: float) -> MinerEvidence:

@@ -15,9 +15,8 @@ import numpy as np
 
 from grail_core.child_process.frames import FrameError, Payload, Taker
 from grail_core.proof.sketches import Sketches
-from grail_core.proof.work import REFERENCE, AskedAlternatives, ComparedRollout, Leads, ProofRow
+from grail_core.proof.work import REFERENCE, AskedAlternatives, ComparedRollout, Leads, ProofRow, within
 from grail_core.protocol.constants import SKETCH_DIMENSIONS
-from grail_validator.model_frames import within
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,8 @@ class _Models:
         """What a window is judged with, of what is held, and the facts of its own model. What could not be held is named."""
         from grail_core.proof.alternatives import ROUNDED
         from grail_core.proof.in_process import InThisProcess
-        from grail_core.proof.leads import WARPED, supports
+        from grail_core.proof.leads import WARPED
+        from grail_core.proof.token_test import supports
 
         told, _ = frames.unpack(payload)
         compared = ComparedModels(**told["compared"])

@@ -13,7 +13,6 @@ from enum import IntEnum
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from grail_core.child_process import frames
 from grail_core.child_process.faults import ErrorNames
@@ -34,7 +33,7 @@ from grail_core.child_process.frames import (
 from grail_core.errors import CheckpointError, ConfigurationError, StorageError
 from grail_core.proof.sketches import Projections
 from grail_core.proof.work import AskedAlternatives, MeasuredBatch, ProofRow, ReferenceMeasurement, RolloutMeasurement
-from grail_core.protocol.constants import MARGIN_CLIP, SKETCH_DIMENSIONS
+from grail_core.protocol.constants import SKETCH_DIMENSIONS
 from grail_core.protocol.policy import GenerationPolicy
 
 __all__ = ["HEAD", "MAGIC", "MAX_TEXT_BYTES", "Frame", "FrameError", "pack", "send", "unpack"]
@@ -152,21 +151,12 @@ def measured_of(payload: memoryview, batch: Sequence[ProofRow], *, reference: bo
         margins = take.array((count,), np.float64)
         beside = _reference(take, count) if reference else None
         rollouts.append(RolloutMeasurement(tuple(row.positions), z, logprobs, margins, beside))
-        if rollouts[-1].finite and not within(margins, 0, MARGIN_CLIP):
-            raise FrameError("answered with margins that are none")
+        if not rollouts[-1].possible:
+            raise FrameError("answered with numbers that no measurement has")
     return MeasuredBatch(rollouts, parts or None)
 
 
 def _reference(take: Taker, count: int) -> ReferenceMeasurement:
     """Of one row. One that is not finite says nothing, and is taken as it is: what becomes of its rollout is the checks'."""
     z = take.array((count, SKETCH_DIMENSIONS), np.float32)
-    reference = ReferenceMeasurement(z, *(take.array((count,), np.float32) for _ in range(5)))
-    if reference.finite:
-        margins = within(reference.margins, 0, MARGIN_CLIP) and within(reference.twins, 0, MARGIN_CLIP)
-        if not margins or not within(reference.noise, 0, np.inf) or not within(reference.spread, 0, 1):
-            raise FrameError("answered with numbers that no reference has")
-    return reference
-
-
-def within(values: npt.NDArray[np.floating], least: float, most: float) -> bool:
-    return bool(((values >= least) & (values <= most)).all())
+    return ReferenceMeasurement(z, *(take.array((count,), np.float32) for _ in range(5)))

@@ -296,10 +296,11 @@ class _Again:
         seed_known: bool,
     ) -> Case:
         model = checkpoint.model
+        shape = Shape(model.layers, model.hidden_size)
 
         def sampling(seed: Digest, probability: Fraction) -> PublishedSampling:
             known = seed if seed_known else None
-            return PublishedSampling(evidence, known, probability, self._evidence_faults.__setitem__)
+            return PublishedSampling(evidence, known, probability, shape, self._evidence_faults.__setitem__)
 
         def keep(measured: Measured) -> None:
             self._measured[measured.verdict.hotkey] = measured
@@ -312,7 +313,7 @@ class _Again:
             renderer=checkpoint.renderer,
             vocabulary_size=model.vocabulary_size,
             context_length=model.context_length,
-            shape=Shape(model.layers, model.hidden_size),
+            shape=shape,
             pinned=checkpoint.pinned,
             sampling=sampling,
             open_file=self._open_file,

@@ -8,6 +8,7 @@ from fractions import Fraction
 
 from grail_core.errors import ProtocolViolationError
 from grail_core.files.evidence import MinerEvidence
+from grail_core.proof.calibration import Shape
 from grail_core.proof.numerics import class_and_parts, measuring_class
 from grail_core.protocol.types import Digest, Hotkey
 from grail_core.verification.challenged import longest_row, require_challenged
@@ -26,12 +27,14 @@ class PublishedSampling:
     Args:
         seed: the file's challenge seed; None where nobody gave the challenge round: then what was drawn is taken as said.
         probability: with which the file's miner was drawn.
+        shape: of the window's checkpoint, which says what its table enforces.
         fault: told, by hotkey, why evidence cannot be what a verdict rests on.
     """
 
     evidence: EvidenceOf
     seed: Digest | None
     probability: Fraction
+    shape: Shape
     fault: Callable[[Hotkey, str], None]
 
     def measure(self, submission: Submission, context: CheckContext) -> MinerEvidence:
@@ -41,12 +44,19 @@ class PublishedSampling:
             if found is None:
                 raise ProtocolViolationError("there is no evidence of this file")
             require_evidence_of(submission, found)
+            told = Shape(found.layers, found.hidden_size)
+            if told != self.shape:
+                raise ProtocolViolationError(
+                    f"the evidence is of a model of {told.layers} layers of {told.hidden_size}, "
+                    f"the checkpoint has {self.shape.layers} of {self.shape.hidden_size}"
+                )
             own, _ = class_and_parts(found.numerics_class)
             proof_class, longest = submission.file.header.proof_class, longest_row(submission, found)
             if own not in {measuring_class(proof_class, one, longest) for one in context.window.params.validator_classes}:
                 raise ProtocolViolationError(f"no validator may measure in numerics class {own}")
             if self.seed is not None:
-                require_challenged(submission, found, self.seed, context.table, context.window.params, self.probability)
+                params, policy = context.window.params, context.policy
+                require_challenged(submission, found, self.seed, context.table, params, policy, self.probability)
         except ProtocolViolationError as error:
             self.fault(submission.hotkey, error.what)
             raise

@@ -24,8 +24,9 @@ from grail_core.model.sampling import Floats, SeededSampler
 from grail_core.proof.alternatives import Alternatives
 from grail_core.proof.batch import LOGITS_BYTES
 from grail_core.proof.errors import UnprovableError
-from grail_core.proof.leads import WARPED, Choices, choose, leads_of_warps, leads_of_weights, own_leads, supports
+from grail_core.proof.leads import WARPED, Choices, choose, leads_of_warps, leads_of_weights, own_leads
 from grail_core.proof.sketches import Projections, Sketches, sketch
+from grail_core.proof.token_test import supports
 from grail_core.proof.work import REFERENCE, AskedAlternatives, ComparedRollout, Leads, ProofRow
 from grail_core.protocol.constants import PROOF_BATCH_SIZE
 from grail_core.protocol.policy import GenerationPolicy

@@ -50,11 +50,6 @@ class Choices:
         return Choices(self.seeds[rows], self.inputs[rows], self.tokens[rows], self.scores[rows], inside)
 
 
-def supports(policy: GenerationPolicy) -> bool:
-    """Whether tokens of this policy can be tested against alternatives."""
-    return policy.repetition_penalty == 1
-
-
 def choose(sampler: SeededSampler, logits: Floats, seed: int, inputs: npt.NDArray[np.uint32]) -> Choices:
     """The reference's choices from its logits, float32 [n, V]."""
     count, size = logits.shape

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from grail_core.proof.mixture import log_mixture
 from grail_core.proof.work import Leads
+from grail_core.protocol.policy import GenerationPolicy
 
 SAMPLING_ALTERNATIVES: Final = ("temperature x 0.9", "temperature x 0.95", "top-p 0.95", "top-p 0.99")
 """Alternatives that only sample otherwise; `leads.WARPED` says how."""
@@ -34,6 +35,11 @@ MOST_NOISE: Final = 16.0
 """A position's own noise counts up to so many times the file's mean, in variance."""
 
 Floats = npt.NDArray[np.float64]
+
+
+def supports(policy: GenerationPolicy) -> bool:
+    """Whether tokens of this policy can be tested against alternatives."""
+    return policy.repetition_penalty == 1
 
 
 @dataclass(frozen=True)

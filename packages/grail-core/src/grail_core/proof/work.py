@@ -15,6 +15,7 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from grail_core.protocol.constants import MARGIN_CLIP
 from grail_core.protocol.policy import GenerationPolicy
 
 
@@ -60,6 +61,14 @@ class ReferenceMeasurement:
     def finite(self) -> bool:
         """Whether the reference said anything: if not, nothing is known of the rollout, and nobody's fault."""
         return all(bool(np.isfinite(value).all()) for value in vars(self).values())
+
+    @property
+    def possible(self) -> bool:
+        """Whether a reference may say this. One that is not finite says nothing, and may."""
+        if not self.finite:
+            return True
+        margins = within(self.margins, 0, MARGIN_CLIP) and within(self.twins, 0, MARGIN_CLIP)
+        return margins and within(self.noise, 0, np.inf) and within(self.spread, 0, 1)
 
 
 REFERENCE: Final = "current"
@@ -125,6 +134,18 @@ class RolloutMeasurement:
     def finite(self) -> bool:
         """Whether the model's own states were: an honest miner proves no rollout where they are not."""
         return bool(np.isfinite(self.z).all() and np.isfinite(self.logprobs).all())
+
+    @property
+    def possible(self) -> bool:
+        """Whether a measurement may say this, whoever hands it over: a process of one's own, or somebody's evidence."""
+        if self.finite and not within(self.margins, 0, MARGIN_CLIP):
+            return False
+        return self.reference is None or self.reference.possible
+
+
+def within(values: npt.NDArray[np.floating] | npt.NDArray[np.int32], least: float, most: float) -> bool:
+    """Whether all of them are, and are numbers."""
+    return bool(((values >= least) & (values <= most)).all())
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,17 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Final
 
+import numpy as np
+
 from grail_core.errors import ProtocolViolationError
 from grail_core.files.evidence import GradeStability, MinerEvidence, RolloutEvidence
 from grail_core.proof.calibration import CalibrationTable
+from grail_core.proof.token_test import SAMPLING_ALTERNATIVES, supports
 from grail_core.proof.work import REFERENCE, AskedAlternatives
 from grail_core.protocol import RolloutSample, challenged_positions, sample_rollouts
 from grail_core.protocol.constants import ALTERNATIVE_POSITIONS, CHALLENGE_K, MAX_ROLLOUTS_CHECKED
 from grail_core.protocol.network import NetworkParameters
+from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.randomness import COIN_FLOAT32, DRAW_ALTERNATIVES, coin_falls, draw
 from grail_core.protocol.types import Digest
 from grail_core.verification import model_checks
@@ -89,6 +93,7 @@ def require_challenged(
     challenge_seed: Digest,
     table: CalibrationTable,
     params: NetworkParameters,
+    policy: GenerationPolicy,
     probability: Fraction,
 ) -> None:
     """Evidence of this file is about the rollouts and positions that the challenge draws, all that is measured of them and
@@ -96,6 +101,7 @@ def require_challenged(
 
     Args:
         table: that the window's checkpoint pins; which rollouts are compared follows from what it makes of the others.
+        policy: the checkpoint's; with which alternatives tokens are compared follows from it.
         probability: the chance with which the file's miner was drawn.
 
     Raises:
@@ -120,6 +126,8 @@ def require_challenged(
     in_float32 = held_against_float32(challenge_seed, params, probability)
     _require_positions(submission, evidence.rollouts, challenge_seed, in_float32=in_float32)
     _require_compared(submission, evidence, challenge_seed, table, params, in_float32=in_float32)
+    for one in (evidence.rollouts[at] for at in compared_first(challenge_seed, len(evidence.rollouts))):
+        _require_whole_comparison(one, policy)
 
 
 def _require_positions(submission: Submission, rollouts: Sequence[RolloutEvidence], seed: Digest, *, in_float32: bool) -> None:
@@ -178,3 +186,23 @@ def _require_asked(one: RolloutEvidence, asked: AskedAlternatives) -> None:
         raise ProtocolViolationError(
             f"evidence of group {one.group}, rollout {one.rollout}: it was compared with {foreign[0]}, which nothing speaks for"
         )
+
+
+def _require_whole_comparison(one: RolloutEvidence, policy: GenerationPolicy) -> None:
+    """One of the first is compared with all that its tokens can be, and with nothing only where a number is missing: a state
+    that is none leaves none after it, so what is missing at other positions is taken to be missing at the challenged ones.
+
+    Which alternatives are other weights is not known here: whoever measures may have no earlier checkpoint, nor rounded copies.
+    """
+    if one.compared is None or one.reference is None:
+        return
+    where = f"evidence of group {one.group}, rollout {one.rollout}"
+    if not one.compared.z:
+        if one.reference.finite and np.isfinite(one.z).all() and np.isfinite(one.logprob).all():
+            raise ProtocolViolationError(f"{where}: it was compared with nothing, though its reference says something")
+        return
+    wanted = [*SAMPLING_ALTERNATIVES, *sorted(set(one.compared.z) - {REFERENCE})] if supports(policy) else []
+    if missing := [name for name in wanted if name not in one.compared.leads]:
+        raise ProtocolViolationError(f"{where}: its tokens were not compared with {missing[0]!r}")
+    if one.compared.leads and not wanted:
+        raise ProtocolViolationError(f"{where}: its tokens were compared, which a policy with a repetition penalty leaves out")

@@ -8,7 +8,10 @@ are parsed. What a table means is `grail_core.proof.calibration`'s.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,15 +24,19 @@ from grail_core.proof.calibration import (
     CALIBRATION_FILE,
     MAX_TABLE_BYTES,
     CalibrationTable,
+    Coverage,
     PairCalibration,
     share_of_pooled,
 )
+from grail_core.proof.null import Null
+from grail_core.protocol.constants import ROLLOUTS_PER_PROBLEM
 from grail_core.protocol.manifest import CheckpointManifest, ObjectRef
 from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.types import Digest
 
 __all__ = [
     "CALIBRATION_FILE",
+    "LEAST_ROLLOUTS",
     "LIMIT_ROLLOUTS",
     "MAX_TABLE_BYTES",
     "PinnedTable",
@@ -39,6 +46,7 @@ __all__ = [
     "parse_table",
     "pinned_object",
     "pinned_table",
+    "read_own_copy",
     "read_table_file",
     "require_within_limits",
     "shipped",
@@ -47,6 +55,14 @@ __all__ = [
 
 LIMIT_ROLLOUTS: Final = 64
 """The sample that a network's limits speak of: the most that a challenge draws."""
+
+LEAST_ROLLOUTS: Final = ROLLOUTS_PER_PROBLEM
+"""The smallest sample of a file, one group: a table whose threshold no value can exceed there switches the test off."""
+
+_UNSET = (
+    "all validators of a network judge with the table that its checkpoint pins: unset GRAIL_CALIBRATION to use the checkpoint's"
+    " own, or put that very file there"
+)
 
 
 @dataclass(frozen=True)
@@ -86,10 +102,13 @@ def read_table_file(path: Path) -> bytes:
     """The bytes of a table on this machine, which parse.
 
     Raises:
-        ConfigurationError: the file cannot be read, or holds no table; file and field are named.
+        ConfigurationError: it is no regular file, cannot be read, or holds no table; file and field are named.
     """
     try:
-        with path.open("rb") as file:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would wait for its writer
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise OSError(errno.EINVAL, "it is no regular file")
             raw = file.read(MAX_TABLE_BYTES + 1)
     except OSError as error:
         raise ConfigurationError(
@@ -102,6 +121,18 @@ def read_table_file(path: Path) -> bytes:
     except ConfigurationError as error:
         raise ConfigurationError(error.what, where=str(path), hint=error.hint) from error
     return raw
+
+
+def read_own_copy(path: Path) -> bytes:
+    """What GRAIL_CALIBRATION names, read as `read_table_file` does; nobody needs one, so its errors say how to do without.
+
+    Raises:
+        ConfigurationError: as `read_table_file`.
+    """
+    try:
+        return read_table_file(path)
+    except ConfigurationError as error:
+        raise ConfigurationError(error.what, where=f"GRAIL_CALIBRATION={path}", hint=_UNSET) from error
 
 
 def pinned_object(manifest: CheckpointManifest) -> ObjectRef:
@@ -150,14 +181,13 @@ def given_table(manifest: CheckpointManifest, path: Path, params: NetworkParamet
         ConfigurationError: the file cannot be read, holds no table, or another than the manifest pins.
         CheckpointError: the manifest pins none, or one that is wider than the network's limits.
     """
-    raw = read_table_file(path)
+    raw = read_own_copy(path)
     wanted, found = pinned_object(manifest).sha256, hashlib.sha256(raw).digest()
     if found != wanted:
         raise ConfigurationError(
             f"this calibration table has digest {found.hex()}, and checkpoint {manifest.sequence} pins {wanted.hex()}",
             where=f"GRAIL_CALIBRATION={path}",
-            hint="all validators of a network judge with the table that its checkpoint pins: unset GRAIL_CALIBRATION to use the"
-            " checkpoint's own, or put that very file there",
+            hint=_UNSET,
         )
     return pinned_table(manifest, raw, params)
 
@@ -183,18 +213,29 @@ def excesses(table: CalibrationTable, params: NetworkParameters) -> Iterator[str
     for pair in table.pairs.values():
         if pair.miner not in admitted:
             continue
+        of_pair = f"for {pair.miner} measured in {pair.validator}"
         for name, value, most in limited_figures(pair, params):
             if value > most:
-                yield f"{name} is {value:.4g}, at most {most:g}, for {pair.miner} measured in {pair.validator}"
+                yield f"{name} is {value:.4g}, at most {most:g}, {of_pair}"
+        for name, null in pair.nulls.items():
+            widest = widest_threshold(null, LEAST_ROLLOUTS)
+            if widest >= null.high:
+                where = f"at {LEAST_ROLLOUTS} rollouts"
+                yield f"{name} threshold {where} is {widest:.4g}, and no value is above {null.high:g}, {of_pair}"
 
 
 def limited_figures(pair: PairCalibration, params: NetworkParameters) -> Iterator[tuple[str, float, float]]:
     """(name, the table's figure, the network's limit) of everything that a network limits."""
-    limits, alpha = params.calibration_limits, share_of_pooled()
+    limits = params.calibration_limits
     for name, null in pair.nulls.items():
-        yield f"{name} threshold", null.threshold(LIMIT_ROLLOUTS, alpha), getattr(limits, name) / 1000
+        yield f"{name} threshold", widest_threshold(null, LIMIT_ROLLOUTS), getattr(limits, name) / 1000
     yield "logit_variance", pair.logit_variance, limits.logit_variance / 1000
     yield "sketch_variance", pair.sketch_variance, limits.sketch_variance / 1000
+
+
+def widest_threshold(null: Null, rollouts: int) -> float:
+    """What so many rollouts are held to at most: the table says itself at which shapes its dead zones are doubled."""
+    return null.threshold(rollouts, share_of_pooled(), dead_zones=Coverage.EXTENDED.dead_zones)
 
 
 def _of(manifest: CheckpointManifest) -> str:

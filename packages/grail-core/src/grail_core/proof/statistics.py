@@ -263,7 +263,10 @@ def _pooled(name: str, paired: Paired, pair: PairCalibration | None, shape: Shap
     if coverage is Coverage.EXTENDED:
         detail += "; larger than what was calibrated on, hence with the dead zone doubled"
     value = shortened(math.fsum(values) / count) if count else 0.0
-    enforced = coverage is not Coverage.NONE
+    cannot_reject = pair is not None and threshold is not None and threshold >= pair.nulls[name].high
+    if cannot_reject:
+        detail += "; of so few no value is above the threshold"
+    enforced = coverage is not Coverage.NONE and not cannot_reject
     return Statistic(check, name, value, threshold, enforced, _said(detail, undecided), undecided=bool(undecided))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -333,6 +334,33 @@ def test_a_copy_of_the_pinned_table_is_taken_and_another_one_refused_with_both_d
     assert "unset GRAIL_CALIBRATION" in str(refused.value.hint)
     with pytest.raises(ConfigurationError, match="cannot be read"):
         network.source(tmp_path / "none.json").table(manifest)
+
+
+@pytest.mark.parametrize("what", ["a pipe", "a device", "a folder", "nothing", "no table"])
+def test_whatever_lies_where_an_operator_points_is_refused_at_once_with_the_way_out(
+    network: Published, tmp_path: Path, what: str
+) -> None:
+    manifest, path = network.publish(), tmp_path / "mine.json"
+    if what == "a pipe":
+        os.mkfifo(path)  # nobody writes to it
+    elif what == "a device":
+        path.symlink_to("/dev/zero")
+    elif what == "a folder":
+        path.mkdir()
+    elif what == "no table":
+        path.write_text("{")
+    with pytest.raises(ConfigurationError) as refused:
+        network.source(path).table(manifest)
+    assert refused.value.where == f"GRAIL_CALIBRATION={path}"
+    assert "unset GRAIL_CALIBRATION" in str(refused.value.hint)
+    if what in ("a pipe", "a device"):
+        assert "no regular file" in refused.value.what
+
+
+def test_a_table_of_another_format_says_which_it_is() -> None:
+    for found, said in ((2, "of format 2"), (None, "of no format"), ("3", "of no format")):
+        with pytest.raises(ConfigurationError, match=rf"format 3 is expected, and this one is {said}\b"):
+            parse_table(json.dumps({"format": found, "version": "old/1"}).encode())
 
 
 def test_a_start_says_what_is_wrong_with_the_table_and_waits_for_what_is_not_there(network: Published, tmp_path: Path) -> None:

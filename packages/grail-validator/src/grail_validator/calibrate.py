@@ -73,8 +73,8 @@ def calibrate_command(settings: Settings, asked: CalibrationRequest, *, as_json:
     """Measure, write the table and its plot, and say whether the table may be enforced.
 
     Raises:
-        ConfigurationError: a version that no table may have, prompts that are none, an output folder that is not there, a checkpoint given twice, no such device,
-            no table to compare with.
+        ConfigurationError: a version that no table has, prompts that are none, an output folder that is not there, a checkpoint
+            given twice, no such device, no table to compare with.
         CheckpointError: a folder that is no model, or one that names no end token.
         EnvironmentUnavailableError: no such environment, or its data set is not there.
     """

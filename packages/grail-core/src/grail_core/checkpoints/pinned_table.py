@@ -24,11 +24,9 @@ from grail_core.proof.calibration import (
     CALIBRATION_FILE,
     MAX_TABLE_BYTES,
     CalibrationTable,
-    Coverage,
     PairCalibration,
     share_of_pooled,
 )
-from grail_core.proof.null import Null
 from grail_core.protocol.constants import ROLLOUTS_PER_PROBLEM
 from grail_core.protocol.manifest import CheckpointManifest, ObjectRef
 from grail_core.protocol.network import NetworkParameters
@@ -218,7 +216,7 @@ def excesses(table: CalibrationTable, params: NetworkParameters) -> Iterator[str
             if value > most:
                 yield f"{name} is {value:.4g}, at most {most:g}, {of_pair}"
         for name, null in pair.nulls.items():
-            widest = widest_threshold(null, LEAST_ROLLOUTS)
+            widest = pair.widest_threshold(name, LEAST_ROLLOUTS, share_of_pooled())
             if widest >= null.high:
                 where = f"at {LEAST_ROLLOUTS} rollouts"
                 yield f"{name} threshold {where} is {widest:.4g}, and no value is above {null.high:g}, {of_pair}"
@@ -226,16 +224,11 @@ def excesses(table: CalibrationTable, params: NetworkParameters) -> Iterator[str
 
 def limited_figures(pair: PairCalibration, params: NetworkParameters) -> Iterator[tuple[str, float, float]]:
     """(name, the table's figure, the network's limit) of everything that a network limits."""
-    limits = params.calibration_limits
-    for name, null in pair.nulls.items():
-        yield f"{name} threshold", widest_threshold(null, LIMIT_ROLLOUTS), getattr(limits, name) / 1000
+    limits, alpha = params.calibration_limits, share_of_pooled()
+    for name in pair.nulls:
+        yield f"{name} threshold", pair.widest_threshold(name, LIMIT_ROLLOUTS, alpha), getattr(limits, name) / 1000
     yield "logit_variance", pair.logit_variance, limits.logit_variance / 1000
     yield "sketch_variance", pair.sketch_variance, limits.sketch_variance / 1000
-
-
-def widest_threshold(null: Null, rollouts: int) -> float:
-    """What so many rollouts are held to at most: the table says itself at which shapes its dead zones are doubled."""
-    return null.threshold(rollouts, share_of_pooled(), dead_zones=Coverage.EXTENDED.dead_zones)
 
 
 def _of(manifest: CheckpointManifest) -> str:

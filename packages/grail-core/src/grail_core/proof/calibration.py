@@ -111,6 +111,10 @@ class PairCalibration:
         """The bound on the mean of a pooled statistic over so many units; reported where the shape is not covered."""
         return self.nulls[name].threshold(units, alpha, dead_zones=self.coverage(shape).dead_zones)
 
+    def widest_threshold(self, name: str, units: float, alpha: float) -> float:
+        """The largest of all shapes: whoever wrote the table said how far each of its coverages reaches."""
+        return max(self.nulls[name].threshold(units, alpha, dead_zones=one.dead_zones) for one in Coverage)
+
 
 @dataclass(frozen=True)
 class CalibrationTable:

@@ -32,7 +32,8 @@ from grail_core.checkpoints.source import CheckpointSource
 from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.participant.participant import Participant
 from grail_core.participant.pinned import table_in_force
-from grail_core.proof.calibration import BOUNDS, CalibrationTable, Coverage, Shape, share_of_pooled
+from grail_core.proof.calibration import BOUNDS, CalibrationTable, Coverage, PairCalibration, Shape, share_of_pooled
+from grail_core.proof.coverage import coverage_of
 from grail_core.proof.null import Null, unseen_share
 from grail_core.protocol.manifest import CheckpointManifest, ObjectRef, build
 from grail_core.protocol.network import CalibrationLimits, NetworkParameters
@@ -259,11 +260,43 @@ def test_a_table_under_which_a_test_rejects_nothing_of_one_group_is_refused_what
         require_within_limits(with_dead_zone_for(name, 0.9999 * BOUNDS[name][1], 2.0), wide, "here")
 
 
+@pytest.mark.parametrize(
+    "switched_off",
+    [
+        lambda pair: None,
+        lambda pair: replace(pair, tokens=99_999),
+        lambda pair: replace(pair, checkpoints=9),
+        lambda pair: replace(pair, shapes=pair.shapes[:1]),
+        lambda pair: replace(pair, shapes=(Shape(1, 1), Shape(1, 2), Shape(2, 1))),
+    ],
+    ids=["no pair", "few tokens", "few checkpoints", "one shape", "no size"],
+)
+def test_a_trainer_alone_leaves_no_class_to_the_coarse_bounds_that_tables_were_made_for(
+    switched_off: Callable[[PairCalibration], PairCalibration | None],
+) -> None:
+    assert PARAMS.uncalibrated == "reported"
+    table = shipped().table
+    for key, pair in table.pairs.items():
+        left = switched_off(pair)
+        others = {other: kept for other, kept in table.pairs.items() if other != key}
+        given = replace(table, pairs=others if left is None else {**others, key: left})
+        wanted = any((one.miner, one.measured_in) == key for one in coverage_of(table, PARAMS, Shape(1, 1)))
+        if not wanted:
+            continue
+        with pytest.raises(CheckpointError, match=f"nothing is enforced of .* in {key[0]} measured in {key[1]}"):
+            require_within_limits(given, PARAMS, "here")
+    elsewhere = replace(PARAMS, proof_classes=("bf16-cuda-h100-vllm",), generation_classes=("bf16-cuda-h100-vllm",))
+    require_within_limits(replace(table, pairs={}), elsewhere, "here")  # no table was ever made for them
+
+
 def test_classes_that_the_network_does_not_admit_are_not_held_to_its_limits() -> None:
     table = shipped().table
     eager = "bf16-eager-cpu-transformers"
     only = replace(TIGHT, proof_classes=(eager,), generation_classes=(eager,))
-    others = replace(table, pairs={key: pair for key, pair in table.pairs.items() if pair.miner != eager})
+    others = replace(
+        table,
+        pairs={key: replace(pair, logit_variance=1.0 if pair.miner == eager else 2.0) for key, pair in table.pairs.items()},
+    )
     require_within_limits(others, only, "here")
     with pytest.raises(CheckpointError, match=eager):
         require_within_limits(table, only, "here")

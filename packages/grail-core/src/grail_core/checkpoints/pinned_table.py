@@ -24,9 +24,12 @@ from grail_core.proof.calibration import (
     CALIBRATION_FILE,
     MAX_TABLE_BYTES,
     CalibrationTable,
+    Coverage,
     PairCalibration,
+    Shape,
     share_of_pooled,
 )
+from grail_core.proof.coverage import coverage_of
 from grail_core.protocol.constants import ROLLOUTS_PER_PROBLEM
 from grail_core.protocol.manifest import CheckpointManifest, ObjectRef
 from grail_core.protocol.network import NetworkParameters
@@ -56,6 +59,11 @@ LIMIT_ROLLOUTS: Final = 64
 
 LEAST_ROLLOUTS: Final = ROLLOUTS_PER_PROBLEM
 """The smallest sample of a file, one group: a table whose threshold no value can exceed there switches the test off."""
+
+LEAST_REACH: Final = Shape(4, 128)
+KEPT_CLASSES: Final = ("bf16-sdpa-cpu-transformers", "bf16-eager-cpu-transformers")
+"""No table may leave a model so small to the coarse bounds in classes that tables have been made for: a trainer would switch
+every finer test off by pinning an empty one. Constants, not what the shipped table covers: releases must agree on a table."""
 
 _UNSET = (
     "all validators of a network judge with the table that its checkpoint pins: unset GRAIL_CALIBRATION to use the checkpoint's"
@@ -206,7 +214,7 @@ def require_within_limits(table: CalibrationTable, params: NetworkParameters, wh
 
 
 def excesses(table: CalibrationTable, params: NetworkParameters) -> Iterator[str]:
-    """What of a table is beyond the network's limits, for classes that may be used on it."""
+    """What of a table is beyond the network's limits, or not there at all, for classes that may be used on it."""
     admitted = {*params.proof_classes, *params.generation_classes}
     for pair in table.pairs.values():
         if pair.miner not in admitted:
@@ -220,6 +228,12 @@ def excesses(table: CalibrationTable, params: NetworkParameters) -> Iterator[str
             if widest >= null.high:
                 where = f"at {LEAST_ROLLOUTS} rollouts"
                 yield f"{name} threshold {where} is {widest:.4g}, and no value is above {null.high:g}, {of_pair}"
+    for one in coverage_of(table, params, LEAST_REACH):
+        if one.coverage is Coverage.NONE and {one.miner, one.measured_in} <= {*KEPT_CLASSES}:
+            yield (
+                f"nothing is enforced of {one.use} in {one.miner} measured in {one.measured_in},"
+                f" not even for {LEAST_REACH.layers} layers of {LEAST_REACH.hidden_size}"
+            )
 
 
 def limited_figures(pair: PairCalibration, params: NetworkParameters) -> Iterator[tuple[str, float, float]]:

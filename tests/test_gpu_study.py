@@ -109,18 +109,40 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_made(
 ) -> None:
     code = main(["--device", "cuda:63", "--out", str(tmp_path / "none.json")])
     assert code == 3
-    assert "no device that can be used here" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "no device that can be used here" in told
+    assert "--device cuda:63" in told
+    assert "GRAIL_DEVICE" not in told.split("try:")[0]
     assert not (tmp_path / "none.json").exists()
 
 
-@pytest.mark.parametrize("wrong", [["--shapes", "9b"], ["--sections", "drfit"], ["--budget-s", "0"], ["--budget-s", "nan"]])
-def test_options_that_mean_nothing_are_refused(wrong: list[str]) -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--shapes", "9b"],
+        ["--sections", "drfit"],
+        ["--budget-s", "0"],
+        ["--budget-s", "nan"],
+        ["--tiny", "--shapes", "tiny"],
+        ["--tiny", "--out", "."],
+        ["--tiny", "--out", "no-such-folder/found.json"],
+    ],
+)
+def test_options_that_mean_nothing_are_refused(wrong: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as error:
         main([*wrong, "--device", "cpu"])
     assert error.value.code == 2
 
 
 @pytest.mark.heavy
+def test_a_study_of_nothing_is_an_error_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "found.json"
+    assert main(["--device", "cpu", "--shapes", "7b,7b", "--sections", "cpu", "--out", str(out)]) == 2
+    assert "no section of cpu is of 7b" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_reproduced_bits_tell_a_stale_checkpoint_in_every_rollout(tmp_path: Path) -> None:
     found = study.Study(CPU, ("tiny",), ("bit-equal",), 300.0).run()
     items = found["shapes"]["tiny"]["sections"]["bit-equal"]

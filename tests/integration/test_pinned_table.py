@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -98,8 +99,9 @@ def test_a_manifest_with_a_table_beyond_the_limits_is_refused_by_validator_miner
     with pytest.raises(CheckpointError, match=why):
         mining_of(network, "miner-0").select_model(context)
     environment = network.environment
-    with pytest.raises(CheckpointError, match=why):
+    with pytest.raises(CheckpointError, match=why) as refused:
         assemble(network.participant("trainer"), model, environment, lambda _: environment, HyperParameters())
+    assert re.fullmatch(r"checkpoint 0, in force from window \d+: calibration\.json", str(refused.value.where))
     validator = network.validator("validator-0")
     sighted(network, validator)
     validator.advance(FIRST_WINDOW, threading.Event())
@@ -116,6 +118,9 @@ def test_a_trainer_pins_another_table_from_the_next_checkpoint_on(tmp_path: Path
     network.advance_to(FIRST_WINDOW + 1)
     trainer, files = network.participant("trainer"), read_model_files(model)
     weights = Qwen2ForCausalLM.from_pretrained(model, dtype=torch.bfloat16).state_dict()
+    with pytest.raises(CheckpointError, match="not a calibration table") as refused:
+        Publisher(trainer, files, choice=TableChoice(b"{}")).require_table()
+    assert refused.value.where == "--calibration"
     second = Publisher(trainer, files, choice=choice).publish_next(FIRST_WINDOW, weights)
     assert (second.sequence, pinned_object(second)) == (1, ObjectRef.of(other))
     network.advance_to(second.valid_from + 1)

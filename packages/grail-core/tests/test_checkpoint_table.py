@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from grail_core.chain.development.clock import ClockMode
@@ -29,6 +32,9 @@ from grail_core.checkpoints.source import CheckpointSource
 from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.participant.participant import Participant
 from grail_core.participant.pinned import table_in_force
+from grail_core.proof.calibration import BOUNDS, CalibrationTable, Coverage, PairCalibration, Shape, share_of_pooled
+from grail_core.proof.coverage import coverage_of
+from grail_core.proof.null import Null, unseen_share
 from grail_core.protocol.manifest import CheckpointManifest, ObjectRef, build
 from grail_core.protocol.network import CalibrationLimits, NetworkParameters
 from grail_core.protocol.types import Digest, Window
@@ -210,11 +216,87 @@ def test_every_figure_that_a_network_limits_is_looked_at(name: str) -> None:
         require_within_limits(shipped().table, tight, "here")
 
 
+def with_dead_zone_for(name: str, of_64: float, dead_zones: float) -> CalibrationTable:
+    """A table that parses, whose threshold for 64 rollouts with so many dead zones is `of_64`, nearly all of it dead zone."""
+    table = shipped().table
+    low, high = BOUNDS[name]
+    width, rollouts = high - low, 10**9
+    dead_zone = 0.0
+    for share in np.linspace(0.005, 1.0, 200):
+        worst, grid = float(share) * width, [at / width for at in (0.02, 0.1, 0.5, 1.0, 3.0, 10.0, 30.0, 100.0, 1000.0, 5000.0)]
+        unseen = math.log(unseen_share(rollouts))
+        cumulants = [float(np.logaddexp(worst * at, unseen + at * width)) for at in grid]
+        null = Null(low, high, low, low + worst, 0.0, tuple(grid), tuple(cumulants))
+        dead_zone = (of_64 - null.threshold(64, share_of_pooled())) / dead_zones
+        if dead_zone <= worst:
+            break
+    null = replace(null, dead_zone=dead_zone)
+    assert null.unfounded(rollouts) is None
+    assert null.threshold(64, share_of_pooled(), dead_zones=dead_zones) == pytest.approx(of_64)
+    of = {
+        key: replace(pair, tokens=10**12, rollouts=rollouts, nulls={**pair.nulls, name: null})
+        for key, pair in table.pairs.items()
+    }
+    return CalibrationTable.from_json(replace(table, pairs=of).to_json())
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_limits_hold_at_every_shape_that_a_table_reaches(name: str) -> None:
+    limit = getattr(PARAMS.calibration_limits, name) / 1000
+    within = with_dead_zone_for(name, 0.8 * limit, 2.0)
+    require_within_limits(within, PARAMS, "here")
+    for pair in within.pairs.values():
+        twice = Shape(2 * pair.largest.layers, 2 * pair.largest.hidden_size)
+        assert pair.coverage(twice) is Coverage.EXTENDED
+        assert pair.threshold(name, 64, share_of_pooled(), twice) <= limit
+    with pytest.raises(CheckpointError, match=rf"{name} threshold is .*, at most {limit:g}"):
+        require_within_limits(with_dead_zone_for(name, 0.999 * limit, 1.0), PARAMS, "here")
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_a_table_under_which_a_test_rejects_nothing_of_one_group_is_refused_whatever_the_limits(name: str) -> None:
+    wide = replace(PARAMS, calibration_limits=replace(PARAMS.calibration_limits, **{name: 5000}))
+    with pytest.raises(CheckpointError, match=rf"{name} threshold at 32 rollouts is .*, and no value is above"):
+        require_within_limits(with_dead_zone_for(name, 0.9999 * BOUNDS[name][1], 2.0), wide, "here")
+
+
+@pytest.mark.parametrize(
+    "switched_off",
+    [
+        lambda pair: None,
+        lambda pair: replace(pair, tokens=99_999),
+        lambda pair: replace(pair, checkpoints=9),
+        lambda pair: replace(pair, shapes=pair.shapes[:1]),
+        lambda pair: replace(pair, shapes=(Shape(1, 1), Shape(1, 2), Shape(2, 1))),
+    ],
+    ids=["no pair", "few tokens", "few checkpoints", "one shape", "no size"],
+)
+def test_a_trainer_alone_leaves_no_class_to_the_coarse_bounds_that_tables_were_made_for(
+    switched_off: Callable[[PairCalibration], PairCalibration | None],
+) -> None:
+    assert PARAMS.uncalibrated == "reported"
+    table = shipped().table
+    for key, pair in table.pairs.items():
+        left = switched_off(pair)
+        others = {other: kept for other, kept in table.pairs.items() if other != key}
+        given = replace(table, pairs=others if left is None else {**others, key: left})
+        wanted = any((one.miner, one.measured_in) == key for one in coverage_of(table, PARAMS, Shape(1, 1)))
+        if not wanted:
+            continue
+        with pytest.raises(CheckpointError, match=f"nothing is enforced of .* in {key[0]} measured in {key[1]}"):
+            require_within_limits(given, PARAMS, "here")
+    elsewhere = replace(PARAMS, proof_classes=("bf16-cuda-h100-vllm",), generation_classes=("bf16-cuda-h100-vllm",))
+    require_within_limits(replace(table, pairs={}), elsewhere, "here")  # no table was ever made for them
+
+
 def test_classes_that_the_network_does_not_admit_are_not_held_to_its_limits() -> None:
     table = shipped().table
     eager = "bf16-eager-cpu-transformers"
     only = replace(TIGHT, proof_classes=(eager,), generation_classes=(eager,))
-    others = replace(table, pairs={key: pair for key, pair in table.pairs.items() if pair.miner != eager})
+    others = replace(
+        table,
+        pairs={key: replace(pair, logit_variance=1.0 if pair.miner == eager else 2.0) for key, pair in table.pairs.items()},
+    )
     require_within_limits(others, only, "here")
     with pytest.raises(CheckpointError, match=eager):
         require_within_limits(table, only, "here")
@@ -285,6 +367,33 @@ def test_a_copy_of_the_pinned_table_is_taken_and_another_one_refused_with_both_d
     assert "unset GRAIL_CALIBRATION" in str(refused.value.hint)
     with pytest.raises(ConfigurationError, match="cannot be read"):
         network.source(tmp_path / "none.json").table(manifest)
+
+
+@pytest.mark.parametrize("what", ["a pipe", "a device", "a folder", "nothing", "no table"])
+def test_whatever_lies_where_an_operator_points_is_refused_at_once_with_the_way_out(
+    network: Published, tmp_path: Path, what: str
+) -> None:
+    manifest, path = network.publish(), tmp_path / "mine.json"
+    if what == "a pipe":
+        os.mkfifo(path)  # nobody writes to it
+    elif what == "a device":
+        path.symlink_to("/dev/zero")
+    elif what == "a folder":
+        path.mkdir()
+    elif what == "no table":
+        path.write_text("{")
+    with pytest.raises(ConfigurationError) as refused:
+        network.source(path).table(manifest)
+    assert refused.value.where == f"GRAIL_CALIBRATION={path}"
+    assert "unset GRAIL_CALIBRATION" in str(refused.value.hint)
+    if what in ("a pipe", "a device"):
+        assert "no regular file" in refused.value.what
+
+
+def test_a_table_of_another_format_says_which_it_is() -> None:
+    for found, said in ((2, "of format 2"), (None, "of no format"), ("3", "of no format")):
+        with pytest.raises(ConfigurationError, match=rf"format 3 is expected, and this one is {said}\b"):
+            parse_table(json.dumps({"format": found, "version": "old/1"}).encode())
 
 
 def test_a_start_says_what_is_wrong_with_the_table_and_waits_for_what_is_not_there(network: Published, tmp_path: Path) -> None:

@@ -281,6 +281,19 @@ def test_nothing_is_decided_where_no_reference_says_anything_and_nothing_is_said
 # What is enforced
 
 
+@pytest.mark.parametrize("name", STATISTICS)
+def test_what_no_value_can_exceed_is_not_told_as_enforced(name: str) -> None:
+    sample, pair = file_of(3, (32,) * 8), shipped_pair()
+    null = pair.nulls[name]
+    for dead_zone in (0.0, null.high - null.low):
+        given = replace(pair, nulls={**pair.nulls, name: replace(null, dead_zone=dead_zone)})
+        (told,) = (one for one in own_statistics(sample, given) if one.name == name)
+        assert told.threshold is not None
+        assert told.enforced is (told.threshold < null.high)
+    assert not told.enforced
+    assert "no value is above the threshold" in told.detail
+
+
 def test_what_is_enforced_follows_from_the_pair_and_the_shape() -> None:
     sample = file_of(13, how=Drawing(claims=3.0))
     pair = shipped_pair()

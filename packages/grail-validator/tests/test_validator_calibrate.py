@@ -152,6 +152,8 @@ def test_mistakes_are_found_before_anything_is_measured(asked: CalibrationReques
     fails(ConfigurationError, "cannot be written", replace(asked, out=tmp_path / "none" / "table.json"))
     fails(ConfigurationError, "cannot be written", replace(asked, out=tmp_path / "table.svg"))
     fails(ConfigurationError, "cannot be read", replace(asked, prompts=tmp_path / "none.jsonl"))
+    for version in ("", "v" * 65, "a\x1b[2J"):
+        fails(ConfigurationError, "printable text of 1 to 64 characters", replace(asked, version=version))
     fails(ConfigurationError, "too few", replace(asked, models=[*asked.models] * 2))
     fails(CheckpointError, "no model in this folder", replace(asked, models=[tmp_path]))
     fails(ConfigurationError, "twice", replace(asked, models=[asked.models[0]] * 2))

@@ -69,6 +69,10 @@ def test_every_admitted_class_is_listed_with_what_the_pinned_table_enforces_of_i
     assert words.exit_code == 0, words.output
     assert shipped().digest.hex() in words.stdout
     assert "full: enforced" in words.stdout
+    for one in told["classes"]:  # nothing is cut or folded where it is searched for
+        start = f"{one['use']} in {one['class']}, measured in {one['measured_in']}: full; "
+        (line,) = (line for line in words.stdout.splitlines() if line.startswith(start))
+        assert all(name in line for name in one["thresholds"])
 
 
 def test_another_table_than_the_pinned_one_is_told_with_both_digests(

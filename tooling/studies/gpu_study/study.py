@@ -64,6 +64,11 @@ class Study:
         ]
         self.found: dict[str, Any] = {"machine": device.facts(on), "budget_s": budget_s, "shapes": {}}
 
+    @property
+    def planned(self) -> int:
+        """Sections that would run: some are of small shapes only."""
+        return len(self._work)
+
     def run(self) -> dict[str, Any]:
         """Everything that was found, failures among it."""
         bench: Bench | None = None

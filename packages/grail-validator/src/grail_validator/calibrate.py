@@ -23,6 +23,7 @@ from grail_core.checkpoints.pinned_table import (
     PinnedTable,
     excesses,
     parse_table,
+    read_own_copy,
     read_table_file,
     shipped,
 )
@@ -36,8 +37,10 @@ from grail_core.proof.calibration import (
     LEAST_CHECKPOINTS,
     LEAST_SHAPES,
     LEAST_TOKENS,
+    MOST_VERSION,
     CalibrationTable,
     PairCalibration,
+    is_version,
     thresholds_of,
 )
 from grail_core.protocol.network import NETWORKS, NetworkParameters
@@ -70,8 +73,8 @@ def calibrate_command(settings: Settings, asked: CalibrationRequest, *, as_json:
     """Measure, write the table and its plot, and say whether the table may be enforced.
 
     Raises:
-        ConfigurationError: prompts that are none, an output folder that is not there, a checkpoint given twice, no such device,
-            no table to compare with.
+        ConfigurationError: a version that no table has, prompts that are none, an output folder that is not there, a checkpoint
+            given twice, no such device, no table to compare with.
         CheckpointError: a folder that is no model, or one that names no end token.
         EnvironmentUnavailableError: no such environment, or its data set is not there.
     """
@@ -88,6 +91,12 @@ def calibrate_command(settings: Settings, asked: CalibrationRequest, *, as_json:
                 where=str(folder),
                 hint="--model takes Transformers folders: config.json, *.safetensors",
             )
+    if not is_version(asked.version):
+        raise ConfigurationError(
+            f"a table's version is a printable text of 1 to {MOST_VERSION} characters",
+            where="--version",
+            hint="for example bf16-h100/1",
+        )
     pinned = _pinned(settings, asked)
     params = NETWORKS.get(settings.network) or network_parameters(settings)  # a named one needs no trainer for its limits
     sources = [
@@ -142,8 +151,10 @@ class Proposal:
 def _pinned(settings: Settings, asked: CalibrationRequest) -> PinnedTable:
     """Raises ConfigurationError: the table to compare with cannot be read."""
     checkpoints = (folder / CALIBRATION_FILE for folder in asked.models)
-    path = next((file for file in checkpoints if file.is_file()), settings.calibration)
-    return shipped() if path is None else parse_table(read_table_file(path))
+    beside = next((file for file in checkpoints if file.is_file()), None)
+    if beside is not None:
+        return parse_table(read_table_file(beside))
+    return shipped() if settings.calibration is None else parse_table(read_own_copy(settings.calibration))
 
 
 def standing(table: CalibrationTable) -> list[str]:

@@ -131,11 +131,22 @@ def _print(found: Standing) -> None:
         f"network {found.params.name}, checkpoint {found.manifest.sequence}: {shape.layers} layers of {shape.hidden_size}"
     )
     console.say(f"calibration {pinned.table.version}, digest {pinned.digest.hex()}, measured on {pinned.table.place}")
-    table = Table("use", "class", "measured in", "coverage", f"thresholds at {LIMIT_ROLLOUTS} rollouts")
-    for one in found.classes:
-        told = ", ".join(f"{name} {value:.3g}" for name, value in thresholds(one, shape).items())
-        table.add_row(one.use, one.miner, one.measured_in, one.coverage.value, told)
-    console.print(table)
+    _print_classes(console, found)
     for coverage in dict.fromkeys(one.coverage for one in found.classes):
         console.say(f"{coverage.value}: {WORDS[coverage]}")
     console.say(f"what no table covers is {found.params.uncalibrated} on this network; the coarse bounds are always enforced")
+
+
+def _print_classes(console: PlainConsole, found: Standing) -> None:
+    """A table on a terminal; in a pipe, where a table would cut names that are searched for, a line for each pair."""
+    head = f"thresholds at {LIMIT_ROLLOUTS} rollouts"
+    table = Table("use", "class", "measured in", "coverage", head)
+    for one in found.classes:
+        told = ", ".join(f"{name} {value:.3g}" for name, value in thresholds(one, found.shape).items())
+        if console.is_terminal:
+            table.add_row(one.use, one.miner, one.measured_in, one.coverage.value, told)
+        else:
+            held = f"; {head}: {told}" if told else ""
+            console.say(f"{one.use} in {one.miner}, measured in {one.measured_in}: {one.coverage.value}{held}")
+    if console.is_terminal:
+        console.print(table)

@@ -21,7 +21,7 @@ from grail_core.checkpoints.pinned_table import (
     given_table,
     pinned_object,
     pinned_table,
-    read_table_file,
+    read_own_copy,
 )
 from grail_core.checkpoints.source import cache_of
 from grail_core.errors import CheckpointError, ProtocolViolationError, StorageError
@@ -67,7 +67,7 @@ def replay_command(settings: Settings, asked: ReplayRequest, *, as_json: bool) -
         StorageError: none is different, and one could not be judged again.
     """
     if settings.calibration is not None:
-        read_table_file(settings.calibration)
+        read_own_copy(settings.calibration)
     params = network_parameters(settings)
     published = _published(settings, params, asked)
     expected = None if asked.validator is None else Hotkey(from_ss58(asked.validator))

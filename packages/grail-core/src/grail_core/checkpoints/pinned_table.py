@@ -8,7 +8,10 @@ are parsed. What a table means is `grail_core.proof.calibration`'s.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,16 +24,20 @@ from grail_core.proof.calibration import (
     CALIBRATION_FILE,
     MAX_TABLE_BYTES,
     CalibrationTable,
+    Coverage,
     PairCalibration,
+    Shape,
     share_of_pooled,
 )
-from grail_core.proof.coverage import measured_in_classes
+from grail_core.proof.coverage import coverage_of, measured_in_classes
+from grail_core.protocol.constants import ROLLOUTS_PER_PROBLEM
 from grail_core.protocol.manifest import CheckpointManifest, ObjectRef
 from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.types import Digest
 
 __all__ = [
     "CALIBRATION_FILE",
+    "LEAST_ROLLOUTS",
     "LIMIT_ROLLOUTS",
     "MAX_TABLE_BYTES",
     "PinnedTable",
@@ -40,6 +47,7 @@ __all__ = [
     "parse_table",
     "pinned_object",
     "pinned_table",
+    "read_own_copy",
     "read_table_file",
     "require_within_limits",
     "shipped",
@@ -48,6 +56,19 @@ __all__ = [
 
 LIMIT_ROLLOUTS: Final = 64
 """The sample that a network's limits speak of: the most that a challenge draws."""
+
+LEAST_ROLLOUTS: Final = 2 * ROLLOUTS_PER_PROBLEM
+"""Two groups: a table whose threshold no value can exceed there switches the test off."""
+
+LEAST_REACH: Final = Shape(4, 128)
+KEPT_CLASSES: Final = ("bf16-sdpa-cpu-transformers", "bf16-eager-cpu-transformers")
+"""No table may leave a model so small to the coarse bounds in classes that tables have been made for: a trainer would switch
+every finer test off by pinning an empty one. Constants, not what the shipped table covers: releases must agree on a table."""
+
+_UNSET = (
+    "all validators of a network judge with the table that its checkpoint pins: unset GRAIL_CALIBRATION to use the checkpoint's"
+    " own, or put that very file there"
+)
 
 
 @dataclass(frozen=True)
@@ -87,10 +108,13 @@ def read_table_file(path: Path) -> bytes:
     """The bytes of a table on this machine, which parse.
 
     Raises:
-        ConfigurationError: the file cannot be read, or holds no table; file and field are named.
+        ConfigurationError: it is no regular file, cannot be read, or holds no table; file and field are named.
     """
     try:
-        with path.open("rb") as file:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would wait for its writer
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise OSError(errno.EINVAL, "it is no regular file")
             raw = file.read(MAX_TABLE_BYTES + 1)
     except OSError as error:
         raise ConfigurationError(
@@ -103,6 +127,18 @@ def read_table_file(path: Path) -> bytes:
     except ConfigurationError as error:
         raise ConfigurationError(error.what, where=str(path), hint=error.hint) from error
     return raw
+
+
+def read_own_copy(path: Path) -> bytes:
+    """What GRAIL_CALIBRATION names, read as `read_table_file` does; nobody needs one, so its errors say how to do without.
+
+    Raises:
+        ConfigurationError: as `read_table_file`.
+    """
+    try:
+        return read_table_file(path)
+    except ConfigurationError as error:
+        raise ConfigurationError(error.what, where=f"GRAIL_CALIBRATION={path}", hint=_UNSET) from error
 
 
 def pinned_object(manifest: CheckpointManifest) -> ObjectRef:
@@ -151,14 +187,13 @@ def given_table(manifest: CheckpointManifest, path: Path, params: NetworkParamet
         ConfigurationError: the file cannot be read, holds no table, or another than the manifest pins.
         CheckpointError: the manifest pins none, or one that is wider than the network's limits.
     """
-    raw = read_table_file(path)
+    raw = read_own_copy(path)
     wanted, found = pinned_object(manifest).sha256, hashlib.sha256(raw).digest()
     if found != wanted:
         raise ConfigurationError(
             f"this calibration table has digest {found.hex()}, and checkpoint {manifest.sequence} pins {wanted.hex()}",
             where=f"GRAIL_CALIBRATION={path}",
-            hint="all validators of a network judge with the table that its checkpoint pins: unset GRAIL_CALIBRATION to use the"
-            " checkpoint's own, or put that very file there",
+            hint=_UNSET,
         )
     return pinned_table(manifest, raw, params)
 
@@ -179,12 +214,24 @@ def require_within_limits(table: CalibrationTable, params: NetworkParameters, wh
 
 
 def excesses(table: CalibrationTable, params: NetworkParameters) -> Iterator[str]:
-    """What of a table is beyond the network's limits, for what files may be judged by on it."""
+    """What of a table is beyond the network's limits, or not there at all, for classes that may be used on it."""
     for pair in table.pairs.values():
         used = _used(pair, params)
+        of_pair = f"for {pair.miner} measured in {pair.validator}"
         for name, value, most in limited_figures(pair, params):
             if name in used and value > most:
-                yield f"{name} is {value:.4g}, at most {most:g}, for {pair.miner} measured in {pair.validator}"
+                yield f"{name} is {value:.4g}, at most {most:g}, {of_pair}"
+        for name, null in pair.nulls.items():
+            threshold = null.threshold(LEAST_ROLLOUTS, share_of_pooled())
+            if f"{name} threshold" in used and threshold >= null.high:
+                where = f"at {LEAST_ROLLOUTS} rollouts"
+                yield f"{name} threshold {where} is {threshold:.4g}, and no value is above {null.high:g}, {of_pair}"
+    for one in coverage_of(table, params, LEAST_REACH):
+        if one.coverage is Coverage.NONE and {one.miner, one.measured_in} <= {*KEPT_CLASSES}:
+            yield (
+                f"nothing is enforced of {one.use} in {one.miner} measured in {one.measured_in},"
+                f" not even for {LEAST_REACH.layers} layers of {LEAST_REACH.hidden_size}"
+            )
 
 
 def _used(pair: PairCalibration, params: NetworkParameters) -> set[str]:
@@ -200,8 +247,8 @@ def _used(pair: PairCalibration, params: NetworkParameters) -> set[str]:
 def limited_figures(pair: PairCalibration, params: NetworkParameters) -> Iterator[tuple[str, float, float]]:
     """(name, the table's figure, the network's limit) of everything that a network limits."""
     limits, alpha = params.calibration_limits, share_of_pooled()
-    for name, null in pair.nulls.items():
-        yield f"{name} threshold", null.threshold(LIMIT_ROLLOUTS, alpha), getattr(limits, name) / 1000
+    for name in pair.nulls:
+        yield f"{name} threshold", pair.widest_threshold(name, LIMIT_ROLLOUTS, alpha), getattr(limits, name) / 1000
     yield "logit_variance", pair.logit_variance, limits.logit_variance / 1000
     yield "sketch_variance", pair.sketch_variance, limits.sketch_variance / 1000
 

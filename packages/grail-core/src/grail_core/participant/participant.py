@@ -15,7 +15,7 @@ from grail_core.beacon.base import Beacon
 from grail_core.chain.base import Chain, Neuron, time_of_block_ms
 from grail_core.checkpoints.bucket import CheckpointBucket
 from grail_core.checkpoints.cache import DEFAULT_LIMIT_BYTES, CheckpointCache
-from grail_core.checkpoints.pinned_table import read_table_file
+from grail_core.checkpoints.pinned_table import read_own_copy
 from grail_core.checkpoints.source import CheckpointSource, cache_of
 from grail_core.errors import ConfigurationError
 from grail_core.file_cache import DEFAULT_BUDGET_BYTES, FileCache
@@ -59,7 +59,7 @@ class Participant:
     def from_settings(cls, settings: Settings) -> Participant:
         """Open everything; the first thing that is wrong ends with its error (what, where, what to try)."""
         if settings.calibration is not None:
-            read_table_file(settings.calibration)
+            read_own_copy(settings.calibration)
         params = network_parameters(settings)
         chain = open_chain(settings)
         # A development chain has its netuid in its file; what the operator says counts all the same.

@@ -47,6 +47,7 @@ LEAST_SHAPES: Final = 3
 """Section 7: a pair is enforced only after calibration on this much."""
 
 MAX_TABLE_BYTES: Final = 2**20
+MOST_VERSION: Final = 64  # characters
 _MAX_PAIRS, _MAX_SHAPES, _MAX_GRID, _MAX_COUNT = 256, 64, 256, 10**12
 
 _MAKE_ONE = "make one with `grail-validator calibrate`, or take the one that ships with this release"
@@ -115,6 +116,10 @@ class PairCalibration:
         """The bound on the mean of a pooled statistic over so many units; reported where the shape is not covered."""
         return self.nulls[name].threshold(units, alpha, dead_zones=self.coverage(shape).dead_zones)
 
+    def widest_threshold(self, name: str, units: float, alpha: float) -> float:
+        """The largest of all shapes: whoever wrote the table said how far each of its coverages reaches."""
+        return max(self.nulls[name].threshold(units, alpha, dead_zones=one.dead_zones) for one in Coverage)
+
 
 @dataclass(frozen=True)
 class CalibrationTable:
@@ -164,6 +169,11 @@ class CalibrationTable:
             raise _refused(error, where) from error
 
 
+def is_version(text: str) -> bool:
+    """Whether a table may have this text as its version."""
+    return 0 < len(text) <= MOST_VERSION and text.isprintable()
+
+
 def share_of_pooled(alpha: float = FALSE_REJECT_RATE) -> float:
     """α of one pooled statistic: half of all goes to the named alternatives, whether or not any is measured."""
     return alpha / 2 / len(STATISTICS)
@@ -179,7 +189,9 @@ def thresholds_of(
 
 def _table(root: Node) -> CalibrationTable:
     if isinstance(root.value, Mapping) and root.value.get("format") != FORMAT:
-        Node(root.value.get("format"), "$.format").refuse(f"a table of format {FORMAT} is expected")
+        found = root.value.get("format")
+        which = f"format {found}" if type(found) is int else "no format"
+        Node(found, "$.format").refuse(f"a table of format {FORMAT} is expected, and this one is of {which:.80}")
     of = root.members("format", "version", "place", "pairs")
     pairs: dict[tuple[str, str], PairCalibration] = {}
     for node in of["pairs"].items(_MAX_PAIRS):
@@ -187,8 +199,8 @@ def _table(root: Node) -> CalibrationTable:
         if (pair.miner, pair.validator) in pairs:
             node.refuse(f"miner {pair.miner} and validator {pair.validator} are there twice")
         pairs[pair.miner, pair.validator] = pair
-    version = of["version"].text(64)
-    if not version or not version.isprintable():
+    version = of["version"].text(MOST_VERSION)
+    if not is_version(version):
         of["version"].refuse("a printable text is expected")
     return CalibrationTable(version, of["place"].text(1000), pairs)
 

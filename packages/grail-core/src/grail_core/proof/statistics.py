@@ -26,7 +26,7 @@ from grail_core.proof.alternative_test import (
     project,
     sums,
 )
-from grail_core.proof.calibration import BOUNDS, STATISTICS, Coverage, PairCalibration, Shape, share_of_pooled
+from grail_core.proof.calibration import STATISTICS, Coverage, PairCalibration, Shape, share_of_pooled
 from grail_core.proof.coarse_bounds import coarse_bounds
 from grail_core.proof.comparison import CHECKS, Comparison, NamedComparison, Statistic, shortened
 from grail_core.proof.pooled import NO_REFERENCE, Paired, unit_values, unsound
@@ -273,8 +273,10 @@ def _pooled(name: str, paired: Paired, pair: PairCalibration | None, shape: Shap
     if coverage is Coverage.EXTENDED:
         detail += "; larger than what was calibrated on, hence with the dead zone doubled"
     value = shortened(math.fsum(values) / count) if count else 0.0
-    # Of few units the bound lies where no value can: that rejects nothing, and says nothing of the noise either.
-    enforced = coverage is not Coverage.NONE and (threshold is None or threshold < BOUNDS[name][1])
+    cannot_reject = pair is not None and threshold is not None and threshold >= pair.nulls[name].high
+    if cannot_reject:
+        detail += "; of so few no value is above the threshold"
+    enforced = coverage is not Coverage.NONE and not cannot_reject
     return Statistic(check, name, value, threshold, enforced, _said(detail, undecided), undecided=bool(undecided))
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import click
 
-from grail_core.checkpoints.pinned_table import read_table_file
+from grail_core.checkpoints.pinned_table import read_own_copy
 from grail_core.errors import ConfigurationError, ProtocolViolationError, StorageError
 from grail_core.files.confined.opening import Confined
 from grail_core.participant.settings import Settings
@@ -45,7 +45,7 @@ def audit_command(settings: Settings, asked: AuditRequest, *, as_json: bool) -> 
         StorageError: none differs, and one could not be audited.
     """
     if settings.calibration is not None:
-        read_table_file(settings.calibration)
+        read_own_copy(settings.calibration)
     ranges = [window_range(text) for text in asked.windows]
     participant = observer(settings)
     done: list[WindowAudit] = []

@@ -107,9 +107,19 @@ class Publisher:
         Raises:
             CheckpointError: it would be refused, by readers or at publication.
         """
-        table = next_table(self.choice.table, self.view().head, self.participant.own_checkpoints)
+        head = self.view().head
+        table = next_table(self.choice.table, head, self.participant.own_checkpoints)
         config = self.files.files[CONFIG_FILE]
-        return require_publishable(table, config, self.participant.params, deliberately=self.choice.uncovered)
+        try:
+            return require_publishable(table, config, self.participant.params, deliberately=self.choice.uncovered)
+        except CheckpointError as error:
+            if self.choice.table is not None:
+                where = "--calibration"
+            elif head is None:
+                where = f"{error.where} in the package, for the network's first checkpoint"
+            else:
+                where = f"checkpoint {head.sequence}, in force from window {head.valid_from}: {error.where}"
+            raise CheckpointError(error.what, where=where, hint=error.hint) from error
 
     def publish_next(self, window: Window, state: dict[str, Any]) -> CheckpointManifest:
         """Weights from elsewhere as the next checkpoint, in force from the first window that is free.

@@ -303,7 +303,7 @@ def test_a_child_compares_with_all_that_it_names_and_reads_tokens_where_the_poli
     child.hold(asked({"digest": "d", "folder": str(folder), "wanted": ["d"], "dispensable": False}))
     loading = {"digest": "d", "earlier": {}, "compared": vars(COMPARED), "policy": vars(policy)}
     loaded, _ = frames.unpack(told(child.load(asked(loading))))
-    names = AlternativeNames(tuple(loaded["weights"]), tuple(loaded["sampled"]))
+    names = AlternativeNames.told(tuple(loaded["weights"]), tuple(loaded["sampled"]))
     assert names.weights == ("int8", "int8-groups", "int4-groups")
     assert len(names.sampled) == (4 if penalty == 1 else 0)
     signs = np.random.default_rng(1).choice([-1.0, 1.0], (4, loaded["facts"]["hidden_size"])).astype(np.float32)

@@ -26,7 +26,6 @@ from grail_validator.compared_models import ComparedModels
 from tooling.adversaries.cheating_miner import cli as cheating_miner
 from tooling.localnet.cli import cli as localnet
 from tooling.studies.learning_curves.__main__ import main as learning_curves
-from tooling.studies.shipped_calibration import main as shipped_calibration
 
 ROOTS: dict[str, click.Command] = {
     "grail": grail,
@@ -36,7 +35,6 @@ ROOTS: dict[str, click.Command] = {
     "development_beacon": development_beacon,
     "cheating_miner": cheating_miner,
     "learn": learning_curves,
-    "shipped_calibration": shipped_calibration,
     "localnet": localnet,
     "grail-envs": envs,
 }

@@ -1,1 +1,1 @@
-"""What takes long and ends in figures: the power study, benchmarks, the shipped calibration, learning curves, seed sweeps."""
+"""What takes long and ends in figures: power over sizes, the shipped calibration, benchmarks, learning curves, seed sweeps."""

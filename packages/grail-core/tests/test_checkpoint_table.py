@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -34,7 +33,7 @@ from grail_core.participant.participant import Participant
 from grail_core.participant.pinned import table_in_force
 from grail_core.proof.calibration import BOUNDS, CalibrationTable, Coverage, PairCalibration, Shape, share_of_pooled
 from grail_core.proof.coverage import coverage_of
-from grail_core.proof.null import Null, unseen_share
+from grail_core.proof.null import Null
 from grail_core.protocol.manifest import CheckpointManifest, ObjectRef, build
 from grail_core.protocol.network import CalibrationLimits, NetworkParameters
 from grail_core.protocol.types import Digest, Window
@@ -216,48 +215,44 @@ def test_every_figure_that_a_network_limits_is_looked_at(name: str) -> None:
         require_within_limits(shipped().table, tight, "here")
 
 
-def with_dead_zone_for(name: str, of_64: float, dead_zones: float) -> CalibrationTable:
-    """A table that parses, whose threshold for 64 rollouts with so many dead zones is `of_64`, nearly all of it dead zone."""
-    table = shipped().table
+def with_threshold(name: str, wanted: float, units: int, dead_zones: float) -> CalibrationTable:
+    """A table that parses, whose threshold for so many units with so many dead zones is `wanted`."""
     low, high = BOUNDS[name]
-    width, rollouts = high - low, 10**9
-    dead_zone = 0.0
-    for share in np.linspace(0.005, 1.0, 200):
-        worst, grid = float(share) * width, [at / width for at in (0.02, 0.1, 0.5, 1.0, 3.0, 10.0, 30.0, 100.0, 1000.0, 5000.0)]
-        unseen = math.log(unseen_share(rollouts))
-        cumulants = [float(np.logaddexp(worst * at, unseen + at * width)) for at in grid]
-        null = Null(low, high, low, low + worst, 0.0, tuple(grid), tuple(cumulants))
-        dead_zone = (of_64 - null.threshold(64, share_of_pooled())) / dead_zones
-        if dead_zone <= worst:
-            break
-    null = replace(null, dead_zone=dead_zone)
-    assert null.unfounded(rollouts) is None
-    assert null.threshold(64, share_of_pooled(), dead_zones=dead_zones) == pytest.approx(of_64)
-    of = {
-        key: replace(pair, tokens=10**12, rollouts=rollouts, nulls={**pair.nulls, name: null})
-        for key, pair in table.pairs.items()
-    }
-    return CalibrationTable.from_json(replace(table, pairs=of).to_json())
+    table = shipped().table
+    (rollouts,) = {pair.rollouts for pair in table.pairs.values()}
+    least, most = 0.0, high - low
+
+    def of(worst: float) -> Null:
+        """Two conditions without any spread, so far apart."""
+        return Null.fit([np.full(8, low), np.full(8, low + worst)], low, high, rollouts=rollouts)
+
+    for _ in range(60):
+        middle = (least + most) / 2
+        over = of(middle).threshold(units, share_of_pooled(), dead_zones=dead_zones) > wanted
+        least, most = (least, middle) if over else (middle, most)
+    assert of(most).threshold(units, share_of_pooled(), dead_zones=dead_zones) == pytest.approx(wanted, rel=1e-3)
+    pairs = {key: replace(pair, nulls={**pair.nulls, name: of(most)}) for key, pair in table.pairs.items()}
+    return CalibrationTable.from_json(replace(table, pairs=pairs).to_json())
 
 
 @pytest.mark.parametrize("name", BOUNDS)
 def test_limits_hold_at_every_shape_that_a_table_reaches(name: str) -> None:
     limit = getattr(PARAMS.calibration_limits, name) / 1000
-    within = with_dead_zone_for(name, 0.8 * limit, 2.0)
+    within = with_threshold(name, 0.9 * limit, 64, 2.0)
     require_within_limits(within, PARAMS, "here")
     for pair in within.pairs.values():
         twice = Shape(2 * pair.largest.layers, 2 * pair.largest.hidden_size)
         assert pair.coverage(twice) is Coverage.EXTENDED
         assert pair.threshold(name, 64, share_of_pooled(), twice) <= limit
     with pytest.raises(CheckpointError, match=rf"{name} threshold is .*, at most {limit:g}"):
-        require_within_limits(with_dead_zone_for(name, 0.999 * limit, 1.0), PARAMS, "here")
+        require_within_limits(with_threshold(name, 0.99 * limit, 64, 1.0), PARAMS, "here")
 
 
 @pytest.mark.parametrize("name", BOUNDS)
-def test_a_table_under_which_a_test_rejects_nothing_of_one_group_is_refused_whatever_the_limits(name: str) -> None:
+def test_a_table_under_which_a_test_rejects_nothing_of_two_groups_is_refused_whatever_the_limits(name: str) -> None:
     wide = replace(PARAMS, calibration_limits=replace(PARAMS.calibration_limits, **{name: 5000}))
     with pytest.raises(CheckpointError, match=rf"{name} threshold at 32 rollouts is .*, and no value is above"):
-        require_within_limits(with_dead_zone_for(name, 0.9999 * BOUNDS[name][1], 2.0), wide, "here")
+        require_within_limits(with_threshold(name, 1.05 * BOUNDS[name][1], 32, 1.0), wide, "here")
 
 
 @pytest.mark.parametrize(

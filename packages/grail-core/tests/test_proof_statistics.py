@@ -12,7 +12,7 @@ import torch
 from grail_core.calibration.measure import HonestRow, mine, verify
 from grail_core.model.policy_model import PolicyModel
 from grail_core.proof.absolute import ABSOLUTE, absolute_values
-from grail_core.proof.alternative_test import LEAST_DISTANCE, WEIGHTS_ALTERNATIVES
+from grail_core.proof.alternative_test import WEIGHTS_ALTERNATIVES
 from grail_core.proof.alternatives import Alternatives, rounded_copies
 from grail_core.proof.batch import RolloutProof, prove_rollouts
 from grail_core.proof.calibration import STATISTICS, PairCalibration, Shape, shipped_table
@@ -23,8 +23,6 @@ from grail_core.proof.reference import Reference
 from grail_core.proof.sketches import parse_sketches, projections
 from grail_core.proof.statistics import (
     ALTERNATIVE_TESTS,
-    UNSETTLED_DISTANCE,
-    AlternativeTests,
     alternative_statistics,
     evaluate,
     left_open,
@@ -176,7 +174,7 @@ def test_wrong_seeds_and_best_of_n_are_rejected(
     assert rejecting(judge(current, best)) == {"sampling"}
 
 
-@pytest.mark.parametrize("step", [3e-4, 1e-3])
+@pytest.mark.parametrize("step", [7e-4, 1e-3])
 def test_an_earlier_checkpoint_is_rejected_by_its_sketches(
     current: PolicyModel, prompts: list[tuple[int, ...]], step: float
 ) -> None:
@@ -233,7 +231,7 @@ def by_name(statistics: list[Statistic]) -> dict[str, Statistic]:
     return {statistic.name: statistic for statistic in statistics}
 
 
-STALE = 1.5e-4  # changes a sketch by less than kernels do
+STALE = 3e-4  # changes a sketch by half of what kernels do
 
 
 @pytest.fixture(scope="module")
@@ -334,24 +332,14 @@ def test_alternatives_without_a_difference_or_of_a_name_unknown_are_reported_and
     assert not found.enforced
 
 
-def test_the_other_rollouts_are_measured_where_the_first_speak_or_cannot_settle_it(
+def test_the_other_rollouts_are_measured_where_the_first_speak(
     elsewhere: list[Comparison],
 ) -> None:
     pair, named = shipped_pair(), named_in(elsewhere)[:16]
     # Sketches of far alternatives alone: all of them speak against.
     quiet = [replace(one, leads={}, deltas={"int8": one.deltas["int8"]}) for one in named]
     assert not left_open(quiet, pair)
-    # A near one: the drift of one honest rollout speaks for it and is not asked about, that of all together is.
-    near = [replace(one, leads={}, deltas={"previous-2": one.deltas["previous-1"]}) for one in named]
-    (found,) = AlternativeTests.of(near, pair, "as the proof").sketches.values()
-    assert LEAST_DISTANCE < found.distance < UNSETTLED_DISTANCE
-    assert (found.rollouts > 0).any()
-    assert found.log_evidence < 0
-    assert not left_open(near, pair)
-    leaning = [replace(one, errors=one.errors + np.float32(0.6) * one.deltas["previous-2"]) for one in near]
-    assert left_open(leaning, pair) == AskedAlternatives(frozenset({"previous-2"}))
-    assert not left_open([replace(one, deltas={"int8": one.deltas["int8"]}) for one in quiet], pair)
-    tiny = [replace(one, deltas={"previous-2": one.deltas["previous-2"] * 0.01}) for one in near]
+    tiny = [replace(one, deltas={"int8": one.deltas["int8"] * 0.01}) for one in quiet]
     assert not left_open(tiny, pair)  # never testable
     # One of them speaks for an alternative.
     speaking = [replace(quiet[0], errors=quiet[0].errors + quiet[0].deltas["int8"]), *quiet[1:]]
@@ -360,6 +348,8 @@ def test_the_other_rollouts_are_measured_where_the_first_speak_or_cannot_settle_
     assert not left_open(speaking, pair, shape=Shape(900, 64))
     # All of them do: it is found already.
     assert not left_open([replace(one, errors=one.errors + one.deltas["int8"]) for one in quiet], pair)
+    # What is not enforced has found nothing: a class without a table stops nobody else's test.
+    assert left_open(speaking, pair, margins=None) == AskedAlternatives(frozenset({"int8"}))
     undecided = [replace(one, drift=one.drift * 0) for one in speaking]
     assert not left_open(undecided, pair)
     assert not left_open([], pair)

@@ -6,7 +6,7 @@ import copy
 import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def test_the_shipped_table_holds_every_pair_of_this_projects_cpu_classes_and_may
     for pair in table.pairs.values():
         assert pair.coverage(Shape(4, 128)) is pair.coverage(None) is Coverage.FULL
         for name in STATISTICS:  # a statistic whose bound is its clip would reject nobody
-            assert pair.threshold(name, 64, share_of_pooled()) < BOUNDS[name][1] * 0.7
+            assert pair.threshold(name, 64, share_of_pooled()) < BOUNDS[name][1] * 0.8
     assert table.lookup("bf16-flash-cuda-vllm", SDPA) is None
 
 
@@ -140,9 +140,11 @@ def test_members_that_are_missing_unknown_or_twice_are_refused() -> None:
 
 
 def test_a_null_that_is_not_convex_is_no_distributions() -> None:
-    null = WRITTEN["pairs"][0]["nulls"]["twin_margin"]
-    bent = [k * (1.002 if i == 30 else 1.0) for i, k in enumerate(null["cumulants"])]
-    refused(changed("pairs.0.nulls.twin_margin.cumulants", bent), "pairs[0].nulls.twin_margin.cumulants", "not convex")
+    values = np.random.default_rng(3).normal(0, 0.2, 4_000)
+    null = asdict(Null.fit([values], *BOUNDS["twin_margin"], rollouts=WRITTEN["pairs"][0]["rollouts"]))
+    assert CalibrationTable.from_json(changed("pairs.0.nulls.twin_margin", null))
+    bent = {**null, "cumulants": [k * (1.01 if i == 8 else 1.0) for i, k in enumerate(null["cumulants"])]}
+    refused(changed("pairs.0.nulls.twin_margin", bent), "pairs[0].nulls.twin_margin.cumulants", "not convex")
 
 
 def test_a_narrower_table_than_its_rollouts_can_have_given_is_refused() -> None:

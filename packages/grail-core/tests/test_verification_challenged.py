@@ -28,7 +28,7 @@ SEED = Digest(b"s" * 32)
 TABLE = shipped_table()
 FIRST = compared_first(SEED, 32)
 ALL = range(32)
-SETTLED, NEAR = 0.05, 0.2 * plain.OWN_DRIFT
+SETTLED, NEAR = 0.05, 0.6 * plain.OWN_DRIFT
 """How far an earlier checkpoint's sketches lie from the current one's: so far that sixteen settle it, and nearer."""
 
 
@@ -44,23 +44,25 @@ def measured(file: Submission, places: Collection[int] = (), distance: float = S
     """Of all the challenge draws, with the rollouts at these places compared."""
     evidence = plain.TruthfulSampling(SEED, offset).measure(file, plain.check_context(CONTEXT, MINER.hotkey))
     rollouts = [
-        replace(one, compared=compared(one, distance)) if at in places else one for at, one in enumerate(evidence.rollouts)
+        replace(one, compared=compared(one, distance, tokens=at in FIRST)) if at in places else one
+        for at, one in enumerate(evidence.rollouts)
     ]
     return replace(evidence, rollouts=tuple(rollouts))
 
 
-def compared(one: RolloutEvidence, distance: float) -> ComparedRollout:
+def compared(one: RolloutEvidence, distance: float, *, tokens: bool) -> ComparedRollout:
+    """By sketches, and by tokens where nothing is known of the file yet."""
     assert one.reference is not None
     z = one.reference.z
     rng = np.random.default_rng(one.rollout)
     signs = np.sign(rng.normal(size=z.shape))
     if distance == NEAR:  # what leaves it open is a lean of the claims towards it
-        signs = np.where(rng.random(z.shape) < 0.4, np.sign(one.z - z), signs)
+        signs = np.where(rng.random(z.shape) < 0.55, np.sign(one.z - z), signs)
     away = (distance * signs).astype(np.float32)
     earlier = {REFERENCE: z, "previous-1": z + away}
     far = np.full(len(z), 50.0, np.float32)
     leads = Leads(far, -far, np.full(len(z), -1, np.int32))  # nobody's token would be another
-    drawn = dict.fromkeys(("previous-1", *SAMPLING_ALTERNATIVES), leads)
+    drawn = dict.fromkeys(("previous-1", *SAMPLING_ALTERNATIVES) if tokens else (), leads)
     return ComparedRollout(tuple(one.positions.tolist()), earlier, drawn, one.reference.noise, one.reference.spread)
 
 

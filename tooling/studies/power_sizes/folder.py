@@ -20,7 +20,7 @@ from tooling.studies.power_sizes.collect import Collector
 from tooling.studies.power_sizes.models import ModelRecipe
 from tooling.studies.power_sizes.sized_bench import PROMPT, Models, SizedBench
 from tooling.studies.power_sizes.sizes import StudiedSize
-from tooling.studies.power_sizes.study import SizeStudy
+from tooling.studies.power_sizes.study import COPIES, SizeStudy
 from tooling.testing.models.artefacts import Artefacts
 from tooling.testing.models.corpus import Corpus
 
@@ -29,7 +29,9 @@ _RECORD: Final = ("A2", "A6", "A7", "A9", "B2", "B4", "B5", "B7", "B8", "greedy"
 
 
 class FolderStudy(SizeStudy):
-    """A size whose one model is a folder."""
+    """A size whose one model is a folder. There is no step back from weights whose making is unknown."""
+
+    compared_with = COPIES
 
     def __init__(
         self, folder: Path, groups: int, limit: int, store: Artefacts, corpus: Corpus, say: Callable[[str], None]

@@ -32,7 +32,7 @@ from tooling.testing.models.artefacts import Artefacts
 from tooling.testing.models.corpus import Corpus
 
 KINDS: Final[tuple[Kind, Kind]] = ("sdpa", "eager")
-_COPIES = ("int8", "int8-groups", "int4-groups")
+COPIES: Final = ("int8", "int8-groups", "int4-groups")
 _NEAREST: Final[Mapping[str, Sequence[str]]] = {
     "4-bit": ("int4-groups",),
     "groups of 32": ("int8-groups",),
@@ -59,7 +59,9 @@ class Run:
 
 
 class SizeStudy:
-    """Everything of one size, collected when it is asked for."""
+    """Everything of one size, collected when it is asked for. `compared_with`: what honest work is held against by name."""
+
+    compared_with: Sequence[str] = ("previous-1 at 1e-5", *COPIES)
 
     def __init__(self, size: StudiedSize, store: Artefacts, corpus: Corpus, say: Callable[[str], None]) -> None:
         self.size, self._store, self._corpus, self._say = size, store, corpus, say
@@ -114,7 +116,7 @@ class SizeStudy:
         """One honest text under all its provers. `cross`: also measured in the attention that it was not proved in."""
         rollouts = self._text(collector, writes)
         runs = []
-        beside = collector.compared(rollouts[: 16 * compared], ("previous-1 at 1e-5", *_COPIES), writes) if compared else []
+        beside = collector.compared(rollouts[: 16 * compared], self.compared_with, writes) if compared else []
         for name, (proves, prover) in self._provers(collector.bench, writes).items():
 
             def produce(prover: Prover = prover) -> Produced:
@@ -160,7 +162,7 @@ class SizeStudy:
 
         told = collector.told("honest", produce)
         measured = collector.measured(told.rollouts, "sdpa")
-        return Run("honest", told, "sdpa", "sdpa", measured, collector.compared(told.rollouts, _COPIES, "sdpa"))
+        return Run("honest", told, "sdpa", "sdpa", measured, collector.compared(told.rollouts, COPIES, "sdpa"))
 
     def told_of_model(self) -> dict[str, Any]:
         """What its making left behind; nothing of a folder that somebody else made."""

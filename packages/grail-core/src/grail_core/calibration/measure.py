@@ -7,7 +7,7 @@ identical machines would give a null that nobody else's could meet. Rows are gen
 generate them. The fit takes the worst condition, so a table is wider than any one of them.
 
 Other dtypes (float16 and float32) are measured for the record and never fitted.
-`grail-validator calibrate` and `tooling/studies/shipped_calibration.py` are the two commands that end here.
+`grail-validator calibrate` ends here; the table that ships is made by `tooling/studies/power_sizes`.
 """
 
 from __future__ import annotations

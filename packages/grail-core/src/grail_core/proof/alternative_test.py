@@ -11,8 +11,8 @@ symmetry and bounds what one coordinate can do. Two tests have half of the weigh
 * sign: honest noise is as likely to point along Δ as against it, up to q/4 of the way. For x = u − q/4, symmetric about a point
   ≤ 0, E[exp(λx) / cosh(λx)] = E[1 + tanh(λx)] ≤ 1 for any λ > 0: whatever its scale and its tail. It takes 24 rollouts.
 
-Honest noise can lean towards A, by a cosine of 0.02 on trained weights and 0.07 on random ones: only where Δ is at least 0.3 σ
-does that stay in the quarter.
+Honest noise can lean towards A: the rounding of one checkpoint has a mean, a window has only four projections, and a cosine of
+0.13 was met. Only where Δ is at least half of σ does that stay in the quarter.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ DEAD_ZONE: Final = 0.25
 CLIP: Final = 4.0
 """σ."""
 
-LEAST_DISTANCE: Final = 0.3
+LEAST_DISTANCE: Final = 0.5
 """RMS Δ over σ below which nothing is testable, however many positions there are."""
 
 DEPENDENCE: Final = (1.0, 3.0, 9.0)

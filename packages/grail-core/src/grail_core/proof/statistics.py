@@ -42,9 +42,6 @@ SKETCH_VARIANCE: Final = 6.0
 LOGIT_VARIANCE: Final = 2.0
 """What is reported by where no table has the pair."""
 
-UNSETTLED_DISTANCE: Final = 0.35
-"""RMS Δ over σ of other weights below which a single rollout says nothing of them, and a few do not settle it."""
-
 UNSETTLED_EVIDENCE: Final = 0.5
 """ln W from the tokens of the first rollouts above which the others are asked. One rollout's E_r is above 1 now and then in
 honest work, so that of 16 rollouts and ten names one nearly always is (99 of 100 files); their W is above e^½ in 12 of 100."""
@@ -175,28 +172,24 @@ def left_open(
 ) -> AskedAlternatives:
     """Which alternatives are measured on the file's other rollouts too, and by what, given those measured first.
 
-    By sketches one that lies as far as UNSETTLED_DISTANCE if any of these rollouts speaks for it, a nearer one, too near to be
-    settled by so few, if all of them together do: a single one nearly always does in honest work. By tokens one for which those
-    of all of them together speak. Nothing where nothing is enforced, or one of the tests has found something already. Stopping
-    costs no α: evidence of a bettor who leaves early is evidence.
+    By sketches one for which any of these rollouts speaks, by tokens one for which those of all of them together do. Nothing
+    where nothing is enforced, or an enforced test has found something already. Stopping costs no α: evidence of a bettor who
+    leaves early is evidence.
     """
     if pair is None or not pair.covers(shape):
         return AskedAlternatives()
     found = AlternativeTests.of(named, pair, margins)
     needed = math.log(1 / share_of_alternative(alpha))
-    weights = {name: one for name, one in found.sketches.items() if one.testable}
-    logs = [one.log_evidence for one in weights.values()] + [one.log_evidence for one in found.tokens.values()]
+    drawn = pair if margins == "as the proof" else margins
+    weights = {name: one for name, one in found.sketches.items() if one.testable and name in WEIGHTS_ALTERNATIVES}
+    tokens = found.tokens if drawn is not None and drawn.covers(shape) else {}
+    logs = [one.log_evidence for one in weights.values()] + [one.log_evidence for one in tokens.values()]
     if found.undecided or any(value >= needed for value in logs):
         return AskedAlternatives()
     return AskedAlternatives(
-        frozenset(name for name, one in weights.items() if _speaks(one)),
-        frozenset(name for name, one in found.tokens.items() if one.log_evidence > UNSETTLED_EVIDENCE),
+        frozenset(name for name, one in weights.items() if bool((one.rollouts > 0).any())),
+        frozenset(name for name, one in tokens.items() if one.log_evidence > UNSETTLED_EVIDENCE),
     )
-
-
-def _speaks(one: Projection) -> bool:
-    near = one.distance < UNSETTLED_DISTANCE
-    return one.log_evidence > 0 if near else bool((one.rollouts > 0).any())
 
 
 @dataclass(frozen=True)

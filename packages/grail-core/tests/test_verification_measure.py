@@ -317,7 +317,7 @@ def test_a_file_is_measured_with_its_miners_attention_and_evidence_names_the_cla
     evidence = sample.under_alternatives(file, context, sample.measure(file, context))
     assert evidence.numerics_class == measured_in
     assert work.compared
-    assert work.classes == {proof_class}
+    assert work.classes == {measured_in}
 
 
 def test_where_the_coin_does_not_fall_no_float32_pass_is_taken_and_the_finding_says_so(work: ScriptedWork) -> None:

@@ -33,7 +33,7 @@ from grail_core.proof.statistics import own_statistics
 from grail_core.proof.work import RolloutMeasurement
 from grail_core.protocol.constants import CHALLENGE_K, COARSE_MARGIN, COARSE_MARGIN_SHARE, ROLLOUTS_PER_PROBLEM
 
-FIRST_ROLLOUTS: Final = 4
+FIRST_ROLLOUTS: Final = 8
 FIRST_POSITIONS: Final = 512
 """Of each: whatever is wrong with all rows shows in some hundred positions. They cost what a fourth of the group's own
 log-probabilities do."""
@@ -75,6 +75,11 @@ class Otherwise:
 
 
 _PROOF: Final = ("proof", "the proof model measures other numbers than it proved: look at its device, and not at the engine")
+
+
+FALSE_ALARM_RATE: Final = 1e-2
+"""Of an honest engine and window at most, by a bound that is far from tight. A validator's rate is for samples of 64 rollouts; of
+the few that are looked at here it would leave the bounds where no value lies, and a false alarm costs one window of one's own."""
 
 
 class DrawCheck:
@@ -131,7 +136,9 @@ class DrawCheck:
         clearly = int((lost > LOST_BY).sum())
         if clearly >= LOST_LEAST and clearly > LOST_SHARE * len(lost):
             return "sampling", "lost_share"
-        statistics = own_statistics(self._measured, self._proved, margins=self._drawn, shape=self._shape)
+        statistics = own_statistics(
+            self._measured, self._proved, margins=self._drawn, shape=self._shape, alpha=FALSE_ALARM_RATE
+        )
         return next(((one.check, one.name) for one in statistics if one.rejects), None)
 
     def _otherwise(self, broken: str, why: str, completions: Sequence[Completion], here: Sequence[Comparison]) -> Otherwise:

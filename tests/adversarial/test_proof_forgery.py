@@ -58,7 +58,7 @@ def test_another_prompt_fails_openly_by_the_prompt_check_and_hidden_by_the_model
         "8-bit weights, per channel, one rollout in 16 run honestly",
     ],
 )
-def test_rounded_weights_fail_by_their_distance_from_float32_whether_anybody_names_them(scene: Scene, name: str) -> None:
+def test_rounded_weights_fail_beside_the_float32_reference(scene: Scene, name: str) -> None:
     row = run_deviations(scene, Row("A4", "file"), [name], BRIEF.window_groups)
     no_try_got_through(row)
     assert {one.caught_by for one in row.tries} <= {

@@ -78,8 +78,8 @@ _PROOF: Final = ("proof", "the proof model measures other numbers than it proved
 
 
 FALSE_ALARM_RATE: Final = 1e-2
-"""Of an honest engine and window at most, by a bound that is far from tight. A validator's rate is for samples of 64 rollouts; of
-the few that are looked at here it would leave the bounds where no value lies, and a false alarm costs one window of one's own."""
+"""Of an honest engine and window at most, by a bound that is far from tight. A validator's rate is for samples of 64 rollouts;
+of the few that are looked at here it would leave the bounds where no value lies, and a false alarm costs one's own window."""
 
 
 class DrawCheck:

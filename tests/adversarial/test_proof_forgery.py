@@ -61,11 +61,8 @@ def test_another_prompt_fails_openly_by_the_prompt_check_and_hidden_by_the_model
 def test_rounded_weights_fail_beside_the_float32_reference(scene: Scene, name: str) -> None:
     row = run_deviations(scene, Row("A4", "file"), [name], BRIEF.window_groups)
     no_try_got_through(row)
-    assert {one.caught_by for one in row.tries} <= {
-        "proof",
-        "logprob",
-    }  # by one file's distance or the other's, which are alike
-    assert all("sketch_ratio" in one.message or "logprob_ratio" in one.message for one in row.tries)
+    # Sketches and log-probabilities are as far away, or the name of a copy tells it.
+    assert {one.caught_by for one in row.tries} <= {"proof", "logprob"}
 
 
 def test_rounded_weights_without_the_noise_of_bf16_fail_by_the_name_of_an_alternative(scene: Scene) -> None:

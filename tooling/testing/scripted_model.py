@@ -161,7 +161,8 @@ def _compared(connection: socket.socket, asked: object) -> None:
         count = len(row.positions)
         own, other = (np.full(count, value, np.float32) for value in (0.5, -0.5))
         leads = Leads(own, other, np.full(count, 7, np.int32))
-        z = {"current": np.full((count, 4), 0.5, np.float32), "previous-1": np.full((count, 4), 0.75, np.float32)}
+        said = {"current": 0.5, "own": 0.51, "previous-1": 0.75}
+        z = {name: np.full((count, 4), value, np.float32) for name, value in said.items()}
         told = {"previous-1": leads, SAMPLED[0]: leads}
         noise = np.zeros(count, np.float32) if at else own
         found.append(ComparedRollout(tuple(row.positions), {} if at else z, {} if at else told, noise, noise))

@@ -24,7 +24,7 @@ from grail_core.files.evidence import (
 )
 from grail_core.files.window_file import WindowFileError, read_window_file, write_window_file
 from grail_core.proof.sketches import Sketches
-from grail_core.proof.work import REFERENCE, ComparedRollout, Leads, ReferenceMeasurement
+from grail_core.proof.work import OWN, REFERENCE, ComparedRollout, Leads, ReferenceMeasurement
 from grail_core.protocol import RolloutRecord, rollout_digests
 from grail_core.protocol.constants import MAX_FILE_BYTES, MAX_NEW_TOKENS_PROTOCOL_CAP, MAX_PROMPT_TOKENS
 from grail_core.protocol.types import Digest, Hotkey, Signature
@@ -265,7 +265,7 @@ def measured(rollouts: int = 3) -> MinerEvidence:
                 reference=ReferenceMeasurement(z(), *(rng.random(5).astype(np.float32) for _ in range(5))),
                 compared=ComparedRollout(
                     tuple(positions.tolist()),
-                    {name: z() for name in (REFERENCE, "int8")},
+                    {name: z() for name in (REFERENCE, OWN, "int8")},
                     {"int8": Leads(rng.random(5).astype(np.float32), rng.random(5).astype(np.float32), positions)},
                     *(rng.random(5).astype(np.float32) for _ in range(2)),
                 )

@@ -23,7 +23,7 @@ from grail_core.files.evidence import (
     write_evidence,
 )
 from grail_core.files.parquet_writer import Values, write_parquet
-from grail_core.proof.work import REFERENCE, ComparedRollout, Leads, ReferenceMeasurement
+from grail_core.proof.work import YARDSTICKS, ComparedRollout, Leads, ReferenceMeasurement
 from grail_core.protocol.constants import ALTERNATIVE_POSITIONS
 from grail_core.protocol.types import Digest, Hotkey
 
@@ -80,7 +80,7 @@ def test_what_was_measured_comes_back_to_the_bit(
 ) -> None:
     rng = np.random.default_rng(seed)
     beside = reference(rng, k) if refers else None
-    others = compared(rng, m, [REFERENCE, *weights] if weights else [], samplings) if compares else None
+    others = compared(rng, m, [*YARDSTICKS, *weights] if weights else [], samplings) if compares else None
     written = of(rollout(rng, k, beside, others), rollout(rng, 1, None, None))
     (read,) = read_evidence(write_evidence([written]))
     for one, again in zip(written.rollouts, read.rollouts, strict=True):
@@ -131,8 +131,8 @@ WHOLE_COMPARISON = {
     "compared_positions": numbers(3),
     "compared_noise": numbers(3),
     "compared_spread": numbers(3),
-    "sketched_under": b"current\nint8",
-    "compared_z": numbers(2 * 3 * 4),
+    "sketched_under": b"current\nint8\nown",
+    "compared_z": numbers(3 * 3 * 4),
     "drawn_under": b"int8",
     **{f"lead_{name}": numbers(3) for name in ("own", "other", "rival")},
 }
@@ -143,7 +143,7 @@ def test_the_rows_that_hostile_ones_are_made_of_are_read() -> None:
     (one,) = miner.rollouts
     assert one.reference is not None
     assert one.compared is not None
-    assert (list(one.compared.z), list(one.compared.leads)) == ([REFERENCE, "int8"], ["int8"])
+    assert (list(one.compared.z), list(one.compared.leads)) == (["current", "int8", "own"], ["int8"])
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,8 @@ def test_the_rows_that_hostile_ones_are_made_of_are_read() -> None:
         (lambda row: row | {"compared_spread": b""}, "other positions than it says"),
         (lambda row: row | {"compared_z": numbers(3 * 4)}, "other positions than it says"),
         (lambda row: row | {"sketched_under": b"current"}, "other positions than it says"),
-        (lambda row: row | {"sketched_under": b"int8\nint9"}, "without 'current'"),
+        (lambda row: row | {"sketched_under": b"int7\nint8\nown"}, "without current and own"),
+        (lambda row: row | {"sketched_under": b"current\nint8\nint9"}, "without current and own"),
         (lambda row: row | {"sketched_under": b"int8\ncurrent"}, "not ascending"),
         (lambda row: row | {"sketched_under": b"current\ncurrent"}, "not ascending"),
         (lambda row: row | {"sketched_under": b"\ncurrent"}, "not ascending"),
@@ -167,7 +168,7 @@ def test_the_rows_that_hostile_ones_are_made_of_are_read() -> None:
         (lambda row: row | {"lead_own": numbers(6)}, "leads at other positions"),
         (lambda row: dict.fromkeys(row, b"") | {"drawn_under": b"int8"}, "at no position"),
         (lambda row: dict.fromkeys(row, b"") | {"sketched_under": b"current"}, "at no position"),
-        (lambda row: row | {"drawn_under": "\n".join(f"{n:02}" for n in range(18)).encode()}, "more than 16"),
+        (lambda row: row | {"drawn_under": "\n".join(f"{n:02}" for n in range(19)).encode()}, "more than 16"),
     ],
 )
 def test_columns_that_no_writer_writes_are_refused(
@@ -181,9 +182,9 @@ def test_columns_that_no_writer_writes_are_refused(
     "changes",
     [
         {"compared_positions": numbers(ALTERNATIVE_POSITIONS + 1)},
-        {"compared_z": numbers((MAX_ALTERNATIVES + 1) * ALTERNATIVE_POSITIONS * 4 + 4)},
+        {"compared_z": numbers((MAX_ALTERNATIVES + 2) * ALTERNATIVE_POSITIONS * 4 + 4)},
         {"lead_own": numbers(MAX_ALTERNATIVES * ALTERNATIVE_POSITIONS + 1)},
-        {"sketched_under": b"x" * (128 * (MAX_ALTERNATIVES + 1) + 1)},
+        {"sketched_under": b"x" * (128 * (MAX_ALTERNATIVES + 2) + 1)},
         {"reference_z": numbers(2)},  # no whole sketch
     ],
 )

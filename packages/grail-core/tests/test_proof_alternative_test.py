@@ -16,6 +16,8 @@ from grail_core.proof.alternative_test import (
     DEAD_ZONE,
     LEAST_DISTANCE,
     Sums,
+    by_yardstick,
+    least_evidence,
     log_evidences,
     own_drift,
     project,
@@ -44,6 +46,10 @@ def drawn(
     deltas = [rng.normal(0, distance * drift, (positions, 4)).astype(np.float32) for _ in range(rollouts)]
     noises = [rng.normal(0, drift, (positions, 4)).astype(np.float32) for _ in range(rollouts)]
     return sums([way * d + e for d, e in zip(deltas, noises, strict=True)], deltas, drift)
+
+
+def in_float32(column: list[npt.NDArray[np.float64]]) -> list[npt.NDArray[np.float32]]:
+    return [one.astype(np.float32) for one in column]
 
 
 def joined(*parts: Sums) -> Sums:
@@ -126,6 +132,39 @@ def test_an_honest_miner_who_leans_towards_a_tiny_step_is_never_tested_however_m
     assert (
         project(drawn(rng, rollouts, 0.03 / 0.13, distance=0.13, positions=256), VARIANCE).log_evidence < 3
     )  # a cosine of 0.03
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.75, 1.0])
+@pytest.mark.parametrize("cosine", [0.15, 0.4])
+def test_a_lean_that_a_miner_shares_with_the_validator_in_whatever_part_is_no_evidence(share: float, cosine: float) -> None:
+    """Rounding lies along Δ throughout a file, by as much as twice what was ever met, and the nearest alternative is tested."""
+    rng = np.random.default_rng(9)
+    drift, distance = 0.005, 0.2
+    deltas = [rng.normal(0, distance * drift, (256, 4)) for _ in range(64)]
+    lean = cosine / distance
+    own = [lean * d + rng.normal(0, drift, d.shape) for d in deltas]
+    claimed = [share * lean * d + rng.normal(0, drift, d.shape) for d in deltas]
+    errors = [c - o for c, o in zip(claimed, own, strict=True)]
+    taken = by_yardstick(in_float32(errors), in_float32(own), in_float32(deltas), drift)
+    found = least_evidence(taken, VARIANCE)
+    assert found.testable
+    assert found.log_evidence < math.log(2)
+    assert found.log_evidence == min(project(one, VARIANCE).log_evidence for one in taken)
+    if share == 1:  # against the reference alone an honest miner would be convicted
+        assert project(taken[1], VARIANCE).log_evidence > math.log(1 / ALPHA)
+
+
+@pytest.mark.parametrize("lean", [-0.2, 0.0, 0.2])
+def test_who_ran_the_alternative_is_found_by_both_yardsticks(lean: float) -> None:
+    rng = np.random.default_rng(10)
+    drift = 0.005
+    deltas = [rng.normal(0, 0.3 * drift, (128, 4)).astype(np.float32) for _ in range(64)]
+    own = [(lean * d + rng.normal(0, drift, d.shape)).astype(np.float32) for d in deltas]
+    claimed = [d + rng.normal(0, drift, d.shape) for d in deltas]
+    errors = [(c - o).astype(np.float32) for c, o in zip(claimed, own, strict=True)]
+    found = least_evidence(by_yardstick(errors, own, deltas, drift), VARIANCE)
+    assert found.log_evidence > math.log(1 / ALPHA)
+    assert found.t == pytest.approx(1 - max(lean, 0), abs=0.1)
 
 
 def test_one_wild_coordinate_does_no_more_than_four_standard_deviations_can() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from grail_core.proof.batch import measure_rollouts
 from grail_core.proof.in_process import InThisProcess
 from grail_core.proof.reference import Reference
 from grail_core.proof.sketches import projections
-from grail_core.proof.work import MeasuredBatch, ProofRow
+from grail_core.proof.work import AskedAlternatives, MeasuredBatch, ProofRow
 from grail_core.protocol import Randomness
 from grail_core.protocol.policy import GenerationPolicy
 from tooling.testing.models.tiny_qwen2 import Qwen2Shape, save_random_model
@@ -173,6 +174,7 @@ def test_own_states_are_kept_from_measuring_to_comparing_as_far_as_memory_is_lef
     assert passes == again
     for one, other in zip(found, expected, strict=True):
         assert one.z["current"].tobytes() == other.z["current"].tobytes()
+        assert np.abs(one.z["own"] - other.z["own"]).max() < 0.05
         assert np.abs(one.noise - other.noise).max() < 1e-3  # rows of another length fill up the batch
 
 
@@ -226,7 +228,7 @@ def test_a_comparison_without_numbers_is_empty_and_one_alternative_without_them_
         assert not one.noise.any()
     odd = {"previous-1": model.state, "previous-2": lambda: {"model.norm.weight": torch.full((32,), value)}}
     for one in InThisProcess(model, Alternatives(model, odd)).compare(ROWS, SIGNS, POLICY):
-        assert one.z.keys() == {"current", "previous-1"}
+        assert one.z.keys() == {"current", "own", "previous-1"}
         assert "previous-2" not in one.leads
 
 
@@ -237,9 +239,28 @@ def test_without_a_reference_nothing_is_compared(model: PolicyModel) -> None:
         work.compare(ROWS, SIGNS, POLICY)
 
 
-def test_no_alternative_has_the_references_name(model: PolicyModel) -> None:
+@pytest.mark.parametrize("name", ["current", "own"])
+def test_no_alternative_has_the_name_of_a_yardstick(model: PolicyModel, name: str) -> None:
     def weights() -> dict[str, Tensor]:
         return {}
 
-    with pytest.raises(ValueError, match="named current"):
-        Alternatives(model, {"current": weights})
+    with pytest.raises(ValueError, match=f"named {name}"):
+        Alternatives(model, {name: weights})
+
+
+def test_the_own_sketches_of_a_comparison_are_those_that_were_measured_wherever_the_states_are_kept(model: PolicyModel) -> None:
+    work = InThisProcess(model)
+    for asked in (None, AskedAlternatives(frozenset({"int8"}))):  # with logits, and without
+        measured = work.measure(ROWS, SIGNS, POLICY).rollouts
+        for one, beside in zip(work.compare(ROWS, SIGNS, POLICY, asked=asked), measured, strict=True):
+            assert one.positions == beside.positions
+            assert one.z["own"].tobytes() == beside.z.tobytes()
+
+
+def test_a_comparison_is_empty_where_the_own_states_have_no_number(model: PolicyModel) -> None:
+    work = InThisProcess(model)
+    work.measure(ROWS[:1], SIGNS, POLICY)
+    with torch.no_grad():
+        model.state()["model.norm.weight"].fill_(float("nan"))
+    (one,) = work.compare([replace(ROWS[0], tokens=[*ROWS[0].tokens, 5])], SIGNS, POLICY, asked=AskedAlternatives())
+    assert one.z == {}

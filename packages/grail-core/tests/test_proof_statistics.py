@@ -204,8 +204,6 @@ def compared(base: PolicyModel, rows: list[HonestRow], others: Alternatives) -> 
                 claimed_sketches=claimed,
                 tokens=np.array(row.tokens[row.prompt_length :], np.int32),
                 compared=other,
-                z=measured.z,
-                challenged=np.arange(row.completion_length),
             )
             sample.append(
                 compare(

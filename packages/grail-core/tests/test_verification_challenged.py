@@ -14,7 +14,7 @@ from grail_core.errors import ProtocolViolationError
 from grail_core.files.evidence import MinerEvidence, RolloutEvidence
 from grail_core.proof.calibration import shipped_table
 from grail_core.proof.token_test import SAMPLING_ALTERNATIVES
-from grail_core.proof.work import REFERENCE, ComparedRollout, Leads
+from grail_core.proof.work import OWN, REFERENCE, ComparedRollout, Leads
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.randomness import COIN_FLOAT32, coin_falls, stream_words
 from grail_core.protocol.types import Digest
@@ -56,10 +56,12 @@ def compared(one: RolloutEvidence, distance: float, *, tokens: bool) -> Compared
     z = one.reference.z
     rng = np.random.default_rng(one.rollout)
     signs = np.sign(rng.normal(size=z.shape))
-    if distance == NEAR:  # what leaves it open is a lean of the claims towards it
+    own = one.z
+    if distance == NEAR:  # what leaves it open is a lean of the claims towards it, whichever yardstick they are held against
         signs = np.where(rng.random(z.shape) < 0.55, np.sign(one.z - z), signs)
+        own = 2 * z - one.z
     away = (distance * signs).astype(np.float32)
-    earlier = {REFERENCE: z, "previous-1": z + away}
+    earlier = {REFERENCE: z, OWN: own, "previous-1": z + away}
     far = np.full(len(z), 50.0, np.float32)
     leads = Leads(far, -far, np.full(len(z), -1, np.int32))  # nobody's token would be another
     drawn = dict.fromkeys(("previous-1", *SAMPLING_ALTERNATIVES) if tokens else (), leads)

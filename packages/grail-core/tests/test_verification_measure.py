@@ -18,6 +18,7 @@ from grail_core.files.evidence import GradeEvidence, GradeStability, MinerEviden
 from grail_core.proof.numerics import DEFAULT_CLASS
 from grail_core.proof.sketches import Projections, Sketches
 from grail_core.proof.work import (
+    OWN,
     REFERENCE,
     AskedAlternatives,
     ComparedRollout,
@@ -137,7 +138,7 @@ class ScriptedWork:
         current, nothing = _z_of(row) + np.float32(plain.OWN_DRIFT), np.zeros(len(row.positions), np.float32)
         names = [f"previous-{n}" for n in range(1, self._weights + 1)]
         earlier = {name: current + np.float32(0.2 * plain.OWN_DRIFT) for name in names}
-        return ComparedRollout(tuple(row.positions), {REFERENCE: current, **earlier}, {}, nothing, nothing)
+        return ComparedRollout(tuple(row.positions), {REFERENCE: current, OWN: _z_of(row), **earlier}, {}, nothing, nothing)
 
 
 def _z_of(row: ProofRow) -> Sketches:

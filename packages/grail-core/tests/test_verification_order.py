@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ import pytest
 from grail_core.errors import ProtocolViolationError
 from grail_core.files.evidence import MinerEvidence, RolloutEvidence
 from grail_core.proof.calibration import shipped_table
+from grail_core.proof.sketches import Sketches
 from grail_core.proof.work import ComparedRollout, Leads
 from grail_core.protocol import Finding, Outcome, RolloutRecord
 from grail_core.protocol.types import Digest
@@ -123,7 +125,7 @@ def compared(one: RolloutEvidence) -> ComparedRollout:
     leads = Leads(np.full(m, 0.5, np.float32), np.full(m, -0.5, np.float32), np.full(m, 3, np.int32))
     return ComparedRollout(
         tuple(one.positions.tolist()),
-        {"current": z, "previous-1": z + np.float32(0.05)},
+        {"current": z, "own": one.z, "previous-1": z + np.float32(0.05)},
         {"previous-1": leads, "temperature x 0.9": leads},
         one.reference.noise,
         one.reference.spread,
@@ -179,21 +181,35 @@ EMPTY = np.zeros(0, np.int32)
         (lambda e: with_compared(e, positions=(3, 2)), "not ascending"),
         (lambda e: with_compared(e, positions=(10_000,)), "outside a completion"),
         (lambda e: with_compared(e, positions=tuple(range(1, len(e.rollouts[0].positions)))), "without the challenged"),
-        (lambda e: with_compared(e, z={}), "without the reference's sketches"),
-        (lambda e: with_compared(e, z={"current": e.rollouts[0].z[1:]}), "z of 'current' of shape"),
-        (lambda e: with_compared(e, z={"current": e.rollouts[0].z * np.float32("nan")}), "that no comparison gives"),
+        (lambda e: with_compared(e, z={}), "without the sketches of the reference, or of the own"),
+        *(
+            (lambda e, name=name, change=change: with_sketches(e, name, change), complaint)
+            for name in ("current", "own")
+            for change, complaint in (
+                (lambda z: z[1:], f"z of '{name}' of shape"),
+                (lambda z: z * np.float32("nan"), "that no comparison gives"),
+            )
+        ),
+        *(
+            (lambda e, name=name: with_compared(e, z={name: e.rollouts[0].z}), "without the sketches of the reference, or")
+            for name in ("current", "own", "previous-1")
+        ),
         (lambda e: with_compared(e, noise=e.rollouts[0].margin - 1), "noise that no comparison gives"),
         (lambda e: with_compared(e, spread=e.rollouts[0].margin + 2), "spread that no comparison gives"),
-        (lambda e: with_compared(e, z={"previous-1": e.rollouts[0].z}, leads={}), "without the reference's sketches"),
         (lambda e: with_names(e, "int5", "int8"), "a comparison with 'int5', which"),
         (lambda e: with_names(e, "temperature x 0.9", "int8"), "a comparison with 'temperature x 0.9', which"),
         (lambda e: with_names(e, "int8", "\x1b[2J"), r"a comparison with '\\x1b\[2J', which"),
-        (lambda e: with_names(e, "int8", "current"), "a comparison with 'current', which"),
+        *(
+            (lambda e, name=name: with_names(e, "int8", name), f"a comparison with '{name}', which")
+            for name in ("current", "own")
+        ),
         (lambda e: with_names(e, "int8", "int4-groups"), "leads of 'int4-groups' without its sketches"),
         (lambda e: with_other_reference(e, z=1 / 2048), "another reference than its own"),
         (lambda e: with_other_reference(e, spread=0.1), "another spread"),
         (lambda e: with_noise(e, 20.0), "another noise"),
         (lambda e: with_noise(e, 0.05), "another noise"),
+        (lambda e: with_own_drift(e, 20.0), "another own drift"),
+        (lambda e: with_own_drift(e, 0.05), "another own drift"),
         (lambda e: with_leads(e, own=-1.0), "own leads of 'previous-1' that"),
         (lambda e: with_leads(e, own=50.5), "own leads of 'previous-1' that"),
         (lambda e: with_leads(e, other=float("nan")), "other leads of 'previous-1' that"),
@@ -213,7 +229,7 @@ def test_evidence_that_is_not_of_the_file_decides_nothing(
 NUMBERS = (
     *(("z", "logprob", "margin")),
     *(f"reference {name}" for name in ("z", "logprobs", "margins", "twins", "noise", "spread")),
-    *(f"compared {name}" for name in ("noise", "spread", "current", "previous-1")),
+    *(f"compared {name}" for name in ("noise", "spread", "current", "own", "previous-1")),
     *(f"leads {name}" for name in ("own", "other", "rival")),
 )
 
@@ -287,7 +303,7 @@ def with_compared(evidence: MinerEvidence, **changes: object) -> MinerEvidence:
 def with_names(evidence: MinerEvidence, sketched: str, drawn: str) -> MinerEvidence:
     """Compared under these names, by sketches and by tokens."""
     found = compared(evidence.rollouts[0])
-    z = {"current": found.z["current"], sketched: found.z["previous-1"]}
+    z = {"current": found.z["current"], "own": found.z["own"], sketched: found.z["previous-1"]}
     return with_compared(evidence, z=z, leads={drawn: found.leads["previous-1"]})
 
 
@@ -298,6 +314,23 @@ def with_other_reference(evidence: MinerEvidence, z: float = 0.0, spread: float 
     sketches[-1] += z
     spreads[-1] += spread
     return with_compared(evidence, z={**found.z, "current": sketches}, spread=spreads)
+
+
+def with_sketches(evidence: MinerEvidence, name: str, change: Callable[[Sketches], Sketches]) -> MinerEvidence:
+    """Of one that the first rollout is compared with."""
+    z = compared(evidence.rollouts[0]).z
+    return with_compared(evidence, z={**z, name: change(z[name])})
+
+
+def with_own_drift(evidence: MinerEvidence, factor: float) -> MinerEvidence:
+    """All are compared with so many times the drift, in variance, of the first pass."""
+    rollouts = []
+    for one in evidence.rollouts:
+        found = compared(one)
+        reference = found.z["current"]
+        own = reference + (one.z - reference) * np.float32(math.sqrt(factor))
+        rollouts.append(replace(one, compared=replace(found, z={**found.z, "own": own})))
+    return replace(evidence, rollouts=tuple(rollouts))
 
 
 def with_noise(evidence: MinerEvidence, factor: float) -> MinerEvidence:

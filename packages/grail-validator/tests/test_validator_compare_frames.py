@@ -31,7 +31,7 @@ def compared(row: ProofRow, number: int, names: AlternativeNames, without: str |
         return Leads(own, -other, draw.integers(-1, VOCABULARY, count).astype(np.int32))
 
     kept = [name for name in names.weights if name != without]
-    z = {name: draw.normal(size=(count, 4)).astype(np.float32) for name in ("current", *kept)}
+    z = {name: draw.normal(size=(count, 4)).astype(np.float32) for name in ("current", "own", *kept)}
     leads = {name: lead() for name in (*kept, *names.sampled) if name in (*names.drawn, *names.sampled) and name != without}
     noise, spread = draw.uniform(0, 1, (2, count)).astype(np.float32)
     return ComparedRollout(tuple(row.positions), z, leads, noise, spread)

@@ -63,16 +63,13 @@ def _honest(length: int) -> list[NamedComparison]:
     work = InThisProcess(model, Alternatives(model, {**earlier, **rounded_copies(model)}))
     named = []
     for rows in groups:
-        measured = work.measure(rows, signs, policy).rollouts
         compared = work.compare(rows, signs, policy)
-        for row, own, one, sketches in zip(rows, measured, compared, _claims(model, rows, signs), strict=True):
+        for row, one, sketches in zip(rows, compared, _claims(model, rows, signs), strict=True):
             places = np.asarray(row.positions)
             found = compare_named(
                 claimed_sketches=parse_sketches(sketches, len(row.tokens) - PROMPT + 1)[1:][places],
                 tokens=np.asarray(row.tokens[PROMPT:], np.int32)[places],
                 compared=one,
-                z=own.z,
-                challenged=np.arange(len(places)),
             )
             if found is None:
                 raise RuntimeError("the reference has no number")

@@ -157,8 +157,6 @@ def _comparison(
             claimed_sketches=words[others],
             tokens=np.asarray(rollout.completion, dtype=np.int32)[others],
             compared=compared,
-            z=measured.z,
-            challenged=np.searchsorted(others, at),
         )
     return compare(
         rollout.group,

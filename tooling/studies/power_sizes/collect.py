@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from grail_core.model.policy_model import PolicyModel
 from grail_core.proof.alternatives import Alternatives, Weights, rounded_copies
 from grail_core.proof.batch import measure_rollouts
 from grail_core.proof.compared import compare_rollouts
-from grail_core.proof.work import ComparedRollout, ProofRow, RolloutMeasurement
+from grail_core.proof.work import YARDSTICKS, ComparedRollout, ProofRow, RolloutMeasurement
 from grail_core.protocol.constants import ALTERNATIVE_POSITIONS, PROOF_BATCH_SIZE
 from tooling.adversaries.deviations.deviation import Produced
 from tooling.adversaries.deviations.observation import Rollout
@@ -75,7 +74,7 @@ class Collector:
             self.say(f"  compared with {', '.join(names) or 'other sampling'}")
             save_compared(folder / "compared.npz", self._compare(rollouts, names, kind))
 
-        recipe = {"text": _digest(rollouts), "attention": kind, "names": list(names), **self._extent}
+        recipe = {"text": _digest(rollouts), "attention": kind, "names": [*sorted(YARDSTICKS), *names], **self._extent}
         return load_compared(self._made("compared", recipe, build) / "compared.npz")
 
     @property
@@ -120,8 +119,7 @@ class Collector:
 
         def own(rows: Sequence[ProofRow]) -> list[Tensor]:
             hidden = model.hidden_states([row.tokens for row in rows])
-            places = [torch.tensor(row.positions) + (row.prompt_length - 1) for row in rows]
-            return [states.index_select(0, at) for states, at in zip(hidden, places, strict=True)]
+            return [states[row.prompt_length - 1 :] for row, states in zip(rows, hidden, strict=True)]
 
         for batch in _batches(rollouts):
             rows = [

@@ -20,7 +20,7 @@ from grail_core.proof.comparison import Comparison, compare, compare_named
 from grail_core.proof.numerics import class_name
 from grail_core.proof.sketches import parse_sketches
 from grail_core.proof.statistics import alternative_statistics, left_open, own_statistics, sketch_ratio_passes
-from grail_core.proof.work import REFERENCE, ComparedRollout
+from grail_core.proof.work import ComparedRollout
 from grail_core.protocol.constants import CHECK_ALL_BELOW
 from tooling.studies.power_sizes.study import Run
 
@@ -71,14 +71,12 @@ def comparisons(run: Run) -> list[Comparison]:
         at = np.asarray(measured.positions)
         compared = _renamed(run.compared[i]) if i < len(run.compared) else None
         named = None
-        if compared is not None and REFERENCE in compared.z:
+        if compared is not None and compared.z:
             places = np.asarray(compared.positions)
             named = compare_named(
                 claimed_sketches=words[places],
                 tokens=np.asarray(rollout.completion, np.int32)[places],
                 compared=compared,
-                z=measured.z,
-                challenged=np.searchsorted(places, at),
             )
         found.append(
             compare(

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from grail_core.proof.alternative_test import DEPENDENCE, LEAST_DISTANCE, Sums, log_ratios, own_drift, project, sums
+from grail_core.proof.alternative_test import DEPENDENCE, Projection, Sums, by_yardstick, log_ratios, own_drift, project
 from grail_core.proof.calibration import STATISTICS, share_of_pooled
 from grail_core.proof.coarse_bounds import coarse_bounds
 from grail_core.proof.comparison import Comparison, NamedComparison
@@ -68,7 +68,7 @@ def distances(sample: Sequence[Comparison]) -> dict[str, float]:
     if not named:
         return {}
     drift = own_drift([one.drift for one in named])
-    return {name: project(_sums(named, name, drift), 6.0).distance for name in named[0].deltas}
+    return {name: project(_sums(named, name, drift)[0], 6.0).distance for name in named[0].deltas}
 
 
 def _pooled(name: str, values: Floats, by: Bench) -> Rejects:
@@ -91,8 +91,8 @@ def _named(named: Sequence[NamedComparison], by: Bench) -> list[Detection]:
     found = []
     for name in sorted(usable[0].deltas):
         taken = _sums(usable, name, drift)
-        of_name = project(taken, by.proof.sketch_variance)
-        test = _sketches(taken, of_name.rollouts) if of_name.distance >= LEAST_DISTANCE else _never
+        each = [project(one, by.proof.sketch_variance) for one in taken]
+        test = _by_both(taken, each) if each[0].testable else _never
         found.append(_searched(name, test, len(usable), positions, 1.0))
     for name in sorted(usable[0].leads) if of_file > 0 else ():
         evidence = token_evidence(
@@ -107,13 +107,18 @@ def _named(named: Sequence[NamedComparison], by: Bench) -> list[Detection]:
     return found
 
 
-def _sums(named: Sequence[NamedComparison], name: str, drift: float) -> Sums:
-    return sums([one.errors for one in named], [one.deltas[name] for one in named], drift)
+def _sums(named: Sequence[NamedComparison], name: str, drift: float) -> tuple[Sums, Sums]:
+    return by_yardstick([one.errors for one in named], [one.drift for one in named], [one.deltas[name] for one in named], drift)
 
 
 def _tokens(log_e: Floats) -> Rejects:
     needed = math.log(1 / share_of_alternative())
     return lambda drawn: np.asarray(mixtures(log_e[drawn]) >= needed)
+
+
+def _by_both(taken: Sequence[Sums], each: Sequence[Projection]) -> Rejects:
+    tests = [_sketches(one, projected.rollouts) for one, projected in zip(taken, each, strict=True)]
+    return lambda drawn: np.logical_and.reduce([rejects(drawn) for rejects in tests])
 
 
 def _sketches(taken: Sums, log_e: Floats) -> Rejects:

@@ -1,9 +1,10 @@
 """The model process's answer about rollouts under named alternatives, in the frames of `model_frames`.
 
-Of every row: noise, spread and the reference's sketches; of each alternative that is other weights its sketches, and its leads
-where they are asked for; of each that only samples otherwise its leads. One byte before the reference and each alternative says
-whether there is anything of it (`proof.work.ComparedRollout`); what is left out is sent as zeros, so that an answer's length is
-known from the rows and the names. These are told when the models are loaded, and an answer has none to choose.
+Of every row: noise, spread and the sketches of the reference and of the own pass; of each alternative that is other weights its
+sketches, and its leads where they are asked for; of each that only samples otherwise its leads. One byte before the yardsticks
+and before each alternative says whether there is anything of it (`proof.work.ComparedRollout`); what is left out is sent as
+zeros, so that an answer's length is known from the rows and the names. These are told when the models are loaded, and an answer
+has none to choose.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from grail_core.child_process.frames import FrameError, Payload, Taker
 from grail_core.proof.sketches import Sketches
-from grail_core.proof.work import REFERENCE, AskedAlternatives, ComparedRollout, Leads, ProofRow, within
+from grail_core.proof.work import OWN, REFERENCE, YARDSTICKS, AskedAlternatives, ComparedRollout, Leads, ProofRow, within
 from grail_core.protocol.constants import SKETCH_DIMENSIONS
 
 
@@ -43,6 +44,7 @@ class AlternativeNames:
         )
 
 
+_YARDSTICKS = (REFERENCE, OWN)  # in the order in which they are sent
 _OF_SKETCHES = 4 * SKETCH_DIMENSIONS  # bytes a position
 _OF_LEADS = 3 * 4  # own, other, rival
 
@@ -51,7 +53,7 @@ def compared_bytes(rows: Sequence[ProofRow], names: AlternativeNames) -> int:
     """Of the answer about these rows."""
     of_row = 1 + len(names.weights) + len(names.sampled)
     leads = _OF_LEADS * (len(names.drawn) + len(names.sampled))
-    of_position = 2 * 4 + _OF_SKETCHES * (1 + len(names.weights)) + leads
+    of_position = 2 * 4 + _OF_SKETCHES * (len(_YARDSTICKS) + len(names.weights)) + leads
     return len(rows) * of_row + of_position * sum(len(row.positions) for row in rows)
 
 
@@ -60,9 +62,9 @@ def answer_compared(found: Sequence[ComparedRollout], rows: Sequence[ProofRow], 
     parts: Payload = []
     for one, row in zip(found, rows, strict=True):
         count = len(row.positions)
-        there = REFERENCE in one.z
+        there = one.z.keys() >= YARDSTICKS
         parts += [bytes([there]), one.noise.astype("<f4").tobytes(), one.spread.astype("<f4").tobytes()]
-        parts.append(one.z[REFERENCE].astype("<f4").tobytes() if there else bytes(_OF_SKETCHES * count))
+        parts += [one.z[name].astype("<f4").tobytes() if there else bytes(_OF_SKETCHES * count) for name in _YARDSTICKS]
         for name in names.weights:
             there = name in one.z
             parts += [bytes([there]), one.z[name].astype("<f4").tobytes() if there else bytes(_OF_SKETCHES * count)]
@@ -90,10 +92,8 @@ def _compared(take: Taker, row: ProofRow, names: AlternativeNames, vocabulary_si
     noise, spread = (take.array((count,), np.float32) for _ in range(2))
     if not within(noise, 0, np.inf) or not within(spread, 0, 1):
         raise FrameError("answered with noise that there is not")
-    z, leads = {}, {}
-    reference = _sketches(take, count, used=known)
-    if known:
-        z[REFERENCE] = reference
+    yardsticks = {name: _sketches(take, count, used=known) for name in _YARDSTICKS}
+    z, leads = yardsticks if known else {}, {}
     for name in names.weights:
         there = _is_there(take)
         sketches = _sketches(take, count, used=there)

@@ -21,7 +21,7 @@ from grail_core.participant.buckets import neighbours, own_bucket
 from grail_core.participant.deployment import network_parameters
 from grail_core.participant.settings import Settings
 from grail_core.proof.sketches import differences, parse_sketches
-from grail_core.proof.work import REFERENCE
+from grail_core.proof.work import YARDSTICKS
 from grail_core.protocol import MinerVerdict, RolloutRecord, SignedVerdict
 from grail_core.protocol.reading import Json
 from grail_core.protocol.types import Digest, Hotkey, Window
@@ -231,7 +231,7 @@ def _row_of(one: RolloutEvidence, record: RolloutRecord | None) -> Row:
     notes.append(f"{len(one.positions)} positions were opened; {lost} of them lose the draw by more than 1")
     notes += _beside_reference(one, record)
     if one.compared is not None:
-        names = sorted({*one.compared.z, *one.compared.leads} - {REFERENCE})
+        names = sorted({*one.compared.z, *one.compared.leads} - YARDSTICKS)
         told = ", ".join(names) or "nothing: the reference or the own pass has a number that is none"
         notes.append(f"compared at {len(one.compared.positions)} positions with {told}")
     lines = tuple(

@@ -21,7 +21,7 @@ from grail_core.files.parquet_columns import Buffer, ColumnPieces
 from grail_core.files.parquet_footer import Column, FileForm, Physical
 from grail_core.files.parquet_reader import PieceTable, read_whole
 from grail_core.files.parquet_writer import Values, write_parquet
-from grail_core.proof.work import REFERENCE, ComparedRollout, Leads, ReferenceMeasurement
+from grail_core.proof.work import YARDSTICKS, ComparedRollout, Leads, ReferenceMeasurement
 from grail_core.protocol.constants import ALTERNATIVE_POSITIONS, MAX_NEW_TOKENS_PROTOCOL_CAP, SKETCH_DIMENSIONS
 from grail_core.protocol.types import Digest, Hotkey
 
@@ -86,8 +86,9 @@ MAX_EVIDENCE_ROWS = 4096 * 80
 """Miners of a window, and rollouts sampled of one: 64, and what replaces inconclusive ones."""
 MAX_EVIDENCE_BYTES = 512 << 20
 MAX_ALTERNATIVES = 16
-"""That a rollout is compared with, and the reference is not one."""
-_MAX_NAMES = (MAX_ALTERNATIVES + 1) * 128
+"""That a rollout is compared with; the yardsticks are none."""
+_MAX_SKETCHED = MAX_ALTERNATIVES + len(YARDSTICKS)
+_MAX_NAMES = _MAX_SKETCHED * 128
 _REFERENCE = ("logprobs", "margins", "twins", "noise", "spread")
 """Numbers that the reference gives at each position, beside its sketch."""
 
@@ -119,7 +120,7 @@ COLUMNS = (
     _numbers("compared_noise", ALTERNATIVE_POSITIONS),
     _numbers("compared_spread", ALTERNATIVE_POSITIONS),
     Column("sketched_under", Physical.BYTES, most=_MAX_NAMES),
-    _numbers("compared_z", (MAX_ALTERNATIVES + 1) * ALTERNATIVE_POSITIONS, SKETCH_DIMENSIONS),
+    _numbers("compared_z", _MAX_SKETCHED * ALTERNATIVE_POSITIONS, SKETCH_DIMENSIONS),
     Column("drawn_under", Physical.BYTES, most=_MAX_NAMES),
     _numbers("lead_own", MAX_ALTERNATIVES * ALTERNATIVE_POSITIONS),
     _numbers("lead_other", MAX_ALTERNATIVES * ALTERNATIVE_POSITIONS),
@@ -290,8 +291,10 @@ class _Rows:
             if weights or samplings:
                 raise ValueError("a comparison at no position")
             return None
-        if weights and REFERENCE not in weights:
-            raise ValueError(f"sketches of alternatives without {REFERENCE!r}, which they are compared with")
+        if weights and not YARDSTICKS.issubset(weights):
+            raise ValueError(
+                f"sketches of alternatives without {' and '.join(sorted(YARDSTICKS))}, which they are compared with"
+            )
         return ComparedRollout(
             tuple(positions.tolist()),
             {name: z[at * m : (at + 1) * m] for at, name in enumerate(weights)},
@@ -306,7 +309,7 @@ class _Rows:
     def _names(self, column: str, row: int) -> list[str]:
         raw = self._text(column, row)
         names = raw.split("\n") if raw else []
-        if names != sorted(set(names)) or "" in names or len(names) > MAX_ALTERNATIVES + 1:
+        if names != sorted(set(names)) or "" in names or len(names) > _MAX_SKETCHED:
             raise ValueError(f"names of alternatives that are not ascending, or more than {MAX_ALTERNATIVES}")
         return names
 

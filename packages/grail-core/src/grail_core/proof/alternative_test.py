@@ -1,9 +1,10 @@
 """Section 6: the test of one named alternative that is other weights, from sketches alone.
 
-z_current and z_A are computed in float32 (`alternatives`), so that Δ = z_A − z_current is the weights' alone. With
-e = z_miner − z_current, rollout r gives u = ⟨e, Δ⟩ and q = ⟨Δ, Δ⟩; u / q is 0 for the current model and 1 for A. Every
-coordinate of e and Δ is clipped to ±4σ first, σ² being the validator's own drift in the file: an odd map, which spoils no
-symmetry and bounds what one coordinate can do. Two tests have half of the weight each:
+z_current and z_A are computed in float32 (`alternatives`), so that Δ = z_A − z_current is the weights' alone, and the
+validator's own pass in the numerics that it measures in gives z_own. With e the miner's z minus either yardstick, z_current or
+z_own, rollout r gives u = ⟨e, Δ⟩ and q = ⟨Δ, Δ⟩; u / q is about 0 for the current model and 1 for A. Every coordinate of e and
+Δ is clipped to ±4σ first, σ² being the mean square of z_own − z_current in the file: an odd map, which spoils no symmetry and
+bounds what one coordinate can do. By each yardstick two tests have half of the weight each:
 
 * bounded: if along Δ honest noise is sub-Gaussian with variance at most v σ² q (v: the table's `sketch_variance`) and mean at
   most q/4, then ln e_r = (0.75 (u − q/4) − 0.28125 q) / (v σ²) has E[e_r] ≤ 1. That a file's noise is no larger is what
@@ -11,8 +12,11 @@ symmetry and bounds what one coordinate can do. Two tests have half of the weigh
 * sign: honest noise is as likely to point along Δ as against it, up to q/4 of the way. For x = u − q/4, symmetric about a point
   ≤ 0, E[exp(λx) / cosh(λx)] = E[1 + tanh(λx)] ≤ 1 for any λ > 0: whatever its scale and its tail. It takes 24 rollouts.
 
-Honest noise can lean towards A: the rounding of one checkpoint has a mean, a window has only four projections, and a cosine of
-0.13 was met. Only where Δ is at least half of σ does that stay in the quarter.
+What counts is the yardstick that has the lesser evidence, since rounding leans: that of one checkpoint has a mean, Δ has one,
+and a window has only four projections, so that all of a window's rounding can lie along Δ (a cosine of 0.15 was met). Let it
+lean by c in the validator's pass and by s c in the miner's. Held against z_current the miner leans by s c, against z_own by
+(s − 1) c. For work in the same numerics the second is nothing (the two are exchangeable: e is symmetric), for better arithmetic
+the first is small, and between them one of the two points away from A.
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ DEAD_ZONE: Final = 0.25
 CLIP: Final = 4.0
 """σ."""
 
-LEAST_DISTANCE: Final = 0.5
+LEAST_DISTANCE: Final = 0.12
 """RMS Δ over σ below which nothing is testable, however many positions there are."""
 
 DEPENDENCE: Final = (1.0, 3.0, 9.0)
@@ -75,16 +79,16 @@ class Sums:
 
 
 def own_drift(drifts: Sequence[Coordinates]) -> float:
-    """RMS of a coordinate over all rollouts, from the validator's own z minus the reference's, [k, 4] each."""
+    """RMS of a coordinate over all rollouts, from the validator's own z minus the reference's, [m, 4] each."""
     squares = math.fsum(float(np.square(one, dtype=np.float64).sum()) for one in drifts)
     return math.sqrt(squares / max(1, sum(one.size for one in drifts)))
 
 
 def sums(errors: Sequence[Coordinates], deltas: Sequence[Coordinates], drift: float) -> Sums:
-    """Of rollouts, from their arrays [m, 4], all finite.
+    """Of rollouts by one yardstick, from their arrays [m, 4], all finite.
 
     Args:
-        errors: claimed z minus the reference's. deltas: the alternative's minus the reference's. drift: the file's `own_drift`.
+        errors: claimed z minus the yardstick's. deltas: the alternative's minus the reference's. drift: the file's `own_drift`.
     """
     variance = drift**2 + ROUNDING_VARIANCE  # a claim is rounded, what the validator measures is not
     lengths = np.array([len(one) for one in errors])
@@ -95,8 +99,24 @@ def sums(errors: Sequence[Coordinates], deltas: Sequence[Coordinates], drift: fl
     return Sums(inner, squares, (e.shape[1] * lengths).astype(np.float64), variance)
 
 
+def by_yardstick(
+    errors: Sequence[Coordinates], drifts: Sequence[Coordinates], deltas: Sequence[Coordinates], drift: float
+) -> tuple[Sums, Sums]:
+    """`sums` by the validator's own pass and by the reference.
+
+    Args:
+        errors: claimed z minus the validator's own. drifts: that minus the reference's. deltas, drift: as of `sums`.
+    """
+    return sums(errors, deltas, drift), sums([e + n for e, n in zip(errors, drifts, strict=True)], deltas, drift)
+
+
+def least_evidence(yardsticks: Sequence[Sums], sketch_variance: float) -> Projection:
+    """By the yardstick that has the lesser evidence."""
+    return min((project(one, sketch_variance) for one in yardsticks), key=lambda one: one.log_evidence)
+
+
 def project(rollouts: Sums, sketch_variance: float) -> Projection:
-    """Test one alternative on independent rollouts, at least one."""
+    """Test one alternative by one yardstick on independent rollouts, at least one."""
     total = math.fsum(rollouts.squares)
     if total <= 0:
         return Projection(0.0, 0.0, 0.0, np.zeros(len(rollouts.squares)))

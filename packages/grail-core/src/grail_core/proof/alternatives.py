@@ -18,7 +18,7 @@ from torch import Tensor
 
 from grail_core.model.policy_model import PolicyModel
 from grail_core.proof.reference import Reference
-from grail_core.proof.work import REFERENCE
+from grail_core.proof.work import YARDSTICKS
 
 GROUP: Final = 32
 """Columns to a scale in the formats that do not scale whole channels."""
@@ -44,13 +44,13 @@ class Alternatives:
         current: the window's model. others: weights by name; a name says what a finding will say ("previous-1", "int8").
 
     Raises:
-        ValueError: an alternative has the reference's name.
+        ValueError: an alternative has the name of a yardstick.
         MachineFaultError: memory does not hold the copy.
     """
 
     def __init__(self, current: PolicyModel, others: Mapping[str, Weights]) -> None:
-        if REFERENCE in others:
-            raise ValueError(f"an alternative named {REFERENCE}, as the model's own weights are")
+        if taken := YARDSTICKS.intersection(others):
+            raise ValueError(f"an alternative named {min(taken)}, as the model's own weights are")
         self.weights: Mapping[str, Weights] = dict(others)
         self.reference = Reference(current)
 

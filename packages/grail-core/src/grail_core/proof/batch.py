@@ -87,8 +87,8 @@ def measure_rollouts(
         positions: per row, ascending completion indices (0 = first sampled token), each below the completion's length.
         sampling_seeds: per row, as derived by the protocol (never as claimed).
         reference: the same weights in float32.
-        keep: is given each row's index and its states before every completion token, [completion, d] in the model's dtype.
-        keep_reference: the reference's, and at the last token too, [completion + 1, d].
+        keep: is given each row's index and its states from the one before its first completion token on, [completion + 1, d]
+            in the model's dtype. keep_reference: the reference's.
 
     Raises:
         OutOfVocabularyError, OverlongSequenceError: refused before the model runs.
@@ -99,7 +99,7 @@ def measure_rollouts(
     hidden = model.hidden_states(rows)
     if keep is not None:
         for r, (states, length) in enumerate(zip(hidden, prompt_lengths, strict=True)):
-            keep(r, states[length - 1 : -1])
+            keep(r, states[length - 1 :])
     found = _unmeasured(positions, _challenged_sketches(hidden, prompt_lengths, positions, projections))
     wanted = [(r, at) for r, p in enumerate(positions) for at in range(len(p))]
     before = _before(hidden, prompt_lengths, positions)

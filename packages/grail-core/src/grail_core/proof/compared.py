@@ -27,15 +27,16 @@ from grail_core.proof.errors import UnprovableError
 from grail_core.proof.leads import WARPED, Choices, choose, leads_of_warps, leads_of_weights, own_leads
 from grail_core.proof.sketches import Projections, Sketches, sketch
 from grail_core.proof.token_test import supports
-from grail_core.proof.work import REFERENCE, AskedAlternatives, ComparedRollout, Leads, ProofRow
+from grail_core.proof.work import OWN, REFERENCE, AskedAlternatives, ComparedRollout, Leads, ProofRow
 from grail_core.protocol.constants import PROOF_BATCH_SIZE
 from grail_core.protocol.policy import GenerationPolicy
 
 OwnStates = Callable[[Sequence[ProofRow]], Sequence[Tensor]]
-"""The validator's own states before each row's positions, [m, d] each, in the numerics it measures in."""
+"""The validator's own states of each row in the numerics it measures in, from the one before its first completion token on,
+[completion + 1, d]."""
 
 KeptStates = Callable[[ProofRow], Tensor | None]
-"""The reference's states of one row from the one before its first completion token on, [completion + 1, d]."""
+"""The reference's states of one row, likewise."""
 
 # A row's logits stand beside another's of the same positions, and a mask: half the rows that one matrix alone may have.
 _LOGITS_BYTES: Final = LOGITS_BYTES // 2
@@ -121,13 +122,13 @@ class _Comparing:
         states = [kept(one.row) for one in batch]
         made = iter(self._passed(model, [one for one, there in zip(batch, states, strict=True) if there is None]))
         for one, there in zip(batch, states, strict=True):
-            before, one.z[REFERENCE] = next(made) if there is None else self._looked_at(one.row, there)
-            one.before, one.finite = before, bool(np.isfinite(one.z[REFERENCE]).all())
-        if not self._logits_too:
-            return
-        for one, theirs in zip(batch, own([one.row for one in batch]), strict=True):
-            assert one.before is not None
-            self._held_against(model, one, one.before, theirs)
+            one.before, one.z[REFERENCE] = next(made) if there is None else self._looked_at(one.row, there)
+        for one, states_of_own in zip(batch, own([one.row for one in batch]), strict=True):
+            theirs, one.z[OWN] = self._looked_at(one.row, states_of_own)
+            one.finite = all(bool(np.isfinite(z).all()) for z in one.z.values())
+            if self._logits_too:
+                assert one.before is not None
+                self._held_against(model, one, one.before, theirs)
 
     @on_this_machine
     @torch.inference_mode()

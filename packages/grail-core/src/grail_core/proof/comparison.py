@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from grail_core.proof.sketches import differences
-from grail_core.proof.work import REFERENCE, AskedAlternatives, ComparedRollout, Leads, ReferenceMeasurement
+from grail_core.proof.work import OWN, REFERENCE, YARDSTICKS, AskedAlternatives, ComparedRollout, Leads, ReferenceMeasurement
 from grail_core.protocol.constants import COARSE_ERROR_BOUND, COARSE_MARGIN, MARGIN_CLIP
 
 CHECKS: Final = ("proof", "logprob", "sampling")
@@ -42,9 +42,9 @@ class ReferenceComparison:
 class NamedComparison:
     """One rollout against named alternatives at m positions; what `alternative_test` and `token_test` take."""
 
-    errors: npt.NDArray[np.float32]  # [m, 4] claimed z minus the reference's
+    errors: npt.NDArray[np.float32]  # [m, 4] claimed z minus the validator's own
     deltas: Mapping[str, npt.NDArray[np.float32]]  # alternative that is other weights → [m, 4], its z minus the reference's
-    drift: npt.NDArray[np.float32]  # [k, 4] the validator's own z minus the reference's, at the challenged positions
+    drift: npt.NDArray[np.float32]  # [m, 4] the validator's own z minus the reference's
     tokens: npt.NDArray[np.int32]  # [m] the claimed tokens
     leads: Mapping[str, Leads]  # every alternative, those that only sample otherwise among them
     noise: npt.NDArray[np.float32]  # [m]
@@ -145,23 +145,20 @@ def compare_named(
     claimed_sketches: npt.NDArray[np.int16],
     tokens: npt.NDArray[np.int32],
     compared: ComparedRollout,
-    z: npt.NDArray[np.float32],
-    challenged: npt.NDArray[np.intp],
 ) -> NamedComparison | None:
-    """A rollout under named alternatives; None where the reference had no number, so that nothing is known of it.
+    """A rollout under named alternatives; None where a yardstick had no number, so that nothing is known of it.
 
     Args:
-        claimed_sketches: [m, 4], tokens: [m], both at the compared positions. z: [k, 4], the validator's own at the challenged
-            ones. challenged: [k], which of the m those are.
+        claimed_sketches: [m, 4], tokens: [m], both at the compared positions.
     """
-    reference = compared.z.get(REFERENCE)
-    if reference is None:
+    reference, own = (compared.z.get(name) for name in (REFERENCE, OWN))
+    if reference is None or own is None:
         return None
     with np.errstate(over="ignore", invalid="ignore"):
         return NamedComparison(
-            errors=differences(claimed_sketches, reference),
-            deltas={name: other - reference for name, other in compared.z.items() if name != REFERENCE},
-            drift=z - reference[challenged],
+            errors=differences(claimed_sketches, own),
+            deltas={name: other - reference for name, other in compared.z.items() if name not in YARDSTICKS},
+            drift=own - reference,
             tokens=np.asarray(tokens, dtype=np.int32),
             leads=compared.leads,
             noise=compared.noise,

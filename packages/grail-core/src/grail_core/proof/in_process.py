@@ -15,7 +15,6 @@ from functools import cached_property, partial
 from typing import Final
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from grail_core.model.memory import in_parts, on_this_machine
@@ -131,7 +130,7 @@ class InThisProcess:
         return NUMERICS_CLASSES[own if proof_class is None else measuring_class(proof_class, own)].attention
 
     def _own_states(self, attention: str, rows: Sequence[ProofRow]) -> list[Tensor]:
-        """Before each row's positions, [m, d]: as kept, else by a pass over those that are not."""
+        """Of each row, [completion + 1, d]: as kept, else by a pass over those that are not."""
         kept = [self._kept.get(self._key(attention, row)) for row in rows]
         missing = [row for row, states in zip(rows, kept, strict=True) if states is None]
         with self._model.attending(attention):
@@ -142,11 +141,7 @@ class InThisProcess:
                     for states in in_parts(missing[start : start + PROOF_BATCH_SIZE], self._completion_states)[0]
                 ]
             )
-        found = []
-        for row, states in zip(rows, kept, strict=True):
-            whole = states if states is not None else next(made)
-            found.append(whole.index_select(0, torch.as_tensor(row.positions, dtype=torch.long, device=whole.device)))
-        return found
+        return [states if states is not None else next(made) for states in kept]
 
     def _key(self, attention: str, row: ProofRow) -> _Key:
         tokens = np.asarray(row.tokens, dtype=np.int64).tobytes()
@@ -155,7 +150,7 @@ class InThisProcess:
     @on_this_machine
     def _completion_states(self, rows: Sequence[ProofRow]) -> list[Tensor]:
         hidden = self._model.hidden_states([row.tokens for row in rows])
-        return [states[row.prompt_length - 1 : -1] for row, states in zip(rows, hidden, strict=True)]
+        return [states[row.prompt_length - 1 :] for row, states in zip(rows, hidden, strict=True)]
 
 
 class _KeptStates:

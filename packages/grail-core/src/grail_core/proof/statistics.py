@@ -22,9 +22,9 @@ from grail_core.proof.absolute import absolute_statistics
 from grail_core.proof.alternative_test import (
     WEIGHTS_ALTERNATIVES,
     Projection,
+    by_yardstick,
+    least_evidence,
     own_drift,
-    project,
-    sums,
 )
 from grail_core.proof.calibration import STATISTICS, Coverage, PairCalibration, Shape, share_of_pooled
 from grail_core.proof.coarse_bounds import coarse_bounds
@@ -213,8 +213,13 @@ class AlternativeTests:
         for name in sorted({name for one in usable for name in one.deltas}):
             of_name = [one for one in usable if name in one.deltas and bool(np.isfinite(one.deltas[name]).all())]
             if of_name:
-                taken = sums([one.errors for one in of_name], [one.deltas[name] for one in of_name], drift)
-                sketches[name] = project(taken, SKETCH_VARIANCE if pair is None else pair.sketch_variance)
+                of_weights = by_yardstick(
+                    [one.errors for one in of_name],
+                    [one.drift for one in of_name],
+                    [one.deltas[name] for one in of_name],
+                    drift,
+                )
+                sketches[name] = least_evidence(of_weights, SKETCH_VARIANCE if pair is None else pair.sketch_variance)
         of_file = noise_variance([one.noise for one in usable], [one.spread for one in usable])
         tokens = {}
         for name in sorted({name for one in usable for name in one.leads}) if of_file > 0 else ():

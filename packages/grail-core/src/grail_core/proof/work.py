@@ -74,6 +74,12 @@ class ReferenceMeasurement:
 REFERENCE: Final = "current"
 """The name of the window's own weights in float32, among those of alternatives."""
 
+OWN: Final = "own"
+"""The name of the window's own weights in the numerics that the validator measures in."""
+
+YARDSTICKS: Final = frozenset({REFERENCE, OWN})
+"""What every comparison has, and is no alternative."""
+
 MOST_LEAD: Final = 50.0
 """Leads are clipped here; more says nothing more."""
 
@@ -107,9 +113,9 @@ class AskedAlternatives:
 class ComparedRollout:
     """One rollout under named alternatives, at m completion positions with the challenged ones among them.
 
-    `z` holds the reference's and those of alternatives that are other weights, `leads` those of all (`alternatives`). An
+    `z` holds those of YARDSTICKS and of alternatives that are other weights, `leads` those of all (`alternatives`). An
     alternative that has no finite number somewhere cannot have made the rollout and is left out. Where the reference or the
-    validator's own logits have none, all are: both mappings are empty then, noise and spread 0. These are 0 too where nobody's
+    validator's own pass has none, all are: both mappings are empty then, noise and spread 0. These are 0 too where nobody's
     tokens were asked for, since it takes no logits then.
     """
 

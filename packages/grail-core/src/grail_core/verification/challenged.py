@@ -19,7 +19,7 @@ from grail_core.errors import ProtocolViolationError
 from grail_core.files.evidence import GradeStability, MinerEvidence, RolloutEvidence
 from grail_core.proof.calibration import CalibrationTable
 from grail_core.proof.token_test import SAMPLING_ALTERNATIVES, supports
-from grail_core.proof.work import REFERENCE, AskedAlternatives
+from grail_core.proof.work import YARDSTICKS, AskedAlternatives
 from grail_core.protocol import RolloutSample, challenged_positions, sample_rollouts
 from grail_core.protocol.constants import ALTERNATIVE_POSITIONS, CHALLENGE_K, MAX_ROLLOUTS_CHECKED
 from grail_core.protocol.network import NetworkParameters
@@ -181,7 +181,7 @@ def _require_compared(
 def _require_asked(one: RolloutEvidence, asked: AskedAlternatives) -> None:
     """One of the other rollouts was compared with nothing but what the first leave open (less, where a number is missing)."""
     assert one.compared is not None
-    sketched = set(one.compared.z) - asked.sketches - asked.tokens - {REFERENCE}
+    sketched = set(one.compared.z) - asked.sketches - asked.tokens - YARDSTICKS
     if foreign := sorted(sketched | (set(one.compared.leads) - asked.tokens)):
         raise ProtocolViolationError(
             f"evidence of group {one.group}, rollout {one.rollout}: it was compared with {foreign[0]}, which nothing speaks for"
@@ -201,7 +201,7 @@ def _require_whole_comparison(one: RolloutEvidence, policy: GenerationPolicy) ->
         if one.reference.finite and np.isfinite(one.z).all() and np.isfinite(one.logprob).all():
             raise ProtocolViolationError(f"{where}: it was compared with nothing, though its reference says something")
         return
-    wanted = [*SAMPLING_ALTERNATIVES, *sorted(set(one.compared.z) - {REFERENCE})] if supports(policy) else []
+    wanted = [*SAMPLING_ALTERNATIVES, *sorted(set(one.compared.z) - YARDSTICKS)] if supports(policy) else []
     if missing := [name for name in wanted if name not in one.compared.leads]:
         raise ProtocolViolationError(f"{where}: its tokens were not compared with {missing[0]!r}")
     if one.compared.leads and not wanted:

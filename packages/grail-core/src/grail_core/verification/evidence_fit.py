@@ -13,8 +13,9 @@ from grail_core.errors import ProtocolViolationError
 from grail_core.files.evidence import MinerEvidence, RolloutEvidence
 from grail_core.proof.alternative_test import WEIGHTS_ALTERNATIVES
 from grail_core.proof.pooled import UNIT
+from grail_core.proof.sketches import ROUNDING_VARIANCE
 from grail_core.proof.token_test import SAMPLING_ALTERNATIVES
-from grail_core.proof.work import MOST_LEAD, REFERENCE, ComparedRollout, RolloutMeasurement, within
+from grail_core.proof.work import MOST_LEAD, OWN, REFERENCE, YARDSTICKS, ComparedRollout, RolloutMeasurement, within
 from grail_core.protocol.constants import SKETCH_DIMENSIONS
 from grail_core.verification.window_file import Submission
 
@@ -23,8 +24,8 @@ SAME_SKETCH: Final = 1 / 4096
 
 SAME_SPREAD: Final = 1e-3
 SAME_NOISE: Final = 16.0
-"""Where its states were not kept the own pass is run again, in other batches, and rounds otherwise: the noise of a file, in
-variance, stays within this factor of the first."""
+"""Where its states were not kept the own pass is run again, in other batches, and rounds otherwise: the noise of a file, of
+logits and of sketches, stays within this factor of the first, in variance."""
 
 _NOISE_FLOOR: Final = 1e-8  # nats²: of less than this any factor says nothing
 
@@ -55,6 +56,8 @@ def require_evidence_of(submission: Submission, evidence: MinerEvidence) -> None
             raise ProtocolViolationError(f"{where}: {problem}")
     if _has_other_noise(evidence.rollouts):
         raise ProtocolViolationError("the evidence compares with another noise than that beside its reference")
+    if _has_other_drift(evidence.rollouts):
+        raise ProtocolViolationError("the evidence compares with another own drift than that beside its reference")
 
 
 def _misfit(one: RolloutEvidence, length: int) -> str:
@@ -93,8 +96,8 @@ def _misfit_compared(compared: ComparedRollout, challenged: npt.NDArray[np.int32
         return f"compared positions that are none or not ascending, or outside a completion of {length} tokens"
     if not np.isin(challenged, positions).all():
         return "a comparison without the challenged positions"
-    if (compared.leads or compared.z) and REFERENCE not in compared.z:
-        return "a comparison without the reference's sketches"
+    if (compared.leads or compared.z) and not compared.z.keys() >= YARDSTICKS:
+        return "a comparison without the sketches of the reference, or of the own pass"
     m = len(positions)
     numbers: list[tuple[str, npt.NDArray[Any], tuple[int, ...], float, float]] = [
         ("noise", compared.noise, (m,), 0.0, math.inf),
@@ -112,7 +115,7 @@ def _misfit_compared(compared: ComparedRollout, challenged: npt.NDArray[np.int32
             return f"{name} of shape {values.shape}, not {shape}"
         if not np.isfinite(values).all() or not within(values, least, most):
             return f"{name} that no comparison gives"
-    sketched, drawn = set(compared.z) - {REFERENCE}, set(compared.leads) - set(SAMPLING_ALTERNATIVES)
+    sketched, drawn = set(compared.z) - YARDSTICKS, set(compared.leads) - set(SAMPLING_ALTERNATIVES)
     if foreign := sorted((sketched | drawn) - set(WEIGHTS_ALTERNATIVES)):
         return f"a comparison with {foreign[0]!r}, which nothing is tested for"
     return f"leads of {min(drawn - sketched)!r} without its sketches" if drawn - sketched else ""
@@ -145,6 +148,24 @@ def _has_other_noise(rollouts: Sequence[RolloutEvidence]) -> bool:
         return False
     floor = _NOISE_FLOOR * math.fsum(weights)
     before, after = (math.fsum(n * w for n, w in zip(noise, weights, strict=True)) + floor for noise in (first, again))
+    return not before / SAME_NOISE <= after <= before * SAME_NOISE
+
+
+def _has_other_drift(rollouts: Sequence[RolloutEvidence]) -> bool:
+    """The same of sketches, over all rollouts that were compared."""
+    first, again = [], []
+    for one in rollouts:
+        if one.reference is None or not one.reference.finite or one.compared is None or not one.compared.z:
+            continue
+        if not np.isfinite(one.z).all():
+            continue
+        at = np.searchsorted(one.compared.positions, one.positions)
+        first.append(one.z - one.reference.z)
+        again.append(one.compared.z[OWN][at] - one.compared.z[REFERENCE][at])
+    if sum(map(len, first)) < UNIT:
+        return False
+    floor = ROUNDING_VARIANCE * sum(one.size for one in first)
+    before, after = (math.fsum(float(np.square(z, dtype=np.float64).sum()) for z in some) + floor for some in (first, again))
     return not before / SAME_NOISE <= after <= before * SAME_NOISE
 
 

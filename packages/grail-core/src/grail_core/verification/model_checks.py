@@ -158,8 +158,6 @@ def _compared(submission: Submission, evidence: MinerEvidence) -> list[NamedComp
             claimed_sketches=_sketches_of_completion(record)[positions],
             tokens=record.completion[positions],
             compared=one.compared,
-            z=one.z,
-            challenged=np.searchsorted(positions, one.positions),
         )
         found += [] if named is None else [named]
     return found

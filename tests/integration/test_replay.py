@@ -216,7 +216,14 @@ def test_measurements_that_were_changed_lead_to_another_body(run: Run, replayed:
     accepted = {m.hotkey for m in body.miners if m.status is MinerStatus.ACCEPTED}
 
     def moved(one: MinerEvidence) -> MinerEvidence:
-        return replace(one, rollouts=tuple(replace(r, z=(r.z + np.float32(1))) for r in one.rollouts))
+        """The own pass's sketches wherever they stand."""
+        rollouts = []
+        for r in one.rollouts:
+            others = r.compared
+            if others is not None:
+                others = replace(others, z={**others.z, "own": others.z["own"] + np.float32(1)})
+            rollouts.append(replace(r, z=r.z + np.float32(1), compared=others))
+        return replace(one, rollouts=tuple(rollouts))
 
     run.say(body, write_evidence([moved(one) if one.hotkey in accepted else one for one in evidence]))
     outcome, why = outcome_of(replayed(run, FIRST_WINDOW))

@@ -135,7 +135,7 @@ def test_earlier_checkpoints_that_cannot_be_had_in_time_weaken_the_window_and_co
     with events() as names:
         assert validator.advance(WINDOW, threading.Event()) is WindowStatus.SCORED
     assert "alternatives_unavailable" in names
-    assert alternatives(validator) == {"current", "int8", "int8-groups", "int4-groups"}
+    assert alternatives(validator) == {"current", "own", "int8", "int8-groups", "int4-groups"}
     assert [(m.status, m.unique_valid) for m in verdict(validator).miners] == [(m.status, m.unique_valid) for m in body.miners]
 
 

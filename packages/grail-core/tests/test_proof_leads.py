@@ -14,7 +14,16 @@ from grail_core.model import kernels
 from grail_core.model.sampling import SeededSampler
 from grail_core.proof.alternative_test import WEIGHTS_ALTERNATIVES
 from grail_core.proof.alternatives import ROUNDED
-from grail_core.proof.leads import WARPED_TEMPERATURES, WARPED_TOP_P, choose, leads_of_warps, leads_of_weights, own_leads
+from grail_core.proof.leads import (
+    WARPED,
+    WARPED_TEMPERATURES,
+    WARPED_TOP_P,
+    Choices,
+    choose,
+    leads_of_warps,
+    leads_of_weights,
+    own_leads,
+)
 from grail_core.proof.token_test import SAMPLING_ALTERNATIVES
 from grail_core.proof.work import MOST_LEAD
 from grail_core.protocol.policy import GenerationPolicy
@@ -29,6 +38,7 @@ POLICIES = [
     GenerationPolicy(9, top_p=0.9, top_k=7),
 ]
 SEED = 2**63 + 5
+SEEDS = np.full(6, SEED, np.uint64)
 
 
 def logits_of(seed: int, rows: int = 6, size: int = 300, sharpness: float = 3.0) -> F32:
@@ -60,10 +70,10 @@ def test_leads_are_those_of_the_text(policy: GenerationPolicy, seed: int) -> Non
     reference, other = logits_of(seed), logits_of(seed) + logits_of(seed + 1, sharpness=0.5)
     untouched = reference.copy(), other.copy()
     sampler, inputs = SeededSampler(policy), np.arange(3, 9, dtype=np.uint32)
-    choices = choose(sampler, reference, SEED, inputs)
+    choices = choose(sampler, reference, SEEDS, inputs)
     rivals, lead = leads_of_weights(choices, other, policy.temperature)
     own = own_leads(choices, rivals, reference[np.arange(6), np.maximum(rivals, 0)], policy.temperature)
-    warped = leads_of_warps(choices, reference, policy)
+    warped = leads_of_warps(choices, reference, policy, WARPED)
     assert np.array_equal(reference, untouched[0])
     assert np.array_equal(other, untouched[1])
     for row, x in enumerate(reference):
@@ -72,6 +82,9 @@ def test_leads_are_those_of_the_text(policy: GenerationPolicy, seed: int) -> Non
         a = best(under, allowed)
         assert choices.tokens[row] == a
         others = allowed & (np.arange(len(x)) != a)
+        second = best(under, others)
+        lead_of_choice = MOST_LEAD if min(a, second) < 0 else min((under[a] - under[second]) * policy.temperature, MOST_LEAD)
+        assert choices.lead[row] == pytest.approx(lead_of_choice, abs=1e-5)
         expect(scores(other[row], policy, at), under, policy, a, others, (rivals[row], own[row], lead[row]))
         for name, factor in WARPED_TEMPERATURES.items():
             hotter = replace(policy, temperature=policy.temperature * factor)
@@ -103,8 +116,8 @@ def test_a_nucleus_holds_what_it_says_to_a_twentieth_of_a_nat(policy: Generation
     for seed in range(20):
         logits = logits_of(seed, sharpness=sharpness)
         sampler, inputs = SeededSampler(policy), np.arange(6, dtype=np.uint32)
-        choices = choose(sampler, logits, SEED, inputs)
-        warped = leads_of_warps(choices, logits, policy)
+        choices = choose(sampler, logits, SEEDS, inputs)
+        warped = leads_of_warps(choices, logits, policy, WARPED)
         for name, top_p in WARPED_TOP_P.items():
             for row, x in enumerate(logits):
                 a, b, lead = int(choices.tokens[row]), int(warped[name].rival[row]), float(warped[name].other[row])
@@ -118,6 +131,25 @@ def test_a_nucleus_holds_what_it_says_to_a_twentieth_of_a_nat(policy: Generation
                 surely_inside, surely_outside = y[a] > border + 0.05, y[a] < border - 0.05
                 assert not (surely_inside and lead > 0)
                 assert not (surely_outside and b >= 0 and lead != MOST_LEAD)
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=str)
+def test_what_is_asked_for_is_what_all_together_have(policy: GenerationPolicy) -> None:
+    logits, inputs = logits_of(3), np.arange(6, dtype=np.uint32)
+    sampler = SeededSampler(policy)
+    choices = choose(sampler, logits, SEEDS, inputs)
+    whole = leads_of_warps(choices, logits, policy, WARPED)
+    assert tuple(whole) == WARPED
+    for name in WARPED:
+        ((told, leads),) = leads_of_warps(choices, logits, policy, {name, "int8"}).items()
+        assert told == name
+        for value, other in zip(vars(leads).values(), vars(whole[name]).values(), strict=True):
+            if name in WARPED_TEMPERATURES:
+                assert np.array_equal(value, other)
+    parts = Choices.joined([choices.at(slice(0, 2)), choices.at(np.array([2, 3, 4, 5]))])
+    assert len(parts) == 6
+    for name in ("seeds", "inputs", "tokens", "scores", "lead", "inside"):
+        assert np.array_equal(getattr(parts, name), getattr(choices, name))
 
 
 @given(st.integers(0, 2**32), st.floats(0.3, 2.0), st.sampled_from([0.0, -0.3]))
@@ -154,7 +186,7 @@ def test_mass_within_and_at_a_depth_is_the_texts(seed: int, temperature: float) 
     for row in rows:
         kept = x[row] >= floors[row]
         told = np.minimum(15, ((x[row, tops[row]] - x[row][kept]) * np.float32(2)).astype(np.int64))
-        assert binned[row] == pytest.approx(np.bincount(told, weights=mass[row][kept], minlength=16), rel=1e-6)
+        assert binned[row] == pytest.approx(np.bincount(told, weights=mass[row][kept], minlength=16), rel=1e-5)
 
 
 def test_every_alternative_that_is_measured_is_one_that_is_tested() -> None:

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from grail_core.model.policy_model import PolicyModel
 from grail_core.model.sampling import SeededSampler
+from grail_core.proof import compared
 from grail_core.proof.alternatives import ROUNDED, Alternatives, round_to_nearest, rounded_copies
 from grail_core.proof.batch import measure_rollouts
 from grail_core.proof.in_process import InThisProcess
 from grail_core.proof.reference import Reference
 from grail_core.proof.sketches import projections
-from grail_core.proof.work import AskedAlternatives, MeasuredBatch, ProofRow
+from grail_core.proof.work import MOST_LEAD, AskedAlternatives, MeasuredBatch, ProofRow
 from grail_core.protocol import Randomness
 from grail_core.protocol.policy import GenerationPolicy
 from tooling.testing.models.tiny_qwen2 import Qwen2Shape, save_random_model
@@ -255,6 +256,31 @@ def test_the_own_sketches_of_a_comparison_are_those_that_were_measured_wherever_
         for one, beside in zip(work.compare(ROWS, SIGNS, POLICY, asked=asked), measured, strict=True):
             assert one.positions == beside.positions
             assert one.z["own"].tobytes() == beside.z.tobytes()
+
+
+def test_tokens_are_looked_at_only_where_an_alternative_can_turn_the_draw(
+    model: PolicyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it is, the numbers are those of looking everywhere; where not, it would have turned nothing there either."""
+    everything = {"int8": rounded_copies(model)["int8"], "previous-1": lambda: {n: t * 1.01 for n, t in model.state().items()}}
+    rows = [replace(ROWS[0], sampling_seed=seed) for seed in range(40)]
+    asked = AskedAlternatives(tokens=frozenset(everything))
+    found = InThisProcess(model, Alternatives(model, everything)).compare(rows, SIGNS, POLICY, asked=asked)
+    monkeypatch.setattr(compared, "REACH", 1e9)
+    whole = InThisProcess(model, Alternatives(model, everything)).compare(rows, SIGNS, POLICY, asked=asked)
+    for name in everything:
+        one, other = (
+            {part: np.concatenate([getattr(row.leads[name], part) for row in some]) for part in ("own", "other", "rival")}
+            for some in (found, whole)
+        )
+        looked_at = one["rival"] >= 0
+        assert 0 < looked_at.sum() < len(looked_at) / 2
+        assert (other["rival"] >= 0).all()
+        for part in ("own", "other", "rival"):
+            np.testing.assert_allclose(one[part][looked_at], other[part][looked_at], atol=1e-4)
+        assert (other["other"][~looked_at] < 0).all()
+        assert set(one["own"][~looked_at]) == {np.float32(MOST_LEAD)}
+        assert set(one["other"][~looked_at]) == {np.float32(-MOST_LEAD)}
 
 
 def test_a_comparison_is_empty_where_the_own_states_have_no_number(model: PolicyModel) -> None:

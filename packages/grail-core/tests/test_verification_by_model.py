@@ -29,7 +29,7 @@ from grail_core.protocol import Outcome, RolloutRecord
 from grail_core.protocol.constants import ROLLOUTS_PER_PROBLEM
 from grail_core.protocol.types import Digest
 from grail_core.verification import model_checks
-from grail_core.verification.challenged import require_challenged
+from grail_core.verification.challenged import MOST_COMPARED_FIRST, require_challenged
 from grail_core.verification.context import CheckContext
 from grail_core.verification.examine import Examination, decide, examine
 from grail_core.verification.measure import ChallengedSample
@@ -139,7 +139,7 @@ def test_an_honest_file_passes_with_every_test_on(honest: Examination) -> None:
     assert honest.undecided is None
     _, evidence = whole(honest)
     assert evidence.inconclusive == 0
-    assert sum(one.compared is not None for one in evidence.rollouts) in (16, 32)
+    assert sum(one.compared is not None for one in evidence.rollouts) in (MOST_COMPARED_FIRST, 32)
     told = {finding.detail.partition(":")[0] for finding in honest.findings if "not enforced" not in finding.detail}
     assert {"sketch_ratio", "twin_margin", "logprob_ratio", "twin_logprob"} <= told
     assert {"int8", "int4-groups", "int8 (tokens)", "temperature x 0.9 (tokens)", "top-p 0.95 (tokens)"} <= told

@@ -29,7 +29,7 @@ TABLE = shipped_table()
 FIRST = compared_first(SEED, 32)
 ALL = range(32)
 SETTLED, NEAR = 0.05, 0.6 * plain.OWN_DRIFT
-"""How far an earlier checkpoint's sketches lie from the current one's: so far that sixteen settle it, and nearer."""
+"""How far an earlier checkpoint's sketches lie from the current one's: so far that the first settle it, and nearer."""
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +80,12 @@ def bare(evidence: MinerEvidence) -> MinerEvidence:
     return replace(evidence, rollouts=tuple(replace(one, reference=None) for one in evidence.rollouts))
 
 
-def test_sixteen_are_compared_and_all_where_they_leave_something_open(file: Submission) -> None:
+def test_the_first_are_compared_and_all_where_they_leave_something_open(file: Submission) -> None:
     require(file, measured(file, FIRST))
     require(file, measured(file, ALL, NEAR))
-    with pytest.raises(ProtocolViolationError, match="on 16 rollouts, or on others than the 32"):
+    with pytest.raises(ProtocolViolationError, match="on 12 rollouts, or on others than the 32"):
         require(file, measured(file, FIRST, NEAR))
-    with pytest.raises(ProtocolViolationError, match="on 32 rollouts, or on others than the 16"):
+    with pytest.raises(ProtocolViolationError, match="on 32 rollouts, or on others than the 12"):
         require(file, measured(file, ALL))
 
 
@@ -111,7 +111,7 @@ def test_a_validator_that_takes_float32_passes_though_the_coin_did_not_fall_is_f
     require(file, bare(measured(file)), permille=0)
     with pytest.raises(ProtocolViolationError, match="was, against the challenge's coin, held against"):
         require(file, measured(file), permille=0)
-    with pytest.raises(ProtocolViolationError, match="on 16 rollouts, or on others than the 0"):
+    with pytest.raises(ProtocolViolationError, match="on 12 rollouts, or on others than the 0"):
         require(file, bare(measured(file, FIRST)), permille=0)
 
 

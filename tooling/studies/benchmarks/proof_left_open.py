@@ -1,4 +1,4 @@
-"""What honest rollouts leave open: how often, and in what, sixteen of them ask for the others of their file.
+"""What honest rollouts leave open: how often, and in what, the first of them ask for the others of their file.
 
 A language model trained on this machine, its own rollouts, and as earlier checkpoints the weights that one to three steps of
 Adam lie before its own, rounded to bf16 as a trainer publishes them. On weights that were never trained, or beside steps that
@@ -28,17 +28,18 @@ DRAWS: Final = 400
 
 
 def honestly_left_open(length: int) -> list[AskedAlternatives]:
-    """Of random sixteens of honest rollouts with so many completion tokens."""
+    """Of random draws of honest rollouts, as many as are compared first, with so many completion tokens."""
     from grail_core.proof.calibration import shipped_table
     from grail_core.proof.numerics import DEFAULT_CLASS
     from grail_core.proof.statistics import left_open
+    from grail_core.verification.challenged import MOST_COMPARED_FIRST
 
     pair = shipped_table().lookup(DEFAULT_CLASS, DEFAULT_CLASS)
     if pair is None or not pair.covers(None):
         raise RuntimeError("the shipped table enforces nothing for this machine's numerics")
     named = _honest(length)
     rng = np.random.default_rng(4)
-    draws = [rng.choice(len(named), 16, replace=False) for _ in range(DRAWS)]
+    draws = [rng.choice(len(named), MOST_COMPARED_FIRST, replace=False) for _ in range(DRAWS)]
     return [left_open([named[int(at)] for at in draw], pair) for draw in draws]
 
 

@@ -9,9 +9,9 @@ Making the claims is part of neither side. What verifying costs is told apart:
     sketched_ms.NAME under one alternative by sketches alone, as the other rollouts are where only these leave something open
 
 What is expected of a drawn file on subnet 81 whose miner is always drawn (p = 1): the first, and where its coin falls
-(`float32_permille`) the reference of all 64 rollouts, 16 of them under every alternative, and the 48 others under what these
+(`float32_permille`) the reference of all 64 rollouts, 12 of them under every alternative, and the 52 others under what these
 leave open. What they do follows from honest rollouts of a trained model beside checkpoints that steps of Adam lie before it, in
-random sixteens: `verify.rest_share` is how often it is anything, `verify.rest_ms` what it costs on these rows in the mean.
+random twelves: `verify.rest_share` is how often it is anything, `verify.rest_ms` what it costs on these rows in the mean.
 `verify.full_ratio` is the whole over verify_ms, `full_generate_ratio` generating over the whole; `.drawn_seldom` stands for a
 miner whose every drawn file is held against float32.
 """
@@ -45,7 +45,7 @@ Figures = dict[str, float]
 
 PROMPT: Final = 64
 ROWS: Final = 8
-SAMPLE, FIRST = 64, 16  # rollouts of a drawn file, and those compared first
+SAMPLE, FIRST = 64, 12  # rollouts of a drawn file, and those compared first
 LENGTHS: Final = (("", 64), (".long", 448))
 """Suffix, completion tokens."""
 
@@ -91,7 +91,7 @@ class _Scene:
         self.batch = self._batch(np.random.default_rng(3))
 
     def figures(self, left_open: Sequence[AskedAlternatives]) -> Figures:
-        """Args: left_open: what honest sixteens leave open."""
+        """Args: left_open: what honest twelves leave open."""
         from grail_core.protocol.network import SUBNET_81
 
         first = self.batch

@@ -19,7 +19,7 @@ from torch import Tensor
 from grail_core.model.policy_model import PolicyModel
 from grail_core.proof.alternatives import Alternatives, Weights, rounded_copies
 from grail_core.proof.batch import measure_rollouts
-from grail_core.proof.compared import compare_rollouts
+from grail_core.proof.compared import REACH, compare_rollouts
 from grail_core.proof.work import YARDSTICKS, ComparedRollout, ProofRow, RolloutMeasurement
 from grail_core.protocol.constants import ALTERNATIVE_POSITIONS, PROOF_BATCH_SIZE
 from tooling.adversaries.deviations.deviation import Produced
@@ -74,7 +74,13 @@ class Collector:
             self.say(f"  compared with {', '.join(names) or 'other sampling'}")
             save_compared(folder / "compared.npz", self._compare(rollouts, names, kind))
 
-        recipe = {"text": _digest(rollouts), "attention": kind, "names": [*sorted(YARDSTICKS), *names], **self._extent}
+        recipe = {
+            "text": _digest(rollouts),
+            "attention": kind,
+            "names": [*sorted(YARDSTICKS), *names],
+            "reach": str(REACH),
+            **self._extent,
+        }
         return load_compared(self._made("compared", recipe, build) / "compared.npz")
 
     @property

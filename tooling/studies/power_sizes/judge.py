@@ -1,6 +1,6 @@
 """From runs to decisions: windows of 64 rollouts, judged by the functions that validators call.
 
-A window's own statistics are computed first; if none rejects, the named alternatives on 16 of its rollouts, and on the others
+A window's own statistics are computed first; if none rejects, the named alternatives on the first rollouts, and on the others
 what `left_open` says. A rate is the share of windows drawn with replacement from a run's rollouts, with the 2.5 and 97.5
 percentiles over resampled pools of them: the error of having seen so few. Samples larger than a run are extrapolations.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import comb, fsum
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +22,8 @@ from grail_core.proof.sketches import parse_sketches
 from grail_core.proof.statistics import alternative_statistics, left_open, own_statistics, sketch_ratio_passes
 from grail_core.proof.work import ComparedRollout
 from grail_core.protocol.constants import CHECK_ALL_BELOW
+from grail_core.verification.challenged import MOST_COMPARED_FIRST
 from tooling.studies.power_sizes.study import Run
-
-FIRST_COMPARED: Final = 16
-"""Rollouts of a window on which alternatives are measured before anything is known of it."""
 
 _DRAWS, _POOLS, _DRAWS_OF_POOL = 50, 20, 6
 
@@ -110,12 +108,12 @@ def rejecting(window: Sequence[Comparison], by: Bench) -> list[str]:
     if found:
         return found
     named = [one.named for one in window if one.named is not None]
-    judged = named[:FIRST_COMPARED]
+    judged = named[:MOST_COMPARED_FIRST]
     if not judged:
         return []
     asked = left_open(judged, by.proof, margins=by.margins, shape=by.shape)
     if asked:
-        judged = [*judged, *(one.only(asked) for one in named[FIRST_COMPARED:])]
+        judged = [*judged, *(one.only(asked) for one in named[MOST_COMPARED_FIRST:])]
     passes = sketch_ratio_passes(own)
     others = alternative_statistics(judged, by.proof, margins=by.margins, shape=by.shape, sketch_ratio_passes=passes)
     return [one.name for one in others if one.rejects]

@@ -366,9 +366,10 @@ def mass_by_depth(logits, tops, temperature, least, scales, out):  # type: ignor
     logits float32[n, V]; tops int64[n] (each row's maximum); least, scales float32[n]; out float64[n, m], to be added to.
     """
     last = out.shape[1] - 1
+    inverse = float32(_LOG2_E) / float32(temperature)
     for row in range(logits.shape[0]):
         top = logits[row, tops[row]]
         for v in range(logits.shape[1]):
             if logits[row, v] >= least[row]:
                 below = top - logits[row, v]
-                out[row, min(last, np.int64(below * scales[row]))] += np.exp(-np.float64(below) / np.float64(temperature))
+                out[row, min(last, np.int64(below * scales[row]))] += _power_of_two(-below * inverse)

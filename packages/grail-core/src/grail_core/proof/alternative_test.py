@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -62,6 +62,7 @@ class Projection:
     t: float
     distance: float  # RMS Δ over σ: how different the two models are, in units of the own drift
     rollouts: Floats  # ln e_r of the bounded test
+    speaks: bool  # some rollout's is above 0, by every yardstick that was asked
 
     @property
     def testable(self) -> bool:
@@ -112,18 +113,19 @@ def by_yardstick(
 
 def least_evidence(yardsticks: Sequence[Sums], sketch_variance: float) -> Projection:
     """By the yardstick that has the lesser evidence."""
-    return min((project(one, sketch_variance) for one in yardsticks), key=lambda one: one.log_evidence)
+    found = [project(one, sketch_variance) for one in yardsticks]
+    return replace(min(found, key=lambda one: one.log_evidence), speaks=all(one.speaks for one in found))
 
 
 def project(rollouts: Sums, sketch_variance: float) -> Projection:
     """Test one alternative by one yardstick on independent rollouts, at least one."""
     total = math.fsum(rollouts.squares)
     if total <= 0:
-        return Projection(0.0, 0.0, 0.0, np.zeros(len(rollouts.squares)))
+        return Projection(0.0, 0.0, 0.0, np.zeros(len(rollouts.squares)), False)
     log_e = log_evidences(rollouts, sketch_variance)
     distance = math.sqrt(total / math.fsum(rollouts.coordinates) / rollouts.variance)
     evidence = log_mean([log_mixture(log_e), sign_evidence(rollouts)])
-    return Projection(evidence, math.fsum(rollouts.inner) / total, distance, log_e)
+    return Projection(evidence, math.fsum(rollouts.inner) / total, distance, log_e, bool((log_e > 0).any()))
 
 
 def log_evidences(rollouts: Sums, sketch_variance: float) -> Floats:

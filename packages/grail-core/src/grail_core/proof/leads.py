@@ -9,9 +9,9 @@ test: its warp depends on what was written before. Logits come a few rows at a t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -37,32 +37,47 @@ Ids = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Choices:
-    """What the reference chose at n positions."""
+    """What the reference chose at n positions, of whichever rollouts."""
 
     seeds: npt.NDArray[np.uint64]  # [n], the rollout's sampling seed
     inputs: npt.NDArray[np.uint32]  # [n], index of the last input token
     tokens: Ids  # [n], a; −1 where nothing is inside
     scores: npt.NDArray[np.float64]  # [n], a's under the reference: logit / temperature + noise
+    lead: Floats  # [n], how far a leads the best other token under the reference, in logits, 0 … MOST_LEAD
     inside: npt.NDArray[np.uint8] | None  # [n, V/8], bits of the tokens that a and b are looked for among; None for all
 
-    def at(self, rows: slice) -> Choices:
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def at(self, rows: slice | npt.NDArray[np.intp]) -> Choices:
         inside = None if self.inside is None else self.inside[rows]
-        return Choices(self.seeds[rows], self.inputs[rows], self.tokens[rows], self.scores[rows], inside)
+        return Choices(self.seeds[rows], self.inputs[rows], self.tokens[rows], self.scores[rows], self.lead[rows], inside)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Choices]) -> Choices:
+        seeds, inputs, tokens, scores, lead = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("seeds", "inputs", "tokens", "scores", "lead")
+        )
+        bits = [part.inside for part in parts if part.inside is not None]
+        return cls(seeds, inputs, tokens, scores, lead, np.concatenate(bits) if bits else None)
 
 
-def choose(sampler: SeededSampler, logits: Floats, seed: int, inputs: npt.NDArray[np.uint32]) -> Choices:
-    """The reference's choices from its logits, float32 [n, V]."""
+def choose(sampler: SeededSampler, logits: Floats, seeds: npt.NDArray[np.uint64], inputs: npt.NDArray[np.uint32]) -> Choices:
+    """The reference's choices from its logits, float32 [n, V]; changed and put back. `seeds`, `inputs`: [n], as Choices has."""
     count, size = logits.shape
-    seeds = np.full(count, seed & (2**64 - 1), dtype=np.uint64)
     inside: npt.NDArray[np.uint8] | None = None
     if sampler.truncates:
         bits = np.zeros((count, size), dtype=np.bool_)
         for row, x in enumerate(logits):
             bits[row, sampler.well_inside(x)] = True
         inside = np.packbits(bits, axis=1)
-    nothing = Choices(seeds, inputs, np.full(count, -1, np.int64), np.zeros(count), inside)
-    tokens = _best(nothing, _masked(logits, inside), sampler.policy.temperature)
-    return Choices(seeds, inputs, tokens, _scores(nothing, logits, tokens, sampler.policy.temperature), inside)
+    temperature = sampler.policy.temperature
+    nothing = Choices(seeds, inputs, np.full(count, -1, np.int64), np.zeros(count), np.zeros(count, np.float32), inside)
+    tokens = _best(nothing, _masked(logits, inside), temperature)
+    chosen = replace(nothing, tokens=tokens, scores=_scores(nothing, logits, tokens, temperature))
+    with _without(logits, tokens):
+        seconds = _best(chosen, _masked(logits, inside), temperature)
+    return replace(chosen, lead=own_leads(chosen, seconds, logits[np.arange(count), np.maximum(seconds, 0)], temperature))
 
 
 def leads_of_weights(choices: Choices, logits: Floats, temperature: float) -> tuple[Ids, Floats]:
@@ -76,18 +91,21 @@ def leads_of_weights(choices: Choices, logits: Floats, temperature: float) -> tu
     return rivals, _lead(choices, logits, rivals, temperature, temperature)
 
 
-def leads_of_warps(choices: Choices, logits: Floats, policy: GenerationPolicy) -> dict[str, Leads]:
-    """Of every alternative in WARPED, from the reference's logits, float32 [n, V]; changed and put back."""
+def leads_of_warps(choices: Choices, logits: Floats, policy: GenerationPolicy, names: Collection[str]) -> dict[str, Leads]:
+    """Of those in WARPED that are named, from the reference's logits, float32 [n, V]; changed and put back."""
     found: dict[str, Leads] = {}
     rows = np.arange(len(logits))
     for name, factor in WARPED_TEMPERATURES.items():
+        if name not in names:
+            continue
         with _without(logits, choices.tokens):
             rivals = _best(choices, _masked(logits, choices.inside), policy.temperature * factor)
         other = _lead(choices, logits, rivals, policy.temperature * factor, policy.temperature)
         own = own_leads(choices, rivals, logits[rows, np.maximum(rivals, 0)], policy.temperature)
         found[name] = Leads(own, other, rivals.astype(np.int32))
-    borders = _nucleus_borders(logits, policy, list(WARPED_TOP_P.values()))
-    for name, border in zip(WARPED_TOP_P, borders, strict=True):
+    nuclei = [name for name in WARPED_TOP_P if name in names]
+    borders = _nucleus_borders(logits, policy, [WARPED_TOP_P[name] for name in nuclei]) if nuclei else []
+    for name, border in zip(nuclei, borders, strict=True):
         rivals, other = _within(choices, logits, border, policy.temperature)
         own = own_leads(choices, rivals, logits[rows, np.maximum(rivals, 0)], policy.temperature)
         found[name] = Leads(own, other, rivals.astype(np.int32))

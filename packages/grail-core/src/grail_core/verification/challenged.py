@@ -33,7 +33,7 @@ from grail_core.verification.window_file import Submission
 MAX_RESERVE_TAKEN: Final = MAX_ROLLOUTS_CHECKED // 4
 """Of more than a quarter of a sample that cannot be graded the window does not count: no more need to be replaced."""
 
-MOST_COMPARED_FIRST: Final = 16
+MOST_COMPARED_FIRST: Final = 12
 """Rollouts of a file that are compared with alternatives before it is known whether the others have to be: nearly everything
 that another model made is settled by them, and a float32 pass for each alternative is most of what a file costs."""
 

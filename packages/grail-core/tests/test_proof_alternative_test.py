@@ -15,9 +15,9 @@ from grail_core.proof.alternative_test import (
     CLIP,
     DEAD_ZONE,
     LEAST_DISTANCE,
+    Projection,
     Sums,
     by_yardstick,
-    least_evidence,
     log_evidences,
     own_drift,
     project,
@@ -52,6 +52,15 @@ def in_float32(column: list[npt.NDArray[np.float64]]) -> list[npt.NDArray[np.flo
     return [one.astype(np.float32) for one in column]
 
 
+NEAR = Sums(np.array([8.0]), np.array([8.0]), np.ones(1), 1.0)
+"""By the reference one rollout lies where A does."""
+
+
+def alone(rollouts: Sums) -> Projection:
+    """Tested where own rounding is nothing, so that both yardsticks are one."""
+    return project(rollouts, rollouts, VARIANCE)
+
+
 def joined(*parts: Sums) -> Sums:
     inner, squares, coordinates = (
         np.concatenate([getattr(one, name) for one in parts]) for name in ("inner", "squares", "coordinates")
@@ -77,7 +86,7 @@ def test_evidence_has_a_mean_of_at_most_one_at_the_edge_of_what_honest_noise_may
 def test_the_factor_of_the_sign_test_of_a_point_and_its_mirror_image_is_one_on_average(x: float, shift: float) -> None:
     """Whatever the scale and the tail: a symmetric noise is a mixture of such pairs, and a shift down only lowers it."""
     pair = [
-        math.exp(sign_evidence(Sums(np.array([0.25 * 8.0 + x * side - shift]), np.array([8.0]), np.ones(1), 1.0)))
+        math.exp(sign_evidence(Sums(np.array([0.25 * 8.0 + x * side - shift]), np.array([8.0]), np.ones(1), 1.0), NEAR))
         for side in (1, -1)
     ]
     assert sum(pair) / 2 <= 1 + 1e-9
@@ -88,7 +97,7 @@ def test_the_factor_of_the_sign_test_of_a_point_and_its_mirror_image_is_one_on_a
 def test_honest_files_reach_the_evidence_for_alpha_less_often_than_alpha() -> None:
     rng = np.random.default_rng(4)
     for way in (0.0, 0.25):
-        found = np.array([project(drawn(rng, 16, way, positions=10), VARIANCE).log_evidence for _ in range(800)])
+        found = np.array([alone(drawn(rng, 16, way, positions=10)).log_evidence for _ in range(800)])
         for alpha in (0.1, 0.01):
             assert np.mean(found >= math.log(1 / alpha)) <= alpha
 
@@ -100,25 +109,25 @@ def test_a_few_honest_rollouts_do_not_hide_the_others(honest: int) -> None:
     for _ in range(5):
         parts = [drawn(rng, n, way, positions=256) for n, way in ((64 - honest, 1.0), (honest, 0.0)) if n]
         mixed = joined(*parts)
-        assert project(mixed, VARIANCE).log_evidence > math.log(1 / ALPHA)
+        assert alone(mixed).log_evidence > math.log(1 / ALPHA)
         if honest >= 4:
-            assert sign_evidence(mixed) < math.log(1 / ALPHA)
+            assert sign_evidence(mixed, mixed) < math.log(1 / ALPHA)
 
 
 def test_a_sixteenth_of_the_rollouts_cheated_is_found_too() -> None:
     rng = np.random.default_rng(6)
     mixed = joined(drawn(rng, 4, 1.0, positions=256), drawn(rng, 60, 0.0, positions=256))
-    assert project(mixed, VARIANCE).log_evidence > math.log(1 / ALPHA)
+    assert alone(mixed).log_evidence > math.log(1 / ALPHA)
 
 
 def test_the_projection_says_how_far_the_way_to_the_alternative_is_and_how_far_apart_the_models_are() -> None:
     rng = np.random.default_rng(2)
     for way in (0.0, 0.5, 1.0):
-        found = project(drawn(rng, 200, way), VARIANCE)
+        found = alone(drawn(rng, 200, way))
         assert found.t == pytest.approx(way, abs=0.05)
         assert found.distance == pytest.approx(0.7, rel=0.03)
         assert len(found.rollouts) == 200
-    nothing = project(drawn(rng, 64, 0.0, distance=0.0), VARIANCE)
+    nothing = alone(drawn(rng, 64, 0.0, distance=0.0))
     assert (nothing.t, nothing.log_evidence, nothing.testable) == (0.0, 0.0, False)
 
 
@@ -126,16 +135,14 @@ def test_the_projection_says_how_far_the_way_to_the_alternative_is_and_how_far_a
 def test_an_honest_miner_who_leans_towards_a_tiny_step_is_never_tested_however_many_positions(rollouts: int) -> None:
     """Seen: half of the way to a checkpoint one step of 1e-6 apart, at a cosine of 0.02 between drift and Δ."""
     rng = np.random.default_rng(7)
-    leaning = project(drawn(rng, rollouts, 0.47, distance=0.04, positions=256), VARIANCE)
+    leaning = alone(drawn(rng, rollouts, 0.47, distance=0.04, positions=256))
     assert leaning.distance < LEAST_DISTANCE
     assert not leaning.testable
-    assert (
-        project(drawn(rng, rollouts, 0.03 / 0.13, distance=0.13, positions=256), VARIANCE).log_evidence < 3
-    )  # a cosine of 0.03
+    assert alone(drawn(rng, rollouts, 0.03 / 0.13, distance=0.13, positions=256)).log_evidence < 3  # a cosine of 0.03
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.75, 1.0])
-@pytest.mark.parametrize("cosine", [0.15, 0.4])
+@pytest.mark.parametrize("cosine", [-0.3, -0.15, 0.15, 0.3])
 def test_a_lean_that_a_miner_shares_with_the_validator_in_whatever_part_is_no_evidence(share: float, cosine: float) -> None:
     """Rounding lies along Δ throughout a file, by as much as twice what was ever met, and the nearest alternative is tested."""
     rng = np.random.default_rng(9)
@@ -146,25 +153,30 @@ def test_a_lean_that_a_miner_shares_with_the_validator_in_whatever_part_is_no_ev
     claimed = [share * lean * d + rng.normal(0, drift, d.shape) for d in deltas]
     errors = [c - o for c, o in zip(claimed, own, strict=True)]
     taken = by_yardstick(in_float32(errors), in_float32(own), in_float32(deltas), drift)
-    found = least_evidence(taken, VARIANCE)
+    found = project(*taken, VARIANCE)
     assert found.testable
     assert found.log_evidence < math.log(2)
-    assert found.log_evidence == min(project(one, VARIANCE).log_evidence for one in taken)
-    if share == 1:  # against the reference alone an honest miner would be convicted
-        assert project(taken[1], VARIANCE).log_evidence > math.log(1 / ALPHA)
+    if share == 1 and cosine > 0:  # against the reference alone an honest miner would be convicted
+        assert alone(taken[1]).log_evidence > math.log(1 / ALPHA)
+    if share == 0 and cosine < 0:  # against the own pass alone one of better arithmetic would
+        assert alone(taken[0]).log_evidence > math.log(1 / ALPHA)
 
 
-@pytest.mark.parametrize("lean", [-0.2, 0.0, 0.2])
-def test_who_ran_the_alternative_is_found_by_both_yardsticks(lean: float) -> None:
+@pytest.mark.parametrize("share", [0.0, 1.0])
+@pytest.mark.parametrize("lean", [-0.4, 0.0, 0.4])
+def test_who_ran_the_alternative_is_found_whichever_way_rounding_leans(lean: float, share: float) -> None:
+    """In the validator's arithmetic, or in a better one."""
     rng = np.random.default_rng(10)
     drift = 0.005
-    deltas = [rng.normal(0, 0.3 * drift, (128, 4)).astype(np.float32) for _ in range(64)]
-    own = [(lean * d + rng.normal(0, drift, d.shape)).astype(np.float32) for d in deltas]
-    claimed = [d + rng.normal(0, drift, d.shape) for d in deltas]
-    errors = [(c - o).astype(np.float32) for c, o in zip(claimed, own, strict=True)]
-    found = least_evidence(by_yardstick(errors, own, deltas, drift), VARIANCE)
-    assert found.log_evidence > math.log(1 / ALPHA)
-    assert found.t == pytest.approx(1 - max(lean, 0), abs=0.1)
+    deltas = [rng.normal(0, 0.3 * drift, (128, 4)) for _ in range(64)]
+    own = [lean * d + rng.normal(0, drift, d.shape) for d in deltas]
+    claimed = [(1 + share * lean) * d + share * rng.normal(0, drift, d.shape) for d in deltas]
+    errors = [c - o for c, o in zip(claimed, own, strict=True)]
+    found = project(*by_yardstick(in_float32(errors), in_float32(own), in_float32(deltas), drift), VARIANCE)
+    assert found.t == pytest.approx(1 + (share - 1) * lean, abs=0.1)
+    assert found.by_reference == pytest.approx(1 + share * lean, abs=0.1)
+    if share == 1 or lean <= 0:
+        assert found.log_evidence > math.log(1 / ALPHA)
 
 
 def test_one_wild_coordinate_does_no_more_than_four_standard_deviations_can() -> None:

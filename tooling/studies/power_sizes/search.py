@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from grail_core.proof.alternative_test import DEPENDENCE, Projection, Sums, by_yardstick, log_ratios, own_drift, project
+from grail_core.proof.alternative_test import DEPENDENCE, Sums, by_yardstick, counted, log_ratios, own_drift, project
 from grail_core.proof.calibration import STATISTICS, share_of_pooled
 from grail_core.proof.coarse_bounds import coarse_bounds
 from grail_core.proof.comparison import Comparison, NamedComparison
@@ -68,7 +68,7 @@ def distances(sample: Sequence[Comparison]) -> dict[str, float]:
     if not named:
         return {}
     drift = own_drift([one.drift for one in named])
-    return {name: project(_sums(named, name, drift)[0], 6.0).distance for name in named[0].deltas}
+    return {name: project(*_sums(named, name, drift), 6.0).distance for name in named[0].deltas}
 
 
 def _pooled(name: str, values: Floats, by: Bench) -> Rejects:
@@ -90,9 +90,9 @@ def _named(named: Sequence[NamedComparison], by: Bench) -> list[Detection]:
     of_file = noise_variance([one.noise for one in usable], [one.spread for one in usable])
     found = []
     for name in sorted(usable[0].deltas):
-        taken = _sums(usable, name, drift)
-        each = [project(one, by.proof.sketch_variance) for one in taken]
-        test = _by_both(taken, each) if each[0].testable else _never
+        own, reference = _sums(usable, name, drift)
+        of_name = project(own, reference, by.proof.sketch_variance)
+        test = _sketches(own, reference, of_name.rollouts) if of_name.testable else _never
         found.append(_searched(name, test, len(usable), positions, 1.0))
     for name in sorted(usable[0].leads) if of_file > 0 else ():
         evidence = token_evidence(
@@ -116,15 +116,12 @@ def _tokens(log_e: Floats) -> Rejects:
     return lambda drawn: np.asarray(mixtures(log_e[drawn]) >= needed)
 
 
-def _by_both(taken: Sequence[Sums], each: Sequence[Projection]) -> Rejects:
-    tests = [_sketches(one, projected.rollouts) for one, projected in zip(taken, each, strict=True)]
-    return lambda drawn: np.logical_and.reduce([rejects(drawn) for rejects in tests])
-
-
-def _sketches(taken: Sums, log_e: Floats) -> Rejects:
+def _sketches(taken: Sums, reference: Sums, log_e: Floats) -> Rejects:
     """As `alternative_test.project`; the sign test's values of a rollout are what it says of that rollout alone."""
     needed = math.log(1 / share_of_alternative())
-    signs = np.array([log_ratios(taken, dependence) for dependence in DEPENDENCE])  # [dependences, rollouts]
+    signs = counted(
+        np.array([log_ratios(taken, dependence) for dependence in DEPENDENCE]), reference
+    )  # [dependences, rollouts]
 
     def rejects(drawn: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
         sign = np.logaddexp.reduce(signs[:, drawn].sum(axis=2)) - math.log(len(signs))

@@ -4,7 +4,7 @@ z_current and z_A are computed in float32 (`alternatives`), so that Δ = z_A −
 validator's own pass in the numerics that it measures in gives z_own. With e the miner's z minus either yardstick, z_current or
 z_own, rollout r gives u = ⟨e, Δ⟩ and q = ⟨Δ, Δ⟩; u / q is about 0 for the current model and 1 for A. Every coordinate of e and
 Δ is clipped to ±4σ first, σ² being the mean square of z_own − z_current in the file: an odd map, which spoils no symmetry and
-bounds what one coordinate can do. By each yardstick two tests have half of the weight each:
+bounds what one coordinate can do. By a yardstick two tests have half of the weight each:
 
 * bounded: if along Δ honest noise is sub-Gaussian with variance at most v σ² q (v: the table's `sketch_variance`) and mean at
   most q/4, then ln e_r = (0.75 (u − q/4) − 0.28125 q) / (v σ²) has E[e_r] ≤ 1. That a file's noise is no larger is what
@@ -12,18 +12,19 @@ bounds what one coordinate can do. By each yardstick two tests have half of the 
 * sign: honest noise is as likely to point along Δ as against it, up to q/4 of the way. For x = u − q/4, symmetric about a point
   ≤ 0, E[exp(λx) / cosh(λx)] = E[1 + tanh(λx)] ≤ 1 for any λ > 0: whatever its scale and its tail. It takes 24 rollouts.
 
-What counts is the yardstick that has the lesser evidence, since rounding leans: that of one checkpoint has a mean, Δ has one,
-and a window has only four projections, so that all of a window's rounding can lie along Δ (a cosine of 0.15 was met). Let it
-lean by c in the validator's pass and by s c in the miner's. Held against z_current the miner leans by s c, against z_own by
-(s − 1) c. For work in the same numerics the second is nothing (the two are exchangeable: e is symmetric), for better arithmetic
-the first is small, and between them one of the two points away from A.
+Rounding leans: that of one checkpoint has a mean, Δ has one, and a window has only four projections, so that all of a window's
+rounding can lie along Δ (a cosine of 0.15 was met). Let it lean by c in the validator's pass and by s c in the miner's. Held
+against z_current the miner leans by s c, against z_own by (s − 1) c: in the same numerics the second is nothing, whatever c is,
+since the two are exchangeable. So the evidence is that against z_own; but a rollout whose claims by z_current are no nearer to
+A than to the current model counts for nothing. For better arithmetic than the validator's (s from 0 to 1) the two point
+opposite ways. What is left out can only lower a mean of at most 1.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -44,6 +45,9 @@ CLIP: Final = 4.0
 LEAST_DISTANCE: Final = 0.12
 """RMS Δ over σ below which nothing is testable, however many positions there are."""
 
+NEARER: Final = 0.5
+"""The share of the way to A from which on claims are nearer to it than to the current model."""
+
 DEPENDENCE: Final = (1.0, 3.0, 9.0)
 """Of the sign test: how many times the variance of independent coordinates a rollout's u may have. One W for each."""
 
@@ -55,14 +59,15 @@ Floats = npt.NDArray[np.float64]
 class Projection:
     """Outcome of one named alternative.
 
-    `log_evidence` is ln W: A is found where it reaches ln(1/α). `t` = Σu / Σq, 0 for the current model and 1 for A.
+    `log_evidence` is ln W: A is found where it reaches ln(1/α). `t` = Σu / Σq by the own pass, 0 for the current model and 1
+    for A; `by_reference`: by z_current.
     """
 
     log_evidence: float
     t: float
+    by_reference: float
     distance: float  # RMS Δ over σ: how different the two models are, in units of the own drift
     rollouts: Floats  # ln e_r of the bounded test
-    speaks: bool  # some rollout's is above 0, by every yardstick that was asked
 
     @property
     def testable(self) -> bool:
@@ -111,21 +116,20 @@ def by_yardstick(
     return sums(errors, deltas, drift), sums([e + n for e, n in zip(errors, drifts, strict=True)], deltas, drift)
 
 
-def least_evidence(yardsticks: Sequence[Sums], sketch_variance: float) -> Projection:
-    """By the yardstick that has the lesser evidence."""
-    found = [project(one, sketch_variance) for one in yardsticks]
-    return replace(min(found, key=lambda one: one.log_evidence), speaks=all(one.speaks for one in found))
-
-
-def project(rollouts: Sums, sketch_variance: float) -> Projection:
-    """Test one alternative by one yardstick on independent rollouts, at least one."""
-    total = math.fsum(rollouts.squares)
+def project(own: Sums, reference: Sums, sketch_variance: float) -> Projection:
+    """Test one alternative by both yardsticks on the same independent rollouts, at least one."""
+    total = math.fsum(own.squares)
     if total <= 0:
-        return Projection(0.0, 0.0, 0.0, np.zeros(len(rollouts.squares)), False)
-    log_e = log_evidences(rollouts, sketch_variance)
-    distance = math.sqrt(total / math.fsum(rollouts.coordinates) / rollouts.variance)
-    evidence = log_mean([log_mixture(log_e), sign_evidence(rollouts)])
-    return Projection(evidence, math.fsum(rollouts.inner) / total, distance, log_e, bool((log_e > 0).any()))
+        return Projection(0.0, 0.0, 0.0, 0.0, np.zeros(len(own.squares)))
+    log_e = counted(log_evidences(own, sketch_variance), reference)
+    distance = math.sqrt(total / math.fsum(own.coordinates) / own.variance)
+    evidence = log_mean([log_mixture(log_e), sign_evidence(own, reference)])
+    return Projection(evidence, math.fsum(own.inner) / total, math.fsum(reference.inner) / total, distance, log_e)
+
+
+def counted(evidence: Floats, reference: Sums) -> Floats:
+    """ln e_r of rollouts, [..., n], as they count: for nothing where the claims are no nearer to A by the reference."""
+    return np.where(reference.inner > NEARER * reference.squares, evidence, np.minimum(evidence, 0.0))
 
 
 def log_evidences(rollouts: Sums, sketch_variance: float) -> Floats:
@@ -136,9 +140,9 @@ def log_evidences(rollouts: Sums, sketch_variance: float) -> Floats:
     return log_e
 
 
-def sign_evidence(rollouts: Sums) -> float:
+def sign_evidence(own: Sums, reference: Sums) -> float:
     """ln W of the sign test, the mean over DEPENDENCE."""
-    return log_mean([math.fsum(log_ratios(rollouts, dependence)) for dependence in DEPENDENCE])
+    return log_mean([math.fsum(counted(log_ratios(own, dependence), reference)) for dependence in DEPENDENCE])
 
 
 def log_ratios(rollouts: Sums, dependence: float) -> Floats:

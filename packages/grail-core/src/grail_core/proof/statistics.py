@@ -23,8 +23,8 @@ from grail_core.proof.alternative_test import (
     WEIGHTS_ALTERNATIVES,
     Projection,
     by_yardstick,
-    least_evidence,
     own_drift,
+    project,
 )
 from grail_core.proof.calibration import STATISTICS, Coverage, PairCalibration, Shape, share_of_pooled
 from grail_core.proof.coarse_bounds import coarse_bounds
@@ -137,7 +137,8 @@ def alternative_statistics(
     for name, one in found.sketches.items():
         detail = (
             f"log-evidence that {name} was run, from sketches of {len(one.rollouts)} rollouts; on the way from the current "
-            f"model (0) to it (1): {one.t:.3g}; they differ by {one.distance:.3g} of the own drift"
+            f"model (0) to it (1): {one.t:.3g} from the own pass, {one.by_reference:.3g} from the reference; they differ by "
+            f"{one.distance:.3g} of the own drift"
         )
         enforced = proofs and one.testable and name in WEIGHTS_ALTERNATIVES
         statistics.append(_found("proof", name, one.log_evidence, threshold, enforced, detail, found.undecided))
@@ -173,7 +174,7 @@ def left_open(
 ) -> AskedAlternatives:
     """Which alternatives are measured on the file's other rollouts too, and by what, given those measured first.
 
-    By sketches one for which any of these rollouts speaks, by either yardstick; by tokens one for which all do together.
+    By sketches one for which any of these rollouts speaks; by tokens one for which all do together.
     Nothing where nothing is enforced, or an enforced test has found something already. Stopping costs no α: evidence of a
     bettor who leaves early is evidence.
     """
@@ -188,7 +189,7 @@ def left_open(
     if found.undecided or any(value >= needed for value in logs):
         return AskedAlternatives()
     return AskedAlternatives(
-        frozenset(name for name, one in weights.items() if one.speaks),
+        frozenset(name for name, one in weights.items() if bool((one.rollouts > 0).any())),
         frozenset(name for name, one in tokens.items() if one.log_evidence > UNSETTLED_EVIDENCE),
     )
 
@@ -214,13 +215,13 @@ class AlternativeTests:
         for name in sorted({name for one in usable for name in one.deltas}):
             of_name = [one for one in usable if name in one.deltas and bool(np.isfinite(one.deltas[name]).all())]
             if of_name:
-                of_weights = by_yardstick(
+                own, reference = by_yardstick(
                     [one.errors for one in of_name],
                     [one.drift for one in of_name],
                     [one.deltas[name] for one in of_name],
                     drift,
                 )
-                sketches[name] = least_evidence(of_weights, SKETCH_VARIANCE if pair is None else pair.sketch_variance)
+                sketches[name] = project(own, reference, SKETCH_VARIANCE if pair is None else pair.sketch_variance)
         of_file = noise_variance([one.noise for one in usable], [one.spread for one in usable])
         tokens = {}
         for name in sorted({name for one in usable for name in one.leads}) if of_file > 0 else ():

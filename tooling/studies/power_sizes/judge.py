@@ -21,7 +21,7 @@ from grail_core.proof.numerics import class_name
 from grail_core.proof.sketches import parse_sketches
 from grail_core.proof.statistics import alternative_statistics, left_open, own_statistics, sketch_ratio_passes
 from grail_core.proof.work import ComparedRollout
-from grail_core.protocol.constants import CHECK_ALL_BELOW
+from grail_core.protocol.constants import CHECK_ALL_BELOW, ROLLOUTS_PER_PROBLEM
 from grail_core.verification.challenged import MOST_COMPARED_FIRST
 from tooling.studies.power_sizes.study import Run
 
@@ -153,10 +153,11 @@ def window_power(sample: Sequence[Comparison], by: Bench, honest: Sequence[Compa
 
 
 def false_rejects(sample: Sequence[Comparison], by: Bench) -> tuple[int, int, dict[str, int]]:
-    """Windows of 64 consecutive honest rollouts: how many there are, how many are rejected, and by which statistics."""
+    """Windows of 64 consecutive honest rollouts, the last one of what is left if that is a group: how many there are, how many
+    are rejected, and by which statistics."""
     windows = rejected = 0
     names: dict[str, int] = {}
-    for start in range(0, len(sample) - CHECK_ALL_BELOW + 1, CHECK_ALL_BELOW):
+    for start in range(0, len(sample) - ROLLOUTS_PER_PROBLEM + 1, CHECK_ALL_BELOW):
         windows += 1
         against = rejecting(sample[start : start + CHECK_ALL_BELOW], by)
         rejected += bool(against)

@@ -33,7 +33,7 @@ MIXED: Final = (
 )
 """Deviations that are judged once more with a sixteenth of the file's rollouts run honestly."""
 
-_VERSION: Final = 1
+_VERSION: Final = 2  # of everything that judging does
 
 
 def judged(study: SizeStudy, table: CalibrationTable, store: Artefacts, say: Callable[[str], None]) -> dict[str, Any]:

@@ -16,7 +16,17 @@ import numpy as np
 
 from grail_core.child_process.frames import FrameError, Payload, Taker
 from grail_core.proof.sketches import Sketches
-from grail_core.proof.work import OWN, REFERENCE, YARDSTICKS, AskedAlternatives, ComparedRollout, Leads, ProofRow, within
+from grail_core.proof.work import (
+    MOST_LEAD,
+    OWN,
+    REFERENCE,
+    YARDSTICKS,
+    AskedAlternatives,
+    ComparedRollout,
+    Leads,
+    ProofRow,
+    within,
+)
 from grail_core.protocol.constants import SKETCH_DIMENSIONS
 
 
@@ -90,7 +100,7 @@ def _compared(take: Taker, row: ProofRow, names: AlternativeNames, vocabulary_si
     count = len(row.positions)
     known = _is_there(take)
     noise, spread = (take.array((count,), np.float32) for _ in range(2))
-    if not within(noise, 0, np.inf) or not within(spread, 0, 1):
+    if not within(noise, 0, float(np.finfo(np.float32).max)) or not within(spread, 0, 1):
         raise FrameError("answered with noise that there is not")
     yardsticks = {name: _sketches(take, count, used=known) for name in _YARDSTICKS}
     z, leads = yardsticks if known else {}, {}
@@ -133,6 +143,7 @@ def _leads_bytes(leads: Leads) -> Payload:
 def _leads(take: Taker, count: int, vocabulary_size: int, *, used: bool) -> Leads:
     own, other = (take.array((count,), np.float32) for _ in range(2))
     rival = take.array((count,), np.int32)
-    if used and not (np.isfinite(own).all() and np.isfinite(other).all() and within(rival, -1, vocabulary_size - 1)):
+    possible = within(own, 0, MOST_LEAD) and within(other, -MOST_LEAD, MOST_LEAD) and within(rival, -1, vocabulary_size - 1)
+    if used and not possible:
         raise FrameError("answered with leads that are none")
     return Leads(own, other, rival)

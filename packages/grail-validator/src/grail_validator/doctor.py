@@ -21,8 +21,10 @@ from grail_core.errors import ProtocolViolationError
 from grail_core.model.described import ModelDescription
 from grail_core.participant.deployment import network_parameters, open_chain, open_reader
 from grail_core.participant.settings import Settings
+from grail_core.proof.alternative_test import WEIGHTS_ALTERNATIVES
 from grail_core.proof.calibration import Coverage, Shape, share_of_pooled
 from grail_core.proof.coverage import PairCoverage, coverage_of
+from grail_core.proof.token_test import SAMPLING_ALTERNATIVES
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.windows import window_of
@@ -56,6 +58,8 @@ class Standing:
             "shape": {"layers": self.shape.layers, "hidden_size": self.shape.hidden_size},
             "calibration": {"version": self.pinned.table.version, "digest": self.pinned.digest.hex()},
             "uncalibrated": self.params.uncalibrated,
+            "float32_permille": self.params.float32_permille,
+            "alternatives": [*WEIGHTS_ALTERNATIVES, *SAMPLING_ALTERNATIVES],
             "classes": [
                 {
                     "use": one.use,
@@ -70,12 +74,18 @@ class Standing:
 
 
 def thresholds(one: PairCoverage, shape: Shape) -> dict[str, float]:
-    """Of every statistic that the table enforces of this pair, for a sample of 64 rollouts; none where it enforces nothing."""
+    """Of every statistic that the table enforces of this use of the pair, for a sample of 64 rollouts; none where it enforces
+    nothing, and none of a statistic that cannot reach it."""
     if one.pair is None or one.coverage is Coverage.NONE:
         return {}
     share = share_of_pooled()
     wider = 1.0 if one.coverage is Coverage.EXTENDED else 0.0
-    return {name: null.threshold(LIMIT_ROLLOUTS, share) + wider * null.dead_zone for name, null in one.pair.nulls.items()}
+    found = {}
+    for name, null in one.pair.nulls.items():
+        threshold = null.threshold(LIMIT_ROLLOUTS, share) + wider * null.dead_zone
+        if (name == "twin_margin") == (one.use == "generation") and threshold < null.high:
+            found[name] = threshold
+    return found
 
 
 def standing(settings: Settings) -> Standing:
@@ -134,6 +144,14 @@ def _print(found: Standing) -> None:
     _print_classes(console, found)
     for coverage in dict.fromkeys(one.coverage for one in found.classes):
         console.say(f"{coverage.value}: {WORDS[coverage]}")
+    console.say(
+        f"held against float32, alternatives included, where its coin falls: {found.params.float32_permille / 10:g} % of the "
+        "drawn files of a miner who is always drawn, more of others; the coarse bounds alone judge the rest"
+    )
+    console.say(
+        f"named alternatives ({', '.join((*WEIGHTS_ALTERNATIVES, *SAMPLING_ALTERNATIVES))}) are enforced wherever both "
+        "uses are covered and the file's sketch_ratio passes; at fewer than 64 rollouts thresholds are wider"
+    )
     console.say(f"what no table covers is {found.params.uncalibrated} on this network; the coarse bounds are always enforced")
 
 

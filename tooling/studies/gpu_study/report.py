@@ -54,6 +54,7 @@ def _flat(figures: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, fl
 
 
 def _drift(items: Mapping[str, Any]) -> Iterator[str]:
+    yield "   " + ", ".join(f"{short}: {test}" for short, test in zip(_COLUMNS, _TESTS, strict=True)) + "; per rollout"
     yield _row("", ["own drift", "claimed", "noise", *(f"{one} mean/largest" for one in _COLUMNS)])
     for name, figures in _done(items):
         for key, one in figures.items():
@@ -95,6 +96,7 @@ def _starred(said: Mapping[str, Any], form: str) -> str:
 
 
 def _bit_equal(items: Mapping[str, Any]) -> Iterator[str]:
+    yield "   rejected: rollouts whose bits are not the validator's; other numerics are, in honest work too"
     yield _row("", ["b mean", "sd", "least", "largest", "rejected", "of"])
     for name, one in _done(items):
         if "b" not in one:

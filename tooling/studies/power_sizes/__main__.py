@@ -5,7 +5,8 @@
     python -m tooling.studies.power_sizes        the table for a person; writes docs/power.json, the tables of docs/proof.md
                                                  and the shipped calibration table
     python -m tooling.studies.power_sizes --model FOLDER
-                                                 any local Transformers folder, judged by the table that ships
+                                                 any local Transformers folder (config.json, tokenizer.json, *.safetensors)
+                                                 by the table that ships; writes nothing but its cache
 
 Models, texts and measurements are kept in the project's cache folder (GRAIL_CACHE_DIR) under the digest of their recipes: about
 an hour of two cores the first time, minutes of judging then. The text is GSM8K from GRAIL_DATA_DIR, or the language reference
@@ -19,6 +20,7 @@ import json
 import platform
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +31,7 @@ from grail_core.proof.calibration import CALIBRATION_FILE, CalibrationTable, shi
 from grail_core.protocol.constants import FALSE_REJECT_RATE
 from tooling import REPOSITORY
 from tooling.studies.power_sizes import report, results
-from tooling.studies.power_sizes.folder import FolderStudy
+from tooling.studies.power_sizes.folder import FOLDER_FILES, FolderStudy
 from tooling.studies.power_sizes.judge import Bench, comparisons, false_rejects
 from tooling.studies.power_sizes.sizes import SIZES
 from tooling.studies.power_sizes.study import KINDS, SizeStudy
@@ -54,13 +56,23 @@ def measure(*, sizes: bool = False) -> dict[str, float | str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the study and print it."""
-    parser = argparse.ArgumentParser(prog="python -m tooling.studies.power_sizes", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tooling.studies.power_sizes",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--model", type=Path, help="a local Transformers folder in place of the study's own models")
-    parser.add_argument("--groups", type=int, default=_FOLDER_GROUPS, help="of 16 rollouts each, with --model")
-    parser.add_argument("--limit", type=int, default=_FOLDER_LIMIT, help="completion tokens of a rollout, with --model")
+    parser.add_argument("--groups", type=int, default=_FOLDER_GROUPS, help="of 16 rollouts each, with --model (%(default)s)")
+    parser.add_argument(
+        "--limit", type=int, default=_FOLDER_LIMIT, help="completion tokens of a rollout, with --model (%(default)s)"
+    )
     parser.add_argument("--json", action="store_true", dest="as_json")
     options = parser.parse_args(arguments)
+    if options.groups < 1 or options.limit < 1:
+        parser.error("--groups and --limit are 1 at least")
     if options.model is not None:
+        if lacking := [name for name in FOLDER_FILES if not any(options.model.glob(name))]:
+            parser.error(f"{options.model} is no Transformers folder: it has no {' and no '.join(lacking)}")
         found = _alone(FolderStudy(options.model, options.groups, options.limit, *_material(), _say))
     else:
         found = _every_size()
@@ -123,14 +135,18 @@ def conditions_of(study: SizeStudy) -> list[Condition]:
 
 
 def _by_table_without(study: SizeStudy, conditions: Sequence[Condition]) -> dict[str, Any]:
-    """The same honest windows by a table that has not seen this size."""
-    table, shape = fit(conditions, without=study.size.name), results.shape_of(study)
+    """The same honest windows by nulls that have not seen this shape, enforced as if they were of as much as all."""
+    shape, whole = results.shape_of(study), fit(conditions)
+    if all(one.shape != shape for one in conditions):
+        return {"windows": 0, "rejected": 0}  # no table has seen it
+    others = fit(conditions, without=shape)
+    pairs = {names: replace(pair, nulls=others.pairs[names].nulls) for names, pair in whole.pairs.items()}
+    table = replace(whole, pairs=pairs)
     windows = rejected = 0
     for run in study.held_out():
         some, bad, _ = false_rejects(comparisons(run), Bench.of(table, run, shape))
         windows, rejected = windows + some, rejected + bad
-    coverage = next(iter(table.pairs.values())).coverage(shape)
-    return {"windows": windows, "rejected": rejected, "coverage": coverage.value}
+    return {"windows": windows, "rejected": rejected}
 
 
 if __name__ == "__main__":

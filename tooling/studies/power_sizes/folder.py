@@ -24,6 +24,9 @@ from tooling.studies.power_sizes.study import COPIES, SizeStudy
 from tooling.testing.models.artefacts import Artefacts
 from tooling.testing.models.corpus import Corpus
 
+FOLDER_FILES: Final = ("config.json", "tokenizer.json", "*.safetensors")
+"""What a folder has to hold."""
+
 _NEEDS_ANOTHER_MODEL: Final = ("A3", "A5", "smaller", "patch")
 _RECORD: Final = ("A2", "A6", "A7", "A9", "B2", "B4", "B5", "B7", "B8", "greedy", "penalty", "eager", "low-rank")
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from grail_core.proof.calibration import CalibrationTable, Shape
+from grail_core.proof.calibration import CalibrationTable, Coverage, Shape
 from grail_core.proof.comparison import Comparison
 from grail_core.proof.pooled import Paired, unit_values
 from tooling.adversaries.deviations.deviation import Deviation
@@ -33,7 +33,7 @@ MIXED: Final = (
 )
 """Deviations that are judged once more with a sixteenth of the file's rollouts run honestly."""
 
-_VERSION: Final = 2  # of everything that judging does
+_VERSION: Final = 3  # of everything that judging does
 
 
 def judged(study: SizeStudy, table: CalibrationTable, store: Artefacts, say: Callable[[str], None]) -> dict[str, Any]:
@@ -69,10 +69,17 @@ def _judged(study: SizeStudy, table: CalibrationTable, say: Callable[[str], None
         "name": study.size.name,
         "shape": {"layers": shape.layers, "hidden_size": shape.hidden_size},
         "model": study.told_of_model(),
+        "coverage": table_coverage(study, table),
         "distances": search.distances(beside),
         "honest": _all_honest(honest),
         "deviations": deviations,
     }
+
+
+def table_coverage(study: SizeStudy, table: CalibrationTable) -> str:
+    """What the table enforces of this shape, in its worst pair."""
+    order = [Coverage.NONE, Coverage.EXTENDED, Coverage.FULL]
+    return min((pair.coverage(shape_of(study)) for pair in table.pairs.values()), key=order.index).value
 
 
 def shape_of(study: SizeStudy) -> Shape:
@@ -90,7 +97,7 @@ def _honest(run: Run, table: CalibrationTable, shape: Shape) -> dict[str, Any]:
         "numerics": run.name,
         "rollouts": len(sample),
         "windows": windows,
-        "compared_windows": len(run.compared) // 64,
+        "compared": len(run.compared),
         "rejected": rejected,
         "by": names,
         "own_drift": paired.own_drift,
@@ -104,6 +111,7 @@ def _all_honest(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "rollouts": sum(one["rollouts"] for one in found),
         "windows": windows,
+        "compared": sum(one["compared"] for one in found),
         "rejected": rejected,
         "upper_bound_per_window_95": upper_bound(rejected, windows) if windows else 1.0,
         "numerics": list(found),

@@ -61,9 +61,9 @@ def condition_of(size: str, shape: Shape, checkpoint: str, run: Run, measured: s
     )
 
 
-def fit(conditions: Sequence[Condition], *, without: str = "") -> CalibrationTable:
-    """All four pairs. `without`: a size that is left out, so that it can be judged by what the others say of it."""
-    taken = [one for one in conditions if one.size != without]
+def fit(conditions: Sequence[Condition], *, without: Shape | None = None) -> CalibrationTable:
+    """All four pairs. `without`: a shape that is left out, so that it can be judged by what the others say of it."""
+    taken = [one for one in conditions if one.shape != without]
     pairs = [_pair(taken, miner, measured) for miner in KINDS for measured in KINDS]
     place = f"{platform.machine()} CPU, one thread, torch {torch.__version__}, transformers {transformers.__version__}"
     return CalibrationTable(VERSION, place, {(pair.miner, pair.validator): pair for pair in pairs})

@@ -17,7 +17,7 @@ from grail_core.proof.comparison import Comparison, ReferenceComparison, Statist
 from grail_core.proof.null import Null
 from grail_core.proof.numerics import DEFAULT_CLASS
 from grail_core.proof.pooled import UNIT, Paired, unit_values
-from grail_core.proof.statistics import bit_equal, evaluate, own_statistics, sketch_ratio_passes
+from grail_core.proof.statistics import SHARE, bit_equal, evaluate, own_statistics, sketch_ratio_passes
 from grail_core.proof.work import ReferenceMeasurement
 from grail_core.protocol.constants import SKETCH_SCALE
 
@@ -111,6 +111,23 @@ def test_the_values_are_those_of_their_formulas() -> None:
             float(np.minimum(np.abs(v, dtype=np.float64) / scale, 1).sum()) for v in (r.logprob_errors, r.logprob_drift)
         )
         assert values("twin_logprob", sample)[at] == pytest.approx(np.clip(lost - own, 0, 1.5), abs=1e-6)
+
+
+def test_a_few_rollouts_of_anything_are_hidden_by_the_mean_and_counted() -> None:
+    """A mean over values that are clipped lets a fifth of a file be as far off as the coarse bounds allow."""
+    rng = np.random.default_rng(7)
+    pair = shipped_pair()
+    most = pair.nulls["sketch_ratio"].most_extreme(64, 1e-6 / 34)
+    assert 2 <= most <= 8
+    for wild in (most, most + 1, 14):
+        sample = file_of(11, (32,) * (64 - wild)) + [drawn(rng, 64 + n, 32, Drawing(claims=6.0)) for n in range(wild)]
+        found = {one.name: one for one in own_statistics(sample, pair)}
+        assert not found["sketch_ratio"].rejects
+        assert found["sketch_ratio_share"].value == pytest.approx(wild / 64)
+        assert found["sketch_ratio_share"].rejects == (wild > most)
+        assert not found["coarse_error"].rejects
+    without = {one.name: one for one in own_statistics(sample, None)}["sketch_ratio_share"]
+    assert (without.enforced, without.threshold) == (False, None)
 
 
 @pytest.mark.parametrize("drift", [0.0005, 0.005, 0.04])
@@ -267,7 +284,7 @@ def test_a_validator_that_drifts_by_nothing_or_too_much_decides_nothing(drift: f
     for one in pooled(found).values():
         assert (one.undecided, one.rejects) == (True, False)
         assert "undecided: the validator's own drift" in one.detail
-    assert all(not one.undecided for one in found if one.name not in STATISTICS)
+    assert all(not one.undecided for one in found if one.name not in (*STATISTICS, SHARE))
 
 
 def test_nothing_is_decided_where_no_reference_says_anything_and_nothing_is_said_where_there_is_none() -> None:

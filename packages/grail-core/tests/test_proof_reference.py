@@ -266,7 +266,7 @@ def test_tokens_are_looked_at_only_where_an_alternative_can_turn_the_draw(
     rows = [replace(ROWS[0], sampling_seed=seed) for seed in range(40)]
     asked = AskedAlternatives(tokens=frozenset(everything))
     found = InThisProcess(model, Alternatives(model, everything)).compare(rows, SIGNS, POLICY, asked=asked)
-    monkeypatch.setattr(compared, "REACH", 1e9)
+    monkeypatch.setattr(compared._Comparing, "_reach", lambda self, model, states, mine: np.full(len(states), np.inf))
     whole = InThisProcess(model, Alternatives(model, everything)).compare(rows, SIGNS, POLICY, asked=asked)
     for name in everything:
         one, other = (

@@ -23,11 +23,14 @@ from grail_core.proof.reference import Reference
 from grail_core.proof.sketches import parse_sketches, projections
 from grail_core.proof.statistics import (
     ALTERNATIVE_TESTS,
+    OTHER_TESTS,
+    SHARE,
+    AlternativeTests,
     alternative_statistics,
     evaluate,
     left_open,
     own_statistics,
-    share_of_alternative,
+    share_of_other,
     sketch_ratio_passes,
     token_statistic,
 )
@@ -113,7 +116,7 @@ def test_honest_work_is_accepted_with_room_to_spare(current: PolicyModel, honest
     statistics = judge(current, honest)
     assert rejecting(statistics) == set()
     assert [s.name for s in statistics] == [
-        *("coarse_error", "coarse_error_share", "sketch_ratio", "energy"),
+        *("coarse_error", "coarse_error_share", "sketch_ratio", "sketch_ratio_share", "energy"),
         *("coarse_logprob", "logprob_ratio", "twin_logprob", "logprob", "logprob_tail"),
         *("coarse_margin", "coarse_margin_share", "twin_margin", "margin"),
     ]
@@ -243,14 +246,15 @@ def elsewhere(current: PolicyModel, prompts: list[tuple[int, ...]], others: Alte
     return compared(current, mine(eagerly(current), POLICY, END, prompts[:4], SIGNS), others)
 
 
-def test_half_of_the_error_rate_is_split_over_sixteen_tests_whatever_was_measured(elsewhere: list[Comparison]) -> None:
+def test_half_of_the_error_rate_is_split_over_seventeen_tests_whatever_was_measured(elsewhere: list[Comparison]) -> None:
     assert ALTERNATIVE_TESTS == 16
+    assert OTHER_TESTS == 17
     found = by_name(evaluate(elsewhere, shipped_pair()))
     few = [replace(one, leads={"int8": one.leads["int8"]}, deltas={}) for one in named_in(elsewhere)]
     (alone,) = alternative_statistics(few, shipped_pair(), sketch_ratio_passes=True)
     assert alone == found[token_statistic("int8")]
-    assert alone.threshold == pytest.approx(math.log(2 * 16 / 1e-6), rel=1e-5)
-    assert share_of_alternative(1e-6) == 1e-6 / 32
+    assert alone.threshold == pytest.approx(math.log(2 * 17 / 1e-6), rel=1e-5)
+    assert share_of_other(1e-6) == 1e-6 / 34
 
 
 def test_honest_work_in_other_numerics_is_not_taken_for_an_alternative(elsewhere: list[Comparison]) -> None:
@@ -343,6 +347,12 @@ def test_the_other_rollouts_are_measured_where_the_first_speak(
     speaking = [replace(quiet[0], errors=quiet[0].errors + quiet[0].deltas["int8"]), *quiet[1:]]
     assert left_open(speaking, pair) == AskedAlternatives(frozenset({"int8"}))
     assert not left_open(speaking, None)
+    # None of them does, and all together: a little beyond the dead zone, which only the other half of the test sees.
+    near = [replace(one, deltas={"int8": np.float32(0.4) * one.deltas["int8"]}) for one in quiet]
+    leaning = [replace(one, errors=np.float32(0.6) * one.deltas["int8"]) for one in near]
+    found = AlternativeTests.of(leaning, pair, None).sketches["int8"]
+    assert (found.rollouts > 0).sum() == 0
+    assert left_open(leaning, pair) == AskedAlternatives(frozenset({"int8"}))
     assert not left_open(speaking, pair, shape=Shape(900, 64))
     # All of them do: it is found already.
     assert not left_open([replace(one, errors=one.errors + one.deltas["int8"]) for one in quiet], pair)
@@ -389,7 +399,7 @@ def test_without_calibration_only_the_coarse_bounds_are_enforced(current: Policy
     ):
         assert {s.name for s in uncovered if s.enforced} == COARSE
         assert all(s.threshold is not None for s in uncovered if s.name not in ABSOLUTE)  # still reported
-    assert {s.name for s in evaluate(sample, pair) if s.enforced} == COARSE | set(STATISTICS)
+    assert {s.name for s in evaluate(sample, pair) if s.enforced} == COARSE | {*STATISTICS, SHARE}
     assert evaluate([], pair) == []
 
 

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +248,26 @@ def test_a_pair_is_enforced_up_to_its_largest_shape_and_with_doubled_dead_zones_
     null = pair.nulls["sketch_ratio"]
     wider = pair.threshold("sketch_ratio", 64, 1e-7, Shape(13, 64)) - pair.threshold("sketch_ratio", 64, 1e-7, Shape(12, 64))
     assert wider == pytest.approx(null.dead_zone)
+
+
+@pytest.mark.parametrize("units", [1, 8, 64, 300])
+def test_more_extreme_units_than_a_null_allows_are_as_rare_as_it_says(units: int) -> None:
+    """Against the binomial sum in exact fractions, at the rate that the null's own K gives by Chernoff's bound."""
+    null = Null.fit([np.concatenate([np.full(990, 0.1), np.full(10, 1.0)])], *BOUNDS["sketch_ratio"])
+    alpha = 1e-6 / 34
+    most = null.most_extreme(units, alpha)
+    way = 1 - null.dead_zone
+    rate = Fraction(min(math.exp(k - at * way) for at, k in zip(null.grid, null.cumulants, strict=True)))
+    assert 0.01 < rate < 0.03  # one in a hundred, and what was not seen
+
+    def beyond(count: int) -> Fraction:
+        terms = (math.comb(units, k) * rate**k * (1 - rate) ** (units - k) for k in range(count + 1, units + 1))
+        return sum(terms, Fraction(0))
+
+    assert beyond(most) <= alpha
+    assert most == 0 or beyond(most - 1) > alpha
+    assert null.most_extreme(units, alpha, dead_zones=2.0) >= most
+    assert null.most_extreme(units, 1.0) == 0
 
 
 def test_thresholds_are_told_by_statistic_and_sample_size() -> None:

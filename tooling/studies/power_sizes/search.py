@@ -20,7 +20,7 @@ from grail_core.proof.coarse_bounds import coarse_bounds
 from grail_core.proof.comparison import Comparison, NamedComparison
 from grail_core.proof.mixture import STAKES
 from grail_core.proof.pooled import Paired, unit_values
-from grail_core.proof.statistics import share_of_alternative, token_statistic
+from grail_core.proof.statistics import share_of_other, token_statistic
 from grail_core.proof.token_test import noise_variance, token_evidence
 from grail_core.protocol.constants import CHECK_ALL_BELOW, ROLLOUTS_PER_PROBLEM
 from tooling.studies.power_sizes.judge import Bench
@@ -112,13 +112,13 @@ def _sums(named: Sequence[NamedComparison], name: str, drift: float) -> tuple[Su
 
 
 def _tokens(log_e: Floats) -> Rejects:
-    needed = math.log(1 / share_of_alternative())
+    needed = math.log(1 / share_of_other())
     return lambda drawn: np.asarray(mixtures(log_e[drawn]) >= needed)
 
 
 def _sketches(taken: Sums, reference: Sums, log_e: Floats) -> Rejects:
     """As `alternative_test.project`; the sign test's values of a rollout are what it says of that rollout alone."""
-    needed = math.log(1 / share_of_alternative())
+    needed = math.log(1 / share_of_other())
     signs = counted(
         np.array([log_ratios(taken, dependence) for dependence in DEPENDENCE]), reference
     )  # [dependences, rollouts]

@@ -10,14 +10,14 @@ bounds what one coordinate can do. By a yardstick two tests have half of the wei
   most q/4, then ln e_r = (0.75 (u − q/4) − 0.28125 q) / (v σ²) has E[e_r] ≤ 1. That a file's noise is no larger is what
   `sketch_ratio` tests. A few rollouts tell, also beside honest ones (`mixture`).
 * sign: honest noise is as likely to point along Δ as against it, up to q/4 of the way. For x = u − q/4, symmetric about a point
-  ≤ 0, E[exp(λx) / cosh(λx)] = E[1 + tanh(λx)] ≤ 1 for any λ > 0: whatever its scale and its tail. It takes 24 rollouts.
+  ≤ 0, E[exp(λx) / cosh(λx)] = E[1 + tanh(λx)] ≤ 1 for any λ > 0: whatever its scale and its tail. It takes 26 rollouts.
 
 Rounding leans: that of one checkpoint has a mean, Δ has one, and a window has only four projections, so that all of a window's
-rounding can lie along Δ (a cosine of 0.15 was met). Let it lean by c in the validator's pass and by s c in the miner's. Held
+rounding can lie along Δ (a cosine of 0.13 was met). Let it lean by c in the validator's pass and by s c in the miner's. Held
 against z_current the miner leans by s c, against z_own by (s − 1) c: in the same numerics the second is nothing, whatever c is,
 since the two are exchangeable. So the evidence is that against z_own; but a rollout whose claims by z_current are no nearer to
-A than to the current model counts for nothing. For better arithmetic than the validator's (s from 0 to 1) the two point
-opposite ways. What is left out can only lower a mean of at most 1.
+A than to the current model adds nothing. For better arithmetic than the validator's (s from 0 to 1) the two point opposite
+ways. What is left out can only lower a mean of at most 1.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def project(own: Sums, reference: Sums, sketch_variance: float) -> Projection:
 
 
 def counted(evidence: Floats, reference: Sums) -> Floats:
-    """ln e_r of rollouts, [..., n], as they count: for nothing where the claims are no nearer to A by the reference."""
+    """ln e_r of rollouts, [..., n], as they count: with at most 0 where by the reference the claims are no nearer to A."""
     return np.where(reference.inner > NEARER * reference.squares, evidence, np.minimum(evidence, 0.0))
 
 

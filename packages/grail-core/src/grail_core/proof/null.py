@@ -47,6 +47,24 @@ class Null:
         bound = min((k + charge) / at for at, k in zip(self.grid, self.cumulants, strict=True))
         return min(self.low + bound, self.high) + dead_zones * self.dead_zone
 
+    def most_extreme(self, units: int, alpha: float, *, dead_zones: float = 1.0) -> int:
+        """How many of so many independent units honest work has at the upper clip, or fewer, but with probability `alpha`.
+
+        One lies there with probability at most min_λ exp(K(λ) − λ (high − low)), again by Chernoff's bound, with the dead zone
+        off the way; how many do is binomial.
+        """
+        way = self.high - self.low - dead_zones * self.dead_zone
+        share = math.exp(min(0.0, *(k - at * way for at, k in zip(self.grid, self.cumulants, strict=True))))
+        if share >= 1:
+            return units
+        above = 0.0
+        for count in range(units, 0, -1):
+            ways = math.lgamma(units + 1) - math.lgamma(count + 1) - math.lgamma(units - count + 1)
+            above += math.exp(ways + count * math.log(share) + (units - count) * math.log1p(-share))
+            if above > alpha:
+                return count
+        return 0
+
     @classmethod
     def fit(cls, values: Sequence[npt.NDArray[np.float64]], low: float, high: float, *, rollouts: int | None = None) -> Null:
         """From one array of values per calibration condition (checkpoint and way of measuring).

@@ -26,7 +26,7 @@ from grail_core.proof.alternative_test import (
     own_drift,
     project,
 )
-from grail_core.proof.calibration import STATISTICS, Coverage, PairCalibration, Shape, share_of_pooled
+from grail_core.proof.calibration import BOUNDS, STATISTICS, Coverage, PairCalibration, Shape, share_of_pooled
 from grail_core.proof.coarse_bounds import coarse_bounds
 from grail_core.proof.comparison import CHECKS, Comparison, NamedComparison, Statistic, shortened
 from grail_core.proof.pooled import NO_REFERENCE, Paired, unit_values, unsound
@@ -36,7 +36,14 @@ from grail_core.proof.work import AskedAlternatives
 from grail_core.protocol.constants import FALSE_REJECT_RATE
 
 ALTERNATIVE_TESTS: Final = 2 * len(WEIGHTS_ALTERNATIVES) + len(SAMPLING_ALTERNATIVES)
-"""Half of α is split over so many, whatever was measured: sketches and tokens of other weights, tokens of other sampling."""
+"""Sketches and tokens of other weights, tokens of other sampling."""
+
+OTHER_TESTS: Final = ALTERNATIVE_TESTS + 1
+"""What the pooled tests leave of α is split over so many, whatever was measured: those of alternatives, and SHARE."""
+
+SHARE: Final = "sketch_ratio_share"
+"""The test of how many rollouts lie where hardly any honest one does. A mean lets a few be anything, and what is anything can
+hide from every test along a direction."""
 
 SKETCH_VARIANCE: Final = 6.0
 LOGIT_VARIANCE: Final = 2.0
@@ -104,6 +111,7 @@ def own_statistics(
         drawn = pair if margins == "as the proof" else margins
         for name in STATISTICS:
             statistics.append(_pooled(name, paired, drawn if name == "twin_margin" else pair, shape, share_of_pooled(alpha)))
+        statistics.append(_extremes(paired, pair, shape, share_of_other(alpha)))
     statistics += absolute_statistics(sample)
     return [statistic for check in CHECKS for statistic in statistics if statistic.check == check]
 
@@ -128,7 +136,7 @@ def alternative_statistics(
         sketch_ratio_passes: what the function of this name says of the same file's own statistics. See `evaluate`.
     """
     found = AlternativeTests.of(named, pair, margins)
-    threshold = shortened(math.log(1 / share_of_alternative(alpha)))
+    threshold = shortened(math.log(1 / share_of_other(alpha)))
     # What would be enforced and rests on a measurement that says nothing is undecided, and not passed.
     proofs = pair is not None and pair.covers(shape) and sketch_ratio_passes
     drawn = pair if margins == "as the proof" else margins
@@ -159,9 +167,9 @@ def token_statistic(name: str) -> str:
     return f"{name} (tokens)"
 
 
-def share_of_alternative(alpha: float = FALSE_REJECT_RATE) -> float:
-    """α of one test of a named alternative."""
-    return alpha / 2 / ALTERNATIVE_TESTS
+def share_of_other(alpha: float = FALSE_REJECT_RATE) -> float:
+    """α of one test that is no pooled one."""
+    return alpha / 2 / OTHER_TESTS
 
 
 def left_open(
@@ -174,14 +182,14 @@ def left_open(
 ) -> AskedAlternatives:
     """Which alternatives are measured on the file's other rollouts too, and by what, given those measured first.
 
-    By sketches one for which any of these rollouts speaks; by tokens one for which all do together.
+    By sketches one for which any of these rollouts speaks, or all do together; by tokens one for which all do together.
     Nothing where nothing is enforced, or an enforced test has found something already. Stopping costs no α: evidence of a
     bettor who leaves early is evidence.
     """
     if pair is None or not pair.covers(shape):
         return AskedAlternatives()
     found = AlternativeTests.of(named, pair, margins)
-    needed = math.log(1 / share_of_alternative(alpha))
+    needed = math.log(1 / share_of_other(alpha))
     drawn = pair if margins == "as the proof" else margins
     weights = {name: one for name, one in found.sketches.items() if one.testable and name in WEIGHTS_ALTERNATIVES}
     tokens = found.tokens if drawn is not None and drawn.covers(shape) else {}
@@ -189,7 +197,7 @@ def left_open(
     if found.undecided or any(value >= needed for value in logs):
         return AskedAlternatives()
     return AskedAlternatives(
-        frozenset(name for name, one in weights.items() if bool((one.rollouts > 0).any())),
+        frozenset(name for name, one in weights.items() if (one.rollouts > 0).any() or one.log_evidence > UNSETTLED_EVIDENCE),
         frozenset(name for name, one in tokens.items() if one.log_evidence > UNSETTLED_EVIDENCE),
     )
 
@@ -278,6 +286,21 @@ def _pooled(name: str, paired: Paired, pair: PairCalibration | None, shape: Shap
         detail += "; of so few no value is above the threshold"
     enforced = coverage is not Coverage.NONE and not cannot_reject
     return Statistic(check, name, value, threshold, enforced, _said(detail, undecided), undecided=bool(undecided))
+
+
+def _extremes(paired: Paired, pair: PairCalibration | None, shape: Shape | None, alpha: float) -> Statistic:
+    values = unit_values("sketch_ratio", paired)
+    count, undecided = len(values), paired.undecided
+    coverage = Coverage.NONE if pair is None else pair.coverage(shape)
+    highest = BOUNDS["sketch_ratio"][1]
+    threshold = None
+    if pair is not None and count:
+        most = pair.nulls["sketch_ratio"].most_extreme(count, alpha, dead_zones=coverage.dead_zones)
+        threshold = shortened(most / count)
+    value = shortened(float((values >= highest).mean())) if count else 0.0
+    detail = f"share of {count} units whose sketch energy is e times the validator's own, or more"
+    enforced = coverage is not Coverage.NONE
+    return Statistic("proof", SHARE, value, threshold, enforced, _said(detail, undecided), undecided=bool(undecided))
 
 
 def _found(check: str, name: str, value: float, threshold: float, enforced: bool, detail: str, undecided: str) -> Statistic:

@@ -25,6 +25,7 @@ from grail_core.proof.numerics import class_and_parts
 from grail_core.proof.pooled import Paired
 from grail_core.proof.sketches import parse_sketches
 from grail_core.proof.statistics import (
+    SHARE,
     alternative_statistics,
     bit_equal,
     own_statistics,
@@ -112,7 +113,7 @@ def _is_undecided(statistic: Statistic, evidence: MinerEvidence) -> bool:
     if statistic.undecided:
         return statistic.enforced
     _, parts = class_and_parts(evidence.numerics_class)
-    return parts is not None and statistic.rejects and statistic.name in (*STATISTICS, "bit_equal")
+    return parts is not None and statistic.rejects and statistic.name in (*STATISTICS, SHARE, "bit_equal")
 
 
 def _pairs(

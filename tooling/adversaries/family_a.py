@@ -72,7 +72,11 @@ def run_a4(scene: Scene) -> Row:
     four = ["4-bit weights, per channel", "4-bit weights, groups of 32"]
     run_deviations(scene, row, [*four, *map(_ONE_IN_SIXTEEN.format, four)], groups)
     eight = ["8-bit weights, per channel", "8-bit weights, groups of 32", "8-bit weights, groups of 64 with zero point"]
-    others = ["8-bit floating-point weights", "8-bit weights, float32 activations"]
+    forged = [
+        "8-bit weights, states moved by a fitted map",
+        "8-bit weights, sketches hidden in noise, in a fifth of the rollouts",
+    ]
+    others = ["8-bit floating-point weights", "8-bit weights, float32 activations", *forged]
     return run_deviations(scene, row, [*eight, *map(_ONE_IN_SIXTEEN.format, eight), *others], groups, power=True)
 
 

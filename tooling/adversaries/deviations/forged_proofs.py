@@ -10,11 +10,12 @@ import torch
 
 from grail_core.model.policy_model import PolicyModel
 from grail_core.proof.batch import RolloutProof
-from grail_core.proof.sketches import Projections
+from grail_core.proof.sketches import Projections, parse_sketches
+from grail_core.protocol.constants import SKETCH_SCALE
 from tooling.adversaries.deviations.deviation import Deviation, Produce, Produced
 from tooling.adversaries.deviations.observation import Rollout, Setting
-from tooling.adversaries.deviations.provers import Prover, before_the_norm, of_layer, together
-from tooling.adversaries.deviations.weights import in_eager
+from tooling.adversaries.deviations.provers import Prover, before_the_norm, moved, of_layer, together
+from tooling.adversaries.deviations.weights import in_eager, map_between
 from tooling.adversaries.deviations.workbench import Bench, edited
 from tooling.adversaries.tampering import constant_sketches, two_swapped
 
@@ -138,6 +139,8 @@ def other_weights() -> list[Deviation]:
             for name, threat, model in (*rows, *eager)
         ),
         Deviation("8-bit weights, float32 activations", "A4", _exactly),
+        Deviation("8-bit weights, states moved by a fitted map", "A4", _moved),
+        Deviation("8-bit weights, sketches hidden in noise, in a fifth of the rollouts", "A4", _in_noise),
         *(
             Deviation(f"{name}, one rollout in 16 run honestly", threat, _mostly(_with_model(model)), studied=False)
             for name, threat, model in rows
@@ -157,6 +160,32 @@ def _mostly(produce: Produce) -> Produce:
         return rollouts, [mine if keep else other for mine, other, keep in zip(right, theirs[1], kept, strict=True)]
 
     return produced
+
+
+_FITTED_ROLLOUTS, _OVERSHOT = 8, 1.5
+_NOISE = 0.04  # z: beyond what the test of a named alternative takes of one coordinate, and far below the coarse bound
+
+
+def _moved(bench: Bench) -> Produced:
+    """Eight rollouts are run under both models; a linear map of the copy's states then takes away what it predicts of their
+    difference in all others, and half as much again."""
+    both = [list(one.tokens) for one in bench.sample()[:_FITTED_ROLLOUTS]]
+    matrix = map_between(bench.int8, bench.model, both)
+    rollouts = bench.sample(bench.int8)
+    return rollouts, bench.prove(rollouts, moved(bench.int8, matrix, _OVERSHOT), head=bench.int8)
+
+
+def _in_noise(bench: Bench) -> Produced:
+    """Seven rollouts of 32 are the copy's, with a random sign of the same size on every coordinate: it points nowhere."""
+    honest, draw = bench.sample(), np.random.default_rng(29)
+    right, (rounded, theirs) = bench.prove(honest), _with_model(lambda b: b.int8)(bench)
+    rollouts, claims = list(honest), list(right)
+    for at, one in enumerate(rounded):
+        if one.rollout < 3 + one.group % 2:
+            words = parse_sketches(theirs[at].sketches, len(one.completion) + 1)
+            noisy = words + draw.choice([-1, 1], words.shape) * round(_NOISE * SKETCH_SCALE)
+            rollouts[at], claims[at] = one, RolloutProof(noisy.astype("<i2").tobytes(), theirs[at].logprobs)
+    return rollouts, claims
 
 
 def _exactly(bench: Bench) -> Produced:

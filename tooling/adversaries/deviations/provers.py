@@ -16,6 +16,7 @@ from torch import Tensor
 
 from grail_core.model.policy_model import PolicyModel
 from tooling.adversaries.deviations.decoding import replay
+from tooling.adversaries.deviations.weights import with_constant
 
 RolloutTokens = Sequence[Sequence[int]]
 Prover = Callable[[RolloutTokens, int], list[Tensor]]
@@ -101,6 +102,20 @@ def padded(model: PolicyModel, multiple: int) -> Prover:
 
 
 @torch.inference_mode()
+def moved(model: PolicyModel, matrix: Tensor, share: float) -> Prover:
+    """States of this model moved by so many times what `weights.map_between` predicts."""
+
+    def prove(rows: RolloutTokens, prompt: int) -> list[Tensor]:
+        found = []
+        for states in together(model)(rows, prompt):
+            exact = states.double()
+            change = exact.norm(dim=1, keepdim=True) * (with_constant(exact) @ matrix)
+            found.append((exact + share * change).float())
+        return found
+
+    return prove
+
+
 def before_the_norm(model: PolicyModel) -> Prover:
     """Not honest: the hidden states that the last norm is given."""
 

@@ -110,6 +110,23 @@ def with_patched_layer(model: PolicyModel, index: int, rows: Sequence[Sequence[i
     return _with_layer(model, index, _Bypass(fitted.T.float()))
 
 
+@torch.no_grad()
+def map_between(model: PolicyModel, other: PolicyModel, rows: Sequence[Sequence[int]]) -> Tensor:
+    """float64 [d + 1, d]: what best predicts (ridge regression over the positions of `rows`) how the other model's state of
+    unit length differs from this one's, from this one's times √d and a constant."""
+    mine, theirs = (torch.cat([model_of.hidden_states([row])[0] for row in rows]).double() for model_of in (model, other))
+    inputs, targets = with_constant(mine), theirs / theirs.norm(dim=1, keepdim=True) - mine / mine.norm(dim=1, keepdim=True)
+    ridge = 0.1 * len(inputs) * torch.eye(inputs.shape[1], dtype=torch.float64)
+    fitted: Tensor = torch.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ targets)
+    return fitted
+
+
+def with_constant(states: Tensor) -> Tensor:
+    """States [n, d] as `map_between` takes them, [n, d + 1]."""
+    scaled = states * (states.shape[1] ** 0.5 / states.norm(dim=1, keepdim=True))
+    return torch.cat([scaled, torch.ones(len(states), 1, dtype=states.dtype)], dim=1)
+
+
 class _Bypass(nn.Module):
     """Stands in a block's place: the hidden states as they are, plus a linear function of them."""
 

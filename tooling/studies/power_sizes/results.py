@@ -33,7 +33,7 @@ MIXED: Final = (
 )
 """Deviations that are judged once more with a sixteenth of the file's rollouts run honestly."""
 
-_VERSION: Final = 3  # of everything that judging does
+_VERSION: Final = 4  # of everything that judging does
 
 
 def judged(study: SizeStudy, table: CalibrationTable, store: Artefacts, say: Callable[[str], None]) -> dict[str, Any]:

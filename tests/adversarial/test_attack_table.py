@@ -74,7 +74,7 @@ def test_a_quick_run_has_the_rows_of_a_whole_one_and_says_that_it_is_quick(
     ]
     by_id = {one["id"]: one for one in found["rows"]}
     unnamed = "8-bit generation by groups of 64 with zero point, right prefill"
-    assert set(by_id["B1"]["not_decided"]) == {UNDECIDED, unnamed}
+    assert set(by_id["B1"]["not_decided"]) == {UNDECIDED, unnamed, "4-bit generation, right prefill"}
     assert all(by_id[id_]["honest_tries"] > 0 for id_ in ("A9", "B1"))
     print_table(found["rows"], found["note"])
     table = " ".join(capsys.readouterr().out.split())

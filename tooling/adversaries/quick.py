@@ -6,6 +6,7 @@ UNDECIDED = frozenset(
     {
         "previous checkpoint, lr 1e-6",
         "previous checkpoint, lr 3e-6",
+        "4-bit generation, right prefill",
         "8-bit generation, right prefill",
         "8-bit generation by groups of 64 with zero point, right prefill",
         "steering, 1 flip per 1,000 tokens",

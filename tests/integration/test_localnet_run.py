@@ -209,6 +209,6 @@ def test_a_folder_in_which_a_run_is_going_on_is_left_alone(tmp_path: Path) -> No
     out = tmp_path / "run"
     with only_process(Layout(out).lock, "held by a test", hint=""):
         second = localnet(out, "--quick", "--windows", "1")
-    assert second.code == 13, second.said
+    assert second.code == 18, second.said
     assert "a run is going on in this folder" in second.said
     assert [path.name for path in out.iterdir()] == [Layout(out).lock.name]

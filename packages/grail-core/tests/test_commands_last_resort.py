@@ -56,7 +56,7 @@ def said(ran: subprocess.CompletedProcess[str]) -> str:
 def test_an_error_that_nobody_foresaw_is_put_aside_for_this_user_alone(tmp_path: Path) -> None:
     ran = role("{'a secret': 1}['hunter2']", folder=tmp_path)
     text = said(ran)
-    assert ran.returncode == 14
+    assert ran.returncode == 19
     assert "KeyError" in text
     assert "hunter2" not in text
     (kept,) = tmp_path.glob("grail-error-*.txt")
@@ -67,7 +67,7 @@ def test_an_error_that_nobody_foresaw_is_put_aside_for_this_user_alone(tmp_path:
 
 def test_with_a_log_file_its_traceback_is_there(tmp_path: Path) -> None:
     ran = role("raise ZeroDivisionError('by zero')", log_file=tmp_path / "log.jsonl", folder=tmp_path)
-    assert (ran.returncode, str(tmp_path / "log.jsonl") in said(ran)) == (14, True)
+    assert (ran.returncode, str(tmp_path / "log.jsonl") in said(ran)) == (19, True)
     (line,) = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
     assert (line["event"], line["level"]) == ("program_failed", "error")
     assert "by zero" in line["exception"]
@@ -88,7 +88,7 @@ def test_with_a_log_file_its_traceback_is_there(tmp_path: Path) -> None:
 def test_memory_that_runs_out_has_its_own_code_and_no_traceback(tmp_path: Path, work: str) -> None:
     ran = role(work, folder=tmp_path)
     assert "memory" in said(ran)
-    assert ran.returncode == OutOfMemoryError.exit_code == 15
+    assert ran.returncode == OutOfMemoryError.exit_code == 20
 
 
 def test_a_recursion_is_no_lack_of_memory() -> None:
@@ -125,7 +125,7 @@ def test_a_thread_that_dies_says_why_once_and_decides_the_exit_code(tmp_path: Pa
 def test_a_broken_pipe_that_is_not_the_readers_is_no_success(tmp_path: Path) -> None:
     ran = role("a, b = os.pipe()\nos.close(a)\nos.write(b, b'x')", folder=tmp_path)
     said(ran)
-    assert ran.returncode == 14
+    assert ran.returncode == 19
 
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:

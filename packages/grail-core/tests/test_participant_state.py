@@ -46,7 +46,7 @@ def test_a_second_process_of_a_hotkey_ends_and_says_who_the_first_is(tmp_path: P
     first = holder(tmp_path)
     with pytest.raises(AlreadyRunningError) as caught, StateFolder(tmp_path, HOTKEY).held():
         pass
-    assert caught.value.exit_code == 13
+    assert caught.value.exit_code == 18
     assert f"process {first.pid}" in caught.value.what
     assert ss58(HOTKEY) in caught.value.what
     assert caught.value.hint
@@ -100,7 +100,7 @@ def test_a_lock_file_that_somebody_thought_stale_does_not_let_a_second_process_i
         lock.write_bytes(b"")
     with pytest.raises(AlreadyRunningError) as caught, StateFolder(tmp_path, HOTKEY).held():
         pass
-    assert caught.value.exit_code == 13
+    assert caught.value.exit_code == 18
     first.communicate("")
     with StateFolder(tmp_path, HOTKEY).held():
         assert str(os.getpid()) in lock.read_text()

@@ -141,5 +141,5 @@ def test_memory_that_comes_back_costs_nothing_and_memory_that_does_not_is_this_m
         return
     with pytest.raises(OutOfMemoryError, match="behaviour") as caught:
         policy.logprobs(rows(), 1.0)
-    assert caught.value.exit_code == 15
+    assert caught.value.exit_code == 20
     assert "--tokens-per-pass" in caught.value.hint

@@ -67,7 +67,7 @@ def test_memory_that_does_not_suffice_is_told_with_what_to_lower(monkeypatch: py
     monkeypatch.setattr(model.module.base_model, "forward", refuse)
     with pytest.raises(OutOfMemoryError, match="does not fit") as caught:
         dry_step(model, prompt_length=10, longest=24, tokens_per_pass=100)
-    assert caught.value.exit_code == 15
+    assert caught.value.exit_code == 20
     assert "--tokens-per-pass" in caught.value.hint
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.tensors().items())
 

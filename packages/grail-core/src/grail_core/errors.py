@@ -105,6 +105,24 @@ class ProtocolViolationError(GrailError):
     exit_code = 11
 
 
+class ReceiptRejectedError(GrailError):
+    """A check of a receipt says that its node lied, or ran something else."""
+
+    exit_code = 13
+
+
+class ReceiptUnprovenError(GrailError):
+    """A receipt does not show what was ordered or required, and no fraud either."""
+
+    exit_code = 14
+
+
+class ReceiptInconclusiveError(GrailError):
+    """Not all of a receipt could be checked here; nothing is said against it."""
+
+    exit_code = 15
+
+
 class MachineFaultError(GrailError):
     """This machine could not compute what was asked (memory, a device); nothing is said of whoever asked."""
 
@@ -128,13 +146,13 @@ class AlarmStopError(GrailError):
 class OutOfMemoryError(GrailError):
     """This machine had no memory left, on the processor or on the device."""
 
-    exit_code = 15
+    exit_code = 20
 
 
 class UnforeseenError(GrailError):
     """An error that nobody expected: a mistake of ours, whose traceback was put aside."""
 
-    exit_code = 14
+    exit_code = 19
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -38,7 +38,7 @@ MAX_HOLDER_BYTES = 4096
 class AlreadyRunningError(GrailError):
     """Another process of this hotkey holds its state on this machine."""
 
-    exit_code = 13
+    exit_code = 18
 
 
 def network_state(state_dir: Path, params: NetworkParameters, network_id: Digest) -> Path:

@@ -22,7 +22,7 @@ from grail_core.protocol.policy import GenerationPolicy
 MOST = most_bytes(8, 64)
 VERSION = "ab" * 32
 END = frozenset({3, 5})
-ROW = Row(0, (7, 8, 9), seed=1, limit=4)
+ROW = Row(0, (7, 8, 9), seed=1, limit=4, policy=GenerationPolicy(4))
 RULES = RowRules(VERSION, END, vocabulary_size=96)
 
 # As SGLang 0.5.23 and vLLM 0.32 wrote them on a CPU, shortened.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from typing import Any
@@ -118,6 +119,22 @@ def test_any_bytes_parse_or_raise_a_value_error(raw: bytes) -> None:
         (lambda n: n.raw(1), "0A"),
         (lambda n: n.raw(1), "000"),
         (lambda n: n.raw(1), "²²"),
+        (lambda n: n.base64(1), None),
+        (lambda n: n.base64(1), "AAA="),
+        (lambda n: n.base64(1), "AAAA"),
+        (lambda n: n.base64(1), "AAAAAAAA"),
+        (lambda n: n.base64(0), "AA=="),
+        (lambda n: n.base64(4), "AA"),
+        (lambda n: n.base64(4), "AA="),
+        (lambda n: n.base64(4), "A==="),
+        (lambda n: n.base64(4), "AA==AA=="),
+        (lambda n: n.base64(4), "AB=="),
+        (lambda n: n.base64(4), "AAB="),
+        (lambda n: n.base64(4), "AA==\n"),
+        (lambda n: n.base64(4), " AA=="),
+        (lambda n: n.base64(4), "A-_="),
+        (lambda n: n.base64(4), "Ａ==="),
+        (lambda n: n.base64(4), "\ud800"),
         (lambda n: n.items(1), [1, 2]),
         (lambda n: n.items(1), {"a": 1}),
         (lambda n: n.members("a"), {"a": 1, "b": 2}),
@@ -131,3 +148,22 @@ def test_any_bytes_parse_or_raise_a_value_error(raw: bytes) -> None:
 def test_a_wrong_value_is_refused_with_its_path(read: Callable[[Node], object], value: object) -> None:
     with pytest.raises(ValueError, match=r"^\$\.here"):
         read(Node(value, "$.here"))
+
+
+@given(st.binary(max_size=40))
+def test_base64_reads_back_and_has_one_spelling(raw: bytes) -> None:
+    text = base64.b64encode(raw).decode()
+    assert Node(text).base64(len(raw)) == Node(text).base64(40) == raw
+    for other in {text.rstrip("="), f"{text}\n", f"{text}====", text.replace("=", "==", 1)} - {text}:
+        with pytest.raises(ValueError, match=r"^\$: "):
+            Node(other).base64(40)
+
+
+@given(st.text("ABQgwx/+=-_ \n", max_size=12))
+def test_what_base64_reads_is_what_it_writes(text: str) -> None:
+    try:
+        raw = Node(text).base64(9)
+    except ValueError:
+        return
+    assert base64.b64encode(raw).decode() == text
+    assert len(raw) <= 9

@@ -1,5 +1,6 @@
 """Generation behind one interface: prompts as token ids and one sampling seed per rollout in, token ids out.
 
+Requests of one call may each be drawn by a policy of their own; without one they are drawn by the served weights' policy.
 Back-ends must sample as section 4 of the protocol says; `hf.py` does so in process, `sglang.py` and `vllm.py` through a server
 of their own. A generator draws with the weights it was told to serve and with no others. No proof, no wallet, no chain here.
 """
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 class GenerationRequest:
     prompt: tuple[int, ...]
     sampling_seed: int  # 64-bit, top bit clear
+    policy: GenerationPolicy | None = None  # None: that of the served weights
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class ServedWeights:
 
     version: str  # the manifest's digest, 64 hex digits: what an engine reports while it serves these
     folder: Path
-    policy: GenerationPolicy
+    policy: GenerationPolicy  # of requests that bring none
     end_tokens: frozenset[int]
     vocabulary_size: int  # rows of the head
     context_length: int  # tokens
@@ -81,7 +83,7 @@ class Generator(Protocol):
         ...
 
     def generate(self, requests: Sequence[GenerationRequest], cancelled: Callable[[], bool]) -> Iterator[Drawn]:
-        """Every request at most once, as it is finished, in any order.
+        """Every request at most once, as it is finished, in any order; each by its own policy, if it has one.
 
         All of them, but for those that are not finished when `cancelled` says true, and for single ones that an engine behind
         HTTP would not answer usably in several tries: these are left out and logged (`row_lost`), which costs their group. What
@@ -89,7 +91,8 @@ class Generator(Protocol):
 
         Raises:
             EngineError: the engine fails for good, or answered with other weights than `version`.
-            OutOfVocabularyError, OverlongSequenceError, ProtocolViolationError: a prompt that cannot be taken.
+            OutOfVocabularyError, OverlongSequenceError, ProtocolViolationError: a prompt that cannot be taken, or a policy that
+                is none, or that this engine cannot follow; nothing is drawn of the whole call.
         """
         ...
 

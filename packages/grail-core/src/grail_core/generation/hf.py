@@ -1,8 +1,9 @@
 """Generation in this process: a Transformers model with a key-value cache, float32 logits and the protocol's sampler.
 
 Made for many short completions of a small model on few cores. Each distinct prompt is prefilled once, its rows decode
-together against one copy of its keys and values (`prefix`), and finished rows leave the batch. Larger models belong to the
-engines' servers; what is generated is the same, up to the drift between numerics that verification allows for.
+together against one copy of its keys and values (`prefix`), whatever policies they have (`row_samplers`), and finished rows
+leave the batch. Larger models belong to the engines' servers; what is generated is the same, up to the drift between numerics
+that verification allows for.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from torch import Tensor
 
 from grail_core.errors import CheckpointError, ProtocolViolationError
 from grail_core.generation.base import Completion, Drawn, GenerationRequest
+from grail_core.generation.policies import policies_of
 from grail_core.generation.prefix import LayerCache, SharedPrefixCache, decoding_twin
+from grail_core.generation.row_samplers import RowSamplers
 from grail_core.model.architecture import require_decodable
 from grail_core.model.policy_model import PolicyModel
 from grail_core.model.sampling import SeededSampler
@@ -35,7 +38,7 @@ class HfGenerator:
 
     Args:
         model: loaded weights.
-        policy: the network's sampling policy.
+        policy: the network's sampling policy: of every request that has none of its own.
         end_tokens: ids that end a completion (kept as its last token).
         sampler: of this policy, where the caller looks on; by default one of its own.
         batch_rows: most rows decoded together; memory grows with it, speed hardly beyond some hundreds.
@@ -67,7 +70,7 @@ class HfGenerator:
 
         Raises:
             OutOfVocabularyError, OverlongSequenceError: a prompt the model cannot take.
-            ProtocolViolationError: a prompt that leaves no room for a token.
+            ProtocolViolationError: a prompt that leaves no room for a token, or a request's policy that is none.
             CheckpointError: the model's code asks for what is not decoded here.
         """
         with self._model.lock:
@@ -80,9 +83,10 @@ class HfGenerator:
         The model's lock is held within a step alone, so that others can run it in between: who changes its weights
         meanwhile gets a mixture. Errors: as `generate`, before anything is drawn but for the last.
         """
+        policies = policies_of(requests, self._policy)
         self._model.check_rows([request.prompt for request in requests])
-        for request in requests:
-            if completion_limit(self._policy, self._model.context_length, len(request.prompt)) < 1:
+        for request, policy in zip(requests, policies, strict=True):
+            if completion_limit(policy, self._model.context_length, len(request.prompt)) < 1:
                 raise ProtocolViolationError(
                     f"a prompt of {len(request.prompt)} tokens leaves no room in a context of {self._model.context_length}",
                     where="max_position_embeddings in config.json",
@@ -92,7 +96,8 @@ class HfGenerator:
         order = sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt), requests[i].prompt))
         for start in range(0, len(order), self._batch_rows):
             chosen = order[start : start + self._batch_rows]
-            for row, tokens in _Batch(self, [requests[i] for i in chosen]).run(cancelled):
+            batch = _Batch(self, [requests[i] for i in chosen], [policies[i] for i in chosen])
+            for row, tokens in batch.run(cancelled):
                 yield Drawn(chosen[row], Completion(tokens))
 
 
@@ -103,10 +108,10 @@ def _never() -> bool:
 class _Batch:
     """One batch from prefill to its last token. Cells of the grid hold a row's index, or −1."""
 
-    def __init__(self, generator: HfGenerator, requests: list[GenerationRequest]) -> None:
+    def __init__(self, generator: HfGenerator, requests: list[GenerationRequest], policies: list[GenerationPolicy]) -> None:
         self._generator = generator
         self._model = generator._model
-        self._sampler = generator._sampler
+        self._samplers = RowSamplers(policies, generator._policy, generator._sampler)
         self._prompts = list(dict.fromkeys(request.prompt for request in requests))
         index = {prompt: i for i, prompt in enumerate(self._prompts)}
         self._requests = requests
@@ -115,7 +120,8 @@ class _Batch:
         self._seeds = np.array([request.sampling_seed & (2**64 - 1) for request in requests], dtype=np.uint64)
         context = self._model.context_length
         self._limits = np.array(
-            [completion_limit(generator._policy, context, len(request.prompt)) for request in requests], dtype=np.int64
+            [completion_limit(p, context, len(request.prompt)) for p, request in zip(policies, requests, strict=True)],
+            dtype=np.int64,
         )
         self._tokens = np.zeros((len(requests), 64), dtype=np.int64)
         self._counts = np.zeros(len(requests), dtype=np.int64)
@@ -221,16 +227,17 @@ class _Batch:
         """Sample the next token of these rows and return those that go on."""
         counts = self._counts[rows]
         positions = (self._prompt_lengths[rows] + counts - 1).astype(np.uint32)
-        histories = None
-        if self._sampler.needs_history:
-            histories = [(*self._requests[r].prompt, *map(int, self._tokens[r, :n])) for r, n in zip(rows, counts, strict=True)]
-        tokens = self._sampler.sample(logits, self._seeds[rows], positions, histories)
+        tokens = self._samplers.sample(rows, logits, self._seeds[rows], positions, self._history)
         if int(counts.max()) == self._tokens.shape[1]:
             self._tokens = np.concatenate([self._tokens, np.zeros_like(self._tokens)], axis=1)
         self._tokens[rows, counts] = tokens
         self._counts[rows] = counts + 1
         going_on = ~self._generator._is_end[tokens] & (self._counts[rows] < self._limits[rows])
         return rows[going_on]
+
+    def _history(self, row: int) -> tuple[int, ...]:
+        """Prompt and completion so far."""
+        return (*self._requests[row].prompt, *self._tokens[row, : self._counts[row]].tolist())
 
     def _compact(
         self, cells: npt.NDArray[np.int64], active: npt.NDArray[np.int64], cache: SharedPrefixCache

@@ -19,12 +19,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from grail_core.errors import EngineError, ProtocolViolationError
+from grail_core.errors import EngineError
 from grail_core.generation.answers import MAX_VERSION_TEXT, EngineAnswer, UnusableAnswerError, member, read_object
 from grail_core.generation.base import Drawn, GenerationRequest, ServedWeights
 from grail_core.generation.drawing import RETRY_S, Drawing, no_engine
 from grail_core.generation.http import MAX_CONTROL_BYTES, Ask, EngineHttp, RefusedError, TransientError
 from grail_core.generation.options import EngineOptions
+from grail_core.generation.policies import refuse_penalty
 from grail_core.generation.rows import Row, RowRules, WrongWeightsError, make_rows
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.reading import Node
@@ -131,11 +132,13 @@ class RemoteGenerator(ABC):
         self._weights = weights
 
     def generate(self, requests: Sequence[GenerationRequest], cancelled: Callable[[], bool]) -> Iterator[Drawn]:
-        """See `base.Generator.generate`. Prompts are looked at in the call, the engine when the first row is asked for."""
+        """See `base.Generator.generate`. Prompts and policies are looked at in the call, the engine with the first row."""
         weights = self._weights
         if weights is None:
             raise EngineError("the engine serves no weights that are known", where=self.url, hint="call serve first")
         rows = make_rows(requests, weights, self._options.max_model_len, self.spare_tokens)
+        for policy in dict.fromkeys(row.policy for row in rows):
+            self.check_policy(policy)
         return self._draw(weights, rows, cancelled)
 
     def close(self) -> None:
@@ -143,12 +146,7 @@ class RemoteGenerator(ABC):
 
     def check_policy(self, policy: GenerationPolicy) -> None:
         """Raises: ProtocolViolationError: the engine cannot draw by it."""
-        if policy.repetition_penalty != 1:
-            raise ProtocolViolationError(
-                f"no engine draws with a repetition penalty of {policy.repetition_penalty} as the protocol says",
-                where=self.url,
-                hint="GRAIL_PIPELINE_BACKEND=hf draws by any policy",
-            )
+        refuse_penalty(policy, self.url)
 
     def _draw(self, weights: ServedWeights, rows: Sequence[Row], cancelled: Callable[[], bool]) -> Iterator[Drawn]:
         if not rows or cancelled():

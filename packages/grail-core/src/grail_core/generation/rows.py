@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from grail_core.errors import ProtocolViolationError
 from grail_core.generation.answers import Ended, EngineAnswer, UnusableAnswerError
 from grail_core.generation.base import GenerationRequest, ServedWeights
+from grail_core.generation.policies import policies_of
 from grail_core.model.errors import OutOfVocabularyError, OverlongSequenceError
-from grail_core.protocol.policy import completion_limit
+from grail_core.protocol.policy import GenerationPolicy, completion_limit
 
 
 class WrongWeightsError(Exception):
@@ -33,6 +34,7 @@ class Row:
     prompt: tuple[int, ...]
     seed: int
     limit: int  # L of section 4: most tokens of the completion
+    policy: GenerationPolicy  # the request's own, or that of the weights
 
 
 @dataclass(frozen=True)
@@ -83,16 +85,17 @@ def make_rows(
         max_model_len: tokens of prompt and completion that the engine takes. spare_tokens: of these, what it needs for itself.
 
     Raises:
-        OutOfVocabularyError, OverlongSequenceError, ProtocolViolationError: a prompt that cannot be taken.
+        OutOfVocabularyError, OverlongSequenceError, ProtocolViolationError: a prompt that cannot be taken, or a policy that is
+            none.
     """
     rows = []
-    for index, request in enumerate(requests):
+    for index, (request, policy) in enumerate(zip(requests, policies_of(requests, weights.policy), strict=True)):
         where, prompt = f"row {index}", request.prompt
         if not prompt:
             raise OverlongSequenceError("a row without tokens", where=where)
         if min(prompt) < 0 or max(prompt) >= weights.vocabulary_size:
             raise OutOfVocabularyError(f"a token id is outside the vocabulary of {weights.vocabulary_size}", where=where)
-        limit = completion_limit(weights.policy, weights.context_length, len(prompt))
+        limit = completion_limit(policy, weights.context_length, len(prompt))
         if limit < 1:
             raise ProtocolViolationError(
                 f"a prompt of {len(prompt)} tokens leaves no room in a context of {weights.context_length}",
@@ -104,7 +107,7 @@ def make_rows(
             raise ProtocolViolationError(
                 f"the engine takes {max_model_len} tokens, but a prompt of {len(prompt)} and its completion need {needed}",
                 where="GRAIL_PIPELINE_MAX_MODEL_LEN",
-                hint=f"set it to {needed} or more: the network allows no limit below its policy's",
+                hint=f"set it to {needed} or more: no limit may lie below the policy's",
             )
-        rows.append(Row(index, prompt, request.sampling_seed, limit))
+        rows.append(Row(index, prompt, request.sampling_seed, limit, policy))
     return rows

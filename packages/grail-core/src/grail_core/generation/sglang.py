@@ -12,14 +12,15 @@ decoding step costs too, and a hash a tensor. The same checksum shows an update 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from grail_core.errors import EngineError
 from grail_core.generation.answers import EngineAnswer, UnusableAnswerError, most_bytes, optional_member, read_sglang
-from grail_core.generation.base import ServedWeights
+from grail_core.generation.base import Drawn, ServedWeights
 from grail_core.generation.http import Ask, RefusedError
 from grail_core.generation.plugin import SGLANG_PROCESSOR, drawing_keys, signed_seed
+from grail_core.generation.policies import truncates
 from grail_core.generation.remote import ABORT_S, LOAD_S, ROW_S, RemoteGenerator
 from grail_core.generation.rows import Row
 from grail_core.protocol.policy import GenerationPolicy
@@ -33,24 +34,36 @@ class SglangGenerator(RemoteGenerator):
 
     With `options.native_sampling` the server must run in its deterministic mode, and draws by itself where the policy has
     neither top-k nor top-p; else the server needs `--enable-custom-logit-processor` and our plug-in on its path.
+
+    By itself it draws as the protocol says only while nothing else is in its batch: a row that our processor draws sends its
+    neighbours through a path that hashes sorted columns, and the batch stays on it until it is empty, which nobody sees from
+    here. So after the first call with a policy that truncates, our processor draws every row, to the same tokens, until weights
+    are rolled, which empties the batch. Calls that overlap and differ in this are not for native sampling.
     """
 
     spare_tokens = 2  # the server takes one token less than its context, and keeps one for itself
 
     _checksum: str | None = None  # of the weights in `version`
+    _processor_in_batch = False  # rows that our processor draws may be in the server's batch
 
     async def _ask_row(self, weights: ServedWeights, row: Row, so_far: tuple[int, ...], request_id: str) -> EngineAnswer:
         prompt = (*row.prompt, *so_far)
         limit = row.limit - len(so_far)
         most = most_bytes(len(prompt), limit)
-        body = self.request_body(weights, prompt, row.seed, limit, request_id)
+        body = self.request_body(weights, prompt, row.seed, limit, request_id, row.policy)
         return read_sglang(await self._http.ask(Ask("POST", "/generate", body, ROW_S, most)), most=most)
 
     def request_body(
-        self, weights: ServedWeights, prompt: Sequence[int], seed: int, limit: int, request_id: str
+        self,
+        weights: ServedWeights,
+        prompt: Sequence[int],
+        seed: int,
+        limit: int,
+        request_id: str,
+        policy: GenerationPolicy | None = None,
     ) -> dict[str, Any]:
-        """One request's JSON: at most `limit` tokens after `prompt`."""
-        policy = weights.policy
+        """One request's JSON: at most `limit` tokens after `prompt`, by `policy` or that of the weights."""
+        policy = policy or weights.policy
         native = self._native(policy)
         sampling = {
             "max_new_tokens": limit,
@@ -91,7 +104,12 @@ class SglangGenerator(RemoteGenerator):
         }
 
     def _native(self, policy: GenerationPolicy) -> bool:
-        return self._options.native_sampling and policy.top_k == -1 and policy.top_p == 1
+        return self._options.native_sampling and not self._processor_in_batch and not truncates(policy)
+
+    def _draw(self, weights: ServedWeights, rows: Sequence[Row], cancelled: Callable[[], bool]) -> Iterator[Drawn]:
+        if any(truncates(row.policy) for row in rows):
+            self._processor_in_batch = True
+        return super()._draw(weights, rows, cancelled)
 
     async def _abort(self, request_ids: Sequence[str]) -> None:
         # One by one: `abort_all` would end other users' requests too. Without it the server looks for closed connections
@@ -135,7 +153,7 @@ class SglangGenerator(RemoteGenerator):
         if held is not None and before is not None and after == before and held.version != weights.version:
             raise self._failed(f"the engine's label is {weights.version[:16]}…, but its weights are what they were")
         self._send("/continue_generation", {"torch_empty_cache": True})
-        self._checksum = after
+        self._checksum, self._processor_in_batch = after, False
         return True
 
     def _after_refusal(self, refused: str, held: ServedWeights | None, before: str | None) -> bool:

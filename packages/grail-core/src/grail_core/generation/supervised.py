@@ -23,7 +23,9 @@ from grail_core.errors import EngineError, ProtocolViolationError
 from grail_core.generation.base import Drawn, GenerationRequest, Generator, ServedWeights
 from grail_core.generation.engine_folder import EngineFolders
 from grail_core.generation.options import EngineOptions
+from grail_core.generation.policies import policies_of, refuse_penalty, truncates
 from grail_core.generation.server import EngineServer
+from grail_core.protocol.policy import GenerationPolicy
 from grail_core.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -108,12 +110,7 @@ class SupervisedGenerator:
             ConfigurationError: the engine is not there, or not one that this was tried with.
             StorageError: the folder for the engine cannot be written.
         """
-        if weights.policy.repetition_penalty != 1:  # before a server is started for it
-            raise ProtocolViolationError(
-                f"no engine draws with a repetition penalty of {weights.policy.repetition_penalty} as the protocol says",
-                where=self._options.backend,
-                hint="GRAIL_PIPELINE_BACKEND=hf draws by any policy",
-            )
+        self._check_policy(weights.policy)  # before a server is started for it
         weights = self.folders.stage(weights) if self.folders is not None else weights
         client = self._client
         self._wanted = None
@@ -140,6 +137,8 @@ class SupervisedGenerator:
         weights, pending = self._wanted, dict(enumerate(requests))
         if weights is None:
             raise EngineError("no weights are served", where=self._options.backend, hint="serve a checkpoint's weights first")
+        for policy in dict.fromkeys(policies_of(requests, weights.policy)):
+            self._check_policy(policy)
         while pending and not (cancelled() or self._closed.is_set()):
             client = self._ready(weights)
             asked = list(pending)
@@ -171,6 +170,16 @@ class SupervisedGenerator:
         self._server.close()
         if self.folders is not None:
             self.folders.close()
+
+    def _check_policy(self, policy: GenerationPolicy) -> None:
+        """Raises: ProtocolViolationError: our server cannot draw by it, as it is started."""
+        refuse_penalty(policy, self._options.backend)
+        if self._options.native_sampling and truncates(policy):  # `launch` leaves our processor out then
+            raise ProtocolViolationError(
+                "a server in its deterministic mode draws with neither top-k nor top-p",
+                where=self._options.backend,
+                hint="GRAIL_PIPELINE_DETERMINISTIC=false, so that our processor draws",
+            )
 
     def _ended(self, cancelled: Callable[[], bool]) -> Callable[[], bool]:
         return lambda: cancelled() or self._closed.is_set() or not self._server.alive

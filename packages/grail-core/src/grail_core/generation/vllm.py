@@ -25,6 +25,7 @@ from grail_core.generation.options import EngineOptions
 from grail_core.generation.plugin import drawing_keys, signed_seed
 from grail_core.generation.remote import LOAD_S, ROW_S, RemoteGenerator
 from grail_core.generation.rows import Row
+from grail_core.protocol.policy import GenerationPolicy
 from grail_core.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -58,14 +59,20 @@ class VllmGenerator(RemoteGenerator):
         prompt = (*row.prompt, *so_far)
         limit = row.limit - len(so_far)
         most = most_bytes(len(prompt), limit)
-        body = self.request_body(weights, prompt, row.seed, limit, request_id)
+        body = self.request_body(weights, prompt, row.seed, limit, request_id, row.policy)
         answer = read_vllm(await self._http.ask(Ask("POST", "/inference/v1/generate", body, ROW_S, most)), most=most)
         return replace(answer, request_id=answer.request_id.removeprefix(_REQUEST_PREFIX))
 
     def request_body(
-        self, weights: ServedWeights, prompt: Sequence[int], seed: int, limit: int, request_id: str
+        self,
+        weights: ServedWeights,
+        prompt: Sequence[int],
+        seed: int,
+        limit: int,
+        request_id: str,
+        policy: GenerationPolicy | None = None,
     ) -> dict[str, Any]:
-        """One request's JSON: at most `limit` tokens after `prompt`."""
+        """One request's JSON: at most `limit` tokens after `prompt`, by `policy` or that of the weights."""
         sampling = {
             "n": 1,
             "max_tokens": limit,
@@ -81,7 +88,7 @@ class VllmGenerator(RemoteGenerator):
             "allowed_token_ids": None,
             "bad_words": [],
             "seed": signed_seed(seed),
-            "extra_args": drawing_keys(weights.policy, seed),
+            "extra_args": drawing_keys(policy or weights.policy, seed),
             "stop": [],
             "stop_token_ids": sorted(weights.end_tokens),
             "include_stop_str_in_output": True,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from grail_core.model import kernels
 from grail_core.protocol.constants import BORDER_LOGIT_SLACK, BORDER_TOP_P_SLACK, COMPETITOR_LOGIT_GAP, MARGIN_CLIP
-from grail_core.protocol.policy import GenerationPolicy
+from grail_core.protocol.policy import GenerationPolicy, require_samplable
 from grail_core.protocol.rollouts.noise import gumbel_noise
 
 Floats = npt.NDArray[np.float32]
@@ -57,10 +57,7 @@ class SeededSampler:
     """
 
     def __init__(self, policy: GenerationPolicy) -> None:
-        if not 0 < policy.temperature < np.inf or not 0 < policy.top_p <= 1 or not 0 < policy.repetition_penalty < np.inf:
-            raise ValueError(f"no such sampling policy: {policy}")
-        if policy.top_k != -1 and policy.top_k < 1:
-            raise ValueError(f"top_k is −1 or at least 1, not {policy.top_k}")
+        require_samplable(policy)
         self.policy = policy
         self.truncates = policy.top_k != -1 or policy.top_p < 1
         self.needs_history = policy.repetition_penalty != 1

@@ -12,16 +12,15 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
 from enum import Enum
 from functools import cached_property
 from typing import Any
 
 from grail_core.errors import CheckpointError
-from grail_core.protocol.constants import MAX_NEW_TOKENS_PROTOCOL_CAP, PROTOCOL_VERSION, WINDOW_LENGTH
+from grail_core.protocol.constants import PROTOCOL_VERSION, WINDOW_LENGTH
 from grail_core.protocol.encoding import canonical_json, tagged_hash
 from grail_core.protocol.environment_spec import EnvironmentSpec
-from grail_core.protocol.policy import GenerationPolicy, decimal_text, policy_digest, policy_json
+from grail_core.protocol.policy import GenerationPolicy, policy_digest, policy_json, read_policy
 from grail_core.protocol.reading import Node, parse_json
 from grail_core.protocol.signatures import verify
 from grail_core.protocol.signer import Signer
@@ -287,7 +286,7 @@ def _content(m: _Members) -> ManifestContent:
         shards=_files(m["shards"], MAX_SHARDS),
         deltas=tuple(_delta(node) for node in m["deltas"].items(MAX_DELTAS)),
         environment=spec,
-        policy=_policy(m["policy"]),
+        policy=read_policy(_Members(m["policy"])),
         end_token_ids=tuple(node.integer(0, 2**31 - 1) for node in m["end_token_ids"].items(MAX_END_TOKENS)),
         tokenizer_digest=_digest(m["tokenizer_digest"]),
         chat_template_digest=_digest(m["chat_template_digest"]),
@@ -362,33 +361,6 @@ def _environment(node: Node) -> EnvironmentSpec:
         parameters=_free_object(m["parameters"]),
         data_digest=m["data_digest"].text(64),
     )
-
-
-def _policy(node: Node) -> GenerationPolicy:
-    m = _Members(node)
-    policy = GenerationPolicy(
-        max_tokens=m["max_tokens"].integer(1, MAX_NEW_TOKENS_PROTOCOL_CAP),
-        temperature=_decimal(m["temperature"], least=1e-3, most=100.0),
-        top_p=_decimal(m["top_p"], least=1e-3, most=1.0),
-        top_k=m["top_k"].integer(-1, 2**31 - 1),
-        repetition_penalty=_decimal(m["repetition_penalty"], least=0.01, most=100.0),
-    )
-    if policy.top_k == 0:
-        m["top_k"].refuse("0 keeps no token; -1 keeps all")
-    return policy
-
-
-def _decimal(node: Node, *, least: float, most: float) -> float:
-    text = node.text(32)
-    try:
-        value = float(Decimal(text))
-    except InvalidOperation:
-        node.refuse(f"{text!r} is no decimal number")
-    if not least <= value <= most:
-        node.refuse(f"{text} is outside {least} … {most}")
-    if decimal_text(value) != text:
-        node.refuse(f"{text!r} is not the shortest form, {decimal_text(value)!r}")
-    return value
 
 
 def _free_object(node: Node) -> dict[str, Any]:

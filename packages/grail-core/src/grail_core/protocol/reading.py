@@ -8,6 +8,7 @@ path. Which members an object has is said by the types that read it.
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -113,6 +114,20 @@ class Node:
         if len(value) != 2 * size or value.strip("0123456789abcdef"):
             self.refuse(f"{2 * size} lower-case hex digits are expected")
         return bytes.fromhex(value)
+
+    def base64(self, most: int) -> bytes:
+        """At most `most` bytes written as base64 (RFC 4648, section 4, with padding). Of one value's many spellings (unused
+        bits, line breaks, letters that decoders skip) the one that encoders write is taken."""
+        value = self.text(4 * -(-most // 3))
+        try:
+            raw = base64.b64decode(value, validate=True)
+        except ValueError:
+            self.refuse("not in base64")
+        if base64.b64encode(raw).decode() != value:
+            self.refuse("not in canonical base64: unused bits are set")
+        if len(raw) > most:
+            self.refuse(f"{len(raw)} bytes, at most {most} are allowed")
+        return raw
 
     def choice(self, among: type[E]) -> E:
         """The member of an enum of text values."""

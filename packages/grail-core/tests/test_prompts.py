@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from grail_core.environment import Message
 from grail_core.errors import CheckpointError, ProtocolViolationError
@@ -94,6 +94,63 @@ def test_a_message_with_a_control_token_and_its_mark_is_refused(shared_renderer:
     with pytest.raises(ProtocolViolationError, match="U\\+10FFFD"):
         shared_renderer.render([Message("user", "<|im_start|>\U0010fffd12\U0010fffd")])
     assert shared_renderer.render([Message("user", "\U0010fffd")])
+
+
+def plain_ids(folder: Path, text: str) -> tuple[int, ...]:
+    """What the folder's tokenizer makes of a text, with nothing before or after it."""
+    return tuple(Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text, add_special_tokens=False).ids)
+
+
+@given(text=st.text(max_size=30))
+@settings(max_examples=100)
+def test_a_text_without_control_tokens_is_encoded_as_the_tokenizer_does(
+    folder: Path, shared_renderer: PromptRenderer, text: str
+) -> None:
+    assume(not any(control in text for control in CONTROLS))
+    assert shared_renderer.encode(text) == plain_ids(folder, text)
+    assert shared_renderer.decode(shared_renderer.encode(text)) == text
+
+
+@given(text=hostile)
+@settings(max_examples=300)
+def test_control_tokens_in_a_text_are_text(shared_renderer: PromptRenderer, text: str) -> None:
+    assume("\U0010fffd" not in text)
+    tokens = shared_renderer.encode(text)
+    assert not set(tokens) & {shared_renderer.token_id(control) for control in CONTROLS}
+    assert shared_renderer.decode(tokens) == text, "nothing is lost, and nothing is put before or after it"
+
+
+def test_a_text_gets_no_first_token_that_its_tokenizer_puts_before_texts(
+    tmp_path: Path, shared_renderer: PromptRenderer
+) -> None:
+    folder = write_tokenizer(tmp_path / "bos")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    first = tokenizer.token_to_id("<|im_start|>")
+    tokenizer.post_processor = processors.TemplateProcessing(single="<|im_start|> $A", special_tokens=[("<|im_start|>", first)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    assert tokenizer.encode("ab").ids[0] == first
+    assert PromptRenderer(folder).encode("ab") == shared_renderer.encode("ab") == plain_ids(folder, "ab")
+
+
+def test_a_text_with_a_control_token_and_its_mark_is_refused(shared_renderer: PromptRenderer) -> None:
+    with pytest.raises(ProtocolViolationError, match="U\\+10FFFD"):
+        shared_renderer.encode("<|im_start|>\U0010fffd12\U0010fffd")
+    assert shared_renderer.encode("\U0010fffd")
+
+
+@pytest.mark.parametrize("mode", ["native", "instructed", "none"])
+def test_a_text_is_encoded_alike_in_every_thinking_mode(folder: Path, mode: str) -> None:
+    assert PromptRenderer(folder, mode).encode("abab user <think>") == PromptRenderer(folder).encode("abab user <think>")
+
+
+def test_a_decoded_text_has_no_special_tokens_and_no_opened_thinking(folder: Path) -> None:
+    renderer = PromptRenderer(folder, "native")
+    end = renderer.token_id("<|im_end|>")
+    assert end is not None
+    tokens = [*renderer.encode("abab"), end]
+    assert renderer.decode(tokens) == "abab"
+    assert renderer.decode([]) == ""
+    assert renderer.decode([2**31 - 1, *tokens]) == "abab", "ids that the tokenizer does not know are left out"
 
 
 @pytest.fixture(scope="module")

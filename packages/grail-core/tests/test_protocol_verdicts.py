@@ -46,7 +46,7 @@ TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 FINDINGS = st.builds(
     Finding,
     check=st.sampled_from(["file", "proof", "sampling"]),
-    outcome=st.sampled_from(Outcome),
+    outcome=st.sampled_from([Outcome.ACCEPT, Outcome.REJECT, Outcome.INCONCLUSIVE]),
     value=NUMBERS,
     threshold=NUMBERS,
     detail=TEXT,
@@ -250,6 +250,7 @@ def test_an_inconclusive_window_is_not_active_and_counts_as_checked_from_the_sec
         ({"declared": MAX_FILE_ROWS + 1}, "declared"),
         ({"unique_valid": 16}, "unique_valid"),
         ({"content_digest": b"short"}, "content_digest"),
+        ({"findings": (Finding("sampling", Outcome.UNPROVEN),)}, "accept, reject or inconclusive"),
     ],
 )
 def test_a_line_that_contradicts_itself_cannot_exist(changes: dict[str, Any], complaint: str) -> None:
@@ -303,6 +304,8 @@ def test_every_spoilt_verdict_is_refused_with_a_path() -> None:
         (("miners", 0, "sampled"), [[0, 1]] * 129, "at most 128"),
         (("miners", 0, "unique_valid"), 5, "failed window"),
         (("miners", 0, "findings", 0, "value"), 0.9, "integer is expected"),
+        (("miners", 0, "findings", 0, "outcome"), "unproven", "verdicts say accept, reject or inconclusive"),
+        (("miners", 0, "findings", 0, "outcome"), "perhaps", "none of"),
         (("miners", 0, "findings"), [{}] * 1025, "at most 1024"),
         (("weights",), [[0, 65_535], [0, 0]], "order of UID"),
         (("weights",), [[4, 1], [0, 65_534]], "order of UID"),

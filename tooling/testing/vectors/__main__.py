@@ -1,8 +1,8 @@
 """`python -m tooling.testing.vectors [--check]`: every file under tests/vectors, and no other.
 
 Each file has one maker; `--check` writes nothing and names what differs, what is missing and what nobody makes. A signature is
-different each time it is made (sr25519 draws at random): those in signatures.json and seals.json were made once, and are
-verified each time.
+different each time it is made (sr25519 draws at random): those in signatures.json, seals.json and inference/ were made once,
+and are verified each time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from grail_core.protocol.constants import PROTOCOL_VERSION
 from grail_core.protocol.reading import Json
 from tooling import REPOSITORY
-from tooling.testing.vectors import checkpoints, derivation, scoring, statements, training
+from tooling.testing.vectors import checkpoints, derivation, inference, receipts, scoring, statements, training
 from tooling.testing.vectors.source import Source
 
 FOLDER = REPOSITORY / "tests" / "vectors"
@@ -42,6 +42,13 @@ FILES: dict[str, tuple[str, Callable[[Source], Json]]] = {
     "signatures": ("sections 8 and 11: sr25519", statements.signatures),
     "verdicts": ("section 11: canonical bodies and what is signed", statements.verdicts),
     "training": ("section 11: training logs and state anchors, canonical bodies and what is signed", training.training),
+    "inference/typed_data": ("inference: orders as typed data, and who signed them", inference.typed_data),
+    "inference/seeds": ("inference: features, requests, and every seed of an answer", inference.seeds),
+    "inference/answers": ("inference: models, answers and their digests, gas", inference.answers),
+    "inference/receipts": (
+        "inference: receipts good, malformed (the path that is refused) and wrong (the check that rejects)",
+        receipts.receipts,
+    ),
 }
 
 
@@ -101,7 +108,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not found:
         print(
             f"{len(files)} files under tests/vectors regenerate byte for byte; "
-            "the signatures in signatures.json and seals.json were made once (sr25519 draws at random) and are verified"
+            "the signatures of hotkeys in signatures.json, seals.json and inference/ were made once (sr25519 draws at random) "
+            "and are verified"
         )
     return 1 if found else 0
 

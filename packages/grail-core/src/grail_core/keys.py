@@ -169,6 +169,21 @@ def write_wallet(
     return hot
 
 
+def make_hotkey(wallet_path: str | os.PathLike[str], coldkey_name: str, hotkey_name: str) -> bool:
+    """Write a random, unencrypted hotkey where there is none, readable by its owner only. Returns whether there was none.
+
+    Raises:
+        ConfigurationError: a name is no plain file name.
+        StorageError: the folder cannot be written.
+    """
+    path = hotkey_file(wallet_path, coldkey_name, hotkey_name)
+    if path.exists():
+        return False
+    keypair = Keypair.from_seed(os.urandom(32))
+    write_atomically(path, bytes(bittensor_core.serialized_keypair_to_keyfile_data(keypair)), mode=0o600)
+    return True
+
+
 def _refuse_another_key(path: Path, expected: Hotkey) -> None:
     try:
         found = bytes(bittensor_core.deserialize_keypair_from_keyfile_data(path.read_bytes()).public_key)

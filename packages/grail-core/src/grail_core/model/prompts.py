@@ -114,6 +114,27 @@ class PromptRenderer:
         except BaseException as error:  # a word that the vocabulary has no token for; a panic in Rust is no Exception
             raise ProtocolViolationError(f"the tokenizer cannot encode this conversation: {error}") from error
 
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Tokens of a text as it is: nothing before it, and control tokens in it are text.
+
+        Raises:
+            ProtocolViolationError: the tokenizer has no tokens for it.
+        """
+        try:
+            escaped = self._controls.escape([text])
+            (hidden,) = escaped.contents
+            if hidden != text and not self._same_controls(text, hidden):
+                return tuple(self._controls.encode(hidden, escaped))
+            return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # as in `render`
+            raise ProtocolViolationError(f"the tokenizer cannot encode this text: {error}") from error
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of a completion of a text; what is left out is left out of `decode_completion` too."""
+        return str(self._decoder.decode([int(token) for token in tokens], skip_special_tokens=True))
+
     def decode_completion(self, tokens: Sequence[int], asked: Sequence[Message] = _ANY_QUESTION) -> str:
         """The text of a completion as an environment is given it. Ids the tokenizer does not know are left out; never raises.
 
@@ -121,7 +142,7 @@ class PromptRenderer:
         opened the thinking at the end of the prompt, the text begins with that tag. `asked` are the messages that it answers:
         some templates decide by them.
         """
-        text = str(self._decoder.decode([int(token) for token in tokens], skip_special_tokens=True))
+        text = self.decode(tokens)
         return THINK_OPEN + text if self._opens_thinking(tuple(asked)) else text
 
     def _find_opening(self, asked: tuple[Message, ...]) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -32,38 +32,49 @@ LOGITS_BYTES: Final = 32 * 2**20
 cost."""
 
 
+_NONE: Final = np.empty(0, dtype=np.float32)
+
+
 @dataclass(frozen=True)
 class RolloutProof:
     """What goes into the window file beside the tokens."""
 
-    sketches: bytes  # 8 · (completion_length + 1) bytes
-    logprobs: npt.NDArray[np.float32]  # [completion_length], unwarped model
+    sketches: bytes  # 8 · (completion_length + prompt positions that are sketched) bytes
+    logprobs: npt.NDArray[np.float32]  # [completion_length], unwarped model; or none at all
 
 
 @on_this_machine
 def prove_rollouts(
-    model: PolicyModel, rows: Sequence[Sequence[int]], prompt_lengths: Sequence[int], projections: Projections
+    model: PolicyModel,
+    rows: Sequence[Sequence[int]],
+    prompt_lengths: Sequence[int],
+    projections: Projections,
+    *,
+    prompt_positions: int = 1,
+    logprobs: bool = True,
 ) -> list[RolloutProof]:
     """Sketches and log-probabilities of one batch.
 
     Args:
         rows: prompt + completion of each rollout, at most PROOF_BATCH_SIZE. prompt_lengths: of each row.
+        prompt_positions: how many of a prompt's last positions are sketched, where it has so many.
+        logprobs: without them the head is not run, and the proofs have none.
 
     Raises:
         OutOfVocabularyError, OverlongSequenceError: refused before the model runs.
         UnprovableError: a hidden state that is zero or not finite; `where` names the row.
         MachineFaultError: as `on_this_machine`.
     """
-    _check_batch(rows, prompt_lengths)
+    check_batch(rows, prompt_lengths)
     hidden = model.hidden_states(rows)
     proofs: list[RolloutProof] = []
-    logprobs = _claimed_logprobs(model, rows, prompt_lengths, hidden)
+    claimed = _claimed_logprobs(model, rows, prompt_lengths, hidden) if logprobs else [_NONE] * len(rows)
     for index, (states, length) in enumerate(zip(hidden, prompt_lengths, strict=True)):
         try:
-            data = quantise(sketch(states[length - 1 :], projections))
+            data = quantise(sketch(states[max(0, length - prompt_positions) :], projections))
         except UnprovableError as error:
             raise UnprovableError(error.what, where=f"row {index}", hint=error.hint) from error
-        proofs.append(RolloutProof(data, logprobs[index]))
+        proofs.append(RolloutProof(data, claimed[index]))
     return proofs
 
 
@@ -94,7 +105,7 @@ def measure_rollouts(
         OutOfVocabularyError, OverlongSequenceError: refused before the model runs.
         MachineFaultError: as `on_this_machine`.
     """
-    _check_batch(rows, prompt_lengths)
+    check_batch(rows, prompt_lengths)
     sampler = SeededSampler(policy)
     hidden = model.hidden_states(rows)
     if keep is not None:
@@ -102,7 +113,7 @@ def measure_rollouts(
             keep(r, states[length - 1 :])
     found = _unmeasured(positions, _challenged_sketches(hidden, prompt_lengths, positions, projections))
     wanted = [(r, at) for r, p in enumerate(positions) for at in range(len(p))]
-    before = _before(hidden, prompt_lengths, positions)
+    before = states_before(hidden, prompt_lengths, positions)
     del hidden
     beside = None
     if reference is not None:
@@ -112,20 +123,20 @@ def measure_rollouts(
                 keep_reference(r, states[length - 1 :])
         z = _challenged_sketches(hidden, prompt_lengths, positions, projections)
         found = [replace(one, reference=_unreferred(z0)) for one, z0 in zip(found, z, strict=True)]
-        beside = reference, _before(hidden, prompt_lengths, positions)
+        beside = reference, states_before(hidden, prompt_lengths, positions)
         del hidden
-    for start, logits in _logits_in_chunks(model, before):
-        chunk = _Chunk(
+    for start, logits in logits_in_chunks(model, before):
+        chunk = Chunk(
             rows, prompt_lengths, positions, wanted[start : start + len(logits)], sampling_seeds, sampler.needs_history
         )
-        _judge(sampler, logits, chunk, found)
+        judge(sampler, logits, chunk, found)
         if beside is not None:
             states = torch.stack(beside[1][start : start + len(logits)])
             _refer(sampler, logits, beside[0].logits(states).cpu().numpy(), chunk, found)
     return found
 
 
-def _before(hidden: list[Tensor], prompt_lengths: Sequence[int], positions: Sequence[Sequence[int]]) -> list[Tensor]:
+def states_before(hidden: list[Tensor], prompt_lengths: Sequence[int], positions: Sequence[Sequence[int]]) -> list[Tensor]:
     """The state before every position of every row, one after the other; nothing else of the batch stays in memory."""
     found: list[Tensor] = []
     for states, length, indices in zip(hidden, prompt_lengths, positions, strict=True):
@@ -146,7 +157,7 @@ def _unreferred(z: Sketches) -> ReferenceMeasurement:
     return ReferenceMeasurement(z, *(np.full(len(z), np.nan, dtype=np.float32) for _ in range(5)))
 
 
-class _Chunk:
+class Chunk:
     """n positions whose logits are in memory: where their figures go, and what is judged there."""
 
     def __init__(
@@ -171,7 +182,17 @@ class _Chunk:
         return sampler.margin(logits[i], self.seeds[i], self.inputs[i], token, self.histories[i], top=top)
 
 
-def _judge(sampler: SeededSampler, logits: Floats, at: _Chunk, found: Sequence[RolloutMeasurement]) -> None:
+class Judged(Protocol):
+    """Where `judge` enters: at the index of a position in its row."""
+
+    @property
+    def logprobs(self) -> npt.NDArray[np.float32]: ...
+
+    @property
+    def margins(self) -> npt.NDArray[np.float64]: ...
+
+
+def judge(sampler: SeededSampler, logits: Floats, at: Chunk, found: Sequence[Judged]) -> None:
     """Enter what the model's own logits [n, V] say of a chunk's positions."""
     tops = logits.argmax(axis=1)
     logprobs = _logprobs_of(logits, tops, at.claims)
@@ -180,7 +201,7 @@ def _judge(sampler: SeededSampler, logits: Floats, at: _Chunk, found: Sequence[R
         found[r].margins[k] = at.margin(sampler, logits, i, at.claims[i], int(tops[i]))
 
 
-def _refer(sampler: SeededSampler, own: Floats, reference: Floats, at: _Chunk, found: Sequence[RolloutMeasurement]) -> None:
+def _refer(sampler: SeededSampler, own: Floats, reference: Floats, at: Chunk, found: Sequence[RolloutMeasurement]) -> None:
     """Enter what the reference's logits [n, V] say of a chunk's positions beside the model's own [n, V]."""
     tops, count = reference.argmax(axis=1), len(reference)
     noise, spread = np.empty(count, dtype=np.float32), np.empty(count, dtype=np.float32)
@@ -197,7 +218,7 @@ def _refer(sampler: SeededSampler, own: Floats, reference: Floats, at: _Chunk, f
         one.twins[k] = one.margins[k] if twin == claimed else at.margin(sampler, reference, i, twin, int(tops[i]))
 
 
-def _check_batch(rows: Sequence[Sequence[int]], prompt_lengths: Sequence[int]) -> None:
+def check_batch(rows: Sequence[Sequence[int]], prompt_lengths: Sequence[int]) -> None:
     if not 0 < len(rows) <= PROOF_BATCH_SIZE or len(rows) != len(prompt_lengths):
         raise ValueError(f"a proof batch has 1 to {PROOF_BATCH_SIZE} rows, each with its prompt length, not {len(rows)}")
     for index, (row, length) in enumerate(zip(rows, prompt_lengths, strict=True)):
@@ -224,13 +245,13 @@ def _claimed_logprobs(
     before = [state for states, length in zip(hidden, prompt_lengths, strict=True) for state in states[length - 1 : -1]]
     claims = [token for row, length in zip(rows, prompt_lengths, strict=True) for token in row[length:]]
     values = np.empty(len(claims), dtype=np.float32)
-    for start, logits in _logits_in_chunks(model, before):
+    for start, logits in logits_in_chunks(model, before):
         values[start : start + len(logits)] = _logprobs_of(logits, logits.argmax(axis=1), claims[start : start + len(logits)])
     ends = np.cumsum([len(row) - length for row, length in zip(rows, prompt_lengths, strict=True)])
     return np.split(values, ends[:-1])
 
 
-def _logits_in_chunks(model: PolicyModel, states: list[Tensor]) -> Iterator[tuple[int, Floats]]:
+def logits_in_chunks(model: PolicyModel, states: list[Tensor]) -> Iterator[tuple[int, Floats]]:
     """(start, float32 [n, V] in main memory) over single hidden states [d]."""
     step = max(1, LOGITS_BYTES // (4 * model.vocabulary_size))
     for start in range(0, len(states), step):

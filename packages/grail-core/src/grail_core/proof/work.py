@@ -149,6 +149,16 @@ class RolloutMeasurement:
         return self.reference is None or self.reference.possible
 
 
+@dataclass(frozen=True)
+class ChoiceMeasurement:
+    """What a verifier computes of one choice of an answer: n sketched positions, k of its tokens looked at."""
+
+    z: F32  # float32 [n, 4] of all sketched positions; NaN where the model has none
+    positions: tuple[int, ...]  # completion indices, ascending
+    logprobs: F32  # [k] of the tokens there, unwarped model
+    margins: npt.NDArray[np.float64]  # [k]
+
+
 def within(values: npt.NDArray[np.floating] | npt.NDArray[np.int32], least: float, most: float) -> bool:
     """Whether all of them are, and are numbers."""
     return bool(((values >= least) & (values <= most)).all())

@@ -1,4 +1,7 @@
-"""Section 9: what a check says. Outcomes are three-valued; numbers are decimal text, since canonical JSON has no floats."""
+"""Section 9: what a check says. Outcomes are three-valued (receipts have a fourth).
+
+Numbers are decimal text, since canonical JSON has no floats.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,12 @@ MAX_DETAIL = 512
 
 
 class Outcome(Enum):
-    """What a check says: yes, no, or that it could not find out."""
+    """What a check says: yes, no, or that it could not find out. A verdict holds the first three."""
 
     ACCEPT = "accept"
     REJECT = "reject"  # fails the miner's window
     INCONCLUSIVE = "inconclusive"  # a fault of the validator; nobody pays for it
+    UNPROVEN = "unproven"  # of receipts alone: no fraud is shown, and neither is what was ordered
 
 
 def decimal(value: float) -> str:
@@ -77,7 +81,7 @@ class Finding:
         return node.build(
             lambda: cls(
                 check=m["check"].text(MAX_CHECK_NAME),
-                outcome=m["outcome"].choice(Outcome),
+                outcome=_of_a_verdict(m["outcome"]),
                 value=m["value"].optional(_number),
                 threshold=m["threshold"].optional(_number),
                 detail=m["detail"].text(MAX_DETAIL),
@@ -85,6 +89,13 @@ class Finding:
                 rollout=m["rollout"].optional(Node.integer),
             )
         )
+
+
+def _of_a_verdict(node: Node) -> Outcome:
+    outcome = node.choice(Outcome)
+    if outcome is Outcome.UNPROVEN:
+        node.refuse("verdicts say accept, reject or inconclusive")
+    return outcome
 
 
 def _number(node: Node) -> str | int:

@@ -92,6 +92,8 @@ class MinerVerdict:
             raise ValueError(f"reason: at most {MAX_REASON} characters are allowed")
         if len(self.findings) > MAX_FINDINGS or len(self.sampled) > MAX_SAMPLED_ROWS:
             raise ValueError(f"findings: {len(self.findings)}, sampled: {len(self.sampled)} are too many")
+        if any(finding.outcome is Outcome.UNPROVEN for finding in self.findings):
+            raise ValueError("findings: verdicts say accept, reject or inconclusive")
         if self.status is MinerStatus.FAILED and self.unique_valid:
             raise ValueError(f"unique_valid: {self.unique_valid} in a failed window")
         if self.status is MinerStatus.ABSENT and (self.active or self.checked):

@@ -1,0 +1,368 @@
+"""The checks of a receipt, cheapest first, each with a finding; what they mean together; and what they leave open.
+
+Four outcomes. Reject: the node lied, or ran another model or another draw altogether. Unproven: less than that, and still not
+what was ordered, so nobody pays. Inconclusive: something is missing here (a model, a library, memory). Accept: else. A receipt
+stands alone, so its positions are drawn by whoever checks it (`seed`), after the node had committed to all of them. torch and
+tokenizers are not imported here: whoever has no model checks everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from grail_core.beacon import bls
+from grail_core.errors import MachineFaultError, ProtocolViolationError
+from grail_core.inference.answers import ServedModel
+from grail_core.inference.constants import RECEIPT_POSITIONS, gas_of
+from grail_core.inference.features import Features
+from grail_core.inference.orders import Draw, length_limit
+from grail_core.inference.receipts import LaterReceiptError, Receipt
+from grail_core.inference.seeds import RequestSeeds
+from grail_core.proof.errors import MalformedSketchError
+from grail_core.proof.numerics import NUMERICS_CLASSES
+from grail_core.proof.receipt_bounds import ReceiptStatistics, ReceiptTable
+from grail_core.proof.sketches import parse_sketches
+from grail_core.protocol.findings import Finding, Outcome
+from grail_core.protocol.network import NETWORKS, NetworkParameters
+from grail_core.protocol.rollouts.noise import challenged_positions
+from grail_core.protocol.signatures import verify
+from grail_core.protocol.types import Digest
+from grail_core.verification.receipt_bounds import MeasuredAnswer, bounds_of, measured_findings
+from grail_core.verification.receipt_order import check_order
+from grail_core.verification.wording import accept, reject, say
+
+if TYPE_CHECKING:
+    from grail_core.model.prompts import PromptRenderer
+
+_BY_MODEL: Final = ("proof", "logprob", "sampling")
+CHECKS: Final = (
+    *("receipt", "order", "node", "beacon", "journal", "model", "prompt", "termination", "gas"),
+    *_BY_MODEL,
+)
+"""In this order; the first that rejects ends them."""
+
+REQUIREMENTS: Final = ("order", "coordinator", "calibrated")
+"""What a reader may ask for beyond the checks: an order that its owner signed, a coordinator's word for the times, and numerics
+classes that the finer bounds are enforced for."""
+REQUIRE: Final = "require"
+"""The check's name in findings about them."""
+
+NO_CHAIN: Final = bytes(32)
+"""The genesis hash of a node that belongs to no chain."""
+
+_WORST: Final = (Outcome.REJECT, Outcome.UNPROVEN, Outcome.INCONCLUSIVE)
+
+Measure = Callable[[Receipt, RequestSeeds, Sequence[Sequence[int]]], MeasuredAnswer]
+"""(receipt, its seeds, positions of every choice) → measurements, by a model of the receipt's weights."""
+
+
+@dataclass(frozen=True)
+class ModelAtHand:
+    """The folder that a receipt is held against, and how an answer is measured with it. Raises MachineFaultError there."""
+
+    where: str  # the folder, for messages
+    model: ServedModel  # what the folder holds
+    renderer: PromptRenderer  # of the folder
+    measure: Measure
+    table: ReceiptTable  # of the finer bounds
+
+
+@dataclass(frozen=True)
+class ReceiptReport:
+    """What the checks say, and what they rest on."""
+
+    findings: tuple[Finding, ...]
+    receipt: Receipt | None = None
+    answer_digest: Digest | None = None
+    texts: tuple[str, ...] | None = None  # of the choices; None without a tokenizer of theirs
+    not_enforced: tuple[str, ...] = ()
+    trust: tuple[str, ...] = ()
+
+    @property
+    def outcome(self) -> Outcome:
+        said = {finding.outcome for finding in self.findings}
+        return next((one for one in _WORST if one in said), Outcome.ACCEPT)
+
+    @property
+    def decisive(self) -> Finding | None:
+        """The first finding of the outcome; None where all is accepted."""
+        outcome = self.outcome
+        return None if outcome is Outcome.ACCEPT else next(one for one in self.findings if one.outcome is outcome)
+
+
+def check_receipt(
+    raw: bytes,
+    *,
+    seed: bytes,
+    network: NetworkParameters | None = None,
+    model: ModelAtHand | None = None,
+    positions: int | None = RECEIPT_POSITIONS,
+    require: Sequence[str] = (),
+) -> ReceiptReport:
+    """Every check that can be made here.
+
+    Args:
+        raw: as the node or somebody else gave it.
+        seed: 32 bytes that the node could not know when it answered: one's own random bytes.
+        network: whose receipt it must be; None: any network's, of which those on a chain need their parameters.
+        model: without one, nothing that needs a model or tokenizer is checked.
+        positions: of a choice whose draws are looked at; None: all.
+        require: some of REQUIREMENTS; unmet ones are unproven.
+    """
+    try:
+        receipt = Receipt.from_bytes(raw)
+        claims = [parse_sketches(choice.sketches, len(choice.sketches) // 8) for choice in receipt.answer.choices]
+    except LaterReceiptError as error:
+        return ReceiptReport((say(Outcome.INCONCLUSIVE, "receipt", detail=str(error)),))
+    except (ValueError, MalformedSketchError) as error:
+        return ReceiptReport((reject("receipt", value=len(raw), detail=str(error)),))
+    if network is not None and network.name != receipt.network:
+        detail = f"it is of the network {receipt.network!r}, not of {network.name!r}"
+        return ReceiptReport((reject("receipt", detail=detail),), receipt)
+    # Without a chain there is no trainer and no deployment either: the parameters are those of the name.
+    params = NETWORKS.get(receipt.network) if receipt.genesis_hash == NO_CHAIN else network
+    if params is None:
+        detail = f"the parameters of its network, {receipt.network!r}, are needed: they are part of every seed"
+        return ReceiptReport((say(Outcome.INCONCLUSIVE, "receipt", detail=detail),), receipt)
+    case = _Case(receipt, claims, params, model, seed, positions)
+    findings = list(_until_reject(case.findings()))
+    if not any(finding.outcome is Outcome.REJECT for finding in findings):
+        findings += case.required(require)
+    return ReceiptReport(
+        findings=tuple(findings),
+        receipt=receipt,
+        answer_digest=case.answer_digest,
+        texts=case.texts(),
+        not_enforced=case.not_enforced(),
+        trust=case.trust(),
+    )
+
+
+def _until_reject(findings: Iterator[Finding]) -> Iterator[Finding]:
+    for finding in findings:
+        yield finding
+        if finding.outcome is Outcome.REJECT:
+            return
+
+
+class _Case:
+    """One receipt, read, under its network."""
+
+    def __init__(
+        self,
+        receipt: Receipt,
+        claims: Sequence[np.ndarray],
+        params: NetworkParameters,
+        model: ModelAtHand | None,
+        seed: bytes,
+        positions: int | None,
+    ) -> None:
+        self.receipt = receipt
+        self.claims = claims
+        self.params = params
+        self.network_id = params.network_id(receipt.genesis_hash)
+        self.seed = seed
+        self.positions = positions
+        self.given = model
+        self.model: ModelAtHand | None = None  # once its digests were found to be the receipt's
+        self.answer_digest: Digest | None = None
+        self.seeds: RequestSeeds | None = None
+        self.features: Features | None = None
+        self.bounds: list[ReceiptStatistics] | None = None  # the finer ones, where they are enforced
+
+    def findings(self) -> Iterator[Finding]:
+        choices = len(self.receipt.answer.choices)
+        yield accept("receipt", value=choices, detail=f"well formed, of network {self.params.name}, {choices} choices")
+        order = check_order(self.receipt, self.network_id)
+        yield order
+        if order.outcome is Outcome.REJECT:
+            return
+        self.features = Features.from_bytes(self.receipt.features)
+        self.seeds = self.receipt.seeds(self.network_id)
+        self.answer_digest = self.receipt.answer_digest(self.seeds)
+        yield self._node()
+        yield self._beacon()
+        yield accept("journal", detail="answered directly: no coordinator took part, and nothing was paid through one")
+        yield self._model()
+        yield self._prompt()
+        yield self._termination()
+        yield self._gas()
+        yield from self._measured(self.seeds, self.answer_digest)
+
+    # What needs the receipt alone.
+
+    def _node(self) -> Finding:
+        answer = self.receipt.answer
+        for role, name in (("proof", answer.proof_class), ("generation", answer.generation_class)):
+            if name not in NUMERICS_CLASSES:
+                return reject("node", value=name, detail=f"no numerics class of this release, as {role} class")
+        assert self.answer_digest is not None
+        if not verify(self.receipt.node, self.answer_digest, self.receipt.signature):
+            return reject("node", detail=f"the signature over the answer is not that of node {self.receipt.node.hex()}")
+        return accept("node", detail=f"the answer is signed by node {self.receipt.node.hex()}")
+
+    def _beacon(self) -> Finding:
+        draw = self.receipt.order.subscription.terms.draw
+        rounds = {"seed_round": self.receipt.seed_round, "challenge_round": self.receipt.challenge_round}
+        if (draw is Draw.BEACON) != (rounds["seed_round"] is not None):
+            named = "a beacon round" if draw is Draw.BEACON else "the order alone"
+            return reject("beacon", detail=f"the order asks for a draw by {named}, and the receipt is of the other kind")
+        for name, one in rounds.items():
+            if one is not None and not bls.is_valid(self.params.beacon.public_key, one.round, one.signature):
+                return reject("beacon", value=one.round, detail=f"{name}: not a signature of this network's beacon")
+        if draw is Draw.BEACON:
+            detail = "the round is the beacon's; that nobody knew it when the order was taken, only a coordinator could say"
+            return say(Outcome.INCONCLUSIVE, "beacon", detail=detail)
+        return accept("beacon", detail="the draw follows from the order alone; no round took part")
+
+    def _termination(self) -> Finding:
+        receipt = self.receipt
+        prompt = len(receipt.answer.prompt)
+        limit = length_limit(receipt.order, receipt.policy, receipt.model.context_length, prompt)
+        ends = np.asarray(receipt.model.end_token_ids)
+        for index, choice in enumerate(receipt.answer.choices):
+            length = len(choice.completion)
+            if length > limit:
+                return _at(index, reject, "termination", length, limit, f"{length} tokens, the limit is {limit}")
+            places = np.flatnonzero(np.isin(choice.completion, ends))
+            if places.size and places[0] < length - 1:
+                return _at(index, reject, "termination", int(places[0]), None, "an end token stands before the last")
+            if not places.size and length != limit:
+                detail = f"it stops after {length} tokens, neither at an end token nor at the limit {limit}"
+                return _at(index, reject, "termination", length, limit, detail)
+        return accept("termination", threshold=limit, detail="every completion ends at an end token or at the limit")
+
+    def _gas(self) -> Finding:
+        receipt = self.receipt
+        expected = gas_of(len(receipt.answer.prompt), receipt.answer.lengths)
+        limit = receipt.order.subscription.max_gas_limit
+        if receipt.gas_used != expected:
+            return reject("gas", value=receipt.gas_used, threshold=expected, detail="not the gas of these tokens")
+        if expected > limit:
+            return reject("gas", value=expected, threshold=limit, detail="more gas than was ordered")
+        return accept("gas", value=expected, threshold=limit, detail="64 + prompt + 8 · completions")
+
+    # What needs the folder.
+
+    def _model(self) -> Finding:
+        receipt = self.receipt
+        container = receipt.order.subscription.container_id
+        if container != receipt.model.digest(self.network_id):
+            return reject("model", detail="the order names another container than the model that answered")
+        if self.given is None:
+            return say(Outcome.INCONCLUSIVE, "model", detail=f"no model folder was given{self._where_to_look()}")
+        served, claimed = self.given.model, receipt.model
+        for name in served.__dataclass_fields__:
+            mine, theirs = getattr(served, name), getattr(claimed, name)
+            if mine != theirs:
+                shown = [value.hex() if isinstance(value, bytes) else str(value) for value in (theirs, mine)]
+                detail = f"{name} of the receipt is {shown[0]:.80}, of {self.given.where} {shown[1]:.80}"
+                return reject("model", detail=detail)
+        self.model = self.given
+        return accept("model", detail=f"{self.given.where} is the model of the receipt, weights and all")
+
+    def _where_to_look(self) -> str:
+        name = self.receipt.model_name
+        return f"; the node calls it {name!r:.200}" if name else ""
+
+    def _prompt(self) -> Finding:
+        if self.model is None or self.features is None:
+            return _without_model("prompt")
+        renderer = self.model.renderer
+        try:
+            if self.features.messages is not None:
+                rendered = renderer.render(self.features.messages)
+            else:
+                rendered = renderer.encode(str(self.features.prompt))
+        except ProtocolViolationError as error:
+            return reject("prompt", detail=f"the model's tokenizer or template refuses what was asked: {error.what}")
+        claimed = self.receipt.answer.prompt
+        if rendered != claimed:
+            same = next((i for i, (a, b) in enumerate(zip(rendered, claimed, strict=False)) if a != b), None)
+            where = f"they differ at token {same}" if same is not None else f"{len(rendered)} tokens are expected"
+            return reject("prompt", value=len(claimed), detail=f"not what was asked, rendered for this model: {where}")
+        return accept("prompt", value=len(claimed), detail="what was asked, rendered anew")
+
+    def _measured(self, seeds: RequestSeeds, answer_digest: Digest) -> Iterator[Finding]:
+        if self.model is None:
+            yield from map(_without_model, _BY_MODEL)
+            return
+        looked_at = [self._looked_at(index, answer_digest) for index in range(len(self.claims))]
+        try:
+            measured = self.model.measure(self.receipt, seeds, looked_at)
+        except MachineFaultError as error:
+            for check in _BY_MODEL:
+                yield say(Outcome.INCONCLUSIVE, check, detail=f"this machine could not measure it: {error.what}")
+            return
+        self.bounds = bounds_of(self.receipt, measured, self.model.table)
+        yield from measured_findings(self.receipt, self.claims, measured, self.bounds)
+
+    def _looked_at(self, choice: int, answer_digest: Digest) -> list[int]:
+        length = len(self.receipt.answer.choices[choice].completion)
+        if self.positions is None or length <= self.positions:
+            return list(range(length))
+        return challenged_positions(self.seed, answer_digest + choice.to_bytes(8, "big"), length, self.positions)
+
+    # What it all rests on.
+
+    def required(self, require: Sequence[str]) -> list[Finding]:
+        met: Mapping[str, tuple[bool, str]] = {
+            "order": (self.receipt.order.signature is not None, "the order is signed by its owner"),
+            "coordinator": (False, "a coordinator recorded claim and delivery"),
+            "calibrated": (self.bounds is not None, "the bounds of single receipts are enforced for these classes"),
+        }
+        return [
+            say(Outcome.ACCEPT if met[name][0] else Outcome.UNPROVEN, REQUIRE, value=name, detail=f"required: {met[name][1]}")
+            for name in require
+        ]
+
+    def texts(self) -> tuple[str, ...] | None:
+        if self.model is None or self.features is None:
+            return None
+        renderer, messages = self.model.renderer, self.features.messages
+        completions = [self.receipt.model.spoken(choice.completion) for choice in self.receipt.answer.choices]
+        if messages is None:
+            return tuple(renderer.decode(tokens) for tokens in completions)
+        return tuple(renderer.decode_completion(tokens, messages) for tokens in completions)
+
+    def not_enforced(self) -> tuple[str, ...]:
+        """What a receipt that passed could still be; the figures are in docs/inference.md."""
+        if self.model is None:
+            return ()  # the findings say what was not checked
+        if self.bounds is None:
+            return (
+                "the finer bounds of single receipts: these numerics classes are not calibrated for a model of this shape, so "
+                "what is below the coarse bounds (4-bit weights, a nearby checkpoint, single replaced tokens) is not seen",
+            )
+        return (
+            "what no single receipt shows: 8-bit weights, a checkpoint a few steps away, a token that was nearly drawn in the "
+            "place of the one that was",
+        )
+
+    def trust(self) -> tuple[str, ...]:
+        receipt = self.receipt
+        said = []
+        if receipt.order.signature is None:
+            said.append(
+                "Nobody signed the order: whoever shows this receipt could have asked many times and shows the answer it likes."
+            )
+        if receipt.order.subscription.terms.draw is Draw.CLIENT:
+            said.append("The draw follows from the order alone: the node could not choose it, whoever wrote the order could.")
+        if receipt.genesis_hash == NO_CHAIN:
+            said.append("No chain stands behind the node's key: it is a key, not a registered participant.")
+        said.append("When it was answered is not proved, and neither is that the text is true or was seen by nobody else.")
+        return tuple(said)
+
+
+def _at(
+    choice: int, make: Callable[..., Finding], check: str, value: int | float | None, threshold: int | float | None, detail: str
+) -> Finding:
+    return make(check, value=value, threshold=threshold, detail=f"choice {choice}: {detail}")
+
+
+def _without_model(check: str) -> Finding:
+    return say(Outcome.INCONCLUSIVE, check, detail="it needs the model")

@@ -1,4 +1,4 @@
-"""`grail-miner`: mine, see what keeps a machine from it, check a file before it is uploaded. Heavy imports wait."""
+"""`grail-miner`: mine, see what keeps a machine from it, check a file before its upload, serve. Heavy imports wait."""
 
 from __future__ import annotations
 
@@ -223,6 +223,58 @@ def bench(
 
     asked = BenchRequest(seconds, model, environment, max_tokens, most)
     bench_command(settings, stop_on_signals, asked, as_json=as_json)
+
+
+@cli.command()
+@click.option(
+    "--model",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="The model's folder, in Transformers' layout.",
+)
+@click.option("--name", default="", help="What clients call the model (default: the folder's name).")
+@click.option("--listen", default="", metavar="ADDRESS:PORT", help="Where to answer (default: GRAIL_SERVE_LISTEN).")
+@click.option("--network", default="subnet-81", show_default=True, help="The built-in network whose parameters hold.")
+@click.option("--wallet", is_flag=True, help="Sign with the hotkey of BT_WALLET_* (default: one made at the first start).")
+@click.option(
+    "--thinking",
+    type=click.Choice(["native", "instructed", "none"]),
+    default="none",
+    show_default=True,
+    help="How the chat template is asked to think; part of the model's digest.",
+)
+@common_options
+def serve(settings: Settings, folder: Path, name: str, listen: str, network: str, wallet: bool, thinking: str) -> None:
+    """Answer requests with a model, each with a receipt that anybody can check.
+
+    Speaks OpenAI's API for completions and chat. Every answer is drawn from a seed that follows from the request, and signed;
+    its member `grail` says where the receipt is. The same request again gives another text, with `seed` the same. What could
+    not be proved (penalties, tools, logit_bias, …) is refused by name; so are stream and stop, in this version.
+
+    Needs no chain, bucket, registration or wallet: a hotkey is made at the first start, in GRAIL_STATE_DIR. Answers programs of
+    this machine alone (127.0.0.1). The model runs on GRAIL_DEVICE. Receipts are kept for 7 days. Ctrl-C lets the running
+    requests end.
+
+    \b
+      grail-miner serve --model ./Qwen2.5-0.5B-Instruct
+    \b
+      curl http://127.0.0.1:4000/v1/chat/completions -H 'Content-Type: application/json' \\
+        -d '{"model": "Qwen2.5-0.5B-Instruct", "messages": [{"role": "user", "content": "2 + 2?"}]}'
+      curl 'http://127.0.0.1:4000/v1/receipts/DIGEST?token=TOKEN' > receipt.json
+      grail verify receipt.json --model ./Qwen2.5-0.5B-Instruct
+    \b
+      from openai import OpenAI
+      client = OpenAI(base_url="http://127.0.0.1:4000/v1", api_key="none")
+      answer = client.completions.create(model="Qwen2.5-0.5B-Instruct", prompt="Once", seed=7)
+      print(answer.choices[0].text, answer.grail["receipt_token"])
+    \b
+      grail ask "What is 2 + 2?" --model ./Qwen2.5-0.5B-Instruct
+    """
+    from grail_miner.serving.service import ServeRequest
+    from grail_miner.serving.service import serve as run_node
+
+    run_node(settings, stop_on_signals, ServeRequest(folder, name, listen, network, wallet, thinking))
 
 
 def main() -> None:

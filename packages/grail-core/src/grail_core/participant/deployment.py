@@ -35,7 +35,25 @@ def network_parameters(settings: Settings) -> NetworkParameters:
     Raises:
         ConfigurationError: no such network, a file that does not parse, or a network without a trainer.
     """
-    name = settings.network
+    params = parameters_named(settings.network)
+    if params.trainer_hotkey == UNSET_HOTKEY:
+        raise ConfigurationError(
+            f"network {params.name} names no trainer hotkey, so no checkpoint can be trusted",
+            where="GRAIL_NETWORK",
+            hint="use the parameters file that the network's operator publishes",
+        )
+    return params
+
+
+def parameters_named(name: str, *, where: str = "GRAIL_NETWORK") -> NetworkParameters:
+    """Of a named network, or of a JSON file, with or without a trainer.
+
+    Args:
+        where: the setting or option that names it.
+
+    Raises:
+        ConfigurationError: no such network, or a file that does not parse.
+    """
     if name in NETWORKS:
         params = NETWORKS[name]
     elif Path(name).is_file():
@@ -48,20 +66,14 @@ def network_parameters(settings: Settings) -> NetworkParameters:
             raise ConfigurationError(
                 f"the network file does not parse: {error}",
                 where=name,
-                hint="check GRAIL_NETWORK; a file of an earlier version lacks members: get the network's present one",
+                hint=f"check {where}; a file of an earlier version lacks members: get the network's present one",
             ) from error
         _require_known_classes(params, name)
     else:
         raise ConfigurationError(
             "there is no such file of network parameters" if "/" in name else "there is no network of this name",
-            where="GRAIL_NETWORK",
+            where=where,
             hint=f"one of {', '.join(sorted(NETWORKS))}, or the path of a parameters file",
-        )
-    if params.trainer_hotkey == UNSET_HOTKEY:
-        raise ConfigurationError(
-            f"network {params.name} names no trainer hotkey, so no checkpoint can be trusted",
-            where="GRAIL_NETWORK",
-            hint="use the parameters file that the network's operator publishes",
         )
     return params
 

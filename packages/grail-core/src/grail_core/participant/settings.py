@@ -33,6 +33,7 @@ from grail_core.participant.settings_fields import (
     wanted,
 )
 from grail_core.participant.settings_pipeline import PipelineSettings
+from grail_core.participant.settings_serving import ServingSettings
 from grail_core.participant.settings_sources import Given, Unknown, clean, read_sources
 
 QUICKNET_HASH = "52db9ba70e0cc0f6eaf7803dd07447a1f5477735fd3f661792ba94600c84e971"  # relays serve several drand chains
@@ -197,7 +198,7 @@ class _SharedSettings(BaseModel):
     log_file: FilePath | None = setting("GRAIL_LOG_FILE", MACHINE, EVERYBODY, "JSON log lines are appended here", default=None)
 
 
-class Settings(PipelineSettings, _SharedSettings):  # fields in the order of the pages: the last base's come first
+class Settings(ServingSettings, PipelineSettings, _SharedSettings):  # on the pages the last base's fields come first
     """Every field's alias is its environment variable, its key in the TOML file and its name in `.env`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)

@@ -1,0 +1,29 @@
+"""What an operator sets of a node that answers requests (`grail-miner serve`). Declarations alone."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+from grail_core.participant.settings_fields import MINER, SERVING, WholeNumber, setting
+
+
+class ServingSettings(BaseModel):
+    """Every field's alias is its public name; see `settings.Settings`, of which this is a part."""
+
+    serve_listen: str = setting(
+        "GRAIL_SERVE_LISTEN",
+        SERVING,
+        MINER,
+        "where a node answers requests; in this version a loopback address alone",
+        default="127.0.0.1:4000",
+        wanted="a loopback address with a port (127.0.0.1:4000)",
+    )
+    serve_max_queue: WholeNumber = setting(
+        "GRAIL_SERVE_MAX_QUEUE",
+        SERVING,
+        MINER,
+        "requests that may wait for their batch; further ones are told to come back",
+        default=256,
+        ge=1,
+        le=65_536,
+    )

@@ -1,0 +1,1 @@
+"""Inference on request: an HTTP server whose every answer carries a proof."""

@@ -1,0 +1,196 @@
+"""Who may ask: programs of this machine, and nothing that only looks like one.
+
+While there are no client tokens, whoever reaches the loopback address is the operator. A reverse proxy makes strangers look
+like that, and so does a web page in the operator's browser, which can send requests but not choose their Host, content type or
+Origin. So all of these are looked at before anything else. Bodies are read here, with a limit and a time, whether or not they
+say their length, so that nothing behind this reads from a stranger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from http import HTTPStatus
+from typing import Any, Final
+
+from grail_core.errors import ConfigurationError
+from grail_miner.serving.refusals import RefusedRequestError
+
+MAX_BODIES: Final = 64
+"""Bodies that are read at the same time: with their limit, the memory that they can take."""
+BODY_SECONDS: Final = 30.0
+_DRAINED_BODIES: Final = 8  # so many of the largest are read and thrown away, so that a refusal arrives
+_DRAIN_SECONDS: Final = 2.0
+_LENGTH_DIGITS: Final = 18
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def listen_address(text: str) -> tuple[str, int]:
+    """`127.0.0.1:4000`, `[::1]:4000` or `localhost:4000` as address and port; port 0 is any free one.
+
+    Raises:
+        ConfigurationError: it is no such address, or not a loopback one.
+    """
+    found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^\[\]:]+)):([0-9]{1,5})", text)
+    if found is None or int(found[3]) > 65_535:
+        raise ConfigurationError(
+            f"{text!r:.80} is no address with a port", where="GRAIL_SERVE_LISTEN", hint="set it to 127.0.0.1:4000"
+        )
+    host = (found[1] or found[2]).lower()
+    if not _is_loopback(host):
+        raise ConfigurationError(
+            f"{host!r:.80} is not a loopback address, and who may ask from elsewhere cannot be said yet: client tokens come "
+            "with a later version",
+            where="GRAIL_SERVE_LISTEN",
+            hint="listen on 127.0.0.1:4000",
+        )
+    return ("127.0.0.1" if host == "localhost" else host), int(found[3])
+
+
+class Edge:
+    """An ASGI application around another: what is refused here never reaches it.
+
+    Args:
+        max_body: bytes of a request's body. body_seconds: for reading one.
+    """
+
+    def __init__(self, app: App, *, max_body: int, body_seconds: float = BODY_SECONDS, max_bodies: int = MAX_BODIES) -> None:
+        self._app = app
+        self._max_body = max_body
+        self._body_seconds = body_seconds
+        self._max_bodies = max_bodies
+        self._reading = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise RuntimeError(f"no {scope['type']} is served here")  # uvicorn is told to offer none
+        try:
+            _require_local(scope)
+            body = await self._body(scope, receive)
+        except RefusedRequestError as refused:
+            await self._refuse(refused, receive, send)
+            return
+        if body is None:
+            return  # the client has gone
+        await self._app(scope, _replayed(body, receive), send)
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
+        """The whole body; None where the client goes before its end."""
+        length = _header(scope, b"content-length")
+        if length is not None and (len(length) > _LENGTH_DIGITS or int(length) > self._max_body):  # h11 takes digits alone
+            raise self._too_large()
+        if self._reading >= self._max_bodies:
+            raise RefusedRequestError(
+                HTTPStatus.SERVICE_UNAVAILABLE, "too many requests are being read; try again", "busy", retry_after_s=1
+            )
+        self._reading += 1
+        try:
+            async with asyncio.timeout(self._body_seconds):
+                return await self._read(receive)
+        except TimeoutError:
+            raise RefusedRequestError(
+                HTTPStatus.REQUEST_TIMEOUT, f"the body did not arrive within {self._body_seconds:g} s", "body_timeout"
+            ) from None
+        finally:
+            self._reading -= 1
+
+    async def _read(self, receive: Receive) -> bytes | None:
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            body += message.get("body", b"")
+            if len(body) > self._max_body:
+                raise self._too_large()
+            if not message.get("more_body", False):
+                return bytes(body)
+
+    def _too_large(self) -> RefusedRequestError:
+        what = f"the body has more than {self._max_body} bytes"
+        return RefusedRequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, what, "body_too_large")
+
+    async def _refuse(self, refused: RefusedRequestError, receive: Receive, send: Send) -> None:
+        """Send the refusal, and read what the client is still sending for a little while: a connection that ends with bytes
+        unread takes the refusal with it."""
+        body = refused.body
+        headers = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
+        lines = [(name.encode(), value.encode()) for name, value in (headers | refused.headers).items()]
+        await send({"type": "http.response.start", "status": int(refused.status), "headers": lines})
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+        left = _DRAINED_BODIES * self._max_body
+        try:
+            async with asyncio.timeout(min(_DRAIN_SECONDS, self._body_seconds)):
+                while left > 0:
+                    message = await receive()
+                    left -= len(message.get("body", b""))
+                    if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                        break
+        except TimeoutError:
+            pass  # it had its answer, and sends nothing more
+        await send({"type": "http.response.body", "body": b""})
+
+
+def _require_local(scope: Scope) -> None:
+    """Raises RefusedRequestError: a proxy or a web page stands between us and whoever asks."""
+    client = scope.get("client")
+    if client is None or not _is_loopback(str(client[0])):
+        raise _foreign("only programs of this machine are served", "peer_not_local")
+    for raw, _ in scope["headers"]:
+        name = raw.decode("latin-1")
+        if name in ("forwarded", "x-real-ip", "via") or name.startswith("x-forwarded-"):
+            raise _foreign(f"the header {name} says that a proxy stands in between; proxied requests are not served", "proxied")
+    host = _header(scope, b"host")
+    if host is None or not _is_loopback(_name_of(host)):
+        raise _foreign("the Host is not a loopback address or localhost", "host_not_local")
+    origin = _header(scope, b"origin")
+    if origin is not None and origin.lower() != f"http://{host}".lower():
+        raise _foreign("pages of another origin are not served", "foreign_origin")
+    if scope["method"] not in ("GET", "HEAD"):
+        kind = (_header(scope, b"content-type") or "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            raise _foreign("the content type must be application/json", "content_type")
+
+
+def _foreign(message: str, code: str) -> RefusedRequestError:
+    return RefusedRequestError(HTTPStatus.FORBIDDEN, message, code)
+
+
+def _header(scope: Scope, name: bytes) -> str | None:
+    return next((value.decode("latin-1") for found, value in scope["headers"] if found == name), None)
+
+
+def _name_of(host: str) -> str:
+    """Of a Host header, without its port; nothing of one that is none."""
+    found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^\[\]:/@]+))(?::[0-9]{1,5})?", host.strip())
+    return "" if found is None else found[1] or found[2]
+
+
+def _is_loopback(host: str) -> bool:
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """The body in one message, then what comes: that the client goes."""
+    given = False
+
+    async def replay() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay

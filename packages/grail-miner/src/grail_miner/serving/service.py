@@ -1,0 +1,210 @@
+"""From a model's folder to a node that answers: what can be wrong with a start is found before anybody is answered.
+
+Needs no chain, bucket or registration: the genesis hash is zero, and receipts say so. What must not be lost is below
+GRAIL_STATE_DIR/{network}-{network id}/{hotkey}/serving: receipts, the key of their tokens, the count of repeated requests.
+One process serves with a key at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+
+from grail_core.checkpoints.served_model import read_served_folder
+from grail_core.errors import CheckpointError, ConfigurationError
+from grail_core.keys import LocalSigner, load_hotkey, make_hotkey, ss58
+from grail_core.model.policy_model import PolicyModel
+from grail_core.participant.deployment import load_signer
+from grail_core.participant.settings import Settings
+from grail_core.participant.state import StateFolder, network_state, only_process
+from grail_core.participant.waiting import Stopping
+from grail_core.protocol.network import NETWORKS, NetworkParameters
+from grail_core.telemetry import get_logger
+from grail_core.verification.receipt import NO_CHAIN
+from grail_miner.serving.answering import Answering, ServedNetwork
+from grail_miner.serving.app import Node, application
+from grail_miner.serving.batching import Batches
+from grail_miner.serving.edge import Edge, listen_address
+from grail_miner.serving.openai_reading import MAX_BODY_BYTES
+from grail_miner.serving.receipt_store import ReceiptStore
+from grail_miner.serving.repeats import Repeats
+
+log = get_logger(__name__)
+
+_OWN_WALLET: Final = ("serving", "default")  # names below GRAIL_STATE_DIR/wallets, in bittensor's layout
+_KEEP_ALIVE_S: Final = 5
+_LAST_ANSWERS_S: Final = 600  # of a shutdown: for the running batch
+
+
+@dataclass(frozen=True)
+class ServeRequest:
+    """What the command line says."""
+
+    folder: Path
+    name: str = ""  # "": that of the folder
+    listen: str = ""  # "": GRAIL_SERVE_LISTEN
+    network: str = "subnet-81"
+    wallet: bool = False  # sign with the hotkey of BT_WALLET_* and not with one of its own
+    thinking_mode: str = "none"
+
+
+def serve(
+    settings: Settings, stopping: Stopping, request: ServeRequest, *, ready: Callable[[str], None] = lambda url: None
+) -> None:
+    """Answer until stopped.
+
+    Args:
+        ready: told the address once requests are answered.
+
+    Raises:
+        ConfigurationError: an address that is taken or not loopback's, no such network, no such wallet, state that cannot be
+            used. CheckpointError: a folder that is no model, or none that can be served. AlreadyRunningError, StorageError.
+    """
+    params = _network(request.network)
+    with _listening_at(request.listen or settings.serve_listen) as bound, stopping() as stop:
+        signer = _signer(settings, request.wallet)
+        network = ServedNetwork(params, NO_CHAIN)
+        state = StateFolder(network_state(settings.state_dir, params, network.id), signer.hotkey)
+        with state.held():
+            answering = _answering(settings, request, network, signer)
+            node = Node(
+                answering=answering,
+                batches=Batches(answering.answer, max_queue=settings.serve_max_queue),
+                receipts=ReceiptStore(state.root / "serving" / "receipts", state.root / "serving" / "receipt-key"),
+                repeats=Repeats(state.root / "serving" / "repeats.sqlite"),
+                name=answering.name,
+            )
+            with serving(node, bound, stop) as url:
+                log.event(
+                    "serving",
+                    address=url,
+                    model=node.name,
+                    container=answering.container_id.hex(),
+                    hotkey=ss58(signer.hotkey),
+                    device=settings.device,
+                )
+                ready(url)
+                stop.wait()
+            log.event("serving_stopped")
+
+
+@contextmanager
+def serving(node: Node, bound: socket.socket, stop: threading.Event) -> Iterator[str]:
+    """A node that answers at this socket while the block lasts; yields its address.
+
+    At the end nothing more is taken, the running batch is answered and what waits is told. `stop` is set if the HTTP server
+    ends by itself.
+    """
+    _listen(bound)
+    host, port = bound.getsockname()[:2]
+    config = uvicorn.Config(
+        Edge(application(node), max_body=MAX_BODY_BYTES),
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,  # it would believe a header that says who asks
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_LAST_ANSWERS_S,
+    )
+    server = uvicorn.Server(config)
+    failed: list[BaseException] = []
+
+    def run() -> None:  # in a thread of its own uvicorn leaves the signals alone
+        try:
+            asyncio.run(server.serve(sockets=[bound]))
+        except BaseException as error:  # noqa: BLE001 - raised again below, where it can be told
+            failed.append(error)
+        finally:
+            stop.set()
+
+    thread = threading.Thread(target=run, name="http", daemon=True)
+    node.batches.start()
+    thread.start()
+    try:
+        yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    finally:
+        node.batches.stop_taking()
+        server.should_exit = True
+        thread.join()
+        node.batches.close()
+    if failed:
+        raise failed[0]
+
+
+def _network(name: str) -> NetworkParameters:
+    if name not in NETWORKS:
+        raise ConfigurationError(
+            f"there is no built-in network {name!r:.80}, and without a chain no other can be checked against",
+            where="--network",
+            hint=f"one of {', '.join(sorted(NETWORKS))}",
+        )
+    return NETWORKS[name]
+
+
+def _signer(settings: Settings, wallet: bool) -> LocalSigner:
+    """The wallet's hotkey, or one that is made at the first start and kept."""
+    if wallet:
+        return load_signer(settings)
+    folder = settings.state_dir / "wallets"
+    with only_process(folder / "lock", "another process makes the hotkey at this moment", hint="start again"):
+        make_hotkey(folder, *_OWN_WALLET)
+    return load_hotkey(folder, *_OWN_WALLET)
+
+
+def _answering(settings: Settings, request: ServeRequest, network: ServedNetwork, signer: LocalSigner) -> Answering:
+    if not request.folder.is_dir():
+        raise CheckpointError(
+            "there is no such folder",
+            where=str(request.folder),
+            hint="give a model's folder in Transformers' layout: config.json, *.safetensors, tokenizer.json",
+        )
+    folder = read_served_folder(request.folder, thinking_mode=request.thinking_mode)
+    for note in folder.notes:
+        log.warning("%s", note)
+    model = PolicyModel.load(request.folder, device=settings.device)
+    name = request.name or request.folder.resolve().name
+    software = {package: version(package) for package in ("grail-miner", "torch", "transformers")}
+    return Answering(folder, model, network, signer, name=name, software=software)
+
+
+@contextmanager
+def _listening_at(address: str) -> Iterator[socket.socket]:
+    """A socket that has the address already: loading a model takes minutes, an address that is taken is told at once."""
+    host, port = listen_address(address)
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind((host, port))
+        except OSError as error:
+            raise _address_error(error, address) from error
+        yield bound
+
+
+def _listen(bound: socket.socket) -> None:
+    try:
+        bound.listen(128)
+    except OSError as error:  # two processes may bind what neither listens at yet
+        raise _address_error(error, str(bound.getsockname())) from error
+
+
+def _address_error(error: OSError, address: str) -> ConfigurationError:
+    taken = error.errno == errno.EADDRINUSE
+    return ConfigurationError(
+        "another program listens at this address" if taken else f"nobody can listen at this address: {error.strerror}",
+        where=address,
+        hint="end that program, or choose another port: --listen 127.0.0.1:PORT",
+    )

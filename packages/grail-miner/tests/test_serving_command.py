@@ -1,0 +1,170 @@
+"""`grail-miner serve` as an operator runs it: it teaches, starts with a folder alone, says each mistake, and ends cleanly."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+from click.testing import CliRunner
+
+from grail_core.commands.grail import cli as grail
+from grail_core.errors import CheckpointError, ConfigurationError
+from grail_core.keys import load_hotkey, write_wallet
+from grail_core.participant.settings import Settings, load_settings
+from grail_core.participant.state import AlreadyRunningError
+from grail_miner.serving.service import ServeRequest, serve
+from tooling.testing.serving_node import PATIENCE_S, save_served_model
+
+ANYWHERE = "127.0.0.1:0"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_served_model(tmp_path_factory.mktemp("models") / "tiny-model")
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setenv("GRAIL_STATE_DIR", str(tmp_path / "state"))
+    return load_settings()
+
+
+@contextmanager
+def never_stopped() -> Iterator[threading.Event]:
+    yield threading.Event()
+
+
+@contextmanager
+def serving_in_thread(settings: Settings, request: ServeRequest) -> Iterator[str]:
+    """The address of a node that is served by another thread while the block lasts."""
+    stop, told, url = threading.Event(), threading.Event(), []
+
+    @contextmanager
+    def stopping() -> Iterator[threading.Event]:
+        yield stop
+
+    def ready(address: str) -> None:
+        url.append(address)
+        told.set()
+
+    thread = threading.Thread(target=serve, args=(settings, stopping, request), kwargs={"ready": ready})
+    thread.start()
+    try:
+        assert told.wait(PATIENCE_S)
+        yield url[0]
+    finally:
+        stop.set()
+        thread.join()
+
+
+def own_key(settings: Settings) -> Path:
+    return settings.state_dir / "wallets" / "serving" / "hotkeys" / "default"
+
+
+def test_help_teaches_without_heavy_imports() -> None:
+    code = (
+        "import sys; from grail_miner.cli import cli\n"
+        "try: cli.main(['serve', '--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'starlette', 'uvicorn', 'eth_account', 'bittensor', 'numpy', 'sqlite3'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "curl http://127.0.0.1:4000/v1/chat/completions" in result.stdout
+    assert "grail verify receipt.json" in result.stdout
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_folder_is_all_it_needs_and_a_signal_ends_it(folder: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "HOME": str(tmp_path), "GRAIL_STATE_DIR": str(tmp_path / "state"), "NO_COLOR": "1"}
+    code = "import sys; sys.argv[0] = 'grail-miner'; from grail_miner.cli import main; main()"
+    command = [sys.executable, "-c", code, "serve", "--model", str(folder), "--listen", ANYWHERE]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment) as process:
+        assert process.stderr is not None
+        try:
+            lines = iter(process.stderr)
+            ready = next(line for line in lines if " serving " in line)
+            address = re.search(r"address=(http://127\.0\.0\.1:[0-9]+)", ready)
+            assert address is not None, ready
+            assert "model=tiny-model" in ready
+            body = {"model": "tiny-model", "prompt": "Once", "max_tokens": 3}
+            answer = httpx.post(f"{address[1]}/v1/completions", json=body, timeout=PATIENCE_S, trust_env=False)
+            assert answer.status_code == 200
+            process.send_signal(signal.SIGTERM)
+            rest = "".join(lines)
+            assert process.wait(PATIENCE_S) == 0, rest
+            assert "serving_stopped" in rest
+            assert "Traceback" not in rest
+        finally:
+            process.kill()
+
+
+def test_a_question_asked_on_the_command_line_is_answered_and_checked(settings: Settings, folder: Path) -> None:
+    with serving_in_thread(settings, ServeRequest(folder, listen=ANYWHERE)) as url:
+        arguments = ["ask", "What is 2 + 2?", "--node", url, "--model", str(folder), "--max-tokens", "8", "--json"]
+        result = CliRunner().invoke(grail, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert '"accept"' in result.output
+
+
+def test_the_key_that_is_made_at_the_first_start_is_kept_for_this_user_alone(settings: Settings, folder: Path) -> None:
+    hotkeys = []
+    for _ in range(2):
+        with serving_in_thread(settings, ServeRequest(folder, listen=ANYWHERE)) as url:
+            hotkeys.append(httpx.get(f"{url}/info", trust_env=False).json()["grail"]["hotkey"])
+            with pytest.raises(AlreadyRunningError, match="runs on this machine already"):
+                serve(settings, never_stopped, ServeRequest(folder, listen=ANYWHERE))
+    assert hotkeys[0] == hotkeys[1] == load_hotkey(settings.state_dir / "wallets", "serving", "default").hotkey.hex()
+    assert stat.S_IMODE(own_key(settings).stat().st_mode) == 0o600
+
+
+def test_a_wallets_hotkey_signs_where_it_is_asked_for(settings: Settings, folder: Path, tmp_path: Path) -> None:
+    made = write_wallet(tmp_path / "wallets", "cold", "hot", coldkey_seed=bytes(32), hotkey_seed=bytes([1]) * 32)
+    of_wallet = settings.model_copy(update={"wallet_path": tmp_path / "wallets", "wallet_cold": "cold", "wallet_hot": "hot"})
+    with serving_in_thread(of_wallet, ServeRequest(folder, listen=ANYWHERE, wallet=True, name="org/named")) as url:
+        assert httpx.get(f"{url}/info", trust_env=False).json()["grail"]["hotkey"] == made.hotkey.hex()
+        assert httpx.get(f"{url}/v1/models/org/named", trust_env=False).json()["id"] == "org/named"
+    assert not own_key(settings).exists()
+
+
+def test_an_address_that_is_taken_is_said_before_the_model_is_loaded(settings: Settings, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ConfigurationError, match="another program listens at this address") as error:
+            serve(settings, never_stopped, ServeRequest(tmp_path / "no-folder", listen=address))
+    assert error.value.where == address
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "says"),
+    [
+        ({"folder": Path("/nowhere/at/all")}, CheckpointError, "no such folder"),
+        ({"listen": "0.0.0.0:4000"}, ConfigurationError, "not a loopback address"),
+        ({"network": "subnet-82"}, ConfigurationError, "no built-in network"),
+        ({"wallet": True}, ConfigurationError, "no such hotkey"),
+    ],
+)
+def test_a_start_that_cannot_be_says_why(
+    settings: Settings, folder: Path, tmp_path: Path, change: dict[str, object], kind: type[Exception], says: str
+) -> None:
+    settings = settings.model_copy(update={"wallet_path": tmp_path / "wallets"})
+    with pytest.raises(kind, match=says):
+        serve(settings, never_stopped, replace(ServeRequest(folder, listen=ANYWHERE), **change))  # type: ignore[arg-type]
+
+
+def test_a_folder_that_is_no_model_is_said(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError):
+        serve(settings, never_stopped, ServeRequest(tmp_path / "empty", listen=ANYWHERE))

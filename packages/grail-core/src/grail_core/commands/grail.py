@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from grail_core.commands.ask import ask
 from grail_core.commands.checkpoint import checkpoint
 from grail_core.commands.options import common_options, run_cli, verbose_option, verbosity
+from grail_core.commands.receipts import verify
 from grail_core.commands.scores import scores
 from grail_core.errors import ConfigurationError, StorageError
 from grail_core.text import printable
@@ -56,6 +58,8 @@ _role("train", "grail-trainer", "The same as `grail-trainer run`.")
 
 cli.add_command(checkpoint)
 cli.add_command(scores)
+cli.add_command(verify)
+cli.add_command(ask)
 
 
 @cli.group()

@@ -15,14 +15,20 @@ from tooling.testing.models.artefacts import Artefacts
 
 
 @pytest.fixture(scope="session")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+def scene(tmp_path_factory: pytest.TempPathFactory, store: Artefacts) -> Iterator[Scene]:
+    with ExitStack() as stack:
+        with (cache_folder(tmp_path_factory) / "training").open("w") as lock:  # another worker waits for the models of this one
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            opened = stack.enter_context(open_scene(BRIEF, store=store))
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Artefacts:
+    """Trained models, of all workers of a run."""
     folder = cache_folder(tmp_path_factory)
     folder.mkdir(exist_ok=True)
-    with ExitStack() as stack:
-        with (folder / "training").open("w") as lock:  # another worker waits for the models of this one
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            opened = stack.enter_context(open_scene(BRIEF, store=Artefacts(folder / "power")))
-        yield opened
+    return Artefacts(folder / "power")
 
 
 def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

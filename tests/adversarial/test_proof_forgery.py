@@ -55,7 +55,6 @@ def test_another_prompt_fails_openly_by_the_prompt_check_and_hidden_by_the_model
         "8-bit weights, groups of 64 with zero point",
         "8-bit floating-point weights",
         "4-bit weights, groups of 32, one rollout in 16 run honestly",
-        "8-bit weights, per channel, one rollout in 16 run honestly",
     ],
 )
 def test_rounded_weights_fail_beside_the_float32_reference(scene: Scene, name: str) -> None:

@@ -28,7 +28,7 @@ from typing import Any
 import tooling.adversaries
 from tooling.adversaries import quick
 
-KNOWN = {"A": 11, "B": 8, "C": 11, "D": 17, "E": 13, "X": 13}
+KNOWN = {"A": 11, "B": 8, "C": 11, "D": 17, "E": 13, "I": 19, "X": 13}
 """Families of the threat model and how many ids each has."""
 
 SIZED = ("A", "B")

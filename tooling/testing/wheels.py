@@ -1,7 +1,8 @@
 """Build the five wheels and install each role into a clean environment, as a user would.
 
 For each role: a fresh virtual environment, the wheels of this tree (`--find-links`), `--help` timed, and the promise that the
-role pulls in no other role (and grail-core alone no torch). Prints one line a role; exits with 1 at the first broken promise.
+role pulls in no other role (and grail-core alone no torch). In the miner's the quickstart of docs/inference.md is run, and
+grail-core alone checks its receipt. Prints one line a role; exits with 1 at the first broken promise.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import venv
 from pathlib import Path
 
 from tooling import REPOSITORY
+from tooling.testing.quickstart import run_quickstart, verify_without_model
 
 PACKAGES = ("grail-core", "grail-envs", "grail-miner", "grail-validator", "grail-trainer")
 COMMANDS = {"grail-core": "grail"}
@@ -72,6 +74,19 @@ def check(package: str, wheels: Path, folder: Path) -> str:
     return f"{package:16} installed in {seconds:5.1f} s, {len(installed)} packages; --help {min(times):.2f} s"
 
 
+def _served_and_verified(scratch: Path) -> str:
+    """The quickstart by the miner's environment, and its receipt by grail-core's. Returns the line to print."""
+    from tooling.testing.serving_node import save_served_model
+
+    miner, model, receipt = scratch / "grail-miner", scratch / "tiny-model", scratch / "receipt.json"
+    install = [str(miner / "bin" / "python"), "-m", "pip", "install", "-q", "-c", str(REPOSITORY / "constraints.txt"), "openai"]
+    subprocess.run(install, check=True)
+    start = time.perf_counter()
+    run_quickstart(miner, save_served_model(model), scratch)
+    verify_without_model(scratch / "grail-core", receipt)
+    return f"served, asked by openai's library and verified in {time.perf_counter() - start:.1f} s"
+
+
 def main() -> int:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -81,6 +96,8 @@ def main() -> int:
         for package in PACKAGES:
             try:
                 print(check(package, wheels, Path(scratch) / package), flush=True)
+                if package == "grail-miner":
+                    print(_served_and_verified(Path(scratch)), flush=True)
             except (RuntimeError, subprocess.CalledProcessError) as error:
                 print(f"{package}: {error}", file=sys.stderr)
                 return 1

@@ -24,6 +24,7 @@ MODULES = {
     "miner": "tooling.studies.benchmarks.miner",
     "cli": "tooling.studies.benchmarks.cli",
     "grpo": "tooling.studies.benchmarks.grpo",
+    "inference": "tooling.studies.benchmarks.inference",
     "workers": "tooling.studies.benchmarks.proof_workers",
     "deterrence": "tooling.studies.deterrence",
 }

@@ -79,7 +79,7 @@ def ask(
         write_atomically(file, asked.receipt)
     named = Named(str(file) if file is not None else "the receipt", _checked(asked, question, folder, network))
     click.echo(_json_of(asked, named) if as_json else _text_of(asked, named, file))
-    if folder is not None or named.report.outcome.value != "inconclusive":
+    if folder is not None or named.report.receipt is None or named.report.outcome.value != "inconclusive":
         end_with_worst([named])
 
 
@@ -107,6 +107,7 @@ def _text_of(asked: Asked, named: Named, file: Path | None) -> str:
         lines += [f"Choice {index}:"] if len(asked.texts) > 1 else []
         lines += [printable_lines(text), ""]
     lines.append(f"receipt: {verdict_of(named.report)}")
+    lines += [f"receipt: not enforced: {text}" for text in named.report.not_enforced]
     if file is not None:
         lines.append(f"receipt: in {file}; anybody checks it with: grail verify {file} --model FOLDER")
     return "\n".join(lines)

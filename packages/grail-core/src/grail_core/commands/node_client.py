@@ -16,6 +16,7 @@ from grail_core.environment import Message
 from grail_core.errors import ConfigurationError, StorageError
 from grail_core.inference.constants import MAX_RECEIPT_BYTES, MIN_TEMPERATURE
 from grail_core.inference.features import Features
+from grail_core.inference.orders import is_unsigned_form
 from grail_core.protocol.findings import Outcome
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.reading import Node, parse_json
@@ -115,6 +116,8 @@ def of_this_question(report: ReceiptReport, question: Question, asked: Asked) ->
         wrong = "the receipt is of another question"
     elif not question.fits(receipt.policy) or len(receipt.answer.choices) != question.choices:
         wrong = "the receipt is of other parameters than were asked for"
+    elif not is_unsigned_form(receipt.order, receipt.policy) or (question.seed is not None and receipt.order.nonce != 0):
+        wrong = "the order is not the one that the question determines: the node wrote its own"
     elif report.texts is not None and report.texts != asked.texts:
         wrong = "the text that was sent is not that of the receipt's tokens"
     if wrong is None:

@@ -19,7 +19,7 @@ _FULL = 3
 
 _SAYS = {
     Outcome.ACCEPT: "ACCEPTED",
-    Outcome.REJECT: "REJECTED: the node lied, or ran something else",
+    Outcome.REJECT: "REJECTED: not what the node was asked to run, or altered since",
     Outcome.UNPROVEN: "UNPROVEN: it does not show what was ordered or required",
     Outcome.INCONCLUSIVE: "NOT FULLY CHECKED: something is missing here",
 }

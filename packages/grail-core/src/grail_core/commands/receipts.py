@@ -94,7 +94,7 @@ def verify(
     receipt rests on and what was not enforced.
 
     \b
-    Exit code 0: accepted. 13: rejected, the node lied or ran something else. 14: unproven. 15: inconclusive, something is
+    Exit code 0: accepted. 13: rejected, not what was asked for, or altered since. 14: unproven. 15: inconclusive, something is
     missing here. 3: a wrong setting. 6: the folder is no model that can be checked with. Of several receipts the worst counts.
 
     \b
@@ -113,7 +113,11 @@ def end_with_worst(named: Sequence[Named]) -> None:
     from grail_core.protocol.findings import Outcome
 
     for outcome, error, hint in (
-        (Outcome.REJECT, ReceiptRejectedError, "do not rely on it; keep the file, the node's signature is in it"),
+        (
+            Outcome.REJECT,
+            ReceiptRejectedError,
+            "do not rely on it; where the check `node` passed, what that node signed is in the file",
+        ),
         (Outcome.UNPROVEN, ReceiptUnprovenError, "ask again, or ask another node"),
         (Outcome.INCONCLUSIVE, ReceiptInconclusiveError, "give what is missing (see the report) and check again"),
     ):

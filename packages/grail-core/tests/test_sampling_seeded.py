@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from grail_core.model import kernels
 from grail_core.model.sampling import SeededSampler, margin_plain, sample_plain
+from grail_core.protocol.constants import MARGIN_CLIP
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.rollouts.noise import MAX_NOISE, MIN_NOISE, gumbel_noise, murmur3_words, noise_of
 
@@ -202,3 +203,12 @@ def test_golden_tokens_of_a_fixed_row() -> None:
     assert tokens == GOLDEN_TOKENS
     cold = SeededSampler(GenerationPolicy(1, temperature=0.5, top_k=8))
     assert [one(cold, logits, -7, position, []) for position in range(20, 36)] == GOLDEN_COLD_TOKENS
+
+
+@pytest.mark.parametrize("temperature", [0.001, 0.7, 1.0, 10.0])
+def test_the_borders_are_lenient_by_logits_whatever_the_temperature(temperature: float) -> None:
+    """Numerics move logits, not what a temperature makes of them: 0.2 logits below the border is near, 0.3 is far."""
+    sampler = SeededSampler(GenerationPolicy(1, temperature, top_k=1))
+    near, far = np.array([1.0, 0.8, -9.0], np.float32), np.array([1.0, 0.7, -9.0], np.float32)
+    assert sampler.margin(near, 5, 0, 1) < MARGIN_CLIP
+    assert sampler.margin(far, 5, 0, 1) == MARGIN_CLIP

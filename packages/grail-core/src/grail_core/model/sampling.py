@@ -59,6 +59,7 @@ class SeededSampler:
     def __init__(self, policy: GenerationPolicy) -> None:
         require_samplable(policy)
         self.policy = policy
+        self._slack = BORDER_LOGIT_SLACK / policy.temperature  # of x, which is in units of logits over temperature
         self.truncates = policy.top_k != -1 or policy.top_p < 1
         self.needs_history = policy.repetition_penalty != 1
         self._plain = not self.truncates and not self.needs_history
@@ -161,7 +162,7 @@ class SeededSampler:
 
     def _strictly(self, x: Floats, inside: _Inside) -> npt.NDArray[np.intp]:
         strict = inside.kept[: inside.kept_strict]
-        return strict[x[strict] > np.float32(inside.least + BORDER_LOGIT_SLACK)]
+        return strict[x[strict] > np.float32(inside.least + self._slack)]
 
     def _scaled(self, logits: Floats, history: Sequence[int]) -> Floats:
         x = np.array(logits, dtype=np.float32)
@@ -206,7 +207,7 @@ class SeededSampler:
     def _competitors(self, x: Floats, claimed: int) -> Floats | None:
         """x with −inf for all that may not compete; None where the claimed token is outside the lenient border."""
         inside = self._inside(x)
-        if x[claimed] < np.float32(inside.least - BORDER_LOGIT_SLACK) and claimed not in inside.lenient:
+        if x[claimed] < np.float32(inside.least - self._slack) and claimed not in inside.lenient:
             return None
         strict = self._strictly(x, inside)
         masked = np.full_like(x, -np.inf)

@@ -56,6 +56,6 @@ COARSE_SHARE_LEAST: Final = 3  # … and so many must be, for the file to fail
 COARSE_LOGPROB_BOUND: Final = 1.0  # nats, mean over all positions
 MARGIN_CLIP: Final = 4.0
 COMPETITOR_LOGIT_GAP: Final = 12.0
-BORDER_LOGIT_SLACK: Final = 0.25
+BORDER_LOGIT_SLACK: Final = 0.25  # in logits, so 0.25 / T of what is drawn from
 BORDER_TOP_P_SLACK: Final = 0.01
 FALSE_REJECT_RATE: Final = 1e-6  # per miner-window, split over the enforced statistics

@@ -168,3 +168,29 @@ def test_a_folder_that_is_no_model_is_said(settings: Settings, tmp_path: Path) -
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError):
         serve(settings, never_stopped, ServeRequest(tmp_path / "empty", listen=ANYWHERE))
+
+
+SECOND_SIGNAL = """
+import threading
+import torch
+from grail_miner.serving import service
+
+def interrupted(*_):
+    matrix, busy = torch.ones(1500, 1500), threading.Event()
+    def answer():
+        busy.set()
+        while True:
+            matrix @ matrix
+    threading.Thread(target=answer, daemon=True).start()
+    busy.wait()
+    raise SystemExit(130)  # what a second signal raises, wherever the main thread waits
+
+service._serve = interrupted
+service.serve(None, None, None)
+"""
+
+
+def test_a_second_signal_ends_it_with_130_while_torch_answers_in_another_thread() -> None:
+    """An interpreter that is taken down beside such a thread is aborted, with code 134 and a word of C++."""
+    ended = subprocess.run([sys.executable, "-c", SECOND_SIGNAL], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (130, "")

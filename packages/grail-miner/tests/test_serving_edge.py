@@ -8,7 +8,7 @@ import logging
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from http.client import HTTPResponse
 from typing import Any
 
@@ -16,7 +16,7 @@ import pytest
 import uvicorn
 
 from grail_core.errors import ConfigurationError
-from grail_miner.serving.edge import Edge, listen_address
+from grail_miner.serving.edge import MAX_BODIES, Edge, listen_address
 from tooling.testing.serving_node import MODEL, RunningNode, answering_of, running_node, save_served_model, until
 
 ASKED: dict[str, Any] = {"model": MODEL, "prompt": "Once", "max_tokens": 2}
@@ -46,6 +46,11 @@ def status_and_error(connected: socket.socket) -> tuple[int, dict[str, Any]]:
         ("Forwarded", "for=203.0.113.9", "proxied"),
         ("X-Real-IP", "127.0.0.1", "proxied"),
         ("Via", "1.1 proxy", "proxied"),
+        ("CF-Connecting-IP", "203.0.113.9", "proxied"),
+        ("True-Client-IP", "203.0.113.9", "proxied"),
+        ("X-Original-Forwarded-For", "203.0.113.9", "proxied"),
+        ("X_Forwarded_For", "203.0.113.9", "proxied"),
+        ("Sec-Fetch-Site", "cross-site", "foreign_origin"),
         ("Host", "node.example.org", "host_not_local"),
         ("Host", "127.0.0.1.example.org:4000", "host_not_local"),
         ("Host", "user@127.0.0.1", "host_not_local"),
@@ -197,3 +202,22 @@ def test_no_other_address_may_and_the_error_says_when(text: str) -> None:
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="no address with a port"):
         listen_address(text)
+
+
+def test_what_a_plain_proxy_speaks_is_refused(node: RunningNode) -> None:
+    """nginx's `proxy_pass` without a line more: HTTP/1.0, our own Host, and no header that tells of a proxy."""
+    with node.connection() as connected:
+        connected.sendall(f"GET /health HTTP/1.0\r\nHost: 127.0.0.1:{node.port}\r\nConnection: close\r\n\r\n".encode())
+        status, error = status_and_error(connected)
+    assert (status, error["code"]) == (403, "proxied")
+
+
+def test_unfinished_bodies_of_others_keep_nobody_from_asking_how_the_node_is(node: RunningNode) -> None:
+    """All places for bodies are taken by clients that never send theirs."""
+    about = (f"Host: 127.0.0.1:{node.port}", "Content-Type: application/json", "Content-Length: 9")
+    head = "\r\n".join(("POST /v1/completions HTTP/1.1", *about, "", ""))
+    with ExitStack() as stack:
+        for _ in range(MAX_BODIES):
+            stack.enter_context(node.connection()).sendall(head.encode())
+        until(lambda: node.post("/v1/completions", ASKED).status_code == 503)
+        assert node.get("/health").status_code == 200

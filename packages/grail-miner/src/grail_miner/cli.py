@@ -250,7 +250,7 @@ def serve(settings: Settings, folder: Path, name: str, listen: str, network: str
 
     Speaks OpenAI's API for completions and chat. Every answer is drawn from a seed that follows from the request, and signed;
     its member `grail` says where the receipt is. The same request again gives another text, with `seed` the same. What could
-    not be proved (penalties, tools, logit_bias, …) is refused by name; so are stream and stop, in this version.
+    not be proved (presence_penalty, tools, logit_bias, …) is refused by name; so are stream and stop, in this version.
 
     Needs no chain, bucket, registration or wallet: a hotkey is made at the first start, in GRAIL_STATE_DIR. Answers programs of
     this machine alone (127.0.0.1). The model runs on GRAIL_DEVICE. Receipts are kept for 7 days. Ctrl-C lets the running

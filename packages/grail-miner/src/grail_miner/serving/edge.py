@@ -2,8 +2,8 @@
 
 While there are no client tokens, whoever reaches the loopback address is the operator. A reverse proxy makes strangers look
 like that, and so does a web page in the operator's browser, which can send requests but not choose their Host, content type or
-Origin. So all of these are looked at before anything else. Bodies are read here, with a limit and a time, whether or not they
-say their length, so that nothing behind this reads from a stranger.
+Origin. So all of these are looked at before anything else; who only forwards bytes and says nothing cannot be told. Bodies are
+read here, with a limit and a time, whether or not they say their length, so that nothing behind this reads from a stranger.
 """
 
 from __future__ import annotations
@@ -24,6 +24,19 @@ BODY_SECONDS: Final = 30.0
 _DRAINED_BODIES: Final = 8  # so many of the largest are read and thrown away, so that a refusal arrives
 _DRAIN_SECONDS: Final = 2.0
 _LENGTH_DIGITS: Final = 18
+
+_OF_PROXIES: Final = frozenset(
+    (
+        "forwarded",
+        "via",
+        "x-real-ip",
+        "x-client-ip",
+        "x-cluster-client-ip",
+        "true-client-ip",
+        "cf-connecting-ip",
+        "fly-client-ip",
+    )
+)
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -86,6 +99,8 @@ class Edge:
         length = _header(scope, b"content-length")
         if length is not None and (len(length) > _LENGTH_DIGITS or int(length) > self._max_body):  # h11 takes digits alone
             raise self._too_large()
+        if scope["method"] in ("GET", "HEAD") and length in (None, "0") and _header(scope, b"transfer-encoding") is None:
+            return b""  # others' unfinished bodies keep nobody from asking how the node is
         if self._reading >= self._max_bodies:
             raise RefusedRequestError(
                 HTTPStatus.SERVICE_UNAVAILABLE, "too many requests are being read; try again", "busy", retry_after_s=1
@@ -144,12 +159,17 @@ def _require_local(scope: Scope) -> None:
     if client is None or not _is_loopback(str(client[0])):
         raise _foreign("only programs of this machine are served", "peer_not_local")
     for raw, _ in scope["headers"]:
-        name = raw.decode("latin-1")
-        if name in ("forwarded", "x-real-ip", "via") or name.startswith("x-forwarded-"):
+        name = raw.decode("latin-1").replace("_", "-")
+        if name in _OF_PROXIES or name.startswith(("x-forwarded", "x-original-forwarded")):
             raise _foreign(f"the header {name} says that a proxy stands in between; proxied requests are not served", "proxied")
     host = _header(scope, b"host")
     if host is None or not _is_loopback(_name_of(host)):
         raise _foreign("the Host is not a loopback address or localhost", "host_not_local")
+    if scope["http_version"] == "1.0":  # of proxies that say nothing of themselves; no client of ours speaks it
+        raise _foreign("HTTP/1.0 is what proxies speak; proxied requests are not served", "proxied")
+    site = _header(scope, b"sec-fetch-site")
+    if site is not None and site.lower() not in ("same-origin", "none"):
+        raise _foreign("pages of another origin are not served", "foreign_origin")
     origin = _header(scope, b"origin")
     if origin is not None and origin.lower() != f"http://{host}".lower():
         raise _foreign("pages of another origin are not served", "foreign_origin")

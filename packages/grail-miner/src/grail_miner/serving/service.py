@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,6 +60,10 @@ class ServeRequest:
     thinking_mode: str = "none"
 
 
+_MAX_CONNECTIONS: Final = 1024
+"""Beyond that uvicorn answers 503 at once: heads that nobody finishes hold connections, and nothing else here ends them."""
+
+
 def serve(
     settings: Settings, stopping: Stopping, request: ServeRequest, *, ready: Callable[[str], None] = lambda url: None
 ) -> None:
@@ -70,6 +76,15 @@ def serve(
         ConfigurationError: an address that is taken or not loopback's, no such network, no such wallet, state that cannot be
             used. CheckpointError: a folder that is no model, or none that can be served. AlreadyRunningError, StorageError.
     """
+    try:
+        _serve(settings, stopping, request, ready)
+    except SystemExit as ended:  # a second signal, while an answer is being drawn
+        # An interpreter that ends beside a thread in torch's own code is aborted; what is on disk is whole at any instant.
+        sys.stdout.flush()
+        os._exit(ended.code if isinstance(ended.code, int) else 1)
+
+
+def _serve(settings: Settings, stopping: Stopping, request: ServeRequest, ready: Callable[[str], None]) -> None:
     params = _network(request.network)
     with _listening_at(request.listen or settings.serve_listen) as bound, stopping() as stop:
         signer = _signer(settings, request.wallet)
@@ -118,6 +133,7 @@ def serving(node: Node, bound: socket.socket, stop: threading.Event) -> Iterator
         proxy_headers=False,  # it would believe a header that says who asks
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
+        limit_concurrency=_MAX_CONNECTIONS,
         timeout_graceful_shutdown=_LAST_ANSWERS_S,
     )
     server = uvicorn.Server(config)

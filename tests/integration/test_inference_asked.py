@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,7 +19,11 @@ from grail_core.commands.grail import cli
 from grail_core.errors import GrailError, StorageError
 from grail_core.inference.features import Features
 from grail_core.inference.receipts import Receipt
+from grail_core.inference.seeds import seeds_of
+from grail_core.inference.signatures import command_message
+from grail_core.inference.typed_data import order_digest
 from grail_miner.serving.answering import AdmittedOrder, Answering
+from tooling.testing.keys import ALICE, BOB
 from tooling.testing.serving_node import RunningNode, answering_of, running_node, save_served_model
 
 
@@ -153,3 +158,78 @@ HEADERS: dict[str, dict[str, str]] = {
 }
 BODIES = {"compressed": 1, "endless": 300, "redirect": 0, "no JSON": 1}
 WORDS = {"compressed": "compressed", "endless": "more than", "redirect": "refuses (302)", "no JSON": "cannot be read"}
+
+
+def test_a_node_with_another_key_than_the_one_that_is_known_is_refused(node: RunningNode, folder: Path) -> None:
+    assert ask(node, "What is 2 + 2?", "--model", folder, "--key", ALICE.ss58).code == 0
+    for key in (BOB.ss58, BOB.hotkey.hex()):
+        ended = ask(node, "What is 2 + 2?", "--model", folder, "--key", key)
+        assert (ended.code, "not of the one" in ended.stdout) == (13, True)
+
+
+def test_what_is_required_of_the_receipt_and_not_there_is_unproven(node: RunningNode, folder: Path) -> None:
+    assert ask(node, "What is 2 + 2?", "--model", folder, "--require", "calibrated").code == 0
+    assert ask(node, "What is 2 + 2?", "--model", folder, "--require", "order").code == 14
+
+
+def _of_its_own_nonce(answering: Answering, one: AdmittedOrder) -> AdmittedOrder:
+    """The same question under the nonce whose draw the node likes best."""
+    order = replace(one.order, nonce=11)
+    seeds = seeds_of(
+        answering.network.id,
+        domain=answering.domain,
+        order=order,
+        interval=1,
+        salt=one.salt,
+        features=one.features,
+        model_digest=answering.container_id,
+        node=answering.node,
+    )
+    return replace(one, order=order, seeds=seeds)
+
+
+def _of_its_own_order(answering: Answering, one: AdmittedOrder) -> AdmittedOrder:
+    """An order that another key of the node signs, with gas for one token."""
+    sub = replace(one.order.subscription, owner=BOB.hotkey, max_gas_limit=64 + len(one.prompt) + 8 * one.choices)
+    order = replace(one.order, subscription=sub)
+    signature = BOB.sign(command_message(answering.network.id, order_digest(answering.domain, order)))
+    return answering.admit(replace(order, signature=signature), one.policy, now_s=0)
+
+
+@pytest.mark.parametrize("otherwise", [_of_its_own_nonce, _of_its_own_order])
+def test_an_order_that_the_node_wrote_is_refused_however_well_its_answer_is_proved(
+    otherwise: Callable[[Answering, AdmittedOrder], AdmittedOrder], answering: Answering, folder: Path, tmp_path: Path
+) -> None:
+    def dishonest(batch: Sequence[AdmittedOrder]) -> list[Receipt]:
+        return answering.answer([otherwise(answering, one) for one in batch])
+
+    with running_node(answering, tmp_path / "state", answer=dishonest) as node:
+        ended = ask(node, "What is 2 + 2?", "--model", folder)
+    assert ended.code == 13, ended.stdout
+
+
+def test_a_node_that_drips_holds_nobody_longer_than_was_said() -> None:
+    """A byte now and then, for ever, in the header and in the body: each read ends in time, the answer never does."""
+    released = threading.Event()
+
+    def drip(listener: socket.socket, start: bytes) -> None:
+        connected, _ = listener.accept()
+        with connected:
+            connected.sendall(start)
+            while not released.wait(0.05):
+                try:
+                    connected.sendall(b"a")
+                except OSError:
+                    return
+
+    for start in (b"HTTP/1.1 200 OK\r\nx: ", b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n"):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            thread = threading.Thread(target=drip, args=(listener, start))
+            thread.start()
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            done = CliRunner().invoke(cli, ["ask", "Hello", "--node", url, "--timeout", "1"])
+            released.set()
+            thread.join()
+            released.clear()
+        assert isinstance(done.exception, StorageError)
+        assert "within 1 s" in done.exception.what

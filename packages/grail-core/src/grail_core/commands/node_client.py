@@ -6,6 +6,8 @@ say. A receipt may be in order and still be of something else; that is looked at
 
 from __future__ import annotations
 
+import queue
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -81,7 +83,7 @@ class Asked:
 
 
 def ask_node(url: str, question: Question, timeout: float) -> Asked:
-    """Ask, and fetch the receipt.
+    """Ask, and fetch the receipt, in so many seconds for all of it: a node that sends a byte now and then holds nobody longer.
 
     Raises:
         ConfigurationError: no URL of a node, or a question that no node takes. StorageError: no answer, or none that can be
@@ -91,9 +93,30 @@ def ask_node(url: str, question: Question, timeout: float) -> Asked:
         question.features.to_bytes()
     except ValueError as error:
         raise ConfigurationError(f"this cannot be asked: {error}", where="TEXT") from error
-    base = url.rstrip("/")
+    base = url.rstrip("/").removesuffix("/v1")
     if not base.startswith(("http://", "https://")):
         raise ConfigurationError("a node's address begins with http:// or https://", where=url)
+    done: queue.SimpleQueue[Asked | Exception] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            done.put(_asked(base, question, timeout))
+        except Exception as error:  # noqa: BLE001 - raised again below, in the thread that waits
+            done.put(error)
+
+    # What drips headers is inside the library: only a thread that nobody waits for ends with the command.
+    threading.Thread(target=run, name="ask", daemon=True).start()
+    try:
+        answer = done.get(timeout=timeout)
+    except queue.Empty:
+        what = f"the node did not answer within {timeout:g} s"
+        raise StorageError(what, where=base, hint="--timeout gives it longer; --max-tokens asks for less") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _asked(base: str, question: Question, timeout: float) -> Asked:
     with httpx.Client(timeout=httpx.Timeout(timeout, connect=10.0), follow_redirects=False) as client:
         model = _first_model(_read(client, "GET", f"{base}/v1/models"), base)
         path = "/v1/completions" if question.complete else "/v1/chat/completions"

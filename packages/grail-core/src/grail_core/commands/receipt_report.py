@@ -6,8 +6,10 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from grail_core.inference.receipts import Receipt
 from grail_core.keys import ss58
 from grail_core.protocol.findings import Finding, Outcome
+from grail_core.protocol.policy import policy_json
 from grail_core.text import printable, printable_lines
 from grail_core.verification.receipt import ReceiptReport
 
@@ -19,10 +21,15 @@ _FULL = 3
 
 _SAYS = {
     Outcome.ACCEPT: "ACCEPTED",
-    Outcome.REJECT: "REJECTED: not what the node was asked to run, or altered since",
+    Outcome.REJECT: "REJECTED: not what was asked for, or altered since",
     Outcome.UNPROVEN: "UNPROVEN: it does not show what was ordered or required",
     Outcome.INCONCLUSIVE: "NOT FULLY CHECKED: something is missing here",
 }
+_OF_THE_READER = {
+    "receipt": "REJECTED: not a receipt that can be checked so",
+    "model": "REJECTED: not of the model that it was held against",
+}
+"""Where what was given to check it with may be what is wrong."""
 _MARKS = {Outcome.ACCEPT: "ok", Outcome.REJECT: "REJECT", Outcome.UNPROVEN: "UNPROVEN", Outcome.INCONCLUSIVE: "?"}
 
 
@@ -30,14 +37,33 @@ def as_text(named: Sequence[Named]) -> str:
     """All of it; see _FULL."""
     if len(named) <= _FULL:
         return "\n\n".join(_whole(one) for one in named)
-    lines = [f"{_MARKS[one.report.outcome]:9} {printable(one.name)}{_because(one.report)}" for one in named]
+    lines = [_short(one) for one in named]
     accepted = sum(one.report.outcome is Outcome.ACCEPT for one in named)
-    return "\n".join([*lines, "", f"{accepted} of {len(named)} receipts accepted"])
+    distinct = len({one.report.answer_digest for one in named if one.report.outcome is Outcome.ACCEPT})
+    twice = f", {distinct} different answers" if distinct != accepted else ""
+    said = dict.fromkeys(text for one in named for text in one.report.not_enforced)
+    unsaid = ["", "Not enforced, of some or all:", *(f"  {text}" for text in said)] if said else []
+    return "\n".join([*lines, *unsaid, "", f"{accepted} of {len(named)} receipts accepted{twice}"])
+
+
+def _short(one: Named) -> str:
+    receipt = one.report.receipt
+    node = f"  {ss58(receipt.node)}" if receipt is not None else ""
+    return f"{_MARKS[one.report.outcome]:9} {printable(one.name)}{node}{_because(one.report)}"
 
 
 def verdict_of(report: ReceiptReport) -> str:
     """The outcome in one line."""
-    return _SAYS[report.outcome] + _because(report)
+    return _headline(report) + _because(report)
+
+
+def _headline(report: ReceiptReport) -> str:
+    outcome, decisive = report.outcome, report.decisive
+    if outcome is Outcome.ACCEPT and report.calibrated is False:
+        return "ACCEPTED, by the coarse bounds alone"
+    if outcome is Outcome.REJECT and decisive is not None and decisive.check in _OF_THE_READER:
+        return _OF_THE_READER[decisive.check]
+    return _SAYS[outcome]
 
 
 def json_of(named: Sequence[Named]) -> str:
@@ -56,6 +82,12 @@ def report_json(one: Named) -> dict[str, Any]:
         "outcome": report.outcome.value,
         "answer_digest": report.answer_digest.hex() if report.answer_digest is not None else None,
         "node": receipt.node.hex() if receipt is not None else None,
+        "node_ss58": ss58(receipt.node) if receipt is not None else None,
+        "network_id": report.network_id.hex() if report.network_id is not None else None,
+        "asked": _asked(receipt),
+        "nonce": receipt.order.nonce if receipt is not None else None,
+        "policy": policy_json(receipt.policy) if receipt is not None else None,
+        "calibrated": report.calibrated,
         "findings": [
             {name: value for name, value in finding.to_json().items() if name not in ("group", "rollout")}
             for finding in report.findings
@@ -66,22 +98,50 @@ def report_json(one: Named) -> dict[str, Any]:
     }
 
 
+def _asked(receipt: Receipt | None) -> Any:
+    """The question as its JSON, or as text where it is none."""
+    if receipt is None:
+        return None
+    try:
+        return json.loads(receipt.features)
+    except ValueError:
+        return receipt.features.decode("utf-8", "replace")
+
+
 def _because(report: ReceiptReport) -> str:
     decisive = report.decisive
-    return "" if decisive is None else f"  {decisive.check}: {printable(decisive.detail, 200)}"
+    return "" if decisive is None else f" ({decisive.check}: {printable(decisive.detail, 300)})"
 
 
 def _whole(one: Named) -> str:
     report = one.report
-    lines = [f"{printable(one.name)}: {_SAYS[report.outcome]}", *_facts(report), ""]
+    lines = [f"{printable(one.name)}: {_headline(report)}", *_facts(report), ""]
     lines += [_line(finding) for finding in report.findings]
     if report.trust:
         lines += ["", "It rests on:", *(f"  {text}" for text in report.trust)]
     if report.not_enforced:
         lines += ["", "Not enforced:", *(f"  {text}" for text in report.not_enforced)]
+    if report.receipt is not None:
+        lines += ["", "Asked:", *_question(report.receipt)]
     for index, text in enumerate(report.texts or ()):
-        lines += ["", f"Choice {index}:", printable_lines(text)]
+        lines += ["", f"Choice {index}:", _indented(text)]
     return "\n".join(lines)
+
+
+def _question(receipt: Receipt) -> Iterator[str]:
+    asked = _asked(receipt)
+    if isinstance(asked, dict) and isinstance(asked.get("messages"), list):
+        for message in asked["messages"]:
+            yield _indented(f"{message.get('role')}: {message.get('content')}" if isinstance(message, dict) else str(message))
+    else:
+        yield _indented(str(asked.get("prompt")) if isinstance(asked, dict) else str(asked))
+    seed = asked.get("seed") if isinstance(asked, dict) else None
+    yield f"  (seed {seed if seed is not None else 'none'}, nonce {receipt.order.nonce})"
+
+
+def _indented(text: str) -> str:
+    """Strangers' lines apart from ours, whatever they say."""
+    return "\n".join(f"  {line}" for line in printable_lines(text).split("\n"))
 
 
 def _facts(report: ReceiptReport) -> Iterator[str]:
@@ -89,16 +149,20 @@ def _facts(report: ReceiptReport) -> Iterator[str]:
     if receipt is None:
         return
     tokens = ", ".join(map(str, receipt.answer.lengths))
-    yield f"  node     {ss58(receipt.node)}"
+    yield f"  node     {ss58(receipt.node)} ({receipt.node.hex()})"
     yield f"  model    {printable(receipt.model.architecture)}, weights {receipt.model.weights_root.hex()[:16]}…"
+    yield f"  classes  proof {printable(receipt.answer.proof_class)}, generation {printable(receipt.answer.generation_class)}"
     yield f"  tokens   {len(receipt.answer.prompt)} of prompt, {tokens} of completion"
     policy = receipt.policy
+    top_k = policy.top_k if policy.top_k > 0 else "off"
     yield (
-        f"  policy   temperature {policy.temperature:g}, top-p {policy.top_p:g}, top-k {policy.top_k}, "
+        f"  policy   temperature {policy.temperature:g}, top-p {policy.top_p:g}, top-k {top_k}, "
         f"repetition penalty {policy.repetition_penalty:g}"
     )
     if report.answer_digest is not None:
         yield f"  digest   {report.answer_digest.hex()}"
+    if report.network_id is not None:
+        yield f"  network  {printable(receipt.network)}, id {report.network_id.hex()}"
 
 
 def _line(finding: Finding) -> str:

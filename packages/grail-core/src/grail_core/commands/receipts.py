@@ -45,6 +45,33 @@ class _Required(click.ParamType[tuple[str, ...]]):
         return names
 
 
+class Key(click.ParamType[bytes]):
+    """A node's hotkey as 32 bytes."""
+
+    name = "HOTKEY"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
+        from grail_core.errors import ConfigurationError
+        from grail_core.keys import from_ss58
+
+        if isinstance(value, bytes):
+            return value
+        text = str(value)
+        try:
+            return bytes.fromhex(text) if len(text) == 64 else from_ss58(text)
+        except (ConfigurationError, ValueError):
+            self.fail(f"{text[:80]!r} is no hotkey: an SS58 address, or 64 hex digits", param, ctx)
+
+
+require_option = click.option(
+    "--require",
+    type=_Required(),
+    default=(),
+    help="What must be there beyond the checks, separated by commas: order (signed by its owner), coordinator, calibrated.",
+)
+key_option = click.option("--key", type=Key(), help="The node whose answer it must be: its hotkey, known from elsewhere.")
+
+
 @dataclass(frozen=True)
 class Named:
     """A receipt's report under the name that it was given by."""
@@ -62,12 +89,8 @@ class Named:
     help="The model's folder (default: a folder of the hub's cache with the receipt's configuration, if there is one).",
 )
 @click.option("--network", help="Whose receipts they must be: a named network, or a JSON file of network parameters.")
-@click.option(
-    "--require",
-    type=_Required(),
-    default=(),
-    help="What must be there beyond the checks, separated by commas: order (signed by its owner), coordinator, calibrated.",
-)
+@require_option
+@key_option
 @click.option(
     "--positions",
     type=_Positions(),
@@ -83,6 +106,7 @@ def verify(
     folder: Path | None,
     network: str | None,
     require: tuple[str, ...],
+    key: bytes | None,
     positions: int,
     device: str,
     as_json: bool,
@@ -103,7 +127,7 @@ def verify(
     """
     from grail_core.commands.receipt_report import as_text, json_of
 
-    named = list(_reports(files, folder, network, require, positions or None, device))
+    named = list(_reports(files, folder, network, require, key, positions or None, device))
     click.echo(json_of(named) if as_json else as_text(named))
     end_with_worst(named)
 
@@ -125,8 +149,19 @@ def end_with_worst(named: Sequence[Named]) -> None:
         if found is not None:
             decisive = found.report.decisive
             said = f"{decisive.check}: {decisive.detail}" if decisive is not None else outcome.value
-            raise error(f"the receipt is {_WORDS[outcome.value]} ({said})", where=found.name, hint=hint)
+            more = sum(one.report.outcome is outcome for one in named) - 1
+            others = f", and {more} more" if more else ""
+            what = f"the receipt is {_WORDS[outcome.value]} ({said})"
+            raise error(what, where=found.name + others, hint=_HINTS.get(said.partition(":")[0], hint))
 
+
+_HINTS = {
+    "receipt": "give the receipt itself: an answer's member `grail` says where it is (receipt_url, with ?token=receipt_token)",
+    "model": "give --model the folder that the node serves; else the receipt is of another model than you hold",
+    "require": "what is required was not there: `grail ask` signs no orders, and coordinators do not exist yet; calibrated "
+    "classes and sizes are in docs/inference.md",
+}
+"""By the check that decided, where the outcome alone does not say what to try."""
 
 _WORDS = {"reject": "rejected", "unproven": "unproven", "inconclusive": "not fully checked"}
 
@@ -136,10 +171,12 @@ def _reports(
     folder: Path | None,
     network: str | None,
     require: tuple[str, ...],
+    key: bytes | None,
     positions: int | None,
     device: str,
 ) -> list[Named]:
     from grail_core.commands.receipt_models import Folders
+    from grail_core.protocol.types import Hotkey
     from grail_core.verification.receipt import check_receipt
 
     params = None if network is None else network_named(network)
@@ -154,6 +191,7 @@ def _reports(
             model=folders.of(raw),
             positions=positions,
             require=require,
+            node=None if key is None else Hotkey(key),
         )
         reports.append(Named(str(file), report))
     return reports
@@ -169,7 +207,7 @@ def read_receipt_file(file: Path) -> bytes:
             return opened.read(MAX_RECEIPT_BYTES + 1)
     except OSError as error:
         raise ConfigurationError(
-            f"the receipt cannot be read: {error.strerror}", where=str(file), hint="name a file that `grail ask` wrote"
+            f"the receipt cannot be read: {error.strerror}", where=str(file), hint="name a file with a receipt"
         ) from error
 
 

@@ -25,6 +25,7 @@ from grail_core.inference.constants import (
     PERPETUAL,
     tokens_for_gas,
 )
+from grail_core.inference.features import Features
 from grail_core.protocol.constants import MAX_NEW_TOKENS_PROTOCOL_CAP
 from grail_core.protocol.encoding import canonical_json
 from grail_core.protocol.policy import GenerationPolicy, completion_limit, policy_json
@@ -192,9 +193,14 @@ def unsigned_order(
 
 
 def is_unsigned_form(order: Order, policy: GenerationPolicy) -> bool:
-    """Whether an order that nobody signed is the one that `unsigned_order` makes of its own content."""
+    """Whether an order that nobody signed is the one that `unsigned_order` makes of its own content. With a seed its nonce is
+    0: whoever writes the order would have the draws of all nonces to choose from."""
     sub = order.subscription
-    return len(sub.features) > 0 and order == unsigned_order(
+    try:
+        asked = Features.from_bytes(sub.features)
+    except ValueError:
+        return False
+    return (asked.seed is None or order.nonce == 0) and order == unsigned_order(
         container_id=sub.container_id,
         node=Hotkey(sub.terms.node),
         features=sub.features,

@@ -30,7 +30,7 @@ from grail_core.protocol.findings import Finding, Outcome
 from grail_core.protocol.network import NETWORKS, NetworkParameters
 from grail_core.protocol.rollouts.noise import challenged_positions
 from grail_core.protocol.signatures import verify
-from grail_core.protocol.types import Digest
+from grail_core.protocol.types import Digest, Hotkey
 from grail_core.verification.receipt_bounds import MeasuredAnswer, bounds_of, measured_findings
 from grail_core.verification.receipt_order import check_order
 from grail_core.verification.wording import accept, reject, say
@@ -53,6 +53,19 @@ REQUIRE: Final = "require"
 
 NO_CHAIN: Final = bytes(32)
 """The genesis hash of a node that belongs to no chain."""
+
+_NO_RECEIPT_SHOWS: Final = (
+    "what no single receipt shows: 8-bit weights, a checkpoint a few steps away, a token that was nearly drawn in the place of "
+    "the one that was"
+)
+_COARSE_ALONE: Final = (
+    "the finer bounds: the numerics classes that the node names are not calibrated for a model of this shape. Below the coarse "
+    "bounds it can have run 4-bit weights or a nearby checkpoint, and chosen up to three tokens in ten, the last among them"
+)
+_DRAW_OF_THE_ORDER: Final = (
+    "The draw follows from the order and the node's key alone. Whoever wrote the order, or could take another key, could try "
+    "draws: nobody could where you sent a seed and knew the key before."
+)
 
 _WORST: Final = (Outcome.REJECT, Outcome.UNPROVEN, Outcome.INCONCLUSIVE)
 
@@ -81,6 +94,8 @@ class ReceiptReport:
     texts: tuple[str, ...] | None = None  # of the choices; None without a tokenizer of theirs
     not_enforced: tuple[str, ...] = ()
     trust: tuple[str, ...] = ()
+    network_id: Digest | None = None  # that every digest and seed of it is under
+    calibrated: bool | None = None  # whether the finer bounds were enforced; None where nothing was measured
 
     @property
     def outcome(self) -> Outcome:
@@ -102,6 +117,7 @@ def check_receipt(
     model: ModelAtHand | None = None,
     positions: int | None = RECEIPT_POSITIONS,
     require: Sequence[str] = (),
+    node: Hotkey | None = None,
 ) -> ReceiptReport:
     """Every check that can be made here.
 
@@ -112,6 +128,7 @@ def check_receipt(
         model: without one, nothing that needs a model or tokenizer is checked.
         positions: of a choice whose draws are looked at; None: all.
         require: some of REQUIREMENTS; unmet ones are unproven.
+        node: whose answer it must be; None: anybody's.
     """
     try:
         receipt = Receipt.from_bytes(raw)
@@ -119,7 +136,7 @@ def check_receipt(
     except LaterReceiptError as error:
         return ReceiptReport((say(Outcome.INCONCLUSIVE, "receipt", detail=str(error)),))
     except (ValueError, MalformedSketchError) as error:
-        return ReceiptReport((reject("receipt", value=len(raw), detail=str(error)),))
+        return ReceiptReport((reject("receipt", detail=f"no receipt: {error}"),))
     if network is not None and network.name != receipt.network:
         detail = f"it is of the network {receipt.network!r}, not of {network.name!r}"
         return ReceiptReport((reject("receipt", detail=detail),), receipt)
@@ -128,7 +145,7 @@ def check_receipt(
     if params is None:
         detail = f"the parameters of its network, {receipt.network!r}, are needed: they are part of every seed"
         return ReceiptReport((say(Outcome.INCONCLUSIVE, "receipt", detail=detail),), receipt)
-    case = _Case(receipt, claims, params, model, seed, positions)
+    case = _Case(receipt, claims, params, model, seed, positions, node)
     findings = list(_until_reject(case.findings()))
     if not any(finding.outcome is Outcome.REJECT for finding in findings):
         findings += case.required(require)
@@ -139,6 +156,8 @@ def check_receipt(
         texts=case.texts(),
         not_enforced=case.not_enforced(),
         trust=case.trust(),
+        network_id=case.network_id,
+        calibrated=case.calibrated,
     )
 
 
@@ -160,6 +179,7 @@ class _Case:
         model: ModelAtHand | None,
         seed: bytes,
         positions: int | None,
+        node: Hotkey | None,
     ) -> None:
         self.receipt = receipt
         self.claims = claims
@@ -167,12 +187,14 @@ class _Case:
         self.network_id = params.network_id(receipt.genesis_hash)
         self.seed = seed
         self.positions = positions
+        self.node = node
         self.given = model
         self.model: ModelAtHand | None = None  # once its digests were found to be the receipt's
         self.answer_digest: Digest | None = None
         self.seeds: RequestSeeds | None = None
         self.features: Features | None = None
         self.bounds: list[ReceiptStatistics] | None = None  # the finer ones, where they are enforced
+        self.looked_at: list[list[int]] | None = None  # of each choice, once it was measured
 
     def findings(self) -> Iterator[Finding]:
         choices = len(self.receipt.answer.choices)
@@ -201,6 +223,8 @@ class _Case:
             if name not in NUMERICS_CLASSES:
                 return reject("node", value=name, detail=f"no numerics class of this release, as {role} class")
         assert self.answer_digest is not None
+        if self.node is not None and self.node != self.receipt.node:
+            return reject("node", detail=f"it is of node {self.receipt.node.hex()}, not of the one that was asked for")
         if not verify(self.receipt.node, self.answer_digest, self.receipt.signature):
             return reject("node", detail=f"the signature over the answer is not that of node {self.receipt.node.hex()}")
         return accept("node", detail=f"the answer is signed by node {self.receipt.node.hex()}")
@@ -254,20 +278,20 @@ class _Case:
         if container != receipt.model.digest(self.network_id):
             return reject("model", detail="the order names another container than the model that answered")
         if self.given is None:
-            return say(Outcome.INCONCLUSIVE, "model", detail=f"no model folder was given{self._where_to_look()}")
+            return say(Outcome.INCONCLUSIVE, "model", detail=f"no folder of the model of the receipt{self._where_to_look()}")
         served, claimed = self.given.model, receipt.model
         for name in served.__dataclass_fields__:
             mine, theirs = getattr(served, name), getattr(claimed, name)
             if mine != theirs:
                 shown = [value.hex() if isinstance(value, bytes) else str(value) for value in (theirs, mine)]
-                detail = f"{name} of the receipt is {shown[0]:.80}, of {self.given.where} {shown[1]:.80}"
-                return reject("model", detail=detail)
+                which = f"{self.given.where} is not the model of the receipt{self._where_to_look()}; is it the right folder?"
+                return reject("model", detail=f"{which} {name} is {shown[1]:.80}, of the receipt {shown[0]:.80}")
         self.model = self.given
         return accept("model", detail=f"{self.given.where} is the model of the receipt, weights and all")
 
     def _where_to_look(self) -> str:
         name = self.receipt.model_name
-        return f"; the node calls it {name!r:.200}" if name else ""
+        return f", which calls its model {name!r:.200}" if name else ""
 
     def _prompt(self) -> Finding:
         if self.model is None or self.features is None:
@@ -294,6 +318,7 @@ class _Case:
         looked_at = [self._looked_at(index, answer_digest) for index in range(len(self.claims))]
         try:
             measured = self.model.measure(self.receipt, seeds, looked_at)
+            self.looked_at = looked_at
         except MachineFaultError as error:
             for check in _BY_MODEL:
                 yield say(Outcome.INCONCLUSIVE, check, detail=f"this machine could not measure it: {error.what}")
@@ -329,19 +354,20 @@ class _Case:
             return tuple(renderer.decode(tokens) for tokens in completions)
         return tuple(renderer.decode_completion(tokens, messages) for tokens in completions)
 
+    @property
+    def calibrated(self) -> bool | None:
+        return None if self.looked_at is None else self.bounds is not None
+
     def not_enforced(self) -> tuple[str, ...]:
-        """What a receipt that passed could still be; the figures are in docs/inference.md."""
-        if self.model is None:
-            return ()  # the findings say what was not checked
-        if self.bounds is None:
-            return (
-                "the finer bounds of single receipts: these numerics classes are not calibrated for a model of this shape, so "
-                "what is below the coarse bounds (4-bit weights, a nearby checkpoint, single replaced tokens) is not seen",
-            )
-        return (
-            "what no single receipt shows: 8-bit weights, a checkpoint a few steps away, a token that was nearly drawn in the "
-            "place of the one that was",
-        )
+        """What a receipt that passed could still be; the figures are in docs/inference.md. What was not measured at all the
+        findings say."""
+        if self.looked_at is None:
+            return ()
+        said = [_NO_RECEIPT_SHOWS if self.calibrated else _COARSE_ALONE]
+        tokens, looked_at = sum(self.receipt.answer.lengths), sum(map(len, self.looked_at))
+        if looked_at < tokens:
+            said.append(f"the draws of {tokens - looked_at} of {tokens} tokens: they were not looked at this time")
+        return tuple(said)
 
     def trust(self) -> tuple[str, ...]:
         receipt = self.receipt
@@ -351,7 +377,7 @@ class _Case:
                 "Nobody signed the order: whoever shows this receipt could have asked many times and shows the answer it likes."
             )
         if receipt.order.subscription.terms.draw is Draw.CLIENT:
-            said.append("The draw follows from the order alone: the node could not choose it, whoever wrote the order could.")
+            said.append(_DRAW_OF_THE_ORDER)
         if receipt.genesis_hash == NO_CHAIN:
             said.append("No chain stands behind the node's key: it is a key, not a registered participant.")
         said.append("When it was answered is not proved, and neither is that the text is true or was seen by nobody else.")

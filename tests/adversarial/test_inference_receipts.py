@@ -34,6 +34,12 @@ def test_a_receipt_moved_misordered_or_malformed_is_refused_and_its_honest_twin_
     no_try_got_through(RUNS[id_](receipts))
 
 
+def test_a_forged_or_replayed_order_is_refused_as_such_and_not_by_chance_of_its_proof(receipts: Scene) -> None:
+    row = RUNS["I8"](receipts)
+    assert {one.caught_by for one in row.tries} <= {"order", "gas", "model"}
+    assert row.honest_tries == 2  # one that nobody signed, one that a wallet did
+
+
 def test_one_changed_token_is_unproven_wherever_it_stands_and_however_it_is_proved(receipts: Scene) -> None:
     row = Row("I1", "receipt")
     receipts.deviate(row, [name for name in DEVIATIONS if "token replaced" in name or name == "swapped text"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -19,8 +19,9 @@ from tooling.adversaries.hostile_receipts import malformed, misordered, moved, r
 from tooling.adversaries.rows import Row, Try
 from tooling.adversaries.size import QUICK, STUDIED
 from tooling.studies.receipts.deviations import DEVIATIONS, Forger
-from tooling.studies.receipts.node import NETWORK, Question, StudiedNode
+from tooling.studies.receipts.node import NETWORK, NOW, Question, StudiedNode
 from tooling.testing.keys import BOB, EVE
+from tooling.testing.wallets import ACCOUNT, wallet_signature
 
 UNIT = "receipt"
 MEMORY = 64 << 20
@@ -133,7 +134,17 @@ def run_i8(scene: Scene) -> Row:
     for name, raw in misordered(honest, scene.node.honest.sign, NETWORK.id, EVE, BOB).items():
         scene.judge(row, name, raw)
     scene.honest(row, honest)
+    scene.honest(row, _ordered_by_a_wallet(scene, honest))
     return row
+
+
+def _ordered_by_a_wallet(scene: Scene, receipt: Receipt) -> Receipt:
+    """The honest twin of forged signatures: the same question, signed as a wallet signs it, and answered."""
+    sub = replace(receipt.order.subscription, owner=ACCOUNT)
+    order = replace(receipt.order, subscription=sub)
+    signed = replace(order, signature=wallet_signature(receipt.domain, order))
+    node = scene.node.honest
+    return node.answer([node.admit(signed, receipt.policy, now_s=NOW)])[0]
 
 
 def run_i16(scene: Scene) -> Row:

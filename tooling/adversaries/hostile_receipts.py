@@ -14,11 +14,12 @@ from typing import Any
 
 from grail_core.inference.orders import NOBODY, Order, order_policy_digest
 from grail_core.inference.receipts import Receipt
-from grail_core.inference.signatures import account_of, command_message
+from grail_core.inference.signatures import command_message
 from grail_core.inference.typed_data import direct_domain, order_digest
 from grail_core.keys import LocalSigner
 from grail_core.protocol.encoding import canonical_json
 from grail_core.protocol.types import Hotkey
+from tooling.testing.wallets import ACCOUNT, wallet_signature
 
 Sign = Callable[[Receipt], Receipt]
 """The same receipt under its node's key."""
@@ -94,7 +95,8 @@ def misordered(receipt: Receipt, sign: Sign, network_id: bytes, other: LocalSign
 
     honest = signed(owned, owner)
     raised = replace(owned.subscription, max_gas_price=2)
-    wallet = replace(owned, subscription=replace(sub, owner=account_of(b"\x07" * 20)), signature=bytes(64) + b"\x1b")
+    wallet = replace(owned, subscription=replace(sub, owner=ACCOUNT))
+    by_wallet = wallet_signature(receipt.domain, wallet)
     return {
         "signed by another": ordered(signed(owned, other)),
         "owner without a signature": ordered(owned),
@@ -106,8 +108,9 @@ def misordered(receipt: Receipt, sign: Sign, network_id: bytes, other: LocalSign
         "nonce changed after signing": ordered(replace(honest, nonce=honest.nonce + 1)),
         "expiry changed after signing": ordered(replace(honest, expiry=honest.expiry - 1)),
         "signed bytes instead of a command": ordered(replace(owned, signature=owner.sign(order_digest(receipt.domain, owned)))),
-        "a wallet's signature of nothing": ordered(wallet),
-        "a wallet's signature with the high s": ordered(replace(wallet, signature=_high_s(wallet.signature or b""))),
+        "a wallet's signature of another order": ordered(replace(wallet, nonce=wallet.nonce + 1, signature=by_wallet)),
+        "a wallet's signature of zeros": ordered(replace(wallet, signature=bytes(64) + b"\x1b")),
+        "a wallet's signature with the high s": ordered(replace(wallet, signature=_high_s(by_wallet))),
         "unsigned, of two answers": ordered(changed(redundancy=2)),
         "unsigned, of another price": ordered(changed(max_gas_price=2)),
         "for another node": ordered(changed(terms=replace(sub.terms, node=other.hotkey))),
@@ -129,8 +132,9 @@ def misordered(receipt: Receipt, sign: Sign, network_id: bytes, other: LocalSign
 
 
 def _high_s(signature: bytes) -> bytes:
-    s = int.from_bytes(signature[32:64], "big") or 1
-    return (b"\x01" * 32) + (_CURVE - s).to_bytes(32, "big") + b"\x1c"
+    """The other signature of the pair, which says the same to who does not look."""
+    s = int.from_bytes(signature[32:64], "big")
+    return signature[:32] + (_CURVE - s).to_bytes(32, "big") + bytes([55 - signature[64]])
 
 
 def moved(receipt: Receipt, sign: Sign, others: Receipt) -> dict[str, bytes]:

@@ -11,9 +11,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from grail_core.errors import CheckpointError
+from grail_core.generation import hf_streaming
 from grail_core.generation.agreement import check_agreement
 from grail_core.generation.base import GenerationRequest
 from grail_core.generation.hf import HfGenerator
+from grail_core.generation.hf_streaming import HfStreaming
+from grail_core.generation.streaming import Handle
 from grail_core.model.policy_model import PolicyModel
 from grail_core.model.sampling import SeededSampler
 from grail_core.model.skeleton import check_module
@@ -62,6 +65,26 @@ def test_the_generators_tokens_are_those_of_the_forward_pass_to_the_end_of_the_c
         own = model.module(input_ids=torch.tensor([row]), use_cache=False).logits[0].float()
         assert torch.allclose(logits, own, atol=1e-3)
     check_agreement(model)
+
+
+@named(tuple(case for case in CASES if case.refusal is None))
+def test_rows_that_join_a_running_batch_are_drawn_as_the_closed_one_draws_them(
+    case: ArchitectureCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hf_streaming, "PIECE_TOKENS", 9)  # the prompt of 20 comes in three pieces, past the windows of 8
+    model = PolicyModel(made(case))
+    streaming = HfStreaming(model, POLICY, frozenset())
+    drawn: dict[Handle, list[int]] = {}
+    handles = []
+    for request in REQUESTS:
+        handles.append(streaming.add(request))
+        for one in streaming.step():
+            drawn.setdefault(one.handle, []).extend(one.tokens)
+    while streaming.open_rows:
+        for one in streaming.step():
+            drawn.setdefault(one.handle, []).extend(one.tokens)
+    closed = HfGenerator(model, POLICY, frozenset()).generate(REQUESTS)
+    assert [tuple(drawn[handle]) for handle in handles] == [one.tokens for one in closed]
 
 
 @named(tuple(case for case in CASES if case.refusal is None))

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from grail_core.errors import CheckpointError, ProtocolViolationError
+from grail_core.errors import ProtocolViolationError
 from grail_core.generation.base import Completion, Drawn, GenerationRequest
+from grail_core.generation.decoding import decoding_twin, named_refusal
 from grail_core.generation.policies import policies_of
-from grail_core.generation.prefix import LayerCache, SharedPrefixCache, decoding_twin
+from grail_core.generation.prefix import LayerCache, SharedPrefixCache
 from grail_core.generation.row_samplers import RowSamplers
 from grail_core.model.architecture import require_decodable
 from grail_core.model.policy_model import PolicyModel
@@ -181,7 +181,7 @@ class _Batch:
             for i, prompt in enumerate(batch):
                 tokens[i, : len(prompt)] = torch.tensor(prompt)
             past = DynamicCache()  # not of the configuration's kinds: a layer with a window would keep its last keys alone
-            with _named_refusal(self._model):
+            with named_refusal(self._model):
                 out = self._model.base(
                     input_ids=tokens.to(self._device), past_key_values=past, use_cache=True
                 ).last_hidden_state
@@ -212,7 +212,7 @@ class _Batch:
         positions = np.zeros(flat.size, dtype=np.int64)
         tokens[where] = self._tokens[rows, step]
         positions[where] = self._prompt_lengths[rows] + step
-        with _named_refusal(self._model):
+        with named_refusal(self._model):
             hidden = self._generator._twin(
                 input_ids=torch.from_numpy(tokens)[:, None].to(self._device),
                 position_ids=torch.from_numpy(positions)[:, None].to(self._device),
@@ -251,19 +251,6 @@ class _Batch:
         lines = source[:, 0] // cells.shape[1]
         cache.select(torch.from_numpy(lines).to(self._device), torch.from_numpy(source.reshape(-1)).to(self._device))
         return fresh
-
-
-@contextmanager
-def _named_refusal(model: PolicyModel) -> Iterator[None]:
-    """A model's code that takes its cache for another kind's, or layers for others, ends in one of these. Memory does not."""
-    try:
-        yield
-    except (AttributeError, TypeError, LookupError) as error:
-        raise CheckpointError(
-            f"the model cannot be decoded here: {type(error).__name__}: {str(error)[:200]}",
-            where=type(model.module).__name__,
-            hint="use a model whose attention is Transformers' (Qwen2, Qwen3, Llama, …)",
-        ) from error
 
 
 def _lay_out(prompt_of: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

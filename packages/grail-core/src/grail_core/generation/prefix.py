@@ -1,43 +1,22 @@
-"""Attention of decoding rows that share prompts: the prompt's keys and values are kept once per line of rows, not per row.
+"""Keys and values of decoding rows that share prompts: a prompt's are kept once per line of rows, not per row.
 
 Rows stand in a grid of `lines` × `width`; all rows of a line have the same prompt. One decoding step multiplies all queries
-of a line with the prompt's keys in one product and each row's own few keys beside it, in float32 throughout. The
-Transformers model is run as it is, with this function registered as its attention. Which keys a layer sees (all before it, a
-sliding window, a chunk) is asked of the model's own mask function, at the rows' own positions: columns of the grid are not
-positions, since prompts of a batch have different lengths. What a model asks of its attention that is not written here is
-refused by its name, never left out.
+of a line with the prompt's keys in one product and each row's own few keys beside it, in float32 throughout. Columns of the
+grid are not positions, since prompts of a batch have different lengths: which keys a layer sees is asked of the model's own
+mask function at the rows' own positions (`decoding`).
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from grail_core.errors import CheckpointError
+from grail_core.generation.decoding import asked_for_mask, scaled
 
-ATTENTION_NAME = "grail_shared_prefix"
 _FIRST_COLUMNS = 32
-
-_WITHOUT_EFFECT = frozenset(
-    {
-        "cache_position",
-        "dropout",  # none is drawn in evaluation mode
-        "is_causal",  # of one query everything in the cache is the past
-        "output_attentions",
-        "output_hidden_states",
-        "output_router_logits",
-        "position_embeddings",
-        "position_ids",
-        "return_dict",
-        "sliding_window",  # in the mask already
-        "use_cache",
-    }
-)
-"""What models hand to their attention and one query's attention does not need."""
 
 
 class LayerCache:
@@ -71,7 +50,7 @@ class LayerCache:
 
 
 class SharedPrefixCache:
-    """What a Transformers model takes as `past_key_values` while decoding with `shared_prefix_attention`.
+    """What a Transformers model takes as `past_key_values` while decoding with the twin of `decoding.decoding_twin`.
 
     Args:
         layers: one per layer of the model. lengths: int64 [lines], tokens of each line's prompt.
@@ -101,9 +80,8 @@ class SharedPrefixCache:
     def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
         return self.get_seq_length(layer_idx) + query_length, 0
 
-    def get_query_offset(self, layer_idx: int = 0) -> SharedPrefixCache:
-        """Where the query stands is another place in every line, so the mask is given what knows them all."""
-        return self
+    def get_query_offset(self, layer_idx: int = 0) -> Any:
+        return asked_for_mask(self)
 
     def mask(self, sees: Callable[..., Tensor]) -> Tensor:
         """[lines, 1, 1, P + own columns] for the query of the next step: 0 where `sees`, −inf where not.
@@ -121,6 +99,36 @@ class SharedPrefixCache:
         seen[..., :prefix] &= places[..., :prefix] < lengths[:, :, None, None]
         return torch.zeros(places.shape, device=device).masked_fill_(~seen, -torch.inf)
 
+    def attend(self, layer: LayerCache, query: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
+        """Attention of one query per row (`query` [rows, heads, 1, d]) over prompt and completion: [rows, 1, heads, d].
+
+        Args:
+            mask: what `mask` gave, or None where the layer sees everything before.
+        """
+        rows, heads, _one, d = query.shape
+        lines, kv, prefix, _d = layer.prefix_keys.shape
+        width, repeat, own, of_values = rows // lines, heads // kv, layer.columns, layer.values.shape[3]
+        q = scaled(query, scaling).view(lines, width, kv, repeat, d).transpose(1, 2)  # lines, kv, width, repeat, d
+        shared = q.reshape(lines * kv, width * repeat, d)
+        scores = q.new_empty((lines, kv, width, repeat, prefix + own))
+        scores[..., :prefix] = torch.bmm(shared, layer.prefix_keys.view(lines * kv, prefix, d).transpose(1, 2)).view(
+            lines, kv, width, repeat, prefix
+        )
+        keys = layer.keys.view(lines, width, kv, -1, d)[:, :, :, :own].transpose(1, 2)
+        values = layer.values.view(lines, width, kv, -1, of_values)[:, :, :, :own].transpose(1, 2)
+        scores[..., prefix:] = torch.matmul(q, keys.transpose(-1, -2))
+        if mask is not None:
+            scores += mask.unsqueeze(1)
+        elif self.padding is not None:
+            scores[..., :prefix] += self.padding.unsqueeze(1)
+        weights = torch.softmax(scores, dim=-1)
+        out = torch.bmm(
+            weights[..., :prefix].reshape(lines * kv, width * repeat, prefix),
+            layer.prefix_values.view(lines * kv, prefix, of_values),
+        ).view(lines, kv, width, repeat, of_values)
+        out = out + torch.matmul(weights[..., prefix:], values)
+        return out.transpose(1, 2).reshape(rows, 1, heads, of_values)
+
     def select(self, lines: Tensor, rows: Tensor) -> None:
         """Keep these lines of prompts (repeats allowed) and these rows, in this order; rows = lines · new width."""
         for layer in self.layers:
@@ -136,83 +144,3 @@ class SharedPrefixCache:
         padding = torch.zeros((len(lengths), longest), device=lengths.device)
         padding.masked_fill_(torch.arange(longest, device=lengths.device)[None, :] >= lengths[:, None], -torch.inf)
         return padding[:, None, None, :]
-
-
-def shared_prefix_mask(
-    *, q_offset: Any, mask_function: Callable[..., Tensor], use_vmap: bool = False, **_: Any
-) -> Tensor | None:
-    """The mask of one decoding step, as Transformers asks for it; None where a layer sees everything before it.
-
-    Raises:
-        CheckpointError: a mask that is no function of positions alone.
-    """
-    from transformers.masking_utils import causal_mask_function
-
-    if mask_function is causal_mask_function:
-        return None
-    if use_vmap or not isinstance(q_offset, SharedPrefixCache):
-        raise CheckpointError(
-            "the model masks its attention in a way of its own, which is not decoded here",
-            hint="use a model with full, sliding-window or chunked causal attention",
-        )
-    return q_offset.mask(mask_function)
-
-
-def shared_prefix_attention(
-    module: Any, query: Tensor, key: Any, value: Any, attention_mask: Tensor | None, scaling: float | None = None, **asked: Any
-) -> tuple[Tensor, None]:
-    """Attention of one query per row (`query` [rows, heads, 1, d]) over prompt and completion; returns [rows, 1, heads, d].
-
-    Raises:
-        CheckpointError: the model asks its attention for something that is not done here.
-    """
-    more = sorted(name for name, what in asked.items() if what is not None and name not in _WITHOUT_EFFECT)
-    if more:
-        raise CheckpointError(
-            f"the model asks its attention for what is not decoded here: {', '.join(more)}",
-            where=type(module).__name__,
-            hint="use a model with plain softmax attention",
-        )
-    layer: LayerCache = key
-    cache: SharedPrefixCache = value
-    rows, heads, _one, d = query.shape
-    lines, kv, prefix, _d = layer.prefix_keys.shape
-    width, repeat, own, of_values = rows // lines, heads // kv, layer.columns, layer.values.shape[3]
-    scaling = d**-0.5 if scaling is None else scaling
-    q = query.float().mul_(scaling) if query.dtype != torch.float32 else query * scaling
-    q = q.view(lines, width, kv, repeat, d).transpose(1, 2)  # lines, kv, width, repeat, d
-    shared = q.reshape(lines * kv, width * repeat, d)
-    scores = q.new_empty((lines, kv, width, repeat, prefix + own))
-    scores[..., :prefix] = torch.bmm(shared, layer.prefix_keys.view(lines * kv, prefix, d).transpose(1, 2)).view(
-        lines, kv, width, repeat, prefix
-    )
-    keys = layer.keys.view(lines, width, kv, -1, d)[:, :, :, :own].transpose(1, 2)
-    values = layer.values.view(lines, width, kv, -1, of_values)[:, :, :, :own].transpose(1, 2)
-    scores[..., prefix:] = torch.matmul(q, keys.transpose(-1, -2))
-    if attention_mask is not None:
-        scores += attention_mask.unsqueeze(1)
-    elif cache.padding is not None:
-        scores[..., :prefix] += cache.padding.unsqueeze(1)
-    weights = torch.softmax(scores, dim=-1)
-    out = torch.bmm(
-        weights[..., :prefix].reshape(lines * kv, width * repeat, prefix),
-        layer.prefix_values.view(lines * kv, prefix, of_values),
-    ).view(lines, kv, width, repeat, of_values)
-    out = out + torch.matmul(weights[..., prefix:], values)
-    return out.transpose(1, 2).reshape(rows, 1, heads, of_values).to(query.dtype), None
-
-
-def decoding_twin(base: Any) -> Any:
-    """A second module tree over the same parameters, whose attention is `shared_prefix_attention`.
-
-    The proof's own model keeps its attention; weights changed in place change in both.
-    """
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    ALL_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, shared_prefix_attention)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, shared_prefix_mask)
-    shared = {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())}
-    twin = copy.deepcopy(base, shared)
-    twin.config._attn_implementation = ATTENTION_NAME
-    return twin

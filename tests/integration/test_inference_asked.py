@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from grail_core.checkpoints.served_model import read_served_folder
 from grail_core.commands.grail import cli
 from grail_core.errors import GrailError, StorageError
 from grail_core.inference.features import Features
@@ -22,9 +23,12 @@ from grail_core.inference.receipts import Receipt
 from grail_core.inference.seeds import seeds_of
 from grail_core.inference.signatures import command_message
 from grail_core.inference.typed_data import order_digest
-from grail_miner.serving.answering import AdmittedOrder, Answering
+from grail_core.model.policy_model import PolicyModel
+from grail_core.proof.batch import RolloutProof
+from grail_miner.serving.answering import AdmittedOrder
+from tooling.testing.closed_answers import ClosedAnswers
 from tooling.testing.keys import ALICE, BOB
-from tooling.testing.serving_node import RunningNode, answering_of, running_node, save_served_model
+from tooling.testing.serving_node import MODEL, NETWORK, RunningNode, answering_of, running_node, save_served_model
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +37,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def answering(folder: Path) -> Answering:
+def answering(folder: Path) -> ClosedAnswers:
     return answering_of(folder)
 
 
 @pytest.fixture
-def node(answering: Answering, tmp_path: Path) -> Iterator[RunningNode]:
+def node(answering: ClosedAnswers, tmp_path: Path) -> Iterator[RunningNode]:
     with running_node(answering, tmp_path / "state") as running:
         yield running
 
@@ -92,20 +96,29 @@ def test_without_the_model_the_answer_is_given_and_what_was_not_checked_is_said(
 
 
 def test_an_answer_to_another_question_is_refused_however_well_it_is_proved(
-    answering: Answering, folder: Path, tmp_path: Path
+    answering: ClosedAnswers, folder: Path, tmp_path: Path
 ) -> None:
     """The node swaps the question for one that it likes better, and proves its answer to that."""
-
-    def dishonest(batch: list[AdmittedOrder]) -> list[Receipt]:
-        return answering.answer([_asking_otherwise(answering, one) for one in batch])
-
-    with running_node(answering, tmp_path / "state", answer=dishonest) as node:  # type: ignore[arg-type]
+    with running_node(Dishonest(folder, _asking_otherwise), tmp_path / "state") as node:
         ended = ask(node, "What is 2 + 2?", "--model", folder)
     assert ended.code == 13, ended.stdout
     assert "another question" in ended.stdout
 
 
-def _asking_otherwise(answering: Answering, one: AdmittedOrder) -> AdmittedOrder:
+class Dishonest(ClosedAnswers):
+    """Answers another order than it was given."""
+
+    def __init__(self, folder: Path, otherwise: Callable[[ClosedAnswers, AdmittedOrder], AdmittedOrder]) -> None:
+        super().__init__(read_served_folder(folder), PolicyModel.load(folder), NETWORK, ALICE, name=MODEL)
+        self._otherwise = otherwise
+
+    def receipt(self, one: AdmittedOrder, completions: Sequence[tuple[int, ...]], proofs: Sequence[RolloutProof]) -> Receipt:
+        other = self._otherwise(self, one)
+        (drawn,) = self.draw([other])
+        return super().receipt(other, drawn, self.proofs(other, drawn))
+
+
+def _asking_otherwise(answering: ClosedAnswers, one: AdmittedOrder) -> AdmittedOrder:
     order = answering.unsigned(Features(prompt="Something easier"), one.policy, one.choices, 0)
     return replace(answering.admit(order, one.policy, now_s=0), logprobs=one.logprobs)
 
@@ -172,7 +185,7 @@ def test_what_is_required_of_the_receipt_and_not_there_is_unproven(node: Running
     assert ask(node, "What is 2 + 2?", "--model", folder, "--require", "order").code == 14
 
 
-def _of_its_own_nonce(answering: Answering, one: AdmittedOrder) -> AdmittedOrder:
+def _of_its_own_nonce(answering: ClosedAnswers, one: AdmittedOrder) -> AdmittedOrder:
     """The same question under the nonce whose draw the node likes best."""
     order = replace(one.order, nonce=11)
     seeds = seeds_of(
@@ -188,7 +201,7 @@ def _of_its_own_nonce(answering: Answering, one: AdmittedOrder) -> AdmittedOrder
     return replace(one, order=order, seeds=seeds)
 
 
-def _of_its_own_order(answering: Answering, one: AdmittedOrder) -> AdmittedOrder:
+def _of_its_own_order(answering: ClosedAnswers, one: AdmittedOrder) -> AdmittedOrder:
     """An order that another key of the node signs, with gas for one token."""
     sub = replace(one.order.subscription, owner=BOB.hotkey, max_gas_limit=64 + len(one.prompt) + 8 * one.choices)
     order = replace(one.order, subscription=sub)
@@ -198,12 +211,9 @@ def _of_its_own_order(answering: Answering, one: AdmittedOrder) -> AdmittedOrder
 
 @pytest.mark.parametrize("otherwise", [_of_its_own_nonce, _of_its_own_order])
 def test_an_order_that_the_node_wrote_is_refused_however_well_its_answer_is_proved(
-    otherwise: Callable[[Answering, AdmittedOrder], AdmittedOrder], answering: Answering, folder: Path, tmp_path: Path
+    otherwise: Callable[[ClosedAnswers, AdmittedOrder], AdmittedOrder], answering: ClosedAnswers, folder: Path, tmp_path: Path
 ) -> None:
-    def dishonest(batch: Sequence[AdmittedOrder]) -> list[Receipt]:
-        return answering.answer([otherwise(answering, one) for one in batch])
-
-    with running_node(answering, tmp_path / "state", answer=dishonest) as node:
+    with running_node(Dishonest(folder, otherwise), tmp_path / "state") as node:
         ended = ask(node, "What is 2 + 2?", "--model", folder)
     assert ended.code == 13, ended.stdout
 

@@ -20,7 +20,7 @@ from grail_core.inference.features import Features
 from grail_core.inference.receipts import Receipt
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Signature
-from grail_miner.serving.answering import Answering
+from tooling.testing.closed_answers import ClosedAnswers
 from tooling.testing.keys import EVE
 from tooling.testing.models.tiny_qwen2 import BYTES, END_TOKEN_ID, save_byte_model
 from tooling.testing.serving_node import answering_of, save_served_model
@@ -42,11 +42,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def node(folder: Path) -> Answering:
+def node(folder: Path) -> ClosedAnswers:
     return answering_of(folder)
 
 
-def receipts(node: Answering, count: int, tokens: int = 24) -> list[Receipt]:
+def receipts(node: ClosedAnswers, count: int, tokens: int = 24) -> list[Receipt]:
     """Honest ones of as many questions: chats and texts, one to three choices, several policies."""
     orders = []
     for number in range(count):
@@ -81,7 +81,7 @@ def verify_here(*arguments: object) -> Ended:
 
 
 def test_a_hundred_receipts_are_accepted_by_a_fresh_process_without_a_network(
-    node: Answering, folder: Path, tmp_path: Path
+    node: ClosedAnswers, folder: Path, tmp_path: Path
 ) -> None:
     files = []
     for number, receipt in enumerate(receipts(node, 100)):
@@ -122,7 +122,7 @@ LIES: dict[str, tuple[Callable[[Receipt], Receipt], bool, int, str]] = {
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_a_lie_is_refused_by_its_check_and_exit_code(lie: str, node: Answering, folder: Path, tmp_path: Path) -> None:
+def test_a_lie_is_refused_by_its_check_and_exit_code(lie: str, node: ClosedAnswers, folder: Path, tmp_path: Path) -> None:
     change, anew, code, check = LIES[lie]
     (honest,) = receipts(node, 1)
     changed = change(honest)
@@ -132,7 +132,7 @@ def test_a_lie_is_refused_by_its_check_and_exit_code(lie: str, node: Answering, 
     assert (ended.code, ended.what.partition("(")[2].partition(":")[0]) == (code, check), ended.stdout[-3000:]
 
 
-def test_another_model_folder_is_refused_whatever_the_receipt_says(node: Answering, tmp_path: Path) -> None:
+def test_another_model_folder_is_refused_whatever_the_receipt_says(node: ClosedAnswers, tmp_path: Path) -> None:
     other = save_byte_model(tmp_path / "other", replace(BYTES, end=END_TOKEN_ID), seed=4)
     file = tmp_path / "receipt.json"
     file.write_bytes(receipts(node, 1)[0].to_bytes())
@@ -140,7 +140,7 @@ def test_another_model_folder_is_refused_whatever_the_receipt_says(node: Answeri
     assert (ended.code, "weights_root" in ended.stdout) == (13, True)
 
 
-def test_without_the_model_the_rest_is_checked_and_what_is_missing_is_said(node: Answering, tmp_path: Path) -> None:
+def test_without_the_model_the_rest_is_checked_and_what_is_missing_is_said(node: ClosedAnswers, tmp_path: Path) -> None:
     file = tmp_path / "receipt.json"
     file.write_bytes(receipts(node, 1)[0].to_bytes())
     ended = verify(file)
@@ -150,7 +150,7 @@ def test_without_the_model_the_rest_is_checked_and_what_is_missing_is_said(node:
     assert missing == {"model", "prompt", "proof", "logprob", "sampling"}
 
 
-def test_what_is_required_and_not_there_is_unproven(node: Answering, folder: Path, tmp_path: Path) -> None:
+def test_what_is_required_and_not_there_is_unproven(node: ClosedAnswers, folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "receipt.json"
     file.write_bytes(receipts(node, 1)[0].to_bytes())
     assert verify_here(file, "--model", folder, "--require", "calibrated").code == 0
@@ -158,7 +158,7 @@ def test_what_is_required_and_not_there_is_unproven(node: Answering, folder: Pat
         assert verify_here(file, "--model", folder, "--require", missing).code == 14
 
 
-def test_a_choice_without_its_sketches_is_no_receipt(node: Answering, tmp_path: Path) -> None:
+def test_a_choice_without_its_sketches_is_no_receipt(node: ClosedAnswers, tmp_path: Path) -> None:
     (honest,) = receipts(node, 1)
     raw = json.loads(honest.to_bytes())
     raw["answer"]["choices"][0]["sketches"] = ""

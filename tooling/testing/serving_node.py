@@ -22,10 +22,12 @@ from grail_core.protocol.network import NETWORKS
 from grail_core.verification.receipt import NO_CHAIN
 from grail_miner.serving.answering import Answering, ServedNetwork
 from grail_miner.serving.app import Node
-from grail_miner.serving.batching import Answer, Batches
+from grail_miner.serving.models import HfModels, Models
 from grail_miner.serving.receipt_store import ReceiptStore
 from grail_miner.serving.repeats import Repeats
+from grail_miner.serving.scheduler import Scheduler
 from grail_miner.serving.service import serving
+from tooling.testing.closed_answers import ClosedAnswers
 from tooling.testing.keys import ALICE
 from tooling.testing.models.tiny_qwen2 import BYTES, END_TOKEN_ID, save_byte_model
 
@@ -39,9 +41,11 @@ def save_served_model(folder: Path) -> Path:
     return save_byte_model(folder, replace(BYTES, end=END_TOKEN_ID))
 
 
-def answering_of(folder: Path, signer: LocalSigner = ALICE) -> Answering:
-    network = ServedNetwork(NETWORKS["subnet-81"], NO_CHAIN)
-    return Answering(read_served_folder(folder), PolicyModel.load(folder), network, signer, name=MODEL)
+NETWORK = ServedNetwork(NETWORKS["subnet-81"], NO_CHAIN)
+
+
+def answering_of(folder: Path, signer: LocalSigner = ALICE) -> ClosedAnswers:
+    return ClosedAnswers(read_served_folder(folder), PolicyModel.load(folder), NETWORK, signer, name=MODEL)
 
 
 @dataclass(frozen=True)
@@ -79,18 +83,21 @@ def running_node(
     answering: Answering,
     state: Path,
     *,
-    answer: Answer | None = None,
+    models: Models | None = None,
     max_queue: int = 64,
+    max_rows: int = 64,
     clock: WallClock = wall_clock_ms,
 ) -> Iterator[RunningNode]:
     """Answers while the block lasts.
 
     Args:
-        answer: in place of the node's own, for batches that fail or wait.
+        models: in place of its own in this process, for some that fail or wait.
     """
+    models = models or HfModels()
+    models.hold(answering.to_hold)
     node = Node(
         answering=answering,
-        batches=Batches(answer or answering.answer, max_queue=max_queue),
+        scheduler=Scheduler(answering, models, max_queue=max_queue, max_rows=max_rows),
         receipts=ReceiptStore(state / "receipts", state / "receipt-key", clock=clock),
         repeats=Repeats(state / "repeats.sqlite", clock=clock),
         name=MODEL,

@@ -177,7 +177,6 @@ def test_a_completion_without_a_limit_has_sixteen_tokens_and_a_conversation_may_
         ("functions", [{"name": "f"}]),
         ("top_logprobs", 3),
         ("min_p", 0.1),
-        ("stream", True),
         ("stop", ["\n"]),
         ("seed", 2**53),
         ("n", 17),
@@ -247,6 +246,12 @@ def test_parameters_at_their_neutral_values_are_accepted(node: RunningNode, clie
     assert answer.status_code == 200, answer.text
     turns: list[Any] = [*CHAT["messages"], answer.json()["choices"][0]["message"], {"role": "user", "content": "and?"}]
     assert client.chat.completions.create(**{**CHAT, "messages": turns}).choices
+
+
+def test_options_of_a_stream_that_are_not_served_are_refused_by_their_place(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(**CHAT, extra_body={"stream": True, "stream_options": {"continuous_usage_stats": True}})
+    assert refused.value.param == "stream_options.continuous_usage_stats"
 
 
 def test_an_alternative_truth_of_a_number_is_not_neutral(node: RunningNode) -> None:

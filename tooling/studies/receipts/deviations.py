@@ -17,9 +17,10 @@ from grail_core.inference.receipts import Receipt
 from grail_core.model.policy_model import PolicyModel
 from grail_core.model.sampling import SeededSampler
 from grail_core.protocol.rollouts.noise import gumbel_noise
-from grail_miner.serving.answering import AdmittedOrder, Answering
+from grail_miner.serving.answering import AdmittedOrder
 from tooling.adversaries.deviations import weights
 from tooling.studies.receipts.node import StudiedNode
+from tooling.testing.closed_answers import ClosedAnswers
 
 Tokens = tuple[int, ...]
 Forgery = Callable[["Forger", AdmittedOrder], Receipt]
@@ -33,31 +34,31 @@ class Forger:
     node: StudiedNode
 
     @property
-    def honest(self) -> Answering:
+    def honest(self) -> ClosedAnswers:
         return self.node.honest
 
     @cached_property
-    def int4(self) -> Answering:
+    def int4(self) -> ClosedAnswers:
         return self._with(weights.quantised(self._model, 4, 32))
 
     @cached_property
-    def int4_per_channel(self) -> Answering:
+    def int4_per_channel(self) -> ClosedAnswers:
         return self._with(weights.quantised(self._model, 4, None))
 
     @cached_property
-    def int8(self) -> Answering:
+    def int8(self) -> ClosedAnswers:
         return self._with(weights.quantised(self._model, 8, 32))
 
     @cached_property
-    def int8_per_channel(self) -> Answering:
+    def int8_per_channel(self) -> ClosedAnswers:
         return self._with(weights.quantised(self._model, 8, None))
 
     @cached_property
-    def smaller(self) -> Answering:
+    def smaller(self) -> ClosedAnswers:
         return self._with(PolicyModel.load(self.node.made.folders.smaller))
 
     @cached_property
-    def stranger(self) -> Answering:
+    def stranger(self) -> ClosedAnswers:
         """Another model of the same shape: what a far checkpoint is."""
         return self._with(PolicyModel.load(self.node.made.folders.stranger))
 
@@ -65,10 +66,10 @@ class Forger:
     def _model(self) -> PolicyModel:
         return self.node.loaded.sdpa
 
-    def _with(self, model: PolicyModel) -> Answering:
+    def _with(self, model: PolicyModel) -> ClosedAnswers:
         return self.node.answering(model)
 
-    def drawn(self, by: Answering, order: AdmittedOrder) -> Tokens:
+    def drawn(self, by: ClosedAnswers, order: AdmittedOrder) -> Tokens:
         return by.draw([order])[0][0]
 
     def proved(self, order: AdmittedOrder, tokens: Tokens) -> Receipt:

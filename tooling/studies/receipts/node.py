@@ -17,10 +17,11 @@ from grail_core.protocol.network import SUBNET_81
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.verification.receipt import ModelAtHand, ReceiptReport, check_receipt
 from grail_core.verification.receipt_model import measure_receipt
-from grail_miner.serving.answering import AdmittedOrder, Answering, ServedNetwork
+from grail_miner.serving.answering import AdmittedOrder, ServedNetwork
 from tooling.adversaries.deviations.provers import HonestModels
 from tooling.adversaries.size import Size
 from tooling.studies.power_sizes.sized_bench import Models
+from tooling.testing.closed_answers import ClosedAnswers
 from tooling.testing.keys import ALICE
 from tooling.testing.models.artefacts import Artefacts, default_folder
 from tooling.testing.models.corpus import Corpus, load_corpus
@@ -75,12 +76,12 @@ class StudiedNode:
     def served(self) -> ServedFolder:
         return read_served_folder(self.folder)
 
-    def answering(self, model: PolicyModel) -> Answering:
+    def answering(self, model: PolicyModel) -> ClosedAnswers:
         """A node that says it serves the folder, and computes with this model."""
-        return Answering(self.served, model, NETWORK, ALICE)
+        return ClosedAnswers(self.served, model, NETWORK, ALICE)
 
     @cached_property
-    def honest(self) -> Answering:
+    def honest(self) -> ClosedAnswers:
         return self.answering(self.loaded.sdpa)
 
     def order(self, question: Question, policy: GenerationPolicy, *, choices: int = 1, logprobs: bool = False) -> AdmittedOrder:

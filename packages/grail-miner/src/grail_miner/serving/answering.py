@@ -1,7 +1,6 @@
-"""From an order to a signed receipt: what is drawn, what is proved of it, and what is refused before either.
+"""From an order to a signed receipt: what is to be drawn, what is to be proved of it, and what is refused before either.
 
-No HTTP and no waiting here. Requests are answered in closed batches: those of one call decode together, each by its own
-policy, and each is proved alone, in one pass over its choices, as a verifier will measure it.
+No HTTP, no waiting and no model here: what draws and proves is told by requests, and hands back tokens and proofs.
 """
 
 from __future__ import annotations
@@ -13,25 +12,21 @@ from functools import cached_property
 from grail_core.checkpoints.served_model import ServedFolder
 from grail_core.errors import ProtocolViolationError
 from grail_core.generation.base import GenerationRequest
-from grail_core.generation.hf import HfGenerator
 from grail_core.inference.answers import Answer, Choice
-from grail_core.inference.constants import PROMPT_POSITIONS, gas_of
+from grail_core.inference.constants import gas_of
 from grail_core.inference.features import NO_SALT, Features, features_digest
 from grail_core.inference.orders import NOBODY, Draw, Order, invalid_field, is_unsigned_form, length_limit, unsigned_order
 from grail_core.inference.receipts import Receipt
 from grail_core.inference.seeds import RequestSeeds, seeds_of
 from grail_core.inference.signatures import NoWalletLibraryError, is_signed_by
 from grail_core.inference.typed_data import Domain, direct_domain, order_digest
-from grail_core.model.policy_model import PolicyModel
-from grail_core.proof.batch import prove_rollouts
-from grail_core.proof.numerics import numerics_class_of
-from grail_core.proof.sketches import projections
+from grail_core.proof.batch import RolloutProof
 from grail_core.protocol.constants import MAX_PROMPT_TOKENS
 from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.policy import GenerationPolicy
-from grail_core.protocol.randomness import Randomness
 from grail_core.protocol.signer import Signer
 from grail_core.protocol.types import Digest, Hotkey, Signature
+from grail_miner.serving.models import ModelToHold, ToProve
 
 NO_SIGNATURE = Signature(bytes(64))
 
@@ -74,19 +69,26 @@ class AdmittedOrder:
     def choices(self) -> int:
         return self.order.subscription.terms.choices
 
+    @property
+    def container_id(self) -> bytes:
+        """Of the model that answers."""
+        return self.order.subscription.container_id
+
 
 class Answering:
     """One node, one model.
 
     Args:
-        folder: what `model` was loaded from. name: where others find it; it proves nothing.
+        folder: what is served. name: where others find it; it proves nothing.
         software: versions, for people who read receipts.
+
+    Attributes:
+        numerics_class: of whatever draws and proves; known once it is loaded.
     """
 
     def __init__(
         self,
         folder: ServedFolder,
-        model: PolicyModel,
         network: ServedNetwork,
         signer: Signer,
         *,
@@ -97,13 +99,10 @@ class Answering:
         self.network = network
         self.domain: Domain = direct_domain(network.id, signer.hotkey)
         self.container_id = folder.model.digest(network.id)
-        self.numerics_class = numerics_class_of(model)
+        self.numerics_class = ""
         self.name = name
-        self._model = model
         self._signer = signer
         self._software = dict(software or {})
-        self._randomness = Randomness(network.id)
-        self._generator = HfGenerator(model, folder.policy, frozenset(folder.model.end_token_ids))
 
     @property
     def node(self) -> Hotkey:
@@ -175,35 +174,36 @@ class Answering:
         )
         return AdmittedOrder(order, policy, salt, body, asked, prompt, limit, seeds, logprobs)
 
-    def answer(self, batch: Sequence[AdmittedOrder]) -> list[Receipt]:
-        """Draw, prove and sign; one receipt an order.
+    @property
+    def to_hold(self) -> ModelToHold:
+        """What has to be loaded before anything is drawn."""
+        served = self.folder.model
+        return ModelToHold(
+            container_id=self.container_id,
+            folder=self.folder.folder,
+            weights_root=served.weights_root,
+            end_tokens=frozenset(served.end_token_ids),
+            policy=self.folder.policy,
+        )
 
-        Raises:
-            MachineFaultError, UnprovableError: nothing of the batch is answered.
-        """
-        return [self.prove(one, completions) for one, completions in zip(batch, self.draw(batch), strict=True)]
+    def requests(self, one: AdmittedOrder) -> list[GenerationRequest]:
+        """What is to be drawn, of each choice."""
+        policy = replace(one.policy, max_tokens=one.limit)
+        return [GenerationRequest(one.prompt, one.seeds.sampling(choice), policy) for choice in range(one.choices)]
 
-    def draw(self, batch: Sequence[AdmittedOrder]) -> list[list[tuple[int, ...]]]:
-        """The completions of every order, all decoded together. The model's lock is held throughout."""
-        requests = [
-            GenerationRequest(one.prompt, one.seeds.sampling(choice), replace(one.policy, max_tokens=one.limit))
-            for one in batch
-            for choice in range(one.choices)
-        ]
-        drawn = iter(self._generator.generate(requests))
-        return [[next(drawn).tokens for _ in range(one.choices)] for one in batch]
-
-    def prove(self, one: AdmittedOrder, completions: Sequence[tuple[int, ...]]) -> Receipt:
-        """The signed receipt of these completions, one for each choice, proved in one pass."""
-        signs = projections(self._randomness, one.seeds.sketch, self._model.hidden_size)
-        proofs = prove_rollouts(
-            self._model,
-            [[*one.prompt, *completion] for completion in completions],
-            [len(one.prompt)] * len(completions),
-            signs,
-            prompt_positions=PROMPT_POSITIONS,
+    def proof_job(self, one: AdmittedOrder, completions: Sequence[tuple[int, ...]]) -> ToProve:
+        """What is to be proved of these completions, one for each choice, in one pass."""
+        return ToProve(
+            container_id=one.container_id,
+            network_id=self.network.id,
+            sketch_seed=one.seeds.sketch,
+            prompt=one.prompt,
+            completions=tuple(completions),
             logprobs=one.logprobs,
         )
+
+    def receipt(self, one: AdmittedOrder, completions: Sequence[tuple[int, ...]], proofs: Sequence[RolloutProof]) -> Receipt:
+        """Signed."""
         choices = tuple(
             Choice(completion, proof.sketches, proof.logprobs.astype("<f4").tobytes() if one.logprobs else None)
             for completion, proof in zip(completions, proofs, strict=True)
@@ -270,4 +270,7 @@ class Answering:
         if not 0 < len(prompt) <= MAX_PROMPT_TOKENS:
             what = f"the prompt has {len(prompt)} tokens, from 1 to {MAX_PROMPT_TOKENS} are served"
             raise RefusedOrderError("context_length_exceeded", what)
+        if max(prompt) >= self.folder.model.vocabulary_size:
+            what = "the tokenizer makes a token of it that the model does not know"
+            raise RefusedOrderError("prompt_refused", what)
         return prompt

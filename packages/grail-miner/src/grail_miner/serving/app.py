@@ -1,16 +1,16 @@
 """The routes of a node: signed orders, OpenAI's completions, receipts, and what the node says of itself.
 
-A request is read and admitted, waits for its batch, and its receipt is kept before the answer goes out, so that no answer is
-told whose proof is not at hand. Errors of every route have OpenAI's shape. No text of a prompt or an answer is logged: of an
-error that nobody expected, its kind and place alone.
+A request is read and admitted and joins the running batch; its receipt is kept before the answer ends, so that no answer is
+told whole whose proof is not at hand. Errors of every route have OpenAI's shape. No text of a prompt or an answer is logged: of
+an error that nobody expected, its kind and place alone.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
@@ -32,13 +32,16 @@ from grail_core.protocol.policy import GenerationPolicy, read_policy
 from grail_core.protocol.reading import parse_json
 from grail_miner import __version__
 from grail_miner.serving.answering import AdmittedOrder, Answering, RefusedOrderError
-from grail_miner.serving.batching import Batches, QueueFullError, ShuttingDownError
-from grail_miner.serving.error_responses import ClientGoneError, Handler, answered, not_routed, shutting_down
-from grail_miner.serving.openai_answers import Kept, chat_object, completion_object, texts_of, usage_of
+from grail_miner.serving.error_responses import ClientGoneError, Handler, answered, fault, not_routed, shutting_down
+from grail_miner.serving.openai_answers import Kept, chat_object, completion_object, fingerprint_of, texts_of, usage_of
 from grail_miner.serving.openai_reading import MAX_BODY_BYTES, Asked, read_chat, read_completion, reading_body
+from grail_miner.serving.openai_streams import StreamHead, error_event
 from grail_miner.serving.receipt_store import ReceiptStore
 from grail_miner.serving.refusals import RefusedRequestError, bad_request
 from grail_miner.serving.repeats import LOOPBACK, Repeats
+from grail_miner.serving.scheduler import QueueFullError, Scheduler, ShuttingDownError, Ticket
+from grail_miner.serving.streamed import StreamedResponse
+from grail_miner.serving.text_stream import TextStream
 
 WORKFLOWS: Final = ("inference", "training")
 _ORDER_TOKENS: Final = 512  # texts, brackets and commas of the body of `/v1/orders`; it has 130
@@ -49,7 +52,7 @@ class Node:
     """What the routes are made of. `name`: of the model, as clients ask for it."""
 
     answering: Answering
-    batches: Batches
+    scheduler: Scheduler
     receipts: ReceiptStore
     repeats: Repeats
     name: str
@@ -96,7 +99,7 @@ class _Routes:
             {
                 "version": __version__,
                 "containers": [{"id": container, "external": True, "image": "", "description": about}],
-                "pending": {"offchain": node.batches.pending, "onchain": 0},
+                "pending": {"offchain": node.scheduler.pending, "onchain": 0},
                 "workflows": list(WORKFLOWS),
                 "grail": {
                     "hotkey": hotkey,
@@ -133,29 +136,81 @@ class _Routes:
         return Response(await run_in_threadpool(self._order_answer, receipt, order), media_type="application/json")
 
     async def completions(self, request: Request) -> Response:
-        return await self._openai(request, read_completion, completion_object)
+        return await self._openai(request, read_completion, chat=False)
 
     async def chat(self, request: Request) -> Response:
-        return await self._openai(request, read_chat, chat_object)
+        return await self._openai(request, read_chat, chat=True)
 
-    async def _openai(
-        self, request: Request, read: Callable[[bytes], Asked], answer_object: Callable[..., dict[str, Any]]
-    ) -> Response:
+    async def _openai(self, request: Request, read: Callable[[bytes], Asked], *, chat: bool) -> Response:
         raw = await request.body()
-        order = await run_in_threadpool(self._admitted_question, raw, read)
-        receipt = await self._receipt_of(order, request)
+        asked, order = await run_in_threadpool(self._admitted_question, raw, read)
         base = str(request.base_url)
-        return JSONResponse(await run_in_threadpool(self._kept_answer, receipt, order, base, answer_object))
+        if asked.stream:
+            return StreamedResponse(self._stream(order, base, chat=chat, include_usage=asked.include_usage))
+        receipt = await self._receipt_of(order, request)
+        return JSONResponse(await run_in_threadpool(self._kept_answer, receipt, order, base, chat=chat))
 
-    def _admitted_question(self, raw: bytes, read: Callable[[bytes], Asked]) -> AdmittedOrder:
+    def _stream(self, order: AdmittedOrder, base: str, *, chat: bool, include_usage: bool) -> AsyncIterator[bytes]:
+        """The pieces of an answer. The order is taken at once, so that what is refused is refused with a status."""
+        node = self._node
+        arrived = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        ticket = self._submitted(order, lambda: _tell(loop, arrived))
+        head = StreamHead(
+            chat=chat,
+            id=f"{'chatcmpl' if chat else 'cmpl'}-{order.seeds.request_digest.hex()[:32]}",
+            model=node.name,
+            created=node.now_s,
+            fingerprint=fingerprint_of(order.container_id),
+            include_usage=include_usage,
+        )
+        return self._pieces(ticket, head, arrived, base)
+
+    async def _pieces(self, ticket: Ticket, head: StreamHead, arrived: asyncio.Event, base: str) -> AsyncIterator[bytes]:
+        order = ticket.order
+        texts = [self._text_stream(order) for _ in range(order.choices)]
+        told = [0] * order.choices  # tokens that were fed to each
+        ends = frozenset(self._node.answering.folder.model.end_token_ids)
+        try:
+            for piece in head.opening(order.choices):
+                yield piece
+            while not ticket.receipt.done():
+                await arrived.wait()
+                arrived.clear()
+                for index, text in enumerate(texts):
+                    fresh = ticket.tokens(index)[told[index] :]
+                    told[index] += len(fresh)
+                    shown = text.feed([token for token in fresh if token not in ends])
+                    if shown:
+                        yield head.text(index, shown)
+            answer = await run_in_threadpool(self._kept_answer, ticket.receipt.result(), order, base, chat=head.chat)
+            for choice in answer["choices"]:
+                rest = texts[choice["index"]].rest(choice["message"]["content"] if head.chat else choice["text"])
+                if rest:
+                    yield head.text(choice["index"], rest)
+            for piece in head.ending(answer):
+                yield piece
+        except ShuttingDownError:
+            yield error_event(shutting_down())
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client is told, and the log has no text of a request
+            yield error_event(fault(error, "stream"))
+        finally:
+            self._node.scheduler.cancel(ticket)
+
+    def _text_stream(self, order: AdmittedOrder) -> TextStream:
+        renderer = self._node.answering.folder.renderer
+        before = "" if order.asked.messages is None else renderer.decode_completion((), order.asked.messages)
+        return TextStream(renderer.decode, before)
+
+    def _admitted_question(self, raw: bytes, read: Callable[[bytes], Asked]) -> tuple[Asked, AdmittedOrder]:
         """The order that a question without one determines. It is counted once it is known to be one that is answered."""
         node, asked = self._node, read(raw)
         self._require_model(asked.model)
         first = self._admit_unsigned(asked, 0)
         if asked.features.seed is not None:
-            return first
+            return asked, first
         nonce = node.repeats.count(LOOPBACK, order_digest(node.answering.domain, first.order))
-        return first if nonce == 0 else self._admit_unsigned(asked, nonce)
+        return asked, first if nonce == 0 else self._admit_unsigned(asked, nonce)
 
     def _admit_unsigned(self, asked: Asked, nonce: int) -> AdmittedOrder:
         answering = self._node.answering
@@ -181,9 +236,18 @@ class _Routes:
             raise bad_request(error.what, param=error.field or None, code=error.code) from None
 
     async def _receipt_of(self, order: AdmittedOrder, request: Request) -> Receipt:
-        """Wait for the batch; a client that goes meanwhile takes its request out of the queue."""
+        """Wait for it; a client that goes meanwhile takes its order out of the queue and the batch."""
+        ticket = self._submitted(order, None)
         try:
-            submitted = self._node.batches.submit(order)
+            return await _unless_gone(ticket, request)
+        except ShuttingDownError:
+            raise shutting_down() from None
+        finally:
+            self._node.scheduler.cancel(ticket)
+
+    def _submitted(self, order: AdmittedOrder, notify: Callable[[], None] | None) -> Ticket:
+        try:
+            return self._node.scheduler.submit(order, notify)
         except QueueFullError as error:
             what = "as many requests wait as may (GRAIL_SERVE_MAX_QUEUE); try again"
             raise RefusedRequestError(
@@ -191,18 +255,14 @@ class _Routes:
             ) from None
         except ShuttingDownError:
             raise shutting_down() from None
-        try:
-            return await _unless_gone(submitted, request)
-        except ShuttingDownError:
-            raise shutting_down() from None
 
-    def _kept_answer(
-        self, receipt: Receipt, order: AdmittedOrder, base: str, answer_object: Callable[..., dict[str, Any]]
-    ) -> dict[str, Any]:
+    def _kept_answer(self, receipt: Receipt, order: AdmittedOrder, base: str, *, chat: bool) -> dict[str, Any]:
+        """OpenAI's object of an answer whose receipt is kept from now on."""
         node = self._node
         digest = receipt.answer_digest(order.seeds)
         token = node.receipts.put(digest, receipt.to_bytes())
         kept = Kept(digest.hex(), f"{base}v1/receipts/{digest.hex()}", token)
+        answer_object = chat_object if chat else completion_object
         return answer_object(receipt, order.asked, node.answering.folder, kept, model=node.name, created=node.now_s)
 
     def _order_answer(self, receipt: Receipt, order: AdmittedOrder) -> bytes:
@@ -242,8 +302,8 @@ def _sent_order(raw: bytes) -> _SentOrder:
     )
 
 
-async def _unless_gone(submitted: Future[Receipt], request: Request) -> Receipt:
-    receipt = asyncio.wrap_future(submitted)
+async def _unless_gone(ticket: Ticket, request: Request) -> Receipt:
+    receipt = asyncio.wrap_future(ticket.receipt)
     gone = asyncio.ensure_future(_disconnected(request))
     try:
         both: tuple[asyncio.Future[Any], ...] = (receipt, gone)
@@ -253,9 +313,14 @@ async def _unless_gone(submitted: Future[Receipt], request: Request) -> Receipt:
         return receipt.result()
     finally:
         gone.cancel()
-        receipt.cancel()  # before its batch begins this takes it out of the queue; afterwards nothing waits for it
 
 
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def _tell(loop: asyncio.AbstractEventLoop, arrived: asyncio.Event) -> None:
+    """From the scheduler's thread. A loop that has ended has nobody to tell."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(arrived.set)

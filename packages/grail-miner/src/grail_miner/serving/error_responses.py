@@ -41,7 +41,7 @@ def answered(handler: Handler) -> Handler:
         except ClientGoneError:
             return Response(status_code=_CLIENT_GONE)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets one answer, and the log no text of a request
-            return _response(_fault(error, str(getattr(request.scope.get("route"), "path", ""))))
+            return _response(fault(error, str(getattr(request.scope.get("route"), "path", ""))))
 
     return with_errors
 
@@ -61,8 +61,8 @@ def shutting_down() -> RefusedRequestError:
     return RefusedRequestError(HTTPStatus.SERVICE_UNAVAILABLE, what, "shutting_down", retry_after_s=30)
 
 
-def _fault(error: Exception, route: str) -> RefusedRequestError:
-    """A failure of ours."""
+def fault(error: Exception, route: str) -> RefusedRequestError:
+    """A failure of ours, logged."""
     frame = traceback.extract_tb(error.__traceback__)[-1:]
     at = f"{frame[0].filename}:{frame[0].lineno}" if frame else ""
     log.event("request_failed", route=route, error=type(error).__name__, at=at)

@@ -79,6 +79,11 @@ def finish_reason(choice: Choice, folder: ServedFolder) -> str:
     return "stop" if choice.completion[-1] in folder.model.end_token_ids else "length"
 
 
+def fingerprint_of(container_id: bytes) -> str:
+    """Of the model, as OpenAI's clients keep it beside an answer."""
+    return f"grail_{container_id.hex()[:16]}"
+
+
 def _object(
     prefix: str, kind: str, choices: list[dict[str, Any]], receipt: Receipt, kept: Kept, model: str, created: int
 ) -> dict[str, Any]:
@@ -87,7 +92,7 @@ def _object(
         "object": kind,
         "created": created,
         "model": model,
-        "system_fingerprint": f"grail_{receipt.order.subscription.container_id.hex()[:16]}",
+        "system_fingerprint": fingerprint_of(receipt.order.subscription.container_id),
         "choices": choices,
         "usage": usage_of(receipt),
         "grail": {

@@ -38,7 +38,7 @@ _ROLES: Final = {"system": "system", "developer": "system", "user": "user", "ass
 _T = TypeVar("_T")
 _Values = tuple[object, ...]
 
-_LATER: Final[Mapping[str, _Values]] = {"stream": (False,), "stream_options": ({},), "stop": ("", [])}
+_LATER: Final[Mapping[str, _Values]] = {"stop": ("", [])}
 """Served by a later version; until then, like the others, taken where they change nothing."""
 
 _NEUTRAL: Final[Mapping[str, _Values]] = {
@@ -72,9 +72,11 @@ _NEUTRAL: Final[Mapping[str, _Values]] = {
 """Parameters that are not served, and the values (beside null) with which they ask for nothing."""
 
 _SAMPLING: Final = ("temperature", "top_p", "top_k", "repetition_penalty")
-_COMMON: Final = ("model", "max_tokens", "n", "seed", "user", "logprobs", *_SAMPLING)
+_STREAM: Final = ("stream", "stream_options")
+_COMMON: Final = ("model", "max_tokens", "n", "seed", "user", "logprobs", *_SAMPLING, *_STREAM)
 _COMPLETION: Final = frozenset({*_COMMON, "prompt"})
 _CHAT: Final = frozenset({*_COMMON, "messages", "max_completion_tokens"})
+_STREAM_NEUTRAL: Final[Mapping[str, _Values]] = {"include_obfuscation": (False,), "continuous_usage_stats": (False,)}
 _TURN_NEUTRAL: Final[Mapping[str, _Values]] = {
     "name": ("",),
     "tool_calls": ([],),
@@ -94,6 +96,8 @@ class Asked:
     policy: GenerationPolicy
     choices: int
     logprobs: bool
+    stream: bool = False
+    include_usage: bool = False  # in a stream
 
 
 def read_completion(raw: bytes) -> Asked:
@@ -134,7 +138,15 @@ def _asked(m: Mapping[str, Node], features: Features, max_tokens: int, logprobs:
         name = wrong.partition(" ")[0]
         raise bad_request(wrong, param="max_completion_tokens" if name not in m and name == "max_tokens" else name)
     choices = m["n"].integer(1, MAX_CHOICES) if "n" in m else 1
-    return Asked(_required(m, "model").text(_MAX_MODEL_NAME), features, policy, choices, logprobs)
+    stream = "stream" in m and m["stream"].flag()
+    usage = _include_usage(m["stream_options"]) if "stream_options" in m else False
+    return Asked(_required(m, "model").text(_MAX_MODEL_NAME), features, policy, choices, logprobs, stream, usage)
+
+
+def _include_usage(node: Node) -> bool:
+    """Of a stream's options; without a stream they change nothing."""
+    options = _without_neutral(node.entries(_MAX_MEMBERS), frozenset({"include_usage"}), _STREAM_NEUTRAL, node.path)
+    return "include_usage" in options and options["include_usage"].flag()
 
 
 def _with_who(features: Features, m: Mapping[str, Node]) -> Features:

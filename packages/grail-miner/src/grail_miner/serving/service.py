@@ -25,7 +25,6 @@ import uvicorn
 from grail_core.checkpoints.served_model import read_served_folder
 from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.keys import LocalSigner, load_hotkey, make_hotkey, ss58
-from grail_core.model.policy_model import PolicyModel
 from grail_core.participant.deployment import load_signer
 from grail_core.participant.settings import Settings
 from grail_core.participant.state import StateFolder, network_state, only_process
@@ -35,11 +34,13 @@ from grail_core.telemetry import get_logger
 from grail_core.verification.receipt import NO_CHAIN
 from grail_miner.serving.answering import Answering, ServedNetwork
 from grail_miner.serving.app import Node, application
-from grail_miner.serving.batching import Batches
 from grail_miner.serving.edge import Edge, listen_address
+from grail_miner.serving.model_process import ModelProcess
+from grail_miner.serving.models import Models
 from grail_miner.serving.openai_reading import MAX_BODY_BYTES
 from grail_miner.serving.receipt_store import ReceiptStore
 from grail_miner.serving.repeats import Repeats
+from grail_miner.serving.scheduler import Scheduler
 
 log = get_logger(__name__)
 
@@ -91,10 +92,11 @@ def _serve(settings: Settings, stopping: Stopping, request: ServeRequest, ready:
         network = ServedNetwork(params, NO_CHAIN)
         state = StateFolder(network_state(settings.state_dir, params, network.id), signer.hotkey)
         with state.held():
-            answering = _answering(settings, request, network, signer)
+            models = ModelProcess(device=settings.device)
+            answering = _answering(settings, request, network, signer, models)
             node = Node(
                 answering=answering,
-                batches=Batches(answering.answer, max_queue=settings.serve_max_queue),
+                scheduler=Scheduler(answering, models, max_queue=settings.serve_max_queue),
                 receipts=ReceiptStore(state.root / "serving" / "receipts", state.root / "serving" / "receipt-key"),
                 repeats=Repeats(state.root / "serving" / "repeats.sqlite"),
                 name=answering.name,
@@ -148,15 +150,15 @@ def serving(node: Node, bound: socket.socket, stop: threading.Event) -> Iterator
             stop.set()
 
     thread = threading.Thread(target=run, name="http", daemon=True)
-    node.batches.start()
+    node.scheduler.start()
     thread.start()
     try:
         yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     finally:
-        node.batches.stop_taking()
+        node.scheduler.stop_taking()
         server.should_exit = True
         thread.join()
-        node.batches.close()
+        node.scheduler.close()
     if failed:
         raise failed[0]
 
@@ -181,7 +183,9 @@ def _signer(settings: Settings, wallet: bool) -> LocalSigner:
     return load_hotkey(folder, *_OWN_WALLET)
 
 
-def _answering(settings: Settings, request: ServeRequest, network: ServedNetwork, signer: LocalSigner) -> Answering:
+def _answering(
+    settings: Settings, request: ServeRequest, network: ServedNetwork, signer: LocalSigner, models: Models
+) -> Answering:
     if not request.folder.is_dir():
         raise CheckpointError(
             "there is no such folder",
@@ -191,10 +195,11 @@ def _answering(settings: Settings, request: ServeRequest, network: ServedNetwork
     folder = read_served_folder(request.folder, thinking_mode=request.thinking_mode)
     for note in folder.notes:
         log.warning("%s", note)
-    model = PolicyModel.load(request.folder, device=settings.device)
     name = request.name or request.folder.resolve().name
     software = {package: version(package) for package in ("grail-miner", "torch", "transformers")}
-    return Answering(folder, model, network, signer, name=name, software=software)
+    answering = Answering(folder, network, signer, name=name, software=software)
+    answering.numerics_class = models.hold(answering.to_hold).numerics_class
+    return answering
 
 
 @contextmanager

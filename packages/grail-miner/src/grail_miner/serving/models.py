@@ -1,0 +1,216 @@
+"""What computes a node's answers: tokens of running requests, and proofs of finished ones, by the models that are held.
+
+`Models` is what the scheduler needs, whatever stands behind it: this process (`HfModels`), a child of it (`model_process`).
+The caller numbers its rows and names the weights by the container id of a model, so that two checkpoints can be held at once
+and a request ends with the one that it began with.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NewType, Protocol
+
+from grail_core.checkpoints.delta.digests import digest_state
+from grail_core.checkpoints.delta.shards import map_weights
+from grail_core.child_process.memory import available_bytes
+from grail_core.errors import CheckpointError
+from grail_core.generation.base import GenerationRequest
+from grail_core.generation.hf_streaming import MAX_ROWS, HfStreaming, position_bytes
+from grail_core.generation.streaming import Handle
+from grail_core.inference.constants import PROMPT_POSITIONS
+from grail_core.model.policy_model import PolicyModel
+from grail_core.proof.batch import RolloutProof, prove_rollouts
+from grail_core.proof.numerics import numerics_class_of
+from grail_core.proof.sketches import projections
+from grail_core.protocol.policy import GenerationPolicy
+from grail_core.protocol.randomness import Randomness
+from grail_core.protocol.types import Digest
+
+if TYPE_CHECKING:
+    from grail_core.model.policy_model import Attention
+
+BURST_SECONDS: Final = 0.01
+"""Tokens are drawn for so long before they are handed over, unless a row got its first or its last one."""
+
+_CACHE_SHARE: Final = 0.5  # of the memory that is free once a model is loaded
+_UNKNOWN_MEMORY: Final = 4 << 30  # where no system says how much is free
+
+RowId = NewType("RowId", int)
+"""A row, as its caller numbers it; never used twice."""
+
+
+@dataclass(frozen=True)
+class ModelToHold:
+    """A folder, the weights that it must hold, and what its rows are drawn by unless they say otherwise."""
+
+    container_id: bytes
+    folder: Path
+    weights_root: bytes
+    end_tokens: frozenset[int]
+    policy: GenerationPolicy
+
+
+@dataclass(frozen=True)
+class HeldModel:
+    """What is known of weights once they are loaded."""
+
+    numerics_class: str
+
+
+@dataclass(frozen=True)
+class NewRow:
+    id: RowId
+    container_id: bytes
+    request: GenerationRequest
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Tokens of one row since it was last heard of."""
+
+    id: RowId
+    tokens: tuple[int, ...]
+    finished: bool
+
+
+@dataclass(frozen=True)
+class ToProve:
+    """The choices of one answer, which are proved in one pass."""
+
+    container_id: bytes
+    network_id: Digest
+    sketch_seed: Digest
+    prompt: tuple[int, ...]
+    completions: tuple[tuple[int, ...], ...]
+    logprobs: bool
+
+
+class Models(Protocol):
+    """Calls come from one thread."""
+
+    def hold(self, wanted: ModelToHold) -> HeldModel:
+        """Have these weights from now on; nothing happens where they are held already.
+
+        Raises:
+            CheckpointError: they cannot be loaded, or the folder has others by now. MachineFaultError: this machine cannot.
+        """
+        ...
+
+    def release(self, container_id: bytes) -> None:
+        """They are not needed any more; none of their rows runs."""
+        ...
+
+    def advance(self, rows: Sequence[NewRow], cancelled: Sequence[RowId]) -> list[Drawn]:
+        """Take these rows in, leave those out, and draw for about BURST_SECONDS.
+
+        Raises:
+            MachineFaultError, CheckpointError: every row that ran is lost.
+        """
+        ...
+
+    def prove(self, job: ToProve) -> list[RolloutProof]:
+        """One proof a completion.
+
+        Raises:
+            UnprovableError: these states have none. MachineFaultError: every row that ran is lost, too.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class HfModels:
+    """`Models` with Transformers in this process."""
+
+    def __init__(self, *, device: str = "cpu", attention: Attention = "sdpa", max_rows: int = MAX_ROWS) -> None:
+        self._device = device
+        self._attention: Attention = attention
+        self._max_rows = max_rows
+        self._held: dict[bytes, tuple[PolicyModel, HfStreaming]] = {}
+        self._rows: dict[RowId, tuple[bytes, Handle]] = {}
+        self._ids: dict[tuple[bytes, Handle], RowId] = {}
+
+    def hold(self, wanted: ModelToHold) -> HeldModel:
+        """See `Models`. The folder's weights are hashed, so that what is served is what receipts name."""
+        if wanted.container_id not in self._held:
+            model = PolicyModel.load(wanted.folder, attention=self._attention, device=self._device)
+            if digest_state(map_weights(wanted.folder)).root != wanted.weights_root:
+                raise CheckpointError(
+                    "the folder's weights are not those that it had when it was read",
+                    where=str(wanted.folder),
+                    hint="start the node again: it serves what the folder holds then",
+                )
+            model.logits(model.hidden_states([[0, 0]])[0])  # what this device cannot do it shall not do before any request
+            room = _cache_bytes(model) // position_bytes(model)
+            streaming = HfStreaming(model, wanted.policy, wanted.end_tokens, max_rows=self._max_rows, max_positions=room)
+            self._held[wanted.container_id] = model, streaming
+        return HeldModel(numerics_class_of(self._held[wanted.container_id][0]))
+
+    def release(self, container_id: bytes) -> None:
+        self._held.pop(container_id, None)
+
+    def advance(self, rows: Sequence[NewRow], cancelled: Sequence[RowId]) -> list[Drawn]:
+        for row in rows:
+            handle = self._held[row.container_id][1].add(row.request)
+            self._rows[row.id] = row.container_id, handle
+            self._ids[row.container_id, handle] = row.id
+        for one in cancelled:
+            self._forget(one, cancel=True)
+        drawn: dict[RowId, list[int]] = {}
+        finished: set[RowId] = set()
+        end = time.monotonic() + BURST_SECONDS
+        while self._rows and not finished:
+            first = self._step(drawn, finished)
+            if first or time.monotonic() >= end:
+                break
+        return [Drawn(one, tuple(tokens), one in finished) for one, tokens in drawn.items()]
+
+    def prove(self, job: ToProve) -> list[RolloutProof]:
+        model = self._held[job.container_id][0]
+        signs = projections(Randomness(job.network_id), job.sketch_seed, model.hidden_size)
+        return prove_rollouts(
+            model,
+            [[*job.prompt, *completion] for completion in job.completions],
+            [len(job.prompt)] * len(job.completions),
+            signs,
+            prompt_positions=PROMPT_POSITIONS,
+            logprobs=job.logprobs,
+        )
+
+    def close(self) -> None:
+        self._held.clear()
+
+    def _step(self, drawn: dict[RowId, list[int]], finished: set[RowId]) -> bool:
+        """One step of every model. Whether a row got its first token."""
+        first = False
+        for container_id in {container_id for container_id, _ in self._rows.values()}:
+            for moved in self._held[container_id][1].step():
+                one = self._ids[container_id, moved.handle]
+                first = first or moved.first
+                drawn.setdefault(one, []).extend(moved.tokens)
+                if moved.finished:
+                    finished.add(one)
+                    self._forget(one)
+        return first
+
+    def _forget(self, one: RowId, *, cancel: bool = False) -> None:
+        place = self._rows.pop(one, None)
+        if place is None:
+            return  # it was finished before it was cancelled
+        del self._ids[place]
+        if cancel:
+            self._held[place[0]][1].cancel(place[1])
+
+
+def _cache_bytes(model: PolicyModel) -> int:
+    """What keys and values may take of the memory that is free now."""
+    if model.device.type == "cuda":
+        import torch
+
+        free: int | None = torch.cuda.mem_get_info(model.device)[0]
+    else:
+        free = available_bytes()
+    return int(_CACHE_SHARE * (free or _UNKNOWN_MEMORY))

@@ -21,8 +21,10 @@ from grail_core.model.policy_model import PolicyModel
 from grail_core.protocol.network import NETWORKS
 from grail_core.verification.receipt import NO_CHAIN
 from grail_miner.serving.answering import Answering, ServedNetwork
-from grail_miner.serving.app import Node
+from grail_miner.serving.clients import Clients
+from grail_miner.serving.metering import metering_at
 from grail_miner.serving.models import HfModels, Models
+from grail_miner.serving.node import Node
 from grail_miner.serving.receipt_store import ReceiptStore
 from grail_miner.serving.repeats import Repeats
 from grail_miner.serving.scheduler import Scheduler
@@ -87,6 +89,7 @@ def running_node(
     max_queue: int = 64,
     max_rows: int = 64,
     clock: WallClock = wall_clock_ms,
+    clients: Clients | None = None,
 ) -> Iterator[RunningNode]:
     """Answers while the block lasts.
 
@@ -95,17 +98,21 @@ def running_node(
     """
     models = models or HfModels()
     models.hold(answering.to_hold)
+    metering = metering_at(state / "usage.sqlite", clock=clock)
     node = Node(
         answering=answering,
-        scheduler=Scheduler(answering, models, max_queue=max_queue, max_rows=max_rows),
+        scheduler=Scheduler(
+            answering, models, max_queue=max_queue, max_rows=max_rows, first_token=metering.metrics.first_token
+        ),
         receipts=ReceiptStore(state / "receipts", state / "receipt-key", clock=clock),
         repeats=Repeats(state / "repeats.sqlite", clock=clock),
+        metering=metering,
         name=MODEL,
         clock=clock,
     )
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
-        with serving(node, bound, threading.Event()) as url:
+        with serving(node, bound, threading.Event(), clients=clients) as url:
             yield RunningNode(url, node)
 
 

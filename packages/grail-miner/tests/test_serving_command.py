@@ -24,6 +24,7 @@ from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.keys import load_hotkey, write_wallet
 from grail_core.participant.settings import Settings, load_settings
 from grail_core.participant.state import AlreadyRunningError
+from grail_miner.serving.new_token import add_client
 from grail_miner.serving.service import ServeRequest, serve
 from tooling.testing.serving_node import PATIENCE_S, save_served_model
 
@@ -79,6 +80,7 @@ def test_help_teaches_without_heavy_imports() -> None:
         "try: cli.main(['serve', '--help'])\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'transformers', 'starlette', 'uvicorn', 'eth_account', 'bittensor', 'numpy', 'sqlite3'}\n"
+        "heavy |= {'prometheus_client'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -139,6 +141,18 @@ def test_a_wallets_hotkey_signs_where_it_is_asked_for(settings: Settings, folder
     assert not own_key(settings).exists()
 
 
+def test_with_a_file_of_clients_it_listens_beyond_loopback_and_asks_for_a_token(
+    settings: Settings, folder: Path, tmp_path: Path
+) -> None:
+    token = add_client(tmp_path / "clients.toml", "alice")
+    settings = settings.model_copy(update={"serve_tokens": tmp_path / "clients.toml"})
+    with serving_in_thread(settings, ServeRequest(folder, listen="0.0.0.0:0")) as url:
+        port = url.rpartition(":")[2]
+        proxied = {"Via": "1.1 proxy"}
+        for headers, status in (({}, 200), (proxied, 401), ({**proxied, "Authorization": f"Bearer {token}"}, 200)):
+            assert httpx.get(f"http://127.0.0.1:{port}/info", headers=headers, trust_env=False).status_code == status
+
+
 def test_an_address_that_is_taken_is_said_before_the_model_is_loaded(settings: Settings, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
@@ -152,6 +166,7 @@ def test_an_address_that_is_taken_is_said_before_the_model_is_loaded(settings: S
     [
         ({"folder": Path("/nowhere/at/all")}, CheckpointError, "no such folder"),
         ({"listen": "0.0.0.0:4000"}, ConfigurationError, "not a loopback address"),
+        ({"tokens": Path("/nowhere/clients.toml")}, ConfigurationError, "no such file of clients"),
         ({"network": "subnet-82"}, ConfigurationError, "no built-in network"),
         ({"wallet": True}, ConfigurationError, "no such hotkey"),
     ],

@@ -10,23 +10,56 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from http.client import HTTPResponse
+from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 import uvicorn
 
 from grail_core.errors import ConfigurationError
+from grail_core.inference.receipts import Receipt
+from grail_miner.serving.answering import Answering
+from grail_miner.serving.clients import OPERATOR, Client, Clients
 from grail_miner.serving.edge import MAX_BODIES, Edge, listen_address
+from grail_miner.serving.new_token import add_client
 from tooling.testing.serving_node import MODEL, RunningNode, answering_of, running_node, save_served_model, until
 
 ASKED: dict[str, Any] = {"model": MODEL, "prompt": "Once", "max_tokens": 2}
 MIB = 1 << 20
 
 
+PROXIED = {"X-Forwarded-For": "203.0.113.9", "Host": "node.example.org"}
+
+
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
-    folder = save_served_model(tmp_path_factory.mktemp("model"))
-    with running_node(answering_of(folder), tmp_path_factory.mktemp("state")) as running:
+def answering(tmp_path_factory: pytest.TempPathFactory) -> Answering:
+    return answering_of(save_served_model(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="module")
+def node(answering: Answering, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
+    with running_node(answering, tmp_path_factory.mktemp("state")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def clients_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("clients") / "clients.toml"
+
+
+@pytest.fixture(scope="module")
+def token(clients_file: Path) -> str:
+    """Of alice, who has the usual limits."""
+    return add_client(clients_file, "alice")
+
+
+@pytest.fixture(scope="module")
+def shared(
+    answering: Answering, clients_file: Path, token: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningNode]:
+    """A node that others may ask too."""
+    with running_node(answering, tmp_path_factory.mktemp("shared"), clients=Clients(clients_file)) as running:
         yield running
 
 
@@ -189,19 +222,29 @@ def test_no_text_of_a_request_or_an_answer_is_in_a_log_line(node: RunningNode, c
     ],
 )
 def test_a_loopback_address_may_listen(text: str, address: tuple[str, int]) -> None:
-    assert listen_address(text) == address
+    assert listen_address(text, tokens=False) == address
 
 
 @pytest.mark.parametrize("text", ["0.0.0.0:4000", "[::]:4000", "192.168.0.1:4000", "example.org:4000"])
-def test_no_other_address_may_and_the_error_says_when(text: str) -> None:
-    with pytest.raises(ConfigurationError, match="client tokens come with a later version"):
-        listen_address(text)
+def test_no_other_address_may_without_a_file_of_clients(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="nothing says who may ask from elsewhere"):
+        listen_address(text, tokens=False)
+
+
+@pytest.mark.parametrize("text", ["0.0.0.0:4000", "[::]:4000", "192.168.0.1:4000", "127.0.0.1:4000"])
+def test_with_a_file_of_clients_any_address_of_this_machine_may_listen(text: str) -> None:
+    assert listen_address(text, tokens=True)[1] == 4000
+
+
+def test_a_name_is_no_address_to_listen_at() -> None:
+    with pytest.raises(ConfigurationError, match="no IP address"):
+        listen_address("example.org:4000", tokens=True)
 
 
 @pytest.mark.parametrize("text", ["", "127.0.0.1", "4000", "127.0.0.1:70000", "::1:4000", "127.0.0.1:-1", "[::1]"])
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="no address with a port"):
-        listen_address(text)
+        listen_address(text, tokens=False)
 
 
 def test_what_a_plain_proxy_speaks_is_refused(node: RunningNode) -> None:
@@ -221,3 +264,196 @@ def test_unfinished_bodies_of_others_keep_nobody_from_asking_how_the_node_is(nod
             stack.enter_context(node.connection()).sendall(head.encode())
         until(lambda: node.post("/v1/completions", ASKED).status_code == 503)
         assert node.get("/health").status_code == 200
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def openai_client(node: RunningNode, token: str) -> openai.OpenAI:
+    """As it comes through a proxy."""
+    return openai.OpenAI(base_url=f"{node.url}/v1", api_key=token, max_retries=0, default_headers=PROXIED)
+
+
+def nonce_of(node: RunningNode, grail: dict[str, str]) -> int:
+    found = node.get(f"/v1/receipts/{grail['answer_digest']}?token={grail['receipt_token']}")
+    return Receipt.from_bytes(found.content).order.nonce
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/orders", "/info", "/health", "/metrics", "/v1/usage", "/nothing"])
+@pytest.mark.parametrize("how", [PROXIED, {"Host": "node.example.org"}, {"Via": "1.1 proxy"}])
+def test_a_proxied_request_needs_a_token_whatever_it_asks(shared: RunningNode, path: str, how: dict[str, str]) -> None:
+    for authorization in ({}, bearer("none"), bearer("x" * 49), {"Authorization": "Basic YTpi"}):
+        headers = {**how, **authorization}
+        refused = shared.post(path, ASKED, **headers) if path.startswith("/v1/c") else shared.get(path, **headers)
+        assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+        assert refused.json()["error"]["code"] == "invalid_api_key"
+
+
+def test_with_a_token_a_proxied_request_is_served_and_told_where_its_receipt_is(shared: RunningNode, token: str) -> None:
+    answer = shared.post("/v1/completions", ASKED, **PROXIED, **bearer(token), **{"X-Forwarded-Proto": "https"})
+    assert answer.status_code == 200
+    grail = answer.json()["grail"]
+    assert grail["receipt_url"] == f"https://node.example.org/v1/receipts/{grail['answer_digest']}"
+    path = f"/v1/receipts/{grail['answer_digest']}"
+    assert shared.get(f"{path}?token={grail['receipt_token']}", **PROXIED).status_code == 200  # its own token is enough
+    assert shared.get(f"{path}?token={'0' * 64}", **PROXIED).status_code == 404
+    assert shared.get(path, **PROXIED).status_code == 401
+    assert shared.get("/v1/usage?token=1", **PROXIED).status_code == 401
+
+
+def test_what_plain_proxies_speak_is_served_with_a_token_and_only_then(shared: RunningNode, token: str) -> None:
+    """nginx's `proxy_pass` without a line more: HTTP/1.0."""
+    for line, status in ((f"Authorization: bearer {token}\r\n", 200), ("", 401)):
+        with shared.connection() as connected:
+            connected.sendall(f"GET /health HTTP/1.0\r\nHost: 127.0.0.1\r\n{line}\r\n".encode())
+            with closing(HTTPResponse(connected)) as response:
+                response.begin()
+                assert response.status == status
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"Origin": "https://example.org"}, "foreign_origin"),
+        ({"Origin": "null"}, "foreign_origin"),
+        ({"Sec-Fetch-Site": "cross-site"}, "foreign_origin"),
+        ({"Content-Type": "text/plain"}, "content_type"),
+    ],
+)
+def test_a_web_page_is_refused_with_a_token_and_without(
+    shared: RunningNode, token: str, headers: dict[str, str], code: str
+) -> None:
+    for more in ({}, bearer(token), {**bearer(token), **PROXIED}):
+        refused = shared.post("/v1/completions", ASKED, **headers, **more)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, code)
+
+
+def test_a_page_of_the_nodes_own_name_behind_tls_is_not_foreign(shared: RunningNode, token: str) -> None:
+    assert shared.get("/info", **PROXIED, **bearer(token), Origin="https://node.example.org").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["[", "a b", "a/b", "a@b", "a:b", "a:1:2", "node.example.org#", "[:::::]", "a:999999", "\u00fc"]
+)
+def test_a_host_that_is_none_is_refused_before_anything_is_answered(shared: RunningNode, token: str, host: str) -> None:
+    with shared.connection() as connected:
+        head = shared.request_bytes("/v1/completions", ASKED, **bearer(token)).replace(
+            f"host: 127.0.0.1:{shared.port}".encode(), b"host: " + host.encode("latin-1")
+        )
+        connected.sendall(head)
+        assert status_and_error(connected)[0] == 400
+
+
+def test_this_machine_needs_no_token_and_an_unknown_one_is_no_mistake(shared: RunningNode) -> None:
+    for authorization in ({}, bearer("none"), bearer("x" * 49)):
+        assert shared.post("/v1/completions", ASKED, **authorization).status_code == 200
+        assert shared.get("/metrics", **authorization).status_code == 200
+
+
+def test_without_a_file_of_clients_an_authorization_is_not_looked_at(node: RunningNode, token: str) -> None:
+    assert node.post("/v1/completions", ASKED, **bearer(token)).status_code == 200
+    assert node.get("/info", **bearer(token), **PROXIED).json()["error"]["code"] == "proxied"
+
+
+def test_each_clients_repeated_requests_are_counted_apart(shared: RunningNode, token: str) -> None:
+    asked = {**ASKED, "prompt": "Counted apart"}
+    answers = [shared.post("/v1/completions", asked, **more).json() for more in ({}, bearer(token), {}, bearer(token))]
+    assert [nonce_of(shared, answer["grail"]) for answer in answers] == [0, 0, 1, 1]
+
+
+def test_a_wrong_token_is_the_librarys_authentication_error(shared: RunningNode, token: str) -> None:
+    with openai_client(shared, token[:-1] + "_") as client, pytest.raises(openai.AuthenticationError) as error:
+        client.completions.create(**ASKED)
+    assert error.value.code == "invalid_api_key"
+
+
+def test_a_limit_is_the_librarys_rate_limit_error_and_takes_no_draw(
+    answering: Answering, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "clients.toml"
+    token = add_client(path, "bob")
+    path.write_text(path.read_text() + "requests_per_minute = 1\ntokens_per_minute = 40\n")
+    now, clients = [0.0], Clients(path)
+    with running_node(answering, tmp_path / "state", clients=clients) as node, openai_client(node, token) as client:
+        monkeypatch.setattr(node.node.metering.limits, "_clock", lambda: now[0])
+        with pytest.raises(openai.BadRequestError) as too_large:
+            client.completions.create(**{**ASKED, "max_tokens": 50})
+        assert too_large.value.code == "limit_too_small"
+        first: Any = client.completions.create(**ASKED)
+        with pytest.raises(openai.RateLimitError) as error:
+            client.completions.create(**ASKED)
+        assert error.value.code == "rate_limit_exceeded"
+        assert node.post("/v1/completions", {}, **bearer(token)).status_code == 429  # what it asks is not even read
+        assert "1 times a minute" in str(error.value)
+        now[0] += int(error.value.response.headers["retry-after"])
+        again: Any = client.completions.create(**ASKED)
+        assert [nonce_of(node, answer.grail) for answer in (first, again)] == [0, 1]
+        samples = node.get("/metrics").text
+    assert 'grail_requests_total{client="bob",outcome="refused",route="completions"} 3.0' in samples
+
+
+def test_a_token_is_revoked_while_the_node_runs(answering: Answering, tmp_path: Path) -> None:
+    path, now = tmp_path / "clients.toml", [0.0]
+    token = add_client(path, "alice")
+    clients = Clients(path, monotonic=lambda: now[0])
+    with running_node(answering, tmp_path / "state", clients=clients) as node:
+        assert node.get("/health", **PROXIED, **bearer(token)).status_code == 200
+        path.write_text("")
+        now[0] += 1
+        assert node.get("/health", **PROXIED, **bearer(token)).status_code == 401
+        other = add_client(path, "alice")
+        now[0] += 1
+        assert node.get("/health", **PROXIED, **bearer(other)).status_code == 200
+
+
+def test_everybody_needs_a_token_where_the_file_says_so(answering: Answering, tmp_path: Path) -> None:
+    """For a proxy that says nothing of itself, which would be taken for this machine."""
+    path = tmp_path / "clients.toml"
+    path.write_text("loopback = false\n")
+    path.chmod(0o600)
+    token = add_client(path, "alice")
+    with running_node(answering, tmp_path / "state", clients=Clients(path)) as node:
+        assert node.get("/health").status_code == 401
+        assert node.get("/health", **bearer(token)).status_code == 200
+
+
+def served_as(clients: Clients, peer: tuple[str, int] | None, **headers: str) -> Client | int:
+    """Whom the edge lets a request of this peer through as, or the status that it is refused with."""
+    found: list[Client | int] = []
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            found.append(int(message["status"]))
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b""}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        found.append(scope["state"]["client"])
+
+    lines = [(name.lower().encode(), value.encode()) for name, value in {"Host": "203.0.113.1", **headers}.items()]
+    scope = {"type": "http", "method": "GET", "path": "/info", "query_string": b"", "http_version": "1.1", "client": peer}
+    asyncio.run(Edge(app, max_body=MIB, clients=clients)({**scope, "headers": lines}, receive, send))
+    return found[0]
+
+
+def test_a_peer_elsewhere_is_whoever_its_token_says_where_it_is_taken_from(tmp_path: Path) -> None:
+    path = tmp_path / "clients.toml"
+    everywhere, inside = add_client(path, "everywhere"), add_client(path, "inside")
+    path.write_text(path.read_text() + 'networks = ["10.0.0.0/8"]\n')
+    clients = Clients(path)
+    local = {"Host": "127.0.0.1"}
+    for peer, token, headers, name in (
+        ("203.0.113.9", everywhere, {}, "everywhere"),
+        ("10.1.2.3", inside, {}, "inside"),
+        ("203.0.113.9", inside, {}, None),
+        ("203.0.113.9", inside, {"X-Forwarded-For": "10.1.2.3"}, None),  # whoever connects counts, not what it says
+        ("203.0.113.9", "none", local, None),
+        ("::ffff:203.0.113.9", "none", local, None),
+        ("127.0.0.1", "none", local, OPERATOR.name),
+        ("127.0.0.1", everywhere, local, "everywhere"),
+    ):
+        found = served_as(clients, (peer, 5), **headers, **bearer(token))
+        assert (found.name if isinstance(found, Client) else None) == name, (peer, headers)
+    assert served_as(clients, None, **local) == 401

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,64 +16,12 @@ import pytest
 
 from grail_core.errors import MachineFaultError
 from grail_core.inference.features import Features
-from grail_core.proof.batch import RolloutProof
-from grail_core.proof.errors import UnprovableError
 from grail_core.protocol.policy import GenerationPolicy
-from grail_miner.serving import models as served_models
 from grail_miner.serving.answering import AdmittedOrder, Answering
 from grail_miner.serving.model_process import ModelProcess
-from grail_miner.serving.models import Drawn, HfModels, NewRow, RowId, ToProve
 from grail_miner.serving.scheduler import QueueFullError, Scheduler, ShuttingDownError
+from tooling.testing.gated_models import GatedModels
 from tooling.testing.serving_node import MODEL, PATIENCE_S, RunningNode, answering_of, running_node, save_served_model, until
-
-
-class GatedModels(HfModels):
-    """The node's own models, a step a burst, each of which waits until it is let through; some prompts fail."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.begun = threading.Semaphore(0)
-        self.open = threading.Semaphore(0)
-        self.bursts: list[tuple[int, int]] = []  # rows that came, and rows that left
-        self.running: dict[RowId, tuple[int, ...]] = {}
-        self.fails: dict[int, BaseException] = {}  # by a prompt's length
-        self.unprovable: set[int] = set()
-        self.failed_with: list[list[int]] = []
-
-    def advance(self, rows: Sequence[NewRow], cancelled: Sequence[RowId]) -> list[Drawn]:
-        self.bursts.append((len(rows), len(cancelled)))
-        self.begun.release()
-        assert self.open.acquire(timeout=PATIENCE_S)
-        self.running |= {row.id: row.request.prompt for row in rows}
-        for one in cancelled:
-            self.running.pop(one, None)
-        for length, error in self.fails.items():
-            if any(len(prompt) == length for prompt in self.running.values()):
-                self.failed_with.append(sorted(map(len, self.running.values())))
-                self._rows.clear()
-                self._ids.clear()
-                self.running.clear()
-                model, _ = next(iter(self._held.values()))
-                self._held = dict.fromkeys(self._held, (model, self._fresh(model)))
-                raise error
-        drawn = super().advance(rows, cancelled)
-        for moved in drawn:
-            if moved.finished:
-                del self.running[moved.id]
-        return drawn
-
-    def _fresh(self, model: Any) -> Any:
-        from grail_core.generation.hf_streaming import HfStreaming
-
-        return HfStreaming(model, GenerationPolicy(64), frozenset())
-
-    def prove(self, job: ToProve) -> list[RolloutProof]:
-        if len(job.prompt) in self.unprovable:
-            raise UnprovableError("a hidden state is zero")
-        return super().prove(job)
-
-    def wait_for_burst(self) -> None:
-        assert self.begun.acquire(timeout=PATIENCE_S)
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +30,7 @@ def answering(tmp_path_factory: pytest.TempPathFactory) -> Answering:
 
 
 @pytest.fixture
-def models(monkeypatch: pytest.MonkeyPatch) -> GatedModels:
-    monkeypatch.setattr(served_models, "BURST_SECONDS", 0.0)
+def models() -> GatedModels:
     return GatedModels()
 
 

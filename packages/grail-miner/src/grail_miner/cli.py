@@ -235,6 +235,12 @@ def bench(
 )
 @click.option("--name", default="", help="What clients call the model (default: the folder's name).")
 @click.option("--listen", default="", metavar="ADDRESS:PORT", help="Where to answer (default: GRAIL_SERVE_LISTEN).")
+@click.option(
+    "--tokens",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="The clients that may ask from elsewhere, as TOML (default: GRAIL_SERVE_TOKENS; none).",
+)
 @click.option("--network", default="subnet-81", show_default=True, help="The built-in network whose parameters hold.")
 @click.option("--wallet", is_flag=True, help="Sign with the hotkey of BT_WALLET_* (default: one made at the first start).")
 @click.option(
@@ -245,7 +251,16 @@ def bench(
     help="How the chat template is asked to think; part of the model's digest.",
 )
 @common_options
-def serve(settings: Settings, folder: Path, name: str, listen: str, network: str, wallet: bool, thinking: str) -> None:
+def serve(
+    settings: Settings,
+    folder: Path,
+    name: str,
+    listen: str,
+    tokens: Path | None,
+    network: str,
+    wallet: bool,
+    thinking: str,
+) -> None:
     """Answer requests with a model, each with a receipt that anybody can check.
 
     Speaks OpenAI's API for completions and chat. Every answer is drawn from a seed that follows from the request, and signed;
@@ -253,11 +268,13 @@ def serve(settings: Settings, folder: Path, name: str, listen: str, network: str
     not be proved (presence_penalty, tools, logit_bias, …) is refused by name; so are stream and stop, in this version.
 
     Needs no chain, bucket, registration or wallet: a hotkey is made at the first start, in GRAIL_STATE_DIR. Answers programs of
-    this machine alone (127.0.0.1). The model runs on GRAIL_DEVICE. Receipts are kept for 7 days. Ctrl-C lets the running
-    requests end.
+    this machine alone (127.0.0.1), unless --tokens names the clients that may ask from elsewhere: each has a token (made by
+    `grail-miner token`), limits, and GET /v1/usage; /metrics is for the operator. TLS is a reverse proxy's. The model runs on
+    GRAIL_DEVICE. Receipts are kept for 7 days. Ctrl-C lets the running requests end.
 
     \b
       grail-miner serve --model ./Qwen2.5-0.5B-Instruct
+      grail-miner serve --model ./Qwen2.5-0.5B-Instruct --tokens clients.toml --listen 0.0.0.0:4000
     \b
       curl http://127.0.0.1:4000/v1/chat/completions -H 'Content-Type: application/json' \\
         -d '{"model": "Qwen2.5-0.5B-Instruct", "messages": [{"role": "user", "content": "2 + 2?"}]}'
@@ -274,7 +291,36 @@ def serve(settings: Settings, folder: Path, name: str, listen: str, network: str
     from grail_miner.serving.service import ServeRequest
     from grail_miner.serving.service import serve as run_node
 
-    run_node(settings, stop_on_signals, ServeRequest(folder, name, listen, network, wallet, thinking))
+    run_node(settings, stop_on_signals, ServeRequest(folder, name, listen, network, wallet, thinking, tokens))
+
+
+@cli.command()
+@click.argument("name")
+@click.option(
+    "--file",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The clients' file, made if it is not there (default: GRAIL_SERVE_TOKENS).",
+)
+@common_options
+def token(settings: Settings, name: str, file: Path | None) -> None:
+    """Make a token for client NAME, print it this once, and append the client to the file of clients.
+
+    The file holds the token's hash and not the token: who lost one gets another, under a new name or in place of the old entry.
+    Limits (requests_per_minute, tokens_per_minute, concurrent), networks and metrics are written behind the hash by hand. A
+    node that serves reads the file again by itself; removing an entry takes its token back within a second.
+
+    \b
+      grail-miner token alice --file clients.toml
+      grail-miner serve --model ./Qwen2.5-0.5B-Instruct --tokens clients.toml --listen 0.0.0.0:4000
+    """
+    from grail_miner.serving.new_token import add_client
+
+    path = file or settings.serve_tokens
+    if path is None:
+        raise click.UsageError("give --file FILE, or set GRAIL_SERVE_TOKENS")
+    click.echo(add_client(path, name))
+    click.echo(f"client {name} is in {path}; the token is not kept anywhere", err=True)
 
 
 def main() -> None:

@@ -62,13 +62,13 @@ def read_dotenv(path: Path) -> list[Assignment]:
     return assignments
 
 
-def read_toml(path: Path) -> TomlFile:
-    """A TOML file, an empty one if there is none.
+def read_toml(path: Path, *, most: int = MAX_TOML_BYTES) -> TomlFile:
+    """A TOML file of at most `most` bytes, an empty one if there is none.
 
     Raises:
         ConfigurationError: it cannot be read or does not parse.
     """
-    text = _read_text(path, MAX_TOML_BYTES) or ""
+    text = _read_text(path, most) or ""
     try:
         return TomlFile(path, tomllib.loads(text), text)
     except (ValueError, RecursionError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from grail_core.participant.settings_fields import MINER, SERVING, WholeNumber, setting
+from grail_core.participant.settings_fields import MINER, SERVING, FilePath, WholeNumber, setting
 
 
 class ServingSettings(BaseModel):
@@ -14,9 +14,16 @@ class ServingSettings(BaseModel):
         "GRAIL_SERVE_LISTEN",
         SERVING,
         MINER,
-        "where a node answers requests; in this version a loopback address alone",
+        "where a node answers requests; without `GRAIL_SERVE_TOKENS` a loopback address alone",
         default="127.0.0.1:4000",
-        wanted="a loopback address with a port (127.0.0.1:4000)",
+        wanted="an address with a port (127.0.0.1:4000)",
+    )
+    serve_tokens: FilePath | None = setting(
+        "GRAIL_SERVE_TOKENS",
+        SERVING,
+        MINER,
+        "TOML file of the clients that may ask a node from elsewhere: names, hashes of tokens, limits (`grail-miner token`)",
+        default=None,
     )
     serve_max_queue: WholeNumber = setting(
         "GRAIL_SERVE_MAX_QUEUE",

@@ -7,10 +7,8 @@ an error that nobody expected, its kind and place alone.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
@@ -22,7 +20,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from grail_core.clock import WallClock, wall_clock_ms
 from grail_core.inference.constants import MAX_FEATURES_BYTES
 from grail_core.inference.features import NO_SALT
 from grail_core.inference.orders import Order
@@ -31,36 +28,20 @@ from grail_core.inference.typed_data import order_digest
 from grail_core.protocol.policy import GenerationPolicy, read_policy
 from grail_core.protocol.reading import parse_json
 from grail_miner import __version__
-from grail_miner.serving.answering import AdmittedOrder, Answering, RefusedOrderError
-from grail_miner.serving.error_responses import ClientGoneError, Handler, answered, fault, not_routed, shutting_down
-from grail_miner.serving.openai_answers import Kept, chat_object, completion_object, fingerprint_of, texts_of, usage_of
+from grail_miner.serving.answering import AdmittedOrder, RefusedOrderError
+from grail_miner.serving.clients import Client
+from grail_miner.serving.error_responses import Handler, answered, not_routed
+from grail_miner.serving.limits import Lease
+from grail_miner.serving.metering_routes import client_of, metering_routes
+from grail_miner.serving.node import Node
+from grail_miner.serving.openai_answers import texts_of, usage_of
 from grail_miner.serving.openai_reading import MAX_BODY_BYTES, Asked, read_chat, read_completion, reading_body
-from grail_miner.serving.openai_streams import StreamHead, error_event
-from grail_miner.serving.receipt_store import ReceiptStore
+from grail_miner.serving.outgoing import Leased, Outgoing
 from grail_miner.serving.refusals import RefusedRequestError, bad_request
-from grail_miner.serving.repeats import LOOPBACK, Repeats
-from grail_miner.serving.scheduler import QueueFullError, Scheduler, ShuttingDownError, Ticket
 from grail_miner.serving.streamed import StreamedResponse
-from grail_miner.serving.text_stream import TextStream
 
 WORKFLOWS: Final = ("inference", "training")
 _ORDER_TOKENS: Final = 512  # texts, brackets and commas of the body of `/v1/orders`; it has 130
-
-
-@dataclass(frozen=True)
-class Node:
-    """What the routes are made of. `name`: of the model, as clients ask for it."""
-
-    answering: Answering
-    scheduler: Scheduler
-    receipts: ReceiptStore
-    repeats: Repeats
-    name: str
-    clock: WallClock = wall_clock_ms
-
-    @property
-    def now_s(self) -> int:
-        return self.clock() // 1000
 
 
 def application(node: Node) -> Starlette:
@@ -75,7 +56,10 @@ def application(node: Node) -> Starlette:
         ("/v1/orders", "POST", routes.orders),
         ("/v1/completions", "POST", routes.completions),
         ("/v1/chat/completions", "POST", routes.chat),
+        *metering_routes(node.metering),
     ]
+    node.metering.metrics.watch_queue(lambda: node.scheduler.pending)
+    node.metering.metrics.watch_streams(lambda: routes.open_streams)
     return Starlette(
         routes=[Route(path, answered(handler), methods=[method]) for path, method, handler in listed],
         exception_handlers={HTTPException: not_routed},
@@ -85,7 +69,12 @@ def application(node: Node) -> Starlette:
 class _Routes:
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._outgoing = Outgoing(node)
         self._started_s = node.now_s
+
+    @property
+    def open_streams(self) -> int:
+        return self._outgoing.open_streams
 
     async def health(self, request: Request) -> Response:
         return JSONResponse({"status": "healthy"})
@@ -131,86 +120,52 @@ class _Routes:
 
     async def orders(self, request: Request) -> Response:
         raw = await request.body()
-        order = await run_in_threadpool(self._admitted_order, raw)
-        receipt = await self._receipt_of(order, request)
-        return Response(await run_in_threadpool(self._order_answer, receipt, order), media_type="application/json")
+        leased = await run_in_threadpool(self._leased_order, raw, client_of(request))
+        receipt = await self._outgoing.receipt(leased, request)
+        return Response(await run_in_threadpool(self._order_answer, receipt, leased.order), media_type="application/json")
 
     async def completions(self, request: Request) -> Response:
-        return await self._openai(request, read_completion, chat=False)
+        return await self._openai(request, "completions", read_completion)
 
     async def chat(self, request: Request) -> Response:
-        return await self._openai(request, read_chat, chat=True)
+        return await self._openai(request, "chat", read_chat)
 
-    async def _openai(self, request: Request, read: Callable[[bytes], Asked], *, chat: bool) -> Response:
+    async def _openai(self, request: Request, route: str, read: Callable[[bytes], Asked]) -> Response:
         raw = await request.body()
-        asked, order = await run_in_threadpool(self._admitted_question, raw, read)
-        base = str(request.base_url)
+        asked, leased = await run_in_threadpool(self._leased_question, raw, read, route, client_of(request))
+        base, chat = str(request.base_url), route == "chat"
         if asked.stream:
-            return StreamedResponse(self._stream(order, base, chat=chat, include_usage=asked.include_usage))
-        receipt = await self._receipt_of(order, request)
-        return JSONResponse(await run_in_threadpool(self._kept_answer, receipt, order, base, chat=chat))
+            pieces = await self._outgoing.stream(leased, base, chat=chat, include_usage=asked.include_usage)
+            return StreamedResponse(pieces)
+        receipt = await self._outgoing.receipt(leased, request)
+        return JSONResponse(await run_in_threadpool(self._outgoing.answer, receipt, leased.order, base, chat=chat))
 
-    def _stream(self, order: AdmittedOrder, base: str, *, chat: bool, include_usage: bool) -> AsyncIterator[bytes]:
-        """The pieces of an answer. The order is taken at once, so that what is refused is refused with a status."""
+    def _leased_question(self, raw: bytes, read: Callable[[bytes], Asked], route: str, client: Client) -> tuple[Asked, Leased]:
+        """The order that a question without one determines. It is counted once it is known to be one that is answered: what a
+        limit refuses takes no draw."""
         node = self._node
-        arrived = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        ticket = self._submitted(order, lambda: _tell(loop, arrived))
-        head = StreamHead(
-            chat=chat,
-            id=f"{'chatcmpl' if chat else 'cmpl'}-{order.seeds.request_digest.hex()[:32]}",
-            model=node.name,
-            created=node.now_s,
-            fingerprint=fingerprint_of(order.container_id),
-            include_usage=include_usage,
-        )
-        return self._pieces(ticket, head, arrived, base)
-
-    async def _pieces(self, ticket: Ticket, head: StreamHead, arrived: asyncio.Event, base: str) -> AsyncIterator[bytes]:
-        order = ticket.order
-        texts = [self._text_stream(order) for _ in range(order.choices)]
-        told = [0] * order.choices  # tokens that were fed to each
-        ends = frozenset(self._node.answering.folder.model.end_token_ids)
-        try:
-            for piece in head.opening(order.choices):
-                yield piece
-            while not ticket.receipt.done():
-                await arrived.wait()
-                arrived.clear()
-                for index, text in enumerate(texts):
-                    fresh = ticket.tokens(index)[told[index] :]
-                    told[index] += len(fresh)
-                    shown = text.feed([token for token in fresh if token not in ends])
-                    if shown:
-                        yield head.text(index, shown)
-            answer = await run_in_threadpool(self._kept_answer, ticket.receipt.result(), order, base, chat=head.chat)
-            for choice in answer["choices"]:
-                rest = texts[choice["index"]].rest(choice["message"]["content"] if head.chat else choice["text"])
-                if rest:
-                    yield head.text(choice["index"], rest)
-            for piece in head.ending(answer):
-                yield piece
-        except ShuttingDownError:
-            yield error_event(shutting_down())
-        except Exception as error:  # noqa: BLE001 - whatever it is, the client is told, and the log has no text of a request
-            yield error_event(fault(error, "stream"))
-        finally:
-            self._node.scheduler.cancel(ticket)
-
-    def _text_stream(self, order: AdmittedOrder) -> TextStream:
-        renderer = self._node.answering.folder.renderer
-        before = "" if order.asked.messages is None else renderer.decode_completion((), order.asked.messages)
-        return TextStream(renderer.decode, before)
-
-    def _admitted_question(self, raw: bytes, read: Callable[[bytes], Asked]) -> tuple[Asked, AdmittedOrder]:
-        """The order that a question without one determines. It is counted once it is known to be one that is answered."""
-        node, asked = self._node, read(raw)
+        node.metering.limits.require_room(client, route=route)
+        asked = read(raw)
         self._require_model(asked.model)
         first = self._admit_unsigned(asked, 0)
-        if asked.features.seed is not None:
-            return asked, first
-        nonce = node.repeats.count(LOOPBACK, order_digest(node.answering.domain, first.order))
-        return asked, first if nonce == 0 else self._admit_unsigned(asked, nonce)
+        lease = self._lease(client, first, route)
+        try:
+            if asked.features.seed is not None:
+                return asked, Leased(first, lease)
+            nonce = node.repeats.count(client.name, order_digest(node.answering.domain, first.order))
+            return asked, Leased(first if nonce == 0 else self._admit_unsigned(asked, nonce), lease)
+        except BaseException:
+            lease.end(0, 0, "failed")
+            raise
+
+    def _leased_order(self, raw: bytes, client: Client) -> Leased:
+        self._node.metering.limits.require_room(client, route="orders")
+        order = self._admitted_order(raw)
+        return Leased(order, self._lease(client, order, "orders"))
+
+    def _lease(self, client: Client, order: AdmittedOrder, route: str) -> Lease:
+        tokens = len(order.prompt) + order.choices * order.limit
+        return self._node.metering.limits.begin(client, tokens, route=route)
 
     def _admit_unsigned(self, asked: Asked, nonce: int) -> AdmittedOrder:
         answering = self._node.answering
@@ -234,36 +189,6 @@ class _Routes:
             )
         except RefusedOrderError as error:
             raise bad_request(error.what, param=error.field or None, code=error.code) from None
-
-    async def _receipt_of(self, order: AdmittedOrder, request: Request) -> Receipt:
-        """Wait for it; a client that goes meanwhile takes its order out of the queue and the batch."""
-        ticket = self._submitted(order, None)
-        try:
-            return await _unless_gone(ticket, request)
-        except ShuttingDownError:
-            raise shutting_down() from None
-        finally:
-            self._node.scheduler.cancel(ticket)
-
-    def _submitted(self, order: AdmittedOrder, notify: Callable[[], None] | None) -> Ticket:
-        try:
-            return self._node.scheduler.submit(order, notify)
-        except QueueFullError as error:
-            what = "as many requests wait as may (GRAIL_SERVE_MAX_QUEUE); try again"
-            raise RefusedRequestError(
-                HTTPStatus.TOO_MANY_REQUESTS, what, "queue_full", retry_after_s=error.retry_after_s
-            ) from None
-        except ShuttingDownError:
-            raise shutting_down() from None
-
-    def _kept_answer(self, receipt: Receipt, order: AdmittedOrder, base: str, *, chat: bool) -> dict[str, Any]:
-        """OpenAI's object of an answer whose receipt is kept from now on."""
-        node = self._node
-        digest = receipt.answer_digest(order.seeds)
-        token = node.receipts.put(digest, receipt.to_bytes())
-        kept = Kept(digest.hex(), f"{base}v1/receipts/{digest.hex()}", token)
-        answer_object = chat_object if chat else completion_object
-        return answer_object(receipt, order.asked, node.answering.folder, kept, model=node.name, created=node.now_s)
 
     def _order_answer(self, receipt: Receipt, order: AdmittedOrder) -> bytes:
         """Whoever orders gets the receipt at once; it is not kept here."""
@@ -300,27 +225,3 @@ def _sent_order(raw: bytes) -> _SentOrder:
         features=None if given is None else given["body"].base64(MAX_FEATURES_BYTES),
         logprobs=m["logprobs"].flag(),
     )
-
-
-async def _unless_gone(ticket: Ticket, request: Request) -> Receipt:
-    receipt = asyncio.wrap_future(ticket.receipt)
-    gone = asyncio.ensure_future(_disconnected(request))
-    try:
-        both: tuple[asyncio.Future[Any], ...] = (receipt, gone)
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        if not receipt.done():
-            raise ClientGoneError
-        return receipt.result()
-    finally:
-        gone.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def _tell(loop: asyncio.AbstractEventLoop, arrived: asyncio.Event) -> None:
-    """From the scheduler's thread. A loop that has ended has nobody to tell."""
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(arrived.set)

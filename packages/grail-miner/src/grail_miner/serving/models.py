@@ -125,7 +125,15 @@ class Models(Protocol):
 class HfModels:
     """`Models` with Transformers in this process."""
 
-    def __init__(self, *, device: str = "cpu", attention: Attention = "sdpa", max_rows: int = MAX_ROWS) -> None:
+    def __init__(
+        self,
+        *,
+        device: str = "cpu",
+        attention: Attention = "sdpa",
+        max_rows: int = MAX_ROWS,
+        burst_seconds: float = BURST_SECONDS,
+    ) -> None:
+        self._burst_seconds = burst_seconds
         self._device = device
         self._attention: Attention = attention
         self._max_rows = max_rows
@@ -161,7 +169,7 @@ class HfModels:
             self._forget(one, cancel=True)
         drawn: dict[RowId, list[int]] = {}
         finished: set[RowId] = set()
-        end = time.monotonic() + BURST_SECONDS
+        end = time.monotonic() + self._burst_seconds
         while self._rows and not finished:
             first = self._step(drawn, finished)
             if first or time.monotonic() >= end:

@@ -17,9 +17,6 @@ from grail_core.clock import WallClock, wall_clock_ms
 from grail_core.database import Database
 from grail_core.disk import storage_errors
 
-LOOPBACK: Final = "loopback"
-"""The one client there is while only this machine may ask."""
-
 KEEP_MS: Final = 30 * 86_400_000
 MAX_ROWS: Final = 1_000_000
 _SPARE: Final = 1_000  # so many go at once, so that a full table is not sorted for every request

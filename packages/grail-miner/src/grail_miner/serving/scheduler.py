@@ -83,6 +83,7 @@ class Ticket:
         self.choices: list[_Choice] = []
         self.rows: dict[RowId, _Choice] = {}
         self.tries = 0
+        self.has_first = False
         self._notify = notify
 
     @property
@@ -95,6 +96,16 @@ class Ticket:
             return ()
         one = self.choices[choice]
         return one.tokens if len(one.tokens) >= len(one.shown) else one.shown
+
+    @property
+    def begun(self) -> bool:
+        """It was handed to the models, which read its prompt."""
+        return bool(self.choices)
+
+    @property
+    def drawn(self) -> int:
+        """Tokens that were drawn for it."""
+        return sum(len(self.tokens(choice)) for choice in range(len(self.choices)))
 
     @property
     def size(self) -> int:
@@ -122,13 +133,17 @@ def _no_watch(order: AdmittedOrder) -> Watch | None:
     return None
 
 
+def _nobody(seconds: float) -> None:
+    pass
+
+
 class Scheduler:
     """The queue, the running batch and their thread.
 
     Args:
         models: which must hold the orders' model already; used by the thread alone, and closed by it.
         max_queue: orders that may wait. max_rows: completions that run at the same time.
-        watch: what else ends a completion of this order.
+        watch: what else ends a completion of this order. first_token: told how long each order waited for its first one.
     """
 
     def __init__(
@@ -139,7 +154,9 @@ class Scheduler:
         max_queue: int,
         max_rows: int = MAX_ROWS,
         watch: Callable[[AdmittedOrder], Watch | None] = _no_watch,
+        first_token: Callable[[float], None] = _nobody,
     ) -> None:
+        self._first_token = first_token
         self._answering = answering
         self._models = models
         self._max_queue = max_queue
@@ -312,6 +329,9 @@ class Scheduler:
             elif choice.finished:  # by its watch, which the models know nothing of
                 self._leave_rows([one.id])
         for ticket in touched:
+            if not ticket.has_first:
+                ticket.has_first = True
+                self._first_token(time.monotonic() - ticket.taken_s)
             ticket.changed()
         return [ticket for ticket in touched if all(choice.finished for choice in ticket.choices)]
 

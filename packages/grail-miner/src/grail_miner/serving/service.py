@@ -1,7 +1,7 @@
 """From a model's folder to a node that answers: what can be wrong with a start is found before anybody is answered.
 
 Needs no chain, bucket or registration: the genesis hash is zero, and receipts say so. What must not be lost is below
-GRAIL_STATE_DIR/{network}-{network id}/{hotkey}/serving: receipts, the key of their tokens, the count of repeated requests.
+GRAIL_STATE_DIR/{network}-{network id}/{hotkey}/serving: receipts, the key of their tokens, repeated requests, usage.
 One process serves with a key at a time.
 """
 
@@ -33,10 +33,13 @@ from grail_core.protocol.network import NETWORKS, NetworkParameters
 from grail_core.telemetry import get_logger
 from grail_core.verification.receipt import NO_CHAIN
 from grail_miner.serving.answering import Answering, ServedNetwork
-from grail_miner.serving.app import Node, application
+from grail_miner.serving.app import application
+from grail_miner.serving.clients import Clients
 from grail_miner.serving.edge import Edge, listen_address
+from grail_miner.serving.metering import metering_at
 from grail_miner.serving.model_process import ModelProcess
 from grail_miner.serving.models import Models
+from grail_miner.serving.node import Node
 from grail_miner.serving.openai_reading import MAX_BODY_BYTES
 from grail_miner.serving.receipt_store import ReceiptStore
 from grail_miner.serving.repeats import Repeats
@@ -59,6 +62,7 @@ class ServeRequest:
     network: str = "subnet-81"
     wallet: bool = False  # sign with the hotkey of BT_WALLET_* and not with one of its own
     thinking_mode: str = "none"
+    tokens: Path | None = None  # None: GRAIL_SERVE_TOKENS
 
 
 _MAX_CONNECTIONS: Final = 1024
@@ -74,8 +78,10 @@ def serve(
         ready: told the address once requests are answered.
 
     Raises:
-        ConfigurationError: an address that is taken or not loopback's, no such network, no such wallet, state that cannot be
-            used. CheckpointError: a folder that is no model, or none that can be served. AlreadyRunningError, StorageError.
+        ConfigurationError: an address that is taken, one beyond loopback without a file of clients, such a file that cannot be
+            used, no such network, no such wallet, state that cannot be used.
+        CheckpointError: a folder that is no model, or none that can be served.
+        AlreadyRunningError, StorageError
     """
     try:
         _serve(settings, stopping, request, ready)
@@ -87,21 +93,28 @@ def serve(
 
 def _serve(settings: Settings, stopping: Stopping, request: ServeRequest, ready: Callable[[str], None]) -> None:
     params = _network(request.network)
-    with _listening_at(request.listen or settings.serve_listen) as bound, stopping() as stop:
+    tokens = request.tokens or settings.serve_tokens
+    clients = None if tokens is None else Clients(tokens)
+    address = request.listen or settings.serve_listen
+    with _listening_at(address, tokens=clients is not None) as bound, stopping() as stop:
         signer = _signer(settings, request.wallet)
         network = ServedNetwork(params, NO_CHAIN)
         state = StateFolder(network_state(settings.state_dir, params, network.id), signer.hotkey)
         with state.held():
             models = ModelProcess(device=settings.device)
             answering = _answering(settings, request, network, signer, models)
+            metering = metering_at(state.root / "serving" / "usage.sqlite")
             node = Node(
                 answering=answering,
-                scheduler=Scheduler(answering, models, max_queue=settings.serve_max_queue),
+                scheduler=Scheduler(
+                    answering, models, max_queue=settings.serve_max_queue, first_token=metering.metrics.first_token
+                ),
                 receipts=ReceiptStore(state.root / "serving" / "receipts", state.root / "serving" / "receipt-key"),
                 repeats=Repeats(state.root / "serving" / "repeats.sqlite"),
+                metering=metering,
                 name=answering.name,
             )
-            with serving(node, bound, stop) as url:
+            with serving(node, bound, stop, clients=clients) as url:
                 log.event(
                     "serving",
                     address=url,
@@ -109,6 +122,7 @@ def _serve(settings: Settings, stopping: Stopping, request: ServeRequest, ready:
                     container=answering.container_id.hex(),
                     hotkey=ss58(signer.hotkey),
                     device=settings.device,
+                    clients="" if clients is None else str(tokens),
                 )
                 ready(url)
                 stop.wait()
@@ -116,7 +130,7 @@ def _serve(settings: Settings, stopping: Stopping, request: ServeRequest, ready:
 
 
 @contextmanager
-def serving(node: Node, bound: socket.socket, stop: threading.Event) -> Iterator[str]:
+def serving(node: Node, bound: socket.socket, stop: threading.Event, *, clients: Clients | None = None) -> Iterator[str]:
     """A node that answers at this socket while the block lasts; yields its address.
 
     At the end nothing more is taken, the running batch is answered and what waits is told. `stop` is set if the HTTP server
@@ -125,7 +139,7 @@ def serving(node: Node, bound: socket.socket, stop: threading.Event) -> Iterator
     _listen(bound)
     host, port = bound.getsockname()[:2]
     config = uvicorn.Config(
-        Edge(application(node), max_body=MAX_BODY_BYTES),
+        Edge(application(node), max_body=MAX_BODY_BYTES, clients=clients),
         http="h11",
         ws="none",
         lifespan="off",
@@ -159,6 +173,7 @@ def serving(node: Node, bound: socket.socket, stop: threading.Event) -> Iterator
         server.should_exit = True
         thread.join()
         node.scheduler.close()
+        node.metering.usage.close()
     if failed:
         raise failed[0]
 
@@ -203,9 +218,9 @@ def _answering(
 
 
 @contextmanager
-def _listening_at(address: str) -> Iterator[socket.socket]:
+def _listening_at(address: str, *, tokens: bool) -> Iterator[socket.socket]:
     """A socket that has the address already: loading a model takes minutes, an address that is taken is told at once."""
-    host, port = listen_address(address)
+    host, port = listen_address(address, tokens=tokens)
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as bound:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

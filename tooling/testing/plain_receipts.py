@@ -1,8 +1,9 @@
-"""Two receipts that hold in all that needs no model: form, signatures, beacon, lengths, gas. Their tokens and sketches are
+"""Three receipts that hold in all that needs no model: form, signatures, beacon, lengths, gas. Their tokens and sketches are
 nobody's.
 
 `unsigned_receipt` is of a request without an order, `ordered_receipt` of an order that a hotkey signed, with hidden features, a
-draw by a published round of drand's quicknet, and two choices. Signatures are different each time they are made (sr25519 draws
+draw by a published round of drand's quicknet, and two choices, `live_receipt` of a signed order for whatever checkpoint the
+network serves. Signatures are different each time they are made (sr25519 draws
 at random); these were made once. Who changes what is signed makes them anew: `python -m tooling.testing.plain_receipts`.
 """
 
@@ -14,7 +15,7 @@ import sys
 import numpy as np
 
 from grail_core.environment import Message
-from grail_core.inference.answers import Answer, Choice, ServedModel, sketched_positions
+from grail_core.inference.answers import Answer, Choice, ServedModel, live_container_id, sketched_positions
 from grail_core.inference.constants import MAX_ANSWER_SECONDS, gas_of
 from grail_core.inference.features import NO_SALT, Features, features_digest
 from grail_core.inference.orders import Draw, Order, Subscription, Terms, order_policy_digest, unsigned_order
@@ -67,6 +68,15 @@ _ORDERED_OWNER = bytes.fromhex(
 _ORDERED_NODE = bytes.fromhex(
     "e6e3919e524d26580054e60ef2941aa8160e872e84a363048611545ce962ca58"
     "fadafd41fee2e4425905470345212fb164c198eb2cdf07f2fc1652cef07bd28c"
+)
+
+_LIVE_OWNER = bytes.fromhex(
+    "723b34cef9916b07a970010978de522ed0d350a740a249097c2ebb2281605d37"
+    "5b94103b3962d9feccceea8cb4636c3353dfc773bc0226801cfb4e010cc44388"
+)
+_LIVE_NODE = bytes.fromhex(
+    "ae38b1381ecf9f576d30499698c818776a141d0b033c99ccd33defa2bb092b7c"
+    "6854089c0ff8ef32fa2bf0f028d911f3806a1be78615161a7ff403e860e2e489"
 )
 
 
@@ -129,6 +139,34 @@ def ordered_receipt() -> Receipt:
     )
 
 
+def live_receipt() -> Receipt:
+    """The answer to a signed order of one interval that names no model: the network's checkpoint 7 answered."""
+    source = Source("plain receipts, live")
+    model, policy = _model(source), GenerationPolicy(8)
+    features = Features(prompt="Whatever it serves").to_bytes()
+    order = unsigned_order(
+        container_id=live_container_id(NETWORK_ID), node=NODE.hotkey, features=features, policy=policy, choices=1, nonce=3
+    )
+    owned = dataclasses.replace(order.subscription, owner=OWNER.hotkey)
+    answer = Answer((5, 6, 7), (_choice(source, 3, (9, END)),), DEFAULT_CLASS, DEFAULT_CLASS)
+    return Receipt(
+        network=NETWORK.name,
+        genesis_hash=GENESIS,
+        domain=direct_domain(NETWORK_ID, NODE.hotkey),
+        order=dataclasses.replace(order, subscription=owned, signature=_LIVE_OWNER),
+        policy=policy,
+        salt=NO_SALT,
+        features=features,
+        interval=1,
+        model=model,
+        gas_used=gas_of(3, [2]),
+        answer=answer,
+        node=NODE.hotkey,
+        signature=Signature(_LIVE_NODE),
+        checkpoint=ServedCheckpoint(Digest(source.bytes()), 7, 5_000_040),
+    )
+
+
 def hidden_order(container_id: bytes, policy: GenerationPolicy, digest: bytes, owner: bytes = OWNER.hotkey) -> Order:
     """Five intervals of an hour, of two choices, by NODE; nobody signed it yet."""
     terms = Terms(
@@ -188,11 +226,13 @@ def _choice(source: Source, prompt: int, completion: tuple[int, ...], logprobs: 
 
 
 def _print_new_signatures() -> None:
-    ordered = by_node(by_owner(ordered_receipt()))
+    ordered, live = by_node(by_owner(ordered_receipt())), by_node(by_owner(live_receipt()))
     for name, signature in (
         ("_UNSIGNED_NODE", by_node(unsigned_receipt()).signature),
         ("_ORDERED_OWNER", ordered.order.signature or b""),
         ("_ORDERED_NODE", ordered.signature),
+        ("_LIVE_OWNER", live.order.signature or b""),
+        ("_LIVE_NODE", live.signature),
     ):
         text = signature.hex()
         sys.stdout.write(f'{name} = bytes.fromhex(\n    "{text[:64]}"\n    "{text[64:]}"\n)\n')

@@ -97,13 +97,13 @@ def running_node(
         models: in place of its own in this process, for some that fail or wait.
     """
     models = models or HfModels()
-    models.hold(answering.to_hold)
     metering = metering_at(state / "usage.sqlite", clock=clock)
+    scheduler = Scheduler(answering, models, max_queue=max_queue, max_rows=max_rows)
+    scheduler.first_token = metering.metrics.first_token
+    scheduler.hold(answering.to_hold)
     node = Node(
         answering=answering,
-        scheduler=Scheduler(
-            answering, models, max_queue=max_queue, max_rows=max_rows, first_token=metering.metrics.first_token
-        ),
+        scheduler=scheduler,
         receipts=ReceiptStore(state / "receipts", state / "receipt-key", clock=clock),
         repeats=Repeats(state / "repeats.sqlite", clock=clock),
         metering=metering,

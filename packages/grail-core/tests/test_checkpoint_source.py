@@ -139,6 +139,8 @@ def test_grail_checkpoint_exports_and_shows(network: Network, monkeypatch: pytes
     done = runner.invoke(checkpoint, ["export", "95", "out"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert holds_weights(network.root / "out", 1)
+    (stored,) = network.root.glob("buckets/*/grail/checkpoints/90/manifest.json")
+    assert (network.root / "out" / "grail-manifest.json").read_bytes() == stored.read_bytes()
     shown = runner.invoke(checkpoint, ["show", "--json"], catch_exceptions=False)
     assert [row["sequence"] for row in json.loads(shown.stdout)["rows"]] == [0, 1]
     assert runner.invoke(checkpoint, ["export", "soon", "out2"]).exit_code == 2

@@ -271,7 +271,9 @@ def test_an_exported_folder_is_whole_and_never_overwrites(tmp_path: Path) -> Non
     write_model(tmp_path / "cached", tied=False)
     (tmp_path / "cached" / "grail-manifest.json").write_text("{}")
     export_checkpoint(tmp_path / "cached", tmp_path / "out")
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        *("config.json", "grail-manifest.json", "model.safetensors", "tokenizer.json"),
+    ]
     with pytest.raises(CheckpointError, match="something in this folder already"):
         export_checkpoint(tmp_path / "cached", tmp_path / "out")
 

@@ -252,6 +252,13 @@ def test_models() -> None:
         assert tagged_hash(raw(case["network_id"]), "grail/infer/model", canonical_json(case["model"])).hex() == case["digest"]
 
 
+def test_live_containers() -> None:
+    for case in vectors("answers")["live"]:
+        assert tagged_hash(raw(case["network_id"]), "grail/infer/live").hex() == case["container_id"]
+    live = [good["receipt"]["order"]["container_id"] != good["model_digest"] for good in RECEIPTS["good"]]
+    assert live == [False, False, True]
+
+
 def answer_parts(case: dict[str, Any]) -> list[bytes | str]:
     parts = [raw(case[name]) for name in ("request_digest", "draw_seed", "model_digest", "node", "salt")]
     found: list[bytes | str] = [*parts, case["proof_class"], case["generation_class"], int32(case["prompt"])]
@@ -321,7 +328,8 @@ def test_everything_follows_from_a_receipts_json(good: dict[str, Any]) -> None:
     assert good["policy_digest"] == receipt["order"]["terms"]["policy_digest"]
     assert good["features_digest"] == features.hex()
     assert good["request_digest"] == asked.hex()
-    assert good["model_digest"] == model.hex() == receipt["order"]["container_id"]
+    assert good["model_digest"] == model.hex()
+    assert raw(receipt["order"]["container_id"]) in (model, tagged_hash(NETWORK, "grail/infer/live"))
     assert good["draw_seed"] == drawn.hex()
     assert good["sampling_seeds"] == [sampling_seed(NETWORK, drawn, c) for c in range(len(answer["choices"]))]
     assert good["sketch_seed"] == tagged_hash(NETWORK, "grail/infer/sketch", drawn, node).hex()
@@ -373,7 +381,7 @@ def test_what_is_under_no_signature_changes_no_digest() -> None:
 
 
 def test_every_check_that_needs_no_model_rejects_some_wrong_receipt() -> None:
-    assert {case["rejected_by"] for case in RECEIPTS["wrong"]} == {"receipt", "order", "node", "beacon", "gas"}
+    assert {case["rejected_by"] for case in RECEIPTS["wrong"]} == {"receipt", "order", "node", "beacon", "model", "gas"}
 
 
 def test_sketches_and_logprobs_are_little_endian_arrays() -> None:

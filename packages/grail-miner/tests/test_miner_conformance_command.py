@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -88,6 +89,13 @@ def test_the_policy_that_was_asked_for_is_the_one_that_is_probed(folder: Path) -
     report = check_engine(load_settings(), ConformanceRequest("hf", None, folder, 4, 8, temperature=0.5, top_k=3, top_p=0.9))
     policy = report.reading.policy
     assert (policy.max_tokens, policy.temperature, policy.top_k, policy.top_p) == (8, 0.5, 3, 0.9)
+
+
+def test_an_exported_checkpoint_is_a_models_folder_where_no_network_is_named(folder: Path, tmp_path: Path) -> None:
+    exported = Path(shutil.copytree(folder, tmp_path / "exported"))
+    (exported / "grail-manifest.json").write_text("{}")
+    report = check_engine(load_settings(), ConformanceRequest("hf", None, exported, 2, 4))
+    assert report.reading.policy.max_tokens == 4
 
 
 def test_a_server_without_an_address_is_asked_for(folder: Path) -> None:

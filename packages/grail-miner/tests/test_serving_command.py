@@ -24,6 +24,7 @@ from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.keys import load_hotkey, write_wallet
 from grail_core.participant.settings import Settings, load_settings
 from grail_core.participant.state import AlreadyRunningError
+from grail_miner.cli import cli as miner
 from grail_miner.serving.new_token import add_client
 from grail_miner.serving.service import ServeRequest, serve
 from tooling.testing.serving_node import PATIENCE_S, save_served_model
@@ -209,3 +210,22 @@ def test_a_second_signal_ends_it_with_130_while_torch_answers_in_another_thread(
     """An interpreter that is taken down beside such a thread is aborted, with code 134 and a word of C++."""
     ended = subprocess.run([sys.executable, "-c", SECOND_SIGNAL], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (130, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        ([], "either --model FOLDER or --live"),
+        (["--live", "--model", "folder"], "either --model FOLDER or --live"),
+        (["--live", "--network", "subnet-81"], "GRAIL_NETWORK names the network"),
+        (["--live", "--thinking", "native"], "its checkpoints say how they think"),
+    ],
+)
+def test_what_a_network_says_itself_is_not_asked_of_the_operator(arguments: list[str], what: str) -> None:
+    result = CliRunner().invoke(miner, ["serve", *arguments])
+    assert (result.exit_code, what in result.output) == (2, True), result.output
+
+
+def test_a_network_without_a_trainer_is_not_followed(settings: Settings) -> None:
+    with pytest.raises(ConfigurationError, match="names no trainer"):
+        serve(settings, never_stopped, ServeRequest(None, listen=ANYWHERE))

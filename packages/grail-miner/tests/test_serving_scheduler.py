@@ -207,8 +207,8 @@ def test_at_the_end_what_runs_is_answered_and_what_waits_is_told(
 
 
 def test_no_more_completions_run_than_may_but_one_request_whole(models: GatedModels, answering: Answering) -> None:
-    models.hold(answering.to_hold)
     scheduler = Scheduler(answering, models, max_queue=8, max_rows=4)
+    scheduler.hold(answering.to_hold)
     tickets = [
         scheduler.submit(order_of(answering, text, choices)) for text, choices in (("a", 3), ("b", 1), ("c", 1), ("d", 6))
     ]
@@ -222,6 +222,7 @@ def test_no_more_completions_run_than_may_but_one_request_whole(models: GatedMod
 
 def test_a_request_that_was_taken_back_makes_room(models: GatedModels, answering: Answering) -> None:
     scheduler = Scheduler(answering, models, max_queue=1)
+    scheduler.hold(answering.to_hold)
     first = scheduler.submit(order_of(answering, "a"))
     with pytest.raises(QueueFullError):
         scheduler.submit(order_of(answering, "b"))

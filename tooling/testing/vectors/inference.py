@@ -10,7 +10,15 @@ import dataclasses
 from typing import Any
 
 from grail_core.environment import Message
-from grail_core.inference.answers import Answer, Choice, ServedModel, answer_digest, sketched_positions, tokens_digest
+from grail_core.inference.answers import (
+    Answer,
+    Choice,
+    ServedModel,
+    answer_digest,
+    live_container_id,
+    sketched_positions,
+    tokens_digest,
+)
 from grail_core.inference.constants import PERPETUAL, gas_of, tokens_for_gas
 from grail_core.inference.features import NO_SALT, Features, features_digest
 from grail_core.inference.keccak import keccak256
@@ -286,6 +294,10 @@ def answers(source: Source) -> Json:
         "models": [
             {"network_id": (network := source.bytes()).hex(), "model": model.to_json(), "digest": model.digest(network).hex()}
             for model in (_model(source, "none", (2,)), _model(source, "native", (0, 7, 151_645)))
+        ],
+        "live": [
+            {"network_id": network.hex(), "container_id": live_container_id(network).hex()}
+            for network in (bytes(32), NETWORK_ID)
         ],
         "answers": [_answered(source, lengths, claimed) for lengths, claimed in shapes],
         "gas": [{"prompt": p, "completions": list[Json](lengths), "gas": gas_of(p, lengths)} for p, lengths in gas],

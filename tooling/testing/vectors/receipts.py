@@ -1,4 +1,4 @@
-"""Vectors of receipts, tests/vectors/inference/receipts.json: two good ones with all that follows from them, and others.
+"""Vectors of receipts, tests/vectors/inference/receipts.json: three good ones with all that follows from them, and others.
 
 Each of the others is a good one with one member changed: *bad* ones are not read, and the path is named; *wrong* ones are well
 formed and rejected by a check that needs no model; *free* members are under no signature.
@@ -10,7 +10,7 @@ import copy
 import json
 from typing import Any
 
-from grail_core.inference.answers import tokens_digest
+from grail_core.inference.answers import live_container_id, tokens_digest
 from grail_core.inference.features import features_digest
 from grail_core.inference.orders import order_policy_digest
 from grail_core.inference.receipts import Receipt
@@ -18,7 +18,7 @@ from grail_core.inference.typed_data import order_digest
 from grail_core.protocol.findings import Finding, Outcome
 from grail_core.protocol.reading import Json
 from grail_core.verification.receipt import check_receipt
-from tooling.testing.plain_receipts import GENESIS, NETWORK, NETWORK_ID, ordered_receipt, unsigned_receipt
+from tooling.testing.plain_receipts import GENESIS, NETWORK, NETWORK_ID, live_receipt, ordered_receipt, unsigned_receipt
 from tooling.testing.vectors.source import Source
 
 _BAD: tuple[tuple[int, str, Any, str], ...] = (
@@ -106,6 +106,12 @@ _WRONG: tuple[tuple[int, str, Any], ...] = (
     (1, "challenge_round.round", 1001),
     (1, "answer.choices.0.logprobs", None),
     (1, "gas_used", 159),
+    (0, "order.container_id", live_container_id(NETWORK_ID).hex()),  # nobody signed it
+    (1, "order.container_id", live_container_id(NETWORK_ID).hex()),
+    (2, "order.container_id", live_receipt().model.digest(NETWORK_ID).hex()),
+    (2, "order.signature", None),
+    (2, "model.checkpoint", None),
+    (2, "model.weights_root", "00" * 32),
 )
 """(receipt, member, what is put there): well formed, and not what was signed."""
 
@@ -113,13 +119,14 @@ _FREE: tuple[tuple[int, str, Any], ...] = (
     (0, "model.name", "elsewhere"),
     (0, "answer.software", {}),
     (1, "model.checkpoint", None),
+    (2, "model.checkpoint.sequence", 8),  # the network's manifest says it, where the folder has one
     (1, "challenge_round", None),
 )
 """What is under no signature: hints, and what other checks hold against its source."""
 
 
 def receipts(_: Source) -> Json:
-    good = [unsigned_receipt(), ordered_receipt()]
+    good = [unsigned_receipt(), ordered_receipt(), live_receipt()]
     documents = [json.loads(receipt.to_bytes()) for receipt in good]
     return {
         "network": {"parameters": NETWORK.to_json(), "genesis_hash": GENESIS.hex(), "network_id": NETWORK_ID.hex()},

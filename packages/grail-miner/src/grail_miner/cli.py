@@ -230,10 +230,10 @@ def bench(
     "--model",
     "folder",
     type=click.Path(path_type=Path, file_okay=False),
-    required=True,
     help="The model's folder, in Transformers' layout.",
 )
-@click.option("--name", default="", help="What clients call the model (default: the folder's name).")
+@click.option("--live", is_flag=True, help="In place of --model: the network's checkpoints, as they become valid.")
+@click.option("--name", default="", help="What clients call the model (default: the folder's name, or the network's).")
 @click.option("--listen", default="", metavar="ADDRESS:PORT", help="Where to answer (default: GRAIL_SERVE_LISTEN).")
 @click.option(
     "--tokens",
@@ -241,25 +241,24 @@ def bench(
     metavar="FILE",
     help="The clients that may ask from elsewhere, as TOML (default: GRAIL_SERVE_TOKENS; none).",
 )
-@click.option("--network", default="subnet-81", show_default=True, help="The built-in network whose parameters hold.")
+@click.option("--network", help="With --model: the built-in network whose parameters hold (default: subnet-81).")
 @click.option("--wallet", is_flag=True, help="Sign with the hotkey of BT_WALLET_* (default: one made at the first start).")
 @click.option(
     "--thinking",
     type=click.Choice(["native", "instructed", "none"]),
-    default="none",
-    show_default=True,
-    help="How the chat template is asked to think; part of the model's digest.",
+    help="With --model: how the chat template is asked to think; part of the model's digest (default: none).",
 )
 @common_options
 def serve(
     settings: Settings,
-    folder: Path,
+    folder: Path | None,
+    live: bool,
     name: str,
     listen: str,
     tokens: Path | None,
-    network: str,
+    network: str | None,
     wallet: bool,
-    thinking: str,
+    thinking: str | None,
 ) -> None:
     """Answer requests with a model, each with a receipt that anybody can check.
 
@@ -267,10 +266,13 @@ def serve(
     its member `grail` says where the receipt is. The same request again gives another text, with `seed` the same. What could
     not be proved (presence_penalty, tools, logit_bias, …) is refused by name; so are stream and stop, in this version.
 
-    Needs no chain, bucket, registration or wallet: a hotkey is made at the first start, in GRAIL_STATE_DIR. Answers programs of
-    this machine alone (127.0.0.1), unless --tokens names the clients that may ask from elsewhere: each has a token (made by
-    `grail-miner token`), limits, and GET /v1/usage; /metrics is for the operator. TLS is a reverse proxy's. The model runs on
-    GRAIL_DEVICE. Receipts are kept for 7 days. Ctrl-C lets the running requests end.
+    Needs no wallet or registration: a hotkey is made at the first start, in GRAIL_STATE_DIR. With --model it needs no chain and
+    no bucket either. With --live it follows a network (BT_NETWORK, NETUID, GRAIL_NETWORK, and R2_* or GRAIL_STORAGE_ROOT to
+    read its bucket): signed orders may then name whatever it serves, and each receipt says which checkpoint answered.
+
+    Answers programs of this machine alone (127.0.0.1), unless --tokens names the clients that may ask from elsewhere: each has
+    a token (made by `grail-miner token`), limits, and GET /v1/usage; /metrics is for the operator. TLS is a proxy's. The model
+    runs on GRAIL_DEVICE, in a process of its own. Receipts are kept for 7 days. Ctrl-C lets the running requests end.
 
     \b
       grail-miner serve --model ./Qwen2.5-0.5B-Instruct
@@ -291,7 +293,12 @@ def serve(
     from grail_miner.serving.service import ServeRequest
     from grail_miner.serving.service import serve as run_node
 
-    run_node(settings, stop_on_signals, ServeRequest(folder, name, listen, network, wallet, thinking, tokens))
+    if live == (folder is not None):
+        raise click.UsageError("give either --model FOLDER or --live")
+    if live and (network or thinking):
+        raise click.UsageError("with --live GRAIL_NETWORK names the network, and its checkpoints say how they think")
+    asked = ServeRequest(folder, name, listen, network or "subnet-81", wallet, thinking or "none", tokens)
+    run_node(settings, stop_on_signals, asked)
 
 
 @cli.command()

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from grail_core.checkpoints.cache import MANIFEST_FILE
 from grail_core.checkpoints.delta.shards import map_weights, save_weights
 from grail_core.checkpoints.delta.tensors import DTYPES, Layout, RawTensor, to_torch
 from grail_core.checkpoints.delta.weight_files import weight_files
@@ -116,7 +115,8 @@ def _refuse_adapter(folder: Path) -> None:
 
 
 def export_checkpoint(cached: Path, folder: Path) -> None:
-    """Copy a cached checkpoint to `folder`, which must not exist or be empty; whole or not at all.
+    """Copy a cached checkpoint to `folder`, which must not exist or be empty; whole or not at all. Its signed manifest goes
+    with it, byte for byte: by that the folder shows whose checkpoint it is.
 
     Raises:
         CheckpointError: something is there already.
@@ -124,7 +124,7 @@ def export_checkpoint(cached: Path, folder: Path) -> None:
     """
     with _new_folder(folder) as temporary:
         for path in sorted(cached.iterdir()):
-            if path.is_file() and path.name != MANIFEST_FILE:
+            if path.is_file():
                 shutil.copyfile(path, temporary / path.name)
 
 

@@ -13,8 +13,6 @@ from grail_core.commands.options import common_options, verbose_option
 from grail_core.text import printable_lines
 
 if TYPE_CHECKING:
-    from grail_core.chain.base import Chain
-    from grail_core.checkpoints.source import CheckpointSource
     from grail_core.participant.settings import Settings
 
 
@@ -29,20 +27,25 @@ def checkpoint() -> None:
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
 @common_options
 def export(settings: Settings, window: str, folder: Path) -> None:
-    """Write the checkpoint that is valid in WINDOW (its first block, or `latest`) to DIR, an ordinary Transformers folder."""
+    """Write the checkpoint that is valid in WINDOW (its first block, or `latest`) to DIR, an ordinary Transformers folder.
+
+    The manifest that the trainer signed goes with it as grail-manifest.json: `grail verify --model DIR` says by it whether a
+    receipt is of the network's own checkpoint.
+    """
     from grail_core.checkpoints.transfer import export_checkpoint
+    from grail_core.participant.deployment import open_checkpoints
     from grail_core.protocol import window_of
     from grail_core.protocol.types import Block
 
-    chain, source = _source(settings)
+    network = open_checkpoints(settings)
     if window == "latest":
-        block = chain.current_block()
+        block = network.chain.current_block()
     elif window.isdecimal():
         block = Block(int(window))
     else:
         raise click.BadParameter(f"{window!r} is no block number, and not `latest`", param_hint="WINDOW")
-    manifest = source.valid_at(window_of(block))
-    export_checkpoint(source.materialise(manifest), folder)
+    manifest = network.checkpoints.valid_at(window_of(block))
+    export_checkpoint(network.checkpoints.materialise(manifest), folder)
     click.echo(f"checkpoint {manifest.sequence} ({manifest.digest.hex()[:16]}…) of window {window_of(block)} → {folder}")
 
 
@@ -52,29 +55,9 @@ def export(settings: Settings, window: str, folder: Path) -> None:
 @common_options
 def show(settings: Settings, as_json: bool, objects: bool) -> None:
     """The sequence: sizes, ratios, roots, and what a late reader would fetch."""
-    _, source = _source(settings)
-    report = source.inspect(check_objects=objects)
+    from grail_core.participant.deployment import open_checkpoints
+
+    report = open_checkpoints(settings).checkpoints.inspect(check_objects=objects)
     click.echo(json.dumps(report.to_json()) if as_json else printable_lines("\n".join(report.lines())))
     if any(row.missing for row in report.rows):
         sys.exit(6)
-
-
-def _source(settings: Settings) -> tuple[Chain, CheckpointSource]:
-    from grail_core.checkpoints.source import CheckpointSource
-    from grail_core.participant.deployment import network_parameters, open_chain, open_reader
-    from grail_core.participant.state import network_state
-
-    params = network_parameters(settings)
-    chain = open_chain(settings)
-    directory = open_reader(settings, params, chain)
-    network_id = params.network_id(chain.genesis_hash)
-    seen = network_state(settings.state_dir, params, network_id) / "seen.json"
-    return chain, CheckpointSource(
-        chain,
-        directory,
-        params,
-        network_id,
-        settings.cache_dir,
-        seen=seen,
-        cache_limit_bytes=settings.checkpoint_cache_gib << 30,
-    )

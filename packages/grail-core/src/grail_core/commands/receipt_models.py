@@ -64,11 +64,12 @@ class Folders:
                     where=f"--model {folder}",
                     hint="pip install 'grail-core[model]', or check without --model what needs none",
                 )
-            from grail_core.checkpoints.served_model import read_served_folder
+            from grail_core.checkpoints.served_model import read_manifest_file, read_served_folder
             from grail_core.verification.receipt_model import model_at_hand
 
             served = read_served_folder(folder, thinking_mode=thinking_mode)
-            known = model_at_hand(folder, served.model, served.renderer, device=self._device)
+            manifest = read_manifest_file(folder)
+            known = model_at_hand(folder, served.model, served.renderer, device=self._device, manifest=manifest)
             self._read[folder, thinking_mode] = known
         return known
 

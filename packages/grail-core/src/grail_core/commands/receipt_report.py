@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from grail_core.inference.receipts import Receipt
+from grail_core.inference.receipts import Receipt, checkpoint_json
 from grail_core.keys import ss58
 from grail_core.protocol.findings import Finding, Outcome
 from grail_core.protocol.policy import policy_json
@@ -88,6 +88,7 @@ def report_json(one: Named) -> dict[str, Any]:
         "nonce": receipt.order.nonce if receipt is not None else None,
         "policy": policy_json(receipt.policy) if receipt is not None else None,
         "calibrated": report.calibrated,
+        "checkpoint": _checkpoint_json(report),
         "findings": [
             {name: value for name, value in finding.to_json().items() if name not in ("group", "rollout")}
             for finding in report.findings
@@ -96,6 +97,14 @@ def report_json(one: Named) -> dict[str, Any]:
         "trust": list(report.trust),
         "texts": list(report.texts) if report.texts is not None else None,
     }
+
+
+def _checkpoint_json(report: ReceiptReport) -> dict[str, Any] | None:
+    """The checkpoint that the receipt names; `checked`: the trainer signed that it is the network's."""
+    named = report.receipt.checkpoint if report.receipt is not None else None
+    if named is None:
+        return None
+    return {**checkpoint_json(named), "checked": report.checkpoint_checked}
 
 
 def _asked(receipt: Receipt | None) -> Any:

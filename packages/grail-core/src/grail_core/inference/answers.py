@@ -1,7 +1,7 @@
 """A model as orders name it, an answer, and the digests that bind them.
 
-A container is a model: folder, end tokens and thinking mode under one digest. An answer's digest covers the request, the draw,
-the model, the node and every token and sketch; the node's hotkey signs it.
+A container is a model: folder, end tokens and thinking mode under one digest; or it is whatever checkpoint a network serves.
+An answer's digest covers the request, the draw, the model, the node and every token and sketch; the node's hotkey signs it.
 """
 
 from __future__ import annotations
@@ -86,6 +86,15 @@ class ServedModel:
     def digest(self, network_id: bytes) -> Digest:
         """H("grail/infer/model", canonical JSON): the container id of exactly this model."""
         return tagged_hash(network_id, "grail/infer/model", canonical_json(self.to_json()))
+
+
+def live_container_id(network_id: bytes) -> Digest:
+    """H("grail/infer/live"): the container id of whatever checkpoint this network serves.
+
+    An order that names it leaves the model to the network and the moment; every seed hangs on the digest of the model that
+    answered, as with any other order.
+    """
+    return tagged_hash(network_id, "grail/infer/live")
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ MAX_RECEIPT_TOKENS: Final = 4_096  # texts, brackets and commas of a receipt; on
 RECEIPT_POSITIONS: Final = 256  # of a choice whose draws are looked at
 PROMPT_POSITIONS: Final = 32  # of a prompt whose states are sketched: an answer of one token too shows its model
 
+LIVE_BORDER_BLOCKS: Final = 2  # of a window, in which the checkpoint before may still answer a live order
+
 MIN_TEMPERATURE: Final = 0.001  # at 1e-46 a margin would be no number
 MAX_TEMPERATURE: Final = 10.0
 MIN_TOP_P: Final = 0.001

@@ -61,7 +61,7 @@ class Terms:
 @dataclass(frozen=True)
 class Subscription:
     owner: bytes  # an account: a hotkey, or an address after 12 zero bytes
-    container_id: bytes  # 32 bytes: the model's digest, or that of "whatever the network serves"
+    container_id: bytes  # 32 bytes: a model's digest, or `live_container_id`: whatever checkpoint the network serves
     features: bytes  # their canonical JSON, or nothing
     frequency: int  # intervals; PERPETUAL: without end
     period: int  # seconds of an interval, 0 for an order of one

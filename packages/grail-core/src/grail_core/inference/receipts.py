@@ -102,7 +102,6 @@ class Receipt:
 
     @cached_property
     def _json(self) -> dict[str, Json]:
-        checkpoint = self.checkpoint
         return {
             "version": VERSION,
             "network": {"name": self.network, "genesis_hash": self.genesis_hash.hex()},
@@ -113,13 +112,7 @@ class Receipt:
             "interval": self.interval,
             "model": {
                 **self.model.to_json(),
-                "checkpoint": None
-                if checkpoint is None
-                else {
-                    "digest": checkpoint.digest.hex(),
-                    "sequence": checkpoint.sequence,
-                    "valid_from": checkpoint.valid_from,
-                },
+                "checkpoint": None if self.checkpoint is None else checkpoint_json(self.checkpoint),
                 "name": self.model_name,
             },
             "gas_used": self.gas_used,
@@ -301,6 +294,11 @@ def _logprobs(node: Node) -> bytes:
 def _order_signature(node: Node) -> bytes:
     size = len(node.text(2 * WALLET_SIGNATURE_BYTES)) // 2
     return node.raw(size if size == HOTKEY_SIGNATURE_BYTES else WALLET_SIGNATURE_BYTES)
+
+
+def checkpoint_json(one: ServedCheckpoint) -> dict[str, Json]:
+    """The member `model.checkpoint` of a receipt."""
+    return {"digest": one.digest.hex(), "sequence": one.sequence, "valid_from": one.valid_from}
 
 
 def _checkpoint(node: Node) -> ServedCheckpoint:

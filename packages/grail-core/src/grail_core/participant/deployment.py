@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from grail_core.protocol.signer import Signer
 from grail_core.storage.base import StoreDirectory
 
 if TYPE_CHECKING:
+    from grail_core.checkpoints.source import CheckpointSource
     from grail_core.keys import LocalSigner
     from grail_core.storage.s3 import S3Directory
 
@@ -135,6 +137,39 @@ def open_reader(settings: Settings, network: NetworkParameters, chain: Chain) ->
     if settings.storage_root is not None and not settings.storage_bucket:
         settings = settings.model_copy(update={"storage_bucket": "reader"})  # nothing is written to it
     return open_directory(settings, network, chain)
+
+
+@dataclass(frozen=True)
+class NetworkReader:
+    """Who looks at a network's checkpoints and takes no part in it: no key, no bucket."""
+
+    params: NetworkParameters
+    chain: Chain
+    checkpoints: CheckpointSource
+
+
+def open_checkpoints(settings: Settings) -> NetworkReader:
+    """The checkpoints of the settings' network, held against what this machine saw before.
+
+    Raises:
+        ConfigurationError, ChainError: as what it opens.
+    """
+    from grail_core.checkpoints.source import CheckpointSource
+    from grail_core.participant.state import network_state
+
+    params = network_parameters(settings)
+    chain = open_chain(settings)
+    network_id = params.network_id(chain.genesis_hash)
+    source = CheckpointSource(
+        chain,
+        open_reader(settings, params, chain),
+        params,
+        network_id,
+        settings.cache_dir,
+        seen=network_state(settings.state_dir, params, network_id) / "seen.json",
+        cache_limit_bytes=settings.checkpoint_cache_gib << 30,
+    )
+    return NetworkReader(params, chain, source)
 
 
 def open_s3_directory(settings: Settings, network: NetworkParameters) -> S3Directory:

@@ -16,7 +16,7 @@ import numpy as np
 
 from grail_core.beacon import bls
 from grail_core.errors import MachineFaultError, ProtocolViolationError
-from grail_core.inference.answers import ServedModel
+from grail_core.inference.answers import ServedModel, live_container_id
 from grail_core.inference.constants import RECEIPT_POSITIONS, gas_of
 from grail_core.inference.features import Features
 from grail_core.inference.orders import Draw, length_limit
@@ -32,6 +32,7 @@ from grail_core.protocol.rollouts.noise import challenged_positions
 from grail_core.protocol.signatures import verify
 from grail_core.protocol.types import Digest, Hotkey
 from grail_core.verification.receipt_bounds import MeasuredAnswer, bounds_of, measured_findings
+from grail_core.verification.receipt_checkpoint import check_checkpoint
 from grail_core.verification.receipt_order import check_order
 from grail_core.verification.wording import accept, reject, say
 
@@ -66,6 +67,11 @@ _DRAW_OF_THE_ORDER: Final = (
     "The draw follows from the order and the node's key alone. Whoever wrote the order, or could take another key, could try "
     "draws: nobody could where you sent a seed and knew the key before."
 )
+_WHICH_CHECKPOINT: Final = (
+    "The order takes whatever checkpoint its network serves: that this one was valid when it was asked is the node's word, and "
+    "each of the network's checkpoints gives another draw."
+)
+_KEY_NOT_ASKED: Final = "Whether the node's key is a registered participant's was not asked: that is on the chain."
 
 _WORST: Final = (Outcome.REJECT, Outcome.UNPROVEN, Outcome.INCONCLUSIVE)
 
@@ -82,6 +88,7 @@ class ModelAtHand:
     renderer: PromptRenderer  # of the folder
     measure: Measure
     table: ReceiptTable  # of the finer bounds
+    manifest: bytes | None = None  # what the folder has as grail-manifest.json, as it lies there
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,7 @@ class ReceiptReport:
     trust: tuple[str, ...] = ()
     network_id: Digest | None = None  # that every digest and seed of it is under
     calibrated: bool | None = None  # whether the finer bounds were enforced; None where nothing was measured
+    checkpoint_checked: bool = False  # the checkpoint that it names is the network's own, by the trainer's signature
 
     @property
     def outcome(self) -> Outcome:
@@ -158,6 +166,7 @@ def check_receipt(
         trust=case.trust(),
         network_id=case.network_id,
         calibrated=case.calibrated,
+        checkpoint_checked=case.checkpoint is not None and case.checkpoint.outcome is Outcome.ACCEPT,
     )
 
 
@@ -190,6 +199,7 @@ class _Case:
         self.node = node
         self.given = model
         self.model: ModelAtHand | None = None  # once its digests were found to be the receipt's
+        self.checkpoint: Finding | None = None  # what its manifest says of the checkpoint that the receipt names, if any
         self.answer_digest: Digest | None = None
         self.seeds: RequestSeeds | None = None
         self.features: Features | None = None
@@ -274,9 +284,9 @@ class _Case:
 
     def _model(self) -> Finding:
         receipt = self.receipt
-        container = receipt.order.subscription.container_id
-        if container != receipt.model.digest(self.network_id):
-            return reject("model", detail="the order names another container than the model that answered")
+        wrong = self._wrong_container()
+        if wrong is not None:
+            return reject("model", detail=wrong)
         if self.given is None:
             return say(Outcome.INCONCLUSIVE, "model", detail=f"no folder of the model of the receipt{self._where_to_look()}")
         served, claimed = self.given.model, receipt.model
@@ -286,8 +296,31 @@ class _Case:
                 shown = [value.hex() if isinstance(value, bytes) else str(value) for value in (theirs, mine)]
                 which = f"{self.given.where} is not the model of the receipt{self._where_to_look()}; is it the right folder?"
                 return reject("model", detail=f"{which} {name} is {shown[1]:.80}, of the receipt {shown[0]:.80}")
+        said = f"{self.given.where} is the model of the receipt, weights and all"
+        if receipt.checkpoint is not None:
+            trainer = None if receipt.genesis_hash == NO_CHAIN else self.params.trainer_hotkey
+            self.checkpoint = check_checkpoint(receipt, receipt.checkpoint, self.given.manifest, trainer, self.network_id)
+            if self.checkpoint.outcome is Outcome.REJECT:
+                return self.checkpoint
+            said = f"{self.checkpoint.detail}; {said}"
         self.model = self.given
-        return accept("model", detail=f"{self.given.where} is the model of the receipt, weights and all")
+        if self._is_live and self.checkpoint is not None:  # nothing else says that this model is the one that was ordered
+            return say(self.checkpoint.outcome, "model", detail=said)
+        return accept("model", detail=said)
+
+    def _wrong_container(self) -> str | None:
+        """Why the order's container is not what answered, as far as the receipt alone says it."""
+        receipt = self.receipt
+        if not self._is_live:
+            named = receipt.order.subscription.container_id == receipt.model.digest(self.network_id)
+            return None if named else "the order names another container than the model that answered"
+        if receipt.genesis_hash == NO_CHAIN:
+            return "the order takes whatever its network serves, and the node belongs to none"
+        return "the order takes whatever its network serves, and no checkpoint is named" if receipt.checkpoint is None else None
+
+    @property
+    def _is_live(self) -> bool:
+        return self.receipt.order.subscription.container_id == live_container_id(self.network_id)
 
     def _where_to_look(self) -> str:
         name = self.receipt.model_name
@@ -361,9 +394,12 @@ class _Case:
     def not_enforced(self) -> tuple[str, ...]:
         """What a receipt that passed could still be; the figures are in docs/inference.md. What was not measured at all the
         findings say."""
+        said = []
+        if self.checkpoint is not None and self.checkpoint.outcome is not Outcome.ACCEPT:
+            said.append(self.checkpoint.detail or "")
         if self.looked_at is None:
-            return ()
-        said = [_NO_RECEIPT_SHOWS if self.calibrated else _COARSE_ALONE]
+            return tuple(said)
+        said.append(_NO_RECEIPT_SHOWS if self.calibrated else _COARSE_ALONE)
         tokens, looked_at = sum(self.receipt.answer.lengths), sum(map(len, self.looked_at))
         if looked_at < tokens:
             said.append(f"the draws of {tokens - looked_at} of {tokens} tokens: they were not looked at this time")
@@ -378,8 +414,12 @@ class _Case:
             )
         if receipt.order.subscription.terms.draw is Draw.CLIENT:
             said.append(_DRAW_OF_THE_ORDER)
+        if self._is_live:
+            said.append(_WHICH_CHECKPOINT)
         if receipt.genesis_hash == NO_CHAIN:
             said.append("No chain stands behind the node's key: it is a key, not a registered participant.")
+        else:
+            said.append(_KEY_NOT_ASKED)
         said.append("When it was answered is not proved, and neither is that the text is true or was seen by nobody else.")
         return tuple(said)
 

@@ -25,12 +25,19 @@ from grail_core.verification.receipt_bounds import MeasuredAnswer
 
 
 def model_at_hand(
-    folder: Path, model: ServedModel, renderer: PromptRenderer, *, device: str = "cpu", table: ReceiptTable | None = None
+    folder: Path,
+    model: ServedModel,
+    renderer: PromptRenderer,
+    *,
+    device: str = "cpu",
+    table: ReceiptTable | None = None,
+    manifest: bytes | None = None,
 ) -> ModelAtHand:
     """The folder with its model, which is loaded when a receipt passes every check that needs none.
 
     Args:
         model, renderer: as `checkpoints.served_model` reads them from the folder. table: by default the one in the package.
+        manifest: what lies in the folder as a checkpoint's manifest.
     """
 
     @cache
@@ -40,7 +47,7 @@ def model_at_hand(
     def measure(receipt: Receipt, seeds: RequestSeeds, positions: Sequence[Sequence[int]]) -> MeasuredAnswer:
         return measure_receipt(loaded(), receipt, seeds, positions)
 
-    return ModelAtHand(str(folder), model, renderer, measure, table or shipped_receipt_table())
+    return ModelAtHand(str(folder), model, renderer, measure, table or shipped_receipt_table(), manifest)
 
 
 def measure_receipt(

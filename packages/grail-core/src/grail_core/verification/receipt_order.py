@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from grail_core.inference.answers import live_container_id
 from grail_core.inference.features import NO_SALT, Features, features_digest
 from grail_core.inference.orders import NOBODY, invalid_field, is_unsigned_form
 from grail_core.inference.receipts import Receipt
@@ -57,6 +58,9 @@ def _signed(receipt: Receipt, network_id: bytes) -> Finding:
     if order.signature is None:
         if not is_unsigned_form(order, receipt.policy):
             return reject(CHECK, detail="nobody signed it, and it is not the order that its content determines")
+        if order.subscription.container_id == live_container_id(network_id):
+            detail = "nobody signed it, and it names whatever the network serves: such an order names the model that answers"
+            return reject(CHECK, detail=detail)
         return accept(CHECK, detail="nobody signed it: the order that its own content determines")
     if owner == NOBODY:
         return reject(CHECK, detail="it is signed, and names no owner")

@@ -121,9 +121,8 @@ def _checkpoint(settings: Settings, asked: ConformanceRequest) -> ServedWeights:
             hint = f"name a model's folder with --checkpoint; or, for the newest of the cache, {error.hint}"
             raise ConfigurationError(error.what, where=error.where, hint=hint) from error
         folder = _newest(settings.cache_dir, trainer)
-    if (folder / MANIFEST_FILE).is_file():
-        cached = read_checkpoint(folder, trainer or network_parameters(settings).trainer_hotkey)
-        manifest = cached.manifest
+    if (folder / MANIFEST_FILE).is_file() and (trainer or (trainer := _trainer(settings))):
+        manifest = read_checkpoint(folder, trainer).manifest
         return ServedWeights(manifest.digest.hex(), folder, manifest.policy, frozenset(manifest.end_token_ids), 0, 0)
     if not (folder / "config.json").is_file():
         raise CheckpointError(
@@ -133,6 +132,14 @@ def _checkpoint(settings: Settings, asked: ConformanceRequest) -> ServedWeights:
         )
     defaults = sampling_defaults(folder)
     return ServedWeights(_digest(folder), folder, defaults.policy, frozenset(defaults.end_tokens), 0, 0)
+
+
+def _trainer(settings: Settings) -> Hotkey | None:
+    """Who signs manifests; None where the settings name no network that has a trainer: an exported folder is a model then."""
+    try:
+        return network_parameters(settings).trainer_hotkey
+    except ConfigurationError:
+        return None
 
 
 def _newest(cache_dir: Path, trainer: Hotkey) -> Path:

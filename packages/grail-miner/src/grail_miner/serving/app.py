@@ -23,12 +23,12 @@ from starlette.routing import Route
 from grail_core.inference.constants import MAX_FEATURES_BYTES
 from grail_core.inference.features import NO_SALT
 from grail_core.inference.orders import Order
-from grail_core.inference.receipts import Receipt, read_order
+from grail_core.inference.receipts import Receipt, checkpoint_json, read_order
 from grail_core.inference.typed_data import order_digest
 from grail_core.protocol.policy import GenerationPolicy, read_policy
 from grail_core.protocol.reading import parse_json
 from grail_miner import __version__
-from grail_miner.serving.answering import AdmittedOrder, RefusedOrderError
+from grail_miner.serving.answering import AdmittedOrder, RefusedOrderError, Served
 from grail_miner.serving.clients import Client
 from grail_miner.serving.error_responses import Handler, answered, not_routed
 from grail_miner.serving.limits import Lease
@@ -81,19 +81,22 @@ class _Routes:
 
     async def info(self, request: Request) -> Response:
         node, answering = self._node, self._node.answering
-        container, hotkey = answering.container_id.hex(), answering.node.hex()
-        served = answering.folder.model
-        about = f"{node.name}: {served.architecture}, {served.context_length} tokens of context, every answer with its proof"
+        offered, hotkey = answering.offered, answering.node.hex()
+        checkpoint = next(served.checkpoint for _, served in offered if served is not None)
         return JSONResponse(
             {
                 "version": __version__,
-                "containers": [{"id": container, "external": True, "image": "", "description": about}],
+                "containers": [
+                    {"id": container.hex(), "external": True, "image": "", "description": f"{node.name}: {_about(served)}"}
+                    for container, served in offered
+                ],
                 "pending": {"offchain": node.scheduler.pending, "onchain": 0},
                 "workflows": list(WORKFLOWS),
                 "grail": {
                     "hotkey": hotkey,
                     "account": hotkey,
-                    "container_ids": [container],
+                    "container_ids": [container.hex() for container, _ in offered],
+                    "checkpoint": None if checkpoint is None else checkpoint_json(checkpoint),
                     "proof_class": answering.numerics_class,
                     "generation_class": answering.numerics_class,
                     "gas_price": 0,
@@ -192,7 +195,7 @@ class _Routes:
 
     def _order_answer(self, receipt: Receipt, order: AdmittedOrder) -> bytes:
         """Whoever orders gets the receipt at once; it is not kept here."""
-        texts = json.dumps(texts_of(receipt, order.asked, self._node.answering.folder)).encode()
+        texts = json.dumps(texts_of(receipt, order.asked, order.served.folder)).encode()
         usage = json.dumps(usage_of(receipt)).encode()
         return b'{"receipt":%b,"texts":%b,"usage":%b}' % (receipt.to_bytes(), texts, usage)
 
@@ -203,6 +206,15 @@ class _Routes:
 
     def _model_object(self) -> dict[str, Any]:
         return {"id": self._node.name, "object": "model", "created": self._started_s, "owned_by": "grail"}
+
+
+def _about(served: Served | None) -> str:
+    """A container in words."""
+    if served is None:
+        return "whatever checkpoint the network serves, every answer with its proof"
+    model, of_network = served.folder.model, served.checkpoint
+    which = "" if of_network is None else f"checkpoint {of_network.sequence} of the network, "
+    return f"{which}{model.architecture}, {model.context_length} tokens of context, every answer with its proof"
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from grail_miner.serving.node import Node
 from grail_miner.serving.openai_answers import Kept, chat_object, completion_object, fingerprint_of
 from grail_miner.serving.openai_streams import StreamHead, error_event
 from grail_miner.serving.refusals import RefusedRequestError
-from grail_miner.serving.scheduler import QueueFullError, ShuttingDownError, Ticket
+from grail_miner.serving.scheduler import ModelGoneError, QueueFullError, ShuttingDownError, Ticket
 from grail_miner.serving.text_stream import TextStream
 
 
@@ -78,7 +78,7 @@ class Outgoing:
         token = node.receipts.put(digest, receipt.to_bytes())
         kept = Kept(digest.hex(), f"{base}v1/receipts/{digest.hex()}", token)
         answer_object = chat_object if chat else completion_object
-        return answer_object(receipt, order.asked, node.answering.folder, kept, model=node.name, created=node.now_s)
+        return answer_object(receipt, order.asked, order.served.folder, kept, model=node.name, created=node.now_s)
 
     async def stream(self, leased: Leased, base: str, *, chat: bool, include_usage: bool) -> AsyncIterator[bytes]:
         """The pieces of an answer, once its order was taken.
@@ -98,7 +98,7 @@ class Outgoing:
             id=f"{'chatcmpl' if chat else 'cmpl'}-{leased.order.seeds.request_digest.hex()[:32]}",
             model=self._node.name,
             created=self._node.now_s,
-            fingerprint=fingerprint_of(leased.order.container_id),
+            fingerprint=fingerprint_of(leased.order.model_digest),
             include_usage=include_usage,
         )
         return self._pieces(leased, ticket, head, arrived, base)
@@ -138,7 +138,7 @@ class Outgoing:
     ) -> AsyncIterator[bytes]:
         """What becomes certain of each choice, until the receipt or an error is there."""
         told = [0] * len(texts)  # tokens that were fed to each
-        ends = frozenset(self._node.answering.folder.model.end_token_ids)
+        ends = frozenset(ticket.order.served.folder.model.end_token_ids)
         while not ticket.receipt.done():
             await arrived.wait()
             arrived.clear()
@@ -150,7 +150,7 @@ class Outgoing:
                     yield head.text(index, shown)
 
     def _text_stream(self, order: AdmittedOrder) -> TextStream:
-        renderer = self._node.answering.folder.renderer
+        renderer = order.served.folder.renderer
         before = "" if order.asked.messages is None else renderer.decode_completion((), order.asked.messages)
         return TextStream(renderer.decode, before)
 
@@ -162,6 +162,9 @@ class Outgoing:
             raise RefusedRequestError(
                 HTTPStatus.TOO_MANY_REQUESTS, what, "queue_full", retry_after_s=error.retry_after_s
             ) from None
+        except ModelGoneError:
+            what = "the network went on to another checkpoint at this moment; ask again"
+            raise RefusedRequestError(HTTPStatus.SERVICE_UNAVAILABLE, what, "checkpoint_changed", retry_after_s=1) from None
         except ShuttingDownError:
             raise shutting_down() from None
 

@@ -23,7 +23,7 @@ from grail_core.inference.receipts import Receipt
 from grail_core.proof.errors import UnprovableError
 from grail_core.telemetry import get_logger
 from grail_miner.serving.answering import AdmittedOrder, Answering
-from grail_miner.serving.models import Drawn, Models, NewRow, RowId
+from grail_miner.serving.models import Drawn, Models, ModelToHold, NewRow, RowId
 
 log = get_logger(__name__)
 
@@ -41,6 +41,10 @@ class QueueFullError(Exception):
     def __init__(self, retry_after_s: int) -> None:
         super().__init__(f"the queue is full; try again in {retry_after_s} s")
         self.retry_after_s = retry_after_s
+
+
+class ModelGoneError(Exception):
+    """The network has left the checkpoint that this order was admitted with."""
 
 
 class ShuttingDownError(Exception):
@@ -141,9 +145,12 @@ class Scheduler:
     """The queue, the running batch and their thread.
 
     Args:
-        models: which must hold the orders' model already; used by the thread alone, and closed by it.
+        models: used by the thread alone once it runs, and closed by it.
         max_queue: orders that may wait. max_rows: completions that run at the same time.
-        watch: what else ends a completion of this order. first_token: told how long each order waited for its first one.
+        watch: what else ends a completion of this order.
+
+    Attributes:
+        first_token: told how long each order waited for its first one.
     """
 
     def __init__(
@@ -154,10 +161,9 @@ class Scheduler:
         max_queue: int,
         max_rows: int = MAX_ROWS,
         watch: Callable[[AdmittedOrder], Watch | None] = _no_watch,
-        first_token: Callable[[float], None] = _nobody,
     ) -> None:
-        self._first_token = first_token
-        self._answering = answering
+        self.answering = answering
+        self.first_token: Callable[[float], None] = _nobody
         self._models = models
         self._max_queue = max_queue
         self._max_rows = max_rows
@@ -168,6 +174,9 @@ class Scheduler:
         self._by_row: dict[RowId, Ticket] = {}
         self._leaving: list[RowId] = []  # rows that the models need not draw any more
         self._next = 0
+        self._held: set[bytes] = set()  # container ids that the models hold
+        self._wanted: set[bytes] = set()  # those of them that orders may name
+        self._changes: deque[tuple[Sequence[ModelToHold], Future[None]]] = deque()
         self._changed = threading.Condition()
         self._stopping = False
         self._cancelled = False  # somebody was, since the thread looked
@@ -177,6 +186,30 @@ class Scheduler:
     def start(self) -> None:
         self._thread.start()
 
+    def hold(self, wanted: Sequence[ModelToHold]) -> None:
+        """Have these models from now on, and others as long as orders run that were admitted with them. Returns once they are
+        loaded; what runs waits meanwhile.
+
+        Raises:
+            CheckpointError, MachineFaultError: as `Models.hold`; what was held stays. ShuttingDownError
+        """
+        if not self._thread.is_alive():
+            self._hold(wanted)
+            return
+        done: Future[None] = Future()
+        with self._changed:
+            if self._stopping:
+                raise ShuttingDownError
+            self._changes.append((wanted, done))
+            self._changed.notify()
+        done.result()
+
+    @property
+    def changing(self) -> bool:
+        """Models wait to be loaded."""
+        with self._changed:
+            return bool(self._changes)
+
     def submit(self, order: AdmittedOrder, notify: Callable[[], None] | None = None) -> Ticket:
         """Take an order.
 
@@ -185,11 +218,13 @@ class Scheduler:
                 before the receipt is there.
 
         Raises:
-            QueueFullError, ShuttingDownError
+            QueueFullError, ModelGoneError, ShuttingDownError
         """
         with self._changed:
             if self._stopping:
                 raise ShuttingDownError
+            if order.model_digest not in self._held:
+                raise ModelGoneError
             self._drop_cancelled()
             if len(self._waiting) >= self._max_queue:
                 raise QueueFullError(min(MAX_RETRY_AFTER_S, 1 + int(self._seconds)))
@@ -245,10 +280,15 @@ class Scheduler:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._suspects or self._running or self._stopping)
+                self._changed.wait_for(
+                    lambda: self._waiting or self._suspects or self._running or self._changes or self._stopping
+                )
+            self._change_models()
+            with self._changed:
                 self._leave_cancelled()
                 begun = self._take()
                 if self._stopping and not self._running:
+                    self._fail_changes()
                     self._models.close()
                     return
             self._advance(begun)
@@ -266,6 +306,41 @@ class Scheduler:
         for ticket in self._spread(drawn):
             self._prove(ticket)
 
+    def _change_models(self) -> None:
+        while self._changes:
+            wanted, done = self._changes.popleft()
+            try:
+                self._hold(wanted)
+            except Exception as error:  # noqa: BLE001 - whoever asked for them is told
+                _tell(error, "loading", len(self._running))
+                with self._changed:  # where a process ended of it, its rows are gone
+                    self._again(list(self._running))
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+    def _fail_changes(self) -> None:
+        while self._changes:
+            self._changes.popleft()[1].set_exception(ShuttingDownError())
+
+    def _hold(self, wanted: Sequence[ModelToHold]) -> None:
+        held = [self._models.hold(one) for one in wanted]
+        self.answering.numerics_class = held[0].numerics_class
+        self._wanted = {one.container_id for one in wanted}
+        self._held |= self._wanted
+        self._release_unused()
+
+    def _release_unused(self) -> None:
+        """Models that no order may name any more go with the last answer that began with them."""
+        if self._held == self._wanted:
+            return
+        with self._changed:
+            used = {one.order.model_digest for one in (*self._waiting, *self._suspects, *self._running)}
+            unused = self._held - self._wanted - used
+            self._held -= unused
+        for container_id in unused:
+            self._models.release(container_id)
+
     def _take(self) -> list[NewRow]:
         """The orders that begin now, and their rows."""
         self._drop_cancelled()
@@ -282,12 +357,12 @@ class Scheduler:
         ticket.begin(self._watch)
         ticket.rows = {}
         rows = []
-        for choice, request in zip(ticket.choices, self._answering.requests(ticket.order), strict=True):
+        for choice, request in zip(ticket.choices, self.answering.requests(ticket.order), strict=True):
             one = RowId(self._next)
             self._next += 1
             ticket.rows[one] = choice
             self._by_row[one] = ticket
-            rows.append(NewRow(one, ticket.order.container_id, request))
+            rows.append(NewRow(one, ticket.order.model_digest, request))
         self._running.append(ticket)
         return rows
 
@@ -331,15 +406,15 @@ class Scheduler:
         for ticket in touched:
             if not ticket.has_first:
                 ticket.has_first = True
-                self._first_token(time.monotonic() - ticket.taken_s)
+                self.first_token(time.monotonic() - ticket.taken_s)
             ticket.changed()
         return [ticket for ticket in touched if all(choice.finished for choice in ticket.choices)]
 
     def _prove(self, ticket: Ticket) -> None:
         completions = [tuple(choice.tokens) for choice in ticket.choices]
         try:
-            proofs = self._models.prove(self._answering.proof_job(ticket.order, completions))
-            receipt = self._answering.receipt(ticket.order, completions, proofs)
+            proofs = self._models.prove(self.answering.proof_job(ticket.order, completions))
+            receipt = self.answering.receipt(ticket.order, completions, proofs)
         except UnprovableError as error:
             self._ended(ticket, error)
         except BaseException as error:  # noqa: BLE001 - as in `_advance`
@@ -356,6 +431,7 @@ class Scheduler:
     def _ended(self, ticket: Ticket, outcome: Receipt | Exception) -> None:
         with self._changed:
             self._leave(ticket)
+        self._release_unused()
         self._seconds += 0.2 * (time.monotonic() - ticket.taken_s - self._seconds)
         if isinstance(outcome, Receipt):
             ticket.receipt.set_result(outcome)
@@ -389,11 +465,9 @@ class Scheduler:
         self._waiting.extendleft(reversed(tickets))
 
     def _forget_rows(self, tickets: Sequence[Ticket]) -> None:
-        self._leaving = []  # those are gone too
         for ticket in tickets:
             self._running.remove(ticket)
-            for row in ticket.rows:
-                self._by_row.pop(row, None)
+            self._leave_rows([row for row in ticket.rows if row in self._by_row])
 
 
 def _tell(error: BaseException, doing: str, orders: int) -> None:

@@ -1,6 +1,7 @@
-"""From a model's folder to a node that answers: what can be wrong with a start is found before anybody is answered.
+"""From a model's folder, or a network, to a node that answers: what can be wrong with a start is found before it answers.
 
-Needs no chain, bucket or registration: the genesis hash is zero, and receipts say so. What must not be lost is below
+A folder needs no chain, bucket or registration: the genesis hash is zero, and receipts say so. A network's live checkpoints
+need its chain and its trainer's bucket, both to be read alone. What must not be lost is below
 GRAIL_STATE_DIR/{network}-{network id}/{hotkey}/serving: receipts, the key of their tokens, repeated requests, usage.
 One process serves with a key at a time.
 """
@@ -22,23 +23,23 @@ from typing import Final
 
 import uvicorn
 
-from grail_core.checkpoints.served_model import read_served_folder
+from grail_core.checkpoints.served_model import ServedFolder, read_served_folder
 from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.keys import LocalSigner, load_hotkey, make_hotkey, ss58
-from grail_core.participant.deployment import load_signer
+from grail_core.participant.deployment import NetworkReader, load_signer, open_checkpoints
 from grail_core.participant.settings import Settings
 from grail_core.participant.state import StateFolder, network_state, only_process
 from grail_core.participant.waiting import Stopping
-from grail_core.protocol.network import NETWORKS, NetworkParameters
+from grail_core.protocol.network import NETWORKS
 from grail_core.telemetry import get_logger
 from grail_core.verification.receipt import NO_CHAIN
 from grail_miner.serving.answering import Answering, ServedNetwork
 from grail_miner.serving.app import application
 from grail_miner.serving.clients import Clients
 from grail_miner.serving.edge import Edge, listen_address
+from grail_miner.serving.live_models import LiveModels
 from grail_miner.serving.metering import metering_at
 from grail_miner.serving.model_process import ModelProcess
-from grail_miner.serving.models import Models
 from grail_miner.serving.node import Node
 from grail_miner.serving.openai_reading import MAX_BODY_BYTES
 from grail_miner.serving.receipt_store import ReceiptStore
@@ -56,12 +57,12 @@ _LAST_ANSWERS_S: Final = 600  # of a shutdown: for the running batch
 class ServeRequest:
     """What the command line says."""
 
-    folder: Path
-    name: str = ""  # "": that of the folder
+    folder: Path | None  # None: the live checkpoints of the network that the settings name
+    name: str = ""  # "": that of the folder, or of the network
     listen: str = ""  # "": GRAIL_SERVE_LISTEN
-    network: str = "subnet-81"
+    network: str = "subnet-81"  # of a folder
     wallet: bool = False  # sign with the hotkey of BT_WALLET_* and not with one of its own
-    thinking_mode: str = "none"
+    thinking_mode: str = "none"  # of a folder; a checkpoint's manifest says its own
     tokens: Path | None = None  # None: GRAIL_SERVE_TOKENS
 
 
@@ -80,8 +81,8 @@ def serve(
     Raises:
         ConfigurationError: an address that is taken, one beyond loopback without a file of clients, such a file that cannot be
             used, no such network, no such wallet, state that cannot be used.
-        CheckpointError: a folder that is no model, or none that can be served.
-        AlreadyRunningError, StorageError
+        CheckpointError: a folder that is no model, or none that can be served; a network whose trainer has published none that
+            is valid now. AlreadyRunningError, StorageError, ChainError.
     """
     try:
         _serve(settings, stopping, request, ready)
@@ -92,23 +93,20 @@ def serve(
 
 
 def _serve(settings: Settings, stopping: Stopping, request: ServeRequest, ready: Callable[[str], None]) -> None:
-    params = _network(request.network)
+    network, followed = _network(settings, request)
     tokens = request.tokens or settings.serve_tokens
     clients = None if tokens is None else Clients(tokens)
     address = request.listen or settings.serve_listen
     with _listening_at(address, tokens=clients is not None) as bound, stopping() as stop:
         signer = _signer(settings, request.wallet)
-        network = ServedNetwork(params, NO_CHAIN)
-        state = StateFolder(network_state(settings.state_dir, params, network.id), signer.hotkey)
-        with state.held():
-            models = ModelProcess(device=settings.device)
-            answering = _answering(settings, request, network, signer, models)
+        state = StateFolder(network_state(settings.state_dir, network.params, network.id), signer.hotkey)
+        with state.held(), _scheduler(settings, request, network, signer, followed) as scheduler:
+            answering = scheduler.answering
             metering = metering_at(state.root / "serving" / "usage.sqlite")
+            scheduler.first_token = metering.metrics.first_token
             node = Node(
                 answering=answering,
-                scheduler=Scheduler(
-                    answering, models, max_queue=settings.serve_max_queue, first_token=metering.metrics.first_token
-                ),
+                scheduler=scheduler,
                 receipts=ReceiptStore(state.root / "serving" / "receipts", state.root / "serving" / "receipt-key"),
                 repeats=Repeats(state.root / "serving" / "repeats.sqlite"),
                 metering=metering,
@@ -178,14 +176,19 @@ def serving(node: Node, bound: socket.socket, stop: threading.Event, *, clients:
         raise failed[0]
 
 
-def _network(name: str) -> NetworkParameters:
+def _network(settings: Settings, request: ServeRequest) -> tuple[ServedNetwork, NetworkReader | None]:
+    """Whose network id is in every seed; and the network itself, where its checkpoints are served."""
+    if request.folder is None:
+        followed = open_checkpoints(settings)
+        return ServedNetwork(followed.params, followed.chain.genesis_hash), followed
+    name = request.network
     if name not in NETWORKS:
         raise ConfigurationError(
             f"there is no built-in network {name!r:.80}, and without a chain no other can be checked against",
             where="--network",
             hint=f"one of {', '.join(sorted(NETWORKS))}",
         )
-    return NETWORKS[name]
+    return ServedNetwork(NETWORKS[name], NO_CHAIN), None
 
 
 def _signer(settings: Settings, wallet: bool) -> LocalSigner:
@@ -198,10 +201,40 @@ def _signer(settings: Settings, wallet: bool) -> LocalSigner:
     return load_hotkey(folder, *_OWN_WALLET)
 
 
-def _answering(
-    settings: Settings, request: ServeRequest, network: ServedNetwork, signer: LocalSigner, models: Models
-) -> Answering:
-    if not request.folder.is_dir():
+@contextmanager
+def _scheduler(
+    settings: Settings, request: ServeRequest, network: ServedNetwork, signer: LocalSigner, followed: NetworkReader | None
+) -> Iterator[Scheduler]:
+    """What answers, with its model loaded; a network is followed while the block lasts."""
+    models = ModelProcess(device=settings.device)
+    software = {package: version(package) for package in ("grail-miner", "torch", "transformers")}
+    try:
+        if followed is None:
+            folder = _folder(request)
+            name = request.name or folder.folder.resolve().name
+            answering = Answering(folder, network, signer, name=name, software=software)
+            scheduler = Scheduler(answering, models, max_queue=settings.serve_max_queue)
+            scheduler.hold(answering.to_hold)
+            yield scheduler
+            return
+        live = LiveModels(
+            followed.chain,
+            followed.checkpoints,
+            changed=lambda those: scheduler.hold([answering.holding(one.folder) for one in those]),
+        )
+        answering = Answering(live, network, signer, name=request.name or network.params.name, software=software)
+        scheduler = Scheduler(answering, models, max_queue=settings.serve_max_queue)
+        live.start()
+        try:
+            yield scheduler
+        finally:
+            live.close()
+    finally:
+        models.close()
+
+
+def _folder(request: ServeRequest) -> ServedFolder:
+    if request.folder is None or not request.folder.is_dir():
         raise CheckpointError(
             "there is no such folder",
             where=str(request.folder),
@@ -210,11 +243,7 @@ def _answering(
     folder = read_served_folder(request.folder, thinking_mode=request.thinking_mode)
     for note in folder.notes:
         log.warning("%s", note)
-    name = request.name or request.folder.resolve().name
-    software = {package: version(package) for package in ("grail-miner", "torch", "transformers")}
-    answering = Answering(folder, network, signer, name=name, software=software)
-    answering.numerics_class = models.hold(answering.to_hold).numerics_class
-    return answering
+    return folder
 
 
 @contextmanager

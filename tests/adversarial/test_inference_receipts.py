@@ -21,6 +21,11 @@ def receipts(scene: object, store: Artefacts) -> Scene:
     return Scene(Forger(StudiedNode(QUICK, store=store)), tries=1)
 
 
+@pytest.fixture(scope="module")
+def i8(receipts: Scene) -> Row:
+    return RUNS["I8"](receipts)
+
+
 def no_try_got_through(row: Row) -> None:
     decided = [one for one in row.tries if one.name not in row.undecided]
     assert decided
@@ -29,15 +34,20 @@ def no_try_got_through(row: Row) -> None:
     assert row.honest_false_rejects == 0
 
 
-@pytest.mark.parametrize("id_", ["I2", "I3", "I8", "I16"])
-def test_a_receipt_moved_misordered_or_malformed_is_refused_and_its_honest_twin_is_not(receipts: Scene, id_: str) -> None:
+@pytest.mark.parametrize("id_", ["I2", "I3", "I16"])
+def test_a_receipt_moved_or_malformed_is_refused_and_its_honest_twin_is_not(receipts: Scene, id_: str) -> None:
     no_try_got_through(RUNS[id_](receipts))
 
 
-def test_a_forged_or_replayed_order_is_refused_as_such_and_not_by_chance_of_its_proof(receipts: Scene) -> None:
-    row = RUNS["I8"](receipts)
-    assert {one.caught_by for one in row.tries} <= {"order", "gas", "model"}
-    assert row.honest_tries == 2  # one that nobody signed, one that a wallet did
+def test_a_forged_or_replayed_order_is_refused_as_such_and_not_by_chance_of_its_proof(i8: Row) -> None:
+    no_try_got_through(i8)
+    assert {one.caught_by for one in i8.tries if "stop text" not in one.name} <= {"order", "gas", "model"}
+    assert i8.honest_tries == 3  # one that nobody signed, one that a wallet did, one that a stop text ends
+
+
+def test_an_answer_that_ends_elsewhere_than_at_its_first_stop_text_is_refused_by_termination(i8: Row) -> None:
+    tries = [one for one in i8.tries if "stop text" in one.name]
+    assert [(one.accepted, one.caught_by) for one in tries] == [(False, "termination")] * 4
 
 
 def test_one_changed_token_is_unproven_wherever_it_stands_and_however_it_is_proved(receipts: Scene) -> None:

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from grail_core.checkpoints.served_model import read_served_folder
 from grail_core.commands.grail import cli
-from grail_core.errors import GrailError, StorageError
+from grail_core.errors import ConfigurationError, GrailError, StorageError
 from grail_core.inference.features import Features
 from grail_core.inference.receipts import Receipt
 from grail_core.inference.seeds import seeds_of
@@ -87,6 +87,23 @@ def test_a_text_is_gone_on_with_and_a_seed_gives_the_same_answer_twice(node: Run
     )
     assert once["texts"] == again["texts"]
     assert other["texts"] != once["texts"]
+
+
+def test_an_answer_ends_before_its_stop_text_and_its_receipt_says_that_one_ended_it(node: RunningNode, folder: Path) -> None:
+    asked = ("Once upon a time", "--complete", "--model", folder, "--choices", 16, "--seed", 1, "--stop", "a", "--stop", "e")
+    ended = ask(node, *asked)
+    assert ended.code == 0, ended.error
+    said = json.loads(ended.stdout)
+    assert said["texts"] == said["receipt"]["texts"]
+    assert not any("a" in text or "e" in text for text in said["texts"])
+    assert "stop text" in said["receipt"]["ended_by"]
+    assert said["receipt"]["asked"]["stop"] == ["a", "e"]
+
+
+def test_more_stop_texts_than_a_question_may_have_are_refused_before_it_is_asked(node: RunningNode) -> None:
+    ended = ask(node, "Hello", *(part for text in "abcde" for part in ("--stop", text)))
+    assert isinstance(ended.error, ConfigurationError)
+    assert "stop" in ended.error.what
 
 
 def test_without_the_model_the_answer_is_given_and_what_was_not_checked_is_said(node: RunningNode) -> None:

@@ -150,6 +150,26 @@ def test_without_the_model_the_rest_is_checked_and_what_is_missing_is_said(node:
     assert missing == {"model", "prompt", "proof", "logprob", "sampling"}
 
 
+def test_with_stop_texts_and_without_the_model_where_an_answer_ends_is_not_known(
+    node: ClosedAnswers, folder: Path, tmp_path: Path
+) -> None:
+    policy = GenerationPolicy(400)
+    order = node.unsigned(Features(prompt="Text", stop=("a", "e", "i")), policy, 4, 0)
+    (receipt,) = node.answer([node.admit(order, policy, now_s=NOW)])
+    file = tmp_path / "receipt.json"
+    file.write_bytes(receipt.to_bytes())
+    without = json.loads(verify_here(file).stdout)["receipts"][0]
+    (finding,) = [one for one in without["findings"] if one["check"] == "termination"]
+    assert (finding["outcome"], "tokenizer" in finding["detail"]) == ("inconclusive", True)
+    whole = json.loads(verify_here(file, "--model", folder).stdout)["receipts"][0]
+    assert whole["outcome"] == "accept"
+    assert "stop text" in whole["ended_by"]
+    assert not any(stop in text for text in whole["texts"] for stop in "aei")
+    printed = CliRunner().invoke(cli, ["verify", str(file), "--model", str(folder)]).stdout
+    assert "a stop text ended it" in printed
+    assert 'stop texts ["a", "e", "i"]' in printed
+
+
 def test_what_is_required_and_not_there_is_unproven(node: ClosedAnswers, folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "receipt.json"
     file.write_bytes(receipts(node, 1)[0].to_bytes())

@@ -12,10 +12,19 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
+from grail_core.inference.features import Features
 from grail_core.inference.receipts import Receipt
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.verification.receipt import ReceiptReport, check_receipt
-from tooling.adversaries.hostile_receipts import malformed, misordered, moved, resigned
+from grail_miner.serving.answering import AdmittedOrder
+from tooling.adversaries.hostile_receipts import (
+    can_be_misstopped,
+    malformed,
+    misordered,
+    misstopped,
+    moved,
+    resigned,
+)
 from tooling.adversaries.rows import Row, Try
 from tooling.adversaries.size import QUICK, STUDIED
 from tooling.studies.receipts.deviations import DEVIATIONS, Forger
@@ -135,7 +144,25 @@ def run_i8(scene: Scene) -> Row:
         scene.judge(row, name, raw)
     scene.honest(row, honest)
     scene.honest(row, _ordered_by_a_wallet(scene, honest))
+    node = scene.node.honest
+    for order in _stopped_orders(scene):
+        for name, receipt in misstopped(node, order).items():
+            scene.judge(row, name, receipt.to_bytes())
+        scene.honest(row, node.answer([order])[0])
     return row
+
+
+def _stopped_orders(scene: Scene) -> list[AdmittedOrder]:
+    """Orders that a stop text ends within the answer, of letters that stand in any text."""
+    found: list[AdmittedOrder] = []
+    node, number = scene.node.honest, 0
+    while len(found) < scene.tries:
+        asked = Features(prompt="a question of a client", seed=number, stop=("th", "1 ", "e"))
+        policy = GenerationPolicy(_TOKENS)
+        order = node.admit(node.unsigned(asked, policy, 1, 0), policy, now_s=NOW)
+        found += [order] if can_be_misstopped(node, order) else []
+        number += 1
+    return found
 
 
 def _ordered_by_a_wallet(scene: Scene, receipt: Receipt) -> Receipt:

@@ -15,10 +15,13 @@ from typing import Any
 from grail_core.inference.orders import NOBODY, Order, order_policy_digest
 from grail_core.inference.receipts import Receipt
 from grail_core.inference.signatures import command_message
+from grail_core.inference.stops import contains_stop
 from grail_core.inference.typed_data import direct_domain, order_digest
 from grail_core.keys import LocalSigner
 from grail_core.protocol.encoding import canonical_json
 from grail_core.protocol.types import Hotkey
+from grail_miner.serving.answering import AdmittedOrder
+from tooling.testing.closed_answers import ClosedAnswers
 from tooling.testing.wallets import ACCOUNT, wallet_signature
 
 Sign = Callable[[Receipt], Receipt]
@@ -129,6 +132,37 @@ def misordered(receipt: Receipt, sign: Sign, network_id: bytes, other: LocalSign
         "another container": ordered(changed(container_id=b"\x09" * 32)),
         "a policy off the list": ordered(changed(terms=replace(sub.terms, choices=2))),
     }
+
+
+def misstopped(node: ClosedAnswers, one: AdmittedOrder) -> dict[str, Receipt]:
+    """Answers to an order with stop texts that end elsewhere than they should, each drawn and proved as if that were its end.
+
+    Args:
+        one: an order whose answer `can_be_misstopped`.
+    """
+    (stopped,), (drawn,) = node.draw([one])[0], node.draw([_unstopped(one)])[0]
+    decode, stops = one.served.folder.renderer.decode, one.asked.stop
+    matches = [sum(map(decode(drawn[:length]).count, stops)) for length in range(len(drawn) + 1)]
+    later = next(length for length in range(len(stopped) + 1, len(drawn)) if matches[length] > matches[length - 1])
+    ends = {
+        "goes on after a stop text": drawn,
+        "one token more than its stop text": drawn[: len(stopped) + 1],
+        "a stop text that matches earlier": drawn[:later],
+        "ends without a stop text": stopped[:-1],
+    }
+    return {name: node.prove(one, [completion]) for name, completion in ends.items()}
+
+
+def can_be_misstopped(node: ClosedAnswers, one: AdmittedOrder) -> bool:
+    """Whether a stop text ends the answer, neither its first token nor its last, and comes again behind it."""
+    (stopped,), (drawn,) = node.draw([one])[0], node.draw([_unstopped(one)])[0]
+    rest = one.served.folder.renderer.decode(one.served.folder.model.spoken(drawn)[len(stopped) : -1])
+    return 1 < len(stopped) < len(drawn) - 1 and contains_stop(rest, one.asked.stop)
+
+
+def _unstopped(one: AdmittedOrder) -> AdmittedOrder:
+    """The same draw, and nothing ends it but end token and limit."""
+    return replace(one, asked=replace(one.asked, stop=()))
 
 
 def _high_s(signature: bytes) -> bytes:

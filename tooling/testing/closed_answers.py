@@ -15,6 +15,7 @@ from grail_core.proof.sketches import projections
 from grail_core.protocol.randomness import Randomness
 from grail_core.protocol.signer import Signer
 from grail_miner.serving.answering import AdmittedOrder, Answering, ServedNetwork
+from grail_miner.serving.stop_watch import stopped_length
 
 
 class ClosedAnswers(Answering):
@@ -36,7 +37,12 @@ class ClosedAnswers(Answering):
     def draw(self, batch: Sequence[AdmittedOrder]) -> list[list[tuple[int, ...]]]:
         """The completions of every order."""
         drawn = iter(self._generator.generate([request for one in batch for request in self.requests(one)]))
-        return [[next(drawn).tokens for _ in range(one.choices)] for one in batch]
+        return [[self._ended(one, next(drawn).tokens) for _ in range(one.choices)] for one in batch]
+
+    def _ended(self, one: AdmittedOrder, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        """The completion up to the token with which its text contains a stop text."""
+        folder = one.served.folder
+        return tokens[: stopped_length(folder.renderer.decode, folder.model.spoken(tokens), one.asked.stop)]
 
     def prove(self, one: AdmittedOrder, completions: Sequence[tuple[int, ...]]) -> Receipt:
         """The signed receipt of these completions, one for each choice."""

@@ -1,10 +1,10 @@
 """Three receipts that hold in all that needs no model: form, signatures, beacon, lengths, gas. Their tokens and sketches are
 nobody's.
 
-`unsigned_receipt` is of a request without an order, `ordered_receipt` of an order that a hotkey signed, with hidden features, a
-draw by a published round of drand's quicknet, and two choices, `live_receipt` of a signed order for whatever checkpoint the
-network serves. Signatures are different each time they are made (sr25519 draws
-at random); these were made once. Who changes what is signed makes them anew: `python -m tooling.testing.plain_receipts`.
+`unsigned_receipt` is of a request without an order, `stopped_receipt` of one with stop texts, `ordered_receipt` of an order
+that a hotkey signed, with hidden features, a draw by a published round of drand's quicknet, and two choices, `live_receipt` of
+a signed order for whatever checkpoint the network serves. Signatures are different each time they are made (sr25519 draws at
+random); these were made once. Who changes what is signed makes them anew: `python -m tooling.testing.plain_receipts`.
 """
 
 from __future__ import annotations
@@ -61,6 +61,10 @@ _UNSIGNED_NODE = bytes.fromhex(
     "0af219ffea8c7ddedab920e4f0c2fbcf00128698c85d7b6a80e5624f313d1542"
     "a84874ae394b874d728d0071b4efd53aa56d27529d0f89863da30d6f2242a28a"
 )
+_STOPPED_NODE = bytes.fromhex(
+    "b4a6334e50a944b1f7ecdd083ee5f8db2a16eb9e8019f4bfe86d34f8ad26e176"
+    "1c6894dcfe985ae96f9e70b63f3a941bb8cc039d5801a576bd8566512c34b487"
+)
 _ORDERED_OWNER = bytes.fromhex(
     "54d70f478966c65e8dd320da53e129b435acd55b9594bd0d8a052fbe5388eb1e"
     "74f9b01ee58581f603c001f6df65f17cea26638708958ee945ff2855b6b6158d"
@@ -82,14 +86,24 @@ _LIVE_NODE = bytes.fromhex(
 
 def unsigned_receipt() -> Receipt:
     """The answer to a request that nobody signed: a conversation of two messages, 5 + 4 tokens."""
-    source = Source("plain receipts, unsigned")
-    model, policy = _model(source), GenerationPolicy(16, 0.7, 0.95)
     messages = (Message("system", "Be brief."), Message("user", "Ist 7 prim? é∑\n😀"))
-    features = Features(messages=messages, seed=-7, user="somebody").to_bytes()
+    asked = Features(messages=messages, seed=-7, user="somebody")
+    return _unsigned(Source("plain receipts, unsigned"), asked, (44, 0, 99, END), _UNSIGNED_NODE)
+
+
+def stopped_receipt() -> Receipt:
+    """The answer to a request with stop texts: it ends at no end token and before the limit."""
+    asked = Features(prompt="Count: 1, 2,", seed=3, stop=("\n", " 7"))
+    return _unsigned(Source("plain receipts, stopped"), asked, (11, 12, 13), _STOPPED_NODE)
+
+
+def _unsigned(source: Source, asked: Features, completion: tuple[int, ...], signature: bytes) -> Receipt:
+    model, policy = _model(source), GenerationPolicy(16, 0.7, 0.95)
+    features = asked.to_bytes()
     order = unsigned_order(
         container_id=model.digest(NETWORK_ID), node=NODE.hotkey, features=features, policy=policy, choices=1, nonce=0
     )
-    answer = Answer((1, 90, 17, 17, 3), (_choice(source, 5, (44, 0, 99, END)),), DEFAULT_CLASS, DEFAULT_CLASS)
+    answer = Answer((1, 90, 17, 17, 3), (_choice(source, 5, completion),), DEFAULT_CLASS, DEFAULT_CLASS)
     return Receipt(
         network=NETWORK.name,
         genesis_hash=GENESIS,
@@ -100,10 +114,10 @@ def unsigned_receipt() -> Receipt:
         features=features,
         interval=1,
         model=model,
-        gas_used=gas_of(5, [4]),
+        gas_used=gas_of(5, [len(completion)]),
         answer=answer,
         node=NODE.hotkey,
-        signature=Signature(_UNSIGNED_NODE),
+        signature=Signature(signature),
         model_name="models/plain",
         software={"grail-core": "0.1.0", "torch": "2.13.0"},
     )
@@ -229,6 +243,7 @@ def _print_new_signatures() -> None:
     ordered, live = by_node(by_owner(ordered_receipt())), by_node(by_owner(live_receipt()))
     for name, signature in (
         ("_UNSIGNED_NODE", by_node(unsigned_receipt()).signature),
+        ("_STOPPED_NODE", by_node(stopped_receipt()).signature),
         ("_ORDERED_OWNER", ordered.order.signature or b""),
         ("_ORDERED_NODE", ordered.signature),
         ("_LIVE_OWNER", live.order.signature or b""),

@@ -15,13 +15,17 @@ from grail_core.inference.constants import MAX_FEATURES_BYTES, MAX_MESSAGES
 from grail_core.inference.features import NO_SALT, Features, features_digest
 
 text = st.text(st.characters(codec="utf-8"), max_size=12)
-asked = st.builds(Features, prompt=text.filter(bool)) | st.builds(
+stops = st.lists(
+    st.text(st.characters(codec="utf-8", exclude_characters="\ufffd"), min_size=1, max_size=64), max_size=4, unique=True
+)
+asked = st.builds(Features, prompt=text.filter(bool), stop=stops.map(tuple)) | st.builds(
     Features,
     messages=st.lists(st.builds(Message, st.sampled_from(["system", "user", "assistant"]), text), min_size=1, max_size=4).map(
         tuple
     ),
     seed=st.none() | st.integers(-(2**53) + 1, 2**53 - 1),
     user=st.none() | text.filter(bool),
+    stop=stops.map(tuple),
 )
 
 
@@ -94,6 +98,17 @@ USER = {"role": "user", "content": "a"}
         ({"prompt": "a", "user": "u" * 257}, "$features.user"),
         ({"prompt": "a", "url": "http://localhost/"}, "$features"),
         ({"prompt": "a", "temperature": "0.7"}, "$features"),
+        ({"prompt": "a", "stop": []}, "$features.stop"),
+        ({"prompt": "a", "stop": "a"}, "$features.stop"),
+        ({"prompt": "a", "stop": None}, "$features.stop"),
+        ({"prompt": "a", "stop": {"0": "a"}}, "$features.stop"),
+        ({"prompt": "a", "stop": list("abcde")}, "$features.stop"),
+        ({"prompt": "a", "stop": ["a", 7]}, "$features.stop[1]"),
+        ({"prompt": "a", "stop": ["a" * 65]}, "$features.stop[0]"),
+        ({"prompt": "a", "stop": ["\ud800"]}, "$features.stop[0]"),
+        ({"prompt": "a", "stop": [""]}, "$features"),
+        ({"prompt": "a", "stop": ["a", "b", "a"]}, "$features"),
+        ({"prompt": "a", "stop": ["a\ufffd"]}, "$features"),
         ({"prompt": "a", "b": 1, "c": 2, "d": 3, "e": 4}, "$features"),
         ({"prompt": "\ud800"}, "$features.prompt"),
     ],
@@ -154,11 +169,22 @@ def test_a_conversation_has_at_most_so_many_messages() -> None:
         {"prompt": "a", "seed": 2**53},
         {"prompt": "a", "user": ""},
         {"prompt": "a", "user": "u" * 257},
+        {"prompt": "a", "stop": ("",)},
+        {"prompt": "a", "stop": ("a", "a")},
+        {"prompt": "a", "stop": tuple("abcde")},
+        {"prompt": "a", "stop": ("a" * 65,)},
+        {"prompt": "a", "stop": ("\ud800",)},
+        {"prompt": "a", "stop": ("a\ufffd",)},
     ],
 )
 def test_features_of_our_own_follow_the_same_rules(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         Features(**wrong)
+
+
+def test_a_question_without_stop_texts_has_the_bytes_that_it_always_had() -> None:
+    assert Features(prompt="a", seed=1, user="b").to_bytes() == b'{"prompt":"a","seed":1,"user":"b"}'
+    assert Features(prompt="a", stop=("\n", "é")).to_bytes() == '{"prompt":"a","stop":["\\n","é"]}'.encode()
 
 
 def test_text_without_utf8_has_no_bytes() -> None:

@@ -256,7 +256,7 @@ def test_live_containers() -> None:
     for case in vectors("answers")["live"]:
         assert tagged_hash(raw(case["network_id"]), "grail/infer/live").hex() == case["container_id"]
     live = [good["receipt"]["order"]["container_id"] != good["model_digest"] for good in RECEIPTS["good"]]
-    assert live == [False, False, True]
+    assert live == [False, False, True, False]
 
 
 def answer_parts(case: dict[str, Any]) -> list[bytes | str]:
@@ -285,6 +285,22 @@ def test_gas() -> None:
         assert case["gas"] == 64 + case["prompt"] + 8 * sum(case["completions"])
     for case in document["tokens_for_gas"]:
         assert case["tokens"] == (case["max_gas_limit"] - 64 - case["prompt"]) // (8 * case["choices"])
+
+
+def test_stop_texts() -> None:
+    """The rule in other words: the earliest place where one ends, and the token that brings it."""
+    cases = vectors("stops")
+    for case in cases:
+        tokens = [raw(token) for token in case["tokens"]]
+        texts = [b"".join(tokens[:count]).decode("utf-8", "replace") for count in range(len(tokens) + 1)]
+        first = next((k for k, text in enumerate(texts) if any(stop in text for stop in case["stop"])), None)
+        assert case["right_lengths"] == ([] if first is None else [first])
+        whole = texts[-1]
+        assert whole.startswith(case["handed_out"])
+        assert not any(stop in case["handed_out"] for stop in case["stop"])
+        rest = whole[len(case["handed_out"]) :]
+        assert not rest or any(rest.startswith(stop) for stop in case["stop"])
+    assert {len(case["right_lengths"]) for case in cases} == {0, 1}
 
 
 # Receipts.

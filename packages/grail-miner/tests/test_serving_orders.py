@@ -95,6 +95,21 @@ def test_a_signed_order_is_answered_with_a_receipt_that_shows_its_owner(node: Ru
     assert answer.json()["usage"]["completion_tokens"] == sum(Receipt.from_bytes(receipt).answer.lengths)
 
 
+def test_stop_texts_of_a_signed_order_end_its_answer(node: RunningNode, folder: Path) -> None:
+    answering, stops = node.node.answering, ("a", "e", "i", "o")
+    features = Features(prompt="Once", stop=stops).to_bytes()
+    policy = replace(POLICY, max_tokens=100)
+    order = order_of(answering, choices=8, policy_digest=order_policy_digest(policy))
+    order = signed(answering, replace(order, subscription=replace(order.subscription, features=features)))
+    answer = node.post("/v1/orders", body_of(order, policy=policy)).json()
+    served = read_served_folder(folder)
+    at_hand = model_at_hand(folder, served.model, served.renderer)
+    report = check_receipt(canonical_json(answer["receipt"]), seed=bytes(32), model=at_hand, require=("order",))
+    assert (report.outcome, report.texts) == (Outcome.ACCEPT, tuple(answer["texts"]))
+    assert not any(stop in text for text in answer["texts"] for stop in stops)
+    assert "stop text" in (report.ended_by or ())
+
+
 def test_the_same_order_again_is_answered_with_the_same_tokens(node: RunningNode) -> None:
     body = body_of(signed(node.node.answering, order_of(node.node.answering)))
     answers = [node.post("/v1/orders", body).json() for _ in range(2)]

@@ -93,6 +93,21 @@ def test_a_streamed_completion_with_usage_ends_with_a_chunk_without_choices(node
     assert all(chunk.choices for chunk in without)
 
 
+def test_a_stream_ends_before_its_stop_text_as_the_whole_answer_does(client: openai.OpenAI) -> None:
+    texts = []
+    for seed in range(12):
+        asked = {**ASKED, "max_tokens": 60, "seed": seed, "stop": ["a", "e", "\n", "1"]}
+        whole: Any = client.completions.create(**asked)
+        stream: Any = client.completions.create(**asked, stream=True)
+        chunks = list(stream)
+        texts.append("".join(chunk.choices[0].text for chunk in chunks))
+        assert texts[-1] == whole.choices[0].text
+        assert chunks[-1].choices[0].finish_reason == whole.choices[0].finish_reason
+        assert chunks[-1].grail["answer_digest"] == whole.grail["answer_digest"]
+    assert not any(stop in text for text in texts for stop in ("a", "e", "\n", "1"))
+    assert len({len(text) for text in texts}) > 3
+
+
 def test_text_comes_before_the_answer_is_whole(node: RunningNode) -> None:
     with httpx.stream("POST", node.url + "/v1/completions", json={**ASKED, "max_tokens": 900, "stream": True}) as response:
         assert response.headers["content-type"].startswith("text/event-stream")

@@ -16,7 +16,7 @@ from pathlib import Path
 from grail_core.protocol.constants import PROTOCOL_VERSION
 from grail_core.protocol.reading import Json
 from tooling import REPOSITORY
-from tooling.testing.vectors import checkpoints, derivation, inference, receipts, scoring, statements, training
+from tooling.testing.vectors import checkpoints, derivation, inference, receipts, scoring, statements, stops, training
 from tooling.testing.vectors.source import Source
 
 FOLDER = REPOSITORY / "tests" / "vectors"
@@ -44,6 +44,7 @@ FILES: dict[str, tuple[str, Callable[[Source], Json]]] = {
     "training": ("section 11: training logs and state anchors, canonical bodies and what is signed", training.training),
     "inference/typed_data": ("inference: orders as typed data, and who signed them", inference.typed_data),
     "inference/seeds": ("inference: features, requests, and every seed of an answer", inference.seeds),
+    "inference/stops": ("inference: where stop texts end a completion, and the text that is handed out", stops.stops),
     "inference/answers": ("inference: models, answers and their digests, gas", inference.answers),
     "inference/receipts": (
         "inference: receipts good, malformed (the path that is refused) and wrong (the check that rejects)",

@@ -227,6 +227,11 @@ def _features(source: Source) -> Json:
         Features(prompt=" ", seed=0, user="u" * 256),
         Features(messages=question[1:2], seed=-(2**53) + 1),
     ]
+    stopped = [
+        Features(prompt="a", stop=("\n",)),
+        Features(messages=question[1:2], seed=0, user="b", stop=('"é', "x" * 64, " ", "😀")),
+    ]
+    own = Source("stop texts")  # of their own: what follows keeps its bytes
     refused = [
         "{}",
         '{"prompt":""}',
@@ -246,18 +251,30 @@ def _features(source: Source) -> Json:
         '{"prompt":"a","url":"http://localhost/"}',
         '{"prompt":"a","user":""}',
         '["a"]',
+        '{"prompt":"a","stop":[]}',
+        '{"prompt":"a","stop":"a"}',
+        '{"prompt":"a","stop":[""]}',
+        '{"prompt":"a","stop":["a","a"]}',
+        '{"prompt":"a","stop":["a","b","c","d","e"]}',
+        f'{{"prompt":"a","stop":["{"a" * 65}"]}}',
+        '{"prompt":"a","stop":["\ufffd"]}',
+        '{"prompt":"a","stop":["\\ud800"]}',
     ]
+    alone = [_canonical(features, source, salted=index > 0) for index, features in enumerate(good)]
     return {
-        "canonical": [
-            {
-                "bytes": (body := features.to_bytes()).hex(),
-                "network_id": (network := source.bytes()).hex(),
-                "salt": (salt := source.bytes() if index else NO_SALT).hex(),
-                "digest": features_digest(network, salt, body).hex(),
-            }
-            for index, features in enumerate(good)
-        ],
+        "canonical": [*alone, *(_canonical(features, own, salted=True) for features in stopped)],
         "refused": list[Json](refused),
+    }
+
+
+def _canonical(features: Features, source: Source, *, salted: bool) -> Json:
+    body, network = features.to_bytes(), source.bytes()
+    salt = source.bytes() if salted else NO_SALT
+    return {
+        "bytes": body.hex(),
+        "network_id": network.hex(),
+        "salt": salt.hex(),
+        "digest": features_digest(network, salt, body).hex(),
     }
 
 

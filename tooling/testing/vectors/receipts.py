@@ -6,19 +6,28 @@ formed and rejected by a check that needs no model; *free* members are under no 
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 from typing import Any
 
-from grail_core.inference.answers import live_container_id, tokens_digest
-from grail_core.inference.features import features_digest
+from grail_core.inference.answers import live_container_id, token_bytes, tokens_digest
+from grail_core.inference.features import Features, features_digest
 from grail_core.inference.orders import order_policy_digest
 from grail_core.inference.receipts import Receipt
 from grail_core.inference.typed_data import order_digest
 from grail_core.protocol.findings import Finding, Outcome
 from grail_core.protocol.reading import Json
 from grail_core.verification.receipt import check_receipt
-from tooling.testing.plain_receipts import GENESIS, NETWORK, NETWORK_ID, live_receipt, ordered_receipt, unsigned_receipt
+from tooling.testing.plain_receipts import (
+    GENESIS,
+    NETWORK,
+    NETWORK_ID,
+    live_receipt,
+    ordered_receipt,
+    stopped_receipt,
+    unsigned_receipt,
+)
 from tooling.testing.vectors.source import Source
 
 _BAD: tuple[tuple[int, str, Any, str], ...] = (
@@ -112,6 +121,9 @@ _WRONG: tuple[tuple[int, str, Any], ...] = (
     (2, "order.signature", None),
     (2, "model.checkpoint", None),
     (2, "model.weights_root", "00" * 32),
+    (3, "features.body", base64.b64encode(Features(prompt="Count: 1, 2,", seed=3).to_bytes()).decode()),
+    (3, "answer.choices.0.completion", base64.b64encode(token_bytes((11, 12))).decode()),
+    (3, "gas_used", 94),
 )
 """(receipt, member, what is put there): well formed, and not what was signed."""
 
@@ -126,7 +138,7 @@ _FREE: tuple[tuple[int, str, Any], ...] = (
 
 
 def receipts(_: Source) -> Json:
-    good = [unsigned_receipt(), ordered_receipt(), live_receipt()]
+    good = [unsigned_receipt(), ordered_receipt(), live_receipt(), stopped_receipt()]
     documents = [json.loads(receipt.to_bytes()) for receipt in good]
     return {
         "network": {"parameters": NETWORK.to_json(), "genesis_hash": GENESIS.hex(), "network_id": NETWORK_ID.hex()},

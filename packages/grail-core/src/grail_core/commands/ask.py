@@ -31,6 +31,12 @@ DEFAULT_NODE = "http://127.0.0.1:4000"
 @click.option("--top-p", type=click.FloatRange(min=0.001, max=1), default=1.0, show_default=True)
 @click.option("--choices", type=click.IntRange(1, 16), default=1, show_default=True, help="Answers to draw.")
 @click.option(
+    "--stop",
+    multiple=True,
+    metavar="STOP",
+    help="A text that ends an answer, and is not part of it; up to four, each with a --stop of its own.",
+)
+@click.option(
     "--seed",
     type=int,
     help="The same seed gives the same answer (default: one is drawn, so that the node has no draws to choose from).",
@@ -57,6 +63,7 @@ def ask(
     temperature: float,
     top_p: float,
     choices: int,
+    stop: tuple[str, ...],
     seed: int | None,
     folder: Path | None,
     require: tuple[str, ...],
@@ -78,7 +85,7 @@ def ask(
 
     \b
       grail ask "What is 2 + 2?" --model ./Qwen2.5-0.5B-Instruct
-      grail ask "Once upon a time" --complete --max-tokens 64 --receipt receipt.json
+      grail ask "Once upon a time" --complete --max-tokens 64 --stop "The end" --receipt receipt.json
     """
     from grail_core.commands.node_client import Question, ask_node
     from grail_core.disk import write_atomically
@@ -86,7 +93,7 @@ def ask(
     if complete and system is not None:
         raise click.UsageError("--system is a message, and --complete sends none")
     drawn = secrets.randbelow(2**53) if seed is None else seed
-    question = Question(text, system, complete, max_tokens, temperature, top_p, choices, drawn)
+    question = Question(text, system, complete, max_tokens, temperature, top_p, choices, drawn, tuple(dict.fromkeys(stop)))
     asked = ask_node(url, question, timeout)
     if file is not None:
         write_atomically(file, asked.receipt)

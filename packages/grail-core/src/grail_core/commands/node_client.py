@@ -42,14 +42,15 @@ class Question:
     top_p: float
     choices: int
     seed: int | None
+    stop: tuple[str, ...] = ()
 
     @property
     def features(self) -> Features:
         """As they must stand in the receipt."""
         if self.complete:
-            return Features(prompt=self.text, seed=self.seed)
+            return Features(prompt=self.text, seed=self.seed, stop=self.stop)
         messages = [Message("system", self.system)] if self.system is not None else []
-        return Features(messages=(*messages, Message("user", self.text)), seed=self.seed)
+        return Features(messages=(*messages, Message("user", self.text)), seed=self.seed, stop=self.stop)
 
     @property
     def body(self) -> dict[str, Any]:
@@ -61,6 +62,8 @@ class Question:
         }
         if self.seed is not None:
             shared["seed"] = self.seed
+        if self.stop:
+            shared["stop"] = list(self.stop)
         if self.complete:
             return {"prompt": self.text, **shared}
         asked = self.features.messages or ()

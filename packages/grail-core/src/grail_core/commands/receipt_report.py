@@ -96,6 +96,7 @@ def report_json(one: Named) -> dict[str, Any]:
         "not_enforced": list(report.not_enforced),
         "trust": list(report.trust),
         "texts": list(report.texts) if report.texts is not None else None,
+        "ended_by": list(report.ended_by) if report.ended_by is not None else None,
     }
 
 
@@ -132,8 +133,9 @@ def _whole(one: Named) -> str:
         lines += ["", "Not enforced:", *(f"  {text}" for text in report.not_enforced)]
     if report.receipt is not None:
         lines += ["", "Asked:", *_question(report.receipt)]
-    for index, text in enumerate(report.texts or ()):
-        lines += ["", f"Choice {index}:", _indented(text)]
+    for index, (text, by) in enumerate(zip(report.texts or (), report.ended_by or (), strict=True)):
+        ended = " (a stop text ended it, which is not shown)" if by == "stop text" else ""
+        lines += ["", f"Choice {index}{ended}:", _indented(text)]
     return "\n".join(lines)
 
 
@@ -145,7 +147,9 @@ def _question(receipt: Receipt) -> Iterator[str]:
     else:
         yield _indented(str(asked.get("prompt")) if isinstance(asked, dict) else str(asked))
     seed = asked.get("seed") if isinstance(asked, dict) else None
-    yield f"  (seed {seed if seed is not None else 'none'}, nonce {receipt.order.nonce})"
+    stop = asked.get("stop") if isinstance(asked, dict) else None
+    stops = f", stop texts {json.dumps(stop)[:600]}" if stop is not None else ""
+    yield printable(f"  (seed {seed if seed is not None else 'none'}, nonce {receipt.order.nonce}{stops})", 1_000)
 
 
 def _indented(text: str) -> str:

@@ -17,6 +17,8 @@ PERPETUAL: Final = 2**256 - 1  # the frequency of an order without end; null in 
 MAX_FEATURES_BYTES: Final = 64 << 10
 MAX_MESSAGES: Final = 1_024  # of one conversation
 MAX_USER_CHARACTERS: Final = 256
+MAX_STOPS: Final = 4  # texts that end a completion
+MAX_STOP_CHARACTERS: Final = 64  # of each
 MAX_RECEIPT_BYTES: Final = 8 << 20
 MAX_RECEIPT_TOKENS: Final = 4_096  # texts, brackets and commas of a receipt; one of 16 choices has 350
 

@@ -1,15 +1,23 @@
 """What a client asks: a conversation or a text, as canonical JSON under one digest.
 
 Features carry no address and nothing that a node would fetch. `seed` and `user` change nothing but the digest, and so every
-seed that follows from it.
+seed that follows from it; `stop` says where a completion ends (`grail_core.inference.stops`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from grail_core.environment import Message
-from grail_core.inference.constants import MAX_FEATURES_BYTES, MAX_MESSAGES, MAX_USER_CHARACTERS
+from grail_core.inference.constants import (
+    MAX_FEATURES_BYTES,
+    MAX_MESSAGES,
+    MAX_STOP_CHARACTERS,
+    MAX_STOPS,
+    MAX_USER_CHARACTERS,
+)
+from grail_core.inference.stops import UNFINISHED
 from grail_core.protocol.encoding import canonical_json, tagged_hash
 from grail_core.protocol.reading import MAX_JSON_INTEGER, Json, Node, parse_json
 from grail_core.protocol.types import Digest
@@ -18,6 +26,7 @@ ROLES = ("system", "user", "assistant")
 NO_SALT = bytes(32)
 """Of features that lie in the order itself, which everybody may read."""
 
+_MEMBERS = ("messages", "prompt", "seed", "stop", "user")
 _TOKENS = 16 * MAX_MESSAGES  # texts, brackets and commas
 
 
@@ -33,6 +42,7 @@ class Features:
     prompt: str | None = None
     seed: int | None = None
     user: str | None = None
+    stop: tuple[str, ...] = ()  # texts that end a completion; none: no member, and the very bytes of before there were any
 
     def __post_init__(self) -> None:
         if (self.messages is None) == (self.prompt is None):
@@ -49,6 +59,9 @@ class Features:
             raise ValueError("seed: an integer beyond 2^53 − 1")
         if self.user is not None and not 0 < len(self.user) <= MAX_USER_CHARACTERS:
             raise ValueError(f"user: 1 … {MAX_USER_CHARACTERS} characters are expected")
+        wrong = invalid_stop(self.stop)
+        if wrong is not None:
+            raise ValueError(wrong)
 
     def to_bytes(self) -> bytes:
         """Canonical JSON.
@@ -65,6 +78,8 @@ class Features:
             value["seed"] = self.seed
         if self.user is not None:
             value["user"] = self.user
+        if self.stop:
+            value["stop"] = list[Json](self.stop)
         raw = canonical_json(value)
         if len(raw) > MAX_FEATURES_BYTES:
             raise ValueError(f"features of {len(raw)} bytes, at most {MAX_FEATURES_BYTES} are allowed")
@@ -78,9 +93,9 @@ class Features:
             ValueError: with the path of what is wrong.
         """
         node = parse_json(raw, most=MAX_FEATURES_BYTES, path="$features", tokens=_TOKENS)
-        m = node.entries(4)
+        m = node.entries(len(_MEMBERS))
         for name in m:
-            if name not in ("messages", "prompt", "seed", "user"):
+            if name not in _MEMBERS:
                 node.refuse(f"unknown member {name!r:.80}")
         features = node.build(
             lambda: cls(
@@ -88,11 +103,35 @@ class Features:
                 prompt=m["prompt"].text(MAX_FEATURES_BYTES) if "prompt" in m else None,
                 seed=m["seed"].integer(-MAX_JSON_INTEGER) if "seed" in m else None,
                 user=m["user"].text(MAX_USER_CHARACTERS) if "user" in m else None,
+                stop=_stop(m["stop"]) if "stop" in m else (),
             )
         )
         if features.to_bytes() != raw:
             node.refuse("not in canonical form (RFC 8785: sorted members, no blanks)")
         return features
+
+
+def invalid_stop(texts: Sequence[str]) -> str | None:
+    """Why these are no stop texts, beginning with `stop`; None if they are."""
+    if len(texts) > MAX_STOPS:
+        return f"stop: {len(texts)} texts, at most {MAX_STOPS} are allowed"
+    if len(set(texts)) != len(texts):
+        return "stop: a text is given twice"
+    for index, text in enumerate(texts):
+        if not 0 < len(text) <= MAX_STOP_CHARACTERS:
+            return f"stop[{index}]: {len(text)} characters, from 1 to {MAX_STOP_CHARACTERS} are allowed"
+        if UNFINISHED in text:
+            return f"stop[{index}]: U+FFFD stands for characters that are not finished, and ends nothing"
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            return f"stop[{index}]: text with a lone surrogate has no UTF-8"
+    return None
+
+
+def _stop(node: Node) -> tuple[str, ...]:
+    texts = tuple(item.text(MAX_STOP_CHARACTERS) for item in node.items(MAX_STOPS))
+    if not texts:
+        node.refuse("it is empty; without stop texts there is no such member")
+    return texts
 
 
 def _message(node: Node) -> Message:

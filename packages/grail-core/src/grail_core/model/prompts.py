@@ -142,8 +142,11 @@ class PromptRenderer:
         opened the thinking at the end of the prompt, the text begins with that tag. `asked` are the messages that it answers:
         some templates decide by them.
         """
-        text = self.decode(tokens)
-        return THINK_OPEN + text if self._opens_thinking(tuple(asked)) else text
+        return self.thinking_opened(asked) + self.decode(tokens)
+
+    def thinking_opened(self, asked: Sequence[Message]) -> str:
+        """`<think>` where the template has opened the thinking at the end of this prompt, else nothing. Never raises."""
+        return THINK_OPEN if self._opens_thinking(tuple(asked)) else ""
 
     def _find_opening(self, asked: tuple[Message, ...]) -> bool:
         chat = list(_with_instruction(asked)) if self.thinking_mode == "instructed" else list(asked)

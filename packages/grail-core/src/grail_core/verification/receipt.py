@@ -19,9 +19,10 @@ from grail_core.errors import MachineFaultError, ProtocolViolationError
 from grail_core.inference.answers import ServedModel, live_container_id
 from grail_core.inference.constants import RECEIPT_POSITIONS, gas_of
 from grail_core.inference.features import Features
-from grail_core.inference.orders import Draw, length_limit
+from grail_core.inference.orders import Draw
 from grail_core.inference.receipts import LaterReceiptError, Receipt
 from grail_core.inference.seeds import RequestSeeds
+from grail_core.model.answer_texts import answer_text, ended_by
 from grail_core.proof.errors import MalformedSketchError
 from grail_core.proof.numerics import NUMERICS_CLASSES
 from grail_core.proof.receipt_bounds import ReceiptStatistics, ReceiptTable
@@ -34,6 +35,7 @@ from grail_core.protocol.types import Digest, Hotkey
 from grail_core.verification.receipt_bounds import MeasuredAnswer, bounds_of, measured_findings
 from grail_core.verification.receipt_checkpoint import check_checkpoint
 from grail_core.verification.receipt_order import check_order
+from grail_core.verification.receipt_termination import check_termination
 from grail_core.verification.wording import accept, reject, say
 
 if TYPE_CHECKING:
@@ -98,7 +100,8 @@ class ReceiptReport:
     findings: tuple[Finding, ...]
     receipt: Receipt | None = None
     answer_digest: Digest | None = None
-    texts: tuple[str, ...] | None = None  # of the choices; None without a tokenizer of theirs
+    texts: tuple[str, ...] | None = None  # of the choices, up to a stop text; None without a tokenizer of theirs
+    ended_by: tuple[str, ...] | None = None  # each choice: "end token", "stop text" or "limit"; None like the texts
     not_enforced: tuple[str, ...] = ()
     trust: tuple[str, ...] = ()
     network_id: Digest | None = None  # that every digest and seed of it is under
@@ -162,6 +165,7 @@ def check_receipt(
         receipt=receipt,
         answer_digest=case.answer_digest,
         texts=case.texts(),
+        ended_by=case.ended_by(),
         not_enforced=case.not_enforced(),
         trust=case.trust(),
         network_id=case.network_id,
@@ -221,7 +225,7 @@ class _Case:
         yield accept("journal", detail="answered directly: no coordinator took part, and nothing was paid through one")
         yield self._model()
         yield self._prompt()
-        yield self._termination()
+        yield check_termination(self.receipt, self.features, None if self.model is None else self.model.renderer)
         yield self._gas()
         yield from self._measured(self.seeds, self.answer_digest)
 
@@ -252,23 +256,6 @@ class _Case:
             detail = "the round is the beacon's; that nobody knew it when the order was taken, only a coordinator could say"
             return say(Outcome.INCONCLUSIVE, "beacon", detail=detail)
         return accept("beacon", detail="the draw follows from the order alone; no round took part")
-
-    def _termination(self) -> Finding:
-        receipt = self.receipt
-        prompt = len(receipt.answer.prompt)
-        limit = length_limit(receipt.order, receipt.policy, receipt.model.context_length, prompt)
-        ends = np.asarray(receipt.model.end_token_ids)
-        for index, choice in enumerate(receipt.answer.choices):
-            length = len(choice.completion)
-            if length > limit:
-                return _at(index, reject, "termination", length, limit, f"{length} tokens, the limit is {limit}")
-            places = np.flatnonzero(np.isin(choice.completion, ends))
-            if places.size and places[0] < length - 1:
-                return _at(index, reject, "termination", int(places[0]), None, "an end token stands before the last")
-            if not places.size and length != limit:
-                detail = f"it stops after {length} tokens, neither at an end token nor at the limit {limit}"
-                return _at(index, reject, "termination", length, limit, detail)
-        return accept("termination", threshold=limit, detail="every completion ends at an end token or at the limit")
 
     def _gas(self) -> Finding:
         receipt = self.receipt
@@ -379,13 +366,18 @@ class _Case:
         ]
 
     def texts(self) -> tuple[str, ...] | None:
+        return self._of_each_choice(answer_text)
+
+    def ended_by(self) -> tuple[str, ...] | None:
+        return self._of_each_choice(ended_by)
+
+    def _of_each_choice(
+        self, said: Callable[[PromptRenderer, ServedModel, Features, tuple[int, ...]], str]
+    ) -> tuple[str, ...] | None:
         if self.model is None or self.features is None:
             return None
-        renderer, messages = self.model.renderer, self.features.messages
-        completions = [self.receipt.model.spoken(choice.completion) for choice in self.receipt.answer.choices]
-        if messages is None:
-            return tuple(renderer.decode(tokens) for tokens in completions)
-        return tuple(renderer.decode_completion(tokens, messages) for tokens in completions)
+        renderer, model = self.model.renderer, self.receipt.model
+        return tuple(said(renderer, model, self.features, choice.completion) for choice in self.receipt.answer.choices)
 
     @property
     def calibrated(self) -> bool | None:
@@ -422,12 +414,6 @@ class _Case:
             said.append(_KEY_NOT_ASKED)
         said.append("When it was answered is not proved, and neither is that the text is true or was seen by nobody else.")
         return tuple(said)
-
-
-def _at(
-    choice: int, make: Callable[..., Finding], check: str, value: int | float | None, threshold: int | float | None, detail: str
-) -> Finding:
-    return make(check, value=value, threshold=threshold, detail=f"choice {choice}: {detail}")
 
 
 def _without_model(check: str) -> Finding:

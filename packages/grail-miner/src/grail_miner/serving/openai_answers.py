@@ -1,12 +1,13 @@
 """A receipt as OpenAI's response objects, with a member `grail` that says where the receipt is and what reads it.
 
-The texts are those that a verifier of the receipt makes of its tokens. The token that ends a completion is counted in `usage`,
-as gas counts it, and is neither text nor among the log-probabilities.
+The texts are those that a verifier of the receipt makes of its tokens. The token that ends a completion and those of a stop
+text are counted in `usage`, as gas counts them, and are neither text nor among the log-probabilities.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from grail_core.checkpoints.served_model import ServedFolder
 from grail_core.inference.answers import Choice
 from grail_core.inference.features import Features
 from grail_core.inference.receipts import Receipt
+from grail_core.inference.stops import UNFINISHED, first_match
+from grail_core.model.answer_texts import answer_text, ended_by
 from grail_core.model.prompts import PromptRenderer
 
 
@@ -37,8 +40,8 @@ def completion_object(
         {
             "index": index,
             "text": text,
-            "finish_reason": finish_reason(choice, folder),
-            "logprobs": _completion_logprobs(choice, folder),
+            "finish_reason": finish_reason(choice, asked, folder),
+            "logprobs": _completion_logprobs(choice, asked, folder),
         }
         for index, (choice, text) in enumerate(zip(receipt.answer.choices, texts_of(receipt, asked, folder), strict=True))
     ]
@@ -53,8 +56,8 @@ def chat_object(
         {
             "index": index,
             "message": {"role": "assistant", "content": text, "refusal": None},
-            "finish_reason": finish_reason(choice, folder),
-            "logprobs": _chat_logprobs(choice, folder),
+            "finish_reason": finish_reason(choice, asked, folder),
+            "logprobs": _chat_logprobs(choice, asked, folder),
         }
         for index, (choice, text) in enumerate(zip(receipt.answer.choices, texts_of(receipt, asked, folder), strict=True))
     ]
@@ -63,11 +66,7 @@ def chat_object(
 
 def texts_of(receipt: Receipt, asked: Features, folder: ServedFolder) -> list[str]:
     """The text of each choice."""
-    renderer = folder.renderer
-    tokens = [folder.model.spoken(choice.completion) for choice in receipt.answer.choices]
-    if asked.messages is None:
-        return [renderer.decode(one) for one in tokens]
-    return [renderer.decode_completion(one, asked.messages) for one in tokens]
+    return [answer_text(folder.renderer, folder.model, asked, choice.completion) for choice in receipt.answer.choices]
 
 
 def usage_of(receipt: Receipt) -> dict[str, int]:
@@ -75,8 +74,9 @@ def usage_of(receipt: Receipt) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def finish_reason(choice: Choice, folder: ServedFolder) -> str:
-    return "stop" if choice.completion[-1] in folder.model.end_token_ids else "length"
+def finish_reason(choice: Choice, asked: Features, folder: ServedFolder) -> str:
+    """`stop` at an end token or a stop text, else `length`."""
+    return "length" if ended_by(folder.renderer, folder.model, asked, choice.completion) == "limit" else "stop"
 
 
 def fingerprint_of(container_id: bytes) -> str:
@@ -111,8 +111,17 @@ def _logprobs(choice: Choice, spoken: Sequence[int]) -> list[float] | None:
     return [float(value) if math.isfinite(value) else -9999.0 for value in values]  # OpenAI's word for "almost impossible"
 
 
-def _completion_logprobs(choice: Choice, folder: ServedFolder) -> dict[str, Any] | None:
-    spoken = folder.model.spoken(choice.completion)
+def _shown(choice: Choice, asked: Features, folder: ServedFolder) -> tuple[int, ...]:
+    """The tokens whose text is handed out, the one whose text is cut in two among them."""
+    spoken, decode = folder.model.spoken(choice.completion), folder.renderer.decode
+    place = first_match(decode(spoken), asked.stop)
+    if place is None:
+        return spoken
+    return spoken[: bisect_left(range(len(spoken)), place, key=lambda count: len(decode(spoken[:count]).rstrip(UNFINISHED)))]
+
+
+def _completion_logprobs(choice: Choice, asked: Features, folder: ServedFolder) -> dict[str, Any] | None:
+    spoken = _shown(choice, asked, folder)
     values = _logprobs(choice, spoken)
     if values is None:
         return None
@@ -120,8 +129,8 @@ def _completion_logprobs(choice: Choice, folder: ServedFolder) -> dict[str, Any]
     return {"tokens": tokens, "token_logprobs": values, "top_logprobs": None, "text_offset": None}
 
 
-def _chat_logprobs(choice: Choice, folder: ServedFolder) -> dict[str, Any] | None:
-    spoken = folder.model.spoken(choice.completion)
+def _chat_logprobs(choice: Choice, asked: Features, folder: ServedFolder) -> dict[str, Any] | None:
+    spoken = _shown(choice, asked, folder)
     values = _logprobs(choice, spoken)
     if values is None:
         return None

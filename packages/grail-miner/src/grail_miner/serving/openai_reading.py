@@ -16,6 +16,8 @@ from grail_core.inference.constants import (
     MAX_CHOICES,
     MAX_FEATURES_BYTES,
     MAX_MESSAGES,
+    MAX_STOP_CHARACTERS,
+    MAX_STOPS,
     MAX_USER_CHARACTERS,
     MIN_TEMPERATURE,
 )
@@ -38,11 +40,7 @@ _ROLES: Final = {"system": "system", "developer": "system", "user": "user", "ass
 _T = TypeVar("_T")
 _Values = tuple[object, ...]
 
-_LATER: Final[Mapping[str, _Values]] = {"stop": ("", [])}
-"""Served by a later version; until then, like the others, taken where they change nothing."""
-
 _NEUTRAL: Final[Mapping[str, _Values]] = {
-    **_LATER,
     "presence_penalty": (0,),
     "frequency_penalty": (0,),
     "length_penalty": (1,),
@@ -73,7 +71,7 @@ _NEUTRAL: Final[Mapping[str, _Values]] = {
 
 _SAMPLING: Final = ("temperature", "top_p", "top_k", "repetition_penalty")
 _STREAM: Final = ("stream", "stream_options")
-_COMMON: Final = ("model", "max_tokens", "n", "seed", "user", "logprobs", *_SAMPLING, *_STREAM)
+_COMMON: Final = ("model", "max_tokens", "n", "seed", "user", "logprobs", "stop", *_SAMPLING, *_STREAM)
 _COMPLETION: Final = frozenset({*_COMMON, "prompt"})
 _CHAT: Final = frozenset({*_COMMON, "messages", "max_completion_tokens"})
 _STREAM_NEUTRAL: Final[Mapping[str, _Values]] = {"include_obfuscation": (False,), "continuous_usage_stats": (False,)}
@@ -111,12 +109,24 @@ def read_chat(raw: bytes) -> Asked:
 
 
 def _completion(m: Mapping[str, Node]) -> Asked:
-    text = _required(m, "prompt").text(MAX_FEATURES_BYTES)
+    text = _prompt(_required(m, "prompt"))
     logprobs = m.get("logprobs")
     if logprobs is not None and logprobs.value != 0:
         logprobs.integer()
         logprobs.refuse("alternatives to a chosen token are not served; 0 gives the log-probabilities of the chosen ones")
     return _asked(m, _with_who(Features(prompt=text), m), _tokens(m, COMPLETION_TOKENS), logprobs is not None)
+
+
+def _prompt(node: Node) -> str:
+    """A text, also as the one item of a list, as many clients send it."""
+    if not isinstance(node.value, list):
+        return node.text(MAX_FEATURES_BYTES)
+    if len(node.value) != 1:
+        what = f"a list of {len(node.value)} prompts; every answer has a receipt of its own"
+        node.refuse(f"{what}, so send one prompt a request (in evaluation harnesses: batch size 1)")
+    if isinstance(node.value[0], int | list):
+        node.refuse("token ids are not served, only text")
+    return node.items(1)[0].text(MAX_FEATURES_BYTES)
 
 
 def _chat(m: Mapping[str, Node]) -> Asked:
@@ -150,10 +160,17 @@ def _include_usage(node: Node) -> bool:
 
 
 def _with_who(features: Features, m: Mapping[str, Node]) -> Features:
-    """With the members that change nothing but the draw."""
+    """With the members that change nothing but the draw, and the texts that end an answer."""
     seed = m["seed"].integer(-MAX_JSON_INTEGER) if "seed" in m else None
     user = m["user"].text(MAX_USER_CHARACTERS) if "user" in m else ""
-    return replace(features, seed=seed, user=user or None)
+    return replace(features, seed=seed, user=user or None, stop=_stop(m["stop"]) if "stop" in m else ())
+
+
+def _stop(node: Node) -> tuple[str, ...]:
+    """A text or a list of up to four; none, and a text given twice, ask for nothing more."""
+    if isinstance(node.value, str):
+        return (node.text(MAX_STOP_CHARACTERS),) if node.value else ()
+    return tuple(dict.fromkeys(item.text(MAX_STOP_CHARACTERS) for item in node.items(MAX_STOPS)))
 
 
 def _tokens(m: Mapping[str, Node], otherwise: int) -> int:
@@ -207,8 +224,6 @@ def _without_neutral(
 
 
 def _why_not(name: str, neutral: Mapping[str, _Values]) -> str:
-    if name in _LATER:
-        return f"{name} is not yet served here; leave it out"
     if name in neutral:
         return f"{name} is not served here, since no answer with it could be proved; leave it out"
     return f"{name:.80} is not known here, and what it would change could not be proved; leave it out"

@@ -151,8 +151,8 @@ class Outgoing:
 
     def _text_stream(self, order: AdmittedOrder) -> TextStream:
         renderer = order.served.folder.renderer
-        before = "" if order.asked.messages is None else renderer.decode_completion((), order.asked.messages)
-        return TextStream(renderer.decode, before)
+        before = "" if order.asked.messages is None else renderer.thinking_opened(order.asked.messages)
+        return TextStream(renderer.decode, before, order.asked.stop)
 
     def _submitted(self, order: AdmittedOrder, notify: Any = None) -> Ticket:
         try:

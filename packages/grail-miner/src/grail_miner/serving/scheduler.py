@@ -24,15 +24,13 @@ from grail_core.proof.errors import UnprovableError
 from grail_core.telemetry import get_logger
 from grail_miner.serving.answering import AdmittedOrder, Answering
 from grail_miner.serving.models import Drawn, Models, ModelToHold, NewRow, RowId
+from grail_miner.serving.stop_watch import StopWatch
 
 log = get_logger(__name__)
 
 MAX_RETRY_AFTER_S: Final = 60
 MAX_TRIES: Final = 2
 _PAUSE_S: Final = 1.0  # after a model process that failed before it did anything
-
-Watch = Callable[[int], bool]
-"""Is handed a completion's tokens one by one, and says when it ends with one, beside the end set and the limit."""
 
 
 class QueueFullError(Exception):
@@ -59,21 +57,28 @@ class RedrawnOtherwiseError(MachineFaultError):
 class _Choice:
     """One completion on its way."""
 
-    watch: Watch | None
+    watch: StopWatch
+    ends: frozenset[int]
     tokens: list[int] = field(default_factory=list)
     shown: list[int] = field(default_factory=list)  # before it was begun again
     finished: bool = False
 
-    def take(self, drawn: Sequence[int]) -> None:
-        """Raises RedrawnOtherwiseError."""
+    def take(self, drawn: Sequence[int], finished: bool) -> None:
+        """Some more tokens, the last of them where `finished`; behind a stop text none is taken.
+
+        Raises:
+            RedrawnOtherwiseError
+        """
         for token in drawn:
             at = len(self.tokens)
             if at < len(self.shown) and self.shown[at] != token:
                 raise RedrawnOtherwiseError("the answer was begun again and became another; ask again")
             self.tokens.append(token)
-            if self.watch is not None and self.watch(token):
-                self.finished = True
-                return
+            if token not in self.ends and self.watch.add(token) is not None:
+                break
+        self.finished = finished or self.watch.length is not None
+        if self.finished:
+            del self.tokens[self.watch.finish() or len(self.tokens) :]
 
 
 class Ticket:
@@ -116,10 +121,12 @@ class Ticket:
         """Positions that it can come to."""
         return self.order.choices * (len(self.order.prompt) + self.order.limit)
 
-    def begin(self, watch: Callable[[AdmittedOrder], Watch | None]) -> None:
+    def begin(self) -> None:
         """From the first token on, once more where it was begun before."""
         shown = [list(self.tokens(choice)) if self.streamed else [] for choice in range(self.order.choices)]
-        self.choices = [_Choice(watch(self.order), shown=one) for one in shown]
+        folder, stops = self.order.served.folder, self.order.asked.stop
+        ends = frozenset(folder.model.end_token_ids)
+        self.choices = [_Choice(StopWatch(folder.renderer.decode, stops), ends, shown=one) for one in shown]
         self.tries += 1
 
     def changed(self) -> None:
@@ -133,10 +140,6 @@ class Ticket:
         self.changed()
 
 
-def _no_watch(order: AdmittedOrder) -> Watch | None:
-    return None
-
-
 def _nobody(seconds: float) -> None:
     pass
 
@@ -147,7 +150,6 @@ class Scheduler:
     Args:
         models: used by the thread alone once it runs, and closed by it.
         max_queue: orders that may wait. max_rows: completions that run at the same time.
-        watch: what else ends a completion of this order.
 
     Attributes:
         first_token: told how long each order waited for its first one.
@@ -160,14 +162,12 @@ class Scheduler:
         *,
         max_queue: int,
         max_rows: int = MAX_ROWS,
-        watch: Callable[[AdmittedOrder], Watch | None] = _no_watch,
     ) -> None:
         self.answering = answering
         self.first_token: Callable[[float], None] = _nobody
         self._models = models
         self._max_queue = max_queue
         self._max_rows = max_rows
-        self._watch = watch
         self._waiting: deque[Ticket] = deque()
         self._suspects: list[Ticket] = []  # ran when the models failed: they run alone, the largest first
         self._running: list[Ticket] = []
@@ -354,7 +354,7 @@ class Scheduler:
         return rows
 
     def _begin(self, ticket: Ticket) -> list[NewRow]:
-        ticket.begin(self._watch)
+        ticket.begin()
         ticket.rows = {}
         rows = []
         for choice, request in zip(ticket.choices, self.answering.requests(ticket.order), strict=True):
@@ -392,16 +392,15 @@ class Scheduler:
                 continue  # it was cancelled or stopped meanwhile
             choice = ticket.rows[one.id]
             try:
-                choice.take(one.tokens)
+                choice.take(one.tokens, one.finished)
             except RedrawnOtherwiseError as error:
                 self._leave(ticket)
                 ticket.fail(error)
                 continue
             touched[ticket] = None
             if one.finished:
-                choice.finished = True
                 del self._by_row[one.id]
-            elif choice.finished:  # by its watch, which the models know nothing of
+            elif choice.finished:  # by a stop text, of which the models know nothing
                 self._leave_rows([one.id])
         for ticket in touched:
             if not ticket.has_first:

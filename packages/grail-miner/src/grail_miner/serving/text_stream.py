@@ -8,10 +8,10 @@ with the receipt's text at the end (`rest`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-UNFINISHED = "\ufffd"
-"""What decoders write for bytes that are no whole character."""
+from grail_core.inference.stops import UNFINISHED, Decode, first_match
+from grail_miner.serving.stop_watch import held_back
 
 _MAX_WINDOW = 512  # tokens that are decoded for a new one; where more are unsettled, the rest comes at the end
 
@@ -25,7 +25,7 @@ class TextStream:
         stops: texts before the first of which the text ends.
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], str], before: str = "", stops: Sequence[str] = ()) -> None:
+    def __init__(self, decode: Decode, before: str = "", stops: Sequence[str] = ()) -> None:
         self._decode = decode
         self._stops = tuple(stops)
         self._window: list[int] = []  # the last tokens: some whose text is settled, and those after them
@@ -62,22 +62,14 @@ class TextStream:
 
     def _out(self, fresh: str) -> str:
         text = self._held + fresh
-        found = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
-        if found:
+        found = first_match(text, self._stops)
+        if found is not None:
             self._over = True
-            text, self._held = text[: min(found)], ""
+            text, self._held = text[:found], ""
         else:
-            kept = _beginning_of_a_stop(text, self._stops)
+            kept = held_back(text, self._stops)
             text, self._held = text[: len(text) - kept], text[len(text) - kept :]
         if text:
             text, self._before = self._before + text, ""
             self.text += text
         return text
-
-
-def _beginning_of_a_stop(text: str, stops: Sequence[str]) -> int:
-    """How many last characters of the text may become one of these."""
-    for length in range(min(len(text), max(map(len, stops), default=1) - 1), 0, -1):
-        if any(stop.startswith(text[-length:]) for stop in stops):
-            return length
-    return 0

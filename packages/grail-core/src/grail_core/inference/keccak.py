@@ -1,11 +1,19 @@
 """Keccak-256 as Ethereum uses it: the sponge of FIPS 202 with the padding of the original submission (0x01, not SHA-3's 0x06).
 
-hashlib has SHA-3 alone. A block of 136 bytes takes a fifth of a millisecond: orders have one to five, features at most 482.
+hashlib has SHA-3 alone. Ours takes a fifth of a millisecond for a block of 136 bytes: orders have one to five, features at most
+482. Where pycryptodome is installed, as wallets' libraries bring it (`grail-core[inference]`), it is a hundred times as fast.
 """
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Final
+
+_library: ModuleType | None
+try:
+    from Crypto.Hash import keccak as _library
+except ImportError:
+    _library = None
 
 _RATE: Final = 136  # bytes of a block; 200 − 2 · 32
 _WORD: Final = 2**64 - 1
@@ -41,6 +49,14 @@ _ROWS: Final = (0, 5, 10, 15, 20)
 
 def keccak256(data: bytes) -> bytes:
     """32 bytes."""
+    if _library is None:
+        return plain_keccak256(data)
+    digest: bytes = _library.new(data=data, digest_bits=256).digest()
+    return digest
+
+
+def plain_keccak256(data: bytes) -> bytes:
+    """The same, by nothing but this file."""
     padded = bytearray(data)
     padded += bytes(_RATE - len(data) % _RATE)
     padded[len(data)] ^= 0x01

@@ -7,7 +7,8 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from tooling.testing.clock import ManualClock
 from tooling.testing.gated_models import GatedModels
 from tooling.testing.serving_node import (
     MODEL,
+    PATIENCE_S,
     RunningNode,
     answering_of,
     running_node,
@@ -89,6 +91,7 @@ def test_many_threads_lose_nothing(tmp_path: Path) -> None:
 
 COUNTING = """
 import sys
+import threading
 from pathlib import Path
 from grail_miner.serving.usage import Usage
 usage = Usage(Path(sys.argv[1]))
@@ -250,3 +253,33 @@ def test_who_goes_in_the_middle_has_used_what_was_drawn_and_who_still_waits_noth
             models.open.release(100_000)
     finally:
         models.open.release(100_000)
+
+
+def test_requests_that_end_together_share_a_transaction_and_a_failed_one_loses_its_own_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = Usage(tmp_path / "usage.sqlite")
+    begun, through = threading.Semaphore(0), threading.Event()
+    write, sizes = Usage._write, []
+
+    def slow(self: Usage, now: int, rows: Sequence[Any] = ()) -> None:
+        sizes.append(len(list(rows)))
+        begun.release()
+        assert through.wait(PATIENCE_S)
+        if len(sizes) == 2:
+            raise OSError("the disk is full")
+        write(self, now, rows)
+
+    monkeypatch.setattr(Usage, "_write", slow)
+    with ThreadPoolExecutor(9) as pool:
+        first = pool.submit(usage.add, "first", prompt_tokens=1, completion_tokens=0)
+        assert begun.acquire(timeout=PATIENCE_S)
+        others = [pool.submit(usage.add, f"other-{n}", prompt_tokens=1, completion_tokens=0) for n in range(8)]
+        until(lambda: len(usage._waiting) == 8)
+        through.set()
+        first.result(PATIENCE_S)
+        failed = [one for one in others if one.exception(PATIENCE_S) is not None]
+    assert sizes == [1, 8, 7]
+    assert len(failed) == 1
+    monkeypatch.undo()
+    assert sum(row.prompt_tokens for row in usage.rows()) == 8

@@ -3,14 +3,16 @@
     hatch run bench inference          a table
     hatch run bench inference --json   one flat object
 
-The model is the study's trained one of 4 layers x 128, one thread. `infer.receipt_bytes_per_token`: what
-tokens and sketches of a completion take in a receipt without claimed log-probabilities; `.receipt_fixed_bytes`: all the rest of
-it, prompt and question too. `infer.verify_s`: `check_receipt` of one
-answer of 64 tokens to a prompt of about 64, the model loaded; `infer.verify_generate_ratio` is how many times as long drawing
-that answer alone took, `.long` of 256 tokens. `infer.throughput_ratio.proved`: tokens a second of 16 requests answered in one
-closed batch with proofs and signatures, over the bare generator's on the same requests. `infer.reject_us`: the slowest of the
-malformed receipts of the attack table up to 64 KiB, and `.large` up to 8 MiB. Each is the smallest of several runs by turns; no
-figure of serving over HTTP is here.
+The model is the study's trained one of 4 layers x 128, one thread.
+`infer.receipt_bytes_per_token`: what tokens and sketches of a
+completion take in a receipt without claimed log-probabilities; `.receipt_fixed_bytes`: all the rest of it, prompt and question
+too. `infer.verify_s`: `check_receipt` of one answer of 64 tokens to a prompt of about 64, the model loaded;
+`infer.verify_generate_ratio` is how many times as long drawing that answer alone took, `.long` of 256 tokens.
+`infer.throughput_ratio`: tokens a second of 16 requests that are served over HTTP without proofs, over the bare generator's on
+the same requests in one closed batch; `.proved` with proofs, signatures and kept receipts. `infer.ttft_overhead_ms`: what a
+stream's first text takes over HTTP, alone, beyond the bare generator's first token (medians). `infer.reject_us`: the slowest of
+the malformed receipts of the attack table up to 64 KiB, and `.large` up to 8 MiB. Each but the first token's is the smallest of
+several runs by turns.
 """
 
 from __future__ import annotations
@@ -29,11 +31,11 @@ from grail_core.inference.features import Features
 from grail_core.inference.receipts import Receipt
 from grail_core.inference.typed_data import order_digest
 from grail_core.protocol.findings import Outcome
-from grail_core.protocol.policy import GenerationPolicy
 from grail_core.verification.receipt import check_receipt
 from tooling.adversaries.hostile_receipts import malformed
 from tooling.adversaries.size import STUDIED
-from tooling.studies.receipts.node import Question, StudiedNode
+from tooling.studies.benchmarks.serving import measure_serving
+from tooling.studies.receipts.node import StudiedNode
 
 RUNS: Final = 5
 _SMALL: Final = 64 << 10
@@ -54,9 +56,7 @@ def measure() -> dict[str, float | str]:
         checked, drawn = _least(partial(_check, node, receipts[tokens].to_bytes()), partial(node.honest.draw, [order]))
         figures[f"infer.verify_s{name}"] = checked
         figures[f"infer.verify_generate_ratio{name}"] = drawn / checked
-    batch = [node.order(Question(f"Question {n}", False, n), GenerationPolicy(64)) for n in range(16)]
-    answered, drawn = _least(partial(node.honest.answer, batch), partial(node.honest.draw, batch))
-    figures["infer.throughput_ratio.proved"] = drawn / answered
+    figures |= measure_serving(node, _least)
     for name, most, least in (("", _SMALL, 0), (".large", 8 << 20, _SMALL)):
         hostile = malformed(receipts[64]) | {"long features, forged signature": _long_and_forged(receipts[64])}
         cases = {case: raw for case, raw in hostile.items() if least < len(raw) <= most}

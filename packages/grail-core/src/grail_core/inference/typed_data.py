@@ -62,6 +62,7 @@ def delegate_hash(order: Order) -> bytes:
     )
 
 
+@lru_cache(maxsize=8)
 def domain_separator(domain: Domain) -> bytes:
     """hashStruct of the domain. Errors: as `order_digest`."""
     if len(domain.verifying_contract) != 20:

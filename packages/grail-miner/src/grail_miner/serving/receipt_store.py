@@ -60,11 +60,11 @@ class ReceiptStore:
     def put(self, digest: bytes, receipt: bytes) -> str:
         """Keep a receipt, and return the token that reads it. Raises: DiskFullError, StorageError."""
         name, now = digest.hex(), self._clock()
+        path = self._path(name)
+        write_atomically(path, receipt, mode=0o600)  # by several threads side by side: each waits for the disk
+        with storage_errors(path):
+            os.utime(path, ns=(now * 1_000_000, now * 1_000_000))  # its age by the clock that it is judged by
         with self._lock:
-            path = self._path(name)
-            write_atomically(path, receipt, mode=0o600)
-            with storage_errors(path):
-                os.utime(path, ns=(now * 1_000_000, now * 1_000_000))  # its age by the clock that it is judged by
             _, former = self._kept.pop(name, (0, 0))
             self._kept[name] = (now, len(receipt))
             self._bytes += len(receipt) - former

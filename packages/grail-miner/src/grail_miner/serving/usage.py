@@ -43,6 +43,14 @@ INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (day, client) DO UPDATE 
 _Row = tuple[int, str, int, int, int, int]  # as in the schema
 
 
+@dataclass(eq=False)
+class _Waiting:
+    """A request's row until it is written."""
+
+    row: _Row
+    written: bool = False
+
+
 @dataclass(frozen=True)
 class UsageRow:
     day: str  # 2026-01-31, UTC
@@ -73,30 +81,52 @@ class Usage:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             os.chmod(path, 0o600)  # SQLite gives its two files beside it the same mode
         self._database.check()
-        self._lock = threading.Lock()
+        self._writing = threading.Lock()  # one transaction at a time
+        self._lock = threading.Lock()  # guards what follows
+        self._waiting: list[_Waiting] = []
         self._refused: Counter[tuple[int, str]] = Counter()  # not written yet
         self._written_ms = 0
         with closing(self._database.connect()) as db:
             db.executescript(_SCHEMA)
 
     def add(self, client: str, *, prompt_tokens: int, completion_tokens: int) -> None:
-        """Count a request that ended. Raises: DiskFullError, StorageError: it is not counted."""
+        """Count a request that ended; those that end at the same time share a transaction.
+
+        Raises:
+            DiskFullError, StorageError: it is not counted.
+        """
         now = self._clock()
+        mine = _Waiting((now // _DAY_MS, client, 1, 0, prompt_tokens, completion_tokens))
         with self._lock:
-            self._write(now, [(now // _DAY_MS, client, 1, 0, prompt_tokens, completion_tokens)])
+            self._waiting.append(mine)
+        with self._writing:
+            with self._lock:
+                if mine.written:
+                    return
+                batch, self._waiting = self._waiting, []
+            try:
+                self._write(now, [one.row for one in batch])
+            except BaseException:
+                with self._lock:  # the others try for themselves
+                    self._waiting = [one for one in batch if one is not mine] + self._waiting
+                raise
+            for one in batch:
+                one.written = True
 
     def refuse(self, client: str) -> None:
         """Count a request that a limit refused. Raises: as `add`."""
         now = self._clock()
         with self._lock:
             self._refused[now // _DAY_MS, client] += 1
-            if now - self._written_ms >= _WRITE_MS:
-                self._write(now)
+            if now - self._written_ms < _WRITE_MS:
+                return
+        with self._writing:
+            self._write(now)
 
     def rows(self, client: str | None = None, *, days: int = KEEP_DAYS) -> list[UsageRow]:
         """Of one client or of all, of today and the days before it, newest first."""
         now = self._clock()
-        with self._lock, closing(self._database.connect()) as db:
+        with self._writing, closing(self._database.connect()) as db:
             self._write(now)
             found = db.execute(
                 "SELECT * FROM usage WHERE day > ? AND (client = ? OR ? IS NULL) ORDER BY day DESC, client",
@@ -106,19 +136,22 @@ class Usage:
 
     def close(self) -> None:
         """Write what is not written yet; everything else goes on working."""
-        with self._lock:
+        with self._writing:
             self._write(self._clock())
 
     def _write(self, now: int, rows: Iterable[_Row] = ()) -> None:
-        """One transaction; what is in it is not in memory any more."""
-        waiting = [(day, client, 0, count, 0, 0) for (day, client), count in self._refused.items()]
-        if not (all_rows := [*rows, *waiting]):
+        """One transaction, with the refusals so far."""
+        with self._lock:
+            refused = self._refused.copy()
+        all_rows = [*rows, *((day, client, 0, count, 0, 0) for (day, client), count in refused.items())]
+        if not all_rows:
             return
         with closing(self._database.connect()) as db:
             db.isolation_level = None  # the transaction is ours to begin
             _in_transaction(db, all_rows, oldest=now // _DAY_MS - KEEP_DAYS)
-        self._refused.clear()
-        self._written_ms = now
+        with self._lock:
+            self._refused -= refused
+            self._written_ms = now
 
 
 def _in_transaction(db: sqlite3.Connection, rows: Iterable[_Row], *, oldest: int) -> None:

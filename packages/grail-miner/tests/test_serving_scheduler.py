@@ -127,6 +127,11 @@ def test_a_request_that_ends_the_models_is_found_and_fails_alone(
         for number, prompt in enumerate(("good", "the bad one", "fine"), start=1):
             batch.append(ask(prompt))
             wait_for_pending(node, number)
+        while not models.failed_with:
+            models.open.release()
+            models.wait_for_burst()
+        until(lambda: not node.node.scheduler.healthy)
+        healths = [node.get("/health").status_code]
         models.open.release(100_000)
         assert first.result().status_code == 200
         assert [answer.result().status_code for answer in batch] == [200, status, 200]
@@ -134,6 +139,8 @@ def test_a_request_that_ends_the_models_is_found_and_fails_alone(
         assert told["code"] == code
         assert "secret" not in told["message"]
         assert node.post("/v1/completions", body("next")).status_code == 200
+        assert healths == [503]
+        assert node.get("/health").json() == {"status": "healthy"}
         texts = [text_of(answer) for answer in (first, batch[0], batch[2])]
     assert len(models.failed_with) == 2
     assert len(models.failed_with[0]) == 4

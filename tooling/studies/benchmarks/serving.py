@@ -1,8 +1,8 @@
 """A node over HTTP beside the bare generator: what a server costs its tokens, with proofs and without, and the first of them.
 
-Everything is real: a node at a socket, its model in the child process that `grail-miner serve` has, clients in a process of their
-own. The bare generator draws the very same requests (same seeds, same tokens) in this process, in one closed batch. One thread
-computes in each; server and clients have the machine's other core, if it has one.
+Everything is real: a node at a socket, its model in the child process that `grail-miner serve` has, clients in a process of
+their own. The bare generator draws the very same requests (same seeds, same tokens) in this process, in one closed batch. One
+thread computes in each; server and clients have the machine's other core, if it has one.
 """
 
 from __future__ import annotations

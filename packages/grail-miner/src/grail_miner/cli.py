@@ -264,7 +264,7 @@ def serve(
 
     Speaks OpenAI's API for completions and chat. Every answer is drawn from a seed that follows from the request, and signed;
     its member `grail` says where the receipt is. The same request again gives another text, with `seed` the same. What could
-    not be proved (presence_penalty, tools, logit_bias, …) is refused by name; so are stream and stop, in this version.
+    not be proved (presence_penalty, tools, logit_bias, …) is refused by name.
 
     Needs no wallet or registration: a hotkey is made at the first start, in GRAIL_STATE_DIR. With --model it needs no chain and
     no bucket either. With --live it follows a network (BT_NETWORK, NETUID, GRAIL_NETWORK, and R2_* or GRAIL_STORAGE_ROOT to

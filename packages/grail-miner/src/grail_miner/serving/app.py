@@ -77,7 +77,8 @@ class _Routes:
         return self._outgoing.open_streams
 
     async def health(self, request: Request) -> Response:
-        return JSONResponse({"status": "healthy"})
+        healthy = self._node.scheduler.healthy
+        return JSONResponse({"status": "healthy" if healthy else "unhealthy"}, HTTPStatus.OK if healthy else 503)
 
     async def info(self, request: Request) -> Response:
         node, answering = self._node, self._node.answering

@@ -181,6 +181,7 @@ class Scheduler:
         self._stopping = False
         self._cancelled = False  # somebody was, since the thread looked
         self._seconds = 1.0  # of an answer, lately
+        self._failing = False
         self._thread = threading.Thread(target=self._run, name="answers", daemon=True)
 
     def start(self) -> None:
@@ -239,6 +240,11 @@ class Scheduler:
             ticket.cancelled = True
             self._cancelled = True
             self._changed.notify()
+
+    @property
+    def healthy(self) -> bool:
+        """The models did what they were asked last."""
+        return not self._failing
 
     @property
     def pending(self) -> int:
@@ -303,6 +309,7 @@ class Scheduler:
             _tell(error, "drawing", len(self._running))
             self._lost(list(self._running), error, progress=any(ticket.choices[0].tokens for ticket in self._running))
             return
+        self._failing = False
         for ticket in self._spread(drawn):
             self._prove(ticket)
 
@@ -442,6 +449,7 @@ class Scheduler:
 
     def _lost(self, blamed: Sequence[Ticket], error: BaseException, *, progress: bool) -> None:
         """These ran when the models failed: each is tried again by itself, or fails if that was its last try."""
+        self._failing = True
         told = error if isinstance(error, Exception) else RuntimeError(type(error).__name__)
         last = [ticket for ticket in blamed if ticket.tries >= MAX_TRIES]
         with self._changed:

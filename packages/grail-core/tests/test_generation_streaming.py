@@ -55,7 +55,7 @@ class Collected:
 
     def step(self) -> None:
         for one in self.generator.step():
-            assert one.tokens
+            assert one.tokens or one.finished
             assert one.handle not in self.finished | self.cancelled
             self.tokens[one.handle] = self.tokens.get(one.handle, ()) + one.tokens
             if one.finished:
@@ -181,3 +181,33 @@ def test_what_is_no_number_in_one_rows_cache_reaches_no_other_row(model: PolicyM
         collected.to_the_end()
         alone = HfGenerator(model, POLICY, frozenset()).generate([short, late])
         assert [collected.tokens[handles[short]], collected.tokens[third]] == [one.tokens for one in alone]
+
+
+def test_the_states_that_are_kept_are_those_of_a_pass_over_the_row(model: PolicyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hf_streaming, "PIECE_TOKENS", 7)  # of some prompts the last ten positions come in two pieces
+    requests = some_requests(9, seed=4)
+    collected = Collected(HfStreaming(model, POLICY, END, max_rows=6, prompt_states=10))
+    handles = []
+    for request in requests:
+        handles.append(collected.generator.add(request))
+        collected.step()
+        collected.step()
+    cut = handles[-1]
+    while len(collected.tokens.get(cut, ())) < 2:
+        collected.step()
+    collected.cancel(cut)
+    collected.to_the_end()
+    for handle, request in zip(handles, requests, strict=True):
+        row = (*request.prompt, *collected.tokens[handle])
+        states, whole = collected.generator.states(handle), model.hidden_states([row])[0]
+        assert states is not None
+        wanted = whole[max(0, len(request.prompt) - 10) :]
+        assert torch.allclose(states, wanted[:-1] if handle == cut else wanted, atol=1e-4)
+        assert collected.generator.states(handle) is None
+    alone = HfGenerator(model, POLICY, END).generate(requests)
+    assert [collected.tokens[one] for one in handles[:-1]] == [one.tokens for one in alone[:-1]]
+    without = HfStreaming(model, POLICY, END)
+    handle = without.add(requests[0])
+    while without.open_rows:
+        without.step()
+    assert without.states(handle) is None

@@ -3,6 +3,9 @@
 Prompts are read in pieces of bounded length between the tokens of the others, so that a long one keeps nobody waiting for
 longer than such a piece; rows with the same prompt that wait together share its reading. A row begins once the cache has room
 for the longest that it and its company can become, in the order of arrival; alone it begins in any case.
+
+Whoever proves rows needs the states that they were drawn from: they are kept where that is asked for. The last token's own
+state takes one more step, of a row that is not drawn any more.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ MAX_ROWS = 64
 PIECE_TOKENS = 512
 """Prompt tokens that are read between two tokens of the rows that run, padding included."""
 _IDLE_PIECE_TOKENS = 4096  # where nobody waits for a token
+_KEPT = 2  # times the rows that run: so many others' states are kept until somebody asks for them
 
 
 @dataclass(eq=False)
@@ -41,6 +45,8 @@ class _Row:
     sampler: SeededSampler
     limit: int  # tokens of its completion
     tokens: list[int] = field(default_factory=list)
+    over: bool = False  # it has its last token, whose state is still to come
+    states: list[Tensor] = field(default_factory=list)  # [positions, d] each, end to end
 
     @property
     def length(self) -> int:
@@ -56,6 +62,7 @@ class _Waiting:
     rows: list[_Row]
     past: Any = None
     read: int = 0
+    states: list[Tensor] = field(default_factory=list)  # of its last positions but one, if they are kept
 
 
 class HfStreaming:
@@ -65,6 +72,7 @@ class HfStreaming:
         policy: of requests that have none of their own. end_tokens: ids that end a completion (kept as its last token).
         max_rows: rows that run at the same time.
         max_positions: of the cache, rows times the longest; None: no limit. `position_bytes` says what one takes.
+        prompt_states: of so many last positions of a prompt the states are kept, and of every token; 0: none at all.
 
     Raises:
         CheckpointError: a model whose tokens would not be those of the forward pass; see `require_decodable`.
@@ -78,6 +86,7 @@ class HfStreaming:
         *,
         max_rows: int = MAX_ROWS,
         max_positions: int | None = None,
+        prompt_states: int = 0,
     ) -> None:
         require_decodable(model.module)
         self._model = model
@@ -85,6 +94,8 @@ class HfStreaming:
         self._end_tokens = end_tokens
         self._max_rows = max_rows
         self._max_positions = max_positions
+        self._prompt_states = prompt_states
+        self._kept: dict[Handle, list[Tensor]] = {}  # of rows that are not drawn any more, oldest first
         self._twin = decoding_twin(model.base)
         self._cache = RowCache()
         self._rows: list[_Row] = []  # as the cache has them
@@ -127,6 +138,12 @@ class HfStreaming:
             begun = set(drawn)
             finished |= self._decode(drawn)
         return [Advance(handle, tuple(tokens), handle in finished, handle in begun) for handle, tokens in drawn.items()]
+
+    def states(self, handle: Handle) -> Tensor | None:
+        """The final hidden states [positions, d] that a row was drawn from, in the model's dtype: of its prompt's last
+        positions and of its tokens, but for the last one of a row that was cancelled. Given once; None where none are kept."""
+        kept = self._kept.pop(handle, None)
+        return None if kept is None else torch.cat(kept)
 
     @torch.inference_mode()
     def cancel(self, handle: Handle) -> None:
@@ -184,6 +201,9 @@ class HfStreaming:
         piece = one.prompt[one.read : one.read + room]
         hidden = self._forward(self._model.base, [piece], one.past, one.read)
         one.read += len(piece)
+        if self._prompt_states:
+            tail = torch.cat([*one.states, hidden[0]])[-self._prompt_states :]
+            one.states = [tail if one.read < len(one.prompt) else tail[:-1]]
         if one.read < len(one.prompt):
             return False
         keys, values = ([part[0] for part in parts] for parts in zip(*_parts(one.past), strict=True))
@@ -200,6 +220,8 @@ class HfStreaming:
             length = len(one.prompt)
             keys, values = ([part[index, :, :length] for part in parts] for parts in zip(*_parts(past), strict=True))
             one.past = _Read(hidden[index, length - 1 : length], keys, values)
+            if self._prompt_states:
+                one.states = [hidden[index, max(0, length - self._prompt_states) : length - 1].clone()]
 
     def _forward(self, base: Any, rows: Sequence[Sequence[int]], past: Any, first: int) -> Tensor:
         width = max(map(len, rows))
@@ -222,6 +244,8 @@ class HfStreaming:
             read: _Read = one.past
             self._cache.add(read.keys, read.values, len(one.rows))
             self._rows += one.rows
+            for row in one.rows:
+                row.states = list(one.states)
             hidden.append(read.hidden.expand(len(one.rows), -1))
             one.past = None
         return self._accept(range(first, len(self._rows)), torch.cat(hidden), drawn)
@@ -243,16 +267,26 @@ class HfStreaming:
         return self._accept(range(len(self._rows)), hidden, drawn)
 
     def _accept(self, rows: Sequence[int], hidden: Tensor, drawn: dict[Handle, list[int]]) -> set[Handle]:
-        """Draw the next token of these rows, and take out those that are finished with it."""
+        """Draw the next token of these rows from their states, and take out those that are finished."""
         chosen = [self._rows[at] for at in rows]
-        tokens = self._sample(chosen, self._model.logits(hidden))
+        if self._prompt_states:
+            for row, state in zip(chosen, torch.split(hidden, 1), strict=True):
+                row.states.append(state)
+        going = [index for index, row in enumerate(chosen) if not row.over]
+        states = hidden if len(going) == len(chosen) else hidden[torch.tensor(going, dtype=torch.long, device=hidden.device)]
+        tokens = self._sample([chosen[index] for index in going], self._model.logits(states)) if going else []
         finished = set()
-        for at, row, token in zip(reversed(rows), reversed(chosen), reversed(tokens), strict=True):
-            row.tokens.append(token)
-            drawn.setdefault(row.handle, []).append(token)
-            if token in self._end_tokens or len(row.tokens) == row.limit:
-                finished.add(row.handle)
-                self._remove(at)
+        for at, row in zip(reversed(rows), reversed(chosen), strict=True):
+            told = drawn.setdefault(row.handle, [])
+            if not row.over:
+                token = tokens.pop()
+                row.tokens.append(token)
+                told.append(token)
+                row.over = token in self._end_tokens or len(row.tokens) == row.limit
+                if not row.over or self._prompt_states:
+                    continue
+            finished.add(row.handle)
+            self._remove(at)
         return finished
 
     def _sample(self, rows: Sequence[_Row], logits: Tensor) -> list[int]:
@@ -271,6 +305,11 @@ class HfStreaming:
     def _remove(self, at: int) -> None:
         """As the cache does it: the last row takes the place."""
         self._cache.remove(at)
+        gone = self._rows[at]
+        if self._prompt_states:
+            self._kept[gone.handle] = gone.states
+            while len(self._kept) > _KEPT * self._max_rows:
+                del self._kept[next(iter(self._kept))]
         last = self._rows.pop()
         if at < len(self._rows):
             self._rows[at] = last

@@ -20,7 +20,7 @@ class Advance:
     """What a step drew of one row."""
 
     handle: Handle
-    tokens: tuple[int, ...]  # one at least; the end token, if any, is the last
+    tokens: tuple[int, ...]  # the end token, if any, is the last; none where all that is new is that it is finished
     finished: bool
     first: bool  # the row had none before
 

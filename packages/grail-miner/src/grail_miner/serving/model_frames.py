@@ -142,6 +142,7 @@ def pack_job(job: ToProve) -> Payload:
         "prompt": len(job.prompt),
         "completions": [len(one) for one in job.completions],
         "logprobs": job.logprobs,
+        "rows": list(job.rows),
     }
     return pack(told, joined([job.prompt, *job.completions], np.int32))
 
@@ -156,6 +157,7 @@ def job_of(payload: memoryview) -> ToProve:
         prompt=tuple(prompt.tolist()),
         completions=tuple(tuple(one.tolist()) for one in completions),
         logprobs=told["logprobs"],
+        rows=tuple(RowId(row) for row in told["rows"]),
     )
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NewType, Protocol
 
+import numpy as np
+
 from grail_core.checkpoints.delta.digests import digest_state
 from grail_core.checkpoints.delta.shards import map_weights
 from grail_core.child_process.memory import available_bytes
@@ -20,22 +22,30 @@ from grail_core.errors import CheckpointError
 from grail_core.generation.base import GenerationRequest
 from grail_core.generation.hf_streaming import MAX_ROWS, HfStreaming, position_bytes
 from grail_core.generation.streaming import Handle
+from grail_core.inference.answers import sketched_positions
 from grail_core.inference.constants import PROMPT_POSITIONS
 from grail_core.model.policy_model import PolicyModel
 from grail_core.proof.batch import RolloutProof, prove_rollouts
 from grail_core.proof.numerics import numerics_class_of
-from grail_core.proof.sketches import projections
+from grail_core.proof.sketches import projections, quantise, sketch
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.randomness import Randomness
 from grail_core.protocol.types import Digest
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from grail_core.model.policy_model import Attention
 
 BURST_SECONDS: Final = 0.01
 """Tokens are drawn for so long before they are handed over, unless a row got its first or its last one."""
 
 _CACHE_SHARE: Final = 0.5  # of the memory that is free once a model is loaded
+_PROVED_FROM_DRAWING: Final = ("cpu",)
+"""Devices on which it was measured how far the states that tokens are drawn from lie from a verifier's pass. There an answer
+needs no pass for its proof."""
+
+_REMEMBERED: Final = 4  # times the rows that run
 _UNKNOWN_MEMORY: Final = 4 << 30  # where no system says how much is free
 
 RowId = NewType("RowId", int)
@@ -86,6 +96,7 @@ class ToProve:
     prompt: tuple[int, ...]
     completions: tuple[tuple[int, ...], ...]
     logprobs: bool
+    rows: tuple[RowId, ...] = ()  # that they were drawn in: what is known of these may save the pass
 
 
 class Models(Protocol):
@@ -140,6 +151,7 @@ class HfModels:
         self._held: dict[bytes, tuple[PolicyModel, HfStreaming]] = {}
         self._rows: dict[RowId, tuple[bytes, Handle]] = {}
         self._ids: dict[tuple[bytes, Handle], RowId] = {}
+        self._left: dict[RowId, tuple[bytes, Handle]] = {}  # rows that are not drawn any more, oldest first
 
     def hold(self, wanted: ModelToHold) -> HeldModel:
         """See `Models`. The folder's weights are hashed, so that what is served is what receipts name."""
@@ -153,7 +165,15 @@ class HfModels:
                 )
             model.logits(model.hidden_states([[0, 0]])[0])  # what this device cannot do it shall not do before any request
             room = _cache_bytes(model) // position_bytes(model)
-            streaming = HfStreaming(model, wanted.policy, wanted.end_tokens, max_rows=self._max_rows, max_positions=room)
+            kept = PROMPT_POSITIONS if model.device.type in _PROVED_FROM_DRAWING else 0
+            streaming = HfStreaming(
+                model,
+                wanted.policy,
+                wanted.end_tokens,
+                max_rows=self._max_rows,
+                max_positions=room,
+                prompt_states=kept,
+            )
             self._held[wanted.container_id] = model, streaming
         return HeldModel(numerics_class_of(self._held[wanted.container_id][0]))
 
@@ -177,8 +197,11 @@ class HfModels:
         return [Drawn(one, tuple(tokens), one in finished) for one, tokens in drawn.items()]
 
     def prove(self, job: ToProve) -> list[RolloutProof]:
-        model = self._held[job.container_id][0]
+        model, _ = self._held[job.container_id]
         signs = projections(Randomness(job.network_id), job.sketch_seed, model.hidden_size)
+        states = self._states_of(job)
+        if states is not None and not job.logprobs:
+            return [RolloutProof(quantise(sketch(one, signs)), np.empty(0, dtype=np.float32)) for one in states]
         return prove_rollouts(
             model,
             [[*job.prompt, *completion] for completion in job.completions],
@@ -204,11 +227,28 @@ class HfModels:
                     self._forget(one)
         return first
 
+    def _states_of(self, job: ToProve) -> list[Tensor] | None:
+        """The states that each completion was drawn from, as far as it goes; None where one of them is not there whole."""
+        found = [self._left.pop(row, None) for row in job.rows]
+        states = [None if place is None else self._held[place[0]][1].states(place[1]) for place in found]
+        if len(states) != len(job.completions):
+            return None
+        whole = []
+        for one, completion in zip(states, job.completions, strict=True):
+            needed = sketched_positions(len(job.prompt), len(completion))
+            if one is None or len(one) < needed:
+                return None
+            whole.append(one[:needed])
+        return whole
+
     def _forget(self, one: RowId, *, cancel: bool = False) -> None:
         place = self._rows.pop(one, None)
         if place is None:
             return  # it was finished before it was cancelled
         del self._ids[place]
+        self._left[one] = place
+        while len(self._left) > _REMEMBERED * self._max_rows:
+            del self._left[next(iter(self._left))]
         if cancel:
             self._held[place[0]][1].cancel(place[1])
 

@@ -14,7 +14,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from grail_core.errors import MachineFaultError, OutOfMemoryError
@@ -419,7 +419,8 @@ class Scheduler:
     def _prove(self, ticket: Ticket) -> None:
         completions = [tuple(choice.tokens) for choice in ticket.choices]
         try:
-            proofs = self._models.prove(self.answering.proof_job(ticket.order, completions))
+            job = replace(self.answering.proof_job(ticket.order, completions), rows=tuple(ticket.rows))
+            proofs = self._models.prove(job)
             receipt = self.answering.receipt(ticket.order, completions, proofs)
         except UnprovableError as error:
             self._ended(ticket, error)

@@ -28,6 +28,8 @@ from tooling.adversaries.size import STUDIED
 from tooling.studies.receipts.calibration import Extremes, calibrate
 from tooling.studies.receipts.deviations import DEVIATIONS, Forger
 from tooling.studies.receipts.node import StudiedNode, questions
+from tooling.testing.closed_answers import ClosedAnswers
+from tooling.testing.served_answers import ServedAnswers
 
 TABLE = REPOSITORY / "packages" / "grail-core" / "src" / "grail_core" / "proof" / TABLE_FILE
 FIRST_OTHER = 1_000_000
@@ -88,27 +90,44 @@ def power(node: StudiedNode, count: int, lengths: Sequence[int], only: Sequence[
 
 
 def honest(node: StudiedNode, count: int) -> dict[str, Any]:
-    """Honest receipts of half SDPA and half eager nodes, of many lengths and policies, checked as anybody checks them."""
+    """Honest receipts of many lengths and policies, checked as anybody checks them: of nodes that prove by a pass, in SDPA and
+    in eager attention, and of one that proves from the states that it drew from, as a server on a CPU does."""
     policies = [GenerationPolicy(limit, *more) for limit in (1, 8, 64, 128) for more in ((), (0.7, 0.95), (1.0, 1.0, 50))]
     unproven, outcomes, tokens = [], Counter[str](), 0
-    nodes = {"sdpa": node.honest, "eager": node.answering(node.loaded.eager)}
+    nodes: dict[str, ClosedAnswers | ServedAnswers] = {
+        "sdpa": node.honest,
+        "eager": node.answering(node.loaded.eager),
+        "served": node.serving,
+    }
+    largest: dict[str, dict[str, float]] = {name: {} for name in nodes}
     for number, question in enumerate(questions(node.corpus, count, 2 * FIRST_OTHER)):
-        attention = ("sdpa", "eager")[number % 2]
-        order = node.order(question, policies[number // 2 % len(policies)], choices=1 + number % 3, logprobs=number % 5 == 0)
+        attention = ("sdpa", "served", "eager", "served")[number % 4]
+        order = node.order(question, policies[number // 4 % len(policies)], choices=1 + number % 3, logprobs=number % 5 == 0)
         receipt = nodes[attention].answer([order])[0]
         report = node.check(_as_of(receipt, attention, nodes), number)
         outcomes[report.outcome.value] += 1
         tokens += sum(receipt.answer.lengths)
+        for finding in report.findings:
+            if finding.detail.startswith("choice ") and finding.value is not None:
+                statistic = finding.detail.split(": ")[1]
+                largest[attention][statistic] = max(largest[attention].get(statistic, 0.0), float(finding.value))
         if report.outcome is not Outcome.ACCEPT and report.decisive is not None:
             unproven.append(f"{number} ({attention}): {report.decisive.check}: {report.decisive.detail}")
-    return {"size": node.size.name, "receipts": count, "tokens": tokens, "outcomes": dict(outcomes), "unproven": unproven}
+    return {
+        "size": node.size.name,
+        "receipts": count,
+        "tokens": tokens,
+        "outcomes": dict(outcomes),
+        "unproven": unproven,
+        "largest": largest,
+    }
 
 
 def _as_of(receipt: Any, attention: str, nodes: dict[str, Any]) -> Any:
     """Half of the eager node's receipts say that SDPA proved them: a verifier measures with the class that is claimed, and on
     one machine equal kernels differ by nothing."""
     answer = receipt.answer
-    if attention == "sdpa" or len(answer.prompt) % 2:
+    if attention != "eager" or len(answer.prompt) % 2:
         return receipt
     from dataclasses import replace
 

@@ -25,6 +25,7 @@ from tooling.testing.closed_answers import ClosedAnswers
 from tooling.testing.keys import ALICE
 from tooling.testing.models.artefacts import Artefacts, default_folder
 from tooling.testing.models.corpus import Corpus, load_corpus
+from tooling.testing.served_answers import ServedAnswers
 
 NETWORK = ServedNetwork(SUBNET_81, bytes(32))
 NOW = 1_700_000_000
@@ -79,6 +80,11 @@ class StudiedNode:
     def answering(self, model: PolicyModel) -> ClosedAnswers:
         """A node that says it serves the folder, and computes with this model."""
         return ClosedAnswers(self.served, model, NETWORK, ALICE)
+
+    @cached_property
+    def serving(self) -> ServedAnswers:
+        """A node as it runs."""
+        return ServedAnswers(self.served, NETWORK, ALICE)
 
     @cached_property
     def honest(self) -> ClosedAnswers:

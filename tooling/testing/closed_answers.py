@@ -25,7 +25,7 @@ class ClosedAnswers(Answering):
         self, folder: ServedFolder, model: PolicyModel, network: ServedNetwork, signer: Signer, *, name: str = ""
     ) -> None:
         super().__init__(folder, network, signer, name=name)
-        self.numerics_class = numerics_class_of(model)
+        self.proof_class = self.generation_class = numerics_class_of(model)
         self._model = model
         self._randomness = Randomness(network.id)
         self._generator = HfGenerator(model, folder.policy, frozenset(folder.model.end_token_ids))

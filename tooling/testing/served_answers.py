@@ -18,7 +18,8 @@ class ServedAnswers(Answering):
     def __init__(self, folder: ServedFolder, network: ServedNetwork, signer: Signer) -> None:
         super().__init__(folder, network, signer)
         self._models = HfModels()
-        self.numerics_class = self._models.hold(self.to_hold[0]).numerics_class
+        held = self._models.hold(self.to_hold[0])
+        self.proof_class, self.generation_class = held.proof_class, held.generation_class
         self._next = 0
 
     def answer(self, batch: Sequence[AdmittedOrder]) -> list[Receipt]:

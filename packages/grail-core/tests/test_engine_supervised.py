@@ -211,3 +211,21 @@ def test_what_an_engine_cannot_draw_leaves_it_as_it_was(made: Made, weights: Wei
     generator.serve(weights.served[0])
     assert drawn(generator) == weights.drawn(0)
     assert generator._server.pid == first
+
+
+def test_rows_that_join_are_lost_with_their_server_and_begin_again_with_the_next(made: Made, weights: Weights) -> None:
+    generator = made(faults=[Fault("dies_in_generation", tokens=2)])
+    generator.serve(weights.served[0])
+    first = generator._server.pid
+    rows = generator.joining()
+    rows.add(0, REQUESTS[0])
+    with pytest.raises(EngineError, match="died"):
+        rows.poll(60.0)
+    assert generator.version is None
+    rows = generator.joining()
+    rows.add(1, REQUESTS[1])
+    (finished,) = rows.poll(60.0)
+    assert finished.tokens == weights.drawn(0)[1].tokens
+    assert generator._server.pid != first
+    with pytest.raises(ProtocolViolationError, match="takes 1024 tokens"):
+        generator.require_joinable(1_024, POLICY)

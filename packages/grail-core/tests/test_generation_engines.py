@@ -13,9 +13,9 @@ import pytest
 from grail_core.errors import EngineError, GrailError, ProtocolViolationError
 from grail_core.generation.answers import EngineAnswer
 from grail_core.generation.base import Drawn
-from grail_core.generation.drawing import TRIES
 from grail_core.generation.options import EngineOptions
 from grail_core.generation.remote import RemoteGenerator
+from grail_core.generation.row_requests import TRIES
 from grail_core.generation.sglang import SglangGenerator
 from grail_core.generation.vllm import VllmGenerator
 from grail_core.protocol.policy import GenerationPolicy

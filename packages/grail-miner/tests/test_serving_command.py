@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -20,13 +21,16 @@ import pytest
 from click.testing import CliRunner
 
 from grail_core.commands.grail import cli as grail
-from grail_core.errors import CheckpointError, ConfigurationError
+from grail_core.errors import CheckpointError, ConfigurationError, EngineError
 from grail_core.keys import load_hotkey, write_wallet
 from grail_core.participant.settings import Settings, load_settings
 from grail_core.participant.state import AlreadyRunningError
 from grail_miner.cli import cli as miner
 from grail_miner.serving.new_token import add_client
 from grail_miner.serving.service import ServeRequest, serve
+from tooling.testing.engine_double.double import EngineDouble
+from tooling.testing.engine_double.faults import Fault
+from tooling.testing.engine_double.process import pose
 from tooling.testing.serving_node import PATIENCE_S, save_served_model
 
 ANYWHERE = "127.0.0.1:0"
@@ -122,6 +126,37 @@ def test_a_question_asked_on_the_command_line_is_answered_and_checked(settings: 
     assert '"accept"' in result.output
 
 
+@pytest.mark.heavy
+def test_a_server_that_somebody_else_runs_draws_and_the_answer_is_checked(settings: Settings, folder: Path) -> None:
+    """The proof is made in a process of the node's. No GPU is here: the double's class is taken for what such servers have."""
+    with EngineDouble.of("vllm", folder, dtype="bfloat16") as double:
+        request = ServeRequest(folder, listen=ANYWHERE, engine="vllm", backend=double.url)
+        with serving_in_thread(settings, request) as url:
+            about = httpx.get(f"{url}/info", trust_env=False).json()["grail"]
+            assert about["generation_class"] == "bf16-flash-cuda-vllm"
+            arguments = ["ask", "What is 2 + 2?", "--node", url, "--model", str(folder), "--max-tokens", "8", "--json"]
+            result = CliRunner().invoke(grail, arguments, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        assert '"accept"' in result.output
+        assert len(double.engine.finished) == 1
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("engine", ["sglang", "vllm"])
+def test_an_engine_of_ours_that_dies_in_an_answer_is_started_again_and_the_answer_is_given(
+    settings: Settings, folder: Path, tmp_path: Path, engine: str
+) -> None:
+    python = pose(tmp_path / "posing", [Fault("dies_in_generation", after=1, tokens=2)])
+    settings = settings.model_copy(update={f"{engine}_python": python})
+    with serving_in_thread(settings, ServeRequest(folder, listen=ANYWHERE, engine=engine)) as url:
+        body = {"model": "tiny-model", "prompt": "Once", "max_tokens": 6, "seed": 1}
+        answers = [httpx.post(f"{url}/v1/completions", json=body, timeout=PATIENCE_S, trust_env=False) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert answers[0].json()["choices"] == answers[1].json()["choices"]
+    (struck,) = json.loads((tmp_path / "posing" / "faults.json").read_text())
+    assert struck["seen"] == 3  # of the second answer it died, and drew it anew
+
+
 def test_the_key_that_is_made_at_the_first_start_is_kept_for_this_user_alone(settings: Settings, folder: Path) -> None:
     hotkeys = []
     for _ in range(2):
@@ -170,6 +205,8 @@ def test_an_address_that_is_taken_is_said_before_the_model_is_loaded(settings: S
         ({"tokens": Path("/nowhere/clients.toml")}, ConfigurationError, "no such file of clients"),
         ({"network": "subnet-82"}, ConfigurationError, "no built-in network"),
         ({"wallet": True}, ConfigurationError, "no such hotkey"),
+        ({"engine": "vllm"}, ConfigurationError, "vllm generates, and is not installed"),
+        ({"engine": "sglang", "backend": "http://127.0.0.1:1"}, EngineError, "broke off"),
     ],
 )
 def test_a_start_that_cannot_be_says_why(
@@ -219,6 +256,7 @@ def test_a_second_signal_ends_it_with_130_while_torch_answers_in_another_thread(
         (["--live", "--model", "folder"], "either --model FOLDER or --live"),
         (["--live", "--network", "subnet-81"], "GRAIL_NETWORK names the network"),
         (["--live", "--thinking", "native"], "its checkpoints say how they think"),
+        (["--model", "folder", "--backend", "http://127.0.0.1:8000"], "--engine sglang or --engine vllm"),
     ],
 )
 def test_what_a_network_says_itself_is_not_asked_of_the_operator(arguments: list[str], what: str) -> None:

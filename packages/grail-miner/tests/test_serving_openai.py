@@ -301,7 +301,7 @@ def test_a_node_says_what_it_is(node: RunningNode) -> None:
     assert about["containers"][0]["id"] == answering.container_id.hex()
     assert about["grail"]["hotkey"] == answering.node.hex()
     assert about["grail"]["genesis_hash"] == "00" * 32
-    assert about["grail"]["proof_class"] == answering.numerics_class
+    assert about["grail"]["proof_class"] == answering.proof_class
 
 
 def test_an_unknown_route_or_method_is_refused_in_the_same_shape(node: RunningNode) -> None:

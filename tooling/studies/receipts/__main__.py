@@ -131,7 +131,7 @@ def _as_of(receipt: Any, attention: str, nodes: dict[str, Any]) -> Any:
         return receipt
     from dataclasses import replace
 
-    name = nodes["sdpa"].numerics_class
+    name = nodes["sdpa"].proof_class
     return nodes["sdpa"].sign(replace(receipt, answer=Answer(answer.prompt, answer.choices, name, answer.generation_class)))
 
 

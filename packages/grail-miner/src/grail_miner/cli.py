@@ -248,6 +248,16 @@ def bench(
     type=click.Choice(["native", "instructed", "none"]),
     help="With --model: how the chat template is asked to think; part of the model's digest (default: none).",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["hf", "sglang", "vllm"]),
+    default="hf",
+    show_default=True,
+    help="What draws the tokens: Transformers, or an engine as the settings of `run` say (GRAIL_PIPELINE_*, GRAIL_*_PYTHON).",
+)
+@click.option(
+    "--backend", "url", metavar="URL", help="With --engine: the server that somebody else runs (default: GRAIL_*_URL)."
+)
 @common_options
 def serve(
     settings: Settings,
@@ -259,6 +269,8 @@ def serve(
     network: str | None,
     wallet: bool,
     thinking: str | None,
+    engine: str,
+    url: str | None,
 ) -> None:
     """Answer requests with a model, each with a receipt that anybody can check.
 
@@ -274,9 +286,13 @@ def serve(
     a token (made by `grail-miner token`), limits, and GET /v1/usage; /metrics is for the operator. TLS is a proxy's. The model
     runs on GRAIL_DEVICE, in a process of its own. Receipts are kept for 7 days. Ctrl-C lets the running requests end.
 
+    With --engine sglang or vllm that engine draws, and the process proves: each needs memory for the weights. Engines draw
+    without a repetition penalty; requests with one are refused. Whether yours draws as it must says `grail-miner conformance`.
+
     \b
       grail-miner serve --model ./Qwen2.5-0.5B-Instruct
       grail-miner serve --model ./Qwen2.5-0.5B-Instruct --tokens clients.toml --listen 0.0.0.0:4000
+      grail-miner serve --model ./Qwen2.5-0.5B-Instruct --engine vllm --backend http://127.0.0.1:8000
     \b
       curl http://127.0.0.1:4000/v1/chat/completions -H 'Content-Type: application/json' \\
         -d '{"model": "Qwen2.5-0.5B-Instruct", "messages": [{"role": "user", "content": "2 + 2?"}]}'
@@ -297,7 +313,9 @@ def serve(
         raise click.UsageError("give either --model FOLDER or --live")
     if live and (network or thinking):
         raise click.UsageError("with --live GRAIL_NETWORK names the network, and its checkpoints say how they think")
-    asked = ServeRequest(folder, name, listen, network or "subnet-81", wallet, thinking or "none", tokens)
+    if url and engine == "hf":
+        raise click.UsageError("--backend is the address of an engine: name it with --engine sglang or --engine vllm")
+    asked = ServeRequest(folder, name, listen, network or "subnet-81", wallet, thinking or "none", tokens, engine, url or "")
     run_node(settings, stop_on_signals, asked)
 
 

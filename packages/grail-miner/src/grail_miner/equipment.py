@@ -184,7 +184,7 @@ def equipped(settings: Settings, layout: Layout, participant: Participant) -> It
         if live is not None and layout.workers.kind != "processes":
             yield Equipment(generator, prover, live)
             return
-        roll = WeightRoll(source, generator, prover, live=live, folders=_folders(generator, options))
+        roll = WeightRoll(source, generator, prover, live=live, folders=engine_folders(generator, options))
         closing.callback(roll.close)
         yield Equipment(
             generator, prover, _Rolled(roll, participant, None if layout.in_process else settings.pipeline_max_model_len)
@@ -224,7 +224,7 @@ class _Rolled:
         return prepared
 
 
-def _folders(generator: Generator, options: EngineOptions) -> EngineFolders:
+def engine_folders(generator: Generator, options: EngineOptions) -> EngineFolders:
     """Where engine and proof workers read weights: the generator's own folders, where it keeps some."""
     from grail_core.generation.engine_folder import EngineFolders
 

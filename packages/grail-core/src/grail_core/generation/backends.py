@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from grail_core.errors import ConfigurationError
 from grail_core.generation.base import Generator
+from grail_core.generation.joining import JoiningGenerator
 from grail_core.generation.options import EngineOptions
 
 if TYPE_CHECKING:
@@ -30,21 +31,21 @@ def hf(options: EngineOptions, numerics_class: str) -> Generator:
     return InProcessGenerator(lambda _model: numerics_class)
 
 
-def sglang(options: EngineOptions, numerics_class: str) -> Generator:
+def sglang(options: EngineOptions, numerics_class: str) -> JoiningGenerator:
     """SGLang: somebody else's server at `options.url`, or one of ours."""
     from grail_core.generation.sglang import SglangGenerator
 
     return _served(options, numerics_class, SglangGenerator)
 
 
-def vllm(options: EngineOptions, numerics_class: str) -> Generator:
+def vllm(options: EngineOptions, numerics_class: str) -> JoiningGenerator:
     """vLLM: somebody else's server at `options.url`, or one of ours."""
     from grail_core.generation.vllm import VllmGenerator
 
     return _served(options, numerics_class, VllmGenerator)
 
 
-def _served(options: EngineOptions, numerics_class: str, of: type[SglangGenerator] | type[VllmGenerator]) -> Generator:
+def _served(options: EngineOptions, numerics_class: str, of: type[SglangGenerator] | type[VllmGenerator]) -> JoiningGenerator:
     def client(url: str, key: str | None) -> SglangGenerator | VllmGenerator:
         return of(url, options, numerics_class=numerics_class, api_key=key)
 
@@ -52,10 +53,24 @@ def _served(options: EngineOptions, numerics_class: str, of: type[SglangGenerato
         return client(options.url, None)
     from grail_core.generation.supervised import SupervisedGenerator
 
-    return SupervisedGenerator(options, client, numerics_class=numerics_class)
+    return SupervisedGenerator(options, client, numerics_class=numerics_class, spare_tokens=of.spare_tokens)
 
 
 OWN: Final[dict[str, GeneratorFactory]] = {"sglang": sglang, "vllm": vllm, "hf": hf}
+
+
+def joining_generator(options: EngineOptions, numerics_class: str) -> JoiningGenerator:
+    """SGLang or vLLM, as above, for rows that join one another.
+
+    Raises:
+        ConfigurationError: another engine, whose rows do not.
+    """
+    makers = {"sglang": sglang, "vllm": vllm}
+    if options.backend not in makers:
+        raise ConfigurationError(
+            f"requests cannot join one another in {options.backend}", where="--engine", hint="use sglang, vllm or hf"
+        )
+    return makers[options.backend](options, numerics_class)
 
 
 def generator_factory(name: str) -> GeneratorFactory:

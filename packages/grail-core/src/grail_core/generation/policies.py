@@ -33,6 +33,16 @@ def refuse_penalty(policy: GenerationPolicy, where: str) -> None:
         )
 
 
+def refuse_truncation(policy: GenerationPolicy, where: str) -> None:
+    """Raises: ProtocolViolationError: the policy truncates, and SGLang would draw by itself."""
+    if truncates(policy):
+        raise ProtocolViolationError(
+            "a server in its deterministic mode draws with neither top-k nor top-p",
+            where=where,
+            hint="GRAIL_PIPELINE_DETERMINISTIC=false, so that our processor draws",
+        )
+
+
 def truncates(policy: GenerationPolicy) -> bool:
     """Does top-k or top-p remove tokens?"""
     return policy.top_k != -1 or policy.top_p < 1

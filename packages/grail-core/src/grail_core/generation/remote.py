@@ -17,16 +17,19 @@ import logging
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from grail_core.errors import EngineError
 from grail_core.generation.answers import MAX_VERSION_TEXT, EngineAnswer, UnusableAnswerError, member, read_object
 from grail_core.generation.base import Drawn, GenerationRequest, ServedWeights
-from grail_core.generation.drawing import RETRY_S, Drawing, no_engine
+from grail_core.generation.drawing import Drawing
 from grail_core.generation.http import MAX_CONTROL_BYTES, Ask, EngineHttp, RefusedError, TransientError
+from grail_core.generation.joining import JoiningRows
 from grail_core.generation.options import EngineOptions
 from grail_core.generation.policies import refuse_penalty
-from grail_core.generation.rows import Row, RowRules, WrongWeightsError, make_rows
+from grail_core.generation.row_requests import MAX_LOST_IN_A_ROW, RETRY_S, RowRequests, kind_of, no_engine
+from grail_core.generation.rows import Row, RowRules, WrongWeightsError, make_rows, require_room
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.reading import Node
 from grail_core.telemetry import get_logger
@@ -133,13 +136,36 @@ class RemoteGenerator(ABC):
 
     def generate(self, requests: Sequence[GenerationRequest], cancelled: Callable[[], bool]) -> Iterator[Drawn]:
         """See `base.Generator.generate`. Prompts and policies are looked at in the call, the engine with the first row."""
-        weights = self._weights
-        if weights is None:
-            raise EngineError("the engine serves no weights that are known", where=self.url, hint="call serve first")
+        weights = self._known()
         rows = make_rows(requests, weights, self._options.max_model_len, self.spare_tokens)
         for policy in dict.fromkeys(row.policy for row in rows):
             self.check_policy(policy)
         return self._draw(weights, rows, cancelled)
+
+    def require_joinable(self, prompt: int, policy: GenerationPolicy) -> None:
+        """See `joining.JoiningGenerator`."""
+        self.check_joining_policy(policy)
+        require_room(prompt, policy.max_tokens, self._options.max_model_len, self.spare_tokens)
+
+    def joining(self) -> JoiningRows:
+        """See `joining.JoiningGenerator`."""
+        weights = self._known()
+        self._require_confirmed(weights)
+
+        def make_row(index: int, request: GenerationRequest) -> Row:
+            (row,) = make_rows([request], weights, self._options.max_model_len, self.spare_tokens)
+            self.check_joining_policy(row.policy)
+            return replace(row, index=index)
+
+        return JoiningRows(
+            self._http,
+            self._row_requests(weights, MAX_LOST_IN_A_ROW, in_words=kind_of),
+            make_row=make_row,
+            abort=self._abort,
+            concurrent=self._options.max_concurrent,
+            told=lambda error: self._mixed(weights, error) if isinstance(error, WrongWeightsError) else error,
+            current=lambda: self.version == weights.version,
+        )
 
     def close(self) -> None:
         self._http.close()
@@ -148,22 +174,16 @@ class RemoteGenerator(ABC):
         """Raises: ProtocolViolationError: the engine cannot draw by it."""
         refuse_penalty(policy, self.url)
 
+    def check_joining_policy(self, policy: GenerationPolicy) -> None:
+        """Raises: ProtocolViolationError: the engine cannot draw by it beside rows of any other policy."""
+        self.check_policy(policy)
+
     def _draw(self, weights: ServedWeights, rows: Sequence[Row], cancelled: Callable[[], bool]) -> Iterator[Drawn]:
         if not rows or cancelled():
             return
-        if not self._confirmed(weights.version):
-            self._weights = None
-            raise self._failed(f"the engine does not serve {weights.version[:16]}… any more")
-        drawing = Drawing(
-            self._http,
-            RowRules(weights.version, weights.end_tokens, weights.vocabulary_size),
-            rows,
-            ask_row=lambda row, so_far, request_id: self._ask_row(weights, row, so_far, request_id),
-            abort=self._abort,
-            request_ids=lambda: f"grail-{uuid.uuid4().hex}",
-            concurrent=self._options.max_concurrent,
-            retry_s=self._retry_s,
-        )
+        self._require_confirmed(weights)
+        requests = self._row_requests(weights, len(rows))
+        drawing = Drawing(self._http, requests, rows, abort=self._abort, concurrent=self._options.max_concurrent)
         drawing.start()
         try:
             while (drawn := drawing.next(cancelled)) is not None:
@@ -172,20 +192,47 @@ class RemoteGenerator(ABC):
                 yield drawn
         finally:
             drawing.stop()
-            if drawing.asked_again:
-                self.asked_again += drawing.asked_again
-                log.event("rows_asked_again", times=drawing.asked_again, rows=len(rows), why=drawing.why_again, url=self.url)
-            mixed = isinstance(drawing.failure, WrongWeightsError)
-            if mixed and self.version == weights.version:
-                self._weights = None
+            if requests.asked_again:
+                self.asked_again += requests.asked_again
+                log.event("rows_asked_again", times=requests.asked_again, rows=len(rows), why=requests.why_again, url=self.url)
+            failure = drawing.failure
+            if isinstance(failure, WrongWeightsError):
+                failure = self._mixed(weights, failure)
         if cancelled() or self._http.closed:
             return
-        if isinstance(drawing.failure, EngineError):
-            raise drawing.failure
-        if mixed:
-            raise self._failed(f"the engine serves other weights than {weights.version[:16]}…: {drawing.failure}")
+        if failure is not None:
+            raise failure
         if self.version != weights.version:
             raise EngineError("other weights are served since these rows were asked for", where=self.url)
+
+    def _row_requests(self, weights: ServedWeights, most_lost: int, in_words: Callable[[Exception], str] = str) -> RowRequests:
+        return RowRequests(
+            self._http,
+            RowRules(weights.version, weights.end_tokens, weights.vocabulary_size),
+            ask_row=lambda row, so_far, request_id: self._ask_row(weights, row, so_far, request_id),
+            request_ids=lambda: f"grail-{uuid.uuid4().hex}",
+            most_lost=most_lost,
+            retry_s=self._retry_s,
+            in_words=in_words,
+        )
+
+    def _known(self) -> ServedWeights:
+        """What is served. Raises: EngineError: nobody knows."""
+        if self._weights is None:
+            raise EngineError("the engine serves no weights that are known", where=self.url, hint="call serve first")
+        return self._weights
+
+    def _require_confirmed(self, weights: ServedWeights) -> None:
+        """Raises: EngineError: the engine does not say that it serves these; if it says others, they are not known any more."""
+        if not self._confirmed(weights.version):
+            self._weights = None
+            raise self._failed(f"the engine does not serve {weights.version[:16]}… any more")
+
+    def _mixed(self, weights: ServedWeights, error: WrongWeightsError) -> EngineError:
+        """The engine drew with others than these: what it serves is not known any more."""
+        if self.version == weights.version:
+            self._weights = None
+        return self._failed(f"the engine serves other weights than {weights.version[:16]}…: {error}")
 
     def _confirmed(self, version: str) -> bool:
         """Does the engine itself say that it serves this? EngineError where it says nothing."""

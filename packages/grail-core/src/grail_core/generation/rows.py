@@ -102,12 +102,17 @@ def make_rows(
                 where="max_position_embeddings in config.json",
                 hint="use a model with a longer context, or an environment with shorter problems",
             )
-        needed = len(prompt) + limit + spare_tokens
-        if needed > max_model_len:
-            raise ProtocolViolationError(
-                f"the engine takes {max_model_len} tokens, but a prompt of {len(prompt)} and its completion need {needed}",
-                where="GRAIL_PIPELINE_MAX_MODEL_LEN",
-                hint=f"set it to {needed} or more: no limit may lie below the policy's",
-            )
+        require_room(len(prompt), limit, max_model_len, spare_tokens)
         rows.append(Row(index, prompt, request.sampling_seed, limit, policy))
     return rows
+
+
+def require_room(prompt: int, limit: int, max_model_len: int, spare_tokens: int) -> None:
+    """Raises: ProtocolViolationError: the engine takes fewer tokens than a prompt and a completion of so many."""
+    needed = prompt + limit + spare_tokens
+    if needed > max_model_len:
+        raise ProtocolViolationError(
+            f"the engine takes {max_model_len} tokens, but a prompt of {prompt} and its completion need {needed}",
+            where="GRAIL_PIPELINE_MAX_MODEL_LEN",
+            hint=f"set it to {needed} or more: no limit may lie below the policy's",
+        )

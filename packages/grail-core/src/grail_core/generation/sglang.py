@@ -20,7 +20,7 @@ from grail_core.generation.answers import EngineAnswer, UnusableAnswerError, mos
 from grail_core.generation.base import Drawn, ServedWeights
 from grail_core.generation.http import Ask, RefusedError
 from grail_core.generation.plugin import SGLANG_PROCESSOR, drawing_keys, signed_seed
-from grail_core.generation.policies import truncates
+from grail_core.generation.policies import refuse_truncation, truncates
 from grail_core.generation.remote import ABORT_S, LOAD_S, ROW_S, RemoteGenerator
 from grail_core.generation.rows import Row
 from grail_core.protocol.policy import GenerationPolicy
@@ -38,7 +38,8 @@ class SglangGenerator(RemoteGenerator):
     By itself it draws as the protocol says only while nothing else is in its batch: a row that our processor draws sends its
     neighbours through a path that hashes sorted columns, and the batch stays on it until it is empty, which nobody sees from
     here. So after the first call with a policy that truncates, our processor draws every row, to the same tokens, until weights
-    are rolled, which empties the batch. Calls that overlap and differ in this are not for native sampling.
+    are rolled, which empties the batch. Calls that overlap and differ in this are not for native sampling; so of rows that join
+    while others run, it takes those alone that do not truncate.
     """
 
     spare_tokens = 2  # the server takes one token less than its context, and keeps one for itself
@@ -110,6 +111,11 @@ class SglangGenerator(RemoteGenerator):
         if any(truncates(row.policy) for row in rows):
             self._processor_in_batch = True
         return super()._draw(weights, rows, cancelled)
+
+    def check_joining_policy(self, policy: GenerationPolicy) -> None:
+        super().check_joining_policy(policy)
+        if self._options.native_sampling:
+            refuse_truncation(policy, self.url)
 
     async def _abort(self, request_ids: Sequence[str]) -> None:
         # One by one: `abort_all` would end other users' requests too. Without it the server looks for closed connections

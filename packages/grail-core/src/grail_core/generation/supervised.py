@@ -19,11 +19,13 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from grail_core.disk import storage_errors
-from grail_core.errors import EngineError, ProtocolViolationError
-from grail_core.generation.base import Drawn, GenerationRequest, Generator, ServedWeights
+from grail_core.errors import EngineError
+from grail_core.generation.base import Drawn, GenerationRequest, ServedWeights
 from grail_core.generation.engine_folder import EngineFolders
+from grail_core.generation.joining import FinishedRow, Joining, JoiningGenerator
 from grail_core.generation.options import EngineOptions
-from grail_core.generation.policies import policies_of, refuse_penalty, truncates
+from grail_core.generation.policies import policies_of, refuse_penalty, refuse_truncation
+from grail_core.generation.rows import require_room
 from grail_core.generation.server import EngineServer
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.telemetry import get_logger
@@ -31,7 +33,7 @@ from grail_core.telemetry import get_logger
 log = get_logger(__name__)
 
 
-class EngineClient(Generator, Protocol):
+class EngineClient(JoiningGenerator, Protocol):
     """A generator over HTTP."""
 
     def adopt(self, weights: ServedWeights) -> None:
@@ -69,6 +71,7 @@ class SupervisedGenerator:
         make_client: over a server that was started.
         numerics_class: what the header calls `generation_class`; the server is started so that it is.
         folders: where engines find their weights; by default below `options.state_dir`, and none where that is not set.
+        spare_tokens: see `RemoteGenerator`.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class SupervisedGenerator:
         server: EngineServer | None = None,
         folders: EngineFolders | None = None,
         restarts: Restarts = NORMAL,
+        spare_tokens: int = 0,
     ) -> None:
         self._options, self._make_client, self._numerics_class = options, make_client, numerics_class
         self._server = server if server is not None else EngineServer(options, numerics_class=numerics_class)
@@ -87,6 +91,7 @@ class SupervisedGenerator:
             folders = EngineFolders(options.state_dir / "weights")
         self.folders = folders
         self._restarts = restarts
+        self._spare_tokens = spare_tokens
         self._client: EngineClient | None = None
         self._wanted: ServedWeights | None = None  # what is drawn with; a server that was started again gets it first
         self._started_as: tuple[object, ...] | None = None  # what the server cannot change while it runs
@@ -134,9 +139,7 @@ class SupervisedGenerator:
 
     def generate(self, requests: Sequence[GenerationRequest], cancelled: Callable[[], bool]) -> Iterator[Drawn]:
         """See `Generator.generate`."""
-        weights, pending = self._wanted, dict(enumerate(requests))
-        if weights is None:
-            raise EngineError("no weights are served", where=self._options.backend, hint="serve a checkpoint's weights first")
+        weights, pending = self._required(), dict(enumerate(requests))
         for policy in dict.fromkeys(policies_of(requests, weights.policy)):
             self._check_policy(policy)
         while pending and not (cancelled() or self._closed.is_set()):
@@ -161,6 +164,15 @@ class SupervisedGenerator:
             if pending and not (cancelled() or self._closed.is_set()):
                 self._count_failure(failure, len(pending))
 
+    def require_joinable(self, prompt: int, policy: GenerationPolicy) -> None:
+        """See `JoiningGenerator`."""
+        self._check_policy(policy)
+        require_room(prompt, policy.max_tokens, self._options.max_model_len, self._spare_tokens)
+
+    def joining(self) -> Joining:
+        """See `JoiningGenerator`; a server that died, or failed those before, is started again first."""
+        return _WatchedRows(self, self._ready(self._required()).joining())
+
     def close(self) -> None:
         with self._lock:
             self._closed.set()
@@ -171,15 +183,16 @@ class SupervisedGenerator:
         if self.folders is not None:
             self.folders.close()
 
+    def _required(self) -> ServedWeights:
+        if self._wanted is None:
+            raise EngineError("no weights are served", where=self._options.backend, hint="serve a checkpoint's weights first")
+        return self._wanted
+
     def _check_policy(self, policy: GenerationPolicy) -> None:
         """Raises: ProtocolViolationError: our server cannot draw by it, as it is started."""
         refuse_penalty(policy, self._options.backend)
-        if self._options.native_sampling and truncates(policy):  # `launch` leaves our processor out then
-            raise ProtocolViolationError(
-                "a server in its deterministic mode draws with neither top-k nor top-p",
-                where=self._options.backend,
-                hint="GRAIL_PIPELINE_DETERMINISTIC=false, so that our processor draws",
-            )
+        if self._options.native_sampling:  # `launch` leaves our processor out then
+            refuse_truncation(policy, self._options.backend)
 
     def _ended(self, cancelled: Callable[[], bool]) -> Callable[[], bool]:
         return lambda: cancelled() or self._closed.is_set() or not self._server.alive
@@ -232,13 +245,7 @@ class SupervisedGenerator:
     def _count_failure(self, failure: EngineError | None, unfinished: int) -> None:
         """The server has died, or does not do what it should: end it, and say so. Raises once it is too often."""
         died = not self._server.alive
-        error = failure or EngineError(
-            f"the {self._options.backend} server died; it printed last:\n{self._server.last_lines()}"
-            if died
-            else f"the {self._options.backend} server left {unfinished} requests unfinished",
-            where=str(self._server.log_file),
-            hint="look at the log",
-        )
+        error = failure or (self._died() if died else self._error(f"left {unfinished} requests unfinished"))
         self._failures += 1
         log.event(
             "engine_lost",
@@ -254,6 +261,14 @@ class SupervisedGenerator:
             self._failures = self._restarts.most - 1
             raise error
 
+    def _died(self) -> EngineError:
+        return self._error(f"died; it printed last:\n{self._server.last_lines()}")
+
+    def _error(self, what: str) -> EngineError:
+        return EngineError(
+            f"the {self._options.backend} server {what}", where=str(self._server.log_file), hint="look at the log"
+        )
+
     def _drop_client(self) -> None:
         with self._lock:
             client, self._client = self._client, None
@@ -262,6 +277,43 @@ class SupervisedGenerator:
 
     def _closed_error(self) -> EngineError:
         return EngineError("this generator is closed", where=self._options.backend)
+
+
+class _WatchedRows:
+    """`Joining` over a server of ours: where it dies or fails them it is ended, and counted as for a batch."""
+
+    def __init__(self, generator: SupervisedGenerator, rows: Joining) -> None:
+        self._generator, self._rows = generator, rows
+        self._running: set[int] = set()
+
+    def add(self, id: int, request: GenerationRequest) -> None:
+        self._rows.add(id, request)
+        self._running.add(id)
+
+    def poll(self, seconds: float) -> list[FinishedRow]:
+        try:
+            if not self._generator._server.alive:
+                raise self._generator._died()
+            finished = self._rows.poll(seconds)
+            if not self._generator._server.alive:  # rows that its death has cost are not lost for good
+                finished = [one for one in finished if one.tokens is not None]
+                if not finished:
+                    raise self._generator._died()
+        except EngineError as error:
+            if not self._generator._closed.is_set():
+                self._generator._count_failure(error, len(self._running))
+            raise
+        self._running -= {one.id for one in finished}
+        if any(one.tokens is not None for one in finished):
+            self._generator._failures = 0
+        return finished
+
+    def cancel(self, id: int) -> None:
+        self._rows.cancel(id)
+        self._running.discard(id)
+
+    def close(self) -> None:
+        self._rows.close()
 
 
 def _fixed(weights: ServedWeights) -> tuple[object, ...]:

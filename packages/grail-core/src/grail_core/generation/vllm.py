@@ -19,11 +19,11 @@ from typing import Any
 from grail_core.errors import EngineError
 from grail_core.generation.answers import EngineAnswer, most_bytes, read_vllm
 from grail_core.generation.base import ServedWeights
-from grail_core.generation.drawing import RETRY_S
 from grail_core.generation.http import Ask, RefusedError, TransientError
 from grail_core.generation.options import EngineOptions
 from grail_core.generation.plugin import drawing_keys, signed_seed
 from grail_core.generation.remote import LOAD_S, ROW_S, RemoteGenerator
+from grail_core.generation.row_requests import RETRY_S
 from grail_core.generation.rows import Row
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.telemetry import get_logger

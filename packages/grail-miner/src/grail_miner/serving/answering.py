@@ -6,7 +6,7 @@ network's live checkpoints answers each order with the one that it was admitted 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -90,9 +90,10 @@ class Answering:
         folder: the operator's, or those of the network as they become valid.
         name: where others find it; it proves nothing.
         software: versions, for people who read receipts.
+        require_drawable: raises ProtocolViolationError where what draws cannot take a prompt of so many tokens with a policy.
 
     Attributes:
-        numerics_class: of whatever draws and proves; known once it is loaded.
+        proof_class, generation_class: numerics classes of what proves and of what draws; known once it is loaded.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Answering:
         *,
         name: str = "",
         software: Mapping[str, str] | None = None,
+        require_drawable: Callable[[int, GenerationPolicy], None] = lambda prompt, policy: None,
     ) -> None:
         self.network = network
         self.domain: Domain = direct_domain(network.id, signer.hotkey)
@@ -111,7 +113,8 @@ class Answering:
         self._source = folder
         self._signer = signer
         self._software = dict(software or {})
-        self.numerics_class = ""
+        self._require_drawable = require_drawable
+        self.proof_class = self.generation_class = ""
 
     @property
     def served(self) -> tuple[Served, ...]:
@@ -144,6 +147,8 @@ class Answering:
             weights_root=folder.model.weights_root,
             end_tokens=frozenset(folder.model.end_token_ids),
             policy=folder.policy,
+            vocabulary_size=folder.model.vocabulary_size,
+            context_length=folder.model.context_length,
         )
 
     @property
@@ -206,6 +211,7 @@ class Answering:
         if limit < 1:
             what = f"a prompt of {len(prompt)} tokens leaves no room in a context of {context}"
             raise RefusedOrderError("context_length_exceeded", f"{what}, or none for its gas")
+        self._require_drawn_here(len(prompt), replace(policy, max_tokens=limit))
         salt = NO_SALT if sub.features else salt
         model_digest = served.folder.model.digest(self.network.id)
         seeds = seeds_of(
@@ -242,7 +248,7 @@ class Answering:
             Choice(completion, proof.sketches, proof.logprobs.astype("<f4").tobytes() if one.logprobs else None)
             for completion, proof in zip(completions, proofs, strict=True)
         )
-        answer = Answer(one.prompt, choices, self.numerics_class, self.numerics_class)
+        answer = Answer(one.prompt, choices, self.proof_class, self.generation_class)
         return self.sign(
             Receipt(
                 network=self.network.params.name,
@@ -267,6 +273,13 @@ class Answering:
     def sign(self, receipt: Receipt) -> Receipt:
         """The same under this node's key."""
         return replace(receipt, signature=self._signer.sign(receipt.answer_digest(receipt.seeds(self.network.id))))
+
+    def _require_drawn_here(self, prompt: int, policy: GenerationPolicy) -> None:
+        try:
+            self._require_drawable(prompt, policy)
+        except ProtocolViolationError as error:
+            field = "policy" if policy.repetition_penalty == 1 else "repetition_penalty"
+            raise RefusedOrderError("engine_cannot_draw", error.what, field) from error
 
     def _required_ours(self, order: Order, now_s: int) -> Served:
         """The model that the order asks for."""

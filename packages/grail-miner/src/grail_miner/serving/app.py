@@ -98,8 +98,8 @@ class _Routes:
                     "account": hotkey,
                     "container_ids": [container.hex() for container, _ in offered],
                     "checkpoint": None if checkpoint is None else checkpoint_json(checkpoint),
-                    "proof_class": answering.numerics_class,
-                    "generation_class": answering.numerics_class,
+                    "proof_class": answering.proof_class,
+                    "generation_class": answering.generation_class,
                     "gas_price": 0,
                     "network": answering.network.params.name,
                     "genesis_hash": answering.network.genesis_hash.hex(),
@@ -178,6 +178,7 @@ class _Routes:
             return answering.admit(order, asked.policy, now_s=self._node.now_s, logprobs=asked.logprobs)
         except RefusedOrderError as error:
             param = "prompt" if asked.features.messages is None else "messages"
+            param = error.field if error.code == "engine_cannot_draw" else param
             raise bad_request(error.what, param=param, code=error.code) from None
 
     def _admitted_order(self, raw: bytes) -> AdmittedOrder:

@@ -14,15 +14,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from grail_core.errors import DiskFullError, MachineFaultError, is_out_of_memory
+from grail_core.errors import DiskFullError, EngineError, MachineFaultError, is_out_of_memory
 from grail_core.proof.errors import UnprovableError
 from grail_core.telemetry import get_logger
 from grail_miner.serving.refusals import RefusedRequestError
+from grail_miner.serving.scheduler import RowFailedError
 
 log = get_logger(__name__)
 
 Handler = Callable[[Request], Awaitable[Response]]
 
+_ENGINE_RETRY_S: Final = 5
 _CLIENT_GONE: Final = 499  # nobody reads it; what other servers write down for it
 
 
@@ -69,6 +71,11 @@ def fault(error: Exception, route: str) -> RefusedRequestError:
     if isinstance(error, UnprovableError):
         what = "no proof could be made of the answer, so it is not given"
         return RefusedRequestError(HTTPStatus.INTERNAL_SERVER_ERROR, what, "unprovable")
+    if isinstance(error, RowFailedError):
+        return RefusedRequestError(HTTPStatus.SERVICE_UNAVAILABLE, str(error), "row_failed", retry_after_s=_ENGINE_RETRY_S)
+    if isinstance(error, EngineError):
+        what = "the engine behind this node does not answer as it should; try again later"
+        return RefusedRequestError(HTTPStatus.SERVICE_UNAVAILABLE, what, "engine_failed", retry_after_s=_ENGINE_RETRY_S)
     if isinstance(error, MachineFaultError | DiskFullError) or is_out_of_memory(error):
         what = "this machine could not compute or keep the answer; try a shorter request, or later"
         return RefusedRequestError(HTTPStatus.SERVICE_UNAVAILABLE, what, "machine_fault")

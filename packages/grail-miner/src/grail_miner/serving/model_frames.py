@@ -62,6 +62,8 @@ def pack_model(wanted: ModelToHold) -> Payload:
             "root": wanted.weights_root.hex(),
             "ends": sorted(wanted.end_tokens),
             "policy": asdict(wanted.policy),
+            "vocabulary": wanted.vocabulary_size,
+            "context": wanted.context_length,
         }
     )
 
@@ -74,19 +76,21 @@ def model_of(payload: memoryview) -> ModelToHold:
         weights_root=bytes.fromhex(told["root"]),
         end_tokens=frozenset(told["ends"]),
         policy=GenerationPolicy(**told["policy"]),
+        vocabulary_size=told["vocabulary"],
+        context_length=told["context"],
     )
 
 
 def pack_held(held: HeldModel) -> Payload:
-    return pack({"numerics_class": held.numerics_class})
+    return pack(asdict(held))
 
 
 def held_of(told: Mapping[str, Any]) -> HeldModel:
     """Raises FrameError."""
-    name = told.get("numerics_class")
-    if not isinstance(name, str):
+    proof, generation = told.get("proof_class"), told.get("generation_class")
+    if not isinstance(proof, str) or not isinstance(generation, str):
         raise FrameError("did not say what it holds")
-    return HeldModel(name)
+    return HeldModel(proof, generation)
 
 
 def pack_rows(rows: Sequence[NewRow], cancelled: Sequence[RowId]) -> Payload:
@@ -116,6 +120,7 @@ def rows_of(payload: memoryview) -> tuple[list[NewRow], list[RowId]]:
 
 
 def pack_drawn(drawn: Sequence[Drawn]) -> Payload:
+    """Without `failed`: in that process no row fails alone."""
     told = {"rows": [[one.id, len(one.tokens), one.finished] for one in drawn]}
     return pack(told, joined([one.tokens for one in drawn], np.int32))
 

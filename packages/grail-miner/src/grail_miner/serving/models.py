@@ -1,6 +1,7 @@
 """What computes a node's answers: tokens of running requests, and proofs of finished ones, by the models that are held.
 
-`Models` is what the scheduler needs, whatever stands behind it: this process (`HfModels`), a child of it (`model_process`).
+`Models` is what the scheduler needs, whatever stands behind it: this process (`HfModels`), a child of it (`model_process`), an
+engine of somebody else's (`engine_models`).
 The caller numbers its rows and names the weights by the container id of a model, so that two checkpoints can be held at once
 and a request ends with the one that it began with.
 """
@@ -61,13 +62,16 @@ class ModelToHold:
     weights_root: bytes
     end_tokens: frozenset[int]
     policy: GenerationPolicy
+    vocabulary_size: int  # rows of the head
+    context_length: int  # tokens
 
 
 @dataclass(frozen=True)
 class HeldModel:
-    """What is known of weights once they are loaded."""
+    """What is known of weights once they are loaded: the numerics classes of what proves and of what draws."""
 
-    numerics_class: str
+    proof_class: str
+    generation_class: str
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ class Drawn:
     id: RowId
     tokens: tuple[int, ...]
     finished: bool
+    failed: str | None = None  # why it is lost, for whoever asked for it; nothing more comes of it then
 
 
 @dataclass(frozen=True)
@@ -175,7 +180,8 @@ class HfModels:
                 prompt_states=kept,
             )
             self._held[wanted.container_id] = model, streaming
-        return HeldModel(numerics_class_of(self._held[wanted.container_id][0]))
+        name = numerics_class_of(self._held[wanted.container_id][0])
+        return HeldModel(name, name)
 
     def release(self, container_id: bytes) -> None:
         self._held.pop(container_id, None)

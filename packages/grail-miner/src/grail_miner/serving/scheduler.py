@@ -53,6 +53,10 @@ class RedrawnOtherwiseError(MachineFaultError):
     """A stream that was begun cannot go on: drawn again, its tokens are others, by a near tie."""
 
 
+class RowFailedError(Exception):
+    """A completion of this order could not be had; its words are for whoever asked."""
+
+
 @dataclass(eq=False)
 class _Choice:
     """One completion on its way."""
@@ -332,7 +336,7 @@ class Scheduler:
 
     def _hold(self, wanted: Sequence[ModelToHold]) -> None:
         held = [self._models.hold(one) for one in wanted]
-        self.answering.numerics_class = held[0].numerics_class
+        self.answering.proof_class, self.answering.generation_class = held[0].proof_class, held[0].generation_class
         self._wanted = {one.container_id for one in wanted}
         self._held |= self._wanted
         self._release_unused()
@@ -399,8 +403,11 @@ class Scheduler:
                 continue  # it was cancelled or stopped meanwhile
             choice = ticket.rows[one.id]
             try:
+                if one.failed is not None:
+                    raise RowFailedError(one.failed)
                 choice.take(one.tokens, one.finished)
-            except RedrawnOtherwiseError as error:
+            except (RedrawnOtherwiseError, RowFailedError) as error:
+                touched.pop(ticket, None)
                 self._leave(ticket)
                 ticket.fail(error)
                 continue

@@ -37,6 +37,7 @@ from grail_miner.serving.answering import Answering, ServedNetwork
 from grail_miner.serving.app import application
 from grail_miner.serving.clients import Clients
 from grail_miner.serving.edge import Edge, listen_address
+from grail_miner.serving.engine_start import HF, Drawing, engine_drawing
 from grail_miner.serving.live_models import LiveModels
 from grail_miner.serving.metering import metering_at
 from grail_miner.serving.model_process import ModelProcess
@@ -64,6 +65,8 @@ class ServeRequest:
     wallet: bool = False  # sign with the hotkey of BT_WALLET_* and not with one of its own
     thinking_mode: str = "none"  # of a folder; a checkpoint's manifest says its own
     tokens: Path | None = None  # None: GRAIL_SERVE_TOKENS
+    engine: str = HF  # what draws; "sglang", "vllm": by the miner's settings
+    backend: str = ""  # address of that engine's server; "": as the settings say
 
 
 _MAX_CONNECTIONS: Final = 1024
@@ -80,7 +83,8 @@ def serve(
 
     Raises:
         ConfigurationError: an address that is taken, one beyond loopback without a file of clients, such a file that cannot be
-            used, no such network, no such wallet, state that cannot be used.
+            used, no such network, no such wallet, state that cannot be used, an engine that is not there.
+        ProtocolViolationError: settings of the engine that no network allows. EngineError: it does not serve the model.
         CheckpointError: a folder that is no model, or none that can be served; a network whose trainer has published none that
             is valid now. AlreadyRunningError, StorageError, ChainError.
     """
@@ -100,7 +104,7 @@ def _serve(settings: Settings, stopping: Stopping, request: ServeRequest, ready:
     with _listening_at(address, tokens=clients is not None) as bound, stopping() as stop:
         signer = _signer(settings, request.wallet)
         state = StateFolder(network_state(settings.state_dir, network.params, network.id), signer.hotkey)
-        with state.held(), _scheduler(settings, request, network, signer, followed) as scheduler:
+        with state.held(), _scheduler(settings, request, network, signer, followed, state) as scheduler:
             answering = scheduler.answering
             metering = metering_at(state.root / "serving" / "usage.sqlite")
             scheduler.first_token = metering.metrics.first_token
@@ -119,7 +123,9 @@ def _serve(settings: Settings, stopping: Stopping, request: ServeRequest, ready:
                     model=node.name,
                     container=answering.container_id.hex(),
                     hotkey=ss58(signer.hotkey),
-                    device=settings.device,
+                    engine=request.engine,
+                    drawn_in=answering.generation_class,
+                    proved_in=answering.proof_class,
                     clients="" if clients is None else str(tokens),
                 )
                 ready(url)
@@ -203,34 +209,54 @@ def _signer(settings: Settings, wallet: bool) -> LocalSigner:
 
 @contextmanager
 def _scheduler(
-    settings: Settings, request: ServeRequest, network: ServedNetwork, signer: LocalSigner, followed: NetworkReader | None
+    settings: Settings,
+    request: ServeRequest,
+    network: ServedNetwork,
+    signer: LocalSigner,
+    followed: NetworkReader | None,
+    state: StateFolder,
 ) -> Iterator[Scheduler]:
     """What answers, with its model loaded; a network is followed while the block lasts."""
-    models = ModelProcess(device=settings.device)
-    software = {package: version(package) for package in ("grail-miner", "torch", "transformers")}
-    try:
+    with _drawing(settings, request, state) as drawing:
+
+        def made(source: ServedFolder | LiveModels, name: str) -> Scheduler:
+            software = {package: version(package) for package in ("grail-miner", "torch", "transformers")}
+            drawable = drawing.require_drawable
+            answering = Answering(
+                source, network, signer, name=request.name or name, software=software, require_drawable=drawable
+            )
+            return Scheduler(answering, drawing.models, max_queue=settings.serve_max_queue, max_rows=drawing.most_rows)
+
         if followed is None:
             folder = _folder(request)
-            name = request.name or folder.folder.resolve().name
-            answering = Answering(folder, network, signer, name=name, software=software)
-            scheduler = Scheduler(answering, models, max_queue=settings.serve_max_queue)
-            scheduler.hold(answering.to_hold)
+            scheduler = made(folder, folder.folder.resolve().name)
+            scheduler.hold(scheduler.answering.to_hold)
             yield scheduler
             return
         live = LiveModels(
             followed.chain,
             followed.checkpoints,
-            changed=lambda those: scheduler.hold([answering.holding(one.folder) for one in those]),
+            changed=lambda those: scheduler.hold([scheduler.answering.holding(one.folder) for one in those]),
         )
-        answering = Answering(live, network, signer, name=request.name or network.params.name, software=software)
-        scheduler = Scheduler(answering, models, max_queue=settings.serve_max_queue)
+        scheduler = made(live, network.params.name)
         live.start()
         try:
             yield scheduler
         finally:
             live.close()
+
+
+@contextmanager
+def _drawing(settings: Settings, request: ServeRequest, state: StateFolder) -> Iterator[Drawing]:
+    """What draws and proves, without a model; closed in the end."""
+    if request.engine == HF:
+        drawing = Drawing(ModelProcess(device=settings.device))
+    else:
+        drawing = engine_drawing(settings, request.engine, request.backend, state.root / "serving" / "engine")
+    try:
+        yield drawing
     finally:
-        models.close()
+        drawing.models.close()
 
 
 def _folder(request: ServeRequest) -> ServedFolder:

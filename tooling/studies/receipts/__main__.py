@@ -19,13 +19,14 @@ from typing import Any
 
 import torch
 
+from grail_core.calibration.receipts import Extremes
 from grail_core.inference.answers import Answer
 from grail_core.proof.receipt_bounds import TABLE_FILE, shipped_receipt_table
 from grail_core.protocol.findings import Outcome
 from grail_core.protocol.policy import GenerationPolicy
 from tooling import REPOSITORY
 from tooling.adversaries.size import STUDIED
-from tooling.studies.receipts.calibration import Extremes, calibrate
+from tooling.studies.receipts.calibration import calibrate
 from tooling.studies.receipts.deviations import DEVIATIONS, Forger
 from tooling.studies.receipts.node import StudiedNode, questions
 from tooling.testing.closed_answers import ClosedAnswers

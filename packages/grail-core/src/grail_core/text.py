@@ -59,6 +59,28 @@ def printable_lines(text: object, most: int = MAX_LINES) -> str:
     return _made_fit(str(text), most, _UNFIT_IN_LINES)
 
 
+class PrintableStream:
+    """`printable_lines` for a text that comes in pieces: what `add` returns is together what the whole is shown as, but for the
+    "…", which stands behind the last character and not in its place."""
+
+    def __init__(self, most: int = MAX_LINES) -> None:
+        self._left = most
+        self._cut = False
+        self._before = ""  # what accents may be piled on
+
+    def add(self, piece: str) -> str:
+        if self._cut or not piece:
+            return ""
+        whole = self._before + piece
+        most = 16 * len(whole)  # no escape is as long
+        shown = printable_lines(whole, most)[len(printable_lines(self._before, most)) :]
+        self._before = whole[-MAX_COMBINING:]
+        self._cut = len(shown) > self._left
+        shown = shown[: self._left] + "…" if self._cut else shown
+        self._left -= len(shown)
+        return shown
+
+
 def _made_fit(text: str, most: int, unfit: re.Pattern[str]) -> str:
     text = text[: most + 1]  # escapes make nothing shorter: what lies beyond is cut in any case
     if not (text.isascii() and text.isprintable()):

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 
 from grail_core.calibration import measure as core
@@ -45,7 +42,8 @@ from grail_core.proof.calibration import (
 )
 from grail_core.protocol.network import NETWORKS, NetworkParameters
 from grail_core.protocol.policy import GenerationPolicy
-from grail_core.telemetry.console import PlainColumn, PlainConsole
+from grail_core.telemetry.console import PlainConsole
+from grail_core.telemetry.progress import progress
 from grail_core.text import printable
 from grail_validator.table_changes import TableChange, changes
 
@@ -103,7 +101,7 @@ def calibrate_command(settings: Settings, asked: CalibrationRequest, *, as_json:
         core.Source(str(folder), folder, prompts, *_sampling(folder, asked))
         for folder, prompts in zip(asked.models, _prompts(asked, settings.data_dir), strict=True)
     ]
-    with _progress() as told:
+    with progress() as told:
         found = core.calibrate(sources, version=asked.version, attentions=asked.attentions, device=settings.device, told=told)
     proposal = Proposal.of(found.table, pinned, params)
     picture = asked.out.with_suffix(".svg")
@@ -230,18 +228,6 @@ def _sampling(folder: Path, asked: CalibrationRequest) -> tuple[GenerationPolicy
         temperature=asked.temperature or found.policy.temperature,
     )
     return policy, frozenset(found.end_tokens)
-
-
-@contextmanager
-def _progress() -> Iterator[core.Progress]:
-    """A bar on standard error where that is a terminal, else a line a step."""
-    if not sys.stderr.isatty():
-        yield lambda label, done, total: click.echo(f"{done}/{total} {label}", err=True)
-        return
-    columns: list[Any] = [BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), PlainColumn()]
-    with Progress(*columns, console=PlainConsole(stderr=True)) as progress:
-        task = progress.add_task("loading", total=None)
-        yield lambda label, done, total: progress.update(task, description=label, completed=done, total=total)
 
 
 def _thresholds(pair: PairCalibration) -> dict[str, dict[str, float]]:

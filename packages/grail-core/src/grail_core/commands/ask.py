@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from grail_core.commands.options import verbose_option
-from grail_core.commands.receipts import Named, end_with_worst, key_option, require_option
+from grail_core.commands.receipt_options import Wanted, key_option, require_option, table_option
+from grail_core.commands.receipts import Named, end_with_worst
 
 if TYPE_CHECKING:
-    from grail_core.commands.node_client import Asked, Question
-    from grail_core.verification.receipt import ReceiptReport
+    from grail_core.commands.node_client import Asked, AskedNode, Question
 
 DEFAULT_NODE = "http://127.0.0.1:4000"
 
@@ -49,8 +47,26 @@ DEFAULT_NODE = "http://127.0.0.1:4000"
 )
 @require_option
 @key_option
-@click.option("--receipt", "file", type=click.Path(path_type=Path, dir_okay=False), help="Where to put the receipt.")
+@table_option
+@click.option(
+    "--thinking",
+    type=click.Choice(["native", "instructed", "none"]),
+    help="The thinking mode that it must be answered in (default: whichever the node serves with; the report says it).",
+)
+@click.option(
+    "--receipt",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where to put the receipt: a new file in a folder that exists.",
+)
+@click.option("--force", is_flag=True, help="Let --receipt take the place of a file that is there.")
 @click.option("--network", help="The node's network, where it belongs to one: a name, or a JSON file of network parameters.")
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A file with the token that the node's operator gave you (default: GRAIL_NODE_TOKEN, if it is set).",
+)
+@click.option("--no-stream", is_flag=True, help="Ask for the answer as a whole; so are several choices, and with --json.")
 @click.option("--timeout", type=click.FloatRange(min=1), default=600, show_default=True, help="Seconds for an answer.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @verbose_option
@@ -68,16 +84,22 @@ def ask(
     folder: Path | None,
     require: tuple[str, ...],
     key: bytes | None,
+    table: Path | None,
+    thinking: str | None,
     file: Path | None,
+    force: bool,
     network: str | None,
+    token_file: Path | None,
+    no_stream: bool,
     timeout: float,
     as_json: bool,
 ) -> None:
     """Ask a node TEXT, print the answer, fetch its receipt and check it.
 
-    The receipt must be of this very question and text; with the model's folder it is checked whole, as `grail verify` does,
-    else the report says what was not checked. Nobody's key is needed: an order that nobody signs follows from the question.
-    The answer goes to standard output, what is said of the receipt to standard error.
+    The text is printed as it comes, and nothing vouches for it before the receipt was checked, which must be of this very
+    question and of the text that was printed. With the model's folder it is checked whole, as `grail verify` does, else the
+    report says what was not checked. Nobody's key is needed: an order that nobody signs follows from the question. The answer
+    goes to standard output, what is said of the receipt to standard error.
 
     \b
     Exit code 0: answered, and nothing speaks against the receipt (with --model: accepted). 13: rejected. 14: unproven.
@@ -86,55 +108,64 @@ def ask(
     \b
       grail ask "What is 2 + 2?" --model ./Qwen2.5-0.5B-Instruct
       grail ask "Once upon a time" --complete --max-tokens 64 --stop "The end" --receipt receipt.json
+      grail ask "What is 2 + 2?" --node https://node.example.org --token-file token.txt --key 5Grwva…
     """
-    from grail_core.commands.node_client import Question, ask_node
+    from grail_core.commands.new_file import require_new
+    from grail_core.commands.node_client import AskedNode, Question, ask_node, of_this_question
+    from grail_core.commands.node_http import TOKEN_VARIABLE, client_token, in_the_clear
     from grail_core.disk import write_atomically
+    from grail_core.text import printable
 
     if complete and system is not None:
         raise click.UsageError("--system is a message, and --complete sends none")
     drawn = secrets.randbelow(2**53) if seed is None else seed
-    question = Question(text, system, complete, max_tokens, temperature, top_p, choices, drawn, tuple(dict.fromkeys(stop)))
-    asked = ask_node(url, question, timeout)
+    stops = tuple(dict.fromkeys(stop))
+    question = Question(text, system, complete, max_tokens, temperature, top_p, choices, drawn, stops, thinking)
+    wanted = Wanted(folder, network, require, key, table=table)
+    wanted.read()
+    if file is not None:
+        require_new(file, force=force, option="--receipt")
+    node = AskedNode(url, timeout, client_token(token_file))
+    if node.token is not None and in_the_clear(url):
+        source = TOKEN_VARIABLE if token_file is None else token_file
+        click.echo(f"warning: the token of {source} goes to {printable(url)} unencrypted; ask by https://", err=True)
+    streams = choices == 1 and not as_json and not no_stream
+    asked = _streamed(node, question) if streams else ask_node(node, question)
     if file is not None:
         write_atomically(file, asked.receipt)
-    named = Named(
-        str(file) if file is not None else "the receipt", _checked(asked, question, Wanted(folder, network, require, key))
-    )
+    report = of_this_question(wanted.check(asked.receipt), question, asked)
+    named = Named(str(file) if file is not None else "the receipt", report)
     if as_json:
         click.echo(_json_of(asked, named))
     else:
-        click.echo(_text_of(asked))
+        if not streams:
+            click.echo(_text_of(asked))
         click.echo(_about_receipt(named, file), err=True)  # beside the answer, which alone goes into a pipe
     if folder is not None or named.report.receipt is None or named.report.outcome.value != "inconclusive":
         end_with_worst([named])
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What the receipt is held against."""
+def _streamed(node: AskedNode, question: Question) -> Asked:
+    """The answer, printed as it comes."""
+    from grail_core.commands.node_client import ask_node
+    from grail_core.text import PrintableStream
 
-    folder: Path | None
-    network: str | None
-    require: tuple[str, ...]
-    key: bytes | None
+    shown = PrintableStream()
+    begun = False
 
+    def told(piece: str) -> None:
+        nonlocal begun
+        begun = True
+        click.echo(shown.add(piece), nl=False)  # which flushes
 
-def _checked(asked: Asked, question: Question, wanted: Wanted) -> ReceiptReport:
-    from grail_core.commands.node_client import of_this_question
-    from grail_core.commands.receipt_models import Folders
-    from grail_core.commands.receipts import network_named
-    from grail_core.protocol.types import Hotkey
-    from grail_core.verification.receipt import check_receipt
-
-    report = check_receipt(
-        asked.receipt,
-        seed=os.urandom(32),
-        network=None if wanted.network is None else network_named(wanted.network),
-        model=Folders(wanted.folder, "cpu").of(asked.receipt),
-        require=wanted.require,
-        node=None if wanted.key is None else Hotkey(wanted.key),
-    )
-    return of_this_question(report, question, asked)
+    try:
+        asked = ask_node(node, question, told)
+    except BaseException:
+        if begun:
+            click.echo()  # what is said of it does not stand behind the half of an answer
+        raise
+    click.echo("\n")
+    return asked
 
 
 def _text_of(asked: Asked) -> str:
@@ -155,6 +186,9 @@ def _about_receipt(named: Named, file: Path | None) -> str:
     lines = [f"receipt: {verdict_of(report)}"]
     if report.receipt is not None:
         lines.append(f"receipt: of node {ss58(report.receipt.node)} (--key holds it to one that you know)")
+    by = report.judged_by
+    if by is not None and by.file is not None:
+        lines.append(f"receipt: bounds of your own table {by.file} (SHA-256 {by.digest.hex()})")
     lines += [f"receipt: not enforced: {text}" for text in report.not_enforced]
     if file is not None:
         lines.append(f"receipt: in {file}; anybody checks it with: grail verify {file} --model FOLDER")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from grail_core.commands.ask import ask
+from grail_core.commands.calibrate_receipts import receipts
 from grail_core.commands.checkpoint import checkpoint
 from grail_core.commands.options import common_options, run_cli, verbose_option, verbosity
 from grail_core.commands.receipts import verify
@@ -60,6 +61,7 @@ cli.add_command(checkpoint)
 cli.add_command(scores)
 cli.add_command(verify)
 cli.add_command(ask)
+cli.add_command(receipts)
 
 
 @cli.group()

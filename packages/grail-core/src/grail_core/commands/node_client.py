@@ -1,19 +1,21 @@
 """A client of an inference node: one question over HTTP, and whether the receipt that comes back is of that question.
 
-What a node sends is a stranger's: its size is bounded while it is read, and nothing of it is believed that the receipt does not
-say. A receipt may be in order and still be of something else; that is looked at here (`of_this_question`).
+What a node sends is a stranger's (`node_http`), and nothing of it is believed that the receipt does not say, streamed or not.
+A receipt may be in order and still be of something else; that is looked at here (`of_this_question`).
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
 
+from grail_core.commands.node_http import MAX_ANSWER, NodeHttp, member, unreadable
 from grail_core.environment import Message
 from grail_core.errors import ConfigurationError, StorageError
 from grail_core.inference.constants import MAX_RECEIPT_BYTES, MIN_TEMPERATURE
@@ -21,13 +23,10 @@ from grail_core.inference.features import Features
 from grail_core.inference.orders import is_unsigned_form
 from grail_core.protocol.findings import Outcome
 from grail_core.protocol.policy import GenerationPolicy
-from grail_core.protocol.reading import Node, parse_json
+from grail_core.protocol.reading import Node
 from grail_core.verification.receipt import ReceiptReport
 from grail_core.verification.wording import reject
 
-_MAX_ANSWER = 16 << 20  # bytes: 16 choices of 8,192 tokens as JSON text
-_MAX_ERROR = 64 << 10
-_ANOTHER = "ask another node"
 QUESTION = "question"
 """The check's name in findings about whether a receipt is of what was asked."""
 
@@ -43,6 +42,7 @@ class Question:
     choices: int
     seed: int | None
     stop: tuple[str, ...] = ()
+    thinking_mode: str | None = None  # the node's, which its model belongs to; None: whichever it is
 
     @property
     def features(self) -> Features:
@@ -85,51 +85,84 @@ class Asked:
     receipt: bytes
 
 
-def ask_node(url: str, question: Question, timeout: float) -> Asked:
+@dataclass(frozen=True)
+class AskedNode:
+    """Where it is asked, for how many seconds in all, and as which of its clients."""
+
+    url: str
+    timeout: float
+    token: str | None = None
+
+
+def ask_node(node: AskedNode, question: Question, told: Callable[[str], None] | None = None) -> Asked:
     """Ask, and fetch the receipt, in so many seconds for all of it: a node that sends a byte now and then holds nobody longer.
+
+    Args:
+        told: the answer is streamed, and each piece of its text goes here as it comes, in the caller's thread. Of one choice.
 
     Raises:
         ConfigurationError: no URL of a node, or a question that no node takes. StorageError: no answer, or none that can be
             read.
     """
+    if told is not None and question.choices != 1:
+        raise ValueError("one choice alone is streamed")
     try:
         question.features.to_bytes()
     except ValueError as error:
         raise ConfigurationError(f"this cannot be asked: {error}", where="TEXT") from error
-    base = url.rstrip("/").removesuffix("/v1")
+    base = node.url.rstrip("/").removesuffix("/v1")
     if not base.startswith(("http://", "https://")):
-        raise ConfigurationError("a node's address begins with http:// or https://", where=url)
-    done: queue.SimpleQueue[Asked | Exception] = queue.SimpleQueue()
+        raise ConfigurationError("a node's address begins with http:// or https://", where=node.url)
+    come: queue.SimpleQueue[str | Asked | Exception] = queue.SimpleQueue()
 
     def run() -> None:
         try:
-            done.put(_asked(base, question, timeout))
+            come.put(_asked(replace(node, url=base), question, None if told is None else come.put))
         except Exception as error:  # noqa: BLE001 - raised again below, in the thread that waits
-            done.put(error)
+            come.put(error)
 
     # What drips headers is inside the library: only a thread that nobody waits for ends with the command.
     threading.Thread(target=run, name="ask", daemon=True).start()
-    try:
-        answer = done.get(timeout=timeout)
-    except queue.Empty:
-        what = f"the node did not answer within {timeout:g} s"
-        raise StorageError(what, where=base, hint="--timeout gives it longer; --max-tokens asks for less") from None
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
-
-
-def _asked(base: str, question: Question, timeout: float) -> Asked:
-    with httpx.Client(timeout=httpx.Timeout(timeout, connect=10.0), follow_redirects=False) as client:
-        model = _first_model(_read(client, "GET", f"{base}/v1/models"), base)
-        path = "/v1/completions" if question.complete else "/v1/chat/completions"
-        answer = _read(client, "POST", base + path, {"model": model, **question.body})
+    end = time.monotonic() + node.timeout
+    while True:
         try:
-            texts, digest, token = _answer(answer, question.complete)
+            answer = come.get(timeout=max(0.0, end - time.monotonic()))
+        except queue.Empty:
+            what = f"the node did not answer within {node.timeout:g} s"
+            raise StorageError(what, where=base, hint="--timeout gives it longer; --max-tokens asks for less") from None
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(answer, Asked):
+            return answer
+        if told is not None:
+            told(answer)
+
+
+def _asked(node: AskedNode, question: Question, put: Callable[[str], None] | None) -> Asked:
+    base = node.url
+    with httpx.Client(timeout=httpx.Timeout(node.timeout, connect=10.0), follow_redirects=False) as client:
+        http = NodeHttp(client, node.token)
+        model = _first_model(http.json("GET", f"{base}/v1/models"), base)
+        url = base + ("/v1/completions" if question.complete else "/v1/chat/completions")
+        body = {"model": model, **question.body}
+        try:
+            if put is None:
+                said = _answer(http.json("POST", url, body), question.complete)
+            else:
+                said = _streamed(http.events(url, {**body, "stream": True}), question.complete, put)
         except ValueError as error:
-            raise _unreadable(base, error) from error
-        receipt = _bytes(client, "GET", f"{base}/v1/receipts/{digest}", params={"token": token}, most=MAX_RECEIPT_BYTES)
-    return Asked(texts, receipt)
+            raise unreadable(base, error) from error
+        receipt = http.receipt(f"{base}/v1/receipts/{said.digest}", said.token, MAX_RECEIPT_BYTES)
+    return Asked(said.texts, receipt)
+
+
+@dataclass(frozen=True)
+class _Said:
+    """An answer, and where its receipt is: digest and token in hex."""
+
+    texts: tuple[str, ...]
+    digest: str
+    token: str
 
 
 def of_this_question(report: ReceiptReport, question: Question, asked: Asked) -> ReceiptReport:
@@ -142,87 +175,64 @@ def of_this_question(report: ReceiptReport, question: Question, asked: Asked) ->
         wrong = "the receipt is of another question"
     elif not question.fits(receipt.policy) or len(receipt.answer.choices) != question.choices:
         wrong = "the receipt is of other parameters than were asked for"
+    elif question.thinking_mode not in (None, receipt.model.thinking_mode):
+        wrong = f"the node answered in the thinking mode {receipt.model.thinking_mode!r}, not in {question.thinking_mode!r}"
     elif not is_unsigned_form(receipt.order, receipt.policy) or (question.seed is not None and receipt.order.nonce != 0):
         wrong = "the order is not the one that the question determines: the node wrote its own"
     elif report.texts is not None and report.texts != asked.texts:
         wrong = "the text that was sent is not that of the receipt's tokens"
     if wrong is None:
-        return report
+        mode = receipt.model.thinking_mode
+        chosen = f"that the thinking mode is {mode!r}: it was the node's choice (--thinking holds it to one)"
+        free = question.thinking_mode is None and mode != "none" and not question.complete
+        return replace(report, not_enforced=(*report.not_enforced, chosen)) if free else report
     return replace(report, findings=(*report.findings, reject(QUESTION, detail=wrong)))
 
 
 def _first_model(node: Node, base: str) -> str:
     try:
-        listed = _member(node, "data").items(64)
-        return _member(listed[0], "id").text(512)
+        listed = member(node, "data").items(64)
+        return member(listed[0], "id").text(512)
     except (ValueError, IndexError) as error:
-        raise _unreadable(base, error) from error
+        raise unreadable(base, error) from error
 
 
-def _answer(node: Node, complete: bool) -> tuple[tuple[str, ...], str, str]:
-    choices = _member(node, "choices").items(16)
+def _answer(node: Node, complete: bool) -> _Said:
+    """Raises ValueError."""
+    choices = member(node, "choices").items(16)
     texts = []
     for choice in choices:
-        held = _member(choice, "text") if complete else _member(_member(choice, "message"), "content")
-        texts.append(held.text(_MAX_ANSWER))
-    grail = _member(node, "grail")
-    return tuple(texts), _member(grail, "answer_digest").raw(32).hex(), _member(grail, "receipt_token").raw(32).hex()
+        held = member(choice, "text") if complete else member(member(choice, "message"), "content")
+        texts.append(held.text(MAX_ANSWER))
+    return _said(texts, member(node, "grail"))
 
 
-def _member(node: Node, name: str) -> Node:
-    value = node.value
-    if not isinstance(value, Mapping) or name not in value:
-        node.refuse(f"no member {name!r}")
-    return Node(value[name], f"{node.path}.{name}")
+def _streamed(events: Iterator[Node], complete: bool, put: Callable[[str], None]) -> _Said:
+    """Of one choice. Raises ValueError; what `put` was given by then stays said."""
+    pieces: list[str] = []
+    grail: Node | None = None
+    for event in events:
+        for choice in member(event, "choices").items(1):
+            member(choice, "index").integer(0, 0)
+            if grail is not None:
+                choice.refuse("a chunk of a choice that is finished")
+            piece = _piece(choice, complete)
+            if piece:
+                pieces.append(piece)
+                put(piece)
+            if member(choice, "finish_reason").value is not None:
+                grail = member(event, "grail")
+    if grail is None:
+        raise ValueError("$: the stream ended without a chunk that finishes the answer")
+    return _said(["".join(pieces)], grail)
 
 
-def _read(client: httpx.Client, method: str, url: str, body: dict[str, Any] | None = None) -> Node:
-    try:
-        return parse_json(_bytes(client, method, url, body=body, most=_MAX_ANSWER), most=_MAX_ANSWER, floats=True)
-    except ValueError as error:
-        raise _unreadable(url, error) from error
+def _piece(choice: Node, complete: bool) -> str:
+    if complete:
+        return member(choice, "text").text(MAX_ANSWER)
+    delta = member(choice, "delta").entries(16)
+    return delta["content"].text(MAX_ANSWER) if "content" in delta else ""
 
 
-def _bytes(
-    client: httpx.Client,
-    method: str,
-    url: str,
-    *,
-    most: int,
-    body: dict[str, Any] | None = None,
-    params: dict[str, str] | None = None,
-) -> bytes:
-    """The body of a 200, of at most `most` bytes, as it was sent and read no further: few compressed bytes can be gigabytes."""
-    try:
-        with client.stream(method, url, json=body, params=params, headers={"accept-encoding": "identity"}) as response:
-            if response.headers.get("content-encoding", "identity") != "identity":
-                raise StorageError("the node sends a compressed body, which was not asked for", where=url, hint=_ANOTHER)
-            limit = most if response.status_code == 200 else _MAX_ERROR
-            raw = bytearray()
-            for part in response.iter_raw():
-                raw += part
-                if len(raw) > limit:
-                    raise StorageError(f"the node sends more than {limit} bytes", where=url, hint=_ANOTHER)
-    except httpx.HTTPError as error:
-        raise StorageError(
-            f"the node does not answer: {str(error) or type(error).__name__}",
-            where=url,
-            hint="does `grail-miner serve` run there? --node says where to look",
-        ) from error
-    if response.status_code != 200:
-        raise StorageError(
-            f"the node refuses ({response.status_code}): {_reason(bytes(raw))}", where=url, hint="see what it says"
-        )
-    return bytes(raw)
-
-
-def _reason(raw: bytes) -> str:
-    try:
-        error = _member(parse_json(raw, most=_MAX_ERROR, tokens=1000, floats=True), "error")
-        return _member(error, "message").text(_MAX_ERROR)
-    except ValueError:
-        return raw[:200].decode("utf-8", "replace")
-
-
-def _unreadable(where: str, error: Exception) -> StorageError:
-    return StorageError(f"the node's answer cannot be read: {error}", where=where, hint="is a GRAIL node there?")
+def _said(texts: Sequence[str], grail: Node) -> _Said:
+    return _Said(tuple(texts), member(grail, "answer_digest").raw(32).hex(), member(grail, "receipt_token").raw(32).hex())

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.inference.receipts import Receipt
+from grail_core.proof.reader_table import ReaderTable
 from grail_core.verification.receipt import ModelAtHand
 
 _MAX_CONFIG = 1 << 20
@@ -22,29 +23,31 @@ class Folders:
     """Each folder is read, and its weights hashed, once for all receipts.
 
     Args:
-        given: None: look in the hub's cache.
+        given: None: look in the hub's cache. own: the reader's own table of bounds.
+
+    Raises:
+        ConfigurationError: the given folder is not there.
     """
 
-    def __init__(self, given: Path | None, device: str) -> None:
+    def __init__(self, given: Path | None, device: str, own: ReaderTable | None = None) -> None:
+        if given is not None and not given.is_dir():
+            raise ConfigurationError("there is no such folder", where=f"--model {given}", hint="name the model's folder")
         self._given = given
         self._device = device
+        self._own = own
         self._read: dict[tuple[Path, str], ModelAtHand] = {}
 
     def of(self, raw: bytes) -> ModelAtHand | None:
         """What to hold a receipt against; None where it does not parse, or no folder is known for it.
 
         Raises:
-            ConfigurationError: the given folder is not there. CheckpointError: it is no model that can be checked with.
+            ConfigurationError: nothing here runs a model. CheckpointError: it is no model that can be checked with.
         """
         try:
             receipt = Receipt.from_bytes(raw)
         except ValueError:
             return None  # `check_receipt` says why
         if self._given is not None:
-            if not self._given.is_dir():
-                raise ConfigurationError(
-                    "there is no such folder", where=f"--model {self._given}", hint="name the model's folder"
-                )
             return self._of_folder(self._given, receipt.model.thinking_mode)
         for folder in _cached_with(receipt.model.config_digest) if _reads_models() else ():
             try:
@@ -58,20 +61,25 @@ class Folders:
     def _of_folder(self, folder: Path, thinking_mode: str) -> ModelAtHand:
         known = self._read.get((folder, thinking_mode))
         if known is None:
-            if not _reads_models():
-                raise ConfigurationError(
-                    "what runs a model is not installed here",
-                    where=f"--model {folder}",
-                    hint="pip install 'grail-core[model]', or check without --model what needs none",
-                )
+            require_what_runs_models(folder)
             from grail_core.checkpoints.served_model import read_manifest_file, read_served_folder
             from grail_core.verification.receipt_model import model_at_hand
 
             served = read_served_folder(folder, thinking_mode=thinking_mode)
             manifest = read_manifest_file(folder)
-            known = model_at_hand(folder, served.model, served.renderer, device=self._device, manifest=manifest)
+            known = model_at_hand(folder, served.model, served.renderer, device=self._device, manifest=manifest, own=self._own)
             self._read[folder, thinking_mode] = known
         return known
+
+
+def require_what_runs_models(folder: Path) -> None:
+    """Raises ConfigurationError where grail-core was installed without its extra for models."""
+    if not _reads_models():
+        raise ConfigurationError(
+            "what runs a model is not installed here",
+            where=f"--model {folder}",
+            hint="pip install 'grail-core[model]'; a receipt is checked without --model in what needs none",
+        )
 
 
 def _reads_models() -> bool:

@@ -61,6 +61,8 @@ def _headline(report: ReceiptReport) -> str:
     outcome, decisive = report.outcome, report.decisive
     if outcome is Outcome.ACCEPT and report.calibrated is False:
         return "ACCEPTED, by the coarse bounds alone"
+    if outcome is Outcome.ACCEPT and report.judged_by is not None and report.judged_by.file is not None:
+        return "ACCEPTED, by the bounds of your own table"
     if outcome is Outcome.REJECT and decisive is not None and decisive.check in _OF_THE_READER:
         return _OF_THE_READER[decisive.check]
     return _SAYS[outcome]
@@ -88,6 +90,7 @@ def report_json(one: Named) -> dict[str, Any]:
         "nonce": receipt.order.nonce if receipt is not None else None,
         "policy": policy_json(receipt.policy) if receipt is not None else None,
         "calibrated": report.calibrated,
+        "table": _table_json(report),
         "checkpoint": _checkpoint_json(report),
         "findings": [
             {name: value for name, value in finding.to_json().items() if name not in ("group", "rollout")}
@@ -98,6 +101,12 @@ def report_json(one: Named) -> dict[str, Any]:
         "texts": list(report.texts) if report.texts is not None else None,
         "ended_by": list(report.ended_by) if report.ended_by is not None else None,
     }
+
+
+def _table_json(report: ReceiptReport) -> dict[str, Any] | None:
+    """Whose finer bounds were enforced. `file`: the reader's own; null: the table that ships."""
+    by = report.judged_by
+    return None if by is None else {"version": by.version, "sha256": by.digest.hex(), "file": by.file}
 
 
 def _checkpoint_json(report: ReceiptReport) -> dict[str, Any] | None:
@@ -172,6 +181,10 @@ def _facts(report: ReceiptReport) -> Iterator[str]:
         f"  policy   temperature {policy.temperature:g}, top-p {policy.top_p:g}, top-k {top_k}, "
         f"repetition penalty {policy.repetition_penalty:g}"
     )
+    if report.judged_by is not None:
+        by = report.judged_by
+        whose = f"your own, {by.file}" if by.file is not None else "of this release"
+        yield printable(f"  bounds   {by.version} ({whose}), SHA-256 {by.digest.hex()[:16]}…", 600)
     if report.answer_digest is not None:
         yield f"  digest   {report.answer_digest.hex()}"
     if report.network_id is not None:

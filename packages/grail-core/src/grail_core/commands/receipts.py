@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,65 +11,11 @@ from typing import TYPE_CHECKING
 import click
 
 from grail_core.commands.options import verbose_option
+from grail_core.commands.receipt_options import Positions, Wanted, key_option, owner_option, require_option, table_option
 from grail_core.errors import ReceiptInconclusiveError, ReceiptRejectedError, ReceiptUnprovenError
 
 if TYPE_CHECKING:
-    from grail_core.protocol.network import NetworkParameters
     from grail_core.verification.receipt import ReceiptReport
-
-_REQUIREMENTS = ("order", "coordinator", "calibrated")
-
-
-class _Positions(click.ParamType[int]):
-    name = "N|all"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        text = str(value)
-        if text == "all":
-            return 0
-        if not text.isascii() or not text.isdigit() or not 2 <= int(text) <= 100_000:
-            self.fail(f"{text!r} is neither a number from 2 on nor all", param, ctx)
-        return int(text)
-
-
-class _Required(click.ParamType[tuple[str, ...]]):
-    name = "LIST"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        if isinstance(value, tuple):
-            return value
-        names = tuple(dict.fromkeys(name.strip() for name in str(value).split(",") if name.strip()))
-        for name in names:
-            if name not in _REQUIREMENTS:
-                self.fail(f"{name!r} is none of {', '.join(_REQUIREMENTS)}", param, ctx)
-        return names
-
-
-class Key(click.ParamType[bytes]):
-    """A node's hotkey as 32 bytes."""
-
-    name = "HOTKEY"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
-        from grail_core.errors import ConfigurationError
-        from grail_core.keys import from_ss58
-
-        if isinstance(value, bytes):
-            return value
-        text = str(value)
-        try:
-            return bytes.fromhex(text) if len(text) == 64 else from_ss58(text)
-        except (ConfigurationError, ValueError):
-            self.fail(f"{text[:80]!r} is no hotkey: an SS58 address, or 64 hex digits", param, ctx)
-
-
-require_option = click.option(
-    "--require",
-    type=_Required(),
-    default=(),
-    help="What must be there beyond the checks, separated by commas: order (signed by its owner), coordinator, calibrated.",
-)
-key_option = click.option("--key", type=Key(), help="The node whose answer it must be: its hotkey, known from elsewhere.")
 
 
 @dataclass(frozen=True)
@@ -81,7 +27,7 @@ class Named:
 
 
 @click.command()
-@click.argument("files", metavar="RECEIPT...", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("files", metavar="RECEIPT...", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
 @click.option(
     "--model",
     "folder",
@@ -91,9 +37,11 @@ class Named:
 @click.option("--network", help="Whose receipts they must be: a named network, or a JSON file of network parameters.")
 @require_option
 @key_option
+@owner_option
+@table_option
 @click.option(
     "--positions",
-    type=_Positions(),
+    type=Positions(),
     default="256",
     show_default=True,
     help="Tokens of a completion whose draws are looked at; which ones is drawn anew each time.",
@@ -107,6 +55,8 @@ def verify(
     network: str | None,
     require: tuple[str, ...],
     key: bytes | None,
+    owner: bytes | None,
+    table: Path | None,
     positions: int,
     device: str,
     as_json: bool,
@@ -115,19 +65,28 @@ def verify(
 
     Needs no network, no chain and no wallet. With the model's folder its weights are hashed and run over the receipt's tokens;
     without one, what needs the model is inconclusive. Each check is printed with its value and its bound, then what the
-    receipt rests on and what was not enforced.
+    receipt rests on and what was not enforced. RECEIPT may be - for standard input.
+
+    Larger models and GPUs have the coarse bounds alone in this release. With a table that you measured (`grail receipts
+    calibrate`), or had from somebody whom you trust, finer ones hold too; the report says whose they were.
 
     \b
     Exit code 0: accepted. 13: rejected, not what was asked for, or altered since. 14: unproven. 15: inconclusive, something is
-    missing here. 3: a wrong setting. 6: the folder is no model that can be checked with. Of several receipts the worst counts.
+    missing here, or a receipt's file cannot be read. 3: a wrong setting. 6: the folder is no model that can be checked with. Of
+    several receipts the worst counts.
 
     \b
       grail verify receipt.json --model ./Qwen2.5-0.5B
-      grail verify receipts/*.json --model ./model --require order --json
+      grail verify receipts/*.json --model ./model --owner 5Grwva… --json
+      grail verify receipt.json --model ./model --table table.json --require calibrated
     """
     from grail_core.commands.receipt_report import as_text, json_of
 
-    named = list(_reports(files, folder, network, require, key, positions or None, device))
+    if files.count(_STDIN) > 1:
+        raise click.UsageError("standard input has one receipt: - can be given once")
+    wanted = Wanted(folder, network, require, key, owner, table, positions or None, device)
+    wanted.read()
+    named = list(_reports(files, wanted))
     click.echo(json_of(named) if as_json else as_text(named))
     end_with_worst(named)
 
@@ -152,67 +111,48 @@ def end_with_worst(named: Sequence[Named]) -> None:
             more = sum(one.report.outcome is outcome for one in named) - 1
             others = f", and {more} more" if more else ""
             what = f"the receipt is {_WORDS[outcome.value]} ({said})"
-            raise error(what, where=found.name + others, hint=_HINTS.get(said.partition(":")[0], hint))
+            check = "" if outcome is Outcome.INCONCLUSIVE and decisive is not None and decisive.check == "receipt" else said
+            raise error(what, where=found.name + others, hint=_HINTS.get(check.partition(":")[0], hint))
 
 
+_STDIN = Path("-")
 _HINTS = {
     "receipt": "give the receipt itself: an answer's member `grail` says where it is (receipt_url, with ?token=receipt_token)",
     "model": "give --model the folder that the node serves; else the receipt is of another model than you hold",
-    "require": "what is required was not there: `grail ask` signs no orders, and coordinators do not exist yet; calibrated "
-    "classes and sizes are in docs/inference.md",
+    "require": "what is required was not there: `grail ask` signs no orders, and coordinators do not exist yet; for models "
+    "that docs/inference.md calls not calibrated, `grail receipts calibrate` makes a table for --table",
 }
 """By the check that decided, where the outcome alone does not say what to try."""
 
 _WORDS = {"reject": "rejected", "unproven": "unproven", "inconclusive": "not fully checked"}
 
 
-def _reports(
-    files: Sequence[Path],
-    folder: Path | None,
-    network: str | None,
-    require: tuple[str, ...],
-    key: bytes | None,
-    positions: int | None,
-    device: str,
-) -> list[Named]:
-    from grail_core.commands.receipt_models import Folders
-    from grail_core.protocol.types import Hotkey
-    from grail_core.verification.receipt import check_receipt
-
-    params = None if network is None else network_named(network)
-    folders = Folders(folder, device)
-    reports = []
+def _reports(files: Sequence[Path], wanted: Wanted) -> Iterator[Named]:
+    """Of each file; one that cannot be read has a report that says so."""
     for file in files:
-        raw = read_receipt_file(file)
-        report = check_receipt(
-            raw,
-            seed=os.urandom(32),
-            network=params,
-            model=folders.of(raw),
-            positions=positions,
-            require=require,
-            node=None if key is None else Hotkey(key),
-        )
-        reports.append(Named(str(file), report))
-    return reports
+        name = "standard input" if file == _STDIN else str(file)
+        try:
+            raw = _read(file)
+        except OSError as error:
+            yield Named(name, _unreadable(error))
+        else:
+            yield Named(name, wanted.check(raw))
 
 
-def read_receipt_file(file: Path) -> bytes:
-    """At most a byte more than a receipt may have. Raises ConfigurationError."""
-    from grail_core.errors import ConfigurationError
+def _read(file: Path) -> bytes:
+    """At most a byte more than a receipt may have. Raises OSError."""
     from grail_core.inference.constants import MAX_RECEIPT_BYTES
 
-    try:
-        with file.open("rb") as opened:
-            return opened.read(MAX_RECEIPT_BYTES + 1)
-    except OSError as error:
-        raise ConfigurationError(
-            f"the receipt cannot be read: {error.strerror}", where=str(file), hint="name a file with a receipt"
-        ) from error
+    if file == _STDIN:
+        return sys.stdin.buffer.read(MAX_RECEIPT_BYTES + 1)
+    with file.open("rb") as opened:
+        return opened.read(MAX_RECEIPT_BYTES + 1)
 
 
-def network_named(text: str) -> NetworkParameters:
-    """The parameters of a named network, or of a file. Raises ConfigurationError."""
-    from grail_core.participant.deployment import parameters_named
+def _unreadable(error: OSError) -> ReceiptReport:
+    from grail_core.protocol.findings import Outcome
+    from grail_core.verification.receipt import ReceiptReport
+    from grail_core.verification.wording import say
 
-    return parameters_named(text, where="--network")
+    detail = f"the file cannot be read: {error.strerror or type(error).__name__}"
+    return ReceiptReport((say(Outcome.INCONCLUSIVE, "receipt", detail=detail),))

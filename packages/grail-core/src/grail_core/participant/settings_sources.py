@@ -23,6 +23,7 @@ ENVIRONMENT = "environment"
 
 ENVIRONMENT_ALONE = {
     "GRAIL_CONFIG": ("`grail.toml`", "every command", "the TOML file"),
+    "GRAIL_NODE_TOKEN": ("", "`grail ask`", "the client's token that it shows to a node (see inference.md)"),
     "GRAIL_SANDBOX": ("`strict`", "environments", "how answers that are code are run (see environments.md)"),
 }
 """Variables that no file can set: name → default, who reads it, meaning."""

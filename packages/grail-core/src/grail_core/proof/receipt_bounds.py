@@ -9,9 +9,11 @@ manifests pin: no window is decided by it.
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib import resources
 from math import isfinite
 from typing import Any, Final
@@ -161,8 +163,12 @@ class ReceiptTable:
         return ReceiptStatistics(**{name: getattr(proof if name in PROOF else draws, name) for name in STATISTICS})
 
     def to_bytes(self) -> bytes:
-        value = {"format": FORMAT, "version": self.version, "place": self.place, "pairs": [asdict(one) for one in self.pairs]}
-        return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        return table_bytes({"format": FORMAT, **asdict(self)})
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of `to_bytes`."""
+        return hashlib.sha256(self.to_bytes()).digest()
 
     @classmethod
     def from_bytes(cls, raw: bytes, *, where: str = "") -> ReceiptTable:
@@ -181,10 +187,20 @@ class ReceiptTable:
             ) from error
 
 
+def table_bytes(value: dict[str, Any]) -> bytes:
+    """As tables of receipts lie in files."""
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
 def _table(node: Node) -> ReceiptTable:
     of = node.members("format", "version", "place", "pairs")
     if of["format"].integer() != FORMAT:
         of["format"].refuse(f"format {FORMAT} is expected")
+    return table_of(of)
+
+
+def table_of(of: Mapping[str, Node]) -> ReceiptTable:
+    """The table of members `version`, `place` and `pairs`. Raises ValueError."""
     pairs = tuple(_pair(one) for one in of["pairs"].items(256))
     if len({(one.miner, one.validator) for one in pairs}) != len(pairs):
         of["pairs"].refuse("a pair of classes is there twice")

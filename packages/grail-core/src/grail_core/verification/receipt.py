@@ -25,6 +25,7 @@ from grail_core.inference.seeds import RequestSeeds
 from grail_core.model.answer_texts import answer_text, ended_by
 from grail_core.proof.errors import MalformedSketchError
 from grail_core.proof.numerics import NUMERICS_CLASSES
+from grail_core.proof.reader_table import ReaderTable
 from grail_core.proof.receipt_bounds import ReceiptStatistics, ReceiptTable
 from grail_core.proof.sketches import parse_sketches
 from grail_core.protocol.findings import Finding, Outcome
@@ -32,7 +33,7 @@ from grail_core.protocol.network import NETWORKS, NetworkParameters
 from grail_core.protocol.rollouts.noise import challenged_positions
 from grail_core.protocol.signatures import verify
 from grail_core.protocol.types import Digest, Hotkey
-from grail_core.verification.receipt_bounds import MeasuredAnswer, bounds_of, measured_findings
+from grail_core.verification.receipt_bounds import JudgedBy, MeasuredAnswer, judging, measured_findings
 from grail_core.verification.receipt_checkpoint import check_checkpoint
 from grail_core.verification.receipt_order import check_order
 from grail_core.verification.receipt_termination import check_termination
@@ -63,7 +64,8 @@ _NO_RECEIPT_SHOWS: Final = (
 )
 _COARSE_ALONE: Final = (
     "the finer bounds: the numerics classes that the node names are not calibrated for a model of this shape. Below the coarse "
-    "bounds it can have run 4-bit weights or a nearby checkpoint, and chosen up to three tokens in ten, the last among them"
+    "bounds it can have run 4-bit weights or a nearby checkpoint, and chosen up to three tokens in ten, the last among them. "
+    "`grail receipts calibrate` measures bounds of your own"
 )
 _DRAW_OF_THE_ORDER: Final = (
     "The draw follows from the order and the node's key alone. Whoever wrote the order, or could take another key, could try "
@@ -91,6 +93,7 @@ class ModelAtHand:
     measure: Measure
     table: ReceiptTable  # of the finer bounds
     manifest: bytes | None = None  # what the folder has as grail-manifest.json, as it lies there
+    own: ReaderTable | None = None  # the reader's own table, which comes first where it holds
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,7 @@ class ReceiptReport:
     trust: tuple[str, ...] = ()
     network_id: Digest | None = None  # that every digest and seed of it is under
     calibrated: bool | None = None  # whether the finer bounds were enforced; None where nothing was measured
+    judged_by: JudgedBy | None = None  # whose they were; None where none were enforced
     checkpoint_checked: bool = False  # the checkpoint that it names is the network's own, by the trainer's signature
 
     @property
@@ -129,6 +133,7 @@ def check_receipt(
     positions: int | None = RECEIPT_POSITIONS,
     require: Sequence[str] = (),
     node: Hotkey | None = None,
+    owner: bytes | None = None,
 ) -> ReceiptReport:
     """Every check that can be made here.
 
@@ -140,6 +145,7 @@ def check_receipt(
         positions: of a choice whose draws are looked at; None: all.
         require: some of REQUIREMENTS; unmet ones are unproven.
         node: whose answer it must be; None: anybody's.
+        owner: the account, 32 bytes, whose signed order it must be; None: anybody's, or nobody's.
     """
     try:
         receipt = Receipt.from_bytes(raw)
@@ -156,10 +162,12 @@ def check_receipt(
     if params is None:
         detail = f"the parameters of its network, {receipt.network!r}, are needed: they are part of every seed"
         return ReceiptReport((say(Outcome.INCONCLUSIVE, "receipt", detail=detail),), receipt)
-    case = _Case(receipt, claims, params, model, seed, positions, node)
+    case = _Case(receipt, claims, params, model, seed, positions, node, owner)
     findings = list(_until_reject(case.findings()))
     if not any(finding.outcome is Outcome.REJECT for finding in findings):
         findings += case.required(require)
+        if owner is not None:
+            findings.append(case.required_owner(owner))
     return ReceiptReport(
         findings=tuple(findings),
         receipt=receipt,
@@ -170,6 +178,7 @@ def check_receipt(
         trust=case.trust(),
         network_id=case.network_id,
         calibrated=case.calibrated,
+        judged_by=case.judged_by,
         checkpoint_checked=case.checkpoint is not None and case.checkpoint.outcome is Outcome.ACCEPT,
     )
 
@@ -193,6 +202,7 @@ class _Case:
         seed: bytes,
         positions: int | None,
         node: Hotkey | None,
+        owner: bytes | None,
     ) -> None:
         self.receipt = receipt
         self.claims = claims
@@ -201,19 +211,22 @@ class _Case:
         self.seed = seed
         self.positions = positions
         self.node = node
+        self.owner = owner
         self.given = model
         self.model: ModelAtHand | None = None  # once its digests were found to be the receipt's
         self.checkpoint: Finding | None = None  # what its manifest says of the checkpoint that the receipt names, if any
         self.answer_digest: Digest | None = None
         self.seeds: RequestSeeds | None = None
         self.features: Features | None = None
+        self.order: Finding | None = None
         self.bounds: list[ReceiptStatistics] | None = None  # the finer ones, where they are enforced
+        self.judged_by: JudgedBy | None = None
         self.looked_at: list[list[int]] | None = None  # of each choice, once it was measured
 
     def findings(self) -> Iterator[Finding]:
         choices = len(self.receipt.answer.choices)
         yield accept("receipt", value=choices, detail=f"well formed, of network {self.params.name}, {choices} choices")
-        order = check_order(self.receipt, self.network_id)
+        self.order = order = check_order(self.receipt, self.network_id, self.owner)
         yield order
         if order.outcome is Outcome.REJECT:
             return
@@ -343,7 +356,7 @@ class _Case:
             for check in _BY_MODEL:
                 yield say(Outcome.INCONCLUSIVE, check, detail=f"this machine could not measure it: {error.what}")
             return
-        self.bounds = bounds_of(self.receipt, measured, self.model.table)
+        self.bounds, self.judged_by = judging(self.receipt, measured, self.model.own, self.model.table)
         yield from measured_findings(self.receipt, self.claims, measured, self.bounds)
 
     def _looked_at(self, choice: int, answer_digest: Digest) -> list[int]:
@@ -358,12 +371,26 @@ class _Case:
         met: Mapping[str, tuple[bool, str]] = {
             "order": (self.receipt.order.signature is not None, "the order is signed by its owner"),
             "coordinator": (False, "a coordinator recorded claim and delivery"),
-            "calibrated": (self.bounds is not None, "the bounds of single receipts are enforced for these classes"),
+            "calibrated": (
+                self.bounds is not None,
+                f"the bounds of single receipts are enforced for these classes{self._by_your_table}",
+            ),
         }
         return [
             say(Outcome.ACCEPT if met[name][0] else Outcome.UNPROVEN, REQUIRE, value=name, detail=f"required: {met[name][1]}")
             for name in require
         ]
+
+    def required_owner(self, owner: bytes) -> Finding:
+        """Of an order that does not reject: it is his, or nobody's; or his if the signature could be looked at."""
+        order = self.order if self.receipt.order.signature is not None else None
+        outcome = Outcome.UNPROVEN if order is None else order.outcome
+        return say(outcome, REQUIRE, value="owner", detail=f"required: the order is signed by {owner.hex()}")
+
+    @property
+    def _by_your_table(self) -> str:
+        by = self.judged_by
+        return f", by your own table {by.file}" if by is not None and by.file is not None else ""
 
     def texts(self) -> tuple[str, ...] | None:
         return self._of_each_choice(answer_text)
@@ -392,6 +419,11 @@ class _Case:
         if self.looked_at is None:
             return tuple(said)
         said.append(_NO_RECEIPT_SHOWS if self.calibrated else _COARSE_ALONE)
+        own = self.model.own if self.model is not None else None
+        if own is not None and (self.judged_by is None or self.judged_by.file is None):
+            said.append(
+                f"your table {own.name}: it has no bounds for this model and the numerics classes of receipt and verifier"
+            )
         tokens, looked_at = sum(self.receipt.answer.lengths), sum(map(len, self.looked_at))
         if looked_at < tokens:
             said.append(f"the draws of {tokens - looked_at} of {tokens} tokens: they were not looked at this time")
@@ -408,6 +440,10 @@ class _Case:
             said.append(_DRAW_OF_THE_ORDER)
         if self._is_live:
             said.append(_WHICH_CHECKPOINT)
+        by = self.judged_by
+        if by is not None and by.file is not None:
+            table = f"your own table {by.file} ({by.version}, SHA-256 {by.digest.hex()})"
+            said.append(f"The finer bounds are those of {table}: what honest receipts differ by is its maker's word.")
         if receipt.genesis_hash == NO_CHAIN:
             said.append("No chain stands behind the node's key: it is a key, not a registered participant.")
         else:

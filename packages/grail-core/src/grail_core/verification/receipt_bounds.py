@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from grail_core.inference.receipts import Receipt
 from grail_core.proof.calibration import Shape
+from grail_core.proof.reader_table import ReaderTable
 from grail_core.proof.receipt_bounds import (
     PROOF,
     STATISTICS,
@@ -71,6 +72,27 @@ def bounds_of(receipt: Receipt, measured: MeasuredAnswer, table: ReceiptTable) -
         for length, one in zip(answer.lengths, measured.choices, strict=True)
     ]
     return [one for one in found if one is not None] if None not in found else None
+
+
+@dataclass(frozen=True)
+class JudgedBy:
+    """Whose finer bounds a receipt was held against."""
+
+    version: str
+    digest: bytes  # SHA-256 of the table
+    file: str | None  # of the reader's own; None: the one that ships
+
+
+def judging(
+    receipt: Receipt, measured: MeasuredAnswer, own: ReaderTable | None, table: ReceiptTable
+) -> tuple[list[ReceiptStatistics] | None, JudgedBy | None]:
+    """The bounds of each choice and whose they are: the reader's own table comes first where it holds. None: neither's."""
+    if own is not None and own.is_of(receipt.model):
+        bounds = bounds_of(receipt, measured, own.table)
+        if bounds is not None:
+            return bounds, JudgedBy(own.table.version, own.digest, own.name)
+    bounds = bounds_of(receipt, measured, table)
+    return bounds, None if bounds is None else JudgedBy(table.version, table.digest, None)
 
 
 def measured_findings(

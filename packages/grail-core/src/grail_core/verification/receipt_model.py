@@ -16,6 +16,7 @@ from grail_core.model.prompts import PromptRenderer
 from grail_core.proof.answer import measure_answer
 from grail_core.proof.calibration import Shape
 from grail_core.proof.numerics import NUMERICS_CLASSES, measuring_class, numerics_class_of
+from grail_core.proof.reader_table import ReaderTable
 from grail_core.proof.receipt_bounds import ReceiptTable, shipped_receipt_table
 from grail_core.proof.sketches import projections
 from grail_core.proof.work import ChoiceMeasurement
@@ -32,12 +33,13 @@ def model_at_hand(
     device: str = "cpu",
     table: ReceiptTable | None = None,
     manifest: bytes | None = None,
+    own: ReaderTable | None = None,
 ) -> ModelAtHand:
     """The folder with its model, which is loaded when a receipt passes every check that needs none.
 
     Args:
         model, renderer: as `checkpoints.served_model` reads them from the folder. table: by default the one in the package.
-        manifest: what lies in the folder as a checkpoint's manifest.
+        manifest: what lies in the folder as a checkpoint's manifest. own: the reader's own table.
     """
 
     @cache
@@ -47,7 +49,7 @@ def model_at_hand(
     def measure(receipt: Receipt, seeds: RequestSeeds, positions: Sequence[Sequence[int]]) -> MeasuredAnswer:
         return measure_receipt(loaded(), receipt, seeds, positions)
 
-    return ModelAtHand(str(folder), model, renderer, measure, table or shipped_receipt_table(), manifest)
+    return ModelAtHand(str(folder), model, renderer, measure, table or shipped_receipt_table(), manifest, own)
 
 
 def measure_receipt(

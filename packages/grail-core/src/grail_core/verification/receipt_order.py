@@ -14,11 +14,18 @@ from grail_core.verification.wording import accept, reject, say
 CHECK = "order"
 
 
-def check_order(receipt: Receipt, network_id: bytes) -> Finding:
-    """Of a receipt that is well formed. Where it does not reject, the features can be read and typed data holds the order."""
+def check_order(receipt: Receipt, network_id: bytes, owner: bytes | None = None) -> Finding:
+    """Of a receipt that is well formed. Where it does not reject, the features can be read and typed data holds the order.
+
+    Args:
+        owner: whose order it must be, if anybody signed it.
+    """
     wrong = (
         invalid_field(receipt.order, receipt.policy) or _wrong_here(receipt, network_id) or _wrong_features(receipt, network_id)
     )
+    if wrong is None and owner is not None and receipt.order.signature is not None:
+        signed_for = receipt.order.subscription.owner
+        wrong = None if signed_for == owner else f"its owner is {signed_for.hex()}, not the one that was asked for"
     return _signed(receipt, network_id) if wrong is None else reject(CHECK, detail=wrong)
 
 

@@ -1,4 +1,4 @@
-"""I1 to I8, I14 and I16: receipts of dishonest nodes, judged as anybody judges them.
+"""I1 to I8 and I16: receipts of dishonest nodes, judged as anybody judges them.
 
 One try is one receipt of the study's trained model (of a brief one with `--quick`); what is required of it is that it is not
 accepted. Where a power is published instead (docs/inference.md), what passes is counted and claimed neither way.
@@ -210,4 +210,4 @@ def _attack(run: Callable[[Scene], Row], *, tries: int | None = None, quick: boo
 
 
 ATTACKS = {id_: partial(_attack, run) for id_, run in RUNS.items()}
-"""Every id that is built; the others come with coordinators, streams and live checkpoints."""
+"""Of receipts alone; what clients do to a node is in `family_i_strangers` and `family_i_clients`."""

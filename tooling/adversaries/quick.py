@@ -30,7 +30,7 @@ HELP = "\n".join(
         "  C5, C7 to C10, X3, X5",
         "         1,440 windows a cell instead of 20,480; X3 without p = 1 and the best of many; X5 with 40 windows of one",
         "         network instead of 320, and 50 hotkeys instead of 50 and 150",
-        "  I      the same model; 1 receipt of each deviation instead of 4",
+        "  I      the same model; 1 receipt of each deviation instead of 4; I19 with 60 connections instead of 1,000",
         "  power  nothing is compared with docs/power.json: its figures are those of the published models",
         "  D4     every third bomb; X1 and X2 have them all",
         "  E3     every second fault; E9: a quarter of the programs",

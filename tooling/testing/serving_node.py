@@ -22,6 +22,7 @@ from grail_core.protocol.network import NETWORKS
 from grail_core.verification.receipt import NO_CHAIN
 from grail_miner.serving.answering import Answering, ServedNetwork
 from grail_miner.serving.clients import Clients
+from grail_miner.serving.connections import TimedConnection
 from grail_miner.serving.metering import metering_at
 from grail_miner.serving.models import HfModels, Models
 from grail_miner.serving.node import Node
@@ -90,6 +91,7 @@ def running_node(
     max_rows: int = 64,
     clock: WallClock = wall_clock_ms,
     clients: Clients | None = None,
+    http: type[TimedConnection] = TimedConnection,
 ) -> Iterator[RunningNode]:
     """Answers while the block lasts.
 
@@ -112,7 +114,7 @@ def running_node(
     )
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
-        with serving(node, bound, threading.Event(), clients=clients) as url:
+        with serving(node, bound, threading.Event(), clients=clients, http=http) as url:
             yield RunningNode(url, node)
 
 

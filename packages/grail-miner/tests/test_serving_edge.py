@@ -13,6 +13,7 @@ from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 import uvicorn
@@ -21,6 +22,7 @@ from grail_core.errors import ConfigurationError
 from grail_core.inference.receipts import Receipt
 from grail_miner.serving.answering import Answering
 from grail_miner.serving.clients import OPERATOR, Client, Clients
+from grail_miner.serving.connections import TimedConnection
 from grail_miner.serving.edge import MAX_BODIES, Edge, listen_address
 from grail_miner.serving.new_token import add_client
 from tooling.testing.serving_node import MODEL, RunningNode, answering_of, running_node, save_served_model, until
@@ -264,6 +266,40 @@ def test_unfinished_bodies_of_others_keep_nobody_from_asking_how_the_node_is(nod
             stack.enter_context(node.connection()).sendall(head.encode())
         until(lambda: node.post("/v1/completions", ASKED).status_code == 503)
         assert node.get("/health").status_code == 200
+
+
+def test_a_clients_unfinished_bodies_keep_nobody_else_from_asking(shared: RunningNode, token: str) -> None:
+    head = shared.request_bytes("/v1/completions", ASKED, authorization=f"Bearer {token}")[:-1]
+    with ExitStack() as stack:
+        for _ in range(MAX_BODIES // 4):
+            stack.enter_context(shared.connection()).sendall(head)
+        until(lambda: shared.post("/v1/completions", ASKED, **bearer(token)).status_code == 503)
+        assert shared.post("/v1/completions", ASKED).status_code == 200
+
+
+def test_a_connection_that_stands_still_is_cut_and_one_that_is_used_is_not(answering: Answering, tmp_path: Path) -> None:
+    lost: list[Exception | None] = []
+
+    class Hurried(TimedConnection):
+        look_seconds = 0.3
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            lost.append(exc)
+            super().connection_lost(exc)
+
+    with running_node(answering, tmp_path, http=Hurried) as node:
+        with node.connection() as unfinished, node.connection() as silent:
+            unfinished.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: 127")
+            assert (unfinished.recv(1), silent.recv(1)) == (b"", b"")
+        grail = node.post("/v1/completions", {**ASKED, "max_tokens": 900, "n": 16}).json()["grail"]
+        receipt = f"/v1/receipts/{grail['answer_digest']}?token={grail['receipt_token']}"
+        until(lambda: len(lost) == 3)
+        with httpx.Client(base_url=node.url, trust_env=False) as used, node.connection() as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+            deaf.sendall(f"GET {receipt} HTTP/1.1\r\nHost: 127.0.0.1:{node.port}\r\n\r\n".encode() * 40)
+            until(lambda: used.get("/health").status_code == 200 and len(lost) == 4)
+            assert used.get("/health").status_code == 200
+            assert len(lost) == 4
 
 
 def bearer(token: str) -> dict[str, str]:

@@ -16,10 +16,13 @@ import pytest
 
 from grail_core.errors import MachineFaultError
 from grail_core.inference.features import Features
+from grail_core.proof.batch import RolloutProof
 from grail_core.protocol.policy import GenerationPolicy
 from grail_miner.serving.answering import AdmittedOrder, Answering
 from grail_miner.serving.model_process import ModelProcess
+from grail_miner.serving.models import ToProve
 from grail_miner.serving.scheduler import QueueFullError, Scheduler, ShuttingDownError
+from grail_miner.serving.tickets import Ticket
 from tooling.testing.gated_models import GatedModels
 from tooling.testing.serving_node import MODEL, PATIENCE_S, RunningNode, answering_of, running_node, save_served_model, until
 
@@ -142,9 +145,7 @@ def test_a_request_that_ends_the_models_is_found_and_fails_alone(
         assert healths == [503]
         assert node.get("/health").json() == {"status": "healthy"}
         texts = [text_of(answer) for answer in (first, batch[0], batch[2])]
-    assert len(models.failed_with) == 2
-    assert len(models.failed_with[0]) == 4
-    assert len(models.failed_with[1]) == 1
+    assert list(map(len, models.failed_with)) == [4, 2, 1]  # by halves
     models.fails.clear()
     with gated(models, answering, tmp_path / "again") as (_, ask):
         models.open.release(100_000)
@@ -256,6 +257,93 @@ def test_a_stream_whose_model_process_is_killed_goes_on_with_the_next_one(answer
         assert killed == whole
         assert processes.pid != first
     assert processes.pid is None
+
+
+def test_who_asks_much_keeps_nobody_else_waiting_for_all_of_it(models: GatedModels, answering: Answering) -> None:
+    scheduler = Scheduler(answering, models, max_queue=8, max_rows=2)
+    scheduler.hold(answering.to_hold)
+    ended: list[str] = []
+    for name, client in (("a1", "a"), ("a2", "a"), ("a3", "a"), ("a4", "a"), ("b1", "b"), ("c1", "c"), ("b2", "b")):
+        ticket = scheduler.submit(order_of(answering, name), client=client)
+        ticket.receipt.add_done_callback(lambda _, name=name: ended.append(name))  # type: ignore[misc]
+    models.open.release(100_000)
+    scheduler.start()
+    until(lambda: len(ended) == 7)
+    scheduler.close()
+    assert [set(ended[at : at + 2]) for at in (0, 2, 4)] == [{"a1", "b1"}, {"a2", "c1"}, {"a3", "b2"}]
+
+
+def test_nobody_fills_the_queue_for_the_others(models: GatedModels, answering: Answering) -> None:
+    scheduler = Scheduler(answering, models, max_queue=2)
+    scheduler.hold(answering.to_hold)
+    for name in ("a1", "a2"):
+        scheduler.submit(order_of(answering, name), client="a")
+    with pytest.raises(QueueFullError):
+        scheduler.submit(order_of(answering, "a3"), client="a")
+    scheduler.submit(order_of(answering, "b1"), client="b")
+    with pytest.raises(QueueFullError):
+        scheduler.submit(order_of(answering, "b2"), client="b")
+    assert scheduler.pending == 3
+    scheduler.close()
+
+
+class FailingProofs(GatedModels):
+    """Of whom the first so many proofs fail."""
+
+    def __init__(self, failures: int) -> None:
+        super().__init__()
+        self.failures = failures
+        self.proved: list[int] = []  # lengths of prompts
+
+    def prove(self, job: ToProve) -> list[RolloutProof]:
+        self.failures -= 1
+        self.proved.append(len(job.prompt))
+        if self.failures >= 0:
+            raise MachineFaultError("no memory is left")
+        return super().prove(job)
+
+
+@pytest.mark.parametrize(("failures", "failed"), [(1, 0), (2, 1), (3, 1), (4, 2)])
+def test_proofs_that_fail_together_fail_by_name_and_nobody_after_them(answering: Answering, failures: int, failed: int) -> None:
+    """Both answers are drawn with the same burst, and the second proof is tried on models that the first one ended."""
+    models = FailingProofs(failures)
+    scheduler = Scheduler(answering, models, max_queue=8)
+    scheduler.hold(answering.to_hold)
+    tickets = [scheduler.submit(order_of(answering, name)) for name in ("one", "another")]
+    models.open.release(100_000)
+    scheduler.start()
+    errors = [ticket.receipt.exception(PATIENCE_S) for ticket in tickets]
+    assert [type(error) for error in errors if error] == [MachineFaultError] * failed
+    assert scheduler.submit(order_of(answering, "next")).receipt.result(PATIENCE_S)
+    scheduler.close()
+
+
+def test_an_answer_whose_client_went_before_its_proof_is_not_proved(answering: Answering) -> None:
+    models = FailingProofs(0)
+    scheduler = Scheduler(answering, models, max_queue=8)
+    scheduler.hold(answering.to_hold)
+    gone: list[Ticket] = []
+    gone.append(scheduler.submit(order_of(answering, "it goes"), lambda: scheduler.cancel(gone[0])))
+    stays = scheduler.submit(order_of(answering, "stays"))
+    models.open.release(100_000)
+    scheduler.start()
+    assert stays.receipt.result(PATIENCE_S)
+    scheduler.close()
+    assert models.proved == [len(stays.order.prompt)]
+
+
+def test_a_mistake_of_ours_fails_who_is_there_by_name_and_nobody_after_them(
+    models: GatedModels, answering: Answering, tmp_path: Path
+) -> None:
+    def mistaken(seconds: float) -> None:
+        node.node.scheduler.first_token = lambda seconds: None
+        raise ZeroDivisionError
+
+    models.open.release(100_000)
+    with gated(models, answering, tmp_path) as (node, ask):
+        node.node.scheduler.first_token = mistaken
+        assert ask("unlucky").result().json()["error"]["code"] == "internal_error"
+        assert ask("next").result().status_code == 200
 
 
 def text_of_stream(said: str) -> dict[int, str]:

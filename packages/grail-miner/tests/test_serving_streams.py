@@ -24,9 +24,12 @@ from grail_core.proof.errors import UnprovableError
 from grail_core.protocol.findings import Outcome
 from grail_core.verification.receipt import check_receipt
 from grail_core.verification.receipt_model import model_at_hand
+from grail_miner.serving.app import application
+from grail_miner.serving.clients import OPERATOR
 from grail_miner.serving.models import HfModels, ToProve
 from grail_miner.serving.streamed import StreamedResponse
 from grail_miner.serving.text_stream import TextStream
+from tooling.testing.gated_models import GatedModels
 from tooling.testing.serving_node import MODEL, RunningNode, answering_of, running_node, save_served_model, until
 
 ASKED: dict[str, Any] = {"model": MODEL, "prompt": "Once upon a time", "max_tokens": 24}
@@ -169,6 +172,63 @@ def test_who_does_not_read_is_let_go_and_nothing_is_computed_for_it(node: Runnin
         until(lambda: node.node.scheduler.running >= 1)
         assert node.post("/v1/completions", ASKED).status_code == 200
     until(lambda: node.node.scheduler.running == 0)
+
+
+def test_a_stream_that_ends_before_its_first_byte_is_computed_for_nobody(folder: Path, tmp_path: Path) -> None:
+    """Behind another answer on its connection, which nobody reads, not even its head is taken before its client goes."""
+    models = GatedModels()
+    with running_node(answering_of(folder), tmp_path, models=models) as node:
+
+        async def taken_by_nobody(message: Any) -> None:
+            await asyncio.Event().wait()
+
+        async def ask() -> None:
+            body = json.dumps({**ASKED, "stream": True}).encode()
+            messages = iter([{"type": "http.request", "body": body, "more_body": False}, {"type": "http.disconnect"}])
+
+            async def receive() -> Any:
+                return next(messages)
+
+            await application(node.node)(asgi_scope("/v1/completions"), receive, taken_by_nobody)
+
+        asyncio.run(ask())
+        models.open.release(100_000)
+        until(lambda: node.node.scheduler.pending + node.node.scheduler.running == 0)
+        assert node.get("/v1/usage").json()["data"][0]["requests"] == 1
+
+
+def test_a_receipt_is_sent_in_pieces_and_whole(node: RunningNode) -> None:
+    """Whoever does not read holds no more of it than one."""
+    kept = bytes(range(256)) * 4_096  # 1 MiB
+    token = node.node.receipts.put(bytes(32), kept)
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    scope = asgi_scope(f"/v1/receipts/{bytes(32).hex()}", method="GET", query=f"token={token}".encode())
+    asyncio.run(application(node.node)(scope, receive, send))
+    pieces = [message["body"] for message in sent if "body" in message]
+    assert b"".join(pieces) == kept
+    assert max(map(len, pieces)) == 64 << 10
+    assert (b"content-length", str(len(kept)).encode()) in sent[0]["headers"]
+
+
+def asgi_scope(path: str, *, method: str = "POST", query: bytes = b"") -> dict[str, Any]:
+    """As the edge hands a request on."""
+    return {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "headers": [],
+        "query_string": query,
+        "server": ("127.0.0.1", 1),
+        "scheme": "http",
+        "state": {"client": OPERATOR},
+    }
 
 
 def run_response(response: StreamedResponse, *, takes: int) -> list[bytes]:

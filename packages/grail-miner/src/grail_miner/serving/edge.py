@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
 from typing import Any, Final
@@ -22,7 +23,8 @@ from grail_miner.serving.clients import OPERATOR, RECEIPT_READER, Client, Client
 from grail_miner.serving.refusals import RefusedRequestError, bad_request
 
 MAX_BODIES: Final = 64
-"""Bodies that are read at the same time: with their limit, the memory that they can take."""
+"""Bodies that are read at the same time: with their limit, the memory that they can take. Of one client a quarter of them,
+where there are several, so that unfinished ones keep nobody else from asking."""
 BODY_SECONDS: Final = 30.0
 _DRAINED_BODIES: Final = 8  # so many of the largest are read and thrown away, so that a refusal arrives
 _DRAIN_SECONDS: Final = 2.0
@@ -105,14 +107,16 @@ class Edge:
         self._max_body = max_body
         self._body_seconds = body_seconds
         self._max_bodies = max_bodies
-        self._reading = 0
+        self._most_each = max_bodies if clients is None else max(1, max_bodies // 4)
+        self._reading: Counter[str] = Counter()  # by client
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise RuntimeError(f"no {scope['type']} is served here")  # uvicorn is told to offer none
         try:
-            scope.setdefault("state", {})["client"] = self._client(scope)
-            body = await self._body(scope, receive)
+            client = self._client(scope)
+            scope.setdefault("state", {})["client"] = client
+            body = await self._body(scope, receive, client.name)
         except RefusedRequestError as refused:
             await self._refuse(refused, receive, send)
             return
@@ -145,18 +149,18 @@ class Edge:
             scope["scheme"] = "https"  # of the addresses of receipts in its own answers
         return known
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
+    async def _body(self, scope: Scope, receive: Receive, client: str) -> bytes | None:
         """The whole body; None where the client goes before its end."""
         length = _header(scope, b"content-length")
         if length is not None and (len(length) > _LENGTH_DIGITS or int(length) > self._max_body):  # h11 takes digits alone
             raise self._too_large()
         if scope["method"] in ("GET", "HEAD") and length in (None, "0") and _header(scope, b"transfer-encoding") is None:
             return b""  # others' unfinished bodies keep nobody from asking how the node is
-        if self._reading >= self._max_bodies:
+        if self._reading.total() >= self._max_bodies or self._reading[client] >= self._most_each:
             raise RefusedRequestError(
                 HTTPStatus.SERVICE_UNAVAILABLE, "too many requests are being read; try again", "busy", retry_after_s=1
             )
-        self._reading += 1
+        self._reading[client] += 1
         try:
             async with asyncio.timeout(self._body_seconds):
                 return await self._read(receive)
@@ -165,7 +169,7 @@ class Edge:
                 HTTPStatus.REQUEST_TIMEOUT, f"the body did not arrive within {self._body_seconds:g} s", "body_timeout"
             ) from None
         finally:
-            self._reading -= 1
+            self._reading[client] -= 1
 
     async def _read(self, receive: Receive) -> bytes | None:
         body = bytearray()

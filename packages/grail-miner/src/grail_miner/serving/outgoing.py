@@ -24,8 +24,9 @@ from grail_miner.serving.node import Node
 from grail_miner.serving.openai_answers import Kept, chat_object, completion_object, fingerprint_of
 from grail_miner.serving.openai_streams import StreamHead, error_event
 from grail_miner.serving.refusals import RefusedRequestError
-from grail_miner.serving.scheduler import ModelGoneError, QueueFullError, ShuttingDownError, Ticket
+from grail_miner.serving.scheduler import ModelGoneError, QueueFullError, ShuttingDownError
 from grail_miner.serving.text_stream import TextStream
+from grail_miner.serving.tickets import Ticket
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Outgoing:
         """
         ticket, outcome = None, "failed"
         try:
-            ticket = self._submitted(leased.order)
+            ticket = self._submitted(leased)
             receipt = await _unless_gone(ticket, request)
             outcome = "answered"
             return receipt
@@ -89,7 +90,7 @@ class Outgoing:
         arrived = asyncio.Event()
         loop = asyncio.get_running_loop()
         try:
-            ticket = self._submitted(leased.order, lambda: _tell(loop, arrived))
+            ticket = self._submitted(leased, lambda: _tell(loop, arrived))
         except BaseException:
             await self._end(leased, None, "unavailable")
             raise
@@ -101,7 +102,9 @@ class Outgoing:
             fingerprint=fingerprint_of(leased.order.model_digest),
             include_usage=include_usage,
         )
-        return self._pieces(leased, ticket, head, arrived, base)
+        pieces = self._pieces(leased, ticket, head, arrived, base)
+        await anext(pieces)  # begun: only then its end is, too, where the client goes before it was sent anything
+        return pieces
 
     async def _pieces(
         self, leased: Leased, ticket: Ticket, head: StreamHead, arrived: asyncio.Event, base: str
@@ -110,6 +113,7 @@ class Outgoing:
         texts = [self._text_stream(order) for _ in range(order.choices)]
         self.open_streams += 1
         try:
+            yield b""
             for piece in head.opening(order.choices):
                 yield piece
             async for piece in self._texts(ticket, texts, head, arrived):
@@ -154,9 +158,9 @@ class Outgoing:
         before = "" if order.asked.messages is None else renderer.thinking_opened(order.asked.messages)
         return TextStream(renderer.decode, before, order.asked.stop)
 
-    def _submitted(self, order: AdmittedOrder, notify: Any = None) -> Ticket:
+    def _submitted(self, leased: Leased, notify: Any = None) -> Ticket:
         try:
-            return self._node.scheduler.submit(order, notify)
+            return self._node.scheduler.submit(leased.order, notify, client=leased.lease.client.name)
         except QueueFullError as error:
             what = "as many requests wait as may (GRAIL_SERVE_MAX_QUEUE); try again"
             raise RefusedRequestError(

@@ -14,7 +14,7 @@ import secrets
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from grail_core.clock import WallClock, wall_clock_ms
 from grail_core.disk import storage_errors, write_atomically
@@ -77,6 +77,14 @@ class ReceiptStore:
         Raises:
             StorageError: it cannot be read.
         """
+        found = self.open(digest, token)
+        if found is None:
+            return None
+        with found, storage_errors(self._path(digest)):
+            return found.read()
+
+    def open(self, digest: str, token: str) -> BinaryIO | None:
+        """As `get`, to be read piece by piece: it stays whole when it is removed meanwhile."""
         if not _DIGEST.fullmatch(digest):
             return None
         if not hmac.compare_digest(self.token(digest).encode(), token.encode(errors="replace")):
@@ -87,7 +95,7 @@ class ReceiptStore:
                 return None
             with storage_errors(self._path(digest)):
                 try:
-                    return self._path(digest).read_bytes()
+                    return self._path(digest).open("rb")
                 except FileNotFoundError:  # removed by its owner
                     return None
 

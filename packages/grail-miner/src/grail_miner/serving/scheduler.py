@@ -1,9 +1,10 @@
 """Orders on their way to an answer: they wait in a bounded queue, join the running batch and are proved.
 
-One thread asks the models, token after token; whoever is cancelled leaves the batch with the next burst. A model process that
-ends loses its rows and no order: those that ran are tried again by themselves, the largest first, from their seeds, so that
-they get the same tokens, until one of them ends it a second time; that one fails. A stream that was begun goes on where it
-stopped. A stop lets what runs end, and tells what waits.
+One thread asks the models, token after token; whoever is cancelled leaves the batch with the next burst. Of those that wait the
+next is the first of the client with the fewest completions in the batch. A model process that ends loses its rows and no order:
+those that ran are tried again in halves, the largest first, from their seeds, so that they get the same tokens, until one of
+them ends it by itself; that one fails. A stream that was begun goes on where it stopped. A stop lets what runs end, and tells
+what waits.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
 from grail_core.errors import MachineFaultError, OutOfMemoryError
@@ -24,17 +25,22 @@ from grail_core.proof.errors import UnprovableError
 from grail_core.telemetry import get_logger
 from grail_miner.serving.answering import AdmittedOrder, Answering
 from grail_miner.serving.models import Drawn, Models, ModelToHold, NewRow, RowId
-from grail_miner.serving.stop_watch import StopWatch
+from grail_miner.serving.tickets import RedrawnOtherwiseError, Ticket
 
 log = get_logger(__name__)
 
 MAX_RETRY_AFTER_S: Final = 60
 MAX_TRIES: Final = 2
+"""Of an order by itself, and of a proof."""
+_MAX_TRIES_IN_COMPANY: Final = 8  # halves of 64 are single ones after six more
 _PAUSE_S: Final = 1.0  # after a model process that failed before it did anything
 
 
 class QueueFullError(Exception):
-    """As many orders wait as may. `retry_after_s`: about when one of them will have its answer, in whole seconds."""
+    """As many orders wait as may, and one of this client's among them.
+
+    `retry_after_s`: about when one of them will have its answer, in whole seconds.
+    """
 
     def __init__(self, retry_after_s: int) -> None:
         super().__init__(f"the queue is full; try again in {retry_after_s} s")
@@ -49,99 +55,8 @@ class ShuttingDownError(Exception):
     """This server is ending and takes no more."""
 
 
-class RedrawnOtherwiseError(MachineFaultError):
-    """A stream that was begun cannot go on: drawn again, its tokens are others, by a near tie."""
-
-
 class RowFailedError(Exception):
     """A completion of this order could not be had; its words are for whoever asked."""
-
-
-@dataclass(eq=False)
-class _Choice:
-    """One completion on its way."""
-
-    watch: StopWatch
-    ends: frozenset[int]
-    tokens: list[int] = field(default_factory=list)
-    shown: list[int] = field(default_factory=list)  # before it was begun again
-    finished: bool = False
-
-    def take(self, drawn: Sequence[int], finished: bool) -> None:
-        """Some more tokens, the last of them where `finished`; behind a stop text none is taken.
-
-        Raises:
-            RedrawnOtherwiseError
-        """
-        for token in drawn:
-            at = len(self.tokens)
-            if at < len(self.shown) and self.shown[at] != token:
-                raise RedrawnOtherwiseError("the answer was begun again and became another; ask again")
-            self.tokens.append(token)
-            if token not in self.ends and self.watch.add(token) is not None:
-                break
-        self.finished = finished or self.watch.length is not None
-        if self.finished:
-            del self.tokens[self.watch.finish() or len(self.tokens) :]
-
-
-class Ticket:
-    """An order that was taken: what is drawn of it, and its receipt. Read from any thread."""
-
-    def __init__(self, order: AdmittedOrder, notify: Callable[[], None] | None) -> None:
-        self.order = order
-        self.receipt: Future[Receipt] = Future()
-        self.cancelled = False
-        self.taken_s = time.monotonic()
-        self.choices: list[_Choice] = []
-        self.rows: dict[RowId, _Choice] = {}
-        self.tries = 0
-        self.has_first = False
-        self._notify = notify
-
-    @property
-    def streamed(self) -> bool:
-        return self._notify is not None
-
-    def tokens(self, choice: int) -> Sequence[int]:
-        """Drawn so far; empty while the order waits. What was shown once stays."""
-        if choice >= len(self.choices):
-            return ()
-        one = self.choices[choice]
-        return one.tokens if len(one.tokens) >= len(one.shown) else one.shown
-
-    @property
-    def begun(self) -> bool:
-        """It was handed to the models, which read its prompt."""
-        return bool(self.choices)
-
-    @property
-    def drawn(self) -> int:
-        """Tokens that were drawn for it."""
-        return sum(len(self.tokens(choice)) for choice in range(len(self.choices)))
-
-    @property
-    def size(self) -> int:
-        """Positions that it can come to."""
-        return self.order.choices * (len(self.order.prompt) + self.order.limit)
-
-    def begin(self) -> None:
-        """From the first token on, once more where it was begun before."""
-        shown = [list(self.tokens(choice)) if self.streamed else [] for choice in range(self.order.choices)]
-        folder, stops = self.order.served.folder, self.order.asked.stop
-        ends = frozenset(folder.model.end_token_ids)
-        self.choices = [_Choice(StopWatch(folder.renderer.decode, stops), ends, shown=one) for one in shown]
-        self.tries += 1
-
-    def changed(self) -> None:
-        """Tell who reads along."""
-        if self._notify is not None:
-            self._notify()
-
-    def fail(self, error: Exception) -> None:
-        if not self.receipt.done():
-            self.receipt.set_exception(error)
-        self.changed()
 
 
 def _nobody(seconds: float) -> None:
@@ -173,7 +88,8 @@ class Scheduler:
         self._max_queue = max_queue
         self._max_rows = max_rows
         self._waiting: deque[Ticket] = deque()
-        self._suspects: list[Ticket] = []  # ran when the models failed: they run alone, the largest first
+        self._trials: list[list[Ticket]] = []  # ran when the models failed: they run by themselves, group after group
+        self._on_trial: list[Ticket] = []  # the group that runs by itself
         self._running: list[Ticket] = []
         self._by_row: dict[RowId, Ticket] = {}
         self._leaving: list[RowId] = []  # rows that the models need not draw any more
@@ -215,10 +131,11 @@ class Scheduler:
         with self._changed:
             return bool(self._changes)
 
-    def submit(self, order: AdmittedOrder, notify: Callable[[], None] | None = None) -> Ticket:
-        """Take an order.
+    def submit(self, order: AdmittedOrder, notify: Callable[[], None] | None = None, *, client: str = "") -> Ticket:
+        """Take an order. One of each client may wait even where the queue is full, so that nobody fills it for the others.
 
         Args:
+            client: by its name. Orders of one client are begun as they came.
             notify: called from another thread, often, whenever tokens or the receipt have come; only then tokens can be read
                 before the receipt is there.
 
@@ -231,9 +148,9 @@ class Scheduler:
             if order.model_digest not in self._held:
                 raise ModelGoneError
             self._drop_cancelled()
-            if len(self._waiting) >= self._max_queue:
+            if len(self._waiting) >= self._max_queue and any(one.client == client for one in self._waiting):
                 raise QueueFullError(min(MAX_RETRY_AFTER_S, 1 + int(self._seconds)))
-            ticket = Ticket(order, notify)
+            ticket = Ticket(order, notify, client)
             self._waiting.append(ticket)
             self._changed.notify()
             return ticket
@@ -255,7 +172,7 @@ class Scheduler:
         """Orders that wait."""
         with self._changed:
             self._drop_cancelled()
-            return len(self._waiting) + len(self._suspects)
+            return len(self._waiting) + sum(map(len, self._trials))
 
     @property
     def running(self) -> int:
@@ -267,9 +184,9 @@ class Scheduler:
         """From now on nothing is taken, and what waits is told so; what runs goes on."""
         with self._changed:
             self._stopping = True
-            left = [*self._waiting, *self._suspects]
+            left = [*self._waiting, *self._tried()]
             self._waiting.clear()
-            self._suspects.clear()
+            self._trials.clear()
             self._changed.notify_all()
         for ticket in left:
             ticket.fail(ShuttingDownError())
@@ -283,25 +200,43 @@ class Scheduler:
     def _drop_cancelled(self) -> None:
         if any(ticket.cancelled for ticket in self._waiting):
             self._waiting = deque(ticket for ticket in self._waiting if not ticket.cancelled)
-        self._suspects = [ticket for ticket in self._suspects if not ticket.cancelled]
+        groups = ([ticket for ticket in group if not ticket.cancelled] for group in self._trials)
+        self._trials = [group for group in groups if group]
+
+    def _tried(self) -> list[Ticket]:
+        return [ticket for group in self._trials for ticket in group]
 
     # The thread.
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(
-                    lambda: self._waiting or self._suspects or self._running or self._changes or self._stopping
-                )
-            self._change_models()
-            with self._changed:
-                self._leave_cancelled()
-                begun = self._take()
-                if self._stopping and not self._running:
-                    self._fail_changes()
-                    self._models.close()
-                    return
-            self._advance(begun)
+        goes_on = True
+        while goes_on:
+            try:
+                goes_on = self._turn()
+            except BaseException as error:  # noqa: BLE001 - a mistake of ours: a thread that ended would leave everybody waiting
+                _tell(error, "scheduling", len(self._running))
+                with self._changed:
+                    everybody = {*self._running, *self._by_row.values(), *self._waiting, *self._tried()}
+                    self._leave_rows(list(self._by_row))
+                    self._running, self._trials, self._on_trial = [], [], []
+                    self._waiting.clear()
+                for ticket in everybody:
+                    ticket.fail(_as_exception(error))
+
+    def _turn(self) -> bool:
+        """One burst. False: it was the last."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._trials or self._running or self._changes or self._stopping)
+        self._change_models()
+        with self._changed:
+            self._leave_cancelled()
+            begun = self._take()
+            if self._stopping and not self._running:
+                self._fail_changes()
+                self._models.close()
+                return False
+        self._advance(begun)
+        return True
 
     def _advance(self, begun: Sequence[NewRow]) -> None:
         leaving, self._leaving = self._leaving, []
@@ -315,7 +250,10 @@ class Scheduler:
             return
         self._failing = False
         for ticket in self._spread(drawn):
-            self._prove(ticket)
+            if ticket.cancelled:
+                self._leave(ticket)
+            else:
+                self._prove(ticket)
 
     def _change_models(self) -> None:
         while self._changes:
@@ -325,7 +263,7 @@ class Scheduler:
             except Exception as error:  # noqa: BLE001 - whoever asked for them is told
                 _tell(error, "loading", len(self._running))
                 with self._changed:  # where a process ended of it, its rows are gone
-                    self._again(list(self._running))
+                    self._again(self._unfinished())
                 done.set_exception(error)
             else:
                 done.set_result(None)
@@ -346,23 +284,38 @@ class Scheduler:
         if self._held == self._wanted:
             return
         with self._changed:
-            used = {one.order.model_digest for one in (*self._waiting, *self._suspects, *self._running)}
+            used = {one.order.model_digest for one in (*self._waiting, *self._tried(), *self._running)}
             unused = self._held - self._wanted - used
             self._held -= unused
         for container_id in unused:
-            self._models.release(container_id)
+            try:
+                self._models.release(container_id)
+            except Exception as error:  # noqa: BLE001 - it has ended, with every row, and holds this one no more
+                _tell(error, "releasing", len(self._running))
+                with self._changed:
+                    self._again(self._unfinished())
 
     def _take(self) -> list[NewRow]:
         """The orders that begin now, and their rows."""
         self._drop_cancelled()
         rows: list[NewRow] = []
-        if self._suspects:
-            if not self._running:
-                rows += self._begin(self._suspects.pop(0))
+        if self._running and (self._on_trial or self._trials):
             return rows
-        while self._waiting and (not self._running or len(self._by_row) + self._waiting[0].order.choices <= self._max_rows):
-            rows += self._begin(self._waiting.popleft())
+        self._on_trial = self._trials.pop(0) if self._trials else []
+        for ticket in self._on_trial:
+            rows += self._begin(ticket)
+        while self._waiting and not self._on_trial:
+            ticket = self._next_waiting()
+            if self._running and len(self._by_row) + ticket.order.choices > self._max_rows:
+                break
+            self._waiting.remove(ticket)
+            rows += self._begin(ticket)
         return rows
+
+    def _next_waiting(self) -> Ticket:
+        """The first of the client that has the fewest rows, so that who asks much keeps nobody else waiting for all of it."""
+        rows = Counter(ticket.client for ticket in self._by_row.values())
+        return min(self._waiting, key=lambda ticket: rows[ticket.client])
 
     def _begin(self, ticket: Ticket) -> list[NewRow]:
         ticket.begin()
@@ -421,26 +374,28 @@ class Scheduler:
                 ticket.has_first = True
                 self.first_token(time.monotonic() - ticket.taken_s)
             ticket.changed()
-        return [ticket for ticket in touched if all(choice.finished for choice in ticket.choices)]
+        return [ticket for ticket in touched if ticket.whole]
 
     def _prove(self, ticket: Ticket) -> None:
+        """And once more where the models fail at it: it is drawn, and needs no row of theirs."""
         completions = [tuple(choice.tokens) for choice in ticket.choices]
-        try:
-            job = replace(self.answering.proof_job(ticket.order, completions), rows=tuple(ticket.rows))
-            proofs = self._models.prove(job)
-            receipt = self.answering.receipt(ticket.order, completions, proofs)
-        except UnprovableError as error:
-            self._ended(ticket, error)
-        except BaseException as error:  # noqa: BLE001 - as in `_advance`
-            _tell(error, "proving", 1)
-            others = [one for one in self._running if one is not ticket]
-            self._lost([ticket], error, progress=True)
-            with self._changed:  # it was none of them
-                for one in others:
-                    one.tries -= 1
-                self._again(others)
-        else:
-            self._ended(ticket, receipt)
+        job = replace(self.answering.proof_job(ticket.order, completions), rows=tuple(ticket.rows))
+        outcome: Receipt | Exception = UnprovableError("it was not tried")
+        for _ in range(MAX_TRIES):
+            try:
+                outcome = self.answering.receipt(ticket.order, completions, self._models.prove(job))
+                self._failing = False
+                break
+            except UnprovableError as error:
+                outcome = error
+                break
+            except BaseException as error:  # noqa: BLE001 - as in `_advance`
+                self._failing = True
+                _tell(error, "proving", 1)
+                outcome = _as_exception(error)
+                with self._changed:
+                    self._again(self._unfinished())
+        self._ended(ticket, outcome)
 
     def _ended(self, ticket: Ticket, outcome: Receipt | Exception) -> None:
         with self._changed:
@@ -456,26 +411,34 @@ class Scheduler:
     # What becomes of orders whose rows are lost.
 
     def _lost(self, blamed: Sequence[Ticket], error: BaseException, *, progress: bool) -> None:
-        """These ran when the models failed: each is tried again by itself, or fails if that was its last try."""
+        """These ran when the models failed: they are tried again in halves, and one that ran alone fails with its last try.
+        Whose fault it was is among them, so the others need not be by themselves any more."""
         self._failing = True
-        told = error if isinstance(error, Exception) else RuntimeError(type(error).__name__)
-        last = [ticket for ticket in blamed if ticket.tries >= MAX_TRIES]
+        most = MAX_TRIES if len(blamed) == 1 else _MAX_TRIES_IN_COMPANY
+        last = [ticket for ticket in blamed if ticket.tries >= most]
         with self._changed:
             self._forget_rows(blamed)
-            if last:  # whose fault it was is known: the others need not be alone any more
-                self._waiting.extendleft(reversed(self._suspects))
-                self._suspects = []
+            self._waiting.extendleft(reversed(self._tried()))
+            self._trials, self._on_trial = [], []
             again = [ticket for ticket in blamed if ticket not in last and not ticket.cancelled]
             if self._stopping:
                 last, again = list(blamed), []
-            self._suspects = sorted([*self._suspects, *again], key=lambda ticket: -ticket.size)
-            if not progress:
+            again.sort(key=lambda ticket: -ticket.size)
+            half = (len(again) + 1) // 2
+            self._trials = [group for group in (again[:half], again[half:]) if group]
+            if not progress and len(blamed) <= 1:
                 self._changed.wait_for(lambda: self._stopping, timeout=_PAUSE_S)
         for ticket in last:
-            ticket.fail(told)
+            ticket.fail(_as_exception(error))
+
+    def _unfinished(self) -> list[Ticket]:
+        """What runs and has rows that can be lost."""
+        return [ticket for ticket in self._running if not ticket.whole]
 
     def _again(self, tickets: Sequence[Ticket]) -> None:
         """These lost their rows without a fault of theirs."""
+        for ticket in tickets:
+            ticket.tries -= 1
         self._forget_rows(tickets)
         self._waiting.extendleft(reversed(tickets))
 
@@ -483,6 +446,10 @@ class Scheduler:
         for ticket in tickets:
             self._running.remove(ticket)
             self._leave_rows([row for row in ticket.rows if row in self._by_row])
+
+
+def _as_exception(error: BaseException) -> Exception:
+    return error if isinstance(error, Exception) else RuntimeError(type(error).__name__)
 
 
 def _tell(error: BaseException, doing: str, orders: int) -> None:

@@ -36,6 +36,7 @@ from grail_core.verification.receipt import NO_CHAIN
 from grail_miner.serving.answering import Answering, ServedNetwork
 from grail_miner.serving.app import application
 from grail_miner.serving.clients import Clients
+from grail_miner.serving.connections import MAX_CONNECTIONS, TimedConnection, make_room
 from grail_miner.serving.edge import Edge, listen_address
 from grail_miner.serving.engine_start import HF, Drawing, engine_drawing
 from grail_miner.serving.live_models import LiveModels
@@ -69,10 +70,6 @@ class ServeRequest:
     backend: str = ""  # address of that engine's server; "": as the settings say
 
 
-_MAX_CONNECTIONS: Final = 1024
-"""Beyond that uvicorn answers 503 at once: heads that nobody finishes hold connections, and nothing else here ends them."""
-
-
 def serve(
     settings: Settings, stopping: Stopping, request: ServeRequest, *, ready: Callable[[str], None] = lambda url: None
 ) -> None:
@@ -98,6 +95,7 @@ def serve(
 
 def _serve(settings: Settings, stopping: Stopping, request: ServeRequest, ready: Callable[[str], None]) -> None:
     network, followed = _network(settings, request)
+    make_room()
     tokens = request.tokens or settings.serve_tokens
     clients = None if tokens is None else Clients(tokens)
     address = request.listen or settings.serve_listen
@@ -134,7 +132,14 @@ def _serve(settings: Settings, stopping: Stopping, request: ServeRequest, ready:
 
 
 @contextmanager
-def serving(node: Node, bound: socket.socket, stop: threading.Event, *, clients: Clients | None = None) -> Iterator[str]:
+def serving(
+    node: Node,
+    bound: socket.socket,
+    stop: threading.Event,
+    *,
+    clients: Clients | None = None,
+    http: type[TimedConnection] = TimedConnection,
+) -> Iterator[str]:
     """A node that answers at this socket while the block lasts; yields its address.
 
     At the end nothing more is taken, the running batch is answered and what waits is told. `stop` is set if the HTTP server
@@ -144,7 +149,7 @@ def serving(node: Node, bound: socket.socket, stop: threading.Event, *, clients:
     host, port = bound.getsockname()[:2]
     config = uvicorn.Config(
         Edge(application(node), max_body=MAX_BODY_BYTES, clients=clients),
-        http="h11",
+        http=http,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -153,7 +158,7 @@ def serving(node: Node, bound: socket.socket, stop: threading.Event, *, clients:
         proxy_headers=False,  # it would believe a header that says who asks
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
-        limit_concurrency=_MAX_CONNECTIONS,
+        limit_concurrency=MAX_CONNECTIONS,
         timeout_graceful_shutdown=_LAST_ANSWERS_S,
     )
     server = uvicorn.Server(config)

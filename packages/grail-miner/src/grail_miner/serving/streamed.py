@@ -55,9 +55,10 @@ class StreamedResponse(Response):
             raise RuntimeError("a stream's pieces end with an error of their own") from writing.exception()
 
     async def _write(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": list(_HEADERS)})
         waiting: asyncio.Task[bytes] | None = None
         try:
+            async with asyncio.timeout(self._slow_seconds):  # behind another answer on this connection that nobody reads
+                await send({"type": "http.response.start", "status": self.status_code, "headers": list(_HEADERS)})
             while True:
                 waiting = waiting or asyncio.ensure_future(anext(self._pieces))
                 done, _ = await asyncio.wait((waiting,), timeout=self._keep_alive)

@@ -32,8 +32,10 @@ from grail_core.participant.deployment import open_checkpoints
 from grail_core.participant.settings import load_settings
 from grail_core.protocol.encoding import canonical_json
 from grail_core.protocol.policy import GenerationPolicy, policy_json
+from grail_miner.serving import service
 from grail_miner.serving.answering import Answering, RefusedOrderError, ServedNetwork
 from grail_miner.serving.live_models import LiveModel, LiveModels
+from grail_miner.serving.models import HfModels
 from grail_miner.serving.service import ServeRequest, serve
 from tooling.testing.gated_models import GatedModels
 from tooling.testing.keys import ALICE, BOB
@@ -306,7 +308,10 @@ def test_a_checkpoint_whose_files_end_otherwise_than_its_manifest_is_not_served(
         live.start()
 
 
-def test_serve_live_names_both_containers_and_says_which_checkpoint_answered(network: Network, tmp_path: Path) -> None:
+def test_serve_live_names_both_containers_and_says_which_checkpoint_answered(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "ModelProcess", HfModels)  # here, where their libraries are loaded already
     stop, told, url = threading.Event(), threading.Event(), []
 
     @contextmanager

@@ -26,6 +26,8 @@ from grail_core.keys import load_hotkey, write_wallet
 from grail_core.participant.settings import Settings, load_settings
 from grail_core.participant.state import AlreadyRunningError
 from grail_miner.cli import cli as miner
+from grail_miner.serving import service
+from grail_miner.serving.models import HfModels
 from grail_miner.serving.new_token import add_client
 from grail_miner.serving.service import ServeRequest, serve
 from tooling.testing.engine_double.double import EngineDouble
@@ -94,6 +96,12 @@ def test_help_teaches_without_heavy_imports() -> None:
     assert result.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.fixture
+def models_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models in this process, which has their libraries already: a child needs seconds for them."""
+    monkeypatch.setattr(service, "ModelProcess", HfModels)
+
+
 def test_a_folder_is_all_it_needs_and_a_signal_ends_it(folder: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "HOME": str(tmp_path), "GRAIL_STATE_DIR": str(tmp_path / "state"), "NO_COLOR": "1"}
     code = "import sys; sys.argv[0] = 'grail-miner'; from grail_miner.cli import main; main()"
@@ -157,6 +165,7 @@ def test_an_engine_of_ours_that_dies_in_an_answer_is_started_again_and_the_answe
     assert struck["seen"] == 3  # of the second answer it died, and drew it anew
 
 
+@pytest.mark.usefixtures("models_here")
 def test_the_key_that_is_made_at_the_first_start_is_kept_for_this_user_alone(settings: Settings, folder: Path) -> None:
     hotkeys = []
     for _ in range(2):
@@ -168,6 +177,7 @@ def test_the_key_that_is_made_at_the_first_start_is_kept_for_this_user_alone(set
     assert stat.S_IMODE(own_key(settings).stat().st_mode) == 0o600
 
 
+@pytest.mark.usefixtures("models_here")
 def test_a_wallets_hotkey_signs_where_it_is_asked_for(settings: Settings, folder: Path, tmp_path: Path) -> None:
     made = write_wallet(tmp_path / "wallets", "cold", "hot", coldkey_seed=bytes(32), hotkey_seed=bytes([1]) * 32)
     of_wallet = settings.model_copy(update={"wallet_path": tmp_path / "wallets", "wallet_cold": "cold", "wallet_hot": "hot"})
@@ -177,6 +187,7 @@ def test_a_wallets_hotkey_signs_where_it_is_asked_for(settings: Settings, folder
     assert not own_key(settings).exists()
 
 
+@pytest.mark.usefixtures("models_here")
 def test_with_a_file_of_clients_it_listens_beyond_loopback_and_asks_for_a_token(
     settings: Settings, folder: Path, tmp_path: Path
 ) -> None:

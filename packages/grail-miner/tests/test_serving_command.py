@@ -105,8 +105,8 @@ def models_here(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_folder_is_all_it_needs_and_a_signal_ends_it(folder: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "HOME": str(tmp_path), "GRAIL_STATE_DIR": str(tmp_path / "state"), "NO_COLOR": "1"}
     code = "import sys; sys.argv[0] = 'grail-miner'; from grail_miner.cli import main; main()"
-    command = [sys.executable, "-c", code, "serve", "--model", str(folder), "--listen", ANYWHERE]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment) as process:
+    command = [sys.executable, "-c", code, "serve", "--model", f"./{folder.name}", "--listen", ANYWHERE]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=folder.parent, env=environment) as process:
         assert process.stderr is not None
         try:
             lines = iter(process.stderr)

@@ -18,6 +18,7 @@ from grail_core.errors import MachineFaultError
 from grail_core.inference.features import Features
 from grail_core.proof.batch import RolloutProof
 from grail_core.protocol.policy import GenerationPolicy
+from grail_miner.serving import scheduler as scheduling
 from grail_miner.serving.answering import AdmittedOrder, Answering
 from grail_miner.serving.model_process import ModelProcess
 from grail_miner.serving.models import ToProve
@@ -356,3 +357,31 @@ def text_of_stream(said: str) -> dict[int, str]:
                 texts[choice["index"]] = texts.get(choice["index"], "") + choice["text"]
     assert said.rstrip().endswith("data: [DONE]")
     return texts
+
+
+class Mortal(GatedModels):
+    """Says that it has ended, and cannot be brought back at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refuses = True
+        self.tended = 0
+
+    def tend(self) -> None:
+        self.tended += 1
+        if self.refuses:
+            raise MachineFaultError("the model process ended")
+
+
+def test_models_that_end_while_nothing_is_asked_are_brought_back_and_that_is_their_health(
+    answering: Answering, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduling, "_TEND_S", 0.01)
+    models = Mortal()
+    with gated(models, answering, tmp_path) as (node, ask):
+        until(lambda: node.get("/health").status_code == 503)
+        models.refuses = False
+        until(lambda: node.get("/health").status_code == 200)
+        models.open.release(1_000)
+        assert ask("now").result().status_code == 200
+    assert models.tended > 1

@@ -103,7 +103,7 @@ def ask(
 
     \b
     Exit code 0: answered, and nothing speaks against the receipt (with --model: accepted). 13: rejected. 14: unproven.
-    15: with --model, inconclusive. 3: a wrong setting. 5: the node does not answer, or refuses.
+    15: with --model, inconclusive. 3: a wrong setting. 5: the node does not answer, or refuses. 6: the folder is no model.
 
     \b
       grail ask "What is 2 + 2?" --model ./Qwen2.5-0.5B-Instruct

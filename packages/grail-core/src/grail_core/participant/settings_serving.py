@@ -29,7 +29,7 @@ class ServingSettings(BaseModel):
         "GRAIL_SERVE_MAX_QUEUE",
         SERVING,
         MINER,
-        "requests that may wait for their batch; further ones are told to come back",
+        "requests that may wait; further ones are told to come back",
         default=256,
         ge=1,
         le=65_536,

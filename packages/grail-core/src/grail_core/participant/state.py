@@ -86,7 +86,7 @@ class StateFolder:
         with only_process(
             self.root / "lock",
             f"hotkey {ss58(self.hotkey)} runs on this machine already",
-            hint="stop that process, or use another hotkey: two processes of one would publish over each other",
+            hint="stop that process, or use another hotkey or GRAIL_STATE_DIR: two of one would write over each other",
         ):
             yield
 

@@ -143,7 +143,7 @@ class Answering:
         """What has to be loaded before anything is drawn with this folder."""
         return ModelToHold(
             container_id=folder.model.digest(self.network.id),
-            folder=folder.folder,
+            folder=folder.folder.absolute(),  # whoever loads it may be in another folder
             weights_root=folder.model.weights_root,
             end_tokens=frozenset(folder.model.end_token_ids),
             policy=folder.policy,

@@ -65,19 +65,19 @@ def listen_address(text: str, *, tokens: bool) -> tuple[str, int]:
     found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^\[\]:]+)):([0-9]{1,5})", text)
     if found is None or int(found[3]) > 65_535:
         raise ConfigurationError(
-            f"{text!r:.80} is no address with a port", where="GRAIL_SERVE_LISTEN", hint="set it to 127.0.0.1:4000"
+            f"{text!r:.80} is no address with a port", where="--listen, or GRAIL_SERVE_LISTEN", hint="say 127.0.0.1:4000"
         )
     host = (found[1] or found[2]).lower()
     if not _is_loopback(host) and not tokens:
         raise ConfigurationError(
             f"{host!r:.80} is not a loopback address, and nothing says who may ask from elsewhere",
-            where="GRAIL_SERVE_LISTEN",
+            where="--listen, or GRAIL_SERVE_LISTEN",
             hint="listen on 127.0.0.1:4000, or name a file of clients: GRAIL_SERVE_TOKENS or --tokens FILE (grail-miner token)",
         )
     if not _is_loopback(host) and not _is_address(host):
         raise ConfigurationError(
             f"{host!r:.80} is no IP address",
-            where="GRAIL_SERVE_LISTEN",
+            where="--listen, or GRAIL_SERVE_LISTEN",
             hint="listen on one of this machine's, or on 0.0.0.0:4000",
         )
     return ("127.0.0.1" if host == "localhost" else host), int(found[3])

@@ -94,6 +94,10 @@ class EngineModels:
         """See `Models`. What the engine draws goes on meanwhile."""
         return self._proofs.prove(job)
 
+    def tend(self) -> None:
+        """See `Models`; the engine is looked at by the next row."""
+        self._proofs.tend()
+
     def close(self) -> None:
         self._drop_rows()
         self._generator.close()

@@ -31,7 +31,7 @@ class Metrics:
             "grail_requests", "Requests that ended or were refused.", ["route", "outcome", "client"], registry=mine
         )
         self._tokens = Counter("grail_tokens", "Tokens of prompts and completions.", ["kind", "client"], registry=mine)
-        self._queue = Gauge("grail_queue_length", "Requests that wait for their batch.", registry=mine)
+        self._queue = Gauge("grail_queue_length", "Requests that wait.", registry=mine)
         self._streams = Gauge("grail_open_streams", "Answers that are being streamed.", registry=mine)
         self._first = Histogram(
             "grail_first_token_seconds", "From admission to the first token.", buckets=_SECONDS, registry=mine

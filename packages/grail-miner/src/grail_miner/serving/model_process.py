@@ -94,6 +94,11 @@ class ModelProcess:
         except FrameError as error:
             raise self._gone(str(error)) from error
 
+    def tend(self) -> None:
+        """See `Models`."""
+        if self._wanted:
+            self._ready()
+
     def close(self) -> None:
         child, self._child = self._child, None
         self._held.clear()

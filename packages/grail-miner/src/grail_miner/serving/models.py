@@ -135,6 +135,14 @@ class Models(Protocol):
         """
         ...
 
+    def tend(self) -> None:
+        """While no row runs: what has ended is replaced, so that the next request does not wait for it.
+
+        Raises:
+            MachineFaultError, CheckpointError: it cannot be.
+        """
+        ...
+
     def close(self) -> None: ...
 
 
@@ -216,6 +224,9 @@ class HfModels:
             prompt_positions=PROMPT_POSITIONS,
             logprobs=job.logprobs,
         )
+
+    def tend(self) -> None:
+        pass
 
     def close(self) -> None:
         self._held.clear()

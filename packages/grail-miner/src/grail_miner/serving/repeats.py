@@ -7,6 +7,7 @@ days begins anew, and of too many the oldest go. It holds digests, never text.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from contextlib import closing
@@ -50,6 +51,8 @@ class Repeats:
         self._max_rows = max_rows
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            os.chmod(path, 0o600)  # who asked is nobody's to read; SQLite gives its two files beside it the same mode
         self._database.check()
         self._lock = threading.Lock()
         with closing(self._database.connect()) as db:

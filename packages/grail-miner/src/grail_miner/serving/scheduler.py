@@ -33,6 +33,7 @@ MAX_RETRY_AFTER_S: Final = 60
 MAX_TRIES: Final = 2
 """Of an order by itself, and of a proof."""
 _MAX_TRIES_IN_COMPANY: Final = 8  # halves of 64 are single ones after six more
+_TEND_S: Final = 2.0  # between two looks at models that have nothing to do
 _PAUSE_S: Final = 1.0  # after a model process that failed before it did anything
 
 
@@ -226,7 +227,12 @@ class Scheduler:
     def _turn(self) -> bool:
         """One burst. False: it was the last."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._trials or self._running or self._changes or self._stopping)
+            something = self._changed.wait_for(
+                lambda: self._waiting or self._trials or self._running or self._changes or self._stopping, timeout=_TEND_S
+            )
+        if not something:
+            self._tend()
+            return True
         self._change_models()
         with self._changed:
             self._leave_cancelled()
@@ -237,6 +243,17 @@ class Scheduler:
                 return False
         self._advance(begun)
         return True
+
+    def _tend(self) -> None:
+        """Nothing is asked: models that ended meanwhile are brought back, and whether that was possible is their health."""
+        try:
+            self._models.tend()
+        except Exception as error:  # noqa: BLE001 - it is tried again, and orders that come are told
+            if not self._failing:
+                _tell(error, "replacing", 0)
+            self._failing = True
+        else:
+            self._failing = False
 
     def _advance(self, begun: Sequence[NewRow]) -> None:
         leaving, self._leaving = self._leaving, []

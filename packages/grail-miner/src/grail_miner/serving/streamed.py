@@ -75,9 +75,9 @@ class StreamedResponse(Response):
         except TimeoutError:
             return  # it does not read: what is open is closed by the server
         finally:
-            if waiting is not None and not waiting.done():
+            if waiting is not None:
                 waiting.cancel()
-                await asyncio.gather(waiting, return_exceptions=True)
+                await asyncio.gather(waiting, return_exceptions=True)  # what it came to, if it is done, is nobody's any more
             close = getattr(self._pieces, "aclose", None)
             if close is not None:
                 await close()

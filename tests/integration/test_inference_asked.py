@@ -25,7 +25,9 @@ from grail_core.inference.signatures import command_message
 from grail_core.inference.typed_data import order_digest
 from grail_core.model.policy_model import PolicyModel
 from grail_core.proof.batch import RolloutProof
-from grail_miner.serving.answering import AdmittedOrder
+from grail_core.protocol.network import NETWORKS
+from grail_core.verification.receipt import NO_CHAIN
+from grail_miner.serving.answering import AdmittedOrder, ServedNetwork
 from tooling.testing.closed_answers import ClosedAnswers
 from tooling.testing.keys import ALICE, BOB
 from tooling.testing.serving_node import MODEL, NETWORK, RunningNode, answering_of, running_node, save_served_model
@@ -138,6 +140,37 @@ class Dishonest(ClosedAnswers):
 def _asking_otherwise(answering: ClosedAnswers, one: AdmittedOrder) -> AdmittedOrder:
     order = answering.unsigned(Features(prompt="Something easier"), one.policy, one.choices, 0)
     return replace(answering.admit(order, one.policy, now_s=0), logprobs=one.logprobs)
+
+
+@pytest.mark.parametrize(
+    ("asked", "code", "said"),
+    [
+        ((), 13, "it is of the network 'localnet', not of 'subnet-81'"),
+        (("--network", "localnet"), 13, "in the thinking mode 'instructed', not in 'none'"),
+        (("--network", "localnet", "--thinking", "instructed"), 0, "ok"),
+    ],
+)
+def test_a_node_cannot_draw_again_under_another_network_or_thinking_mode(
+    asked: tuple[str, ...], code: int, said: str, folder: Path, tmp_path: Path
+) -> None:
+    served = read_served_folder(folder, thinking_mode="instructed")
+    network = ServedNetwork(NETWORKS["localnet"], NO_CHAIN)
+    other = ClosedAnswers(served, PolicyModel.load(folder), network, ALICE, name=MODEL)
+    with running_node(other, tmp_path / "state") as node:
+        ended = ask(node, "What is 2 + 2?", "--complete", "--model", folder, "--seed", 7, *asked)
+    assert ended.code == code, ended.stdout
+    assert said in ended.stdout or code == 0
+
+
+def test_a_receipt_that_was_not_looked_at_is_no_success_whoever_asks_without_the_model(folder: Path, tmp_path: Path) -> None:
+    """A chain that the node made up: nothing of it can be checked, and the key that was named is not even its signer's."""
+    chain = ServedNetwork(NETWORKS["subnet-81"], bytes([7]) * 32)
+    other = ClosedAnswers(read_served_folder(folder), PolicyModel.load(folder), chain, ALICE, name=MODEL)
+    with running_node(other, tmp_path / "state") as node:
+        assert ask(node, "What is 2 + 2?", "--key", BOB.ss58).code == 13
+        assert ask(node, "What is 2 + 2?", "--key", ALICE.ss58).code == 15
+        assert ask(node, "What is 2 + 2?", "--key", ALICE.ss58, "--genesis", "07" * 32).code == 0
+        assert ask(node, "What is 2 + 2?", "--require", "calibrated").code == 14
 
 
 def test_no_node_is_one_clear_error(tmp_path: Path) -> None:

@@ -250,7 +250,12 @@ def test_a_request_ends_on_the_checkpoint_that_it_began_with_and_both_are_shown_
         assert (report["findings"][-1]["check"], report["findings"][-1]["outcome"]) == ("model", "reject")
     assert "signed manifest is of checkpoint 1" in stale[1]["findings"][-1]["detail"]
     assert (live_bare["outcome"], finding(live_bare, "model")["outcome"]) == ("inconclusive", "inconclusive")
-    assert (pinned_bare["outcome"], pinned_bare["checkpoint"]["checked"]) == ("accept", False)
+    assert (pinned_bare["outcome"], pinned_bare["checkpoint"]["checked"]) == ("inconclusive", False)  # whose chain, nobody says
+    of_chain = ("--genesis", network.chain.genesis_hash.hex())
+    (named,) = verified_offline(monkeypatch, (files["pinned"], "--model", bare, *of_network, *of_chain))
+    assert (named["outcome"], named["checkpoint"]["checked"]) == ("accept", False)
+    (other,) = verified_offline(monkeypatch, (files["pinned"], "--model", bare, *of_network, "--genesis", "11" * 32))
+    assert (other["outcome"], "not of 1111" in other["findings"][-1]["detail"]) == ("reject", True)
     for report in (live_bare, pinned_bare):
         assert any("checkpoint 1: not checked, no manifest in the folder" in text for text in report["not_enforced"])
 

@@ -27,12 +27,12 @@ class GatedModels(HfModels):
         self.unprovable: set[int] = set()
         self.failed_with: list[list[int]] = []
 
-    def advance(self, rows: Sequence[NewRow], cancelled: Sequence[RowId]) -> list[Drawn]:
+    def advance(self, rows: Sequence[NewRow], cancelled: Sequence[RowId], stopped: Sequence[RowId] = ()) -> list[Drawn]:
         self.bursts.append((len(rows), len(cancelled)))
         self.begun.release()
         assert self.open.acquire(timeout=PATIENCE_S)
         self.running |= {row.id: row.request.prompt for row in rows}
-        for one in cancelled:
+        for one in (*cancelled, *stopped):
             self.running.pop(one, None)
         for length, error in self.fails.items():
             if any(len(prompt) == length for prompt in self.running.values()):
@@ -43,7 +43,7 @@ class GatedModels(HfModels):
                 model, _ = next(iter(self._held.values()))
                 self._held = dict.fromkeys(self._held, (model, _fresh(model)))
                 raise error
-        drawn = super().advance(rows, cancelled)
+        drawn = super().advance(rows, cancelled, stopped)
         for moved in drawn:
             if moved.finished:
                 del self.running[moved.id]

@@ -95,7 +95,7 @@ from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.reading import Node
 from grail_core.verification.receipt import check_receipt
 
-report = check_receipt(raw, seed=bytes(32), network=NetworkParameters.from_json(Node(parameters)), model=None)
+report = check_receipt(raw, seed=bytes(32), network=NetworkParameters.from_json(Node(parameters)), genesis=genesis, model=None)
 digest = report.answer_digest and report.answer_digest.hex()
 print(json.dumps([report.outcome.value, digest, [[f.check, f.outcome.value] for f in report.findings]]))
 """
@@ -156,7 +156,7 @@ def test_a_wallets_order_is_inconclusive_where_no_wallet_library_is_and_accepted
 
 
 def checked(receipt: Receipt) -> tuple[Finding, ...]:
-    return check_receipt(receipt.to_bytes(), seed=bytes(32), network=NETWORK).findings
+    return check_receipt(receipt.to_bytes(), seed=bytes(32), network=NETWORK, genesis=receipt.genesis_hash).findings
 
 
 COMMAND = """

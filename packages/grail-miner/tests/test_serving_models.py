@@ -91,6 +91,22 @@ def test_a_completion_that_was_cut_before_its_last_token_needs_none_either(
         assert len(proof.sketches) == len(again.sketches)
 
 
+def test_nothing_is_kept_of_a_row_that_nobody_waits_for_and_of_each_other_its_own_alone(answering: ClosedAnswers) -> None:
+    models = HfModels(burst_seconds=0.0)
+    models.hold(answering.to_hold[0])
+    prompt = tuple(range(40, 90))
+    rows = [NewRow(RowId(n), answering.container_id, GenerationRequest(prompt, n, POLICY)) for n in range(6)]
+    models.advance(rows, [])
+    models.advance([], [RowId(0), RowId(1)], [RowId(2)])
+    streaming = models._held[answering.container_id][1]
+    assert len(streaming._kept) == 1  # of the one that a stop text ended
+    for row in streaming._rows:
+        assert all(state.untyped_storage().nbytes() <= 31 * state.shape[1] * state.element_size() for state in row.states[1:])
+    models.advance([], [RowId(2)])
+    assert len(streaming._kept) == 0
+    assert set(models._left) <= {RowId(3), RowId(4), RowId(5)}
+
+
 def test_claimed_log_probabilities_come_from_a_pass(answering: ClosedAnswers, monkeypatch: pytest.MonkeyPatch) -> None:
     models = HfModels()
     models.hold(answering.to_hold[0])

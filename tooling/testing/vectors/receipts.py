@@ -217,7 +217,7 @@ def _complaint(raw: bytes, path: str) -> str:
 
 
 def _checked(raw: bytes) -> tuple[Finding, ...]:
-    return check_receipt(raw, seed=bytes(32), network=NETWORK).findings
+    return check_receipt(raw, seed=bytes(32), network=NETWORK, genesis=GENESIS).findings
 
 
 def _rejected(document: Json, at: str, put: Any) -> str | None:

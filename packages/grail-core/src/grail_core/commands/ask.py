@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import click
 
 from grail_core.commands.options import verbose_option
-from grail_core.commands.receipt_options import Wanted, key_option, require_option, table_option
+from grail_core.commands.receipt_options import Wanted, genesis_option, key_option, require_option, table_option
 from grail_core.commands.receipts import Named, end_with_worst
 
 if TYPE_CHECKING:
     from grail_core.commands.node_client import Asked, AskedNode, Question
+    from grail_core.verification.receipt import ReceiptReport
 
 DEFAULT_NODE = "http://127.0.0.1:4000"
 
@@ -51,7 +52,7 @@ DEFAULT_NODE = "http://127.0.0.1:4000"
 @click.option(
     "--thinking",
     type=click.Choice(["native", "instructed", "none"]),
-    help="The thinking mode that it must be answered in (default: whichever the node serves with; the report says it).",
+    help="The thinking mode that it must be answered in (default: none, or that of a checkpoint that its trainer signed).",
 )
 @click.option(
     "--receipt",
@@ -60,7 +61,13 @@ DEFAULT_NODE = "http://127.0.0.1:4000"
     help="Where to put the receipt: a new file in a folder that exists.",
 )
 @click.option("--force", is_flag=True, help="Let --receipt take the place of a file that is there.")
-@click.option("--network", help="The node's network, where it belongs to one: a name, or a JSON file of network parameters.")
+@click.option(
+    "--network",
+    default="subnet-81",
+    show_default=True,
+    help="The node's network, on which every draw hangs: a name, or a JSON file of network parameters.",
+)
+@genesis_option
 @click.option(
     "--token-file",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -89,6 +96,7 @@ def ask(
     file: Path | None,
     force: bool,
     network: str | None,
+    genesis: bytes | None,
     token_file: Path | None,
     no_stream: bool,
     timeout: float,
@@ -111,7 +119,7 @@ def ask(
       grail ask "What is 2 + 2?" --node https://node.example.org --token-file token.txt --key 5Grwva…
     """
     from grail_core.commands.new_file import require_new
-    from grail_core.commands.node_client import AskedNode, Question, ask_node, of_this_question
+    from grail_core.commands.node_client import AskedNode, Question, ask_node, of_this_question, only_the_model_is_missing
     from grail_core.commands.node_http import TOKEN_VARIABLE, client_token, in_the_clear
     from grail_core.disk import write_atomically
     from grail_core.text import printable
@@ -121,7 +129,7 @@ def ask(
     drawn = secrets.randbelow(2**53) if seed is None else seed
     stops = tuple(dict.fromkeys(stop))
     question = Question(text, system, complete, max_tokens, temperature, top_p, choices, drawn, stops, thinking)
-    wanted = Wanted(folder, network, require, key, table=table)
+    wanted = Wanted(folder, network, genesis, require, key, table=table)
     wanted.read()
     if file is not None:
         require_new(file, force=force, option="--receipt")
@@ -141,7 +149,7 @@ def ask(
         if not streams:
             click.echo(_text_of(asked))
         click.echo(_about_receipt(named, file), err=True)  # beside the answer, which alone goes into a pipe
-    if folder is not None or named.report.receipt is None or named.report.outcome.value != "inconclusive":
+    if folder is not None or not only_the_model_is_missing(named.report):
         end_with_worst([named])
 
 
@@ -181,11 +189,15 @@ def _text_of(asked: Asked) -> str:
 def _about_receipt(named: Named, file: Path | None) -> str:
     from grail_core.commands.receipt_report import verdict_of
     from grail_core.keys import ss58
+    from grail_core.text import printable
 
     report = named.report
     lines = [f"receipt: {verdict_of(report)}"]
     if report.receipt is not None:
         lines.append(f"receipt: of node {ss58(report.receipt.node)} (--key holds it to one that you know)")
+        model = report.receipt.model
+        named_model = f"{printable(model.architecture)} with weights {model.weights_root.hex()[:16]}…"
+        lines.append(f"receipt: of the model {named_model}{_whose(report)}")
     by = report.judged_by
     if by is not None and by.file is not None:
         lines.append(f"receipt: bounds of your own table {by.file} (SHA-256 {by.digest.hex()})")
@@ -193,6 +205,12 @@ def _about_receipt(named: Named, file: Path | None) -> str:
     if file is not None:
         lines.append(f"receipt: in {file}; anybody checks it with: grail verify {file} --model FOLDER")
     return "\n".join(lines)
+
+
+def _whose(report: ReceiptReport) -> str:
+    """Where the model was found that it was held against."""
+    found = next((one.detail for one in report.findings if one.check == "model" and one.outcome.value == "accept"), None)
+    return f": {found}" if found else ", which was not looked at"
 
 
 def _json_of(asked: Asked, named: Named) -> str:

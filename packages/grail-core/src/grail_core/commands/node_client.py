@@ -27,6 +27,8 @@ from grail_core.protocol.reading import Node
 from grail_core.verification.receipt import ReceiptReport
 from grail_core.verification.wording import reject
 
+_OF_THE_MODEL = ("model", "prompt", "termination", "proof", "logprob", "sampling")
+"""The checks that need the model's folder."""
 QUESTION = "question"
 """The check's name in findings about whether a receipt is of what was asked."""
 
@@ -175,18 +177,31 @@ def of_this_question(report: ReceiptReport, question: Question, asked: Asked) ->
         wrong = "the receipt is of another question"
     elif not question.fits(receipt.policy) or len(receipt.answer.choices) != question.choices:
         wrong = "the receipt is of other parameters than were asked for"
-    elif question.thinking_mode not in (None, receipt.model.thinking_mode):
-        wrong = f"the node answered in the thinking mode {receipt.model.thinking_mode!r}, not in {question.thinking_mode!r}"
+    elif not _thought_as_asked(report, question.thinking_mode):
+        expected = question.thinking_mode or "none"
+        wrong = f"the node answered in the thinking mode {receipt.model.thinking_mode!r}, not in {expected!r} (--thinking)"
     elif not is_unsigned_form(receipt.order, receipt.policy) or (question.seed is not None and receipt.order.nonce != 0):
         wrong = "the order is not the one that the question determines: the node wrote its own"
     elif report.texts is not None and report.texts != asked.texts:
         wrong = "the text that was sent is not that of the receipt's tokens"
     if wrong is None:
-        mode = receipt.model.thinking_mode
-        chosen = f"that the thinking mode is {mode!r}: it was the node's choice (--thinking holds it to one)"
-        free = question.thinking_mode is None and mode != "none" and not question.complete
-        return replace(report, not_enforced=(*report.not_enforced, chosen)) if free else report
+        return report
     return replace(report, findings=(*report.findings, reject(QUESTION, detail=wrong)))
+
+
+def _thought_as_asked(report: ReceiptReport, asked: str | None) -> bool:
+    """Each mode is another model digest and so another draw: the node may choose none, but a signed checkpoint says its own."""
+    if asked is None and report.checkpoint_checked:
+        return True
+    return report.receipt is not None and report.receipt.model.thinking_mode == (asked or "none")
+
+
+def only_the_model_is_missing(report: ReceiptReport) -> bool:
+    """Of an answer whose model nobody has here: everything else was looked at, and nothing speaks against it."""
+    said = {finding.check: finding.outcome for finding in report.findings}
+    missing = {finding.check for finding in report.findings if finding.outcome is Outcome.INCONCLUSIVE}
+    accepted = all(said.get(check) is Outcome.ACCEPT for check in ("order", "node"))
+    return report.outcome is Outcome.INCONCLUSIVE and accepted and missing <= set(_OF_THE_MODEL)
 
 
 def _first_model(node: Node, base: str) -> str:

@@ -19,11 +19,13 @@ import httpx
 
 from grail_core.errors import ConfigurationError, StorageError
 from grail_core.protocol.reading import Node, parse_json
+from grail_core.text import printable
 
 MAX_ANSWER: Final = 16 << 20  # bytes: 16 choices of 8,192 tokens as JSON text; of a stream everything, the comments too
 MAX_EVENT: Final = 1 << 20  # bytes of one line of a stream
 TOKEN_VARIABLE: Final = "GRAIL_NODE_TOKEN"
 _MAX_ERROR: Final = 64 << 10
+_MAX_SAID: Final = 2_000  # characters of it that are shown
 _MAX_TOKEN: Final = 256  # characters, as a node's file of clients has it
 _DONE: Final = b"[DONE]"
 _ANOTHER: Final = "ask another node"
@@ -148,7 +150,7 @@ class NodeHttp:
             ) from error
 
     def _refused(self, response: httpx.Response, url: str) -> None:
-        said = _reason(_bounded(response, _MAX_ERROR, url))
+        said = printable(_reason(_bounded(response, _MAX_ERROR, url)), _MAX_SAID)  # one line: none of it may look like ours
         hint = "see what it says"
         if response.status_code == 401:
             hint = f"--token-file, or {TOKEN_VARIABLE}, has the token that the node's operator gave you"

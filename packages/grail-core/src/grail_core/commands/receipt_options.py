@@ -46,6 +46,24 @@ class _Required(click.ParamType[tuple[str, ...]]):
         return names
 
 
+class _Genesis(click.ParamType[bytes]):
+    """The hash of a chain's first block, 32 bytes."""
+
+    name = "HEX"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
+        if isinstance(value, bytes):
+            return value
+        text = str(value).removeprefix("0x")
+        try:
+            found = bytes.fromhex(text)
+        except ValueError:
+            found = b""
+        if len(found) != 32:
+            self.fail(f"{text!r:.80} is not 64 hex digits", param, ctx)
+        return found
+
+
 class _Key(click.ParamType[bytes]):
     """A hotkey as 32 bytes."""
 
@@ -100,6 +118,11 @@ require_option = click.option(
     default=(),
     help="What must be there beyond the checks, separated by commas: order (signed by its owner), coordinator, calibrated.",
 )
+genesis_option = click.option(
+    "--genesis",
+    type=_Genesis(),
+    help="Of a node on a chain: the hash of its first block, which every draw hangs on (`/info` of nodes, any explorer).",
+)
 key_option = click.option("--key", type=_Key(), help="The node whose answer it must be: its hotkey, known from elsewhere.")
 owner_option = click.option(
     "--owner",
@@ -119,6 +142,7 @@ class Wanted:
 
     folder: Path | None = None
     network: str | None = None
+    genesis: bytes | None = None
     require: tuple[str, ...] = ()
     key: bytes | None = None
     owner: bytes | None = None
@@ -139,6 +163,7 @@ class Wanted:
             raw,
             seed=os.urandom(32),
             network=self._network,
+            genesis=self.genesis,
             model=self._folders.of(raw),
             positions=self.positions,
             require=self.require,

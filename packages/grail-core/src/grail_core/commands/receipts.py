@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 import click
 
 from grail_core.commands.options import verbose_option
-from grail_core.commands.receipt_options import Positions, Wanted, key_option, owner_option, require_option, table_option
+from grail_core.commands.receipt_options import (
+    Positions,
+    Wanted,
+    genesis_option,
+    key_option,
+    owner_option,
+    require_option,
+    table_option,
+)
 from grail_core.errors import ReceiptInconclusiveError, ReceiptRejectedError, ReceiptUnprovenError
 
 if TYPE_CHECKING:
@@ -35,6 +43,7 @@ class Named:
     help="The model's folder (default: a folder of the hub's cache with the receipt's configuration, if there is one).",
 )
 @click.option("--network", help="Whose receipts they must be: a named network, or a JSON file of network parameters.")
+@genesis_option
 @require_option
 @key_option
 @owner_option
@@ -53,6 +62,7 @@ def verify(
     files: tuple[Path, ...],
     folder: Path | None,
     network: str | None,
+    genesis: bytes | None,
     require: tuple[str, ...],
     key: bytes | None,
     owner: bytes | None,
@@ -84,7 +94,7 @@ def verify(
 
     if files.count(_STDIN) > 1:
         raise click.UsageError("standard input has one receipt: - can be given once")
-    wanted = Wanted(folder, network, require, key, owner, table, positions or None, device)
+    wanted = Wanted(folder, network, genesis, require, key, owner, table, positions or None, device)
     wanted.read()
     named = list(_reports(files, wanted))
     click.echo(json_of(named) if as_json else as_text(named))

@@ -139,6 +139,10 @@ class HfStreaming:
             finished |= self._decode(drawn)
         return [Advance(handle, tuple(tokens), handle in finished, handle in begun) for handle, tokens in drawn.items()]
 
+    def forget(self, handle: Handle) -> None:
+        """Nobody will ask for the states of this row, which runs no more."""
+        self._kept.pop(handle, None)
+
     def states(self, handle: Handle) -> Tensor | None:
         """The final hidden states [positions, d] that a row was drawn from, in the model's dtype: of its prompt's last
         positions and of its tokens, but for the last one of a row that was cancelled. Given once; None where none are kept."""
@@ -271,7 +275,7 @@ class HfStreaming:
         chosen = [self._rows[at] for at in rows]
         if self._prompt_states:
             for row, state in zip(chosen, torch.split(hidden, 1), strict=True):
-                row.states.append(state)
+                row.states.append(state.clone())  # else it would keep the whole batch's
         going = [index for index, row in enumerate(chosen) if not row.over]
         states = hidden if len(going) == len(chosen) else hidden[torch.tensor(going, dtype=torch.long, device=hidden.device)]
         tokens = self._sample([chosen[index] for index in going], self._model.logits(states)) if going else []

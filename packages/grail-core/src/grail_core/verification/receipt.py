@@ -69,7 +69,7 @@ _COARSE_ALONE: Final = (
 )
 _DRAW_OF_THE_ORDER: Final = (
     "The draw follows from the order and the node's key alone. Whoever wrote the order, or could take another key, could try "
-    "draws: nobody could where you sent a seed and knew the key before."
+    "draws: nobody could where you sent a seed, and knew the key, the network and the thinking mode before."
 )
 _WHICH_CHECKPOINT: Final = (
     "The order takes whatever checkpoint its network serves: that this one was valid when it was asked is the node's word, and "
@@ -129,6 +129,7 @@ def check_receipt(
     *,
     seed: bytes,
     network: NetworkParameters | None = None,
+    genesis: bytes | None = None,
     model: ModelAtHand | None = None,
     positions: int | None = RECEIPT_POSITIONS,
     require: Sequence[str] = (),
@@ -141,6 +142,8 @@ def check_receipt(
         raw: as the node or somebody else gave it.
         seed: 32 bytes that the node could not know when it answered: one's own random bytes.
         network: whose receipt it must be; None: any network's, of which those on a chain need their parameters.
+        genesis: the hash of the chain's first block, which the receipt's must be. Every seed has it in it, and it is the node
+            that wrote it: without one, only a checkpoint that the network's trainer signed under it shows which it is.
         model: without one, nothing that needs a model or tokenizer is checked.
         positions: of a choice whose draws are looked at; None: all.
         require: some of REQUIREMENTS; unmet ones are unproven.
@@ -157,14 +160,23 @@ def check_receipt(
     if network is not None and network.name != receipt.network:
         detail = f"it is of the network {receipt.network!r}, not of {network.name!r}"
         return ReceiptReport((reject("receipt", detail=detail),), receipt)
+    if node is not None and receipt.node != node:
+        return ReceiptReport((reject("node", detail=_another_node(receipt)),), receipt)
+    if genesis is not None and receipt.genesis_hash != genesis:
+        detail = f"it is of the chain {receipt.genesis_hash.hex()}, not of {genesis.hex()}"
+        return ReceiptReport((reject("receipt", detail=detail),), receipt)
     # Without a chain there is no trainer and no deployment either: the parameters are those of the name.
     params = NETWORKS.get(receipt.network) if receipt.genesis_hash == NO_CHAIN else network
     if params is None:
         detail = f"the parameters of its network, {receipt.network!r}, are needed: they are part of every seed"
-        return ReceiptReport((say(Outcome.INCONCLUSIVE, "receipt", detail=detail),), receipt)
+        unseen = [
+            say(Outcome.UNPROVEN, REQUIRE, value=name, detail=f"required: {name}, which was not looked at") for name in require
+        ]
+        return ReceiptReport((say(Outcome.INCONCLUSIVE, "receipt", detail=detail), *unseen), receipt)
     case = _Case(receipt, claims, params, model, seed, positions, node, owner)
     findings = list(_until_reject(case.findings()))
     if not any(finding.outcome is Outcome.REJECT for finding in findings):
+        findings += case.chain(genesis)
         findings += case.required(require)
         if owner is not None:
             findings.append(case.required_owner(owner))
@@ -181,6 +193,10 @@ def check_receipt(
         judged_by=case.judged_by,
         checkpoint_checked=case.checkpoint is not None and case.checkpoint.outcome is Outcome.ACCEPT,
     )
+
+
+def _another_node(receipt: Receipt) -> str:
+    return f"it is of node {receipt.node.hex()}, not of the one that was asked for"
 
 
 def _until_reject(findings: Iterator[Finding]) -> Iterator[Finding]:
@@ -251,7 +267,7 @@ class _Case:
                 return reject("node", value=name, detail=f"no numerics class of this release, as {role} class")
         assert self.answer_digest is not None
         if self.node is not None and self.node != self.receipt.node:
-            return reject("node", detail=f"it is of node {self.receipt.node.hex()}, not of the one that was asked for")
+            return reject("node", detail=_another_node(self.receipt))
         if not verify(self.receipt.node, self.answer_digest, self.receipt.signature):
             return reject("node", detail=f"the signature over the answer is not that of node {self.receipt.node.hex()}")
         return accept("node", detail=f"the answer is signed by node {self.receipt.node.hex()}")
@@ -366,6 +382,17 @@ class _Case:
         return challenged_positions(self.seed, answer_digest + choice.to_bytes(8, "big"), length, self.positions)
 
     # What it all rests on.
+
+    def chain(self, genesis: bytes | None) -> list[Finding]:
+        """What is said of a genesis hash that nobody vouches for but the node, which could have tried some."""
+        signed = self.checkpoint is not None and self.checkpoint.outcome is Outcome.ACCEPT
+        if self.receipt.genesis_hash == NO_CHAIN or genesis is not None or signed:
+            return []
+        detail = (
+            f"that {self.receipt.genesis_hash.hex()[:16]}… is its chain's first block is the node's word, and every draw hangs "
+            "on it: name it (--genesis), or hold the receipt against a checkpoint that the trainer signed"
+        )
+        return [say(Outcome.INCONCLUSIVE, "receipt", detail=detail)]
 
     def required(self, require: Sequence[str]) -> list[Finding]:
         met: Mapping[str, tuple[bool, str]] = {

@@ -152,6 +152,7 @@ class _Routes:
         limit refuses takes no draw."""
         node = self._node
         node.metering.limits.require_room(client, route=route)
+        self._outgoing.require_room(client.name)
         asked = read(raw)
         self._require_model(asked.model)
         first = self._admit_unsigned(asked, 0)
@@ -167,6 +168,7 @@ class _Routes:
 
     def _leased_order(self, raw: bytes, client: Client) -> Leased:
         self._node.metering.limits.require_room(client, route="orders")
+        self._outgoing.require_room(client.name)
         order = self._admitted_order(raw)
         return Leased(order, self._lease(client, order, "orders"))
 

@@ -78,11 +78,11 @@ class EngineModels:
         self._folders.retain({weights.version for weights in self._weights.values()})
         self._proofs.release(container_id)
 
-    def advance(self, rows: Sequence[NewRow], cancelled: Sequence[RowId]) -> list[Drawn]:
+    def advance(self, rows: Sequence[NewRow], cancelled: Sequence[RowId], stopped: Sequence[RowId] = ()) -> list[Drawn]:
         """See `Models`. Rows that are lost alone are told as failed."""
         self._waiting.extend(rows)
         try:
-            for one in cancelled:
+            for one in (*cancelled, *stopped):
                 self._cancel(one)
             failed = self._begin()
             return failed + self._finished(0.0 if failed else self._burst_seconds)

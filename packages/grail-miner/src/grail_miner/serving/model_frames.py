@@ -93,7 +93,7 @@ def held_of(told: Mapping[str, Any]) -> HeldModel:
     return HeldModel(proof, generation)
 
 
-def pack_rows(rows: Sequence[NewRow], cancelled: Sequence[RowId]) -> Payload:
+def pack_rows(rows: Sequence[NewRow], cancelled: Sequence[RowId], stopped: Sequence[RowId]) -> Payload:
     told = [
         {
             "id": row.id,
@@ -104,10 +104,11 @@ def pack_rows(rows: Sequence[NewRow], cancelled: Sequence[RowId]) -> Payload:
         }
         for row in rows
     ]
-    return pack({"rows": told, "cancelled": list(cancelled)}, joined([row.request.prompt for row in rows], np.int32))
+    leaving = {"cancelled": list(cancelled), "stopped": list(stopped)}
+    return pack({"rows": told, **leaving}, joined([row.request.prompt for row in rows], np.int32))
 
 
-def rows_of(payload: memoryview) -> tuple[list[NewRow], list[RowId]]:
+def rows_of(payload: memoryview) -> tuple[list[NewRow], list[RowId], list[RowId]]:
     told, data = unpack(payload)
     rows = []
     for one, prompt in zip(
@@ -116,7 +117,7 @@ def rows_of(payload: memoryview) -> tuple[list[NewRow], list[RowId]]:
         policy = None if one["policy"] is None else GenerationPolicy(**one["policy"])
         request = GenerationRequest(tuple(prompt.tolist()), one["seed"], policy)
         rows.append(NewRow(RowId(one["id"]), bytes.fromhex(one["container"]), request))
-    return rows, [RowId(one) for one in told["cancelled"]]
+    return rows, [RowId(one) for one in told["cancelled"]], [RowId(one) for one in told["stopped"]]
 
 
 def pack_drawn(drawn: Sequence[Drawn]) -> Payload:

@@ -71,16 +71,16 @@ class ModelProcess:
         self._held.pop(container_id, None)
         self._ask(self._child, Kind.RELEASE, pack({"container": container_id.hex()}), STEP_SECONDS, largest=MAX_TEXT_BYTES)
 
-    def advance(self, rows: Sequence[NewRow], cancelled: Sequence[RowId]) -> list[Drawn]:
+    def advance(self, rows: Sequence[NewRow], cancelled: Sequence[RowId], stopped: Sequence[RowId] = ()) -> list[Drawn]:
         """See `Models`."""
-        payload = frames.pack_rows(rows, cancelled)
+        payload = frames.pack_rows(rows, cancelled, stopped)
         frame = self._ask(self._ready(), Kind.ADVANCE, payload, STEP_SECONDS, largest=frames.MAX_DRAWN_BYTES)
         try:
             drawn = frames.drawn_of(frame.payload)
         except FrameError as error:
             raise self._gone(str(error)) from error
         self._open |= {row.id for row in rows}
-        self._open -= {*cancelled, *(one.id for one in drawn if one.finished)}
+        self._open -= {*cancelled, *stopped, *(one.id for one in drawn if one.finished)}
         return drawn
 
     def prove(self, job: ToProve) -> list[RolloutProof]:

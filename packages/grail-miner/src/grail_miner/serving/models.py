@@ -119,8 +119,11 @@ class Models(Protocol):
         """They are not needed any more; none of their rows runs."""
         ...
 
-    def advance(self, rows: Sequence[NewRow], cancelled: Sequence[RowId]) -> list[Drawn]:
+    def advance(self, rows: Sequence[NewRow], cancelled: Sequence[RowId], stopped: Sequence[RowId] = ()) -> list[Drawn]:
         """Take these rows in, leave those out, and draw for about BURST_SECONDS.
+
+        Args:
+            cancelled: nothing more is asked of them, not even a proof. stopped: they are drawn no further, and will be proved.
 
         Raises:
             MachineFaultError, CheckpointError: every row that ran is lost.
@@ -177,8 +180,9 @@ class HfModels:
                     hint="start the node again: it serves what the folder holds then",
                 )
             model.logits(model.hidden_states([[0, 0]])[0])  # what this device cannot do it shall not do before any request
-            room = _cache_bytes(model) // position_bytes(model)
             kept = PROMPT_POSITIONS if model.device.type in _PROVED_FROM_DRAWING else 0
+            of_states = model.hidden_size * model.dtype.itemsize if kept else 0
+            room = _cache_bytes(model) // (position_bytes(model) + of_states)
             streaming = HfStreaming(
                 model,
                 wanted.policy,
@@ -194,13 +198,17 @@ class HfModels:
     def release(self, container_id: bytes) -> None:
         self._held.pop(container_id, None)
 
-    def advance(self, rows: Sequence[NewRow], cancelled: Sequence[RowId]) -> list[Drawn]:
+    def advance(self, rows: Sequence[NewRow], cancelled: Sequence[RowId], stopped: Sequence[RowId] = ()) -> list[Drawn]:
         for row in rows:
             handle = self._held[row.container_id][1].add(row.request)
             self._rows[row.id] = row.container_id, handle
             self._ids[row.container_id, handle] = row.id
-        for one in cancelled:
+        for one in (*cancelled, *stopped):
             self._forget(one, cancel=True)
+        for one in cancelled:
+            place = self._left.pop(one, None)
+            if place is not None and place[0] in self._held:
+                self._held[place[0]][1].forget(place[1])
         drawn: dict[RowId, list[int]] = {}
         finished: set[RowId] = set()
         end = time.monotonic() + self._burst_seconds
@@ -246,6 +254,8 @@ class HfModels:
 
     def _states_of(self, job: ToProve) -> list[Tensor] | None:
         """The states that each completion was drawn from, as far as it goes; None where one of them is not there whole."""
+        for row in job.rows:
+            self._forget(row, cancel=True)  # one that a stop text ended may still run
         found = [self._left.pop(row, None) for row in job.rows]
         states = [None if place is None else self._held[place[0]][1].states(place[1]) for place in found]
         if len(states) != len(job.completions):

@@ -158,14 +158,16 @@ class Outgoing:
         before = "" if order.asked.messages is None else renderer.thinking_opened(order.asked.messages)
         return TextStream(renderer.decode, before, order.asked.stop)
 
+    def require_room(self, client: str) -> None:
+        """Refuse, as taking an order would, before anything of the request is counted. Raises RefusedRequestError."""
+        if not self._node.scheduler.has_room(client):
+            raise _queue_full(1)
+
     def _submitted(self, leased: Leased, notify: Any = None) -> Ticket:
         try:
             return self._node.scheduler.submit(leased.order, notify, client=leased.lease.client.name)
         except QueueFullError as error:
-            what = "as many requests wait as may (GRAIL_SERVE_MAX_QUEUE); try again"
-            raise RefusedRequestError(
-                HTTPStatus.TOO_MANY_REQUESTS, what, "queue_full", retry_after_s=error.retry_after_s
-            ) from None
+            raise _queue_full(error.retry_after_s) from None
         except ModelGoneError:
             what = "the network went on to another checkpoint at this moment; ask again"
             raise RefusedRequestError(HTTPStatus.SERVICE_UNAVAILABLE, what, "checkpoint_changed", retry_after_s=1) from None
@@ -181,6 +183,11 @@ class Outgoing:
             prompt = len(leased.order.prompt) if ticket.begun else 0
         ending = asyncio.ensure_future(run_in_threadpool(leased.lease.end, prompt, drawn, outcome))
         await asyncio.shield(ending)  # a connection that ends cancels what waits, and this must not be lost
+
+
+def _queue_full(retry_after_s: int) -> RefusedRequestError:
+    what = "as many requests wait as may (GRAIL_SERVE_MAX_QUEUE); try again"
+    return RefusedRequestError(HTTPStatus.TOO_MANY_REQUESTS, what, "queue_full", retry_after_s=retry_after_s)
 
 
 async def _unless_gone(ticket: Ticket, request: Request) -> Receipt:

@@ -93,7 +93,8 @@ class Scheduler:
         self._on_trial: list[Ticket] = []  # the group that runs by itself
         self._running: list[Ticket] = []
         self._by_row: dict[RowId, Ticket] = {}
-        self._leaving: list[RowId] = []  # rows that the models need not draw any more
+        self._leaving: list[RowId] = []  # rows that the models need not know any more
+        self._stopped: list[RowId] = []  # rows that they need not draw any more, and will prove
         self._next = 0
         self._held: set[bytes] = set()  # container ids that the models hold
         self._wanted: set[bytes] = set()  # those of them that orders may name
@@ -131,6 +132,12 @@ class Scheduler:
         """Models wait to be loaded."""
         with self._changed:
             return bool(self._changes)
+
+    def has_room(self, client: str) -> bool:
+        """Whether an order of this client would be taken now."""
+        with self._changed:
+            self._drop_cancelled()
+            return len(self._waiting) < self._max_queue or all(one.client != client for one in self._waiting)
 
     def submit(self, order: AdmittedOrder, notify: Callable[[], None] | None = None, *, client: str = "") -> Ticket:
         """Take an order. One of each client may wait even where the queue is full, so that nobody fills it for the others.
@@ -257,10 +264,11 @@ class Scheduler:
 
     def _advance(self, begun: Sequence[NewRow]) -> None:
         leaving, self._leaving = self._leaving, []
-        if not (begun or leaving or self._by_row):
+        stopped, self._stopped = self._stopped, []
+        if not (begun or leaving or stopped or self._by_row):
             return
         try:
-            drawn = self._models.advance(begun, leaving)
+            drawn = self._models.advance(begun, leaving, stopped)
         except BaseException as error:  # noqa: BLE001 - a panic in a library's Rust is no Exception; signals go to the main thread
             _tell(error, "drawing", len(self._running))
             self._lost(list(self._running), error, progress=any(ticket.choices[0].tokens for ticket in self._running))
@@ -357,11 +365,11 @@ class Scheduler:
         """It runs no more; what the models still draw of it they need not."""
         if ticket in self._running:
             self._running.remove(ticket)
-        self._leave_rows([row for row in ticket.rows if row in self._by_row])
+        self._leave_rows(ticket.rows)
 
     def _leave_rows(self, rows: Iterable[RowId]) -> None:
         for row in rows:
-            del self._by_row[row]
+            self._by_row.pop(row, None)
             self._leaving.append(row)
 
     def _spread(self, drawn: Sequence[Drawn]) -> list[Ticket]:
@@ -385,7 +393,8 @@ class Scheduler:
             if one.finished:
                 del self._by_row[one.id]
             elif choice.finished:  # by a stop text, of which the models know nothing
-                self._leave_rows([one.id])
+                del self._by_row[one.id]
+                self._stopped.append(one.id)
         for ticket in touched:
             if not ticket.has_first:
                 ticket.has_first = True
@@ -462,7 +471,7 @@ class Scheduler:
     def _forget_rows(self, tickets: Sequence[Ticket]) -> None:
         for ticket in tickets:
             self._running.remove(ticket)
-            self._leave_rows([row for row in ticket.rows if row in self._by_row])
+            self._leave_rows(ticket.rows)
 
 
 def _as_exception(error: BaseException) -> Exception:

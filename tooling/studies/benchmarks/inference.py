@@ -9,10 +9,10 @@ completion take in a receipt without claimed log-probabilities; `.receipt_fixed_
 too. `infer.verify_s`: `check_receipt` of one answer of 64 tokens to a prompt of about 64, the model loaded;
 `infer.verify_generate_ratio` is how many times as long drawing that answer alone took, `.long` of 256 tokens.
 `infer.throughput_ratio`: tokens a second of 16 requests that are served over HTTP without proofs, over the bare generator's on
-the same requests in one closed batch; `.proved` with proofs, signatures and kept receipts. `infer.ttft_overhead_ms`: what a
-stream's first text takes over HTTP, alone, beyond the bare generator's first token (medians). `infer.reject_us`: the slowest of
-the malformed receipts of the attack table up to 64 KiB, and `.large` up to 8 MiB. Each but the first token's is the smallest of
-several runs by turns.
+the same requests in one closed batch; `.proved` with proofs, signatures and kept receipts, `.proved.long` of up to 256 tokens.
+`infer.ttft_overhead_ms`: what a stream's first text takes over HTTP, alone, beyond the bare generator's first token (medians).
+`infer.reject_us`: the slowest of the malformed receipts of the attack table up to 64 KiB, and `.large` up to 8 MiB. Each but
+the first token's is the smallest of several runs by turns.
 """
 
 from __future__ import annotations

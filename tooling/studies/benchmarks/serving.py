@@ -31,6 +31,7 @@ from tooling.testing.serving_node import MODEL, RunningNode, running_node
 
 REQUESTS: Final = 16
 TOKENS: Final = 64
+LONG_TOKENS: Final = 256
 _FIRST_TOKENS: Final = 20  # requests whose first token is waited for
 
 
@@ -50,22 +51,29 @@ def measure_serving(node: StudiedNode, least: Callable[..., list[float]]) -> dic
     """
     asked = [Question(f"Question {number}: what is {number} + {number}?", False, number) for number in range(REQUESTS)]
     orders = [node.order(one, GenerationPolicy(TOKENS)) for one in asked]
-    bodies = [_body(one) for one in asked]
+    long_orders = [node.order(one, GenerationPolicy(LONG_TOKENS)) for one in asked]
+    bodies = [*(_body(one, TOKENS) for one in asked), *(_body(one, LONG_TOKENS) for one in asked)]
     bare = HfGenerator(node.loaded.sdpa, node.served.policy, frozenset(node.served.model.end_token_ids))
-    requests = [request for order in orders for request in node.honest.requests(order)]
+    requests, long_requests = ([r for one in some for r in node.honest.requests(one)] for some in (orders, long_orders))
     with (
         _served(node, ModelProcess(device="cpu")) as proved,
         _served(node, _Unproved(device="cpu")) as plain,
         Clients(bodies) as clients,
     ):
         drawn, without, with_proofs = least(
-            lambda: bare.generate(requests), lambda: clients.ask_all(plain.url), lambda: clients.ask_all(proved.url)
+            lambda: bare.generate(requests),
+            lambda: clients.ask_all(plain.url, 0, REQUESTS),
+            lambda: clients.ask_all(proved.url, 0, REQUESTS),
+        )
+        long_drawn, long_proved = least(
+            lambda: bare.generate(long_requests), lambda: clients.ask_all(proved.url, REQUESTS, 2 * REQUESTS)
         )
         first = float(np.median([clients.first_text(proved.url, number % REQUESTS) for number in range(_FIRST_TOKENS)]))
         alone = float(np.median([_first_token_bare(node, order) for order in [*orders, *orders][:_FIRST_TOKENS]]))
     return {
         "infer.throughput_ratio": drawn / without,
         "infer.throughput_ratio.proved": drawn / with_proofs,
+        "infer.throughput_ratio.proved.long": long_drawn / long_proved,
         "infer.bare_tokens_per_s": sum(len(one.tokens) for one in bare.generate(requests)) / drawn,
         "infer.ttft_ms": 1e3 * first,
         "infer.ttft_overhead_ms": 1e3 * (first - alone),
@@ -90,9 +98,9 @@ def _served(node: StudiedNode, models: ModelProcess) -> Iterator[RunningNode]:
             os.environ["OMP_NUM_THREADS"] = before
 
 
-def _body(question: Question) -> dict[str, Any]:
+def _body(question: Question, tokens: int) -> dict[str, Any]:
     messages = [{"role": "user", "content": question.text}]
-    return {"model": MODEL, "messages": messages, "seed": question.number, "max_tokens": TOKENS}
+    return {"model": MODEL, "messages": messages, "seed": question.number, "max_tokens": tokens}
 
 
 def _first_token_bare(node: StudiedNode, order: AdmittedOrder) -> float:

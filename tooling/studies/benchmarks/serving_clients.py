@@ -33,16 +33,16 @@ class Clients:
         self._ours.send(None)
         self._process.join()
 
-    def ask_all(self, url: str) -> None:
-        """All bodies at once, answered whole."""
-        self._measured("all", url, 0)
+    def ask_all(self, url: str, first: int, end: int) -> None:
+        """The bodies from one to before another at once, answered whole."""
+        self._measured("all", url, first, end)
 
     def first_text(self, url: str, number: int) -> float:
         """Seconds to the first text of one of them, streamed, alone."""
-        return self._measured("first", url, number)
+        return self._measured("first", url, number, number + 1)
 
-    def _measured(self, what: str, url: str, number: int) -> float:
-        self._ours.send((what, url, number))
+    def _measured(self, what: str, url: str, first: int, end: int) -> float:
+        self._ours.send((what, url, first, end))
         seconds: float = self._ours.recv()
         return seconds
 
@@ -51,16 +51,16 @@ def _run(parent: Connection, bodies: list[dict[str, Any]]) -> None:
     clients: dict[str, httpx.Client] = {}
     with ThreadPoolExecutor(len(bodies)) as pool:
         while (asked := parent.recv()) is not None:
-            what, url, number = asked
+            what, url, first, end = asked
             client = clients.setdefault(url, httpx.Client(base_url=url, timeout=60, trust_env=False))
             begun = time.perf_counter()
             if what == "all":
-                answers = list(pool.map(lambda body, client=client: client.post(_PATH, json=body), bodies))
+                answers = list(pool.map(lambda body, client=client: client.post(_PATH, json=body), bodies[first:end]))
                 if any(answer.status_code != 200 for answer in answers):
                     raise AssertionError(f"a request was not answered: {[answer.status_code for answer in answers]}")
                 parent.send(time.perf_counter() - begun)
             else:
-                parent.send(_first_text(client, bodies[number]))
+                parent.send(_first_text(client, bodies[first]))
 
 
 def _first_text(client: httpx.Client, body: dict[str, Any]) -> float:

@@ -34,7 +34,8 @@ def mortal_command(fates: Path) -> tuple[str, ...]:
 
 
 def main(fates: str) -> NoReturn:
-    from grail_miner.serving.model_frames import ERRORS, Kind
+    from grail_miner.proving.frames import ERRORS
+    from grail_miner.serving.model_frames import Kind
 
     first, *rest = Path(fates).read_text().split("\n") or [""]
     Path(fates).write_text("\n".join(rest))

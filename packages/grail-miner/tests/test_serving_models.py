@@ -114,3 +114,15 @@ def test_claimed_log_probabilities_come_from_a_pass(answering: ClosedAnswers, mo
     (proof,), made = passes(models, job, monkeypatch)
     assert made == 1
     assert len(proof.logprobs) == len(job.completions[0])
+
+
+def test_a_model_that_is_released_takes_its_rows_with_it_and_one_that_is_cancelled_late_is_nobodys(
+    answering: ClosedAnswers,
+) -> None:
+    models = HfModels(burst_seconds=0.0)
+    models.hold(answering.to_hold[0])
+    models.advance([NewRow(RowId(1), answering.container_id, GenerationRequest((40, 41), 1, POLICY))], [])
+    models.release(answering.container_id)
+    assert models.advance([], [RowId(1)], [RowId(1)]) == []
+    models.hold(answering.to_hold[0])
+    assert drawn(models, answering, rows=1).completions

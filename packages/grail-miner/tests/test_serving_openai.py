@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +19,6 @@ from tooling.testing.serving_node import MODEL, RunningNode, answering_of, runni
 
 ASKED: dict[str, Any] = {"model": MODEL, "prompt": "Once upon a time", "max_tokens": 12}
 CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "What is 2 + 2?"}], "max_tokens": 12}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_served_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def node(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
-    with running_node(answering_of(folder), tmp_path_factory.mktemp("state")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(node: RunningNode) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{node.url}/v1", api_key="none", max_retries=0) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def at_hand(folder: Path) -> ModelAtHand:
-    served = read_served_folder(folder)
-    return model_at_hand(folder, served.model, served.renderer)
 
 
 def receipt_of(node: RunningNode, answer: Any) -> bytes:

@@ -2,46 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
-from grail_core.checkpoints.served_model import read_served_folder
 from grail_core.inference.receipts import Receipt
 from grail_core.protocol.findings import Outcome
 from grail_core.verification.receipt import ModelAtHand, check_receipt
-from grail_core.verification.receipt_model import model_at_hand
 from tooling.testing.models.tiny_qwen2 import END_TOKEN_ID
-from tooling.testing.serving_node import MODEL, RunningNode, answering_of, running_node, save_served_model
+from tooling.testing.serving_node import MODEL, RunningNode
 
 STOPS = ["a", "e", "i", "o"]
 ASKED: dict[str, Any] = {"model": MODEL, "prompt": "Once upon a time", "max_tokens": 64, "seed": 5, "n": 16, "stop": STOPS}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_served_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def node(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
-    with running_node(answering_of(folder), tmp_path_factory.mktemp("state")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(node: RunningNode) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{node.url}/v1", api_key="none", max_retries=0) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def at_hand(folder: Path) -> ModelAtHand:
-    served = read_served_folder(folder)
-    return model_at_hand(folder, served.model, served.renderer)
 
 
 def receipt_of(node: RunningNode, answer: Any) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -30,27 +30,10 @@ from grail_miner.serving.models import HfModels, ToProve
 from grail_miner.serving.streamed import StreamedResponse
 from grail_miner.serving.text_stream import TextStream
 from tooling.testing.gated_models import GatedModels
-from tooling.testing.serving_node import MODEL, RunningNode, answering_of, running_node, save_served_model, until
+from tooling.testing.serving_node import MODEL, RunningNode, answering_of, running_node, until
 
 ASKED: dict[str, Any] = {"model": MODEL, "prompt": "Once upon a time", "max_tokens": 24}
 CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "What is 2 + 2?"}], "max_tokens": 24}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_served_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def node(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
-    with running_node(answering_of(folder), tmp_path_factory.mktemp("state")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(node: RunningNode) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{node.url}/v1", api_key="none", max_retries=0) as made:
-        yield made
 
 
 def receipt_of(node: RunningNode, grail: dict[str, str]) -> bytes:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, NoReturn, cast
 
 from grail_core.child_process.boot import Answers, serve
 from grail_core.child_process.frames import Payload, pack, unpack
+from grail_miner.proving.frames import ERRORS
 from grail_miner.serving import model_frames as frames
-from grail_miner.serving.model_frames import ERRORS, Kind
+from grail_miner.serving.model_frames import Kind
 
 if TYPE_CHECKING:
     from grail_core.model.policy_model import Attention

@@ -14,13 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from grail_core.child_process.faults import ErrorNames
 from grail_core.child_process.frames import FrameError, Payload, Taker, joined, pack, unpack
-from grail_core.errors import CheckpointError, ConfigurationError, StorageError
 from grail_core.generation.base import GenerationRequest
 from grail_core.inference.answers import sketched_positions
-from grail_core.model.errors import OutOfVocabularyError, OverlongSequenceError
-from grail_core.proof.errors import UnprovableError
 from grail_core.protocol.constants import SKETCH_BYTES_PER_POSITION
 from grail_core.protocol.policy import GenerationPolicy
 from grail_core.protocol.types import Digest
@@ -29,14 +25,6 @@ from grail_miner.serving.models import Drawn, HeldModel, ModelToHold, NewRow, Ro
 if TYPE_CHECKING:
     from grail_core.proof.batch import RolloutProof
 
-ERRORS: Final[ErrorNames] = {
-    "unprovable": UnprovableError,
-    "vocabulary": OutOfVocabularyError,
-    "overlong": OverlongSequenceError,
-    "checkpoint": CheckpointError,
-    "storage": StorageError,
-    "configuration": ConfigurationError,
-}
 MAX_DRAWN_BYTES: Final = 4 << 20
 """Of one burst: of 64 rows, 8,192 tokens each."""
 

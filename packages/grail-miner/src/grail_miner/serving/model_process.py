@@ -15,12 +15,13 @@ import grail_miner
 from grail_core.child_process.faults import error_of
 from grail_core.child_process.frames import MAX_TEXT_BYTES, Frame, FrameError, Payload, pack
 from grail_core.child_process.handle import ChildHandle, boot_command, folders_of
-from grail_core.errors import GrailError, MachineFaultError
+from grail_core.errors import CheckpointError, GrailError, MachineFaultError
 from grail_core.proof.batch import RolloutProof
 from grail_core.proof.errors import UnprovableError
 from grail_core.telemetry import get_logger
+from grail_miner.proving.frames import ERRORS
 from grail_miner.serving import model_frames as frames
-from grail_miner.serving.model_frames import ERRORS, Kind
+from grail_miner.serving.model_frames import Kind
 from grail_miner.serving.models import Drawn, HeldModel, ModelToHold, NewRow, RowId, ToProve
 
 log = get_logger(__name__)
@@ -128,7 +129,15 @@ class ModelProcess:
         return self._child
 
     def _load(self, child: ChildHandle[Kind], wanted: ModelToHold) -> HeldModel:
-        size = sum(path.stat().st_size for path in wanted.folder.iterdir())
+        try:
+            size = sum(path.stat().st_size for path in wanted.folder.iterdir())
+        except OSError as error:
+            self.close()  # it does not hold what it must
+            raise CheckpointError(
+                f"the model's folder cannot be read any more: {error.strerror}",
+                where=str(wanted.folder),
+                hint="bring it back; of a network's checkpoint, give the cache more room and start the node again",
+            ) from error
         seconds = LOAD_SECONDS + size / LEAST_LOAD_BYTES_PER_SECOND
         frame = self._ask(child, Kind.HOLD, frames.pack_model(wanted), seconds, largest=MAX_TEXT_BYTES)
         try:

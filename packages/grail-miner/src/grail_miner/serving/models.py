@@ -116,7 +116,7 @@ class Models(Protocol):
         ...
 
     def release(self, container_id: bytes) -> None:
-        """They are not needed any more; none of their rows runs."""
+        """They are not needed any more, and nobody asks for a row of theirs; one that was to be cancelled goes with them."""
         ...
 
     def advance(self, rows: Sequence[NewRow], cancelled: Sequence[RowId], stopped: Sequence[RowId] = ()) -> list[Drawn]:
@@ -197,6 +197,9 @@ class HfModels:
 
     def release(self, container_id: bytes) -> None:
         self._held.pop(container_id, None)
+        self._rows = {one: place for one, place in self._rows.items() if place[0] != container_id}
+        self._ids = {place: one for one, place in self._rows.items()}
+        self._left = {one: place for one, place in self._left.items() if place[0] != container_id}
 
     def advance(self, rows: Sequence[NewRow], cancelled: Sequence[RowId], stopped: Sequence[RowId] = ()) -> list[Drawn]:
         for row in rows:
@@ -207,7 +210,7 @@ class HfModels:
             self._forget(one, cancel=True)
         for one in cancelled:
             place = self._left.pop(one, None)
-            if place is not None and place[0] in self._held:
+            if place is not None:
                 self._held[place[0]][1].forget(place[1])
         drawn: dict[RowId, list[int]] = {}
         finished: set[RowId] = set()

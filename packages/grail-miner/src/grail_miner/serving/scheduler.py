@@ -406,22 +406,22 @@ class Scheduler:
         """And once more where the models fail at it: it is drawn, and needs no row of theirs."""
         completions = [tuple(choice.tokens) for choice in ticket.choices]
         job = replace(self.answering.proof_job(ticket.order, completions), rows=tuple(ticket.rows))
-        outcome: Receipt | Exception = UnprovableError("it was not tried")
-        for _ in range(MAX_TRIES):
+        for tries_left in reversed(range(MAX_TRIES)):
             try:
-                outcome = self.answering.receipt(ticket.order, completions, self._models.prove(job))
+                outcome: Receipt | Exception = self.answering.receipt(ticket.order, completions, self._models.prove(job))
                 self._failing = False
-                break
             except UnprovableError as error:
                 outcome = error
-                break
             except BaseException as error:  # noqa: BLE001 - as in `_advance`
                 self._failing = True
                 _tell(error, "proving", 1)
                 outcome = _as_exception(error)
                 with self._changed:
                     self._again(self._unfinished())
-        self._ended(ticket, outcome)
+                if tries_left:
+                    continue
+            self._ended(ticket, outcome)
+            return
 
     def _ended(self, ticket: Ticket, outcome: Receipt | Exception) -> None:
         with self._changed:

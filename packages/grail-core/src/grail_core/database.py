@@ -147,6 +147,8 @@ def _translated(name: str, base: type) -> Callable[..., Any]:
             if typed is None:
                 raise
             raise typed from error
+        except UnicodeDecodeError as error:  # SQLite's own message, which quotes a text with a flipped bit
+            raise self.typed(sqlite3.DatabaseError(f"Could not decode to UTF-8: {error}")) from error
 
     return call
 

@@ -6,6 +6,7 @@ from collections import OrderedDict
 
 from grail_core.errors import ProtocolViolationError
 from grail_core.protocol import SignedVerdict
+from grail_core.protocol.gradient.signed_verdicts import SignedGradientVerdict
 from grail_core.protocol.signed_verdicts import MAX_VERDICT_BYTES
 from grail_core.protocol.types import Hotkey, Window
 from grail_core.storage.base import ObjectInfo, ObjectStore, ObjectTooLargeError
@@ -78,4 +79,29 @@ def _read(store: ObjectStore, info: ObjectInfo, window: Window, validator: Hotke
         raise RefusedVerdictError(f"not a verdict: {error}", where=info.key) from error
     if verdict.validator != validator or verdict.body.window != window or not verdict.verify(network_id):
         raise RefusedVerdictError("the verdict is not this validator's of this window", where=info.key)
+    return verdict
+
+
+def read_round_verdict(
+    store: ObjectStore, round_: Window, validator: Hotkey, network_id: bytes
+) -> SignedGradientVerdict | None:
+    """A validator's verdict of a round of gradient work, None if it has not published one (or one of rollouts).
+
+    Raises:
+        StorageError: the store does not answer, or with something else.
+        RefusedVerdictError: what lies there is no verdict of this round, or not signed by this validator.
+    """
+    key = verdict_key(round_)
+    info = store.head(key)
+    if info is None:
+        return None
+    if info.size > MAX_VERDICT_BYTES:
+        raise RefusedVerdictError(f"not a verdict: {info.size} bytes, at most {MAX_VERDICT_BYTES}", where=key)
+    try:
+        raw = store.get(key, max_bytes=info.size or 1, if_match=info.etag)
+        verdict = SignedGradientVerdict.decode(raw)
+    except ValueError as error:
+        raise RefusedVerdictError(f"not a verdict of gradient work: {error}", where=key) from error
+    if verdict.validator != validator or verdict.body.window != round_ or not verdict.verify(network_id):
+        raise RefusedVerdictError("the verdict is not this validator's of this round", where=key)
     return verdict

@@ -22,7 +22,18 @@ from grail_core.protocol.rollouts.records import (
     without_negative_zero,
 )
 from grail_core.protocol.rollouts.sample import RolloutSample, sample_rollouts
-from grail_core.protocol.scores import MinerWindow, ScoreInputs, counts_inconclusive, score_inputs, weights, weights_now
+from grail_core.protocol.scores import (
+    KindOfWork,
+    MinerWindow,
+    ScoreInputs,
+    counts_inconclusive,
+    powers,
+    score_inputs,
+    shares_of_kinds,
+    shares_of_powers,
+    weights,
+    weights_now,
+)
 from grail_core.protocol.seals import Seal
 from grail_core.protocol.selection import Candidate, Selection, check_probabilities, select_miners
 from grail_core.protocol.signatures import verify
@@ -48,6 +59,7 @@ __all__ = [
     "Finding",
     "GroupCount",
     "Hotkey",
+    "KindOfWork",
     "MinerStatus",
     "MinerVerdict",
     "MinerWindow",
@@ -82,11 +94,14 @@ __all__ = [
     "merkle_root",
     "murmur3_words",
     "noise_of",
+    "powers",
     "rollout_digest",
     "rollout_digests",
     "sample_rollouts",
     "score_inputs",
     "select_miners",
+    "shares_of_kinds",
+    "shares_of_powers",
     "tagged_hash",
     "tagged_stream",
     "valid_checkpoint",

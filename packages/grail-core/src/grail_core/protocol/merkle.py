@@ -40,15 +40,32 @@ def merkle_root(digests: Sequence[bytes]) -> Digest:
 
 def merkle_path(digests: Sequence[bytes], index: int) -> tuple[Digest, ...]:
     """Siblings from leaf `index` up to the root; levels where the node has none are left out."""
-    if not 0 <= index < len(digests):
-        raise ValueError(f"no leaf {index} among {len(digests)}")
-    level, path = _leaves(digests), []
+    return merkle_paths(digests, (index,))[0]
+
+
+def merkle_paths(digests: Sequence[bytes], indexes: Sequence[int]) -> tuple[tuple[Digest, ...], ...]:
+    """`merkle_path` of each of several leaves, with the tree computed once. Errors: ValueError for an index out of range."""
+    for index in indexes:
+        if not 0 <= index < len(digests):
+            raise ValueError(f"no leaf {index} among {len(digests)}")
+    if not indexes:
+        return ()
+    level, paths, at = _leaves(digests), [list[Digest]() for _ in indexes], list(indexes)
     while len(level) > 1:
-        sibling = index ^ 1
-        if sibling < len(level):
-            path.append(level[sibling])
-        level, index = _parents(level), index // 2
-    return tuple(path)
+        for path, index in zip(paths, at, strict=True):
+            if index ^ 1 < len(level):
+                path.append(level[index ^ 1])
+        level, at = _parents(level), [index // 2 for index in at]
+    return tuple(map(tuple, paths))
+
+
+def merkle_path_length(index: int, count: int) -> int:
+    """Nodes of the path of leaf `index` of `count`."""
+    length = 0
+    while count > 1:
+        length += index ^ 1 < count
+        index, count = index // 2, (count + 1) // 2
+    return length
 
 
 def verify_merkle_path(root: bytes, digest: bytes, index: int, count: int, path: Sequence[bytes]) -> bool:

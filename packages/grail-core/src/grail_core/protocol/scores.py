@@ -19,7 +19,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal, Protocol
+from math import lcm
+from typing import Literal, NamedTuple, Protocol
 
 from grail_core.protocol.constants import (
     AUDITS_OF_A_PRODUCT,
@@ -36,6 +37,7 @@ from grail_core.protocol.constants import (
     WINDOW_LENGTH,
 )
 from grail_core.protocol.selection import LEAST_PROBABILITY
+from grail_core.protocol.tally import tally
 from grail_core.protocol.types import Hotkey, Window
 
 WEIGHT_TOTAL = 65_535
@@ -90,6 +92,16 @@ class MinerWindow:
                 raise ValueError(f"window {self.window}: checked, without the chance that it was")
         elif not LEAST_PROBABILITY <= self.probability <= 1:
             raise ValueError(f"window {self.window}: a check chance of {self.probability}, outside {LEAST_PROBABILITY} … 1")
+
+    @property
+    def audited(self) -> bool:
+        """Does it count as an audit?"""
+        return self.probability is not None and (self.checked or self.failed)
+
+    @property
+    def valid(self) -> int:
+        """Rollouts that an audit found valid."""
+        return 0 if self.failed else self.unique_valid
 
     @property
     def lookback(self) -> int:
@@ -179,62 +191,100 @@ def score_inputs(history: Iterable[MinerWindow], window: Window) -> ScoreInputs:
     Raises:
         ValueError: windows out of order, or two entries for one.
     """
-    work = 0
-    declared: list[int] = []
-    valid: list[int] = []
-    estimate = 0
-    in_lookback = False
-    oldest = window - (SCORE_MEMORY_WINDOWS - 1) * WINDOW_LENGTH
-    oldest_work = window - (SCORE_WINDOWS - 1) * WINDOW_LENGTH
-    previous = -1
-    for entry in history:
-        at = entry.window
-        if at <= previous:
-            raise ValueError(f"window {at} follows {previous}: a history is in ascending order, each window once")
-        previous = at
-        if not oldest <= at <= window:
-            continue
-        counted = min(entry.declared, UNIQUE_ROLLOUTS_CAP)
-        if entry.active and at >= oldest_work:
-            work += counted
-        in_lookback = in_lookback or (entry.failed and at > window - entry.lookback * WINDOW_LENGTH)
-        if entry.probability is not None and (entry.checked or entry.failed) and counted:  # an audit has its chance
-            declared.append(counted)
-            valid.append(0 if entry.failed else min(entry.unique_valid, counted))
-            estimate += valid[-1] * entry.probability.denominator // entry.probability.numerator
+    history = list(history)
+    found = tally(
+        history,
+        window,
+        spacing=WINDOW_LENGTH,
+        cap=UNIQUE_ROLLOUTS_CAP,
+        work=SCORE_WINDOWS,
+        memory=SCORE_MEMORY_WINDOWS,
+    )
+    declared, valid = [d for _, d, _ in found.audits], [v for _, _, v in found.audits]
     degree = min(AUDITS_OF_A_PRODUCT, len(declared))
     product = elementary_symmetric(declared, degree)
     return ScoreInputs(
-        work=work,
-        supported=sum(valid),
-        estimate=estimate,
+        work=found.work,
+        supported=found.valid,
+        estimate=sum(
+            v * entry.probability.denominator // entry.probability.numerator
+            for entry, _, v in found.audits
+            if entry.probability is not None  # an audit has its chance
+        ),
         audits=len(declared),
         product_valid=product if valid == declared else elementary_symmetric(valid, degree),
         product_declared=product,
-        in_lookback=in_lookback,
+        in_lookback=any(one.failed and window - one.lookback * WINDOW_LENGTH < one.window <= window for one in history),
     )
 
 
-def weights(inputs: Mapping[int, ScoreInputs], rule: WeightRule) -> dict[int, int]:
-    """u16 weights by UID, in UID order, summing to exactly 65,535.
+class KindOfWork(NamedTuple):
+    """What the weights pay for one kind of work: a share of all, and the powers that it goes to."""
 
-    With m = 1 − burn share and rel_i = power_i / MAX_POWER: weight_i = m · min(1, Σ rel) · rel_i / Σ rel in capped mode,
-    m · rel_i / Σ rel in uncapped mode; the rest is the burn UID's, all of it if nobody scores. The sum is kept by largest
-    remainder over all UIDs, the burn UID's included, ties to the lower UID.
+    share: Fraction  # of all weight, before what is burnt anyway
+    powers: Mapping[int, int]  # by UID
+    largest: int  # in capped mode the share is used up where the powers sum to it
+
+
+def shares_of_kinds(kinds: Sequence[str]) -> dict[str, Fraction]:
+    """What part of all weight each kind of work has: how many of the last 12 windows had it, over 12.
+
+    Args:
+        kinds: of the windows up to this one, in ascending order, at least one. Windows before a network's first checkpoint
+            count as that one's: a network that has had one kind alone pays it everything.
+    """
+    if not kinds:
+        raise ValueError("kinds: a window has a kind of work")
+    last = [*[kinds[0]] * (SCORE_WINDOWS - len(kinds)), *kinds[-SCORE_WINDOWS:]]
+    return {kind: Fraction(last.count(kind), SCORE_WINDOWS) for kind in sorted(set(last))}
+
+
+def powers(inputs: Mapping[int, ScoreInputs]) -> dict[int, int]:
+    """Of rollouts, by UID, in UID order."""
+    return {uid: inputs[uid].power for uid in sorted(inputs)}
+
+
+def weights(inputs: Mapping[int, ScoreInputs], rule: WeightRule) -> dict[int, int]:
+    """u16 weights by UID of a network that has had rollouts alone: `shares_of_powers` of the one kind.
 
     Args:
         inputs: score inputs by UID, one per hotkey registered at T. The burn UID is added if it is not among them.
     """
+    return shares_of_powers([KindOfWork(Fraction(1), powers(inputs), MAX_POWER)], rule)
+
+
+def shares_of_powers(kinds: Sequence[tuple[Fraction, Mapping[int, int], int]], rule: WeightRule) -> dict[int, int]:
+    """u16 weights by UID, in UID order, summing to exactly 65,535.
+
+    With m = 1 − burn share, s a kind's share and rel_i = power_i / largest: weight_i = Σ over kinds of
+    m · s · min(1, Σ rel) · rel_i / Σ rel in capped mode, m · s · rel_i / Σ rel in uncapped mode; the rest is the burn UID's,
+    all of it if nobody scores. The sum is kept by largest remainder over all UIDs, the burn UID's included, ties to the lower
+    UID.
+
+    Args:
+        kinds: (share, powers, largest) of each kind of work (`KindOfWork`).
+
+    Raises:
+        ValueError: a burn share, a share or a power that is none, or shares of more than all.
+    """
     if not 0 <= rule.burn_share_permille <= 1000:
         raise ValueError(f"a burn share of {rule.burn_share_permille} per mille")
-    powers = {uid: inputs[uid].power for uid in sorted(inputs)}
+    if any(share < 0 for share, _, _ in kinds) or sum(share for share, _, _ in kinds) > 1:
+        raise ValueError(f"shares of kinds: {', '.join(str(share) for share, _, _ in kinds)} are more than all, or negative")
+    if any(largest < 1 or any(power < 0 for power in powers.values()) for _, powers, largest in kinds):
+        raise ValueError("powers: one is negative, or the largest is no positive number")
     # min(1, Σ rel) / Σ rel = 1 / max(1, Σ rel), here in units of the largest power there can be.
-    total = sum(powers.values())
-    if rule.weight_mode == "capped" or total == 0:
-        total = max(total, MAX_POWER)
+    totals = []
+    for _, powers, largest in kinds:
+        total = sum(powers.values())
+        totals.append(max(total, largest) if rule.weight_mode == "capped" or total == 0 else total)
+    unit = 1000 * lcm(*(share.denominator * total for (share, _, _), total in zip(kinds, totals, strict=True)))
     scale = WEIGHT_TOTAL * (1000 - rule.burn_share_permille)
-    unit = 1000 * total  # one of 65,535 parts of all weight
-    numerators = {uid: scale * power for uid, power in powers.items()}
+    numerators: dict[int, int] = {}  # in units of which one of 65,535 parts of all weight has `unit`
+    for (share, powers, _), total in zip(kinds, totals, strict=True):
+        factor = scale * share.numerator * (unit // (1000 * share.denominator * total))
+        for uid, power in powers.items():
+            numerators[uid] = numerators.get(uid, 0) + factor * power
     numerators[rule.burn_uid] = numerators.get(rule.burn_uid, 0) + WEIGHT_TOTAL * unit - sum(numerators.values())
     return _largest_remainder(numerators, unit)
 

@@ -29,11 +29,13 @@ LEAST_PROBABILITY = Fraction(*CHECK_PROBABILITY_FLOOR)
 
 @dataclass(frozen=True)
 class Candidate:
-    """What decides a sealed miner's chance. `supported` is section 10's Σv over its audits so far."""
+    """What decides a sealed miner's chance. `supported` is section 10's Σv over its audits so far, `cap` what of `declared` a
+    window, or a round, can be paid for at most."""
 
     declared: int
     supported: int = 0
     in_lookback: bool = False
+    cap: int = UNIQUE_ROLLOUTS_CAP
 
     def __post_init__(self) -> None:
         if self.declared < 0 or self.supported < 0:
@@ -42,7 +44,7 @@ class Candidate:
     @property
     def counted(self) -> int:
         """What pay can count of it."""
-        return min(self.declared, UNIQUE_ROLLOUTS_CAP)
+        return min(self.declared, self.cap)
 
     @property
     def newcomer(self) -> bool:

@@ -14,7 +14,6 @@ from enum import Enum
 from fractions import Fraction
 from functools import cached_property
 from itertools import pairwise
-from typing import TypeVar
 
 from grail_core.protocol.constants import MAX_FILE_ROWS, MAX_ROLLOUTS_CHECKED, PROTOCOL_VERSION, ROLLOUTS_PER_PROBLEM
 from grail_core.protocol.encoding import canonical_json, tagged_hash
@@ -24,6 +23,15 @@ from grail_core.protocol.rollouts.sample import RESERVE_ROLLOUTS
 from grail_core.protocol.scores import PRODUCT_BYTES, WEIGHT_TOTAL, MinerWindow, ScoreInputs
 from grail_core.protocol.selection import LEAST_PROBABILITY
 from grail_core.protocol.types import Digest, Hotkey, Window
+from grail_core.protocol.verdict_members import (
+    MAX_UID,
+    by_uid,
+    hex_or_none,
+    read_digest,
+    read_fraction,
+    read_hotkey,
+    read_weight,
+)
 from grail_core.protocol.windows import require_window
 
 MAX_MINERS = 4096
@@ -31,9 +39,6 @@ MAX_FINDINGS = 1024
 MAX_SAMPLED_ROWS = MAX_ROLLOUTS_CHECKED + RESERVE_ROLLOUTS
 MAX_REASON = 512
 MAX_VERSION_TEXT = 128
-MAX_UID = 65_535
-
-T = TypeVar("T")
 
 
 class WindowStatus(Enum):
@@ -149,14 +154,14 @@ class MinerVerdict:
                 uid=m["uid"].integer(0, MAX_UID),
                 status=m["status"].choice(MinerStatus),
                 reason=m["reason"].text(MAX_REASON),
-                content_digest=m["content_digest"].optional(_digest),
+                content_digest=m["content_digest"].optional(read_digest),
                 store_time_ms=m["store_time_ms"].optional(Node.integer),
                 active=m["active"].flag(),
                 declared=m["declared"].integer(0, MAX_FILE_ROWS),
                 gaps=m["gaps"].integer(),
                 checked=m["checked"].flag(),
                 unique_valid=m["unique_valid"].integer(0, MAX_FILE_ROWS),
-                check_probability=m["check_probability"].optional(_fraction),
+                check_probability=m["check_probability"].optional(read_fraction),
                 coin=m["coin"].optional(lambda item: int.from_bytes(item.raw(8), "big")),
                 sampled=tuple(_row(item) for item in m["sampled"].items(MAX_SAMPLED_ROWS)),
                 findings=tuple(Finding.from_json(item) for item in m["findings"].items(MAX_FINDINGS)),
@@ -187,12 +192,12 @@ class WindowInputs:
 
     def to_json(self) -> dict[str, Json]:
         return {
-            "block_hash": _hex(self.block_hash),
-            "select_block_hash": _hex(self.select_block_hash),
+            "block_hash": hex_or_none(self.block_hash),
+            "select_block_hash": hex_or_none(self.select_block_hash),
             "seed_round": self.seed_round,
             "challenge_round": self.challenge_round,
-            "checkpoint_digest": _hex(self.checkpoint_digest),
-            "env_digest": _hex(self.env_digest),
+            "checkpoint_digest": hex_or_none(self.checkpoint_digest),
+            "env_digest": hex_or_none(self.env_digest),
         }
 
     @classmethod
@@ -201,12 +206,12 @@ class WindowInputs:
         m = node.members(*cls.__dataclass_fields__)
         return node.build(
             lambda: cls(
-                block_hash=m["block_hash"].optional(_digest),
-                select_block_hash=m["select_block_hash"].optional(_digest),
+                block_hash=m["block_hash"].optional(read_digest),
+                select_block_hash=m["select_block_hash"].optional(read_digest),
                 seed_round=m["seed_round"].optional(Node.integer),
                 challenge_round=m["challenge_round"].optional(Node.integer),
-                checkpoint_digest=m["checkpoint_digest"].optional(_digest),
-                env_digest=m["env_digest"].optional(_digest),
+                checkpoint_digest=m["checkpoint_digest"].optional(read_digest),
+                env_digest=m["env_digest"].optional(read_digest),
             )
         )
 
@@ -327,9 +332,9 @@ class VerdictBody:
                 reason=m["reason"].text(MAX_REASON),
                 inputs=WindowInputs.from_json(m["inputs"]),
                 miners=tuple(MinerVerdict.from_json(item) for item in m["miners"].items(MAX_MINERS)),
-                hotkeys=_by_uid(m["hotkeys"], [_hotkey(item) for item in m["hotkeys"].items(MAX_UID + 1)]),
-                score_inputs=_by_uid(m["score_inputs"], [_score(item) for item in m["score_inputs"].items(MAX_UID + 1)]),
-                weights=_by_uid(m["weights"], [_weight(item) for item in m["weights"].items(MAX_UID + 1)]),
+                hotkeys=by_uid(m["hotkeys"], [read_hotkey(item) for item in m["hotkeys"].items(MAX_UID + 1)]),
+                score_inputs=by_uid(m["score_inputs"], [_score(item) for item in m["score_inputs"].items(MAX_UID + 1)]),
+                weights=by_uid(m["weights"], [read_weight(item) for item in m["weights"].items(MAX_UID + 1)]),
                 protocol_version=version,
             )
         )
@@ -347,36 +352,11 @@ class VerdictBody:
         return tagged_hash(self.network_id, "grail/verdict/body", self.canonical())
 
 
-def _hex(value: bytes | None) -> str | None:
-    return None if value is None else value.hex()
-
-
-def _digest(node: Node) -> Digest:
-    return Digest(node.raw(32))
-
-
-def _fraction(node: Node) -> Fraction:
-    pair = node.items(2)
-    if len(pair) != 2:
-        node.refuse("a fraction is [numerator, denominator]")
-    fraction = Fraction(pair[0].integer(), pair[1].integer(1))
-    if fraction.denominator != pair[1].value:
-        node.refuse("a fraction is written in lowest terms")
-    return fraction
-
-
 def _row(node: Node) -> tuple[int, int]:
     pair = node.items(2)
     if len(pair) != 2:
         node.refuse("a row is [group, r]")
     return pair[0].integer(), pair[1].integer(0, ROLLOUTS_PER_PROBLEM - 1)
-
-
-def _weight(node: Node) -> tuple[int, int]:
-    pair = node.items(2)
-    if len(pair) != 2:
-        node.refuse("a weight is [uid, weight]")
-    return pair[0].integer(0, MAX_UID), pair[1].integer(0, WEIGHT_TOTAL)
 
 
 def _score(node: Node) -> tuple[int, ScoreInputs]:
@@ -393,19 +373,6 @@ def _score(node: Node) -> tuple[int, ScoreInputs]:
         )
     )
     return m["uid"].integer(0, MAX_UID), inputs
-
-
-def _hotkey(node: Node) -> tuple[int, Hotkey]:
-    pair = node.items(2)
-    if len(pair) != 2:
-        node.refuse("an entry is [uid, hotkey]")
-    return pair[0].integer(0, MAX_UID), Hotkey(pair[1].raw(32))
-
-
-def _by_uid(node: Node, pairs: list[tuple[int, T]]) -> dict[int, T]:
-    if any(a >= b for (a, _), (b, _) in pairwise(pairs)):
-        node.refuse("in order of UID, each once")
-    return dict(pairs)
 
 
 __all__ = [

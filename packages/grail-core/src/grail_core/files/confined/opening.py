@@ -37,9 +37,10 @@ import zstandard
 import grail_core
 from grail_core.child_process.memory import available_bytes
 from grail_core.errors import GrailError, ProtocolViolationError
-from grail_core.files import evidence, window_file
+from grail_core.files import evidence, gradient_evidence, window_file
 from grail_core.files.confined.child import DONE, OUT_OF_MEMORY, RAISED, READY, REFUSED, Job, table_of
 from grail_core.files.evidence import MinerEvidence
+from grail_core.files.gradient_evidence import MinerMeasured
 from grail_core.files.parquet_columns import Buffer
 from grail_core.files.parquet_footer import FileForm
 from grail_core.files.parquet_reader import PieceTable
@@ -142,6 +143,10 @@ class Confined:
     def open_evidence(self, data: bytes | Path) -> list[MinerEvidence]:
         """Evidence as `read_evidence` gives it. Raises ProtocolViolationError (the file's fault) or ConfinementError."""
         return self._open(data, evidence.FORM, evidence.evidence_of)
+
+    def open_round_evidence(self, data: bytes | Path) -> list[MinerMeasured]:
+        """Evidence of a round of gradient work as `read_round_evidence` gives it. Errors: as `open_evidence`."""
+        return self._open(data, gradient_evidence.FORM, gradient_evidence.round_evidence_of)
 
     def close(self) -> None:
         """End every child. Who waits for one gets a ConfinementError; so does everybody afterwards."""

@@ -16,7 +16,18 @@ from pathlib import Path
 from grail_core.protocol.constants import PROTOCOL_VERSION
 from grail_core.protocol.reading import Json
 from tooling import REPOSITORY
-from tooling.testing.vectors import checkpoints, derivation, inference, receipts, scoring, statements, stops, training
+from tooling.testing.vectors import (
+    checkpoints,
+    derivation,
+    gradient,
+    gradient_rules,
+    inference,
+    receipts,
+    scoring,
+    statements,
+    stops,
+    training,
+)
 from tooling.testing.vectors.source import Source
 
 FOLDER = REPOSITORY / "tests" / "vectors"
@@ -42,6 +53,14 @@ FILES: dict[str, tuple[str, Callable[[Source], Json]]] = {
     "signatures": ("sections 8 and 11: sr25519", statements.signatures),
     "verdicts": ("section 11: canonical bodies and what is signed", statements.verdicts),
     "training": ("section 11: training logs and state anchors, canonical bodies and what is signed", training.training),
+    "gradient_codec": (
+        "gradient work: scales, streams and feedback, roots, merges, the update file, an opening",
+        gradient.gradient_codec,
+    ),
+    "gradient_rules": (
+        "gradient work: permutation, draws, seals and headers, ranks, ratings, F, weights of two kinds, verdict bodies",
+        gradient_rules.rules,
+    ),
     "inference/typed_data": ("inference: orders as typed data, and who signed them", inference.typed_data),
     "inference/seeds": ("inference: features, requests, and every seed of an answer", inference.seeds),
     "inference/stops": ("inference: where stop texts end a completion, and the text that is handed out", stops.stops),

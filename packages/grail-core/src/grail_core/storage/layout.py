@@ -16,6 +16,8 @@ from grail_core.protocol.types import Window
 ROOT: Final = "grail/"
 WINDOW_PREFIX: Final = "grail/windows/"
 SEAL_PREFIX: Final = "grail/seals/"
+UPDATE_PREFIX: Final = "grail/updates/"
+OPENING_PREFIX: Final = "grail/openings/"
 FILE_PREFIX: Final = "grail/files/"
 VERDICT_PREFIX: Final = "grail/verdicts/"
 MANIFEST_PREFIX: Final = "grail/checkpoints/"
@@ -24,7 +26,7 @@ PROBE_KEY: Final = "grail/probe"  # written by whoever must not be able to
 DOCTOR_PREFIX: Final = "grail/doctor"
 
 _WINDOW_OF = re.compile(
-    r"grail/(?:windows|seals)/[A-Za-z0-9]{1,64}-window-(0|[1-9][0-9]{0,15})\.(?:parquet|json)"
+    r"grail/(?:windows|seals|updates|openings)/[A-Za-z0-9]{1,64}-window-(0|[1-9][0-9]{0,15})\.(?:parquet|json|bin)"
     r"|grail/verdicts/(0|[1-9][0-9]{0,15})/[a-z]+\.[a-z]+"
 )
 _ANCHOR_WINDOW = re.compile(r"grail/anchors/(0|[1-9][0-9]{0,15})/(?:anchor\.json|[0-9a-f]{64})")
@@ -37,8 +39,18 @@ def window_key(hotkey_ss58: str, window: Window) -> str:
 
 
 def seal_key(hotkey_ss58: str, window: Window) -> str:
-    """A miner's seal of a window: what first sight reads."""
+    """A miner's seal of a window, or of the round that begins with it: what first sight reads."""
     return f"{SEAL_PREFIX}{hotkey_ss58}-window-{window}.json"
+
+
+def update_key(hotkey_ss58: str, round_: Window) -> str:
+    """A miner's compressed pseudo-gradient of a round."""
+    return f"{UPDATE_PREFIX}{hotkey_ss58}-window-{round_}.bin"
+
+
+def opening_key(hotkey_ss58: str, round_: Window) -> str:
+    """What a miner opens of what its update of a round commits to."""
+    return f"{OPENING_PREFIX}{hotkey_ss58}-window-{round_}.bin"
 
 
 def file_key(content_digest: bytes) -> str:
@@ -68,7 +80,7 @@ def valid_from_of_key(key: str) -> Window | None:
 
 
 def window_of_key(key: str) -> Window | None:
-    """The window that a window file, a seal or a part of a verdict is of, None for other keys."""
+    """The window that a window file, a seal, an update, an opening or a part of a verdict is of, None for other keys."""
     match = _WINDOW_OF.fullmatch(key)
     return Window(int(match[1] or match[2])) if match else None
 

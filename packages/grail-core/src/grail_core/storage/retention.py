@@ -15,11 +15,15 @@ from grail_core.protocol.types import Window
 from grail_core.storage.base import ObjectStore
 from grail_core.storage.layout import (
     FILE_PREFIX,
+    OPENING_PREFIX,
     SEAL_PREFIX,
+    UPDATE_PREFIX,
     VERDICT_PREFIX,
     WINDOW_PREFIX,
     evidence_key,
+    opening_key,
     seal_key,
+    update_key,
     window_key,
     window_of_key,
 )
@@ -45,6 +49,16 @@ def window_files(hotkey_ss58: str, windows: int) -> Kept:
 def seals(hotkey_ss58: str, windows: int) -> Kept:
     """A miner's seals: as long as the files they fix."""
     return Kept(SEAL_PREFIX, lambda window: seal_key(hotkey_ss58, window), windows)
+
+
+def updates(hotkey_ss58: str, windows: int) -> Kept:
+    """A miner's updates of rounds: needed until every checkpoint that merged them has a newer anchor."""
+    return Kept(UPDATE_PREFIX, lambda window: update_key(hotkey_ss58, window), windows)
+
+
+def openings(hotkey_ss58: str, windows: int) -> Kept:
+    """What a miner showed of its updates: needed until every validator has judged the round."""
+    return Kept(OPENING_PREFIX, lambda window: opening_key(hotkey_ss58, window), windows)
 
 
 def evidence(windows: int) -> Kept:

@@ -1,0 +1,1 @@
+"""Pseudo-gradients as bytes and integers: layout, codec, commitments, files, merge. NumPy; no torch, no store, no chain."""

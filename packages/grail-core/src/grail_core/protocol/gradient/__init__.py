@@ -1,0 +1,1 @@
+"""Gradient work: what miners, validators and mergers of pseudo-gradients must agree on, pure."""

@@ -42,17 +42,20 @@ class Alternatives:
 
     Args:
         current: the window's model. others: weights by name; a name says what a finding will say ("previous-1", "int8").
+        reference: of the same model, made before; None: it is made now.
 
     Raises:
-        ValueError: an alternative has the name of a yardstick.
+        ValueError: an alternative has the name of a yardstick, or the reference is of another model.
         MachineFaultError: memory does not hold the copy.
     """
 
-    def __init__(self, current: PolicyModel, others: Mapping[str, Weights]) -> None:
+    def __init__(self, current: PolicyModel, others: Mapping[str, Weights], reference: Reference | None = None) -> None:
+        if reference is not None and reference.current is not current:
+            raise ValueError("a reference of another model")
         if taken := YARDSTICKS.intersection(others):
             raise ValueError(f"an alternative named {min(taken)}, as the model's own weights are")
         self.weights: Mapping[str, Weights] = dict(others)
-        self.reference = Reference(current)
+        self.reference = Reference(current) if reference is None else reference
 
 
 def rounded_copies(model: PolicyModel, *, most_bytes: int = COPIES_BYTES) -> dict[str, Weights]:

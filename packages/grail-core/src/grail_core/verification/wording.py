@@ -40,6 +40,16 @@ def shorten(findings: list[Finding]) -> list[Finding]:
     return kept
 
 
+def in_short(finding: Finding) -> str:
+    """One line of a finding, as the reason of a verdict says it."""
+    text = finding.check
+    if finding.value is not None:
+        text += f" {finding.value}"
+        if finding.threshold is not None:
+            text += f" (threshold {finding.threshold})"
+    return f"{text}: {finding.detail}" if finding.detail else text
+
+
 def _exact(value: float | int | str | None) -> int | str | None:
     """Numbers as canonical JSON can hold them: integers as they are, floats as decimal text."""
     if isinstance(value, str):

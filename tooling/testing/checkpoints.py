@@ -73,7 +73,7 @@ def bucket_of(store: ObjectStore, cache: Path | CheckpointCache, network_id: Dig
 @dataclass(frozen=True)
 class WeightsTrainer:
     """Publishes `weights` into a bucket, one checkpoint a window. `cache` is the trainer's own copy; `calibration` and
-    `uncovered` are what it says of the table that they pin."""
+    `uncovered` are what it says of the table that they pin. `objects_after`: manifests before shards and parts."""
 
     store: ObjectStore
     cache: Path
@@ -81,6 +81,7 @@ class WeightsTrainer:
     params: NetworkParameters = PARAMS
     calibration: bytes | None = None
     uncovered: bool = False
+    objects_after: bool = False
 
     def publish(self, number: int, state: Mapping[str, RawTensor] | None = None) -> CheckpointManifest:
         """Checkpoint `number`, with its own weights unless `state` is given."""
@@ -91,7 +92,7 @@ class WeightsTrainer:
         )
         state = weights(number) if state is None else state
         bucket = bucket_of(self.store, self.cache, self.network_id)
-        return publish(bucket, parts, state, MODEL_FILES, TRAINER, self.params)
+        return publish(bucket, parts, state, MODEL_FILES, TRAINER, self.params, objects_after=self.objects_after)
 
     def view(self) -> CheckpointSequence:
         return list_manifests(self.store, trainer_hotkey=TRAINER.hotkey, network_id=self.network_id)

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from grail_core.checkpoints.cache import CheckpointCache
+from grail_core.checkpoints.due import DueObjects, complete
 from grail_core.checkpoints.fetch import materialise
 from grail_core.errors import StorageError
 from grail_core.storage.filesystem import FilesystemStore
@@ -109,6 +111,34 @@ def test_a_publisher_killed_anywhere_leaves_the_old_chain_or_the_new_one(started
         assert not leftovers(root / "trainer-cache")
         shutil.rmtree(root)
     assert kills > 40 // stride
+
+
+def publish_late(root: Path) -> None:
+    """Checkpoint 2 with its manifest first, then what it owes."""
+    trainer = replace(trainer_in(root), objects_after=True)
+    trainer.publish(2)
+    complete(bucket_of(trainer.store, trainer.cache))
+
+
+@pytest.mark.parametrize("stride", [EVERY_OR_SOME[0], 24])
+def test_a_publisher_of_late_objects_killed_anywhere_pays_what_it_owes(started: Path, tmp_path: Path, stride: int) -> None:
+    at, kills, owing = 1 - stride, 0, 0
+    while True:
+        at += stride
+        root = tmp_path / str(at)
+        shutil.copytree(started, root)
+        if not run_and_die(partial(publish_late, root), at):
+            break
+        kills += 1
+        owing += trainer_in(root).head().sequence == 2
+        publish_late(root)
+        assert holds_weights(fetch_newest(root), 2)
+        stored = {info.key for info in FilesystemStore(root, "trainer").list("grail/objects/")}
+        assert stored == {ref.key for item in trainer_in(root).view().stored for ref in item.manifest.objects().values()}
+        assert not DueObjects(bucket_of(FilesystemStore(root, "trainer"), root / "trainer-cache")).owed()
+        shutil.rmtree(root)
+    assert kills > 40 // stride
+    assert owing > 8 // stride
 
 
 def test_a_publisher_that_comes_back_with_other_weights_leaves_no_orphans(started: Path, tmp_path: Path) -> None:

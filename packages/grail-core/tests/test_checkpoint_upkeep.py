@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from grail_core.checkpoints.delta.shards import (
     shard_bytes,
 )
 from grail_core.checkpoints.delta.tensors import DTYPES, Layout, RawTensor, raw_state, to_torch
-from grail_core.checkpoints.plan import cheapest_route
+from grail_core.checkpoints.plan import FRAME_PROFILES, cheapest_route
 from grail_core.checkpoints.publish import ANCHOR_EVERY, skip_bases
 from grail_core.checkpoints.retention import retention
 from grail_core.checkpoints.safety import check_model_files
@@ -74,6 +75,38 @@ def chain(length: int, *, full: int = 10_000, delta: int = 100, gone: frozenset[
             body=f"manifest {n}".encode(),
         )
     return [manifest for n, manifest in made.items() if n not in gone]
+
+
+def test_a_delta_of_an_unknown_profile_is_no_way() -> None:
+    manifests = chain(14)
+    newer = [
+        replace(m, deltas=(DeltaRef(manifests[0].digest, 0, "unheard", (reference("tiny"),)), *m.deltas)) if m.deltas else m
+        for m in manifests
+    ]
+    known = {m.digest: m for m in newer}
+    for old, new in zip(manifests, newer, strict=True):
+        route = cheapest_route(new, known, [manifests[0].digest])
+        assert all(delta.profile in FRAME_PROFILES for delta, _ in route.steps)
+        assert route.bytes == cheapest_route(old, {m.digest: m for m in manifests}, [manifests[0].digest]).bytes
+    alone = replace(manifests[3], deltas=newer[3].deltas[:1], body=b"alone")
+    with pytest.raises(CheckpointError, match="no anchor and no sequence of deltas"):
+        cheapest_route(alone, known, [manifests[0].digest])
+    kept = {m.sequence for m in retention(newer, newest=1).keep}
+    assert kept == {m.sequence for m in retention(manifests, newest=1).keep}
+
+
+def test_what_the_store_lacks_is_gone_around() -> None:
+    manifests = chain(13)
+    known, head = {m.digest: m for m in manifests}, manifests[12]
+    lacking = {shard.object.sha256 for shard in manifests[10].shards}
+    route = cheapest_route(head, known, [], lacking)
+    assert route.start == manifests[0].digest
+    lacking |= {part.sha256 for delta, _ in route.steps for part in delta.parts}
+    other = cheapest_route(head, known, [], lacking)
+    assert not lacking & {part.sha256 for delta, _ in other.steps for part in delta.parts}
+    lacking |= {ref.sha256 for m in manifests for ref in m.objects().values()}
+    with pytest.raises(CheckpointError, match="no anchor and no sequence of deltas"):
+        cheapest_route(head, known, [], lacking)
 
 
 @settings(max_examples=200)

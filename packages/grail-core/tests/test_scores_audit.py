@@ -21,13 +21,17 @@ from grail_core.errors import ConfigurationError
 from grail_core.keys import LocalSigner, ss58
 from grail_core.protocol import Adopted, MinerStatus, MinerVerdict, SignedVerdict, VerdictBody, WindowStatus
 from grail_core.protocol.encoding import canonical_json
+from grail_core.protocol.gradient.judging import judge_round
+from grail_core.protocol.gradient.memory import GradientMemory
+from grail_core.protocol.gradient.signed_verdicts import SignedGradientVerdict
 from grail_core.protocol.network import LOCALNET, SUBNET_81
 from grail_core.protocol.scores import MinerWindow, score_inputs, weights
-from grail_core.protocol.types import Digest, Hotkey, Window
+from grail_core.protocol.types import Digest, Hotkey, Signature, Window
 from grail_core.protocol.verdicts import Versions
 from grail_core.storage.commitment import BucketAddress, Credentials
 from grail_core.storage.filesystem import FilesystemStore
 from grail_core.storage.layout import VERDICT_PREFIX, verdict_key
+from tooling.testing.gradient_rules import round_facts
 from tooling.testing.keys import ALICE, BOB, EVE
 from tooling.testing.s3_server import BUCKET, REGION, S3Server
 
@@ -253,6 +257,26 @@ def test_two_verdicts_of_one_window_are_told_and_never_equal(tmp_path: Path) -> 
     assert not any(one.ok for one in found.windows)
     unused = audit(alice.store, [bob.store], LOCALNET)  # BOB's other view of 300 is his own
     assert set(words(unused)) == {"equal"}
+
+
+def a_round(signer: LocalSigner, network: Digest) -> SignedGradientVerdict:
+    body = judge_round(dataclasses.replace(round_facts([], {}, Window(60)), network_id=network), GradientMemory())
+    return SignedGradientVerdict(body, signer.hotkey, signer.sign(SignedGradientVerdict.message(body, signer.hotkey)))
+
+
+def test_a_round_of_gradient_work_is_named_and_contradicts_nothing(tmp_path: Path) -> None:
+    alice = Validator(ALICE, bucket(tmp_path, "alice"))
+    for window in (0, 30):
+        alice.judge(window)
+    verdict = a_round(ALICE, NETWORK)
+    strange = (
+        dataclasses.replace(verdict, signature=Signature(bytes(64))),
+        a_round(EVE, NETWORK),
+        a_round(ALICE, Digest(b"x" * 32)),
+    )
+    for found, word in ((verdict, "round"), *((one, "refused") for one in strange)):
+        alice.store.put(verdict_key(Window(60)), found.encode())
+        assert words(audit(alice.store, [], LOCALNET)) == ["equal", "equal", word]
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

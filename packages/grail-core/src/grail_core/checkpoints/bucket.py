@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,16 @@ MAX_INDICES: Final = 8
 """Indices of weights kept in memory: the head's, and those of the checkpoints that deltas are made from or to."""
 
 
+MinerStores = Callable[[Hotkey], ObjectStore | None]
+"""A miner's bucket, to read; None where it has none, or where it cannot be found now."""
+
+
+def no_miners(hotkey: Hotkey) -> ObjectStore | None:
+    """For who reads what the trainer's bucket has, and nothing else."""
+    del hotkey
+    return None
+
+
 class CheckpointBucket:
     """Safe to use from several threads.
 
@@ -31,6 +42,7 @@ class CheckpointBucket:
         trainer: whose signatures count. own: this process is the bucket's only writer.
         uploads: journal of objects on their way into the bucket; only a publisher needs one.
         progress: told of bytes as they are fetched or made.
+        miners: where else the update files of a merge may lie.
     """
 
     def __init__(
@@ -43,6 +55,7 @@ class CheckpointBucket:
         own: bool = False,
         uploads: Path | None = None,
         progress: Progress = no_progress,
+        miners: MinerStores = no_miners,
     ) -> None:
         self.store = store
         self.cache = cache if isinstance(cache, CheckpointCache) else CheckpointCache(cache)
@@ -50,6 +63,7 @@ class CheckpointBucket:
         self.network_id = network_id
         self.uploads = uploads or self.cache.root / "uploads"
         self.progress = progress
+        self.miners = miners
         self._own = own
         self._known: CheckpointSequence | None = None
         self._memo: ManifestMemo = {}

@@ -16,17 +16,35 @@ import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 from grail_core.disk import remove_any, storage_errors, sync_folder
 from grail_core.errors import CheckpointError, MissingObjectError, StorageError
 from grail_core.protocol.manifest import ObjectRef
-from grail_core.storage.base import ObjectNotFoundError, ObjectStore, ObjectTooLargeError, PreconditionFailedError
+from grail_core.storage.base import (
+    ObjectInfo,
+    ObjectNotFoundError,
+    ObjectStore,
+    ObjectTooLargeError,
+    PreconditionFailedError,
+)
 from grail_core.telemetry import get_logger
 
 log = get_logger(__name__)
 
 RANGE_BYTES = 8 << 20
 PARALLEL_RANGES = 4
+
+
+class Ranges(Protocol):
+    """The part of a store that objects are fetched from; also what puts one together from elsewhere."""
+
+    def head(self, key: str) -> ObjectInfo | None: ...
+
+    def get(
+        self, key: str, *, max_bytes: int, if_match: str | None = None, offset: int = 0, length: int | None = None
+    ) -> bytes: ...
+
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, bytes done and bytes in all; from any thread."""
@@ -36,7 +54,7 @@ def no_progress(what: str, done: int, total: int) -> None:
     """Says nothing."""
 
 
-def fetch_object(store: ObjectStore, ref: ObjectRef, folder: Path, *, progress: Progress = no_progress) -> Path:
+def fetch_object(store: Ranges, ref: ObjectRef, folder: Path, *, progress: Progress = no_progress) -> Path:
     """The verified object as a file `folder/<sha256>`; at once if it is there already.
 
     Raises:
@@ -111,7 +129,7 @@ def read_object(store: ObjectStore, ref: ObjectRef, folder: Path) -> bytes:
     raise _other_bytes(ref)
 
 
-def pinned_etag(store: ObjectStore, ref: ObjectRef) -> str:
+def pinned_etag(store: Ranges, ref: ObjectRef) -> str:
     """What several ranges of one object are pinned by.
 
     Raises:
@@ -125,7 +143,7 @@ def pinned_etag(store: ObjectStore, ref: ObjectRef) -> str:
     return info.etag
 
 
-def fetch_range(store: ObjectStore, ref: ObjectRef, offset: int, length: int, *, etag: str | None = None) -> bytes:
+def fetch_range(store: Ranges, ref: ObjectRef, offset: int, length: int, *, etag: str | None = None) -> bytes:
     """Bytes offset … offset + length of an object; the caller verifies them.
 
     Args:
@@ -163,7 +181,7 @@ def _not_there(ref: ObjectRef) -> MissingObjectError:
     )
 
 
-def _download(store: ObjectStore, ref: ObjectRef, folder: Path, progress: Progress) -> Path:
+def _download(store: Ranges, ref: ObjectRef, folder: Path, progress: Progress) -> Path:
     part, journal = folder / f"{ref.sha256.hex()}.part", _journal(folder, ref)
     for path in (part, journal):
         if path.is_symlink() or (path.exists() and not path.is_file()):

@@ -8,30 +8,30 @@ and what is cached stay as they were, and the error names the tensor.
 
 from __future__ import annotations
 
-import mmap
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from grail_core.checkpoints.bucket import CheckpointBucket
 from grail_core.checkpoints.cache import MANIFEST_FILE
-from grail_core.checkpoints.delta.codec import Check, apply, decode, result_layouts
+from grail_core.checkpoints.delta.codec import apply
 from grail_core.checkpoints.delta.digests import WeightsIndex, digest_state
-from grail_core.checkpoints.delta.frames import Frame, read_frames
-from grail_core.checkpoints.delta.shards import create_weights, map_weights, plan_shards, shard_index
+from grail_core.checkpoints.delta.shards import map_weights, plan_shards, shard_index
 from grail_core.checkpoints.delta.tensors import RawTensor, raw_state
 from grail_core.checkpoints.delta.weight_files import INDEX_FILE
+from grail_core.checkpoints.delta_parts import delta_frames
 from grail_core.checkpoints.download import fetch_bytes, fetch_object, fetch_range, read_object
 from grail_core.checkpoints.manifests import CheckpointSequence
 from grail_core.checkpoints.pinned_table import CALIBRATION_FILE, pinned_object
-from grail_core.checkpoints.plan import Route, cheapest_route
+from grail_core.checkpoints.plan import FRAME_PROFILES, Route, cheapest_route, usable_deltas
+from grail_core.checkpoints.route_steps import frames_step, merge_step
 from grail_core.checkpoints.safety import MAX_FILE_BYTES, check_model_files
 from grail_core.disk import is_full, storage_errors
-from grail_core.errors import CheckpointError, DiskFullError
+from grail_core.errors import CheckpointError, DiskFullError, MissingObjectError
+from grail_core.protocol.gradient.merged import OUTER
 from grail_core.protocol.manifest import CheckpointManifest, DeltaRef, ObjectRef
 from grail_core.protocol.types import Digest
 from grail_core.storage.base import ObjectStore
@@ -39,6 +39,9 @@ from grail_core.storage.layout import manifest_key
 from grail_core.telemetry import get_logger
 
 log = get_logger(__name__)
+
+MAX_LACKING: Final = 16
+"""Objects that may be missing before a way is found; each costs a request."""
 
 
 def materialise(manifest: CheckpointManifest, bucket: CheckpointBucket) -> Path:
@@ -91,8 +94,14 @@ def _materialise(manifest: CheckpointManifest, bucket: CheckpointBucket) -> list
     files = model_files(manifest, bucket)
     view = bucket.holding(manifest)
     damaged: set[Digest] = set()
+    lacking: dict[Digest, MissingObjectError] = {}  # a manifest may come before its shards and parts
     while True:
-        route = cheapest_route(manifest, view.by_digest, [d for d in cache.entries() if d not in damaged])
+        try:
+            route = cheapest_route(manifest, view.by_digest, [d for d in cache.entries() if d not in damaged], lacking)
+        except CheckpointError:
+            if not lacking:
+                raise
+            raise next(iter(lacking.values())) from None
         try:
             with cache.building(digest, manifest.to_bytes()) as folder:
                 for name, data in files.items():
@@ -103,10 +112,41 @@ def _materialise(manifest: CheckpointManifest, bucket: CheckpointBucket) -> list
         except (CheckpointError, OSError) as error:
             if isinstance(error, OSError) and is_full(error):
                 raise
+            if isinstance(error, MissingObjectError) and len(lacking) < MAX_LACKING:
+                missing = [r for r in _large_objects(manifest, route, view) if r.key == error.where and r.sha256 not in lacking]
+                if missing:
+                    log.event("checkpoint_object_missing", key=error.where, sequence=manifest.sequence)
+                    lacking[missing[0].sha256] = error
+                    continue
             if route.fetch_start or route.start in damaged or not _is_damaged(route.start, view, bucket):
                 raise
             damaged.add(route.start)
             cache.discard(route.start)
+
+
+def can_step(
+    state: Mapping[str, Any], current: CheckpointManifest, target: CheckpointManifest, bucket: CheckpointBucket
+) -> bool:
+    """Does a delta turn this model into the next checkpoint in place? Not where its tensors are of another type or shape than
+    either checkpoint's (a bf16 model of a float32 checkpoint): that one is loaded.
+
+    Args:
+        state: as for `apply_to_model`.
+
+    Raises:
+        CheckpointError: the target's index is missing or wrong. StorageError: the store does not answer.
+    """
+    if _direct(current, target) is None:
+        return False
+    try:
+        former = bucket.index(current)
+    except MissingObjectError:
+        return False  # retired since
+    held = raw_state({name: state[name] for name in former.tensors if name in state})
+    return all(
+        index.tensors.keys() == held.keys() and all(held[name].layout == entry.layout for name, entry in index.tensors.items())
+        for index in (former, bucket.index(target))
+    )
 
 
 def apply_to_model(
@@ -120,7 +160,7 @@ def apply_to_model(
     Raises:
         CheckpointError: there is no direct delta, the model is not at `current`, or bytes are wrong; nothing was written.
     """
-    delta = next((d for d in target.deltas if d.base == current.digest), None)
+    delta = _direct(current, target)
     if delta is None:
         raise CheckpointError(
             f"checkpoint {target.sequence} offers no delta from checkpoint {current.sequence}",
@@ -141,7 +181,7 @@ def apply_to_model(
                 where=wrong[0],
                 hint="load the checkpoint from the cache",
             )
-        with _delta_frames(delta, bucket) as frames:
+        with delta_frames(delta, target, bucket) as frames:
             apply(raw, frames, expected_root=target.weights_root)
 
 
@@ -151,14 +191,21 @@ def download_step(current: CheckpointManifest, target: CheckpointManifest, bucke
     Raises:
         CheckpointError: an object is missing, wrong or unsafe. StorageError, DiskFullError: the store or the disk fails.
     """
-    delta = next((d for d in target.deltas if d.base == current.digest), None)
+    delta = _direct(current, target)
     if delta is None:
+        if any(d.base == current.digest for d in usable_deltas(target)):
+            materialise(target, bucket)  # a merge: no model is stepped by it in memory, and its folder is what will be read
         return
     with bucket.cache.shared():
         model_files(target, bucket)
         bucket.index(target)
         for part in delta.parts:
             fetch_object(bucket.store, part, bucket.cache.objects, progress=bucket.progress)
+
+
+def _direct(current: CheckpointManifest, target: CheckpointManifest) -> DeltaRef | None:
+    """What steps a model in memory: frames, of a profile known here."""
+    return next((d for d in target.deltas if d.base == current.digest and d.profile in FRAME_PROFILES), None)
 
 
 def model_files(manifest: CheckpointManifest, bucket: CheckpointBucket) -> dict[str, bytes]:
@@ -227,20 +274,12 @@ def _build(
     wanted = {name: entry.layout for name, entry in index.tensors.items()}
     limit = 4 * sum(layout.nbytes for layout in wanted.values()) + (1 << 30)
     for number, (delta, manifest) in enumerate(route.steps, 1):
-        with _delta_frames(delta, bucket) as frames:
-            layouts = result_layouts(state, frames())
-            last = number == len(route.steps)
-            if last and layouts != wanted:
-                raise CheckpointError(
-                    "the delta leads to other tensors than the manifest's index names", where=manifest_key(manifest.valid_from)
-                )
-            if sum(layout.nbytes for layout in layouts.values()) > limit:
-                raise CheckpointError(
-                    "the delta leads to weights far larger than the target's", where=manifest_key(manifest.valid_from)
-                )
-            place = folder if last else _scratch(folder, f"step{number}")
-            made = create_weights(place, layouts)
-            decode(state, frames(), check=Check.NOTHING, allocate=lambda name, _layout, made=made: made[name])  # type: ignore[misc]
+        last = number == len(route.steps)
+        place = folder if last else _scratch(folder, f"step{number}")
+        if delta.profile == OUTER:
+            made = merge_step(state, delta, manifest, index if last else bucket.index(manifest), place, bucket)
+        else:
+            made = frames_step(state, delta, manifest, wanted if last else None, limit, place, bucket)
         state = made
         _remove_scratch(folder, keep=place)
     _remove_scratch(folder, keep=folder)
@@ -358,21 +397,3 @@ def _large_objects(manifest: CheckpointManifest, route: Route, view: CheckpointS
 def _own_objects(manifest: CheckpointManifest) -> list[ObjectRef]:
     """All that this manifest offers for the weights, whichever way was taken."""
     return [shard.object for shard in manifest.shards] + [part for delta in manifest.deltas for part in delta.parts]
-
-
-@contextmanager
-def _delta_frames(delta: DeltaRef, bucket: CheckpointBucket) -> Iterator[Any]:
-    """A function that yields the delta's frames, as often as it is called, from mapped files whose hashes were checked."""
-    with ExitStack() as stack:
-        maps = []
-        for part in delta.parts:
-            path = fetch_object(bucket.store, part, bucket.cache.objects, progress=bucket.progress)
-            file = stack.enter_context(path.open("rb"))
-            maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        where = f"delta to {delta.parts[0].key}"
-
-        def frames() -> Iterator[Frame]:
-            for number, part in enumerate(maps):
-                yield from read_frames(part, where=where, continued=number > 0)
-
-        yield frames

@@ -84,14 +84,15 @@ class LiveCheckpoint:
         return LoadedCheckpoint(manifest, folder, renderer, description_of(model), pinned, model)
 
     def _step(self, manifest: CheckpointManifest) -> LoadedCheckpoint | None:
-        """The loaded model with the weights of `manifest`, None where no delta leads from one to the other."""
+        """The loaded model with the weights of `manifest`, None where no delta leads from one to the other, or where the model
+        is a cast of its checkpoint: this software runs in bf16 what a float32 checkpoint holds."""
         current = next(iter(self._loaded.values()), None)
         if current is None or self._device != "cpu" or not _differ_in_weights_only(current.manifest, manifest):
             return None
-        if all(delta.base != current.manifest.digest for delta in manifest.deltas):
-            return None
-        pinned = self._source.table(manifest)
         with current.model.lock:
+            if not self._source.can_step(current.model.state(), current.manifest, manifest):
+                return None
+            pinned = self._source.table(manifest)
             self._source.apply_to_model(current.model.state(), current.manifest, manifest)
             current.model.weights_changed()
         return LoadedCheckpoint(manifest, current.folder, current.renderer, current.description, pinned, current.model)

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 
 from grail_core.errors import CheckpointError, StorageError
 from grail_core.protocol.assignment import CheckpointCandidate, valid_checkpoint
+from grail_core.protocol.constants import WINDOW_LENGTH
+from grail_core.protocol.gradient.spec import GradientSpec
 from grail_core.protocol.manifest import (
     MAX_MANIFEST_BYTES,
     CheckpointManifest,
@@ -23,6 +25,7 @@ from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.types import Block, Digest, Hotkey, Window
 from grail_core.storage.base import ObjectNotFoundError, ObjectStore, ObjectTooLargeError, PreconditionFailedError
 from grail_core.storage.layout import MANIFEST_PREFIX, manifest_key, valid_from_of_key
+from grail_core.work import Work, work_of
 
 
 class EquivocationError(CheckpointError):
@@ -59,6 +62,19 @@ class CheckpointSequence:
     @property
     def head(self) -> CheckpointManifest | None:
         return self.stored[-1].manifest if self.stored else None
+
+    def beginning(self, window: int | None = None) -> CheckpointManifest:
+        """The first checkpoint of the work that a window has (None: that of the newest one): the network's first, unless it has
+        turned to another environment since. Errors: ValueError where there is none yet."""
+        manifests = [s.manifest for s in self.stored if window is None or s.manifest.valid_from <= window]
+        if not manifests:
+            raise ValueError("no checkpoint begins this work")
+        first = manifests[-1]
+        for manifest in reversed(manifests):
+            if manifest.env_digest != first.env_digest:
+                break
+            first = manifest
+        return first
 
     def at_sequence(self, sequence: int) -> CheckpointManifest | None:
         return next((s.manifest for s in reversed(self.stored) if s.manifest.sequence == sequence), None)
@@ -117,8 +133,10 @@ def select(
     Raises:
         CheckpointError: no checkpoint is valid in this window.
     """
-    for item in reversed(view.stored):
+    for place, item in reversed(list(enumerate(view.stored))):
         if item.manifest.valid_from > window:
+            continue
+        if not begins_a_round(item.manifest, view.stored[place - 1].manifest if place else None):
             continue
         if valid_checkpoint([_candidate(item, params, block_time_of)], window) is not None:
             return item.manifest
@@ -128,6 +146,23 @@ def select(
         where=refused or f"{MANIFEST_PREFIX} of the trainer's bucket",
         hint="wait for the trainer to publish one; check the network's trainer hotkey if it says that it has",
     )
+
+
+def begins_a_round(manifest: CheckpointManifest, before: CheckpointManifest | None) -> bool:
+    """Does it come into force where a round may begin: at a multiple of the rounds' length, its own and that of the checkpoint
+    before it? A round is ruled by one checkpoint; windows of rollouts are rounds of one window."""
+    longest = max(windows_of_round(manifest), 1 if before is None else windows_of_round(before))
+    return manifest.valid_from % (WINDOW_LENGTH * longest) == 0
+
+
+def windows_of_round(manifest: CheckpointManifest) -> int:
+    """1 for rollouts, and for a spec that this software cannot follow: its roles say so."""
+    if work_of(manifest) is not Work.GRADIENT:
+        return 1
+    try:
+        return GradientSpec.of(manifest.environment).round_windows
+    except ValueError:
+        return 1  # no work that anybody can do; whoever opens the round says why
 
 
 def is_in_time(item: StoredManifest, params: NetworkParameters, block_time_of: Callable[[Block], int]) -> bool:

@@ -2,7 +2,8 @@
 
 Pure: a graph whose nodes are checkpoints and whose edges are the deltas that manifests offer; a cached checkpoint costs
 nothing to start from, an anchor costs its whole weights. Every object counts a little beside its bytes, since each is a
-request of its own.
+request of its own. A delta of a profile that this software does not know is no edge: a manifest may offer what later versions
+read, and stays usable by the others.
 """
 
 from __future__ import annotations
@@ -10,13 +11,24 @@ from __future__ import annotations
 import heapq
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Final
 
+from grail_core.checkpoints.delta.frames import Profile
 from grail_core.errors import CheckpointError
+from grail_core.protocol.gradient.merged import OUTER
 from grail_core.protocol.manifest import CheckpointManifest, DeltaRef
 from grail_core.protocol.types import Digest
 from grail_core.storage.layout import manifest_key
 
 REQUEST_COST = 64 << 10  # bytes that one more object is worth
+FRAME_PROFILES: Final = frozenset(profile.value for profile in Profile)
+"""Deltas that are frames: what a loaded model can be stepped by in memory, too."""
+_USABLE: Final = FRAME_PROFILES | {OUTER}
+
+
+def usable_deltas(manifest: CheckpointManifest) -> tuple[DeltaRef, ...]:
+    """Those of its deltas that this software can apply."""
+    return tuple(delta for delta in manifest.deltas if delta.profile in _USABLE)
 
 
 @dataclass(frozen=True)
@@ -30,12 +42,18 @@ class Route:
     objects: int
 
 
-def cheapest_route(target: CheckpointManifest, known: Mapping[Digest, CheckpointManifest], cached: Collection[Digest]) -> Route:
+def cheapest_route(
+    target: CheckpointManifest,
+    known: Mapping[Digest, CheckpointManifest],
+    cached: Collection[Digest],
+    lacking: Collection[Digest] = (),
+) -> Route:
     """Dijkstra from everything that can be had at once to `target`; ties go to fewer bytes.
 
     Args:
         known: verified manifests by digest; `target` need not be among them.
         cached: checkpoints on this disk, trusted only once their weights root is checked.
+        lacking: SHA-256 of objects that cannot be had (a manifest may come before its shards).
 
     Raises:
         CheckpointError: no anchor and no cached checkpoint leads to the target.
@@ -43,7 +61,7 @@ def cheapest_route(target: CheckpointManifest, known: Mapping[Digest, Checkpoint
     manifests = {**known, target.digest: target}
     onward: dict[Digest, list[tuple[DeltaRef, CheckpointManifest]]] = {}
     for manifest in manifests.values():
-        for delta in manifest.deltas:
+        for delta in usable_deltas(manifest):
             onward.setdefault(delta.base, []).append((delta, manifest))
     best: dict[Digest, Route] = {}
     queue: list[tuple[int, int, bytes, Route]] = []
@@ -54,7 +72,7 @@ def cheapest_route(target: CheckpointManifest, known: Mapping[Digest, Checkpoint
     for digest in cached:
         offer(digest, Route(digest, False, (), 0, 0))
     for digest, manifest in manifests.items():
-        if manifest.shards:
+        if manifest.shards and all(shard.object.sha256 not in lacking for shard in manifest.shards):
             offer(digest, Route(digest, True, (), manifest.full_size, len(manifest.shards)))
     while queue:
         _, _, raw, route = heapq.heappop(queue)
@@ -65,6 +83,8 @@ def cheapest_route(target: CheckpointManifest, known: Mapping[Digest, Checkpoint
         if node == target.digest:
             return route
         for delta, manifest in onward.get(node, ()):
+            if any(part.sha256 in lacking for part in delta.parts):
+                continue
             step = (*route.steps, (delta, manifest))
             size, objects = route.bytes + delta.size, route.objects + len(delta.parts)
             offer(manifest.digest, Route(route.start, route.fetch_start, step, size, objects))

@@ -1,4 +1,4 @@
-"""Publishing a checkpoint: objects first, the manifest last, by one conditional put.
+"""Publishing a checkpoint: objects first, the manifest last, by one conditional put; or, said so, large objects after it.
 
 Objects are named by their content and never change, so a publisher that is killed at any point and started again finds what
 it had uploaded, makes the same objects, and finishes; readers see the old checkpoint until the manifest is there. Every tenth
@@ -8,7 +8,7 @@ by 2, 4, 8, … also from the one 2, 4, 8, … before, which is what lets a late
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,8 +20,9 @@ from grail_core.checkpoints.delta.frames import Frame, Profile
 from grail_core.checkpoints.delta.shards import SHARD_BYTES, map_weights, plan_shards, save_weights, shard_bytes
 from grail_core.checkpoints.delta.tensors import RawState, RawTensor, raw_state
 from grail_core.checkpoints.download import Progress
+from grail_core.checkpoints.due import DueObjects
 from grail_core.checkpoints.fetch import materialise, table_bytes
-from grail_core.checkpoints.manifests import CheckpointSequence
+from grail_core.checkpoints.manifests import CheckpointSequence, begins_a_round
 from grail_core.checkpoints.pinned_table import CALIBRATION_FILE
 from grail_core.checkpoints.published_table import next_table, require_publishable
 from grail_core.checkpoints.safety import CONFIG_FILE, ModelFiles, check_model_files
@@ -36,6 +37,7 @@ from grail_core.protocol.manifest import (
     DeltaRef,
     FileRef,
     ManifestContent,
+    ObjectRef,
     build,
     parse,
 )
@@ -49,6 +51,18 @@ from grail_core.storage.layout import manifest_key
 ANCHOR_EVERY = 10  # checkpoints
 SKIPS = (1, 2, 4, 8, 16, 32)
 PART_BYTES = 128 << 20  # a delta is split into objects of about this size
+
+Put = Callable[[bytes], ObjectRef]
+"""What becomes of an object: uploaded, put aside, or only named."""
+
+
+@dataclass(frozen=True)
+class ReadyDelta:
+    """A delta whose bytes were made elsewhere, in objects of at most `MAX_OBJECT_BYTES`."""
+
+    base: CheckpointManifest
+    profile: str
+    parts: tuple[bytes, ...]
 
 
 @dataclass(frozen=True)
@@ -75,7 +89,9 @@ def publish(
     signer: Signer,
     params: NetworkParameters,
     *,
-    profile: Profile = Profile.SMALL,
+    profile: Profile | None = Profile.SMALL,
+    ready: Sequence[ReadyDelta] = (),
+    objects_after: bool = False,
     shard_limit: int = SHARD_BYTES,
 ) -> CheckpointManifest:
     """Publish `state` as the next checkpoint in the bucket; a call repeated after a crash finishes the first one.
@@ -85,6 +101,9 @@ def publish(
             last name is published, as Transformers saves them. Must not change meanwhile.
         model_files: config and tokenizer, from `safety.read_model_files`.
         bucket: the signer's own; its cache holds the checkpoints before this one, from which the deltas are made.
+        profile: of the deltas that are made here; None: none is.
+        ready: deltas that are offered before those.
+        objects_after: put the manifest before shards and parts of deltas, which `due.complete` uploads.
 
     Raises:
         CheckpointError: the parts contradict the sequence or the network, the files are unsafe, the tokenizer changed, the
@@ -104,6 +123,8 @@ def publish(
         _keep(manifest, _with_table(files, table_bytes(manifest, bucket)), weights, bucket.cache)
         uploads.finish(item.manifest for item in view.stored)
         return manifest
+    due = DueObjects(bucket)
+    due.sweep([item.manifest for item in view.stored])
     _check_parts(parts, view, files, params)
     head = view.head
     table = next_table(parts.calibration, head, bucket)
@@ -113,10 +134,13 @@ def publish(
     index = digests.index
     index_ref = uploads.put(index.to_bytes())
     file_refs = tuple(FileRef(name, uploads.put(data)) for name, data in sorted(files.files.items()))
-    deltas = tuple(_deltas(bucket, uploads, sequence, weights, digests, profile))
+    put_part, put_shard = (due.keep, ObjectRef.of) if objects_after else (uploads.put, uploads.put)
+    deltas = tuple(_ready(ready, view, put_part))
+    if profile is not None:
+        deltas += tuple(_deltas(bucket, put_part, sequence, weights, digests, profile))
     shards: tuple[FileRef, ...] = ()
     if sequence % ANCHOR_EVERY == 0 or not deltas:
-        shards = tuple(_full(uploads, weights, shard_limit, bucket.progress))
+        shards = tuple(_full(put_shard, weights, shard_limit, bucket.progress))
     anchors = [s.manifest for s in view.stored if s.manifest.shards]
     content = ManifestContent(
         network_id=parts.network_id,
@@ -141,6 +165,14 @@ def publish(
         training=parts.training,
     )
     built = build(content, signer)
+    if not begins_a_round(built, head):
+        raise CheckpointError(
+            f"a checkpoint cannot come into force at {built.valid_from}: no round begins there",
+            where=manifest_key(built.valid_from),
+            hint="rounds of gradient work begin at multiples of their length, of this checkpoint's and of the one before it",
+        )
+    if objects_after:
+        due.owe(built)
     manifest = _put_manifest(bucket, built, parts, digests)
     if manifest != built:
         files = _with_table(files, table_bytes(manifest, bucket))
@@ -229,14 +261,26 @@ def _same_or_refuse(standing: CheckpointManifest, parts: CheckpointParts, digest
     )
 
 
+def _ready(ready: Sequence[ReadyDelta], view: CheckpointSequence, put: Put) -> Iterator[DeltaRef]:
+    for delta in ready:
+        if delta.base.digest not in view.by_digest:
+            raise CheckpointError(
+                f"the delta is from checkpoint {delta.base.sequence}, which is not in this bucket",
+                where=manifest_key(delta.base.valid_from),
+                hint="make it from the newest checkpoint",
+            )
+        yield DeltaRef(delta.base.digest, delta.base.sequence, delta.profile, tuple(put(part) for part in delta.parts))
+
+
 def _deltas(
     bucket: CheckpointBucket,
-    uploads: Uploads,
+    put: Put,
     sequence: int,
     weights: RawState,
     digests: StateDigests,
     profile: Profile,
 ) -> Iterator[DeltaRef]:
+    layouts = {name: tensor.layout for name, tensor in weights.items()}
     for base_sequence in skip_bases(sequence):
         base = bucket.known().at_sequence(base_sequence)
         if base is None:
@@ -247,9 +291,11 @@ def _deltas(
             if base_sequence == sequence - 1:
                 raise
             continue  # a retired ancestor: the way is longer for a late reader, but whole
+        if {name: tensor.layout for name, tensor in old.items()} != layouts:
+            continue  # float32 to bfloat16, where a network has turned to other work: whole checkpoints lie between them
         refs = []
         for data in _split(encode(old, weights, profile, new_digests=digests)):
-            refs.append(uploads.put(data))
+            refs.append(put(data))
             bucket.progress(f"delta from {base_sequence}", sum(ref.size for ref in refs), 0)
         yield DeltaRef(base.digest, base_sequence, profile.value, tuple(refs))
 
@@ -265,11 +311,11 @@ def _split(frames: Iterable[Frame]) -> Iterator[bytes]:
     yield b"".join(waiting)
 
 
-def _full(uploads: Uploads, weights: RawState, limit: int, progress: Progress) -> Iterator[FileRef]:
+def _full(put: Put, weights: RawState, limit: int, progress: Progress) -> Iterator[FileRef]:
     plans = plan_shards({name: tensor.layout for name, tensor in weights.items()}, limit)
     total, done = sum(plan.size for plan in plans), 0
     for plan in plans:
-        ref = uploads.put(shard_bytes(plan, weights))
+        ref = put(shard_bytes(plan, weights))
         done += ref.size
         progress("full weights", done, total)
         yield FileRef(plan.name, ref)

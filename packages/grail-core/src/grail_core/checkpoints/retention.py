@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from grail_core.checkpoints.bucket import CheckpointBucket
+from grail_core.checkpoints.plan import usable_deltas
 from grail_core.errors import CheckpointError
 from grail_core.protocol.manifest import CheckpointManifest, ObjectRef
 from grail_core.protocol.types import Digest
@@ -99,7 +100,7 @@ def _way_from_anchor(manifest: CheckpointManifest, by_digest: dict[Digest, Check
                 if following is None:
                     return way
                 node = following
-        for delta in sorted(current.deltas, key=lambda d: d.base_sequence):
+        for delta in sorted(usable_deltas(current), key=lambda d: d.base_sequence):
             if delta.base in by_digest and delta.base not in before:
                 before[delta.base] = current.digest
                 queue.append(by_digest[delta.base])

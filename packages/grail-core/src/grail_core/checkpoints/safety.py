@@ -139,13 +139,18 @@ def check_model_files(files: Mapping[str, bytes], *, where: str = "model files")
     if template and TOKENIZER_FILE in files:
         prompt_files = {name: files[name] for name in PROMPT_FILES if name in files}
         check_prompts(prompt_files, vocabulary=_vocabulary(config), where=where)
-    tokenizer = {name: hashlib.sha256(data).hexdigest() for name, data in files.items() if name in _TOKENIZER_FILES}
     return ModelFiles(
         files=dict(files),
         architecture=str(architectures[0]),
-        tokenizer_digest=Digest(hashlib.sha256(canonical_json(tokenizer)).digest()),
+        tokenizer_digest=tokenizer_digest(files),
         chat_template_digest=Digest(hashlib.sha256(canonical_json(template)).digest()),
     )
+
+
+def tokenizer_digest(files: Mapping[str, bytes]) -> Digest:
+    """Of a folder's tokenizer files by name and bytes; other files do not count."""
+    tokenizer = {name: hashlib.sha256(data).hexdigest() for name, data in files.items() if name in _TOKENIZER_FILES}
+    return Digest(hashlib.sha256(canonical_json(tokenizer)).digest())
 
 
 def _require_table(data: bytes, where: str) -> None:

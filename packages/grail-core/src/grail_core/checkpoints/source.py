@@ -12,17 +12,17 @@ from typing import Any
 from grail_core.chain.base import Chain, time_of_block_ms
 from grail_core.checkpoints.bucket import CheckpointBucket
 from grail_core.checkpoints.cache import DEFAULT_LIMIT_BYTES, CheckpointCache
-from grail_core.checkpoints.fetch import apply_to_model, download_step, materialise, table_bytes
+from grail_core.checkpoints.fetch import apply_to_model, can_step, download_step, materialise, table_bytes
 from grail_core.checkpoints.inspection import SequenceReport, inspect_sequence
 from grail_core.checkpoints.manifests import CheckpointSequence, select
 from grail_core.checkpoints.pinned_table import PinnedTable, given_table, pinned_table
 from grail_core.checkpoints.seen import SeenCheckpoints
 from grail_core.disk import storage_errors, write_atomically
-from grail_core.errors import CheckpointError
+from grail_core.errors import ChainError, CheckpointError, StorageError
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.network import NetworkParameters
-from grail_core.protocol.types import Block, Digest, Window
-from grail_core.storage.base import StoreDirectory
+from grail_core.protocol.types import Block, Digest, Hotkey, Window
+from grail_core.storage.base import ObjectStore, StoreDirectory
 
 
 class CheckpointSource:
@@ -103,6 +103,10 @@ class CheckpointSource:
         raw = table_bytes(manifest, bucket)
         return pinned_table(manifest, raw, self._params)
 
+    def can_step(self, state: Mapping[str, Any], current: CheckpointManifest, target: CheckpointManifest) -> bool:
+        """Can `apply_to_model` bring this model there? See `fetch.can_step`."""
+        return can_step(state, current, target, self.bucket())
+
     def apply_to_model(self, state: Mapping[str, Any], current: CheckpointManifest, target: CheckpointManifest) -> None:
         """Step a loaded model from one checkpoint to another in place; see `fetch.apply_to_model`."""
         apply_to_model(state, current, target, self.bucket())
@@ -129,9 +133,17 @@ class CheckpointSource:
             )
         if self._opened is None or self._opened[0] != neuron.commitment:
             store = self._directory.open(neuron.commitment)
-            bucket = CheckpointBucket(store, self.cache, trainer=trainer, network_id=self._network_id)
+            bucket = CheckpointBucket(store, self.cache, trainer=trainer, network_id=self._network_id, miners=self.miner_store)
             self._opened = (neuron.commitment, bucket)
         return self._opened[1]
+
+    def miner_store(self, hotkey: Hotkey) -> ObjectStore | None:
+        """The bucket that a miner has committed; None where there is none, or it cannot be found out now."""
+        try:
+            neuron = self._chain.metagraph().by_hotkey(hotkey)
+            return None if neuron is None or neuron.commitment is None else self._directory.open(neuron.commitment)
+        except (ChainError, StorageError):
+            return None
 
     def _time_of(self, block: Block) -> int:
         return time_of_block_ms(self._chain, block, self._params.block_time_ms)

@@ -1,20 +1,22 @@
 """Verdicts read from strangers' buckets, window after window, and what scores and weights come out of them.
 
 Whatever lies there is bounded (a verdict's size, a listing's length, 72 windows in memory) and costs its own window: what is no
-verdict, not signed by whom it names, of another network or another window is named, and nothing is built on it.
+verdict, not signed by whom it names, of another network or another window is named, and nothing is built on it. Rounds of
+gradient work have rules of their own, which `grail-validator replay` computes again: here they are named and passed over.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from grail_core.errors import ConfigurationError, StorageError
 from grail_core.keys import ss58
 from grail_core.protocol import SignedVerdict
 from grail_core.protocol.constants import SCORE_MEMORY_WINDOWS, WINDOW_LENGTH
 from grail_core.protocol.encoding import canonical_json
+from grail_core.protocol.gradient.signed_verdicts import SignedGradientVerdict
 from grail_core.protocol.scores import WeightRule
 from grail_core.protocol.signed_verdicts import MAX_VERDICT_BYTES
 from grail_core.protocol.types import Digest, Hotkey, Window
@@ -22,17 +24,24 @@ from grail_core.storage.base import ObjectStore
 from grail_core.storage.layout import VERDICT_PREFIX, verdict_key, window_of_key
 from grail_core.verification.score_audit import Outcome, PublishedMemory, Recomputed, spans
 
+OF_A_ROUND: Final = "a round of gradient work: `grail-validator replay` computes its scores and weights again"
+
 
 @dataclass(frozen=True)
 class AuditedWindow:
     """One window: computed again, or why it could not be."""
 
     window: Window
-    refused: str = ""  # why what lies there is no verdict
+    refused: str = ""  # why what lies there is no verdict; OF_A_ROUND where it is one, of a round
     status: str = ""  # scored, void, …
     found: Recomputed | None = None
     stated: tuple[tuple[int, int], ...] = ()  # the verdict's own weights
     notes: tuple[str, ...] = ()  # one line each, for a person
+
+    @property
+    def is_round(self) -> bool:
+        """A verdict of gradient work lies there: nothing is computed, and nothing is wrong."""
+        return self.refused == OF_A_ROUND
 
     @property
     def ok(self) -> bool:
@@ -41,7 +50,7 @@ class AuditedWindow:
     @property
     def word(self) -> str:
         if self.found is None:
-            return "refused"
+            return "round" if self.is_round else "refused"
         return "contradicted" if self.found.contradicted else self.found.outcome.value
 
     @property
@@ -102,10 +111,10 @@ class _Source:
         found = {window_of_key(info.key): info.key for info in store.list(VERDICT_PREFIX) if info.key.endswith("/verdict.json")}
         return cls(store, frozenset(window for window in found if window is not None and window % WINDOW_LENGTH == 0))
 
-    def read(self, window: Window) -> SignedVerdict | str:
+    def read(self, window: Window) -> SignedVerdict | SignedGradientVerdict | str:
         """A verdict that somebody signed for this window, or what is wrong with what lies there."""
         try:
-            verdict = SignedVerdict.decode(self.store.get(verdict_key(window), max_bytes=MAX_VERDICT_BYTES))
+            verdict = _decoded(self.store.get(verdict_key(window), max_bytes=MAX_VERDICT_BYTES))
         except StorageError as error:
             return error.what
         except (ValueError, RecursionError) as error:
@@ -142,7 +151,8 @@ def audit(
         raise ConfigurationError(
             "there is no verdict to compute again" if only is None else f"there is no verdict of window {only}",
             where="" if validator is None else ss58(validator),
-            hint="look whether the bucket is this validator's (grail/verdicts/ is in it), and --window one that it judged",
+            hint="look whether the bucket is this validator's (grail/verdicts/ is in it), and --window one that it judged; "
+            "rounds of gradient work are `grail-validator replay`'s",
         )
     who, network = newest
     memory, results = PublishedMemory(who), []
@@ -162,6 +172,17 @@ def audit(
     return Audit(ss58(who), network, tuple(results))
 
 
+def _decoded(raw: bytes) -> SignedVerdict | SignedGradientVerdict:
+    """Errors: ValueError, RecursionError: it is neither; the words are those of a window's."""
+    try:
+        return SignedVerdict.decode(raw)
+    except (ValueError, RecursionError) as error:
+        try:
+            return SignedGradientVerdict.decode(raw)
+        except (ValueError, RecursionError):
+            raise error from None
+
+
 def _own_verdict(source: _Source, window: Window, who: Hotkey, network: Digest) -> tuple[SignedVerdict | None, str]:
     """The audited validator's verdict, or why what lies in its bucket is none."""
     if window not in source.windows:
@@ -171,7 +192,9 @@ def _own_verdict(source: _Source, window: Window, who: Hotkey, network: Digest) 
         return None, read
     if read.body.network_id != network:
         return None, "a verdict of another network"
-    return (read, "") if read.validator == who else (None, f"signed by {ss58(read.validator)}, another validator")
+    if read.validator != who:
+        return None, f"signed by {ss58(read.validator)}, another validator"
+    return (None, OF_A_ROUND) if isinstance(read, SignedGradientVerdict) else (read, "")
 
 
 def _add_other(source: _Source, window: Window, network: Digest, memory: PublishedMemory) -> str:
@@ -183,6 +206,8 @@ def _add_other(source: _Source, window: Window, network: Digest, memory: Publish
         return read
     if read.body.network_id != network:
         return "a verdict of another network"
+    if isinstance(read, SignedGradientVerdict):
+        return ""
     memory.add(read)
     return ""
 
@@ -197,7 +222,11 @@ def _newest(
         return validator, network_id
     for window in reversed(windows):
         read = source.read(window)
-        if isinstance(read, str) or validator not in (None, read.validator) or network_id not in (None, read.body.network_id):
+        if (
+            isinstance(read, str | SignedGradientVerdict)
+            or validator not in (None, read.validator)
+            or network_id not in (None, read.body.network_id)
+        ):
             continue
         return read.validator, read.body.network_id
     return None
@@ -211,6 +240,8 @@ def _audited(
     memory: PublishedMemory,
     rule: WeightRule,
 ) -> AuditedWindow:
+    if verdict is None and refused == OF_A_ROUND:
+        return AuditedWindow(window, refused, notes=(refused, *notes))
     if verdict is None:
         return AuditedWindow(window, refused, notes=(f"no verdict of this validator's: {refused}", *notes))
     body = verdict.body

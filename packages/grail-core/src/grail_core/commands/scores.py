@@ -27,7 +27,7 @@ A validator that was new or away remembers windows from another's verdicts, and 
 looked for in the --also buckets. What was not found is named; where the weights come out equal all the same, it made no
 difference.
 What a miner did in each window (drawn, how many rollouts valid) is taken from that window's verdict: `grail-validator replay`
-asks that of the files.
+asks that of the files. Rounds of gradient work are named and passed over: `grail-validator replay` computes them again.
 
 \b
 Exit codes: 0 equal · 2 wrong usage · 3 a setting · 5 a bucket cannot be read · 11 a window differs, or is no verdict
@@ -89,11 +89,12 @@ def scores(
         click.echo(json.dumps(found.to_json()))
     else:
         _print(found, alone=window is not None)
-    wrong = [str(one.window) for one in found.windows if not one.ok]
+    asked = [one for one in found.windows if not one.is_round]
+    wrong = [str(one.window) for one in asked if not one.ok]
     if wrong:
         named = ", ".join(wrong[:20]) + (f" and {len(wrong) - 20} more" if len(wrong) > 20 else "")
         raise ProtocolViolationError(
-            f"the weights of {len(wrong)} of {len(found.windows)} windows do not follow from the published verdicts: {named}",
+            f"the weights of {len(wrong)} of {len(asked)} windows do not follow from the published verdicts: {named}",
             where=source[:24],
             hint=_hint(found),
         )
@@ -113,7 +114,7 @@ def _print(found: Audit, *, alone: bool) -> None:
 
 
 def _hint(found: Audit) -> str:
-    wrong = [one for one in found.windows if not one.ok]
+    wrong = [one for one in found.windows if not one.ok and not one.is_round]
     if any(one.rule_differs for one in wrong):
         return "scores are equal and weights differ: is GRAIL_NETWORK this network's?"
     if any(one.lacks for one in wrong):

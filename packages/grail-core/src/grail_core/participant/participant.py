@@ -127,6 +127,7 @@ class Participant:
             network_id=self.network_id,
             own=True,
             uploads=self.state.uploads,
+            miners=lambda hotkey: self.checkpoints.miner_store(hotkey),
         )
 
     def join(self, settings: Settings) -> Neuron:

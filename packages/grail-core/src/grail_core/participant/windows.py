@@ -33,7 +33,7 @@ def open_window(
         network_id=params.network_id(chain.genesis_hash),
         window=window,
         block_hash=chain.block(times.first_block).hash,
-        beacon=_round_at(chain, beacon, params, times.seed_beacon_block),
+        beacon=round_at(chain, beacon, params, times.seed_beacon_block),
         manifest=valid_checkpoint(window),
     )
 
@@ -41,7 +41,7 @@ def open_window(
 def open_challenge(chain: Chain, beacon: Beacon, context: WindowContext) -> Challenge:
     """The challenge of a window whose challenge block is final."""
     block = chain.block(context.times.first_sight_end_block)
-    round_ = _round_at(chain, beacon, context.params, context.times.challenge_block)
+    round_ = round_at(chain, beacon, context.params, context.times.challenge_block)
     return challenge_of(context, block, round_)
 
 
@@ -50,7 +50,8 @@ def challenge_of(context: WindowContext, block: BlockInfo, round_: SignedRound |
     return Challenge(block.hash, round_, context.randomness.select_seed(block.hash, randomness))
 
 
-def _round_at(chain: Chain, beacon: Beacon, params: NetworkParameters, block: Block) -> SignedRound | None:
+def round_at(chain: Chain, beacon: Beacon, params: NetworkParameters, block: Block) -> SignedRound | None:
+    """The beacon round of a block, None where the network has no beacon."""
     if params.beacon_policy == "off":
         return None
     return beacon.get(beacon.chain.round_at(chain.block(block).timestamp_ms))

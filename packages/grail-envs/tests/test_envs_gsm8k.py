@@ -242,6 +242,8 @@ def test_unknown_environments_and_parameters_name_the_nearest(data_dir: Path) ->
     with pytest.raises(EnvironmentUnavailableError, match="no environment") as raised:
         load("gsm8")
     assert "did you mean gsm8k" in raised.value.hint
+    with pytest.raises(EnvironmentUnavailableError, match="trains on a corpus"):
+        load("gradient")
     with pytest.raises(ConfigurationError, match="no parameter") as refused:
         load("gsm8k", splt="test")
     assert "did you mean split" in refused.value.hint

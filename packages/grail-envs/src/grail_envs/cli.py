@@ -1,4 +1,4 @@
-"""`grail-envs`: list environments, show a problem, grade a completion, check and measure an environment.
+"""`grail-envs`: list environments, show a problem, grade a completion, check and measure an environment; corpora.
 
 The command line only parses and prints; every decision is in the library. With `--json`, stdout carries one JSON value and
 nothing else. An error of the project ends with its own exit code (docs/operations.md).
@@ -17,6 +17,7 @@ import click
 from grail_core.environment import Environment, Grade
 from grail_core.errors import ConfigurationError, GrailError
 from grail_core.text import printable, printable_lines
+from grail_envs.corpus.commands import corpus
 from grail_envs.registry import factory, known_ids, load
 
 MAX_COMPLETION_BYTES = 16 * 2**20
@@ -37,6 +38,9 @@ class _Group(click.Group):
 @click.version_option(package_name="grail-envs")
 def main() -> None:
     """Problems, parsers and rewards, the same from a seed on every machine."""
+
+
+main.add_command(corpus)
 
 
 def environment_options(command: Any) -> Any:

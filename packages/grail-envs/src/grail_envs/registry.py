@@ -136,6 +136,15 @@ def _entry_point(env_id: str) -> EntryPoint:
             where=", ".join(sorted(value for _, value in points)),
             hint="uninstall all but the one you trust",
         )
+    from grail_core.protocol.gradient.spec import GRADIENT  # here: it brings NumPy, which --help does without
+
+    if env_id == GRADIENT:
+        raise EnvironmentUnavailableError(
+            "gradient work has no problems: it trains on a corpus, and is no environment that can be loaded",
+            where=env_id,
+            hint="`grail-trainer init --work gradient` begins a network of it; what a round took off the loss is in its "
+            "verdict (`grail-validator explain ROUND`)",
+        )
     ids = known_ids()
     near = difflib.get_close_matches(env_id, ids, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""

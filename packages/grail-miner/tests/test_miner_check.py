@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from grail_core.checkpoints.loaded import PreparedCheckpoint
-from grail_core.errors import CheckpointError, ProtocolViolationError
+from grail_core.errors import CheckpointError, ConfigurationError, ProtocolViolationError
 from grail_core.generation.base import Completion
+from grail_core.gradient.update_file import MAGIC
 from grail_core.participant.settings import Settings, load_settings
 from grail_core.proof.batch import RolloutProof
 from grail_core.protocol.context import WindowContext
@@ -120,6 +121,13 @@ def test_what_is_no_window_file_is_told_in_words(mined: Mined, tmp_path: Path, c
         path = tmp_path / name
         path.write_bytes(data)
         assert "file: reject" in refused(mined.settings, CheckRequest(path), capsys)
+
+
+def test_a_file_of_gradient_work_is_said_to_be_one_and_not_rejected(mined: Mined, tmp_path: Path) -> None:
+    update = tmp_path / "update.bin"
+    update.write_bytes(MAGIC + bytes(64))
+    with pytest.raises(ConfigurationError, match="gradient work"):
+        check(mined.settings, CheckRequest(update))
 
 
 def test_a_folder_that_is_no_checkpoint_of_this_network_is_refused(mined: Mined, tmp_path: Path) -> None:

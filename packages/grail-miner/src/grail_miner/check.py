@@ -25,6 +25,8 @@ from grail_core.errors import CheckpointError, ConfigurationError, ProtocolViola
 from grail_core.files.confined.opening import Confined
 from grail_core.files.evidence import MinerEvidence
 from grail_core.files.window_file import WindowFileError
+from grail_core.gradient.opening import MAGIC as OPENING_MAGIC
+from grail_core.gradient.update_file import MAGIC as UPDATE_MAGIC
 from grail_core.keys import ss58
 from grail_core.model.described import ModelDescription
 from grail_core.model.policy_model import PolicyModel
@@ -107,6 +109,12 @@ def check(settings: Settings, asked: CheckRequest) -> Checked:
     """Every check that can be made here, the cheapest first; the first one that rejects ends it."""
     params = network_parameters(settings)
     data = _read(asked.file, MAX_FILE_BYTES)
+    if data.startswith((UPDATE_MAGIC, OPENING_MAGIC)):
+        raise ConfigurationError(
+            "this is a file of gradient work, and no window file: it is not checked before it is sealed",
+            where=str(asked.file),
+            hint="`grail-validator explain ROUND --hotkey …` says what a validator found in it",
+        )
     digest = Digest(hashlib.sha256(data).digest())
     checked = Checked()
     with Confined() as confined:

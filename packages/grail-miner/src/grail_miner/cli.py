@@ -42,21 +42,43 @@ def cli() -> None:
     type=click.IntRange(1, MOST_GROUPS_PER_BATCH),
     help="Groups generated at a time (default: GRAIL_PIPELINE_GROUPS_PER_BATCH).",
 )
+@click.option(
+    "--batch-sequences",
+    type=click.IntRange(min=1),
+    help="Gradient work: sequences of an inner step (default: as many as this machine was measured to train in time).",
+)
 @click.option("--no-live", is_flag=True, help="One line per event on a terminal too, in place of a picture that stays.")
 @common_options
 def run(
-    settings: Settings, windows: int | None, trace: Path | None, limits: MiningLimits, batch: int | None, no_live: bool
+    settings: Settings,
+    windows: int | None,
+    trace: Path | None,
+    limits: MiningLimits,
+    batch: int | None,
+    batch_sequences: int | None,
+    no_live: bool,
 ) -> None:
     """Mine window after window until stopped.
 
     Each window: wait for its seed, sync the checkpoint, generate the assigned problems with the assigned seeds, grade, prove,
     sign and upload before the deadline. Ctrl-C finishes cleanly; a restart continues with the running window. On a terminal a
     picture shows where it is; in a pipe, or with --no-live, there is one line per event.
+
+    Where the network's checkpoint asks for gradient work, each round instead: train the assigned sequences for the spec's inner
+    steps, seal, reveal once seals are seen, open what the challenge draws (docs/gradient.md).
     """
     from grail_miner.start import run_miner
 
     limits = replace(limits, groups_per_batch=batch or settings.pipeline_groups_per_batch)
-    run_miner(settings, stop_on_signals, windows=windows, limits=limits, trace_dir=trace, live=not no_live)
+    run_miner(
+        settings,
+        stop_on_signals,
+        windows=windows,
+        limits=limits,
+        trace_dir=trace,
+        live=not no_live,
+        batch_sequences=batch_sequences,
+    )
 
 
 @cli.command()

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ from grail_core.chain.base import blocks_in, seconds_of
 from grail_core.checkpoints.loaded import PreparedCheckpoint
 from grail_core.errors import (
     ChainError,
+    CheckpointError,
     ConfigurationError,
     DiskFullError,
+    EnvironmentUnavailableError,
     MachineFaultError,
     ProtocolViolationError,
     StorageError,
@@ -38,7 +40,9 @@ from grail_core.storage.layout import seal_key, window_key
 from grail_core.storage.retention import Retention
 from grail_core.telemetry import get_logger
 from grail_core.telemetry.logs import Value
+from grail_core.work import Work, work_of
 from grail_miner.budget import TimeBudget
+from grail_miner.gradient.service import GradientMiner
 from grail_miner.groups import Group
 from grail_miner.mining import Mining
 from grail_miner.pipeline.stages import Made, Pipeline, Plan, WindowClock
@@ -74,6 +78,7 @@ class MinerService:
     safety_blocks: int
     budget: TimeBudget = field(default_factory=TimeBudget)
     trace_dir: Path | None = None  # where each window's trace is written
+    gradient: Callable[[], GradientMiner] | None = None  # makes what does rounds of gradient work
     hand: InHand | None = field(default=None, init=False)  # what is done now, for who looks on; replaced and never changed
 
     def run(self, stop: threading.Event, windows: int | None = None) -> int:
@@ -118,6 +123,8 @@ class MinerService:
             log.event("window_skipped", window=window, reason=waited.reason)
             return False
         context = waited.value
+        if work_of(context.manifest) is Work.GRADIENT:
+            return self._train_round(context, stop)
         if self.participant.own_store.head(key) is not None:
             log.event("window_already_mined", window=window)
             return False
@@ -126,6 +133,25 @@ class MinerService:
             return False
         prepared = self._prepared(context, stop)
         return prepared is not None and self._fill(context, prepared, stop)
+
+    @cached_property
+    def _gradient(self) -> GradientMiner:
+        if self.gradient is None:
+            raise ConfigurationError(
+                "the network has turned to gradient work, and this miner was started for rollouts alone",
+                where="GRAIL_PIPELINE_BACKEND",
+                hint="start it with `grail-miner run`, which does either",
+            )
+        return self.gradient()
+
+    def _train_round(self, context: WindowContext, stop: threading.Event) -> bool:
+        """A round of gradient work that begins with this window; what this machine cannot do costs the round."""
+        self.hand = InHand(context.window, "trains its slice of the round", context)
+        try:
+            return self._gradient.mine(context, stop)
+        except (ProtocolViolationError, CheckpointError, ConfigurationError, EnvironmentUnavailableError) as error:
+            log.event("window_skipped", window=context.window, reason=error.what)
+            return False
 
     def _prepared(self, context: WindowContext, stop: threading.Event) -> PreparedCheckpoint | None:
         window = context.window

@@ -14,13 +14,18 @@ from grail_core.keys import ss58
 from grail_core.participant.classes import require_covered
 from grail_core.participant.participant import Participant
 from grail_core.participant.pinned import table_in_force
+from grail_core.participant.round_models import RoundModels
 from grail_core.participant.settings import Settings
 from grail_core.participant.waiting import Stopping
 from grail_core.proof.calibration import Shape
-from grail_core.storage.retention import Retention, seals, window_files
+from grail_core.storage.retention import Retention, openings, seals, updates, window_files
 from grail_core.telemetry import get_logger
 from grail_envs.bound import BoundEnvironments
+from grail_envs.corpus.opening import BoundCorpora
 from grail_miner.equipment import equipped, numerics_classes, require_room, visible_gpus
+from grail_miner.gradient.service import GradientMiner
+from grail_miner.gradient.state import GradientState
+from grail_miner.gradient.training import CorpusOf, Training
 from grail_miner.layout import Layout, plan
 from grail_miner.limits import MiningLimits
 from grail_miner.live.view import live_view
@@ -43,6 +48,15 @@ def honest_mining(
     return Mining(participant.signer, checkpoint, environment_of, groups_per_batch)
 
 
+RoundMinerFactory = Callable[[Participant, RoundModels, CorpusOf, GradientState, int | None], GradientMiner]
+
+
+def honest_round_miner(
+    participant: Participant, models: RoundModels, corpus_of: CorpusOf, state: GradientState, batch: int | None
+) -> GradientMiner:
+    return GradientMiner(participant, Training(participant.signer, models, corpus_of), state, batch)
+
+
 def run_miner(
     settings: Settings,
     stopping: Stopping,
@@ -52,6 +66,8 @@ def run_miner(
     mining_of: MiningFactory = honest_mining,
     trace_dir: Path | None = None,
     live: bool = False,
+    batch_sequences: int | None = None,
+    round_miner_of: RoundMinerFactory = honest_round_miner,
 ) -> int:
     """Join the network and mine until stopped, with a picture on a terminal if `live`. Returns the number of windows mined."""
     layout = plan(settings, visible_gpus())
@@ -75,7 +91,7 @@ def run_miner(
         mining = mining_of(participant, equipment.checkpoints, BoundEnvironments(settings.data_dir), limits.groups_per_batch)
         mining.generator, mining.prover = equipment.generator, equipment.prover
         own, windows_kept = ss58(participant.signer.hotkey), settings.keep_window_files
-        kept = [window_files(own, windows_kept), seals(own, windows_kept)]
+        kept = [kind(own, windows_kept) for kind in (window_files, seals, updates, openings)]
         service = MinerService(
             participant,
             mining,
@@ -83,6 +99,7 @@ def run_miner(
             max_groups=limits.max_groups,
             safety_blocks=settings.miner_safety_blocks,
             trace_dir=trace_dir,
+            gradient=lambda: gradient_miner(participant, settings, batch_sequences, round_miner_of),
         )
         try:
             with stopping() as stop, live_view(live, service, about), no_start_outlives(stop, mining.generator):
@@ -91,6 +108,15 @@ def run_miner(
             mining.close()
         log.event("miner_stopped", windows=mined)
     return mined
+
+
+def gradient_miner(
+    participant: Participant, settings: Settings, batch_sequences: int | None, factory: RoundMinerFactory
+) -> GradientMiner:
+    """What this hotkey does in rounds of gradient work: made when the first one comes."""
+    models = RoundModels(participant.checkpoints, device=settings.device)
+    corpora = BoundCorpora(settings.data_dir, lambda: participant.checkpoints.bucket().store)
+    return factory(participant, models, corpora, GradientState(participant.state.root / "gradient"), batch_sequences)
 
 
 @contextmanager

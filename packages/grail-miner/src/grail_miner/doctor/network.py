@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from grail_core.clock import wall_clock_ms
-from grail_core.errors import ConfigurationError, GrailError
+from grail_core.errors import CheckpointError, ConfigurationError, GrailError
 from grail_core.participant.deployment import (
     load_signer,
     network_parameters,
@@ -21,6 +21,7 @@ from grail_core.participant.deployment import (
 )
 from grail_core.participant.settings import Settings
 from grail_core.protocol import window_of
+from grail_core.protocol.gradient.spec import GRADIENT
 from grail_miner.doctor.findings import Finding, broken, not_asked, ok, warning
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def bucket(settings: Settings, known: Known) -> Iterator[Finding]:
 
 
 def checkpoint(settings: Settings, known: Known) -> Iterator[Finding]:
-    """The checkpoint of the running window, and whether its environment is the one that is installed here."""
+    """The checkpoint of the running window, and whether its environment, or the corpus of gradient work, is here."""
     if known.params is None or known.chain is None or known.directory is None:
         for name in ("checkpoint", "environment"):
             yield not_asked(NETWORK, name, "parameters, chain and bucket are needed for it")
@@ -177,14 +178,34 @@ def checkpoint(settings: Settings, known: Known) -> Iterator[Finding]:
         yield ok(
             NETWORK,
             "checkpoint",
-            f"{known.manifest.digest.hex()[:16]}…, {known.manifest.architecture}, {known.manifest.environment.env_id},"
-            f" completions of up to {policy.max_tokens} tokens",
+            f"{known.manifest.digest.hex()[:16]}…, {known.manifest.architecture}, {known.manifest.environment.env_id}"
+            + ("" if of_rounds(known.manifest) else f", completions of up to {policy.max_tokens} tokens"),
         )
     except GrailError as error:
         yield broken(NETWORK, "checkpoint", error)
         yield not_asked(NETWORK, "environment", "the checkpoint names it")
         return
-    yield _environment(settings, known.manifest)
+    yield _corpus(settings, known.manifest) if of_rounds(known.manifest) else _environment(settings, known.manifest)
+
+
+def of_rounds(manifest: CheckpointManifest) -> bool:
+    """Does this checkpoint ask for gradient work?"""
+    return manifest.environment.env_id == GRADIENT
+
+
+def _corpus(settings: Settings, manifest: CheckpointManifest) -> Finding:
+    """Nothing is fetched for this question: a corpus may have many gigabytes."""
+    from grail_envs.corpus.opening import corpus_of
+
+    try:
+        spec = corpus_of(manifest.environment, data_dir=settings.data_dir).spec
+    except ValueError as error:
+        return broken(NETWORK, "corpus", CheckpointError(f"the checkpoint's gradient work cannot be read here: {error}"))
+    except GrailError as error:
+        return warning(
+            NETWORK, "corpus", f"{error.what}; a miner asks the trainer's bucket for it with the first round", hint=error.hint
+        )
+    return ok(NETWORK, "corpus", f"{spec.name}, {spec.sequences} sequences of {spec.sequence_length} tokens")
 
 
 def _environment(settings: Settings, manifest: CheckpointManifest) -> Finding:

@@ -1,0 +1,1 @@
+"""Gradient work: train the checkpoint on the assigned slice, seal, reveal, open."""

@@ -56,7 +56,7 @@ def cli() -> None:
 
 
 @cli.command(cls=SectionedCommand)
-@click.option("--model", type=_FOLDER, required=True, help="Model folder of the network's first checkpoint.")
+@click.option("--model", type=_FOLDER, help="Model folder of the network's first checkpoint; gradient work needs none.")
 @click.option("--env", "env_id", default=DEFAULT_ENV_ID, show_default=True, help="Environment (see `grail-envs list`).")
 @click.option("--windows", type=click.IntRange(min=1), help="Stop once so many windows were learned from (default: never).")
 @click.option("--dry-run", is_flag=True, help="Print what would run and how much memory it takes; start and write nothing.")
@@ -75,7 +75,7 @@ def cli() -> None:
 @common_options
 def run(
     settings: Settings,
-    model: Path,
+    model: Path | None,
     env_id: str,
     windows: int | None,
     dry_run: bool,
@@ -91,6 +91,8 @@ def run(
 
     Each window: wait for the verdicts, take the files that a majority of the stake accepted, verify every rollout again,
     update, publish. Ctrl-C finishes cleanly; a restart continues where it was, learns from nothing twice and loses nothing.
+    Where the network's newest checkpoint asks for gradient work, each round instead: read what was revealed, merge what passes,
+    publish (docs/gradient.md); options of learning are not used then.
     Started by `torchrun --nproc-per-node N -m grail_trainer.cli run …`, N processes share the weights; see docs/trainer.md.
     """
     if as_json and not dry_run:
@@ -104,6 +106,9 @@ def run(
     choice = TableChoice.of(calibration, uncovered=uncovered)
     if dry_run:
         from grail_trainer.commands import plan_command
+
+        if model is None:
+            raise click.UsageError("--dry-run plans the learning of a model: give --model")
 
         plan_command(
             settings,
@@ -142,6 +147,15 @@ def run(
 @click.option("--most-steps", type=click.IntRange(min=1), help="Of each stage of the warm start; a larger model takes longer.")
 @click.option("--no-cache", is_flag=True, help="Make it again even if it was made before.")
 @click.option("--from", "source", type=_FOLDER, help="Import this Transformers folder instead: checked, weights cast to bf16.")
+@click.option(
+    "--work",
+    type=click.Choice(["rollouts", "gradient"]),
+    default="rollouts",
+    show_default=True,
+    help="gradient: a float32 model, published as the first checkpoint of a network of pseudo-gradients.",
+)
+@click.option("--preset", "preset_name", help="With --work gradient: the network's numbers (tiny).")
+@table_options
 @common_options
 def init(
     settings: Settings,
@@ -153,15 +167,30 @@ def init(
     most_steps: int | None,
     no_cache: bool,
     source: Path | None,
+    work: str,
+    preset_name: str | None,
+    calibration: Path | None,
+    uncovered: bool,
 ) -> None:
     """Make a tiny model from nothing: tokenizer for the environment, small Qwen2, a short warm start (about a minute).
 
     It teaches the form of an answer and a hint of the task, and takes one thread. The same arguments give the same model.
     With --from, any local Transformers model becomes one that can be published: safetensors only, no code from the folder,
     with a fast tokenizer and a chat template. The other options are of making a model, and refused beside it.
+    With --work gradient a tiny float32 model over bytes is made (or the one that is in the folder is taken) and published whole
+    as the network's first checkpoint, with the numbers of a preset: this needs the trainer's wallet and bucket.
     """
     from grail_trainer.commands import import_command, init_command
 
+    if work == "gradient":
+        _refuse_given(("env_id", "quick", "shape", "most_steps", "no_cache", "source"), "with --work gradient")
+        from grail_trainer.gradient_start import begin_gradient_command
+
+        begin_gradient_command(
+            settings, out=out, seed=seed, preset_name=preset_name, calibration=calibration, uncovered=uncovered
+        )
+        return
+    _refuse_given(("preset_name", "calibration", "uncovered"), "without --work gradient")
     if source is not None:
         _refuse_beside_from("env_id", "seed", "quick", "shape", "most_steps", "no_cache")
         import_command(source, out)
@@ -176,6 +205,14 @@ def init(
         shape=shape,
         most_steps=most_steps,
     )
+
+
+def _refuse_given(names: tuple[str, ...], when: str) -> None:
+    context = click.get_current_context()
+    for option in context.command.params:
+        given = context.get_parameter_source(option.name or "") not in (None, ParameterSource.DEFAULT)
+        if option.name in names and given:
+            raise ConfigurationError(f"{option.opts[0]} is not used {when}", where=option.opts[0], hint="leave it out")
 
 
 def _refuse_beside_from(*names: str) -> None:
@@ -233,13 +270,15 @@ def evaluate(
 @cli.command()
 @click.option("--model", type=_FOLDER, required=True, help="Transformers folder: weights, configuration, tokenizer.")
 @click.option("--env", "env_id", default=DEFAULT_ENV_ID, show_default=True, help="Environment of the network.")
+@click.option("--turn", is_flag=True, help="Turn the network to this environment, which is not the one it has.")
 @table_options
 @common_options
-def publish(settings: Settings, model: Path, env_id: str, calibration: Path | None, uncovered: bool) -> None:
+def publish(settings: Settings, model: Path, env_id: str, turn: bool, calibration: Path | None, uncovered: bool) -> None:
     """Publish a model folder as the network's first checkpoint, or as its next one.
 
     Tokenizer, chat template and architecture of a network never change. A trainer started afterwards goes on from the
-    published weights.
+    published weights. With --turn the work of the network changes, from rounds of gradient work or from rollouts of another
+    environment: for everybody, from the window that is said; pay follows over twelve windows.
     """
     from grail_core.generation.defaults import sampling_defaults
     from grail_core.text import printable
@@ -249,7 +288,7 @@ def publish(settings: Settings, model: Path, env_id: str, calibration: Path | No
     choice = TableChoice.of(calibration, uncovered=uncovered)
     for note in sampling_defaults(model).notes:
         click.echo(f"{model}: {printable(note)}", err=True)
-    manifest = publish_model(settings, model=model, env_id=env_id, choice=choice)
+    manifest = publish_model(settings, model=model, env_id=env_id, choice=choice, turn=turn)
     click.echo(f"checkpoint {manifest.sequence} ({manifest.digest.hex()[:16]}…), in force from window {manifest.valid_from}")
 
 
@@ -287,6 +326,24 @@ def audit(settings: Settings, windows: tuple[str, ...], every: bool, as_json: bo
     if bool(windows) == every:
         raise click.UsageError("give either WINDOW... or --all")
     audit_command(settings, AuditRequest(windows, every), as_json=as_json)
+
+
+@cli.command()
+@click.argument("round_", metavar="T", type=click.IntRange(min=0))
+@click.option("--out", type=_FOLDER, help="Folder for the recomputed checkpoint; must be empty or absent.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@common_options
+def merge(settings: Settings, round_: int, out: Path | None, as_json: bool) -> None:
+    """Merge the updates of round T (its first block) again, and compare the checkpoint with the published one.
+
+    Anybody can, on any machine, to the bit: it needs the network's parameters and its chain, and no wallet, bucket or model
+    software. Files that are not in the trainer's bucket are read from the miners'. Exit code 11 where the checkpoint does not
+    follow from the files that its manifest names.
+    """
+    from grail_core.protocol.types import Window
+    from grail_trainer.merging.merge_command import merge_command
+
+    merge_command(settings, Window(round_), out=out, as_json=as_json)
 
 
 def main() -> None:

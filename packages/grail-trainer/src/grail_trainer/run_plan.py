@@ -186,8 +186,8 @@ def resolve(
         size = model_size(json.loads(files.files["config.json"]), chosen.optimiser)
     except (KeyError, ValueError) as error:
         raise CheckpointError("config.json cannot be read", where=str(model)) from error
-    stored = participant.own_checkpoints.sequence().stored
-    head = stored[-1].manifest if stored else None
+    view = participant.own_checkpoints.sequence()
+    head = view.head
     if head is not None:
         require_environment(head, environment)
     pinned = Publisher(participant, files, choice=choice).require_table()
@@ -196,7 +196,7 @@ def resolve(
     state = TrainerState(folder, network_id=participant.network_id, trainer=participant.signer.hotkey)
     journal = state.journal
     require_same_kind(state, chosen)
-    first = stored[0].manifest.valid_from if stored else first_window(participant)
+    first = view.beginning().valid_from if head is not None else first_window(participant)
     window = journal.next_window if journal is not None else _begins(head, first)
     work = work_plan(size, policy, chosen)
     return RunPlan(

@@ -80,7 +80,7 @@ class TrainerService:
             AlarmStopError: an alarm ended the run, in this start or in one before. What it was raised for is published.
             GrailError: what ended the publishing of a window for good; the journal keeps that window.
         """
-        first = self.publisher.view().stored[0].manifest.valid_from
+        first = self.publisher.view().beginning().valid_from
         last = None if windows is None else Window(first + (windows - 1) * WINDOW_LENGTH)
         publishing = BackgroundPublisher(self.publisher, self.state, stop, last=last, tell=self._tell)
         for trained, weights in self.state.unpublished(self.masters):
@@ -253,7 +253,7 @@ class TrainerService:
             change,
             window=window,
             settings=self.settings,
-            reference=None if self.reference is None else view.stored[0].manifest.digest,
+            reference=None if self.reference is None else view.beginning(window).digest,
             machine=machine_facts(
                 str(next(iter(self.masters.module.parameters())).device), world_size=self.masters.ranks.count
             ),

@@ -41,6 +41,7 @@ from grail_trainer.learning.optimiser import Masters
 from grail_trainer.learning.ranks import joined_ranks
 from grail_trainer.learning.reference import Offloaded
 from grail_trainer.learning.sharded_masters import Lead, require_shareable
+from grail_trainer.merging.start import has_gradient_work, run_aggregator
 from grail_trainer.publishing.publication import NO_CHOICE, Publisher, TableChoice, first_window
 from grail_trainer.service import TrainerService
 from grail_trainer.state import TrainerState, require_same_kind, settings_changed
@@ -56,7 +57,7 @@ def run_trainer(
     settings: Settings,
     stopping: Stopping,
     *,
-    model: Path,
+    model: Path | None,
     env_id: str,
     windows: int | None,
     hyper_parameters: HyperParameters,
@@ -66,6 +67,8 @@ def run_trainer(
     choice: TableChoice = NO_CHOICE,
 ) -> int:
     """Join the network, publish its first checkpoint if there is none, and learn until stopped.
+
+    In a network whose newest checkpoint asks for gradient work rounds are merged instead, and no model is needed.
 
     Of several ranks (torchrun) the first does this, and the others follow it.
 
@@ -105,7 +108,7 @@ def _run_first(
     stopping: Stopping,
     lead: Lead,
     *,
-    model: Path,
+    model: Path | None,
     env_id: str,
     windows: int | None,
     hyper_parameters: HyperParameters,
@@ -115,6 +118,14 @@ def _run_first(
 ) -> int:
     participant = Participant.from_settings(settings)
     require_trainer(participant)
+    if has_gradient_work(participant):
+        return run_aggregator(participant, settings, stopping, rounds=windows)
+    if model is None:
+        raise ConfigurationError(
+            "a network of rollouts is trained from a model folder, and none is given",
+            where="--model",
+            hint="name the folder of the network's first checkpoint; `grail-trainer init` makes a tiny one",
+        )
     environment = training_environment(env_id, settings.data_dir)
     require_folder(model)
     with participant.state.held():
@@ -229,24 +240,34 @@ def try_largest_pass(service: TrainerService) -> None:
     log.event("largest_pass_fits", tokens=tokens, seconds=time.perf_counter() - start)
 
 
-def publish_model(settings: Settings, *, model: Path, env_id: str, choice: TableChoice = NO_CHOICE) -> CheckpointManifest:
+def publish_model(
+    settings: Settings, *, model: Path, env_id: str, choice: TableChoice = NO_CHOICE, turn: bool = False
+) -> CheckpointManifest:
     """Join the network and publish a model folder as its first or its next checkpoint; see `publish_folder`."""
     participant = Participant.from_settings(settings)
     require_trainer(participant)
     with participant.state.held():
         participant.join(settings)
         environment = training_environment(env_id, settings.data_dir)
-        return publish_folder(participant, require_folder(model), environment, choice=choice)
+        return publish_folder(participant, require_folder(model), environment, choice=choice, turn=turn)
 
 
 def publish_folder(
-    participant: Participant, model: Path, environment: Environment, *, choice: TableChoice = NO_CHOICE
+    participant: Participant,
+    model: Path,
+    environment: Environment,
+    *,
+    choice: TableChoice = NO_CHOICE,
+    turn: bool = False,
 ) -> CheckpointManifest:
     """Publish a folder's weights. Where the network has checkpoints already, a trainer that is started afterwards goes on from
     these weights with fresh moments.
 
+    Args:
+        turn: the network turns to this environment, deliberately; tokenizer, template and architecture stay.
+
     Raises:
-        ConfigurationError: the network has another environment.
+        ConfigurationError: the network has another environment, or is to turn to the one that it has.
         CheckpointError: another tokenizer, template or architecture than the network's, or unreadable weights.
     """
     publisher = Publisher(participant, read_model_files(model), choice=choice)
@@ -256,9 +277,12 @@ def publish_folder(
     parts = _first_parts(participant, environment, model)
     if head is None:
         return publisher.publish_first(parts, weights)
-    require_environment(head, environment)
+    if turn:
+        require_other_environment(head, environment)
+    else:
+        require_environment(head, environment)
     open_state(participant).forget()
-    return publisher.publish_next(parts.window, weights)
+    return publisher.publish_next(parts.window, weights, parts if turn else None)
 
 
 def _checked(masters: Masters, model: Path) -> dict[str, Tensor]:
@@ -288,7 +312,16 @@ def require_environment(head: CheckpointManifest, environment: Environment) -> N
             f"the network's environment is {head.environment.env_id} with digest {head.env_digest.hex()[:16]}…, "
             f"this is {environment.spec.env_id} with {environment.spec.digest.hex()[:16]}…",
             where="--env",
-            hint="one network has one environment; start with the environment of its first checkpoint",
+            hint="start with the network's environment; `grail-trainer publish --turn` turns it to another one, for everybody",
+        )
+
+
+def require_other_environment(head: CheckpointManifest, environment: Environment) -> None:
+    if head.env_digest == environment.spec.digest:
+        raise ConfigurationError(
+            f"the network has this environment already: {head.environment.env_id}",
+            where="--turn",
+            hint="leave --turn out to publish other weights",
         )
 
 
@@ -331,8 +364,9 @@ def _masters_at(head: CheckpointManifest, participant: Participant, chosen: Hype
 
 
 def _reference(publisher: Publisher, participant: Participant, device: str) -> Offloaded:
-    """The network's first checkpoint, which the KL term holds on to; in memory only while an update asks for it."""
-    first = publisher.view().stored[0].manifest
+    """The first checkpoint of the network's environment, which the KL term holds on to; in memory only while an update asks
+    for it."""
+    first = publisher.view().beginning()
     return Offloaded(lambda: PolicyModel.load(participant.checkpoints.materialise(first), device=device).module)
 
 

@@ -107,7 +107,8 @@ def _windows(logs: PublishedLogs, ranges: Sequence[tuple[Window, Window]]) -> li
     if not found:
         raise StorageError(
             "the trainer has published no training log of these windows",
-            hint="only windows that were learned from have one; `grail checkpoint show` lists what was published",
+            hint="only windows that were learned from have one; `grail checkpoint show` lists what was published. Rounds "
+            "of gradient work have none: `grail-trainer merge T` makes the merge of one again",
         )
     return found
 

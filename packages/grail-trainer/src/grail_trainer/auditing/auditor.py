@@ -344,13 +344,13 @@ class Auditor:
             self._judge_distance(standing, log, anchored, audit)
 
     def _reference_of(self, log: TrainingLog, audit: WindowAudit) -> Offloaded | None:
-        """What the KL term holds on to: the network's first checkpoint, loaded where the update asks for it."""
+        """What the KL term holds on to: the first checkpoint of the network's work, loaded where the update asks for it."""
         if log.reference is None:
             return None
         participant, device = self._participant, self._device
-        first = participant.checkpoints.view().stored[0].manifest
+        first = participant.checkpoints.view().beginning(log.window)
         if log.reference != first.digest:
-            audit.differs("the KL term is not held against the network's first checkpoint")
+            audit.differs("the KL term is not held against the first checkpoint of the network's work")
         return Offloaded(lambda: PolicyModel.load(participant.checkpoints.materialise(first), device=device).module)
 
     def _published(self, log: TrainingLog, audit: WindowAudit) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from grail_core.chain.base import blocks_in
-from grail_core.checkpoints.manifests import CheckpointSequence, is_in_time
+from grail_core.checkpoints.manifests import CheckpointSequence, is_in_time, windows_of_round
 from grail_core.checkpoints.pinned_table import PinnedTable, read_table_file
 from grail_core.checkpoints.publish import CheckpointParts, least_valid_from, publish
 from grail_core.checkpoints.published_table import next_table, require_publishable
@@ -121,8 +121,11 @@ class Publisher:
                 where = f"checkpoint {head.sequence}, in force from window {head.valid_from}: {error.where}"
             raise CheckpointError(error.what, where=where, hint=error.hint) from error
 
-    def publish_next(self, window: Window, state: dict[str, Any]) -> CheckpointManifest:
+    def publish_next(self, window: Window, state: dict[str, Any], turn: CheckpointParts | None = None) -> CheckpointManifest:
         """Weights from elsewhere as the next checkpoint, in force from the first window that is free.
+
+        Args:
+            turn: the work and the policy that the network turns to; None: those that it has.
 
         Raises:
             CheckpointError: the network has no checkpoint, or one of `window` or later already.
@@ -133,7 +136,12 @@ class Publisher:
         taken = step(Publication(), Places(head.valid_from, self._reachable(window), last=True))
         if not isinstance(taken.put, PutCheckpoint):
             raise RuntimeError("weights from elsewhere always have a place: after the newest checkpoint")
-        return self._publish(self._parts(head, window, taken.put.valid_from, {}), state)
+        valid_from = taken.put.valid_from
+        if turn is None:
+            return self._publish(self._parts(head, window, valid_from, {}), state)
+        length = WINDOW_LENGTH * windows_of_round(head)  # rounds that have begun are not cut short
+        valid_from = Window(-(-valid_from // length) * length)
+        return self._publish(replace(turn, window=window, valid_from=valid_from), state)
 
     def publish_trained(
         self, trained: TrainedWindow, weights: Mapping[str, Tensor], *, last: bool

@@ -111,7 +111,7 @@ def create_model(
     made = None if cache_dir is None else cache_dir / "models" / _key(environment, config, seed, quick)
     if made is not None and (made / "config.json").is_file():
         log.event("model_from_cache", folder=str(made))
-        _place(made, folder)
+        place_folder(made, folder)
         return
     target = folder if made is None else made
     with storage_errors(target):
@@ -120,11 +120,11 @@ def create_model(
     try:
         with storage_errors(building):
             _make(environment, building, config, seed, quick, progress)
-        _place(building, target)
+        place_folder(building, target)
     finally:
         shutil.rmtree(building, ignore_errors=True)
     if made is not None:
-        _place(made, folder)
+        place_folder(made, folder)
 
 
 def _make(environment: Environment, folder: Path, config: TinyConfig, seed: int, quick: bool, progress: Progress) -> None:
@@ -234,7 +234,7 @@ def _teaching(environment: Environment) -> list[Any]:
     ]
 
 
-def _place(source: Path, target: Path) -> None:
+def place_folder(source: Path, target: Path) -> None:
     """Copy a finished folder to its name, whole or not at all."""
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -228,7 +228,8 @@ PLACES = {
     "protocol/context.py",
     "participant/windows.py",
     "grail_validator/replay.py",
-}  # the last from what a verdict has published
+    "gradient/replaying.py",
+}  # the last two from what a verdict has published
 
 
 def test_a_seed_to_draw_from_is_made_where_a_challenge_is_known_and_nowhere_else() -> None:

@@ -57,22 +57,33 @@ def run(settings: Settings, windows: int | None, compared: ComparedModels) -> No
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="A validator's ledger.sqlite (default: the one in GRAIL_STATE_DIR that has this window).",
 )
+@click.option("--from", "bucket", metavar="BUCKET", help="A validator's bucket: its published verdict, in place of a ledger's.")
 @click.option("--row", metavar="GROUP:R", help="One sampled rollout's evidence, of the miner that --hotkey names.")
 @click.option("--json", "as_json", is_flag=True, help="The verdict's body as JSON, with margins and causes.")
 @common_options
-def explain(settings: Settings, window: int, hotkey: str | None, ledger: Path | None, row: str | None, as_json: bool) -> None:
+def explain(
+    settings: Settings,
+    window: int,
+    hotkey: str | None,
+    ledger: Path | None,
+    bucket: str | None,
+    row: str | None,
+    as_json: bool,
+) -> None:
     """Say why each miner of WINDOW got its verdict: every check with its numbers, the likely cause, and what to do.
 
-    Reads the validator's ledger on this machine and nothing else: no chain, no wallet, no network. --row also opens the
-    published evidence in this validator's bucket.
+    WINDOW is a window, or the first block of a round of gradient work. Reads the validator's ledger on this machine, or the
+    bucket that --from names, and nothing else: no chain, no wallet. --row also opens the published evidence in this
+    validator's bucket.
 
     \b
       grail-validator explain 4242000 --hotkey 5F...
       grail-validator explain 4242000 --hotkey 5F... --row 12:3
+      grail-validator explain 4242000 --from s3:VALIDATORS-BUCKET
     """
     from grail_validator.explain import explain_window
 
-    explain_window(settings, window, ledger=ledger, hotkey=hotkey, as_json=as_json, row=row)
+    explain_window(settings, window, ledger=ledger, hotkey=hotkey, as_json=as_json, row=row, bucket=bucket)
 
 
 @cli.command()
@@ -185,6 +196,13 @@ def restore(settings: Settings, source: Path, replace: bool) -> None:
 
 @cli.command()
 @click.option(
+    "--work",
+    type=click.Choice(["rollouts", "gradient"]),
+    default="rollouts",
+    show_default=True,
+    help="gradient: replays of one checkpoint of gradient work, --count of them; only reports.",
+)
+@click.option(
     "--model",
     "models",
     type=click.Path(path_type=Path),
@@ -215,14 +233,13 @@ def restore(settings: Settings, source: Path, replace: bool) -> None:
     multiple=True,
     help="Id that ends a completion (default: the model's).",
 )
-@click.option("--version", required=True, help="The text that verdicts name the table by, for example bf16-h100/1.")
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The table; its plot goes beside it."
-)
+@click.option("--version", help="The text that verdicts name the table by, for example bf16-h100/1.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The table, its plot beside it; or the figures.")
 @click.option("--json", "as_json", is_flag=True, help="Figures of every pair and condition as JSON.")
 @common_options
 def calibrate(
     settings: Settings,
+    work: str,
     models: tuple[Path, ...],
     prompts: Path | None,
     env_id: str | None,
@@ -231,8 +248,8 @@ def calibrate(
     max_tokens: int | None,
     temperature: float | None,
     end_tokens: tuple[int, ...],
-    version: str,
-    out: Path,
+    version: str | None,
+    out: Path | None,
     as_json: bool,
 ) -> None:
     """Measure how far honest miners drift on this machine, and make the table that proofs are judged by.
@@ -245,6 +262,7 @@ def calibrate(
     \b
       grail-validator calibrate --env gsm8k --count 40 --version mine/1 --out table.json \\
           --model step-000 --model step-100 --model step-200 …
+      grail-validator calibrate --work gradient --count 1000 --model CHECKPOINT
 
     GRAIL_DEVICE chooses the machine's device. What comes out is a proposal: it is held against the table that is pinned (of the
     first model folder that is a checkpoint's, else GRAIL_CALIBRATION, else the shipped one), with every threshold and reach
@@ -253,6 +271,13 @@ def calibrate(
     """
     from grail_validator.calibrate import CalibrationRequest, calibrate_command
 
+    if work == "gradient":
+        from grail_validator.gradient.calibrating import calibrate_replays
+
+        calibrate_replays(settings, models, count, out, as_json=as_json)
+        return
+    if version is None or out is None:
+        raise click.UsageError("a table needs --version and --out")
     if (prompts is None) == (env_id is None):
         raise click.UsageError("give either --prompts FILE or --env ID")
     asked = CalibrationRequest(

@@ -24,7 +24,9 @@ from grail_core.participant.settings import Settings
 from grail_core.proof.alternative_test import WEIGHTS_ALTERNATIVES
 from grail_core.proof.calibration import Coverage, Shape, share_of_pooled
 from grail_core.proof.coverage import PairCoverage, coverage_of
+from grail_core.proof.replay import ReplayBounds
 from grail_core.proof.token_test import SAMPLING_ALTERNATIVES
+from grail_core.protocol.gradient.spec import GRADIENT
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.windows import window_of
@@ -140,6 +142,12 @@ def _print(found: Standing) -> None:
     console.say(
         f"network {found.params.name}, checkpoint {found.manifest.sequence}: {shape.layers} layers of {shape.hidden_size}"
     )
+    if found.manifest.environment.env_id == GRADIENT:
+        bounds = ReplayBounds()
+        console.say(
+            f"gradient work: the gradient of a replayed step is held to {bounds.gradient:g} in a model of up to "
+            f"{bounds.parameters:,} parameters, and only reported in a larger one; of the table, rounds use the sketches"
+        )
     console.say(f"calibration {pinned.table.version}, digest {pinned.digest.hex()}, measured on {pinned.table.place}")
     _print_classes(console, found)
     for coverage in dict.fromkeys(one.coverage for one in found.classes):

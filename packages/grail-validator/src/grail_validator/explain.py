@@ -14,15 +14,22 @@ from rich.table import Table
 
 from grail_core.errors import ConfigurationError, ProtocolViolationError
 from grail_core.keys import from_ss58, ss58
+from grail_core.participant.buckets import open_bucket
+from grail_core.participant.deployment import parameters_named
 from grail_core.participant.settings import Settings
 from grail_core.protocol import MinerStatus, MinerVerdict, Outcome, SignedVerdict, VerdictBody, WindowStatus
 from grail_core.protocol.constants import WINDOW_LENGTH
+from grail_core.protocol.gradient.signed_verdicts import SignedGradientVerdict
 from grail_core.protocol.reading import Json
 from grail_core.protocol.types import Window
 from grail_core.telemetry.console import PlainConsole
 from grail_core.verification.causes import lines_of, told_of
 from grail_validator.explain_row import Row, explain_row, lost_draws_of
-from grail_validator.ledger import Ledger, owner_of
+from grail_validator.gradient.explain import explain_round
+from grail_validator.ledger import Ledger, PublishedFiles
+from grail_validator.ledger_schema import owner_of
+from grail_validator.published import BucketVerdicts, files_of
+from grail_validator.round_cases import RoundFiles
 
 _STORE: Final = "store the file, then the seal, between block T and the deadline"
 
@@ -51,26 +58,36 @@ OF_WINDOW: Final[dict[WindowStatus, str]] = {
 
 
 def explain_window(
-    settings: Settings, window: int, *, ledger: Path | None, hotkey: str | None, as_json: bool, row: str | None = None
+    settings: Settings,
+    window: int,
+    *,
+    ledger: Path | None,
+    hotkey: str | None,
+    as_json: bool,
+    row: str | None = None,
+    bucket: str | None = None,
 ) -> None:
-    """Print the verdict of a window from a validator's ledger on this machine. Needs no chain, wallet or network.
+    """Print the verdict of a window, or of the round that it begins. Needs no chain, wallet or network.
 
     Args:
-        ledger: which one; None: the one in GRAIL_STATE_DIR that has this window.
+        ledger: which one; None: the one in GRAIL_STATE_DIR that has this window. bucket: of a validator, whose published
+            verdict is told in place of a ledger's.
         row: GROUP:R, a sampled rollout of the one miner that `hotkey` names: its evidence is shown too.
 
     Raises:
         ConfigurationError: there is no ledger here, a damaged one, or more than one has this window.
-        ProtocolViolationError: no ledger has a verdict of this window, or the verdict none of this hotkey or rollout.
+        ProtocolViolationError: there is no verdict of this window, or the verdict has none of this hotkey or rollout.
+        StorageError: the bucket cannot be read.
     """
     asked = _row(row)
     if asked is not None and hotkey is None:
         raise click.UsageError("--row is one miner's: name the miner with --hotkey")
-    path = ledger if ledger is not None else find_ledger(settings, Window(window))
-    opened = Ledger.reading(path)
-    files, last = opened.files(Window(window)), opened.last_judged()
-    if files is None:
-        raise ProtocolViolationError(f"window {window} has not been judged here", where=str(path), hint=_instead(window, last))
+    files = _of_bucket(settings, Window(window), bucket) if bucket is not None else _of_ledger(settings, Window(window), ledger)
+    if isinstance(files, RoundFiles):
+        if asked is not None:
+            raise ProtocolViolationError(f"{window} is a round of gradient work, which has no rollouts", hint="leave --row out")
+        explain_round(SignedGradientVerdict.decode(files.verdict), hotkey=hotkey, as_json=as_json)
+        return
     verdict = SignedVerdict.decode(files.verdict)
     body = verdict.body
     miners = [m for m in body.miners if hotkey is None or hotkey in (m.hotkey.hex(), ss58(m.hotkey))]
@@ -90,6 +107,35 @@ def explain_window(
                 PlainConsole().say(f"  {lost_draws_of(settings, verdict, files.evidence, miner)}")
     if shown is not None:
         _print_row(shown)
+
+
+def _of_ledger(settings: Settings, window: Window, ledger: Path | None) -> PublishedFiles | RoundFiles:
+    """What a ledger on this machine has of a window or round."""
+    path = ledger if ledger is not None else find_ledger(settings, window)
+    opened = Ledger.reading(path)
+    files = files_of(opened, window)
+    if files is None:
+        judged = (opened.last_judged(), opened.rounds.last_judged() if opened.rounds.kept else None)
+        last = max((one for one in judged if one is not None), default=None)
+        raise ProtocolViolationError(f"window {window} has not been judged here", where=str(path), hint=_instead(window, last))
+    return files
+
+
+def _of_bucket(settings: Settings, window: Window, name: str) -> PublishedFiles | RoundFiles:
+    """What a validator published of it. The signature is held against the validator and the network that the verdict names."""
+    raw = BucketVerdicts(open_bucket(name, settings, parameters_named(settings.network))).read(window)
+    if raw is None:
+        raise ProtocolViolationError(f"no verdict of window {window} is there", where=name, hint=_instead(window, None))
+    problem = "it is neither a window's nor a round's"
+    for kind, files in ((SignedGradientVerdict, RoundFiles), (SignedVerdict, PublishedFiles)):
+        try:
+            verdict = kind.decode(raw)
+        except ValueError:
+            continue
+        if verdict.body.window == window and verdict.verify(verdict.body.network_id):
+            return files(raw, b"")
+        problem = "it is of another window, or its signature is not its validator's"
+    raise ProtocolViolationError(f"what lies there is no verdict of window {window}: {problem}", where=name)
 
 
 def _row(text: str | None) -> tuple[int, int] | None:
@@ -153,7 +199,7 @@ def find_ledger(settings: Settings, window: Window) -> Path:
     refused: ConfigurationError | None = None
     for path in whole:
         try:
-            (others if Ledger.reading(path).files(window) is None else having).append(path)
+            (others if files_of(Ledger.reading(path), window) is None else having).append(path)
         except ConfigurationError as error:  # another version's, or damaged: it matters where no other one has the window
             refused = refused or error
     if refused is not None and not having:

@@ -28,6 +28,7 @@ from grail_core.protocol.types import Block, Digest, Hotkey, Window
 from grail_core.telemetry import get_logger
 from grail_core.verification.header import Classes
 from grail_validator.cases import Measured, Memory, SentWeights, Sighting, WindowStage
+from grail_validator.ledger_rounds import RoundLedger
 from grail_validator.ledger_rows import measured_of, row_of, sum_of
 from grail_validator.ledger_schema import (
     MIGRATIONS,
@@ -35,6 +36,7 @@ from grail_validator.ledger_schema import (
     copy_to,
     ledger_database,
     other_schema,
+    owner_of,
     prepare,
     schema_of,
 )
@@ -86,16 +88,6 @@ def _insert_scores(db: sqlite3.Connection, body: VerdictBody) -> None:
         probability = None if e.probability is None else str(e.probability)
         values = (e.declared, e.active, e.checked, e.unique_valid, e.failed, probability, e.inconclusive)
         db.execute("INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (body.window, miner.hotkey, *values))
-
-
-def owner_of(path: Path) -> tuple[str, str] | None:
-    """Network id and hotkey (hex) that a ledger belongs to; None where the file is no ledger. Changes nothing."""
-    try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=30)) as db:
-            meta = dict(db.execute("SELECT name, value FROM meta"))
-            return str(meta["network"]), str(meta["hotkey"])
-    except (sqlite3.Error, KeyError):
-        return None
 
 
 class Ledger:
@@ -179,6 +171,11 @@ class Ledger:
         log.event("state_moved", former=str(former), path=str(path))
         return True
 
+    @property
+    def rounds(self) -> RoundLedger:
+        """The rounds of gradient work in this ledger."""
+        return RoundLedger(self._database)
+
     def _connect(self) -> sqlite3.Connection:
         return self._database.connect()
 
@@ -211,6 +208,7 @@ class Ledger:
             windows = [window for (window,) in db.execute("SELECT window FROM windows WHERE step = 'sighted'")]
         for window in windows:
             self.measured(Window(window))
+        self.rounds.require_whole()
 
     def record_sighting(self, window: Window, sighting: Sighting) -> None:
         """What one hotkey's store answered at first sight; the first answer stays."""

@@ -16,8 +16,8 @@ from grail_core.participant.settings import Settings
 from grail_core.participant.state import only_process
 from grail_core.protocol.types import Hotkey
 from grail_validator.explain import ledgers_of
-from grail_validator.ledger import Ledger, owner_of
-from grail_validator.ledger_schema import copy_to, ledger_database
+from grail_validator.ledger import Ledger
+from grail_validator.ledger_schema import copy_to, ledger_database, owner_of
 
 
 def backup_ledger(settings: Settings, target: Path, *, ledger: Path | None) -> None:

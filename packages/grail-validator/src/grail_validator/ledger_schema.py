@@ -18,10 +18,11 @@ from grail_core.disk import storage_errors, sync_folder
 from grail_core.errors import ConfigurationError
 from grail_core.telemetry import get_logger
 from grail_validator.cases import WindowStage
+from grail_validator.ledger_rounds import ROUND_TABLES
 
 log = get_logger(__name__)
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 _STAGES = ", ".join(f"'{stage.value}'" for stage in WindowStage if stage is not WindowStage.UNSEEN)  # that is having no row
 _MEASURED = """
 CREATE TABLE measured (
@@ -59,6 +60,7 @@ CREATE TABLE sums (
     """
 CREATE TABLE classes (
     hotkey BLOB PRIMARY KEY, proof TEXT NOT NULL, generation TEXT NOT NULL, since INTEGER NOT NULL) STRICT""",
+    *ROUND_TABLES,
 )
 
 MIGRATIONS: Final[Mapping[int, tuple[str, ...]]] = {
@@ -68,6 +70,7 @@ MIGRATIONS: Final[Mapping[int, tuple[str, ...]]] = {
         "CREATE TABLE IF NOT EXISTS sums (window INTEGER NOT NULL, part TEXT NOT NULL, sha256 BLOB NOT NULL, "
         "PRIMARY KEY (window, part)) STRICT",
     ),
+    4: ROUND_TABLES,
 }
 """Schema → the statements that make the next one of it. From below the lowest there is no way: those ledgers were kept under
 other rules of pay, and their scores say nothing under these."""
@@ -143,7 +146,24 @@ def schema_of(db: sqlite3.Connection) -> str | None:
     return "none" if row is None else str(row[0])
 
 
+def owner_of(path: Path) -> tuple[str, str] | None:
+    """Network id and hotkey (hex) that a ledger belongs to; None where the file is no ledger. Changes nothing."""
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=30)) as db:
+            meta = dict(db.execute("SELECT name, value FROM meta"))
+            return str(meta["network"]), str(meta["hotkey"])
+    except (sqlite3.Error, KeyError, UnicodeDecodeError):
+        return None
+
+
 def other_schema(path: Path, found: str) -> ConfigurationError:
+    if found.isascii() and found.isdigit() and int(found) > SCHEMA_VERSION:
+        return ConfigurationError(
+            f"this ledger has schema {found}, of a later version of grail-validator; this program's is {SCHEMA_VERSION}",
+            where=str(path),
+            hint=f"install the version that wrote it, or bring back the copy beside it ({path.name}.schema-{SCHEMA_VERSION}), "
+            "without what was judged since",
+        )
     return ConfigurationError(
         f"this ledger has schema {found}, and this program's is {SCHEMA_VERSION}",
         where=str(path),

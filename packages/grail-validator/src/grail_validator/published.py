@@ -22,7 +22,8 @@ from grail_core.protocol.types import Digest, Hotkey, Window
 from grail_core.storage.base import ObjectStore
 from grail_core.storage.layout import VERDICT_PREFIX, evidence_key, file_key, seal_key, verdict_key, window_key, window_of_key
 from grail_core.storage.time_limits import at_most
-from grail_validator.ledger import Ledger
+from grail_validator.ledger import Ledger, PublishedFiles
+from grail_validator.round_cases import RoundFiles
 
 MAX_READ_SECONDS: Final = 120.0
 """That one object may take, whatever its store does."""
@@ -59,11 +60,20 @@ class LedgerVerdicts:
     ledger: Ledger
 
     def windows(self) -> list[Window]:
-        return self.ledger.judged()
+        rounds = self.ledger.rounds.judged() if self.ledger.rounds.kept else []
+        return sorted({*self.ledger.judged(), *rounds})
 
     def read(self, window: Window) -> bytes | None:
-        files = self.ledger.files(window)
+        files = files_of(self.ledger, window)
         return None if files is None else files.verdict
+
+
+def files_of(ledger: Ledger, window: Window) -> PublishedFiles | RoundFiles | None:
+    """What a ledger has of a window, or of the round that begins with it."""
+    files = ledger.files(window)
+    if files is not None or not ledger.rounds.kept:
+        return files
+    return ledger.rounds.files(window)
 
 
 @dataclass(frozen=True)
@@ -91,6 +101,16 @@ class Published:
         if held or self.own is None:
             return held or None
         return _read(self.own, evidence_key(window), MAX_EVIDENCE_BYTES)
+
+    def lying(self, key: str, most: int) -> Iterator[bytes]:
+        """Whatever lies under a key, bucket by bucket; what cannot be read, or is larger, is passed over."""
+        for store in self.buckets:
+            try:
+                data = _read(store, key, most)
+            except StorageError:
+                continue  # another bucket may have it; who gets none is told so by the caller
+            if data is not None:
+                yield data
 
     def file(self, window: Window, hotkey: Hotkey, digest: Digest) -> bytes | None:
         """A window file: from a validator that shared it, else from a bucket in which its miner put it."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,7 +15,7 @@ from grail_core.beacon.bls import is_valid
 from grail_core.beacon.drand import DrandBeacon
 from grail_core.checkpoints.bucket import CheckpointBucket
 from grail_core.checkpoints.cached import cached_checkpoint
-from grail_core.checkpoints.fetch import model_files
+from grail_core.checkpoints.fetch import materialise, model_files
 from grail_core.checkpoints.pinned_table import (
     CALIBRATION_FILE,
     PinnedTable,
@@ -42,9 +43,12 @@ from grail_core.telemetry.console import PlainConsole
 from grail_envs.bound import BoundEnvironments
 from grail_validator.explain import find_ledger
 from grail_validator.ledger import Ledger
-from grail_validator.published import BucketVerdicts, LedgerVerdicts, Published
+from grail_validator.published import BucketVerdicts, LedgerVerdicts, Published, files_of
 from grail_validator.replay import NO_VERDICT, PublicCheckpoint, Replayer, Sources
 from grail_validator.replay_report import Outcome, Replay
+
+if TYPE_CHECKING:
+    from grail_validator.gradient.replaying import RoundCheckpoint, RoundReplayer
 
 
 @dataclass(frozen=True)
@@ -82,8 +86,9 @@ def replay_command(settings: Settings, asked: ReplayRequest, *, as_json: bool) -
         checkpoints = Checkpoints(settings, params, published)
         sources = Sources(params, published, confined, checkpoints.at, beacon.get, beacon.is_round)
         replayer = Replayer(sources, expected)
+        rounds = RoundsAgain(sources, checkpoints, expected)
         for window in windows:
-            done.append(replayer.window(window))
+            done.append(rounds.replayed(window) or replayer.window(window))
             if not as_json:
                 _print(done[-1])
     if as_json:
@@ -101,7 +106,7 @@ def _published(settings: Settings, params: NetworkParameters, asked: ReplayReque
     ledger = Ledger.reading(asked.ledger if asked.ledger is not None else find_ledger(settings, window))
 
     def held(window: Window) -> bytes | None:
-        files = ledger.files(window)
+        files = files_of(ledger, window)
         return None if files is None else files.evidence or None
 
     mine = own_bucket(settings, params)
@@ -161,6 +166,21 @@ class Checkpoints:
             self._opened = {digest: PublicCheckpoint(manifest, self._environments(manifest), renderer, model, pinned)}
         return self._opened[digest]
 
+    def weights_at(self, network_id: Digest, digest: Digest) -> RoundCheckpoint:
+        """With its weights, for a round of gradient work. Errors: as `at`; CheckpointError where they are no float32."""
+        from grail_core.gradient.layout import Layout
+        from grail_core.participant.round_models import float32_weights
+        from grail_core.proof.calibration import Shape
+        from grail_core.protocol.gradient.spec import GradientSpec
+        from grail_validator.gradient.replaying import RoundCheckpoint
+
+        manifest, bucket = self._with_bucket(network_id, digest)
+        theta, pinned = float32_weights(materialise(manifest, bucket)), self._pinned(manifest, model_files(manifest, bucket))
+        layout = Layout.of([(name, value.shape) for name, value in theta.items()], GradientSpec.of(manifest.environment))
+        model = ModelDescription.of(model_files(manifest, bucket))
+        shape = Shape(model.layers, model.hidden_size)
+        return RoundCheckpoint(manifest, theta, layout, shape, pinned.table, pinned.name)
+
     def _pinned(self, manifest: CheckpointManifest, files: dict[str, bytes]) -> PinnedTable:
         if self.settings.calibration is not None:
             return given_table(manifest, self.settings.calibration, self.params)
@@ -172,6 +192,11 @@ class Checkpoints:
         return (found.manifest, found.files) if found is not None and found.manifest.network_id == network_id else None
 
     def _fetched(self, network_id: Digest, digest: Digest) -> tuple[CheckpointManifest, dict[str, bytes]]:
+        manifest, bucket = self._with_bucket(network_id, digest)
+        return manifest, model_files(manifest, bucket)
+
+    def _with_bucket(self, network_id: Digest, digest: Digest) -> tuple[CheckpointManifest, CheckpointBucket]:
+        """The manifest, and the bucket in which its files are."""
         for store in self.published.buckets:
             bucket = CheckpointBucket(
                 store,
@@ -182,13 +207,43 @@ class Checkpoints:
             try:
                 manifest = bucket.sequence().by_digest.get(digest)
                 if manifest is not None:
-                    return manifest, model_files(manifest, bucket)
+                    model_files(manifest, bucket)
+                    return manifest, bucket
             except (CheckpointError, StorageError):
                 continue  # it may be another's bucket; who gets none is told below
         raise CheckpointError(
             f"the checkpoint {digest.hex()[:16]}… of this network's trainer is in none of the buckets",
             hint="name the trainer's bucket with --beside; GRAIL_NETWORK must be this network's parameters",
         )
+
+
+@dataclass
+class RoundsAgain:
+    """Rounds of gradient work among the windows asked for; what judges them is imported with the first."""
+
+    sources: Sources
+    checkpoints: Checkpoints
+    validator: Hotkey | None
+    _replayer: RoundReplayer | None = None
+
+    def replayed(self, window: Window) -> Replay | None:
+        """None where no verdict of a round lies there."""
+        try:
+            raw = self.sources.published.verdicts.read(window)
+        except StorageError:
+            return None  # who reads it as a window's says so
+        if raw is None or b'"kind":"gradient"' not in raw:
+            return None
+        from grail_validator.gradient.replaying import RoundReplayer, RoundSources, round_verdict
+
+        verdict = round_verdict(raw)
+        if verdict is None:
+            return None
+        if self._replayer is None:
+            of, checkpoint = self.sources, self.checkpoints.weights_at
+            sources = RoundSources(of.params, of.published, of.confined, checkpoint, of.round_of)
+            self._replayer = RoundReplayer(sources, self.validator)
+        return self._replayer.round(verdict, window)
 
 
 def _print(one: Replay) -> None:

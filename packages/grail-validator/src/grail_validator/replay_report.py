@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from itertools import zip_longest
-from typing import Final
+from typing import Final, Protocol
 
 from grail_core.keys import ss58
-from grail_core.protocol import VerdictBody
 from grail_core.protocol.reading import Json
 from grail_core.protocol.types import Hotkey, Window
 from grail_core.text import printable
@@ -76,7 +75,15 @@ class Replay:
         }
 
 
-def first_difference(theirs: VerdictBody, ours: VerdictBody) -> Difference | None:
+class Body(Protocol):
+    """A verdict's body, of whatever kind of work."""
+
+    def canonical(self) -> bytes: ...
+
+    def to_json(self) -> dict[str, Json]: ...
+
+
+def first_difference(theirs: Body, ours: Body) -> Difference | None:
     """None for equal bytes. Miners come before the scores and weights that follow from them."""
     if theirs.canonical() == ours.canonical():
         return None

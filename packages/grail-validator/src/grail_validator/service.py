@@ -39,6 +39,7 @@ from grail_validator.adoption import Adoption
 from grail_validator.cases import Announcement, Case, Interrupted, Means, Standing, WindowResult, WindowStage
 from grail_validator.compared_models import ComparedModels
 from grail_validator.first_sight import FirstSight
+from grail_validator.gradient.rounds import GradientRounds
 from grail_validator.judging import open_docket, stored_in_time
 from grail_validator.ledger import Ledger, PublishedFiles
 from grail_validator.models import Models
@@ -71,12 +72,14 @@ class ValidatorService:
     retention: Retention
     confined: Confined = field(default_factory=Confined)
     compared: ComparedModels = field(default_factory=ComparedModels)
+    gradient: GradientRounds | None = None  # what judges rounds of gradient work
     _sighted: queue.Queue[Window] = field(default_factory=queue.Queue)
 
     def run(self, stop: threading.Event, windows: int | None = None) -> int:
         """Judge windows until stopped or `windows` of them are scored. Returns how many were."""
         current = self.participant.current_window()
-        first = steps.first_window(current, self.ledger.last_judged(), self.ledger.record_beginning(current))
+        judged = [last for last in (self.ledger.last_judged(), self.ledger.rounds.last_judged()) if last is not None]
+        first = steps.first_window(current, max(judged, default=None), self.ledger.record_beginning(current))
         self.publish_the_rest(stop)
         sentinel = threading.Thread(
             target=self.first_sight.run, args=(first, stop, self._sighted.put), name="first-sight", daemon=True
@@ -95,7 +98,7 @@ class ValidatorService:
                 self._weight_setting.look()
                 continue
             self.publish_the_rest(stop)
-            if self.advance(window, stop) is WindowStatus.SCORED:
+            if self._advance_either(window, stop) is WindowStatus.SCORED:
                 scored += 1
             self._set_weights_if_due()
             self.retention.sweep(window)
@@ -109,10 +112,18 @@ class ValidatorService:
 
     def publish_the_rest(self, stop: threading.Event) -> None:
         """What was judged, and could not be published then: by a process that was killed, or while the store did not answer."""
+        if self.gradient is not None and not all(map(self.gradient.publish, self.ledger.rounds.unfinished())):
+            return
         for window in self.ledger.unfinished():
             self.advance(window, stop)
             if self.ledger.stage(window) is WindowStage.JUDGED:
                 return  # our store does not take it: it would not take the next one either, and each try takes its time
+
+    def _advance_either(self, window: Window, stop: threading.Event) -> WindowStatus | None:
+        """A window of rollouts, or the round of gradient work that begins with it."""
+        if self.gradient is None or not self.gradient.takes(window):
+            return self.advance(window, stop)
+        return self.gradient.advance(window, stop)
 
     def advance(self, window: Window, stop: threading.Event) -> WindowStatus | None:
         """Take one window as far as it goes now. Returns its status if it was judged by this call."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from grail_core.errors import NotRegisteredError
 from grail_core.keys import ss58
 from grail_core.participant.classes import require_class
@@ -15,9 +17,14 @@ from grail_core.telemetry import get_logger
 from grail_envs.bound import BoundEnvironments
 from grail_validator.compared_models import ComparedModels
 from grail_validator.first_sight import FirstSight
+from grail_validator.gradient.rounds import GradientRounds
+from grail_validator.kinds import WindowKinds
 from grail_validator.ledger import Ledger
 from grail_validator.model_process import ModelProcess
 from grail_validator.service import ValidatorService
+
+if TYPE_CHECKING:
+    from grail_validator.gradient.service import GradientValidator
 
 log = get_logger(__name__)
 
@@ -27,6 +34,17 @@ def open_ledger(settings: Settings, participant: Participant) -> Ledger:
     path, network_id, hotkey = participant.state.ledger, participant.network_id, participant.signer.hotkey
     Ledger.adopt(settings.cache_dir / "validator" / "ledger.sqlite", path, network_id=network_id, hotkey=hotkey)
     return Ledger(path, network_id=network_id, hotkey=hotkey)
+
+
+def gradient_validator(participant: Participant, ledger: Ledger, settings: Settings, kinds: WindowKinds) -> GradientValidator:
+    """What judges rounds of gradient work: imported and made when the first one comes, since it computes in this process."""
+    from grail_core.participant.round_models import RoundModels
+    from grail_envs.corpus.opening import BoundCorpora
+    from grail_validator.gradient.service import GradientValidator
+
+    models = RoundModels(participant.checkpoints, device=settings.device)
+    corpora = BoundCorpora(settings.data_dir, lambda: participant.checkpoints.bucket().store)
+    return GradientValidator(participant, ledger, models, corpora, kinds)
 
 
 def run_validator(settings: Settings, stopping: Stopping, *, windows: int | None, compared: ComparedModels) -> int:
@@ -64,13 +82,15 @@ def _run(
             compared.narrowed,
         )
     log.event("validator_started", hotkey=ss58(participant.signer.hotkey), uid=neuron.uid, network=participant.params.name)
+    rounds = GradientRounds(participant, lambda kinds: gradient_validator(participant, ledger, settings, kinds))
     service = ValidatorService(
         participant=participant,
         ledger=ledger,
-        first_sight=FirstSight(participant, ledger),
+        first_sight=FirstSight(participant, ledger, rounds),
         checkpoint=models,
         environment_of=BoundEnvironments(settings.data_dir),
         compared=compared,
+        gradient=rounds,
         retention=Retention(
             participant.own_store,
             [

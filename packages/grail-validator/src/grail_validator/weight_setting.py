@@ -16,16 +16,24 @@ import logging
 import time
 from dataclasses import dataclass, field
 from enum import Enum
+from fractions import Fraction
+from functools import cached_property
 from typing import Final
 
 from grail_core.chain.base import seconds_of, weights_update
-from grail_core.errors import ChainError
+from grail_core.errors import ChainError, CheckpointError, StorageError
 from grail_core.participant.participant import Participant
-from grail_core.protocol import SignedVerdict, weights_now
-from grail_core.protocol.types import Block
+from grail_core.protocol import SignedVerdict, VerdictBody, weights_now
+from grail_core.protocol.gradient.scores import largest_power
+from grail_core.protocol.gradient.signed_verdicts import SignedGradientVerdict
+from grail_core.protocol.gradient.spec import GRADIENT, GradientSpec
+from grail_core.protocol.gradient.verdicts import GradientVerdictBody
+from grail_core.protocol.scores import MAX_POWER, KindOfWork, WeightRule, powers, shares_of_kinds, shares_of_powers
+from grail_core.protocol.types import Block, Hotkey, Window
 from grail_core.telemetry import get_logger
 from grail_validator import steps
 from grail_validator.cases import SentWeights
+from grail_validator.kinds import WindowKinds
 from grail_validator.ledger import Ledger
 
 log = get_logger(__name__)
@@ -69,11 +77,15 @@ class WeightSetting:
     _next_look: float = field(default=0.0, init=False)  # monotonic seconds
     _unseen: bool = field(default=False, init=False)  # it was said that the chain does not tell
 
+    @cached_property
+    def kinds(self) -> WindowKinds:
+        return WindowKinds(self.participant)
+
     def turn(self) -> None:
         """Look for what was sent; then send what is due. Once after each window, and at the start."""
         try:
             self._turn()
-        except ChainError as error:
+        except (ChainError, StorageError, CheckpointError) as error:
             log.event("weights_refused", level=logging.WARNING, window=self.ledger.last_judged(), reason=error.what)
 
     def look(self) -> None:
@@ -163,9 +175,52 @@ class WeightSetting:
         log.event("weights_sent", block=before, window=known.of_window, attempt=attempt, weights=weights)
 
     def _known(self) -> steps.Weights:
-        window = self.ledger.last_judged()
+        """Of the last judged window or round. In a network that has turned to other work each kind has its share of the last 12
+        windows: a body of rollouts says nothing of rounds, so what these are owed is added here."""
+        window, round_ = self.ledger.last_judged(), self.ledger.rounds.last_judged()
+        if round_ is not None and (window is None or round_ > window):
+            files_of_round = self.ledger.rounds.files(round_)
+            if files_of_round is None:
+                return steps.Weights(round_, set_at=self.ledger.weights_block())
+            said = SignedGradientVerdict.decode(files_of_round.verdict).body
+            return steps.Weights(round_, said.weights, said.hotkeys, self.ledger.weights_block())
         files = self.ledger.files(window) if window is not None else None
         if files is None:
             return steps.Weights(window, set_at=self.ledger.weights_block())
         body = SignedVerdict.decode(files.verdict).body
-        return steps.Weights(window, body.weights, body.hotkeys, self.ledger.weights_block())
+        owed = None if window is None or round_ is None else self._owed_to_rounds(window, round_)
+        if owed is None:
+            return steps.Weights(window, body.weights, body.hotkeys, self.ledger.weights_block())
+        weights, hotkeys = with_rounds(body, owed.body, owed.share, owed.largest, self.participant.params)
+        return steps.Weights(window, weights, hotkeys, self.ledger.weights_block())
+
+    def _owed_to_rounds(self, window: Window, round_: Window) -> _Owed | None:
+        """What the last rounds' miners have of the weights of a window of rollouts; None: nothing."""
+        share = shares_of_kinds(self.kinds.last(window)).get(GRADIENT, Fraction(0))
+        files = self.ledger.rounds.files(round_)
+        if not share or files is None:
+            return None
+        body = SignedGradientVerdict.decode(files.verdict).body
+        manifest = self.participant.checkpoints.valid_at(round_)
+        return _Owed(body, share, largest_power(GradientSpec.of(manifest.environment)))
+
+
+@dataclass(frozen=True)
+class _Owed:
+    body: GradientVerdictBody
+    share: Fraction
+    largest: int
+
+
+def with_rounds(
+    body: VerdictBody, rounds: GradientVerdictBody, share: Fraction, largest: int, rule: WeightRule
+) -> tuple[dict[int, int], dict[int, Hotkey]]:
+    """Weights by UID of a window of rollouts in a network that had rounds before, and the hotkeys they belong to.
+
+    Args:
+        rounds: the last body of gradient work. share: of all weight, that is its miners'. largest: of its powers.
+    """
+    uids = {hotkey: uid for uid, hotkey in body.hotkeys.items()}
+    owed = {uids[hotkey]: rounds.powers[uid] for uid, hotkey in rounds.hotkeys.items() if hotkey in uids}
+    kinds = [KindOfWork(1 - share, powers(body.score_inputs), MAX_POWER), KindOfWork(share, owed, largest)]
+    return shares_of_powers(kinds, rule), dict(body.hotkeys)

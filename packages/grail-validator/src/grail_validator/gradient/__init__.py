@@ -1,0 +1,1 @@
+"""Gradient work as a validator sees it: two sights, checks, scores, verdicts."""

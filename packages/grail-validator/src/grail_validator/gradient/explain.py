@@ -1,0 +1,165 @@
+"""Why a round of gradient work was judged as it was: its verdict told with numbers, likely causes and what to do.
+
+The body says everything that is told here; where it came from, a ledger or a bucket, is `grail_validator.explain`'s matter.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Final
+
+import click
+from rich.table import Table
+
+from grail_core.errors import ProtocolViolationError
+from grail_core.keys import from_ss58, ss58
+from grail_core.proof.round_work import LOSS_SCALE
+from grail_core.protocol.findings import Outcome
+from grail_core.protocol.gradient.miner_verdicts import GradientMinerVerdict
+from grail_core.protocol.gradient.rating import NANO, Rating
+from grail_core.protocol.gradient.signed_verdicts import SignedGradientVerdict
+from grail_core.protocol.gradient.verdicts import GradientVerdictBody
+from grail_core.protocol.reading import Json
+from grail_core.protocol.verdicts import MinerStatus, WindowStatus
+from grail_core.telemetry.console import PlainConsole
+from grail_core.verification.gradient.causes import round_lines, told_of_round
+
+_STORE: Final = "store a seal by block D, then the update and the opening by block V"
+
+TO_DO_IN_ROUND: Final[dict[MinerStatus, str]] = {
+    MinerStatus.ABSENT: f"no seal counted, so nothing was drawn or is paid; it costs this round alone. It must {_STORE}",
+    MinerStatus.NOT_SELECTED: "its coin did not fall: the round counts as work, and its update was not scored. Nothing is to "
+    "be done",
+    MinerStatus.ACCEPTED: "every check passes. Nothing is to be done",
+    MinerStatus.FAILED: "a check rejects: its rating begins anew, and it earns nothing before round {over}",
+    MinerStatus.INCONCLUSIVE: "a fault of this validator's, and none of the miner's: the round is no work and no failure. Look "
+    "at the validator's log",
+}
+WITHOUT_VALUE: Final = (
+    "every check passes, but its update did not lower the loss: it counts as work without value. Look at learning rate, batch "
+    "and what was compressed"
+)
+OF_ROUND: Final[dict[WindowStatus, str]] = {
+    WindowStatus.VOID: "An input of the round could not be had by its void block: it is void for everyone, and costs nobody "
+    "anything. Miners go on from the feedback before it",
+    WindowStatus.INCONCLUSIVE: "A fault of this validator's: nobody is paid or punished for it. Look at this validator's log",
+    WindowStatus.MISSED: "This validator was not there",
+}
+
+
+def explain_round(verdict: SignedGradientVerdict, *, hotkey: str | None, as_json: bool) -> None:
+    """Print a round's verdict: who, status, findings with numbers and bounds, score, rank, rating, F and weight.
+
+    Args:
+        hotkey: only this miner, SS58 or hex.
+
+    Raises:
+        ProtocolViolationError: the verdict has none of this hotkey.
+    """
+    body = verdict.body
+    miners = [m for m in body.miners if hotkey is None or hotkey in (m.hotkey.hex(), ss58(m.hotkey))]
+    if hotkey is not None and not miners:
+        from_ss58(hotkey)  # says so itself if this is no address
+        raise ProtocolViolationError(f"hotkey {hotkey} was not registered in round {body.window}")
+    if as_json:
+        told: list[Json] = [{**m.to_json(), **_told(m, body)} for m in miners]
+        click.echo(json.dumps({**body.to_json(), "validator": ss58(verdict.validator), "miners": told}, indent=2))
+        return
+    _print(verdict, miners)
+
+
+def _told(miner: GradientMinerVerdict, body: GradientVerdictBody) -> dict[str, Json]:
+    """What a program gets beside the row: F, weight, rating after, causes and what to do."""
+    standing = body.standings[miner.uid]
+    return {
+        **told_of_round(miner.findings),
+        "f": str(body.powers[miner.uid]),
+        "weight": body.weights.get(miner.uid, 0),
+        "rating": [standing.rating.mu, standing.rating.sigma],
+        "to_do": _to_do(miner, body),
+    }
+
+
+def _to_do(miner: GradientMinerVerdict, body: GradientVerdictBody) -> str:
+    if miner.status is MinerStatus.FAILED:
+        return TO_DO_IN_ROUND[miner.status].format(over=body.standings[miner.uid].unpaid_until)
+    if miner.status is MinerStatus.ACCEPTED and not miner.valid:
+        return WITHOUT_VALUE
+    return TO_DO_IN_ROUND[miner.status]
+
+
+def _print(verdict: SignedGradientVerdict, miners: Sequence[GradientMinerVerdict]) -> None:
+    console, body = PlainConsole(), verdict.body
+    console.say(f"round {body.window}: {body.status.value}" + (f": {body.reason}" if body.reason else ""))
+    if verdict.adopted is not None:
+        console.say(f"  memory before round {verdict.adopted.first} was taken over from {ss58(verdict.adopted.validator)}")
+    if body.status in OF_ROUND:
+        console.say(f"  {OF_ROUND[body.status]}")
+    if not miners:
+        return
+    table = Table("uid", "verdict", "score", "rank", "F", "weight", "rejected by")  # the rest would not fit, and stands below
+    for miner in miners:
+        table.add_row(*_cells(miner, body))
+    console.print(table)
+    _print_merge(console, body)
+    quiet = [miner for miner in miners if miner.status is MinerStatus.ABSENT and not miner.findings and not miner.reason]
+    if len(quiet) > 1:  # validators and the trainer among them
+        uids = ", ".join(str(miner.uid) for miner in quiet)
+        console.say(f"uids {uids}: absent, with no seal that counts; who works must {_STORE}")
+    for miner in miners:
+        if miner not in quiet or len(quiet) == 1:
+            _print_miner(console, miner, body, alone=len(miners) == 1)
+
+
+def _cells(miner: GradientMinerVerdict, body: GradientVerdictBody) -> tuple[str, ...]:
+    score = miner.score
+    return (
+        str(miner.uid),
+        miner.status.value,
+        "" if score is None else f"{score.score / LOSS_SCALE:.4f}",
+        "" if score is None else str(score.rank),
+        f"{body.powers[miner.uid] / NANO:.4g}",
+        str(body.weights.get(miner.uid, 0)),
+        ", ".join(dict.fromkeys(one.check for one in miner.findings if one.outcome is Outcome.REJECT)),
+    )
+
+
+def _rating(rating: Rating) -> str:
+    """What it is worth, and what that is made of."""
+    return f"{rating.ordinal / NANO:.2f} ({rating.mu / NANO:.2f} ± {rating.sigma / NANO:.2f})"
+
+
+def _print_merge(console: PlainConsole, body: GradientVerdictBody) -> None:
+    if body.merge is None:
+        console.say("no manifest of the next round was seen in time: nobody was merged, as far as this validator saw")
+        return
+    merged = ", ".join(str(uid) for uid, _ in body.merge.merged)
+    console.say(f"merged: uids {merged or 'none'}")
+    if body.merge.ineligible:
+        console.say(f"! merged and not eligible here: uids {', '.join(map(str, body.merge.ineligible))}")
+
+
+def _print_miner(console: PlainConsole, miner: GradientMinerVerdict, body: GradientVerdictBody, *, alone: bool) -> None:
+    rejected = any(one.outcome is Outcome.REJECT for one in miner.findings)
+    told = miner.status.value + (f": {miner.reason}" if miner.reason and not rejected else "")
+    console.say(f"uid {miner.uid}, {ss58(miner.hotkey)}: {told}; {_to_do(miner, body)}")
+    if miner.check_probability is not None and miner.coin is not None:
+        share = miner.coin / 2**64
+        drawn = f"  coin {share:.3f}, drawn to be scored below {float(miner.check_probability):.3f} (two lowest coins always)"
+        console.say(drawn + ("; a coin of its own drew a step to be replayed" if miner.replay else ""))
+    if miner.score is not None:
+        score, error = miner.score.score / LOSS_SCALE, miner.score.error / LOSS_SCALE
+        console.say(
+            f"  score {score:.4f} ± {error:.4f} nats a token, summed over the common sequences, rank {miner.score.rank}; "
+            f"declared {miner.declared} sequences"
+        )
+    if miner.rating_before is not None and miner.rating_after is not None:
+        console.say(f"  rating {_rating(miner.rating_before)} before, {_rating(miner.rating_after)} after")
+    if miner.advantage is not None and miner.z is not None:
+        value, error = miner.advantage.value / 2**30, miner.advantage.error / 2**30
+        console.say(f"  own data {value:.5f} ± {error:.5f} nats a token above common, z {miner.z / 10**6:.2f} (reported)")
+    if miner.status is MinerStatus.ACCEPTED and not alone:
+        return  # what all its checks say is shown to who asks for it alone
+    for line in round_lines(miner.findings):
+        console.say(f" {line}")

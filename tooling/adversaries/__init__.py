@@ -5,6 +5,7 @@ By what is dishonest, each lie once, for localnet, the table of attacks, the pow
     tampering            honest rows changed after the fact
     hostile_files        window files that no honest writer makes
     miners               the shipped miner with one step replaced; `cheating_miner` runs one as a process
+    gradient_miners      the shipped miner of gradient work, likewise
     deviations           other weights, other decoding, other proofs, as values that a study measures
     hostile_parquet      window files that attack whoever opens them; parquet_mutants changes them at random
     hostile_containers   window files in every other dress of Parquet; hostile_corpus opens all of these and many mutants
@@ -18,3 +19,6 @@ row; it may take the keywords `seed`, `tries` and `quick`.
 
 STRATEGIES = ("zero-sketch", "best-of-n", "stale", "skip", "copy", "eight-bit")
 """Names of the miners of `tooling.adversaries.miners`; here, where reading them loads no model."""
+
+GRADIENT_STRATEGIES = ("lazy", "swap", "stale", "copy", "noise", "flip", "scale", "late")
+"""And of `tooling.adversaries.gradient_miners`, of gradient work."""

@@ -5,30 +5,43 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from grail_core.errors import GrailError
-from tooling.adversaries import STRATEGIES
+from tooling.adversaries import GRADIENT_STRATEGIES, STRATEGIES
 from tooling.localnet.plan import (
     BLOCK_SECONDS,
     EVALUATION_PROBLEMS,
+    GRADIENT,
     GROUPS,
     QUICK_EVALUATION_PROBLEMS,
     QUICK_GROUPS,
+    ROLLOUTS,
     SHAPED_BLOCK_SECONDS,
     Layout,
     Plan,
 )
 
+if TYPE_CHECKING:
+    from grail_core.telemetry.console import PlainConsole
+    from tooling.localnet.view import View
+
 INCOMPLETE = 12
+DEFAULT_CHEATS = {ROLLOUTS: ("zero-sketch",), GRADIENT: ("copy",)}
+ROLLOUT_OPTIONS = frozenset(
+    {"env_id", "model", "model_shape", "groups", "control", "audit", "commit_reveal", "newcomer", "evaluation_problems"}
+)
 PIPE_COLUMNS = 140  # of the table where no terminal says how wide it is
 
 EPILOG = """\b
 Exit codes: 0 ran to the end · 2 wrong usage · 3 a setting, or the folder holds another run · 5 storage · 6 model unreadable
             7 no such environment or data set · 8 chain · 9 beacon · 10 disk full · 12 ended before all windows were judged
-            130 stopped by Ctrl-C (start again with the same options to resume)
+            18 a run is going on in the folder · 130 stopped by Ctrl-C (start again with the same options to resume)
 
 \b
 Examples:
@@ -37,6 +50,8 @@ Examples:
   hatch run localnet --cheat none --control              honest miners, and the same run with learning rate 0
   hatch run localnet --env gsm8k --data-dir ../data --windows 2 --quick
   hatch run localnet --model-shape 12x512 --cheat stale --cheat eight-bit --windows 3 --groups 4     a larger model
+  hatch run localnet --work gradient --windows 6         six rounds of pseudo-gradients, one miner copies another's
+  hatch run localnet --work gradient --cheat lazy --cheat stale --cheat copy --windows 6
   hatch run localnet --chaos                             every role is killed once and recovers
   hatch run localnet --cheat none --newcomer --commit-reveal     a UID changes hands before its weights, which are hidden first
 """
@@ -44,6 +59,13 @@ Examples:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120}, epilog=EPILOG)
 @click.option("--windows", type=click.IntRange(1, 10_000), default=12, show_default=True, help="Windows of 30 blocks to run.")
+@click.option(
+    "--work",
+    type=click.Choice([ROLLOUTS, GRADIENT]),
+    default=ROLLOUTS,
+    show_default=True,
+    help="Rollouts, or pseudo-gradients of a corpus: a window is a round then (docs/gradient.md).",
+)
 @click.option("--env", "env_id", default="sat", show_default=True, help="Environment: sat, gsm8k, … (`grail-envs list`).")
 @click.option(
     "--model", type=click.Path(path_type=Path), help="Transformers folder to start from (default: a tiny one is made)."
@@ -65,10 +87,9 @@ Examples:
 @click.option(
     "--cheat",
     "cheats",
-    type=click.Choice([*STRATEGIES, "none"]),
+    type=click.Choice([*dict.fromkeys((*STRATEGIES, *GRADIENT_STRATEGIES)), "none"]),
     multiple=True,
-    default=("zero-sketch",),
-    show_default=True,
+    show_default="zero-sketch; with --work gradient copy",
     help="Add a miner that lies so; may be given several times.",
 )
 @click.option("--validators", type=click.IntRange(1, 8), default=2, show_default=True, help="Validators.")
@@ -111,6 +132,7 @@ Examples:
 )
 def cli(
     windows: int,
+    work: str,
     env_id: str,
     model: Path | None,
     model_shape: str | None,
@@ -145,17 +167,20 @@ def cli(
 
     Ctrl-C stops everything; the same command in the same folder resumes.
     """
+    if work == GRADIENT:
+        _refuse_rollout_options(click.get_current_context())
+    cheats = _cheats(work, cheats)
     if block_time is not None and not real_time:
         raise click.UsageError("--block-time belongs to --real-time: without it blocks follow the work, whatever their time")
     if model is not None and model_shape is not None:
         raise click.UsageError("--model-shape is of a model that is made, and --model gives one")
     plan = Plan(
         windows=windows,
-        env_id=env_id,
+        env_id=GRADIENT if work == GRADIENT else env_id,
         seed=seed,
         quick=quick,
         miners=miners,
-        cheats=tuple(c for c in cheats if c != "none"),
+        cheats=cheats,
         validators=validators,
         block_time_ms=round(1000 * (block_time or (BLOCK_SECONDS if model_shape is None else SHAPED_BLOCK_SECONDS))),
         model=str(model.absolute()) if model else None,
@@ -169,15 +194,32 @@ def cli(
         newcomer=newcomer,
         real_time=real_time,
         groups=groups,
+        work=work,
         patience_s=patience,
     )
     sys.exit(_run(plan, out.absolute(), as_json))
 
 
+def _refuse_rollout_options(context: click.Context) -> None:
+    """What a run of gradient work has no use for; data folder aside, which the environment may name."""
+    given = click.core.ParameterSource.COMMANDLINE
+    for parameter in context.command.params:
+        if parameter.name in ROLLOUT_OPTIONS and context.get_parameter_source(parameter.name) is given:
+            raise click.UsageError(f"{parameter.opts[0]} is of rollouts, and --work gradient asks for other work")
+
+
+def _cheats(work: str, chosen: tuple[str, ...]) -> tuple[str, ...]:
+    known = GRADIENT_STRATEGIES if work == GRADIENT else STRATEGIES
+    cheats = tuple(c for c in chosen or DEFAULT_CHEATS[work] if c != "none")
+    for cheat in cheats:
+        if cheat not in known:
+            raise click.UsageError(f"--cheat {cheat} is no lie about {work}; one of: {', '.join(known)}")
+    return cheats
+
+
 def _run(plan: Plan, out: Path, as_json: bool) -> int:
     from grail_core.telemetry.console import PlainConsole
-    from tooling.localnet.run import Localnet, reproduce_command
-    from tooling.localnet.table import print_summary
+    from tooling.localnet.running import reproduce_command
     from tooling.localnet.view import open_view
     from tooling.localnet.windows import RoleFailedError
 
@@ -185,20 +227,46 @@ def _run(plan: Plan, out: Path, as_json: bool) -> int:
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console = PlainConsole(stderr=as_json, width=PIPE_COLUMNS)
     layout = Layout(out)
+    run = _gradient if plan.work == GRADIENT else _rollouts
     try:
-        _check_environment(plan)
         with open_view(console) as view:
-            summary = Localnet(plan, layout, view, reproduce_command(sys.argv[1:])).run()
+            told = run(plan, layout, view, reproduce_command(sys.argv[1:]))
     except RoleFailedError as error:
         _say(error, as_json)
         return error.code
     except GrailError as error:
         _say(error, as_json)
         return error.exit_code
-    print_summary(console, summary, layout)
+    told.show(console)
     if as_json:
-        click.echo(json.dumps(summary.to_json()))
-    return 0 if summary.finished else INCOMPLETE
+        click.echo(json.dumps(told.summary))
+    return 0 if told.finished else INCOMPLETE
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What a run says at its end."""
+
+    summary: dict[str, object]
+    finished: bool
+    show: Callable[[PlainConsole], None]
+
+
+def _rollouts(plan: Plan, layout: Layout, view: View, command: str) -> _Told:
+    from tooling.localnet.run import Localnet
+    from tooling.localnet.table import print_summary
+
+    _check_environment(plan)
+    summary = Localnet(plan, layout, view, command).run()
+    return _Told(summary.to_json(), summary.finished, lambda console: print_summary(console, summary, layout))
+
+
+def _gradient(plan: Plan, layout: Layout, view: View, command: str) -> _Told:
+    from tooling.localnet.rounds.run import GradientLocalnet
+    from tooling.localnet.rounds.table import print_summary
+
+    summary = GradientLocalnet(plan, layout, view, command).run()
+    return _Told(summary.to_json(), summary.finished, lambda console: print_summary(console, summary, layout))
 
 
 def _check_environment(plan: Plan) -> None:

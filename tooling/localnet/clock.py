@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 
 from grail_core.chain.development.local import LocalChain
-from tooling.localnet.conductor import Advance, Hold, Known, Need, Over, Stand, Step, Timetable, step
+from tooling.localnet.conductor import Advance, Hold, Known, Need, Over, Stand, Stands, Step, step
 from tooling.localnet.report.facts import NotWaitedFact
 
 
@@ -24,7 +24,7 @@ class VirtualClock:
     def __init__(
         self,
         chain: LocalChain,
-        timetable: Timetable,
+        timetable: Stands,
         patience_s: float,
         told: Callable[[NotWaitedFact], None],
         clock: Callable[[], float] = time.monotonic,

@@ -17,6 +17,7 @@ from collections.abc import Collection
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import Enum
+from typing import Protocol
 
 from grail_core.chain.base import blocks_in
 from grail_core.chain.development.parameters import LocalChainParameters
@@ -38,6 +39,9 @@ class Task(Enum):
     PRODUCE = "make the groups of"  # or to say why not
     MINE = "store file and seal of"  # or to say why not
     SIGHT = "see the uploads of"  # or to say that it missed them
+    REVEAL = "reveal its update of"  # gradient work; or to say that it has none
+    OPEN = "store its opening of"
+    SIGHT_FILES = "see the files of"
     JUDGE = "judge"  # the verdict is in its bucket
     WEIGH = "set weights after"  # or to say why not
     TRAIN = "train on"  # checkpoint and log are in its bucket, or it passed the window over
@@ -97,6 +101,12 @@ class Over:
 
 
 Step = Hold | Advance | Over
+
+
+class Stands(Protocol):
+    """What `step` asks of a timetable; see `Timetable.stands`."""
+
+    def stands(self, known: Known, around_ms: int | None = None) -> tuple[Stand, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -188,7 +198,7 @@ class Timetable:
 
 
 def step(
-    timetable: Timetable,
+    timetable: Stands,
     known: Known,
     now_ms: int,
     *,

@@ -44,7 +44,7 @@ _ROOMS = (
     ),
     f"{_CORE}/verification",
 )
-_WAITING = {("service.py", "run"), ("first_sight.py", "run"), ("first_sight.py", "_ask")}
+_WAITING = {("service.py", "run"), ("first_sight.py", "run"), ("bucket_sight.py", "look")}
 """Functions of these rooms that poll: how often depends on the machine."""
 
 

@@ -15,13 +15,15 @@ from pathlib import Path
 from grail_core.disk import write_atomically
 from tooling import REPOSITORY
 from tooling.localnet.conductor import SAFETY_BLOCKS
-from tooling.localnet.plan import GROUPS, HONEST, QUICK_GROUPS, SHAPED_STEPS, Layout, Plan
+from tooling.localnet.plan import GRADIENT, GROUPS, HONEST, QUICK_GROUPS, SHAPED_STEPS, Layout, Plan
 from tooling.localnet.setup import COLDKEY, TRAINER, Network, derive_seed
 from tooling.localnet.supervisor import ProcessSpec
 
 PRIVATE_PREFIXES = ("BT_", "R2_", "GRAIL_", "KERNEL_EVAL_", "WANDB_")
 PRIVATE_NAMES = frozenset({"NETUID"})
 BEACON = "beacon"
+PRESET = "tiny"  # of gradient work: its rounds are one window
+BATCH_SEQUENCES = 4  # of an inner step, the least of that preset: a virtual clock has no time to measure steps by
 
 
 def base_environment() -> dict[str, str]:
@@ -61,6 +63,8 @@ class Processes:
 
     def trainer(self) -> ProcessSpec:
         plan = self._plan
+        if plan.work == GRADIENT:
+            return self._role(TRAINER, TRAINER, [*_script("grail_trainer"), "run"])
         argv = [*_script("grail_trainer"), "run", "--model", str(self.model_folder), "--env", plan.env_id]
         argv.append("--uncovered")  # a model beyond the table is tried here too; the report says what is not enforced then
         argv += ["--windows", str(plan.windows)]
@@ -72,7 +76,8 @@ class Processes:
         if strategy == HONEST:
             argv = [*_script("grail_miner"), "run"]
         else:
-            argv = [*_module("tooling.adversaries.cheating_miner"), "--cheat", strategy]
+            module = "cheating_gradient_miner" if self._plan.work == GRADIENT else "cheating_miner"
+            argv = [*_module(f"tooling.adversaries.{module}"), "--cheat", strategy]
         spec = self._role(name, "miner", [*argv, *self._mining_options()])
         return spec if strategy == HONEST else _with_tooling(spec)
 
@@ -81,6 +86,11 @@ class Processes:
             return self._role(name, "validator", [*_script("grail_validator"), "run"])
         argv = [*_module("tooling.localnet.doomed"), str(self._layout.deaths), str(self._plan.seed)]
         return dataclasses.replace(_with_tooling(self._role(name, "validator", argv)), mortal=True)
+
+    def begin(self) -> ProcessSpec:
+        """What makes the first checkpoint of a network of gradient work, and publishes it."""
+        argv = [*_script("grail_trainer"), "init", "--work", GRADIENT, "--preset", PRESET, "--out", str(self._layout.model)]
+        return self._role(TRAINER, TRAINER, [*argv, "--seed", str(model_seed(self._plan))])
 
     @property
     def model_folder(self) -> Path:
@@ -125,6 +135,8 @@ class Processes:
         return ProcessSpec(name, role, tuple(argv), base_environment() | self.role_settings(name), self._log(name))
 
     def _mining_options(self) -> list[str]:
+        if self._plan.work == GRADIENT:
+            return ["--batch-sequences", str(BATCH_SEQUENCES)]
         groups = self._plan.groups or (QUICK_GROUPS if self._plan.quick else GROUPS)
         return ["--groups", str(groups), "--batch", str(min(groups, 8))]
 
@@ -138,10 +150,14 @@ def _with_tooling(spec: ProcessSpec) -> ProcessSpec:
     return dataclasses.replace(spec, env={**spec.env, "PYTHONPATH": path})
 
 
+def model_seed(plan: Plan) -> int:
+    return int.from_bytes(derive_seed(plan.seed, "model")[:4], "big")
+
+
 def init_command(plan: Plan, layout: Layout) -> tuple[str, ...]:
     """`grail-trainer init` for this plan."""
     argv = [*_script("grail_trainer"), "init", "--env", plan.env_id, "--out", str(layout.model)]
-    argv += ["--seed", str(int.from_bytes(derive_seed(plan.seed, "model")[:4], "big"))]
+    argv += ["--seed", str(model_seed(plan))]
     if plan.model_shape is not None:
         argv += ["--shape", plan.model_shape, "--most-steps", str(SHAPED_STEPS)]
     return tuple([*argv, "--quick"] if plan.quick else argv)

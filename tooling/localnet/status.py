@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from grail_core.protocol import WindowTimes, window_of
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.network import NetworkParameters
-from grail_core.protocol.types import Window
+from grail_core.protocol.types import Block, Window
 from tooling.localnet.events import Event
 from tooling.localnet.report.facts import MinerIdentity
 
@@ -64,6 +64,9 @@ class NetworkStatus:
     def miners_are_done(self) -> bool:
         last = self.last_window
         return last is not None and self.block >= WindowTimes(Window(last), self.params).deadline_block
+
+    def judging_begins(self, window: Window) -> Block:
+        return WindowTimes(window, self.params).challenge_block
 
     def windows_are_done(self) -> bool:
         return self.first_window is not None and self.windows_judged() >= self.windows

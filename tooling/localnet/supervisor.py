@@ -164,6 +164,8 @@ class Supervisor:
     def stop(self, names: Iterable[str], *, interrupt_s: float = 12.0, terminate_s: float = 4.0) -> None:
         """SIGINT to these processes, SIGTERM to what is left, SIGKILL to the groups of what is left after that.
 
+        What was retired was asked before: a second signal would not let it end what it has in hand.
+
         The first two go to the process only, which ends its own children; the last goes to the whole group, always, so
         that no child of a role survives it.
         """
@@ -173,7 +175,8 @@ class Supervisor:
             alive = [s for s in running if s.process is not None and s.process.poll() is None]
             for supervised in alive:
                 assert supervised.process is not None
-                supervised.process.send_signal(how)
+                if not (supervised.retired and how is signal.SIGINT):
+                    supervised.process.send_signal(how)
             _wait_for_all([s.process for s in alive if s.process is not None], patience)
         for supervised in running:
             assert supervised.process is not None

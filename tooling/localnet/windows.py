@@ -12,13 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from grail_core.errors import GrailError
-from grail_core.protocol import WindowTimes
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.types import Block, Window
 from tooling.localnet import chaos
 from tooling.localnet.checkpoints import published_manifests
 from tooling.localnet.clock import VirtualClock, describe
-from tooling.localnet.conductor import Known, Need, Over, Task, Timetable
+from tooling.localnet.conductor import Known, Need, Over, Stands, Task, Timetable
 from tooling.localnet.doomed import deaths_in
 from tooling.localnet.events import Event, EventTail
 from tooling.localnet.plan import Layout, Plan, State
@@ -47,6 +46,8 @@ class RoleFailedError(GrailError):
 class Windows:
     """Watches the processes of one start. What earlier starts did is read from `state` and from the event files.
 
+    A network of gradient work replaces what is asked of it in rounds (`rounds.windows`).
+
     Args:
         check_stop: raises where the person wants the run to end.
     """
@@ -73,21 +74,53 @@ class Windows:
         self.not_waited = list(state.not_waited)
         self._began: float | None = None  # monotonic seconds when this start first saw a window of the run
         self._ended: float | None = None  # and when it was over
-        self._progress = Progress()
+        self._progress = self._new_progress()
         self._tails = [EventTail(name, layout.logs / f"{name}.jsonl") for name in event_writers(plan)]
-        self._status = NetworkStatus(
-            params=network.params,
-            windows=plan.windows,
-            miners={m.hotkey: MinerStatus(m) for m in network.miners},
-            validators=plan.validator_names(),
-            real_time=plan.real_time,
-        )
+        self._status = self._new_status()
         self._status.first_window = self._first_window()
-        self._strikes = chaos.strikes([m.name for m in network.miners], plan.validator_names(), plan.windows, network.params)
+        self._strikes = self._new_strikes()
         self._newcomer = newcomer_of(plan, network)
         self._due_since: dict[str, float] = {}  # process → when its strike's block was first seen
         self._drawn = 0.0
         self.read_events(aloud=False)
+
+    # --- what depends on the kind of work -------------------------------------------------------------------------------
+
+    last_of_mining = Task.MINE
+    """What a miner does last in a window."""
+
+    def _new_status(self) -> NetworkStatus:
+        plan = self._plan
+        return NetworkStatus(
+            params=self._network.params,
+            windows=plan.windows,
+            miners={m.hotkey: MinerStatus(m) for m in self._network.miners},
+            validators=plan.validator_names(),
+            real_time=plan.real_time,
+        )
+
+    def _new_progress(self) -> Progress:
+        return Progress()
+
+    def _new_strikes(self) -> tuple[chaos.Strike, ...]:
+        plan, params = self._plan, self._network.params
+        return chaos.strikes([m.name for m in self._network.miners], plan.validator_names(), plan.windows, params)
+
+    def _new_timetable(self) -> Stands:
+        return Timetable(
+            params=self._network.params,
+            chain=self._network.chain.parameters,
+            windows=self._plan.windows,
+            trainer=TRAINER,
+            validators=self._plan.validator_names(),
+            miners=tuple(m.name for m in self._network.miners),
+        )
+
+    def _is_trained(self) -> bool:
+        """The trainer ends by itself once it published the checkpoint of the last window."""
+        return self._supervisor.processes[TRAINER].state is ProcessState.DONE
+
+    # --- watching -------------------------------------------------------------------------------------------------------
 
     @property
     def seconds(self) -> float:
@@ -126,15 +159,7 @@ class Windows:
     def _by_the_work(self) -> Callable[[], str | None]:
         """The virtual clock. What is returned moves it, and says why the run is over once it is."""
         chain, status = self._network.chain, self._status
-        timetable = Timetable(
-            params=self._network.params,
-            chain=chain.parameters,
-            windows=self._plan.windows,
-            trainer=TRAINER,
-            validators=self._plan.validator_names(),
-            miners=tuple(m.name for m in self._network.miners),
-        )
-        clock = VirtualClock(chain, timetable, self._plan.patience_s, self._go_on_without)
+        clock = VirtualClock(chain, self._new_timetable(), self._plan.patience_s, self._go_on_without)
         over_since: float | None = None
 
         def tick() -> str | None:
@@ -209,15 +234,11 @@ class Windows:
         manifests = published_manifests(self._network, self._layout)
         return min((m.valid_from for m in manifests if m.sequence == 0), default=None)
 
-    def _is_trained(self) -> bool:
-        """The trainer ends by itself once it published the checkpoint of the last window."""
-        return self._supervisor.processes[TRAINER].state is ProcessState.DONE
-
     def _overdue(self, by_blocks: int = 0) -> bool:
         last = self._status.last_window
         if last is None:
             return self._status.block > 10 * WINDOW_LENGTH + by_blocks
-        return self._status.block > WindowTimes(Window(last), self._status.params).challenge_block + by_blocks
+        return self._status.block > self._status.judging_begins(Window(last)) + by_blocks
 
     def _unfinished(self) -> str:
         status = self._status
@@ -232,7 +253,7 @@ class Windows:
         for miner in self._network.miners:
             if self._supervisor.processes[miner.name].retired or last is None:
                 continue
-            if self._status.miners_are_done() or Need(miner.name, Task.MINE, Window(last)) in self._progress.done:
+            if self._status.miners_are_done() or Need(miner.name, self.last_of_mining, Window(last)) in self._progress.done:
                 self._supervisor.retire(miner.name)
 
     def _note_deaths(self) -> None:

@@ -44,7 +44,7 @@ class Network:
         root: empty folder for chain, buckets and caches. max_tokens: the policy's limit. environment: a small SAT one by
             default. model: Transformers folder of the checkpoint; by default one over bytes is made. end: its one end token.
         rules: of the chain.
-        block_time_ms: how long what a role waits for, which is counted in blocks, takes.
+        block_time_ms: how long what a role waits for, which is counted in blocks, takes. chain: what its hashes follow from.
     """
 
     def __init__(
@@ -59,11 +59,12 @@ class Network:
         end: int = END_TOKEN_ID,
         rules: ChainRules | None = None,
         block_time_ms: int = LOCALNET.block_time_ms,
+        chain: str = "small",
     ) -> None:
         self._name(root, miners, validators, environment, block_time_ms)
         self.chain = LocalChain.create(
             root / "chain.sqlite",
-            seed="small",
+            seed=chain,
             netuid=self.params.netuid,
             block_time_ms=self.params.block_time_ms,
             genesis_time_ms=GENESIS_S * 1000,

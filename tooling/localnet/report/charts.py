@@ -103,6 +103,7 @@ def line_chart(
     width: int = 540,
     height: int = 250,
     from_zero: bool = False,
+    below_zero: bool = False,
     label: str = "",
 ) -> str:
     """Lines with standard-error whiskers over evenly spaced x labels; a legend is the caller's, names stand at line ends."""
@@ -111,7 +112,8 @@ def line_chart(
         return empty_chart("no value was recorded")
     lows = [p.value - p.error for p in points] + [level.value for level in levels]
     highs = [p.value + p.error for p in points] + [level.value for level in levels]
-    ticks = nice_ticks(0.0 if from_zero else max(0.0, min(lows) - 0.1 * (max(highs) - min(lows))), max(highs))
+    lowest = min(lows) - 0.1 * (max(highs) - min(lows))
+    ticks = nice_ticks(0.0 if from_zero else lowest if below_zero else max(0.0, lowest), max(highs))
     left, right, top, bottom = 52, 16, 16, 30
     bottom_y, top_y = height - bottom, top
     low, high = ticks[0], ticks[-1]

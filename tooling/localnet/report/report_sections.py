@@ -133,7 +133,7 @@ def weights_and_verdicts(facts: RunFacts, summary: Summary) -> str:
             card(
                 "Weights over time",
                 f"shares of what miners earn, by block at which {validator} set them",
-                _weight_columns(facts, colours, validator) + legend(names),
+                weight_columns(facts, colours, validator) + legend(names),
             ),
             card("At the end, on the chain", f"share of all weight.{burn}", final + work),
             card(
@@ -146,7 +146,7 @@ def weights_and_verdicts(facts: RunFacts, summary: Summary) -> str:
     )
 
 
-def _weight_columns(facts: RunFacts, colours: dict[str, str], validator: str) -> str:
+def weight_columns(facts: RunFacts, colours: dict[str, str], validator: str) -> str:
     by_uid = {m.uid: m for m in facts.miners}
     columns = []
     for fact in sorted((w for w in facts.weights if w.validator == validator), key=lambda w: w.block):
@@ -200,7 +200,8 @@ def _matrix(facts: RunFacts, summary: Summary) -> str:
 # --- refusals ----------------------------------------------------------------------------------------------------------
 
 
-def refused(facts: RunFacts) -> str:
+def refused(facts: RunFacts, per: str = "window") -> str:
+    """`per`: what work comes in, a window or a round."""
     if not facts.rejects:
         return section("What was refused", "No check rejected anything in this run.")
     groups: dict[tuple[str, str], list[RejectFact]] = {}
@@ -210,7 +211,7 @@ def refused(facts: RunFacts) -> str:
         by_check.setdefault(reject.check, set()).add((reject.window, reject.miner))
     chart = bars(
         [
-            (check, [Segment(check, float(len(found)), "bad")], f"{len(found)} miner-window{'s' if len(found) != 1 else ''}")
+            (check, [Segment(check, float(len(found)), "bad")], f"{len(found)} miner-{per}{'s' if len(found) != 1 else ''}")
             for check, found in sorted(by_check.items(), key=lambda item: -len(item[1]))
         ],
         width=1100,
@@ -218,7 +219,7 @@ def refused(facts: RunFacts) -> str:
         label="Rejects by check",
     )
     rows = [_refusal(miner, check, members) for (miner, check), members in groups.items()]
-    heads = ("miner", "check", "value#", "bound#", "", "windows#", "findings#", "detail")
+    heads = ("miner", "check", "value#", "bound#", "", f"{per}s#", "findings#", "detail")
     return section(
         "What was refused",
         "A reject names the check, the value and the bound. The bar is the value, the tick the bound; the numbers are those of "
@@ -260,9 +261,10 @@ def _short(value: str) -> str:
 # --- costs -------------------------------------------------------------------------------------------------------------
 
 
-def costs(facts: RunFacts) -> str:
+def costs(facts: RunFacts, per: str = "window") -> str:
+    """`per`: what work comes in, a window or a round."""
     window_s = seconds_per_window(facts)
-    window = (window_s, f"a window, {window_s:.0f} s") if window_s else None
+    window = (window_s, f"a {per}, {window_s:.0f} s") if window_s else None
     processes = table(
         ("name", "role", "restarted#", "killed on purpose#", "exit codes"),
         [
@@ -278,17 +280,17 @@ def costs(facts: RunFacts) -> str:
     )
     return section(
         "What it cost",
-        "Sizes as stored. Times are means of one process in one window; all processes of the run share this machine "
+        f"Sizes as stored. Times are means of one process in one {per}; all processes of the run share this machine "
         f"({facts.machine.get('processors', '?')} processors).",
         grid(
             card(
                 "Checkpoints",
-                "weights as published, by first valid window",
+                f"weights as published, by first valid {per}",
                 bars(_sizes(facts), name_width=110, label="Checkpoint sizes"),
             ),
             card(
                 "Time by phase",
-                "real seconds of one window",
+                f"real seconds of one {per}",
                 bars(_timings(facts), name_width=150, label="Time by phase", marker=window),
             ),
             card("Processes", "", processes, wide=True),

@@ -20,6 +20,7 @@ MODULES = {
     "sandbox": "tooling.studies.benchmarks.sandbox",
     "file": "tooling.studies.benchmarks.file",
     "delta": "tooling.studies.benchmarks.delta",
+    "gradient": "tooling.studies.benchmarks.gradient",
     "localnet": "tooling.studies.benchmarks.localnet",
     "miner": "tooling.studies.benchmarks.miner",
     "cli": "tooling.studies.benchmarks.cli",
@@ -37,15 +38,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("name", nargs="?", choices=list(MODULES))
     parser.add_argument("--json", action="store_true", dest="as_json")
     parser.add_argument("--sizes", action="store_true", help="of `power`: every size of model, not the smallest alone")
+    parser.add_argument("--quick", action="store_true", help="of `gradient`: few seeds, rounds and repeats: a look, no figures")
     options = parser.parse_args(arguments)
     if options.sizes and options.name != "power":
         parser.error("--sizes belongs to power")
+    if options.quick and options.name != "gradient":
+        parser.error("--quick belongs to gradient")
     if options.name is None:
         print(json.dumps(list(MODULES)) if options.as_json else "benchmarks: " + " ".join(MODULES))
         return 0
     with contextlib.redirect_stdout(sys.stderr):  # stdout carries the figures and nothing else
         module = importlib.import_module(MODULES[options.name])
-        figures: dict[str, float | str] = module.measure(**({"sizes": True} if options.sizes else {}))
+        asked = {name: True for name in ("sizes", "quick") if getattr(options, name)}
+        figures: dict[str, float | str] = module.measure(**asked)
     if options.as_json:
         print(json.dumps(figures))
         return 0

@@ -1,7 +1,6 @@
 """A role of gradient work that is killed at any moment of a round, and started again, leaves what one leaves that never was.
 
-Nothing is sealed twice, merged twice or judged twice. The middle of each life, and all of it. Heavy, both: in about one of
-twelve runs beside other work the undisturbed miner leaves no seal, and nobody has found out why.
+Nothing is sealed twice, merged twice or judged twice. Fast, the middle of each life; heavy, all of it.
 """
 
 from __future__ import annotations
@@ -47,7 +46,6 @@ def killed_once(mortal: MortalGradient, role: str, kill_at: int, expected: Mappi
     return killed
 
 
-@pytest.mark.heavy
 @pytest.mark.parametrize("role", ROLES)
 def test_killed_at_a_moment_of_a_round_a_role_ends_as_if_nothing_had_happened(
     mortal: MortalGradient, undisturbed: Mapping[str, Undisturbed], role: str

@@ -98,6 +98,9 @@ def _fork(network: GradientNetwork, root: Path, role: str, kill_at: int | None) 
     child = os.fork()
     if child == 0:
         try:
+            # A fork breaks PyTorch's pool, which is made anew at its next use: two threads of a model that is being loaded
+            # fall over each other there ("Invalid thread pool!"), so it is made before there are any.
+            torch.set_num_threads(1)
             points = KillPoints(kill_at)
             mine = network.over(root)
             points.install()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -206,8 +209,16 @@ def test_an_unregistered_hotkey_gets_the_line_that_registers_it(monkeypatch: pyt
     assert signer.hotkey == LocalSigner.from_seed(bytes([1]) * 32).hotkey
     with pytest.raises(NotRegisteredError) as caught:
         require_registered(chain, signer, settings)
-    assert caught.value.hint.startswith("btcli subnet register --netuid 81 --wallet.name cold --wallet.hotkey hot")
+    where = f"--wallet cold --wallet-hotkey hot --wallet-path {settings.wallet_path}"
+    assert caught.value.hint == f"btcli subnets register --netuid 81 {where} --network local"
     assert signer.ss58 in caught.value.what
+    btcli, *options = shlex.split(caught.value.hint)
+    taken = subprocess.run([Path(sys.executable).with_name(btcli), *options, "--help"], capture_output=True, text=True)
+    assert taken.returncode == 0, taken.stderr  # an option that this version does not have is refused before any help
+    own = {"bt_network": "custom", "bt_chain_endpoint": "wss://me:hidden@node:99/ws?key=hidden,wss://other"}
+    with pytest.raises(NotRegisteredError) as caught:
+        require_registered(chain, signer, settings.model_copy(update=own))
+    assert caught.value.hint.endswith("--network wss://node:99/ws")
     chain.register(signer)
     chain.advance(2)
     assert require_registered(chain, signer, settings).uid == 0

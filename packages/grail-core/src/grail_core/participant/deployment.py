@@ -99,7 +99,7 @@ def open_chain(settings: Settings) -> Chain:
         if not settings.bt_chain_endpoint:
             raise ConfigurationError("a local chain needs its file", where="BT_CHAIN_ENDPOINT", hint="start localnet first")
         return LocalChain.open(settings.bt_chain_endpoint)
-    from grail_core.chain.bittensor import BittensorChain
+    from grail_core.chain.bittensor.adapter import BittensorChain
 
     return BittensorChain.connect(settings.bt_chain_endpoint or settings.bt_network, netuid=settings.netuid)
 
@@ -256,7 +256,17 @@ def require_registered(chain: Chain, signer: Signer, settings: Settings) -> Neur
         raise NotRegisteredError(
             f"hotkey {ss58(signer.hotkey)} is not registered on netuid {chain.netuid}",
             where=f"wallet {settings.wallet_cold}/{settings.wallet_hot}",
-            hint=f"btcli subnet register --netuid {chain.netuid} --wallet.name {settings.wallet_cold} "
-            f"--wallet.hotkey {settings.wallet_hot} --subtensor.network {settings.bt_network}",
+            hint=f"btcli subnets register --netuid {chain.netuid} --wallet {settings.wallet_cold} "
+            f"--wallet-hotkey {settings.wallet_hot} --wallet-path {settings.wallet_path} --network {_network_of(settings)}",
         )
     return neuron
+
+
+def _network_of(settings: Settings) -> str:
+    """What `btcli` calls the network: its name, or the first endpoint without what may be a provider's key."""
+    if settings.bt_network == "local" or not settings.bt_chain_endpoint:
+        return settings.bt_network
+    from grail_core.chain.bittensor.endpoints import name_of
+
+    url = settings.bt_chain_endpoint.partition(",")[0].strip()
+    return f"{url.partition('://')[0]}://{name_of(url)}"

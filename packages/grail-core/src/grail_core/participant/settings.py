@@ -63,7 +63,11 @@ class _SharedSettings(BaseModel):
         "BT_NETWORK", CHAIN, NETWORKED, "`finney`, `test`, `custom`, or `local`: a development chain", default="finney"
     )
     bt_chain_endpoint: str = setting(
-        "BT_CHAIN_ENDPOINT", CHAIN, NETWORKED, "websocket URL; for `local` the chain's SQLite file", default=""
+        "BT_CHAIN_ENDPOINT",
+        CHAIN,
+        NETWORKED,
+        "websocket URLs, separated by commas, the first preferred; for `local` the chain's SQLite file",
+        default="",
     )
     netuid: WholeNumber = setting("NETUID", CHAIN, NETWORKED, "the subnet", default=81, ge=0, le=65_535)
     wallet_path: FilePath = setting(

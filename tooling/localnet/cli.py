@@ -15,10 +15,12 @@ import click
 from grail_core.errors import GrailError
 from tooling.adversaries import GRADIENT_STRATEGIES, STRATEGIES
 from tooling.localnet.plan import (
+    BITTENSOR_SIM,
     BLOCK_SECONDS,
     EVALUATION_PROBLEMS,
     GRADIENT,
     GROUPS,
+    LOCAL,
     QUICK_EVALUATION_PROBLEMS,
     QUICK_GROUPS,
     ROLLOUTS,
@@ -52,6 +54,7 @@ Examples:
   hatch run localnet --model-shape 12x512 --cheat stale --cheat eight-bit --windows 3 --groups 4     a larger model
   hatch run localnet --work gradient --windows 6         six rounds of pseudo-gradients, one miner copies another's
   hatch run localnet --work gradient --cheat lazy --cheat stale --cheat copy --windows 6
+  hatch run localnet --chain bittensor-sim --windows 4 --quick     through the bittensor SDK, as on a real subnet
   hatch run localnet --chaos                             every role is killed once and recovers
   hatch run localnet --cheat none --newcomer --commit-reveal     a UID changes hands before its weights, which are hidden first
 """
@@ -122,6 +125,13 @@ Examples:
     help="Fill the subnet; the chain loses a call, and a newcomer takes a miner's UID before the next.",
 )
 @click.option(
+    "--chain",
+    type=click.Choice([LOCAL, BITTENSOR_SIM]),
+    default=LOCAL,
+    show_default=True,
+    help="How roles reach the chain: its file, or the bittensor SDK over simulated nodes.",
+)
+@click.option(
     "--evaluation-problems",
     type=click.IntRange(1, 100_000),
     show_default=f"{EVALUATION_PROBLEMS}, with --quick {QUICK_EVALUATION_PROBLEMS}",
@@ -152,6 +162,7 @@ def cli(
     chaos: bool,
     commit_reveal: bool,
     newcomer: bool,
+    chain: str,
     evaluation_problems: int | None,
     as_json: bool,
 ) -> None:
@@ -195,6 +206,7 @@ def cli(
         real_time=real_time,
         groups=groups,
         work=work,
+        chain=chain,
         patience_s=patience,
     )
     sys.exit(_run(plan, out.absolute(), as_json))

@@ -24,8 +24,9 @@ from typing import Any
 
 import grail_core
 import grail_validator
-from grail_core.chain.development.local import LocalChain
 from grail_core.disk import write_atomically
+from grail_core.participant.deployment import open_chain
+from grail_core.participant.settings import load_settings
 from grail_core.protocol import WindowTimes
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.network import LOCALNET
@@ -149,7 +150,7 @@ def main(folder: Path, seed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     before = deaths_in(folder)
     if before and before[-1].away:
-        chain = LocalChain.open(os.environ["BT_CHAIN_ENDPOINT"])
+        chain = open_chain(load_settings())
         chain.wait_for_block(Block(before[-1].last_block_away + 1), stop=threading.Event())
     from grail_validator.cli import main as validator
 

@@ -26,6 +26,7 @@ BLOCK_SECONDS = 1.5  # with the real clock
 SHAPED_BLOCK_SECONDS = 30.0  # of chain time with a larger model: judging a file may take its share of a window, and no longer
 EVALUATION_PROBLEMS, QUICK_EVALUATION_PROBLEMS = 2048, 256
 ROLLOUTS, GRADIENT = "rollouts", "gradient"  # kinds of work
+LOCAL, BITTENSOR_SIM = "local", "bittensor-sim"  # the development chain itself, or the bittensor SDK over it
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Plan:
     commit_reveal: bool = False  # weights are committed, and in force some blocks later
     newcomer: bool = False  # the subnet is full, and somebody takes a miner's UID before weights are set
     work: str = ROLLOUTS
+    chain: str = LOCAL  # how roles reach the chain's file
     patience_s: float = 300.0  # real time that a role may hold the clock; by the real one, of standing still at the end
 
     def to_json(self) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from pathlib import Path
 from grail_core.disk import write_atomically
 from tooling import REPOSITORY
 from tooling.localnet.conductor import SAFETY_BLOCKS
-from tooling.localnet.plan import GRADIENT, GROUPS, HONEST, QUICK_GROUPS, SHAPED_STEPS, Layout, Plan
+from tooling.localnet.on_simulated_chain import SETTINGS, VIRTUAL_NAP_S, on_simulated_chain
+from tooling.localnet.plan import BITTENSOR_SIM, GRADIENT, GROUPS, HONEST, QUICK_GROUPS, SHAPED_STEPS, Layout, Plan
 from tooling.localnet.setup import COLDKEY, TRAINER, Network, derive_seed
 from tooling.localnet.supervisor import ProcessSpec
 
@@ -97,7 +98,10 @@ class Processes:
         return Path(self._plan.model).expanduser() if self._plan.model else self._layout.model
 
     def write_settings(self) -> None:
-        """Each role's settings as a file for a shell, so that a person can run its other commands: `set -a; . FILE`."""
+        """Each role's settings as a file for a shell, so that a person can run its other commands: `set -a; . FILE`.
+
+        With a simulated chain too they name its file: no command of a person's reaches simulated nodes.
+        """
         for name in (TRAINER, *self._plan.validator_names(), *(name for name, _ in self._plan.miner_strategies())):
             settings = {**self.role_settings(name), "GRAIL_LOG_FILE": ""}
             lines = [f"{key}={shlex.quote(value)}\n" for key, value in settings.items() if value]
@@ -132,7 +136,12 @@ class Processes:
         return self._layout.logs / f"{name}.jsonl"
 
     def _role(self, name: str, role: str, argv: list[str]) -> ProcessSpec:
-        return ProcessSpec(name, role, tuple(argv), base_environment() | self.role_settings(name), self._log(name))
+        spec = ProcessSpec(name, role, tuple(argv), base_environment() | self.role_settings(name), self._log(name))
+        if self._plan.chain != BITTENSOR_SIM:
+            return spec
+        nap_s = 0.0 if self._plan.real_time else VIRTUAL_NAP_S
+        wrapped = on_simulated_chain(spec.argv, self._layout.chain, nap_s)
+        return _with_tooling(dataclasses.replace(spec, argv=wrapped, env={**spec.env, **SETTINGS}))
 
     def _mining_options(self) -> list[str]:
         if self._plan.work == GRADIENT:

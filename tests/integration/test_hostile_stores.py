@@ -29,7 +29,7 @@ from grail_core.storage.base import ObjectStore
 from grail_core.storage.commitment import BucketAddress, Credentials
 from grail_core.storage.filesystem import FilesystemDirectory
 from grail_core.storage.layout import seal_key, window_key
-from grail_core.storage.s3 import S3Directory
+from grail_core.storage.s3_directory import S3Directory
 from grail_validator.cases import Announcement, Interrupted, Sealed, Sighting
 from grail_validator.first_sight import UNREADABLE, FirstSight
 from grail_validator.ledger import Ledger

@@ -27,7 +27,7 @@ from grail_core.protocol.network import LOCALNET
 from grail_core.storage.commitment import BucketAddress, Credentials
 from grail_core.storage.filesystem import FilesystemDirectory
 from grail_core.storage.layout import PROBE_KEY
-from grail_core.storage.s3 import S3Directory
+from grail_core.storage.s3_directory import S3Directory
 from tooling.adversaries.crowd import HONEST, crowd_of, honest
 from tooling.adversaries.rows import Row, Try
 from tooling.testing.clock import ManualClock
@@ -137,20 +137,25 @@ def d11() -> dict[str, Any]:
     with s3_server() as server:
         server.reset()
         reader, writer = server.user("reader", "s3:GetObject", "s3:ListBucket"), server.user("writer", "s3:*")
-        putter = server.user("putter", "s3:GetObject", "s3:ListBucket", "s3:PutObject", "s3:DeleteObject")
+        reads = ("s3:GetObject", "s3:ListBucket")
+        putter = server.user("putter", *reads, "s3:PutObject", "s3:DeleteObject")
+        keeper, deleter = server.user("keeper", *reads, "s3:PutObject"), server.user("deleter", *reads, "s3:DeleteObject")
         with server.enforcing():
             for name, (read, write) in {
                 "the write key": (writer, writer),
                 "its secret under another name": (Credentials("AKIAOTHER", writer.secret), writer),
                 "another key that may do everything": (writer, putter),
                 "another key that may put": (putter, writer),
+                "another key that may put and not delete what it tried": (keeper, writer),
+                "another key that may delete alone": (deleter, writer),
             }.items():
                 refused, message = _committed(server, read, write)
                 row.tries.append(Try(name, not refused, "start-up", message))
             refused, _ = _committed(server, reader, writer)
             row.honest_tries, row.honest_false_rejects = 1, int(refused)
-            left = server.store(writer).head(PROBE_KEY)
-            row.tries.append(Try("what was tried stays in the bucket", left is not None, "start-up", "nothing is left"))
+            own = server.store(writer)
+            left = own.head(PROBE_KEY) is not None or own.abandon_uploads("") > 0
+            row.tries.append(Try("what was tried stays in the bucket", left, "start-up", "nothing is left"))
     return row.to_json()
 
 

@@ -96,7 +96,7 @@ def run_x9(quick: bool = False) -> dict[str, Any]:
     with ScriptedServer(Answer(200, SEAL, {"ETag": '"e"'})) as largest, ScriptedServer(slowest) as slow:
         honest = [S3Store(server.url, BUCKET, ANYONE) for server in (largest, slow, largest)][:HONEST_READERS]
         for store in honest:
-            _ = store._client  # made once, as by a role that has run for a window
+            _ = store._requests.client  # made once, as by a role that has run for a window
         for name in names:
             with ScriptedServer(HOSTILE_STORES[name]) as server:
                 _read_beside(row, name, S3Store(server.url, BUCKET, ANYONE), honest)

@@ -74,7 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(answer.body)
 
-    do_GET = do_PUT = do_HEAD = do_DELETE = _answer  # noqa: N815
+    do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = _answer  # noqa: N815
 
     def _send_raw(self, answer: RawAnswer) -> None:
         self.close_connection = True

@@ -15,6 +15,7 @@ from grail_core.beacon.base import RoundNotYetError
 from grail_core.beacon.development import DevelopmentBeacon, DevelopmentKey
 from grail_core.chain.development.clock import ClockMode
 from grail_core.chain.development.local import LocalChain
+from grail_core.checkpoints.manifests import RollbackError
 from grail_core.checkpoints.source import CheckpointSource
 from grail_core.errors import (
     BeaconError,
@@ -177,6 +178,16 @@ def test_a_role_that_is_late_loses_no_window_to_fewer_than_the_least_tries(parti
 def test_after_the_least_tries_a_window_whose_time_is_over_is_void(participant: Participant, error: GrailError) -> None:
     tries = Tries(error)
     assert had(at(participant, LATE), tries) == Void(f"an input could not be had in time: {error.what}")
+    assert tries.made == LEAST_TRIES
+
+
+def test_a_list_of_earlier_costs_no_window_and_a_store_that_was_rolled_back_does(participant: Participant) -> None:
+    gone = RollbackError("the checkpoints end at sequence 3, but 4 was seen before")
+    with events() as names:
+        assert had(participant, Tries(*[gone] * (LEAST_TRIES - 1), "it")) == Opened("it")
+    assert names == ["window_input_late"] * (LEAST_TRIES - 1)
+    tries = Tries(gone)
+    assert had(participant, tries) == Void(f"no valid checkpoint: {gone.what}")
     assert tries.made == LEAST_TRIES
 
 

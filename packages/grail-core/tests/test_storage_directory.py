@@ -7,9 +7,9 @@ import weakref
 
 import pytest
 
-from grail_core.storage import s3
+from grail_core.storage import s3_directory
 from grail_core.storage.commitment import BucketAddress, Credentials
-from grail_core.storage.s3 import S3Directory
+from grail_core.storage.s3_directory import S3Directory
 
 OWN = BucketAddress(0, "a" * 32, "own-bucket", Credentials("b" * 32, "c" * 64))
 
@@ -21,7 +21,7 @@ def commitment(number: int) -> str:
 def test_a_bucket_is_let_go_when_many_others_were_opened_since_and_kept_while_it_is_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(s3, "MAX_OPENED", 16)
+    monkeypatch.setattr(s3_directory, "MAX_OPENED", 16)
     directory = S3Directory(("r2.example.com",), OWN, Credentials("f" * 32, "0" * 64))
     unused, used = weakref.ref(directory.open(commitment(0))), directory.open(commitment(1))
     for number in range(2, 2 * 16):

@@ -46,7 +46,7 @@ def test_even_a_large_object_is_one_put(s3_store: S3Store) -> None:
 
 def test_list_pages_through_keys_by_prefix(s3_store: S3Store) -> None:
     keys = [f"grail/objects/{n:04d}" for n in range(1005)]
-    client = s3_store._client
+    client = s3_store._requests.client
     for key in keys:
         client.put_object(Bucket="alice", Key=key, Body=b"")
     s3_store.put("top", b"1")

@@ -14,7 +14,8 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextvars import copy_context
 from pathlib import Path
 from typing import Protocol
 
@@ -22,18 +23,21 @@ from grail_core.disk import remove_any, storage_errors, sync_folder
 from grail_core.errors import CheckpointError, MissingObjectError, StorageError
 from grail_core.protocol.manifest import ObjectRef
 from grail_core.storage.base import (
+    NoAnswerError,
     ObjectInfo,
     ObjectNotFoundError,
     ObjectStore,
     ObjectTooLargeError,
     PreconditionFailedError,
 )
+from grail_core.storage.time_limits import seconds_left
 from grail_core.telemetry import get_logger
 
 log = get_logger(__name__)
 
 RANGE_BYTES = 8 << 20
 PARALLEL_RANGES = 4
+RANGE_TRIES = 3
 
 
 class Ranges(Protocol):
@@ -197,7 +201,7 @@ def _download(store: Ranges, ref: ObjectRef, folder: Path, progress: Progress) -
 
         def get(start: int) -> int:
             length = min(RANGE_BYTES, ref.size - start)
-            data = memoryview(fetch_range(store, ref, start, length, etag=etag))
+            data = memoryview(_persistently(lambda: fetch_range(store, ref, start, length, etag=etag)))
             written = 0
             while written < length:
                 written += os.pwrite(descriptor, data[written:], start + written)
@@ -206,14 +210,33 @@ def _download(store: Ranges, ref: ObjectRef, folder: Path, progress: Progress) -
             return length
 
         with ThreadPoolExecutor(PARALLEL_RANGES) as pool:
-            for length in pool.map(get, starts):
-                finished += length
-                progress(ref.key, finished, ref.size)
+            try:
+                # Each with its caller's limits of time (`time_limits`), which are of a thread's context.
+                for got in as_completed([pool.submit(copy_context().run, get, start) for start in starts]):
+                    finished += got.result()
+                    progress(ref.key, finished, ref.size)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # what is under way ends and counts, the rest is for the next try
+                raise
         os.fsync(descriptor)
     finally:
         os.close(lines)
         os.close(descriptor)
     return part
+
+
+def _persistently(fetch: Callable[[], bytes]) -> bytes:
+    """A range that broke off is asked for again, alone: the others need not be."""
+    for _attempt in range(RANGE_TRIES - 1):
+        try:
+            return fetch()
+        except NoAnswerError:
+            raise  # it has had its tries
+        except StorageError as error:
+            if seconds_left() <= 0:
+                raise
+            log.debug("a range is read again: %s", error.what)
+    return fetch()
 
 
 def _journal(folder: Path, ref: ObjectRef) -> Path:

@@ -118,6 +118,7 @@ def publish(
     view = bucket.sequence()
     standing = next((s.manifest for s in view.stored if s.manifest.valid_from == parts.valid_from), None)
     uploads = Uploads(store, bucket.uploads)
+    uploads.abandon_unfinished()
     if standing is not None:
         manifest = _same_or_refuse(standing, parts, digests)
         _keep(manifest, _with_table(files, table_bytes(manifest, bucket)), weights, bucket.cache)

@@ -14,10 +14,13 @@ from pathlib import Path
 
 from grail_core.disk import storage_errors, write_all
 from grail_core.errors import StorageError
-from grail_core.protocol.manifest import CheckpointManifest, ObjectRef
+from grail_core.protocol.manifest import OBJECT_PREFIX, CheckpointManifest, ObjectRef
 from grail_core.protocol.types import Digest
-from grail_core.storage.base import ObjectStore, PreconditionFailedError
+from grail_core.storage.base import LargeObjectStore, ObjectInfo, ObjectStore, PreconditionFailedError
 from grail_core.storage.layout import is_object_key
+from grail_core.telemetry import get_logger
+
+log = get_logger(__name__)
 
 
 class Uploads:
@@ -33,17 +36,40 @@ class Uploads:
         there = self._store.head(ref.key)
         if there is None:
             self._note(ref.key)
-            try:
-                there = self._store.put(ref.key, data, if_absent=True)
-            except PreconditionFailedError:
-                there = self._store.head(ref.key)
-        if there is not None and there.size != ref.size:
+            there = self._put(ref.key, data)
+        if there.size != ref.size:
             raise StorageError(
                 f"an object of {there.size} bytes stands under the name of one of {ref.size}",
                 where=ref.key,
                 hint="somebody else writes into this bucket; remove the object and publish again",
             )
         return ref
+
+    def _put(self, key: str, data: bytes) -> ObjectInfo:
+        store = self._store
+        put = store.put_large if isinstance(store, LargeObjectStore) else store.put
+        try:
+            return put(key, data, if_absent=True)
+        except PreconditionFailedError:
+            there = store.head(key)
+            # Refused over nothing: the store had something else in hand under this key (409), and has no longer.
+            return there if there is not None else put(key, data, if_absent=True)
+
+    def abandon_unfinished(self) -> None:
+        """Remove parts of objects that a publisher which was killed had on their way; nothing else finds them, and they cost.
+
+        Best effort: a store that does not answer now is asked again with the next publication.
+        """
+        store = self._store
+        if not isinstance(store, LargeObjectStore):
+            return
+        try:
+            count = store.abandon_uploads(OBJECT_PREFIX)
+        except StorageError as error:
+            log.event("unfinished_uploads_left", reason=error.what, retry="with the next publication")
+            return
+        if count:
+            log.event("unfinished_uploads_removed", uploads=count)
 
     def finish(self, manifests: Iterable[CheckpointManifest]) -> None:
         """Delete what this publisher uploaded and none of the bucket's manifests names, and forget the journal."""

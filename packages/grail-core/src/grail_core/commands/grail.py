@@ -17,6 +17,7 @@ from grail_core.commands.calibrate_receipts import receipts
 from grail_core.commands.checkpoint import checkpoint
 from grail_core.commands.options import common_options, run_cli, verbose_option, verbosity
 from grail_core.commands.receipts import verify
+from grail_core.commands.rotate_key import rotate_key
 from grail_core.commands.scores import scores
 from grail_core.errors import ConfigurationError, StorageError
 from grail_core.text import printable
@@ -70,6 +71,9 @@ def storage() -> None:
     """Look after this participant's bucket."""
 
 
+storage.add_command(rotate_key)
+
+
 @storage.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @common_options
@@ -78,12 +82,12 @@ def doctor(settings: Settings, as_json: bool) -> None:
 
     Ends with exit code 5 if something the protocol needs does not hold.
     """
-    from grail_core.commands.storage_doctor import examine, usage
+    from grail_core.commands.storage_doctor import committed, examine, usage
     from grail_core.participant.deployment import network_parameters, open_chain, open_directory
 
     chain = open_chain(settings)
     directory = open_directory(settings, network_parameters(settings), chain)
-    findings = examine(directory, chain.now_ms)
+    findings = [*examine(directory, chain.now_ms), *committed(settings, chain, directory)]
     broken = [finding for finding in findings if not finding.ok]
     kept = [] if any(finding.name == "bucket" for finding in broken) else usage(directory.own())
     if as_json:

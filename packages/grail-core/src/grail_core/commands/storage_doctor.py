@@ -11,20 +11,49 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from grail_core.errors import GrailError
-from grail_core.storage.base import ObjectInfo, ObjectStore, PreconditionFailedError, StoreDirectory
+from grail_core.chain.base import Chain
+from grail_core.errors import ConfigurationError, GrailError
+from grail_core.participant.deployment import load_signer
+from grail_core.participant.settings import Settings
+from grail_core.storage.base import (
+    AccessDeniedError,
+    ElsewhereError,
+    NoAnswerError,
+    NoSuchBucketError,
+    ObjectInfo,
+    ObjectStore,
+    PreconditionFailedError,
+    SkewedClockError,
+    StoreDirectory,
+    UnknownKeyError,
+    UnreachableError,
+)
 from grail_core.storage.layout import DOCTOR_PREFIX, kind_of_key
 
 CLOCK_TOLERANCE_MS = 5_000  # of the store's time against the network's: one second of it is the resolution of Last-Modified
 
 
+CAUSES: tuple[tuple[type[GrailError], str], ...] = (
+    (UnknownKeyError, "wrong key"),
+    (AccessDeniedError, "no permission"),
+    (NoSuchBucketError, "no such bucket"),
+    (SkewedClockError, "clock"),
+    (ElsewhereError, "region or account"),
+    (UnreachableError, "unreachable"),
+    (NoAnswerError, "no answer"),
+    (ConfigurationError, "settings"),
+)
+"""What an error comes down to; anything else is "store"."""
+
+
 @dataclass(frozen=True)
 class Examined:
-    """One promise: whether it holds, and what was seen."""
+    """One promise: whether it holds, and what was seen. `cause`: what a broken one comes down to, one of few words."""
 
     name: str
     ok: bool
     detail: str
+    cause: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,8 +83,35 @@ def examine(directory: StoreDirectory, network_clock: Callable[[], int]) -> list
         gone = store.head(key) is None
         findings.append(Examined("remove", gone, "removed" if gone else "still there after it was removed"))
     except GrailError as error:
-        findings.append(Examined("bucket", False, _in_one_line(error)))
+        findings.append(_failed("bucket", error))
     return findings
+
+
+def committed(settings: Settings, chain: Chain, directory: StoreDirectory) -> list[Examined]:
+    """What the chain says of this participant's bucket, beside what the settings say; nothing without its wallet.
+
+    A difference is no fault: a role commits what its settings say when it starts.
+    """
+    try:
+        hotkey = load_signer(settings).hotkey
+    except ConfigurationError:
+        return []
+    try:
+        neuron, text = chain.metagraph().by_hotkey(hotkey), directory.commitment()
+    except GrailError as error:
+        return [_failed("on chain", error)]
+    if neuron is None:
+        return [Examined("on chain", True, "this hotkey is not registered yet")]
+    if neuron.commitment is None:
+        return [Examined("on chain", True, "no bucket yet: it is committed when a role starts")]
+    if neuron.commitment == text:
+        return [Examined("on chain", True, "the bucket and read key of these settings")]
+    return [Examined("on chain", True, "another bucket or read key than these settings': see `grail storage rotate-key`")]
+
+
+def _failed(name: str, error: GrailError) -> Examined:
+    cause = next((word for kind, word in CAUSES if isinstance(error, kind)), "store")
+    return Examined(name, False, _in_one_line(error), cause)
 
 
 def usage(store: ObjectStore) -> list[Usage]:
@@ -93,5 +149,5 @@ def _others_read(directory: StoreDirectory, key: str, info: ObjectInfo, content:
         other = directory.open(directory.commitment())
         same = other.get(key, max_bytes=len(content), if_match=info.etag) == content
     except GrailError as error:
-        return Examined("read by others", False, _in_one_line(error))
+        return _failed("read by others", error)
     return Examined("read by others", same, "through the commitment" if same else "they read something else")

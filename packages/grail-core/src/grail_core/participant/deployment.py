@@ -25,7 +25,7 @@ from grail_core.storage.base import StoreDirectory
 if TYPE_CHECKING:
     from grail_core.checkpoints.source import CheckpointSource
     from grail_core.keys import LocalSigner
-    from grail_core.storage.s3 import S3Directory
+    from grail_core.storage.s3_directory import S3Directory
 
 _MAX_NETWORK_FILE = 64 * 1024
 BEACON_PATIENCE_PERIODS = 3  # a role asks for a round less than one period before its time
@@ -179,7 +179,7 @@ def open_s3_directory(settings: Settings, network: NetworkParameters) -> S3Direc
         ConfigurationError: naming every variable that is missing or does not fit the network.
     """
     from grail_core.storage.commitment import BucketAddress, Credentials, endpoint_of
-    from grail_core.storage.s3 import S3Directory
+    from grail_core.storage.s3_directory import S3Directory
 
     if not network.store_hosts:
         raise ConfigurationError(

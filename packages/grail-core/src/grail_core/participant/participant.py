@@ -27,6 +27,7 @@ from grail_core.participant.deployment import (
     open_directory,
     require_registered,
 )
+from grail_core.participant.read_key import old_key_term
 from grail_core.participant.settings import Settings
 from grail_core.participant.state import StateFolder, network_state
 from grail_core.participant.windows import open_window
@@ -140,7 +141,12 @@ class Participant:
         commitment = self.directory.commitment()
         if neuron.commitment != commitment:
             self.chain.commit(self.signer, commitment)
-            log.event("bucket_committed", commitment=commitment.split(":")[0])
+            kind = commitment.split(":")[0]
+            if neuron.commitment is None:
+                log.event("bucket_committed", commitment=kind)
+            else:
+                term = old_key_term(self.chain, self.params)  # readers of these windows still use what stood there
+                log.event("bucket_committed", commitment=kind, old_until_block=term.until_block, old_until_ms=term.until_ms)
         return neuron
 
     def times(self, window: Window) -> WindowTimes:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from grail_core.beacon.base import RoundNotYetError
+from grail_core.checkpoints.manifests import RollbackError
 from grail_core.errors import BeaconError, ChainError, CheckpointError, DiskFullError, MissingObjectError, StorageError
 from grail_core.participant.outcomes import Opened, Stopped, Void
 from grail_core.participant.participant import Participant
@@ -77,9 +78,9 @@ def until_had(
 ) -> Opened[T] | Void | Stopped:
     """Try until it is had, or too late.
 
-    A checkpoint that is not valid or damaged ends it at once, one whose objects the store does not have after `LEAST_TRIES`; a
-    full disk is the operator's to mend and is raised; every other fault of beacon, chain and store may heal, and gets at least
-    `LEAST_TRIES`.
+    A checkpoint that is not valid or damaged ends it at once, one whose objects the store does not have, or that it does not
+    list any more, after `LEAST_TRIES`; a full disk is the operator's to mend and is raised; every other fault of beacon, chain
+    and store may heal, and gets at least `LEAST_TRIES`.
 
     Args:
         attempt: None: stopped meanwhile.
@@ -92,7 +93,7 @@ def until_had(
         try:
             had = attempt()
             return Stopped() if had is None else Opened(had)
-        except MissingObjectError as error:
+        except (MissingObjectError, RollbackError) as error:  # a list of earlier looks like a rollback, and passes
             faults += 1
             if faults >= LEAST_TRIES:
                 return Void(f"no valid checkpoint: {error.what}")

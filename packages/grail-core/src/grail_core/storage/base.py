@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from grail_core.errors import StorageError
 
@@ -44,8 +44,32 @@ class AccessDeniedError(StorageError):
     """The store knows these credentials not, or does not let them do this. Some say so of a key that is not there, too."""
 
 
+class UnknownKeyError(AccessDeniedError):
+    """The store knows no such key, or the secret is not its."""
+
+
+class NoSuchBucketError(StorageError):
+    """The store has no bucket of this name under this account."""
+
+
+class SkewedClockError(StorageError):
+    """The store finds this machine's clock wrong."""
+
+
+class ElsewhereError(StorageError):
+    """The store says that the bucket is elsewhere, or signed for in another region."""
+
+
+class UnsupportedError(StorageError):
+    """The store does not know this kind of request."""
+
+
 class NoAnswerError(StorageError):
     """Nothing came, not in time, or only "later" (429, 5xx), in every try."""
+
+
+class UnreachableError(NoAnswerError):
+    """Nothing listens there, or under no such name."""
 
 
 class ObjectStore(Protocol):
@@ -78,6 +102,19 @@ class ObjectStore(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove; no error if absent."""
+        ...
+
+
+@runtime_checkable
+class LargeObjectStore(Protocol):
+    """What a store can do that takes large objects in parts. Readers see such an object when it is whole, as any other."""
+
+    def put_large(self, key: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:
+        """As `ObjectStore.put`; the ETag has a "-" where it went in parts."""
+        ...
+
+    def abandon_uploads(self, prefix: str) -> int:
+        """Remove the parts that a killed process left below a prefix of one's own bucket. Returns of how many objects."""
         ...
 
 

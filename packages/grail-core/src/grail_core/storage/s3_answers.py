@@ -19,10 +19,15 @@ from grail_core.errors import StorageError
 from grail_core.storage.base import (
     MAX_ETAG,
     AccessDeniedError,
+    ElsewhereError,
     NoAnswerError,
+    NoSuchBucketError,
     ObjectInfo,
     ObjectNotFoundError,
     PreconditionFailedError,
+    SkewedClockError,
+    UnknownKeyError,
+    UnsupportedError,
 )
 from grail_core.text import printable
 
@@ -32,8 +37,19 @@ RETRIED = frozenset({429, 500, 502, 503, 504})
 """Statuses that say "later"."""
 
 _MISSING = frozenset({"NoSuchKey", "NotFound"})
+_UNSUPPORTED = frozenset({"NotImplemented", "MethodNotAllowed"})
 _EXISTS = frozenset({"PreconditionFailed", "ConditionalRequestConflict"})
-_DENIED = frozenset({"AccessDenied", "Unauthorized", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden"})
+_DENIED = frozenset({"AccessDenied", "Unauthorized", "Forbidden"})
+_UNKNOWN_KEY = {
+    "InvalidAccessKeyId": (
+        "the store knows no such access key",
+        "R2_READ_ACCESS_KEY_ID, R2_WRITE_ACCESS_KEY_ID, R2_ACCOUNT_ID",
+    ),
+    "SignatureDoesNotMatch": ("the secret is not this access key's", "R2_READ_SECRET_ACCESS_KEY, R2_WRITE_SECRET_ACCESS_KEY"),
+}
+_ELSEWHERE = frozenset(
+    {"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
+)
 _SKEWED = frozenset({"RequestTimeTooSkewed", "RequestExpired"})
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _ETAG = re.compile(rf"[!#-~]{{1,{MAX_ETAG}}}")
@@ -108,34 +124,49 @@ def check_range(headers: Mapping[str, str], offset: int, length: int | None, whe
     return last - first + 1
 
 
-def refusal(status: int, code: str, message: str, where: str, *, conditional: bool) -> StorageError:
-    """The typed form of an answer that is not 2xx. `conditional`: the request was a put that must not replace anything."""
+def refusal(
+    status: int, code: str, message: str, where: str, *, conditional: bool, skew_s: float | None = None
+) -> StorageError:
+    """The typed form of an answer that is not 2xx.
+
+    Args:
+        conditional: the request was a put that must not replace anything.
+        skew_s: how far the answer's own `Date` is ahead of this machine's clock, where it has one.
+    """
     said = f"{status} {printable(code, 64)}".strip()
     if message:
         said += f": {printable(message, 200)}"
     if code == "NoSuchBucket":
-        return StorageError("there is no such bucket", where=where, hint="check R2_BUCKET_ID and R2_ACCOUNT_ID")
+        return NoSuchBucketError("there is no such bucket", where=where, hint="check R2_BUCKET_ID and R2_ACCOUNT_ID")
     if code in _SKEWED:
-        return StorageError(
-            f"the store finds this machine's clock wrong ({said})", where=where, hint="set the clock by a time server (NTP)"
+        by = "" if skew_s is None else f", by {abs(skew_s):.0f} seconds {'behind' if skew_s > 0 else 'ahead'}"
+        return SkewedClockError(
+            f"the store finds this machine's clock wrong{by} ({said})", where=where, hint="set the clock by a time server (NTP)"
+        )
+    if code in _ELSEWHERE or (300 <= status < 400 and status != 304):
+        return ElsewhereError(
+            f"the store sends us elsewhere ({said}), which is never followed",
+            where=where,
+            hint="check R2_REGION (R2: auto; S3: the bucket's own) and R2_ACCOUNT_ID",
         )
     if code in _MISSING or status == 404:
         return ObjectNotFoundError("there is no such object", where=where)
     if code in _EXISTS or status == 412 or (conditional and status == 409):
         what = "the object exists already" if conditional else "the object is no longer the one asked for"
         return PreconditionFailedError(what, where=where)
+    if code in _UNKNOWN_KEY:
+        what, names = _UNKNOWN_KEY[code]
+        return UnknownKeyError(f"the store denies access: {what} ({said})", where=where, hint=f"check {names}")
     if code in _DENIED or status in (401, 403):
         return AccessDeniedError(
             f"the store denies access ({said})",
             where=where,
             hint="check the R2_* keys and their permissions; of a missing object a store says so too where a key may not list",
         )
+    if code in _UNSUPPORTED or status in (405, 501):
+        return UnsupportedError(f"the store does not know this request ({said})", where=where)
     if 300 <= status < 400:
-        return StorageError(
-            f"the store sends us elsewhere ({said}), which is never followed",
-            where=where,
-            hint="check R2_ACCOUNT_ID and R2_REGION",
-        )
+        return StorageError(f"the store answered what nobody asked ({said})", where=where)
     if status == 416:
         return StorageError("the range begins after the object's end", where=where)
     if status in RETRIED:

@@ -22,8 +22,9 @@ import re
 import select
 import socket
 import ssl
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,7 +36,8 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util.ssl_ import create_urllib3_context
 
-from grail_core.storage.s3_answers import unexpected
+from grail_core.errors import StorageError
+from grail_core.storage.s3_answers import http_date_ms, unexpected
 from grail_core.storage.time_limits import StoreLimits, may_be_stopped, seconds_left
 
 MAX_ANSWER_BYTES = 2 << 20
@@ -46,17 +48,21 @@ CONNECT_S = 5.0
 _SENT_AT_ONCE = 256 << 10
 _STOP_POLL_S = 0.25
 _CODE = re.compile(rb"<Code>([A-Za-z0-9._-]{1,64})</Code>")
+_ERROR = re.compile(rb"\s*(?:<\?xml[^>]{0,200}\?>)?\s*<Error[ >]")
+_SECONDS = re.compile(r"\d{1,6}", re.ASCII)
 _MESSAGE = re.compile(rb"<Message>([^<]{0,1000})</Message>")
 
 
 class AnswerStatus(Exception):
     """The store's answer was not 2xx. `code` and `message` are its own words: hostile text, short."""
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str]) -> None:
         super().__init__(f"{status} {code}")
         self.status = status
         self.code = code
         self.message = message
+        self.retry_after_s = _retry_after_s(headers.get("retry-after"))
+        self.skew_s = _skew_s(headers.get("date"))
 
 
 class Transport:
@@ -99,7 +105,7 @@ class Transport:
         if not 200 <= answer.status < 300:
             body = b"" if request.method == "HEAD" else _read_most(answer, MAX_ERROR_BYTES)
             answer.close()
-            raise AnswerStatus(answer.status, _first(_CODE, body), _first(_MESSAGE, body))
+            raise AnswerStatus(answer.status, _first(_CODE, body), _first(_MESSAGE, body), answer.headers)
         if request.stream_output:
             return AWSResponse(request.url, answer.status, answer.headers, answer)
         body = b"" if request.method == "HEAD" else _read_most(answer, MAX_ANSWER_BYTES + 1)
@@ -108,6 +114,8 @@ class Transport:
         if b"<!DOCTYPE" in body or b"\0" in body:
             raise unexpected("XML that defines entities or hides its text", request.url.partition("?")[0])
         answer.release_conn()
+        if _ERROR.match(body):  # S3 has begun to answer 200 before it knows the outcome of a request that takes long
+            raise AnswerStatus(500, _first(_CODE, body), _first(_MESSAGE, body), answer.headers)
         return AWSResponse(request.url, answer.status, answer.headers, _Whole(body))
 
     def _manager(self, url: str) -> urllib3.PoolManager:
@@ -245,6 +253,19 @@ def _read_most(answer: Any, most: int) -> bytes:
         parts.append(part)
         size += len(part)
     return b"".join(parts)
+
+
+def _retry_after_s(text: str | None) -> float:
+    """Seconds that the store asks to wait; of its two forms the one in seconds, which stores send."""
+    return float(text) if text is not None and _SECONDS.fullmatch(text) else 0.0
+
+
+def _skew_s(text: str | None) -> float | None:
+    """How far the answer's own time is ahead of this machine's clock."""
+    try:
+        return http_date_ms(text, "") / 1000 - time.time()
+    except StorageError:
+        return None
 
 
 def _first(pattern: re.Pattern[bytes], body: bytes) -> str:

@@ -16,6 +16,7 @@ from grail_core.errors import StorageError
 from grail_core.files.verdicts import RefusedVerdictError, read_verdict
 from grail_core.keys import ss58
 from grail_core.participant.participant import Participant
+from grail_core.participant.read_key import with_newest_keys
 from grail_core.participant.waiting import ChallengedWindow
 from grail_core.protocol import MinerStatus, SignedVerdict, WindowStatus
 from grail_core.protocol.types import Block, Digest, Hotkey
@@ -43,6 +44,7 @@ def accepted_files(participant: Participant, opened: ChallengedWindow, log: Trai
     """Raises ChainError."""
     neurons = participant.chain.metagraph(Block(log.window)).neurons
     trusted = [n for n in neurons if n.validator_permit and n.stake > 0 and n.commitment is not None]
+    trusted = with_newest_keys(trusted, participant.chain.metagraph().neurons, participant.params)
     trusted.sort(key=lambda neuron: (-neuron.stake, neuron.hotkey))
     stake = {neuron.hotkey: neuron.stake for neuron in trusted}
     verdicts = _verdicts(participant, log, trusted)

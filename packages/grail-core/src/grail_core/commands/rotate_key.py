@@ -1,0 +1,77 @@
+"""`grail storage rotate-key`: commits the read key of the settings, and says until when the old one has to live."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from grail_core.commands.options import common_options
+from grail_core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from grail_core.participant.read_key import Rotation
+    from grail_core.participant.settings import Settings
+
+
+@click.command("rotate-key")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@common_options
+def rotate_key(settings: Settings, as_json: bool) -> None:
+    """Commit the read key that R2_READ_* name now, in place of the one on chain.
+
+    Make a second read key, put it into the settings, and run this. Roles that run need no restart: they write with the
+    write key. Revoke the old key at the store's provider, not before the block that this command names.
+    """
+    from grail_core.participant.deployment import load_signer, network_parameters, open_chain, open_directory
+    from grail_core.participant.deployment import require_registered as registered
+    from grail_core.participant.read_key import rotate
+    from grail_core.storage.s3_directory import S3Directory
+
+    params, chain = network_parameters(settings), open_chain(settings)
+    directory = open_directory(settings, params, chain)
+    if not isinstance(directory, S3Directory):
+        raise ConfigurationError(
+            "buckets that are folders have no keys", where="GRAIL_STORAGE_ROOT", hint="there is nothing to change"
+        )
+    signer = load_signer(settings)
+    found = rotate(chain, directory, params, signer, registered(chain, signer, settings))
+    if as_json:
+        click.echo(json.dumps(_value(found)))
+        return
+    for line in _lines(found):
+        click.echo(line)
+
+
+def _value(found: Rotation) -> dict[str, object]:
+    term = found.term
+    return {
+        "committed": found.committed,
+        "old_key_reads": found.old_reads,
+        "last_window_of_old_key": None if term is None else term.last_window,
+        "old_key_until_block": None if term is None else term.until_block,
+        "old_key_until": None if term is None else _time(term.until_ms),
+    }
+
+
+def _lines(found: Rotation) -> list[str]:
+    if not found.committed:
+        return ["the chain names this read key already: nothing was changed"]
+    if found.term is None:
+        return ["the read key is committed; the chain named none before"]
+    term = found.term
+    lines = [
+        "the new read key is committed",
+        f"keep the old key until block {term.until_block}, about {_time(term.until_ms)}; windows up to {term.last_window} "
+        "are read by it",
+        "then revoke it at the store's provider",
+    ]
+    if not found.old_reads:
+        lines.append(f"the old key does not read any more: windows up to {term.last_window} are lost to their readers")
+    return lines
+
+
+def _time(ms: int) -> str:
+    return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,364 @@
+"""Read keys: what may be committed, and how one is changed without anybody losing a window."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from grail_core.beacon.base import Beacon
+from grail_core.beacon.development import DevelopmentBeacon, DevelopmentKey
+from grail_core.chain.base import Neuron
+from grail_core.chain.development.clock import ClockMode
+from grail_core.chain.development.local import LocalChain
+from grail_core.clock import wall_clock_ms
+from grail_core.commands.storage_doctor import examine
+from grail_core.errors import ConfigurationError
+from grail_core.keys import LocalSigner, ss58, write_wallet
+from grail_core.participant.participant import Participant
+from grail_core.participant.read_key import OldKeyTerm, Rotation, old_key_term, rotate, with_newest_keys
+from grail_core.participant.settings import Settings
+from grail_core.protocol import WindowTimes, window_of
+from grail_core.protocol.beacon import BeaconChain
+from grail_core.protocol.constants import WINDOW_LENGTH
+from grail_core.protocol.network import LOCALNET
+from grail_core.protocol.types import Block, Hotkey, Window
+from grail_core.storage import s3_parts, s3_requests
+from grail_core.storage.base import AccessDeniedError
+from grail_core.storage.commitment import BucketAddress, Credentials
+from grail_core.storage.layout import PROBE_KEY, seal_key
+from grail_core.storage.s3_directory import S3Directory
+from tooling import REPOSITORY
+from tooling.testing.s3_server import LEAST_PART_BYTES, REGION, S3Server
+from tooling.testing.scripted_server import Answer, ScriptedServer
+
+GENESIS_MS = 1_700_000_000_000
+READS = ("s3:GetObject", "s3:ListBucket")
+
+
+@dataclass
+class Owner:
+    """A participant whose bucket others read."""
+
+    name: str
+    s3: S3Server
+    write: Credentials
+    signer: LocalSigner
+
+    def key(self, number: int, *actions: str) -> Credentials:
+        """A read key of the bucket; made before policies are enforced."""
+        return self.s3.user(f"{self.name}-{number}", *(actions or READS), bucket=self.name)
+
+    def directory(self, read: Credentials) -> S3Directory:
+        address = BucketAddress(0, "acme", self.name, read)
+        return S3Directory((self.s3.url,), address, self.write, region=REGION)
+
+    def seal(self, window: Window) -> None:
+        self.s3.store(self.write, bucket=self.name).put(seal_key(self.signer.ss58, window), f"{self.name} {window}".encode())
+
+
+def owner(s3: S3Server, name: str) -> Owner:
+    s3.make_bucket(name)
+    write = s3.user(f"{name}-writes", "s3:*", bucket=name)
+    return Owner(name, s3, write, LocalSigner.from_seed(hashlib.sha256(name.encode()).digest()))
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> LocalChain:
+    return LocalChain.create(
+        tmp_path / "chain.sqlite", seed=1, netuid=LOCALNET.netuid, clock=ClockMode.VIRTUAL, genesis_time_ms=GENESIS_MS
+    )
+
+
+@pytest.fixture
+def owners(s3: S3Server, chain: LocalChain) -> tuple[Owner, Owner]:
+    found = owner(s3, "adam"), owner(s3, "bert")
+    for one in found:
+        chain.register(one.signer)
+    chain.advance(2)
+    return found
+
+
+def participant(directory: S3Directory, chain: LocalChain, signer: LocalSigner, root: Path, url: str) -> Participant:
+    key = DevelopmentKey.from_seed(b"read keys")
+    params = dataclasses.replace(LOCALNET, store_hosts=(url,), beacon=BeaconChain(key.public_key, GENESIS_MS // 1000, 1))
+    beacon: Beacon = DevelopmentBeacon(key, params.beacon)
+    return Participant(params, chain, directory, beacon, signer, root / "cache", root / "state")
+
+
+def rotated(one: Owner, chain: LocalChain, read: Credentials) -> Rotation:
+    neuron = chain.metagraph().by_hotkey(one.signer.hotkey)
+    assert neuron is not None
+    params = dataclasses.replace(LOCALNET, store_hosts=(one.s3.url,))
+    return rotate(chain, one.directory(read), params, one.signer, neuron)
+
+
+def readable(reader: Participant, window: Window) -> set[Hotkey]:
+    """Whose seal of a window can be read, by the commitments that this window's readers go by."""
+    found = set()
+    for neuron in reader.miners_at(window):
+        try:
+            reader.directory.open(neuron.commitment or "").read(seal_key(ss58(neuron.hotkey), window), max_bytes=100)
+            found.add(neuron.hotkey)
+        except AccessDeniedError:
+            continue
+    return found
+
+
+def test_whoever_keeps_the_old_key_as_long_as_is_said_loses_no_window_and_who_revokes_early_fails_alone(
+    s3: S3Server, chain: LocalChain, owners: tuple[Owner, Owner], tmp_path: Path
+) -> None:
+    adam, bert = owners
+    old, new = {one.name: one.key(1) for one in owners}, {one.name: one.key(2) for one in owners}
+    with s3.enforcing():
+        for one in owners:
+            chain.commit(one.signer, one.directory(old[one.name]).commitment())
+        reader = participant(adam.directory(old["adam"]), chain, adam.signer, tmp_path, s3.url)
+        lost: dict[str, set[Window]] = {"adam": set(), "bert": set()}
+        terms: dict[str, OldKeyTerm] = {}
+        for block in range(25, 241, 5):
+            chain.advance(block - chain.current_block())
+            now = window_of(Block(block))
+            if block == now + 25:
+                for one in owners:
+                    one.seal(now)
+            if block == 70:
+                for one in owners:
+                    found = rotated(one, chain, new[one.name])
+                    assert found.committed
+                    assert found.old_reads
+                    assert found.term is not None
+                    terms[one.name] = found.term
+                s3.revoke(old["bert"])
+            if terms and block == -(-terms["adam"].until_block // 5) * 5:
+                s3.revoke(old["adam"])
+                terms = {}
+            for window in map(Window, range(30, now, WINDOW_LENGTH)):
+                if block <= WindowTimes(window, reader.params).void_block:
+                    there = readable(reader, window)
+                    lost["adam"] |= set() if adam.signer.hotkey in there else {window}
+                    lost["bert"] |= set() if bert.signer.hotkey in there else {window}
+    assert terms == {}  # the old key was revoked when it could be
+    assert lost["adam"] == set()
+    assert lost["bert"] == {30, 60}  # those that could still be read when it revoked the key; the next ones it has
+
+
+def test_a_key_that_is_changed_is_tried_first_and_nothing_is_committed_where_it_is_no_good(
+    s3: S3Server, chain: LocalChain, owners: tuple[Owner, Owner]
+) -> None:
+    adam, bert = owners
+    old, writes, blind = adam.key(1), adam.key(2, *READS, "s3:PutObject"), adam.key(3, "s3:ListBucket")
+    of_bert = bert.key(1)
+    with s3.enforcing():
+        chain.commit(adam.signer, adam.directory(old).commitment())
+        chain.advance(5)
+        before = chain.metagraph()
+        for read, what in ((writes, "can write"), (blind, "cannot read"), (of_bert, "cannot read")):
+            with pytest.raises(ConfigurationError, match=what):
+                rotated(adam, chain, read)
+        moved = dataclasses.replace(bert, signer=adam.signer)
+        with pytest.raises(ConfigurationError, match="names another bucket"):
+            rotated(moved, chain, of_bert)
+        chain.advance(5)
+        assert chain.metagraph().neurons == before.neurons
+        again = rotated(adam, chain, old)
+        assert (again.committed, again.old_reads, again.term) == (False, True, None)
+        assert list(s3.store(adam.write, bucket="adam").list("")) == []  # what was tried is gone
+
+
+def test_a_role_that_starts_with_another_key_says_until_when_the_old_one_has_to_live(
+    s3: S3Server, chain: LocalChain, owners: tuple[Owner, Owner], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    adam, _ = owners
+    first, second = adam.key(1), adam.key(2)
+    caplog.set_level("INFO")
+    with s3.enforcing():
+        for read in (first, second):
+            chain.advance(5)
+            participant(adam.directory(read), chain, adam.signer, tmp_path, s3.url).join(Settings())
+    events = [record.__dict__ for record in caplog.records if "bucket_committed" in str(record.__dict__)]
+    assert len(events) == 2
+    term = old_key_term(chain, dataclasses.replace(LOCALNET, store_hosts=(s3.url,)))
+    assert f"'old_until_block': {term.until_block}" in str(events[1])
+    assert "old_until_block" not in str(events[0])
+
+
+def test_who_looks_back_reads_by_the_key_that_the_same_bucket_has_now() -> None:
+    def neuron(name: bytes, commitment: str | None) -> Neuron:
+        return Neuron(0, Hotkey(name * 32), 0, True, Block(0), commitment, None, Block(0))
+
+    params = dataclasses.replace(LOCALNET, store_hosts=("r2.example.com",))
+    old, new = (BucketAddress(0, "acme", "adam", Credentials(key, "secret")).to_text() for key in ("old", "new"))
+    moved = BucketAddress(0, "acme", "elsewhere", Credentials("new", "secret")).to_text()
+    then = [neuron(b"a", old), neuron(b"b", old), neuron(b"c", old), neuron(b"d", None), neuron(b"e", "fs:folder")]
+    now = [neuron(b"a", new), neuron(b"b", moved), neuron(b"d", new), neuron(b"e", new)]
+    found = [one.commitment for one in with_newest_keys(then, now, params)]
+    assert found == [new, old, old, None, "fs:folder"]
+
+
+@pytest.mark.parametrize(
+    ("action", "said"),
+    [("s3:PutObject", "put, upload in parts"), ("s3:DeleteObject", "delete"), ("s3:*", "put, delete, upload in parts")],
+)
+def test_a_read_key_that_may_write_in_any_way_is_never_committed_and_leaves_nothing(
+    s3: S3Server, owners: tuple[Owner, Owner], action: str, said: str
+) -> None:
+    adam, _ = owners
+    read = adam.key(1, *READS, action)
+    with s3.enforcing():
+        with pytest.raises(ConfigurationError, match="can write") as caught:
+            adam.directory(read).commitment()
+        assert f"({said})" in caught.value.what
+        own = s3.store(adam.write, bucket="adam")
+        assert own.head(PROBE_KEY) is None
+        assert own.abandon_uploads("") == 0
+
+
+def test_the_policies_of_the_page_are_enough_and_no_more(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (REPOSITORY / "docs" / "operations.md").read_text(encoding="utf-8")
+    blocks = [block.partition("```")[0] for block in page.split("```json\n")[1:]]
+    read, write = (block.replace("BUCKET", "adam") for block in blocks if '"Statement"' in block)
+    for one in ("adam", "bert"):
+        s3.make_bucket(one)
+    reads, writes = s3.user_with("reads", read), s3.user_with("writes", write)
+    monkeypatch.setattr(s3_parts, "ONE_PUT_BYTES", LEAST_PART_BYTES)
+    monkeypatch.setattr(s3_parts, "PART_BYTES", LEAST_PART_BYTES)
+    with s3.enforcing():
+        directory = S3Directory((s3.url,), BucketAddress(0, "acme", "adam", reads), writes, region=REGION)
+        own, other = directory.own(), directory.open(directory.commitment())
+        assert [finding.ok for finding in examine(directory, lambda: wall_clock_ms())] == [True] * 6
+        info = own.put_large("grail/objects/x", bytes(3 * LEAST_PART_BYTES), if_absent=True)
+        assert "-" in info.etag
+        assert list(other.list("grail/")) == [info]
+        s3_parts._begin(s3.store(writes, bucket="adam")._requests, "grail/objects/left")
+        s3_parts._IN_HAND.clear()
+        assert own.abandon_uploads("grail/objects/") == 1
+        own.delete("grail/objects/x")
+        for key in (reads, writes):
+            with pytest.raises(AccessDeniedError):
+                s3.store(key, bucket="bert").get("x", max_bytes=1)
+
+
+@pytest.fixture
+def operator(tmp_path: Path, s3: S3Server, chain: LocalChain, owners: tuple[Owner, Owner]) -> Iterator[dict[str, str]]:
+    """What an operator of Adam's bucket sets, with a first read key that the chain names and a second one made."""
+    adam, _ = owners
+    old, new = adam.key(1), adam.key(2)
+    signer = write_wallet(tmp_path / "wallets", "cold", "hot", coldkey_seed=bytes(32), hotkey_seed=bytes([1]) * 32)
+    chain.register(signer)
+    params = dataclasses.replace(LOCALNET, store_hosts=(s3.url,), trainer_hotkey=signer.hotkey)
+    (tmp_path / "network.json").write_text(json.dumps(params.to_json()))
+    settings = {
+        "BT_NETWORK": "local",
+        "BT_CHAIN_ENDPOINT": str(tmp_path / "chain.sqlite"),
+        "NETUID": str(params.netuid),
+        "BT_WALLET_PATH": str(tmp_path / "wallets"),
+        "BT_WALLET_COLD": "cold",
+        "BT_WALLET_HOT": "hot",
+        "GRAIL_NETWORK": str(tmp_path / "network.json"),
+        "R2_BUCKET_ID": "adam",
+        "R2_ACCOUNT_ID": "acme",
+        "R2_REGION": REGION,
+        "R2_READ_ACCESS_KEY_ID": new.key_id,
+        "R2_READ_SECRET_ACCESS_KEY": new.secret,
+        "R2_WRITE_ACCESS_KEY_ID": adam.write.key_id,
+        "R2_WRITE_SECRET_ACCESS_KEY": adam.write.secret,
+    }
+    with s3.enforcing():
+        chain.commit(signer, adam.directory(old).commitment())
+        chain.advance(40)
+        yield settings
+
+
+def grail(settings: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("GRAIL_", "BT_", "R2_"))}
+    command = [sys.executable, "-c", "from grail_core.commands.grail import main; main()", *arguments]
+    return subprocess.run(
+        command, env=environment | settings, capture_output=True, text=True, timeout=120, cwd=settings["BT_WALLET_PATH"]
+    )
+
+
+def test_the_command_commits_the_new_key_and_says_until_when_the_old_one_is_needed(
+    operator: dict[str, str], chain: LocalChain
+) -> None:
+    ran = grail(operator, "storage", "rotate-key", "--json")
+    assert ran.returncode == 0, ran.stderr
+    told = json.loads(ran.stdout)
+    window = window_of(chain.current_block())
+    until = WindowTimes(window, LOCALNET).void_block + WINDOW_LENGTH
+    assert told == {
+        "committed": True,
+        "old_key_reads": True,
+        "last_window_of_old_key": window,
+        "old_key_until_block": until,
+        "old_key_until": told["old_key_until"],
+    }
+    assert told["old_key_until"].endswith("Z")
+    assert operator["R2_READ_SECRET_ACCESS_KEY"] not in ran.stdout + ran.stderr
+    chain.advance(5)
+    again = grail(operator, "storage", "rotate-key")
+    assert (again.returncode, again.stdout) == (0, "the chain names this read key already: nothing was changed\n")
+    doctor = grail(operator, "storage", "doctor", "--json")
+    (on_chain,) = [row for row in json.loads(doctor.stdout)["checks"] if row["name"] == "on chain"]
+    assert on_chain["detail"] == "the bucket and read key of these settings"
+
+
+@pytest.mark.parametrize(
+    ("answer", "cause", "said"),
+    [
+        (Answer(403, b"<Error><Code>RequestTimeTooSkewed</Code></Error>"), "clock", "clock wrong"),
+        (Answer(400, b"<Error><Code>AuthorizationHeaderMalformed</Code></Error>"), "region or account", "R2_REGION"),
+        (Answer(301, b"<Error><Code>PermanentRedirect</Code></Error>"), "region or account", "never followed"),
+        (Answer(503, b"<Error><Code>SlowDown</Code></Error>"), "no answer", "not ready"),
+        (Answer(401, b"<Error><Code>Unauthorized</Code></Error>"), "no permission", "denies access"),
+        (None, "unreachable", "cannot be reached"),
+    ],
+)
+def test_the_doctor_tells_what_is_wrong_with_a_store_apart(
+    answer: Answer | None, cause: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_requests, "_FIRST_PAUSE_S", 0.001)
+    address = BucketAddress(0, "acme", "adam", Credentials("reads", "a-secret"))
+    with ExitStack() as stack:
+        server = stack.enter_context(ScriptedServer(answer or Answer(200)))
+        if answer is None:
+            stack.close()  # nobody listens there any more
+        (found,) = examine(S3Directory((server.url,), address, Credentials("writes", "another")), lambda: 0)
+    assert (found.name, found.ok, found.cause) == ("bucket", False, cause)
+    assert said in found.detail
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause", "said"),
+    [
+        ({"R2_WRITE_ACCESS_KEY_ID": "AKIAWRONG"}, "wrong key", "knows no such access key"),
+        ({"R2_WRITE_SECRET_ACCESS_KEY": "wrong"}, "wrong key", "not this access key's"),
+        ({"R2_BUCKET_ID": "no-such-bucket"}, "no such bucket", "no such bucket"),
+        ({"R2_BUCKET_ID": "bert"}, "no permission", "denies access"),
+    ],
+)
+def test_the_doctor_tells_what_is_wrong_with_a_bucket_apart(
+    s3: S3Server, owners: tuple[Owner, Owner], changes: dict[str, str], cause: str, said: str
+) -> None:
+    adam, _ = owners
+    read = adam.key(1)
+    write = Credentials(
+        changes.get("R2_WRITE_ACCESS_KEY_ID", adam.write.key_id), changes.get("R2_WRITE_SECRET_ACCESS_KEY", adam.write.secret)
+    )
+    # Whoever asks for a bucket that is not there is told so where the key may do anything anywhere.
+    if cause == "no such bucket":
+        write = s3.user("anywhere", "s3:*", bucket="*")
+    with s3.enforcing():
+        address = BucketAddress(0, "acme", changes.get("R2_BUCKET_ID", "adam"), read)
+        (found,) = examine(S3Directory((s3.url,), address, write, region=REGION), lambda: 0)
+    assert (found.name, found.ok, found.cause) == ("bucket", False, cause)
+    assert said in found.detail

@@ -16,8 +16,8 @@ from grail_core.protocol import MinerWindow, ScoreInputs, SignedVerdict, Verdict
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.scores import WeightRule
 from grail_core.protocol.types import Hotkey, Window
-from grail_core.storage.filesystem import FilesystemDirectory
 from tooling.localnet.plan import Layout
+from tooling.localnet.remote_stores import bucket_of
 from tooling.localnet.setup import Network
 
 Verdicts = Mapping[Window, SignedVerdict]
@@ -37,7 +37,7 @@ class Agreement:
 
 def verdicts_of(layout: Layout, network: Network, name: str, windows: range) -> dict[Window, SignedVerdict]:
     """What lies in a validator's bucket, each with its signature checked."""
-    store = FilesystemDirectory(layout.store, name).open(f"fs:{name}")
+    store = bucket_of(layout, name)
     hotkey, network_id = network.signers[name].hotkey, network.network_id
     found = {}
     for window in map(Window, windows):

@@ -13,19 +13,17 @@ from grail_core.checkpoints.source import CheckpointSource
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.types import Digest
-from grail_core.storage.filesystem import FilesystemDirectory, FilesystemStore
 from tooling.localnet.evaluation import EvaluationTask
 from tooling.localnet.plan import Layout, Plan
 from tooling.localnet.processes import evaluate_command, init_environment
+from tooling.localnet.remote_stores import bucket_of, reader_of
 from tooling.localnet.setup import TRAINER, Network
-
-READER = "reader"  # the bucket name that the read-only directory would write to; it never does
 
 
 def published_manifests(network: Network, layout: Layout) -> list[CheckpointManifest]:
     """Every verified manifest in the trainer's bucket, oldest first."""
     view = list_manifests(
-        FilesystemStore(layout.store, TRAINER, read_only=True),
+        bucket_of(layout, TRAINER),
         trainer_hotkey=network.params.trainer_hotkey,
         network_id=Digest(network.network_id),
     )
@@ -50,7 +48,7 @@ class EvaluationPlanner:
         chosen.sort(key=lambda m: (m not in ends, m.sequence))  # what matters most first
         source = CheckpointSource(
             self._network.chain,
-            FilesystemDirectory(self._layout.store, READER),
+            reader_of(self._layout),
             self._network.params,
             Digest(self._network.network_id),
             self._layout.cache("evaluation"),

@@ -18,12 +18,14 @@ from tooling.localnet.plan import (
     BITTENSOR_SIM,
     BLOCK_SECONDS,
     EVALUATION_PROBLEMS,
+    FOLDERS,
     GRADIENT,
     GROUPS,
     LOCAL,
     QUICK_EVALUATION_PROBLEMS,
     QUICK_GROUPS,
     ROLLOUTS,
+    S3,
     SHAPED_BLOCK_SECONDS,
     Layout,
     Plan,
@@ -55,6 +57,7 @@ Examples:
   hatch run localnet --work gradient --windows 6         six rounds of pseudo-gradients, one miner copies another's
   hatch run localnet --work gradient --cheat lazy --cheat stale --cheat copy --windows 6
   hatch run localnet --chain bittensor-sim --windows 4 --quick     through the bittensor SDK, as on a real subnet
+  hatch run localnet --store s3 --windows 4 --quick      buckets on an S3 server, as on a real network
   hatch run localnet --chaos                             every role is killed once and recovers
   hatch run localnet --cheat none --newcomer --commit-reveal     a UID changes hands before its weights, which are hidden first
 """
@@ -68,6 +71,18 @@ Examples:
     default=ROLLOUTS,
     show_default=True,
     help="Rollouts, or pseudo-gradients of a corpus: a window is a round then (docs/gradient.md).",
+)
+@click.option(
+    "--store",
+    type=click.Choice([FOLDERS, S3]),
+    default=FOLDERS,
+    show_default=True,
+    help="Buckets as folders, or on an S3 server that tells the chain's time and enforces keys.",
+)
+@click.option(
+    "--store-faults",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="With --store s3: a JSON file of what goes wrong how often on the line to it (tooling.testing.faulty_proxy).",
 )
 @click.option("--env", "env_id", default="sat", show_default=True, help="Environment: sat, gsm8k, … (`grail-envs list`).")
 @click.option(
@@ -143,6 +158,8 @@ Examples:
 def cli(
     windows: int,
     work: str,
+    store: str,
+    store_faults: Path | None,
     env_id: str,
     model: Path | None,
     model_shape: str | None,
@@ -183,6 +200,8 @@ def cli(
     cheats = _cheats(work, cheats)
     if block_time is not None and not real_time:
         raise click.UsageError("--block-time belongs to --real-time: without it blocks follow the work, whatever their time")
+    if store_faults is not None and store != S3:
+        raise click.UsageError("--store-faults belongs to --store s3: folders have no line to them")
     if model is not None and model_shape is not None:
         raise click.UsageError("--model-shape is of a model that is made, and --model gives one")
     plan = Plan(
@@ -207,6 +226,8 @@ def cli(
         groups=groups,
         work=work,
         chain=chain,
+        store=store,
+        store_faults=str(store_faults.absolute()) if store_faults else None,
         patience_s=patience,
     )
     sys.exit(_run(plan, out.absolute(), as_json))

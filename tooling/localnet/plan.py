@@ -27,6 +27,7 @@ SHAPED_BLOCK_SECONDS = 30.0  # of chain time with a larger model: judging a file
 EVALUATION_PROBLEMS, QUICK_EVALUATION_PROBLEMS = 2048, 256
 ROLLOUTS, GRADIENT = "rollouts", "gradient"  # kinds of work
 LOCAL, BITTENSOR_SIM = "local", "bittensor-sim"  # the development chain itself, or the bittensor SDK over it
+FOLDERS, S3 = "folders", "s3"  # kinds of buckets
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Plan:
     newcomer: bool = False  # the subnet is full, and somebody takes a miner's UID before weights are set
     work: str = ROLLOUTS
     chain: str = LOCAL  # how roles reach the chain's file
+    store: str = FOLDERS
+    store_faults: str | None = None  # file of what goes wrong on the line to the store (`faulty_proxy`)
     patience_s: float = 300.0  # real time that a role may hold the clock; by the real one, of standing still at the end
 
     def to_json(self) -> dict[str, Any]:
@@ -114,6 +117,11 @@ class Layout:
     @property
     def store(self) -> Path:
         return self.root / "store"
+
+    @property
+    def remote_stores(self) -> Path:
+        """Where the buckets of a run are that uses S3, and their keys."""
+        return self.root / "s3.json"
 
     @property
     def model(self) -> Path:

@@ -17,12 +17,15 @@ from tooling import REPOSITORY
 from tooling.localnet.conductor import SAFETY_BLOCKS
 from tooling.localnet.on_simulated_chain import SETTINGS, VIRTUAL_NAP_S, on_simulated_chain
 from tooling.localnet.plan import BITTENSOR_SIM, GRADIENT, GROUPS, HONEST, QUICK_GROUPS, SHAPED_STEPS, Layout, Plan
+from tooling.localnet.remote_stores import RemoteStores, remote_stores_of
 from tooling.localnet.setup import COLDKEY, TRAINER, Network, derive_seed
 from tooling.localnet.supervisor import ProcessSpec
 
 PRIVATE_PREFIXES = ("BT_", "R2_", "GRAIL_", "KERNEL_EVAL_", "WANDB_")
 PRIVATE_NAMES = frozenset({"NETUID"})
 BEACON = "beacon"
+STORE = "store"
+STORE_LINE = "store-line"
 PRESET = "tiny"  # of gradient work: its rounds are one window
 BATCH_SEQUENCES = 4  # of an inner step, the least of that preset: a virtual clock has no time to measure steps by
 
@@ -38,6 +41,20 @@ def base_environment() -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "HF_HUB_OFFLINE": "1",
     }
+
+
+def store_server(layout: Layout) -> ProcessSpec:
+    """The S3 server of a run that uses one: it is there before anybody begins, and until the report is written."""
+    files = ("--stores", layout.remote_stores, "--chain", layout.chain, "--folder", layout.store)
+    argv = (*_module("tooling.localnet.s3_on_chain_time"), *map(str, files))
+    return _with_tooling(ProcessSpec(STORE, STORE, argv, base_environment(), layout.logs / f"{STORE}.log"))
+
+
+def store_line(layout: Layout, stores: RemoteStores, faults: str) -> ProcessSpec:
+    """The faulty line to it."""
+    upstream = f"http://127.0.0.1:{stores.port}"
+    argv = (*_module("tooling.testing.faulty_proxy"), "--upstream", upstream, "--faults", faults, "--port", str(stores.line))
+    return _with_tooling(ProcessSpec(STORE_LINE, STORE, argv, base_environment(), layout.logs / f"{STORE_LINE}.log"))
 
 
 class Processes:
@@ -117,8 +134,7 @@ class Processes:
             "BT_WALLET_COLD": COLDKEY,
             "BT_WALLET_HOT": name,
             "GRAIL_NETWORK": str(self._layout.network),
-            "GRAIL_STORAGE_ROOT": str(self._layout.store),
-            "GRAIL_STORAGE_BUCKET": name,
+            **self._bucket_settings(name),
             "GRAIL_BEACON_URLS": self._beacon_url,
             "GRAIL_CACHE_DIR": str(self._layout.cache(name)),
             "GRAIL_STATE_DIR": str(self._layout.state_of(name)),
@@ -131,6 +147,12 @@ class Processes:
         if self._plan.data_dir:
             settings["GRAIL_DATA_DIR"] = self._plan.data_dir
         return settings
+
+    def _bucket_settings(self, name: str) -> dict[str, str]:
+        stores = remote_stores_of(self._layout)
+        if stores is not None:
+            return stores.settings_of(name)
+        return {"GRAIL_STORAGE_ROOT": str(self._layout.store), "GRAIL_STORAGE_BUCKET": name}
 
     def event_file(self, name: str) -> Path:
         return self._layout.logs / f"{name}.jsonl"

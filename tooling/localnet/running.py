@@ -22,9 +22,10 @@ from typing import Generic, TypeVar
 from grail_core.errors import GrailError
 from grail_core.participant.state import only_process
 from tooling.localnet.plan import Layout, Plan, State, load_or_create_state
-from tooling.localnet.processes import BEACON, Processes
+from tooling.localnet.processes import BEACON, STORE, STORE_LINE, Processes, store_line, store_server
+from tooling.localnet.remote_stores import remote_stores_of
 from tooling.localnet.report.facts import ProcessFact
-from tooling.localnet.setup import Network, beacon_key, folder_of, make_network, prepare_folder
+from tooling.localnet.setup import Network, beacon_key, folder_of, free_port, make_network, prepare_folder
 from tooling.localnet.supervisor import Supervisor, last_lines
 from tooling.localnet.view import View
 from tooling.localnet.windows import RoleFailedError, Windows
@@ -74,13 +75,24 @@ class Running(Generic[T]):
         if resumed:
             self._view.say("localnet", f"resuming in {layout.root} (start {state.starts})")
         with self._signals():
-            network = self._begin()
-            why = self._run_network(network, state) if not state.finished else ""
-            return self._conclude(network, state, why)
+            try:
+                network = self._begin()
+                why = self._run_network(network, state) if not state.finished else ""
+                return self._conclude(network, state, why)
+            finally:
+                self._supervisor.stop_all()
 
     def _begin(self) -> Network:
         """Make the network and everything that it needs before its first window, unless it was made before."""
-        return make_network(self._plan, self._layout)
+        network = make_network(self._plan, self._layout)
+        stores = remote_stores_of(self._layout)
+        if stores is not None:
+            self._supervisor.start(store_server(self._layout))
+            _wait_for_port(STORE, stores.port, self._check_stop, self._supervisor)
+            if stores.line is not None and self._plan.store_faults is not None:
+                self._supervisor.start(store_line(self._layout, stores, self._plan.store_faults))
+                _wait_for_port(STORE_LINE, stores.line, self._check_stop, self._supervisor)
+        return network
 
     def _conclude(self, network: Network, state: State, why: str) -> T:
         """Write down what became of the run, finished or not. `why`: it is not; "" if it is."""
@@ -119,13 +131,13 @@ class Running(Generic[T]):
             )
 
     def _start_processes(self, network: Network) -> Processes:
-        port = _free_port()
+        port = free_port()
         url = f"http://127.0.0.1:{port}"
         processes = Processes(self._plan, self._layout, network, url)
         processes.write_settings()
         beacon_key(self._plan.seed).save(self._layout.root / "beacon.key")
         self._supervisor.start(processes.beacon(port))
-        _wait_for_port(port, self._check_stop, self._supervisor)
+        _wait_for_port(BEACON, port, self._check_stop, self._supervisor)
         self._supervisor.start(processes.trainer())
         for name in self._plan.validator_names():
             self._supervisor.start(processes.validator(name))
@@ -147,7 +159,7 @@ class Running(Generic[T]):
         finally:
             self._remember(state, finished=not why)
             self._view.say("localnet", "stopping the processes")
-            self._supervisor.stop_all()
+            self._supervisor.stop(name for name in self._supervisor.processes if name not in (STORE, STORE_LINE))
             windows.read_events()
             self._remember(state, finished=not why)
 
@@ -220,13 +232,7 @@ def reproduce_command(argv: list[str]) -> str:
     return "hatch run localnet" + "".join(f" {shlex.quote(a)}" for a in argv)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_for_port(port: int, check: object, supervisor: Supervisor) -> None:
+def _wait_for_port(name: str, port: int, check: object, supervisor: Supervisor) -> None:
     until = time.monotonic() + READY_S
     while time.monotonic() < until:
         check()  # type: ignore[operator]
@@ -235,8 +241,8 @@ def _wait_for_port(port: int, check: object, supervisor: Supervisor) -> None:
             return
         time.sleep(0.05)
     raise RoleFailedError(
-        "the beacon relay does not answer:\n  " + "\n  ".join(last_lines(supervisor.processes[BEACON].spec.log, 6)),
+        f"the {name} does not answer:\n  " + "\n  ".join(last_lines(supervisor.processes[name].spec.log, 6)),
         where=f"127.0.0.1:{port}",
-        hint="see logs/beacon.log",
-        code=9,
+        hint=f"see logs/{name}.log",
+        code=9 if name == BEACON else 5,
     )

@@ -6,11 +6,13 @@ again. Roles learn all of it through their public settings alone (`processes.py`
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
 import json
 import os
+import socket
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +29,8 @@ from grail_core.protocol.beacon import BeaconChain
 from grail_core.protocol.network import LOCALNET, NetworkParameters
 from grail_core.protocol.types import Block
 from tooling.localnet.newcomer import Newcomer, chain_rules
-from tooling.localnet.plan import Layout, Plan
+from tooling.localnet.plan import S3, Layout, Plan
+from tooling.localnet.remote_stores import RemoteStores, remote_stores_of
 from tooling.localnet.report.facts import MinerIdentity
 
 COLDKEY = "localnet"
@@ -91,7 +94,8 @@ def make_network(plan: Plan, layout: Layout) -> Network:
     for folder in (layout.logs, layout.store, layout.evaluations):
         folder.mkdir(parents=True, exist_ok=True)
     signers = _keys(plan, layout)
-    params = _parameters(plan, signers[TRAINER])
+    stores = _remote_stores(plan, layout, [name for name in signers if name != BURN])
+    params = _parameters(plan, signers[TRAINER], (stores.url,) if stores is not None else ())
     encoded = json.dumps(params.to_json(), indent=1).encode()
     if layout.chain.exists():
         chain = LocalChain.open(layout.chain)
@@ -159,14 +163,45 @@ def _keys(plan: Plan, layout: Layout) -> dict[str, LocalSigner]:
     return signers
 
 
-def _parameters(plan: Plan, trainer: LocalSigner) -> NetworkParameters:
+def _remote_stores(plan: Plan, layout: Layout, names: list[str]) -> RemoteStores | None:
+    """Made by the first start and the same in all: the network's identity contains where they are."""
+    if plan.store != S3:
+        return None
+    if not layout.remote_stores.exists():
+        seed = derive_seed(plan.seed, "stores")
+        line = _port_of(seed + b"line") if plan.store_faults is not None else None
+        RemoteStores.make(seed, names, _port_of(seed), line=line).write(layout.remote_stores)
+    return remote_stores_of(layout)
+
+
+def _port_of(seed: bytes) -> int:
+    """The seed's own port where it is free, since a network's identity contains it; else any."""
+    wanted = 20_000 + int.from_bytes(hashlib.sha256(seed).digest()[:4], "big") % 10_000
+    with socket.socket() as probe, contextlib.suppress(OSError):
+        probe.bind(("127.0.0.1", wanted))
+        return wanted
+    return free_port()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _parameters(plan: Plan, trainer: LocalSigner, store_hosts: tuple[str, ...]) -> NetworkParameters:
     beacon = BeaconChain(
         public_key=beacon_key(plan.seed).public_key,
         genesis_time_s=LOCALNET.beacon.genesis_time_s,
         period_s=LOCALNET.beacon.period_s,
     )
     return dataclasses.replace(
-        LOCALNET, beacon=beacon, trainer_hotkey=trainer.hotkey, block_time_ms=plan.block_time_ms, name="localnet"
+        LOCALNET,
+        beacon=beacon,
+        trainer_hotkey=trainer.hotkey,
+        block_time_ms=plan.block_time_ms,
+        name="localnet",
+        store_hosts=store_hosts,
     )
 
 

@@ -9,6 +9,7 @@ from grail_core.protocol.constants import WINDOW_LENGTH
 from tooling.localnet.checkpoints import published_manifests
 from tooling.localnet.events import Event
 from tooling.localnet.plan import Layout, Plan, State
+from tooling.localnet.remote_stores import bucket_of
 from tooling.localnet.report import collect
 from tooling.localnet.report.facts import EvaluationFact, RunFacts
 from tooling.localnet.setup import Network
@@ -32,7 +33,7 @@ def collect_facts(
     manifests = published_manifests(network, layout)
     first = min((m.valid_from for m in manifests if m.sequence == 0), default=None)
     windows = range(first, first + WINDOW_LENGTH * plan.windows, WINDOW_LENGTH) if first is not None else range(0)
-    stores = {name: collect.bucket(layout, name) for name in plan.validator_names()}
+    stores = {name: bucket_of(layout, name) for name in plan.validator_names()}
     verdicts = collect.verdicts(network, stores, windows)
     miner_windows, rejects = collect.miner_facts(verdicts, network)
     return RunFacts(

@@ -26,11 +26,9 @@ from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.network import SUBNET_81
 from grail_core.protocol.types import Block, Window
 from grail_core.storage.base import ObjectStore
-from grail_core.storage.filesystem import FilesystemStore
 from grail_core.verification.model_checks import NOT_ENFORCED
 from grail_trainer.metrics import METRICS
 from tooling.localnet.events import Event
-from tooling.localnet.plan import Layout
 from tooling.localnet.report.facts import (
     AlarmFact,
     CheckpointFact,
@@ -62,11 +60,6 @@ PHASES = {
     "checkpoint_published": ("publish",),
 }
 ROLES = {"window_mined": "miner", "window_judged": "validator"}
-
-
-def bucket(layout: Layout, name: str) -> ObjectStore:
-    """A participant's bucket, to read."""
-    return FilesystemStore(layout.store, name, read_only=True)
 
 
 def verdicts(

@@ -21,6 +21,7 @@ from tooling.localnet.checkpoints import published_manifests
 from tooling.localnet.events import Event
 from tooling.localnet.plan import Layout, Plan, State
 from tooling.localnet.processes import PRESET
+from tooling.localnet.remote_stores import bucket_of
 from tooling.localnet.report import collect
 from tooling.localnet.report.facts import PhaseFact, RejectFact, RunFacts, WindowFact
 from tooling.localnet.rounds.facts import LossFact, MergeFact, MinerRoundFact, RoundsFacts, StandingFact
@@ -98,7 +99,7 @@ def collect_facts(
 def verdicts_of(
     network: Network, layout: Layout, validators: Iterable[str], rounds: Iterable[int]
 ) -> dict[int, dict[str, SignedGradientVerdict]]:
-    stores = {name: collect.bucket(layout, name) for name in validators}
+    stores = {name: bucket_of(layout, name) for name in validators}
     found: dict[int, dict[str, SignedGradientVerdict]] = {}
     for round_ in rounds:
         found[round_] = {}
@@ -146,7 +147,7 @@ def miner_facts(found: Verdicts, merges: Sequence[MergeFact], network: Network, 
     """From the first validator that scored a round."""
     names, merged = names_of(network), {(one.round, name) for one in merges for name in one.merged}
     hotkeys = {miner.name: miner.hotkey for miner in network.miners}
-    stores = {miner.name: collect.bucket(layout, miner.name) for miner in network.miners}
+    stores = {miner.name: bucket_of(layout, miner.name) for miner in network.miners}
     facts = []
     for round_, by_validator in sorted(found.items()):
         body = next((v.body for v in by_validator.values() if v.body.status is WindowStatus.SCORED), None)

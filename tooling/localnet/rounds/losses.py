@@ -14,10 +14,10 @@ from grail_core.participant.round_models import RoundModels
 from grail_core.proof.losses import sequence_losses
 from grail_core.proof.round_work import LOSS_SCALE
 from grail_core.protocol.types import Digest
-from grail_core.storage.filesystem import FilesystemDirectory
 from grail_envs.corpus.opening import corpus_of
-from tooling.localnet.checkpoints import READER, published_manifests
+from tooling.localnet.checkpoints import published_manifests
 from tooling.localnet.plan import Layout
+from tooling.localnet.remote_stores import reader_of
 from tooling.localnet.rounds.facts import LossFact
 from tooling.localnet.setup import Network
 
@@ -33,7 +33,7 @@ def held_out_losses(network: Network, layout: Layout, sequences: int, *, pause: 
     """
     source = CheckpointSource(
         network.chain,
-        FilesystemDirectory(layout.store, READER),
+        reader_of(layout),
         network.params,
         Digest(network.network_id),
         layout.cache("evaluation"),

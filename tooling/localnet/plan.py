@@ -43,6 +43,8 @@ class Plan:
     validators: int
     block_time_ms: int
     real_time: bool = False  # blocks come by the wall clock, not by the work
+    clock_rate: float = 1.0  # with the wall clock: chain seconds a real one
+    safety_blocks: int | None = None  # GRAIL_MINER_SAFETY_BLOCKS of its miners; None: the default, or the conductor's
     groups: int | None = None  # of 16 rollouts, most per miner and window; None: what the plan's size says
     model: str | None = None  # a Transformers folder; None: grail-trainer init makes one
     model_shape: str | None = None  # of the one that is made, "12x512"; None: the trainer's default

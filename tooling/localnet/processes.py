@@ -142,8 +142,9 @@ class Processes:
             "GRAIL_DEVICE": "cpu",  # whatever GPUs this machine has: a run is the same everywhere
             "GRAIL_PIPELINE_BACKEND": "hf",
         }
-        if not self._plan.real_time:
-            settings["GRAIL_MINER_SAFETY_BLOCKS"] = str(SAFETY_BLOCKS)
+        safety_blocks = self._plan.safety_blocks or (None if self._plan.real_time else SAFETY_BLOCKS)
+        if safety_blocks is not None:
+            settings["GRAIL_MINER_SAFETY_BLOCKS"] = str(safety_blocks)
         if self._plan.data_dir:
             settings["GRAIL_DATA_DIR"] = self._plan.data_dir
         return settings
@@ -161,7 +162,7 @@ class Processes:
         spec = ProcessSpec(name, role, tuple(argv), base_environment() | self.role_settings(name), self._log(name))
         if self._plan.chain != BITTENSOR_SIM:
             return spec
-        nap_s = 0.0 if self._plan.real_time else VIRTUAL_NAP_S
+        nap_s = 0.0 if self._plan.real_time and self._plan.clock_rate == 1.0 else VIRTUAL_NAP_S
         wrapped = on_simulated_chain(spec.argv, self._layout.chain, nap_s)
         return _with_tooling(dataclasses.replace(spec, argv=wrapped, env={**spec.env, **SETTINGS}))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 
 from grail_core.disk import write_atomically
 from grail_core.errors import ChainError, StorageError
@@ -11,7 +10,6 @@ from tooling.localnet.auditing import run_audit
 from tooling.localnet.checkpoints import EvaluationPlanner
 from tooling.localnet.evaluation import run_evaluations
 from tooling.localnet.plan import Layout, Plan, State
-from tooling.localnet.processes import init_command, init_environment
 from tooling.localnet.report.assemble import collect_facts
 from tooling.localnet.report.facts import AuditFact, EvaluationFact
 from tooling.localnet.report.report import render
@@ -30,14 +28,6 @@ class Localnet(Running[Summary]):
     def _begin(self) -> Network:
         self._make_model()
         return super()._begin()
-
-    def _make_model(self) -> None:
-        """`grail-trainer init`, unless a model was given or made before."""
-        if self._plan.model is not None or (self._layout.model / "config.json").exists():
-            return
-        self._view.say("trainer", f"making a tiny model for {self._plan.env_id} from scratch (grail-trainer init)")
-        self._run_to_its_end(init_command(self._plan, self._layout), init_environment(self._plan))
-        self._view.say("trainer", f"the model is ready ({time.monotonic() - self._started:.0f} s)")
 
     def _conclude(self, network: Network, state: State, why: str) -> Summary:
         """Evaluate, collect, and write summary and report."""

@@ -22,7 +22,16 @@ from typing import Generic, TypeVar
 from grail_core.errors import GrailError
 from grail_core.participant.state import only_process
 from tooling.localnet.plan import Layout, Plan, State, load_or_create_state
-from tooling.localnet.processes import BEACON, STORE, STORE_LINE, Processes, store_line, store_server
+from tooling.localnet.processes import (
+    BEACON,
+    STORE,
+    STORE_LINE,
+    Processes,
+    init_command,
+    init_environment,
+    store_line,
+    store_server,
+)
 from tooling.localnet.remote_stores import remote_stores_of
 from tooling.localnet.report.facts import ProcessFact
 from tooling.localnet.setup import Network, beacon_key, folder_of, free_port, make_network, prepare_folder
@@ -93,6 +102,14 @@ class Running(Generic[T]):
                 self._supervisor.start(store_line(self._layout, stores, self._plan.store_faults))
                 _wait_for_port(STORE_LINE, stores.line, self._check_stop, self._supervisor)
         return network
+
+    def _make_model(self) -> None:
+        """`grail-trainer init`, unless a model was given or made before."""
+        if self._plan.model is not None or (self._layout.model / "config.json").exists():
+            return
+        self._view.say("trainer", f"making a tiny model for {self._plan.env_id} from scratch (grail-trainer init)")
+        self._run_to_its_end(init_command(self._plan, self._layout), init_environment(self._plan))
+        self._view.say("trainer", f"the model is ready ({time.monotonic() - self._started:.0f} s)")
 
     def _conclude(self, network: Network, state: State, why: str) -> T:
         """Write down what became of the run, finished or not. `why`: it is not; "" if it is."""

@@ -107,13 +107,15 @@ def make_network(plan: Plan, layout: Layout) -> Network:
                 hint="choose another folder with --out",
             )
     else:
+        mode = _clock_mode(plan)
         chain = LocalChain.create(
             layout.chain,
             seed=derive_seed(plan.seed, "chain").hex(),
             netuid=params.netuid,
             block_time_ms=params.block_time_ms,
-            genesis_time_ms=None if plan.real_time else GENESIS_MS,
-            clock=ClockMode.REAL if plan.real_time else ClockMode.VIRTUAL,
+            genesis_time_ms=GENESIS_MS if mode is not ClockMode.REAL else None,
+            clock=mode,
+            factor=plan.clock_rate,
             rules=chain_rules(commit_reveal=plan.commit_reveal, full_at=len(signers) if plan.newcomer else None),
         )
     write_atomically(layout.network, encoded)
@@ -128,6 +130,12 @@ def make_network(plan: Plan, layout: Layout) -> Network:
     uids = {name: known[signer.hotkey] for name, signer in signers.items()}
     miners = tuple(MinerIdentity(name, signers[name].ss58, uids[name], strategy) for name, strategy in plan.miner_strategies())
     return Network(params, chain, signers, uids, miners)
+
+
+def _clock_mode(plan: Plan) -> ClockMode:
+    if not plan.real_time:
+        return ClockMode.VIRTUAL
+    return ClockMode.REAL if plan.clock_rate == 1.0 else ClockMode.FAST
 
 
 def _joined(chain: LocalChain, signers: Mapping[str, LocalSigner]) -> Metagraph | None:

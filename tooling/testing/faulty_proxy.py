@@ -27,6 +27,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+from grail_core.disk import write_atomically
+
 REQUEST_LOST = ("reset_before", "reset_in", "busy", "broken")
 """The request is not carried out: the line breaks before it or in it, 503 SlowDown, 500."""
 ANSWER_LOST = ("reset_after", "broken_after")
@@ -57,7 +59,8 @@ class Faults:
             raise ValueError(f"no such faults, or shares that are none: {dict(self.rates)}")
 
     def write(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self) | {"rates": dict(self.rates)}))
+        """Whole at any moment: a proxy reads it at each request."""
+        write_atomically(path, json.dumps(asdict(self) | {"rates": dict(self.rates)}).encode())
 
     @classmethod
     def read(cls, path: Path) -> Faults:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from grail_core.beacon.base import RoundNotYetError
-from grail_core.beacon.development import DevelopmentKey, Relay
+from grail_core.beacon.chains import DEFAULT_CHAIN
+from grail_core.beacon.development import DevelopmentKey, Relay, development_chain
 from grail_core.beacon.drand import DrandBeacon
 from grail_core.errors import BeaconError, ConfigurationError, GrailError, StorageError
 from grail_core.participant.deployment import open_s3_directory
@@ -38,6 +39,12 @@ from tooling.testing.scripted_server import Answer, ScriptedServer
 # --- D10 --------------------------------------------------------------------------------------------------------------
 
 ROUND = 7
+DEFAULT_ROUND = 1  # of the chained default chain; its signature is a true one
+DEFAULT_SIGNATURE = (
+    "8d61d9100567de44682506aea1a7a6fa6e5491cd27a0a0ed349ef6910ac5ac20ff7bc3e09d7c046566c9f7f3c6f3b101"
+    "04990e7cb424998203d8f7de586fb7fa5f60045417a432684f85093b06ca91c769f0e7ca19268375e659c2a2352b4655"
+)
+QUICKNET_SIGNATURE = "b44679b9a59af2ec876b1a6b1ad52ea9b1615fc3982b19576350f93447cb1125e342b73a8dd2bacbe47e4b6b63ed5e39"
 KEY, STRANGER = DevelopmentKey.from_seed(b"attacks"), DevelopmentKey.from_seed(b"a stranger")
 CHAIN = BeaconChain(KEY.public_key, 1_700_000_000, 3)
 
@@ -59,6 +66,11 @@ def rounds() -> dict[str, Answer]:
         "the identity": _answer(ROUND, identity),
         "no signature": _answer(ROUND, b""),
         "two signatures": _answer(ROUND, true + true),
+        "a chained chain's round": _answer(
+            DEFAULT_ROUND, bytes.fromhex(DEFAULT_SIGNATURE), previous_signature=DEFAULT_CHAIN.group_hash.hex()
+        ),
+        "the same under this number": _answer(ROUND, bytes.fromhex(DEFAULT_SIGNATURE)),
+        "a quicknet round under this number": _answer(ROUND, bytes.fromhex(QUICKNET_SIGNATURE)),
         "a round that is text": _answer(str(ROUND), true),
         "no JSON": Answer(200, b"<html>"),
         "a mebibyte": Answer(200, b" " * (1 << 20)),
@@ -80,8 +92,32 @@ def d10() -> dict[str, Any]:
             row.tries.append(Try(name, not isinstance(alone, BeaconError), "beacon", str(alone)[:200]))
             row.honest_tries += 1
             row.honest_false_rejects += beside != KEY.sign(ROUND)
+        _relays_of_other_chains(row, clock, Path(folder), relay.url)
     _window_without_rounds(row)
     return row.to_json()
+
+
+def _relays_of_other_chains(row: Row, clock: ManualClock, folder: Path, honest_url: str) -> None:
+    """True rounds of true chains that are not the network's: refused, and the relay is called what it is."""
+    chained = _answer(DEFAULT_ROUND, bytes.fromhex(DEFAULT_SIGNATURE), previous_signature=DEFAULT_CHAIN.group_hash.hex())
+    bn254 = Answer(200, json.dumps({**DEFAULT_CHAIN.to_json(), "schemeID": "bls-bn254-unchained-on-g1"}).encode())
+    strangers = development_chain(dataclasses.replace(CHAIN, public_key=STRANGER.public_key))
+    for name, answers in {
+        "a relay of the chained default chain": (chained, Answer(200, json.dumps(DEFAULT_CHAIN.to_json()).encode())),
+        "a relay of another key's chain": (
+            _answer(ROUND, STRANGER.sign(ROUND).signature),
+            Answer(200, json.dumps(strangers.to_json()).encode()),
+        ),
+        "a relay of a chain over BN254": (_answer(ROUND, bytes(64)), bn254),
+    }.items():
+        with ScriptedServer(*answers) as other:
+            alone = _asked(folder / name, clock, other.url)
+        with ScriptedServer(*answers) as other:
+            beside = _asked(folder / f"{name} beside", clock, other.url, honest_url)
+        named = isinstance(alone, BeaconError) and "relay serves" in alone.what
+        row.tries.append(Try(name, not named, "beacon", str(alone)[:200]))
+        row.honest_tries += 1
+        row.honest_false_rejects += beside != KEY.sign(ROUND)
 
 
 def _asked(folder: Path, clock: ManualClock, *urls: str) -> object:

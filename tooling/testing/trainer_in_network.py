@@ -25,7 +25,7 @@ NEVER = "never"
 
 
 def main(root: Path, killed_at: str, *options: str) -> None:
-    def from_settings(settings: object) -> Participant:
+    def from_settings(settings: object, **_: object) -> Participant:
         return LearningNetwork.reopened(root, environment=ENVIRONMENT).participant("trainer")
 
     replaced: tuple[tuple[Any, str, Any], ...] = (

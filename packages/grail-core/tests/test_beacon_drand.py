@@ -10,8 +10,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -20,8 +22,9 @@ from hypothesis import strategies as st
 
 from grail_core.beacon.base import Beacon, RoundNotYetError
 from grail_core.beacon.bls import is_valid
+from grail_core.beacon.chains import DEFAULT_CHAIN
 from grail_core.beacon.development import DevelopmentBeacon, DevelopmentKey, Relay
-from grail_core.beacon.drand import DrandBeacon, parse_round
+from grail_core.beacon.drand import LATE_MS, DrandBeacon, parse_round
 from grail_core.chain.development.clock import ClockMode
 from grail_core.chain.development.local import LocalChain
 from grail_core.errors import BeaconError, ConfigurationError
@@ -40,17 +43,25 @@ def clock() -> ManualClock:
     return ManualClock(CHAIN.time_of_ms(10))
 
 
-@pytest.fixture
-def relay(clock: ManualClock) -> Iterator[Relay]:
-    with Relay(KEY, genesis_time_s=GENESIS_S, period_s=PERIOD_S, port=0, clock=clock) as server:
+@contextmanager
+def serving(key: DevelopmentKey, clock: ManualClock) -> Iterator[Relay]:
+    with Relay(key, genesis_time_s=GENESIS_S, period_s=PERIOD_S, port=0, clock=clock) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def relay(clock: ManualClock) -> Iterator[Relay]:
+    with serving(KEY, clock) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
-def beacon(folder: Path, clock: ManualClock | None, *urls: str, **options: float) -> DrandBeacon:
+def beacon(folder: Path, clock: ManualClock | None, *urls: str, **options: Any) -> DrandBeacon:
     return DrandBeacon(CHAIN, urls, folder, clock=clock, attempts=1, stagger_s=0.01, **options)
 
 
@@ -204,3 +215,119 @@ def test_key_files_are_private_and_a_bad_one_is_named(tmp_path: Path) -> None:
 def test_a_port_in_use_is_a_clear_error(relay: Relay) -> None:
     with pytest.raises(ConfigurationError, match="cannot listen"):
         Relay(KEY, genesis_time_s=0, period_s=1, port=relay.server_address[1])
+
+
+# --- relays of another chain, relays that rest ------------------------------------------------------------------------
+
+
+class Seconds:
+    """A monotonic clock that only a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_relay_of_another_chain_is_named_as_one_and_the_next_relay_serves_the_round(
+    tmp_path: Path, relay: Relay, clock: ManualClock
+) -> None:
+    stranger = DevelopmentKey.from_seed(b"another chain")
+    with serving(stranger, clock) as other:
+        with pytest.raises(BeaconError, match=r"relay serves chain [0-9a-f]{12}….*the network's is that of key"):
+            beacon(tmp_path, clock, other.url).get(7)
+        assert beacon(tmp_path, clock, other.url, relay.url).get(7) == KEY.sign(7)
+
+
+def test_a_relay_of_the_chained_chain_is_named_by_its_hash(tmp_path: Path, clock: ManualClock) -> None:
+    chained = {"round": 7, "signature": "ab" * 96, "previous_signature": "cd" * 96}
+    answers = (Answer(200, json.dumps(chained).encode()), Answer(200, json.dumps(DEFAULT_CHAIN.to_json()).encode()))
+    with ScriptedServer(*answers) as other:
+        with pytest.raises(BeaconError, match="relay serves chain 8990e7a9aaed…"):
+            beacon(tmp_path, clock, other.url).get(7)
+        assert other.requests == 2
+
+
+def test_a_relay_that_lies_is_asked_for_its_chain_once_and_not_with_every_lie(tmp_path: Path, clock: ManualClock) -> None:
+    with ScriptedServer(Answer(200, json.dumps({"round": 7, "signature": "ab" * 48}).encode())) as liar:
+        client = beacon(tmp_path, clock, liar.url)
+        for _ in range(3):
+            with pytest.raises(BeaconError, match="does not verify"):
+                client.get(7)
+        assert liar.requests == 3 + 1
+
+
+def refusal(client: DrandBeacon) -> str:
+    """Why round 7 cannot be had, empty where it can."""
+    try:
+        assert client.get(7) == KEY.sign(7)
+    except BeaconError as error:
+        return error.what
+    return ""
+
+
+def test_relays_that_are_down_for_hours_are_asked_about_once_a_minute_and_once_when_they_are_back(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    seconds, outage_s = Seconds(), 2 * 3600
+    down, up = Answer(503), Answer(200, json.dumps({"round": 7, "signature": KEY.sign(7).signature.hex()}).encode())
+    with ScriptedServer(down) as one, ScriptedServer(down) as two:
+        client = beacon(tmp_path, clock, one.url, two.url, monotonic=seconds)
+        for _ in range(outage_s):  # a role asks every second
+            with pytest.raises(BeaconError, match="no relay gave"):
+                client.get(7)
+            seconds.now += 1
+        during, during_two = one.requests, two.requests
+        assert outage_s / 62 <= during <= outage_s / 30 + 12
+        one.answers = two.answers = (up,)
+        last = ""
+        while "left alone for" in (last := refusal(client)):
+            seconds.now += 1
+        assert last == ""
+        assert one.requests - during + two.requests - during_two <= 2
+        assert seconds.now < 1000 + outage_s + 61
+
+
+def test_a_round_that_came_late_is_told_with_how_late(
+    tmp_path: Path, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    seconds = Seconds()
+    genuine = Answer(200, GENUINE.encode())
+    with ScriptedServer(Answer(503), genuine) as slow, caplog.at_level("INFO", logger="grail_core"):
+        client = beacon(tmp_path, clock, slow.url, monotonic=seconds)
+        with pytest.raises(BeaconError):
+            client.get(7)
+        seconds.now += LATE_MS / 1000 + 1
+        client.get(7)
+    (record,) = [record for record in caplog.records if record.getMessage() == "beacon_late"]
+    assert vars(record)["grail_event_fields"] == {"round": 7, "ms": LATE_MS + 1000}
+    with ScriptedServer(Answer(425), genuine) as early, caplog.at_level("INFO", logger="grail_core"):
+        caplog.clear()
+        client = DrandBeacon(CHAIN, [early.url], tmp_path / "early", clock=None, attempts=1, monotonic=seconds)
+        with pytest.raises(RoundNotYetError):
+            client.get(7)
+        seconds.now += 3600
+        client.get(7)  # it was not due before: nobody waited for it
+        assert [record.getMessage() for record in caplog.records] == []
+
+
+def test_a_relay_that_says_too_early_long_after_the_time_has_failed(tmp_path: Path, clock: ManualClock) -> None:
+    clock.now = CHAIN.time_of_ms(7) + 10 * PERIOD_S * 1000
+    with ScriptedServer(Answer(425)) as behind:
+        client = beacon(tmp_path, clock, behind.url, monotonic=Seconds())
+        for _ in range(20):
+            with pytest.raises(BeaconError) as caught:
+                client.get(7)
+            assert not isinstance(caught.value, RoundNotYetError)
+        assert behind.requests == 3
+
+
+def test_a_relay_that_hangs_is_not_joined_by_more_than_a_few_requests(tmp_path: Path, clock: ManualClock) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        client = beacon(tmp_path, clock, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        rests = client._rests
+        (url,) = client._relays
+        assert [rests.claim(url) for _ in range(6)] == [True] * 4 + [False] * 2
+        with pytest.raises(BeaconError, match="no answer yet"):
+            client.get(7)

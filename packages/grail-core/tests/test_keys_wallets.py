@@ -54,43 +54,123 @@ def test_writing_again_keeps_the_keys_and_never_overwrites_others(tmp_path: Path
 
 
 def test_a_missing_hotkey_names_the_file_and_the_command_that_makes_it(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError) as caught:
+    write_wallet(tmp_path, "cold", "other", coldkey_seed=COLD, hotkey_seed=HOT)
+    with pytest.raises(ConfigurationError, match="no such hotkey") as caught:
         load_hotkey(tmp_path, "cold", "hot")
     assert caught.value.where == str(tmp_path / "cold" / "hotkeys" / "hot")
+    assert "hotkeys here: other" in caught.value.hint
     assert "btcli wallet new_hotkey --wallet.name cold --wallet.hotkey hot" in caught.value.hint
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"not a key", b'{"secretSeed":"0x00"}', b"\xff\xfe", b"{" * 100_000])
-def test_a_damaged_keyfile_is_a_clear_error(tmp_path: Path, content: bytes) -> None:
+def test_a_missing_wallet_is_told_from_a_missing_hotkey_with_the_wallets_that_are_there(tmp_path: Path) -> None:
+    write_wallet(tmp_path, "mine", "hot", coldkey_seed=COLD, hotkey_seed=HOT)
+    with pytest.raises(ConfigurationError, match="no such wallet") as caught:
+        load_hotkey(tmp_path, "mien", "hot")
+    assert "wallets here: mine" in caught.value.hint
+    with pytest.raises(ConfigurationError, match="no such wallet"):
+        load_hotkey(tmp_path / "nowhere", "mine", "hot")
+
+
+SECRET = "ab" * 31  # one byte short: a message that repeats it would leak most of a seed
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{}",
+        b"not a key",
+        b'{"secretSeed":"0x00"}',
+        b'{"secretSeed":"0x' + SECRET.encode() + b'"}',
+        b'{"secretPhrase":"' + SECRET.encode() + b'"}',
+        SECRET.encode(),
+        b"\xff\xfe",
+        b"{" * 100_000,
+        b"$NACL",
+        b"$ANSIBLE_VAULT;1.1",
+    ],
+)
+def test_a_damaged_keyfile_is_named_and_never_to_be_replaced_by_a_new_key(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "c" / "hotkeys" / "h"
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
     with pytest.raises(ConfigurationError) as caught:
         load_hotkey(tmp_path, "c", "h")
     assert caught.value.where == str(path)
+    assert caught.value.hint
+    assert "new_hotkey" not in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+def test_a_file_that_was_cut_short_is_damaged(tmp_path: Path) -> None:
+    write_wallet(tmp_path, "c", "h", coldkey_seed=COLD, hotkey_seed=HOT)
+    path = tmp_path / "c" / "hotkeys" / "h"
+    path.write_bytes(path.read_bytes()[:120])
+    with pytest.raises(ConfigurationError, match="damaged") as caught:
+        load_hotkey(tmp_path, "c", "h")
+    assert "regen_hotkey" in caught.value.hint
+    assert HOT.hex() not in str(caught.value)
 
 
 def test_a_file_with_the_public_half_only_cannot_sign_and_says_so(tmp_path: Path) -> None:
     write_wallet(tmp_path, "c", "h", coldkey_seed=COLD, hotkey_seed=HOT)
-    with pytest.raises(ConfigurationError, match="no usable key"):
+    with pytest.raises(ConfigurationError, match="only the public part") as caught:
         load_hotkey(tmp_path, "c", "hpub.txt")
+    assert "new_hotkey" not in caught.value.hint
 
 
-def test_an_encrypted_hotkey_takes_its_password_from_bittensors_variable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_wallet(tmp_path, "c", "h", coldkey_seed=COLD, hotkey_seed=HOT)
+def test_a_key_of_another_kind_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c" / "hotkeys" / "h"
-    path.write_bytes(bytes(bittensor_core.encrypt_keyfile_data(path.read_bytes(), "secret words")))
-    with pytest.raises(ConfigurationError, match="encrypted") as caught:
+    path.parent.mkdir(parents=True)
+    other = bittensor_core.Keypair.from_seed(HOT, crypto_type=bittensor_core.CRYPTO_ED25519)
+    path.write_bytes(bytes(bittensor_core.serialized_keypair_to_keyfile_data(other)))
+    with pytest.raises(ConfigurationError, match="not an sr25519 key") as caught:
         load_hotkey(tmp_path, "c", "h")
-    variable = caught.value.hint.split()[-1]
-    bittensor_core.save_password_to_environment(variable, "wrong")
-    with pytest.raises(ConfigurationError, match="decrypted"):
-        load_hotkey(tmp_path, "c", "h")
-    bittensor_core.save_password_to_environment(variable, "secret words")
-    assert load_hotkey(tmp_path, "c", "h").hotkey == LocalSigner.from_seed(HOT).hotkey
-    monkeypatch.delenv(variable, raising=False)
+    assert "new_hotkey" not in caught.value.hint
+
+
+PASSWORD = "secret words"
+
+
+@pytest.fixture(scope="module")
+def encrypted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made once: deriving a key of a password takes a second, on purpose."""
+    folder = tmp_path_factory.mktemp("encrypted")
+    write_wallet(folder, "c", "h", coldkey_seed=COLD, hotkey_seed=HOT)
+    path = folder / "c" / "hotkeys" / "h"
+    path.write_bytes(bytes(bittensor_core.encrypt_keyfile_data(path.read_bytes(), PASSWORD)))
+    return folder
+
+
+def variable_of(wallets: Path) -> str:
+    """What the error asks for."""
+    with pytest.raises(ConfigurationError, match="is encrypted") as caught:
+        load_hotkey(wallets, "c", "h")
+    return caught.value.hint.split()[-1]
+
+
+def test_an_encrypted_hotkey_takes_its_password_from_the_variable_that_the_error_names(
+    encrypted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variable = variable_of(encrypted)
+    monkeypatch.setenv(variable, PASSWORD)
+    assert load_hotkey(encrypted, "c", "h").hotkey == LocalSigner.from_seed(HOT).hotkey
+
+
+def test_a_password_as_bittensor_keeps_it_is_taken_too(encrypted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    variable = variable_of(encrypted)
+    monkeypatch.setenv(variable, "")  # so that what bittensor sets is taken back
+    bittensor_core.save_password_to_environment(variable, PASSWORD)
+    assert load_hotkey(encrypted, "c", "h").hotkey == LocalSigner.from_seed(HOT).hotkey
+
+
+def test_a_wrong_password_is_told_without_it(encrypted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    variable, wrong = variable_of(encrypted), "mistaken"
+    monkeypatch.setenv(variable, wrong)
+    with pytest.raises(ConfigurationError, match="cannot be decrypted") as caught:
+        load_hotkey(encrypted, "c", "h")
+    assert variable in caught.value.hint
+    assert wrong not in str(caught.value).replace(variable, "")
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "../x", ".hidden", "a\0b", "x" * 65])

@@ -168,6 +168,20 @@ def test_a_fault_that_heals_in_time_is_told_and_costs_nothing(participant: Parti
     assert names == ["window_input_late"] * 10
 
 
+def test_an_outage_of_hours_is_told_about_once_a_minute(participant: Participant) -> None:
+    made = Counter[str]()
+
+    def attempt() -> str:
+        made["attempt"] += 1
+        if made["attempt"] <= 3600:
+            raise BeaconError("no relay answers")
+        return "it"
+
+    with events() as names:
+        assert until_had(participant, WINDOW, threading.Event(), attempt, too_late=lambda: False) == Opened("it")
+    assert len(names) == 10 + 3600 // 60
+
+
 @pytest.mark.parametrize("error", FAULTS, ids=lambda error: type(error).__name__)
 def test_a_role_that_is_late_loses_no_window_to_fewer_than_the_least_tries(participant: Participant, error: GrailError) -> None:
     tries = Tries(*[error] * (LEAST_TRIES - 1), "it")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +85,30 @@ def test_an_honest_file_and_its_seal_are_accepted_and_every_check_is_named(
     checks = {finding["check"] for finding in told["findings"]}
     assert checks == {"seal", "file", "schema", "unique", "prompt", "termination", "reward", "proof", "logprob", "sampling"}
     assert any("block hash" in taken for taken in told["taken"])
+
+
+def test_a_file_is_judged_whole_without_any_network(mined: Mined, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its beacon round is in it: whoever has file and checkpoint needs neither relay nor chain nor store."""
+    asked: list[str] = []
+    listening = True
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:  # there is no way to take one out again
+        if listening and event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
+            family = getattr(arguments[0], "family", socket.AF_INET)
+            if family in (socket.AF_INET, socket.AF_INET6):
+                asked.append(event)
+                raise OSError("no network here")
+
+    sys.addaudithook(hook)
+    try:
+        with pytest.raises(OSError, match="no network"):
+            socket.create_connection(("127.0.0.1", 9))
+        asked.clear()
+        check_command(mined.settings, CheckRequest(mined.honest, every=True), as_json=True)
+    finally:
+        listening = False
+    assert json.loads(capsys.readouterr().out)["outcome"] == "accept"
+    assert asked == []
 
 
 def test_a_proof_that_ran_no_model_is_named_as_one(mined: Mined, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,14 +15,18 @@ import pytest
 from click.testing import CliRunner
 
 from grail_core.beacon.development import DevelopmentKey, Relay
+from grail_core.checkpoints.trainer_life import TrainerLife
 from grail_core.errors import CheckpointError
 from grail_core.keys import write_wallet
 from grail_core.participant.settings import Settings, load_settings
+from grail_core.protocol.types import Block, Window
+from grail_core.protocol.upgrade import Upgrade
 from grail_miner.cli import cli
 from grail_miner.doctor.engine import ModelSize, engine, memory, model_size
 from grail_miner.doctor.examination import Asked, Examination, examine
 from grail_miner.doctor.findings import Finding, State
 from grail_miner.doctor.machine import GIB, Gpu, Machine, look, software
+from grail_miner.doctor.network import trainer_findings
 from grail_miner.layout import plan
 from tooling.testing.network import FIRST_WINDOW, GENESIS_S, Network
 
@@ -340,3 +344,26 @@ def test_devices_that_torch_cannot_use_are_broken_with_its_words(monkeypatch: py
     assert here.gpus == ()
     (found,) = [one for one in software(here) if one.state is State.BROKEN]
     assert found.detail == "torch cannot use the devices: CUDA error: device is lost"
+
+
+@pytest.mark.parametrize(
+    ("life", "state", "told"),
+    [
+        (TrainerLife(None), State.OK, "no later one is announced"),
+        (TrainerLife(None, announced=Upgrade(2, Block(900))), State.WARNING, "from block 900 on, in 20 windows"),
+        (TrainerLife(None, required="version 2 is in force"), State.BROKEN, "version 2 is in force"),
+    ],
+)
+def test_an_upgrade_is_told_before_it_ends_the_miner(life: TrainerLife, state: State, told: str) -> None:
+    (finding,) = trainer_findings(life, Window(300))
+    assert finding.state is state
+    assert told in finding.detail
+    assert state is State.OK or finding.hint == "pip install --upgrade grail-miner"
+
+
+def test_a_silent_trainer_is_told_with_what_goes_on(network: Network) -> None:
+    heard, silent = TrainerLife(network.manifest), TrainerLife(network.manifest, silent_windows=12)
+    assert [one.state for one in trainer_findings(heard, Window(60))] == [State.OK, State.OK]
+    warned = [*trainer_findings(silent, Window(390))][1]
+    assert warned.state is State.WARNING
+    assert warned.detail.startswith("silent for 12 windows: checkpoint 0 is in force from window 30")

@@ -15,7 +15,7 @@ import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 import grail_miner.start as start
 
-def for_ever(settings):
+def for_ever(settings, **_):
     print("set up", flush=True)
     with open({fifo!r}) as never:  # nobody ever writes to it
         never.read()

@@ -11,8 +11,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from grail_core.checkpoints.pinned_table import shipped, shipped_bytes
-from grail_core.errors import ConfigurationError, ProtocolViolationError
+from grail_core.checkpoints.source import CheckpointSource
+from grail_core.checkpoints.trainer_life import TrainerLife
+from grail_core.errors import ConfigurationError, ProtocolViolationError, UpgradeRequiredError
 from grail_core.participant.settings import Settings, load_settings
+from grail_core.protocol.types import Block
+from grail_core.protocol.upgrade import Upgrade
 from grail_validator.cli import cli
 from grail_validator.doctor import standing
 from grail_validator.table_changes import changes
@@ -121,3 +125,17 @@ def test_a_proposal_says_what_it_changes_and_nothing_else() -> None:
     assert one.after == pytest.approx(one.before + 1.0)
     gone = changes(table, replace(table, pairs={key: kept for key, kept in table.pairs.items() if key != (SDPA, EAGER)}))
     assert {(change.miner, change.measured_in, change.after) for change in gone} == {(SDPA, EAGER, None)}
+
+
+def test_a_silent_trainer_and_an_upgrade_are_told(doctor: Ask, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    network.advance_to(FIRST_WINDOW + 12 * 30)
+    done = doctor()
+    assert done.exit_code == 0
+    assert "the trainer is silent: no checkpoint has come into force for 12 windows" in done.output
+    announced = TrainerLife(network.manifest, announced=Upgrade(2, Block(FIRST_WINDOW + 13 * 30)))
+    monkeypatch.setattr(CheckpointSource, "life", lambda *_: announced)
+    assert "in 1 windows: pip install --upgrade grail-validator" in doctor().output
+    monkeypatch.setattr(CheckpointSource, "life", lambda *_: replace(announced, required="version 2 is in force"))
+    ended = doctor().exception
+    assert isinstance(ended, UpgradeRequiredError)
+    assert ended.hint == "pip install --upgrade grail-validator"

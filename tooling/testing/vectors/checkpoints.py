@@ -1,12 +1,14 @@
 """Vectors of the checkpoint formats, under tests/vectors/checkpoint.
 
-Digests of tensors and states, deltas in both profiles byte for byte, and one signed manifest. Another implementation that
-reads these deltas, arrives at these roots and accepts this manifest speaks the format of docs/checkpoints.md.
+Digests of tensors and states, deltas in both profiles byte for byte, one manifest, and one that announces an upgrade. Another
+implementation that reads these deltas, arrives at these roots and accepts this manifest speaks the format of
+docs/checkpoints.md.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,8 @@ from grail_core.environment import EnvironmentSpec
 from grail_core.protocol.encoding import canonical_json, tagged_hash
 from grail_core.protocol.manifest import FileRef, ManifestContent, ObjectRef
 from grail_core.protocol.policy import GenerationPolicy
-from grail_core.protocol.types import Digest, Hotkey, Window
+from grail_core.protocol.types import Block, Digest, Hotkey, Window
+from grail_core.protocol.upgrade import Upgrade, in_force
 from tooling import REPOSITORY
 
 FOLDER = REPOSITORY / "tests" / "vectors" / "checkpoint"
@@ -86,6 +89,12 @@ def delta_vectors() -> dict[str, Any]:
 
 def manifest_vectors() -> dict[str, Any]:
     """A manifest's value, its canonical bytes and its digest (a signature is different each time it is made)."""
+    content, shard = manifest_content()
+    return {**_digested(content), "shard": shard.hex()}
+
+
+def manifest_content() -> tuple[ManifestContent, bytes]:
+    """What the manifest says, and the shard that it names."""
     base, _ = states()
     distinct = {name: tensor for name, tensor in base.items() if name != "embed"}
     plan = plan_shards({name: tensor.layout for name, tensor in distinct.items()})[0]
@@ -112,12 +121,50 @@ def manifest_vectors() -> dict[str, Any]:
         thinking_mode="native",
         training={"loss": "0.25", "step": 3},
     )
+    return content, shard_bytes(plan, distinct)
+
+
+def _digested(content: ManifestContent) -> dict[str, Any]:
     body = canonical_json(content.to_json())
-    digest = tagged_hash(content.network_id, "grail/manifest", body)
-    return {"body": body.decode(), "digest": digest.hex(), "shard": shard_bytes(plan, distinct).hex()}
+    return {"body": body.decode(), "digest": tagged_hash(content.network_id, "grail/manifest", body).hex()}
 
 
-FILES = {"weights": weights_vectors, "delta": delta_vectors, "manifest": manifest_vectors}
+def upgrade_vectors() -> dict[str, Any]:
+    """The same manifest with an announcement, what is none, and which announcement is in force where."""
+    content, _ = manifest_content()
+    two, three, later = Upgrade(2, Block(9000)), Upgrade(3, Block(12_000)), Upgrade(2, Block(12_000))
+    sequences: list[list[tuple[int, Upgrade | None]]] = [
+        [(30, two)],
+        [(30, two), (9000, None)],
+        [(30, two), (9030, None)],
+        [(30, two), (60, later)],
+        [(30, two), (9030, three)],
+        [(9300, two)],
+    ]
+    return {
+        "manifest": _digested(replace(content, upgrade=two)),
+        "refused": [
+            {"version": 1, "block": 9000},
+            {"version": 65_536, "block": 9000},
+            {"version": 2, "block": 9001},
+            {"version": 2, "block": 0},
+            {"version": 2, "block": 9000, "why": ""},
+            {"version": 2},
+            None,
+        ],
+        "in_force": [
+            {
+                "ruling": [[start, upgrade and upgrade.to_json()] for start, upgrade in rows],
+                "window": window,
+                "in_force": (found := in_force([(Window(s), u) for s, u in rows], Window(window))) and found.to_json(),
+            }
+            for rows in sequences
+            for window in (8970, 9000, 9300, 12_000)
+        ],
+    }
+
+
+FILES = {"weights": weights_vectors, "delta": delta_vectors, "manifest": manifest_vectors, "upgrade": upgrade_vectors}
 
 
 def render(name: str) -> bytes:

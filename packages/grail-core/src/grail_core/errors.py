@@ -53,6 +53,10 @@ class DamagedStateError(ConfigurationError):
     """A file of `GRAIL_STATE_DIR` does not hold what was written to it: only its owner can say what shall become of it."""
 
 
+class UpgradeRequiredError(ConfigurationError):
+    """The network runs a later version of the protocol than this software knows: no window of it can be begun here."""
+
+
 class NotRegisteredError(GrailError):
     """The hotkey has no UID on this subnet."""
 

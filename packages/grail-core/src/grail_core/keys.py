@@ -20,6 +20,7 @@ from grail_core.protocol.types import Hotkey, Signature
 
 SS58_FORMAT = 42  # the generic Substrate format that bittensor uses
 _MAX_KEYFILE_BYTES = 64 * 1024  # bytes; a keyfile has a few hundred
+_MOST_NAMES = 8
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 
 
@@ -96,49 +97,102 @@ def hotkey_file(wallet_path: str | os.PathLike[str], coldkey_name: str, hotkey_n
 def load_hotkey(wallet_path: str | os.PathLike[str], coldkey_name: str, hotkey_name: str) -> LocalSigner:
     """The signer of `<wallet_path>/<coldkey_name>/hotkeys/<hotkey_name>`.
 
+    No error holds any of the file's content, and none about a file that is there suggests to put a new key in its place: what
+    is registered and paid is the old one.
+
     Raises:
-        ConfigurationError: no such file, unreadable, encrypted without its password at hand, public part only, or no keyfile.
+        ConfigurationError: no such wallet or hotkey, unreadable, encrypted without its password at hand or with another,
+            damaged, the public part alone, or a key of another kind.
     """
     path = hotkey_file(wallet_path, coldkey_name, hotkey_name)
-    create = f"btcli wallet new_hotkey --wallet.name {coldkey_name} --wallet.hotkey {hotkey_name}"
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_KEYFILE_BYTES + 1)
-    except FileNotFoundError as error:
-        raise ConfigurationError(
-            "there is no such hotkey",
-            where=str(path),
-            hint=f"set BT_WALLET_PATH, BT_WALLET_COLD and BT_WALLET_HOT, or: {create}",
-        ) from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise _missing(path, coldkey_name, hotkey_name) from error
     except OSError as error:
-        raise ConfigurationError(f"the hotkey file cannot be read: {error.strerror}", where=str(path)) from error
+        raise ConfigurationError(
+            f"the hotkey file cannot be read: {error.strerror}", where=str(path), hint="give this user the right to read it"
+        ) from error
     if len(data) > _MAX_KEYFILE_BYTES:
-        raise ConfigurationError("this is no keyfile: it is too large", where=str(path))
+        raise ConfigurationError("this is no keyfile: it is too large", where=str(path), hint=_BACKUP)
+    if bittensor_core.keyfile_data_is_encrypted(data):
+        data = _decrypt(path, data)
     try:
-        if bittensor_core.keyfile_data_is_encrypted(data):
-            data = _decrypt(path, data)
         keypair = bittensor_core.deserialize_keypair_from_keyfile_data(data)
-        keypair.sign(b"probe")
     except (ValueError, bittensor_core.KeyfileError) as error:
-        raise ConfigurationError(f"the hotkey file holds no usable key: {error}", where=str(path), hint=create) from error
+        raise ConfigurationError("the hotkey file is damaged: it holds no key", where=str(path), hint=_BACKUP) from error
+    try:
+        keypair.sign(b"probe")
+    except ValueError as error:
+        raise ConfigurationError(
+            "the file holds no usable key: only the public part of one, which cannot sign",
+            where=str(path),
+            hint="name the hotkey itself in BT_WALLET_HOT, without pub.txt; if it is kept elsewhere, bring its file here",
+        ) from error
     if keypair.crypto_type != bittensor_core.CRYPTO_SR25519:
-        raise ConfigurationError("the hotkey is not an sr25519 key", where=str(path), hint=create)
+        raise ConfigurationError(
+            "the hotkey is not an sr25519 key, and the protocol has no other signatures",
+            where=str(path),
+            hint="choose another hotkey with BT_WALLET_HOT",
+        )
     return LocalSigner(keypair)
 
 
-def _decrypt(path: Path, data: bytes) -> bytes:
-    variable = "BT_PW_" + str(path).replace(os.sep, "_").replace(".", "_").upper()
+_BACKUP = (
+    "bring it back from a backup, or make the same key anew from its mnemonic: btcli wallet regen_hotkey; "
+    "a new key would be another participant"
+)
+
+
+def _missing(path: Path, coldkey_name: str, hotkey_name: str) -> ConfigurationError:
+    """What is missing, with what there is instead."""
+    wallet = path.parent.parent
+    create = f"btcli wallet new_hotkey --wallet.name {coldkey_name} --wallet.hotkey {hotkey_name}"
+    if not wallet.is_dir():
+        there = _names(wallet.parent, folders=True)
+        what, setting, kind = "there is no such wallet", "BT_WALLET_PATH and BT_WALLET_COLD", "wallets"
+    else:
+        there = _names(path.parent, folders=False)
+        what, setting, kind = "there is no such hotkey", "BT_WALLET_PATH, BT_WALLET_COLD and BT_WALLET_HOT", "hotkeys"
+    told = f" ({kind} here: {', '.join(there)})" if there else ""
+    return ConfigurationError(what, where=str(path), hint=f"set {setting}{told}, or: {create}")
+
+
+def _names(folder: Path, *, folders: bool) -> list[str]:
+    """The first names in a folder, as a person may have misspelt one."""
     try:
-        password = bittensor_core.get_password_from_environment(variable)
-        if not password:
-            raise ConfigurationError(
-                "the hotkey is encrypted", where=str(path), hint=f"put its password into the environment variable {variable}"
-            )
-        return bytes(bittensor_core.decrypt_keyfile_data(data, password))
-    except (ValueError, bittensor_core.KeyfileError, bittensor_core.WrongPasswordError) as error:
+        entries = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() == folders)
+    except OSError:
+        return []
+    return [name for name in entries if not name.endswith("pub.txt")][:_MOST_NAMES]
+
+
+def _decrypt(path: Path, data: bytes) -> bytes:
+    """Tried: the variable as bittensor writes it (scrambled), then as a person does (the password itself)."""
+    variable = "BT_PW_" + str(path).replace(os.sep, "_").replace(".", "_").upper()
+    passwords = []
+    try:
+        scrambled = bittensor_core.get_password_from_environment(variable)
+        passwords = [scrambled] if scrambled else []
+    except (ValueError, bittensor_core.KeyfileError):
+        pass  # not as bittensor writes it
+    plain = os.environ.get(variable)
+    passwords += [plain] if plain else []
+    if not passwords:
         raise ConfigurationError(
-            f"the hotkey cannot be decrypted: {error}", where=str(path), hint=f"check the password in {variable}"
-        ) from error
+            "the hotkey is encrypted", where=str(path), hint=f"put its password into the environment variable {variable}"
+        )
+    for password in passwords:
+        try:
+            return bytes(bittensor_core.decrypt_keyfile_data(data, password))
+        except (ValueError, bittensor_core.KeyfileError, bittensor_core.WrongPasswordError):
+            continue
+    raise ConfigurationError(
+        "the hotkey cannot be decrypted: the password is another, or the file is damaged",
+        where=str(path),
+        hint=f"check the password in {variable}; a damaged file is brought back from a backup",
+    )
 
 
 def write_wallet(

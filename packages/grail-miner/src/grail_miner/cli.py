@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from grail_core.commands.knob_options import knob_options
-from grail_core.commands.options import common_options, run_cli, stop_on_signals, verbose_option
+from grail_core.commands.options import beacon_option, common_options, run_cli, stop_on_signals, verbose_option
 from grail_miner import __version__
 from grail_miner.limits import MOST_GROUPS_PER_BATCH, MiningLimits
 
@@ -49,6 +49,7 @@ def cli() -> None:
 )
 @click.option("--no-live", is_flag=True, help="One line per event on a terminal too, in place of a picture that stays.")
 @common_options
+@beacon_option
 def run(
     settings: Settings,
     windows: int | None,

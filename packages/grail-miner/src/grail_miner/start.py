@@ -71,7 +71,7 @@ def run_miner(
 ) -> int:
     """Join the network and mine until stopped, with a picture on a terminal if `live`. Returns the number of windows mined."""
     layout = plan(settings, visible_gpus())
-    participant = Participant.from_settings(settings)
+    participant = Participant.from_settings(settings, package="grail-miner")
     with participant.state.held(), equipped(settings, layout, participant) as equipment:
         neuron = participant.join(settings)
         about: dict[str, Any] = {

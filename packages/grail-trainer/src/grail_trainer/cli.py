@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from grail_core.commands.knob_options import SectionedCommand, section_options
-from grail_core.commands.options import common_options, run_cli, stop_on_signals, verbose_option
+from grail_core.commands.options import beacon_option, common_options, run_cli, stop_on_signals, verbose_option
 from grail_core.errors import ConfigurationError
 from grail_envs import DEFAULT_ENV_ID
 from grail_trainer import __version__
@@ -73,6 +73,7 @@ def cli() -> None:
 @section_options(HyperParameters, "hyper_parameters")
 @section_options(BesideSettings, "beside")
 @common_options
+@beacon_option
 def run(
     settings: Settings,
     model: Path | None,
@@ -344,6 +345,46 @@ def merge(settings: Settings, round_: int, out: Path | None, as_json: bool) -> N
     from grail_trainer.merging.merge_command import merge_command
 
     merge_command(settings, Window(round_), out=out, as_json=as_json)
+
+
+@cli.group()
+@verbose_option
+def upgrade() -> None:
+    """A later version of the protocol: from which block on it holds, said by the checkpoints to everybody."""
+
+
+@upgrade.command()
+@click.option("--version", type=click.IntRange(min=2), required=True, help="Of the protocol; later than the running one.")
+@click.option("--block", type=click.IntRange(min=1), required=True, help="First block of the first window under it.")
+@common_options
+def announce(settings: Settings, version: int, block: int) -> None:
+    """Have the next checkpoints say that protocol VERSION holds from window BLOCK on; once more: another block.
+
+    Roles of this version tell it in their logs from then on, and end before that window with the line that upgrades them. The
+    trainer may run meanwhile: what it publishes next says it. At least 240 windows of notice.
+    """
+    from grail_trainer.upgrades import announce_upgrade
+
+    click.echo(announce_upgrade(settings, version=version, block=block))
+
+
+@upgrade.command()
+@common_options
+def withdraw(settings: Settings) -> None:
+    """Have the next checkpoints say nothing of a later version any more, while it is not in force yet."""
+    from grail_trainer.upgrades import withdraw_upgrade
+
+    click.echo(withdraw_upgrade(settings))
+
+
+@upgrade.command("show")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@common_options
+def show_upgrade(settings: Settings, as_json: bool) -> None:
+    """What the newest checkpoint announces, and what the next one will."""
+    from grail_trainer.upgrades import show_command
+
+    show_command(settings, as_json=as_json)
 
 
 def main() -> None:

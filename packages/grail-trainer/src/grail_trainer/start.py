@@ -116,7 +116,7 @@ def _run_first(
     beside: BesideSettings,
     choice: TableChoice,
 ) -> int:
-    participant = Participant.from_settings(settings)
+    participant = Participant.from_settings(settings, package="grail-trainer")
     require_trainer(participant)
     if has_gradient_work(participant):
         return run_aggregator(participant, settings, stopping, rounds=windows)
@@ -244,7 +244,7 @@ def publish_model(
     settings: Settings, *, model: Path, env_id: str, choice: TableChoice = NO_CHOICE, turn: bool = False
 ) -> CheckpointManifest:
     """Join the network and publish a model folder as its first or its next checkpoint; see `publish_folder`."""
-    participant = Participant.from_settings(settings)
+    participant = Participant.from_settings(settings, package="grail-trainer")
     require_trainer(participant)
     with participant.state.held():
         participant.join(settings)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from grail_core.commands.knob_options import knob_options
-from grail_core.commands.options import common_options, run_cli, stop_on_signals, verbose_option
+from grail_core.commands.options import beacon_option, common_options, run_cli, stop_on_signals, verbose_option
 from grail_core.protocol.reading import MAX_JSON_INTEGER
 from grail_validator import __version__
 from grail_validator.compared_models import ComparedModels
@@ -37,6 +37,7 @@ def cli() -> None:
 @click.option("--windows", type=click.IntRange(min=1), help="Stop after so many windows were scored (default: never).")
 @knob_options(ComparedModels, "compared")
 @common_options
+@beacon_option
 def run(settings: Settings, windows: int | None, compared: ComparedModels) -> None:
     """Judge window after window until stopped.
 

@@ -17,6 +17,7 @@ from rich.table import Table
 from grail_core.checkpoints.fetch import model_files
 from grail_core.checkpoints.pinned_table import LIMIT_ROLLOUTS, PinnedTable
 from grail_core.checkpoints.source import CheckpointSource
+from grail_core.checkpoints.trainer_life import TrainerLife, upgrade_line
 from grail_core.errors import ProtocolViolationError
 from grail_core.model.described import ModelDescription
 from grail_core.participant.deployment import network_parameters, open_chain, open_reader
@@ -26,12 +27,15 @@ from grail_core.proof.calibration import Coverage, Shape, share_of_pooled
 from grail_core.proof.coverage import PairCoverage, coverage_of
 from grail_core.proof.replay import ReplayBounds
 from grail_core.proof.token_test import SAMPLING_ALTERNATIVES
+from grail_core.protocol.constants import PROTOCOL_VERSION
 from grail_core.protocol.gradient.spec import GRADIENT
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.network import NetworkParameters
+from grail_core.protocol.types import Window
 from grail_core.protocol.windows import window_of
 from grail_core.telemetry.console import PlainConsole
 
+_PACKAGE = "grail-validator"
 WORDS = {
     Coverage.FULL: "enforced",
     Coverage.EXTENDED: "enforced with doubled dead zone: the model is larger than any that the table was made on",
@@ -48,6 +52,8 @@ class Standing:
     pinned: PinnedTable
     shape: Shape
     classes: tuple[PairCoverage, ...]
+    life: TrainerLife
+    window: Window  # the running one
 
     @property
     def uncovered(self) -> list[PairCoverage]:
@@ -59,6 +65,12 @@ class Standing:
             "checkpoint": {"sequence": self.manifest.sequence, "digest": self.manifest.digest.hex()},
             "shape": {"layers": self.shape.layers, "hidden_size": self.shape.hidden_size},
             "calibration": {"version": self.pinned.table.version, "digest": self.pinned.digest.hex()},
+            "protocol": {
+                "version": PROTOCOL_VERSION,
+                "announced": self.life.announced and self.life.announced.to_json(),
+                "required": self.life.required,
+            },
+            "trainer_silent_windows": self.life.silent_windows,
             "uncalibrated": self.params.uncalibrated,
             "float32_permille": self.params.float32_permille,
             "alternatives": [*WEIGHTS_ALTERNATIVES, *SAMPLING_ALTERNATIVES],
@@ -109,11 +121,13 @@ def standing(settings: Settings) -> Standing:
         cache_limit_bytes=settings.checkpoint_cache_gib << 30,
         calibration=settings.calibration,
     )
-    manifest = source.valid_at(window_of(chain.current_block()))
+    window, view = window_of(chain.current_block()), source.view()
+    life = source.life(window, view)
+    manifest = source.valid_at(window, view)
     pinned = source.table(manifest)
     model = ModelDescription.of(model_files(manifest, source.bucket()))
     shape = Shape(model.layers, model.hidden_size)
-    return Standing(params, manifest, pinned, shape, tuple(coverage_of(pinned.table, params, shape)))
+    return Standing(params, manifest, pinned, shape, tuple(coverage_of(pinned.table, params, shape)), life, window)
 
 
 def doctor_command(settings: Settings, *, as_json: bool) -> None:
@@ -121,12 +135,14 @@ def doctor_command(settings: Settings, *, as_json: bool) -> None:
 
     Raises:
         ProtocolViolationError: the network refuses what no table covers, and this one leaves an admitted class uncovered.
+        UpgradeRequiredError: a later version of the protocol is in force.
     """
     found = standing(settings)
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=1))
     else:
         _print(found)
+    found.life.require(found.window, _PACKAGE)
     if found.params.uncalibrated == "refused" and found.uncovered:
         first = found.uncovered[0]
         raise ProtocolViolationError(
@@ -142,6 +158,7 @@ def _print(found: Standing) -> None:
     console.say(
         f"network {found.params.name}, checkpoint {found.manifest.sequence}: {shape.layers} layers of {shape.hidden_size}"
     )
+    _print_life(console, found)
     if found.manifest.environment.env_id == GRADIENT:
         bounds = ReplayBounds()
         console.say(
@@ -161,6 +178,17 @@ def _print(found: Standing) -> None:
         "uses are covered and the file's sketch_ratio passes; at fewer than 64 rollouts thresholds are wider"
     )
     console.say(f"what no table covers is {found.params.uncalibrated} on this network; the coarse bounds are always enforced")
+
+
+def _print_life(console: PlainConsole, found: Standing) -> None:
+    """What the trainer announced, and whether anything was heard of it."""
+    upgrade, silent = found.life.announced, found.life.silent_windows
+    if upgrade is not None:
+        left = upgrade.windows_left(found.window)
+        told = f"protocol version {upgrade.version} holds from block {upgrade.block} on, in {left} windows"
+        console.say(f"{told}: {upgrade_line(_PACKAGE)}")
+    if silent:
+        console.say(f"the trainer is silent: no checkpoint has come into force for {silent} windows; the one in force stays so")
 
 
 def _print_classes(console: PlainConsole, found: Standing) -> None:

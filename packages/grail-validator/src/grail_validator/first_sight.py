@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 from typing import Final, Protocol
 
 from grail_core.chain.base import seconds_of
-from grail_core.errors import ChainError
+from grail_core.errors import ChainError, UpgradeRequiredError
 from grail_core.participant.participant import Participant
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.seals import MAX_SEAL_BYTES
@@ -59,6 +59,7 @@ class FirstSight:
     participant: Participant
     ledger: Ledger
     rounds: RoundWatch | None = None
+    ended: UpgradeRequiredError | None = field(default=None, init=False)  # why no further window is sighted
 
     def run(self, first: Window, stop: threading.Event, done: Callable[[Window], None]) -> None:
         """Sight windows from `first` on; `done(window)` after each, sighted or missed."""
@@ -74,6 +75,9 @@ class FirstSight:
                 log.event("chain_unreadable", window=window, reason=error.what)
                 stop.wait(_RETRY_SECONDS)
                 continue
+            except UpgradeRequiredError as error:  # the role ends once what was sighted is judged
+                self.ended = error
+                return
             if stop.is_set():
                 return
             if taken is not Sighted.PART_OF_A_ROUND:

@@ -12,12 +12,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property, partial
 
 from grail_core.environment import Environment
-from grail_core.errors import CheckpointError, DiskFullError, GrailError, ProtocolViolationError, StorageError
+from grail_core.errors import ChainError, CheckpointError, DiskFullError, GrailError, ProtocolViolationError, StorageError
 from grail_core.files.confined.opening import Confined
 from grail_core.files.evidence import write_evidence
 from grail_core.files.verdicts import read_verdict
@@ -27,6 +28,7 @@ from grail_core.participant.participant import Participant
 from grail_core.participant.waiting import ChallengedWindow, until_had, wait_for_challenge
 from grail_core.proof.calibration import Shape
 from grail_core.protocol import MinerStatus, SignedVerdict, WindowStatus
+from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.context import WindowContext
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.types import Digest, Hotkey, Window
@@ -81,6 +83,7 @@ class ValidatorService:
         judged = [last for last in (self.ledger.last_judged(), self.ledger.rounds.last_judged()) if last is not None]
         first = steps.first_window(current, max(judged, default=None), self.ledger.record_beginning(current))
         self.publish_the_rest(stop)
+        self._require_version(first)
         sentinel = threading.Thread(
             target=self.first_sight.run, args=(first, stop, self._sighted.put), name="first-sight", daemon=True
         )
@@ -92,6 +95,8 @@ class ValidatorService:
                 window = self._sighted.get(timeout=_POLL_SECONDS)
             except queue.Empty:
                 if not sentinel.is_alive() and not stop.is_set():
+                    if self.first_sight.ended is not None:
+                        raise self.first_sight.ended from None
                     raise GrailError(
                         "the first-sight thread has died", hint="see the log above; the validator must be restarted"
                     ) from None
@@ -102,9 +107,20 @@ class ValidatorService:
                 scored += 1
             self._set_weights_if_due()
             self.retention.sweep(window)
+            self._require_version(Window(window + WINDOW_LENGTH))
         stop.set()
         sentinel.join(timeout=10)
         return scored
+
+    def _require_version(self, window: Window) -> None:
+        """Stop before a window of a protocol version that is not known here, once the one before it is judged and published.
+        What cannot be asked now is asked again when the window is opened.
+
+        Raises:
+            UpgradeRequiredError: with the line that upgrades this role.
+        """
+        with suppress(CheckpointError, StorageError, ChainError):
+            self.participant.require_version(window)
 
     @cached_property
     def _adoption(self) -> Adoption:

@@ -49,7 +49,7 @@ def gradient_validator(participant: Participant, ledger: Ledger, settings: Setti
 
 def run_validator(settings: Settings, stopping: Stopping, *, windows: int | None, compared: ComparedModels) -> int:
     """Join the network and judge until stopped. Returns the number of windows scored."""
-    participant = Participant.from_settings(settings)
+    participant = Participant.from_settings(settings, package="grail-validator")
     with participant.state.held(), ModelProcess(participant.checkpoints, device=settings.device) as models:
         models.start()  # it imports torch while this process joins
         return _run(participant, settings, stopping, models, windows=windows, compared=compared)

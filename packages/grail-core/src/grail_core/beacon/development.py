@@ -13,10 +13,12 @@ import re
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import py_arkworks_bls12381 as bls12381
 
-from grail_core.beacon.bls import DOMAIN, round_message
+from grail_core.beacon.bls import DOMAIN, Scheme, round_message
+from grail_core.beacon.chains import ChainInfo
 from grail_core.clock import wall_clock_ms
 from grail_core.disk import write_atomically
 from grail_core.errors import BeaconError, ConfigurationError
@@ -65,6 +67,12 @@ class DevelopmentKey:
         return f"DevelopmentKey({self.public_key.hex()[:16]}…)"
 
 
+def development_chain(chain: BeaconChain) -> ChainInfo:
+    """What a relay of a development key says of its chain; the group hash is made up, of the key."""
+    group = hashlib.sha256(b"grail/beacon/group" + chain.public_key).digest()
+    return ChainInfo(Scheme.RFC9380, chain.public_key, chain.genesis_time_s, chain.period_s, group, "development")
+
+
 class DevelopmentBeacon:
     """The `Beacon` of a development key inside one process: no relay, no network. For tests and simulations."""
 
@@ -104,16 +112,10 @@ class Relay(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
 
-    def answer(self, path: str) -> tuple[int, dict[str, str | int]]:
+    def answer(self, path: str) -> tuple[int, dict[str, Any]]:
         """HTTP status and JSON of a path."""
         if path == "/info":
-            chain = self.chain
-            return 200, {
-                "public_key": chain.public_key.hex(),
-                "period": chain.period_s,
-                "genesis_time": chain.genesis_time_s,
-                "schemeID": "bls-unchained-g1-rfc9380",
-            }
+            return 200, development_chain(self.chain).to_json()
         match = _ROUND_PATH.fullmatch(path)
         if match is None:
             return 404, {"error": "the paths are /info and /public/{round}"}

@@ -41,6 +41,7 @@ class CheckpointBucket:
     Args:
         trainer: whose signatures count. own: this process is the bucket's only writer.
         uploads: journal of objects on their way into the bucket; only a publisher needs one.
+        announcement: file with what the publisher's next manifest announces; None: as the one before it.
         progress: told of bytes as they are fetched or made.
         miners: where else the update files of a merge may lie.
     """
@@ -54,6 +55,7 @@ class CheckpointBucket:
         network_id: Digest,
         own: bool = False,
         uploads: Path | None = None,
+        announcement: Path | None = None,
         progress: Progress = no_progress,
         miners: MinerStores = no_miners,
     ) -> None:
@@ -62,6 +64,7 @@ class CheckpointBucket:
         self.trainer = trainer
         self.network_id = network_id
         self.uploads = uploads or self.cache.root / "uploads"
+        self.announcement = announcement
         self.progress = progress
         self.miners = miners
         self._own = own

@@ -13,6 +13,7 @@ from grail_core.errors import CheckpointError
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.types import Block
+from grail_core.protocol.upgrade import Upgrade
 from grail_core.storage.base import ObjectStore
 
 BEHIND = (1, 2, 5, 10, 20, 37)
@@ -50,6 +51,7 @@ class SequenceReport:
     late: tuple[LateReader, ...]
     refused: tuple[tuple[str, str], ...]  # key, why
     weights_bytes: int
+    upgrade: Upgrade | None = None  # that the newest manifest announces
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -70,6 +72,8 @@ class SequenceReport:
             who = "new reader" if reader.behind is None else f"{reader.behind} behind"
             out.append(f"{who:>12}: {_size(reader.bytes)} in {reader.objects} objects, {reader.steps} deltas")
         out += [f"refused: {key}: {why}" for key, why in self.refused]
+        if self.upgrade is not None:
+            out.append(f"announced: protocol version {self.upgrade.version} from block {self.upgrade.block} on")
         return out
 
 
@@ -111,7 +115,8 @@ def inspect_sequence(
             )
         )
     refused = tuple((entry.key, entry.error.what) for entry in view.refused)
-    return SequenceReport(tuple(rows), tuple(_late_readers(view)), refused, weights_bytes)
+    upgrade = None if view.head is None else view.head.upgrade
+    return SequenceReport(tuple(rows), tuple(_late_readers(view)), refused, weights_bytes, upgrade)
 
 
 def _late_readers(view: CheckpointSequence) -> list[LateReader]:

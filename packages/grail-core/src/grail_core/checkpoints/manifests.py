@@ -9,7 +9,7 @@ goes back, or a sequence that forgets what was seen before is the trainer's or t
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 
 from grail_core.errors import CheckpointError, StorageError
@@ -19,6 +19,7 @@ from grail_core.protocol.gradient.spec import GradientSpec
 from grail_core.protocol.manifest import (
     MAX_MANIFEST_BYTES,
     CheckpointManifest,
+    NewerManifestError,
     parse,
 )
 from grail_core.protocol.network import NetworkParameters
@@ -112,9 +113,11 @@ def list_manifests(
             if manifest is None:
                 manifest = _read(store, info.key, info.etag, trainer_hotkey, network_id)
             if manifest.valid_from != valid_from:
-                raise CheckpointError(
-                    f"the manifest is valid from {manifest.valid_from}: it was copied to another key", where=info.key
-                )
+                raise _copied(manifest.valid_from, info.key)
+        except NewerManifestError as error:
+            copied = error.valid_from is not None and error.valid_from != valid_from
+            refused.append(RefusedManifest(info.key, _copied(error.valid_from, info.key) if copied else error))
+            continue
         except CheckpointError as error:
             refused.append(RefusedManifest(info.key, error))
             continue
@@ -125,6 +128,10 @@ def list_manifests(
     return CheckpointSequence(tuple(stored), tuple(refused))
 
 
+def _copied(valid_from: Window | None, key: str) -> CheckpointError:
+    return CheckpointError(f"the manifest is valid from {valid_from}: it was copied to another key", where=key)
+
+
 def select(
     view: CheckpointSequence, window: Window, params: NetworkParameters, block_time_of: Callable[[Block], int]
 ) -> CheckpointManifest:
@@ -133,11 +140,7 @@ def select(
     Raises:
         CheckpointError: no checkpoint is valid in this window.
     """
-    for place, item in reversed(list(enumerate(view.stored))):
-        if item.manifest.valid_from > window:
-            continue
-        if not begins_a_round(item.manifest, view.stored[place - 1].manifest if place else None):
-            continue
+    for item in _newest_first(view, window):
         if valid_checkpoint([_candidate(item, params, block_time_of)], window) is not None:
             return item.manifest
     refused = "; ".join(f"{entry.key}: {entry.error.what}" for entry in view.refused[:3])
@@ -146,6 +149,22 @@ def select(
         where=refused or f"{MANIFEST_PREFIX} of the trainer's bucket",
         hint="wait for the trainer to publish one; check the network's trainer hotkey if it says that it has",
     )
+
+
+def ruling(
+    view: CheckpointSequence, window: Window, params: NetworkParameters, block_time_of: Callable[[Block], int]
+) -> list[CheckpointManifest]:
+    """Every checkpoint that rules windows up to this one, by increasing `valid_from`."""
+    found = [item.manifest for item in _newest_first(view, window) if is_in_time(item, params, block_time_of)]
+    return found[::-1]
+
+
+def _newest_first(view: CheckpointSequence, window: Window) -> Iterator[StoredManifest]:
+    """Those that may rule windows up to this one, if they were in time."""
+    for place, item in reversed(list(enumerate(view.stored))):
+        before = view.stored[place - 1].manifest if place else None
+        if item.manifest.valid_from <= window and begins_a_round(item.manifest, before):
+            yield item
 
 
 def begins_a_round(manifest: CheckpointManifest, before: CheckpointManifest | None) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from grail_core.checkpoints.announcement import next_upgrade
 from grail_core.checkpoints.bucket import CheckpointBucket
 from grail_core.checkpoints.cache import CheckpointCache
 from grail_core.checkpoints.delta.codec import encode
@@ -164,6 +165,7 @@ def publish(
         chat_template_digest=files.chat_template_digest,
         thinking_mode=parts.thinking_mode,
         training=parts.training,
+        upgrade=next_upgrade(bucket.announcement, head, parts.valid_from),
     )
     built = build(content, signer)
     if not begins_a_round(built, head):

@@ -17,6 +17,7 @@ from grail_core.checkpoints.inspection import SequenceReport, inspect_sequence
 from grail_core.checkpoints.manifests import CheckpointSequence, select
 from grail_core.checkpoints.pinned_table import PinnedTable, given_table, pinned_table
 from grail_core.checkpoints.seen import SeenCheckpoints
+from grail_core.checkpoints.trainer_life import TrainerLife, trainer_life
 from grail_core.disk import storage_errors, write_atomically
 from grail_core.errors import ChainError, CheckpointError, StorageError
 from grail_core.protocol.manifest import CheckpointManifest
@@ -75,9 +76,17 @@ class CheckpointSource:
             self._seen.check(view)
         return view
 
-    def valid_at(self, window: Window) -> CheckpointManifest:
-        """The checkpoint of a window (section 3). Errors: as `view`; CheckpointError too where none is valid yet."""
-        return select(self.view(), window, self._params, self._time_of)
+    def valid_at(self, window: Window, view: CheckpointSequence | None = None) -> CheckpointManifest:
+        """The checkpoint of a window (section 3). Errors: as `view`; CheckpointError too where none is valid yet.
+
+        Args:
+            view: what `view` gave just now; None: it is asked.
+        """
+        return select(self.view() if view is None else view, window, self._params, self._time_of)
+
+    def life(self, window: Window, view: CheckpointSequence | None = None) -> TrainerLife:
+        """What the sequence says of its trainer in a window: upgrades, silence. Errors: as `view`; ChainError."""
+        return trainer_life(self.view() if view is None else view, window, self._params, self._time_of)
 
     def before(self, manifest: CheckpointManifest, count: int) -> tuple[CheckpointManifest, ...]:
         """Up to `count` checkpoints before this one, newest first: what a proof is compared against."""

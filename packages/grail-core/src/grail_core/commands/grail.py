@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from grail_core.commands.ask import ask
+from grail_core.commands.beacon import beacon
 from grail_core.commands.calibrate_receipts import receipts
 from grail_core.commands.checkpoint import checkpoint
 from grail_core.commands.options import common_options, run_cli, verbose_option, verbosity
@@ -58,6 +59,7 @@ _role("validate", "grail-validator", "The same as `grail-validator run`.")
 _role("train", "grail-trainer", "The same as `grail-trainer run`.")
 
 
+cli.add_command(beacon)
 cli.add_command(checkpoint)
 cli.add_command(scores)
 cli.add_command(verify)

@@ -69,6 +69,25 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+def beacon_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --use-drand/--no-drand to a role's `run`; under `common_options`, whose settings it holds against the network."""
+
+    @click.option(
+        "--use-drand/--no-drand",
+        default=True,
+        show_default=True,
+        help="Seeds from the network's beacon; without: from block hashes alone, where the network's parameters say so.",
+    )
+    @functools.wraps(command)
+    def wrapped(settings: Any, use_drand: bool, **rest: Any) -> Any:
+        from grail_core.participant.deployment import require_beacon_choice
+
+        require_beacon_choice(settings, use_drand=use_drand)
+        return command(settings, **rest)
+
+    return wrapped
+
+
 def run_cli(cli: click.Command) -> None:
     """Run a command and end the process: 0, the error's own exit code, 2 for wrong usage, 130 after Ctrl-C.
 

@@ -63,7 +63,9 @@ def parameters_named(name: str, *, where: str = "GRAIL_NETWORK") -> NetworkParam
             raw = Path(name).read_bytes()
             if len(raw) > _MAX_NETWORK_FILE:
                 raise ValueError(f"{len(raw)} bytes")
-            params = NetworkParameters.from_json(json.loads(raw))
+            value = json.loads(raw)
+            _require_unchained(value)
+            params = NetworkParameters.from_json(value)
         except (OSError, ValueError, RecursionError) as error:
             raise ConfigurationError(
                 f"the network file does not parse: {error}",
@@ -78,6 +80,16 @@ def parameters_named(name: str, *, where: str = "GRAIL_NETWORK") -> NetworkParam
             hint=f"one of {', '.join(sorted(NETWORKS))}, or the path of a parameters file",
         )
     return params
+
+
+def _require_unchained(value: object) -> None:
+    """Records carry a round's signature of 48 bytes alone: a beacon of another scheme could not be verified from them."""
+    beacon = value.get("beacon") if isinstance(value, dict) else None
+    if isinstance(beacon, dict) and ("scheme" in beacon or len(str(beacon.get("public_key", ""))) == 96):
+        raise ValueError(
+            "$network.beacon: a network's beacon is of the scheme bls-unchained-g1-rfc9380 (quicknet), with a key of 96 bytes; "
+            "rounds of other chains are verified by `grail beacon round` alone"
+        )
 
 
 def _require_known_classes(params: NetworkParameters, path: str) -> None:
@@ -214,14 +226,42 @@ def open_s3_directory(settings: Settings, network: NetworkParameters) -> S3Direc
     return S3Directory(network.store_hosts, address, write, region=settings.r2_region)
 
 
-def open_beacon(settings: Settings, network: NetworkParameters) -> Beacon:
-    from grail_core.beacon.drand import DrandBeacon
+def require_beacon_choice(settings: Settings, *, use_drand: bool) -> None:
+    """What the operator says of the beacon against the network's policy, which decides: nobody falls back silently.
 
-    relays = [url.strip() for url in settings.beacon_urls.split(",") if url.strip()]
+    Raises:
+        ConfigurationError: --no-drand on a network whose windows need a round, or the other way round; errors of
+            `parameters_named`.
+    """
+    network = parameters_named(settings.network)
+    if use_drand and network.beacon_policy == "off":
+        raise ConfigurationError(
+            f"network {network.name} has no beacon: its seeds follow from block hashes alone",
+            where="--use-drand",
+            hint="say so with --no-drand, if this is the network you mean (GRAIL_NETWORK)",
+        )
+    if not use_drand and network.beacon_policy == "required":
+        raise ConfigurationError(
+            f"network {network.name} requires its beacon: without a round of it every window is void",
+            where="--no-drand",
+            hint="leave it out; it is for networks whose parameters say beacon_policy off",
+        )
+
+
+def beacon_relays(settings: Settings, network: NetworkParameters) -> tuple[str, ...]:
+    """The relays of GRAIL_BEACON_URLS. Errors: ConfigurationError where the network needs one and none is set."""
+    relays = tuple(url.strip() for url in settings.beacon_urls.split(",") if url.strip())
     if not relays and network.beacon_policy == "required":
         raise ConfigurationError(
             "no beacon relay is set", where="GRAIL_BEACON_URLS", hint="give at least one drand relay's URL"
         )
+    return relays
+
+
+def open_beacon(settings: Settings, network: NetworkParameters) -> Beacon:
+    from grail_core.beacon.drand import DrandBeacon
+
+    relays = beacon_relays(settings, network)
     clock = network_clock(settings)
     patience = BEACON_PATIENCE_PERIODS * network.beacon.period_s if clock is wall_clock_ms else None
     return DrandBeacon(network.beacon, relays, settings.cache_dir / "beacon", clock=clock, patience_s=patience)

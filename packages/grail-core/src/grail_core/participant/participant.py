@@ -30,10 +30,12 @@ from grail_core.participant.deployment import (
 from grail_core.participant.read_key import old_key_term
 from grail_core.participant.settings import Settings
 from grail_core.participant.state import StateFolder, network_state
+from grail_core.participant.trainer_watch import TrainerWatch
 from grail_core.participant.windows import open_window
 from grail_core.protocol import WindowTimes, window_of
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.context import WindowContext
+from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.signer import Signer
 from grail_core.protocol.types import Block, Digest, Window
@@ -55,9 +57,10 @@ class Participant:
     checkpoint_cache_bytes: int = DEFAULT_LIMIT_BYTES
     file_cache_bytes: int = DEFAULT_BUDGET_BYTES
     calibration: Path | None = None  # GRAIL_CALIBRATION: where else the pinned table may be had from
+    package: str = "grail-core"  # what the role is installed as: what is upgraded
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Participant:
+    def from_settings(cls, settings: Settings, *, package: str = "grail-core") -> Participant:
         """Open everything; the first thing that is wrong ends with its error (what, where, what to try)."""
         if settings.calibration is not None:
             read_own_copy(settings.calibration)
@@ -83,6 +86,7 @@ class Participant:
             checkpoint_cache_bytes=settings.checkpoint_cache_gib << 30,
             file_cache_bytes=settings.file_cache_gib << 30,
             calibration=settings.calibration,
+            package=package,
         )
 
     @cached_property
@@ -128,6 +132,7 @@ class Participant:
             network_id=self.network_id,
             own=True,
             uploads=self.state.uploads,
+            announcement=self.state.announcement,
             miners=lambda hotkey: self.checkpoints.miner_store(hotkey),
         )
 
@@ -162,8 +167,30 @@ class Participant:
         return time_of_block_ms(self.chain, block, self.params.block_time_ms)
 
     def open_window(self, window: Window) -> WindowContext:
-        """Context of a window whose seed-beacon block exists; see `window_context.open_window` for its errors."""
-        return open_window(self.chain, self.beacon, self.params, window, self.checkpoints.valid_at)
+        """Context of a window whose seed-beacon block exists; see `window_context.open_window` for its errors.
+
+        Raises:
+            UpgradeRequiredError: a protocol version is in force in it that this software does not know.
+        """
+        return open_window(self.chain, self.beacon, self.params, window, self._valid_at)
+
+    def require_version(self, window: Window) -> None:
+        """Look whether this software may begin a window, and say what its trainer announced.
+
+        Raises:
+            UpgradeRequiredError: it may not; with the line that upgrades this role.
+            CheckpointError, StorageError, ChainError: the checkpoints cannot be read now; opening the window asks again.
+        """
+        self._trainer_watch.look(window, self.checkpoints.life(window))
+
+    @cached_property
+    def _trainer_watch(self) -> TrainerWatch:
+        return TrainerWatch(self.package)
+
+    def _valid_at(self, window: Window) -> CheckpointManifest:
+        view = self.checkpoints.view()
+        self._trainer_watch.look(window, self.checkpoints.life(window, view))
+        return self.checkpoints.valid_at(window, view)
 
     def miners_at(self, window: Window) -> list[Neuron]:
         """Who has this window: hotkeys registered with a commitment at block T, in UID order."""

@@ -73,6 +73,11 @@ class StateFolder:
     def trainer(self) -> Path:
         return self.root / "trainer"
 
+    @property
+    def announcement(self) -> Path:
+        """What a trainer's next checkpoint announces."""
+        return self.trainer / "upgrade.json"
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """For as long as the block lasts, nobody else runs this hotkey on this machine: no other process, nor this one again.

@@ -25,6 +25,7 @@ from grail_core.protocol.reading import Node, parse_json
 from grail_core.protocol.signatures import verify
 from grail_core.protocol.signer import Signer
 from grail_core.protocol.types import Digest, Hotkey, Signature, Window
+from grail_core.protocol.upgrade import Upgrade
 
 MANIFEST_VERSION = 1
 MAX_MANIFEST_BYTES = 1 << 20
@@ -36,6 +37,22 @@ MAX_END_TOKENS = 64
 OBJECT_PREFIX = "grail/objects/"
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+
+
+class NewerManifestError(CheckpointError):
+    """A manifest that the trainer signed, in a format or of a protocol version that is later than this software.
+
+    `valid_from`: the window that it says it comes into force in; None where that cannot be read.
+    """
+
+    def __init__(self, version: int, protocol: int, valid_from: Window | None, *, where: str = "") -> None:
+        super().__init__(
+            f"the manifest has format {version} of protocol version {protocol}, and this software knows format "
+            f"{MANIFEST_VERSION} of version {PROTOCOL_VERSION}",
+            where=where,
+            hint="pip install --upgrade grail-core, and the package of the role that runs here",
+        )
+        self.valid_from = valid_from
 
 
 class CheckpointKind(Enum):
@@ -105,6 +122,7 @@ class ManifestContent:
     chat_template_digest: Digest
     thinking_mode: str
     training: Mapping[str, Any] = field(default_factory=dict)  # summary for people; strings, integers, lists, mappings
+    upgrade: Upgrade | None = None  # a later version of the protocol that is announced; no member where there is none
 
     def to_json(self) -> dict[str, Any]:
         """The canonical-JSON value that is signed: bytes as hex text, floats as decimal text."""
@@ -141,6 +159,7 @@ class ManifestContent:
             "chat_template_digest": self.chat_template_digest.hex(),
             "thinking_mode": self.thinking_mode,
             "training": dict(self.training),
+            **({} if self.upgrade is None else {"upgrade": self.upgrade.to_json()}),
         }
 
 
@@ -235,12 +254,28 @@ def parse(raw: bytes, *, trainer_hotkey: Hotkey, network_id: Digest, where: str 
         )
     try:
         content = _content(_Members(body_node))
+    except _NewerError as newer:
+        raise NewerManifestError(newer.version, newer.protocol, newer.valid_from, where=where) from None
     except (ValueError, OverflowError) as error:
         raise CheckpointError(f"the manifest is out of bounds: {error}", where=where) from error
     if content.network_id != network_id or content.trainer != trainer_hotkey:
         raise CheckpointError("the manifest names another network or trainer than its signature", where=where)
     fields = {f.name: getattr(content, f.name) for f in dataclasses.fields(content)}
     return CheckpointManifest(**fields, body=body, signature=signature)
+
+
+class _NewerError(Exception):
+    def __init__(self, version: int, protocol: int, valid_from: Window | None) -> None:
+        super().__init__()
+        self.version, self.protocol, self.valid_from = version, protocol, valid_from
+
+
+def _valid_from(m: _Members) -> Window | None:
+    """What a manifest of a later format says of its window, as far as this one can tell."""
+    try:
+        return _window(m["valid_from"])
+    except ValueError:
+        return None
 
 
 def _object_json(ref: ObjectRef) -> dict[str, Any]:
@@ -256,6 +291,9 @@ class _Members:
         self._node = node
         self._value: dict[str, Any] = node.value
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._value
+
     def __getitem__(self, name: str) -> Node:
         if name not in self._value:
             self._node.refuse(f"no member {name!r}")
@@ -264,8 +302,10 @@ class _Members:
 
 def _content(m: _Members) -> ManifestContent:
     version, protocol = m["version"].integer(), m["protocol_version"].integer()
+    if version > MANIFEST_VERSION or protocol > PROTOCOL_VERSION:
+        raise _NewerError(version, protocol, _valid_from(m))
     if version != MANIFEST_VERSION:
-        m["version"].refuse(f"manifest version {version} is not known here (known: {MANIFEST_VERSION}); update the software")
+        m["version"].refuse(f"manifest version {version} is not known here (known: {MANIFEST_VERSION})")
     if protocol != PROTOCOL_VERSION:
         m["protocol_version"].refuse(f"protocol version {protocol} is not known here (known: {PROTOCOL_VERSION})")
     spec = _environment(m["environment"])
@@ -292,6 +332,7 @@ def _content(m: _Members) -> ManifestContent:
         chat_template_digest=_digest(m["chat_template_digest"]),
         thinking_mode=m["thinking_mode"].text(32),
         training=_free_object(m["training"]),
+        upgrade=Upgrade.from_json(m["upgrade"]) if "upgrade" in m else None,
     )
     _check_relations(m, content)
     return content

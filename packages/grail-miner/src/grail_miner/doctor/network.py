@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from grail_core.checkpoints.trainer_life import TrainerLife, upgrade_line
 from grail_core.clock import wall_clock_ms
-from grail_core.errors import CheckpointError, ConfigurationError, GrailError
+from grail_core.errors import CheckpointError, ConfigurationError, GrailError, UpgradeRequiredError
 from grail_core.participant.deployment import (
     load_signer,
     network_parameters,
@@ -21,7 +22,9 @@ from grail_core.participant.deployment import (
 )
 from grail_core.participant.settings import Settings
 from grail_core.protocol import window_of
+from grail_core.protocol.constants import PROTOCOL_VERSION
 from grail_core.protocol.gradient.spec import GRADIENT
+from grail_core.protocol.types import Window
 from grail_miner.doctor.findings import Finding, broken, not_asked, ok, warning
 
 if TYPE_CHECKING:
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from grail_core.storage.base import StoreDirectory
 
 NETWORK = "network"
+_PACKAGE = "grail-miner"
 CLOCK_TOLERANCE_MS = 5_000
 _LATE_BLOCKS = 5  # a newest block older than so many block times tells of a node that is behind, or of a clock
 
@@ -169,7 +173,10 @@ def checkpoint(settings: Settings, known: Known) -> Iterator[Finding]:
         source = CheckpointSource(
             known.chain, known.directory, known.params, network_id, settings.cache_dir, calibration=settings.calibration
         )
-        known.manifest = source.valid_at(window_of(known.chain.current_block()))
+        window = window_of(known.chain.current_block())
+        view = source.view()
+        yield from trainer_findings(source.life(window, view), window)
+        known.manifest = source.valid_at(window, view)
         files = model_files(known.manifest, source.bucket())
         model = ModelDescription.of(files)
         known.context_length, known.shape = model.context_length, Shape(model.layers, model.hidden_size)
@@ -186,6 +193,27 @@ def checkpoint(settings: Settings, known: Known) -> Iterator[Finding]:
         yield not_asked(NETWORK, "environment", "the checkpoint names it")
         return
     yield _corpus(settings, known.manifest) if of_rounds(known.manifest) else _environment(settings, known.manifest)
+
+
+def trainer_findings(life: TrainerLife, window: Window) -> Iterator[Finding]:
+    """What the trainer announced, and whether anything was heard of it."""
+    if life.required is not None:
+        error = UpgradeRequiredError(life.required, where=f"window {window}", hint=upgrade_line(_PACKAGE))
+        yield broken(NETWORK, "protocol", error)
+    elif life.announced is not None:
+        upgrade = life.announced
+        told = f"version {upgrade.version} holds from block {upgrade.block} on, in {upgrade.windows_left(window)} windows"
+        yield warning(NETWORK, "protocol", told, upgrade_line(_PACKAGE))
+    else:
+        yield ok(NETWORK, "protocol", f"version {PROTOCOL_VERSION}, and no later one is announced")
+    if life.newest is None:
+        return
+    since = f"checkpoint {life.newest.sequence} is in force from window {life.newest.valid_from}, and none came after it"
+    if life.silent_windows:
+        hint = "nothing to do here: work goes on with the checkpoint in force"
+        yield warning(NETWORK, "trainer", f"silent for {life.silent_windows} windows: {since}", hint)
+    else:
+        yield ok(NETWORK, "trainer", since)
 
 
 def of_rounds(manifest: CheckpointManifest) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,10 @@ from grail_trainer.evaluation_settings import EvaluationSettings
 LEAST_PRIORITY: Final = 19
 _MOST_SAID: Final = 1 << 16
 """Bytes that are read of what it printed: the figures of one environment are below 4 KiB."""
-_NOT_PASSED: Final = ("BT_PW_", "BT_WALLET_PASSWORD", "TORCHELASTIC_", "ROLE_", "GROUP_", "MASTER_")
+_NOT_PASSED: Final = ("TORCHELASTIC_", "ROLE_", "GROUP_", "MASTER_")
+_SECRET: Final = re.compile(r"^BT_PW_|PASSWORD|SECRET|TOKEN|API_KEY|MNEMONIC|PRIVATE", re.IGNORECASE)
+_READ: Final = "R2_READ_SECRET_ACCESS_KEY"  # committed on chain, for everybody
+_WRITE: Final = {"R2_WRITE_ACCESS_KEY_ID": "R2_READ_ACCESS_KEY_ID", "R2_WRITE_SECRET_ACCESS_KEY": _READ}
 _NOT_PASSED_NAMES: Final = frozenset({"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"})
 
 
@@ -91,9 +95,15 @@ class EvaluationChild:
 
 
 def child_environment(own: Mapping[str, str], device: str) -> dict[str, str]:
-    """This process's settings without the wallet's password, which an evaluation has no use for, and without its rank."""
-    passed = {name: value for name, value in own.items() if name not in _NOT_PASSED_NAMES and not name.startswith(_NOT_PASSED)}
-    return passed | {"GRAIL_DEVICE": device, "HF_HUB_OFFLINE": "1"}
+    """This process's settings without anybody's secrets and without its rank. An evaluation reads buckets and writes none:
+    where the key that writes is in the environment, it is given the one that reads in its place."""
+    passed = {
+        name: value
+        for name, value in own.items()
+        if name not in _NOT_PASSED_NAMES and not name.startswith(_NOT_PASSED) and (name == _READ or not _SECRET.search(name))
+    }
+    reading = {write: own.get(read, "") for write, read in _WRITE.items() if write in own}
+    return passed | reading | {"GRAIL_DEVICE": device, "HF_HUB_OFFLINE": "1"}
 
 
 def _lines(file: IO[bytes]) -> list[str]:

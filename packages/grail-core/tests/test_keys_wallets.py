@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import bittensor_core
@@ -59,7 +61,13 @@ def test_a_missing_hotkey_names_the_file_and_the_command_that_makes_it(tmp_path:
         load_hotkey(tmp_path, "cold", "hot")
     assert caught.value.where == str(tmp_path / "cold" / "hotkeys" / "hot")
     assert "hotkeys here: other" in caught.value.hint
-    assert "btcli wallet new_hotkey --wallet.name cold --wallet.hotkey hot" in caught.value.hint
+    command = "btcli wallet new-hotkey --wallet cold --wallet-hotkey hot"
+    assert command in caught.value.hint
+    btcli, *options = command.split()
+    ran = subprocess.run(
+        [Path(sys.executable).with_name(btcli), *options, "--help"], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_a_missing_wallet_is_told_from_a_missing_hotkey_with_the_wallets_that_are_there(tmp_path: Path) -> None:
@@ -98,7 +106,7 @@ def test_a_damaged_keyfile_is_named_and_never_to_be_replaced_by_a_new_key(tmp_pa
         load_hotkey(tmp_path, "c", "h")
     assert caught.value.where == str(path)
     assert caught.value.hint
-    assert "new_hotkey" not in str(caught.value)
+    assert "new-hotkey" not in str(caught.value)
     assert SECRET not in str(caught.value)
 
 
@@ -108,7 +116,7 @@ def test_a_file_that_was_cut_short_is_damaged(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:120])
     with pytest.raises(ConfigurationError, match="damaged") as caught:
         load_hotkey(tmp_path, "c", "h")
-    assert "regen_hotkey" in caught.value.hint
+    assert "regen-hotkey" in caught.value.hint
     assert HOT.hex() not in str(caught.value)
 
 
@@ -116,7 +124,7 @@ def test_a_file_with_the_public_half_only_cannot_sign_and_says_so(tmp_path: Path
     write_wallet(tmp_path, "c", "h", coldkey_seed=COLD, hotkey_seed=HOT)
     with pytest.raises(ConfigurationError, match="only the public part") as caught:
         load_hotkey(tmp_path, "c", "hpub.txt")
-    assert "new_hotkey" not in caught.value.hint
+    assert "new-hotkey" not in caught.value.hint
 
 
 def test_a_key_of_another_kind_is_refused(tmp_path: Path) -> None:
@@ -126,7 +134,7 @@ def test_a_key_of_another_kind_is_refused(tmp_path: Path) -> None:
     path.write_bytes(bytes(bittensor_core.serialized_keypair_to_keyfile_data(other)))
     with pytest.raises(ConfigurationError, match="not an sr25519 key") as caught:
         load_hotkey(tmp_path, "c", "h")
-    assert "new_hotkey" not in caught.value.hint
+    assert "new-hotkey" not in caught.value.hint
 
 
 PASSWORD = "secret words"

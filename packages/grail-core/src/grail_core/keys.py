@@ -140,7 +140,7 @@ def load_hotkey(wallet_path: str | os.PathLike[str], coldkey_name: str, hotkey_n
 
 
 _BACKUP = (
-    "bring it back from a backup, or make the same key anew from its mnemonic: btcli wallet regen_hotkey; "
+    "bring it back from a backup, or make the same key anew from its mnemonic: btcli wallet regen-hotkey; "
     "a new key would be another participant"
 )
 
@@ -148,7 +148,7 @@ _BACKUP = (
 def _missing(path: Path, coldkey_name: str, hotkey_name: str) -> ConfigurationError:
     """What is missing, with what there is instead."""
     wallet = path.parent.parent
-    create = f"btcli wallet new_hotkey --wallet.name {coldkey_name} --wallet.hotkey {hotkey_name}"
+    create = f"btcli wallet new-hotkey --wallet {coldkey_name} --wallet-hotkey {hotkey_name}"
     if not wallet.is_dir():
         there = _names(wallet.parent, folders=True)
         what, setting, kind = "there is no such wallet", "BT_WALLET_PATH and BT_WALLET_COLD", "wallets"

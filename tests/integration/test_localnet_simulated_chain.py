@@ -48,7 +48,7 @@ def test_a_role_on_the_simulated_chain_reads_its_settings_its_adapter_and_the_ch
         chain.genesis_hash.hex(),
         now,
         now,
-        "127.0.0.1:1/fallback",
+        "fallback:1",
         ["--an-option"],
     ]
 

@@ -322,6 +322,92 @@ def test_a_chain_that_fails_during_first_sight_costs_no_window(network: SmallNet
     assert validator.ledger.stage(FIRST_WINDOW) is WindowStage.SIGHTED
 
 
+class Inventing:
+    """A chain of which the first `lies` answers about its head are 1000 blocks further than what it has."""
+
+    def __init__(self, inner: Any, lies: int) -> None:
+        self.inner, self.lies = inner, lies
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def _ahead(self) -> int:
+        self.lies -= 1
+        return 1000 if self.lies >= 0 else 0
+
+    def current_block(self) -> Block:
+        return Block(self.inner.current_block() + self._ahead())
+
+    def finalised_block(self) -> Block:
+        return Block(self.inner.finalised_block() + self._ahead())
+
+    def wait_for_block(self, number: Block, *, stop: threading.Event, finalised: bool = False) -> bool:
+        return self._ahead() > 0 or bool(self.inner.wait_for_block(number, stop=stop, finalised=finalised))
+
+
+@pytest.mark.parametrize("lies", [2, 5])
+def test_a_head_of_which_no_block_can_be_shown_makes_no_window_missed(network: SmallNetwork, lies: int) -> None:
+    """Whatever the adapter to the chain was made to believe: the window is looked at when its time has come."""
+    limit = network.participant("validator-0").times(FIRST_WINDOW).challenge_block
+    validator = network.validator("validator-0", chain=Inventing(Driven(network.chain, limit), lies))
+    stop = threading.Event()
+    with events() as names:
+        validator.first_sight.run(FIRST_WINDOW, stop, lambda window: stop.set())
+    assert "chain_unreadable" in names
+    assert "first_sight_missed" not in names
+    assert validator.ledger.stage(FIRST_WINDOW) is WindowStage.SIGHTED
+
+
+def test_a_head_that_is_invented_while_buckets_are_read_makes_no_seal_late(
+    network: SmallNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine_and_upload(network)
+    limit = network.participant("validator-0").times(FIRST_WINDOW).challenge_block
+    chain = Inventing(Driven(network.chain, limit), 0)
+    validator = network.validator("validator-0", chain=chain)
+    read, lied = FilesystemStore.read, threading.Lock()
+
+    def lying(store: FilesystemStore, key: str, *, max_bytes: int) -> tuple[ObjectInfo, bytes]:
+        if lied.acquire(blocking=False):
+            chain.lies = 1
+        return read(store, key, max_bytes=max_bytes)
+
+    monkeypatch.setattr(FilesystemStore, "read", lying)
+    stop = threading.Event()
+    validator.first_sight.run(FIRST_WINDOW, stop, lambda window: stop.set())
+    assert sum(sighting.seal is not None for sighting in validator.ledger.sightings(FIRST_WINDOW) or ()) == 1
+    assert not lied.acquire(blocking=False)
+
+
+def test_nothing_is_signed_of_a_window_whose_deadline_the_chain_cannot_show(network: SmallNetwork) -> None:
+    validator = network.validator("validator-0", chain=Inventing(network.chain, 12))
+    looked = 0
+
+    class Looking(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            nonlocal looked
+            looked += 1
+            if looked > 20:
+                self.set()
+            return self.is_set()
+
+    assert validator.advance(SECOND_WINDOW, Looking()) is None  # neither while it lies nor while the window has not come
+    assert looked > 20
+    assert validator.ledger.stage(SECOND_WINDOW) is WindowStage.UNSEEN
+
+
+def test_a_head_that_is_invented_voids_no_window(network: SmallNetwork) -> None:
+    """An input that could not be had for as long as the lie lasts was not too late."""
+    mine_and_upload(network)
+    limit = network.participant("validator-0").times(FIRST_WINDOW).challenge_block
+    chain = Inventing(Driven(network.chain, limit), 0)
+    validator = network.validator("validator-0", chain=chain)
+    stop = threading.Event()
+    validator.first_sight.run(FIRST_WINDOW, stop, lambda window: stop.set())
+    chain.lies = 10
+    assert validator.advance(FIRST_WINDOW, threading.Event()) is WindowStatus.SCORED
+
+
 def test_a_window_whose_first_sight_was_missed_is_recorded_in_its_turn(network: SmallNetwork) -> None:
     validator = network.validator("validator-0")
     network.advance_to(validator.participant.times(FIRST_WINDOW).first_sight_end_block + 1)

@@ -46,7 +46,7 @@ class Stage:
 
     @property
     def hostile_in_use(self) -> bool:
-        return self.chain.endpoint.endswith(HOSTILE)
+        return self.chain.endpoint.startswith(HOSTILE)
 
     @property
     def paid(self) -> bool:

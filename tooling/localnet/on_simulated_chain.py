@@ -13,8 +13,8 @@ import runpy
 import sys
 from pathlib import Path
 
-ENDPOINTS = ("ws://127.0.0.1:1/primary", "ws://127.0.0.1:1/fallback")
-"""Nothing listens there: the last part is the name of a simulated node."""
+ENDPOINTS = ("ws://primary:1", "ws://fallback:1")
+"""No such hosts are asked: they are the names of simulated nodes."""
 SETTINGS = {"BT_NETWORK": "custom", "BT_CHAIN_ENDPOINT": ",".join(ENDPOINTS)}
 VIRTUAL_NAP_S = 0.05
 

@@ -175,7 +175,7 @@ def test_an_endpoint_that_is_none_is_not_repeated_since_it_may_hold_a_key(endpoi
     assert caught.value.where == "BT_CHAIN_ENDPOINT"
     assert "hidden" not in str(caught.value)
     adapter = BittensorChain.connect("wss://me:hidden@node/ws?key=hidden", netuid=NETUID)
-    assert adapter.endpoint == "node/ws"
+    assert adapter.endpoint == "node"
 
 
 def test_connecting_is_cold_and_a_dead_endpoint_is_a_clear_error() -> None:

@@ -129,15 +129,15 @@ def test_an_endpoint_that_took_weights_which_the_chain_never_showed_is_not_given
     subnet.faults.set("primary", loses=True)
     for blocks in (2, 10):
         chain.set_weights(ALICE, {0: 1})
-        assert chain.endpoint == "127.0.0.1:1/primary"  # not yet known, the first time
+        assert chain.endpoint == "primary:1"  # not yet known, the first time
         subnet.advance(blocks)
     chain.set_weights(ALICE, {0: 1})
-    assert chain.endpoint == "127.0.0.1:1/fallback"
+    assert chain.endpoint == "fallback:1"
     subnet.advance(5)
     assert weights_update(chain, ALICE.hotkey, chain.finalised_block()) == 53
     subnet.advance(5)
     chain.set_weights(ALICE, {0: 1})
-    assert chain.endpoint == "127.0.0.1:1/fallback"
+    assert chain.endpoint == "fallback:1"
     chain.close()
 
 

@@ -1,7 +1,7 @@
 """What is wrong with which node, in a small file beside the chain's, so that a test breaks nodes of other processes too.
 
 The file is read again for every request. It is JSON, `{"serial": n, "endpoints": {name: {fault: value}}, "tempos": [[block,
-tempo]]}`; the name of an endpoint is the path of its URL.
+tempo]]}`; the name of an endpoint is the host of its URL.
 """
 
 from __future__ import annotations
@@ -24,6 +24,11 @@ class Faults:
     head_at: int | None = None  # its best block stands here
     finality_at: int | None = None  # its finalised block stands here
     behind: int = 0  # blocks by which it lags
+    ahead: int = 0  # blocks by which the numbers that it tells are further than the blocks that it has
+    invents: bool = False  # of these it gives hashes too, and the time that it is now
+    says: int | None = None  # its best block, whatever it has
+    finality_above: int | None = None  # its finalised block lies so far above its best one
+    state: str | None = None  # what it answers where state is asked for: "none", "garbage" or "trap"
     unreachable: bool = False  # no connection
     fails: int = 0  # so many requests of each process fail, counted from the last change of the file
     silent: bool = False  # takes requests and never answers

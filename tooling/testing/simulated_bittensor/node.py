@@ -1,7 +1,8 @@
 """One node of the simulated network: what it knows of the chain, and whether it answers at all.
 
 A node's best block may stand or lag, its finality too; on a fork its blocks that are not final have other hashes; a node that
-is no archive has thrown old state away. The errors are those that `RpcSubstrate` raises in the same case.
+is no archive has thrown old state away; one that lies tells numbers of blocks that it does not have.
+The errors are those that `RpcSubstrate` raises in the same case.
 """
 
 from __future__ import annotations
@@ -56,12 +57,22 @@ class Node:
         final = min(max(0, self.chain.finalised_block() - faults.behind), self.head())
         return final if faults.finality_at is None else min(final, faults.finality_at)
 
+    def told_head(self) -> int:
+        """The best block that it tells."""
+        faults = self.faults
+        return self.head() + faults.ahead if faults.says is None else faults.says
+
+    def told_finalised(self) -> int:
+        faults = self.faults
+        return self.finalised() + faults.ahead if faults.finality_above is None else self.told_head() + faults.finality_above
+
     def hash_of(self, number: int) -> str | None:
         """None where the node has no such block."""
-        if not 0 <= number <= self.head():
-            return None
-        raw = self.chain.block(Block(number)).hash
         faults = self.faults
+        invented = faults.invents and self.head() < number <= self.told_head()
+        if not invented and not 0 <= number <= self.head():
+            return None
+        raw = hashlib.sha256(b"invented %d" % number).digest() if invented else self.chain.block(Block(number)).hash
         if faults.other_chain or (faults.forked and number > self.finalised()):
             raw = hashlib.sha256(b"another chain" + raw).digest()
         text = "0x" + raw.hex()
@@ -83,6 +94,10 @@ class Node:
             )
         return number
 
+    def time_of(self, number: int) -> int:
+        """Unix milliseconds; of a block that it invents, now."""
+        return self.chain.now_ms() if number > self.chain.current_block() else self.chain.block(Block(number)).timestamp_ms
+
     def has_body(self, number: int) -> bool:
         keeps = self.faults.keeps_bodies
         return keeps is None or number >= self.head() - keeps
@@ -91,6 +106,6 @@ class Node:
         found = self._numbers.get(block_hash)
         if found is None:
             found = next((n for n in range(self.head(), -1, -1) if self.hash_of(n) == block_hash), None)
-        if found is None or found > self.head():
+        if found is None or found > (self.told_head() if self.faults.invents else self.head()):
             raise bittensor.ChainError(f"UnknownBlock: {block_hash}")
         return found

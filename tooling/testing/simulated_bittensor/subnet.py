@@ -24,7 +24,7 @@ SILENCE_S = 0.3
 
 
 def url_of(name: str) -> str:
-    return f"ws://127.0.0.1:1/{name}"
+    return f"ws://{name}:1"
 
 
 class SimulatedSubnet:

@@ -10,7 +10,6 @@ import bittensor
 
 from grail_core.chain.base import seconds_of
 from grail_core.chain.development.local import LocalChain
-from grail_core.protocol.types import Block
 from tooling.testing.simulated_bittensor import answers, extrinsics, openings
 from tooling.testing.simulated_bittensor.faults import FaultFile
 from tooling.testing.simulated_bittensor.node import Node
@@ -48,11 +47,11 @@ class SimulatedSubstrate:
 
     async def block_number(self) -> int:
         await self._answer()
-        return self._node.head()
+        return self._node.told_head()
 
     async def finalized_block_number(self) -> int:
         await self._answer()
-        return self._node.finalised()
+        return self._node.told_finalised()
 
     async def block_time(self) -> float:
         return seconds_of(1, self._chain.parameters.block_time_ms)
@@ -69,7 +68,7 @@ class SimulatedSubstrate:
         self._node.number_of(found)  # decoding a body takes the runtime of its block, which is state
         stamp = {
             "call_module": "Timestamp",
-            "call_args": [{"name": "now", "value": self._chain.block(Block(number)).timestamp_ms}],
+            "call_args": [{"name": "now", "value": self._node.time_of(number)}],
         }
         return {"header": {"number": number, "hash": found}, "extrinsics": [{"call": stamp}]}
 
@@ -78,18 +77,23 @@ class SimulatedSubstrate:
     async def query(self, module: str, name: str, params: list[Any] | None = None, block_hash: str | None = None) -> Any:
         await self._answer()
         number = self._node.number_of(block_hash)
+        if name == "Now":
+            return self._node.time_of(number)
+        self._break_state()
         return answers.query(self._chain, self._node.faults_file.read(), number, name, params or [])
 
     async def query_map(
         self, module: str, name: str, params: list[Any] | None = None, block_hash: str | None = None
     ) -> list[tuple[Any, Any]]:
         await self._answer()
+        self._break_state()
         return answers.query_map(self._chain, self._node.number_of(block_hash), name, params or [])
 
     async def runtime_call(self, api: str, method: str, params: list[Any], block_hash: str | None = None) -> Any:
         await self._answer()
         number = self._node.number_of(block_hash)
-        if method != "get_metagraph" or params != [self._chain.netuid]:
+        self._break_state()
+        if method != "get_metagraph" or params != [self._chain.netuid] or self._node.faults.state == "none":
             return None
         return answers.metagraph(self._chain, self._node.faults_file.read(), number)
 
@@ -114,6 +118,13 @@ class SimulatedSubstrate:
             return bittensor.ExtrinsicResult(True, message="Success")
         return extrinsics.submit(self._chain, tuple(call), keypair)
 
+    def _break_state(self) -> None:
+        state = self._node.faults.state
+        if state == "trap":
+            raise bittensor.ChainError("Internal error: execution aborted: wasm trap")
+        if state == "garbage":
+            raise ValueError("it cannot be decoded")  # as the SDK's own decoding does
+
     async def _answer(self) -> None:
         if not self._open:
             raise bittensor.ConnectionNotReady("the connection is not open")
@@ -134,11 +145,11 @@ class SimulatedBittensor:
         self._nodes: dict[str, Node] = {}
 
     def substrate(self, endpoint: str, **options: Any) -> SimulatedSubstrate:
-        """In the place of `bittensor.RpcSubstrate`; the node is named by the URL's path."""
+        """In the place of `bittensor.RpcSubstrate`; the node is named by the URL's host."""
         return SimulatedSubstrate(self.node(endpoint))
 
     def node(self, endpoint: str) -> Node:
-        name = urlsplit(endpoint).path.strip("/")
+        name = urlsplit(endpoint).hostname or ""
         return self._nodes.setdefault(name, Node(name, self.chain, self.faults))
 
     def client(self, endpoint: str) -> tuple[Any, Any]:

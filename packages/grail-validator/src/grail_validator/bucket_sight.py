@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
-from grail_core.chain.base import Chain, Neuron
+from grail_core.chain.base import Chain, Neuron, has_passed
 from grail_core.errors import StorageError
 from grail_core.keys import ss58
 from grail_core.protocol.types import Block, Hotkey, Window
@@ -76,7 +76,7 @@ class BucketSight:
             while pending:
                 came, pending = wait(pending, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
                 # Asked after they came: who answered before this block answered in time.
-                if self.chain.current_block() > look.last_block:
+                if has_passed(self.chain, look.last_block):
                     break
                 for seen in (future.result() for future in came):
                     record(seen)

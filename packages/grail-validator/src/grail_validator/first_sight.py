@@ -14,7 +14,7 @@ from enum import Enum
 from functools import partial
 from typing import Final, Protocol
 
-from grail_core.chain.base import seconds_of
+from grail_core.chain.base import has_passed, seconds_of
 from grail_core.errors import ChainError, UpgradeRequiredError
 from grail_core.participant.participant import Participant
 from grail_core.protocol.constants import WINDOW_LENGTH
@@ -95,9 +95,8 @@ class FirstSight:
             log.event("first_sight_kept", window=window, stage=stage.value)  # from before a restart
             return
         chain, last_block = self.participant.chain, self.participant.times(window).first_sight_end_block
-        now = chain.current_block()
-        if now > last_block:
-            log.event("first_sight_missed", window=window, block_now=now, last_block=last_block)
+        if has_passed(chain, last_block):
+            log.event("first_sight_missed", window=window, block_now=chain.current_block(), last_block=last_block)
             return
         neurons = self.participant.miners_at(window)
         seen_before = {sighting.hotkey for sighting in self.ledger.sightings_so_far(window)}

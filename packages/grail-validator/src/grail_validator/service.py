@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property, partial
 
+from grail_core.chain.base import has_passed
 from grail_core.environment import Environment
 from grail_core.errors import ChainError, CheckpointError, DiskFullError, GrailError, ProtocolViolationError, StorageError
 from grail_core.files.confined.opening import Confined
@@ -31,7 +32,7 @@ from grail_core.protocol import MinerStatus, SignedVerdict, WindowStatus
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.context import WindowContext
 from grail_core.protocol.manifest import CheckpointManifest
-from grail_core.protocol.types import Digest, Hotkey, Window
+from grail_core.protocol.types import Block, Digest, Hotkey, Window
 from grail_core.storage.layout import evidence_key, verdict_key
 from grail_core.storage.retention import Retention
 from grail_core.telemetry import get_logger
@@ -175,8 +176,15 @@ class ValidatorService:
     # --- what becomes known ---------------------------------------------------------------------------------------------
 
     def _standing(self, window: Window, *, now: bool = False) -> Standing:
-        """`now`: with who is registered now, where who was when the window began cannot be had any more."""
+        """`now`: with who is registered now, where who was when the window began cannot be had any more.
+
+        Raises:
+            ChainError: among others, where the chain shows no block at or after the deadline: nothing is signed of that window.
+        """
         participant = self.participant
+        deadline = participant.times(window).deadline_block
+        if not has_passed(participant.chain, Block(deadline - 1)):
+            raise ChainError(f"the deadline of window {window}, block {deadline}, has not come")
         if now:
             neurons = tuple(n for n in participant.chain.metagraph().neurons if n.commitment is not None)
         else:

@@ -109,6 +109,19 @@ def weights_update(chain: Chain, hotkey: Hotkey, block: Block) -> Block | None:
     return newest if newest > neuron.registered_at else None
 
 
+def has_passed(chain: Chain, block: Block) -> bool:
+    """Whether the chain is beyond a block, by a later one that it can show: a number alone may be invented, and what follows
+    from it (that something was missed, or came too late) may be said for good.
+
+    Raises:
+        ChainError: the chain does not answer, or cannot show the block that it says is its best.
+    """
+    head = chain.current_block()
+    if head > block:
+        chain.block(head)
+    return head > block
+
+
 def time_of_block_ms(chain: Chain, block: Block, block_time_ms: int) -> int:
     """Unix milliseconds of a block by the chain; of one to come, the best block's time plus the network's block time each."""
     head = chain.current_block()

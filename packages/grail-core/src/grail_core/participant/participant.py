@@ -158,7 +158,14 @@ class Participant:
         return WindowTimes(window, self.params)
 
     def current_window(self) -> Window:
-        return window_of(self.chain.current_block())
+        """The window of the best block, by a chain that can show the window's first one: roles leave out the windows before it.
+
+        Raises:
+            ChainError: the chain does not answer, or cannot show it.
+        """
+        window = window_of(self.chain.current_block())
+        self.chain.block(Block(window))
+        return window
 
     def next_window(self) -> Window:
         return Window(self.current_window() + WINDOW_LENGTH)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 
+from grail_core.chain.base import has_passed
 from grail_core.errors import ProtocolViolationError
 from grail_core.participant.outcomes import Opened, Stopped, Void
 from grail_core.participant.participant import Participant
@@ -84,4 +85,4 @@ def wait_for_round_challenge(
         there = participant.wait_for_block(times.challenge_block, stop, finalised=True)
         return open_round_challenge(participant, context) if there else None
 
-    return until_had(participant, context.round, stop, attempt, too_late=lambda: chain.current_block() > last)
+    return until_had(participant, context.round, stop, attempt, too_late=lambda: has_passed(chain, last))

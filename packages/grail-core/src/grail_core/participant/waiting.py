@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from grail_core.beacon.base import RoundNotYetError
+from grail_core.chain.base import has_passed
 from grail_core.checkpoints.manifests import RollbackError
 from grail_core.errors import BeaconError, ChainError, CheckpointError, DiskFullError, MissingObjectError, StorageError
 from grail_core.participant.outcomes import Opened, Stopped, Void
@@ -87,10 +88,10 @@ def until_had(
     Args:
         attempt: None: stopped meanwhile.
         too_late: asked after a failed try; by default whether the window's void block has passed. While the chain does not
-            answer nothing is known to be too late.
+            answer, or cannot show the block that it says is its best, nothing is known to be too late.
     """
     void_block, faults = participant.times(window).void_block, 0
-    over = too_late or (lambda: participant.chain.current_block() > void_block)
+    over = too_late or (lambda: has_passed(participant.chain, void_block))
     while not stop.is_set():
         try:
             had = attempt()

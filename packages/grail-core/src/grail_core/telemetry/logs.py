@@ -28,6 +28,20 @@ from grail_core.text import MAX_LINES, printable, printable_lines
 
 Value = str | int | float | bool | None | list[Any] | dict[str, Any]
 
+_SPEAKERS = (
+    "websockets",
+    "bittensor",
+    "httpx",
+    "httpcore",
+    "urllib3",
+    "requests",
+    "botocore",
+    "boto3",
+    "s3transfer",
+    "huggingface_hub",
+    "uvicorn",
+)
+"""Libraries that speak with others: below a warning they log what goes over the line, which may be keys (in URLs, headers)."""
 _SECRET_WORDS = ("secret", "password", "mnemonic", "api_key", "token_key", "private")
 _FIELDS = "grail_event_fields"
 
@@ -51,7 +65,8 @@ def configure(role: str, *, verbosity: int = 0, log_file: Path | None = None, js
 
     Args:
         role: who is speaking (`miner`, `validator`, …); a field of every event.
-        verbosity: 0 events and warnings of this project, 1 its debug messages, 2 other libraries' too.
+        verbosity: 0 events and warnings of this project, 1 its debug messages, 2 other libraries' too, but for those that speak
+            with others.
         log_file: JSON lines are appended here.
         json_to_terminal: the terminal (stderr) gets JSON lines too.
 
@@ -77,6 +92,8 @@ def configure(role: str, *, verbosity: int = 0, log_file: Path | None = None, js
         lines.setFormatter(_JsonLines(role))
         root.addHandler(lines)
     root.setLevel(logging.DEBUG if verbosity >= 2 else logging.WARNING)
+    for library in _SPEAKERS:
+        logging.getLogger(library).setLevel(logging.WARNING)
     for package in ("grail_core", "grail_envs", "grail_miner", "grail_validator", "grail_trainer", "tooling"):
         logging.getLogger(package).setLevel(logging.DEBUG if verbosity >= 1 else logging.INFO)
 

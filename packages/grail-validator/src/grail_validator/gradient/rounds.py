@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
+from grail_core.chain.base import has_passed
 from grail_core.errors import CheckpointError, GrailError, ProtocolViolationError, StorageError
 from grail_core.participant.outcomes import Opened, Void
 from grail_core.participant.participant import Participant
@@ -87,9 +88,7 @@ class GradientRounds:
         """Both sights; what fails meanwhile is tried again until they are over, and who was seen is not asked again."""
         chain, last = self.participant.chain, context.times.second_sight_end_block
         run = partial(self.validator.sights.run, context, stop)
-        had = until_had(
-            self.participant, context.round, stop, lambda: run() or None, too_late=lambda: chain.current_block() > last
-        )
+        had = until_had(self.participant, context.round, stop, lambda: run() or None, too_late=lambda: has_passed(chain, last))
         if isinstance(had, Void):
             log.event("round_sight_missed", window=context.round, reason=had.reason)
 

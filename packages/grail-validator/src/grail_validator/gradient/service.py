@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Final
 
-from grail_core.chain.base import seconds_of
+from grail_core.chain.base import has_passed, seconds_of
 from grail_core.corpus import Corpus
 from grail_core.errors import DiskFullError, GrailError, StorageError
 from grail_core.files.gradient_evidence import write_round_evidence
@@ -109,7 +109,7 @@ class GradientValidator:
                 context.round,
                 stop,
                 partial(self._case, context, challenge, begun.given_up, stop),
-                too_late=lambda: self.participant.chain.current_block() > context.times.void_block,
+                too_late=lambda: has_passed(self.participant.chain, context.times.void_block),
             )
             if isinstance(had, Stopped):
                 return None

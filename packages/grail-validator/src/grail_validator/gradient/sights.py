@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from grail_core.chain.base import Neuron, seconds_of
+from grail_core.chain.base import Neuron, has_passed, seconds_of
 from grail_core.gradient import opening, update_file
 from grail_core.gradient.layout import Layout
 from grail_core.keys import ss58
@@ -156,11 +156,14 @@ class RoundSights:
         )
         self.ledger.record_sighting(round_, kind, sighting)
 
-    def _over(self, round_: Window, kind: SightOf, last_block: int) -> bool:
-        now = self.participant.chain.current_block()
-        if now > last_block:
-            log.event("round_sight_missed", window=round_, of=kind.value, block_now=now, last_block=last_block)
-        return now > last_block
+    def _over(self, round_: Window, kind: SightOf, last_block: Block) -> bool:
+        chain = self.participant.chain
+        over = has_passed(chain, last_block)
+        if over:
+            log.event(
+                "round_sight_missed", window=round_, of=kind.value, block_now=chain.current_block(), last_block=last_block
+            )
+        return over
 
     def _buckets(self) -> BucketSight:
         """A store has a third of a sight for one answer."""

@@ -2,7 +2,8 @@
 
 Only what never changes is remembered: blocks and metagraphs that were final by the word of the endpoint that gave them, in the
 same request. Reads are repeated, on another endpoint where there is one; of the writes only the commitment is, which may be
-written twice without harm. What a node has thrown away is asked of archive nodes. Nothing here reckons with epochs: a subnet's
+written twice without harm. What a node has thrown away is asked of archive nodes; an endpoint that cannot answer what another
+one can is left. Nothing here reckons with epochs: a subnet's
 tempo may change, and only the SDK needs it, to choose the round that reveals weights. Importing this module does not import the
 SDK.
 """
@@ -20,17 +21,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from grail_core.chain.base import MAX_WEIGHT, BlockInfo, Metagraph, weights_update
-from grail_core.chain.bittensor.connection import (
-    READ_SECONDS,
-    WRITE_SECONDS,
-    PrunedError,
-    Request,
-    SdkConnection,
-    remediation,
-)
+from grail_core.chain.bittensor.connection import READ_SECONDS, WRITE_SECONDS, SdkConnection, remediation
 from grail_core.chain.bittensor.endpoints import Endpoint, Endpoints
 from grail_core.chain.bittensor.following import HeadFollower
 from grail_core.chain.bittensor.heads import Head
+from grail_core.chain.bittensor.plausibility import MOST_BLOCKS
+from grail_core.chain.bittensor.reading import StateReader
 from grail_core.chain.bittensor.resolving import clients_by_sdk, resolved
 from grail_core.chain.bittensor.sdk_values import SdkSigner, hash_bytes, neuron_of
 from grail_core.clock import wall_clock_ms
@@ -46,6 +42,7 @@ log = get_logger(__name__)
 T = TypeVar("T")
 STALE_METAGRAPH_SECONDS = 600.0  # the newest metagraph answers so long while no endpoint does
 LOST_BLOCKS = 3  # final blocks after which weights that the chain does not show were lost by the endpoint that took them
+COMMITMENT_LOOKS = 3  # a block time apart, for a commitment whose first answer was lost
 _BLOCKS_KEPT = 1024
 _METAGRAPHS_KEPT = 16
 _UNSETTLED_KEPT = 64
@@ -90,8 +87,8 @@ class BittensorChain:
         self._timing = timing or Timing()
         self._connection = self._connect(endpoints, genesis)
         self._archives = tuple(dict.fromkeys((*archives, *endpoints)))
-        self._archive: SdkConnection | None = None
-        self._follower = HeadFollower(self._connection, self._timing.clock)
+        self._follower = HeadFollower(self._connection, self._timing.clock, self._timing.monotonic)
+        self._state = StateReader(self._connection, self._follower, self._open_archives, self._timing.monotonic)
         self._lock = threading.RLock()
         self._blocks: OrderedDict[int, BlockInfo] = OrderedDict()
         self._metagraphs: OrderedDict[int, Metagraph] = OrderedDict()
@@ -112,9 +109,7 @@ class BittensorChain:
     def close(self) -> None:
         """Close the connections and end their threads; a later call opens both again."""
         self._connection.close()
-        with self._lock:
-            if self._archive is not None:
-                self._archive.close()
+        self._state.close()
 
     # --- the Chain protocol ---------------------------------------------------------------------------------------------
 
@@ -141,8 +136,8 @@ class BittensorChain:
         known = self._blocks.get(number)
         if known is not None:
             return known
-        if number < 0:
-            raise ChainError(f"there is no block {number}", where=self.endpoint)
+        if not 0 <= number < MOST_BLOCKS:
+            raise ChainError("there is no block of that number", where=self.endpoint)
 
         async def info(client: Any, substrate: Any) -> tuple[int, BlockInfo | None]:
             finalised = await client.finalized_block()  # first: what is final now cannot be replaced before it is read
@@ -152,10 +147,10 @@ class BittensorChain:
             timestamp_ms = round(found.timestamp.timestamp() * 1000)
             return int(finalised), BlockInfo(Block(int(found.number)), hash_bytes(found.hash, f"block {number}"), timestamp_ms)
 
-        finalised, read = self._read_old(f"block {number}", number, info, lacks=lambda answer: answer[1] is None)
-        if read is None or read.number != number:
+        finalised, read = self._state.read(f"block {number}", number, info, lacks=lambda answer: answer[1] is None)
+        if read is None or read.number != number or not self._follower.may_exist(number):
             raise ChainError(f"there is no block {number} (yet)", where=self.endpoint)
-        self._settle(read, final=number <= finalised)
+        self._settle(read, final=number <= finalised and self._follower.may_exist(finalised))
         return read
 
     def metagraph(self, block: Block | None = None) -> Metagraph:
@@ -182,11 +177,19 @@ class BittensorChain:
 
         fields = {"fields": [[{f"Raw{len(raw)}": "0x" + raw.hex()}]]}
         call = calls.Commitments.set_commitment(netuid=self._netuid, info=fields)
-        sdk_signer = SdkSigner(signer)
-        result = self._connection.read(
-            "commitment", lambda client, substrate: client.submit_call(call, sdk_signer, signer="hotkey"), limit=WRITE_SECONDS
-        )
-        _require_success(result, "the commitment", signer)
+        sdk_signer, tries = SdkSigner(signer), 0
+
+        async def submitted(client: Any, substrate: Any) -> Any:
+            nonlocal tries
+            tries += 1
+            return await client.submit_call(call, sdk_signer, signer="hotkey")
+
+        try:
+            _require_success(self._connection.read("commitment", submitted, limit=WRITE_SECONDS), "the commitment", signer)
+        except ChainError:
+            # Of a try whose answer was lost nobody knows; the next one may be refused because it was carried out.
+            if not self._shows_commitment(signer.hotkey, text, looks=COMMITMENT_LOOKS if tries > 1 else 1):
+                raise
 
     def set_weights(self, signer: Signer, weights: Mapping[int, int]) -> None:
         if not weights or not any(weights.values()):
@@ -202,9 +205,13 @@ class BittensorChain:
         ordered = dict(sorted(weights.items()))
         intent = bittensor.SetWeights(self._netuid, uids=list(ordered), weights=[float(w) for w in ordered.values()])
         sdk_signer = SdkSigner(signer)
-        result = self._connection.run(
-            "set weights", lambda client, substrate: client.execute(intent, sdk_signer, retries=2), limit=WRITE_SECONDS
-        )
+        try:
+            result = self._connection.run(
+                "set weights", lambda client, substrate: client.execute(intent, sdk_signer, retries=2), limit=WRITE_SECONDS
+            )
+        except ChainError:  # if another one shows that they did not arrive, that one has the next
+            self._sent[signer.hotkey] = endpoint, before
+            raise
         _require_success(result, "the weights", signer)
         self._sent[signer.hotkey] = endpoint, before
 
@@ -222,7 +229,7 @@ class BittensorChain:
             epochs = await substrate.query_map("SubtensorModule", "TimelockedWeightCommits", [self._netuid], block_hash=at)
             return [int(committed) for _, epoch in epochs for who, committed, *_ in epoch or () if str(who) == address]
 
-        blocks = self._read_old(f"weight commits at block {number}", number, commits)
+        blocks = self._state.read(f"weight commits at block {number}", number, commits)
         return Block(max(blocks)) if blocks else None
 
     def wait_for_block(self, number: Block, *, stop: threading.Event, finalised: bool = False) -> bool:
@@ -242,17 +249,34 @@ class BittensorChain:
             endpoints, self._make_client, genesis=genesis, sleep=timing.sleep, read_seconds=timing.read_seconds
         )
 
+    def _open_archives(self) -> SdkConnection:
+        return self._connect(self._archives, self._connection.genesis, told=False)
+
     def _leave_what_lost_weights(self, hotkey: Hotkey) -> None:
         """Another endpoint takes the next weights where this one took the last ones and the chain never showed them."""
         endpoint, before = self._sent.pop(hotkey, (None, Block(0)))
-        others = self._connection.endpoints.others()
-        if endpoint is None or endpoint is not self._connection.endpoints.current or not others:
+        if endpoint is None or endpoint is not self._connection.endpoints.current or not self._connection.endpoints.others():
             return
         with contextlib.suppress(ChainError):  # whoever cannot be asked is left for that
             finalised = self.finalised_block()
             update = weights_update(self, hotkey, finalised)
             if finalised > before + LOST_BLOCKS and (update is None or update <= before):
-                self._connection.leave(others[0], f"weights that it took after block {before} are not on the chain")
+                others = self._follower.sound_others()
+                if others and self._connection.endpoints.current is endpoint:
+                    reason = f"weights that were sent to it after block {before} are not on the chain"
+                    self._connection.leave(others[0].endpoint, reason)
+                self._connection.drop_unused()
+
+    def _shows_commitment(self, hotkey: Hotkey, text: str, *, looks: int) -> bool:
+        """Whether the chain's best block has this commitment, by as many looks a block time apart."""
+        with contextlib.suppress(ChainError):
+            for look in range(looks):
+                if look:
+                    self._timing.sleep(self._follower.block_seconds())
+                neuron = self.metagraph(self.current_block()).by_hotkey(hotkey)
+                if neuron is not None and neuron.commitment == text:
+                    return True
+        return False
 
     def _metagraph(self, block: Block | None) -> Metagraph:
         if block is not None and block in self._metagraphs:
@@ -268,46 +292,12 @@ class BittensorChain:
             rows = () if found is None else tuple(neuron_of(n) for n in sorted(found.neurons, key=lambda n: n.uid))
             return int(final), None if found is None else Metagraph(Block(number), rows)
 
-        final, read = self._read_old(f"metagraph at block {number}", number, graph)
+        final, read = self._state.read(f"metagraph at block {number}", number, graph, broken=lambda answer: answer[1] is None)
         if read is None:
             raise ChainError(f"there is no subnet {self._netuid}", where=self.endpoint, hint="check NETUID and BT_NETWORK")
-        if number <= final:
+        if number <= final and self._follower.may_exist(final):
             self._keep(self._metagraphs, number, read, _METAGRAPHS_KEPT)
         return read
-
-    def _read_old(self, what: str, number: int, request: Request[T], lacks: Callable[[T], bool] = lambda answer: False) -> T:
-        """A read of one block's data: by the endpoint in use, or by an archive where that no longer has it.
-
-        Args:
-            lacks: whether an answer says that the node does not have the block; of one that it should have, archives are asked.
-        """
-        try:
-            answer = self._connection.read(what, request)
-            if not lacks(answer) or number > self.finalised_block():
-                return answer
-            missing = PrunedError(
-                f"{what}: the node no longer has it",
-                where=self.endpoint,
-                hint="add an archive node's URL to BT_CHAIN_ENDPOINT, or set BT_NETWORK=finney, which has some",
-            )
-        except PrunedError as error:
-            missing = error
-        with self._lock:
-            if self._archive is None:
-                self._archive = self._connect(self._archives, self._connection.genesis, told=False)
-            archive = self._archive
-        in_use = self._connection.endpoints.current.url
-        for endpoint in archive.endpoints.every:
-            if endpoint.url == in_use or archive.endpoints.wait_s(endpoint) > 0.0:
-                continue
-            try:
-                answer = archive.ask(endpoint, what, request)
-            except ChainError as error:
-                log.event("chain_archive_failed", level=logging.WARNING, endpoint=endpoint.name, reason=error.what)
-                continue
-            if not lacks(answer):
-                return answer
-        raise missing
 
     def _settle(self, info: BlockInfo, *, final: bool) -> None:
         """Remember a final block; of any other only its hash, to notice that another block took its place."""

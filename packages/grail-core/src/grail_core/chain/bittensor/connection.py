@@ -76,7 +76,14 @@ class SdkConnection:
         self._closing: set[concurrent.futures.Future[None]] = set()
 
     def read(self, what: str, request: Request[T], *, limit: float | None = None) -> T:
+        """As `read_at`, the answer alone."""
+        return self.read_at(what, request, limit=limit)[1]
+
+    def read_at(self, what: str, request: Request[T], *, limit: float | None = None) -> tuple[Endpoint, T]:
         """An idempotent request, asked up to `TRIES` times, after a failure of another endpoint or of this one after its pause.
+
+        Returns:
+            Who answered, and what.
 
         Raises:
             UnreachableError: no endpoint answered, or each is paused for longer than a read waits.
@@ -90,8 +97,9 @@ class SdkConnection:
                 raise self._unreachable(what, f"no endpoint answers; asked again in {pause:.0f} s")
             if pause > 0.0:
                 self._sleep(pause)
+            endpoint = self.endpoints.current
             try:
-                return self.run(what, request, limit=limit)
+                return endpoint, self.ask(endpoint, what, request, limit=limit)
             except UnreachableError:
                 if attempt == tries:
                     raise
@@ -126,7 +134,7 @@ class SdkConnection:
                 raise
         except (bittensor.RpcConnectionError, bittensor.ConnectionNotReady, TimeoutError, OSError, _OtherChainError) as error:
             self._drop(endpoint)
-            reason = str(error) or f"no answer within {seconds:.0f} s"
+            reason = endpoint.masked(str(error)) or f"no answer within {seconds:.0f} s"
             self.endpoints.failed(endpoint, reason, asked_at=asked_at, wish_s=_wish_s(error))
             raise self._unreachable(what, reason, endpoint) from error
         except bittensor.BittensorError as error:
@@ -136,7 +144,8 @@ class SdkConnection:
             # What the SDK cannot decode is the node's word, or some neuron's that every node repeats: no reason to leave.
             self.endpoints.answered(endpoint)
             raise ChainError(
-                f"{what}: the node's answer cannot be read: {type(error).__name__}: {str(error)[:200]}", where=endpoint.name
+                f"{what}: the node's answer cannot be read: {type(error).__name__}: {endpoint.masked(str(error))[:200]}",
+                where=endpoint.name,
             ) from error
         self.endpoints.answered(endpoint)
         return answer
@@ -147,6 +156,11 @@ class SdkConnection:
         self.endpoints.take(chosen, reason)
         if left is not chosen:
             self._drop(left)
+
+    def refuse(self, endpoint: Endpoint, reason: str, *, asked_at: float) -> None:
+        """Leave an endpoint whose answer cannot be, for a pause, as one that is silent. asked_at: as in `Endpoints.failed`."""
+        self._drop(endpoint)
+        self.endpoints.failed(endpoint, reason, asked_at=asked_at)
 
     def drop_unused(self) -> None:
         """Close the clients of all endpoints but the one in use."""
@@ -246,7 +260,7 @@ def _told(what: str, error: Exception, endpoint: Endpoint) -> ChainError:
             where=endpoint.name,
             hint="add an archive node's URL to BT_CHAIN_ENDPOINT, or set BT_NETWORK=finney, which has some",
         )
-    return ChainError(f"{what}: {error}", where=endpoint.name, hint=remediation(error))
+    return ChainError(f"{what}: {endpoint.masked(str(error))}", where=endpoint.name, hint=remediation(error))
 
 
 def remediation(error: object) -> str:

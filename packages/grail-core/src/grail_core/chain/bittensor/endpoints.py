@@ -3,7 +3,7 @@
 An endpoint that does not answer is not asked again before its pause is over; pauses double with every failure in a row and are
 jittered, so that many roles do not come back at one moment. The first of the list whose pause is over takes the place of one
 that failed; where there is none, the one whose pause ends first. What asks and how is `connection`. A URL may hold a provider's
-key: only `name` is told to anybody.
+key in any part but host and port: only `name` is told to anybody.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import logging
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import urlsplit
 
 from grail_core.telemetry import get_logger
 
@@ -24,11 +26,28 @@ FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 60.0
 LONGEST_WISH_S: Final = 600.0
 """An endpoint that refuses traffic may say for how long; it is believed up to here."""
+_SHORTEST_KEY: Final = 5  # characters; a shorter part of a URL is a word like `ws`
 
 
 def name_of(url: str) -> str:
-    """The address of an endpoint without what may be a key: user, password and query."""
-    return url.partition("://")[2].rpartition("@")[2].partition("?")[0] or url.partition("?")[0]
+    """Host and port of an endpoint. Everything else may be a key: user and password, path (many providers), query, fragment."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        host, port = "", None
+    shown = f"[{host}]" if ":" in host else host
+    return (shown if port is None else f"{shown}:{port}") or "an endpoint without a host"
+
+
+def _names_of(urls: Sequence[str]) -> list[str]:
+    """Of a second URL of one host and port the name says that it is the second."""
+    seen: Counter[str] = Counter()
+    names = []
+    for name in map(name_of, urls):
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return names
 
 
 @dataclass
@@ -36,13 +55,19 @@ class Endpoint:
     """One URL and what became of asking it. Times are monotonic seconds."""
 
     url: str
+    name: str  # that may be told
     failures: int = 0  # in a row
     failed_at: float = float("-inf")
     retry_at: float = float("-inf")
 
-    @property
-    def name(self) -> str:
-        return name_of(self.url)
+    def masked(self, text: str) -> str:
+        """What the SDK or the node said, which may repeat the URL or a part of it, without anything that may be a key."""
+        parts = urlsplit(self.url)
+        told = text.replace(self.url, self.name)
+        for part in (parts.username, parts.password, parts.path.strip("/"), parts.query, parts.fragment):
+            if part and len(part) >= _SHORTEST_KEY:
+                told = told.replace(part, "***")
+        return told
 
 
 class Endpoints:
@@ -62,7 +87,8 @@ class Endpoints:
         jitter: Callable[[], float] = random.random,
         told: bool = True,
     ) -> None:
-        self.every = tuple(Endpoint(url) for url in dict.fromkeys(urls))
+        different = list(dict.fromkeys(urls))
+        self.every = tuple(map(Endpoint, different, _names_of(different)))
         self._monotonic, self._jitter, self._told = monotonic, jitter, told
         self._current = self.every[0]
         self._lock = threading.Lock()

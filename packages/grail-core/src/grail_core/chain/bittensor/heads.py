@@ -29,7 +29,7 @@ class Head(Enum):
 
 @dataclass
 class _Seen:
-    endpoint: str
+    endpoint: str  # its URL
     number: int
     since_ms: int  # when it was first seen at this number
     aged_at: int | None = None  # the number at which its own time was last asked for
@@ -65,11 +65,12 @@ class HeadWatch:
         """For how long the number had stood at this endpoint when it was last asked for."""
         return max(0, asked_ms - self._seen[head].since_ms)
 
-    def age_due(self, head: Head) -> bool:
-        """Whether the head's own time is to be asked for: at first sight, now and then, after something was wrong."""
-        seen = self._seen[head]
-        often = seen.aged_at is None or head in self._said
-        return head is Head.BEST and (often or seen.number >= (seen.aged_at or 0) + AGE_EVERY_BLOCKS)
+    def age_due(self, endpoint: str, number: int) -> bool:
+        """Whether the best block's own time is to be asked for: at first sight, now and then, and while something is wrong."""
+        seen = self._seen.get(Head.BEST)
+        if seen is None or seen.endpoint != endpoint or seen.aged_at is None or Head.BEST in self._said:
+            return True
+        return number >= seen.aged_at + AGE_EVERY_BLOCKS
 
     def aged(self, head: Head, timestamp_ms: int, asked_ms: int) -> int:
         """Note its time; how far that lay back, in milliseconds, when the number was asked for."""

@@ -6,13 +6,17 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from tooling.soak.holdings import folder_bytes, holdings
-from tooling.soak.leaks import CACHE, DESCRIPTORS, LEAST_WINDOWS, MEMORY, trend
+from tooling.soak.accounts import Account
+from tooling.soak.bodies import Bodies
+from tooling.soak.holdings import Holding, Sample, folder_bytes, holdings
+from tooling.soak.leaks import DESCRIPTORS, LEAST_WINDOWS, MEMORY, trend
+from tooling.soak.report import Soaked, problems, summary, table
 from tooling.soak.schedule import KINDS, QUIET_WINDOWS, faults
 
 MIB = 1 << 20
@@ -44,7 +48,7 @@ def test_a_cache_that_fills_for_half_of_the_run_is_none_and_one_that_never_ends_
     for series, leaks in ((full, False), (endless, True)):
         found = trend(series)
         assert found is not None
-        assert found.leaks(CACHE) is leaks
+        assert found.leaks(MEMORY) is leaks
 
 
 def test_one_window_of_other_work_is_no_leak() -> None:
@@ -64,6 +68,44 @@ def test_a_descriptor_lost_every_twentieth_window_is_a_leak() -> None:
 def test_a_run_that_is_too_short_for_a_trend_is_told_to_have_none() -> None:
     assert trend([1.0] * (2 * LEAST_WINDOWS - 2)) is None
     assert trend([1.0] * (2 * LEAST_WINDOWS)) is not None
+
+
+def soaked(windows: int, *, restarted: bool = False) -> Soaked:
+    """A run in which nothing leaks."""
+    held = {name: Holding(pid, 1, 300 * MIB, 40, 9) for pid, name in enumerate(("validator-1", "miner-1"), 1)}
+    samples = [Sample(window, 15.0 * window, held, {"cache/miner-1": MIB, "state/miner-1": MIB}) for window in range(windows)]
+    if restarted:
+        samples[-1] = replace(samples[-1], holdings=held | {"miner-1": replace(held["miner-1"], pid=9)})
+    accounts = {name: Account(done=list(range(0, 30 * windows, 30))) for name in held}
+    bodies = Bodies(tuple(range(0, 30 * windows, 30)), {})
+    return Soaked(1, range(0, 30 * windows, 30), samples, {}, [], accounts, {}, bodies, [], {"validator-1": 1}, 15.0 * windows)
+
+
+def test_a_window_that_was_judged_differently_is_a_problem_where_nothing_outside_explains_it() -> None:
+    run = soaked(60)
+    explained = replace(run, bodies=Bodies(run.bodies.alike[2:], {0: "store: away for 6 blocks"}))
+    assert problems(explained) == []
+    assert problems(replace(run, bodies=Bodies(run.bodies.alike[1:], {0: ""}))) == [
+        "window 0: validators judged it differently, and nothing had failed"
+    ]
+
+
+def test_a_run_of_void_windows_has_soaked_nothing() -> None:
+    run = soaked(60)
+    assert problems(replace(run, bodies=Bodies(run.bodies.alike[:30], {}))) == [
+        "only 30 of 60 windows were scored by every validator"
+    ]
+
+
+def test_a_run_that_is_too_short_claims_nothing_of_leaks_and_a_long_one_says_what_it_looked_at() -> None:
+    short, long, restarted = soaked(6), soaked(60), soaked(60, restarted=True)
+    assert [problems(one) for one in (short, long, restarted)] == [[]] * 3  # all of them end with 0
+    assert [summary(one)["trend_shown"] for one in (short, long, restarted)] == [False, True, False]
+    assert table(short)[-1] == "leaks were not looked at: 6 windows are too few for trends, which take 48"
+    assert table(long)[-1] == "leaks: 0 of 7 trends"
+    missing = [f"{what} of miner-1" for what in ("memory", "descriptors", "threads")]
+    assert summary(restarted)["without_trend"] == missing
+    assert table(restarted)[-1] == f"leaks: 0 of 4 trends; not looked at, for too few windows: {', '.join(missing)}"
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -30,6 +30,7 @@ from grail_core.verification.receipt import NO_CHAIN
 from grail_miner.serving.answering import AdmittedOrder, ServedNetwork
 from tooling.testing.closed_answers import ClosedAnswers
 from tooling.testing.keys import ALICE, BOB
+from tooling.testing.scripted_server import Answer, ScriptedServer
 from tooling.testing.serving_node import MODEL, NETWORK, RunningNode, answering_of, running_node, save_served_model
 
 
@@ -293,3 +294,16 @@ def test_a_node_that_drips_holds_nobody_longer_than_was_said() -> None:
             released.clear()
         assert isinstance(done.exception, StorageError)
         assert "within 1 s" in done.exception.what
+
+
+@pytest.mark.parametrize(
+    "url", ["http://me:sw0rdfish@{}", "http://{}?key=sw0rdfish", "http://me:sw0/rdfish@{}", "sw0rdfish@{}"]
+)
+def test_no_error_shows_what_gives_access_to_a_node(url: str) -> None:
+    with ScriptedServer(Answer(503, b"no")) as server:
+        asked = url.format(server.url.removeprefix("http://"))
+        done = CliRunner().invoke(cli, ["ask", "Hello", "--node", asked, "--json"])
+    assert isinstance(done.exception, GrailError)
+    told = f"{done.output}{done.exception}"
+    assert "rdfish" not in told
+    assert "sw0" not in told

@@ -31,7 +31,6 @@ MEMORY = Limit(64 * 1024, 4 << 20)
 
 DESCRIPTORS = Limit(0.02, 3)
 THREADS = Limit(0.02, 3)
-CACHE = Limit(32 * 1024, 4 << 20)
 STATE = Limit(32 * 1024, 4 << 20)
 
 

@@ -11,8 +11,9 @@ from typing import Any, Final
 from grail_core import svg
 from tooling.localnet.processes import STORE
 from tooling.soak.accounts import Account
+from tooling.soak.bodies import Bodies
 from tooling.soak.holdings import Holding, Sample
-from tooling.soak.leaks import CACHE, DESCRIPTORS, MEMORY, STATE, THREADS, Limit, Trend, trend
+from tooling.soak.leaks import DESCRIPTORS, LEAST_WINDOWS, MEMORY, STATE, THREADS, Limit, Trend, trend
 from tooling.soak.schedule import Fault
 
 FORMAT: Final = 1
@@ -34,8 +35,8 @@ class Soaked:
     faults: Sequence[tuple[float, Fault]]
     accounts: Mapping[str, Account]
     restarts: Mapping[str, int]
-    disagreements: Sequence[str]  # windows scored differently, weights that do not follow from what was published
-    compared: int  # windows that all of them scored
+    bodies: Bodies
+    unfounded: Sequence[str]  # weights that do not follow from what was published
     weights_set: Mapping[str, int]  # how often the chain heard each validator's weights
     seconds: float
 
@@ -50,21 +51,39 @@ def folder_series(soaked: Soaked, folder: str) -> list[float]:
     return [float(one.folders[folder]) for one in soaked.samples if folder in one.folders]
 
 
-def trends(soaked: Soaked) -> dict[str, tuple[Trend, Limit]]:
-    """Everything that must not grow without end, by what it is."""
-    found: dict[str, tuple[Trend, Limit]] = {}
+def watched(soaked: Soaked) -> dict[str, tuple[Trend | None, Limit]]:
+    """Everything that must not grow without end, by what it is. No trend: it was seen for too few windows."""
+    found: dict[str, tuple[Trend | None, Limit]] = {}
     names = sorted({name for one in soaked.samples for name in one.holdings})
     for name in names:
         for what, limit in (("memory", MEMORY), ("descriptors", DESCRIPTORS), ("threads", THREADS)):
-            seen = trend(series(soaked, name, what))
-            if seen is not None and not (what == "memory" and name in HOLDS_THE_BUCKETS):
-                found[f"{what} of {name}"] = seen, limit
+            if not (what == "memory" and name in HOLDS_THE_BUCKETS):
+                found[f"{what} of {name}"] = trend(series(soaked, name, what)), limit
     for folder in sorted({folder for one in soaked.samples for folder in one.folders}):
         kind = folder.partition("/")[0]
-        seen = trend(folder_series(soaked, folder))
-        if seen is not None and kind in ("state", "cache"):
-            found[f"bytes in {folder}"] = seen, STATE if kind == "state" else CACHE
+        if kind == "state":  # a cache grows up to its limit, which is far from here
+            found[f"bytes in {folder}"] = trend(folder_series(soaked, folder)), STATE
     return found
+
+
+def trends(soaked: Soaked) -> dict[str, tuple[Trend, Limit]]:
+    """Of all that was seen for long enough."""
+    return {what: (seen, limit) for what, (seen, limit) in watched(soaked).items() if seen is not None}
+
+
+def without_trend(soaked: Soaked) -> list[str]:
+    """What was seen for too few windows: whether it leaks is not known."""
+    return [what for what, (seen, _) in watched(soaked).items() if seen is None]
+
+
+def leaks_looked_at(soaked: Soaked) -> str:
+    """One line for people: what the run says of leaks, and what it does not."""
+    shown, missing = trends(soaked), without_trend(soaked)
+    leaking = sum(seen.leaks(limit) for seen, limit in shown.values())
+    if not shown:
+        return f"leaks were not looked at: {len(soaked.windows)} windows are too few for trends, which take {2 * LEAST_WINDOWS}"
+    told = f"leaks: {leaking} of {len(shown)} trends"
+    return told + (f"; not looked at, for too few windows: {', '.join(missing)}" if missing else "")
 
 
 def problems(soaked: Soaked) -> list[str]:
@@ -76,10 +95,16 @@ def problems(soaked: Soaked) -> list[str]:
     ]
     for role, account in soaked.accounts.items():
         found += [f"window {window}: {role} neither did it nor said why" for window in account.untold]
-    found += soaked.disagreements
+    found += [
+        f"window {one}: validators judged it differently, and nothing had failed"
+        for one, why in soaked.bodies.divided.items()
+        if not why
+    ]
+    found += soaked.unfounded
     found += [f"{name} was restarted {count} times" for name, count in soaked.restarts.items() if count]
-    if soaked.compared < LEAST_SCORED * len(soaked.windows):
-        found.append(f"only {soaked.compared} of {len(soaked.windows)} windows were scored by every validator")
+    scored = len(soaked.bodies.alike) + len(soaked.bodies.divided)
+    if scored < LEAST_SCORED * len(soaked.windows):
+        found.append(f"only {scored} of {len(soaked.windows)} windows were scored by every validator")
     found += [f"the chain never heard weights of {name}" for name, count in soaked.weights_set.items() if not count]
     return found
 
@@ -95,8 +120,10 @@ def summary(soaked: Soaked) -> dict[str, Any]:
             {"at_s": round(at, 1), "window": one.window, "part": one.part, "what": one.what, "blocks": one.blocks}
             for at, one in soaked.faults
         ],
-        "scored_by_all": soaked.compared,
-        "disagreements": list(soaked.disagreements),
+        "scored_by_all": len(soaked.bodies.alike) + len(soaked.bodies.divided),
+        "judged_alike": len(soaked.bodies.alike),
+        "judged_differently": {str(window): why for window, why in soaked.bodies.divided.items()},
+        "unfounded": list(soaked.unfounded),
         "roles": {
             role: {
                 "done": len(account.done),
@@ -123,7 +150,8 @@ def summary(soaked: Soaked) -> dict[str, Any]:
             }
             for what, (one, limit) in seen.items()
         },
-        "trend_shown": bool(seen),
+        "trend_shown": bool(seen) and not without_trend(soaked),
+        "without_trend": without_trend(soaked),
         "problems": problems(soaked),
     }
 
@@ -214,4 +242,4 @@ def table(soaked: Soaked) -> list[str]:
         now: Holding | None = next((s.holdings[role] for s in reversed(soaked.samples) if role in s.holdings), None)
         held = f"{now.memory / 2**20:>13.0f}{now.descriptors:>13}" if now is not None else ""
         lines.append(f"{role:<14}{len(account.done):>6}{len(account.reasons):>15}{held}")
-    return lines
+    return [*lines, leaks_looked_at(soaked)]

@@ -16,6 +16,7 @@ from tooling.localnet.setup import TRAINER, Network
 from tooling.localnet.view import View
 from tooling.localnet.windows import Windows
 from tooling.soak.accounts import accounts
+from tooling.soak.bodies import compared_bodies
 from tooling.soak.outside import Broken
 from tooling.soak.report import Soaked
 from tooling.soak.schedule import faults
@@ -106,8 +107,8 @@ class Soak(Running[Soaked]):
             faults=watched.told,
             accounts=accounts(watched.events, roles, windows),
             restarts={name: one.restarts for name, one in self._supervisor.processes.items()},
-            disagreements=[one for one in found.problems if "differently" in one or "do not follow" in one],
-            compared=len(found.equal),
+            bodies=compared_bodies(published, windows, [fault for _, fault in watched.told], first, WINDOW_LENGTH),
+            unfounded=[one for one in found.problems if "do not follow" in one],
             weights_set={name: _times_set(network, name) for name in names},
             seconds=time.monotonic() - self._started,
         )

@@ -73,6 +73,25 @@ def test_the_doctor_says_of_each_relay_what_it_serves_how_fast_and_whether_it_ve
     assert gone["told"] == "HTTP 503"
 
 
+@pytest.mark.parametrize("arguments", [("doctor",), ("doctor", "--json"), ("round", "7"), ("round", "7", "--json")])
+def test_what_gives_access_to_a_relay_is_shown_neither_where_it_works_nor_where_it_does_not(
+    tmp_path: Path, relay: Relay, arguments: tuple[str, ...]
+) -> None:
+    with ScriptedServer(Answer(503)) as dead:
+        urls = [
+            f"{url.replace('://', '://me:sw0rdfish@')}{end}" for url in (dead.url, relay.url) for end in ("/?a=sw0rdfish", "")
+        ]
+        works, broken = grail(tmp_path, *arguments, urls=",".join(urls)), grail(tmp_path, *arguments, urls=urls[1])
+    assert works.exit_code == 0, works.output
+    assert isinstance(broken.exception, BeaconError)
+    for ran in (works, broken):
+        assert "sw0rdfish" not in f"{ran.output}{ran.exception}"
+    if arguments[0] == "doctor":
+        assert dead.url.replace("://", "://***@") in works.output
+    else:
+        assert dead.url.replace("://", "://***@") in str(broken.exception)
+
+
 def test_the_doctor_ends_with_9_where_no_relay_is_good(tmp_path: Path) -> None:
     with ScriptedServer(Answer(503)) as dead:
         ran = grail(tmp_path, "doctor", urls=dead.url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -25,12 +26,13 @@ from grail_core.beacon.bls import is_valid
 from grail_core.beacon.chains import DEFAULT_CHAIN
 from grail_core.beacon.development import DevelopmentBeacon, DevelopmentKey, Relay
 from grail_core.beacon.drand import LATE_MS, DrandBeacon, parse_round
+from grail_core.beacon.relays import LONGEST_REQUEST_S, LONGEST_REST_S, Rests
 from grail_core.chain.development.clock import ClockMode
 from grail_core.chain.development.local import LocalChain
 from grail_core.errors import BeaconError, ConfigurationError
 from grail_core.protocol.beacon import BeaconChain
 from tooling.testing.clock import ManualClock
-from tooling.testing.scripted_server import Answer, ScriptedServer
+from tooling.testing.scripted_server import Answer, RawAnswer, ScriptedServer
 
 GENESIS_S, PERIOD_S = 1_700_000_000, 3
 KEY = DevelopmentKey.from_seed(b"relay test")
@@ -138,7 +140,7 @@ def test_a_relay_that_hangs_or_is_dead_does_not_hold_the_others_up(tmp_path: Pat
         dead = f"http://127.0.0.1:{taken.getsockname()[1]}"
         hanging = f"http://127.0.0.1:{silent.getsockname()[1]}"
         assert beacon(tmp_path, clock, hanging, dead, relay.url).get(7) == KEY.sign(7)
-        with pytest.raises(BeaconError, match=r"no answer in time|timed out"):
+        with pytest.raises(BeaconError, match=r"no answer in time|too slowly|timed out"):
             beacon(tmp_path / "other", clock, hanging, dead, timeout_s=0.05).get(7)
 
 
@@ -331,3 +333,53 @@ def test_a_relay_that_hangs_is_not_joined_by_more_than_a_few_requests(tmp_path: 
         assert [rests.claim(url) for _ in range(6)] == [True] * 4 + [False] * 2
         with pytest.raises(BeaconError, match="no answer yet"):
             client.get(7)
+
+
+def test_a_place_at_a_relay_is_not_held_for_ever_by_a_request_whose_end_nobody_told() -> None:
+    seconds = Seconds()
+    rests = Rests(("http://relay",), monotonic=seconds)
+    assert [rests.claim("http://relay") for _ in range(5)] == [True] * 4 + [False]
+    seconds.now += LONGEST_REQUEST_S
+    assert rests.claim("http://relay")
+
+
+def test_a_relay_that_dripped_is_asked_again_and_its_honest_answer_is_taken(tmp_path: Path, clock: ManualClock) -> None:
+    drip = RawAnswer(b"HTTP/1.1 200 OK\r\nContent-Length: 4000\r\n\r\n", b"x", -1, 0.01)
+    seconds = Seconds()
+    with ScriptedServer(drip) as relay:
+        client = beacon(tmp_path, clock, relay.url, timeout_s=0.2, monotonic=seconds)
+        for _ in range(5):  # more than may be asked at once: by then each of them has ended
+            assert "too slowly" in refusal(client) or "no answer in time" in refusal(client)
+            seconds.now += LONGEST_REST_S
+        relay.answers = (Answer(200, GENUINE.encode()),)
+        while refusal(client):
+            seconds.now += 1
+            assert seconds.now < 1000 + 7 * LONGEST_REST_S
+
+
+def test_a_compressed_round_is_refused_as_one_and_not_unpacked(tmp_path: Path, relay: Relay, clock: ManualClock) -> None:
+    bomb = Answer(200, gzip.compress(bytes(1 << 20)), {"Content-Encoding": "gzip"})
+    with ScriptedServer(bomb) as liar:
+        with pytest.raises(BeaconError, match="compressed"):
+            beacon(tmp_path, clock, liar.url).get(7)
+        assert beacon(tmp_path, clock, liar.url, relay.url).get(7) == KEY.sign(7)
+
+
+def test_no_error_and_no_log_line_shows_what_gives_access_to_a_relay(
+    tmp_path: Path, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", logger="grail_core")
+    with ScriptedServer(Answer(503)) as one:
+        host = one.url.removeprefix("http://")
+        urls = [
+            f"http://me:sw0rdfish@{host}",
+            f"http://{host}/sw0rdfish",
+            f"http://{host}/?key=sw0rdfish",
+            "http://me:sw0rdfish",
+        ]
+        with pytest.raises(BeaconError) as caught:
+            beacon(tmp_path, clock, *urls).get(7)
+    assert f"http://***@{host}: HTTP 503" in caught.value.what
+    assert "sw0rdfish" not in str(caught.value)
+    assert len(caplog.records) >= len(urls)
+    assert "sw0rdfish" not in "".join(str(vars(record)) for record in caplog.records)

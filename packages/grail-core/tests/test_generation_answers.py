@@ -308,12 +308,19 @@ def test_an_engines_address_is_scheme_host_and_port(url: str) -> None:
             "http://h#f",
         ),
         *("http://user:word@h:1", "http://h:1\n", "http://hé:1", "http://[::1"),
+        *(
+            "http://h:1/?key=word@",
+            "http://h:1/word@",
+            "http://user:word@/x@h:1",
+            "http://user:word/@h:1",
+            "http://h?word@=a@b",
+        ),
     ],
 )
 def test_any_other_address_is_refused_and_no_password_is_repeated(url: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         checked_url(url)
-    assert "word@" not in str(refused.value)
+    assert "word" not in str(refused.value).replace("password", "")
 
 
 @given(st.integers(0, 2**64 - 1))

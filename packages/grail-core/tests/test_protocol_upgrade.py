@@ -301,6 +301,28 @@ def test_an_upgrade_is_told_at_first_sight_from_time_to_time_and_in_the_last_win
     assert names == ["upgrade_announced", "upgrade_withdrawn"]
 
 
+def test_an_older_list_after_a_newer_one_withdraws_nothing_and_ends_no_silence_twice(manifest: CheckpointManifest) -> None:
+    older = TrainerLife(manifest)
+    later = dataclasses.replace(manifest, sequence=manifest.sequence + 1, valid_from=Window(30 * TOLD_EVERY))
+    newer = TrainerLife(later, announced=TWO)
+    watch = TrainerWatch("grail-miner")
+    with events() as names:
+        for window in range(0, 30 * TOLD_EVERY, 60):
+            watch.look(Window(window), newer)
+            watch.look(Window(window + 30), older)
+            watch.look(Window(window + 30), TrainerLife(None))
+    assert names == ["upgrade_announced"]
+    silent = dataclasses.replace(older, silent_windows=40)
+    heard = TrainerLife(dataclasses.replace(manifest, sequence=manifest.sequence + 1, valid_from=Window(1260)))
+    watch = TrainerWatch("grail-miner")
+    with events() as names:
+        watch.look(Window(1200), silent)
+        for window in range(1260, 1260 + 30 * SILENT_ROUNDS, 30):
+            watch.look(Window(window), heard)
+            watch.look(Window(window), silent)
+    assert names == ["trainer_silent", "trainer_heard_again"]
+
+
 def test_silence_is_told_after_ten_windows_again_every_ten_and_its_end_once(
     store: FilesystemStore, tmp_path: Path, manifest: CheckpointManifest
 ) -> None:

@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from grail_core.beacon.base import Beacon
-from grail_core.beacon.development import DevelopmentBeacon, DevelopmentKey
 from grail_core.chain.base import Neuron
-from grail_core.chain.development.clock import ClockMode
 from grail_core.chain.development.local import LocalChain
 from grail_core.clock import wall_clock_ms
 from grail_core.commands.storage_doctor import examine
 from grail_core.errors import ConfigurationError
-from grail_core.keys import LocalSigner, ss58, write_wallet
+from grail_core.keys import ss58, write_wallet
 from grail_core.participant.participant import Participant
-from grail_core.participant.read_key import OldKeyTerm, Rotation, old_key_term, rotate, with_newest_keys
+from grail_core.participant.read_key import OldKeyTerm, old_key_term, with_newest_keys
 from grail_core.participant.settings import Settings
 from grail_core.protocol import WindowTimes, window_of
-from grail_core.protocol.beacon import BeaconChain
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.network import LOCALNET
 from grail_core.protocol.types import Block, Hotkey, Window
@@ -38,68 +32,19 @@ from grail_core.storage.commitment import BucketAddress, Credentials
 from grail_core.storage.layout import PROBE_KEY, seal_key
 from grail_core.storage.s3_directory import S3Directory
 from tooling import REPOSITORY
+from tooling.testing.bucket_owners import READS, Owner, participant, registered_owners, rotated, virtual_chain
 from tooling.testing.s3_server import LEAST_PART_BYTES, REGION, S3Server
 from tooling.testing.scripted_server import Answer, ScriptedServer
-
-GENESIS_MS = 1_700_000_000_000
-READS = ("s3:GetObject", "s3:ListBucket")
-
-
-@dataclass
-class Owner:
-    """A participant whose bucket others read."""
-
-    name: str
-    s3: S3Server
-    write: Credentials
-    signer: LocalSigner
-
-    def key(self, number: int, *actions: str) -> Credentials:
-        """A read key of the bucket; made before policies are enforced."""
-        return self.s3.user(f"{self.name}-{number}", *(actions or READS), bucket=self.name)
-
-    def directory(self, read: Credentials) -> S3Directory:
-        address = BucketAddress(0, "acme", self.name, read)
-        return S3Directory((self.s3.url,), address, self.write, region=REGION)
-
-    def seal(self, window: Window) -> None:
-        self.s3.store(self.write, bucket=self.name).put(seal_key(self.signer.ss58, window), f"{self.name} {window}".encode())
-
-
-def owner(s3: S3Server, name: str) -> Owner:
-    s3.make_bucket(name)
-    write = s3.user(f"{name}-writes", "s3:*", bucket=name)
-    return Owner(name, s3, write, LocalSigner.from_seed(hashlib.sha256(name.encode()).digest()))
 
 
 @pytest.fixture
 def chain(tmp_path: Path) -> LocalChain:
-    return LocalChain.create(
-        tmp_path / "chain.sqlite", seed=1, netuid=LOCALNET.netuid, clock=ClockMode.VIRTUAL, genesis_time_ms=GENESIS_MS
-    )
+    return virtual_chain(tmp_path)
 
 
 @pytest.fixture
 def owners(s3: S3Server, chain: LocalChain) -> tuple[Owner, Owner]:
-    found = owner(s3, "adam"), owner(s3, "bert")
-    for one in found:
-        chain.register(one.signer)
-    chain.advance(2)
-    return found
-
-
-def participant(directory: S3Directory, chain: LocalChain, signer: LocalSigner, root: Path, url: str) -> Participant:
-    key = DevelopmentKey.from_seed(b"read keys")
-    params = dataclasses.replace(LOCALNET, store_hosts=(url,), beacon=BeaconChain(key.public_key, GENESIS_MS // 1000, 1))
-    beacon: Beacon = DevelopmentBeacon(key, params.beacon)
-    return Participant(params, chain, directory, beacon, signer, root / "cache", root / "state")
-
-
-def rotated(one: Owner, chain: LocalChain, read: Credentials) -> Rotation:
-    neuron = chain.metagraph().by_hotkey(one.signer.hotkey)
-    assert neuron is not None
-    params = dataclasses.replace(LOCALNET, store_hosts=(one.s3.url,))
-    return rotate(chain, one.directory(read), params, one.signer, neuron)
+    return registered_owners(s3, chain)
 
 
 def readable(reader: Participant, window: Window) -> set[Hotkey]:
@@ -305,8 +250,8 @@ def test_the_command_commits_the_new_key_and_says_until_when_the_old_one_is_need
     assert told["old_key_until"].endswith("Z")
     assert operator["R2_READ_SECRET_ACCESS_KEY"] not in ran.stdout + ran.stderr
     chain.advance(5)
-    again = grail(operator, "storage", "rotate-key")
-    assert (again.returncode, again.stdout) == (0, "the chain names this read key already: nothing was changed\n")
+    again = grail(operator, "storage", "rotate-key", "--json")
+    assert (again.returncode, json.loads(again.stdout)) == (0, told | {"committed": False})
     doctor = grail(operator, "storage", "doctor", "--json")
     (on_chain,) = [row for row in json.loads(doctor.stdout)["checks"] if row["name"] == "on chain"]
     assert on_chain["detail"] == "the bucket and read key of these settings"

@@ -5,16 +5,10 @@ from __future__ import annotations
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -28,6 +22,7 @@ from grail_core.storage.base import (
 )
 from grail_core.storage.s3 import S3Store
 from grail_core.storage.time_limits import StoreLimits, at_most, seconds_left
+from tooling.testing.certificates import self_signed
 from tooling.testing.s3_server import ANYONE, BUCKET
 from tooling.testing.scripted_server import Answer, RawAnswer, ScriptedServer
 
@@ -392,16 +387,7 @@ def test_whatever_bytes_come_back_the_outcome_has_a_type(
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A key and a certificate of 127.0.0.1 that signs itself, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "store")])
-    now = datetime.now(UTC)
-    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(days=1), now + timedelta(days=1))
-    address = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
-    signed = builder.add_extension(address, critical=False).sign(key, hashes.SHA256())
-    path = tmp_path_factory.mktemp("tls") / "store.pem"
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    path.write_bytes(private + signed.public_bytes(Encoding.PEM))
-    return path
+    return self_signed(tmp_path_factory.mktemp("tls") / "store.pem")
 
 
 def test_over_tls_the_same_limits_hold_and_strangers_certificates_do_not(

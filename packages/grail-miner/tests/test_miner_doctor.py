@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import sys
@@ -29,6 +30,7 @@ from grail_miner.doctor.machine import GIB, Gpu, Machine, look, software
 from grail_miner.doctor.network import trainer_findings
 from grail_miner.layout import plan
 from tooling.testing.network import FIRST_WINDOW, GENESIS_S, Network
+from tooling.testing.scripted_server import Answer, RawAnswer, ScriptedServer
 
 
 @pytest.fixture(autouse=True)
@@ -265,6 +267,19 @@ def server(status: int, body: bytes) -> Iterator[str]:
 def test_somebody_elses_server_is_asked_what_it_is(status: int, body: bytes, state: State) -> None:
     with server(status, body) as url:
         assert asked_of(load_settings(sglang_url=url))["server"].state is state
+
+
+def test_a_server_that_drips_or_compresses_does_not_hold_the_doctor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("grail_miner.doctor.engine._SERVER_SECONDS", 0.2)
+    head = b"HTTP/1.1 200 OK\r\n"
+    packed = Answer(200, gzip.compress(bytes(1 << 20)), {"Content-Encoding": "gzip"})
+    for answer in (RawAnswer(head, b"A: b\r\n", -1, 0.01), RawAnswer(head + b"\r\n", b"x", -1, 0.01), packed):
+        with ScriptedServer(answer) as server:
+            found = asked_of(load_settings(sglang_url=server.url))["server"]
+        assert found.state is State.BROKEN
+        assert "too slowly" in found.detail or "compressed" in found.detail
 
 
 def test_a_server_that_does_not_answer_is_broken_and_one_elsewhere_is_worth_a_look() -> None:

@@ -172,6 +172,9 @@ DEFAULT_CHAIN = ChainInfo(
 KNOWN_CHAINS = {"quicknet": QUICKNET_CHAIN, "default": DEFAULT_CHAIN}
 """The League of Entropy's two chains over this curve, by their names."""
 
+PUBLIC_PATHS = frozenset(f"/{info.hash.hex()}" for info in KNOWN_CHAINS.values())
+"""Of relays' URLs: which of several chains is meant."""
+
 
 def name_of(chain: BeaconChain) -> str:
     """How to call a network's beacon in an error: by its hash where that is known, else by its key."""

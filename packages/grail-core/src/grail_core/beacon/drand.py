@@ -20,7 +20,7 @@ from typing import Final
 
 from grail_core.beacon.base import RoundNotYetError
 from grail_core.beacon.bls import SIGNATURE_BYTES, is_valid
-from grail_core.beacon.relays import MAX_ANSWER_BYTES, ChainsServed, Rests, TooEarlyError, ask_round
+from grail_core.beacon.relays import MAX_ANSWER_BYTES, ChainsServed, Rests, TooEarlyError, ask_round, relay_name
 from grail_core.clock import wall_clock_ms
 from grail_core.disk import write_atomically
 from grail_core.errors import BeaconError, StorageError
@@ -118,9 +118,9 @@ class DrandBeacon:
             with self._lock:
                 self._awaited.pop(round_, None)  # it was not due: nobody is late
             raise RoundNotYetError("no relay has the beacon round yet", where=f"round {round_}")
-        reasons = "; ".join(f"{url}: {reason}" for url, (reason, _) in failures.items()) or "there is no relay to ask"
+        reasons = "; ".join(f"{relay_name(url)}: {reason}" for url, (reason, _) in failures.items())
         raise BeaconError(
-            f"no relay gave a valid beacon round ({reasons})",
+            f"no relay gave a valid beacon round ({reasons or 'there is no relay to ask'})",
             where=f"round {round_}",
             hint="check the network, or set GRAIL_BEACON_URLS to other relays",
         )
@@ -184,7 +184,7 @@ class DrandBeacon:
             if isinstance(answer, SignedRound):
                 return answer, failures
             failures[url] = (answer.reason, answer.too_early)
-            log.debug("relay %s did not give round %d: %s", url, round_, answer.reason)
+            log.debug("relay %s did not give round %d: %s", relay_name(url), round_, answer.reason)
         for url in self._relays:
             failures.setdefault(url, ("no answer in time", False))
         return None, failures
@@ -197,7 +197,7 @@ class DrandBeacon:
             raw = ask_round(url, round_, self._timeout_s)
         except TooEarlyError as error:
             answer = _Failure(str(error), not overdue)
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        except (httpx.HTTPError, ValueError) as error:
             answer = _Failure(str(error)[:200] or type(error).__name__, False)
         else:
             try:

@@ -8,15 +8,22 @@ starts no flood. Nothing that a relay says is believed here; `drand` verifies it
 from __future__ import annotations
 
 import random
-import ssl
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
 from typing import Final
 
-from grail_core.beacon.chains import MAX_INFO_BYTES, ChainInfo, UnsupportedSchemeError, difference, read_info
+from grail_core import bounded_http
+from grail_core.addresses import without_access
+from grail_core.beacon.chains import (
+    MAX_INFO_BYTES,
+    PUBLIC_PATHS,
+    ChainInfo,
+    UnsupportedSchemeError,
+    difference,
+    read_info,
+)
 from grail_core.protocol.beacon import BeaconChain
 
 MAX_ANSWER_BYTES: Final = 4096  # of a round; it has about 250
@@ -26,6 +33,7 @@ FREE_FAILURES: Final = 3  # in a row, before a relay rests: it has a round a mom
 FIRST_REST_S: Final = 1.0
 LONGEST_REST_S: Final = 60.0
 MOST_AT_ONCE: Final = 4  # requests to one relay: those that hang are not joined by more
+LONGEST_REQUEST_S: Final = 60.0  # one that has not ended by then does not count as one that is on its way
 INFO_AGE_S: Final = 600.0  # what a relay said of its chain is not asked again before
 
 
@@ -38,7 +46,7 @@ class _Health:
     failures: int = 0
     reason: str = ""
     until: float = 0.0  # by the monotonic clock: not asked before
-    asked_now: int = 0
+    asked: list[float] = field(default_factory=list)  # when those requests began that have not ended
 
 
 class Rests:
@@ -64,9 +72,9 @@ class Rests:
         once: the next rest begins with the question."""
         with self._lock:
             health, now = self._health[url], self._monotonic()
-            if now < health.until or health.asked_now >= MOST_AT_ONCE:
+            if now < health.until or self._asked_now(health, now) >= MOST_AT_ONCE:
                 return False
-            health.asked_now += 1
+            health.asked.append(now)
             if health.failures >= FREE_FAILURES:
                 health.until = now + self._rest(health.failures + 1)
             return True
@@ -75,13 +83,13 @@ class Rests:
         with self._lock:
             health = self._health[url]
             health.failures, health.reason, health.until = 0, "", 0.0
-            health.asked_now = max(0, health.asked_now - 1)
+            del health.asked[:1]
 
     def failed(self, url: str, reason: str) -> None:
         with self._lock:
             health = self._health[url]
             health.failures, health.reason = health.failures + 1, reason
-            health.asked_now = max(0, health.asked_now - 1)
+            del health.asked[:1]
             if health.failures >= FREE_FAILURES:
                 health.until = max(health.until, self._monotonic() + self._rest(health.failures))
 
@@ -91,20 +99,30 @@ class Rests:
             health, now = self._health[url], self._monotonic()
             if now < health.until:
                 return f"{health.reason or 'no answer yet'}; left alone for {health.until - now:.0f} s more"
-            return "earlier requests have no answer yet" if health.asked_now >= MOST_AT_ONCE else ""
+            return "earlier requests have no answer yet" if self._asked_now(health, now) >= MOST_AT_ONCE else ""
+
+    def _asked_now(self, health: _Health, now: float) -> int:
+        """How many requests are on their way; no place is held for ever by one whose end nobody told."""
+        health.asked = [since for since in health.asked if now - since < LONGEST_REQUEST_S]
+        return len(health.asked)
 
     def _rest(self, failures: int) -> float:
         longest = min(LONGEST_REST_S, FIRST_REST_S * 2.0 ** min(failures - FREE_FAILURES, 16))
         return longest * (0.5 + 0.5 * self._jitter())
 
 
+def relay_name(url: str) -> str:
+    """A relay as errors, events and tables call it: without a user, a password or a key that its URL may hold."""
+    return without_access(url, PUBLIC_PATHS)
+
+
 def ask_round(url: str, round_: int, timeout_s: float) -> bytes:
-    """The relay's answer to one round. Errors: TooEarlyError; ValueError, httpx.HTTPError, httpx.InvalidURL."""
+    """The relay's answer to one round, in at most so many seconds. Errors: TooEarlyError; ValueError, httpx.HTTPError."""
     return _download(f"{url}/public/{round_}", MAX_ANSWER_BYTES, timeout_s)
 
 
 def ask_info(url: str, timeout_s: float) -> ChainInfo:
-    """What a relay says of its chain. Errors: UnsupportedSchemeError; ValueError, httpx.HTTPError, httpx.InvalidURL."""
+    """What a relay says of its chain. Errors: UnsupportedSchemeError; ValueError, httpx.HTTPError."""
     return read_info(_download(f"{url}/info", MAX_INFO_BYTES, timeout_s))
 
 
@@ -129,7 +147,7 @@ class ChainsServed:
             told = difference(ask_info(url, self._timeout_s), self._chain)
         except UnsupportedSchemeError as error:
             told = f"relay serves another chain: {error}"
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError):
+        except (httpx.HTTPError, ValueError):
             return None
         with self._lock:
             self._known[url] = (self._monotonic(), told)
@@ -138,27 +156,9 @@ class ChainsServed:
 
 def _download(url: str, most: int, timeout_s: float) -> bytes:
     """The body of a 200 answer."""
-    import httpx  # slow to import, and not needed where every round is on disk
-
-    end = time.monotonic() + timeout_s
-    with httpx.stream("GET", url, timeout=timeout_s, follow_redirects=False, verify=_trusted()) as response:
-        if response.status_code == _TOO_EARLY:
-            raise TooEarlyError("its clock is behind: too early")
-        if response.status_code != 200:
-            raise ValueError(f"HTTP {response.status_code}")
-        body = b""
-        for part in response.iter_bytes(most):
-            body += part
-            if len(body) > most:
-                raise ValueError(f"the answer has more than {most} bytes")
-            if time.monotonic() > end:
-                raise ValueError("the answer came too slowly")
-        return body
-
-
-@cache
-def _trusted() -> ssl.SSLContext:
-    """Made once: reading the machine's certificates takes longer than a request."""
-    import httpx
-
-    return httpx.create_ssl_context()
+    answer = bounded_http.get(url, most=most, seconds=timeout_s)
+    if answer.status == _TOO_EARLY:
+        raise TooEarlyError("its clock is behind: too early")
+    if answer.status != 200:
+        raise ValueError(f"HTTP {answer.status}")
+    return answer.body

@@ -59,14 +59,19 @@ def trainer_life(
     newest = view.head
     announced = None if newest is None else newest.upgrade
     every = SILENT_ROUNDS * (1 if newest is None else windows_of_round(newest))
-    silent = 0 if newest is None else max(0, window - newest.valid_from) // WINDOW_LENGTH
     return TrainerLife(
         newest=newest,
         announced=announced,
         required=_newer_manifest(view, window) or _active(view, window, params, block_time_of),
-        silent_windows=silent if silent >= every else 0,
+        silent_windows=silent_windows(newest, window, every),
         alarm_every=every,
     )
+
+
+def silent_windows(newest: CheckpointManifest | None, window: Window, every: int) -> int:
+    """Since the newest checkpoint came into force; 0 where they are fewer than `every`."""
+    silent = 0 if newest is None else max(0, window - newest.valid_from) // WINDOW_LENGTH
+    return silent if silent >= every else 0
 
 
 def _active(

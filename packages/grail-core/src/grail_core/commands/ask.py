@@ -120,7 +120,7 @@ def ask(
     """
     from grail_core.commands.new_file import require_new
     from grail_core.commands.node_client import AskedNode, Question, ask_node, of_this_question, only_the_model_is_missing
-    from grail_core.commands.node_http import TOKEN_VARIABLE, client_token, in_the_clear
+    from grail_core.commands.node_http import TOKEN_VARIABLE, client_token, in_the_clear, shown
     from grail_core.disk import write_atomically
     from grail_core.text import printable
 
@@ -136,7 +136,7 @@ def ask(
     node = AskedNode(url, timeout, client_token(token_file))
     if node.token is not None and in_the_clear(url):
         source = TOKEN_VARIABLE if token_file is None else token_file
-        click.echo(f"warning: the token of {source} goes to {printable(url)} unencrypted; ask by https://", err=True)
+        click.echo(f"warning: the token of {source} goes to {printable(shown(url))} unencrypted; ask by https://", err=True)
     streams = choices == 1 and not as_json and not no_stream
     asked = _streamed(node, question) if streams else ask_node(node, question)
     if file is not None:

@@ -28,7 +28,7 @@ _NETWORKS = "network"
 class RelayFound:
     """What one relay showed."""
 
-    url: str
+    url: str  # as it may be shown
     ok: bool
     told: str
     milliseconds: int | None = None  # of the answer with the round
@@ -80,22 +80,23 @@ def examine(url: str, chain: BeaconChain, round_: int) -> RelayFound:
     from grail_core.beacon.bls import is_valid
     from grail_core.beacon.chains import UnsupportedSchemeError, difference
     from grail_core.beacon.drand import parse_round
-    from grail_core.beacon.relays import ask_info, ask_round
+    from grail_core.beacon.relays import ask_info, ask_round, relay_name
 
+    name = relay_name(url)
     try:
         other = difference(ask_info(url, _TIMEOUT_S), chain)
         if other is not None:
-            return RelayFound(url, False, other)
+            return RelayFound(name, False, other)
         started = time.monotonic()
         signed = parse_round(ask_round(url, round_, _TIMEOUT_S))
         took = int(1000 * (time.monotonic() - started))
     except UnsupportedSchemeError as error:
-        return RelayFound(url, False, f"relay serves another chain: {error}")
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        return RelayFound(url, False, str(error)[:200] or type(error).__name__)
+        return RelayFound(name, False, f"relay serves another chain: {error}")
+    except (httpx.HTTPError, ValueError) as error:
+        return RelayFound(name, False, str(error)[:200] or type(error).__name__)
     if signed.round != round_ or not is_valid(chain.public_key, round_, signed.signature):
-        return RelayFound(url, False, f"its round {round_} does not verify", took)
-    return RelayFound(url, True, f"round {round_} verifies", took)
+        return RelayFound(name, False, f"its round {round_} does not verify", took)
+    return RelayFound(name, True, f"round {round_} verifies", took)
 
 
 @beacon.command("round")
@@ -177,7 +178,7 @@ def _asked(settings: Settings, number: int, info: ChainInfo, relays: tuple[str, 
     import httpx
 
     from grail_core.beacon.chains import InvalidRoundError, read_round
-    from grail_core.beacon.relays import ask_round
+    from grail_core.beacon.relays import ask_round, relay_name
 
     urls = relays or tuple(url.strip() for url in settings.beacon_urls.split(",") if url.strip())
     reasons, refused = [], None
@@ -186,12 +187,12 @@ def _asked(settings: Settings, number: int, info: ChainInfo, relays: tuple[str, 
             presented = read_round(ask_round(url.rstrip("/"), number, _TIMEOUT_S))
             presented.verified(info, expected=number)
         except InvalidRoundError as error:
-            reasons.append(f"{url}: {error}")
-            refused = presented, url
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-            reasons.append(f"{url}: {str(error)[:200] or type(error).__name__}")
+            reasons.append(f"{relay_name(url)}: {error}")
+            refused = presented, relay_name(url)
+        except (httpx.HTTPError, ValueError) as error:
+            reasons.append(f"{relay_name(url)}: {str(error)[:200] or type(error).__name__}")
         else:
-            return presented, url
+            return presented, relay_name(url)
     if refused is not None:
         return refused
     raise BeaconError(

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from grail_core.commands.node_http import MAX_ANSWER, NodeHttp, member, unreadable
+from grail_core.commands.node_http import MAX_ANSWER, NodeHttp, member, shown, unreadable
 from grail_core.environment import Message
 from grail_core.errors import ConfigurationError, StorageError
 from grail_core.inference.constants import MAX_RECEIPT_BYTES, MIN_TEMPERATURE
@@ -114,7 +114,7 @@ def ask_node(node: AskedNode, question: Question, told: Callable[[str], None] | 
         raise ConfigurationError(f"this cannot be asked: {error}", where="TEXT") from error
     base = node.url.rstrip("/").removesuffix("/v1")
     if not base.startswith(("http://", "https://")):
-        raise ConfigurationError("a node's address begins with http:// or https://", where=node.url)
+        raise ConfigurationError("a node's address begins with http:// or https://", where=shown(node.url))
     come: queue.SimpleQueue[str | Asked | Exception] = queue.SimpleQueue()
 
     def run() -> None:
@@ -131,7 +131,7 @@ def ask_node(node: AskedNode, question: Question, told: Callable[[str], None] | 
             answer = come.get(timeout=max(0.0, end - time.monotonic()))
         except queue.Empty:
             what = f"the node did not answer within {node.timeout:g} s"
-            raise StorageError(what, where=base, hint="--timeout gives it longer; --max-tokens asks for less") from None
+            raise StorageError(what, where=shown(base), hint="--timeout gives it longer; --max-tokens asks for less") from None
         if isinstance(answer, Exception):
             raise answer
         if isinstance(answer, Asked):

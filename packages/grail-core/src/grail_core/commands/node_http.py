@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from grail_core.addresses import without_access
 from grail_core.errors import ConfigurationError, StorageError
 from grail_core.protocol.reading import Node, parse_json
 from grail_core.text import printable
@@ -60,6 +61,12 @@ def _read_token(file: Path) -> str:
         ) from error
 
 
+def shown(url: str) -> str:
+    """A node's URL without what may give access in it. What a node is asked is no secret of its client's."""
+    base, mark, asked = url.rpartition("/v1/")
+    return f"{without_access(base)}{mark}{asked}" if mark else without_access(url)
+
+
 def in_the_clear(url: str) -> bool:
     """Whether what goes there can be read on the way: plain HTTP to another machine."""
     parts = urlsplit(url)
@@ -100,12 +107,12 @@ class NodeHttp:
             kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
             if kind != "text/event-stream":
                 what = f"the node does not stream its answer, it sends {kind or 'something'!r}"
-                raise StorageError(what, where=url, hint="--no-stream asks for the answer as a whole")
+                raise StorageError(what, where=shown(url), hint="--no-stream asks for the answer as a whole")
             for data in _data(response.iter_raw(), url):
                 if data == _DONE:
                     return
                 yield _event(data, url)
-        raise StorageError("the stream broke off before the answer was whole", where=url, hint="ask again")
+        raise StorageError("the stream broke off before the answer was whole", where=shown(url), hint="ask again")
 
     def _authorised(self) -> dict[str, str]:
         return {} if self.token is None else {"authorization": f"Bearer {self.token}"}
@@ -138,14 +145,17 @@ class NodeHttp:
         try:
             with self.client.stream(method, url, json=body, params=params, headers=sent) as response:
                 if response.headers.get("content-encoding", "identity") != "identity":
-                    raise StorageError("the node sends a compressed body, which was not asked for", where=url, hint=_ANOTHER)
+                    what = "the node sends a compressed body, which was not asked for"
+                    raise StorageError(what, where=shown(url), hint=_ANOTHER)
                 if response.status_code != 200:
                     self._refused(response, url)
                 yield response
+        except httpx.InvalidURL:  # its words may be part of a password
+            raise ConfigurationError("this is no URL of a node", where=shown(url), hint="--node http://HOST:PORT") from None
         except httpx.HTTPError as error:
             raise StorageError(
                 f"the node does not answer: {str(error) or type(error).__name__}",
-                where=url,
+                where=shown(url),
                 hint="does `grail-miner serve` run there? --node says where to look",
             ) from error
 
@@ -154,7 +164,7 @@ class NodeHttp:
         hint = "see what it says"
         if response.status_code == 401:
             hint = f"--token-file, or {TOKEN_VARIABLE}, has the token that the node's operator gave you"
-        raise StorageError(f"the node refuses ({response.status_code}): {said}", where=url, hint=hint)
+        raise StorageError(f"the node refuses ({response.status_code}): {said}", where=shown(url), hint=hint)
 
 
 def member(node: Node, name: str) -> Node:
@@ -165,8 +175,8 @@ def member(node: Node, name: str) -> Node:
     return Node(value[name], f"{node.path}.{name}")
 
 
-def unreadable(where: str, error: Exception) -> StorageError:
-    return StorageError(f"the node's answer cannot be read: {error}", where=where, hint="is a GRAIL node there?")
+def unreadable(url: str, error: Exception) -> StorageError:
+    return StorageError(f"the node's answer cannot be read: {error}", where=shown(url), hint="is a GRAIL node there?")
 
 
 def _bounded(response: httpx.Response, most: int, url: str) -> bytes:
@@ -174,7 +184,7 @@ def _bounded(response: httpx.Response, most: int, url: str) -> bytes:
     for part in response.iter_raw():
         raw += part
         if len(raw) > most:
-            raise StorageError(f"the node sends more than {most} bytes", where=url, hint=_ANOTHER)
+            raise StorageError(f"the node sends more than {most} bytes", where=shown(url), hint=_ANOTHER)
     return bytes(raw)
 
 
@@ -198,7 +208,7 @@ def _lines(parts: Iterator[bytes], url: str) -> Iterator[bytes]:
     for part in parts:
         total += len(part)
         if total > MAX_ANSWER:
-            raise StorageError(f"the node sends more than {MAX_ANSWER} bytes", where=url, hint=_ANOTHER)
+            raise StorageError(f"the node sends more than {MAX_ANSWER} bytes", where=shown(url), hint=_ANOTHER)
         *whole, rest = part.split(b"\n")
         for line in whole:
             held += line
@@ -211,7 +221,7 @@ def _lines(parts: Iterator[bytes], url: str) -> Iterator[bytes]:
 
 def _require_short(line: bytearray, url: str) -> None:
     if len(line) > MAX_EVENT:
-        raise StorageError(f"a line of the node's stream has more than {MAX_EVENT} bytes", where=url, hint=_ANOTHER)
+        raise StorageError(f"a line of the node's stream has more than {MAX_EVENT} bytes", where=shown(url), hint=_ANOTHER)
 
 
 def _event(data: bytes, url: str) -> Node:
@@ -222,7 +232,9 @@ def _event(data: bytes, url: str) -> Node:
     except ValueError as error:
         raise unreadable(url, error) from error
     if said is not None:
-        raise StorageError(f"the node failed while it answered: {said}", where=url, hint="ask again, or ask another node")
+        raise StorageError(
+            f"the node failed while it answered: {said}", where=shown(url), hint="ask again, or ask another node"
+        )
     return node
 
 

@@ -57,18 +57,21 @@ def _value(found: Rotation) -> dict[str, object]:
 
 
 def _lines(found: Rotation) -> list[str]:
-    if not found.committed:
-        return ["the chain names this read key already: nothing was changed"]
-    if found.term is None:
-        return ["the read key is committed; the chain named none before"]
     term = found.term
+    if term is None and found.committed:
+        return ["the read key is committed; the chain named none before"]
+    unchanged = "the chain names this read key already: nothing was changed"
+    if term is None:
+        return [unchanged]
+    if found.over:
+        return [unchanged, f"nobody reads by a key before it any more, since block {term.until_block}: it may be revoked"]
     lines = [
-        "the new read key is committed",
+        "the new read key is committed" if found.committed else unchanged,
         f"keep the old key until block {term.until_block}, about {_time(term.until_ms)}; windows up to {term.last_window} "
         "are read by it",
         "then revoke it at the store's provider",
     ]
-    if not found.old_reads:
+    if found.old_reads is False:
         lines.append(f"the old key does not read any more: windows up to {term.last_window} are lost to their readers")
     return lines
 

@@ -66,10 +66,14 @@ class Usage:
 
 
 def examine(directory: StoreDirectory, network_clock: Callable[[], int]) -> list[Examined]:
-    """Try everything once. Errors become findings; a promise that an earlier one makes impossible to try is left out."""
+    """Try everything once. Errors become findings; a promise that an earlier one makes impossible to try is left out.
+
+    What was written is removed, whatever fails in between.
+    """
     findings: list[Examined] = []
     key = f"{DOCTOR_PREFIX}/{secrets.token_hex(8)}"
     content = secrets.token_bytes(64)
+    store, removed = None, False
     try:
         store = directory.own()
         before = network_clock()
@@ -79,12 +83,25 @@ def examine(directory: StoreDirectory, network_clock: Callable[[], int]) -> list
         findings.append(_refuses("conditional write", lambda: store.put(key, b"", if_absent=True)))
         findings.append(_refuses("pinned read", lambda: store.get(key, max_bytes=64, if_match="0" * 32)))
         findings.append(_others_read(directory, key, info, content))
+        removed = True  # or its error is the finding
         store.delete(key)
         gone = store.head(key) is None
         findings.append(Examined("remove", gone, "removed" if gone else "still there after it was removed"))
     except GrailError as error:
         findings.append(_failed("bucket", error))
+    finally:
+        if store is not None and not removed:
+            findings += _removed(store, key, written=bool(findings) and findings[0].ok)
     return findings
+
+
+def _removed(store: ObjectStore, key: str, *, written: bool) -> list[Examined]:
+    """After a try that failed: the object may be there also where the store did not say that it wrote it."""
+    try:
+        store.delete(key)
+    except GrailError as error:
+        return [_failed("remove", error)] if written else []
+    return []
 
 
 def committed(settings: Settings, chain: Chain, directory: StoreDirectory) -> list[Examined]:

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from grail_core.addresses import without_access
 from grail_core.errors import ConfigurationError, EngineError
 from grail_core.text import printable
 
@@ -64,19 +65,15 @@ def checked_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as error:
-        raise ConfigurationError(f"the engine's address cannot be read: {error}", where=_hidden(url), hint=hint) from error
+    except ValueError:  # its words may be part of a password
+        raise ConfigurationError("the engine's address cannot be read", where=without_access(url), hint=hint) from None
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or not url.isascii() or url != url.strip():
-        raise ConfigurationError("the engine's address is no http(s)://HOST:PORT", where=_hidden(url), hint=hint)
+        raise ConfigurationError("the engine's address is no http(s)://HOST:PORT", where=without_access(url), hint=hint)
     if "@" in parts.netloc:
-        raise ConfigurationError("the engine's address has a name or a password in it", where=_hidden(url), hint=hint)
+        raise ConfigurationError("the engine's address has a name or a password in it", where=without_access(url), hint=hint)
     if parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ConfigurationError("the engine's address has a path or a query in it", where=_hidden(url), hint=hint)
+        raise ConfigurationError("the engine's address has a path or a query in it", where=without_access(url), hint=hint)
     return f"{parts.scheme}://{parts.netloc}"
-
-
-def _hidden(url: str) -> str:
-    return "***@" + url.rpartition("@")[2] if "@" in url else url
 
 
 class EngineHttp:

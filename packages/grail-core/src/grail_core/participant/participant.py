@@ -17,7 +17,7 @@ from grail_core.checkpoints.bucket import CheckpointBucket
 from grail_core.checkpoints.cache import DEFAULT_LIMIT_BYTES, CheckpointCache
 from grail_core.checkpoints.pinned_table import read_own_copy
 from grail_core.checkpoints.source import CheckpointSource, cache_of
-from grail_core.errors import ConfigurationError
+from grail_core.errors import ChainError, ConfigurationError
 from grail_core.file_cache import DEFAULT_BUDGET_BYTES, FileCache
 from grail_core.participant.deployment import (
     load_signer,
@@ -27,7 +27,7 @@ from grail_core.participant.deployment import (
     open_directory,
     require_registered,
 )
-from grail_core.participant.read_key import old_key_term
+from grail_core.participant.read_key import commit_bucket, former_commitment
 from grail_core.participant.settings import Settings
 from grail_core.participant.state import StateFolder, network_state
 from grail_core.participant.trainer_watch import TrainerWatch
@@ -139,20 +139,34 @@ class Participant:
     def join(self, settings: Settings) -> Neuron:
         """Check the registration, and commit our bucket if the chain does not name it yet.
 
+        Until when a former commitment is needed is said with it, and at every start until then.
+
         Raises:
+            ChainError: see `commit_bucket`.
             NotRegisteredError: with the line that registers this hotkey.
         """
         neuron = require_registered(self.chain, self.signer, settings)
         commitment = self.directory.commitment()
-        if neuron.commitment != commitment:
-            self.chain.commit(self.signer, commitment)
-            kind = commitment.split(":")[0]
-            if neuron.commitment is None:
-                log.event("bucket_committed", commitment=kind)
-            else:
-                term = old_key_term(self.chain, self.params)  # readers of these windows still use what stood there
-                log.event("bucket_committed", commitment=kind, old_until_block=term.until_block, old_until_ms=term.until_ms)
+        if neuron.commitment == commitment:
+            self._tell_former(neuron)
+            return neuron
+        term = commit_bucket(self.chain, self.signer, commitment, neuron, self.params)
+        kind = commitment.split(":")[0]
+        if term is None:
+            log.event("bucket_committed", commitment=kind)
+        else:  # readers of these windows still use what stood there
+            log.event("bucket_committed", commitment=kind, old_until_block=term.until_block, old_until_ms=term.until_ms)
         return neuron
+
+    def _tell_former(self, neuron: Neuron) -> None:
+        """Whoever committed may have ended before it could say until when the former commitment is needed."""
+        try:
+            former = former_commitment(self.chain, self.params, neuron)
+        except ChainError:
+            return  # it was said then, in most cases, and `grail storage rotate-key` says it too
+        if former is not None and not former.over:
+            term = former.term
+            log.event("bucket_changed_lately", old_until_block=term.until_block, old_until_ms=term.until_ms)
 
     def times(self, window: Window) -> WindowTimes:
         return WindowTimes(window, self.params)

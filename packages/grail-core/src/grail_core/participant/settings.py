@@ -8,7 +8,6 @@ here opens anything: `deployment` turns settings into chain, store, beacon and k
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
+from grail_core.addresses import HIDDEN, all_without_access
 from grail_core.errors import ConfigurationError
 from grail_core.participant.settings_fields import (
     BUCKETS,
@@ -38,7 +38,6 @@ from grail_core.participant.settings_sources import Given, Unknown, clean, read_
 
 QUICKNET_HASH = "52db9ba70e0cc0f6eaf7803dd07447a1f5477735fd3f661792ba94600c84e971"  # relays serve several drand chains
 QUICKNET_RELAYS = ("api.drand.sh", "api2.drand.sh", "drand.cloudflare.com")
-SECRET = "***"
 
 
 def _default_cache_dir() -> Path:
@@ -248,12 +247,15 @@ class Resolution:
 
     def rows(self) -> list[tuple[str, str, str]]:
         """(name, value, origin) of every setting, secrets masked."""
+        from grail_core.beacon.chains import PUBLIC_PATHS  # verification's library is slow to import
+
         rows = []
         for field_name, field in Settings.model_fields.items():
             value, name = getattr(self.settings, field_name), str(field.alias)
             if isinstance(value, SecretStr):
-                value = SECRET if value.get_secret_value() else ""
-            rows.append((name, "" if value is None else _without_access(_as_written(value)), self.origins.get(name, "default")))
+                value = HIDDEN if value.get_secret_value() else ""
+            written = "" if value is None else _as_written(value)
+            rows.append((name, all_without_access(written, PUBLIC_PATHS), self.origins.get(name, "default")))
         return rows
 
 
@@ -309,8 +311,3 @@ def _malformed(error: ValidationError, given: Mapping[str, Given]) -> Configurat
         where=", ".join(files),
         hint="set each to what its line says, or leave it unset",
     )
-
-
-def _without_access(text: str) -> str:
-    """A URL without the user, password and key that may be part of it."""
-    return re.sub(r"(?<=://)[^\s,]*(?=@)|(?<=\?)\S+", SECRET, text) if "://" in text else text

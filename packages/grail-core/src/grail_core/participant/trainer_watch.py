@@ -1,15 +1,17 @@
 """What a role says of its trainer: an upgrade that is announced, and silence. A window of a version unknown here is not begun.
 
 Told at first sight and again from time to time, so that a log of weeks has it near its end. While a trainer is silent
-the checkpoint in force stays in force: miners mine with it, validators judge by it and set weights.
+the checkpoint in force stays in force: miners mine with it, validators judge by it and set weights. A store may show an older
+list after a newer one: what the newest one said goes on to hold, and nothing is withdrawn that the trainer did not withdraw.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+from dataclasses import replace
 
-from grail_core.checkpoints.trainer_life import TrainerLife, upgrade_line
+from grail_core.checkpoints.trainer_life import TrainerLife, silent_windows, upgrade_line
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.types import Window
 from grail_core.protocol.upgrade import Upgrade
@@ -27,6 +29,7 @@ class TrainerWatch:
     def __init__(self, package: str) -> None:
         self._package = package
         self._lock = threading.Lock()
+        self._life: TrainerLife | None = None  # of the newest checkpoint seen
         self._upgrade: tuple[Upgrade, Window] | None = None  # told last, in which window
         self._silent: Window | None = None  # told last
 
@@ -37,9 +40,18 @@ class TrainerWatch:
             UpgradeRequiredError: a later version is in force in it; the role ends.
         """
         with self._lock:
-            self._tell_upgrade(window, life.announced)
-            self._tell_silence(window, life)
+            newest = self._newest(window, life)
+            self._tell_upgrade(window, newest.announced)
+            self._tell_silence(window, newest)
         life.require(window, self._package)
+
+    def _newest(self, window: Window, life: TrainerLife) -> TrainerLife:
+        """This life, or in place of an older one that of the newest checkpoint seen, as it is in this window."""
+        known = self._life
+        if known is not None and _sequence(life) < _sequence(known):
+            return replace(known, silent_windows=silent_windows(known.newest, window, known.alarm_every))
+        self._life = life
+        return life
 
     def _tell_upgrade(self, window: Window, announced: Upgrade | None) -> None:
         told, at = self._upgrade or (None, window)
@@ -79,3 +91,7 @@ class TrainerWatch:
             checkpoint=None if newest is None else newest.sequence,
             valid_from=None if newest is None else newest.valid_from,
         )
+
+
+def _sequence(life: TrainerLife) -> int:
+    return -1 if life.newest is None else life.newest.sequence

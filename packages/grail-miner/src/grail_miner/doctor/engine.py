@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from grail_core import bounded_http
 from grail_core.errors import CheckpointError, ConfigurationError, EngineError, GrailError
 from grail_core.generation.installed import TRIED
 from grail_core.participant.settings import Settings
@@ -215,22 +215,15 @@ def _server_says(backend: str, url: str) -> str:
     """A server's own words for what it is, at most a line of them."""
     import httpx
 
-    start = time.monotonic()
     path = "/model_info" if backend == "sglang" else "/version"
     try:
-        with (
-            httpx.Client(timeout=_SERVER_SECONDS, follow_redirects=False, trust_env=False) as client,
-            client.stream("GET", url + path) as answer,
-        ):
-            data = b""
-            for part in answer.iter_raw(4096):
-                data += part
-                if len(data) > _MOST_ANSWER or time.monotonic() - start > _SERVER_SECONDS:
-                    raise EngineError("it answers more than it should", where=url + path, hint="is it the engine's server?")
-            if answer.status_code != 200:
-                raise EngineError(f"it answers {answer.status_code}", where=url + path, hint="is it the engine's server?")
+        answer = bounded_http.get(url + path, most=_MOST_ANSWER, seconds=_SERVER_SECONDS, trust_env=False)
+    except ValueError as error:
+        raise EngineError(str(error), where=url + path, hint="is it the engine's server?") from error
     except httpx.HTTPError as error:
         raise EngineError(
             f"it does not answer: {type(error).__name__}", where=url + path, hint="start the server, or leave the URL unset"
         ) from error
-    return printable(data.decode("utf-8", errors="replace"), 200)
+    if answer.status != 200:
+        raise EngineError(f"it answers {answer.status}", where=url + path, hint="is it the engine's server?")
+    return printable(answer.body.decode("utf-8", errors="replace"), 200)

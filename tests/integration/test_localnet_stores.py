@@ -23,9 +23,9 @@ from grail_core.storage.filesystem import FilesystemStore
 from grail_core.storage.s3 import S3Store
 from tooling import REPOSITORY
 from tooling.localnet.plan import Layout, Plan
-from tooling.localnet.processes import store_server
+from tooling.localnet.processes import Processes, store_server
 from tooling.localnet.remote_stores import REGION, RemoteStores, bucket_of, reader_of
-from tooling.localnet.setup import free_port
+from tooling.localnet.setup import free_port, make_network
 
 GENESIS_MS = 1_767_225_600_000
 
@@ -78,6 +78,20 @@ def test_the_stores_clock_is_the_chains_and_what_was_stored_outlives_the_server(
     with running(layout) as stores:  # it was killed
         assert list(own(stores, "miner-1").list("")) == [first, second]
         assert FilesystemStore(layout.store, "miner-1", read_only=True).get("grail/b", max_bytes=6) == b"second"
+
+
+def test_settings_that_hold_write_keys_are_for_their_owner_alone(tmp_path: Path) -> None:
+    plan, layout = Plan(1, "sat", 1, True, 1, (), 1, 1500, store="s3"), Layout(tmp_path)
+    (tmp_path / "settings").mkdir()
+    older = tmp_path / "settings" / "miner-1.env"
+    older.write_text("what an earlier version left")
+    older.chmod(0o644)
+    Processes(plan, layout, make_network(plan, layout), "http://127.0.0.1:1").write_settings()
+    files = sorted((tmp_path / "settings").iterdir())
+    assert [path.name for path in files] == ["miner-1.env", "trainer.env", "validator-1.env"]
+    for path in files:
+        assert "R2_WRITE_SECRET_ACCESS_KEY=" in path.read_text()
+        assert path.stat().st_mode & 0o077 == 0, path
 
 
 def test_plans_of_earlier_versions_use_folders() -> None:

@@ -122,7 +122,8 @@ class Processes:
         for name in (TRAINER, *self._plan.validator_names(), *(name for name, _ in self._plan.miner_strategies())):
             settings = {**self.role_settings(name), "GRAIL_LOG_FILE": ""}
             lines = [f"{key}={shlex.quote(value)}\n" for key, value in settings.items() if value]
-            write_atomically(self._layout.root / "settings" / f"{name}.env", "".join(lines).encode())
+            # Write keys are in it: for this user alone, as wallets are.
+            write_atomically(self._layout.root / "settings" / f"{name}.env", "".join(lines).encode(), mode=0o600)
 
     def role_settings(self, name: str) -> dict[str, str]:
         """The settings of one participant."""

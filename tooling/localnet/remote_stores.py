@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -53,8 +52,7 @@ class RemoteStores:
         return cls(**value, keys=keys)
 
     def write(self, path: Path) -> None:
-        write_atomically(path, json.dumps(asdict(self), indent=1).encode())
-        os.chmod(path, 0o600)
+        write_atomically(path, json.dumps(asdict(self), indent=1).encode(), mode=0o600)
 
     def settings_of(self, name: str) -> dict[str, str]:
         """What its owner sets."""

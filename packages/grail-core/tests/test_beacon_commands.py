@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from click.testing import CliRunner, Result
 
 from grail_core.beacon.chains import DEFAULT_CHAIN
 from grail_core.beacon.development import DevelopmentKey, Relay
+from grail_core.clock import wall_clock_ms
 from grail_core.commands.grail import cli
 from grail_core.commands.options import beacon_option
 from grail_core.errors import BeaconError, ConfigurationError
@@ -92,6 +95,60 @@ def test_what_gives_access_to_a_relay_is_shown_neither_where_it_works_nor_where_
         assert dead.url.replace("://", "://***@") in str(broken.exception)
 
 
+@contextmanager
+def relays_at(offset_ms: int, number: int) -> Iterator[str]:
+    """Relays whose clocks are off by so much, as a setting."""
+    with ExitStack() as stack:
+        urls = []
+        for _ in range(number):
+            server = stack.enter_context(
+                Relay(
+                    KEY,
+                    genesis_time_s=CHAIN.genesis_time_s,
+                    period_s=CHAIN.period_s,
+                    port=0,
+                    clock=lambda: wall_clock_ms() + offset_ms,
+                )
+            )
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(server.shutdown)
+            urls.append(server.url)
+        yield ",".join(urls)
+
+
+@pytest.mark.parametrize(
+    ("offset_ms", "number", "said"),
+    [
+        (-3_600_000, 2, r"this machine's clock is 36\d\d s ahead of all 2 relays': it is this machine's that is wrong"),
+        (-3_600_000, 1, r"this machine's clock is 36\d\d s ahead of the one relay that says: one of the two is wrong"),
+        (3_600_000, 2, r"this machine's clock is at least 3[56]\d\d s behind"),
+    ],
+)
+def test_the_doctor_says_whose_clock_is_wrong_by_how_much_and_what_to_do(
+    tmp_path: Path, offset_ms: int, number: int, said: str
+) -> None:
+    with relays_at(offset_ms, number) as urls:
+        ran = grail(tmp_path, "doctor", urls=urls)
+    assert isinstance(ran.exception, BeaconError)
+    assert re.search(said, ran.exception.hint)
+    assert re.search(said, ran.stdout)
+    assert "NTP" in ran.exception.hint
+
+
+def test_a_relay_that_is_behind_alone_is_no_reason_to_doubt_this_machines_clock(tmp_path: Path, relay: Relay) -> None:
+    with relays_at(-3_600_000, 1) as behind:
+        ran = grail(tmp_path, "doctor", "--json", urls=f"{behind},{relay.url}")
+    assert ran.exit_code == 0, ran.output
+    value = json.loads(ran.stdout)
+    assert value["clock"] == {"ok": True, "off_s": 0.0, "told": "in step with the relays'"}
+    assert (value["chain"], value["public_key"]) == (None, CHAIN.public_key.hex())
+    late, good = value["relays"]
+    assert (late["ok"], late["too_early"], good["ok"]) == (False, True, True)
+    assert "its clock is behind this machine's" in late["told"]
+
+
 def test_the_doctor_ends_with_9_where_no_relay_is_good(tmp_path: Path) -> None:
     with ScriptedServer(Answer(503)) as dead:
         ran = grail(tmp_path, "doctor", urls=dead.url)
@@ -130,6 +187,7 @@ def test_a_round_of_the_chained_chain_is_verified_from_a_file_without_asking_any
         refused = grail(tmp_path, "round", number, "--chain", "default", "--file", str(path))
         assert isinstance(refused.exception, BeaconError)
         assert told in refused.exception.what
+        assert "relay" not in refused.exception.hint
 
 
 def test_a_chain_that_is_not_supported_or_not_there_is_named(tmp_path: Path) -> None:

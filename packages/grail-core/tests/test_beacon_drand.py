@@ -179,8 +179,10 @@ def test_no_answer_crashes_the_parser(raw: bytes) -> None:
 def test_the_relay_answers_its_paths_only(relay: Relay) -> None:
     info = httpx.get(relay.url + "/info").json()
     assert (info["public_key"], info["period"], info["genesis_time"]) == (KEY.public_key.hex(), PERIOD_S, GENESIS_S)
-    for path in ("/", "/public/latest", "/public/0", "/public/01", "/public/-1", "/public/7/x", "/public/" + "9" * 40):
+    for path in ("/", "/public/newest", "/public/0", "/public/01", "/public/-1", "/public/7/x", "/public/" + "9" * 40):
         assert httpx.get(relay.url + path).status_code == 404
+    newest = httpx.get(relay.url + "/public/latest").json()["round"]
+    assert relay.chain.time_of_ms(newest) <= relay.clock() < relay.chain.time_of_ms(newest + 2)
     assert httpx.get(relay.url + "/public/11").status_code == 425
 
 

@@ -137,8 +137,10 @@ def test_storage_doctor_tries_the_bucket_and_shows_what_it_holds(tmp_path: Path)
     assert ran.returncode == 0, ran.stderr
     value = json.loads(ran.stdout)
     assert {check["name"]: check["ok"] for check in value["checks"]} == dict.fromkeys(
-        ["write", "store clock", "conditional write", "pinned read", "read by others", "remove"], True
+        ["write", "store clock", "conditional write", "pinned read", "read by others", "remove", "list", "on chain"], True
     )
+    assert value["checks"][-1]["detail"].startswith("not asked: there is no such wallet")
+    assert not value["checks"][-1]["asked"]
     assert value["usage"] == [{"prefix": "grail/windows", "objects": 1, "bytes": 1000}]
     readable = grail("storage", "doctor", environment=environment, cwd=tmp_path)
     assert "grail/windows" in readable.stdout

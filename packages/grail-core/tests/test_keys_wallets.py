@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pickle
+import re
+import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import bittensor_core
@@ -14,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grail_core.errors import ConfigurationError
-from grail_core.keys import LocalSigner, from_ss58, load_hotkey, ss58, write_wallet
+from grail_core.keys import LocalSigner, LockedHotkeyError, from_ss58, load_hotkey, ss58, write_wallet
 from grail_core.protocol.types import Hotkey
 
 COLD, HOT = bytes([1]) * 32, bytes([2]) * 32
@@ -152,9 +155,11 @@ def encrypted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def variable_of(wallets: Path) -> str:
     """What the error asks for."""
-    with pytest.raises(ConfigurationError, match="is encrypted") as caught:
+    with pytest.raises(LockedHotkeyError, match="is encrypted") as caught:
         load_hotkey(wallets, "c", "h")
-    return caught.value.hint.split()[-1]
+    found = re.search(r"the environment variable (\S+);", caught.value.hint)
+    assert found is not None
+    return found[1]
 
 
 def test_an_encrypted_hotkey_takes_its_password_from_the_variable_that_the_error_names(
@@ -163,6 +168,23 @@ def test_an_encrypted_hotkey_takes_its_password_from_the_variable_that_the_error
     variable = variable_of(encrypted)
     monkeypatch.setenv(variable, PASSWORD)
     assert load_hotkey(encrypted, "c", "h").hotkey == LocalSigner.from_seed(HOT).hotkey
+
+
+def test_a_variable_that_no_shell_can_set_is_named_with_a_way_that_can(encrypted: Path, tmp_path: Path) -> None:
+    hyphen = tmp_path / "with-hyphen"
+    shutil.copytree(encrypted, hyphen)
+    with tempfile.TemporaryDirectory(prefix="grail") as plain:  # pytest's own folders have a hyphen
+        shutil.copytree(encrypted, plain, dirs_exist_ok=True)
+        with pytest.raises(LockedHotkeyError) as settable:
+            load_hotkey(plain, "c", "h")
+    with pytest.raises(LockedHotkeyError) as caught:
+        load_hotkey(hyphen, "c", "h")
+    for error in (settable, caught):
+        assert "from the environment alone, not from .env" in error.value.hint
+    assert "env '" not in settable.value.hint
+    command = caught.value.hint.partition("to the command: ")[2].replace("=…", f"={PASSWORD}").replace("grail-miner run", "env")
+    ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert f"{variable_of(hyphen)}={PASSWORD}" in ran.stdout.splitlines()
 
 
 def test_a_password_as_bittensor_keeps_it_is_taken_too(encrypted: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,10 +15,10 @@ import pytest
 
 from grail_core.chain.base import Neuron
 from grail_core.chain.development.local import LocalChain
-from grail_core.clock import wall_clock_ms
-from grail_core.commands.storage_doctor import examine
-from grail_core.errors import ConfigurationError
-from grail_core.keys import ss58, write_wallet
+from grail_core.clock import utc_text, wall_clock_ms
+from grail_core.commands.storage_doctor import Examined, committed, examine
+from grail_core.errors import ConfigurationError, StorageError
+from grail_core.keys import load_hotkey, ss58, write_wallet
 from grail_core.participant.participant import Participant
 from grail_core.participant.read_key import OldKeyTerm, old_key_term, with_newest_keys
 from grail_core.participant.settings import Settings
@@ -27,7 +27,7 @@ from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.network import LOCALNET
 from grail_core.protocol.types import Block, Hotkey, Window
 from grail_core.storage import s3_parts, s3_requests
-from grail_core.storage.base import AccessDeniedError
+from grail_core.storage.base import AccessDeniedError, NoAnswerError
 from grail_core.storage.commitment import BucketAddress, Credentials
 from grail_core.storage.layout import PROBE_KEY, seal_key
 from grail_core.storage.s3_directory import S3Directory
@@ -134,7 +134,94 @@ def test_a_role_that_starts_with_another_key_says_until_when_the_old_one_has_to_
     assert len(events) == 2
     term = old_key_term(chain, dataclasses.replace(LOCALNET, store_hosts=(s3.url,)))
     assert f"'old_until_block': {term.until_block}" in str(events[1])
+    assert f"'old_until': '{utc_text(term.until_ms)}'" in str(events[1])
+    for event in events:
+        assert f"'bucket': 'adam', 'host': '{s3.url.removeprefix('http://')}'" in str(event)
+        assert second.secret not in str(event)
     assert "old_until_block" not in str(events[0])
+
+
+@pytest.mark.parametrize("wrong", ["read secret", "read key", "bucket", "no list", "no read"])
+def test_a_bucket_that_nobody_can_read_is_never_committed_over_a_good_one_by_a_start(
+    s3: S3Server, chain: LocalChain, owners: tuple[Owner, Owner], tmp_path: Path, wrong: str
+) -> None:
+    adam, _ = owners
+    good, bad = adam.key(1), adam.key(2)
+    if wrong == "read secret":
+        bad = Credentials(bad.key_id, "x" * 40)
+    elif wrong == "read key":
+        bad = Credentials("AKIAWRONG", bad.secret)
+    elif wrong.startswith("no "):
+        bad = adam.key(3, "s3:GetObject" if wrong == "no list" else "s3:ListBucket")
+    other = dataclasses.replace(adam, name="nosuchbucket") if wrong == "bucket" else adam
+    with s3.enforcing():
+        participant(adam.directory(good), chain, adam.signer, tmp_path, s3.url).join(Settings())
+        chain.advance(5)
+        before = chain.metagraph().neurons
+        with pytest.raises(ConfigurationError, match="the read key cannot read") as caught:
+            participant(other.directory(bad), chain, adam.signer, tmp_path, s3.url).join(Settings())
+        chain.advance(5)
+        assert caught.value.exit_code == 3
+        assert "R2_BUCKET_ID" in caught.value.hint
+        assert chain.metagraph().neurons == before
+        assert list(s3.store(adam.write, bucket="adam").list("")) == []
+
+
+@pytest.mark.parametrize("on_chain", [False, True])
+@pytest.mark.parametrize("wrong", ["write secret", "no delete"])
+def test_a_write_key_that_does_not_do_its_work_ends_a_start_and_is_the_one_that_is_named(
+    s3: S3Server, chain: LocalChain, owners: tuple[Owner, Owner], tmp_path: Path, wrong: str, on_chain: bool
+) -> None:
+    adam, _ = owners
+    read = adam.key(1)
+    write = Credentials(adam.write.key_id, "x" * 40)
+    if wrong == "no delete":
+        write = adam.key(2, *READS, "s3:PutObject")
+    with s3.enforcing():
+        if on_chain:
+            participant(adam.directory(read), chain, adam.signer, tmp_path, s3.url).join(Settings())
+            chain.advance(5)
+        before = chain.metagraph().neurons
+        with pytest.raises(StorageError, match="bucket adam with the write key") as caught:
+            participant(dataclasses.replace(adam, write=write).directory(read), chain, adam.signer, tmp_path, s3.url).join(
+                Settings()
+            )
+        chain.advance(5)
+        assert caught.value.exit_code == 5
+        assert "R2_WRITE_" in caught.value.hint
+        assert "R2_READ_" not in caught.value.hint
+        assert chain.metagraph().neurons == before
+
+
+def test_a_role_starts_while_its_store_is_away_unless_there_is_something_to_commit(
+    s3: S3Server,
+    chain: LocalChain,
+    owners: tuple[Owner, Owner],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(s3_requests, "_FIRST_PAUSE_S", 0.001)
+    adam, _ = owners
+    first, second = adam.key(1), adam.key(2)
+    caplog.set_level("INFO")
+    with ScriptedServer(Answer(200)) as server:
+        gone = server.url  # nobody listens there afterwards
+    with s3.enforcing():
+        participant(adam.directory(first), chain, adam.signer, tmp_path, s3.url).join(Settings())
+    chain.advance(5)
+    before = chain.metagraph().neurons
+
+    def away(read: Credentials) -> Participant:
+        address = BucketAddress(0, "acme", "adam", read)
+        return participant(S3Directory((gone,), address, adam.write, region=REGION), chain, adam.signer, tmp_path, gone)
+
+    assert away(first).join(Settings()).hotkey == adam.signer.hotkey
+    assert [record.message for record in caplog.records][-1] == "bucket_not_tried"
+    with pytest.raises(NoAnswerError):
+        away(second).join(Settings())
+    chain.advance(5)
+    assert chain.metagraph().neurons == before
 
 
 def test_who_looks_back_reads_by_the_key_that_the_same_bucket_has_now() -> None:
@@ -180,7 +267,12 @@ def test_the_policies_of_the_page_are_enough_and_no_more(s3: S3Server, monkeypat
     with s3.enforcing():
         directory = S3Directory((s3.url,), BucketAddress(0, "acme", "adam", reads), writes, region=REGION)
         own, other = directory.own(), directory.open(directory.commitment())
-        assert [finding.ok for finding in examine(directory, lambda: wall_clock_ms())] == [True] * 6
+        assert [finding.ok for finding in examine(directory, wall_clock_ms)] == [True] * 6
+        for clock, said in ((lambda: wall_clock_ms() + 3_600_000, "behind"), (lambda: wall_clock_ms() - 3_600_000, "ahead of")):
+            broken = [one for one in examine(directory, clock) if not one.ok]
+            assert [(one.name, one.cause) for one in broken] == [("store clock", "clock")]
+            assert f" s {said} the network's" in broken[0].detail
+            assert "NTP" in broken[0].detail
         info = own.put_large("grail/objects/x", bytes(3 * LEAST_PART_BYTES), if_absent=True)
         assert "-" in info.etag
         assert list(other.list("grail/")) == [info]
@@ -255,6 +347,83 @@ def test_the_command_commits_the_new_key_and_says_until_when_the_old_one_is_need
     doctor = grail(operator, "storage", "doctor", "--json")
     (on_chain,) = [row for row in json.loads(doctor.stdout)["checks"] if row["name"] == "on chain"]
     assert on_chain["detail"] == "the bucket and read key of these settings"
+
+
+def on_chain(operator: dict[str, str], chain: LocalChain, s3: S3Server, url: str = "", **changes: str) -> Examined:
+    """What the doctor says of the chain, with an operator's settings but for these."""
+    given = {name: value for name, value in (operator | changes).items() if value}
+    settings = Settings.model_validate(given)
+    params = dataclasses.replace(LOCALNET, store_hosts=(s3.url,))
+    read = Credentials(given["R2_READ_ACCESS_KEY_ID"], given["R2_READ_SECRET_ACCESS_KEY"])
+    write = Credentials(given["R2_WRITE_ACCESS_KEY_ID"], given["R2_WRITE_SECRET_ACCESS_KEY"])
+    address = BucketAddress(0, "acme", given["R2_BUCKET_ID"], read)
+    return committed(settings, chain, S3Directory((url or s3.url,), address, write, region=REGION), params)
+
+
+def test_the_doctor_calls_broken_what_readers_cannot_use_and_only_that(
+    operator: dict[str, str], chain: LocalChain, s3: S3Server, owners: tuple[Owner, Owner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_requests, "_FIRST_PAUSE_S", 0.001)
+    adam, _ = owners
+    signer = load_hotkey(operator["BT_WALLET_PATH"], "cold", "hot")
+    lives = on_chain(operator, chain, s3)
+    assert (lives.ok, "another read key of this bucket, which reads" in lives.detail) == (True, True)
+    moved = on_chain(operator, chain, s3, R2_BUCKET_ID="bert")
+    assert (moved.ok, moved.cause) == (False, "another bucket")
+    assert "names bucket adam at" in moved.detail
+    assert "these settings bert at" in moved.detail
+    assert "rotate-key" not in moved.detail  # it refuses another bucket
+    for text in (adam.directory(Credentials("AKIAGONE", "x" * 40)).untried_commitment(), "fs:adam"):
+        chain.commit(signer, text)
+        chain.advance(5)
+        found = on_chain(operator, chain, s3)
+        assert (found.ok, found.cause) == (False, "unreadable"), text
+        assert "x" * 40 not in found.detail
+    read = Credentials(operator["R2_READ_ACCESS_KEY_ID"], operator["R2_READ_SECRET_ACCESS_KEY"])
+    chain.commit(signer, adam.directory(read).untried_commitment())
+    chain.advance(5)
+    with ScriptedServer(Answer(200)) as server:
+        gone = server.url
+    same = on_chain(operator, chain, s3, url=gone)  # a store that is away is no fault of the chain's
+    assert (same.ok, same.detail) == (True, "the bucket and read key of these settings")
+
+
+def test_the_doctor_says_why_the_chain_was_not_asked_and_ends_well_only_where_no_setting_is_wrong(
+    operator: dict[str, str], chain: LocalChain, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = on_chain(operator, chain, s3, BT_WALLET_HOT="other")
+    assert (missing.ok, missing.cause) == (False, "settings")
+    write_wallet(tmp_path / "wallets", "cold", "new", coldkey_seed=bytes(32), hotkey_seed=bytes([9]) * 32)
+    stranger = on_chain(operator, chain, s3, BT_WALLET_HOT="new")
+    assert (stranger.ok, stranger.cause) == (False, "not registered")
+    assert "btcli subnets register" in stranger.detail
+    path = tmp_path / "wallets" / "cold" / "hotkeys" / "hot"
+    path.write_bytes(b"$NACL" + bytes(200))  # of an encrypted one without its password nothing more is looked at
+    locked = on_chain(operator, chain, s3)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    unset = on_chain(operator, chain, s3, BT_WALLET_PATH="", BT_WALLET_COLD="", BT_WALLET_HOT="")
+    for found in (locked, unset):
+        assert (found.ok, found.asked, found.word) == (True, False, "-")
+        assert found.detail.startswith("not asked: ")
+
+
+@pytest.mark.parametrize(
+    ("actions", "row", "who"),
+    [
+        ((*READS, "s3:PutObject"), "remove", "write"),
+        (("s3:GetObject",), "read by others", "read"),
+        (("s3:ListBucket",), "read by others", "read"),
+    ],
+)
+def test_the_doctor_names_the_promise_that_a_permission_is_missing_for(
+    s3: S3Server, owners: tuple[Owner, Owner], actions: tuple[str, ...], row: str, who: str
+) -> None:
+    adam, _ = owners
+    lesser, read = adam.key(1, *actions), adam.key(2)
+    one = adam if who == "read" else dataclasses.replace(adam, write=lesser)
+    with s3.enforcing():
+        findings = examine(one.directory(lesser if who == "read" else read), wall_clock_ms)
+    assert [(found.name, found.cause) for found in findings if not found.ok] == [(row, "no permission")]
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,20 @@ def test_every_refusal_has_its_type_and_is_tried_again_only_where_that_can_help(
     assert caught.value.where == f"{server.url}/{BUCKET}/x"
 
 
+@pytest.mark.parametrize("code", ["AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"])
+@pytest.mark.parametrize(("read_only", "used", "other"), [(True, "READ", "WRITE"), (False, "WRITE", "READ")])
+def test_a_denial_names_the_bucket_and_the_key_that_was_used_and_no_other(
+    server: ScriptedServer, code: str, read_only: bool, used: str, other: str
+) -> None:
+    says(server, Answer(403, f"<Error><Code>{code}</Code></Error>".encode()))
+    with pytest.raises(AccessDeniedError) as caught:
+        S3Store(server.url, BUCKET, ANYONE, read_only=read_only).get("x", max_bytes=1)
+    assert f"bucket {BUCKET} with {'its read key' if read_only else 'the write key'}" in caught.value.what
+    assert f"R2_{used}_" in caught.value.hint
+    assert f"R2_{other}_" not in caught.value.hint
+    assert ("R2_BUCKET_ID" in caught.value.hint) == (code == "AccessDenied")
+
+
 @pytest.mark.parametrize(("ahead_s", "said"), [(1200, "1200 seconds behind"), (-7200, "7200 seconds ahead")])
 def test_a_clock_that_is_wrong_is_said_to_be_and_by_how_much(
     server: ScriptedServer, store: S3Store, monkeypatch: pytest.MonkeyPatch, ahead_s: int, said: str

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from pathlib import Path
 
 import bittensor_core
@@ -22,6 +23,10 @@ SS58_FORMAT = 42  # the generic Substrate format that bittensor uses
 _MAX_KEYFILE_BYTES = 64 * 1024  # bytes; a keyfile has a few hundred
 _MOST_NAMES = 8
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
+
+
+class LockedHotkeyError(ConfigurationError):
+    """The hotkey is encrypted, and its password is not given."""
 
 
 class LocalSigner:
@@ -145,6 +150,15 @@ _BACKUP = (
 )
 
 
+def _how_to_unlock(variable: str) -> str:
+    """The variable is the last word of the first sentence's part: it is bittensor's own name for it, made of the path."""
+    hint = f"put its password into the environment variable {variable}; it is taken from the environment alone, not from .env"
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):
+        return hint
+    assignment = shlex.quote(f"{variable}=…")
+    return f"{hint}; a shell cannot set this name, so give it to the command: env {assignment} grail-miner run"
+
+
 def _missing(path: Path, coldkey_name: str, hotkey_name: str) -> ConfigurationError:
     """What is missing, with what there is instead."""
     wallet = path.parent.parent
@@ -180,9 +194,7 @@ def _decrypt(path: Path, data: bytes) -> bytes:
     plain = os.environ.get(variable)
     passwords += [plain] if plain else []
     if not passwords:
-        raise ConfigurationError(
-            "the hotkey is encrypted", where=str(path), hint=f"put its password into the environment variable {variable}"
-        )
+        raise LockedHotkeyError("the hotkey is encrypted", where=str(path), hint=_how_to_unlock(variable))
     for password in passwords:
         try:
             return bytes(bittensor_core.decrypt_keyfile_data(data, password))

@@ -176,10 +176,15 @@ PUBLIC_PATHS = frozenset(f"/{info.hash.hex()}" for info in KNOWN_CHAINS.values()
 """Of relays' URLs: which of several chains is meant."""
 
 
+def hash_of(chain: BeaconChain) -> str | None:
+    """A network's beacon's hash in hexadecimal digits, where that is known: parameters hold its key alone."""
+    return next((info.hash.hex() for info in KNOWN_CHAINS.values() if info.serves(chain)), None)
+
+
 def name_of(chain: BeaconChain) -> str:
     """How to call a network's beacon in an error: by its hash where that is known, else by its key."""
-    known = next((info for info in KNOWN_CHAINS.values() if info.serves(chain)), None)
-    return f"{known.hash.hex()[:12]}…" if known is not None else f"that of key {chain.public_key.hex()[:12]}…"
+    known = hash_of(chain)
+    return f"{known[:12]}…" if known is not None else f"that of key {chain.public_key.hex()[:12]}…"
 
 
 def difference(info: ChainInfo, chain: BeaconChain) -> str | None:

@@ -116,9 +116,11 @@ class Relay(ThreadingHTTPServer):
         """HTTP status and JSON of a path."""
         if path == "/info":
             return 200, development_chain(self.chain).to_json()
+        if path == "/public/latest":
+            path = f"/public/{max(1, self.chain.round_at(self.clock() + 1) - 1)}"
         match = _ROUND_PATH.fullmatch(path)
         if match is None:
-            return 404, {"error": "the paths are /info and /public/{round}"}
+            return 404, {"error": "the paths are /info, /public/latest and /public/{round}"}
         round_ = int(match[1])
         missing_ms = self.chain.time_of_ms(round_) - self.clock()
         if missing_ms > 0:

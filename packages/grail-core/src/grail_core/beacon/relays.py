@@ -121,6 +121,11 @@ def ask_round(url: str, round_: int, timeout_s: float) -> bytes:
     return _download(f"{url}/public/{round_}", MAX_ANSWER_BYTES, timeout_s)
 
 
+def ask_newest(url: str, timeout_s: float) -> bytes:
+    """The relay's newest round, for who compares clocks; no role works with it. Errors: as `ask_round`."""
+    return _download(f"{url}/public/latest", MAX_ANSWER_BYTES, timeout_s)
+
+
 def ask_info(url: str, timeout_s: float) -> ChainInfo:
     """What a relay says of its chain. Errors: UnsupportedSchemeError; ValueError, httpx.HTTPError."""
     return read_info(_download(f"{url}/info", MAX_INFO_BYTES, timeout_s))
@@ -158,7 +163,7 @@ def _download(url: str, most: int, timeout_s: float) -> bytes:
     """The body of a 200 answer."""
     answer = bounded_http.get(url, most=most, seconds=timeout_s)
     if answer.status == _TOO_EARLY:
-        raise TooEarlyError("its clock is behind: too early")
+        raise TooEarlyError("too early: its clock is behind this machine's")
     if answer.status != 200:
         raise ValueError(f"HTTP {answer.status}")
     return answer.body

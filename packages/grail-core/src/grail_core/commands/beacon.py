@@ -32,6 +32,7 @@ class RelayFound:
     ok: bool
     told: str
     milliseconds: int | None = None  # of the answer with the round
+    too_early: bool = False  # by its clock the round is not due, by this machine's it is
 
 
 @click.group()
@@ -46,10 +47,11 @@ def beacon() -> None:
 def doctor(settings: Settings, as_json: bool) -> None:
     """Ask every relay of GRAIL_BEACON_URLS for its chain and for a round that is out.
 
-    A relay is good if it serves the chain that the network's parameters pin, and its round verifies. Ends with exit code 9
-    where no relay is good; a role needs one.
+    A relay is good if it serves the chain that the network's parameters pin, and its round verifies. This machine's clock is
+    held against their newest rounds. Ends with exit code 9 where no relay is good, since a role needs one, or the clock is off.
     """
-    from grail_core.beacon.chains import name_of
+    from grail_core.beacon.chains import hash_of, name_of
+    from grail_core.commands.relay_clocks import hold_clock
     from grail_core.participant.deployment import beacon_relays, network_clock, parameters_named
 
     params = parameters_named(settings.network)
@@ -57,16 +59,29 @@ def doctor(settings: Settings, as_json: bool) -> None:
         click.echo(json.dumps({"policy": "off", "relays": []}) if as_json else f"network {params.name} has no beacon")
         return
     relays = beacon_relays(settings, params)
-    round_ = max(1, params.beacon.round_at(network_clock(settings)()) - 2)
+    clock = network_clock(settings)
+    round_ = max(1, params.beacon.round_at(clock()) - 2)
     found = [examine(url, params.beacon, round_) for url in relays]
+    serving = [url for url, one in zip(relays, found, strict=True) if one.ok or one.too_early]
+    held = hold_clock(serving, params.beacon, clock, _TIMEOUT_S)
     if as_json:
-        value = {"policy": "required", "chain": name_of(params.beacon), "round": round_, "relays": [vars(one) for one in found]}
+        value = {
+            "policy": "required",
+            "chain": hash_of(params.beacon),
+            "public_key": params.beacon.public_key.hex(),
+            "round": round_,
+            "relays": [vars(one) for one in found],
+            "clock": vars(held),
+        }
         click.echo(json.dumps(value, indent=1))
     else:
         click.echo(f"network {params.name}, beacon chain {name_of(params.beacon)}, round {round_}")
         for one in found:
             took = f"{one.milliseconds:6d} ms" if one.milliseconds is not None else " " * 9
             click.echo(printable(f"{'ok    ' if one.ok else 'BROKEN'}  {took}  {one.url}  {one.told}"))
+        click.echo(f"{'ok    ' if held.ok else 'BROKEN'}  {' ' * 9}  clock  {held.told}")
+    if not held.ok:
+        raise BeaconError("a clock is wrong: rounds are asked for by this machine's", where="clock", hint=held.told)
     if not any(one.ok for one in found):
         raise BeaconError(
             "no relay gives rounds of the network's beacon", where="GRAIL_BEACON_URLS", hint="see the lines above"
@@ -80,7 +95,7 @@ def examine(url: str, chain: BeaconChain, round_: int) -> RelayFound:
     from grail_core.beacon.bls import is_valid
     from grail_core.beacon.chains import UnsupportedSchemeError, difference
     from grail_core.beacon.drand import parse_round
-    from grail_core.beacon.relays import ask_info, ask_round, relay_name
+    from grail_core.beacon.relays import TooEarlyError, ask_info, ask_round, relay_name
 
     name = relay_name(url)
     try:
@@ -93,7 +108,8 @@ def examine(url: str, chain: BeaconChain, round_: int) -> RelayFound:
     except UnsupportedSchemeError as error:
         return RelayFound(name, False, f"relay serves another chain: {error}")
     except (httpx.HTTPError, ValueError) as error:
-        return RelayFound(name, False, str(error)[:200] or type(error).__name__)
+        too_early = isinstance(error, TooEarlyError)
+        return RelayFound(name, False, str(error)[:200] or type(error).__name__, too_early=too_early)
     if signed.round != round_ or not is_valid(chain.public_key, round_, signed.signature):
         return RelayFound(name, False, f"its round {round_} does not verify", took)
     return RelayFound(name, True, f"round {round_} verifies", took)
@@ -139,7 +155,8 @@ def round_command(
             presented, where = _asked(settings, number, info, relays)
         randomness = presented.verified(info, expected=number)
     except InvalidRoundError as error:
-        raise BeaconError(f"round {number} is refused: {error}", where=where, hint="ask another relay") from error
+        hint = "ask another relay" if file is None else "the file holds no such round of this chain: look at N and --chain"
+        raise BeaconError(f"round {number} is refused: {error}", where=where, hint=hint) from error
     except ValueError as error:
         raise BeaconError(f"this is no round: {error}", where=where) from error
     value: dict[str, Any] = {

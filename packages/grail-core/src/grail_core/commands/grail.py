@@ -84,20 +84,24 @@ def doctor(settings: Settings, as_json: bool) -> None:
 
     Ends with exit code 5 if something the protocol needs does not hold.
     """
-    from grail_core.commands.storage_doctor import committed, examine, usage
+    from grail_core.commands.storage_doctor import Usage, committed, examine, held
     from grail_core.participant.deployment import network_parameters, open_chain, open_directory
 
-    chain = open_chain(settings)
-    directory = open_directory(settings, network_parameters(settings), chain)
-    findings = [*examine(directory, chain.now_ms), *committed(settings, chain, directory)]
+    chain, params = open_chain(settings), network_parameters(settings)
+    directory = open_directory(settings, params, chain)
+    findings = examine(directory, chain.now_ms)
+    kept: list[Usage] = []
+    if not any(finding.name == "bucket" for finding in findings):
+        kept, listed = held(directory.own())
+        findings.append(listed)
+    findings.append(committed(settings, chain, directory, params))
     broken = [finding for finding in findings if not finding.ok]
-    kept = [] if any(finding.name == "bucket" for finding in broken) else usage(directory.own())
     if as_json:
         value = {"checks": [vars(finding) for finding in findings], "usage": [vars(row) for row in kept]}
         click.echo(json.dumps(value, indent=1))
     else:
         for finding in findings:
-            click.echo(printable(f"{'ok    ' if finding.ok else 'BROKEN'}  {finding.name:18}  {finding.detail}"))
+            click.echo(printable(f"{finding.word:6}  {finding.name:18}  {finding.detail}"))
         for row in kept:
             click.echo(f"{printable(row.prefix):26}  {row.objects:8d} objects  {row.bytes / 2**20:12.1f} MiB")
     if broken:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
 
+from grail_core.clock import utc_text
 from grail_core.commands.options import common_options
 from grail_core.errors import ConfigurationError
 
@@ -23,7 +23,8 @@ def rotate_key(settings: Settings, as_json: bool) -> None:
     """Commit the read key that R2_READ_* name now, in place of the one on chain.
 
     Make a second read key, put it into the settings, and run this. Roles that run need no restart: they write with the
-    write key. Revoke the old key at the store's provider, not before the block that this command names.
+    write key. Revoke the old key at the store's provider, not before the block that this command names. What is committed is
+    in force from the chain's next final block on: asked before, the chain still names the old key, and it is committed again.
     """
     from grail_core.participant.deployment import load_signer, network_parameters, open_chain, open_directory
     from grail_core.participant.deployment import require_registered as registered
@@ -52,7 +53,7 @@ def _value(found: Rotation) -> dict[str, object]:
         "old_key_reads": found.old_reads,
         "last_window_of_old_key": None if term is None else term.last_window,
         "old_key_until_block": None if term is None else term.until_block,
-        "old_key_until": None if term is None else _time(term.until_ms),
+        "old_key_until": None if term is None else utc_text(term.until_ms),
     }
 
 
@@ -67,14 +68,10 @@ def _lines(found: Rotation) -> list[str]:
         return [unchanged, f"nobody reads by a key before it any more, since block {term.until_block}: it may be revoked"]
     lines = [
         "the new read key is committed" if found.committed else unchanged,
-        f"keep the old key until block {term.until_block}, about {_time(term.until_ms)}; windows up to {term.last_window} "
+        f"keep the old key until block {term.until_block}, about {utc_text(term.until_ms)}; windows up to {term.last_window} "
         "are read by it",
         "then revoke it at the store's provider",
     ]
     if found.old_reads is False:
         lines.append(f"the old key does not read any more: windows up to {term.last_window} are lost to their readers")
     return lines
-
-
-def _time(ms: int) -> str:
-    return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

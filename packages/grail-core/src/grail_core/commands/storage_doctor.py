@@ -12,9 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from grail_core.chain.base import Chain
-from grail_core.errors import ConfigurationError, GrailError
-from grail_core.participant.deployment import load_signer
+from grail_core.errors import ConfigurationError, GrailError, NotRegisteredError, StorageError
+from grail_core.keys import LockedHotkeyError
+from grail_core.participant.bucket_trial import bucket_named, trial_object, untried_commitment
+from grail_core.participant.deployment import load_signer, require_registered
 from grail_core.participant.settings import Settings
+from grail_core.protocol.network import NetworkParameters
 from grail_core.storage.base import (
     AccessDeniedError,
     ElsewhereError,
@@ -41,19 +44,30 @@ CAUSES: tuple[tuple[type[GrailError], str], ...] = (
     (ElsewhereError, "region or account"),
     (UnreachableError, "unreachable"),
     (NoAnswerError, "no answer"),
+    (NotRegisteredError, "not registered"),
     (ConfigurationError, "settings"),
 )
-"""What an error comes down to; anything else is "store"."""
+"""What an error comes down to; anything else is "store". Of an error that another one caused it is that one's."""
+
+_WALLET = frozenset({"wallet_path", "wallet_cold", "wallet_hot"})
 
 
 @dataclass(frozen=True)
 class Examined:
-    """One promise: whether it holds, and what was seen. `cause`: what a broken one comes down to, one of few words."""
+    """One promise: whether it holds, and what was seen. `cause`: what a broken one comes down to, one of few words.
+
+    `asked`: False where it could not be looked at, and that is no fault.
+    """
 
     name: str
     ok: bool
     detail: str
     cause: str = ""
+    asked: bool = True
+
+    @property
+    def word(self) -> str:
+        return "BROKEN" if not self.ok else "ok" if self.asked else "-"
 
 
 @dataclass(frozen=True)
@@ -84,9 +98,7 @@ def examine(directory: StoreDirectory, network_clock: Callable[[], int]) -> list
         findings.append(_refuses("pinned read", lambda: store.get(key, max_bytes=64, if_match="0" * 32)))
         findings.append(_others_read(directory, key, info, content))
         removed = True  # or its error is the finding
-        store.delete(key)
-        gone = store.head(key) is None
-        findings.append(Examined("remove", gone, "removed" if gone else "still there after it was removed"))
+        findings.append(_removal(store, key))
     except GrailError as error:
         findings.append(_failed("bucket", error))
     finally:
@@ -104,31 +116,76 @@ def _removed(store: ObjectStore, key: str, *, written: bool) -> list[Examined]:
     return []
 
 
-def committed(settings: Settings, chain: Chain, directory: StoreDirectory) -> list[Examined]:
-    """What the chain says of this participant's bucket, beside what the settings say; nothing without its wallet.
+def committed(settings: Settings, chain: Chain, directory: StoreDirectory, params: NetworkParameters) -> Examined:
+    """What the chain says of this participant's bucket, beside what the settings say.
 
-    A difference is no fault: a role commits what its settings say when it starts.
+    Another read key that reads is no fault: one is changed so. Another bucket is, and a key that nobody can read with: readers
+    go there now, whatever these settings say.
     """
+    name = "on chain"
     try:
-        hotkey = load_signer(settings).hotkey
-    except ConfigurationError:
-        return []
+        signer = load_signer(settings)
+    except ConfigurationError as error:
+        if settings.model_fields_set & _WALLET and not isinstance(error, LockedHotkeyError):
+            return _failed(name, error)
+        return Examined(name, True, f"not asked: {_in_one_line(error)}", asked=False)
     try:
-        neuron, text = chain.metagraph().by_hotkey(hotkey), directory.commitment()
+        found = require_registered(chain, signer, settings).commitment
+        ours = untried_commitment(directory)
     except GrailError as error:
-        return [_failed("on chain", error)]
-    if neuron is None:
-        return [Examined("on chain", True, "this hotkey is not registered yet")]
-    if neuron.commitment is None:
-        return [Examined("on chain", True, "no bucket yet: it is committed when a role starts")]
-    if neuron.commitment == text:
-        return [Examined("on chain", True, "the bucket and read key of these settings")]
-    return [Examined("on chain", True, "another bucket or read key than these settings': see `grail storage rotate-key`")]
+        return _failed(name, error)
+    if found is None:
+        return Examined(name, True, "no bucket yet: it is committed when a role starts")
+    if found == ours:
+        return Examined(name, True, "the bucket and read key of these settings")
+    return _another(name, found, ours, directory, params)
+
+
+def _another(name: str, found: str, ours: str, directory: StoreDirectory, params: NetworkParameters) -> Examined:
+    """The finding where the chain names something else than the settings."""
+    starts = "a role that is started with these settings commits theirs"
+    try:
+        there, here = bucket_named(found, params), bucket_named(ours, params)
+    except StorageError as error:
+        return Examined(name, False, f"nobody can read what it names: {error.what}; {starts}", "unreadable")
+    if there != here:
+        told = f"it names bucket {there}, these settings {here}"
+        return Examined(name, False, f"{told}; try: the settings of that bucket; {starts}", "another bucket")
+    commits = "`grail storage rotate-key` commits the one of these settings"
+    try:
+        with trial_object(directory) as trial:
+            reads, why = trial.reads(directory, found), "it reads something else"
+    except NoAnswerError as error:
+        return Examined(name, True, f"another read key of this bucket, not tried: {error.what}; {commits}", asked=False)
+    except StorageError as error:
+        reads, why = False, error.what
+    if reads:
+        return Examined(name, True, f"another read key of this bucket, which reads; {commits}")
+    return Examined(name, False, f"another read key of this bucket, which does not read ({why}); {commits}", "unreadable")
 
 
 def _failed(name: str, error: GrailError) -> Examined:
-    cause = next((word for kind, word in CAUSES if isinstance(error, kind)), "store")
+    source = error.__cause__ if isinstance(error.__cause__, StorageError) else error
+    cause = next((word for kind, word in CAUSES if isinstance(source, kind)), "store")
     return Examined(name, False, _in_one_line(error), cause)
+
+
+def _removal(store: ObjectStore, key: str) -> Examined:
+    try:
+        store.delete(key)
+        gone = store.head(key) is None
+    except GrailError as error:
+        return _failed("remove", error)
+    return Examined("remove", gone, "removed" if gone else "still there after it was removed")
+
+
+def held(store: ObjectStore) -> tuple[list[Usage], Examined]:
+    """What a bucket holds, as far as its write key may list it, and that it may."""
+    try:
+        found = usage(store)
+    except GrailError as error:
+        return [], _failed("list", error)
+    return found, Examined("list", True, f"{sum(row.objects for row in found)} objects")
 
 
 def usage(store: ObjectStore) -> list[Usage]:
@@ -148,9 +205,16 @@ def _in_one_line(error: GrailError) -> str:
 
 
 def _clock(info: ObjectInfo, before_ms: int, after_ms: int) -> Examined:
-    off = max(before_ms - info.stored_at_ms, info.stored_at_ms - after_ms, 0)
-    detail = f"{off / 1000:.1f} s off the network's clock"
-    return Examined("store clock", off <= CLOCK_TOLERANCE_MS, detail)
+    behind, ahead = before_ms - info.stored_at_ms, info.stored_at_ms - after_ms
+    off = max(behind, ahead, 0)
+    if off <= CLOCK_TOLERANCE_MS:
+        return Examined("store clock", True, f"{off / 1000:.1f} s off the network's clock")
+    detail = (
+        f"the store's clock is {off / 1000:.1f} s {'behind' if behind > 0 else 'ahead of'} the network's, which on a real "
+        "subnet is this machine's; try: `grail beacon doctor` holds this machine's against relays'; set it by a time server "
+        "(NTP), and where it is right, the store's operator has to mend theirs"
+    )
+    return Examined("store clock", False, detail, "clock")
 
 
 def _refuses(name: str, attempt: Callable[[], object]) -> Examined:

@@ -10,6 +10,7 @@ import threading
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from grail_core.beacon.base import Beacon
 from grail_core.chain.base import Chain, Neuron, time_of_block_ms
@@ -17,8 +18,10 @@ from grail_core.checkpoints.bucket import CheckpointBucket
 from grail_core.checkpoints.cache import DEFAULT_LIMIT_BYTES, CheckpointCache
 from grail_core.checkpoints.pinned_table import read_own_copy
 from grail_core.checkpoints.source import CheckpointSource, cache_of
+from grail_core.clock import utc_text
 from grail_core.errors import ChainError, ConfigurationError
 from grail_core.file_cache import DEFAULT_BUDGET_BYTES, FileCache
+from grail_core.participant.bucket_trial import bucket_named, tried_commitment
 from grail_core.participant.deployment import (
     load_signer,
     network_parameters,
@@ -137,25 +140,29 @@ class Participant:
         )
 
     def join(self, settings: Settings) -> Neuron:
-        """Check the registration, and commit our bucket if the chain does not name it yet.
+        """Check the registration, try our bucket, and commit it if the chain does not name it yet.
 
         Until when a former commitment is needed is said with it, and at every start until then.
 
         Raises:
+            ConfigurationError, StorageError: see `tried_commitment`; nothing was committed.
             ChainError: see `commit_bucket`.
             NotRegisteredError: with the line that registers this hotkey.
         """
         neuron = require_registered(self.chain, self.signer, settings)
-        commitment = self.directory.commitment()
+        commitment = tried_commitment(self.directory, neuron.commitment)
         if neuron.commitment == commitment:
             self._tell_former(neuron)
             return neuron
         term = commit_bucket(self.chain, self.signer, commitment, neuron, self.params)
-        kind = commitment.split(":")[0]
-        if term is None:
-            log.event("bucket_committed", commitment=kind)
-        else:  # readers of these windows still use what stood there
-            log.event("bucket_committed", commitment=kind, old_until_block=term.until_block, old_until_ms=term.until_ms)
+        named = bucket_named(commitment, self.params)
+        about: dict[str, Any] = {"commitment": named.kind, "bucket": named.name}
+        if named.host:
+            about["host"] = named.host
+        if term is not None:  # readers of these windows still use what stood there
+            about |= {"old_until_block": term.until_block, "old_until": utc_text(term.until_ms)}
+            about["old_until_ms"] = term.until_ms
+        log.event("bucket_committed", **about)
         return neuron
 
     def _tell_former(self, neuron: Neuron) -> None:

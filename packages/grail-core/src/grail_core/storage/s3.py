@@ -59,7 +59,7 @@ class S3Store:
         limits: StoreLimits | None = None,
     ) -> None:
         self._limits = limits or StoreLimits()
-        self._requests = Requests(endpoint, bucket, credentials, region=region, limits=self._limits)
+        self._requests = Requests(endpoint, bucket, credentials, region=region, limits=self._limits, read_key=read_only)
         self._read_only = read_only
 
     def prepare(self) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from grail_core.errors import StorageError
@@ -41,11 +42,8 @@ _UNSUPPORTED = frozenset({"NotImplemented", "MethodNotAllowed"})
 _EXISTS = frozenset({"PreconditionFailed", "ConditionalRequestConflict"})
 _DENIED = frozenset({"AccessDenied", "Unauthorized", "Forbidden"})
 _UNKNOWN_KEY = {
-    "InvalidAccessKeyId": (
-        "the store knows no such access key",
-        "R2_READ_ACCESS_KEY_ID, R2_WRITE_ACCESS_KEY_ID, R2_ACCOUNT_ID",
-    ),
-    "SignatureDoesNotMatch": ("the secret is not this access key's", "R2_READ_SECRET_ACCESS_KEY, R2_WRITE_SECRET_ACCESS_KEY"),
+    "InvalidAccessKeyId": ("the store knows no such access key", "R2_{}_ACCESS_KEY_ID and R2_ACCOUNT_ID"),
+    "SignatureDoesNotMatch": ("the secret is not this access key's", "R2_{}_SECRET_ACCESS_KEY"),
 }
 _ELSEWHERE = frozenset(
     {"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
@@ -124,8 +122,24 @@ def check_range(headers: Mapping[str, str], offset: int, length: int | None, whe
     return last - first + 1
 
 
+@dataclass(frozen=True)
+class Asking:
+    """Who asked for what: a bucket's name, and with which of its two keys."""
+
+    bucket: str
+    read_key: bool
+
+    def __str__(self) -> str:
+        return f"bucket {self.bucket} with {'its read key' if self.read_key else 'the write key'}"
+
+    def check(self, settings: str) -> str:
+        """What to look at; `{}` in the settings' names stands for the key's kind."""
+        named = settings.format("READ" if self.read_key else "WRITE")
+        return f"check {named}" + (", if this bucket is yours; else only its owner can mend it" if self.read_key else "")
+
+
 def refusal(
-    status: int, code: str, message: str, where: str, *, conditional: bool, skew_s: float | None = None
+    status: int, code: str, message: str, where: str, *, asking: Asking, conditional: bool, skew_s: float | None = None
 ) -> StorageError:
     """The typed form of an answer that is not 2xx.
 
@@ -156,12 +170,12 @@ def refusal(
         return PreconditionFailedError(what, where=where)
     if code in _UNKNOWN_KEY:
         what, names = _UNKNOWN_KEY[code]
-        return UnknownKeyError(f"the store denies access: {what} ({said})", where=where, hint=f"check {names}")
+        return UnknownKeyError(f"the store denies access to {asking}: {what} ({said})", where=where, hint=asking.check(names))
     if code in _DENIED or status in (401, 403):
         return AccessDeniedError(
-            f"the store denies access ({said})",
+            f"the store denies access to {asking} ({said})",
             where=where,
-            hint="check the R2_* keys and their permissions; of a missing object a store says so too where a key may not list",
+            hint=asking.check("R2_BUCKET_ID, R2_ACCOUNT_ID, and what R2_{}_ACCESS_KEY_ID may do in this bucket"),
         )
     if code in _UNSUPPORTED or status in (405, 501):
         return UnsupportedError(f"the store does not know this request ({said})", where=where)

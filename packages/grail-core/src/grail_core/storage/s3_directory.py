@@ -1,7 +1,7 @@
 """The buckets of a network on R2, S3 or a compatible store: one's own to write, others' from what they committed.
 
 What is committed is public, so a read key is tried before it is: one that can put, delete or begin an upload in parts is
-refused, and so is the write key under another name.
+refused, and so is the write key under another name, and one that cannot list: readers of checkpoints do.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import OrderedDict
 from contextlib import suppress
 
 from grail_core.errors import ConfigurationError, StorageError
-from grail_core.storage.base import ObjectStore
+from grail_core.storage.base import NoAnswerError, ObjectStore
 from grail_core.storage.commitment import BucketAddress, Credentials, endpoint_of, parse_commitment
 from grail_core.storage.layout import PROBE_KEY
 from grail_core.storage.s3 import S3Store
@@ -50,16 +50,21 @@ class S3Directory:
     def commitment(self) -> str:
         """The text to commit: own bucket with its read key.
 
-        The first call tries whether the read key can write, since what is committed is public.
+        The first call tries whether the read key can write, since what is committed is public, and whether it can list.
 
         Raises:
-            ConfigurationError: it can, or the text is too long for the chain.
+            ConfigurationError: it can write or cannot list, or the text is too long for the chain.
         """
         text = self._address.to_text()
         if not self._probed:
             self.require_read_only()
+            self._require_lists()
             self._probed = True
         return text
+
+    def untried_commitment(self) -> str:
+        """The text of `commitment`, without asking the store: to compare it, never to commit it."""
+        return self._address.to_text()
 
     def require_read_only(self) -> None:
         """Try whether the read key can write.
@@ -78,6 +83,20 @@ class S3Directory:
                 where="R2_READ_ACCESS_KEY_ID",
                 hint="give this key permission to read objects only",
             )
+
+    def _require_lists(self) -> None:
+        try:
+            for _ in self._store(self._address).list(PROBE_KEY):
+                break
+        except NoAnswerError:
+            raise
+        except StorageError as error:
+            raise ConfigurationError(
+                f"the read key cannot read the list of the bucket: {error.what}",
+                where="R2_READ_ACCESS_KEY_ID",
+                hint="check R2_READ_ACCESS_KEY_ID, R2_READ_SECRET_ACCESS_KEY, R2_BUCKET_ID and R2_ACCOUNT_ID; the key may "
+                "read objects and list, of this bucket; one that was made just now may take a minute",
+            ) from error
 
     def open(self, commitment: str) -> ObjectStore:
         """Read-only view of the bucket a commitment names; the same text gives the same store, while it is used."""

@@ -47,9 +47,20 @@ class Requests:
 
     Args:
         endpoint: scheme and host, as `endpoint_of` builds it.
+        read_key: the credentials are the bucket's read key, else its write key: for what errors say.
     """
 
-    def __init__(self, endpoint: str, bucket: str, credentials: Credentials, *, region: str, limits: StoreLimits) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        bucket: str,
+        credentials: Credentials,
+        *,
+        region: str,
+        limits: StoreLimits,
+        read_key: bool = False,
+    ) -> None:
+        self._asking = s3_answers.Asking(bucket, read_key)
         self.endpoint = endpoint
         self.bucket = bucket
         self.limits = limits
@@ -92,7 +103,8 @@ class Requests:
                     return Answered(found, {str(name).lower(): str(value) for name, value in headers}, number)
                 pause = random.uniform(0, _FIRST_PAUSE_S * 2 ** (number - 1)) + getattr(found, "retry_after_s", 0.0)
                 if number == TRIES or not _worth_another(found) or seconds_left() <= pause:
-                    raise _typed(found, where, conditional="IfNoneMatch" in options, retried=number > 1) from found
+                    conditional = "IfNoneMatch" in options
+                    raise _typed(found, where, self._asking, conditional=conditional, retried=number > 1) from found
                 time.sleep(pause)
         raise AssertionError("unreachable")
 
@@ -162,13 +174,21 @@ def _is_silence(error: Exception) -> bool:
     return isinstance(error, OSError | HTTPError)
 
 
-def _typed(error: Exception, where: str, *, conditional: bool, retried: bool) -> StorageError:
+def _typed(error: Exception, where: str, asking: s3_answers.Asking, *, conditional: bool, retried: bool) -> StorageError:
     from grail_core.storage.s3_transport import AnswerStatus
 
     if isinstance(error, StorageError):
         return error
     if isinstance(error, AnswerStatus):
-        found = s3_answers.refusal(error.status, error.code, error.message, where, conditional=conditional, skew_s=error.skew_s)
+        found = s3_answers.refusal(
+            error.status,
+            error.code,
+            error.message,
+            where,
+            asking=asking,
+            conditional=conditional,
+            skew_s=error.skew_s,
+        )
         if conditional and retried and isinstance(found, PreconditionFailedError):
             return RetriedConditionError(found.what, where=where)
         return found

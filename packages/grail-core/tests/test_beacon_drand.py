@@ -351,7 +351,8 @@ def test_a_relay_that_dripped_is_asked_again_and_its_honest_answer_is_taken(tmp_
     with ScriptedServer(drip) as relay:
         client = beacon(tmp_path, clock, relay.url, timeout_s=0.2, monotonic=seconds)
         for _ in range(5):  # more than may be asked at once: by then each of them has ended
-            assert "too slowly" in refusal(client) or "no answer in time" in refusal(client)
+            told = refusal(client)
+            assert "too slowly" in told or "no answer in time" in told
             seconds.now += LONGEST_REST_S
         relay.answers = (Answer(200, GENUINE.encode()),)
         while refusal(client):

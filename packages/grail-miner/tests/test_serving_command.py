@@ -215,7 +215,7 @@ def test_an_address_that_is_taken_is_said_before_the_model_is_loaded(settings: S
         ({"listen": "0.0.0.0:4000"}, ConfigurationError, "not a loopback address"),
         ({"tokens": Path("/nowhere/clients.toml")}, ConfigurationError, "no such file of clients"),
         ({"network": "subnet-82"}, ConfigurationError, "no built-in network"),
-        ({"wallet": True}, ConfigurationError, "no such hotkey"),
+        ({"wallet": True}, ConfigurationError, "no such wallet"),
         ({"engine": "vllm"}, ConfigurationError, "vllm generates, and is not installed"),
         ({"engine": "sglang", "backend": "http://127.0.0.1:1"}, EngineError, "broke off"),
     ],

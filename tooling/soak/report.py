@@ -182,8 +182,8 @@ def plot(soaked: Soaked) -> str:
     for number, (title, lines) in enumerate(panels):
         parts += _panel(soaked, TOP + number * (PANEL + GAP), title, lines, colours)
     for number, (part, colour) in enumerate(BAND.items()):
-        parts.append(svg.rect(WIDTH - RIGHT + 14, height - 60 + 18 * number, 12, 12, fill=colour))
-        parts.append(svg.label(WIDTH - RIGHT + 32, height - 50 + 18 * number, f"{part} fails", small=True))
+        parts.append(svg.rect(LEFT + 380 + 90 * number, 12, 12, 12, fill=colour))
+        parts.append(svg.label(LEFT + 398 + 90 * number, 22, f"{part} fails", small=True))
     return svg.document(WIDTH, height, parts)
 
 

@@ -118,8 +118,9 @@ def test_a_clock_that_is_wrong_is_said_to_be_and_by_how_much(
 
 
 def test_a_throttling_store_is_given_the_time_it_asks_for_where_that_fits(
-    server: ScriptedServer, store: S3Store, monkeypatch: pytest.MonkeyPatch
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    store = S3Store(server.url, BUCKET, ANYONE, limits=StoreLimits(answer_s=50))  # however busy this machine is
     slept: list[float] = []
     monkeypatch.setattr(time, "sleep", slept.append)
     slow = Answer(503, b"<Error><Code>SlowDown</Code></Error>", {"Retry-After": "3"})
@@ -128,7 +129,7 @@ def test_a_throttling_store_is_given_the_time_it_asks_for_where_that_fits(
     assert [int(pause) for pause in slept] == [3, 2]  # and a random part of less than that of our own
     says(server, Answer(429, headers={"Retry-After": "60"}), Answer(200, b"ok", FOUND))
     with pytest.raises(NoAnswerError, match="not ready"):
-        store.get("x", max_bytes=2)  # it has ten seconds
+        store.get("x", max_bytes=2)  # it has fifty seconds
     assert (server.requests, len(slept)) == (1, 2)
     says(server, Answer(503, headers={"Retry-After": "Wed, 21 Oct 2065 07:28:00 GMT"}), Answer(200, b"ok", FOUND))
     assert store.get("x", max_bytes=2) == b"ok"

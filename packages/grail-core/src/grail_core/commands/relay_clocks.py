@@ -57,7 +57,7 @@ def _newest_age_s(url: str, chain: BeaconChain, clock: Callable[[], int], timeou
 
     try:
         signed = parse_round(ask_newest(url, timeout_s))
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
+    except (httpx.HTTPError, ValueError):
         return None
     if not is_valid(chain.public_key, signed.round, signed.signature):
         return None

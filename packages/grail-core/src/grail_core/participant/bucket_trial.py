@@ -64,7 +64,7 @@ def tried_commitment(directory: StoreDirectory, on_chain: str | None) -> str:
     try:
         text = directory.commitment()
         with trial_object(directory) as trial:
-            _require_read(directory, text, trial)
+            require_read(directory, text, trial)
     except NoAnswerError as error:
         text = untried_commitment(directory)
         if text != on_chain:
@@ -106,7 +106,8 @@ def bucket_named(commitment: str, params: NetworkParameters) -> NamedBucket:
     return NamedBucket(kind, address.bucket, host.partition("://")[2])
 
 
-def _require_read(directory: StoreDirectory, text: str, trial: TrialObject) -> None:
+def require_read(directory: StoreDirectory, text: str, trial: TrialObject) -> None:
+    """Raises: ConfigurationError: what was put is not what is read through `text`; NoAnswerError."""
     try:
         same = trial.reads(directory, text)
     except NoAnswerError:

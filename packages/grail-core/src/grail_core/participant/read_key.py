@@ -11,21 +11,19 @@ block that the chain names for the commitment.
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from grail_core.chain.base import Chain, Neuron, seconds_of
 from grail_core.errors import ChainError, ConfigurationError, StorageError
+from grail_core.participant.bucket_trial import TrialObject, require_read, trial_object
 from grail_core.protocol import WindowTimes, window_of
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.signer import Signer
 from grail_core.protocol.types import Block, Window
-from grail_core.storage.base import ObjectStore
+from grail_core.storage.base import NoAnswerError
 from grail_core.storage.commitment import parse_commitment
-from grail_core.storage.layout import DOCTOR_PREFIX
 from grail_core.storage.s3_directory import S3Directory
 
 
@@ -41,7 +39,7 @@ class OldKeyTerm:
 @dataclass(frozen=True)
 class Rotation:
     """`committed`: the chain has taken the new key now; else it named it before. `old_reads`: the old key still does; None
-    where that was not tried.
+    where that was not tried, or the store did not say.
 
     `term`: of the key that stood there before; None where none did. `over`: nobody reads by one any more.
     """
@@ -180,42 +178,22 @@ def _require_same_bucket(old: str, new: str, params: NetworkParameters) -> None:
         )
 
 
-def _require_reads(directory: S3Directory, new: str, old: str | None) -> bool:
-    """Whether the old key reads; that the new one does is required."""
-    with _written(directory.own()) as (key, content, etag):
-        try:
-            same = directory.open(new).get(key, max_bytes=len(content), if_match=etag) == content
-        except StorageError as error:
-            raise ConfigurationError(
-                f"the new read key cannot read: {error.what}",
-                where="R2_READ_ACCESS_KEY_ID",
-                hint="give it permission to read objects of this bucket; a key that was made just now may take a minute",
-            ) from error
-        if not same:
-            raise StorageError("the new read key reads something else than was written", where=key)
-        return old is not None and _reads(directory, old, key, content)
+def _require_reads(directory: S3Directory, new: str, old: str | None) -> bool | None:
+    """Whether the old key reads, None where the store did not say; that the new one does is required."""
+    with trial_object(directory) as trial:
+        require_read(directory, new, trial)
+        return old is not None and _reads(directory, old, trial)
 
 
-def _reads_now(directory: S3Directory, commitment: str) -> bool:
-    with _written(directory.own()) as (key, content, _):
-        return _reads(directory, commitment, key, content)
+def _reads_now(directory: S3Directory, commitment: str) -> bool | None:
+    with trial_object(directory) as trial:
+        return _reads(directory, commitment, trial)
 
 
-@contextmanager
-def _written(own: ObjectStore) -> Iterator[tuple[str, bytes, str]]:
-    """Key, content and ETag of an object that is gone afterwards, also where the store wrote it and did not say so."""
-    key, content = f"{DOCTOR_PREFIX}/{secrets.token_hex(8)}", secrets.token_bytes(16)
+def _reads(directory: S3Directory, commitment: str, trial: TrialObject) -> bool | None:
     try:
-        yield key, content, own.put(key, content, if_absent=True).etag
-    except BaseException:
-        with suppress(StorageError):  # the first error says what is wrong
-            own.delete(key)
-        raise
-    own.delete(key)
-
-
-def _reads(directory: S3Directory, commitment: str, key: str, content: bytes) -> bool:
-    try:
-        return directory.open(commitment).get(key, max_bytes=len(content)) == content
+        return trial.reads(directory, commitment)
+    except NoAnswerError:
+        return None  # of the key it says nothing
     except StorageError:
         return False

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import py_arkworks_bls12381 as bls12381
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from grail_core.beacon.bls import is_valid
@@ -76,3 +77,25 @@ def test_a_development_key_signs_what_the_same_verification_accepts(seed: bytes,
     assert is_valid(key.public_key, round_, signed.signature)
     assert not is_valid(key.public_key, round_ + 1, signed.signature)
     assert DevelopmentKey.from_seed(seed).sign(round_) == signed
+
+
+ORDER = 0x73EDA753299D7D483339D80809A1D80553BDA402FFFE5BFEFFFFFFFF00000001
+
+
+@settings(max_examples=10)
+@given(st.binary(min_size=32, max_size=32))
+@example(bytes(32))
+@example(b"\xff" * 32)
+@example(ORDER.to_bytes(32, "big"))
+@example((2 * ORDER).to_bytes(32, "big"))
+def test_any_32_bytes_are_a_development_key(secret: bytes) -> None:
+    key = DevelopmentKey(secret)
+    assert is_valid(key.public_key, 1, key.sign(1).signature)
+
+
+def test_a_key_is_reduced_modulo_the_group_order_and_one_below_it_stays_what_it_was() -> None:
+    small = DevelopmentKey((7).to_bytes(32, "big"))
+    assert small.public_key == bytes((bls12381.G2Point() * bls12381.Scalar(7)).to_compressed_bytes())
+    assert DevelopmentKey((ORDER + 7).to_bytes(32, "big")).public_key == small.public_key
+    with pytest.raises(ValueError, match="32 bytes, not 31"):
+        DevelopmentKey(bytes(31))

@@ -209,7 +209,7 @@ def test_key_files_are_private_and_a_bad_one_is_named(tmp_path: Path) -> None:
     KEY.save(path)
     assert os.stat(path).st_mode & 0o777 == 0o600
     assert DevelopmentKey.load(path).public_key == KEY.public_key
-    path.write_text("00" * 32)
+    path.write_text("00" * 31)
     for bad in (path, tmp_path / "none"):
         with pytest.raises(ConfigurationError) as caught:
             DevelopmentKey.load(bad)

@@ -29,14 +29,22 @@ _ROUND_PATH = re.compile(r"/public/([1-9][0-9]{0,17})")
 _IDLE_SECONDS = 10  # a client that says nothing is let go
 
 
+def _reduced(secret: bytes) -> bytes:
+    """A scalar as the standard's KeyGen (draft-irtf-cfrg-bls-signature, section 2.3) ends with one: the bytes as an integer
+    modulo the group order, and where that is zero, the same of their SHA-256. What is below the order already stays."""
+    while (scalar := int.from_bytes(secret, "big") % _ORDER) == 0:
+        secret = hashlib.sha256(secret).digest()
+    return scalar.to_bytes(32, "big")
+
+
 class DevelopmentKey:
     """A secret key that signs rounds as drand's group does."""
 
     def __init__(self, secret: bytes) -> None:
-        """`secret`: 32 bytes, big-endian, from 1 to the group order minus 1."""
-        if len(secret) != 32 or not 0 < int.from_bytes(secret, "big") < _ORDER:
-            raise ValueError("a beacon key is 32 bytes, from 1 to the group order minus 1")
-        self._secret = bytes(secret)
+        """`secret`: any 32 bytes, big-endian, modulo the group order; a ValueError for another number of them."""
+        if len(secret) != 32:
+            raise ValueError(f"a beacon key has 32 bytes, not {len(secret)}")
+        self._secret = _reduced(bytes(secret))
         self._scalar = bls12381.Scalar.from_be_bytes(self._secret)
         self.public_key = bytes((bls12381.G2Point() * self._scalar).to_compressed_bytes())
 
@@ -52,8 +60,12 @@ class DevelopmentKey:
         try:
             return cls(bytes.fromhex(path.read_text("ascii").strip()))
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not a key of 64 hexadecimal digits"
-            raise ConfigurationError(f"the beacon's key file cannot be used: {reason}", where=str(path)) from error
+            reason = error.strerror if isinstance(error, OSError) else "it does not hold 64 hexadecimal digits"
+            raise ConfigurationError(
+                f"the beacon's key file cannot be used: {reason}",
+                where=str(path),
+                hint=f"make one: `head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n' > {path.name}`; any 32 bytes are a key",
+            ) from error
 
     def save(self, path: Path) -> None:
         """Write the key file, readable by its owner only."""

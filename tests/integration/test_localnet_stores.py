@@ -17,6 +17,7 @@ import pytest
 
 from grail_core.chain.development.clock import ClockMode
 from grail_core.chain.development.local import LocalChain
+from grail_core.devnet.network import free_port
 from grail_core.storage.base import AccessDeniedError, ObjectStore, UnknownKeyError
 from grail_core.storage.commitment import Credentials, parse_commitment
 from grail_core.storage.filesystem import FilesystemStore
@@ -25,7 +26,7 @@ from tooling import REPOSITORY
 from tooling.localnet.plan import Layout, Plan
 from tooling.localnet.processes import Processes, store_server
 from tooling.localnet.remote_stores import REGION, RemoteStores, bucket_of, reader_of
-from tooling.localnet.setup import free_port, make_network
+from tooling.localnet.setup import make_network
 
 GENESIS_MS = 1_767_225_600_000
 

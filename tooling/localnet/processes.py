@@ -12,6 +12,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from grail_core.devnet.settings import Places, folder_bucket, role_settings
 from grail_core.disk import write_atomically
 from tooling import REPOSITORY
 from tooling.localnet.conductor import SAFETY_BLOCKS
@@ -127,22 +128,18 @@ class Processes:
 
     def role_settings(self, name: str) -> dict[str, str]:
         """The settings of one participant."""
-        settings = {
-            "BT_NETWORK": "local",
-            "BT_CHAIN_ENDPOINT": str(self._layout.chain),
-            "NETUID": str(self._network.params.netuid),
-            "BT_WALLET_PATH": str(self._layout.wallets),
-            "BT_WALLET_COLD": COLDKEY,
-            "BT_WALLET_HOT": name,
-            "GRAIL_NETWORK": str(self._layout.network),
-            **self._bucket_settings(name),
-            "GRAIL_BEACON_URLS": self._beacon_url,
-            "GRAIL_CACHE_DIR": str(self._layout.cache(name)),
-            "GRAIL_STATE_DIR": str(self._layout.state_of(name)),
-            "GRAIL_LOG_FILE": str(self.event_file(name)),
-            "GRAIL_DEVICE": "cpu",  # whatever GPUs this machine has: a run is the same everywhere
-            "GRAIL_PIPELINE_BACKEND": "hf",
-        }
+        layout = self._layout
+        places = Places(
+            layout.chain,
+            layout.network,
+            layout.wallets,
+            cache=layout.cache(name),
+            state=layout.state_of(name),
+            log=self.event_file(name),
+        )
+        netuid = self._network.params.netuid
+        settings = role_settings(name, places, netuid=netuid, coldkey=COLDKEY, beacon_url=self._beacon_url)
+        settings |= self._bucket_settings(name)
         safety_blocks = self._plan.safety_blocks or (None if self._plan.real_time else SAFETY_BLOCKS)
         if safety_blocks is not None:
             settings["GRAIL_MINER_SAFETY_BLOCKS"] = str(safety_blocks)
@@ -154,7 +151,7 @@ class Processes:
         stores = remote_stores_of(self._layout)
         if stores is not None:
             return stores.settings_of(name)
-        return {"GRAIL_STORAGE_ROOT": str(self._layout.store), "GRAIL_STORAGE_BUCKET": name}
+        return folder_bucket(self._layout.store, name)
 
     def event_file(self, name: str) -> Path:
         return self._layout.logs / f"{name}.jsonl"

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Generic, TypeVar
 
+from grail_core.devnet.network import free_port
 from grail_core.errors import GrailError
 from grail_core.participant.state import only_process
 from tooling.localnet.plan import Layout, Plan, State, load_or_create_state
@@ -34,7 +35,7 @@ from tooling.localnet.processes import (
 )
 from tooling.localnet.remote_stores import remote_stores_of
 from tooling.localnet.report.facts import ProcessFact
-from tooling.localnet.setup import Network, beacon_key, folder_of, free_port, make_network, prepare_folder
+from tooling.localnet.setup import Network, beacon_key, folder_of, make_network, prepare_folder
 from tooling.localnet.supervisor import Supervisor, last_lines
 from tooling.localnet.view import View
 from tooling.localnet.windows import RoleFailedError, Windows

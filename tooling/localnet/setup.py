@@ -1,31 +1,29 @@
 """Makes the network a plan describes: keys, wallets, chain, registrations, stake, network parameters.
 
-Everything follows from the seed, and every step may be repeated, so that a start that was killed half way is simply taken
-again. Roles learn all of it through their public settings alone (`processes.py`).
+Everything follows from the seed, and every step may be repeated (`grail_core.devnet.network`, of which `grail devnet` is made
+too), so that a start that was killed half way is simply taken again. Roles learn all of it through their public settings alone
+(`processes.py`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import errno
-import hashlib
 import json
 import os
-import socket
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from grail_core.beacon.development import DevelopmentKey
 from grail_core.chain.base import Metagraph
 from grail_core.chain.development.clock import ClockMode
 from grail_core.chain.development.local import LocalChain
+from grail_core.devnet import network as devnet
+from grail_core.devnet.network import BURN, VALIDATOR_STAKE, derived_seed, own_port
 from grail_core.disk import write_atomically
 from grail_core.errors import ConfigurationError, DiskFullError
-from grail_core.keys import LocalSigner, write_wallet
-from grail_core.protocol.beacon import BeaconChain
+from grail_core.keys import LocalSigner
 from grail_core.protocol.network import LOCALNET, NetworkParameters
 from grail_core.protocol.types import Block
 from tooling.localnet.newcomer import Newcomer, chain_rules
@@ -34,11 +32,7 @@ from tooling.localnet.remote_stores import RemoteStores, remote_stores_of
 from tooling.localnet.report.facts import MinerIdentity
 
 COLDKEY = "localnet"
-GENESIS_MS = 1_767_225_600_000
-"""Where a virtual clock begins, the first second of 2026: beacon rounds follow from block times, so a seed fixes them too."""
-VALIDATOR_STAKE = 1_000_000_000_000  # rao, the same for each
 TRAINER = "trainer"
-BURN = "burn"
 LEAST_FREE_BYTES = 512 * 2**20
 
 
@@ -59,7 +53,7 @@ class Network:
 
 def derive_seed(seed: int, *parts: str) -> bytes:
     """32 bytes for one purpose of this run."""
-    return hashlib.sha256("\0".join(("grail/localnet", str(seed), *parts)).encode()).digest()
+    return derived_seed("grail/localnet", str(seed), *parts)
 
 
 def prepare_folder(layout: Layout) -> None:
@@ -107,25 +101,18 @@ def make_network(plan: Plan, layout: Layout) -> Network:
                 hint="choose another folder with --out",
             )
     else:
-        mode = _clock_mode(plan)
-        chain = LocalChain.create(
+        chain = devnet.make_chain(
             layout.chain,
+            params,
             seed=derive_seed(plan.seed, "chain").hex(),
-            netuid=params.netuid,
-            block_time_ms=params.block_time_ms,
-            genesis_time_ms=GENESIS_MS if mode is not ClockMode.REAL else None,
-            clock=mode,
+            clock=_clock_mode(plan),
             factor=plan.clock_rate,
             rules=chain_rules(commit_reveal=plan.commit_reveal, full_at=len(signers) if plan.newcomer else None),
         )
     write_atomically(layout.network, encoded)
-    _register(chain, plan, signers)
-    # Registrations come into force with the block after the one they were made in, and roles read final blocks.
+    devnet.register(chain, signers, dict.fromkeys(plan.validator_names(), VALIDATOR_STAKE))
     while (joined := _joined(chain, signers)) is None:
-        if plan.real_time:
-            chain.wait_for_block(Block(chain.current_block() + 1), stop=threading.Event(), finalised=True)
-        else:
-            chain.advance(1)
+        devnet.one_block_more(chain)
     known = {neuron.hotkey: neuron.uid for neuron in joined.neurons}
     uids = {name: known[signer.hotkey] for name, signer in signers.items()}
     miners = tuple(MinerIdentity(name, signers[name].ss58, uids[name], strategy) for name, strategy in plan.miner_strategies())
@@ -158,69 +145,36 @@ def newcomer_of(plan: Plan, network: Network) -> Newcomer | None:
 
 
 def beacon_key(seed: int) -> DevelopmentKey:
-    return DevelopmentKey.from_seed(derive_seed(seed, "beacon"))
+    return devnet.beacon_key(partial(derive_seed, seed))
 
 
 def _keys(plan: Plan, layout: Layout) -> dict[str, LocalSigner]:
+    """In the order of their UIDs: the burn UID first."""
+    seed_of = partial(derive_seed, plan.seed)
     names = [TRAINER, *plan.validator_names(), *(name for name, _ in plan.miner_strategies())]
-    cold = derive_seed(plan.seed, "coldkey")
-    signers = {BURN: LocalSigner.from_seed(derive_seed(plan.seed, "hotkey", BURN))}
-    for name in names:
-        hot = derive_seed(plan.seed, "hotkey", name)
-        signers[name] = write_wallet(layout.wallets, COLDKEY, name, coldkey_seed=cold, hotkey_seed=hot)
-    return signers
+    return {BURN: devnet.burn_key(seed_of), **devnet.make_wallets(layout.wallets, COLDKEY, names, seed_of)}
 
 
 def _remote_stores(plan: Plan, layout: Layout, names: list[str]) -> RemoteStores | None:
-    """Made by the first start and the same in all: the network's identity contains where they are."""
+    """Made by the first start and the same in all: the network's identity contains where they are, so each seed has a port."""
     if plan.store != S3:
         return None
     if not layout.remote_stores.exists():
         seed = derive_seed(plan.seed, "stores")
-        line = _port_of(seed + b"line") if plan.store_faults is not None else None
-        RemoteStores.make(seed, names, _port_of(seed), line=line).write(layout.remote_stores)
+        line = own_port(seed + b"line") if plan.store_faults is not None else None
+        RemoteStores.make(seed, names, own_port(seed), line=line).write(layout.remote_stores)
     return remote_stores_of(layout)
 
 
-def _port_of(seed: bytes) -> int:
-    """The seed's own port where it is free, since a network's identity contains it; else any."""
-    wanted = 20_000 + int.from_bytes(hashlib.sha256(seed).digest()[:4], "big") % 10_000
-    with socket.socket() as probe, contextlib.suppress(OSError):
-        probe.bind(("127.0.0.1", wanted))
-        return wanted
-    return free_port()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _parameters(plan: Plan, trainer: LocalSigner, store_hosts: tuple[str, ...]) -> NetworkParameters:
-    beacon = BeaconChain(
-        public_key=beacon_key(plan.seed).public_key,
-        genesis_time_s=LOCALNET.beacon.genesis_time_s,
-        period_s=LOCALNET.beacon.period_s,
-    )
-    return dataclasses.replace(
-        LOCALNET,
-        beacon=beacon,
-        trainer_hotkey=trainer.hotkey,
+    return devnet.development_parameters(
+        "localnet",
+        key=beacon_key(plan.seed),
+        trainer=trainer.hotkey,
         block_time_ms=plan.block_time_ms,
-        name="localnet",
+        netuid=LOCALNET.netuid,
         store_hosts=store_hosts,
     )
-
-
-def _register(chain: LocalChain, plan: Plan, signers: Mapping[str, LocalSigner]) -> None:
-    """Registrations in a fixed order, so that UIDs follow from the plan: the burn UID first."""
-    for name, signer in signers.items():
-        done = chain.nonce(signer.hotkey)  # how many of its extrinsics the chain has
-        if done == 0:
-            chain.register(signer)
-        if done <= 1 and name in plan.validator_names():
-            chain.stake(signer, VALIDATOR_STAKE)
 
 
 def folder_of(model: str) -> Path:

@@ -33,7 +33,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def database_errors(path: Path) -> Iterator[None]:
-    recovery = "bring a copy back, or start localnet again in a new folder"
+    recovery = "bring a copy back, or make a network in a new folder (`grail devnet init`, localnet)"
     try:
         yield
     except sqlite3.Error as error:

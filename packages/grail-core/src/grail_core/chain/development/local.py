@@ -139,7 +139,7 @@ class LocalChain:
             raise ChainError(
                 "there is no development chain at this path",
                 where=str(place),
-                hint="start localnet, or check BT_CHAIN_ENDPOINT",
+                hint="make one with `grail devnet init`, or check BT_CHAIN_ENDPOINT",
             )
         return cls(place, wall_clock)
 
@@ -270,6 +270,11 @@ class LocalChain:
         """Chain time, Unix milliseconds: the clock for stores and beacons of a network on one machine."""
         state, head = self._clock()
         return max(state.now_ms(self._wall_clock()), self.parameters.time_of_ms(head))
+
+    @property
+    def clock_mode(self) -> ClockMode:
+        """What moves this chain's clock."""
+        return self._stored_clock()[0].mode
 
     def advance(self, blocks: int) -> Block:
         """Move a virtual clock by whole blocks, for every process that shares the chain. Returns the new head."""
@@ -451,7 +456,7 @@ class LocalChain:
             return connection.execute(update, (bytes(hotkey),)).rowcount == 1
 
     def _read_parameters(self) -> LocalChainParameters:
-        hint = "start localnet again in a new folder, or check BT_CHAIN_ENDPOINT"
+        hint = "make a network in a new folder (`grail devnet init`, localnet), or check BT_CHAIN_ENDPOINT"
         try:
             rows = self._query("SELECT format, parameters FROM chain", ())
         except (ChainError, DamagedStateError) as error:

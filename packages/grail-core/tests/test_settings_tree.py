@@ -25,6 +25,7 @@ from grail_core.participant.deployment import (
     open_directory,
     require_registered,
 )
+from grail_core.participant.missing import SeveralMissingError
 from grail_core.participant.participant import Participant
 from grail_core.participant.settings import Settings, load_settings, resolve
 from grail_core.protocol.network import LOCALNET, NetworkParameters
@@ -161,10 +162,11 @@ def test_a_netuid_that_is_said_is_the_networks_also_on_a_development_chain(
         monkeypatch.setenv(name, value)
     if said is not None:
         monkeypatch.setenv("NETUID", said)
-    with pytest.raises(ConfigurationError) as stopped:  # nothing else is set up here, so something is missing in any case
+    with pytest.raises(SeveralMissingError) as stopped:  # nothing else is set up here, so something is missing in any case
         Participant.from_settings(load_settings())
-    assert (stopped.value.where == "NETUID") == (named is not None)
-    assert named is None or f"asked for netuid {named}" in stopped.value.what
+    told = [one.error.what for one in stopped.value.missing if one.error.where == "NETUID"]
+    assert len(told) == (named is not None)
+    assert all(f"asked for netuid {named}" in what for what in told)
 
 
 def test_a_local_network_opens_with_one_clock_for_chain_store_and_beacon(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,8 +211,11 @@ def test_an_unregistered_hotkey_gets_the_line_that_registers_it(monkeypatch: pyt
     assert signer.hotkey == LocalSigner.from_seed(bytes([1]) * 32).hotkey
     with pytest.raises(NotRegisteredError) as caught:
         require_registered(chain, signer, settings)
+    assert caught.value.hint.endswith("grail devnet add ROLE hot --dir .")
+    with pytest.raises(NotRegisteredError) as caught:
+        require_registered(chain, signer, settings.model_copy(update={"bt_network": "test", "bt_chain_endpoint": ""}))
     where = f"--wallet cold --wallet-hotkey hot --wallet-path {settings.wallet_path}"
-    assert caught.value.hint == f"btcli subnets register --netuid 81 {where} --network local"
+    assert caught.value.hint == f"btcli subnets register --netuid 81 {where} --network test"
     assert signer.ss58 in caught.value.what
     btcli, *options = shlex.split(caught.value.hint)
     taken = subprocess.run([Path(sys.executable).with_name(btcli), *options, "--help"], capture_output=True, text=True)

@@ -15,7 +15,7 @@ from rich.table import Table
 from grail_core.errors import ConfigurationError, ProtocolViolationError
 from grail_core.keys import from_ss58, ss58
 from grail_core.participant.buckets import open_bucket
-from grail_core.participant.deployment import parameters_named
+from grail_core.participant.deployment import parameters_of
 from grail_core.participant.settings import Settings
 from grail_core.protocol import MinerStatus, MinerVerdict, Outcome, SignedVerdict, VerdictBody, WindowStatus
 from grail_core.protocol.constants import WINDOW_LENGTH
@@ -123,7 +123,7 @@ def _of_ledger(settings: Settings, window: Window, ledger: Path | None) -> Publi
 
 def _of_bucket(settings: Settings, window: Window, name: str) -> PublishedFiles | RoundFiles:
     """What a validator published of it. The signature is held against the validator and the network that the verdict names."""
-    raw = BucketVerdicts(open_bucket(name, settings, parameters_named(settings.network))).read(window)
+    raw = BucketVerdicts(open_bucket(name, settings, parameters_of(settings))).read(window)
     if raw is None:
         raise ProtocolViolationError(f"no verdict of window {window} is there", where=name, hint=_instead(window, None))
     problem = "it is neither a window's nor a round's"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from grail_core.errors import NotRegisteredError
 from grail_core.keys import ss58
 from grail_core.participant.classes import require_class
+from grail_core.participant.deployment import permit_hint
 from grail_core.participant.participant import Participant
 from grail_core.participant.pinned import table_in_force
 from grail_core.participant.settings import Settings
@@ -69,7 +70,7 @@ def _run(
         raise NotRegisteredError(
             "this hotkey has no validator permit",
             where=ss58(participant.signer.hotkey),
-            hint=f"stake to it on netuid {participant.params.netuid}; permits go to the keys with the most stake",
+            hint=permit_hint(settings, participant.params.netuid),
         )
     require_class(models, "validator", participant.params)
     table_in_force(participant)

@@ -52,9 +52,9 @@ def doctor(settings: Settings, as_json: bool) -> None:
     """
     from grail_core.beacon.chains import hash_of, name_of
     from grail_core.commands.relay_clocks import hold_clock
-    from grail_core.participant.deployment import beacon_relays, network_clock, parameters_named
+    from grail_core.participant.deployment import beacon_relays, network_clock, parameters_of
 
-    params = parameters_named(settings.network)
+    params = parameters_of(settings)
     if params.beacon_policy == "off":
         click.echo(json.dumps({"policy": "off", "relays": []}) if as_json else f"network {params.name} has no beacon")
         return
@@ -173,12 +173,12 @@ def round_command(
 def _chain(settings: Settings, name: str) -> ChainInfo:
     from grail_core.beacon.bls import Scheme
     from grail_core.beacon.chains import KNOWN_CHAINS, ChainInfo, read_info
-    from grail_core.participant.deployment import parameters_named
+    from grail_core.participant.deployment import parameters_of
 
     if name in KNOWN_CHAINS:
         return KNOWN_CHAINS[name]
     if name == _NETWORKS:
-        chain = parameters_named(settings.network).beacon
+        chain = parameters_of(settings).beacon
         known = next((info for info in KNOWN_CHAINS.values() if info.serves(chain)), None)
         return known or ChainInfo(Scheme.RFC9380, chain.public_key, chain.genesis_time_s, chain.period_s, b"")
     if not Path(name).is_file():

@@ -17,6 +17,7 @@ from grail_core.commands.beacon import beacon
 from grail_core.commands.calibrate_receipts import receipts
 from grail_core.commands.checkpoint import checkpoint
 from grail_core.commands.devnet import devnet
+from grail_core.commands.network import network
 from grail_core.commands.options import common_options, run_cli, verbose_option, verbosity
 from grail_core.commands.receipts import verify
 from grail_core.commands.rotate_key import rotate_key
@@ -63,6 +64,7 @@ _role("train", "grail-trainer", "The same as `grail-trainer run`.")
 cli.add_command(beacon)
 cli.add_command(checkpoint)
 cli.add_command(devnet)
+cli.add_command(network)
 cli.add_command(scores)
 cli.add_command(verify)
 cli.add_command(ask)

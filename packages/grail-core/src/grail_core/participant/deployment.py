@@ -6,19 +6,17 @@ that is to blame and the line that mends it.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grail_core.beacon.base import Beacon
 from grail_core.chain.base import Chain, Neuron
-from grail_core.clock import wall_clock_ms
+from grail_core.clock import WallClock, wall_clock_ms
 from grail_core.errors import ConfigurationError, NotRegisteredError
+from grail_core.participant.network_file import is_url, read_file, read_url, require_digest, require_pinned
 from grail_core.participant.settings import Settings
-from grail_core.proof.numerics import NUMERICS_CLASSES
-from grail_core.protocol.network import NETWORKS, UNSET_HOTKEY, NetworkParameters
+from grail_core.protocol.network import LOCALNET, NETWORKS, SUBNET_81, UNSET_HOTKEY, NetworkParameters
 from grail_core.protocol.signer import Signer
 from grail_core.storage.base import StoreDirectory
 
@@ -27,23 +25,40 @@ if TYPE_CHECKING:
     from grail_core.keys import LocalSigner
     from grail_core.storage.s3_directory import S3Directory
 
-_MAX_NETWORK_FILE = 64 * 1024
+_LOCAL_CHAIN = "`grail devnet init` makes one, and `grail devnet env NAME` prints the settings of its roles"
 BEACON_PATIENCE_PERIODS = 3  # a role asks for a round less than one period before its time
 
 
+DEVNET_HINT = (
+    "to try a role on this machine: `grail devnet init` makes a network, `hatch run localnet` in a source tree runs one"
+)
+
+
 def network_parameters(settings: Settings) -> NetworkParameters:
-    """The named network, or the one described by a JSON file.
+    """The network of the settings: a named one, or the one described by a JSON file or URL.
 
     Raises:
-        ConfigurationError: no such network, a file that does not parse, or a network without a trainer.
+        ConfigurationError: as `parameters_of`, and a network without a trainer.
     """
-    params = parameters_named(settings.network)
+    params = parameters_of(settings)
     if params.trainer_hotkey == UNSET_HOTKEY:
+        pattern = " is a pattern for networks on one machine, which have files of their own: it" if params == LOCALNET else ""
         raise ConfigurationError(
-            f"network {params.name} names no trainer hotkey, so no checkpoint can be trusted",
+            f"network {params.name}{pattern} names no trainer hotkey, so no checkpoint can be trusted",
             where="GRAIL_NETWORK",
-            hint="use the parameters file that the network's operator publishes",
+            hint=f"give the parameters file that the network's operator publishes, or its https URL; {DEVNET_HINT}",
         )
+    return params
+
+
+def parameters_of(settings: Settings) -> NetworkParameters:
+    """The network of the settings, with or without a trainer. Errors: as `parameters_named`."""
+    digest = settings.network_digest
+    if is_url(settings.network):
+        require_pinned(settings.network, digest, "GRAIL_NETWORK")
+        return read_url(settings.network, where="GRAIL_NETWORK", digest=digest, cache=settings.cache_dir)
+    params = parameters_named(settings.network)
+    require_digest(params, digest, settings.network)
     return params
 
 
@@ -57,50 +72,18 @@ def parameters_named(name: str, *, where: str = "GRAIL_NETWORK") -> NetworkParam
         ConfigurationError: no such network, or a file that does not parse.
     """
     if name in NETWORKS:
-        params = NETWORKS[name]
-    elif Path(name).is_file():
-        try:
-            raw = Path(name).read_bytes()
-            if len(raw) > _MAX_NETWORK_FILE:
-                raise ValueError(f"{len(raw)} bytes")
-            value = json.loads(raw)
-            _require_unchained(value)
-            params = NetworkParameters.from_json(value)
-        except (OSError, ValueError, RecursionError) as error:
-            raise ConfigurationError(
-                f"the network file does not parse: {error}",
-                where=name,
-                hint=f"check {where}; a file of an earlier version lacks members: get the network's present one",
-            ) from error
-        _require_known_classes(params, name)
+        return NETWORKS[name]
+    if Path(name).is_file():
+        return read_file(name, where=where)
+    if where == "GRAIL_NETWORK":  # no named network has a trainer in this version, so none is offered
+        hint = f"the path or https URL of a parameters file, or {SUBNET_81.name} once it names a trainer; {DEVNET_HINT}"
     else:
-        raise ConfigurationError(
-            "there is no such file of network parameters" if "/" in name else "there is no network of this name",
-            where=where,
-            hint=f"one of {', '.join(sorted(NETWORKS))}, or the path of a parameters file",
-        )
-    return params
-
-
-def _require_unchained(value: object) -> None:
-    """Records carry a round's signature of 48 bytes alone: a beacon of another scheme could not be verified from them."""
-    beacon = value.get("beacon") if isinstance(value, dict) else None
-    if isinstance(beacon, dict) and ("scheme" in beacon or len(str(beacon.get("public_key", ""))) == 96):
-        raise ValueError(
-            "$network.beacon: a network's beacon is of the scheme bls-unchained-g1-rfc9380 (quicknet), with a key of 96 bytes; "
-            "rounds of other chains are verified by `grail beacon round` alone"
-        )
-
-
-def _require_known_classes(params: NetworkParameters, path: str) -> None:
-    """The protocol's list is closed: a name that is not on it would admit nobody, and every miner would be told so alone."""
-    unknown = {*params.proof_classes, *params.generation_classes, *params.validator_classes} - NUMERICS_CLASSES.keys()
-    if unknown:
-        raise ConfigurationError(
-            f"the network file names numerics classes that there are not: {', '.join(sorted(unknown))}",
-            where=path,
-            hint=f"classes of this version: {', '.join(NUMERICS_CLASSES)}",
-        )
+        hint = f"one of {', '.join(sorted(NETWORKS))}, or the path of a parameters file"
+    raise ConfigurationError(
+        "there is no such file of network parameters" if "/" in name else "there is no network of this name",
+        where=where,
+        hint=hint,
+    )
 
 
 def open_chain(settings: Settings) -> Chain:
@@ -109,7 +92,7 @@ def open_chain(settings: Settings) -> Chain:
         from grail_core.chain.development.local import LocalChain
 
         if not settings.bt_chain_endpoint:
-            raise ConfigurationError("a local chain needs its file", where="BT_CHAIN_ENDPOINT", hint="start localnet first")
+            raise ConfigurationError("a local chain needs its file", where="BT_CHAIN_ENDPOINT", hint=_LOCAL_CHAIN)
         return LocalChain.open(settings.bt_chain_endpoint)
     from grail_core.chain.bittensor.adapter import BittensorChain
 
@@ -121,6 +104,11 @@ def open_directory(settings: Settings, network: NetworkParameters, chain: Chain)
 
     A shared folder tells the time by the chain's clock, so that store times and block times of one machine compare.
     """
+    return directory_on(settings, network, chain.now_ms)
+
+
+def directory_on(settings: Settings, network: NetworkParameters, clock: WallClock) -> StoreDirectory:
+    """`open_directory` for whoever has the network's clock and no chain."""
     if settings.storage_root is not None:
         from grail_core.storage.filesystem import FilesystemDirectory
 
@@ -140,7 +128,7 @@ def open_directory(settings: Settings, network: NetworkParameters, chain: Chain)
                 where="GRAIL_STORAGE_BUCKET",
                 hint="name one: 3 to 63 lower-case letters, digits, '.' and '-'",
             )
-        return FilesystemDirectory(settings.storage_root, settings.storage_bucket, clock=chain.now_ms)
+        return FilesystemDirectory(settings.storage_root, settings.storage_bucket, clock=clock)
     return open_s3_directory(settings, network)
 
 
@@ -209,7 +197,11 @@ def open_s3_directory(settings: Settings, network: NetworkParameters) -> S3Direc
     }
     missing = [name for name, value in values.items() if not value]
     if missing:
-        raise ConfigurationError("the bucket's settings are not complete", where=", ".join(missing), hint="set them")
+        raise ConfigurationError(
+            "the bucket's settings are not complete",
+            where=", ".join(missing),
+            hint="set them; docs/operations.md, Storage, says what the bucket's two keys may do",
+        )
     index = 0
     if settings.r2_endpoint_url:
         endpoints = [endpoint_of(values["R2_ACCOUNT_ID"], host) for host in network.store_hosts]
@@ -230,10 +222,12 @@ def require_beacon_choice(settings: Settings, *, use_drand: bool) -> None:
     """What the operator says of the beacon against the network's policy, which decides: nobody falls back silently.
 
     Raises:
-        ConfigurationError: --no-drand on a network whose windows need a round, or the other way round; errors of
-            `parameters_named`.
+        ConfigurationError: --no-drand on a network whose windows need a round, or the other way round.
     """
-    network = parameters_named(settings.network)
+    try:
+        network = parameters_of(settings)
+    except ConfigurationError:
+        return  # the start says so, with all else that is missing
     if use_drand and network.beacon_policy == "off":
         raise ConfigurationError(
             f"network {network.name} has no beacon: its seeds follow from block hashes alone",
@@ -267,7 +261,7 @@ def open_beacon(settings: Settings, network: NetworkParameters) -> Beacon:
     return DrandBeacon(network.beacon, relays, settings.cache_dir / "beacon", clock=clock, patience_s=patience)
 
 
-def network_clock(settings: Settings) -> Callable[[], int]:
+def network_clock(settings: Settings) -> WallClock:
     """Unix milliseconds as the network sees them: a development chain's time differs from the wall clock after a stop."""
     if settings.bt_network == "local" and settings.bt_chain_endpoint:
         from grail_core.chain.development.local import LocalChain
@@ -296,15 +290,38 @@ def require_registered(chain: Chain, signer: Signer, settings: Settings) -> Neur
         raise NotRegisteredError(
             f"hotkey {ss58(signer.hotkey)} is not registered on netuid {chain.netuid}",
             where=f"wallet {settings.wallet_cold}/{settings.wallet_hot}",
-            hint=f"btcli subnets register --netuid {chain.netuid} --wallet {settings.wallet_cold} "
-            f"--wallet-hotkey {settings.wallet_hot} --wallet-path {settings.wallet_path} --network {_network_of(settings)}",
+            hint=_registering(settings, chain.netuid),
         )
     return neuron
 
 
+def permit_hint(settings: Settings, netuid: int) -> str:
+    """What a hotkey without a validator permit lacks."""
+    if settings.bt_network == "local":
+        folder = Path(settings.bt_chain_endpoint).parent
+        return (
+            f"a development chain gives it from 1 TAO on: grail devnet fund {settings.wallet_hot} --dir {folder}; "
+            "blocks must come (`grail devnet up`, or `grail devnet advance`)"
+        )
+    return (
+        f"stake to it on netuid {netuid}: the chain gives permits to the hotkeys with the most stake, so many as its "
+        f"hyperparameter max_validators says (btcli subnets hyperparameters {netuid})"
+    )
+
+
+def _registering(settings: Settings, netuid: int) -> str:
+    if settings.bt_network == "local":
+        folder = Path(settings.bt_chain_endpoint).parent
+        return f"a development network registers who is added to it: grail devnet add ROLE {settings.wallet_hot} --dir {folder}"
+    return (
+        f"btcli subnets register --netuid {netuid} --wallet {settings.wallet_cold} "
+        f"--wallet-hotkey {settings.wallet_hot} --wallet-path {settings.wallet_path} --network {_network_of(settings)}"
+    )
+
+
 def _network_of(settings: Settings) -> str:
     """What `btcli` calls the network: its name, or the first endpoint without what may be a provider's key."""
-    if settings.bt_network == "local" or not settings.bt_chain_endpoint:
+    if not settings.bt_chain_endpoint:
         return settings.bt_network
     from grail_core.chain.bittensor.endpoints import name_of
 

@@ -16,20 +16,13 @@ from grail_core.beacon.base import Beacon
 from grail_core.chain.base import Chain, Neuron, time_of_block_ms
 from grail_core.checkpoints.bucket import CheckpointBucket
 from grail_core.checkpoints.cache import DEFAULT_LIMIT_BYTES, CheckpointCache
-from grail_core.checkpoints.pinned_table import read_own_copy
 from grail_core.checkpoints.source import CheckpointSource, cache_of
 from grail_core.clock import utc_text
-from grail_core.errors import ChainError, ConfigurationError
+from grail_core.errors import ChainError
 from grail_core.file_cache import DEFAULT_BUDGET_BYTES, FileCache
 from grail_core.participant.bucket_trial import bucket_named, tried_commitment
-from grail_core.participant.deployment import (
-    load_signer,
-    network_parameters,
-    open_beacon,
-    open_chain,
-    open_directory,
-    require_registered,
-)
+from grail_core.participant.deployment import require_registered
+from grail_core.participant.missing import open_everything
 from grail_core.participant.read_key import commit_bucket, former_commitment
 from grail_core.participant.settings import Settings
 from grail_core.participant.state import StateFolder, network_state
@@ -64,26 +57,14 @@ class Participant:
 
     @classmethod
     def from_settings(cls, settings: Settings, *, package: str = "grail-core") -> Participant:
-        """Open everything; the first thing that is wrong ends with its error (what, where, what to try)."""
-        if settings.calibration is not None:
-            read_own_copy(settings.calibration)
-        params = network_parameters(settings)
-        chain = open_chain(settings)
-        # A development chain has its netuid in its file; what the operator says counts all the same.
-        asked = settings.netuid if "netuid" in settings.model_fields_set else chain.netuid
-        other = next((number for number in (asked, chain.netuid) if number != params.netuid), None)
-        if other is not None:
-            raise ConfigurationError(
-                f"the chain is asked for netuid {other}, and network {params.name} is on netuid {params.netuid}",
-                where="NETUID",
-                hint="set NETUID to the network's, or GRAIL_NETWORK to the file of this subnet's network",
-            )
+        """Open everything; all that is missing ends with one error (what, where, what to try; see `missing`)."""
+        handles = open_everything(settings).require_all()
         return cls(
-            params=params,
-            chain=chain,
-            directory=open_directory(settings, params, chain),
-            beacon=open_beacon(settings, params),
-            signer=load_signer(settings),
+            params=handles.params,
+            chain=handles.chain,
+            directory=handles.directory,
+            beacon=handles.beacon,
+            signer=handles.signer,
             cache_dir=settings.cache_dir,
             state_dir=settings.state_dir,
             checkpoint_cache_bytes=settings.checkpoint_cache_gib << 30,

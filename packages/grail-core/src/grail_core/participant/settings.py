@@ -27,6 +27,7 @@ from grail_core.participant.settings_fields import (
     ROLES,
     DeviceName,
     FilePath,
+    HexDigest,
     WholeNumber,
     expanded,
     setting,
@@ -79,8 +80,16 @@ class _SharedSettings(BaseModel):
         "GRAIL_NETWORK",
         NETWORK,
         NETWORKED,
-        "a named network, or a JSON file of network parameters (`localnet` writes one)",
+        "a named network, or a JSON file of network parameters: its path (`grail devnet` and localnet write one) or https URL",
         default="subnet-81",
+    )
+    network_digest: HexDigest = setting(
+        "GRAIL_NETWORK_DIGEST",
+        NETWORK,
+        NETWORKED,
+        "digest that the parameters must have; a URL needs it (`grail network` shows a file's)",
+        wanted="64 hexadecimal digits",
+        default="",
     )
     beacon_urls: str = setting(
         "GRAIL_BEACON_URLS",

@@ -94,8 +94,16 @@ def _device(value: str) -> str:
     return value
 
 
+def _digest(value: str) -> str:
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", value):
+        raise ValueError("it is no digest")
+    return value.lower()
+
+
 WholeNumber = Annotated[int, BeforeValidator(_whole_number)]
 Number = Annotated[float, BeforeValidator(_number)]
 Switch = Annotated[bool, BeforeValidator(_switch)]
 DeviceName = Annotated[str, AfterValidator(_device)]
+HexDigest = Annotated[str, AfterValidator(_digest)]
+"""A SHA-256 in lower case, whatever it was written in."""
 FilePath = Annotated[Path, AfterValidator(expanded)]

@@ -122,7 +122,9 @@ def up(folder: DevnetFolder, detach: bool, port: int | None, as_json: bool) -> N
         if as_json:
             click.echo(json.dumps({"up": True, "process": process, "folder": str(folder.root)}))
         else:
-            click.echo(f"up: process {process}, which prints to {folder.log}; it ends with: grail devnet down")
+            click.echo(
+                f"up: process {process}, which prints to {folder.log}; it ends with: grail devnet down --dir {folder.root}"
+            )
         return
     with stop_on_signals() as stop, running.serving(folder, port) as served:
         _show(served, as_json, f"up; beacon {served.description.beacon_url}; Ctrl-C ends it")
@@ -280,7 +282,7 @@ def _show_one(made: Devnet, name: str, as_json: bool) -> None:
 
 
 def _lines(found: Status) -> list[str]:
-    state = f"up (process {found.process})" if found.up else "not up: grail devnet up"
+    state = f"up (process {found.process})" if found.up else f"not up (grail devnet up --dir {found.folder})"
     left = f", the next in {found.next_window_s:.0f} s" if found.next_window_s is not None and found.up else ""
     pace = f"one every {found.block_time_s:g} s" if found.clock == "real" else "moved by `grail devnet advance`"
     lines = [f"{state}; block {found.block}, {pace}; window {found.window}{left}"]

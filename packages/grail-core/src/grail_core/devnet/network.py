@@ -18,6 +18,7 @@ from grail_core.beacon.development import DevelopmentKey
 from grail_core.chain.development.clock import ClockMode
 from grail_core.chain.development.local import LocalChain
 from grail_core.chain.development.state import ChainRules
+from grail_core.errors import ChainError
 from grail_core.keys import LocalSigner, write_wallet
 from grail_core.protocol.beacon import BeaconChain
 from grail_core.protocol.network import LOCALNET, NetworkParameters
@@ -95,13 +96,17 @@ def make_chain(
 def register(chain: LocalChain, signers: Mapping[str, LocalSigner], stakes: Mapping[str, int]) -> None:
     """Registrations in the order given, so that UIDs follow from it, each with its stake (rao); those that were made are left.
 
-    What is done is read from how many extrinsics of a hotkey the chain has, since its own calls come after these two.
+    What is done is read from how many extrinsics of a hotkey the chain has, since its own calls come after these two. Another
+    process may be at it too.
     """
     for name, signer in signers.items():
-        done = chain.nonce(signer.hotkey)
-        if done == 0:
-            chain.register(signer)
-        if done <= 1 and name in stakes:
+        if chain.nonce(signer.hotkey) == 0:
+            try:
+                chain.register(signer)
+            except ChainError:
+                if chain.nonce(signer.hotkey) == 0:
+                    raise
+        if name in stakes and chain.nonce(signer.hotkey) == 1:
             chain.stake(signer, stakes[name])
 
 

@@ -23,6 +23,7 @@ from grail_core.participant.deployment import (
     open_beacon,
     open_chain,
     open_directory,
+    permit_hint,
     require_registered,
 )
 from grail_core.participant.missing import SeveralMissingError
@@ -227,3 +228,11 @@ def test_an_unregistered_hotkey_gets_the_line_that_registers_it(monkeypatch: pyt
     chain.register(signer)
     chain.advance(2)
     assert require_registered(chain, signer, settings).uid == 0
+
+
+def test_who_has_no_permit_is_told_what_the_chain_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BT_WALLET_HOT", "hot")
+    assert "btcli subnets hyperparameters 81" in permit_hint(load_settings(), 81)
+    monkeypatch.setenv("BT_NETWORK", "local")
+    monkeypatch.setenv("BT_CHAIN_ENDPOINT", "/net/chain.sqlite")
+    assert "from 1 TAO on: grail devnet fund hot --dir /net" in permit_hint(load_settings(), 81)

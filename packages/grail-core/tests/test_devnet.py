@@ -20,6 +20,7 @@ from grail_core.chain.development.local import LocalChain
 from grail_core.clock import wall_clock_ms
 from grail_core.commands.grail import cli
 from grail_core.devnet.folder import DevnetFolder
+from grail_core.devnet.network import free_port
 from grail_core.devnet.presence import process_of
 from grail_core.devnet.settings import written
 from grail_core.errors import ConfigurationError, DamagedStateError, GrailError
@@ -207,14 +208,28 @@ def test_up_serves_verified_rounds_and_after_a_kill_goes_on_with_the_same_networ
     finally:
         assert told("down", "--dir", str(root)) == {"up": False, "process": up["process"]}
     assert told("down", "--dir", str(root)) == {"up": False, "process": None}
+    moved = free_port()
+    up = told("up", "--detach", "--port", str(moved), "--dir", str(root))
+    try:
+        assert told("env", "miner-1", "--dir", str(root))["GRAIL_BEACON_URLS"] == f"http://127.0.0.1:{moved}"
+        lock = root / "up.json"
+        whole = lock.read_bytes()
+        for pid in ("-1", "0", "true", '"1"'):  # whoever sends a signal to these sends it to many
+            lock.write_text(f'{{"pid": {pid}}}')
+            assert process_of(DevnetFolder(root)) is None
+        lock.write_bytes(whole)
+    finally:
+        assert told("down", "--dir", str(root))["process"] == up["process"]
     assert not told("status", "--dir", str(root))["up"]
 
 
 def test_a_port_that_is_taken_ends_a_detached_start_with_what_its_process_said(tmp_path: Path) -> None:
     root = tmp_path / "net"
     told("init", str(root), *MANUAL)
+    port = json.loads((root / "devnet.json").read_bytes())["port"]
     with ScriptedServer(Answer(404)) as other:
         error = refused("up", "--detach", "--dir", str(root), "--port", str(other.server_address[1]))
     assert error.exit_code == 3
     assert "cannot listen" in error.what
     assert "choose another --port" in error.what
+    assert json.loads((root / "devnet.json").read_bytes())["port"] == port

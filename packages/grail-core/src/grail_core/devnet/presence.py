@@ -35,6 +35,7 @@ def process_of(folder: DevnetFolder) -> int | None:
         return None
     try:
         with folder.lock.open("rb") as file:
-            return int(json.loads(file.read(_MOST_LOCK_BYTES))["pid"])
+            pid = json.loads(file.read(_MOST_LOCK_BYTES))["pid"]
+        return pid if type(pid) is int and pid > 1 else None  # 0 and less are many processes, to whoever ends one
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None  # it is being written this moment

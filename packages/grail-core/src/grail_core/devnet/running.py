@@ -54,19 +54,20 @@ def serving(folder: DevnetFolder, port: int | None) -> Iterator[Devnet]:
         ConfigurationError: the port is taken.
     """
     with only_process(folder.lock, _UP_ALREADY, hint=_hint(folder)):
-        description = read_description(folder)
-        if port is not None and port != description.port:
-            write_description(folder, dataclasses.replace(description, port=port))
         devnet = complete(folder)
+        description = devnet.description if port is None else dataclasses.replace(devnet.description, port=port)
         beacon = devnet.params.beacon
         relay = Relay(
             beacon_key(seed_of(folder)),
             genesis_time_s=beacon.genesis_time_s,
             period_s=beacon.period_s,
-            port=devnet.description.port,
+            port=description.port,
             clock=devnet.chain.now_ms,
         )
         with relay:
+            if description != devnet.description:  # once it is ours
+                write_description(folder, description)
+                devnet = dataclasses.replace(devnet, description=description)
             thread = threading.Thread(target=relay.serve_forever, kwargs={"poll_interval": 0.1}, name="relay", daemon=True)
             thread.start()
             try:

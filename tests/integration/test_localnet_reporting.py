@@ -44,7 +44,7 @@ CHEAT = MinerIdentity("miner-2", "5DAAnrj7VHTznn2AWBemMuyBwZWs6FNFjdyVXUeYum3PTX
 REQUIRED_KEYS = {
     "windows", "env_id", "eval_before", "eval_after", "format_before", "format_after", "eval_constant", "eval_control", "audit",
     "miners", "validators_agree", "windows_missed", "delta_ratio", "verify_to_generate_ratio", "seconds_per_window",
-    "rollouts_verified_fraction",
+    "generate_to_verify_ratio", "rollouts_verified_fraction",
 }  # fmt: skip
 REQUIRED_MINER_KEYS = {"hotkey", "strategy", "weight", "unique_valid", "windows_failed", "reason"}
 VOID_ELEMENTS = {"meta", "br"}
@@ -104,6 +104,7 @@ def test_the_summary_has_every_promised_key_and_derives_its_ratios() -> None:
     assert miners["miner-2"]["reason"].startswith("proof: error")
     assert summary["validators_agree"] is True
     assert summary["delta_ratio"] == pytest.approx(0.05)
+    assert summary["generate_to_verify_ratio"] == pytest.approx(5.0)
     assert summary["verify_to_generate_ratio"] == pytest.approx(0.2)
     assert summary["rollouts_verified_fraction"] == pytest.approx(1 / 2)
     assert summary["honest_unique_fraction"] == pytest.approx(158 / 160)

@@ -100,8 +100,13 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
             rows.append(("", f"{validator} missed window {window}: {why}"))
     if summary.delta_ratio is not None:
         rows.append(("delta against full", f"{100 * summary.delta_ratio:.1f} % of the bytes"))
-    if summary.verify_to_generate_ratio is not None:
-        rows.append(("verify against generate", f"{summary.verify_to_generate_ratio:.2f} of the time of a rollout"))
+    if summary.generate_to_verify_ratio is not None:
+        rows.append(
+            (
+                "generate : verify",
+                f"{summary.generate_to_verify_ratio:.2f} s of generating a rollout for 1 s of verifying one",
+            )
+        )
     if summary.rollouts_verified_fraction is not None:
         unique = f"; of the honest ones {100 * (summary.honest_unique_fraction or 0):.1f} % counted as unique"
         rows.append(("rollouts that passed", f"{100 * summary.rollouts_verified_fraction:.1f} % of all{unique}"))

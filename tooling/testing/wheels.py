@@ -1,8 +1,11 @@
-"""Build the five wheels and install each role into a clean environment, as a user would.
+"""Build the five wheels and install each role into a clean environment, as a user would; with `--out DIR`, leave them in DIR.
 
-For each role: a fresh virtual environment, the wheels of this tree (`--find-links`), `--help` timed, and the promise that the
-role pulls in no other role (and grail-core alone no torch). In the miner's the quickstart of docs/inference.md is run, and
-grail-core alone checks its receipt. Prints one line a role; exits with 1 at the first broken promise.
+`--out DIR` installs nothing: it leaves the wheels and a `constraints.txt` that pins them and what they were tried with, so that
+`pip install --find-links DIR -c DIR/constraints.txt grail-miner` takes these and no others.
+
+Without it, for each role: a fresh virtual environment, the wheels of this tree, `--help` timed, and the promise
+that the role pulls in no other role (and grail-core alone no torch). In the miner's the quickstart of docs/inference.md is run,
+and grail-core alone checks its receipt. Prints one line a role; exits with 1 at the first broken promise.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from tooling.testing.quickstart import run_quickstart, verify_without_model
 
 PACKAGES = ("grail-core", "grail-envs", "grail-miner", "grail-validator", "grail-trainer")
 COMMANDS = {"grail-core": "grail"}
+CONSTRAINTS = "constraints.txt"
 FORBIDDEN = {
     "grail-core": {"torch", "transformers", "grail-envs", "grail-miner", "grail-validator", "grail-trainer"},
     "grail-envs": {"torch", "grail-miner", "grail-validator", "grail-trainer"},
@@ -30,9 +34,26 @@ FORBIDDEN = {
 
 
 def build(target: Path) -> None:
+    """The five wheels, and the constraints that an installation from this folder takes."""
     for package in PACKAGES:
         command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(target)]
         subprocess.run(command, cwd=REPOSITORY / "packages" / package, check=True, stdout=subprocess.DEVNULL)
+    (target / CONSTRAINTS).write_text(constraints(target), "utf-8")
+
+
+def constraints(wheels: Path) -> str:
+    """The repository's constraints, and the versions of the wheels in a folder: of an index, no other of these names is taken.
+
+    Raises:
+        RuntimeError: a wheel is missing, or is there in several versions.
+    """
+    pins = []
+    for package in PACKAGES:
+        found = sorted(wheels.glob(f"{package.replace('-', '_')}-*.whl"))
+        if len(found) != 1:
+            raise RuntimeError(f"{len(found)} wheels of {package} in {wheels}, one is needed: empty the folder")
+        pins.append(f"{package}=={found[0].name.split('-')[1]}")
+    return (REPOSITORY / CONSTRAINTS).read_text("utf-8") + "\n".join(pins) + "\n"
 
 
 def check(package: str, wheels: Path, folder: Path) -> str:
@@ -47,7 +68,7 @@ def check(package: str, wheels: Path, folder: Path) -> str:
         "install",
         "-q",
         "-c",
-        str(REPOSITORY / "constraints.txt"),
+        str(wheels / CONSTRAINTS),
         "--find-links",
         str(wheels),
     ]
@@ -87,8 +108,23 @@ def _served_and_verified(scratch: Path) -> str:
     return f"served, asked by openai's library and verified in {time.perf_counter() - start:.1f} s"
 
 
+def _leave(out: Path) -> int:
+    out.mkdir(parents=True, exist_ok=True)
+    for wheel in (path for package in PACKAGES for path in out.glob(f"{package.replace('-', '_')}-*.whl")):
+        wheel.unlink()  # of an earlier build
+    build(out.absolute())
+    for path in sorted(out.iterdir()):
+        print(f"{path}  {path.stat().st_size:,} bytes")
+    print(f"install a role: pip install --find-links {out} -c {out / CONSTRAINTS} grail-miner")
+    return 0
+
+
 def main() -> int:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="leave wheels and constraints.txt there, and install nothing")
+    out: Path | None = parser.parse_args().out
+    if out is not None:
+        return _leave(out)
     with tempfile.TemporaryDirectory() as scratch:
         wheels = Path(scratch) / "dist"
         build(wheels)

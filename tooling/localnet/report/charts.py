@@ -1,13 +1,14 @@
-"""Inline SVG for the report: a few plain chart forms, no script, no external resource.
+"""Inline SVG for the report: lines and columns, no script, no external resource; horizontal bars are in `bars.py`.
 
-Colours are CSS variables of the page, so that one drawing serves light and dark. Every mark carries a `<title>`, which
-browsers show on hovering. Sizes are in SVG units at which text is 12 px; the drawing scales with its card.
+Colours are CSS variables of the page, so that one drawing serves light and dark. Sizes are in SVG units at which text is 12 px;
+a drawing scales with its card, so each is made for the widths that a page has (`at_every_width`), of which the style sheet
+shows one: text stays readable on a telephone. Marks carry a `<title>` for hovering, and nothing is said there alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -15,6 +16,10 @@ from grail_core import svg
 
 Formatter = Callable[[float], str]
 ToPixels = Callable[[float], float]
+
+MIDDLE = 540
+NARROW = 330
+"""Widths of drawings for a page of one column, and for a telephone's."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,16 @@ def size(count: float) -> str:
     return f"{count:.0f} B"
 
 
+def at_every_width(width: int, draw: Callable[[int], str]) -> str:
+    """The drawing as it is asked for, and again for narrower pages where it is too wide for them."""
+    shown = [("not-narrow" if width <= MIDDLE else "only-wide", width)]
+    shown += [("only-middle", MIDDLE)] if width > MIDDLE else []
+    shown += [("only-narrow", NARROW)] if width > NARROW else []
+    if len(shown) == 1:
+        return draw(width)
+    return "".join(f'<div class="{kind}">{draw(one)}</div>' for kind, one in shown)
+
+
 def nice_ticks(low: float, high: float, wanted: int = 4) -> list[float]:
     """Round numbers that cover low … high, about `wanted` steps of 1, 2, 2.5 or 5 times a power of ten; at least two of them.
 
@@ -98,15 +113,17 @@ def line_chart(
     x_labels: Sequence[str],
     *,
     y_format: Formatter,
+    x_name: str = "",
+    y_name: str = "",
     levels: Sequence[Level] = (),
     marks: Sequence[Mark] = (),
-    width: int = 540,
-    height: int = 250,
+    width: int = MIDDLE,
+    height: int = 270,
     from_zero: bool = False,
     below_zero: bool = False,
     label: str = "",
 ) -> str:
-    """Lines with standard-error whiskers over evenly spaced x labels; a legend is the caller's, names stand at line ends."""
+    """Lines with standard-error whiskers over evenly spaced x labels; a legend is the caller's."""
     points = [p for line in lines for p in line.points]
     if not points:
         return empty_chart("no value was recorded")
@@ -114,40 +131,76 @@ def line_chart(
     highs = [p.value + p.error for p in points] + [level.value for level in levels]
     lowest = min(lows) - 0.1 * (max(highs) - min(lows))
     ticks = nice_ticks(0.0 if from_zero else lowest if below_zero else max(0.0, lowest), max(highs))
-    left, right, top, bottom = 52, 16, 16, 30
-    bottom_y, top_y = height - bottom, top
-    low, high = ticks[0], ticks[-1]
-    steps = max(1, len(x_labels) - 1)
 
-    def x_of(position: float) -> float:
-        inner = width - left - right
-        return left + 0.04 * inner + 0.92 * inner * (position / steps if len(x_labels) > 1 else 0.5)
+    def drawn(width: int) -> str:
+        frame = _Frame(width, height, len(x_labels), ticks)
+        out = [*_axes(frame, x_labels, y_format, x_name, y_name)]
+        for level in levels:
+            y = frame.y(level.value)
+            colour = f"var(--{level.colour})"
+            out.append(svg.line(_LEFT, y, width - _RIGHT, y, stroke=colour, stroke_dasharray="2 4", stroke_width=1.5))
+            said = f"{level.name}, {y_format(level.value)}"
+            out.append(svg.text(width - _RIGHT, y - 6, said, css="value note", text_anchor="end"))
+        for mark in marks:
+            x, colour = frame.x(mark.position), f"var(--{mark.colour})"
+            out.append(svg.rect(x - 3, _TOP, 6, frame.bottom - _TOP, title=mark.title, fill=colour, opacity=".14"))
+            out.append(svg.line(x, _TOP, x, frame.bottom, stroke=colour, stroke_dasharray="4 3", stroke_width=1.5))
+        for line in lines:
+            out += _drawn(line, frame.x, frame.y, y_format)
+        for line in lines:
+            out += _end_labels(line, frame, y_format)
+        return svg.inline(width, height, out, css="chart", label=label, style=f"max-width:{round(width * 1.2)}px")
 
-    def y_of(value: float) -> float:
-        return bottom_y - (value - low) / (high - low) * (bottom_y - top_y)
+    return at_every_width(width, drawn)
 
-    out = []
-    for tick in ticks:
-        y = y_of(tick)
-        out.append(svg.line(left, y, width - right, y, css="grid"))
-        out.append(svg.text(left - 8, y + 4, y_format(tick), css="tick", text_anchor="end"))
-    stride = max(1, math.ceil(len(x_labels) * 45 / width))
+
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 30, 46
+"""Room around the values: tick labels, the names of the axes."""
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Where values lie in a drawing of `width` by `height`."""
+
+    width: int
+    height: int
+    places: int  # of the x axis
+    ticks: Sequence[float]
+
+    @property
+    def bottom(self) -> int:
+        return self.height - _BOTTOM
+
+    def x(self, position: float) -> float:
+        inner = self.width - _LEFT - _RIGHT
+        return _LEFT + 0.04 * inner + 0.92 * inner * (position / (self.places - 1) if self.places > 1 else 0.5)
+
+    def y(self, value: float) -> float:
+        low, high = self.ticks[0], self.ticks[-1]
+        return self.bottom - (value - low) / (high - low) * (self.bottom - _TOP)
+
+
+def _axes(frame: _Frame, x_labels: Sequence[str], y_format: Formatter, x_name: str, y_name: str) -> Iterator[str]:
+    yield from _grid(frame, y_format)
+    longest = max(map(len, x_labels), default=1)
+    stride = max(1, math.ceil(len(x_labels) * (14 + 7 * longest) / (frame.width - _LEFT - _RIGHT)))
     for i, text in enumerate(x_labels):
-        if i % stride == 0 or i == len(x_labels) - 1:
-            out.append(svg.text(x_of(i), height - 10, text, css="tick", text_anchor="middle"))
-    for level in levels:
-        y = y_of(level.value)
-        colour = f"var(--{level.colour})"
-        out.append(svg.line(left, y, width - right, y, stroke=colour, stroke_dasharray="2 4", stroke_width=1.5))
-        text = f"{level.name} {y_format(level.value)}"
-        out.append(svg.text(width - right, y - 5, text, css="note", text_anchor="end"))
-    for mark in marks:
-        x, colour = x_of(mark.position), f"var(--{mark.colour})"
-        out.append(svg.rect(x - 3, top_y, 6, bottom_y - top_y, title=mark.title, fill=colour, opacity=".14"))
-        out.append(svg.line(x, top_y, x, bottom_y, stroke=colour, stroke_dasharray="4 3", stroke_width=1.5))
-    for line in lines:
-        out += _drawn(line, x_of, y_of, y_format)
-    return svg.inline(width, height, out, css="chart", label=label)
+        last = i == len(x_labels) - 1
+        if last or (i % stride == 0 and len(x_labels) - 1 - i >= stride):
+            yield svg.text(frame.x(i), frame.bottom + 18, text, css="tick", text_anchor="middle")
+    yield from _names(frame, x_name, y_name)
+
+
+def _grid(frame: _Frame, y_format: Formatter) -> Iterator[str]:
+    for tick in frame.ticks:
+        y = frame.y(tick)
+        yield svg.line(_LEFT, y, frame.width - _RIGHT, y, css="grid")
+        yield svg.text(_LEFT - 8, y + 4, y_format(tick), css="tick", text_anchor="end")
+
+
+def _names(frame: _Frame, x_name: str, y_name: str) -> Iterator[str]:
+    yield svg.text(2, 12, y_name, css="axis")
+    yield svg.text((_LEFT + frame.width - _RIGHT) / 2, frame.height - 6, x_name, css="axis", text_anchor="middle")
 
 
 def _drawn(line: Line, x_of: ToPixels, y_of: ToPixels, y_format: Formatter) -> list[str]:
@@ -158,17 +211,24 @@ def _drawn(line: Line, x_of: ToPixels, y_of: ToPixels, y_format: Formatter) -> l
     for p in line.points:
         x, y = x_of(p.position), y_of(p.value)
         title = p.title or f"{line.name}: {y_format(p.value)}"
-        if p.error:
-            y1, y2 = y_of(p.value - p.error), y_of(p.value + p.error)
-            whisker = f"M{x:.1f} {y1:.1f}V{y2:.1f}M{x - 4:.1f} {y1:.1f}h8M{x - 4:.1f} {y2:.1f}h8"
-            out.append(svg.path(whisker, stroke=colour, stroke_width=1.5, fill="none", opacity=".7"))
         out.append(svg.circle(x, y, 4, title=title, fill=colour, stroke="var(--card)", stroke_width=2))
+        if p.error:  # over the mark, which is larger than a small error
+            y1, y2 = y_of(p.value - p.error), y_of(p.value + p.error)
+            whisker = f"M{x:.1f} {y1:.1f}V{y2:.1f}M{x - 6:.1f} {y1:.1f}h12M{x - 6:.1f} {y2:.1f}h12"
+            out.append(svg.path(whisker, stroke=colour, stroke_width=1.75, fill="none"))
+    return out
+
+
+def _end_labels(line: Line, frame: _Frame, y_format: Formatter) -> list[str]:
+    """The first and the last value in figures, above their whiskers, over all lines."""
+    out = []
     ends = ([line.points[0]] if len(line.points) > 1 else []) + [line.points[-1]] if line.label_last else []
     for p in ends:
-        x, y = x_of(p.position), y_of(p.value + p.error) - 8
+        x, y = frame.x(p.position), frame.y(p.value + p.error) - 8
         anchor = "start" if p is line.points[0] and len(line.points) > 1 else "end"
         shift = -8 if anchor == "start" else 8
-        out.append(svg.text(x + shift, y, y_format(p.value), css="value", text_anchor=anchor, style=f"fill:{colour}"))
+        style = f"fill:var(--{line.colour})"
+        out.append(svg.text(x + shift, y, y_format(p.value), css="value", text_anchor=anchor, style=style))
     return out
 
 
@@ -176,8 +236,10 @@ def stacked_columns(
     columns: Sequence[tuple[str, Sequence[Segment]]],
     *,
     y_format: Formatter,
-    width: int = 540,
-    height: int = 250,
+    x_name: str = "",
+    y_name: str = "",
+    width: int = MIDDLE,
+    height: int = 270,
     label: str = "",
     ceiling: float | None = None,
 ) -> str:
@@ -186,87 +248,31 @@ def stacked_columns(
         return empty_chart("no weight was set")
     high = ceiling or max((sum(s.value for s in segments) for _, segments in columns), default=0.0) or 1.0
     ticks = nice_ticks(0.0, high)
-    left, right, top, bottom = 52, 12, 16, 30
-    bottom_y = height - bottom
-    inner = width - left - right
-    step = inner / len(columns)
-    bar = min(46.0, step * 0.62)
 
-    def y_of(value: float) -> float:
-        return bottom_y - value / ticks[-1] * (bottom_y - top)
+    def drawn(width: int) -> str:
+        frame = _Frame(width, height, len(columns), ticks)
+        step = (width - _LEFT - _RIGHT) / len(columns)
+        bar = min(46.0, step * 0.62)
+        stride = max(1, math.ceil((14 + 7 * max(len(name) for name, _ in columns)) / step))
+        out = [*_grid(frame, y_format), *_names(frame, x_name, y_name)]
+        for i, (name, segments) in enumerate(columns):
+            middle, base = _LEFT + (i + 0.5) * step, 0.0
+            for segment in segments:
+                if segment.value <= 0:
+                    continue
+                y1, y2 = frame.y(base), frame.y(base + segment.value)
+                out.append(bar_of(segment, middle - bar / 2, y2, bar, max(0.5, y1 - y2 - 1)))
+                base += segment.value
+            if i == len(columns) - 1 or (i % stride == 0 and len(columns) - 1 - i >= stride):
+                out.append(svg.text(middle, frame.bottom + 18, name, css="tick", text_anchor="middle"))
+        return svg.inline(width, height, out, css="chart", label=label, style=f"max-width:{round(width * 1.2)}px")
 
-    out = []
-    for tick in ticks:
-        y = y_of(tick)
-        out.append(svg.line(left, y, width - right, y, css="grid"))
-        out.append(svg.text(left - 8, y + 4, y_format(tick), css="tick", text_anchor="end"))
-    stride = max(1, math.ceil(len(columns) / 14))
-    for i, (name, segments) in enumerate(columns):
-        x, base = left + (i + 0.5) * step - bar / 2, 0.0
-        for segment in segments:
-            if segment.value <= 0:
-                continue
-            y1, y2 = y_of(base), y_of(base + segment.value)
-            out.append(_bar(segment, x, y2, bar, max(0.5, y1 - y2 - 1)))
-            base += segment.value
-        if i % stride == 0 or i == len(columns) - 1:
-            middle = left + (i + 0.5) * step
-            out.append(svg.text(middle, height - 10, name, css="tick", text_anchor="middle"))
-    return svg.inline(width, height, out, css="chart", label=label)
+    return at_every_width(width, drawn)
 
 
-def bars(
-    rows: Sequence[tuple[str, Sequence[Segment], str]],
-    *,
-    width: int = 540,
-    marker: tuple[float, str] | None = None,
-    label: str = "",
-    name_width: int = 150,
-) -> str:
-    """Horizontal bars of stacked segments, each with its text at the end; `marker` is a vertical reference."""
-    if not rows:
-        return empty_chart("nothing was recorded")
-    most = max([sum(s.value for s in segments) for _, segments, _ in rows] + ([marker[0]] if marker else [])) or 1.0
-    row, top = 26, 22 if marker else 4
-    text_width = 14 + 7.2 * max(len(text) for *_, text in rows)
-    height = top + row * len(rows) + 6
-    inner = width - name_width - text_width
-    out = []
-    for i, (name, segments, text) in enumerate(rows):
-        y, x = top + i * row, float(name_width)
-        out.append(svg.text(name_width - 10, y + 17, name, css="name", text_anchor="end"))
-        for segment in segments:
-            length = segment.value / most * inner
-            if length <= 0:
-                continue
-            out.append(_bar(segment, x, y + 5, max(1.5, length - 1), 16))
-            x += max(1.5, length)
-        out.append(svg.text(x + 6, y + 17, text, css="value ink"))
-    if marker:
-        x = name_width + marker[0] / most * inner
-        out.append(svg.line(x, 16, x, height - 2, stroke="var(--muted)", stroke_dasharray="3 3"))
-        anchor = "end" if x > width - 140 else "middle"
-        out.append(svg.text(x, 11, marker[1], css="note", text_anchor=anchor))
-    return svg.inline(width, height, out, css="chart", label=label)
-
-
-def _bar(segment: Segment, x: float, y: float, width: float, height: float) -> str:
+def bar_of(segment: Segment, x: float, y: float, width: float, height: float) -> str:
     title = segment.title or segment.name
     return svg.rect(x, y, width, height, title=title, rx=2, fill=f"var(--{segment.colour})")
-
-
-def bullet(value: float, threshold: float, *, bad: bool = True, width: int = 150) -> str:
-    """A value against the bound that decided, on one line: the bar is the value, the tick the bound."""
-    most = max(abs(value), abs(threshold)) * 1.08 or 1.0
-    bar, tick = abs(value) / most * width, abs(threshold) / most * width
-    colour = "bad" if bad else "good"
-    parts = [
-        svg.rect(0, 4, width, 6, rx=3, fill="var(--track)"),
-        svg.rect(0, 4, max(2.0, bar), 6, rx=3, fill=f"var(--{colour})"),
-        svg.line(tick, 0, tick, 14, stroke="var(--ink)", stroke_width=2),
-    ]
-    spoken = f"{value:g} against {threshold:g}"
-    return svg.inline(width, 14, parts, css="bullet", label=spoken, width=width, height=14)
 
 
 def empty_chart(text: str) -> str:

@@ -9,7 +9,7 @@ from html import escape
 
 @dataclass(frozen=True)
 class Cell:
-    """One table cell. `kind` is a style class: n (a number), nw (one line), mono, or none."""
+    """One table cell. `kind` is a style class: n (a number), nw (one line), long (sentences), mono, or none."""
 
     html: str
     kind: str = ""
@@ -51,14 +51,29 @@ def section(title: str, lede: str, body_html: str = "") -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
-    """A table; a head that ends in "#" is of a column of numbers."""
-    head = "".join(f'<th class="n">{escape(h[:-1])}</th>' if h.endswith("#") else f"<th>{escape(h)}</th>" for h in heads)
-    body = "".join("<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table>{f"<tr>{head}</tr>" if heads else ""}{body}</table></div>'
+    """A table; a head that ends in "#" is of a column of numbers. With heads, a narrow page shows each row as a block."""
+    names = [head.removesuffix("#") for head in heads]
+    head = "".join(
+        f'<th class="n">{escape(name)}</th>' if head.endswith("#") else f"<th>{escape(name)}</th>"
+        for head, name in zip(heads, names, strict=True)
+    )
+    body = "".join(
+        f"<tr>{''.join(_cell(cell, names[i] if i < len(names) else '') for i, cell in enumerate(row))}</tr>" for row in rows
+    )
+    kind, first = ("rows", f"<tr>{head}</tr>") if heads else ("pairs", "")
+    return f'<div class="scroll"><table class="{kind}">{first}{body}</table></div>'
 
 
-def _cell(cell: Cell) -> str:
-    return f'<td class="{cell.kind}">{cell.html}</td>' if cell.kind else f"<td>{cell.html}</td>"
+def _cell(cell: Cell, head: str) -> str:
+    kind = f' class="{cell.kind}"' if cell.kind else ""
+    label = f' data-label="{escape(head, quote=True)}"' if head else ""
+    return f"<td{kind}{label}>{cell.html}</td>"
+
+
+def filled(heads: Sequence[str], rows: Sequence[Sequence[Cell]], *, blank: str = "–") -> str:
+    """A table without the columns in which every cell is `blank`."""
+    kept = [i for i in range(len(heads)) if any(row[i].html != blank for row in rows)]
+    return table([heads[i] for i in kept], [[row[i] for i in kept] for row in rows])
 
 
 def badge(value: str, kind: str) -> str:

@@ -1,30 +1,36 @@
 """`report.html`: the run as one page that needs no network, no script and no explanation.
 
-`render` is a pure function of facts and summary. It says what happened in one sentence and in eight numbers; the sections
-below it are in `report_sections.py`. Text from outside (reasons, versions, paths) is escaped where it enters the page, and the
-whole page made fit to be read at its end: nothing in it hides, or turns what follows around.
+`render` is a pure function of facts and summary. It says what happened in a few sentences and in seven numbers, in words that
+need no knowledge of the protocol; what fell comes next (`falls.py`), names of checks, values and bounds in the sections below
+it. A section with nothing to show is left out. Text from outside (reasons, versions, paths) is escaped where it enters the
+page, and the whole page made fit to be read at its end: nothing in it hides, or turns what follows around.
 """
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from html import escape
 
 from grail_core.text import printable_lines
 from tooling.localnet.plan import HONEST
 from tooling.localnet.report.charts import percent, seconds
+from tooling.localnet.report.cheats import ROLLOUT_CHEATS, cheats_sentence
 from tooling.localnet.report.facts import RunFacts
-from tooling.localnet.report.page import alarm, note, tile
-from tooling.localnet.report.report_sections import costs, learning, parameters, provenance, refused, weights_and_verdicts
+from tooling.localnet.report.falls import falls_section
+from tooling.localnet.report.page import note, tile
+from tooling.localnet.report.report_sections import costs, learning, parameters, provenance, refused
 from tooling.localnet.report.report_style import STYLE
 from tooling.localnet.report.report_training import update
-from tooling.localnet.report.summary import Summary, unenforced_sentence
+from tooling.localnet.report.report_verdicts import weights_and_verdicts
+from tooling.localnet.report.summary import Summary
 
 
 def render(facts: RunFacts, summary: Summary) -> str:
     """The whole page."""
     sections = (
         _header(facts, summary),
-        _tiles(summary),
+        _tiles(facts, summary),
+        falls_section(facts, summary),
         learning(facts, summary),
         update(facts),
         weights_and_verdicts(facts, summary),
@@ -61,18 +67,8 @@ def headline(summary: Summary) -> str:
 
 def cheat_sentence(summary: Summary) -> str:
     """What became of the miners that lied."""
-    cheaters = [m for m in summary.miners if m.strategy != HONEST]
-    if not cheaters:
-        return "Every miner of this run was honest."
-    if len(cheaters) > 1:
-        paid = [m.strategy for m in cheaters if m.weight]
-        ended = f"{', '.join(paid)} ended with weight" if paid else "all of them ended with no weight at all"
-        return f"The cheating miners: {', '.join(m.strategy for m in cheaters)}; {ended}."
-    miner = cheaters[0]
-    outcome = f"ended with weight {percent(miner.weight, 2)}" if miner.weight else "ended with no weight at all"
-    failed = f"failed {miner.windows_failed} of {miner.windows_judged} windows"
-    why = f" ({miner.reason})" if miner.reason else ""
-    return f"The cheating miner, {miner.strategy}, {failed}{why} and {outcome}."
+    cheaters = [(m, m.windows_failed, m.windows_judged) for m in summary.miners if m.strategy != HONEST]
+    return cheats_sentence(cheaters, ROLLOUT_CHEATS, "window")
 
 
 def agreement_sentence(summary: Summary) -> str:
@@ -89,23 +85,35 @@ def _header(facts: RunFacts, summary: Summary) -> str:
     honest = sum(m.strategy == HONEST for m in facts.miners)
     cheats = len(facts.miners) - honest
     who = f"{honest} honest and {cheats} cheating miner{'s' if cheats != 1 else ''}" if cheats else f"{honest} miners"
-    who = f"{who}, {len(facts.validators)} validators and one trainer on one machine."
+    validators = f"{len(facts.validators)} validator{'s' if len(facts.validators) != 1 else ''}"
+    who = f"{who}, {validators} and one trainer on one machine."
     lede = f"{who} {cheat_sentence(summary)} {agreement_sentence(summary)}"
     notes = "" if summary.finished else note(summary.why_unfinished)
     if summary.unenforced:
-        notes += alarm(unenforced_sentence(summary.unenforced))
+        notes += note(
+            "The finer statistical tests were only reported in this run and rejected nobody, because nobody has measured what "
+            "is usual for this model; gross cheating is rejected all the same. Which tests: below, under Weights and verdicts."
+        )
     if summary.eval_before == 0 and summary.eval_after == 0:
         notes += note(
             "A model of this size scores about 0 on these problems. The run shows that the whole path works on them, not that "
             "anything was learned."
         )
     return (
-        f'<header><div class="eyebrow">GRAIL localnet · {escape(facts.env_id)} · {escape(facts.started_at)}</div>'
+        f'<header><div class="eyebrow">GRAIL localnet · {escape(facts.env_id)} · {escape(started(facts.started_at))}</div>'
         f'<h1>{escape(headline(summary))}</h1><p class="lede">{escape(lede)}</p>{notes}</header>'
     )
 
 
-def _tiles(summary: Summary) -> str:
+def started(at: str) -> str:
+    """An ISO 8601 time, to the minute, as a person writes it; anything else as it is."""
+    try:
+        return f"{datetime.fromisoformat(at).astimezone(UTC):%-d %B %Y, %H:%M} UTC"
+    except ValueError:
+        return at
+
+
+def _tiles(facts: RunFacts, summary: Summary) -> str:
     before, after = summary.eval_before, summary.eval_after
     if before is not None and after is not None:
         gain = f" <small>× {summary.eval_gain:.2f}</small>" if summary.eval_gain else ""
@@ -113,21 +121,21 @@ def _tiles(summary: Summary) -> str:
         lead = tile(
             "Held-out success",
             f"{_pair(before, after)}{gain}",
-            f"{sigmas}on {summary.eval_problems:,} fixed held-out problems",
+            f"{sigmas}on {summary.eval_problems:,} fixed held-out problems; the best constant answer solves "
+            f"{_share(summary.eval_constant)}",
             lead=True,
         )
     else:
         lead = tile("Held-out success", "–", "not evaluated", lead=True)
-    return f'<div class="tiles">{lead}{"".join(_other_tiles(summary))}</div>'
+    return f'<div class="tiles">{lead}{"".join(_other_tiles(facts, summary))}</div>'
 
 
-def _other_tiles(summary: Summary) -> list[str]:
+def _other_tiles(facts: RunFacts, summary: Summary) -> list[str]:
     honest = sum(m.weight for m in summary.miners if m.strategy == HONEST)
     cheating = sum(m.weight for m in summary.miners if m.strategy != HONEST)
     has_cheats = any(m.strategy != HONEST for m in summary.miners)
     earned = honest + cheating
     together = summary.windows_judged_together
-    ratio = summary.verify_to_generate_ratio
     return [
         tile(
             "Weight to honest miners",
@@ -136,26 +144,56 @@ def _other_tiles(summary: Summary) -> list[str]:
             if has_cheats
             else "all are honest",
         ),
-        tile("Validators agree", f"{together} / {together}", "windows with equal verdict bodies")
+        tile("Validators agree", f"{together} / {together}", "windows with equal verdicts")
         if summary.validators_agree
         else tile("Validators agree", '<span class="bad">no</span>' if together else "–", f"{together} windows compared"),
-        tile(
-            "Well-formed answers",
-            _pair(summary.format_before, summary.format_after),
-            f"best constant answer solves {_share(summary.eval_constant)}",
-        ),
-        tile(
-            "Delta against full",
-            f"1 : {1 / summary.delta_ratio:.1f}" if summary.delta_ratio else "–",
-            f"{percent(summary.delta_ratio)} of the bytes" if summary.delta_ratio else "no delta was published",
-        ),
-        tile("Verify one rollout", f"{ratio:.2f}×" if ratio is not None else "–", "the time of generating it"),
+        _form_tile(summary),
+        _delta_tile(facts, summary),
+        _verify_tile(summary),
         tile(
             "A window, real time",
             seconds(summary.seconds_per_window) if summary.seconds_per_window else "–",
             f"{summary.rollouts_verified:,} rollouts counted in all",
         ),
     ]
+
+
+def _form_tile(summary: Summary) -> str:
+    before, after = summary.format_before, summary.format_after
+    if before is None or after is None:
+        return tile("Well-formed answers", _pair(before, after), "not evaluated")
+    error = ((summary.format_before_error or 0.0) ** 2 + (summary.format_after_error or 0.0) ** 2) ** 0.5
+    change = after - before
+    value = _pair(before, after)
+    size = f"{100 * abs(change):.1f} ± {100 * error:.1f} points"
+    if change < 0 and -change > 2 * error:
+        return tile("Well-formed answers", f'<span class="bad">{value}</span>', f"fell by {size}; why is below")
+    said = "rose" if change > 0 else "fell"
+    noise = "" if abs(change) > 2 * error else ", within noise"
+    return tile("Well-formed answers", value, f"{said} by {size}{noise}" if change else "the same")
+
+
+def _delta_tile(facts: RunFacts, summary: Summary) -> str:
+    title, ratio = "An update, against the whole model", summary.delta_ratio
+    if ratio is None:
+        return tile(title, "–", "no update was published by itself")
+    changed = [c.changed_share for c in facts.checkpoints if c.delta_bytes and c.changed_share is not None]
+    of_weights = f"{percent(sum(changed) / len(changed), 0)} of the weights changed each time" if changed else "of its bytes"
+    little = "; where fewer change, as in larger models, it saves more" if ratio > 0.2 else ""
+    return tile(title, f"{percent(ratio, 0)} <small>of the bytes</small>", of_weights + little)
+
+
+def _verify_tile(summary: Summary) -> str:
+    title, ratio = "Generating a rollout : verifying it", summary.generate_to_verify_ratio
+    if ratio is None:
+        return tile(title, "–", "not measured")
+    if ratio >= 1:
+        return tile(title, f"{ratio:.1f} : 1", "of time: verifying was the quicker one")
+    return tile(
+        title,
+        f'<span class="warn">1 : {1 / ratio:.1f}</span>',
+        "of time: verifying was the slower one, as with any tiny model: its rollouts cost next to nothing, checks do not",
+    )
 
 
 def _share(value: float | None) -> str:

@@ -6,7 +6,7 @@ Names, units and meanings are the trainer's own (`grail_trainer.metrics`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_trainer.metrics import METRICS
@@ -16,7 +16,6 @@ from tooling.localnet.report.charts import (
     Mark,
     Point,
     Segment,
-    empty_chart,
     line_chart,
     percent,
     stacked_columns,
@@ -24,7 +23,7 @@ from tooling.localnet.report.charts import (
 from tooling.localnet.report.facts import RunFacts, TrainingFact
 from tooling.localnet.report.page import Cell, badge, card, legend, mono, name, number, section, small_grid, table, text
 
-_WIDTH, _HEIGHT = 360, 190
+_WIDTH, _HEIGHT = 360, 220
 _COLOURS = ("accent", "m4", "m2")
 
 
@@ -63,22 +62,23 @@ _CHARTS = (
 
 
 def update(facts: RunFacts) -> str:
-    """The whole section; a sentence where nothing was learned from."""
-    lede = (
-        "What the trainer told of each window, by windows of training. A red line is an alarm; "
-        "docs/trainer.md says what raises one and what it does."
+    """The whole section; nothing where no window was learned from."""
+    lede = "What the trainer told of each window, by windows of training. " + (
+        "A red line is an alarm; docs/trainer.md says what raises one and what it does."
+        if any(one.alarms for one in facts.training)
+        else "Of its alarms none was raised; docs/trainer.md says what raises one."
     )
     if not facts.training:
-        return section("The update", lede, empty_chart("no window was learned from"))
+        return ""
     places = [_place(facts, one.window) for one in facts.training]
-    labels = [str(index) for index in range(max(places) + 1)]
+    labels = [str(index) for index in range(max(places) + 1)]  # 0 is before any training
     marks = [
         Mark(place, f"window {one.window}: {'; '.join(f'{a.name} ({a.action}): {a.reason}' for a in one.alarms)}")
         for place, one in zip(places, facts.training, strict=True)
         if one.alarms
     ]
     cards = [_curve(chart, facts, places, labels, marks) for chart in _CHARTS]
-    cards.append(card("Groups", "by window", _groups(facts.training, places)))
+    cards.append(card("Groups", "", _groups(facts.training, places)))
     return section("The update", lede, small_grid(*filter(None, cards)) + _alarms(facts.training) + _meanings(facts.training))
 
 
@@ -102,18 +102,22 @@ def _curve(chart: _Chart, facts: RunFacts, places: Sequence[int], labels: Sequen
         lines.append(held)
     if not lines:
         return ""
+    first = int(min(point.position for line in lines for point in line.points))
+    lines = [replace(line, points=tuple(replace(p, position=p.position - first) for p in line.points)) for line in lines]
     unit = next(METRICS[metric].unit for metric in chart.lines if metric in METRICS)
     drawn = line_chart(
         lines,
-        labels,
+        labels[first:],
         y_format=chart.form,
-        marks=marks,
+        x_name="windows of training",
+        y_name=unit or chart.title.lower(),
+        marks=[replace(mark, position=mark.position - first) for mark in marks],
         width=_WIDTH,
         height=_HEIGHT,
         from_zero=chart.from_zero,
         label=f"{chart.title} over windows of training",
     )
-    return card(chart.title, unit or "by window", drawn + legend([(line.name, line.colour) for line in lines]))
+    return card(chart.title, "", drawn + legend([(line.name, line.colour) for line in lines]))
 
 
 def _held_out_form(facts: RunFacts, places: int) -> Line | None:
@@ -143,18 +147,32 @@ def _groups(training: Sequence[TrainingFact], places: Sequence[int]) -> str:
         )
         for place, one in zip(places, training, strict=True)
     ]
-    drawn = stacked_columns(columns, y_format=_short, width=_WIDTH, height=_HEIGHT, label="Groups by window")
-    return drawn + legend([(said, colour) for _, said, colour in parts])
+    drawn = stacked_columns(
+        columns,
+        y_format=_short,
+        x_name="windows of training",
+        y_name="groups of 16 rollouts",
+        width=_WIDTH,
+        height=_HEIGHT,
+        label="Groups by window",
+    )
+    told = {segment.name for _, segments in columns for segment in segments}
+    return drawn + legend([(said, colour) for _, said, colour in parts if said in told])
 
 
 def _alarms(training: Sequence[TrainingFact]) -> str:
     rows = [
-        (number(str(one.window)), name(alarm.name), Cell(badge(alarm.action, _KINDS.get(alarm.action, ""))), text(alarm.reason))
+        (
+            number(str(one.window)),
+            name(alarm.name),
+            Cell(badge(alarm.action, _KINDS.get(alarm.action, ""))),
+            text(alarm.reason, "long"),
+        )
         for one in training
         for alarm in one.alarms
     ]
     if not rows:
-        return card("Alarms", "", empty_chart("none was raised"), wide=True)
+        return ""
     return card("Alarms", "", table(("window#", "alarm", "action", "value against bound"), rows), wide=True)
 
 
@@ -164,10 +182,12 @@ _KINDS = {"slow": "inconclusive", "undo": "failed", "stop": "failed"}
 def _meanings(training: Sequence[TrainingFact]) -> str:
     first, last = training[0].metrics, training[-1].metrics
     rows = [
-        (mono(metric), _value(first.get(metric)), _value(last.get(metric)), text(about.unit), text(about.about))
+        (mono(metric), _value(first.get(metric)), _value(last.get(metric)), text(about.unit), text(about.about, "long"))
         for metric, about in METRICS.items()
         if metric in last
     ]
+    if not rows:
+        return ""
     heads = ("metric", "first window#", "last window#", "unit", "meaning")
     body = f"<details><summary>{len(rows)} metrics, with unit and meaning</summary>{table(heads, rows)}</details>"
     return card("", "", body, wide=True)

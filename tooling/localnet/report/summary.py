@@ -67,7 +67,8 @@ class Summary:
     windows_compared_without_scores: tuple[int, ...]  # after a validator missed a window, its scores differ by rule
     windows_missed: dict[str, dict[str, str]]  # validator → window → why
     delta_ratio: float | None  # mean DELTA bytes / mean FULL bytes
-    verify_to_generate_ratio: float | None  # seconds to verify one checked rollout / seconds to generate one
+    generate_to_verify_ratio: float | None  # seconds to generate one rollout / to verify one checked one, as in benchmarks
+    verify_to_generate_ratio: float | None  # its inverse, for who read it before there was the other
     clock: str  # virtual: blocks followed the work; real: they came by the wall clock
     unenforced: tuple[str, ...]  # pooled statistics that no calibration table enforces for this model
     not_waited_for: tuple[str, ...]  # roles that held the virtual clock too long, and at what
@@ -98,6 +99,7 @@ def summarise(facts: RunFacts) -> Summary:
     failing = {(r.validator, r.window, r.miner, r.check) for r in facts.rejects}
     compared = [w for w in facts.windows if w.bodies_equal is not None]
     burn = last_weights(facts)
+    ratio = _generate_to_verify(facts)
     return Summary(
         format=SUMMARY_FORMAT,
         windows=sum(set(w.judged_by) >= set(facts.validators) for w in facts.windows),
@@ -133,7 +135,8 @@ def summarise(facts: RunFacts) -> Summary:
             v: {str(w.window): w.missed_by[v] for w in facts.windows if v in w.missed_by} for v in facts.validators
         },
         delta_ratio=_delta_ratio(facts),
-        verify_to_generate_ratio=_verify_to_generate(facts),
+        generate_to_verify_ratio=ratio,
+        verify_to_generate_ratio=1 / ratio if ratio else None,
         clock="real" if facts.real_time else "virtual",
         unenforced=facts.unenforced,
         not_waited_for=tuple(map(str, facts.not_waited)),
@@ -213,10 +216,10 @@ def _delta_ratio(facts: RunFacts) -> float | None:
     return fmean(delta) / fmean(full) if full and delta else None
 
 
-def _verify_to_generate(facts: RunFacts) -> float | None:
+def _generate_to_verify(facts: RunFacts) -> float | None:
     generate = [p.seconds for p in facts.phases if p.phase == "generate, one rollout"]
     verify = [p.seconds for p in facts.phases if p.phase == "verify, one rollout"]
-    return median(verify) / median(generate) if generate and verify and median(generate) > 0 else None
+    return median(generate) / median(verify) if generate and verify and median(verify) > 0 else None
 
 
 def _verified_fraction(facts: RunFacts) -> float | None:

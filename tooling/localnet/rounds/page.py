@@ -7,7 +7,9 @@ from html import escape
 from grail_core.text import printable_lines
 from tooling.localnet.plan import HONEST
 from tooling.localnet.report.charts import percent, seconds
+from tooling.localnet.report.cheats import GRADIENT_CHEATS, cheats_sentence
 from tooling.localnet.report.page import note, tile
+from tooling.localnet.report.report import started
 from tooling.localnet.report.report_sections import costs, parameters, provenance, refused
 from tooling.localnet.report.report_style import STYLE
 from tooling.localnet.rounds.facts import RoundsFacts
@@ -54,18 +56,8 @@ def headline(summary: RoundsSummary) -> str:
 
 def cheat_sentence(summary: RoundsSummary) -> str:
     """What became of the miners that lied."""
-    cheaters = [m for m in summary.miners if m.strategy != HONEST]
-    if not cheaters:
-        return "Every miner of this run was honest."
-    if len(cheaters) > 1:
-        paid = [m.strategy for m in cheaters if m.weight]
-        ended = f"{', '.join(paid)} ended with weight" if paid else "all of them ended with no weight at all"
-        return f"The cheating miners: {', '.join(m.strategy for m in cheaters)}; {ended}."
-    miner = cheaters[0]
-    outcome = f"ended with weight {percent(miner.weight, 2)}" if miner.weight else "ended with no weight at all"
-    why = f" ({miner.reason})" if miner.reason else ""
-    failed = f"failed {miner.rounds_failed} of {miner.rounds_judged} rounds"
-    return f"The cheating miner, {miner.strategy}, {failed}{why} and {outcome}."
+    cheaters = [(m, m.rounds_failed, m.rounds_judged) for m in summary.miners if m.strategy != HONEST]
+    return cheats_sentence(cheaters, GRADIENT_CHEATS, "round")
 
 
 def agreement_sentence(summary: RoundsSummary) -> str:
@@ -87,7 +79,7 @@ def _header(facts: RoundsFacts, summary: RoundsSummary) -> str:
     lede = f"{who} {cheat_sentence(summary)} {agreement_sentence(summary)}"
     notes = "" if summary.finished else note(summary.why_unfinished)
     return (
-        f'<header><div class="eyebrow">GRAIL localnet · gradient work · {escape(run.started_at)}</div>'
+        f'<header><div class="eyebrow">GRAIL localnet · gradient work · {escape(started(run.started_at))}</div>'
         f'<h1>{escape(headline(summary))}</h1><p class="lede">{escape(lede)}</p>{notes}</header>'
     )
 
@@ -121,7 +113,7 @@ def _other_tiles(summary: RoundsSummary) -> list[str]:
             if has_cheats
             else "all are honest",
         ),
-        tile("Validators agree", f"{together} / {together}", "rounds with equal verdict bodies")
+        tile("Validators agree", f"{together} / {together}", "rounds with equal verdicts")
         if summary.validators_agree
         else tile("Validators agree", '<span class="bad">no</span>' if together else "–", f"{together} rounds compared"),
         tile(
@@ -131,5 +123,9 @@ def _other_tiles(summary: RoundsSummary) -> list[str]:
         ),
         tile("An opening", f"{opening:,.0f} <small>bytes</small>" if opening else "–", "what the challenge asks to be shown"),
         tile("Merged", f"{summary.rounds_merged} / {summary.windows_asked}", "rounds"),
-        tile("A round, real time", seconds(summary.seconds_per_window) if summary.seconds_per_window else "–", summary.clock),
+        tile(
+            "A round, real time",
+            seconds(summary.seconds_per_window) if summary.seconds_per_window else "–",
+            f"{summary.clock} clock",
+        ),
     ]

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from html import escape
 
 from tooling.localnet.plan import HONEST
-from tooling.localnet.report.charts import (
-    Level,
-    Line,
-    Point,
-    Segment,
-    bars,
-    empty_chart,
-    line_chart,
-    percent,
-    size,
-    stacked_columns,
-)
+from tooling.localnet.report.bars import bars
+from tooling.localnet.report.charts import Level, Line, Point, Segment, empty_chart, line_chart, percent, size, stacked_columns
 from tooling.localnet.report.page import card, grid, legend, name, number, section, table, text
-from tooling.localnet.report.report_sections import miner_colours, weight_columns
+from tooling.localnet.report.report_verdicts import CELL_TEXT, matrix, miner_colours, outcome_cell, reasons, weight_columns
 from tooling.localnet.rounds.facts import MinerRoundFact, RoundsFacts
 from tooling.localnet.rounds.summary import RoundsSummary
 from tooling.localnet.rounds.table import rating
 
-OUTCOMES = {"failed": "failed", "absent": "–", "not_selected": "not drawn", "inconclusive": "open"}
-
 
 def learning(facts: RoundsFacts) -> str:
+    """Nothing where no checkpoint was evaluated."""
+    if not facts.losses:
+        return ""
     points = tuple(
         Point(
             loss.rounds,
@@ -38,9 +30,11 @@ def learning(facts: RoundsFacts) -> str:
     )
     levels = [] if facts.floor is None else [Level("entropy of the corpus", facts.floor)]
     chart = line_chart(
-        (Line("held-out loss", points, "accent"),) if points else (),
-        [str(i) for i in range(facts.losses[-1].rounds + 1)] if points else [],
+        (Line("held-out loss", points, "accent"),),
+        [str(i) for i in range(facts.losses[-1].rounds + 1)],
         y_format=lambda v: f"{v:.2f}",
+        x_name="merges that the checkpoint has seen",
+        y_name="nats a token",
         levels=levels,
         from_zero=True,
         width=1100,
@@ -68,6 +62,8 @@ def ranks(facts: RoundsFacts) -> str:
         lines,
         [str(round_) for round_ in rounds],
         y_format=lambda v: f"{v:.3f}",
+        x_name="round",
+        y_name="nats a token taken off the loss",
         below_zero=True,
         width=1100,
         label="Scores by round",
@@ -84,7 +80,12 @@ def ranks(facts: RoundsFacts) -> str:
                 chart + legend([(line.name, line.colour) for line in lines]),
                 wide=True,
             ),
-            card("Rank in every round", "or what came instead; score or reason on hovering", _matrix(facts, _rank), wide=True),
+            card(
+                "Rank in every round",
+                "or what came instead; the reasons are below",
+                _matrix(facts, _rank) + _reasons(facts),
+                wide=True,
+            ),
         ),
     )
 
@@ -124,7 +125,10 @@ def merges(facts: RoundsFacts, summary: RoundsSummary) -> str:
             card(
                 "Bytes of a round",
                 "updates as stored, by miner",
-                stacked_columns(columns, y_format=size, width=1100, label="Bytes by round") + legend([*honest, *cheats]),
+                stacked_columns(
+                    columns, y_format=size, x_name="round", y_name="bytes of updates", width=1100, label="Bytes by round"
+                )
+                + legend([*honest, *cheats]),
                 wide=True,
             ),
         ),
@@ -149,7 +153,7 @@ def weights(facts: RoundsFacts, summary: RoundsSummary) -> str:
             number(rating(m)),
             number(f"{m.sequences:,}"),
             number(str(m.rounds_failed or "–")),
-            text(m.reason),
+            text(m.reason, "long"),
         )
         for m in summary.miners
     ]
@@ -169,36 +173,37 @@ def weights(facts: RoundsFacts, summary: RoundsSummary) -> str:
     )
 
 
-def _matrix(facts: RoundsFacts, cell: object) -> str:
-    rounds = facts.run.windows
+def _matrix(facts: RoundsFacts, cell: Callable[[MinerRoundFact | None], str]) -> str:
+    rounds = [window.window for window in facts.run.windows]
     if not rounds:
         return empty_chart("no round was judged")
     rows = {(r.miner, r.round): r for r in facts.miner_rounds}
-    body = []
-    for miner in facts.run.miners:
-        cells = "".join(f"<td>{cell(rows.get((miner.name, one.window)))}</td>" for one in rounds)  # type: ignore[operator]
-        body.append(f"<tr><td>{escape(miner.name)} <small>{escape(miner.strategy)}</small></td>{cells}</tr>")
+    body = [
+        (f"{miner.name} ({miner.strategy})", [cell(rows.get((miner.name, round_))) for round_ in rounds], "")
+        for miner in facts.run.miners
+    ]
     verdicts = {True: "equal", False: "differ", None: "–"}
-    agree = "".join(f"<td>{verdicts[one.bodies_equal]}</td>" for one in rounds)
-    head = "".join(f"<th>{one.window}</th>" for one in rounds)
-    return (
-        f'<div class="scroll"><table class="matrix"><tr><th>round</th>{head}</tr>{"".join(body)}'
-        f"<tr><td>verdict bodies</td>{agree}</tr></table></div>"
-    )
+    body.append(("verdict bodies", [verdicts[window.bodies_equal] for window in facts.run.windows], ""))
+    return matrix("round", rounds, body)
+
+
+def _reasons(facts: RoundsFacts) -> str:
+    outcomes = {(r.miner, r.round): (r.outcome, r.reason) for r in facts.miner_rounds}
+    return reasons(outcomes, [miner.name for miner in facts.run.miners], "round")
 
 
 def _rank(row: MinerRoundFact | None) -> str:
     outcome = row.outcome if row else "absent"
-    shown = str(row.rank) if row and row.rank is not None else OUTCOMES.get(outcome, outcome)
+    shown = str(row.rank) if row and row.rank is not None else CELL_TEXT.get(outcome, outcome)
     said = _scored(row) if row and row.score is not None else row.reason if row and row.reason else outcome.replace("_", " ")
-    return f'<span class="cell {escape(outcome)}" title="{escape(said, quote=True)}">{escape(shown)}</span>'
+    return outcome_cell(outcome, shown, said)
 
 
 def _merged(row: MinerRoundFact | None) -> str:
     if row is None or row.update_bytes is None:
-        return '<span class="cell absent">–</span>'
+        return outcome_cell("absent", "–", "nothing was revealed")
     mark, kind, said = ("●", "accepted", "merged") if row.merged else ("○", "absent", "not merged")
-    return f'<span class="cell {kind}" title="{said}">{mark} {row.update_bytes:,}</span>'
+    return outcome_cell(kind, f"{mark} {row.update_bytes:,}", said)
 
 
 def _scored(row: MinerRoundFact) -> str:

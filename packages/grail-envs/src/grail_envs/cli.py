@@ -16,8 +16,10 @@ import click
 
 from grail_core.environment import Environment, Grade
 from grail_core.errors import ConfigurationError, GrailError
+from grail_core.telemetry.json_output import print_error, print_wrong_usage
 from grail_core.text import printable, printable_lines
 from grail_envs.corpus.commands import corpus
+from grail_envs.new_environment import new
 from grail_envs.registry import factory, known_ids, load
 
 MAX_COMPLETION_BYTES = 16 * 2**20
@@ -30,7 +32,10 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except GrailError as error:
-            click.echo(f"error: {error}", err=True)
+            print_error(error)
+            ctx.exit(error.exit_code)
+        except click.ClickException as error:
+            print_wrong_usage(error)
             ctx.exit(error.exit_code)
 
 
@@ -41,6 +46,7 @@ def main() -> None:
 
 
 main.add_command(corpus)
+main.add_command(new)
 
 
 def environment_options(command: Any) -> Any:

@@ -10,6 +10,7 @@ import click
 
 from grail_core.commands.knob_options import knob_options
 from grail_core.commands.options import beacon_option, common_options, run_cli, stop_on_signals, verbose_option
+from grail_core.telemetry.json_output import json_option, say
 from grail_miner import __version__
 from grail_miner.limits import MOST_GROUPS_PER_BATCH, MiningLimits
 
@@ -350,8 +351,9 @@ def serve(
     type=click.Path(path_type=Path, dir_okay=False),
     help="The clients' file, made if it is not there (default: GRAIL_SERVE_TOKENS).",
 )
+@json_option
 @common_options
-def token(settings: Settings, name: str, file: Path | None) -> None:
+def token(settings: Settings, name: str, file: Path | None, as_json: bool) -> None:
     """Make a token for client NAME, print it this once, and append the client to the file of clients.
 
     The file holds the token's hash and not the token: who lost one gets another, under a new name or in place of the old entry.
@@ -367,7 +369,8 @@ def token(settings: Settings, name: str, file: Path | None) -> None:
     path = file or settings.serve_tokens
     if path is None:
         raise click.UsageError("give --file FILE, or set GRAIL_SERVE_TOKENS")
-    click.echo(add_client(path, name))
+    made = add_client(path, name)
+    say(made, {"client": name, "file": str(path), "token": made}, as_json=as_json)
     click.echo(f"client {name} is in {path}; the token is not kept anywhere", err=True)
 
 

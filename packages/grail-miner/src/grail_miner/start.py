@@ -19,7 +19,8 @@ from grail_core.participant.settings import Settings
 from grail_core.participant.waiting import Stopping
 from grail_core.proof.calibration import Shape
 from grail_core.storage.retention import Retention, openings, seals, updates, window_files
-from grail_core.telemetry import get_logger
+from grail_core.telemetry import get_logger, run_summary
+from grail_core.telemetry.run_summary import said_at_the_end
 from grail_envs.bound import BoundEnvironments
 from grail_envs.corpus.opening import BoundCorpora
 from grail_miner.equipment import equipped, numerics_classes, require_room, visible_gpus
@@ -102,11 +103,15 @@ def run_miner(
             gradient=lambda: gradient_miner(participant, settings, batch_sequences, round_miner_of),
         )
         try:
-            with stopping() as stop, live_view(live, service, about), no_start_outlives(stop, mining.generator):
-                mined = service.run(stop, windows)
+            with (
+                said_at_the_end(log, "miner_stopped", run_summary.MINER) as summary,
+                stopping() as stop,
+                live_view(live, service, about),
+                no_start_outlives(stop, mining.generator),
+            ):
+                summary.windows = mined = service.run(stop, windows)
         finally:
             mining.close()
-        log.event("miner_stopped", windows=mined)
     return mined
 
 

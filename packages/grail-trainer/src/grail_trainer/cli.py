@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from grail_core.commands.knob_options import SectionedCommand, section_options
 from grail_core.commands.options import beacon_option, common_options, run_cli, stop_on_signals, verbose_option
 from grail_core.errors import ConfigurationError
+from grail_core.telemetry.json_output import json_option, say
 from grail_envs import DEFAULT_ENV_ID
 from grail_trainer import __version__
 from grail_trainer.evaluation_settings import BesideSettings
@@ -56,8 +57,10 @@ def cli() -> None:
 
 
 @cli.command(cls=SectionedCommand)
-@click.option("--model", type=_FOLDER, help="Model folder of the network's first checkpoint; gradient work needs none.")
-@click.option("--env", "env_id", default=DEFAULT_ENV_ID, show_default=True, help="Environment (see `grail-envs list`).")
+@click.option("--model", type=_FOLDER, help="Model folder that a network begins with; one that has a checkpoint needs none.")
+@click.option(
+    "--env", "env_id", help=f"Environment (see `grail-envs list`); without: the network's own, first {DEFAULT_ENV_ID}."
+)
 @click.option("--windows", type=click.IntRange(min=1), help="Stop once so many windows were learned from (default: never).")
 @click.option("--dry-run", is_flag=True, help="Print what would run and how much memory it takes; start and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: one JSON object on standard output.")
@@ -77,7 +80,7 @@ def cli() -> None:
 def run(
     settings: Settings,
     model: Path | None,
-    env_id: str,
+    env_id: str | None,
     windows: int | None,
     dry_run: bool,
     as_json: bool,
@@ -114,7 +117,7 @@ def run(
         plan_command(
             settings,
             model=model,
-            env_id=env_id,
+            env_id=env_id or DEFAULT_ENV_ID,
             windows=windows,
             chosen=hyper_parameters,
             beside=beside,
@@ -156,6 +159,7 @@ def run(
     help="gradient: a float32 model, published as the first checkpoint of a network of pseudo-gradients.",
 )
 @click.option("--preset", "preset_name", help="With --work gradient: the network's numbers (tiny).")
+@json_option
 @table_options
 @common_options
 def init(
@@ -172,6 +176,7 @@ def init(
     preset_name: str | None,
     calibration: Path | None,
     uncovered: bool,
+    as_json: bool,
 ) -> None:
     """Make a tiny model from nothing: tokenizer for the environment, small Qwen2, a short warm start (about a minute).
 
@@ -188,13 +193,19 @@ def init(
         from grail_trainer.gradient_start import begin_gradient_command
 
         begin_gradient_command(
-            settings, out=out, seed=seed, preset_name=preset_name, calibration=calibration, uncovered=uncovered
+            settings,
+            out=out,
+            seed=seed,
+            preset_name=preset_name,
+            calibration=calibration,
+            uncovered=uncovered,
+            as_json=as_json,
         )
         return
     _refuse_given(("preset_name", "calibration", "uncovered"), "without --work gradient")
     if source is not None:
         _refuse_beside_from("env_id", "seed", "quick", "shape", "most_steps", "no_cache")
-        import_command(source, out)
+        import_command(source, out, as_json=as_json)
         return
     init_command(
         settings,
@@ -205,6 +216,7 @@ def init(
         cached=not no_cache,
         shape=shape,
         most_steps=most_steps,
+        as_json=as_json,
     )
 
 
@@ -270,27 +282,44 @@ def evaluate(
 
 @cli.command()
 @click.option("--model", type=_FOLDER, required=True, help="Transformers folder: weights, configuration, tokenizer.")
-@click.option("--env", "env_id", default=DEFAULT_ENV_ID, show_default=True, help="Environment of the network.")
+@click.option("--env", "env_id", help=f"Environment; without: the network's own, of its first checkpoint {DEFAULT_ENV_ID}.")
 @click.option("--turn", is_flag=True, help="Turn the network to this environment, which is not the one it has.")
+@click.option("--dry-run", is_flag=True, help="Check everything, say what would be published, and write nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask before weights go to a network that has a checkpoint.")
+@json_option
 @table_options
 @common_options
-def publish(settings: Settings, model: Path, env_id: str, turn: bool, calibration: Path | None, uncovered: bool) -> None:
+def publish(
+    settings: Settings,
+    model: Path,
+    env_id: str | None,
+    turn: bool,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    calibration: Path | None,
+    uncovered: bool,
+) -> None:
     """Publish a model folder as the network's first checkpoint, or as its next one.
 
     Tokenizer, chat template and architecture of a network never change. A trainer started afterwards goes on from the
     published weights. With --turn the work of the network changes, from rounds of gradient work or from rollouts of another
-    environment: for everybody, from the window that is said; pay follows over twelve windows.
+    environment: for everybody, from the window that is said; pay follows over twelve windows. Where the network has a
+    checkpoint, it is asked first, and without a terminal refused unless --yes is said.
     """
-    from grail_core.generation.defaults import sampling_defaults
-    from grail_core.text import printable
+    from grail_trainer.publishing.by_hand import publish_command
     from grail_trainer.publishing.publication import TableChoice
-    from grail_trainer.start import publish_model
 
-    choice = TableChoice.of(calibration, uncovered=uncovered)
-    for note in sampling_defaults(model).notes:
-        click.echo(f"{model}: {printable(note)}", err=True)
-    manifest = publish_model(settings, model=model, env_id=env_id, choice=choice, turn=turn)
-    click.echo(f"checkpoint {manifest.sequence} ({manifest.digest.hex()[:16]}…), in force from window {manifest.valid_from}")
+    publish_command(
+        settings,
+        model=model,
+        env_id=env_id,
+        choice=TableChoice.of(calibration, uncovered=uncovered),
+        turn=turn,
+        dry_run=dry_run,
+        yes=yes,
+        as_json=as_json,
+    )
 
 
 @cli.command()
@@ -356,8 +385,9 @@ def upgrade() -> None:
 @upgrade.command()
 @click.option("--version", type=click.IntRange(min=2), required=True, help="Of the protocol; later than the running one.")
 @click.option("--block", type=click.IntRange(min=1), required=True, help="First block of the first window under it.")
+@json_option
 @common_options
-def announce(settings: Settings, version: int, block: int) -> None:
+def announce(settings: Settings, version: int, block: int, as_json: bool) -> None:
     """Have the next checkpoints say that protocol VERSION holds from window BLOCK on; once more: another block.
 
     Roles of this version tell it in their logs from then on, and end before that window with the line that upgrades them. The
@@ -365,23 +395,25 @@ def announce(settings: Settings, version: int, block: int) -> None:
     """
     from grail_trainer.upgrades import announce_upgrade
 
-    click.echo(announce_upgrade(settings, version=version, block=block))
+    said = announce_upgrade(settings, version=version, block=block)
+    say(said, {"next": {"version": version, "block": block}}, as_json=as_json)
 
 
 @upgrade.command()
+@json_option
 @common_options
-def withdraw(settings: Settings) -> None:
+def withdraw(settings: Settings, as_json: bool) -> None:
     """Have the next checkpoints say nothing of a later version any more, while it is not in force yet."""
     from grail_trainer.upgrades import withdraw_upgrade
 
-    click.echo(withdraw_upgrade(settings))
+    say(withdraw_upgrade(settings), {"next": None}, as_json=as_json)
 
 
 @upgrade.command("show")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @common_options
 def show_upgrade(settings: Settings, as_json: bool) -> None:
-    """What the newest checkpoint announces, and what the next one will."""
+    """What the newest checkpoint announces, and, on the trainer's machine, what the next one will. Needs no wallet."""
     from grail_trainer.upgrades import show_command
 
     show_command(settings, as_json=as_json)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import click
 
 from grail_core.environment import Environment
 from grail_core.errors import CheckpointError
 from grail_core.participant.settings import Settings
+from grail_core.telemetry.json_output import say
+from grail_core.telemetry.progress import progress
 from grail_core.text import printable, printable_lines
 
 if TYPE_CHECKING:
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
 
 _CONFIG = "config.json"
 _OF_ONE_MODEL = "config.json and weights must be of one model: save it anew with save_pretrained(folder)"
-
-
-class Bar(Protocol):
-    def __call__(self, label: str, done: int, total: int, note: str = "") -> None: ...
 
 
 def training_environment(env_id: str, data_dir: Path | None) -> Environment:
@@ -53,6 +50,7 @@ def init_command(
     cached: bool,
     shape: str | None = None,
     most_steps: int | None = None,
+    as_json: bool = False,
 ) -> None:
     from grail_core.capabilities import teacher_of
     from grail_trainer.tiny.init import config_for, create_model, shaped
@@ -63,7 +61,7 @@ def init_command(
         config = shaped(config, shape)
     if most_steps is not None:
         config = dataclasses.replace(config, most_steps=most_steps)
-    with progress_bar() as bar:
+    with progress() as bar:
 
         def told(stage: str, done: int, total: int, loss: float) -> None:
             bar(stage, done, total, f"loss {loss:.3f}")
@@ -72,10 +70,11 @@ def init_command(
         create_model(environment, out, seed=seed, quick=quick, config=config, cache_dir=cache_dir, progress=told)
     if not teacher_of(environment).stages:
         click.echo(f"{env_id} offers no capability `teacher`: the weights are random, no answer's form is known", err=True)
-    click.echo(f"{out}: a tiny model for {env_id}; try `grail-trainer evaluate --model {out} --env {env_id}`", err=True)
+    said = f"{out}: a tiny model for {env_id}; try `grail-trainer evaluate --model {out} --env {env_id}`"
+    say(said, {"folder": str(out), "environment": env_id, "seed": seed}, as_json=as_json, err=True)
 
 
-def import_command(source: Path, out: Path) -> None:
+def import_command(source: Path, out: Path, *, as_json: bool = False) -> None:
     from grail_core.checkpoints.transfer import import_model, save_imported
 
     model = import_model(source, for_network=True)
@@ -83,7 +82,8 @@ def import_command(source: Path, out: Path) -> None:
         click.echo(f"{source}: {printable(note)}", err=True)
     save_imported(model, out, check=lambda written: _require_agreement(written, source))
     publish = f"grail-trainer publish --model {shlex.quote(str(out))}"
-    click.echo(f"{out}: {model.parameters:,} parameters, {model.nbytes:,} bytes; publish it with `{publish}`", err=True)
+    said = f"{out}: {model.parameters:,} parameters, {model.nbytes:,} bytes; publish it with `{publish}`"
+    say(said, {"folder": str(out), "parameters": model.parameters, "bytes": model.nbytes}, as_json=as_json, err=True)
 
 
 def _require_agreement(folder: Path, source: Path) -> None:
@@ -186,25 +186,3 @@ def inspect_command(settings: Settings, *, as_json: bool, objects: bool) -> None
     click.echo(json.dumps(report.to_json()) if as_json else printable_lines("\n".join(report.lines())))
     if any(row.missing for row in report.rows):
         raise CheckpointError("objects that a checkpoint names are missing", hint="see the rows above; publish them again")
-
-
-@contextmanager
-def progress_bar() -> Iterator[Bar]:
-    """A bar on standard error where that is a terminal, else nothing."""
-    if not sys.stderr.isatty():
-        yield lambda label, done, total, note="": None
-        return
-    from rich.progress import BarColumn, Progress, TimeRemainingColumn
-
-    from grail_core.telemetry.console import PlainColumn, PlainConsole
-
-    columns: list[Any] = [PlainColumn(), BarColumn(), PlainColumn("note"), TimeRemainingColumn()]
-    with Progress(*columns, console=PlainConsole(stderr=True)) as progress:
-        tasks: dict[str, Any] = {}
-
-        def show(label: str, done: int, total: int, note: str = "") -> None:
-            if label not in tasks:
-                tasks[label] = progress.add_task(label, total=total, note=note)
-            progress.update(tasks[label], completed=done, note=note)
-
-        yield show

@@ -12,8 +12,8 @@ from grail_core.environment import Environment
 from grail_core.errors import ConfigurationError
 from grail_core.participant.settings import Settings
 from grail_core.protocol.policy import policy_digest
+from grail_core.telemetry.progress import Told, progress
 from grail_core.text import printable
-from grail_trainer.commands import Bar, progress_bar
 from grail_trainer.evaluate import Evaluation, Progress, draws_of, evaluate_with
 from grail_trainer.evaluated import (
     Evaluated,
@@ -60,7 +60,7 @@ def evaluate_command(settings: Settings, asked: EvaluationRequest) -> None:
         click.echo(f"{evaluated.folder}: {printable(note)}", err=True)
     environments = environments_of(evaluated, asked.env_ids, asked.default_env_id, settings)
     renderer = renderer_of(evaluated)
-    with serving(evaluated, asked.backend, asked.url, settings) as (generator, weights), progress_bar() as bar:
+    with serving(evaluated, asked.backend, asked.url, settings) as (generator, weights), progress() as bar:
         for environment in environments:
             result = evaluate_with(
                 draws_of(generator),
@@ -90,7 +90,7 @@ def _kept(asked: EvaluationRequest, evaluated: Evaluated, environment: Environme
     return SampleFile(asked.keep / f"{environment.spec.env_id}.jsonl", what, block=at_once(asked.backend))
 
 
-def _progress(bar: Bar, env_id: str) -> Progress:
+def _progress(bar: Told, env_id: str) -> Progress:
     return lambda done, total: bar(f"sampling {env_id}", done, total)
 
 

@@ -66,7 +66,8 @@ def evaluated_folder(folder: Path, settings: Settings) -> Evaluated:
             trainer = network_parameters(settings).trainer_hotkey
         except ConfigurationError:
             notes = (
-                f"{MANIFEST_FILE} is not read: GRAIL_NETWORK names no trainer to verify it; the folder's defaults are used",
+                f"{MANIFEST_FILE} is not read: GRAIL_NETWORK names no trainer to verify it; the folder's defaults are used, "
+                "and the environment is what --env says",
             )
         else:
             return _of(read_checkpoint(folder, trainer).manifest, folder)
@@ -109,7 +110,8 @@ def evaluated_checkpoint(name: str, settings: Settings) -> Evaluated:
 
 
 def environments_of(evaluated: Evaluated, env_ids: tuple[str, ...], default: str, settings: Settings) -> list[Environment]:
-    """Those that were named, with the problems that nobody trains on; else a checkpoint's own, else `default`.
+    """Those that were named, with the problems that nobody trains on; else a checkpoint's own, else `default`. One that is
+    named and is the checkpoint's has the checkpoint's parameters.
 
     Raises:
         EnvironmentUnavailableError: unknown, or its data set is not there.
@@ -118,11 +120,15 @@ def environments_of(evaluated: Evaluated, env_ids: tuple[str, ...], default: str
     from grail_envs.bound import load_bound
 
     manifest = evaluated.manifest
-    if not env_ids and manifest is not None:
-        spec = manifest.environment
-        load_bound(spec, manifest.env_digest, settings.data_dir)  # is it the network's, of the same version and data?
-        return [load_held_out(spec.env_id, **{**spec.parameters, "data_dir": settings.data_dir})]  # the folder is ours
-    return [load_held_out(env_id, data_dir=settings.data_dir) for env_id in env_ids or (default,)]
+    own = manifest.environment if manifest is not None else None
+
+    def opened(env_id: str) -> Environment:
+        if manifest is None or own is None or env_id != own.env_id:
+            return load_held_out(env_id, data_dir=settings.data_dir)
+        load_bound(own, manifest.env_digest, settings.data_dir)  # is it the network's, of the same version and data?
+        return load_held_out(env_id, **{**own.parameters, "data_dir": settings.data_dir})  # the folder is ours
+
+    return [opened(env_id) for env_id in env_ids or (own.env_id if own is not None else default,)]
 
 
 @contextmanager

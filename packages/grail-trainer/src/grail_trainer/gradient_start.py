@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import click
-
 from grail_core.checkpoints.delta.digests import digest_state
 from grail_core.checkpoints.delta.shards import map_weights
 from grail_core.checkpoints.delta.tensors import DTYPES, RawState
@@ -28,6 +26,7 @@ from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.types import Window
 from grail_core.storage.layout import manifest_key
 from grail_core.telemetry import get_logger
+from grail_core.telemetry.json_output import say
 from grail_envs.corpus import bytes_1
 from grail_envs.corpus.opening import corpus_of
 from grail_trainer.gradient_presets import preset
@@ -54,7 +53,14 @@ def begin_gradient_network(
 
 
 def begin_gradient_command(
-    settings: Settings, *, out: Path, seed: int, preset_name: str | None, calibration: Path | None, uncovered: bool
+    settings: Settings,
+    *,
+    out: Path,
+    seed: int,
+    preset_name: str | None,
+    calibration: Path | None,
+    uncovered: bool,
+    as_json: bool = False,
 ) -> None:
     """`grail-trainer init --work gradient`. Errors: as `begin_gradient_network`."""
     if preset_name is None:
@@ -63,7 +69,9 @@ def begin_gradient_command(
         )
     choice = TableChoice.of(calibration, uncovered=uncovered)
     manifest = begin_gradient_network(settings, out=out, seed=seed, preset_name=preset_name, choice=choice)
-    click.echo(f"checkpoint {manifest.sequence} ({manifest.digest.hex()[:16]}…), in force from round {manifest.valid_from}")
+    value = {"folder": str(out), "sequence": 0, "digest": manifest.digest.hex(), "valid_from": manifest.valid_from}
+    said = f"checkpoint {manifest.sequence} ({manifest.digest.hex()[:16]}…), in force from round {manifest.valid_from}"
+    say(said, value, as_json=as_json)
 
 
 def environment_of(spec: GradientSpec, participant: Participant) -> EnvironmentSpec:

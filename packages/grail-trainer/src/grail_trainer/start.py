@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
@@ -28,8 +29,10 @@ from grail_core.protocol.constants import MAX_PROMPT_TOKENS, WINDOW_LENGTH
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.policy import completion_limit
 from grail_core.protocol.types import Window
-from grail_core.telemetry import get_logger
-from grail_envs.bound import BoundEnvironments
+from grail_core.telemetry import get_logger, run_summary
+from grail_core.telemetry.run_summary import said_at_the_end
+from grail_envs import DEFAULT_ENV_ID
+from grail_envs.bound import BoundEnvironments, load_bound
 from grail_trainer.commands import training_environment
 from grail_trainer.data.intake import VerdictListener
 from grail_trainer.evaluating.beside import Evaluations
@@ -58,7 +61,7 @@ def run_trainer(
     stopping: Stopping,
     *,
     model: Path | None,
-    env_id: str,
+    env_id: str | None,
     windows: int | None,
     hyper_parameters: HyperParameters,
     acknowledged: Window | None = None,
@@ -73,6 +76,8 @@ def run_trainer(
     Of several ranks (torchrun) the first does this, and the others follow it.
 
     Args:
+        model: of the network's first checkpoint; None where it has one: its files are then taken from the newest. env_id: None:
+            the network's own environment, and of a network that begins the default one.
         acknowledged: the window of an alarm that ended the trainer, and that a person has seen.
         beside: what runs beside the learning, and changes no weights. choice: of the calibration table to be pinned.
 
@@ -109,7 +114,7 @@ def _run_first(
     lead: Lead,
     *,
     model: Path | None,
-    env_id: str,
+    env_id: str | None,
     windows: int | None,
     hyper_parameters: HyperParameters,
     acknowledged: Window | None,
@@ -120,20 +125,22 @@ def _run_first(
     require_trainer(participant)
     if has_gradient_work(participant):
         return run_aggregator(participant, settings, stopping, rounds=windows)
-    if model is None:
+    head = participant.own_checkpoints.sequence().head
+    if model is None and head is None:
         raise ConfigurationError(
-            "a network of rollouts is trained from a model folder, and none is given",
+            "the network has no checkpoint yet, and no model to begin it with is given",
             where="--model",
             hint="name the folder of the network's first checkpoint; `grail-trainer init` makes a tiny one",
         )
-    environment = training_environment(env_id, settings.data_dir)
-    require_folder(model)
+    environment = environment_for(env_id, head, settings)
+    if model is not None:
+        require_folder(model)
     with participant.state.held():
         neuron = participant.join(settings)
         log.event("trainer_started", hotkey=ss58(participant.signer.hotkey), uid=neuron.uid, network=participant.params.name)
         service = assemble(
             participant,
-            model,
+            model if model is not None else participant.checkpoints.materialise(_there(head)),
             environment,
             BoundEnvironments(settings.data_dir),
             hyper_parameters,
@@ -144,10 +151,30 @@ def _run_first(
         service.acknowledged = acknowledged
         service.evaluations = evaluations_of(participant, beside.evaluation)
         try_largest_pass(service)
-        with stopping() as stop:
-            learned = service.run(stop, windows)
-        log.event("trainer_stopped", windows=learned)
+        with said_at_the_end(log, "trainer_stopped", run_summary.TRAINER) as summary, stopping() as stop:
+            summary.windows = learned = service.run(stop, windows)
     return learned
+
+
+def _there(head: CheckpointManifest | None) -> CheckpointManifest:
+    assert head is not None, "a network without a checkpoint is begun with a model folder"
+    return head
+
+
+def environment_for(
+    env_id: str | None, head: CheckpointManifest | None, settings: Settings, *, turn: bool = False
+) -> Environment:
+    """The network's with its parameters, where it is named or nothing is; else the one that is named, else the default.
+
+    Args:
+        turn: the network is to turn to another one, which may be of the same name: its own is not looked at.
+
+    Raises:
+        EnvironmentUnavailableError: unknown, of another version, or its data set is not there.
+    """
+    if head is not None and not turn and env_id in (None, head.environment.env_id):
+        return load_bound(head.environment, head.env_digest, settings.data_dir)
+    return training_environment(env_id or DEFAULT_ENV_ID, settings.data_dir)
 
 
 def assemble(
@@ -240,16 +267,22 @@ def try_largest_pass(service: TrainerService) -> None:
     log.event("largest_pass_fits", tokens=tokens, seconds=time.perf_counter() - start)
 
 
-def publish_model(
-    settings: Settings, *, model: Path, env_id: str, choice: TableChoice = NO_CHOICE, turn: bool = False
-) -> CheckpointManifest:
-    """Join the network and publish a model folder as its first or its next checkpoint; see `publish_folder`."""
-    participant = Participant.from_settings(settings, package="grail-trainer")
-    require_trainer(participant)
-    with participant.state.held():
-        participant.join(settings)
-        environment = training_environment(env_id, settings.data_dir)
-        return publish_folder(participant, require_folder(model), environment, choice=choice, turn=turn)
+@dataclass(frozen=True)
+class Prepared:
+    """A folder's weights that can be published: everything is checked, and nothing written. `after`: the network's newest
+    checkpoint, None where there is none. `forgets`: a trainer has learned here, and its moments go."""
+
+    network: str
+    model: Path
+    env_id: str
+    after: CheckpointManifest | None
+    turn: bool
+    forgets: bool
+    publish: Callable[[], CheckpointManifest]
+
+    @property
+    def sequence(self) -> int:
+        return 0 if self.after is None else self.after.sequence + 1
 
 
 def publish_folder(
@@ -260,8 +293,20 @@ def publish_folder(
     choice: TableChoice = NO_CHOICE,
     turn: bool = False,
 ) -> CheckpointManifest:
-    """Publish a folder's weights. Where the network has checkpoints already, a trainer that is started afterwards goes on from
-    these weights with fresh moments.
+    """Publish a folder's weights; see `prepare_publication`."""
+    return prepare_publication(participant, model, environment, choice=choice, turn=turn).publish()
+
+
+def prepare_publication(
+    participant: Participant,
+    model: Path,
+    environment: Environment,
+    *,
+    choice: TableChoice = NO_CHOICE,
+    turn: bool = False,
+) -> Prepared:
+    """Check a folder's weights for publication. Where the network has checkpoints already, a trainer that is started afterwards
+    goes on from these weights with fresh moments.
 
     Args:
         turn: the network turns to this environment, deliberately; tokenizer, template and architecture stay.
@@ -274,15 +319,21 @@ def publish_folder(
     publisher.require_table()
     weights = _checked(Masters.load(model, OptimiserSettings(learning_rate=0)), model)
     head = publisher.view().head
-    parts = _first_parts(participant, environment, model)
-    if head is None:
-        return publisher.publish_first(parts, weights)
-    if turn:
+    _first_parts(participant, environment, model)
+    if head is not None and turn:
         require_other_environment(head, environment)
-    else:
+    elif head is not None:
         require_environment(head, environment)
-    open_state(participant).forget()
-    return publisher.publish_next(parts.window, weights, parts if turn else None)
+
+    def publish() -> CheckpointManifest:
+        parts = _first_parts(participant, environment, model)  # of now: a person may have been asked meanwhile
+        if head is None:
+            return publisher.publish_first(parts, weights)
+        open_state(participant).forget()
+        return publisher.publish_next(parts.window, weights, parts if turn else None)
+
+    learned = head is not None and open_state(participant).journal is not None
+    return Prepared(participant.params.name, model, environment.spec.env_id, head, turn, learned, publish)
 
 
 def _checked(masters: Masters, model: Path) -> dict[str, Tensor]:

@@ -6,10 +6,6 @@ that signs checkpoints announces anything: without it the file is worth nothing.
 
 from __future__ import annotations
 
-import json
-
-import click
-
 from grail_core.checkpoints.announcement import (
     Announcement,
     read_announcement,
@@ -17,12 +13,15 @@ from grail_core.checkpoints.announcement import (
     write_announcement,
 )
 from grail_core.errors import CheckpointError, ConfigurationError
+from grail_core.participant.deployment import open_checkpoints
 from grail_core.participant.participant import Participant
 from grail_core.participant.settings import Settings
+from grail_core.participant.state import StateFolder, network_state
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.types import Block, Window
 from grail_core.protocol.upgrade import Upgrade
+from grail_core.telemetry.json_output import say
 from grail_trainer.publishing.publication import first_reachable
 from grail_trainer.start import require_trainer
 
@@ -78,17 +77,25 @@ def next_valid_from(participant: Participant, head: CheckpointManifest) -> Windo
 
 
 def show_command(settings: Settings, *, as_json: bool) -> None:
-    participant = _trainer(settings)
-    head = participant.own_checkpoints.sequence().head
+    """No wallet is needed: checkpoints are public, and what was decided lies in the trainer's state, where it is here."""
+    network = open_checkpoints(settings)
+    head = network.checkpoints.view().head
     said = None if head is None else head.upgrade
-    decided = read_announcement(participant.state.announcement)
+    state = StateFolder(
+        network_state(settings.state_dir, network.params, network.params.network_id(network.chain.genesis_hash)),
+        network.params.trainer_hotkey,
+    )
+    known = state.trainer.is_dir()
+    decided = read_announcement(state.announcement) if known else None
     following = said if decided is None else decided.upgrade
-    if as_json:
-        value = {"newest": said and said.to_json(), "next": following and following.to_json()}
-        click.echo(json.dumps(value))
-        return
-    click.echo(f"the newest checkpoint announces {_told(said)}")
-    click.echo(f"the next one announces {_told(following)}")
+    value = {"newest": said and said.to_json(), "next": following and following.to_json()}
+    elsewhere = "what the next one announces is decided on the trainer's machine, which this is not"
+    sentence = f"the next one announces {_told(following)}" if known else elsewhere
+    say(
+        f"the newest checkpoint announces {_told(said)}\n{sentence}",
+        value if known else {"newest": value["newest"], "next": None, "next_known": False},
+        as_json=as_json,
+    )
 
 
 def _told(upgrade: Upgrade | None) -> str:

@@ -10,6 +10,7 @@ import click
 from grail_core.commands.knob_options import knob_options
 from grail_core.commands.options import beacon_option, common_options, run_cli, stop_on_signals, verbose_option
 from grail_core.protocol.reading import MAX_JSON_INTEGER
+from grail_core.telemetry.json_output import json_option
 from grail_validator import __version__
 from grail_validator.compared_models import ComparedModels
 from grail_validator.simulation.command import simulate
@@ -166,8 +167,9 @@ def replay(
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="A validator's ledger.sqlite (default: the only one in GRAIL_STATE_DIR).",
 )
+@json_option
 @common_options
-def backup(settings: Settings, target: Path, ledger: Path | None) -> None:
+def backup(settings: Settings, target: Path, ledger: Path | None, as_json: bool) -> None:
     """Copy this validator's ledger to TARGET, also while it runs.
 
     The copy is one file, whole at one moment, and looked through before this ends with 0. It holds no key.
@@ -177,14 +179,15 @@ def backup(settings: Settings, target: Path, ledger: Path | None) -> None:
     """
     from grail_validator.ledger_copies import backup_ledger
 
-    backup_ledger(settings, target, ledger=ledger)
+    backup_ledger(settings, target, ledger=ledger, as_json=as_json)
 
 
 @cli.command()
 @click.argument("source", type=click.Path(path_type=Path, dir_okay=False, exists=True))
 @click.option("--replace", is_flag=True, help="Also where there is a ledger; that one stays beside it.")
+@json_option
 @common_options
-def restore(settings: Settings, source: Path, replace: bool) -> None:
+def restore(settings: Settings, source: Path, replace: bool, as_json: bool) -> None:
     """Bring a copy of a ledger back, in the place of its network and hotkey in GRAIL_STATE_DIR.
 
     The validator must not run. Windows since the copy are as if it had been away: what it has published of them stays, their
@@ -192,7 +195,7 @@ def restore(settings: Settings, source: Path, replace: bool) -> None:
     """
     from grail_validator.ledger_copies import restore_ledger
 
-    restore_ledger(settings, source, replace=replace)
+    restore_ledger(settings, source, replace=replace, as_json=as_json)
 
 
 @cli.command()

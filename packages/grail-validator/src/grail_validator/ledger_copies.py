@@ -15,12 +15,13 @@ from grail_core.participant.deployment import network_parameters
 from grail_core.participant.settings import Settings
 from grail_core.participant.state import only_process
 from grail_core.protocol.types import Hotkey
+from grail_core.telemetry.json_output import say
 from grail_validator.explain import ledgers_of
 from grail_validator.ledger import Ledger
 from grail_validator.ledger_schema import copy_to, ledger_database, owner_of
 
 
-def backup_ledger(settings: Settings, target: Path, *, ledger: Path | None) -> None:
+def backup_ledger(settings: Settings, target: Path, *, ledger: Path | None, as_json: bool = False) -> None:
     """Copy a ledger whole, also while its validator runs, and look through the copy before saying that there is one.
 
     Args:
@@ -44,10 +45,10 @@ def backup_ledger(settings: Settings, target: Path, *, ledger: Path | None) -> N
         target.unlink()
         opened.require_whole()  # says where, if it was damaged before it was copied
         raise
-    click.echo(f"{target}: {_said(copy)}")
+    say(f"{target}: {_said(copy)}", {"file": str(target), **_told(copy)}, as_json=as_json)
 
 
-def restore_ledger(settings: Settings, source: Path, *, replace: bool) -> None:
+def restore_ledger(settings: Settings, source: Path, *, replace: bool, as_json: bool = False) -> None:
     """Put a copy in its validator's place; what lies there stays beside it under another name.
 
     Raises:
@@ -76,7 +77,8 @@ def restore_ledger(settings: Settings, source: Path, *, replace: bool) -> None:
             kept = _set_aside(path)
             os.replace(incoming, path)
             sync_folder(path.parent)
-    click.echo(f"{path}: {_said(copy)}" + (f"; the former one is {kept}" if kept else ""))
+    said = f"{path}: {_said(copy)}" + (f"; the former one is {kept}" if kept else "")
+    say(said, {"file": str(path), "former": str(kept) if kept else None, **_told(copy)}, as_json=as_json)
 
 
 def _set_aside(path: Path) -> Path | None:
@@ -133,6 +135,10 @@ def _described(path: Path) -> str:
         return _said(Ledger.reading(path))
     except ConfigurationError as error:
         return error.what
+
+
+def _told(ledger: Ledger) -> dict[str, int | None]:
+    return {"judged_up_to": ledger.last_judged()}
 
 
 def _said(ledger: Ledger) -> str:

@@ -286,7 +286,7 @@ class WindowFiles:
             if self._download(neuron.hotkey, neuron, key, seal, limit_s, gives_way=True):
                 return Tried.HAD
         except _BehindError:
-            log.event("file_gives_way", window=self.window, hotkey=ss58(neuron.hotkey), size=seal.size)
+            log.event("file_gives_way", window=self.window, hotkey=ss58(neuron.hotkey), bytes=seal.size)
             return Tried.BEHIND
         # Who took so long to say nothing has had its time; who said no at once is asked again, however long others took.
         return Tried.REFUSED if time.monotonic() - started < self._seconds(TRIES_AT_BLOCKS[-1]) else Tried.LOST

@@ -14,7 +14,8 @@ from grail_core.participant.settings import Settings
 from grail_core.participant.waiting import Stopping
 from grail_core.protocol.types import Block
 from grail_core.storage.retention import Retention, evidence, shared_files
-from grail_core.telemetry import get_logger
+from grail_core.telemetry import get_logger, run_summary
+from grail_core.telemetry.run_summary import said_at_the_end
 from grail_envs.bound import BoundEnvironments
 from grail_validator.compared_models import ComparedModels
 from grail_validator.first_sight import FirstSight
@@ -100,7 +101,6 @@ def _run(
             ],
         ),
     )
-    with stopping() as stop:
-        scored = service.run(stop, windows)
-    log.event("validator_stopped", windows=scored)
+    with said_at_the_end(log, "validator_stopped", run_summary.VALIDATOR) as summary, stopping() as stop:
+        summary.windows = scored = service.run(stop, windows)
     return scored

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from grail_core.commands.options import common_options, verbose_option
+from grail_core.telemetry.json_output import json_option, say
 from grail_core.text import printable_lines
 
 if TYPE_CHECKING:
@@ -25,8 +26,9 @@ def checkpoint() -> None:
 @checkpoint.command()
 @click.argument("window", metavar="WINDOW")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@json_option
 @common_options
-def export(settings: Settings, window: str, folder: Path) -> None:
+def export(settings: Settings, window: str, folder: Path, as_json: bool) -> None:
     """Write the checkpoint that is valid in WINDOW (its first block, or `latest`) to DIR, an ordinary Transformers folder.
 
     The manifest that the trainer signed goes with it as grail-manifest.json: `grail verify --model DIR` says by it whether a
@@ -46,7 +48,15 @@ def export(settings: Settings, window: str, folder: Path) -> None:
         raise click.BadParameter(f"{window!r} is no block number, and not `latest`", param_hint="WINDOW")
     manifest = network.checkpoints.valid_at(window_of(block))
     export_checkpoint(network.checkpoints.materialise(manifest), folder)
-    click.echo(f"checkpoint {manifest.sequence} ({manifest.digest.hex()[:16]}…) of window {window_of(block)} → {folder}")
+    value = {
+        "sequence": manifest.sequence,
+        "digest": manifest.digest.hex(),
+        "valid_from": manifest.valid_from,
+        "window": window_of(block),
+        "folder": str(folder),
+    }
+    said = f"checkpoint {manifest.sequence} ({manifest.digest.hex()[:16]}…) of window {window_of(block)} → {folder}"
+    say(said, value, as_json=as_json)
 
 
 @checkpoint.command()

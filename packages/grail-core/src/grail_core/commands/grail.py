@@ -45,13 +45,21 @@ def cli() -> None:
     """Verifiable post-training: mine, validate and train, whichever of them is installed here."""
 
 
+def _from_where(package: str) -> str:
+    return f"pip install {package}; while no index has it, from wheels (README, Packages)"
+
+
 def _role(command: str, package: str, summary: str) -> None:
     @cli.command(command, context_settings=_PASS_ON, help=summary, short_help=summary)
     @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
     def run(arguments: tuple[str, ...]) -> None:
         found = list(entry_points(group="console_scripts", name=package))
         if not found:
-            raise ConfigurationError(f"{package} is not installed here", where=sys.prefix, hint=f"pip install {package}")
+            raise ConfigurationError(
+                f"{package} is not installed here",
+                where=sys.prefix,
+                hint=f"pip install {package}; while no index has it, from wheels (README, Packages)",
+            )
         sys.argv = [package, "run", *(["-v"] * verbosity()), *arguments]
         found[0].load()()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import signal
 import sys
@@ -18,6 +17,8 @@ import click
 
 from grail_core.commands.last_resort import as_error, error_of_a_thread, reader_is_gone, was_said, watch_threads
 from grail_core.errors import GrailError
+from grail_core.telemetry.json_output import print_error, print_wrong_usage
+from grail_core.telemetry.logs import LogFormat
 from grail_core.text import printable
 
 INTERRUPTED = 130
@@ -45,14 +46,21 @@ verbose_option = click.option(
 
 
 def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds -v, --log-file, --json-logs and --show-settings; the command gets the resolved `settings` as its first argument."""
+    """Adds -v, --log-file, --log-format, --json-logs, --show-settings; the command gets the resolved `settings` first."""
 
     @verbose_option
     @click.option("--log-file", type=click.Path(path_type=Path, dir_okay=False), help="Append JSON log lines here.")
-    @click.option("--json-logs", is_flag=True, help="Log JSON lines to the terminal.")
+    @click.option(
+        "--log-format",
+        type=click.Choice(["sentences", "fields", "json"]),
+        default="sentences",
+        show_default=True,
+        help="On the terminal: a sentence an event, all of its fields (also with -v), or JSON lines.",
+    )
+    @click.option("--json-logs", is_flag=True, help="The same as --log-format json.")
     @click.option("--show-settings", is_flag=True, help="Print every setting, its value and where it comes from, and exit.")
     @functools.wraps(command)
-    def wrapped(log_file: Path | None, json_logs: bool, show_settings: bool, **rest: Any) -> Any:
+    def wrapped(log_file: Path | None, log_format: LogFormat, json_logs: bool, show_settings: bool, **rest: Any) -> Any:
         from grail_core.participant.settings import resolve
         from grail_core.telemetry import configure
 
@@ -63,7 +71,13 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
             _print_settings(found.rows())
             return None
         role = click.get_current_context().command_path.split()[0].removeprefix("grail-")
-        configure(role, verbosity=verbosity(), log_file=found.settings.log_file, json_to_terminal=json_logs)
+        configure(
+            role,
+            verbosity=verbosity(),
+            log_file=found.settings.log_file,
+            json_to_terminal=json_logs,
+            log_format=log_format,
+        )
         return command(found.settings, **rest)
 
     return wrapped
@@ -98,7 +112,7 @@ def run_cli(cli: click.Command) -> None:
         with _own_pipes(cli):
             cli.main(standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        print_wrong_usage(error)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
@@ -140,7 +154,7 @@ def _own_pipes(cli: click.Command) -> Iterator[None]:
 
 def _end_with(error: GrailError) -> NoReturn:
     if not was_said(error):
-        _print_error(error)
+        print_error(error)
     sys.exit(error.exit_code)
 
 
@@ -161,14 +175,6 @@ def stop_on_signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _print_error(error: GrailError) -> None:
-    if "--json" in sys.argv:
-        value = {"error": type(error).__name__, "what": error.what, "where": error.where, "hint": error.hint}
-        click.echo(json.dumps(value), err=True)
-    else:
-        click.echo(f"error: {error}", err=True)
 
 
 def _print_settings(rows: list[tuple[str, str, str]]) -> None:

@@ -21,9 +21,10 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 from grail_core.errors import ConfigurationError
+from grail_core.telemetry.sentences import sentence, with_fields
 from grail_core.text import MAX_LINES, printable, printable_lines
 
 Value = str | int | float | bool | None | list[Any] | dict[str, Any]
@@ -60,7 +61,18 @@ def get_logger(name: str) -> EventLogger:
     return EventLogger(logging.getLogger(name), {})
 
 
-def configure(role: str, *, verbosity: int = 0, log_file: Path | None = None, json_to_terminal: bool = False) -> None:
+LogFormat = Literal["sentences", "fields", "json"]
+"""What the terminal gets of an event."""
+
+
+def configure(
+    role: str,
+    *,
+    verbosity: int = 0,
+    log_file: Path | None = None,
+    json_to_terminal: bool = False,
+    log_format: LogFormat = "sentences",
+) -> None:
     """Set up logging of a command. Call once, before anything logs.
 
     Args:
@@ -68,7 +80,8 @@ def configure(role: str, *, verbosity: int = 0, log_file: Path | None = None, js
         verbosity: 0 events and warnings of this project, 1 its debug messages, 2 other libraries' too, but for those that speak
             with others.
         log_file: JSON lines are appended here.
-        json_to_terminal: the terminal (stderr) gets JSON lines too.
+        json_to_terminal: the terminal (stderr) gets JSON lines too, whatever `log_format` says.
+        log_format: of the terminal: a sentence for each event that has one, all fields of every event, or JSON lines.
 
     Raises:
         ConfigurationError: the log file cannot be written.
@@ -77,7 +90,8 @@ def configure(role: str, *, verbosity: int = 0, log_file: Path | None = None, js
     for handler in list(root.handlers):
         root.removeHandler(handler)
     terminal = _Terminal(sys.stderr)
-    terminal.setFormatter(_JsonLines(role) if json_to_terminal else _ShortLines(sys.stderr))
+    short = _ShortLines(sys.stderr, all_fields=log_format == "fields" or verbosity >= 1)
+    terminal.setFormatter(_JsonLines(role) if json_to_terminal or log_format == "json" else short)
     root.addHandler(terminal)
     if log_file is not None:
         try:
@@ -228,32 +242,27 @@ class _JsonLines(logging.Formatter):
 
 
 class _ShortLines(logging.Formatter):
-    """`12:34:56 window_mined window=60 groups=12`, coloured on a terminal unless NO_COLOR is set."""
+    """`12:34:56 window_skipped window 60: skipped: no valid checkpoint`, coloured on a terminal unless NO_COLOR is set.
 
-    def __init__(self, stream: TextIO) -> None:
+    Behind the event's name comes its sentence (`sentences`), or, where it has none or `all_fields` is asked for, its fields.
+    """
+
+    def __init__(self, stream: TextIO, *, all_fields: bool = False) -> None:
         super().__init__()
         self._colour = stream.isatty() and not os.environ.get("NO_COLOR")
+        self._all_fields = all_fields
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = getattr(record, _FIELDS, None) or {}
+        fields = getattr(record, _FIELDS, None)
         text = printable_lines(record.getMessage())
+        said = "" if fields is None or self._all_fields else printable(sentence(record.getMessage(), fields))
         if self._colour:
             text = f"\033[{'33' if record.levelno >= logging.WARNING else '36'}m{text}\033[0m"
         elif record.levelno >= logging.WARNING:
             text = f"{record.levelname.lower()}: {text}"
-        parts = [time.strftime("%H:%M:%S", time.localtime(record.created)), text]
-        parts += [f"{printable(key, 64)}={_short(value)}" for key, value in fields.items() if value not in ("", None)]
-        line = " ".join(parts)
+        parts = [time.strftime("%H:%M:%S", time.localtime(record.created)), text, said or with_fields(fields or {})]
+        line = " ".join(filter(None, parts))
         return line + ("\n" + printable_lines(self.formatException(record.exc_info)) if record.exc_info else "")
-
-
-def _short(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, dict | list):
-        return printable(json.dumps(value, default=str))
-    text = printable(value)
-    return json.dumps(text, ensure_ascii=False) if " " in text else text
 
 
 def _cut(value: object) -> object:

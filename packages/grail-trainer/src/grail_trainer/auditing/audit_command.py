@@ -18,12 +18,12 @@ from grail_core.protocol.reading import MAX_JSON_INTEGER
 from grail_core.protocol.types import Window
 from grail_core.protocol.windows import window_of
 from grail_core.telemetry.console import PlainConsole
+from grail_core.telemetry.progress import progress
 from grail_envs.bound import BoundEnvironments
 from grail_trainer.auditing.auditor import Auditor
 from grail_trainer.auditing.observer import observer
 from grail_trainer.auditing.published_logs import PublishedLogs
 from grail_trainer.auditing.report import Outcome, WindowAudit
-from grail_trainer.commands import progress_bar
 from grail_trainer.publishing.state_anchors import AUDITABLE_WINDOWS
 
 _RANGE = re.compile(r"(0|[1-9][0-9]{0,15})(?:-(0|[1-9][0-9]{0,15}))?")
@@ -49,7 +49,7 @@ def audit_command(settings: Settings, asked: AuditRequest, *, as_json: bool) -> 
     ranges = [window_range(text) for text in asked.windows]
     participant = observer(settings)
     done: list[WindowAudit] = []
-    with Confined() as confined, progress_bar() as bar:
+    with Confined() as confined, progress() as bar:
         total = 1
 
         def told(stage: str, window: Window) -> None:

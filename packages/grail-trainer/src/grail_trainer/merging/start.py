@@ -8,7 +8,8 @@ from grail_core.participant.round_models import RoundModels
 from grail_core.participant.settings import Settings
 from grail_core.participant.waiting import Stopping
 from grail_core.protocol.gradient.spec import GradientSpec
-from grail_core.telemetry import get_logger
+from grail_core.telemetry import get_logger, run_summary
+from grail_core.telemetry.run_summary import said_at_the_end
 from grail_core.work import Work, work_of
 from grail_envs.corpus.opening import BoundCorpora
 from grail_trainer.merging.service import Aggregator
@@ -43,7 +44,7 @@ def run_aggregator(participant: Participant, settings: Settings, stopping: Stopp
             corpus=GradientSpec.of(head.environment).corpus,
         )
         models = RoundModels(participant.checkpoints, device=settings.device)
-        with stopping() as stop:
-            merged = Aggregator(participant, models, corpora).run(stop, rounds)
-        log.event("trainer_stopped", windows=merged)
+        aggregator = Aggregator(participant, models, corpora)
+        with said_at_the_end(log, "trainer_stopped", run_summary.TRAINER) as summary, stopping() as stop:
+            summary.windows = merged = aggregator.run(stop, rounds)
     return merged

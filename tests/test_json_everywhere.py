@@ -47,7 +47,7 @@ def test_every_command_answers_in_json_or_logs_in_json() -> None:
     ("module", "arguments", "kind", "code"),
     [
         ("grail_core.commands.grail", ("checkpoint", "export", "latest", "--json"), "MissingParameter", 2),
-        ("grail_trainer.cli", ("upgrade", "withdraw", "--json"), "ConfigurationError", 3),
+        ("grail_trainer.cli", ("upgrade", "withdraw", "--json"), "SeveralMissingError", 3),
     ],
 )
 def test_an_error_is_one_json_object_on_standard_error(

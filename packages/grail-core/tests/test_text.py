@@ -133,3 +133,17 @@ def test_a_progress_bar_takes_no_markup() -> None:
         task = progress.tasks[0]
         told = [column.render(task) for column in progress.columns if isinstance(column, PlainColumn)]
         assert [str(text) for text in told] == ["[/x]\\x1b[2J", "[/y]"]
+
+
+@pytest.mark.parametrize("width", [40, 60, 120])
+def test_a_sentence_is_folded_between_words_and_stands_under_its_first(width: int) -> None:
+    out = io.StringIO()
+    sentence = " ".join(f"word{number}" for number in range(60))
+    PlainConsole(file=out, force_terminal=True, color_system=None, width=width).say(f"  {sentence}")
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert [line[: len(line) - len(line.lstrip())] for line in lines] == ["  ", *["    "] * (len(lines) - 1)]
+    assert " ".join(line.strip() for line in lines) == sentence
+    whole = io.StringIO()
+    PlainConsole(file=whole, width=width).say(f"  {sentence}")
+    assert whole.getvalue() == f"  {sentence}\n", "in a pipe it stays one line, which can be searched for"

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grail_core.protocol import MinerStatus, MinerVerdict, ScoreInputs, SignedVerdict, VerdictBody, WindowStatus
+from grail_core.protocol.quorum import accepted_digests, half_scored, settled
 from grail_core.protocol.types import Digest, Hotkey, Signature, Window
 from grail_core.protocol.verdicts import Versions
-from grail_trainer.data.quorum import accepted_digests, half_scored, settled
 from grail_trainer.data.refusals import MAX_REFUSED, Refusals
 
 A, B, C, STRANGER, MINER, OTHER = (Hotkey(bytes([i]) * 32) for i in range(1, 7))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from grail_core.commands.standing_read import said_of
 from grail_core.errors import ProtocolViolationError
 from grail_core.keys import LocalSigner, ss58
 from grail_core.participant.settings import Settings, load_settings
@@ -192,3 +193,14 @@ def test_every_check_has_a_plain_cause(finding: Finding, words: str) -> None:
 def test_digests_are_shortened_for_a_person() -> None:
     (line, *_) = round_lines([reject("feedback", value="ab" * 32, threshold="cd" * 32, detail="x")])
     assert line == "! feedback: reject, abababababababab… (bound cdcdcdcdcdcdcdcd…): x"
+
+
+def test_a_hotkeys_standing_in_a_round_is_what_the_verdict_says_of_it(verdict: SignedGradientVerdict) -> None:
+    body = verdict.body
+    for row in body.miners:
+        said = said_of(verdict, row.hotkey)
+        assert (said.window, said.miner, said.declared, said.valid) == (ROUND, row.status.value, row.declared, row.valid)
+        assert said.weight == body.weights.get(row.uid, 0)
+        assert said.paid_again_from == (body.standings[row.uid].unpaid_until if row.status.value == "failed" else None)
+    assert [said_of(verdict, hotkey_of(uid)).rejected_by for uid in (4, 5, 6)] == [(), ("replay",), ("file",)]
+    assert said_of(verdict, hotkey_of(99)).miner is None

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from grail_core.commands.explained import OF_WINDOW, SEAL_REFUSED, TO_DO
 from grail_core.errors import ConfigurationError, ProtocolViolationError
 from grail_core.files.evidence import GradeEvidence, GradeStability, RolloutEvidence
 from grail_core.keys import LocalSigner, ss58
@@ -37,7 +38,7 @@ from grail_core.protocol import (
 from grail_core.protocol.constants import SKETCH_SCALE
 from grail_core.protocol.types import Digest, Window
 from grail_validator.cli import cli
-from grail_validator.explain import OF_WINDOW, SEAL_REFUSED, TO_DO, explain_window, find_ledger
+from grail_validator.explain import explain_window, find_ledger
 from grail_validator.explain_row import _row_of
 from grail_validator.ledger import Ledger, PublishedFiles
 from tooling.testing import plain_window as plain

@@ -142,6 +142,50 @@ def run(
     )
 
 
+@cli.command(cls=SectionedCommand)
+@click.option("--from", "source", type=_FOLDER, required=True, help="Folder that `grail rollouts export` wrote.")
+@click.option("--model", type=_FOLDER, required=True, help="Model folder to begin with: `grail checkpoint export` writes one.")
+@click.option("--out", type=_FOLDER, required=True, help="Folder of the run; the same one goes on where it was.")
+@click.option("--windows", type=click.IntRange(min=1), help="Stop once so many windows were learned from (default: all).")
+@click.option(
+    "--behaviour",
+    type=click.Choice(["recorded", "model"]),
+    default="recorded",
+    show_default=True,
+    help="Log-probabilities of the policy that drew: as recorded (temperature 1 alone), or measured with --model.",
+)
+@click.option("--json", "as_json", is_flag=True, help="JSON lines on standard output: each window, then the result.")
+@section_options(HyperParameters, "hyper_parameters")
+@common_options
+def train(
+    settings: Settings,
+    source: Path,
+    model: Path,
+    out: Path,
+    windows: int | None,
+    behaviour: str,
+    as_json: bool,
+    hyper_parameters: HyperParameters,
+) -> None:
+    """Learn offline from exported rollouts: no network, wallet or bucket, the same update as `run` makes.
+
+    Windows are learned from in order; OUT/checkpoint-N holds the weights after window N as a Transformers folder. Ctrl-C
+    finishes the window, and the same command goes on. Device: GRAIL_DEVICE. docs/rollouts.md says what is trusted.
+    """
+    from grail_trainer.offline.train_command import train_command
+
+    train_command(
+        settings,
+        source=source,
+        model=model,
+        out=out,
+        windows=windows,
+        behaviour=behaviour,
+        as_json=as_json,
+        hyper_parameters=hyper_parameters,
+    )
+
+
 @cli.command()
 @click.option("--env", "env_id", default=DEFAULT_ENV_ID, show_default=True, help="Environment to make the model for.")
 @click.option("--out", type=_FOLDER, required=True, help="Folder to make; must be empty or absent.")

@@ -5,56 +5,27 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 import click
 from rich.table import Table
 
+from grail_core.commands.explained import miners_of_window, print_window, window_json
+from grail_core.commands.explained_round import miners_of_round, print_round, round_json
 from grail_core.errors import ConfigurationError, ProtocolViolationError
-from grail_core.keys import from_ss58, ss58
 from grail_core.participant.buckets import open_bucket
 from grail_core.participant.deployment import parameters_of
 from grail_core.participant.settings import Settings
-from grail_core.protocol import MinerStatus, MinerVerdict, Outcome, SignedVerdict, VerdictBody, WindowStatus
+from grail_core.protocol import Outcome, SignedVerdict
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.gradient.signed_verdicts import SignedGradientVerdict
-from grail_core.protocol.reading import Json
 from grail_core.protocol.types import Window
 from grail_core.telemetry.console import PlainConsole
-from grail_core.verification.causes import lines_of, told_of
 from grail_validator.explain_row import Row, explain_row, lost_draws_of
-from grail_validator.gradient.explain import explain_round
 from grail_validator.ledger import Ledger, PublishedFiles
 from grail_validator.ledger_schema import owner_of
 from grail_validator.published import BucketVerdicts, files_of
 from grail_validator.round_cases import RoundFiles
-
-_STORE: Final = "store the file, then the seal, between block T and the deadline"
-
-TO_DO: Final[dict[MinerStatus, str]] = {
-    MinerStatus.ABSENT: "no seal counted at the deadline, so nothing was drawn or is paid; it costs this window alone. "
-    f"It must {_STORE}",
-    MinerStatus.NOT_SELECTED: "its coin did not fall: the window counts as work, and was not checked. Nothing is to be done",
-    MinerStatus.ACCEPTED: "sampled rollouts pass every check. Nothing is to be done",
-    MinerStatus.FAILED: "a check rejects: it earns nothing before window {over}, when the look-back is over. Try the next "
-    "file with `grail-miner check FILE` before it is uploaded",
-    MinerStatus.INCONCLUSIVE: "a fault of this validator's, and none of the miner's. Look at the validator's log; the first "
-    "such window of a well-supported hotkey counts nothing, any other one counts as an audit without a valid rollout",
-}
-
-SEAL_REFUSED: Final = (
-    "its seal was refused, so nothing was drawn or is paid; it costs this window alone. Mend what the lines below name"
-)
-
-OF_WINDOW: Final[dict[WindowStatus, str]] = {
-    WindowStatus.VOID: "An input of the window could not be had by its void time: it is void for everyone, and costs nobody "
-    "anything. Look at chain, beacon and trainer",
-    WindowStatus.INCONCLUSIVE: "A fault of this validator's: nobody is paid or punished for it, and its scores are adopted "
-    "from another validator. Look at this validator's log",
-    WindowStatus.MISSED: "This validator was not there",
-}
 
 
 def explain_window(
@@ -86,27 +57,31 @@ def explain_window(
     if isinstance(files, RoundFiles):
         if asked is not None:
             raise ProtocolViolationError(f"{window} is a round of gradient work, which has no rollouts", hint="leave --row out")
-        explain_round(SignedGradientVerdict.decode(files.verdict), hotkey=hotkey, as_json=as_json)
+        _explain_round(SignedGradientVerdict.decode(files.verdict), hotkey, as_json)
         return
     verdict = SignedVerdict.decode(files.verdict)
     body = verdict.body
-    miners = [m for m in body.miners if hotkey is None or hotkey in (m.hotkey.hex(), ss58(m.hotkey))]
-    if hotkey is not None and not miners:
-        from_ss58(hotkey)  # says so itself if this is no address
-        raise ProtocolViolationError(f"hotkey {hotkey} was not registered in window {window}")
+    miners = miners_of_window(body, hotkey)
     shown = explain_row(settings, verdict, files.evidence, miners, asked) if asked is not None else None
     if as_json:
-        told = [{**m.to_json(), **_told(m, body.window)} for m in miners]
-        value = {**body.to_json(), "miners": told, **({} if shown is None else {"row": shown.to_json()})}
+        value = {**window_json(body, miners), **({} if shown is None else {"row": shown.to_json()})}
         click.echo(json.dumps(value, indent=2))
         return
-    _print(body, miners)
+    print_window(body, miners)
     if hotkey is not None:
         for miner in miners:
             if any(one.check == "sampling" and one.outcome is Outcome.REJECT for one in miner.findings):
                 PlainConsole().say(f"  {lost_draws_of(settings, verdict, files.evidence, miner)}")
     if shown is not None:
         _print_row(shown)
+
+
+def _explain_round(verdict: SignedGradientVerdict, hotkey: str | None, as_json: bool) -> None:
+    miners = miners_of_round(verdict.body, hotkey)
+    if as_json:
+        click.echo(json.dumps(round_json(verdict, miners), indent=2))
+    else:
+        print_round(verdict, miners)
 
 
 def _of_ledger(settings: Settings, window: Window, ledger: Path | None) -> PublishedFiles | RoundFiles:
@@ -212,57 +187,6 @@ def find_ledger(settings: Settings, window: Window) -> Path:
             hint="name one of them with --ledger",
         )
     return candidates[0]
-
-
-def _told(miner: MinerVerdict, window: Window) -> dict[str, Json]:
-    """What a program gets beside the verdict: margins, causes, and what to do."""
-    return {**told_of(miner.findings), "to_do": _to_do(miner, window)}
-
-
-def _rejecting(miner: MinerVerdict) -> list[str]:
-    """Their names; their findings say the reason once more."""
-    return [*dict.fromkeys(one.check for one in miner.findings if one.outcome is Outcome.REJECT)]
-
-
-def _to_do(miner: MinerVerdict, window: Window) -> str:
-    if miner.status is MinerStatus.ABSENT and miner.findings:
-        return SEAL_REFUSED
-    if miner.status is MinerStatus.FAILED:
-        over = window + miner.miner_window(window).lookback * WINDOW_LENGTH
-        return TO_DO[miner.status].format(over=over)
-    return TO_DO[miner.status]
-
-
-def _print(body: VerdictBody, miners: Sequence[MinerVerdict]) -> None:
-    console = PlainConsole()
-    console.say(f"window {body.window}: {body.status.value}" + (f": {body.reason}" if body.reason else ""))
-    if body.versions.calibration:
-        console.say(f"  judged by calibration {body.versions.calibration}; `grail-validator doctor` says what it enforces")
-    if body.status in OF_WINDOW:
-        console.say(f"  {OF_WINDOW[body.status]}")
-    if not miners:
-        return
-    table = Table("uid", "verdict", "declared", "valid", "weight", "rejected by")  # hotkeys would not fit, and stand below
-    for miner in miners:
-        numbers = (miner.declared, miner.unique_valid, body.weights.get(miner.uid, 0))
-        table.add_row(str(miner.uid), miner.status.value, *map(str, numbers), ", ".join(_rejecting(miner)))
-    console.print(table)
-    absent = [miner for miner in miners if miner.status is MinerStatus.ABSENT and not miner.findings]
-    if len(absent) > 1:  # validators and the trainer among them
-        uids = ", ".join(str(miner.uid) for miner in absent)
-        console.say(f"uids {uids}: absent, with no seal that counts; who works must {_STORE}")
-    for miner in miners:
-        if miner in absent and len(absent) > 1:
-            continue
-        told = miner.status.value + (f": {miner.reason}" if miner.reason and not _rejecting(miner) else "")
-        console.say(f"uid {miner.uid}, {ss58(miner.hotkey)}: {told}; {_to_do(miner, body.window)}")
-        if miner.check_probability is not None and miner.coin is not None:
-            share = miner.coin / 2**64
-            console.say(f"  coin {share:.3f}, drawn below {float(miner.check_probability):.3f} (two lowest coins always)")
-        if miner.status is MinerStatus.ACCEPTED and len(miners) > 1:
-            continue  # what all its checks say is shown to who asks for it alone
-        for line in lines_of(miner.findings):
-            console.say(f" {line}")
 
 
 def _print_row(row: Row) -> None:

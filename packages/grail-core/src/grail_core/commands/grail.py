@@ -18,10 +18,13 @@ from grail_core.commands.calibrate_receipts import receipts
 from grail_core.commands.checkpoint import checkpoint
 from grail_core.commands.devnet import devnet
 from grail_core.commands.network import network
+from grail_core.commands.explain import explain
 from grail_core.commands.options import common_options, run_cli, verbose_option, verbosity
 from grail_core.commands.receipts import verify
+from grail_core.commands.rollouts import rollouts
 from grail_core.commands.rotate_key import rotate_key
 from grail_core.commands.scores import scores
+from grail_core.commands.status import status
 from grail_core.errors import ConfigurationError, StorageError
 from grail_core.text import printable
 
@@ -76,7 +79,10 @@ cli.add_command(network)
 cli.add_command(scores)
 cli.add_command(verify)
 cli.add_command(ask)
+cli.add_command(explain)
+cli.add_command(status)
 cli.add_command(receipts)
+cli.add_command(rollouts)
 
 
 @cli.group()

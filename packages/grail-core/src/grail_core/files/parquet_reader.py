@@ -180,7 +180,7 @@ def _decode_chunk(
         if decoded > chunk.decoded or rows > chunk.rows:
             raise RefusedParquetError(f"{where}: its pages decode to more bytes or rows than the footer claims")
         raw = data[position : position + page["size"]]
-        plain = _decompress(decompressor, raw, page["decoded"], where) if chunk.codec == ZSTD else raw
+        plain = decompress(decompressor, raw, page["decoded"], where) if chunk.codec == ZSTD else raw
         if len(plain) != page["decoded"]:
             raise RefusedParquetError(f"{where}: a page of {len(plain)} bytes that claims {page['decoded']}")
         _decode_page(plain, header["values"], column, output, lengths)
@@ -191,8 +191,8 @@ def _decode_chunk(
         )
 
 
-def _decompress(decompressor: zstandard.ZstdDecompressor, raw: memoryview, size: int, where: str) -> bytes:
-    """Exactly one frame that says itself how long it is; a frame's window and a claim of its own allocate nothing unseen."""
+def decompress(decompressor: zstandard.ZstdDecompressor, raw: memoryview, size: int, where: str) -> bytes:
+    """A page's bytes: exactly one frame, which says how long it is; its window and its claim allocate nothing unseen."""
     if raw[:4] != _ZSTD_MAGIC:
         raise RefusedParquetError(f"{where}: a page is no zstd frame")
     try:

@@ -135,6 +135,10 @@ class PromptRenderer:
         """The text of a completion of a text; what is left out is left out of `decode_completion` too."""
         return str(self._decoder.decode([int(token) for token in tokens], skip_special_tokens=True))
 
+    def decode_prompt(self, tokens: Sequence[int]) -> str:
+        """The text of a prompt as the model reads it: control tokens stand in it as the tokenizer writes them."""
+        return str(self._decoder.decode([int(token) for token in tokens], skip_special_tokens=False))
+
     def decode_completion(self, tokens: Sequence[int], asked: Sequence[Message] = _ANY_QUESTION) -> str:
         """The text of a completion as an environment is given it. Ids the tokenizer does not know are left out; never raises.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -41,6 +42,29 @@ def open_bucket(name: str, settings: Settings, params: NetworkParameters) -> Obj
         return _folder(settings.storage_root / name.removeprefix("fs:"))
     path = Path(name.removeprefix("file://")).expanduser()
     return _folder(path.parent.parent if path.parts[-2:] == ("grail", "verdicts") else path)
+
+
+@dataclass(frozen=True)
+class PublicBuckets:
+    """Remote buckets by what their owners committed, each with the read key that it names; for whoever has none of its own."""
+
+    settings: Settings
+    params: NetworkParameters
+
+    def own(self) -> ObjectStore:
+        raise StorageError("who only reads has no bucket")
+
+    def commitment(self) -> str:
+        raise StorageError("who only reads has no bucket")
+
+    def open(self, commitment: str) -> ObjectStore:
+        """Raises StorageError where the text is not of the network's form."""
+        if not commitment.startswith("s3:"):
+            raise StorageError("this network's buckets are remote, and this commitment is of another kind")
+        try:
+            return open_bucket(commitment, self.settings, self.params)
+        except ConfigurationError as error:
+            raise StorageError(error.what, where=error.where, hint=error.hint) from error
 
 
 def own_bucket(settings: Settings, params: NetworkParameters) -> ObjectStore | None:

@@ -133,9 +133,13 @@ def directory_on(settings: Settings, network: NetworkParameters, clock: WallCloc
 
 
 def open_reader(settings: Settings, network: NetworkParameters, chain: Chain) -> StoreDirectory:
-    """Others' buckets, for whoever has none of its own."""
+    """Others' buckets, for whoever has none of its own: a remote network's need no setting but the network."""
     if settings.storage_root is not None and not settings.storage_bucket:
         settings = settings.model_copy(update={"storage_bucket": "reader"})  # nothing is written to it
+    if settings.storage_root is None and network.store_hosts and not settings.r2_bucket_id:
+        from grail_core.participant.buckets import PublicBuckets
+
+        return PublicBuckets(settings, network)
     return open_directory(settings, network, chain)
 
 

@@ -108,6 +108,16 @@ class MinerWindow:
         """Windows for which a failure means 0, itself among them; 0 where it did not fail."""
         return lookback_windows(self.probability) if self.failed and self.probability is not None else 0
 
+    @property
+    def paid_again_from(self) -> Window:
+        """The first window that its look-back does not reach: a failure means 0 before it. The window itself without one."""
+        return Window(self.window + self.lookback * WINDOW_LENGTH)
+
+    @property
+    def forgotten_from(self) -> Window:
+        """The first window in whose memory its audit is not any more."""
+        return Window(self.window + SCORE_MEMORY_WINDOWS * WINDOW_LENGTH)
+
 
 @dataclass(frozen=True, slots=True)
 class ScoreInputs:
@@ -214,7 +224,7 @@ def score_inputs(history: Iterable[MinerWindow], window: Window) -> ScoreInputs:
         audits=len(declared),
         product_valid=product if valid == declared else elementary_symmetric(valid, degree),
         product_declared=product,
-        in_lookback=any(one.failed and window - one.lookback * WINDOW_LENGTH < one.window <= window for one in history),
+        in_lookback=any(one.failed and one.window <= window < one.paid_again_from for one in history),
     )
 
 

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from grail_core.text import printable, printable_lines
 
+_LEAST_ROOM = 20  # columns for a sentence's words, however narrow the terminal
 _MOST = 1_000_000  # characters of one string; tables cut long cells themselves
 
 
@@ -26,9 +27,20 @@ class PlainConsole(Console):
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
-    def say(self, text: str) -> None:
-        """A sentence for a person: folded between words on a terminal, whole in a pipe or a file, where it is searched for."""
-        self.print(text, soft_wrap=not self.is_terminal)
+    def say(self, text: str, *, hang: int = 2) -> None:
+        """A sentence for a person: folded between words on a terminal, whole in a pipe or a file, where it is searched for.
+
+        What it begins with of blanks is kept on every line; those after the first stand `hang` columns further in.
+        """
+        if not self.is_terminal:
+            self.print(text, soft_wrap=True)
+            return
+        words = text.lstrip(" ")
+        first = " " * (len(text) - len(words))
+        room = max(_LEAST_ROOM, self.width - len(first) - hang)
+        lines = self.render_str(words).wrap(self, room, tab_size=1)
+        for number, line in enumerate(lines):
+            self.print(first + " " * (hang if number else 0) + line.plain.rstrip(), soft_wrap=True)
 
     def render_str(self, text: str, **options: Any) -> Text:
         options |= {"markup": False, "emoji": False, "highlight": False}

@@ -19,12 +19,12 @@ from grail_core.participant.participant import Participant
 from grail_core.participant.read_key import with_newest_keys
 from grail_core.participant.waiting import ChallengedWindow
 from grail_core.protocol import MinerStatus, SignedVerdict, WindowStatus
+from grail_core.protocol.quorum import accepted_digests, accepting_stake, scored_stake
 from grail_core.protocol.types import Block, Digest, Hotkey
 from grail_core.storage.time_limits import at_most
 from grail_core.verification.verdict import contradictions, inputs_of
 from grail_trainer.auditing.report import WindowAudit
 from grail_trainer.data.intake import WantedFile
-from grail_trainer.data.quorum import accepted_digests, accepting_stake, scored_stake
 from grail_trainer.publishing.training_log import FileName, TrainingLog
 
 MAX_VERDICT_SECONDS: Final = 60.0

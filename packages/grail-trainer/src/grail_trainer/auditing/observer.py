@@ -7,40 +7,14 @@ is the same for everybody, and stands there because a participant has one.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
 from grail_core.beacon.drand import DrandBeacon
-from grail_core.errors import ConfigurationError, StorageError
 from grail_core.keys import LocalSigner
-from grail_core.participant.buckets import open_bucket
+from grail_core.participant.buckets import PublicBuckets
 from grail_core.participant.deployment import network_parameters, open_chain, open_reader
 from grail_core.participant.participant import Participant
 from grail_core.participant.settings import Settings
-from grail_core.protocol.network import NetworkParameters
-from grail_core.storage.base import ObjectStore, StoreDirectory
-
-
-@dataclass(frozen=True)
-class PublicBuckets:
-    """Remote buckets by what their owners committed, each with the read key that it names."""
-
-    settings: Settings
-    params: NetworkParameters
-
-    def own(self) -> ObjectStore:
-        raise StorageError("who audits has no bucket")
-
-    def commitment(self) -> str:
-        raise StorageError("who audits has no bucket")
-
-    def open(self, commitment: str) -> ObjectStore:
-        """Raises StorageError where the text is not of the network's form."""
-        if not commitment.startswith("s3:"):
-            raise StorageError("this network's buckets are remote, and this commitment is of another kind")
-        try:
-            return open_bucket(commitment, self.settings, self.params)
-        except ConfigurationError as error:
-            raise StorageError(error.what, where=error.where, hint=error.hint) from error
+from grail_core.storage.base import StoreDirectory
 
 
 def observer(settings: Settings) -> Participant:

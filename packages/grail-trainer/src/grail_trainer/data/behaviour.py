@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -44,8 +44,18 @@ class BehaviourPolicy:
     def __init__(
         self, reference: Reference, tokens_per_pass: int = GrpoSettings().tokens_per_pass, compute: ComputeType = "float32"
     ) -> None:
+        self._ask(reference.model().module, tokens_per_pass, compute)
+
+    @classmethod
+    def of(cls, module: Any, tokens_per_pass: int, compute: ComputeType) -> BehaviourPolicy:
+        """Of a Transformers causal model that is in float32."""
+        policy = cls.__new__(cls)
+        policy._ask(module, tokens_per_pass, compute)
+        return policy
+
+    def _ask(self, module: Any, tokens_per_pass: int, compute: ComputeType) -> None:
         self._tokens_per_pass = tokens_per_pass
-        self._policy = Policy(reference.model().module, compute=compute).eval()
+        self._policy = Policy(module, compute=compute).eval()
 
     def logprobs(self, rows: Sequence[TokenSequence], temperature: float) -> list[npt.NDArray[np.float32]]:
         """Of every completion token (nats) at the sampling temperature: float32 [completion] of each row, in the order given.

@@ -25,11 +25,11 @@ from grail_core.participant.waiting import ChallengedWindow, until_had, wait_for
 from grail_core.protocol import MinerStatus, SignedVerdict, WindowStatus
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_core.protocol.context import WindowContext
+from grail_core.protocol.quorum import accepted_digests, half_scored, scored_stake, settled
 from grail_core.protocol.types import Block, Digest, Hotkey, Window
 from grail_core.storage.time_limits import at_most
 from grail_core.telemetry import get_logger
 from grail_core.verification.verdict import contradictions, inputs_of
-from grail_trainer.data.quorum import accepted_digests, half_scored, scored_stake, settled
 
 log = get_logger(__name__)
 

@@ -1,19 +1,17 @@
 """Why a round of gradient work was judged as it was: its verdict told with numbers, likely causes and what to do.
 
-The body says everything that is told here; where it came from, a ledger or a bucket, is `grail_validator.explain`'s matter.
+The body says everything that is told here; where it came from, a ledger or a bucket, is the caller's matter.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Final
 
-import click
 from rich.table import Table
 
-from grail_core.errors import ProtocolViolationError
-from grail_core.keys import from_ss58, ss58
+from grail_core.commands.hotkeys import chosen
+from grail_core.keys import ss58
 from grail_core.proof.round_work import LOSS_SCALE
 from grail_core.protocol.findings import Outcome
 from grail_core.protocol.gradient.miner_verdicts import GradientMinerVerdict
@@ -48,25 +46,23 @@ OF_ROUND: Final[dict[WindowStatus, str]] = {
 }
 
 
-def explain_round(verdict: SignedGradientVerdict, *, hotkey: str | None, as_json: bool) -> None:
-    """Print a round's verdict: who, status, findings with numbers and bounds, score, rank, rating, F and weight.
-
-    Args:
-        hotkey: only this miner, SS58 or hex.
+def miners_of_round(body: GradientVerdictBody, hotkey: str | None) -> list[GradientMinerVerdict]:
+    """All of them, or the one of this hotkey (`hotkeys.chosen`).
 
     Raises:
-        ProtocolViolationError: the verdict has none of this hotkey.
+        ProtocolViolationError: the verdict has none of it. ConfigurationError: it is no hotkey.
     """
+    if hotkey is None:
+        return list(body.miners)
+    asked = chosen(hotkey, [miner.hotkey for miner in body.miners], where=f"round {body.window}")
+    return [miner for miner in body.miners if miner.hotkey == asked]
+
+
+def round_json(verdict: SignedGradientVerdict, miners: Sequence[GradientMinerVerdict]) -> dict[str, Json]:
+    """The body, and with each of these miners what a program gets beside it."""
     body = verdict.body
-    miners = [m for m in body.miners if hotkey is None or hotkey in (m.hotkey.hex(), ss58(m.hotkey))]
-    if hotkey is not None and not miners:
-        from_ss58(hotkey)  # says so itself if this is no address
-        raise ProtocolViolationError(f"hotkey {hotkey} was not registered in round {body.window}")
-    if as_json:
-        told: list[Json] = [{**m.to_json(), **_told(m, body)} for m in miners]
-        click.echo(json.dumps({**body.to_json(), "validator": ss58(verdict.validator), "miners": told}, indent=2))
-        return
-    _print(verdict, miners)
+    told: list[Json] = [{**miner.to_json(), **_told(miner, body)} for miner in miners]
+    return {**body.to_json(), "validator": ss58(verdict.validator), "miners": told}
 
 
 def _told(miner: GradientMinerVerdict, body: GradientVerdictBody) -> dict[str, Json]:
@@ -77,11 +73,12 @@ def _told(miner: GradientMinerVerdict, body: GradientVerdictBody) -> dict[str, J
         "f": str(body.powers[miner.uid]),
         "weight": body.weights.get(miner.uid, 0),
         "rating": [standing.rating.mu, standing.rating.sigma],
-        "to_do": _to_do(miner, body),
+        "to_do": to_do_in_round(miner, body),
     }
 
 
-def _to_do(miner: GradientMinerVerdict, body: GradientVerdictBody) -> str:
+def to_do_in_round(miner: GradientMinerVerdict, body: GradientVerdictBody) -> str:
+    """What a miner of this status does, or that there is nothing."""
     if miner.status is MinerStatus.FAILED:
         return TO_DO_IN_ROUND[miner.status].format(over=body.standings[miner.uid].unpaid_until)
     if miner.status is MinerStatus.ACCEPTED and not miner.valid:
@@ -89,7 +86,8 @@ def _to_do(miner: GradientMinerVerdict, body: GradientVerdictBody) -> str:
     return TO_DO_IN_ROUND[miner.status]
 
 
-def _print(verdict: SignedGradientVerdict, miners: Sequence[GradientMinerVerdict]) -> None:
+def print_round(verdict: SignedGradientVerdict, miners: Sequence[GradientMinerVerdict]) -> None:
+    """Who, status, findings with numbers and bounds, score, rank, rating, F and weight, for a person."""
     console, body = PlainConsole(), verdict.body
     console.say(f"round {body.window}: {body.status.value}" + (f": {body.reason}" if body.reason else ""))
     if verdict.adopted is not None:
@@ -143,7 +141,7 @@ def _print_merge(console: PlainConsole, body: GradientVerdictBody) -> None:
 def _print_miner(console: PlainConsole, miner: GradientMinerVerdict, body: GradientVerdictBody, *, alone: bool) -> None:
     rejected = any(one.outcome is Outcome.REJECT for one in miner.findings)
     told = miner.status.value + (f": {miner.reason}" if miner.reason and not rejected else "")
-    console.say(f"uid {miner.uid}, {ss58(miner.hotkey)}: {told}; {_to_do(miner, body)}")
+    console.say(f"uid {miner.uid}, {ss58(miner.hotkey)}: {told}; {to_do_in_round(miner, body)}")
     if miner.check_probability is not None and miner.coin is not None:
         share = miner.coin / 2**64
         drawn = f"  coin {share:.3f}, drawn to be scored below {float(miner.check_probability):.3f} (two lowest coins always)"

@@ -61,6 +61,6 @@ def test_a_miners_doctor_asks_for_the_corpus_and_for_no_environment() -> None:
 
 @pytest.mark.usefixtures("network")
 def test_a_validators_doctor_tells_the_bound_of_its_replays() -> None:
-    done = CliRunner().invoke(validator, ["doctor"])
+    done = CliRunner().invoke(validator, ["doctor", "--table"])
     assert done.exit_code == 0, done.output
     assert "a replayed step is held to 0.12 in a model of up to 131,072 parameters" in done.output

@@ -58,8 +58,8 @@ def trainer(made: LearningNetwork, tmp_path: Path) -> Any:
     shutil.copytree(made.root, network.root)
     network.chain = LocalChain.open(network.root / "chain.sqlite")
 
-    def started(settings: HyperParameters) -> TrainerService:
-        return service(network.participant("trainer"), network.root / "tiny", settings)
+    def started(settings: HyperParameters, **more: bool) -> TrainerService:
+        return service(network.participant("trainer"), network.root / "tiny", settings, **more)
 
     return started
 
@@ -150,7 +150,7 @@ def test_another_kind_of_masters_is_refused_until_the_state_is_moved_away(
         resolve(first.participant, ENVIRONMENT, model=tmp_path / "network" / "tiny", windows=None, chosen=hyper(other))
     assert (first.state.folder / "journal.json").read_bytes() == journal
     shutil.move(first.state.folder, first.state.folder.with_name("moved"))
-    second = trainer(hyper(other))
+    second = trainer(hyper(other), without_state=True)
     assert second.run(threading.Event(), windows=2) == 1
     head = second.publisher.view().head
     assert head is not None

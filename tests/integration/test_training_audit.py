@@ -85,7 +85,7 @@ class Run:
 
 
 def trainer_of(run: Run, settings: HyperParameters = WITH_KL) -> TrainerService:
-    trainer = service(run.network.participant("trainer"), run.model, settings)
+    trainer = service(run.network.participant("trainer"), run.model, settings, without_state=True)
     trainer.publisher.anchor_every = 2
     return trainer
 

@@ -102,9 +102,11 @@ class LearningNetwork(SmallNetwork):
         say(self, name, scored(self, {miner: (data, status) for miner, data in accepted.items()}))
 
 
-def service(participant: Participant, model: Path, settings_: HyperParameters = SETTINGS) -> TrainerService:
+def service(
+    participant: Participant, model: Path, settings_: HyperParameters = SETTINGS, *, without_state: bool = False
+) -> TrainerService:
     """A trainer as `run_trainer` assembles it, for a participant of a test."""
-    return assemble(participant, model, ENVIRONMENT, lambda manifest: ENVIRONMENT, settings_)
+    return assemble(participant, model, ENVIRONMENT, lambda manifest: ENVIRONMENT, settings_, without_state=without_state)
 
 
 def published_log(participant: Participant, window: Window = FIRST_WINDOW) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import pytest
 from grail_core.chain.base import Neuron
 from grail_core.chain.development.local import LocalChain
 from grail_core.clock import utc_text, wall_clock_ms
-from grail_core.commands.storage_doctor import examine
 from grail_core.errors import ConfigurationError, StorageError
+from grail_core.examination.bucket import examine
 from grail_core.keys import ss58
 from grail_core.participant.bucket_trial import TrialObject
 from grail_core.participant.participant import Participant

@@ -15,7 +15,7 @@ import pytest
 
 from grail_core.chain.development.local import LocalChain
 from grail_core.clock import wall_clock_ms
-from grail_core.commands.storage_doctor import Examined, committed, examine
+from grail_core.examination.bucket import Examined, committed, examine
 from grail_core.keys import load_hotkey, write_wallet
 from grail_core.participant.settings import Settings
 from grail_core.protocol import WindowTimes, window_of

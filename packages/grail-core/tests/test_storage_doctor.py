@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from grail_core.clock import wall_clock_ms
-from grail_core.commands.storage_doctor import examine
+from grail_core.examination.bucket import examine
 from grail_core.storage.base import NoAnswerError, ObjectInfo
 from grail_core.storage.filesystem import FilesystemDirectory, FilesystemStore
 

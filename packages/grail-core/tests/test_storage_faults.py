@@ -293,6 +293,23 @@ def test_a_store_that_is_not_there_is_told_from_one_that_does_not_answer(line: F
     assert "R2_ACCOUNT_ID" in unknown.value.hint
 
 
+def test_a_store_that_stalls_says_for_how_long_it_has_not_answered_until_it_does(
+    line: FaultyProxy, store: S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("grail_core.storage.s3_requests.SILENT_S", 0.0)
+    line.faults = Faults(rates={"reset_before": 1.0})
+    with pytest.raises(NoAnswerError, match=r"; the store has not answered for \d+ s"):
+        store.head("grail/x")
+    line.faults = Faults()
+    assert store.head("grail/x") is None
+    assert store._requests._silent_since is None
+    monkeypatch.setattr("grail_core.storage.s3_requests.SILENT_S", 40.0)
+    line.faults = Faults(rates={"reset_before": 1.0})
+    with pytest.raises(NoAnswerError) as caught:
+        store.head("grail/x")
+    assert "has not answered for" not in caught.value.what, "one request's time is no silence"
+
+
 def test_the_faults_of_a_run_are_those_of_its_seed(s3: S3Server, line: FaultyProxy, tmp_path: Path) -> None:
     told = []
     for _ in range(2):

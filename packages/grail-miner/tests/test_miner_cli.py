@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from grail_core.commands.options import stop_on_signals
-from grail_core.errors import ProtocolViolationError
+from grail_core.errors import ConfigurationError
 from grail_core.participant.settings import load_settings
 from grail_miner.limits import MiningLimits
 from grail_miner.start import run_miner
@@ -55,5 +55,5 @@ def test_a_wrong_deployment_ends_with_what_where_and_what_to_try(
 def test_a_gpu_that_is_not_there_ends_the_start_before_anything_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAIL_PIPELINE_BACKEND", "sglang")
     monkeypatch.setenv("GRAIL_PIPELINE_VLLM_GPU", "63")
-    with pytest.raises(ProtocolViolationError, match="there is no GPU 63"):
+    with pytest.raises(ConfigurationError, match="there is no GPU 63"):  # beside what else is wrong with no settings
         run_miner(load_settings(), stop_on_signals, windows=1, limits=MiningLimits())

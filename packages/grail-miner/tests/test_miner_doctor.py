@@ -18,16 +18,16 @@ from click.testing import CliRunner
 from grail_core.beacon.development import DevelopmentKey, Relay
 from grail_core.checkpoints.trainer_life import TrainerLife
 from grail_core.errors import CheckpointError
+from grail_core.examination.checkpoint import trainer_findings
+from grail_core.examination.findings import Finding, State
 from grail_core.keys import write_wallet
-from grail_core.participant.settings import Settings, load_settings
+from grail_core.participant.settings import Settings, load_settings, resolve
 from grail_core.protocol.types import Block, Window
 from grail_core.protocol.upgrade import Upgrade
 from grail_miner.cli import cli
 from grail_miner.doctor.engine import ModelSize, engine, memory, model_size
 from grail_miner.doctor.examination import Asked, Examination, examine
-from grail_miner.doctor.findings import Finding, State
 from grail_miner.doctor.machine import GIB, Gpu, Machine, look, software
-from grail_miner.doctor.network import trainer_findings
 from grail_miner.layout import plan
 from tooling.testing.network import FIRST_WINDOW, GENESIS_S, Network
 from tooling.testing.scripted_server import Answer, RawAnswer, ScriptedServer
@@ -89,7 +89,7 @@ def environment(network: Network, relay: str, **changed: str) -> dict[str, str]:
 def looked(given: dict[str, str], asked: Asked, monkeypatch: pytest.MonkeyPatch) -> Examination:
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    return examine(load_settings(), asked)
+    return examine(resolve(), asked)
 
 
 def test_a_miner_that_lacks_nothing_is_told_so(network: Network, relay: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +106,7 @@ def test_a_miner_that_lacks_nothing_is_told_so(network: Network, relay: str, mon
         "chain",
         "registration",
         "beacon",
-        "bucket: write",
+        "write",
         "checkpoint",
         "environment",
         "calibration",
@@ -136,13 +136,13 @@ def test_everything_that_is_wrong_is_named_in_one_run_with_an_exit_code(
     assert states(done.findings)["checkpoint"] is State.NOT_ASKED
     assert states(done.findings)["environment"] is State.NOT_ASKED
     ended = CliRunner().invoke(cli, ["doctor"])
-    assert getattr(ended.exception, "exit_code", None) == 11, "of the first: the layout contradicts the protocol"
+    assert getattr(ended.exception, "exit_code", None) == 3, "of the first in order: there is no such wallet"
     assert "the proof path must match the validators'" in ended.stdout
 
 
 def test_offline_asks_nothing_outside_this_machine_and_says_what_was_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("something was asked"))
-    done = examine(load_settings(sglang_url="http://127.0.0.1:9", pipeline_backend="sglang"), Asked(offline=True))
+    done = examine(resolve(sglang_url="http://127.0.0.1:9", pipeline_backend="sglang"), Asked(offline=True))
     left = {one.name for one in done.findings if one.state is State.NOT_ASKED}
     assert {"server", "chain", "clock", "registration", "beacon", "bucket", "checkpoint", "environment"} <= left
 
@@ -196,7 +196,7 @@ def test_an_engines_interpreter_is_asked_for_its_versions(tmp_path: Path) -> Non
 def test_an_environment_without_minima_and_a_folder_that_is_none_are_told_of(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     asked = Asked(environment="nope", offline=True)
-    found = {one.name: one for one in examine(load_settings(pipeline_symlink_dir=tmp_path / "file"), asked).findings}
+    found = {one.name: one for one in examine(resolve(pipeline_symlink_dir=tmp_path / "file"), asked).findings}
     assert "'nope'" in found["no minima"].detail
     assert "gsm8k" in found["no minima"].detail
     assert found["links to weights"].state is State.BROKEN
@@ -206,7 +206,7 @@ def test_an_environment_without_minima_and_a_folder_that_is_none_are_told_of(tmp
 def test_settings_that_give_no_layout_do_not_hide_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAIL_PIPELINE_BACKEND", "vllm")
     monkeypatch.setenv("GRAIL_PIPELINE_PROOF_GPU", "63")
-    done = examine(load_settings(vllm_python=Path(sys.executable)), Asked(offline=True))
+    done = examine(resolve(vllm_python=Path(sys.executable)), Asked(offline=True))
     assert done.layout is None
     found = {one.name: one for one in done.broken if one.section == "engine"}
     assert list(found) == ["layout", "interpreter"]
@@ -214,7 +214,7 @@ def test_settings_that_give_no_layout_do_not_hide_the_engine(monkeypatch: pytest
     assert found["interpreter"].error.exit_code == 3  # as at the start
     assert "'vllm>=0.32,<0.34'" in found["interpreter"].hint
     monkeypatch.setenv("GRAIL_VLLM_URL", "http://127.0.0.1:9")
-    done = examine(load_settings(vllm_python=Path(sys.executable)), Asked(offline=True))
+    done = examine(resolve(vllm_python=Path(sys.executable)), Asked(offline=True))
     (one,) = (one for one in done.broken if one.section == "engine")
     assert "an interpreter to start one with" in one.detail
 
@@ -370,7 +370,7 @@ def test_devices_that_torch_cannot_use_are_broken_with_its_words(monkeypatch: py
     ],
 )
 def test_an_upgrade_is_told_before_it_ends_the_miner(life: TrainerLife, state: State, told: str) -> None:
-    (finding,) = trainer_findings(life, Window(300))
+    (finding,) = trainer_findings(life, Window(300), "grail-miner")
     assert finding.state is state
     assert told in finding.detail
     assert state is State.OK or finding.hint == "pip install --upgrade grail-miner"
@@ -378,7 +378,7 @@ def test_an_upgrade_is_told_before_it_ends_the_miner(life: TrainerLife, state: S
 
 def test_a_silent_trainer_is_told_with_what_goes_on(network: Network) -> None:
     heard, silent = TrainerLife(network.manifest), TrainerLife(network.manifest, silent_windows=12)
-    assert [one.state for one in trainer_findings(heard, Window(60))] == [State.OK, State.OK]
-    warned = [*trainer_findings(silent, Window(390))][1]
+    assert [one.state for one in trainer_findings(heard, Window(60), "grail-miner")] == [State.OK, State.OK]
+    warned = [*trainer_findings(silent, Window(390), "grail-miner")][1]
     assert warned.state is State.WARNING
     assert warned.detail.startswith("silent for 12 windows: checkpoint 0 is in force from window 30")

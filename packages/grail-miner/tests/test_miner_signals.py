@@ -20,6 +20,7 @@ def for_ever(settings, **_):
     with open({fifo!r}) as never:  # nobody ever writes to it
         never.read()
 
+start.require_start = lambda *_: None  # it has no settings
 start.Participant.from_settings = staticmethod(for_ever)
 sys.argv = ["grail-miner", "run"]
 from grail_miner.cli import main

@@ -52,7 +52,7 @@ def doctor(network: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     (tmp_path / "network.json").write_text(json.dumps(network.params.to_json()))
 
     def ask(*options: str) -> Result:
-        return CliRunner().invoke(cli, ["doctor", *options])
+        return CliRunner().invoke(cli, ["doctor", "--table", *options])
 
     return ask
 

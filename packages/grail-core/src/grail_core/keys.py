@@ -94,7 +94,9 @@ def hotkey_file(wallet_path: str | os.PathLike[str], coldkey_name: str, hotkey_n
     for setting, name in (("BT_WALLET_COLD", coldkey_name), ("BT_WALLET_HOT", hotkey_name)):
         if not _NAME.fullmatch(name):
             raise ConfigurationError(
-                "a wallet or hotkey name has letters, digits, '.', '_' and '-' only", where=f"{setting}={name!r}"
+                "a wallet or hotkey name has letters, digits, '.', '_' and '-' only",
+                where=f"{setting}={name!r}",
+                hint=f"set {setting} to the name alone, and BT_WALLET_PATH to the folder of wallets",
             )
     return Path(wallet_path).expanduser() / coldkey_name / "hotkeys" / hotkey_name
 

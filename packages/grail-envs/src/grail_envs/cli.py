@@ -9,11 +9,14 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
+from grail_core.commands.last_resort import as_error
+from grail_core.commands.options import fit_streams, leave
 from grail_core.environment import Environment, Grade
 from grail_core.errors import ConfigurationError, GrailError
 from grail_core.telemetry.json_output import print_error, print_wrong_usage
@@ -26,16 +29,27 @@ MAX_COMPLETION_BYTES = 16 * 2**20
 
 
 class _Group(click.Group):
-    """A group that turns the project's errors into one message and their exit code."""
+    """A group that turns errors into one message and their exit code, as the roles' commands do."""
+
+    def main(self, *args: Any, **more: Any) -> Any:
+        fit_streams()
+        try:
+            return super().main(*args, **more)
+        except SystemExit as ended:
+            leave(ended.code if isinstance(ended.code, int) else 0)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except GrailError as error:
-            print_error(error)
-            ctx.exit(error.exit_code)
-        except click.ClickException as error:
-            print_wrong_usage(error)
+        except (click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except click.ClickException as wrong:
+            print_wrong_usage(wrong)
+            ctx.exit(wrong.exit_code)
+        except Exception as unknown:  # noqa: BLE001 - whatever it is, a person gets one message
+            error = as_error(unknown)
+            with suppress(OSError):
+                print_error(error)
             ctx.exit(error.exit_code)
 
 

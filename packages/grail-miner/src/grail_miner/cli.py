@@ -9,13 +9,21 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from grail_core.commands.knob_options import knob_options
-from grail_core.commands.options import beacon_option, common_options, run_cli, stop_on_signals, verbose_option
+from grail_core.commands.options import (
+    beacon_option,
+    common_options,
+    examined_options,
+    run_cli,
+    stop_on_signals,
+    verbose_option,
+)
 from grail_core.telemetry.json_output import json_option, say
 from grail_miner import __version__
 from grail_miner.limits import MOST_GROUPS_PER_BATCH, MiningLimits
 
 if TYPE_CHECKING:
-    from grail_core.participant.settings import Settings
+    from grail_core.errors import ConfigurationError
+    from grail_core.participant.settings import Resolution, Settings
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -92,26 +100,35 @@ def run(
 @click.option("--env", "environment", help="Environment whose minima count (default: the checkpoint's).")
 @click.option("--offline", is_flag=True, help="Ask nothing outside this machine.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-@common_options
-def doctor(settings: Settings, model: Path | None, environment: str | None, offline: bool, as_json: bool) -> None:
-    """Look at machine, engine and network, and name everything that would keep a miner from being paid, all at once.
+@examined_options
+def doctor(
+    found: Resolution,
+    faults: tuple[ConfigurationError, ...],
+    model: Path | None,
+    environment: str | None,
+    offline: bool,
+    as_json: bool,
+) -> None:
+    """Name everything that would keep a miner from being paid, all at once: from settings to data sets.
 
-    Says which back-end generates and why, draws what runs on which device, holds the model against the memory and the machine
-    against the minima, and asks chain, beacon, bucket and the trainer's checkpoints what a start would ask. Nothing is started,
-    and nothing but some small objects in the own bucket is written, which go again. What was not asked is said.
+    Settings with their origin and what is odd about them, network, wallet, bucket, chain, beacon and the trainer's checkpoints
+    as every role's doctor asks them; then which back-end generates and why, what runs on which device, the model against the
+    memory and the machine against the minima, sandbox, disk, data sets. Nothing is started, and nothing but some small objects
+    in the own bucket is written, which go again. What was not asked is said.
     Ends with the exit code of the first thing that is broken, or 0.
 
     \b
       grail-miner doctor --offline
       grail-miner doctor --model ./Qwen3-4B --env gsm8k --json
     """
+    from grail_core.examination.report import end
     from grail_miner.doctor.examination import Asked, examine
     from grail_miner.doctor.report import as_json as json_of
-    from grail_miner.doctor.report import as_text, end
+    from grail_miner.doctor.report import as_text
 
-    done = examine(settings, Asked(model, environment, offline))
+    done = examine(found, Asked(model, environment, offline), faults)
     click.echo(json_of(done) if as_json else as_text(done))
-    end(done)
+    end(done.findings, "miner")
 
 
 @cli.command()

@@ -51,6 +51,8 @@ from grail_miner.upload_time import UploadTime
 
 log = get_logger(__name__)
 
+_LONG_S = 20.0  # of chain time: a checkpoint that was made ready ahead is there at once
+
 
 @dataclass(frozen=True)
 class InHand:
@@ -131,8 +133,9 @@ class MinerService:
         if self._seconds_left(window) <= 0:
             log.event("window_skipped", window=window, reason="no time is left before its deadline")
             return False
+        began_ms = self._now_ms()
         prepared = self._prepared(context, stop)
-        return prepared is not None and self._fill(context, prepared, stop)
+        return prepared is not None and self._fill(context, prepared, stop, self._seconds_since(began_ms))
 
     @cached_property
     def _gradient(self) -> GradientMiner:
@@ -174,8 +177,11 @@ class MinerService:
             log.event("window_skipped", window=window, reason=had.reason)
         return None
 
-    def _fill(self, context: WindowContext, prepared: PreparedCheckpoint, stop: threading.Event) -> bool:
-        """Make the window's groups and store them; the pipeline's threads end with it, whatever happens."""
+    def _fill(self, context: WindowContext, prepared: PreparedCheckpoint, stop: threading.Event, waited_s: float) -> bool:
+        """Make the window's groups and store them; the pipeline's threads end with it, whatever happens.
+
+        `waited_s`: what its checkpoint took to be here, of a window that may be empty for it.
+        """
         window = context.window
         plan = Plan(window, self.max_groups, self.mining.groups_per_batch, self.mining.prover.slots)
         upload = UploadTime(self._now_ms, partial(self._upload_ms, window), self.participant.params.block_time_ms)
@@ -191,7 +197,7 @@ class MinerService:
                 groups = made.groups[: best_prefix([group.group for group in made.groups])]
                 if not groups:
                     lost = "more groups were lost than a file may lack"
-                    reason = lost if made.groups else "no group fitted before the deadline"
+                    reason = lost if made.groups else _why_none(waited_s)
                     log.event("window_empty", window=window, reason=reason, **_counts(made))
                     return False
                 log.event("groups_produced", window=window, groups=len(groups), **_counts(made))
@@ -333,3 +339,10 @@ def _figures(packed: _Packed, made: Made, trace: Trace, slots: int) -> dict[str,
         "bytes": len(packed.data),
         **_counts(made),
     }
+
+
+def _why_none(waited_s: float) -> str:
+    """No group, and no other reason than time: whose it was."""
+    reason = "no group fitted before the deadline"
+    late = f"{reason}: it had its checkpoint only after {waited_s:.0f} s (a slow store, or an engine that takes long to load)"
+    return late if waited_s >= _LONG_S else reason

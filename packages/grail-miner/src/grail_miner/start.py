@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from grail_core.errors import ChainError, CheckpointError, StorageError
+from grail_core.examination.checkpoint import require_this_network
+from grail_core.examination.deployment import require_start
+from grail_core.examination.known import MINER
 from grail_core.generation.base import Generator
 from grail_core.keys import ss58
 from grail_core.participant.classes import require_covered
@@ -23,7 +26,8 @@ from grail_core.telemetry import get_logger, run_summary
 from grail_core.telemetry.run_summary import said_at_the_end
 from grail_envs.bound import BoundEnvironments
 from grail_envs.corpus.opening import BoundCorpora
-from grail_miner.equipment import equipped, numerics_classes, require_room, visible_gpus
+from grail_envs.examination import require_work
+from grail_miner.equipment import SERVERS, engine_python, equipped, numerics_classes, require_room, visible_gpus
 from grail_miner.gradient.service import GradientMiner
 from grail_miner.gradient.state import GradientState
 from grail_miner.gradient.training import CorpusOf, Training
@@ -71,10 +75,13 @@ def run_miner(
     round_miner_of: RoundMinerFactory = honest_round_miner,
 ) -> int:
     """Join the network and mine until stopped, with a picture on a terminal if `live`. Returns the number of windows mined."""
-    layout = plan(settings, visible_gpus())
-    participant = Participant.from_settings(settings, package="grail-miner")
+    visible = visible_gpus()
+    opened = require_start(settings, MINER, lambda: _plan_of_engine(settings, visible))
+    layout = plan(settings, visible)
+    participant = Participant.from_settings(settings, package="grail-miner", opened=opened)
     with participant.state.held(), equipped(settings, layout, participant) as equipment:
         neuron = participant.join(settings)
+        require_this_network(participant)
         about: dict[str, Any] = {
             "hotkey": ss58(participant.signer.hotkey),
             "uid": neuron.uid,
@@ -84,7 +91,7 @@ def run_miner(
             "proofs": f"{layout.workers.kind}: {', '.join(layout.workers.devices)}",
         }
         log.event("miner_started", **about)
-        _require_covered(participant, layout)
+        _require_covered(participant, layout, settings)
         for note in layout.notes:
             log.warning("%s", note)
         if not layout.in_process:
@@ -113,6 +120,13 @@ def run_miner(
         finally:
             mining.close()
     return mined
+
+
+def _plan_of_engine(settings: Settings, visible: int) -> None:
+    """Raises ProtocolViolationError, ConfigurationError: no layout follows from the settings, or its engine is not here."""
+    layout = plan(settings, visible)
+    if layout.url is None and layout.backend in SERVERS:
+        engine_python(settings, layout.backend)
 
 
 def gradient_miner(
@@ -147,7 +161,7 @@ def no_start_outlives(stop: threading.Event, generator: Generator) -> Iterator[N
         watcher.join()
 
 
-def _require_covered(participant: Participant, layout: Layout) -> None:
+def _require_covered(participant: Participant, layout: Layout, settings: Settings) -> None:
     """The table that the checkpoint in force pins against how this layout computes; what cannot be asked now is asked when
     each checkpoint is rolled to.
 
@@ -155,6 +169,7 @@ def _require_covered(participant: Participant, layout: Layout) -> None:
         CheckpointError: the checkpoint pins no table that this network follows.
         ConfigurationError: GRAIL_CALIBRATION is another table than the checkpoint's.
         ProtocolViolationError: the network would refuse every seal of this miner.
+        EnvironmentUnavailableError: the checkpoint's environment is not here.
     """
     from grail_core.checkpoints.fetch import model_files
     from grail_core.model.described import ModelDescription
@@ -163,6 +178,7 @@ def _require_covered(participant: Participant, layout: Layout) -> None:
     if found is None:
         return
     manifest, pinned = found
+    require_work(settings, manifest)
     model = ModelDescription.of(model_files(manifest, participant.checkpoints.bucket()))
     shape = Shape(model.layers, model.hidden_size)
     require_covered(*numerics_classes(layout, participant.params), pinned.table, shape, participant.params)

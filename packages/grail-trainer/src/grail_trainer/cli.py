@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,14 @@ import click
 from click.core import ParameterSource
 
 from grail_core.commands.knob_options import SectionedCommand, section_options
-from grail_core.commands.options import beacon_option, common_options, run_cli, stop_on_signals, verbose_option
+from grail_core.commands.options import (
+    beacon_option,
+    common_options,
+    examined_options,
+    run_cli,
+    stop_on_signals,
+    verbose_option,
+)
 from grail_core.errors import ConfigurationError
 from grail_core.telemetry.json_output import json_option, say
 from grail_envs import DEFAULT_ENV_ID
@@ -19,7 +28,7 @@ from grail_trainer.evaluation_settings import BesideSettings
 from grail_trainer.hyper_parameters import HyperParameters
 
 if TYPE_CHECKING:
-    from grail_core.participant.settings import Settings
+    from grail_core.participant.settings import Resolution, Settings
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -64,6 +73,7 @@ def cli() -> None:
 @click.option("--windows", type=click.IntRange(min=1), help="Stop once so many windows were learned from (default: never).")
 @click.option("--dry-run", is_flag=True, help="Print what would run and how much memory it takes; start and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: one JSON object on standard output.")
+@click.option("--without-state", is_flag=True, help="The training state is lost: go on from the last checkpoint all the same.")
 @click.option("--acknowledge", type=click.IntRange(min=0), help="Window of an alarm that ended the trainer: go on after it.")
 @click.option(
     "--tensor-parallel",
@@ -84,6 +94,7 @@ def run(
     windows: int | None,
     dry_run: bool,
     as_json: bool,
+    without_state: bool,
     acknowledge: int | None,
     tensor_parallel: int,
     calibration: Path | None,
@@ -127,8 +138,10 @@ def run(
         return
     from grail_core.protocol.types import Window
     from grail_trainer.start import run_trainer
+    from grail_trainer.state import LostStateError
 
-    run_trainer(
+    start = partial(
+        run_trainer,
         settings,
         stop_on_signals,
         model=model,
@@ -140,6 +153,36 @@ def run(
         beside=beside,
         choice=choice,
     )
+    try:
+        start(without_state=without_state)
+    except LostStateError as lost:
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise
+        click.echo(f"{lost.what}\n  where: {lost.where}", err=True)
+        if not click.confirm("go on from the last checkpoint without it?", default=False, err=True):
+            raise
+        start(without_state=True)
+
+
+@cli.command()
+@click.option("--offline", is_flag=True, help="Ask nothing outside this machine.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@examined_options
+def doctor(found: Resolution, faults: tuple[ConfigurationError, ...], offline: bool, as_json: bool) -> None:
+    """Name everything that would keep a trainer from its work, all at once: from settings to data sets.
+
+    Settings with their origin and what is odd about them, network, wallet (is it the network's trainer), bucket, chain, beacon,
+    what its bucket has of checkpoints, devices, sandbox, disk, data sets. Nothing is started, and nothing but some small
+    objects in the own bucket is written, which go again. How much memory learning takes says `run --dry-run`.
+    Ends with the exit code of the first thing that is broken, or 0.
+    """
+    from grail_core.examination import report
+    from grail_core.examination.known import TRAINER, Known
+    from grail_envs.examination import examine_role
+
+    findings = list(examine_role(found, faults, TRAINER, Known(), offline=offline))
+    click.echo(report.as_json(findings) if as_json else report.as_text(findings))
+    report.end(findings, "trainer")
 
 
 @cli.command(cls=SectionedCommand)

@@ -53,8 +53,10 @@ def init_command(
     as_json: bool = False,
 ) -> None:
     from grail_core.capabilities import teacher_of
+    from grail_core.examination.folders import Folder, of_role, require_folders
     from grail_trainer.tiny.init import config_for, create_model, shaped
 
+    require_folders(Folder("model", "--out", out), *of_role(settings)[:1])
     environment = training_environment(env_id, settings.data_dir)
     config = config_for(environment)
     if shape is not None:

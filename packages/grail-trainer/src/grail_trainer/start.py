@@ -14,6 +14,9 @@ from grail_core.checkpoints.publish import CheckpointParts
 from grail_core.checkpoints.safety import read_model_files
 from grail_core.environment import Environment
 from grail_core.errors import CheckpointError, ConfigurationError
+from grail_core.examination.checkpoint import require_this_network
+from grail_core.examination.deployment import require_start
+from grail_core.examination.known import TRAINER
 from grail_core.generation.agreement import check_agreement
 from grail_core.generation.defaults import sampling_defaults
 from grail_core.keys import ss58
@@ -21,6 +24,8 @@ from grail_core.model.architecture import context_length
 from grail_core.model.policy_model import PolicyModel
 from grail_core.model.prompts import PromptRenderer
 from grail_core.model.transformers_prompts import require_transformers_agrees
+from grail_core.participant.another import written_by_another
+from grail_core.participant.deployment import require_trainer_hotkey
 from grail_core.participant.participant import Participant
 from grail_core.participant.settings import Settings
 from grail_core.participant.waiting import Stopping
@@ -29,6 +34,7 @@ from grail_core.protocol.constants import MAX_PROMPT_TOKENS, WINDOW_LENGTH
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.policy import completion_limit
 from grail_core.protocol.types import Window
+from grail_core.storage.layout import manifest_key
 from grail_core.telemetry import get_logger, run_summary
 from grail_core.telemetry.run_summary import said_at_the_end
 from grail_envs import DEFAULT_ENV_ID
@@ -47,8 +53,7 @@ from grail_trainer.learning.sharded_masters import Lead, require_shareable
 from grail_trainer.merging.start import has_gradient_work, run_aggregator
 from grail_trainer.publishing.publication import NO_CHOICE, Publisher, TableChoice, first_window
 from grail_trainer.service import TrainerService
-from grail_trainer.state import TrainerState, require_same_kind, settings_changed
-from grail_trainer.steps import Beginning
+from grail_trainer.state import LostStateError, TrainerState, require_same_kind, settings_changed
 
 log = get_logger(__name__)
 
@@ -68,6 +73,7 @@ def run_trainer(
     tensor_parallel: int = 1,
     beside: BesideSettings = NOTHING_BESIDE,
     choice: TableChoice = NO_CHOICE,
+    without_state: bool = False,
 ) -> int:
     """Join the network, publish its first checkpoint if there is none, and learn until stopped.
 
@@ -80,6 +86,7 @@ def run_trainer(
             the network's own environment, and of a network that begins the default one.
         acknowledged: the window of an alarm that ended the trainer, and that a person has seen.
         beside: what runs beside the learning, and changes no weights. choice: of the calibration table to be pinned.
+        without_state: go on from the last checkpoint where the training state is lost.
 
     Returns the number of windows learned from, on the first rank.
 
@@ -105,6 +112,7 @@ def run_trainer(
                 acknowledged=acknowledged,
                 beside=beside,
                 choice=choice,
+                without_state=without_state,
             )
 
 
@@ -120,9 +128,12 @@ def _run_first(
     acknowledged: Window | None,
     beside: BesideSettings,
     choice: TableChoice,
+    without_state: bool,
 ) -> int:
-    participant = Participant.from_settings(settings, package="grail-trainer")
+    opened = require_start(settings, TRAINER)
+    participant = Participant.from_settings(settings, package="grail-trainer", opened=opened)
     require_trainer(participant)
+    require_this_network(participant)
     if has_gradient_work(participant):
         return run_aggregator(participant, settings, stopping, rounds=windows)
     head = participant.own_checkpoints.sequence().head
@@ -147,6 +158,7 @@ def _run_first(
             device=str(lead.ranks.device),
             lead=lead,
             choice=choice,
+            without_state=without_state,
         )
         service.acknowledged = acknowledged
         service.evaluations = evaluations_of(participant, beside.evaluation)
@@ -187,6 +199,7 @@ def assemble(
     device: str = "cpu",
     lead: Lead | None = None,
     choice: TableChoice = NO_CHOICE,
+    without_state: bool = False,
 ) -> TrainerService:
     """A trainer that stands where its journal or its bucket says; the network's first checkpoint is there afterwards.
 
@@ -194,8 +207,10 @@ def assemble(
         model: folder of the network's first checkpoint. environment: the network's. environment_of: of a manifest.
         lead: of the first of several ranks; its followers have shards of the masters afterwards. choice: of the calibration
             table to be pinned.
+        without_state: go on from the last checkpoint where the training state is lost.
 
     Raises:
+        LostStateError: it is lost, and nobody said so. WrittenByAnotherError: this hotkey trains elsewhere, too.
         ConfigurationError: the bucket, the journal, the environment and what is to be trained do not belong together.
         CheckpointError: a checkpoint or the state of an earlier start cannot be read, or the table would be refused.
     """
@@ -220,7 +235,7 @@ def assemble(
     masters = _masters_at(head, participant, chosen, "cpu" if shared else device)  # no device holds what all of them share
     if lead is not None and shared:
         masters = lead_masters(masters.module, chosen, lead)
-    _find_place(state, masters, publisher, head, chosen)
+    _find_place(state, masters, publisher, head, chosen, without_state=without_state)
     return TrainerService(
         participant=participant,
         masters=masters,
@@ -377,13 +392,8 @@ def require_other_environment(head: CheckpointManifest, environment: Environment
 
 
 def require_trainer(participant: Participant) -> None:
-    wanted, ours = participant.params.trainer_hotkey, participant.signer.hotkey
-    if wanted != ours:
-        raise ConfigurationError(
-            "this hotkey is not the trainer of the network",
-            where=f"hotkey {ss58(ours)}, the network names {ss58(wanted)}",
-            hint="use the wallet of the network's trainer (BT_WALLET_HOT), or the right GRAIL_NETWORK",
-        )
+    """Raises ConfigurationError: this hotkey is not the trainer of the network."""
+    require_trainer_hotkey(participant.params, participant.signer.hotkey)
 
 
 def require_folder(model: Path) -> Path:
@@ -422,22 +432,44 @@ def _reference(publisher: Publisher, participant: Participant, device: str) -> O
 
 
 def _find_place(
-    state: TrainerState, masters: Masters, publisher: Publisher, head: CheckpointManifest, chosen: HyperParameters
+    state: TrainerState,
+    masters: Masters,
+    publisher: Publisher,
+    head: CheckpointManifest,
+    chosen: HyperParameters,
+    *,
+    without_state: bool = False,
 ) -> None:
     """Begin a journal, or go on with the one that is there.
 
     Without a journal (a first start, or a lost disk) the last published checkpoint says which windows were learned from;
     moments are lost then, and windows since are learned from again, from weights that do not know them.
+
+    Raises:
+        LostStateError: there was a journal once, and nobody said to go on without.
+        WrittenByAnotherError: another trainer of this hotkey has published since.
     """
     journal = state.journal
     if journal is None:
         first = publisher.view().stored[0].manifest
         decided = Window(first.valid_from - WINDOW_LENGTH) if head.sequence == 0 else head.window
-        state.take(Beginning(decided))
+        lost = head.sequence > 0 and not state.forgotten
+        if lost and not without_state:
+            raise LostStateError(
+                f"there is no training state here, and this trainer has published {head.sequence + 1} checkpoints: going on "
+                "from the last one begins with fresh moments, and learns again from windows since",
+                where=str(state.folder),
+                hint="bring the folder back from a copy or another disk (GRAIL_STATE_DIR); if it is lost, --without-state",
+            )
+        state.begin(decided)
         log.event("training_begun", window=decided + WINDOW_LENGTH)
-        if head.sequence:
+        if lost:
             log.event("training_state_lost", window=decided, reason="there is no journal; going on from the last checkpoint")
         return
+    newest = publisher.view().stored[-1]
+    if newest.manifest.window > journal.decided:  # nothing is published before the journal has it
+        key = manifest_key(newest.manifest.valid_from)
+        raise written_by_another("a manifest", key, newest.stored_at_ms)
     state.resume(masters)
     changed = settings_changed(state.settings, chosen.to_json())
     if changed:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from grail_core.disk import remove_any, storage_errors
+from grail_core.disk import remove_any, storage_errors, write_atomically
 from grail_core.errors import ConfigurationError, DamagedStateError
 from grail_core.participant.state import adopt_folder
 from grail_core.protocol.types import Digest, Hotkey, Window
@@ -34,7 +34,15 @@ R = TypeVar("R")
 FORMAT = 2
 _READ = (1, 2)  # 1: at most one window pending, and no list of it
 JOURNAL = "journal.json"
-_RECOVERY = "bring a copy of the folder back, or move it away: the trainer then goes on from its last published checkpoint"
+FORGOTTEN = "forgotten.json"  # stands where the journal was forgotten on purpose
+_RECOVERY = (
+    "bring a copy of the folder back, or move it away: with --without-state the trainer then goes on from its last published "
+    "checkpoint"
+)
+
+
+class LostStateError(ConfigurationError):
+    """This trainer has published before, and its training state is not here: only a person knows whether it is lost."""
 
 
 class TrainerState:
@@ -72,8 +80,19 @@ class TrainerState:
 
     def forget(self) -> None:
         """Begin anew from the last published checkpoint, with fresh moments."""
+        write_atomically(self.folder / FORGOTTEN, b"{}\n")
         self._path.unlink(missing_ok=True)
         self.journal = None
+
+    @property
+    def forgotten(self) -> bool:
+        """Was it forgotten on purpose, by weights that were published from elsewhere?"""
+        return (self.folder / FORGOTTEN).exists()
+
+    def begin(self, decided: Window) -> None:
+        """A journal where there is none."""
+        self.take(Beginning(decided))
+        (self.folder / FORGOTTEN).unlink(missing_ok=True)
 
     @property
     def _path(self) -> Path:
@@ -242,7 +261,7 @@ def require_same_kind(state: TrainerState, chosen: HyperParameters) -> None:
         raise ConfigurationError(
             f"the training state that lies there was made with {options}",
             where=str(state.folder),
-            hint=f"start with {options}; or, to change it, move that folder away: "
+            hint=f"start with {options}; or, to change it, move that folder away and start with --without-state: "
             "the trainer then goes on from its last published checkpoint, with fresh moments",
         )
 

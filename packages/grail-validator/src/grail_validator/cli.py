@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from grail_core.commands.knob_options import knob_options
-from grail_core.commands.options import beacon_option, common_options, run_cli, stop_on_signals, verbose_option
+from grail_core.commands.options import (
+    beacon_option,
+    common_options,
+    examined_options,
+    run_cli,
+    stop_on_signals,
+    verbose_option,
+)
 from grail_core.protocol.reading import MAX_JSON_INTEGER
 from grail_core.telemetry.json_output import json_option
 from grail_validator import __version__
@@ -16,7 +23,8 @@ from grail_validator.compared_models import ComparedModels
 from grail_validator.simulation.command import simulate
 
 if TYPE_CHECKING:
-    from grail_core.participant.settings import Settings
+    from grail_core.errors import ConfigurationError
+    from grail_core.participant.settings import Resolution, Settings
 
 
 WINDOW = click.IntRange(min=0, max=MAX_JSON_INTEGER)
@@ -89,22 +97,32 @@ def explain(
 
 
 @cli.command()
+@click.option("--table", is_flag=True, help="Only by which calibration table work is judged; needs no wallet.")
+@click.option("--offline", is_flag=True, help="Ask nothing outside this machine.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-@common_options
-def doctor(settings: Settings, as_json: bool) -> None:
-    """Say by which calibration table the network's work is judged now, and what it enforces of each admitted class.
+@examined_options
+def doctor(found: Resolution, faults: tuple[ConfigurationError, ...], table: bool, offline: bool, as_json: bool) -> None:
+    """Name everything that would keep a validator from its work, all at once, and say by which table work is judged now.
 
-    Shows the table that the checkpoint in force pins (version, digest), and for every class that may prove or draw whether its
-    statistics are enforced at this model's shape, with doubled dead zone, or only reported, and thresholds for 64 rollouts.
-    Needs no wallet and no model. Ends with exit code 11 where the network refuses what no table covers, and a class is not.
+    Settings with their origin and what is odd about them, network, wallet, bucket, chain with registration and permit, beacon,
+    the trainer's checkpoints, devices, sandbox, disk, data sets. Then the table that the checkpoint in force pins (version,
+    digest), and for every class that may prove or draw whether its statistics are enforced at this model's shape, with doubled
+    dead zone, or only reported, and thresholds for 64 rollouts. Nothing is started.
+    Ends with the exit code of the first thing that is broken; 11 where the network refuses what no table covers, and a class
+    is not covered.
 
     \b
       grail-validator doctor
-      grail-validator doctor --json
+      grail-validator doctor --table --json
     """
-    from grail_validator.doctor import doctor_command
+    from grail_validator.doctor import doctor_command, table_command
 
-    doctor_command(settings, as_json=as_json)
+    if table:
+        if faults:
+            raise faults[0]
+        table_command(found.settings, as_json=as_json)
+    else:
+        doctor_command(found, faults, offline=offline, as_json=as_json)
 
 
 @cli.command()

@@ -1,8 +1,8 @@
-"""`grail-validator doctor`: by which table this network's work is judged now, and what of each admitted class it enforces.
+"""`grail-validator doctor`: what every role's doctor asks, and by which table this network's work is judged now.
 
-Needs the network's parameters, its chain and the trainer's bucket, and no wallet and no model: what a class is held to follows
-from the signed manifest, the table that it pins and the shape in the model's configuration. The machine, the store and the
-ledger have their own commands.
+For the table alone (`--table`) the network's parameters, its chain and the trainer's bucket are needed, and no wallet and no
+model: what a class is held to follows from the signed manifest, the table that it pins and the shape in the model's
+configuration. The ledger has its own commands.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from grail_core.checkpoints.fetch import model_files
 from grail_core.checkpoints.pinned_table import LIMIT_ROLLOUTS, PinnedTable
 from grail_core.checkpoints.source import CheckpointSource
 from grail_core.checkpoints.trainer_life import TrainerLife, upgrade_line
-from grail_core.errors import ProtocolViolationError
+from grail_core.errors import ConfigurationError, GrailError, ProtocolViolationError
+from grail_core.examination import report
+from grail_core.examination.findings import CHECKPOINT, broken
+from grail_core.examination.known import VALIDATOR, Known
 from grail_core.model.described import ModelDescription
 from grail_core.participant.deployment import network_parameters, open_chain, open_reader
-from grail_core.participant.settings import Settings
+from grail_core.participant.settings import Resolution, Settings
 from grail_core.proof.alternative_test import WEIGHTS_ALTERNATIVES
 from grail_core.proof.calibration import Coverage, Shape, share_of_pooled
 from grail_core.proof.coverage import PairCoverage, coverage_of
@@ -34,6 +37,7 @@ from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.types import Window
 from grail_core.protocol.windows import window_of
 from grail_core.telemetry.console import PlainConsole
+from grail_envs.examination import examine_role
 
 _PACKAGE = "grail-validator"
 WORDS = {
@@ -130,7 +134,28 @@ def standing(settings: Settings) -> Standing:
     return Standing(params, manifest, pinned, shape, tuple(coverage_of(pinned.table, params, shape)), life, window)
 
 
-def doctor_command(settings: Settings, *, as_json: bool) -> None:
+def doctor_command(found: Resolution, faults: tuple[ConfigurationError, ...], *, offline: bool, as_json: bool) -> None:
+    """Print all findings, and behind them what judges now. Raises the first broken finding's kind of GrailError."""
+    known = Known()
+    findings = list(examine_role(found, faults, VALIDATOR, known, offline=offline))
+    judged: Standing | None = None
+    if known.manifest is not None:
+        try:
+            judged = standing(found.settings)
+            require_covered(judged)
+        except GrailError as error:
+            findings.append(broken(CHECKPOINT, "calibration", error))
+    if as_json:
+        click.echo(report.as_json(findings, {"judged_by": judged and judged.to_json()}))
+    else:
+        click.echo(report.as_text(findings))
+        if judged is not None:
+            click.echo()
+            _print(judged)
+    report.end(findings, "validator")
+
+
+def table_command(settings: Settings, *, as_json: bool) -> None:
     """Print what judges now.
 
     Raises:
@@ -143,6 +168,11 @@ def doctor_command(settings: Settings, *, as_json: bool) -> None:
     else:
         _print(found)
     found.life.require(found.window, _PACKAGE)
+    require_covered(found)
+
+
+def require_covered(found: Standing) -> None:
+    """Raises ProtocolViolationError: the network refuses what no table covers, and a class that it admits is not covered."""
     if found.params.uncalibrated == "refused" and found.uncovered:
         first = found.uncovered[0]
         raise ProtocolViolationError(

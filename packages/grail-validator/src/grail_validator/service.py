@@ -24,6 +24,7 @@ from grail_core.files.confined.opening import Confined
 from grail_core.files.evidence import write_evidence
 from grail_core.files.verdicts import read_verdict
 from grail_core.keys import ss58
+from grail_core.participant.another import require_before_start
 from grail_core.participant.outcomes import Opened, Stopped, Void
 from grail_core.participant.participant import Participant
 from grail_core.participant.waiting import ChallengedWindow, until_had, wait_for_challenge
@@ -80,6 +81,7 @@ class ValidatorService:
 
     def run(self, stop: threading.Event, windows: int | None = None) -> int:
         """Judge windows until stopped or `windows` of them are scored. Returns how many were."""
+        self._started_ms  # noqa: B018 - it is now
         current = self.participant.current_window()
         judged = [last for last in (self.ledger.last_judged(), self.ledger.rounds.last_judged()) if last is not None]
         first = steps.first_window(current, max(judged, default=None), self.ledger.record_beginning(current))
@@ -385,13 +387,28 @@ class ValidatorService:
 
     def _said_otherwise(self, window: Window, verdict: bytes) -> SignedVerdict | None:
         """Another verdict of ours that our bucket has: the ledger is older than it, brought back from a copy. What is signed
-        and published stays, and is what is remembered: two verdicts of one window would contradict each other for ever."""
+        and published stays, and is what is remembered: two verdicts of one window would contradict each other for ever.
+
+        Raises:
+            WrittenByAnotherError: it was stored since this process started: another one has this hotkey, too.
+        """
         participant = self.participant
         try:
             there = read_verdict(participant.own_store, window, participant.signer.hotkey, participant.network_id)
         except ProtocolViolationError:
             return None  # no verdict of ours: it is put over
-        return there if there is not None and there.encode() != verdict else None
+        if there is None or there.encode() == verdict:  # the ledger has every verdict before the store does
+            return None
+        key = verdict_key(window)
+        info = participant.own_store.head(key)
+        if info is not None:
+            require_before_start("a verdict", key, info.stored_at_ms, self._started_ms)
+        return there
+
+    @cached_property
+    def _started_ms(self) -> int:
+        """By the network's clock."""
+        return self.participant.chain.now_ms()
 
     @cached_property
     def _weight_setting(self) -> WeightSetting:

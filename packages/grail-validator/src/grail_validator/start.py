@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from grail_core.errors import NotRegisteredError
+from grail_core.examination.checkpoint import require_this_network
+from grail_core.examination.deployment import require_start
+from grail_core.examination.known import VALIDATOR
 from grail_core.keys import ss58
 from grail_core.participant.classes import require_class
-from grail_core.participant.deployment import permit_hint
+from grail_core.participant.deployment import require_permit
 from grail_core.participant.participant import Participant
 from grail_core.participant.pinned import table_in_force
 from grail_core.participant.settings import Settings
@@ -17,6 +19,7 @@ from grail_core.storage.retention import Retention, evidence, shared_files
 from grail_core.telemetry import get_logger, run_summary
 from grail_core.telemetry.run_summary import said_at_the_end
 from grail_envs.bound import BoundEnvironments
+from grail_envs.examination import require_work
 from grail_validator.compared_models import ComparedModels
 from grail_validator.first_sight import FirstSight
 from grail_validator.gradient.rounds import GradientRounds
@@ -51,7 +54,8 @@ def gradient_validator(participant: Participant, ledger: Ledger, settings: Setti
 
 def run_validator(settings: Settings, stopping: Stopping, *, windows: int | None, compared: ComparedModels) -> int:
     """Join the network and judge until stopped. Returns the number of windows scored."""
-    participant = Participant.from_settings(settings, package="grail-validator")
+    opened = require_start(settings, VALIDATOR)
+    participant = Participant.from_settings(settings, package="grail-validator", opened=opened)
     with participant.state.held(), ModelProcess(participant.checkpoints, device=settings.device) as models:
         models.start()  # it imports torch while this process joins
         return _run(participant, settings, stopping, models, windows=windows, compared=compared)
@@ -67,14 +71,11 @@ def _run(
     compared: ComparedModels,
 ) -> int:
     neuron = participant.join(settings)
-    if not neuron.validator_permit:
-        raise NotRegisteredError(
-            "this hotkey has no validator permit",
-            where=ss58(participant.signer.hotkey),
-            hint=permit_hint(settings, participant.params.netuid),
-        )
+    require_permit(neuron, settings, participant.chain.netuid)
+    require_this_network(participant)
     require_class(models, "validator", participant.params)
-    table_in_force(participant)
+    if (found := table_in_force(participant)) is not None:
+        require_work(settings, found[0])
     models.require_ready()
     ledger = open_ledger(settings, participant)
     if compared.narrowed:

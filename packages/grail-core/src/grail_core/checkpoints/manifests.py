@@ -20,6 +20,7 @@ from grail_core.protocol.manifest import (
     MAX_MANIFEST_BYTES,
     CheckpointManifest,
     NewerManifestError,
+    OtherNetworkError,
     parse,
 )
 from grail_core.protocol.network import NetworkParameters
@@ -126,6 +127,11 @@ def list_manifests(
     stored.sort(key=lambda item: item.manifest.valid_from)
     _check_order([item.manifest for item in stored])
     return CheckpointSequence(tuple(stored), tuple(refused))
+
+
+def signed_for_another(view: CheckpointSequence) -> OtherNetworkError | None:
+    """Of a manifest that the trainer signed for another network; None where there is none."""
+    return next((one.error for one in view.refused if isinstance(one.error, OtherNetworkError)), None)
 
 
 def _copied(valid_from: Window | None, key: str) -> CheckpointError:

@@ -23,7 +23,7 @@ from grail_core.checkpoints.delta.tensors import RawState, RawTensor, raw_state
 from grail_core.checkpoints.download import Progress
 from grail_core.checkpoints.due import DueObjects
 from grail_core.checkpoints.fetch import materialise, table_bytes
-from grail_core.checkpoints.manifests import CheckpointSequence, begins_a_round
+from grail_core.checkpoints.manifests import CheckpointSequence, StoredManifest, begins_a_round
 from grail_core.checkpoints.pinned_table import CALIBRATION_FILE
 from grail_core.checkpoints.published_table import next_table, require_publishable
 from grail_core.checkpoints.safety import CONFIG_FILE, ModelFiles, check_model_files
@@ -38,6 +38,7 @@ from grail_core.protocol.manifest import (
     DeltaRef,
     FileRef,
     ManifestContent,
+    NewerManifestError,
     ObjectRef,
     build,
     parse,
@@ -117,11 +118,11 @@ def publish(
     weights = publishable(state)
     digests = digest_state(weights)
     view = bucket.sequence()
-    standing = next((s.manifest for s in view.stored if s.manifest.valid_from == parts.valid_from), None)
+    standing = next((s for s in view.stored if s.manifest.valid_from == parts.valid_from), None)
     uploads = Uploads(store, bucket.uploads)
     uploads.abandon_unfinished()
     if standing is not None:
-        manifest = _same_or_refuse(standing, parts, digests)
+        manifest = _same_or_refuse(standing, parts.window, digests)
         _keep(manifest, _with_table(files, table_bytes(manifest, bucket)), weights, bucket.cache)
         uploads.finish(item.manifest for item in view.stored)
         return manifest
@@ -176,7 +177,7 @@ def publish(
         )
     if objects_after:
         due.owe(built)
-    manifest = _put_manifest(bucket, built, parts, digests)
+    manifest = _put_manifest(bucket, built, digests)
     if manifest != built:
         files = _with_table(files, table_bytes(manifest, bucket))
     _keep(manifest, files, weights, bucket.cache)
@@ -184,9 +185,21 @@ def publish(
     return manifest
 
 
-def _put_manifest(
-    bucket: CheckpointBucket, manifest: CheckpointManifest, parts: CheckpointParts, digests: StateDigests
-) -> CheckpointManifest:
+class TakenError(CheckpointError):
+    """Something else stands where a manifest was to go. `ours`: a manifest of this trainer; else nobody reads it as one."""
+
+    def __init__(self, valid_from: Window, stored_at_ms: int, *, ours: bool) -> None:
+        super().__init__(
+            f"another checkpoint comes into force in window {valid_from} already"
+            if ours
+            else f"something that is no manifest of this network stands where window {valid_from}'s belongs",
+            where=manifest_key(valid_from),
+            hint="manifests are never replaced; choose a later window",
+        )
+        self.valid_from, self.stored_at_ms, self.ours = valid_from, stored_at_ms, ours
+
+
+def _put_manifest(bucket: CheckpointBucket, manifest: CheckpointManifest, digests: StateDigests) -> CheckpointManifest:
     """Put the manifest; what stands there afterwards is this one, or the same checkpoint's of a publisher that was cut off."""
     store, key = bucket.store, manifest_key(manifest.valid_from)
     try:
@@ -194,10 +207,7 @@ def _put_manifest(
         bucket.added(manifest, info.stored_at_ms)
         return manifest
     except PreconditionFailedError:
-        raw = store.get(key, max_bytes=MAX_MANIFEST_BYTES)
-        standing = parse(raw, trainer_hotkey=manifest.trainer, network_id=parts.network_id, where=key)
-        bucket.refresh()
-        return _same_or_refuse(standing, parts, digests)
+        return _what_stands(bucket, key, manifest, digests)
     except StorageError:
         bucket.forget()  # it may be there all the same: a second manifest of this number would be an equivocation
         raise
@@ -254,14 +264,26 @@ def _check_parts(parts: CheckpointParts, view: CheckpointSequence, files: ModelF
             )
 
 
-def _same_or_refuse(standing: CheckpointManifest, parts: CheckpointParts, digests: StateDigests) -> CheckpointManifest:
-    if standing.weights_root == digests.root and standing.window == parts.window:
-        return standing
-    raise CheckpointError(
-        f"another checkpoint comes into force in window {parts.valid_from} already",
-        where=manifest_key(standing.valid_from),
-        hint="manifests are never replaced; choose a later window",
-    )
+def _what_stands(bucket: CheckpointBucket, key: str, manifest: CheckpointManifest, digests: StateDigests) -> CheckpointManifest:
+    """What stands where this manifest was to go, if it is of the same window and weights. Errors: TakenError, StorageError."""
+    info = bucket.store.head(key)
+    raw = bucket.store.get(key, max_bytes=MAX_MANIFEST_BYTES)
+    bucket.refresh()
+    stored_at_ms = 0 if info is None else info.stored_at_ms
+    try:
+        standing = parse(raw, trainer_hotkey=manifest.trainer, network_id=manifest.network_id, where=key)
+    except CheckpointError as error:
+        ours = isinstance(error, NewerManifestError)
+        raise TakenError(manifest.valid_from, stored_at_ms, ours=ours) from error
+    return _same_or_refuse(StoredManifest(standing, stored_at_ms), manifest.window, digests)
+
+
+def _same_or_refuse(standing: StoredManifest, window: Window, digests: StateDigests) -> CheckpointManifest:
+    """Raises TakenError: it is of another window, or of other weights."""
+    manifest = standing.manifest
+    if manifest.weights_root == digests.root and manifest.window == window:
+        return manifest
+    raise TakenError(manifest.valid_from, standing.stored_at_ms, ours=True)
 
 
 def _ready(ready: Sequence[ReadyDelta], view: CheckpointSequence, put: Put) -> Iterator[DeltaRef]:

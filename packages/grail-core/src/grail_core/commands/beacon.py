@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,22 +15,10 @@ from grail_core.text import printable
 if TYPE_CHECKING:
     from grail_core.beacon.chains import ChainInfo, PresentedRound
     from grail_core.participant.settings import Settings
-    from grail_core.protocol.beacon import BeaconChain
 
 _TIMEOUT_S = 5.0
 _MAX_FILE_BYTES = 16 * 1024
 _NETWORKS = "network"
-
-
-@dataclass(frozen=True)
-class RelayFound:
-    """What one relay showed."""
-
-    url: str  # as it may be shown
-    ok: bool
-    told: str
-    milliseconds: int | None = None  # of the answer with the round
-    too_early: bool = False  # by its clock the round is not due, by this machine's it is
 
 
 @click.group()
@@ -51,7 +37,8 @@ def doctor(settings: Settings, as_json: bool) -> None:
     held against their newest rounds. Ends with exit code 9 where no relay is good, since a role needs one, or the clock is off.
     """
     from grail_core.beacon.chains import hash_of, name_of
-    from grail_core.commands.relay_clocks import hold_clock
+    from grail_core.examination.relay_clocks import hold_clock
+    from grail_core.examination.relays import TIMEOUT_S, examine
     from grail_core.participant.deployment import beacon_relays, network_clock, parameters_of
 
     params = parameters_of(settings)
@@ -63,7 +50,7 @@ def doctor(settings: Settings, as_json: bool) -> None:
     round_ = max(1, params.beacon.round_at(clock()) - 2)
     found = [examine(url, params.beacon, round_) for url in relays]
     serving = [url for url, one in zip(relays, found, strict=True) if one.ok or one.too_early]
-    held = hold_clock(serving, params.beacon, clock, _TIMEOUT_S)
+    held = hold_clock(serving, params.beacon, clock, TIMEOUT_S)
     if as_json:
         value = {
             "policy": "required",
@@ -86,33 +73,6 @@ def doctor(settings: Settings, as_json: bool) -> None:
         raise BeaconError(
             "no relay gives rounds of the network's beacon", where="GRAIL_BEACON_URLS", hint="see the lines above"
         )
-
-
-def examine(url: str, chain: BeaconChain, round_: int) -> RelayFound:
-    """Ask a relay what it serves, then for one round. Whatever it answers becomes a finding."""
-    import httpx
-
-    from grail_core.beacon.bls import is_valid
-    from grail_core.beacon.chains import UnsupportedSchemeError, difference
-    from grail_core.beacon.drand import parse_round
-    from grail_core.beacon.relays import TooEarlyError, ask_info, ask_round, relay_name
-
-    name = relay_name(url)
-    try:
-        other = difference(ask_info(url, _TIMEOUT_S), chain)
-        if other is not None:
-            return RelayFound(name, False, other)
-        started = time.monotonic()
-        signed = parse_round(ask_round(url, round_, _TIMEOUT_S))
-        took = int(1000 * (time.monotonic() - started))
-    except UnsupportedSchemeError as error:
-        return RelayFound(name, False, f"relay serves another chain: {error}")
-    except (httpx.HTTPError, ValueError) as error:
-        too_early = isinstance(error, TooEarlyError)
-        return RelayFound(name, False, str(error)[:200] or type(error).__name__, too_early=too_early)
-    if signed.round != round_ or not is_valid(chain.public_key, round_, signed.signature):
-        return RelayFound(name, False, f"its round {round_} does not verify", took)
-    return RelayFound(name, True, f"round {round_} verifies", took)
 
 
 @beacon.command("round")

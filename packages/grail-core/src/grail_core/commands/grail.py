@@ -17,8 +17,8 @@ from grail_core.commands.beacon import beacon
 from grail_core.commands.calibrate_receipts import receipts
 from grail_core.commands.checkpoint import checkpoint
 from grail_core.commands.devnet import devnet
-from grail_core.commands.network import network
 from grail_core.commands.explain import explain
+from grail_core.commands.network import network
 from grail_core.commands.options import common_options, run_cli, verbose_option, verbosity
 from grail_core.commands.receipts import verify
 from grail_core.commands.rollouts import rollouts
@@ -102,7 +102,7 @@ def doctor(settings: Settings, as_json: bool) -> None:
 
     Ends with exit code 5 if something the protocol needs does not hold.
     """
-    from grail_core.commands.storage_doctor import Usage, committed, examine, held
+    from grail_core.examination.bucket import Usage, committed, examine, held
     from grail_core.participant.deployment import network_parameters, open_chain, open_directory
 
     chain, params = open_chain(settings), network_parameters(settings)

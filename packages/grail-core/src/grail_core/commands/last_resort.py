@@ -12,11 +12,12 @@ import threading
 import traceback
 from pathlib import Path
 
-from grail_core.disk import is_of_the_device, storage_error
+from grail_core.disk import disk_full, is_of_the_device, storage_error
 from grail_core.errors import GrailError, OutOfMemoryError, UnforeseenError, is_out_of_memory
 from grail_core.telemetry import record_traceback
 
 _ended_threads: list[GrailError] = []
+_NO_SPACE = "no space left on device"
 
 
 def as_error(error: BaseException) -> GrailError:
@@ -32,6 +33,9 @@ def as_error(error: BaseException) -> GrailError:
     if isinstance(error, OSError) and (error.filename is not None or is_of_the_device(error)):
         record_traceback(error, only_to_log=True)
         return storage_error(error, str(error.filename or _place(error)))
+    if _NO_SPACE in str(error).lower():  # of a library that has errors of its own (safetensors, SQLite)
+        record_traceback(error, only_to_log=True)
+        return disk_full(_place(error))
     kept = record_traceback(error)
     return UnforeseenError(
         f"the program met an error that it does not know: {type(error).__name__}",

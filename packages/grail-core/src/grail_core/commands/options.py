@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -83,6 +84,28 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+def examined_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """As `common_options` for a doctor, which tells what is wrong with settings instead of ending for it: the command gets the
+    `Resolution` and the errors of what could not be read. It writes no log file: whether that can be written is asked, too."""
+
+    @verbose_option
+    @click.option("--log-file", type=click.Path(path_type=Path), help="The log file to look at (default: GRAIL_LOG_FILE).")
+    @click.option("--show-settings", is_flag=True, help="Print every setting, its value and where it comes from, and exit.")
+    @functools.wraps(command)
+    def wrapped(log_file: Path | None, show_settings: bool, **rest: Any) -> Any:
+        from grail_core.participant.settings import resolve_what_can_be
+        from grail_core.telemetry import configure
+
+        found, faults = resolve_what_can_be(log_file=log_file)
+        if show_settings:
+            _print_settings(found.rows())
+            return None
+        configure(click.get_current_context().command_path.split()[0].removeprefix("grail-"), verbosity=verbosity())
+        return command(found, faults, **rest)
+
+    return wrapped
+
+
 def beacon_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds --use-drand/--no-drand to a role's `run`; under `common_options`, whose settings it holds against the network."""
 
@@ -94,8 +117,12 @@ def beacon_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     @functools.wraps(command)
     def wrapped(settings: Any, use_drand: bool, **rest: Any) -> Any:
-        from grail_core.participant.deployment import require_beacon_choice
+        from grail_core.participant.deployment import parameters_named, require_beacon_choice
 
+        try:
+            parameters_named(settings.network)
+        except GrailError:
+            return command(settings, **rest)  # its start tells it, with all else that is wrong
         require_beacon_choice(settings, use_drand=use_drand)
         return command(settings, **rest)
 
@@ -108,24 +135,53 @@ def run_cli(cli: click.Command) -> None:
     No traceback is shown, whatever happens (`last_resort`).
     """
     watch_threads()
+    fit_streams()
+    leave(_code_of(cli))
+
+
+def _code_of(cli: click.Command) -> int:
     try:
         with _own_pipes(cli):
             cli.main(standalone_mode=False)
     except click.ClickException as error:
-        print_wrong_usage(error)
-        sys.exit(error.exit_code)
+        with suppress(OSError):
+            print_wrong_usage(error)
+        return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
-        sys.exit(INTERRUPTED)
+        _say("interrupted")
+        return INTERRUPTED
     except _BrokenPipe as broken:
-        if not reader_is_gone():
-            _end_with(as_error(broken.error))
-        # The reader of our output has gone (`| head`): nothing is wrong here.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        # The reader of our output may have gone (`| head`): nothing is wrong here then.
+        return 0 if reader_is_gone() else _told(as_error(broken.error))
     except Exception as error:  # noqa: BLE001 - whatever it is, a person gets one message
-        _end_with(error_of_a_thread(as_error(error)))
-    sys.exit(0)
+        return _told(error_of_a_thread(as_error(error)))
+    return 0
+
+
+def fit_streams() -> None:
+    """A terminal or pipe of another alphabet (ASCII, Latin-1) gets what it has no letter for as `\\u2192`, and not an error;
+    one that is closed swallows what is printed.
+
+    Whatever prints here, log, table or message, prints to these two.
+    """
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as long as the process lives
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def leave(code: int) -> NoReturn:
+    """End the process once what it printed is out. A full disk behind a stream would else change the code, with a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+                code = code or _told(as_error(error))
+            with suppress(OSError, ValueError):  # Python flushes once more when it ends
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(code)
 
 
 class _BrokenPipe(Exception):
@@ -152,10 +208,17 @@ def _own_pipes(cli: click.Command) -> Iterator[None]:
         cli.invoke = invoke  # type: ignore[method-assign]
 
 
-def _end_with(error: GrailError) -> NoReturn:
+def _told(error: GrailError) -> int:
+    """Its exit code, once it was said."""
     if not was_said(error):
-        print_error(error)
-    sys.exit(error.exit_code)
+        with suppress(OSError):  # where nothing can be said any more, the code still is
+            print_error(error)
+    return error.exit_code
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):
+        click.echo(text, err=True)
 
 
 @contextmanager
@@ -166,8 +229,9 @@ def stop_on_signals() -> Iterator[threading.Event]:
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.is_set():
             sys.exit(INTERRUPTED)
-        click.echo("stopping after the current step (once more to stop at once)", err=True)
-        stop.set()
+        stop.set()  # first of all: what is said may fail, or be cut short by a second signal
+        with suppress(OSError, ValueError):  # not through Python's buffers: the signal may have come in the middle of a write
+            os.write(sys.stderr.fileno(), b"stopping after the current step (once more to stop at once)\n")
 
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

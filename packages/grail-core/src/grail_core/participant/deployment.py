@@ -18,6 +18,7 @@ from grail_core.participant.network_file import is_url, read_file, read_url, req
 from grail_core.participant.settings import Settings
 from grail_core.protocol.network import LOCALNET, NETWORKS, SUBNET_81, UNSET_HOTKEY, NetworkParameters
 from grail_core.protocol.signer import Signer
+from grail_core.protocol.types import Hotkey
 from grail_core.storage.base import StoreDirectory
 
 if TYPE_CHECKING:
@@ -321,6 +322,40 @@ def _registering(settings: Settings, netuid: int) -> str:
         f"btcli subnets register --netuid {netuid} --wallet {settings.wallet_cold} "
         f"--wallet-hotkey {settings.wallet_hot} --wallet-path {settings.wallet_path} --network {_network_of(settings)}"
     )
+
+
+def require_permit(neuron: Neuron, settings: Settings, netuid: int) -> None:
+    """Raises NotRegisteredError: this hotkey may set no weights."""
+    if not neuron.validator_permit:
+        from grail_core.keys import ss58
+
+        raise NotRegisteredError(
+            "this hotkey has no validator permit",
+            where=ss58(neuron.hotkey),
+            hint=permit_hint(settings, netuid),
+        )
+
+
+def require_trainer_hotkey(network: NetworkParameters, hotkey: Hotkey) -> None:
+    """Raises ConfigurationError: it is not the one that the network names as its trainer's."""
+    if hotkey != network.trainer_hotkey:
+        from grail_core.keys import ss58
+
+        raise ConfigurationError(
+            "this hotkey is not the trainer of the network",
+            where=f"hotkey {ss58(hotkey)}, the network names {ss58(network.trainer_hotkey)}",
+            hint="use the wallet of the network's trainer (BT_WALLET_HOT), or the right GRAIL_NETWORK",
+        )
+
+
+def require_netuid(asked: int, network: NetworkParameters) -> None:
+    """Raises ConfigurationError: the chain is asked for another subnet than the network is on."""
+    if asked != network.netuid:
+        raise ConfigurationError(
+            f"the chain is asked for netuid {asked}, and network {network.name} is on netuid {network.netuid}",
+            where="NETUID",
+            hint="set NETUID to the network's, or GRAIL_NETWORK to the file of this subnet's network",
+        )
 
 
 def _network_of(settings: Settings) -> str:

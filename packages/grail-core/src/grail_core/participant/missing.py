@@ -26,6 +26,7 @@ from grail_core.participant.deployment import (
     open_beacon,
     open_chain,
     parameters_of,
+    require_netuid,
     require_registered,
 )
 from grail_core.participant.settings import Settings
@@ -53,7 +54,7 @@ class SeveralMissingError(ConfigurationError):
         self.exit_code = missing[0].error.exit_code  # type: ignore[misc]
         told = "".join(f"\n  {one.part}: {_indented(str(one.error))}" for one in missing)
         super().__init__(
-            f"{len(missing)} things are missing:{told}",
+            f"{len(missing)} things keep this role from starting:{told}",
             where=", ".join(dict.fromkeys(one.part for one in missing)),
             hint="mend them from the first on: a later one may follow from it",
         )
@@ -123,25 +124,16 @@ def open_everything(settings: Settings) -> Opened:
 def _look_at_chain(settings: Settings, found: Opened, chain: Chain) -> None:
     if found.params is not None:
         params = found.params
-        found.attempt(CHAIN, lambda: require_netuid(settings, params, chain))
+        found.attempt(CHAIN, lambda: _require_netuids(settings, params, chain))
     if found.missing and settings.bt_network == "local" and found.signer is not None:
         signer = found.signer  # a start asks this next; where there is none, it is told with the rest
         found.attempt(CHAIN, lambda: require_registered(chain, signer, settings))
 
 
-def require_netuid(settings: Settings, params: NetworkParameters, chain: Chain) -> None:
-    """A development chain has its netuid in its file; what the operator says counts all the same.
-
-    Errors: ConfigurationError where one of them is not the network's.
-    """
-    asked = settings.netuid if "netuid" in settings.model_fields_set else chain.netuid
-    other = next((number for number in (asked, chain.netuid) if number != params.netuid), None)
-    if other is not None:
-        raise ConfigurationError(
-            f"the chain is asked for netuid {other}, and network {params.name} is on netuid {params.netuid}",
-            where="NETUID",
-            hint="set NETUID to the network's, or GRAIL_NETWORK to the file of this subnet's network",
-        )
+def _require_netuids(settings: Settings, params: NetworkParameters, chain: Chain) -> None:
+    """A development chain has its netuid in its file; what the operator says counts all the same."""
+    for asked in (settings.netuid if "netuid" in settings.model_fields_set else chain.netuid, chain.netuid):
+        require_netuid(asked, params)
 
 
 def _without_trainer(settings: Settings) -> NetworkParameters | None:

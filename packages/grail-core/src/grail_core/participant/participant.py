@@ -22,7 +22,7 @@ from grail_core.errors import ChainError
 from grail_core.file_cache import DEFAULT_BUDGET_BYTES, FileCache
 from grail_core.participant.bucket_trial import bucket_named, tried_commitment
 from grail_core.participant.deployment import require_registered
-from grail_core.participant.missing import open_everything
+from grail_core.participant.missing import Opened, open_everything
 from grail_core.participant.read_key import commit_bucket, former_commitment
 from grail_core.participant.settings import Settings
 from grail_core.participant.state import StateFolder, network_state
@@ -56,9 +56,13 @@ class Participant:
     package: str = "grail-core"  # what the role is installed as: what is upgraded
 
     @classmethod
-    def from_settings(cls, settings: Settings, *, package: str = "grail-core") -> Participant:
-        """Open everything; all that is missing ends with one error (what, where, what to try; see `missing`)."""
-        handles = open_everything(settings).require_all()
+    def from_settings(cls, settings: Settings, *, package: str = "grail-core", opened: Opened | None = None) -> Participant:
+        """Open everything; all that is missing ends with one error (what, where, what to try; see `missing`).
+
+        Args:
+            opened: what a start has tried already, in place of trying it here.
+        """
+        handles = (opened or open_everything(settings)).require_all()
         return cls(
             params=handles.params,
             chain=handles.chain,

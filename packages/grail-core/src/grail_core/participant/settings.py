@@ -298,6 +298,30 @@ def resolve(**flags: Any) -> Resolution:
     return Resolution(settings, {name: one.origin for name, one in given.items()}, tuple(unknown))
 
 
+def resolve_what_can_be(**flags: Any) -> tuple[Resolution, tuple[ConfigurationError, ...]]:
+    """As `resolve`, for who tells all that is wrong: what cannot be read is as if nobody had set it, and is told in the errors.
+
+    Raises:
+        ConfigurationError: there is no home folder, and the default of a setting needs one.
+    """
+    fields, faults = Settings.model_fields, list[ConfigurationError]()
+    given, unknown = read_sources(os.environ, [str(field.alias) for field in fields.values()], faults)
+    given |= {str(fields[name].alias): Given(value, "flag") for name, value in flags.items() if value is not None}
+    while True:
+        try:
+            settings = Settings.model_validate({name: one.value for name, one in given.items()})
+            break
+        except ValidationError as error:
+            wrong = {str(one["loc"][0]) for one in error.errors(include_input=False, include_context=False)}
+            for name in sorted(wrong):
+                try:
+                    Settings.model_validate({name: given[name].value})
+                except ValidationError as alone:
+                    faults.append(_malformed(alone, given))
+                del given[name]
+    return Resolution(settings, {name: one.origin for name, one in given.items()}, tuple(unknown)), tuple(faults)
+
+
 def _malformed(error: ValidationError, given: Mapping[str, Given]) -> ConfigurationError:
     """One error for all wrong values, so that nobody has to start once for each."""
     wrong = error.errors(include_input=False, include_context=False, include_url=False)

@@ -90,7 +90,8 @@ def expanded(value: Path) -> Path:
 def _device(value: str) -> str:
     """By its form alone: which devices are there is looked up where one is used."""
     if not re.fullmatch(r"cpu|(cuda|mps|xpu)(:[0-9]{1,3})?", value):
-        raise ValueError("it is no torch device")
+        named = " (what others call gpu is cuda here)" if value.lower().startswith(("gpu", "nvidia")) else ""
+        raise ValueError(f"it is no torch device{named}")
     return value
 
 

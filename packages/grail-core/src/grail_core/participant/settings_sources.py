@@ -35,6 +35,19 @@ SUCCESSORS = {
 }
 """Names of older miners, and what to do instead. Their values mean something else, so none is taken over."""
 
+OTHER_TOOLS = {
+    "BT_WALLET_NAME": "BT_WALLET_COLD",
+    "BT_WALLET_HOTKEY": "BT_WALLET_HOT",
+    "BT_SUBTENSOR_NETWORK": "BT_NETWORK",
+    "BT_SUBTENSOR_CHAIN_ENDPOINT": "BT_CHAIN_ENDPOINT",
+    "BT_NETUID": "NETUID",
+    "R2_BUCKET": "R2_BUCKET_ID",
+    "R2_BUCKET_NAME": "R2_BUCKET_ID",
+    "R2_ENDPOINT": "R2_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL": "R2_ENDPOINT_URL",
+}
+"""What other tools call what a setting of ours is: name → ours. Their values are not taken over; a doctor tells of them."""
+
 MAX_NAME_LENGTH = 80
 MAX_UNKNOWN_TOLD = 20
 _NEAR = 0.8  # as difflib counts it: R2_ACCESS_KEY_ID and NETIUD are near
@@ -68,14 +81,21 @@ class Unknown:
         )
 
 
-def read_sources(environ: Mapping[str, str], known: Collection[str]) -> tuple[dict[str, Given], list[Unknown]]:
+def read_sources(
+    environ: Mapping[str, str], known: Collection[str], faults: list[ConfigurationError] | None = None
+) -> tuple[dict[str, Given], list[Unknown]]:
     """What is set, by name, the first source counting; and the names to tell of.
+
+    Args:
+        faults: what is wrong with a source goes here, and the source is left out; None: it is raised.
 
     Raises:
         ConfigurationError: a file does not parse, or says what it cannot say; a value that no setting can have.
     """
     given: dict[str, Given] = {}
     unknown: list[Unknown] = []
+    if faults is not None:
+        return _read_what_can_be(environ, known, faults)
     dotenv, told = _from_dotenv(environ, known)
     toml = _from_toml(_toml_file(environ), known)
     for source in (_from_environment(environ, known), dotenv, toml):
@@ -84,6 +104,35 @@ def read_sources(environ: Mapping[str, str], known: Collection[str]) -> tuple[di
     for name in sorted(environ):
         unknown += _unknown(name, known, ENVIRONMENT)
     return given, (unknown + told)[:MAX_UNKNOWN_TOLD]
+
+
+def _read_what_can_be(
+    environ: Mapping[str, str], known: Collection[str], faults: list[ConfigurationError]
+) -> tuple[dict[str, Given], list[Unknown]]:
+    """As `read_sources`, without the variables and files that cannot be read."""
+    usable = dict(environ)
+    for name in sorted(known):
+        try:
+            clean(name, environ.get(name, ""), ENVIRONMENT)
+        except ConfigurationError as error:
+            faults.append(error)
+            del usable[name]
+    given = _from_environment(usable, known)
+    unknown = [one for name in sorted(environ) for one in _unknown(name, known, ENVIRONMENT)]
+    values: dict[str, Given] = {}
+    try:
+        values, told = _from_dotenv(environ, known)
+        unknown += told
+    except ConfigurationError as error:
+        faults.append(error)
+    for name, value in values.items():
+        given.setdefault(name, value)
+    try:
+        for name, value in _from_toml(_toml_file(environ), known).items():
+            given.setdefault(name, value)
+    except ConfigurationError as error:
+        faults.append(error)
+    return given, unknown[:MAX_UNKNOWN_TOLD]
 
 
 def clean(name: str, value: str, origin: str) -> str:
@@ -211,6 +260,8 @@ def _setting_in(table: Any, known: Collection[str]) -> str:
 
 def nearest(name: str, known: Collection[str], cutoff: float = 0.6) -> str | None:
     """The setting whose name is most like this one, whatever its letters' case, or the whole of it behind a prefix."""
+    if name.upper() in OTHER_TOOLS:
+        return OTHER_TOOLS[name.upper()]
     if len(name) > MAX_NAME_LENGTH:
         return None  # comparing takes the square of the length
     prefix, _, rest = name.upper().partition("_")

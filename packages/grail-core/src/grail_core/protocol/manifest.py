@@ -39,6 +39,18 @@ OBJECT_PREFIX = "grail/objects/"
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
+class OtherNetworkError(CheckpointError):
+    """A manifest that the trainer signed for another network than the reader's: of the reader's it is none."""
+
+    def __init__(self, ours: Digest, theirs: Digest, *, where: str = "") -> None:
+        super().__init__(
+            f"the manifest is of another network (id {theirs.hex()[:16]}…, here {ours.hex()[:16]}…), of the same trainer",
+            where=where,
+            hint="check the network's parameters file and its chain: one of them is not this network's",
+        )
+        self.ours, self.theirs = ours, theirs
+
+
 class NewerManifestError(CheckpointError):
     """A manifest that the trainer signed, in a format or of a protocol version that is later than this software.
 
@@ -247,6 +259,9 @@ def parse(raw: bytes, *, trainer_hotkey: Hotkey, network_id: Digest, where: str 
         raise CheckpointError("the manifest is not in canonical form", where=where)
     digest = tagged_hash(network_id, "grail/manifest", body)
     if not verify(trainer_hotkey, digest, signature):
+        theirs = _network_of(body_node)
+        if theirs not in (None, network_id) and verify(trainer_hotkey, tagged_hash(theirs, "grail/manifest", body), signature):
+            raise OtherNetworkError(network_id, theirs, where=where)
         raise CheckpointError(
             "the manifest is not signed by this network's trainer",
             where=where,
@@ -262,6 +277,14 @@ def parse(raw: bytes, *, trainer_hotkey: Hotkey, network_id: Digest, where: str 
         raise CheckpointError("the manifest names another network or trainer than its signature", where=where)
     fields = {f.name: getattr(content, f.name) for f in dataclasses.fields(content)}
     return CheckpointManifest(**fields, body=body, signature=signature)
+
+
+def _network_of(body: Node) -> Digest | None:
+    """What a manifest of unknown signature says of its network, where it says anything."""
+    try:
+        return Digest(_Members(body)["network_id"].raw(32))
+    except ValueError:
+        return None
 
 
 class _NewerError(Exception):

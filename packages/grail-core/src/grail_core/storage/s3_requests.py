@@ -23,6 +23,7 @@ from grail_core.text import printable
 
 TRIES = 3
 _FIRST_PAUSE_S = 0.5
+SILENT_S = 40.0  # longer than the time of one request
 
 
 class RetriedConditionError(PreconditionFailedError):
@@ -68,6 +69,7 @@ class Requests:
         self._region = region
         self._lock = threading.Lock()
         self._made: Any = None
+        self._silent_since: float | None = None  # of the monotonic clock: the first request since the last answer
 
     @property
     def client(self) -> Any:  # boto3 makes its client classes at run time
@@ -104,18 +106,34 @@ class Requests:
                 pause = random.uniform(0, _FIRST_PAUSE_S * 2 ** (number - 1)) + getattr(found, "retry_after_s", 0.0)
                 if number == TRIES or not _worth_another(found) or seconds_left() <= pause:
                     conditional = "IfNoneMatch" in options
-                    raise _typed(found, where, self._asking, conditional=conditional, retried=number > 1) from found
+                    typed = _typed(found, where, self._asking, conditional=conditional, retried=number > 1)
+                    raise self._with_silence(typed) from found
                 time.sleep(pause)
         raise AssertionError("unreachable")
 
     def _try(self, operation: str, options: dict[str, Any]) -> Any:
         """The answer, or the exception there was instead."""
+        began = time.monotonic()
         try:
-            return getattr(self.client, operation)(Bucket=self.bucket, **options)
+            answer = getattr(self.client, operation)(Bucket=self.bucket, **options)
         except ConfigurationError:
             raise
         except Exception as error:  # noqa: BLE001  boto3's readers raise whatever their libraries do: the text is a stranger's
+            if _is_silence(error):
+                self._silent_since = self._silent_since or began
+            else:
+                self._silent_since = None
             return error
+        self._silent_since = None
+        return answer
+
+    def _with_silence(self, error: StorageError) -> StorageError:
+        """One request says little of a store that stalls: how long nothing has come is told once it is more than one's time."""
+        silent_s = 0.0 if self._silent_since is None else time.monotonic() - self._silent_since
+        if isinstance(error, NoAnswerError) and silent_s >= SILENT_S:
+            told = f"{error.what}; the store has not answered for {silent_s:.0f} s"
+            return type(error)(told, where=error.where, hint=error.hint)
+        return error
 
 
 _SESSIONS: list[Any] = []

@@ -13,15 +13,14 @@ from urllib.parse import urlsplit
 
 from grail_core import bounded_http
 from grail_core.errors import CheckpointError, ConfigurationError, EngineError, GrailError
+from grail_core.examination.findings import ENGINE, Finding, broken, not_asked, ok, warning
 from grail_core.generation.installed import TRIED
 from grail_core.participant.settings import Settings
 from grail_core.text import printable
-from grail_miner.doctor.findings import Finding, broken, not_asked, ok, warning
 from grail_miner.doctor.machine import GIB, Machine
 from grail_miner.equipment import SERVERS, engine_python
 from grail_miner.layout import Layout, choose_backend, server_url
 
-ENGINE = "engine"
 _SECONDS = 60
 _SERVER_SECONDS = 10
 _MOST_ANSWER = 64 * 1024

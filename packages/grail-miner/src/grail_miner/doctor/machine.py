@@ -5,18 +5,15 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from grail_core.errors import DiskFullError, GrailError, MachineFaultError
+from grail_core.errors import MachineFaultError
+from grail_core.examination.findings import MACHINE, Finding, broken, not_asked, ok, warning
 from grail_core.participant.compute import Minima
-from grail_core.participant.settings import Settings
-from grail_miner.doctor.findings import Finding, broken, not_asked, ok, warning
 
-MACHINE = "machine"
 GIB = 1 << 30
 _DRIVER = Path("/proc/driver/nvidia/version")
 
@@ -117,45 +114,6 @@ def minima(machine: Machine, least: dict[str, float], what: str) -> Iterator[Fin
         f"it is not measured here; {what} needs {least['bandwidth_down_mbit']:.0f} Mbit/s down and"
         f" {least['bandwidth_up_mbit']:.0f} up",
     )
-
-
-def folders(settings: Settings, needed_gib: float) -> Iterator[Finding]:
-    """Cache, state and the links to weights can be written, and the cache's device has room for what the minima say."""
-    asked = [
-        ("cache", "GRAIL_CACHE_DIR", settings.cache_dir, needed_gib),
-        ("state", "GRAIL_STATE_DIR", settings.state_dir, 1.0),
-    ]
-    if settings.pipeline_symlink_dir is not None:
-        asked.append(("links to weights", "GRAIL_PIPELINE_SYMLINK_DIR", settings.pipeline_symlink_dir, 1.0))
-    for name, variable, folder, needed in asked:
-        place = next((one for one in (folder, *folder.parents) if one.exists()), Path("/"))
-        try:
-            free = shutil.disk_usage(place).free / GIB
-        except OSError as error:
-            yield broken(MACHINE, name, GrailError(f"the folder cannot be looked at: {error.strerror}", where=str(folder)))
-            continue
-        if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-            hint = f"give this user the right, or set {variable} to another folder"
-            yield broken(MACHINE, name, GrailError("this folder cannot be written", where=str(place), hint=hint))
-        elif free < 0.1:
-            yield broken(MACHINE, name, DiskFullError("no space is left on its device", where=str(folder), hint="free some"))
-        elif free < needed:
-            yield warning(MACHINE, name, f"{folder}: {free:.1f} GiB are free, {needed:.0f} are needed", "free some, or move it")
-        else:
-            yield ok(MACHINE, name, f"{folder}: {free:.1f} GiB free")
-    kept = settings.checkpoint_cache_gib
-    left = _free_gib(settings.cache_dir)
-    if left is not None and kept > left:
-        told = f"checkpoints may take {kept} GiB, and the device has {left:.0f} free: the oldest go when it is full"
-        yield warning(MACHINE, "checkpoint cache", told, "lower GRAIL_CHECKPOINT_CACHE_GIB")
-
-
-def _free_gib(folder: Path) -> float | None:
-    place = next((one for one in (folder, *folder.parents) if one.exists()), None)
-    try:
-        return None if place is None else shutil.disk_usage(place).free / GIB
-    except OSError:
-        return None
 
 
 def _physical_memory() -> int | None:

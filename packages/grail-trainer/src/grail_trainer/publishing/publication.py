@@ -17,11 +17,12 @@ from torch import Tensor
 from grail_core.chain.base import blocks_in
 from grail_core.checkpoints.manifests import CheckpointSequence, is_in_time, windows_of_round
 from grail_core.checkpoints.pinned_table import PinnedTable, read_table_file
-from grail_core.checkpoints.publish import CheckpointParts, least_valid_from, publish
+from grail_core.checkpoints.publish import CheckpointParts, TakenError, least_valid_from, publish
 from grail_core.checkpoints.published_table import next_table, require_publishable
 from grail_core.checkpoints.retention import retire
 from grail_core.checkpoints.safety import CONFIG_FILE, ModelFiles
 from grail_core.errors import CheckpointError, StorageError
+from grail_core.participant.another import written_by_another
 from grail_core.participant.participant import Participant
 from grail_core.protocol import window_of
 from grail_core.protocol.constants import WINDOW_LENGTH
@@ -41,11 +42,14 @@ from grail_trainer.publishing.publication_steps import (
     Stored,
     step,
 )
+from grail_trainer.publishing.sole_writer import SoleWriter
 from grail_trainer.publishing.state_anchors import ANCHOR_EVERY, is_due, publish_anchor, retire_anchors
 from grail_trainer.publishing.training_log import LOG_TAG, LOG_VERSION, PublishedCheckpoint, SignedLog, TrainingLog
 from grail_trainer.steps import TrainedWindow, state_file_of
 
 log = get_logger(__name__)
+
+_MOST_TAKEN = 16
 
 
 def first_reachable(window: Window, block: Block, params: NetworkParameters, *, spare: int) -> Window:
@@ -91,11 +95,14 @@ class Publisher:
     _chain_seconds: float = 0.0  # of chain time, that the last publication took: what the next one is given
 
     def __post_init__(self) -> None:
+        self._sole = SoleWriter()
         self._logs = OwnLogs(self.participant.own_store, self.participant.network_id)
 
     def view(self) -> CheckpointSequence:
         """Our own sequence of checkpoints, as our bucket has it."""
-        return self.participant.own_checkpoints.sequence()
+        view = self.participant.own_checkpoints.sequence()
+        self._sole.begin(view)
+        return view
 
     def publish_first(self, parts: CheckpointParts, state: dict[str, Any]) -> CheckpointManifest:
         """The network's first checkpoint; it needs no lead."""
@@ -154,9 +161,10 @@ class Publisher:
 
         Raises:
             CheckpointError: the sequence of checkpoints is not the one this trainer continues.
+            WrittenByAnotherError: another trainer of this hotkey publishes into this bucket.
             StorageError: call again; what is there already is found again.
         """
-        view = self.view()
+        view = self._sole.look(self.participant.own_checkpoints, trained.window, trained.log.get("weights_root"))
         if view.head is None:
             raise CheckpointError("the network has no first checkpoint")
         manifest = next((s.manifest for s in view.stored if s.manifest.window == trained.window), None)
@@ -166,7 +174,7 @@ class Publisher:
             taken = step(Publication(), Places(view.head.valid_from, self._reachable(trained.window), last))
         if isinstance(taken.put, PutCheckpoint):
             parts = self._parts(view.head, trained.window, taken.put.valid_from, trained.summary)
-            manifest = self._publish(parts, dict(weights))
+            manifest = self._publish_where_free(parts, dict(weights))
             taken = step(taken.publication, Stored(manifest.valid_from))
         if taken.publication.stage is PublicationStage.JOINED:
             log.event("checkpoint_joined", window=trained.window, reason="its place is taken: the next checkpoint carries it")
@@ -248,12 +256,29 @@ class Publisher:
             training=dict(training),
         )
 
+    def _publish_where_free(self, parts: CheckpointParts, state: dict[str, Any]) -> CheckpointManifest:
+        """Where what stands in its place is no manifest of ours, in the next window."""
+        for _ in range(_MOST_TAKEN):
+            try:
+                return self._publish(parts, state)
+            except TakenError as taken:
+                if taken.ours:
+                    raise written_by_another("a manifest", taken.where, taken.stored_at_ms) from taken
+                log.event("place_taken", window=parts.window, valid_from=parts.valid_from, reason=taken.what)
+            parts = replace(parts, valid_from=Window(parts.valid_from + WINDOW_LENGTH))
+        raise CheckpointError(
+            f"{_MOST_TAKEN} places in a row are taken by what is no manifest",
+            where=f"{MANIFEST_PREFIX} of the trainer's bucket",
+            hint="look who else may write into this bucket, and remove what is not this trainer's",
+        )
+
     def _publish(self, parts: CheckpointParts, state: dict[str, Any]) -> CheckpointManifest:
         participant = self.participant
         parts = replace(parts, calibration=self.choice.table, uncovered=self.choice.uncovered)
         start, start_ms = time.perf_counter(), participant.chain.now_ms()
         manifest = publish(participant.own_checkpoints, parts, state, self.files, participant.signer, participant.params)
         seconds = time.perf_counter() - start
+        self._sole.wrote([manifest.digest])
         self._chain_seconds = max(0, participant.chain.now_ms() - start_ms) / 1000
         late = not self._in_time(manifest)
         log.event(

@@ -20,6 +20,7 @@ from grail_core.corpus import Corpus
 from grail_core.errors import DiskFullError, GrailError, StorageError
 from grail_core.files.gradient_evidence import write_round_evidence
 from grail_core.keys import ss58
+from grail_core.participant.another import require_before_start
 from grail_core.participant.lead_body import lead_body
 from grail_core.participant.outcomes import Stopped, Void
 from grail_core.participant.participant import Participant
@@ -159,6 +160,7 @@ class GradientValidator:
         try:
             if files.evidence:
                 store.put(evidence_key(round_), files.evidence)
+            self._require_alone(round_, files.verdict)
             store.put(verdict_key(round_), files.verdict)
         except DiskFullError:
             raise
@@ -169,6 +171,20 @@ class GradientValidator:
         self.ledger.rounds.record_published(round_)
         log.event("verdict_published", window=round_, bytes=len(files.verdict), evidence_bytes=len(files.evidence))
         return True
+
+    def _require_alone(self, round_: Window, verdict: bytes) -> None:
+        """Nobody else publishes rounds of this hotkey. Raises WrittenByAnotherError, StorageError."""
+        store, key = self.participant.own_store, verdict_key(round_)
+        info = store.head(key)
+        if info is None or info.stored_at_ms <= self._started_ms:
+            return
+        if store.get(key, max_bytes=info.size, if_match=info.etag) != verdict:  # the ledger has it before the store does
+            require_before_start("a verdict", key, info.stored_at_ms, self._started_ms)
+
+    @cached_property
+    def _started_ms(self) -> int:
+        """When the first round was to be published, by the network's clock: whatever lies there then is the past."""
+        return self.participant.chain.now_ms()
 
     # --- what a round is judged from ------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from grail_core.generation.installed import TRIED
 from tooling import REPOSITORY
@@ -22,6 +23,17 @@ EXTRAS = MINER["optional-dependencies"]
 
 def test_the_extras_name_the_versions_that_the_engines_were_tried_with() -> None:
     assert {engine: [f"{engine}{versions}"] for engine, versions in TRIED.items()} == EXTRAS
+
+
+def test_the_extras_of_environments_admit_what_they_are_tried_with() -> None:
+    """The pins of the environments of hatch in which the adapters' tests run."""
+    environments = tomllib.loads((REPOSITORY / "hatch.toml").read_text(encoding="utf-8"))["envs"]
+    tried = [Requirement(one) for name in ("adapters", "adapters-classic") for one in environments[name]["extra-dependencies"]]
+    pins = {(one.name, next(iter(one.specifier)).version) for one in tried if one.specifier}
+    assert {name for name, _ in pins} == {"verifiers", "gymnasium", "openenv", "staros-stardata"}
+    for name, release in pins - {("staros-stardata", "0.1.1")}:
+        (extra,) = (Requirement(one) for one in ENVS["optional-dependencies"][name])
+        assert release in extra.specifier
 
 
 @pytest.mark.heavy

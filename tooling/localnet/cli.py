@@ -84,7 +84,13 @@ Examples:
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="With --store s3: a JSON file of what goes wrong how often on the line to it (tooling.testing.faulty_proxy).",
 )
-@click.option("--env", "env_id", default="sat", show_default=True, help="Environment: sat, gsm8k, … (`grail-envs list`).")
+@click.option(
+    "--env",
+    "env_id",
+    default="sat",
+    show_default=True,
+    help="Environment: an id of `grail-envs list`, or ID?NAME=VALUE&…",
+)
 @click.option(
     "--model", type=click.Path(path_type=Path), help="Transformers folder to start from (default: a tiny one is made)."
 )
@@ -305,7 +311,9 @@ def _gradient(plan: Plan, layout: Layout, view: View, command: str) -> _Told:
 def _check_environment(plan: Plan) -> None:
     """Unknown environments and missing data sets end here, before anything is started."""
     from grail_envs import load
+    from grail_envs.adapters.consent import consent_to
 
+    consent_to(plan.env_id)  # typed here: for this run's roles too (`processes.base_environment`)
     load(plan.env_id, data_dir=plan.data_dir)
 
 

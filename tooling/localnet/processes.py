@@ -14,6 +14,7 @@ from pathlib import Path
 
 from grail_core.devnet.settings import Places, folder_bucket, role_settings
 from grail_core.disk import write_atomically
+from grail_envs.adapters.consent import typed_here
 from tooling import REPOSITORY
 from tooling.localnet.conductor import SAFETY_BLOCKS
 from tooling.localnet.on_simulated_chain import SETTINGS, VIRTUAL_NAP_S, on_simulated_chain
@@ -32,9 +33,12 @@ BATCH_SEQUENCES = 4  # of an inner step, the least of that preset: a virtual clo
 
 
 def base_environment() -> dict[str, str]:
-    """This process's environment without what belongs to another deployment; one thread per process."""
+    """This process's environment without what belongs to another deployment; one thread per process.
+
+    The package of a foreign environment that was typed at this command is named to the roles, as their operators would.
+    """
     kept = {k: v for k, v in os.environ.items() if not k.startswith(PRIVATE_PREFIXES) and k not in PRIVATE_NAMES}
-    return kept | {
+    own = {
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
@@ -42,6 +46,7 @@ def base_environment() -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "HF_HUB_OFFLINE": "1",
     }
+    return kept | own | typed_here()
 
 
 def store_server(layout: Layout) -> ProcessSpec:

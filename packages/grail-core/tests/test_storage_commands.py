@@ -150,7 +150,7 @@ def test_the_doctor_says_why_the_chain_was_not_asked_and_ends_well_only_where_no
     write_wallet(tmp_path / "wallets", "cold", "new", coldkey_seed=bytes(32), hotkey_seed=bytes([9]) * 32)
     stranger = on_chain(operator, chain, s3, BT_WALLET_HOT="new")
     assert (stranger.ok, stranger.cause) == (False, "not registered")
-    assert "btcli subnets register" in stranger.detail
+    assert "grail devnet add" in stranger.detail
     path = tmp_path / "wallets" / "cold" / "hotkeys" / "hot"
     path.write_bytes(b"$NACL" + bytes(200))  # of an encrypted one without its password nothing more is looked at
     locked = on_chain(operator, chain, s3)

@@ -13,6 +13,7 @@ from grail_core.capabilities import Capabilities, Teacher, best_constant_of, cap
 from grail_core.environment import EnvironmentSpec
 from grail_core.errors import ConfigurationError, EnvironmentUnavailableError
 from grail_envs import load, load_held_out
+from grail_envs.adapters.consent import PACKAGES_VARIABLE
 from grail_envs.bound import load_bound
 from grail_envs.registry import factory, ids_of_package
 from grail_envs.sat import SatEnvironment
@@ -59,6 +60,7 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (metadata / "entry_points.txt").write_text("[grail.environments]\n" + "\n".join(lines) + "\n")
     (tmp_path / "others_environments.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv(PACKAGES_VARIABLE, "others")
 
 
 @pytest.mark.parametrize("env_id", ["reader", "made"])

@@ -180,7 +180,7 @@ def test_a_grader_that_the_kernel_kills_convicts_nobody() -> None:
     with ThreadPoolExecutor(1) as executor:
         endless = asdict(Job(code="while True: pass", program=True))
         limits = Limits(cpu_s=30.0, wall_s=30.0, memory_bytes=2**29)
-        future = executor.submit(single._on_a_lane, "tests", endless, limits)  # `grade` would repeat it once, alone
+        future = executor.submit(single._on_a_lane, endless, limits)  # `grade` would repeat it once, alone
         busy = None
         while busy is None and not future.done():
             children = [int(e.name) for e in Path("/proc").iterdir() if e.name.isdigit() and _parent(e) == lane.process.pid]

@@ -80,6 +80,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     )
     (tmp_path / "wheel" / "riddles_environment.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path / "wheel"))
+    monkeypatch.setenv("GRAIL_ENVIRONMENT_PACKAGES", "riddles")
     data = tmp_path / "data"
     data.mkdir()
     (data / "train.txt").write_text("up yes\ndown no\nleft perhaps\nright never\n")

@@ -5,19 +5,23 @@
 
 `env.generate_ms.ID` is the median and `env.generate_worst_ms.ID` the slowest of many seeds, the best of three runs of each
 seed (the machine's own pauses are no work of the generator). `env.grade_per_s.ID` is one caller's rate. Environments with a
-data set use GRAIL_DATA_DIR, else the small fixtures of the tests.
+data set use GRAIL_DATA_DIR, else the small fixtures of the tests. `triton_kernel` (in the interpreter) is measured
+where Triton is installed: `hatch run triton:bench`.
 """
 
 from __future__ import annotations
 
 import os
 import statistics
+import sys
 import time
+from importlib.util import find_spec
 from typing import Any
 
 from grail_core.environment import Environment, Problem
 from grail_envs import load
 from tooling import REPOSITORY
+from tooling.testing.kernel_answers import ANSWERS
 
 Figures = dict[str, float]
 FIXTURES = REPOSITORY / "packages" / "grail-envs" / "tests" / "fixtures"
@@ -47,6 +51,10 @@ def measure() -> Figures:
         ("mbpp", load("mbpp", data_dir=folder), SEEDS, 150),
         ("humaneval", load("humaneval", data_dir=folder), SEEDS, 150),
     ]
+    if find_spec("triton") is not None:
+        targets.append(("triton_kernel", load("triton_kernel"), SEEDS, 64))
+    else:
+        print("triton_kernel: not measured, Triton is not installed (hatch run triton:bench)", file=sys.stderr)
     for name, env, seeds, judged in targets:
         median, worst = _generation(env, seeds)
         figures[f"env.generate_ms.{name}"] = median
@@ -93,6 +101,8 @@ def _answer(env: Any, problem: Problem) -> str:
         return f"<answer>{payload.gold} </answer>"
     if env_id == "mbpp":
         return f"```python\n{payload.reference}\n```"
+    if env_id == "triton_kernel":
+        return f"```python\n{ANSWERS[payload.name]}\n```"
     if env_id == "humaneval":
         return f"```python\n{payload.prompt}{payload.reference}\n```"
     return str(env.reference(problem))

@@ -19,11 +19,12 @@ from grail_core.commands.last_resort import as_error
 from grail_core.commands.options import fit_streams, leave
 from grail_core.environment import Environment, Grade
 from grail_core.errors import ConfigurationError, GrailError
-from grail_core.telemetry.json_output import print_error, print_wrong_usage
+from grail_core.telemetry.json_output import json_option, print_error, print_wrong_usage, say
 from grail_core.text import printable, printable_lines
+from grail_envs.adapters.consent import consent_to, consent_to_package
 from grail_envs.corpus.commands import corpus
 from grail_envs.new_environment import new
-from grail_envs.registry import factory, known_ids, load
+from grail_envs.registry import ADAPTERS, OURS, claims, factory, known_ids, load, parameters_of
 
 MAX_COMPLETION_BYTES = 16 * 2**20
 
@@ -72,21 +73,15 @@ def environment_options(command: Any) -> Any:
 
 
 def load_from_options(env_id: str, params: tuple[str, ...], data_dir: Path | None) -> Environment:
-    """The environment that the options name."""
-    return load(env_id, **parameters_from_options(env_id, params, data_dir))
+    """The environment that the options name. Who typed a foreign package's name lets its code run."""
+    parameters = parameters_from_options(env_id, params, data_dir)
+    consent_to(env_id, parameters)
+    return load(env_id, **parameters)
 
 
 def parameters_from_options(env_id: str, params: tuple[str, ...], data_dir: Path | None) -> dict[str, Any]:
     """The parameters that the options name; a value is read as JSON where it is JSON, else as text."""
-    given: dict[str, Any] = {}
-    for item in params:
-        name, equals, value = item.partition("=")
-        if not equals or not name:
-            raise ConfigurationError(f"{item!r} is no parameter", where="--param", hint="write --param NAME=VALUE")
-        try:
-            given[name] = json.loads(value)
-        except ValueError:
-            given[name] = value
+    given = parameters_of(params, where="--param")
     if data_dir is not None:
         given.setdefault("data_dir", str(data_dir))
     return given
@@ -97,7 +92,7 @@ def parameters_from_options(env_id: str, params: tuple[str, ...], data_dir: Path
 def list_command(as_json: bool) -> None:
     """The installed environments and their parameters."""
     rows: list[dict[str, Any]] = []
-    for env_id in known_ids():
+    for env_id in [*known_ids(), *ADAPTERS]:
         try:
             make = factory(env_id)
             about = (inspect.getdoc(make) or "").partition("\n")[0]
@@ -173,24 +168,73 @@ def grade(env_id: str, seed: int, completion: Any, params: tuple[str, ...], data
         click.echo(f"  {name:<12} {value:g}")
 
 
+@main.command("time")
+@click.argument("env_id", metavar="ID")
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), required=True)
+@click.option("--completion", type=click.File("rb"), required=True, help="File with the completion; - reads stdin.")
+@environment_options
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def time_command(
+    env_id: str, seed: int, completion: Any, params: tuple[str, ...], data_dir: Path | None, as_json: bool
+) -> None:
+    """Grade a kernel, then time it on a GPU beside what it replaces (KERNEL_EVAL_BACKEND, GRAIL_GPU_EVAL). Changes no grade."""
+    from grail_envs.kernels.gpu.devices import need_gpus
+    from grail_envs.kernels.gpu.settings import TimingSettings
+
+    settings = TimingSettings.of()
+    need_gpus(settings.gpus)  # before anything large is loaded
+    from grail_envs.kernels.environment import TritonKernelEnvironment
+    from grail_envs.kernels.gpu.report import timed_report
+    from grail_envs.kernels.gpu.workers import Workers
+
+    env = load_from_options(env_id, params, data_dir)
+    if not isinstance(env, TritonKernelEnvironment):
+        raise ConfigurationError(f"nothing of {env_id} can be timed", where=env_id, hint="only kernels are: triton_kernel")
+    judgement = env.judgement(env.problem(seed), completion.read(MAX_COMPLETION_BYTES).decode("utf-8", errors="replace"))
+    if judgement is None:
+        raise ConfigurationError("the completion holds no Python block", where="--completion", hint="end it with one")
+    workers = Workers(settings)
+    try:
+        report = timed_report(judgement, workers)
+    finally:
+        workers.close()
+    fields = {**grade_fields(report.grade), **report.fields()}
+    if as_json:
+        click.echo(json.dumps({"id": env_id, "seed": seed, **fields}))
+        return
+    for name, value in fields.items():
+        click.echo(printable(f"{name:<14} {'not measured' if value is None else value}"))
+
+
 @main.command()
 @click.argument("package", metavar="PACKAGE")
 @click.option("--seeds", type=click.IntRange(1, 100_000), default=200, show_default=True)
+@click.option("--answer", type=click.File("rb"), help="File with a right answer to seed 0: it has to be a success.")
 @environment_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON array of findings.")
-def check(package: str, seeds: int, params: tuple[str, ...], data_dir: Path | None, as_json: bool) -> None:
-    """Check the environments of an installed PACKAGE, or one environment by its id. Exit code 1 if a check fails."""
-    from grail_envs.conformance import check as run_checks
-    from grail_envs.registry import ids_of_package
+def check(package: str, seeds: int, answer: Any, params: tuple[str, ...], data_dir: Path | None, as_json: bool) -> None:
+    """Check the environments of an installed PACKAGE, or one environment by its id. Exit code 1 if a check fails.
 
+    A package of `verifiers`, or one with --param entry=module:Class, is checked by way of its adapter (docs/adapters.md): its
+    code runs here, since you typed its name. What is being tried is said on stderr.
+    """
+    from grail_envs.adapters.checks import environments_of, foreign_findings
+    from grail_envs.conformance import check as run_checks
+
+    right = answer.read(MAX_COMPLETION_BYTES).decode("utf-8", errors="replace") if answer else None
     findings = []
-    for env_id in ids_of_package(package):
-        findings += run_checks(env_id, parameters_from_options(env_id, params, data_dir), seeds=seeds)
+    if package not in ADAPTERS and OURS not in claims(package):
+        consent_to_package(package)
+    for env_id, parameters in environments_of(package, parameters_from_options(package, params, data_dir)):
+        consent_to(env_id, parameters)
+        click.echo(f"{env_id}: loading, and {seeds} problems in three processes", err=True)
+        findings += run_checks(env_id, parameters, seeds=seeds)
+        findings += foreign_findings(env_id, parameters, answer=right, progress=lambda what: click.echo(f"  {what}", err=True))
     if as_json:
         click.echo(json.dumps([vars(finding) for finding in findings]))
     else:
         for finding in findings:
-            click.echo(f"{'ok  ' if finding.passed else 'FAIL'} {finding.env_id:<14} {finding.check:<12} {finding.value}")
+            click.echo(f"{'ok  ' if finding.passed else 'FAIL'} {finding.env_id:<14} {finding.check:<17} {finding.value}")
     if not all(finding.passed for finding in findings):
         raise SystemExit(1)
 
@@ -226,6 +270,24 @@ def bench(env_id: str, seeds: int, params: tuple[str, ...], data_dir: Path | Non
         return
     for name, value in figures.items():
         click.echo(f"{name:<40} {value:.4g}")
+
+
+@main.command()
+@click.argument("env_id", metavar="ID")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--problems", type=click.IntRange(1, 100_000), default=1000, show_default=True, help="Of seeds 0, 1, …")
+@environment_options
+@json_option
+def export(env_id: str, folder: Path, problems: int, params: tuple[str, ...], data_dir: Path | None, as_json: bool) -> None:
+    """Write one of our environments as a package of `verifiers`, for others to train on."""
+    from grail_envs.adapters import export as exporting
+
+    written = exporting.export(load_from_options(env_id, params, data_dir), folder, problems)
+    say(
+        f"{folder}: {len(written)} files; `pip install {folder}`, then `vf-eval` or any trainer that takes such a package",
+        {"folder": str(folder), "files": sorted(map(str, written)), "problems": problems},
+        as_json=as_json,
+    )
 
 
 @main.command()

@@ -3,7 +3,8 @@
 Determinism (the same problems in two processes with different hash seeds), digest stability (the same spec in both), bounds
 (rewards finite and in [0, 1], components finite, success a truth value), robustness (no text raises, none of them succeeds),
 speed (generation under 2 ms at the median and 50 ms at worst), capabilities (what it offers does what it is for; what its
-teacher says is worth nothing where it is only thought).
+teacher says is worth nothing where it is only thought). An environment may add checks: `own_checks()` gives names, whether each
+is passed, and what it found.
 """
 
 from __future__ import annotations
@@ -72,6 +73,8 @@ def check(env_id: str, parameters: Mapping[str, Any], *, seeds: int = 200) -> li
         ConfigurationError: it does not take the parameters.
     """
     env = load(env_id, **parameters)
+    own_checks: Callable[[], list[tuple[str, bool, str]]] = getattr(env, "own_checks", list)
+    own = [Finding(env_id, *one) for one in own_checks()]  # first: where nothing can be judged, nothing else is worth saying
     findings = [_same_in_other_processes(env, env_id, parameters, seeds)]
 
     def found(check: str, passed: bool, value: str) -> None:
@@ -85,7 +88,7 @@ def check(env_id: str, parameters: Mapping[str, Any], *, seeds: int = 200) -> li
     broken = [text[:20] for seed in range(3) for text in HOSTILE_TEXTS if not _sound(env, seed, text)]
     found("bounds", not broken, "rewards in [0, 1], hostile texts fail" if not broken else f"broken by {broken[0]!r}")
     found("capabilities", *_capabilities(env, env_id, parameters))
-    return findings
+    return findings + own
 
 
 def _capabilities(env: Environment, env_id: str, parameters: Mapping[str, Any]) -> tuple[bool, str]:

@@ -154,7 +154,7 @@ def grade_formula(gold: str, answer: str) -> Grade:
     """Compare two formulas in the confined worker."""
     from grail_envs.sandbox.pool import MATH, shared_pool
 
-    ruling = shared_pool(MATH).grade_formula({"gold": gold, "answer": answer}, LIMITS)
+    ruling = shared_pool(MATH).ask({"gold": gold, "answer": answer}, LIMITS)
     if not ruling.conclusive:
         return CORRECT_AND_FORMAT.inconclusive(ruling.detail)
     readable = ruling.stage != "parse"

@@ -68,7 +68,9 @@ def cli() -> None:
 @cli.command(cls=SectionedCommand)
 @click.option("--model", type=_FOLDER, help="Model folder that a network begins with; one that has a checkpoint needs none.")
 @click.option(
-    "--env", "env_id", help=f"Environment (see `grail-envs list`); without: the network's own, first {DEFAULT_ENV_ID}."
+    "--env",
+    "env_id",
+    help=f"Environment (see `grail-envs list`), ID or ID?NAME=VALUE&…; without: the network's own, first {DEFAULT_ENV_ID}.",
 )
 @click.option("--windows", type=click.IntRange(min=1), help="Stop once so many windows were learned from (default: never).")
 @click.option("--dry-run", is_flag=True, help="Print what would run and how much memory it takes; start and write nothing.")

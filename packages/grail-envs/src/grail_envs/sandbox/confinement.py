@@ -17,7 +17,8 @@ from collections.abc import Sequence
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x0002_0000, 0x0400_0000, 0x0800_0000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x1000_0000, 0x2000_0000, 0x4000_0000
-NEW_NAMESPACES = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET
+NEW_NAMESPACES = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET
+HOST_NAME = b"sandbox"
 
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
@@ -57,7 +58,7 @@ def _library() -> ctypes.PyDLL:
     global _libc
     if _libc is None:
         _libc = ctypes.PyDLL(None, use_errno=True)  # PyDLL keeps the interpreter lock: a fork in between stays whole
-        for name in ("syscall", "prctl", "mount", "capset", "unshare"):
+        for name in ("syscall", "prctl", "mount", "capset", "unshare", "sethostname"):
             getattr(_libc, name, None)  # looked up once here, not again in every fork
     return _libc
 
@@ -100,7 +101,7 @@ def architecture() -> int:
 
 
 def fork(namespaces: bool) -> int:
-    """`fork`, if asked with the child alone in fresh user, pid, net, ipc and mount namespaces (child: 0; parent: its pid).
+    """`fork`, if asked with the child alone in fresh user, pid, net, ipc, uts and mount namespaces (child: 0; parent: its pid).
 
     In a pid namespace the child is the first process: when it ends, the kernel kills whatever it left. It is a raw clone, past
     the interpreter's fork hooks: they repair what other threads held, and this process has one thread; running them would
@@ -114,6 +115,12 @@ def map_own_ids(uid: int, gid: int) -> None:
     for name, text in (("setgroups", "deny"), ("uid_map", f"1000 {uid} 1"), ("gid_map", f"1000 {gid} 1")):
         with open(f"/proc/self/{name}", "w") as stream:
             stream.write(text)
+
+
+def hide_host_name() -> None:
+    """In a fresh uts namespace: the same name on every machine."""
+    if _library().sethostname(HOST_NAME, len(HOST_NAME)) != 0:
+        _raise_errno("sethostname")
 
 
 def private_scratch(folder: str, size: int) -> None:

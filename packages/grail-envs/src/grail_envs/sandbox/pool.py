@@ -10,34 +10,27 @@ grade that ends within a fifth of a limit is repeated once with every other lane
 from __future__ import annotations
 
 import atexit
-import importlib.util
-import json
 import os
 import queue
-import shutil
-import socket
-import subprocess
-import sys
 import threading
 import time
+import weakref
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any, Final
 
 from grail_core.errors import EnvironmentUnavailableError
-from grail_envs.sandbox import wire_host
 from grail_envs.sandbox.jobs import LOST, Job, Limits, Ruling
+from grail_envs.sandbox.lane import HOME, Kind, Lane, LaneLostError, SandboxUnavailableError, own_home, remove_home
+
+__all__ = ["LAYERS", "MATH", "PYTHON", "GraderPool", "Kind", "Lane", "LaneLostError", "SandboxUnavailableError", "shared_pool"]
 
 SANDBOX_VARIABLE: Final = "GRAIL_SANDBOX"
 LAYERS: Final = ("landlock", "seccomp", "namespaces")
-OWN_USER: Final = 64937
-"""The user id that a zygote of root's takes; no account has it."""
+MOST_FOREIGN: Final = 4
+"""Foreign packages, each with its arguments, that one process holds at a time."""
 
 RECYCLE_AFTER: Final = 2000
-_START_S: Final = 60.0
-_CONFINED_S: Final = 60.0
-_GRACE_S: Final = 120.0
 _PRELOAD: Final = """
 abc array ast asyncio base64 bisect calendar cmath collections collections.abc contextlib copy csv ctypes dataclasses datetime
 decimal difflib enum fractions functools hashlib heapq html io itertools json keyword locale math numbers operator os pathlib
@@ -46,133 +39,8 @@ uuid zlib _strptime encodings.idna encodings.latin_1 encodings.ascii
 """
 
 
-class SandboxUnavailableError(EnvironmentUnavailableError):
-    """The sandbox cannot be had as asked for."""
-
-
-class LaneLostError(Exception):
-    """A zygote ended, or did not reply in time. `with_job`: it had been given the job."""
-
-    def __init__(self, problem: str, *, with_job: bool = False) -> None:
-        super().__init__(problem)
-        self.with_job = with_job
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a zygote is for: `python` grades code, `math` grades formulas and has the packages for it."""
-
-    name: str
-    preload: tuple[str, ...]
-    packages: tuple[str, ...] = ()
-
-
 PYTHON: Final = Kind("python", tuple(_PRELOAD.split()))
-MATH: Final = Kind("math", ("grail_envs.sandbox.math_side",), ("flint",))
-
-
-@dataclass
-class Lane:
-    """One zygote process and the socket to it."""
-
-    process: subprocess.Popen[bytes]
-    control: socket.socket
-    layers: Mapping[str, Any]
-    problems: Mapping[str, str]
-    graded: int = 0
-    _rest: bytes = field(default=b"", repr=False)
-
-    @classmethod
-    def start(cls, kind: Kind, backend: str, layers: tuple[str, ...]) -> Lane:
-        """A new zygote, ready.
-
-        Raises:
-            SandboxUnavailableError: it does not start.
-        """
-        ours, theirs = socket.socketpair()
-        folder = Path(__file__).parent
-        site = _package_folders(kind)
-        options = {
-            "control": theirs.fileno(),
-            "layers": list(layers),
-            "user": OWN_USER if hasattr(os, "geteuid") and os.geteuid() == 0 and backend != "bubblewrap" else None,
-            "preload": list(kind.preload),
-            "site": site,
-            "readable": ["/usr/lib", "/lib", "/lib64", "/usr/share/zoneinfo", "/dev/null", "/dev/urandom"],
-        }
-        command = [sys.executable, "-s", "-S", "-P", "-B", str(folder / "zygote.py"), json.dumps(options)]
-        if backend == "bubblewrap":
-            command = _bubblewrap([str(folder), *site]) + command
-        try:
-            process = _started(command, theirs)
-        except OSError as error:
-            ours.close()
-            raise SandboxUnavailableError(
-                f"the sandbox's zygote could not be started: {error.strerror or error}",
-                where=backend,
-                hint="look at free memory and processes (`ulimit -u`, the limits of the container)",
-            ) from error
-        finally:
-            theirs.close()
-        lane = cls(process, ours, {}, {})
-        try:
-            hello = lane._line(time.monotonic() + _START_S)
-        except LaneLostError:
-            hello = {"problem": "it ended or did not answer"}
-        if not hello.get("ready"):
-            lane.close()
-            raise SandboxUnavailableError(
-                f"the sandbox's zygote did not start: {hello.get('problem')}",
-                where=backend,
-                hint="grail-envs doctor shows the layers",
-            )
-        lane.layers, lane.problems = hello["layers"], hello["problems"]
-        return lane
-
-    def run(self, work: str, message: Mapping[str, Any], limits: Limits) -> tuple[Any, dict[str, Any]]:
-        """One grade: what the grader said (None if it said nothing) and what was used.
-
-        Raises:
-            LaneLostError: the zygote ended or did not answer, before or after it was given the job; the lane is closed.
-        """
-        self.graded += 1
-        ours, theirs = socket.socketpair()
-        given = False
-        try:
-            request = {"work": work, "cpu_s": limits.cpu_s, "wall_s": limits.wall_s, "memory": limits.memory_bytes}
-            with theirs:
-                socket.send_fds(self.control, [json.dumps(request).encode()], [theirs.fileno()])
-            with ours:
-                confined = self._line(time.monotonic() + _CONFINED_S)
-                if not confined.get("ready"):
-                    raise LaneLostError(str(confined.get("problem")))
-                given = True
-                deadline = time.monotonic() + 2 * limits.wall_s + _GRACE_S
-                said = wire_host.converse(ours, message, deadline)
-            return said, self._line(deadline)
-        except (OSError, LaneLostError) as error:
-            self.close()
-            raise LaneLostError(str(error), with_job=given) from error
-
-    def close(self) -> None:
-        """End the zygote and everything that it forked."""
-        self.control.close()
-        self.process.kill()
-        self.process.wait()
-
-    def _line(self, deadline: float) -> dict[str, Any]:
-        while b"\n" not in self._rest:
-            self.control.settimeout(max(0.01, deadline - time.monotonic()))
-            try:
-                part = self.control.recv(65536)
-            except OSError as error:
-                raise LaneLostError(str(error)) from error
-            if not part:
-                raise LaneLostError("the zygote ended")
-            self._rest += part
-        line, _, self._rest = self._rest.partition(b"\n")
-        found: dict[str, Any] = json.loads(line)
-        return found
+MATH: Final = Kind("math", ("grail_envs.sandbox.math_side",), ("flint",), "grail_envs.sandbox.math_side")
 
 
 class GraderPool:
@@ -201,11 +69,16 @@ class GraderPool:
             )
         self.mode, self.backend, self.kind = mode, backend, kind
         self._layers = layers
-        self._count = lanes or os.cpu_count() or 1
+        self._count = lanes or min(os.cpu_count() or 1, kind.most_lanes)
         self._alone = threading.Lock()
-        self._closed = False
+        self._closed = self._retired = False
+        self._handing_back = threading.Lock()
+        self._home = own_home(kind) if kind.foreign and backend == "zygote" else HOME
+        self._without_home = weakref.finalize(self, remove_home, self._home, os.getpid())
         self._free: queue.Queue[Lane | None] = queue.Queue()
+        self.told: Mapping[str, Any] | None = None
         first = self._start()
+        self.told = first.told
         self.layers: Mapping[str, Any] = first.layers
         self.problems: Mapping[str, str] = first.problems
         for lane in [None] * (self._count - 1) + [first]:
@@ -213,11 +86,15 @@ class GraderPool:
 
     def grade(self, job: Job, limits: Limits = Limits()) -> Ruling:  # noqa: B008 - frozen
         """Run and grade an answer; blocks while all lanes are busy."""
-        return self._twice_near_a_limit("tests", asdict(job), limits)
+        return self._twice_near_a_limit(asdict(job), limits)
 
-    def grade_formula(self, message: Mapping[str, Any], limits: Limits) -> Ruling:
-        """Compare a formula with the right one (a pool of kind `MATH`)."""
-        return self._twice_near_a_limit("math", message, limits)
+    def ask(self, message: Mapping[str, Any], limits: Limits) -> Ruling:
+        """Hand a message to the module of the pool's kind (`Kind.side`), alone in its process; blocks as `grade` does."""
+        return self._twice_near_a_limit(message, limits)
+
+    def ask_foreign(self, message: Mapping[str, Any], limits: Limits) -> Ruling:
+        """Ask somebody else's environment (a pool of a kind with `foreign`); what it said is JSON in `output`."""
+        return self._twice_near_a_limit(message, limits)
 
     def close(self) -> None:
         """End all zygotes; waits for grades under way."""
@@ -226,20 +103,47 @@ class GraderPool:
             lane = self._free.get()
             if lane is not None:
                 lane.close()
+        self._without_home()
 
-    def _twice_near_a_limit(self, work: str, message: Mapping[str, Any], limits: Limits) -> Ruling:
-        ruling = self._on_a_lane(work, message, limits)
+    def retire(self) -> None:
+        """End the zygotes that have nothing to do, and each other one after its grade. Waits for none, and breaks none.
+
+        Whoever still holds the pool may go on asking: each grade then starts a zygote for itself.
+        """
+        idle: list[Lane | None] = []
+        with self._handing_back:
+            self._retired = True
+            while True:
+                try:
+                    idle.append(self._free.get_nowait())
+                except queue.Empty:
+                    break
+            for _ in idle:
+                self._free.put(None)
+        for lane in idle:
+            if lane is not None:
+                lane.close()
+
+    def _hand_back(self, lane: Lane | None) -> None:
+        with self._handing_back:
+            over = lane if self._retired else None
+            self._free.put(None if self._retired else lane)
+        if over is not None:
+            over.close()
+
+    def _twice_near_a_limit(self, message: Mapping[str, Any], limits: Limits) -> Ruling:
+        ruling = self._on_a_lane(message, limits)
         if ruling.conclusive and ruling.stage != LOST and 0.8 <= ruling.limit_share <= 1.2:
             with self._alone:
                 others = [self._free.get() for _ in range(self._count - 1)]
                 try:
-                    ruling = self._on_a_lane(work, message, limits)
+                    ruling = self._on_a_lane(message, limits)
                 finally:
                     for lane in others:
-                        self._free.put(lane)
+                        self._hand_back(lane)
         return ruling
 
-    def _on_a_lane(self, work: str, message: Mapping[str, Any], limits: Limits) -> Ruling:
+    def _on_a_lane(self, message: Mapping[str, Any], limits: Limits) -> Ruling:
         lost: LaneLostError | None = None
         started = time.monotonic()
         for _ in range(2):
@@ -252,7 +156,7 @@ class GraderPool:
                         lane.close()
                     lane = None
                     lane = self._start()
-                return _ruling(*lane.run(work, message, limits), limits)
+                return _ruling(*lane.run(message, limits), limits)
             except LaneLostError as error:
                 lane = None
                 lost = error if lost is None or error.with_job else lost
@@ -263,11 +167,11 @@ class GraderPool:
                     raise
                 break  # the job may be what has used up the machine
             finally:
-                self._free.put(lane)
+                self._hand_back(lane)
         return _lost(lost)
 
     def _start(self) -> Lane:
-        lane = Lane.start(self.kind, self.backend, self._layers)
+        lane = Lane.start(self.kind, self.backend, self._layers, self._home)
         missing = [layer for layer in LAYERS if not lane.layers.get(layer)]
         if missing and self.mode == "strict":
             lane.close()
@@ -277,10 +181,18 @@ class GraderPool:
                 where=f"{os.uname().sysname} {os.uname().release}",
                 hint=f"allow unprivileged user namespaces, seccomp and Landlock, or set {SANDBOX_VARIABLE}=auto to go without",
             )
+        if self.told is not None and lane.told != self.told:
+            lane.close()
+            raise EnvironmentUnavailableError(
+                "it loads other rows or weights than the time before",
+                where=self.kind.name,
+                hint="an environment loads the same every time: pin its data, seed what it draws",
+            )
         return lane
 
 
 _shared: dict[tuple[str, str, str], GraderPool] = {}
+_making: dict[tuple[str, str, str], threading.Event] = {}
 _shared_pid = os.getpid()
 _shared_lock = threading.Lock()
 
@@ -288,10 +200,11 @@ _shared_lock = threading.Lock()
 def shared_pool(kind: Kind = PYTHON) -> GraderPool:
     """The pool of this process, made at first use; GRAIL_SANDBOX says how: strict (default), auto, bubblewrap, bubblewrap-auto.
 
+    A package that takes its time to load keeps nobody waiting but who asks for the same.
+
     Raises:
         SandboxUnavailableError: the kernel does not offer what the mode asks for.
     """
-    global _shared_pid
     wanted = os.environ.get(SANDBOX_VARIABLE) or "strict"
     mode, backend = {
         "strict": ("strict", "zygote"),
@@ -299,14 +212,51 @@ def shared_pool(kind: Kind = PYTHON) -> GraderPool:
         "bubblewrap": ("strict", "bubblewrap"),
         "bubblewrap-auto": ("auto", "bubblewrap"),
     }.get(wanted, (wanted, "zygote"))
+    key = (kind.name, mode, backend)
+    while True:
+        found, made = _there_or_making(key)
+        if found is not None:
+            return found
+        if made is None:
+            break
+        made.wait()  # and look again: who made it may have failed
+    out: list[GraderPool] = []
+    try:
+        lanes = min(4, os.cpu_count() or 1) if kind.foreign else None  # each has loaded the whole package
+        pool = GraderPool(mode, backend, lanes=lanes, kind=kind)
+        with _shared_lock:
+            if kind.foreign:
+                out = _too_many()
+            _shared[key] = pool
+    finally:
+        with _shared_lock:
+            _making.pop(key).set()
+    for one in out:
+        one.retire()
+    return pool
+
+
+def _there_or_making(key: tuple[str, str, str]) -> tuple[GraderPool | None, threading.Event | None]:
+    """The pool, or what is set when somebody else has made it; neither, if it is now the caller's to make."""
+    global _shared_pid
     with _shared_lock:
         if _shared_pid != os.getpid():  # a fork of the process that made them: they are not ours
             _shared.clear()
+            _making.clear()
             _shared_pid = os.getpid()
-        key = (kind.name, mode, backend)
-        if key not in _shared:
-            _shared[key] = GraderPool(mode, backend, kind=kind)
-        return _shared[key]
+        if key in _shared:
+            _shared[key] = _shared.pop(key)  # the last one used is the last to go
+            return _shared[key], None
+        if key in _making:
+            return None, _making[key]
+        _making[key] = threading.Event()
+        return None, None
+
+
+def _too_many() -> list[GraderPool]:
+    """Foreign pools that make room for one more, used the longest ago. A network may ask for ever new arguments."""
+    foreign = [key for key, pool in _shared.items() if pool.kind.foreign]
+    return [_shared.pop(key) for key in foreign[: max(0, len(foreign) - MOST_FOREIGN + 1)]]
 
 
 @atexit.register
@@ -346,49 +296,3 @@ def _lost(error: LaneLostError | None) -> Ruling:
     if error is None or not error.with_job:
         return Ruling(False, LOST, detail, conclusive=False)
     return Ruling(False, LOST, detail, limit_share=1.0)
-
-
-def _started(command: list[str], control: socket.socket) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={"PYTHONHASHSEED": "0", "LANG": "C.UTF-8", "HOME": "/tmp", "PATH": "/usr/bin:/bin"},
-        cwd="/",
-        pass_fds=[control.fileno()],
-        start_new_session=True,
-    )
-
-
-def _package_folders(kind: Kind) -> list[str]:
-    folders: dict[str, None] = {}
-    for package in kind.packages:
-        found = importlib.util.find_spec(package)
-        if found is None or not found.submodule_search_locations:
-            raise SandboxUnavailableError(
-                f"the package {package} is not installed",
-                where=kind.name,
-                hint="pip install grail-envs again: it is one of its dependencies",
-            )
-        folders[str(Path(next(iter(found.submodule_search_locations))).parent)] = None
-    return list(folders)
-
-
-def _bubblewrap(readable: list[str]) -> list[str]:
-    program = shutil.which("bwrap")
-    if program is None:
-        raise SandboxUnavailableError(
-            "bubblewrap is not installed", where="bwrap", hint="apt-get install bubblewrap, or use the zygote back-end"
-        )
-    folders = ["/usr", "/etc/ld.so.cache", sys.base_prefix, sys.prefix, *readable]
-    command = [program]
-    for folder in dict.fromkeys(folder for folder in folders if os.path.exists(folder)):
-        command += ["--ro-bind", folder, folder]
-    for name in ("lib", "lib64", "bin"):
-        if os.path.islink(f"/{name}"):
-            command += ["--symlink", os.readlink(f"/{name}"), f"/{name}"]
-        elif os.path.isdir(f"/{name}"):
-            command += ["--ro-bind", f"/{name}", f"/{name}"]
-    own = "--proc /proc --dev /dev --tmpfs /tmp --tmpfs /mnt --unshare-all --die-with-parent --"
-    return [*command, *own.split()]

@@ -22,9 +22,9 @@ import select
 import signal
 import socket
 import sys
-import time
 import types
 from collections.abc import Callable
+from time import monotonic  # the real one: where a package is loaded, the module's is not
 from typing import Any
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
@@ -50,7 +50,7 @@ _PLACES = (3, 4, 5)  # descriptors that a child keeps, in order
 
 
 class Zygote:
-    """`options`: descriptor of the control socket, layers wanted, user id to take, modules to load."""
+    """`options`: descriptor of the control socket, layers wanted, user id to take, modules to load, which of them grades."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         self.options = options
@@ -60,7 +60,11 @@ class Zygote:
         self.rules = -1
         self.ids = (-1, -1)
         self.filter = b""
-        self.steady: Steady
+        self.steady = Steady(waits=bool(options["foreign"]))
+        for name, folder in options["room"].items():  # no package code runs there either
+            sys.modules[name] = types.ModuleType(name)
+            sys.modules[name].__path__ = [folder]
+        self.foreign: Any = None
 
     def prepare(self) -> None:
         """Take the own user, load the imports, find out what the kernel offers, and say so."""
@@ -71,6 +75,8 @@ class Zygote:
         for name in self.options["preload"]:
             importlib.import_module(name)
         self.readable = [path for path in [*sys.path, *self.options["readable"]] if os.path.exists(path)]
+        if self.options["foreign"]:
+            self._load_foreign()  # after: what it adds to the path is no folder that an answer may read
         for layer in ("landlock", "seccomp", "namespaces"):
             self.layers[layer] = False
         for layer in ("landlock", "seccomp", "namespaces"):
@@ -89,12 +95,12 @@ class Zygote:
                 problems[layer] = error.strerror or str(error)
         if self.layers["landlock"]:
             self.layers["landlock_version"] = confinement.landlock_version()
-        self.steady = Steady()
         warm_up(self.steady)
         gc.collect()
         gc.freeze()
         gc.disable()
-        self._say({"ready": True, "layers": self.layers, "problems": problems, "pid": os.getpid()})
+        told = self.foreign.told if self.foreign else {}
+        self._say({"ready": True, "layers": self.layers, "problems": problems, "pid": os.getpid(), "foreign": told})
 
     def serve(self) -> None:
         """One grade after the other, until the control socket closes; the next pair of processes always stands ready."""
@@ -121,6 +127,23 @@ class Zygote:
     def _say(self, message: dict[str, Any]) -> None:
         self.control.sendall(json.dumps(message).encode() + b"\n")
 
+    def _load_foreign(self) -> None:
+        """Load somebody else's environment, once; what it cannot be is said to the host, and this process ends."""
+        from grail_envs.adapters import foreign_side  # only here is its code wanted
+        from grail_envs.sandbox import left_behind
+
+        try:
+            if sys.platform == "linux":
+                left_behind.adopt_orphans()
+            self.foreign = foreign_side.load(self.options["foreign"], self.steady)
+            if sys.platform == "linux":
+                shared = left_behind.make_private()
+                if shared:
+                    raise foreign_side.RefusedError(f"loading it leaves {shared}", "judgements must not know of each other")
+        except foreign_side.RefusedError as error:
+            self._say({"ready": False, "problem": str(error), "refused": error.hint})
+            os._exit(1)
+
     def _take_user(self, problems: dict[str, str]) -> bool:
         user = self.options["user"]
         if os.getuid() != 0 or user is None:
@@ -140,14 +163,15 @@ class Zygote:
     def _show_tree(self, user: int) -> None:
         """Make the interpreter's folders readable for the own user, by a read-only view where their place is not."""
         moved: dict[str, str] = {}
-        wanted = [path for path in [*sys.path, *self.options["site"], _HERE, *self.options["readable"]] if os.path.isdir(path)]
+        places = [*sys.path, *self.options["site"], _HERE, *self.options["room"].values(), *self.options["readable"]]
+        wanted = [path for path in places if os.path.isdir(path)]
         tops = [path for path in wanted if not any(path != other and path.startswith(other + "/") for other in wanted)]
         hidden = [path for path in dict.fromkeys(tops) if not _reachable(path)]
         if hidden:
             confinement.mount("tmpfs", VIEW, "tmpfs", 2 | 4, "size=64k,mode=755")
         for number, path in enumerate(hidden):
-            target = f"{VIEW}/{number}"
-            os.mkdir(target)
+            target = f"{VIEW}/{number}/{os.path.basename(path)}"  # libraries know installed packages by such a folder's name
+            os.makedirs(target)
             confinement.read_only_view(path, target)
             moved[path] = target
 
@@ -160,6 +184,10 @@ class Zygote:
         sys.path[:] = [place(path) for path in sys.path]
         for key in ("readable", "site"):
             self.options[key] = [place(path) for path in self.options[key]]
+        if self.options["foreign"]:
+            foreign = self.options["foreign"]
+            foreign["data_dir"] = place(foreign["data_dir"])
+            foreign["modules"] = [[name, place(path)] for name, path in foreign["modules"]]
         for module in list(sys.modules.values()):
             if isinstance(getattr(module, "__path__", None), list):
                 module.__path__ = [place(path) for path in module.__path__]
@@ -203,6 +231,7 @@ class Zygote:
         ruleset = self.rules
         if private and self.layers["namespaces"]:
             confinement.map_own_ids(*self.ids)
+            confinement.hide_host_name()
             confinement.private_scratch(SCRATCH, SCRATCH_BYTES)
             os.chdir(SCRATCH)
             if self.layers["landlock"]:
@@ -241,8 +270,9 @@ class Zygote:
         channel, its_end = socket.socketpair()
         pids: dict[str, int] = {}
         ready: dict[str, int] = {}
-        if request["work"] == "math":
-            self._child("grader", pids, ready, request, True, [its_end.fileno()], _grade_formula)
+        if self.options["side"] or self.options["foreign"]:
+            alone = self._grade_foreign if self.options["foreign"] else self._grade_by_side
+            self._child("grader", pids, ready, request, True, [its_end.fileno()], alone)
         else:
             ours, theirs = socket.socketpair()
             answer = answer_side.AnswerSide(_PLACES[0], self.steady)
@@ -252,6 +282,13 @@ class Zygote:
             ours.close()
         its_end.close()
         return _Pair(pids, ready, channel, request)
+
+    def _grade_by_side(self) -> None:
+        side = sys.modules[self.options["side"]]  # one of what this zygote has loaded
+        wire.send(_PLACES[0], side.grade(wire.receive(_PLACES[0])))
+
+    def _grade_foreign(self) -> None:
+        wire.send(_PLACES[0], self.foreign.answer(wire.receive(_PLACES[0]), self.steady))
 
     def _child(
         self,
@@ -309,7 +346,7 @@ class Zygote:
                 break
             if usage.cpu > 1.2 * request["cpu_s"]:
                 limit = "cpu"
-            elif usage.counted > 1.2 * request["wall_s"] or time.monotonic() - usage.started > _last_s(request):
+            elif usage.counted > 1.2 * request["wall_s"] or monotonic() - usage.started > _last_s(request):
                 limit = "time"
         usage.peak()
         used = list(pair.ended.values())
@@ -352,12 +389,12 @@ class _Pair:
 
     def lacking(self, host: socket.socket) -> str:
         """Wait until every process has said that it is confined; "", or what is wrong."""
-        deadline = time.monotonic() + _CONFINE_S
+        deadline = monotonic() + _CONFINE_S
         for name, handle in self.ready.items():
             poller = select.poll()
             poller.register(handle, select.POLLIN)
             poller.register(host, 0)
-            found = dict(poller.poll(max(0.0, deadline - time.monotonic()) * 1000))
+            found = dict(poller.poll(max(0.0, deadline - monotonic()) * 1000))
             if host.fileno() in found:
                 os._exit(0)  # the host is gone; the children die with this process
             if not found:
@@ -393,12 +430,6 @@ def _nothing() -> None:
 def _grade_code() -> None:
     host, answer, _ = _PLACES
     wire.send(host, grader_side.grade(answer, wire.receive(host)))
-
-
-def _grade_formula() -> None:
-    from grail_envs.sandbox import math_side  # only a grading zygote has its packages
-
-    wire.send(_PLACES[0], math_side.grade(wire.receive(_PLACES[0])))
 
 
 def _last_s(request: dict[str, Any]) -> float:

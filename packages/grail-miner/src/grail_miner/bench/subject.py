@@ -32,6 +32,7 @@ from grail_core.protocol.encoding import canonical_json
 from grail_core.protocol.manifest import CheckpointManifest, ObjectRef
 from grail_core.protocol.network import LOCALNET
 from grail_core.protocol.types import Digest, Window
+from grail_envs.adapters.consent import consent_to
 from grail_envs.registry import load
 from grail_miner.bench.synthetic import synthetic_model
 from grail_miner.equipment import engine_options, how_tokens_are_drawn, make_generator, make_prover
@@ -178,4 +179,5 @@ class _Fixed:
 
 def environment_for(settings: Settings, env_id: str) -> Environment:
     """Raises: EnvironmentUnavailableError: there is none of this id, or its data is not there."""
+    consent_to(env_id)  # whoever started this command typed it
     return load(env_id, data_dir=settings.data_dir)

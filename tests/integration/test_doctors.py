@@ -174,9 +174,41 @@ def test_a_chain_of_another_netuid_than_the_networks_is_named_whether_it_is_set_
     place.network_file(netuid=3)
     code, found = ask("trainer", GRAIL_NETWORK=place.settings["GRAIL_NETWORK"])
     assert (code, found["netuid"]["section"]) == (3, "chain")
-    assert f"asked for netuid {place.network.params.netuid}" in found["netuid"]["detail"]
+    assert f"chain is of netuid {place.network.params.netuid}" in found["netuid"]["detail"]
+    assert "BT_CHAIN_ENDPOINT=" in found["netuid"]["detail"]
+    code, found = ask("trainer", NETUID="3")  # set for the file, so the number is the chain's own
+    assert (code, found["netuid"]["section"]) == (3, "chain")
+    assert "BT_CHAIN_ENDPOINT=" in found["netuid"]["detail"]
     code, found = ask("trainer", NETUID=str(place.network.params.netuid))
     assert (code, found["netuid"]["section"]) == (3, "network")
+
+
+def test_parameters_whose_trainer_the_chain_does_not_know_end_a_start_and_are_told_by_a_doctor(ask: Ask, place: Place) -> None:
+    from grail_core.errors import ConfigurationError
+    from grail_core.examination.checkpoint import require_this_network
+    from grail_core.participant.participant import Participant
+    from grail_core.participant.settings import load_settings
+
+    place.network_file(trainer_hotkey="07" * 32)
+    code, found = ask("validator", GRAIL_NETWORK=place.settings["GRAIL_NETWORK"])
+    assert code == 3
+    assert found["checkpoint"]["state"] == "broken"
+    digest = found["parameters"]["detail"].partition("digest ")[2][:12]
+    with pytest.raises(ConfigurationError, match="is not registered on this subnet") as caught:
+        require_this_network(Participant.from_settings(load_settings()))
+    assert caught.value.where == "GRAIL_NETWORK"
+    assert "of the same name" in caught.value.hint or "even one of the same name" in caught.value.hint
+    assert digest in caught.value.what
+    assert caught.value.what in found["checkpoint"]["detail"]
+
+
+def test_what_is_left_to_fill_in_is_told_as_that(ask: Ask, place: Place) -> None:
+    place.write(".env", "R2_ACCOUNT_ID=…\nR2_READ_SECRET_ACCESS_KEY=...\n")
+    code, found = ask("validator")
+    assert code == 3
+    for name in ("R2_ACCOUNT_ID", "R2_READ_SECRET_ACCESS_KEY"):
+        assert "filled in" in found[name]["detail"]
+        assert found[name]["state"] == "broken"
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,11 @@ import pytest
 from grail_core.errors import BeaconError, StorageError
 from grail_core.gradient.update_file import read_front
 from grail_core.keys import LocalSigner
+from grail_core.participant.another import WrittenByAnotherError
 from grail_core.participant.rounds import NoWorkError
 from grail_core.protocol.context import WindowContext
 from grail_core.protocol.gradient.records import UpdateHeader
+from grail_core.protocol.gradient.signed_verdicts import SignedGradientVerdict
 from grail_core.protocol.gradient.verdicts import GradientVerdictBody
 from grail_core.protocol.types import Hotkey, Window
 from grail_core.protocol.verdicts import MinerStatus, WindowStatus
@@ -391,3 +393,34 @@ def test_a_trainers_bucket_that_hangs_does_not_hold_up_the_first_sight_of_rollou
         assert woken == [], "it still hangs"
     finally:
         released.set()
+
+
+def test_a_verdict_published_before_the_start_is_kept_and_one_since_ends_the_second(played: GradientRound) -> None:
+    """Of one hotkey whose ledger was brought back from before the round, and of two that run at once."""
+    network = played.network
+    played.seal()
+    watching = GradientRounds(network.participant("validator-2"), lambda _: network.validator("validator-2"))
+    played.see_seals("validator-2")
+    played.show()
+    played.see_files("validator-2")
+    to_be_judged(played)
+    first = played.validator("validator-2")
+    missed = first._unscored(played.context, WindowStatus.MISSED, "another disk was away")
+    signer = first.participant.signer
+    said = SignedGradientVerdict(
+        missed.body, signer.hotkey, signer.sign(SignedGradientVerdict.message(missed.body, signer.hotkey))
+    )
+    store, key = first.participant.own_store, verdict_key(SECOND)
+    store.put(key, said.encode())
+    with pytest.raises(WrittenByAnotherError) as caught:
+        watching.validator.record(played.context, first._unscored(played.context, WindowStatus.VOID, "mine"))
+    assert caught.value.where == key
+    assert store.get(key, max_bytes=10**6) == said.encode()
+    network.advance_to(played.context.times.checkpoint_block + 10)
+    with events() as names:
+        assert network.validator("validator-2").publish(SECOND)
+    assert "verdict_kept" in names
+    assert store.get(key, max_bytes=10**6) == said.encode()
+    assert played.verdict("validator-2") == said
+    assert first.ledger.rounds.stage(SECOND) is RoundStage.PUBLISHED
+    first.ledger.rounds.require_whole()

@@ -13,9 +13,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from grail_core.checkpoints.transfer import export_checkpoint
-from grail_core.errors import ConfigurationError
+from grail_core.errors import ConfigurationError, StorageError
 from grail_core.keys import write_wallet
 from grail_core.participant.settings import resolve
+from grail_core.protocol.types import Window
+from grail_core.storage.filesystem import FilesystemStore
+from grail_core.storage.layout import MANIFEST_PREFIX
 from grail_envs.sat import SatEnvironment
 from grail_trainer import cli as trainer_cli
 from grail_trainer.evaluated import Evaluated, environments_of
@@ -114,6 +117,29 @@ def test_a_trainer_resumes_without_a_model_folder_and_with_the_networks_environm
     with pytest.raises(ConfigurationError, match="no checkpoint yet") as begins:
         run_trainer(resolve().settings, stopped, **options)  # type: ignore[arg-type]
     assert begins.value.where == "--model"
+
+
+def test_a_publication_that_fails_forgets_nothing_and_one_that_stands_forgets(
+    network: Network, env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    participant, put = network.participant("trainer"), FilesystemStore.put
+    state = open_state(participant)
+    state.begin(Window(FIRST_WINDOW - 30))
+
+    def failing(store: FilesystemStore, key: str, *rest: object, **named: object) -> object:
+        if key.startswith(MANIFEST_PREFIX):
+            raise StorageError("the store has no room", where=key)
+        return put(store, key, *rest, **named)  # type: ignore[arg-type]
+
+    publish = ("publish", "--model", str(tmp_path / "exported"), "--uncovered", "--yes")
+    with monkeypatch.context() as store:
+        store.setattr(FilesystemStore, "put", failing)
+        assert isinstance(trainer(env, *publish).exception, StorageError)
+    kept = open_state(participant)
+    assert (kept.journal, kept.forgotten) == (state.journal, False)
+    assert trainer(env, *publish).exit_code == 0
+    after = open_state(participant)
+    assert (after.journal, after.forgotten) == (None, True)
 
 
 def test_an_evaluation_that_names_the_checkpoints_environment_has_its_parameters(network: Network) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -266,6 +267,27 @@ def test_the_command_tells_each_window_and_the_folder(whole: ExportFolder, model
     assert Path(result["checkpoint"]).is_dir()
 
 
+def test_an_alarm_is_told_with_value_bound_and_what_was_done(whole: ExportFolder, model: Path, tmp_path: Path) -> None:
+    asked = ["train", "--from", str(whole.root), "--model", str(model), "--out", str(tmp_path / "out"), "--windows", "1"]
+    quick = ["--epochs", "1", "--minibatches", "1", "--kl-coefficient", "0", "--learning-rate", "0"]
+    ran = CliRunner().invoke(trainer, [*asked, *quick, "--alarm-entropy-floor", "100"])
+    assert ran.exit_code == 0, (ran.output, ran.exception)
+    line = ran.stdout.splitlines()[0]
+    assert re.search(r"alarm entropy: entropy, nats a token: [\d.e-]+ against 100, so the learning rate is halved", line), line
+    assert "--on-entropy" in line
+
+
+def test_a_checkpoint_of_another_window_is_answered_with_those_that_are_there(
+    whole: ExportFolder, model: Path, tmp_path: Path
+) -> None:
+    there = learned(whole.root, model, tmp_path / "out")
+    ran = CliRunner().invoke(trainer, ["evaluate", "--model", str(there.with_name(f"checkpoint-{FIRST_WINDOW}"))])
+    error = refusal(ran)
+    assert "no such model folder" in error.what
+    assert there.name in error.hint
+    assert "init" not in error.hint
+
+
 def test_measured_log_probabilities_are_those_of_the_model_and_serve_any_temperature(
     whole: ExportFolder, model: Path, tmp_path: Path
 ) -> None:
@@ -288,22 +310,40 @@ def changed(export_: ExportFolder, folder: Path, change: Callable[[dict[str, Any
     return folder
 
 
-def with_token(token: int) -> Callable[[ExportFolder, Path], Path]:
-    """A copy in which one row of each shard has another token, and receipts that go along."""
+Change = Callable[[list[dict[str, Any]]], None]
+
+
+def rewritten(change_rows: Change, *, told: bool = True) -> Callable[[ExportFolder, Path], Path]:
+    """A copy in which the rows of each shard are others, and, where `told`, receipts that go along."""
 
     def make(export_: ExportFolder, folder: Path) -> Path:
         def change(receipt: dict[str, Any]) -> None:
             for file in receipt["files"]:
                 path = folder / "data" / f"{receipt['window']:012}-{file['hotkey']}.jsonl"
                 rows = [json.loads(line) for line in path.read_text().splitlines()]
-                for row in rows:
-                    row["completion_ids"][0] = token
-                path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-                file["shard_bytes"] = path.stat().st_size
+                change_rows(rows)
+                path.write_text("".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n" for row in rows))
+                if told:
+                    file["rows"], file["shard_bytes"] = len(rows), path.stat().st_size
+                    file["shard_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
 
         return changed(export_, folder, change)
 
     return make
+
+
+def with_value(column: str, value: Any) -> Callable[[ExportFolder, Path], Path]:
+    return rewritten(lambda rows: rows[3].update({column: value}))
+
+
+def with_token(token: int) -> Callable[[ExportFolder, Path], Path]:
+    return rewritten(lambda rows: rows[3]["completion_ids"].__setitem__(0, token))
+
+
+def turned(rows: list[dict[str, Any]]) -> None:
+    """Of the same length."""
+    text = rows[3]["rollout_digest"]
+    rows[3]["rollout_digest"] = ("1" if text[0] == "0" else "0") + text[1:]
 
 
 def forged(export_: ExportFolder, folder: Path) -> Path:
@@ -346,13 +386,18 @@ def empty(export_: ExportFolder, folder: Path) -> Path:
     [
         (with_token(10**6), "does not fit this model: token 1000000"),
         (with_token(-1), "completion_ids"),
+        (rewritten(turned, told=False), "SHA-256"),
+        (rewritten(lambda rows: rows.append(rows[3])), "row 32: rollout 3 of group 0 stands twice"),
+        (with_value("group_id", "30/x\nwindow 60: 9 groups"), "row 3: group_id"),
+        (with_value("reward", 10**400), "row 3: reward"),
+        (with_value("reward", -1e308), "row 3: reward"),
         (forged, "not one that it signed"),
         (elsewhere, "another one than that of its signed header"),
         (linked, "no regular file"),
         (cut, "shorter than"),
         (empty, "no whole window"),
     ],
-    ids=["token", "negative", "forged", "elsewhere", "linked", "cut", "empty"],
+    ids=["token", "negative", "damaged", "twice", "newline", "huge", "large", "forged", "elsewhere", "linked", "cut", "empty"],
 )
 def test_a_strangers_folder_that_is_not_right_is_refused_before_anything_is_learned(
     whole: ExportFolder, model: Path, tmp_path: Path, make: Callable[[ExportFolder, Path], Path], said: str

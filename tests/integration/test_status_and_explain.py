@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,23 @@ import pytest
 from click.testing import CliRunner, Result
 
 from grail_core.chain.development.yuma import emission
-from grail_core.commands import standing_read
+from grail_core.commands import network_view, standing_read
 from grail_core.commands.grail import cli
 from grail_core.errors import ConfigurationError, GrailError, ProtocolViolationError
+from grail_core.files.verdicts import RefusedVerdictError, read_any_verdict
 from grail_core.keys import ss58, write_wallet
-from grail_core.protocol import MinerStatus, SignedVerdict, VerdictBody, score_inputs, weights
+from grail_core.protocol import MinerStatus, SignedVerdict, VerdictBody, WindowStatus, score_inputs, weights
+from grail_core.protocol.gradient.signed_verdicts import SignedGradientVerdict
+from grail_core.protocol.gradient.verdicts import GradientVerdictBody
+from grail_core.protocol.scores import WEIGHT_TOTAL
 from grail_core.protocol.types import Window
+from grail_core.storage.base import ObjectStore
 from grail_core.storage.layout import seal_key, verdict_key, window_key
+from grail_core.telemetry import progress
 from grail_core.verification.wording import accept, reject
 from grail_validator.cli import cli as of_validator
 from tooling.testing.network import FIRST_WINDOW, Network
-from tooling.testing.speaking import say, scored
+from tooling.testing.speaking import VERSIONS, say, scored, unscored
 
 HIS = reject("proof", value="0.5", threshold="0.3", detail="coarse_error: worst RMS sketch error of 4 rollouts", group=6)
 
@@ -56,6 +63,17 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Network:
     seed = hashlib.sha256(b"miner-0").digest()
     write_wallet(network.root / "wallets", "c", "miner-0", coldkey_seed=bytes(32), hotkey_seed=seed)
     return network
+
+
+def described(root: Path, **changed: Any) -> Network:
+    """A network with its file; `changed` are parameters of the file that the network does not have."""
+    network = Network(root)
+    (root / "network.json").write_text(json.dumps(dataclasses.replace(network.params, **changed).to_json()))
+    return network
+
+
+def of(network: Network, name: str = "miner-0") -> tuple[str, str]:
+    return "--hotkey", ss58(network.signers[name].hotkey)
 
 
 def environment(network: Network) -> dict[str, str]:
@@ -230,3 +248,142 @@ def test_a_verdict_that_another_signed_says_nothing(tmp_path: Path) -> None:
     (tmp_path / "network.json").write_text(json.dumps(network.params.to_json()))
     error = refused(network, "explain", "30", "--hotkey", ss58(network.signers["miner-0"].hotkey))
     assert "not this validator's" in error.what
+
+
+def test_a_validator_that_was_not_there_does_not_silence_the_one_that_judged(tmp_path: Path) -> None:
+    network = described(tmp_path)
+    say(network, "validator-0", judged(network, MinerStatus.FAILED))
+    away = dataclasses.replace(unscored(network, WindowStatus.MISSED), reason="it was away")
+    say(network, "validator-1", away)
+    told = out(network, "explain", "30", *of(network))
+    assert "window 30: missed: it was away" in told
+    assert "! proof coarse_error: reject" in told
+    bodies = json.loads(out(network, "explain", "30", "--json", *of(network)))["verdicts"]
+    assert sorted(len(one["body"]["miners"]) for one in bodies) == [0, 1]
+    say(network, "validator-0", away)
+    error = refused(network, "explain", "30", *of(network))
+    assert (error.exit_code, "missed, it was away" in error.what) == (11, True)
+
+
+def test_a_void_window_is_everybodys_and_is_told_to_who_asks_for_one(tmp_path: Path) -> None:
+    network = described(tmp_path)
+    say(network, "validator-0", unscored(network, WindowStatus.VOID, Window(0)))
+    network.advance_to(40)
+    assert "window 0: void" in out(network, "explain", "0", *of(network))
+
+
+def test_a_round_that_was_not_scored_names_nobody_and_is_told(tmp_path: Path) -> None:
+    network = described(tmp_path)
+    network.advance_to(70)
+    body = GradientVerdictBody(network.participant("trainer").network_id, FIRST_WINDOW, WindowStatus.VOID, VERSIONS, "no seed")
+    signer = network.signers["validator-0"]
+    signed = SignedGradientVerdict(body, signer.hotkey, signer.sign(SignedGradientVerdict.message(body, signer.hotkey)))
+    network.participant("validator-0").own_store.put(verdict_key(FIRST_WINDOW), signed.encode())
+    assert "round 30: void: no seed" in out(network, "explain", "latest", *of(network))
+
+
+def test_the_newest_is_an_ended_window_that_was_read_and_that_a_second_validator_judged(tmp_path: Path) -> None:
+    network = described(tmp_path)
+    later, store = Window(FIRST_WINDOW + 30), network.participant("validator-0").own_store
+    for name in ("validator-0", "validator-1"):
+        say(network, name, judged(network, MinerStatus.FAILED))
+    for running in (later, Window(later + 30)):  # garbage where nobody can have judged yet, and then where somebody could
+        store.put(verdict_key(running), b"{}")
+        assert json.loads(out(network, "explain", "latest", "--json", *of(network)))["window"] == FIRST_WINDOW
+        assert "30: failed" in out(network, "status", *of(network)), "what lies beside verdicts does not hide them"
+        network.advance_to(later + 35)
+    say(network, "validator-0", judged(network, MinerStatus.FAILED, later))
+    assert json.loads(out(network, "explain", "latest", "--json", *of(network)))["window"] == FIRST_WINDOW
+    say(network, "validator-1", judged(network, MinerStatus.FAILED, later))
+    assert json.loads(out(network, "explain", "latest", "--json", *of(network)))["window"] == later
+
+
+def test_buckets_are_asked_for_the_newest_side_by_side_with_a_line_and_one_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = described(tmp_path)
+    for name in ("validator-0", "validator-1"):
+        say(network, name, judged(network, MinerStatus.FAILED))
+    both, told, head = threading.Barrier(2, timeout=20), threading.Event(), network_view.NetworkView.has_verdict
+    lines: list[str] = []
+
+    def stalls(view: network_view.NetworkView, store: ObjectStore, window: Window) -> bool:
+        both.wait()  # one after the other this is never passed
+        assert told.wait(20)
+        return head(view, store, window)
+
+    def say_it(line: str) -> None:
+        lines.append(line)
+        told.set()
+
+    monkeypatch.setattr(network_view.NetworkView, "has_verdict", stalls)
+    monkeypatch.setattr(progress, "FIRST_S", 0.01)
+    monkeypatch.setattr(progress, "say", say_it)
+    assert "window 30: scored" in out(network, "explain", "latest", *of(network))
+    assert lines[0].startswith("0 of 2 validators' buckets have answered")
+    monkeypatch.setattr(network_view, "NEWEST_SECONDS", -1.0)
+    assert "has not shown a verdict in" in refused(network, "explain", "latest", *of(network)).what
+
+
+def test_without_a_validator_explain_ends_as_its_help_says(tmp_path: Path) -> None:
+    network = Network(tmp_path, validators=0)
+    (tmp_path / "network.json").write_text(json.dumps(network.params.to_json()))
+    network.advance_to(70)
+    assert refused(network, "explain", "latest", *of(network)).exit_code == 11
+    assert "danger" in out(network, "status", *of(network))
+
+
+def test_with_the_file_of_another_network_every_command_names_the_setting(tmp_path: Path) -> None:
+    network = described(tmp_path, burn_share_permille=800)
+    for name in ("validator-0", "validator-1"):
+        say(network, name, judged(network, MinerStatus.FAILED))
+    said = out(network, "status", *of(network))
+    assert "every verdict that was read is signed for another network than GRAIL_NETWORK names here" in said
+    assert "nobody judged" not in said
+    asked = [["explain", "30", *of(network)], ["explain", "latest", *of(network)]]
+    asked += [["rollouts", "export", window, str(tmp_path / f"of-{window}")] for window in ("30", "latest")]
+    for command in asked:
+        error = refused(network, *command)
+        assert (error.exit_code, "GRAIL_NETWORK" in str(error), "standings" in str(error)) == (11, True, False), command
+
+
+def test_a_refused_verdict_is_refused_by_the_form_that_it_claims(tmp_path: Path) -> None:
+    network = described(tmp_path)
+    signed = say(network, "validator-0", judged(network, MinerStatus.FAILED))
+    store = network.participant("validator-0").own_store
+    asked = (store, FIRST_WINDOW, signed.validator, network.participant("trainer").network_id)
+    for damage, why in (({"miners": 5}, "not a verdict: .*miners"), ({"standings": 5}, "not a verdict of gradient work: ")):
+        value = json.loads(signed.encode())
+        value["body"] |= damage
+        store.put(verdict_key(FIRST_WINDOW), json.dumps(value, separators=(",", ":")).encode())
+        with pytest.raises(RefusedVerdictError, match=why):
+            read_any_verdict(*asked)
+
+
+def test_of_an_accepted_file_a_check_is_a_line_and_with_v_all_numbers(tmp_path: Path) -> None:
+    network = described(tmp_path)
+    body = judged(network, MinerStatus.ACCEPTED)
+    findings = (
+        accept("schema"),
+        accept("proof", value="0.1", detail="energy: x"),
+        accept("proof", value="0.2", detail="int8: y"),
+    )
+    miners = tuple(dataclasses.replace(miner, findings=findings) for miner in body.miners)
+    say(network, "validator-0", dataclasses.replace(body, miners=miners))
+    short = out(network, "explain", "30", *of(network))
+    assert ("   proof: accept, 2 findings" in short.splitlines(), "energy" in short) == (True, False)
+    whole = out(network, "explain", "30", "-v", *of(network))
+    assert "proof energy: accept, 0.1" in whole
+
+
+def test_what_is_burnt_anyway_and_what_each_count_is_of_stand_beside_the_numbers(network: Network, tmp_path: Path) -> None:
+    said = out(network, "status", *of(network, "miner-1"))
+    assert "  burnt: 90 %, whoever works, by the network's parameters: that says nothing of this hotkey\n" in said
+    assert "counted: 48 rollouts declared in the last 12 windows; 1 audit of the last 72 windows found 48 valid" in said
+    expected = json.loads(out(network, "status", "--json", *of(network, "miner-1")))["expected"]
+    assert float(expected["burnt"]) >= float(expected["always_burnt"]) == 0.9
+    idle = described(tmp_path)
+    say(
+        idle, "validator-0", dataclasses.replace(judged(idle, MinerStatus.FAILED), weights={idle.params.burn_uid: WEIGHT_TOTAL})
+    )
+    assert "burnt: 100 %, 90 % of it whoever works" in out(idle, "status", *of(idle))

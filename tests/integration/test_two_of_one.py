@@ -86,14 +86,25 @@ def test_the_second_of_two_trainers_ends_with_the_key_and_the_time(network: Lear
     assert second.state.pending, "what it learned stays in its journal"
 
 
-def test_a_trainer_that_was_away_while_another_published_does_not_go_on(network: LearningNetwork, model: Path) -> None:
+def test_a_state_older_than_the_bucket_is_asked_about_and_left_with_a_word(network: LearningNetwork, model: Path) -> None:
     assert service(on_disk(network, "one"), model).run(threading.Event(), windows=1) == 1
     shutil.copytree(network.root / "one", network.root / "two")
     mine_and_judge(network, SECOND_WINDOW)
     assert service(on_disk(network, "two"), model).run(threading.Event(), windows=2) == 2
-    with pytest.raises(WrittenByAnotherError) as caught:
+    with pytest.raises(LostStateError) as caught:
         service(on_disk(network, "one"), model)
-    assert caught.value.where == manifest_key(Window(PLACE + 30))
+    assert caught.value.exit_code == 3
+    assert "older than what the bucket has" in caught.value.what
+    assert manifest_key(Window(PLACE + 30)) in caught.value.what
+    assert A_TIME.search(caught.value.what)
+    assert "--without-state" in caught.value.hint
+    other = dataclasses.replace(SETTINGS, optimiser=dataclasses.replace(SETTINGS.optimiser, master_dtype="bfloat16-stochastic"))
+    assert other.optimiser != SETTINGS.optimiser
+    with events() as names:
+        resumed = service(on_disk(network, "one"), model, other, without_state=True)
+    assert names.count("training_state_lost") == 1
+    assert resumed.state.journal is not None
+    assert (resumed.state.journal.decided, resumed.state.journal.state_file) == (SECOND_WINDOW, None)
 
 
 def test_a_manifest_whose_put_was_answered_by_nobody_is_its_own_and_not_anothers(

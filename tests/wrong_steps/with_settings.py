@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from tests.wrong_steps.steps import Step
 
 MINER, VALIDATOR, TRAINER = "grail-miner run", "grail-validator run", "grail-trainer run --model model"
@@ -53,6 +55,7 @@ STEPS = (
     ),
     Step("another subnet's number", MINER, 3, ("netuid 82", "NETUID"), {"NETUID": "82"}),
     Step("a number in words", MINER, 3, ("NETUID", "whole number"), {"NETUID": "eighty"}),
+    Step("a GPU where there is none", MINER, 11, ("cuda:63", "GRAIL_DEVICE=cpu"), {"GRAIL_DEVICE": "cuda:63"}),
     Step("gpu for cuda", VALIDATOR, 3, ("GRAIL_DEVICE", "cuda"), {"GRAIL_DEVICE": "gpu"}, role="validator-0"),
     Step(
         "a device that is not there", VALIDATOR, 3, ("GRAIL_DEVICE", "cuda:7"), {"GRAIL_DEVICE": "cuda:7"}, role="validator-0"
@@ -176,4 +179,12 @@ STEPS = (
         "a log below a file", MINER, 3, ("GRAIL_LOG_FILE",), {"GRAIL_LOG_FILE": "file/miner.log"}, lambda p: p.write("file", "")
     ),
     Step("a log that is a folder", VALIDATOR, 3, ("GRAIL_LOG_FILE",), {"GRAIL_LOG_FILE": "."}),
+    Step(
+        "a log that is a pipe",
+        MINER,
+        3,
+        ("is a pipe", "GRAIL_LOG_FILE"),
+        {"GRAIL_LOG_FILE": "pipe"},
+        lambda p: os.mkfifo(p.folder / "pipe"),
+    ),
 )

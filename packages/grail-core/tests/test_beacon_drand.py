@@ -239,8 +239,9 @@ def test_a_relay_of_another_chain_is_named_as_one_and_the_next_relay_serves_the_
 ) -> None:
     stranger = DevelopmentKey.from_seed(b"another chain")
     with serving(stranger, clock) as other:
-        with pytest.raises(BeaconError, match=r"relay serves chain [0-9a-f]{12}….*the network's is that of key"):
+        with pytest.raises(BeaconError, match=r"relay serves chain [0-9a-f]{12}….*the network's is that of key") as caught:
             beacon(tmp_path, clock, other.url).get(7)
+        assert "GRAIL_NETWORK" in caught.value.hint
         assert beacon(tmp_path, clock, other.url, relay.url).get(7) == KEY.sign(7)
 
 

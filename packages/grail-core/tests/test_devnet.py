@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +30,9 @@ from grail_core.participant.deployment import require_registered
 from grail_core.participant.dotenv import parse
 from grail_core.participant.participant import Participant
 from grail_core.participant.settings import Settings, load_settings
+from grail_core.participant.state import StateFolder
 from grail_core.protocol.network import NetworkParameters
+from grail_core.protocol.types import Hotkey
 from tooling.testing.scripted_server import Answer, ScriptedServer
 
 MANUAL = ("--clock", "manual", "--seed", "07" * 32)
@@ -109,6 +113,48 @@ def test_an_init_that_is_cut_off_anywhere_is_finished_by_the_next_one(
         ("validator-1", 2, True),
         ("miner-1", 3, False),
     ]
+
+
+def test_on_a_narrow_terminal_status_is_folded_and_in_a_pipe_a_table(made: str) -> None:
+    terminal = {"FORCE_COLOR": "1"}
+    narrow, wide = (
+        CliRunner().invoke(cli, ["devnet", "status", "--dir", made], env=terminal | {"COLUMNS": width}).stdout
+        for width in ("60", "120")
+    )
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", narrow).splitlines()
+    assert max(map(len, lines)) <= 60
+    assert any(line.startswith("validator-1: validator, uid 2, stake") for line in lines)
+    piped = devnet("status", "--dir", made).output
+    assert all("validator-1  validator  2    " in told for told in (wide, piped))
+
+
+def test_an_init_that_ends_while_it_makes_the_chain_is_finished_by_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        def split(self, _: str) -> list[str]:
+            raise OSError(28, "No space left on device")
+
+    root = tmp_path / "net"
+    with monkeypatch.context() as patched:
+        patched.setattr("grail_core.chain.development.local.SCHEMA", Full())
+        assert devnet("init", str(root), *MANUAL).exit_code != 0
+    assert not (root / "chain.sqlite").exists()
+    assert len(told("init", str(root), *MANUAL)["participants"]) == 4
+    assert not list(root.glob(".*"))
+
+
+def test_two_inits_at_once_make_one_network_or_one_says_why_it_did_not(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "grail_core.commands.grail", "devnet", "init", str(tmp_path / "net"), "--clock", "manual"]
+    both = [
+        subprocess.Popen([*command, "--miner", name, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for name in ("alice", "bob-1")
+    ]
+    said = [one.communicate(timeout=120) for one in both]
+    assert sorted(one.returncode for one in both) == [0, 3], said
+    refusal = next(said[place][1] for place in (0, 1) if both[place].returncode == 3)
+    assert "there is no miner" in refusal or "not empty" in refusal
+    assert len(told("status", "--dir", str(tmp_path / "net"))["participants"]) == 4
 
 
 def test_the_seed_is_its_owners_alone_and_no_setting_has_it(made: str) -> None:
@@ -206,8 +252,9 @@ def test_up_serves_verified_rounds_and_after_a_kill_goes_on_with_the_same_networ
         assert after["network_digest"] == before["network_digest"]
         assert wall_clock_ms() - chain.now_ms() >= 250  # that time has not passed in it, but for the rest of one block
     finally:
-        assert told("down", "--dir", str(root)) == {"up": False, "process": up["process"]}
-    assert told("down", "--dir", str(root)) == {"up": False, "process": None}
+        assert told("down", "--dir", str(root)) == {"up": False, "process": up["process"], "roles": {}}
+    assert told("down", "--dir", str(root)) == {"up": False, "process": None, "roles": {}}
+    assert json.loads((root / "up.json").read_bytes())["pid"] == up["process"]  # and what it left counts for nothing
     moved = free_port()
     up = told("up", "--detach", "--port", str(moved), "--dir", str(root))
     try:
@@ -218,9 +265,31 @@ def test_up_serves_verified_rounds_and_after_a_kill_goes_on_with_the_same_networ
             lock.write_text(f'{{"pid": {pid}}}')
             assert process_of(DevnetFolder(root)) is None
         lock.write_bytes(whole)
+        copy = tmp_path / "copy"
+        shutil.copytree(root, copy)  # its relay answers for the copy too, and is not its own
+        bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        try:
+            for stale in (up["process"], bystander.pid):
+                (copy / "up.json").write_text(json.dumps({"pid": stale}))
+                assert told("down", "--dir", str(copy)) == {"up": False, "process": None, "roles": {}}
+            assert bystander.poll() is None
+            assert told("status", "--dir", str(root))["process"] == up["process"]
+        finally:
+            bystander.kill()
+            bystander.wait()
     finally:
         assert told("down", "--dir", str(root))["process"] == up["process"]
     assert not told("status", "--dir", str(root))["up"]
+
+
+def test_down_names_the_roles_that_it_does_not_stop(made: str) -> None:
+    state = StateFolder(Path(made) / "state" / "miner-1" / "devnet-0", Hotkey(bytes(32)))
+    with state.held():
+        assert told("down", "--dir", made)["roles"] == {"miner-1": os.getpid()}
+        assert (
+            f"still running, and without a beacon now: miner-1 (process {os.getpid()})" in devnet("down", "--dir", made).output
+        )
+    assert "still running" not in devnet("down", "--dir", made).output
 
 
 def test_a_port_that_is_taken_ends_a_detached_start_with_what_its_process_said(tmp_path: Path) -> None:

@@ -62,6 +62,22 @@ def test_each_part_is_tried_whatever_became_of_the_others(monkeypatch: pytest.Mo
     assert [part for part, _ in found] == ["settings", "network", "wallet", "bucket", "chain"]
 
 
+def test_a_network_file_that_is_not_there_is_named_and_nothing_is_said_of_its_buckets(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = wrong(
+        monkeypatch,
+        GRAIL_NETWORK="/no/net.json",
+        GRAIL_STORAGE_ROOT=str(tmp_path),
+        GRAIL_STORAGE_BUCKET="mine",
+        BT_NETWORK="finney",
+    )
+    assert found[:2] == [("network", "GRAIL_NETWORK"), ("wallet", found[1][1])]
+    assert "bucket" not in [part for part, _ in found]
+    error = open_everything(load_settings()).missing[0].error
+    assert "/no/net.json" in error.what
+
+
 def test_what_alone_is_missing_is_its_own_error_and_nothing_is_where_all_is_there(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ from grail_core.commands.grail import cli
 from grail_core.errors import ConfigurationError, GrailError
 from grail_core.participant.deployment import network_parameters
 from grail_core.participant.settings import Settings, load_settings
-from grail_core.protocol.network import LOCALNET
+from grail_core.protocol.network import LOCALNET, NetworkParameters
 from grail_core.protocol.types import Hotkey
 from tooling.testing.scripted_server import Answer, ScriptedServer
 
@@ -39,6 +39,22 @@ def asked(monkeypatch: pytest.MonkeyPatch, network: str, digest: str = "") -> Co
     except ConfigurationError as error:
         return error
     return None
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/x", "a/b", "..", ".x", "a\0b", "a\nb", "a b", "", "x" * 65, "é"])
+def test_a_name_that_leads_out_of_its_folder_makes_no_network(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "net.json").write_text(json.dumps({**HERE.to_json(), "name": name}))
+    error = asked(monkeypatch, "net.json")
+    assert error is not None
+    assert error.exit_code == 3
+    assert "name" in error.what
+
+
+@pytest.mark.parametrize("name", ["subnet-81", "localnet", "devnet", "My_net.2"])
+def test_names_in_use_make_a_network(name: str) -> None:
+    assert NetworkParameters.from_json({**HERE.to_json(), "name": name}).name == name
 
 
 def test_parameters_of_a_url_are_taken_by_their_digest_and_once_fetched_need_no_url(

@@ -27,6 +27,7 @@ from grail_core.errors import (
     StorageError,
 )
 from grail_core.participant import waiting
+from grail_core.participant.faults_told import QUIET_S, FaultsTold
 from grail_core.participant.outcomes import Opened, Stopped, Void
 from grail_core.participant.participant import Participant
 from grail_core.participant.waiting import LEAST_TRIES, until_had, wait_for_challenge, wait_for_window
@@ -180,6 +181,24 @@ def test_an_outage_of_hours_is_told_about_once_a_minute(participant: Participant
     with events() as names:
         assert until_had(participant, WINDOW, threading.Event(), attempt, too_late=lambda: False) == Opened("it")
     assert len(names) == 10 + 3600 // 60
+
+
+def test_an_outage_that_costs_many_windows_is_one_outage_in_the_log(participant: Participant) -> None:
+    with events() as names:
+        for _ in range(40):  # windows, each with fifteen tries of the round and a block that the chain has
+            left = iter([False] * 14 + [True])
+            gone = Tries(BeaconError("no relay answers"))
+            assert isinstance(had(participant, gone, too_late=lambda left=left: next(left, True)), Void)  # type: ignore[misc]
+            assert had(participant, Tries("a block")) == Opened("a block")
+    assert len(names) == 10 + sum(1 for tries in range(11, 40 * 17 + 1) if tries % 60 == 0)
+
+
+def test_an_outage_after_a_quiet_time_is_told_from_its_beginning() -> None:
+    now = [0.0]
+    told = FaultsTold(lambda: now[0])
+    assert [told.failed() for _ in range(11)] == [True] * 10 + [False]
+    now[0] += QUIET_S + 1
+    assert told.failed()
 
 
 @pytest.mark.parametrize("error", FAULTS, ids=lambda error: type(error).__name__)

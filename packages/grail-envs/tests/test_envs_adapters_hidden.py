@@ -137,7 +137,8 @@ def test_every_reward_counts_however_many_there_are(site: Path) -> None:
 
     honest = dict.fromkeys(environment._weights, 0.0) | {"f0": 1.0}
     assert graded(honest) == (1.0, "")
-    assert graded(honest | {"f0": -99.0, "f199": 100.0}) == (0.0, "a reward outside of its bounds")
+    told = "a reward outside of its bounds: 1, f0 -99, of 0 to 1 (lowest, highest)"
+    assert graded(honest | {"f0": -99.0, "f199": 100.0}) == (0.0, told)
     assert graded({name: score for name, score in honest.items() if name != "f199"})[0] == 0.0
     assert graded(honest | {f"g{number}": 0.0 for number in range(5000)})[0] == 0.0
 

@@ -382,3 +382,6 @@ def test_a_silent_trainer_is_told_with_what_goes_on(network: Network) -> None:
     warned = [*trainer_findings(silent, Window(390), "grail-miner")][1]
     assert warned.state is State.WARNING
     assert warned.detail.startswith("silent for 12 windows: checkpoint 0 is in force from window 30")
+    ahead = [*trainer_findings(heard, Window(0), "grail-miner")][1]  # it is there, and another one is in force
+    digest = network.manifest.digest.hex()[:16]
+    assert ahead.detail == f"checkpoint 0 ({digest}…) is published, and in force from window 30 on"

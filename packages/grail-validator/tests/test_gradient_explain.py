@@ -108,6 +108,8 @@ def test_a_round_in_a_ledger_is_told_with_numbers_causes_and_what_to_do(
 
 def test_one_miner_is_told_with_all_its_checks(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     explain_window(settings, ROUND, ledger=None, hotkey=ss58(hotkey_of(2)), as_json=False)
+    assert "   replay: accept\n" in capsys.readouterr().out
+    explain_window(settings, ROUND, ledger=None, hotkey=ss58(hotkey_of(2)), as_json=False, whole=True)
     text = capsys.readouterr().out
     assert "replay gradient: accept, 0.01 (bound 0.12), reported and not enforced" in text
     assert "rating 0.00 (25.00 ± 8.33) before" in text

@@ -24,7 +24,7 @@ from grail_core.text import printable, printable_lines
 from grail_envs.adapters.consent import consent_to, consent_to_package
 from grail_envs.corpus.commands import corpus
 from grail_envs.new_environment import new
-from grail_envs.registry import ADAPTERS, OURS, claims, factory, known_ids, load, parameters_of
+from grail_envs.registry import ADAPTERS, OURS, claims, factory, known_ids, load, named, parameters_of
 
 MAX_COMPLETION_BYTES = 16 * 2**20
 
@@ -181,6 +181,8 @@ def time_command(
     from grail_envs.kernels.gpu.devices import need_gpus
     from grail_envs.kernels.gpu.settings import TimingSettings
 
+    if named(env_id)[0] != "triton_kernel":
+        raise ConfigurationError(f"nothing of {env_id} can be timed", where=env_id, hint="only kernels are: triton_kernel")
     settings = TimingSettings.of()
     need_gpus(settings.gpus)  # before anything large is loaded
     from grail_envs.kernels.environment import TritonKernelEnvironment

@@ -243,10 +243,10 @@ def _entry_point(env_id: str) -> EntryPoint:
 def _factory(point: EntryPoint) -> Callable[..., Environment]:
     try:
         made: Callable[..., Environment] = point.load()
-    except (ImportError, AttributeError) as error:
+    except Exception as error:
         raise EnvironmentUnavailableError(
-            f"the environment {point.name} cannot be imported: {error}",
+            f"the environment {point.name} cannot be imported: {type(error).__name__}: {str(error)[:200]}",
             where=point.value,
-            hint="install its wheel again, with its extras",
+            hint="install its wheel again, with its extras; if it is your own, mend what is named",
         ) from error
     return made

@@ -238,6 +238,8 @@ def _not_visible(what: str, index: int, visible: int, where: str) -> ProtocolVio
         "see `nvidia-smi` and CUDA_VISIBLE_DEVICES; or set GRAIL_PIPELINE_BACKEND=hf, and leave GPU indices and GRAIL_DEVICE"
         " unset"
     )
+    if not visible and where == "GRAIL_DEVICE":
+        hint = "set GRAIL_DEVICE=cpu, or leave it unset; `nvidia-smi` and CUDA_VISIBLE_DEVICES say why no device is visible"
     if visible == 1:
         hint = (
             "one GPU can do both: set GRAIL_PIPELINE_PROOF_GPU=0, and GRAIL_PIPELINE_GPU_MEM_UTIL so low that the proof model"

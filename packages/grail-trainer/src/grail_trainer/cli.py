@@ -21,11 +21,12 @@ from grail_core.commands.options import (
     verbose_option,
 )
 from grail_core.errors import ConfigurationError
-from grail_core.telemetry.json_output import json_option, say
+from grail_core.telemetry.json_output import json_option
 from grail_envs import DEFAULT_ENV_ID
 from grail_trainer import __version__
 from grail_trainer.evaluation_settings import BesideSettings
 from grail_trainer.hyper_parameters import HyperParameters
+from grail_trainer.upgrade_commands import upgrade
 
 if TYPE_CHECKING:
     from grail_core.participant.settings import Resolution, Settings
@@ -75,7 +76,7 @@ def cli() -> None:
 @click.option("--windows", type=click.IntRange(min=1), help="Stop once so many windows were learned from (default: never).")
 @click.option("--dry-run", is_flag=True, help="Print what would run and how much memory it takes; start and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: one JSON object on standard output.")
-@click.option("--without-state", is_flag=True, help="The training state is lost: go on from the last checkpoint all the same.")
+@click.option("--without-state", is_flag=True, help="The training state is lost or too old: go on from the last checkpoint.")
 @click.option("--acknowledge", type=click.IntRange(min=0), help="Window of an alarm that ended the trainer: go on after it.")
 @click.option(
     "--tensor-parallel",
@@ -465,47 +466,7 @@ def merge(settings: Settings, round_: int, out: Path | None, as_json: bool) -> N
     merge_command(settings, Window(round_), out=out, as_json=as_json)
 
 
-@cli.group()
-@verbose_option
-def upgrade() -> None:
-    """A later version of the protocol: from which block on it holds, said by the checkpoints to everybody."""
-
-
-@upgrade.command()
-@click.option("--version", type=click.IntRange(min=2), required=True, help="Of the protocol; later than the running one.")
-@click.option("--block", type=click.IntRange(min=1), required=True, help="First block of the first window under it.")
-@json_option
-@common_options
-def announce(settings: Settings, version: int, block: int, as_json: bool) -> None:
-    """Have the next checkpoints say that protocol VERSION holds from window BLOCK on; once more: another block.
-
-    Roles of this version tell it in their logs from then on, and end before that window with the line that upgrades them. The
-    trainer may run meanwhile: what it publishes next says it. At least 240 windows of notice.
-    """
-    from grail_trainer.upgrades import announce_upgrade
-
-    said = announce_upgrade(settings, version=version, block=block)
-    say(said, {"next": {"version": version, "block": block}}, as_json=as_json)
-
-
-@upgrade.command()
-@json_option
-@common_options
-def withdraw(settings: Settings, as_json: bool) -> None:
-    """Have the next checkpoints say nothing of a later version any more, while it is not in force yet."""
-    from grail_trainer.upgrades import withdraw_upgrade
-
-    say(withdraw_upgrade(settings), {"next": None}, as_json=as_json)
-
-
-@upgrade.command("show")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-@common_options
-def show_upgrade(settings: Settings, as_json: bool) -> None:
-    """What the newest checkpoint announces, and, on the trainer's machine, what the next one will. Needs no wallet."""
-    from grail_trainer.upgrades import show_command
-
-    show_command(settings, as_json=as_json)
+cli.add_command(upgrade)
 
 
 def main() -> None:

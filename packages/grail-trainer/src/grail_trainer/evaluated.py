@@ -25,6 +25,7 @@ from grail_core.generation.defaults import sampling_defaults
 from grail_core.generation.engine_folder import EngineFolders
 from grail_core.generation.options import EngineOptions
 from grail_core.model.described import ModelDescription
+from grail_core.model.errors import no_model_folder
 from grail_core.model.policy_model import PolicyModel
 from grail_core.model.prompts import PromptRenderer
 from grail_core.participant.settings import Settings
@@ -57,7 +58,7 @@ def evaluated_folder(folder: Path, settings: Settings) -> Evaluated:
         CheckpointError: it is no model's folder, or not the checkpoint that its manifest names.
     """
     if not folder.is_dir():
-        raise CheckpointError("no such model folder", where=str(folder), hint="make one with `grail-trainer init`")
+        raise no_model_folder(folder)
     notes: tuple[str, ...] = ()
     if (folder / MANIFEST_FILE).is_file():
         from grail_core.participant.deployment import network_parameters

@@ -21,10 +21,10 @@ from grail_core.generation.agreement import check_agreement
 from grail_core.generation.defaults import sampling_defaults
 from grail_core.keys import ss58
 from grail_core.model.architecture import context_length
+from grail_core.model.errors import no_model_folder
 from grail_core.model.policy_model import PolicyModel
 from grail_core.model.prompts import PromptRenderer
 from grail_core.model.transformers_prompts import require_transformers_agrees
-from grail_core.participant.another import written_by_another
 from grail_core.participant.deployment import require_trainer_hotkey
 from grail_core.participant.participant import Participant
 from grail_core.participant.settings import Settings
@@ -34,7 +34,6 @@ from grail_core.protocol.constants import MAX_PROMPT_TOKENS, WINDOW_LENGTH
 from grail_core.protocol.manifest import CheckpointManifest
 from grail_core.protocol.policy import completion_limit
 from grail_core.protocol.types import Window
-from grail_core.storage.layout import manifest_key
 from grail_core.telemetry import get_logger, run_summary
 from grail_core.telemetry.run_summary import said_at_the_end
 from grail_envs import DEFAULT_ENV_ID
@@ -52,6 +51,7 @@ from grail_trainer.learning.reference import Offloaded
 from grail_trainer.learning.sharded_masters import Lead, require_shareable
 from grail_trainer.merging.start import has_gradient_work, run_aggregator
 from grail_trainer.publishing.publication import NO_CHOICE, Publisher, TableChoice, first_window
+from grail_trainer.publishing.sole_writer import leave_if_older
 from grail_trainer.service import TrainerService
 from grail_trainer.state import LostStateError, TrainerState, require_same_kind, settings_changed
 
@@ -86,7 +86,7 @@ def run_trainer(
             the network's own environment, and of a network that begins the default one.
         acknowledged: the window of an alarm that ended the trainer, and that a person has seen.
         beside: what runs beside the learning, and changes no weights. choice: of the calibration table to be pinned.
-        without_state: go on from the last checkpoint where the training state is lost.
+        without_state: go on from the last checkpoint where the training state is lost or older than it.
 
     Returns the number of windows learned from, on the first rank.
 
@@ -207,10 +207,10 @@ def assemble(
         model: folder of the network's first checkpoint. environment: the network's. environment_of: of a manifest.
         lead: of the first of several ranks; its followers have shards of the masters afterwards. choice: of the calibration
             table to be pinned.
-        without_state: go on from the last checkpoint where the training state is lost.
+        without_state: go on from the last checkpoint where the training state is lost or older than it.
 
     Raises:
-        LostStateError: it is lost, and nobody said so. WrittenByAnotherError: this hotkey trains elsewhere, too.
+        LostStateError: it is lost, or older than the bucket, and nobody said so.
         ConfigurationError: the bucket, the journal, the environment and what is to be trained do not belong together.
         CheckpointError: a checkpoint or the state of an earlier start cannot be read, or the table would be refused.
     """
@@ -231,6 +231,7 @@ def assemble(
     participant.checkpoints.table(head)  # refused here like every reader, and not window after window
     require_environment(head, environment)
     shared = lead is not None and lead.ranks.count > 1
+    leave_if_older(state, publisher.view().stored[-1], without_state=without_state)
     require_same_kind(state, chosen)
     masters = _masters_at(head, participant, chosen, "cpu" if shared else device)  # no device holds what all of them share
     if lead is not None and shared:
@@ -344,8 +345,10 @@ def prepare_publication(
         parts = _first_parts(participant, environment, model)  # of now: a person may have been asked meanwhile
         if head is None:
             return publisher.publish_first(parts, weights)
-        open_state(participant).forget()
-        return publisher.publish_next(parts.window, weights, parts if turn else None)
+        state = open_state(participant)
+        manifest = publisher.publish_next(parts.window, weights, parts if turn else None)
+        state.forget()  # not before: of what was not published nothing is to be gone on from
+        return manifest
 
     learned = head is not None and open_state(participant).journal is not None
     return Prepared(participant.params.name, model, environment.spec.env_id, head, turn, learned, publish)
@@ -398,7 +401,7 @@ def require_trainer(participant: Participant) -> None:
 
 def require_folder(model: Path) -> Path:
     if not model.is_dir():
-        raise CheckpointError("no such model folder", where=str(model), hint="make one with `grail-trainer init`")
+        raise no_model_folder(model)
     return model
 
 
@@ -447,7 +450,6 @@ def _find_place(
 
     Raises:
         LostStateError: there was a journal once, and nobody said to go on without.
-        WrittenByAnotherError: another trainer of this hotkey has published since.
     """
     journal = state.journal
     if journal is None:
@@ -466,10 +468,6 @@ def _find_place(
         if lost:
             log.event("training_state_lost", window=decided, reason="there is no journal; going on from the last checkpoint")
         return
-    newest = publisher.view().stored[-1]
-    if newest.manifest.window > journal.decided:  # nothing is published before the journal has it
-        key = manifest_key(newest.manifest.valid_from)
-        raise written_by_another("a manifest", key, newest.stored_at_ms)
     state.resume(masters)
     changed = settings_changed(state.settings, chosen.to_json())
     if changed:

@@ -42,7 +42,8 @@ _RECOVERY = (
 
 
 class LostStateError(ConfigurationError):
-    """This trainer has published before, and its training state is not here: only a person knows whether it is lost."""
+    """This trainer has published before, and its training state is not here, or an older one: only a person knows whether it
+    is lost."""
 
 
 class TrainerState:
@@ -82,7 +83,7 @@ class TrainerState:
         """Begin anew from the last published checkpoint, with fresh moments."""
         write_atomically(self.folder / FORGOTTEN, b"{}\n")
         self._path.unlink(missing_ok=True)
-        self.journal = None
+        self.journal = self.settings = None
 
     @property
     def forgotten(self) -> bool:

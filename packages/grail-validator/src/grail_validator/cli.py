@@ -83,7 +83,8 @@ def explain(
     """Say why each miner of WINDOW got its verdict: every check with its numbers, the likely cause, and what to do.
 
     WINDOW is a window, or the first block of a round of gradient work. Reads the validator's ledger on this machine, or the
-    bucket that --from names, and nothing else: no chain, no wallet. --row also opens the published evidence in this
+    bucket that --from names, and nothing else: no chain, no wallet. Of what was accepted each check has one line; -v shows all
+    that it measured. --row also opens the published evidence in this
     validator's bucket.
 
     \b
@@ -91,9 +92,12 @@ def explain(
       grail-validator explain 4242000 --hotkey 5F... --row 12:3
       grail-validator explain 4242000 --from s3:VALIDATORS-BUCKET
     """
+    from grail_core.commands.options import verbosity
     from grail_validator.explain import explain_window
 
-    explain_window(settings, window, ledger=ledger, hotkey=hotkey, as_json=as_json, row=row, bucket=bucket)
+    explain_window(
+        settings, window, ledger=ledger, hotkey=hotkey, as_json=as_json, row=row, bucket=bucket, whole=verbosity() > 0
+    )
 
 
 @cli.command()

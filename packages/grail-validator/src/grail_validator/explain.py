@@ -37,12 +37,14 @@ def explain_window(
     as_json: bool,
     row: str | None = None,
     bucket: str | None = None,
+    whole: bool = False,
 ) -> None:
     """Print the verdict of a window, or of the round that it begins. Needs no chain, wallet or network.
 
     Args:
         ledger: which one; None: the one in GRAIL_STATE_DIR that has this window. bucket: of a validator, whose published
             verdict is told in place of a ledger's.
+        whole: every number also of what was accepted.
         row: GROUP:R, a sampled rollout of the one miner that `hotkey` names: its evidence is shown too.
 
     Raises:
@@ -57,7 +59,7 @@ def explain_window(
     if isinstance(files, RoundFiles):
         if asked is not None:
             raise ProtocolViolationError(f"{window} is a round of gradient work, which has no rollouts", hint="leave --row out")
-        _explain_round(SignedGradientVerdict.decode(files.verdict), hotkey, as_json)
+        _explain_round(SignedGradientVerdict.decode(files.verdict), hotkey, as_json, whole)
         return
     verdict = SignedVerdict.decode(files.verdict)
     body = verdict.body
@@ -67,7 +69,7 @@ def explain_window(
         value = {**window_json(body, miners), **({} if shown is None else {"row": shown.to_json()})}
         click.echo(json.dumps(value, indent=2))
         return
-    print_window(body, miners)
+    print_window(body, miners, whole=whole)
     if hotkey is not None:
         for miner in miners:
             if any(one.check == "sampling" and one.outcome is Outcome.REJECT for one in miner.findings):
@@ -76,12 +78,12 @@ def explain_window(
         _print_row(shown)
 
 
-def _explain_round(verdict: SignedGradientVerdict, hotkey: str | None, as_json: bool) -> None:
+def _explain_round(verdict: SignedGradientVerdict, hotkey: str | None, as_json: bool, whole: bool) -> None:
     miners = miners_of_round(verdict.body, hotkey)
     if as_json:
         click.echo(json.dumps(round_json(verdict, miners), indent=2))
     else:
-        print_round(verdict, miners)
+        print_round(verdict, miners, whole=whole)
 
 
 def _of_ledger(settings: Settings, window: Window, ledger: Path | None) -> PublishedFiles | RoundFiles:

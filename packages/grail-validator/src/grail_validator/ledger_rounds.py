@@ -163,6 +163,14 @@ class RoundLedger:
         with closing(self._database.connect()) as db, db:
             db.execute("UPDATE rounds SET step = 'published', evidence = NULL WHERE round = ?", (round_,))
 
+    def take_published(self, round_: Window, verdict: bytes, memory: RoundMemory) -> None:
+        """Remember a judged round as this validator has published it, where this ledger is older and judged otherwise."""
+        with closing(self._database.connect()) as db, db:
+            db.execute("UPDATE rounds SET verdict = ? WHERE round = ?", (verdict, round_))
+            db.execute("DELETE FROM round_failures WHERE round = ?", (round_,))
+            _remember(db, round_, memory)
+            _write_sums(db, round_)
+
     def adopt(self, round_: Window, validator: Hotkey, verdict: bytes, memory: RoundMemory) -> bool:
         """Begin with what another validator's body says, where nothing is remembered yet. Returns whether it did."""
         with closing(self._database.connect()) as db, db:

@@ -78,6 +78,7 @@ class ValidatorService:
     compared: ComparedModels = field(default_factory=ComparedModels)
     gradient: GradientRounds | None = None  # what judges rounds of gradient work
     _sighted: queue.Queue[Window] = field(default_factory=queue.Queue)
+    _graded_by: Environment | None = None  # whose grader is warm
 
     def run(self, stop: threading.Event, windows: int | None = None) -> int:
         """Judge windows until stopped or `windows` of them are scored. Returns how many were."""
@@ -260,6 +261,9 @@ class ValidatorService:
     def _means(self, context: WindowContext, window: Window, stop: threading.Event) -> Means | Unreadable | Stopped:
         """What a window is judged with. A store that answers again before the window's time is over costs nobody anything."""
         environment = self.environment_of(context.manifest)
+        if self._graded_by is not environment:
+            environment.grade(environment.problem(0), "")  # processes that grading needs start here, in no file's time
+            self._graded_by = environment
         pinned = until_had(self.participant, window, stop, partial(self.participant.checkpoints.table, context.manifest))
         if isinstance(pinned, Void):
             return Unreadable(f"no calibration to judge by: {pinned.reason}")

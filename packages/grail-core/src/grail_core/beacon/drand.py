@@ -122,7 +122,9 @@ class DrandBeacon:
         raise BeaconError(
             f"no relay gave a valid beacon round ({reasons or 'there is no relay to ask'})",
             where=f"round {round_}",
-            hint="check the network, or set GRAIL_BEACON_URLS to other relays",
+            hint="set GRAIL_BEACON_URLS to this network's relays, or GRAIL_NETWORK to the parameters of the one that is meant"
+            if any(reason.startswith("relay s") for reason, _ in failures.values())  # as `chains.difference` says it
+            else "check the network, or set GRAIL_BEACON_URLS to other relays",
         )
 
     def past(self, round_: int) -> SignedRound | None:

@@ -16,7 +16,7 @@ from grail_core.commands.options import stop_on_signals, verbose_option
 if TYPE_CHECKING:
     from grail_core.devnet.folder import DevnetFolder
     from grail_core.devnet.making import Devnet
-    from grail_core.devnet.status import Status
+    from grail_core.devnet.status import Participant, Status
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _ROLES = ["miner", "validator", "trainer"]
@@ -136,13 +136,18 @@ def up(folder: DevnetFolder, detach: bool, port: int | None, as_json: bool) -> N
 @in_folder
 def down(folder: DevnetFolder, as_json: bool) -> None:
     """Stop the `up` of this network, wherever it runs on this machine. Roles are not stopped, and nothing is deleted."""
+    from grail_core.devnet.presence import running_roles
     from grail_core.devnet.running import stop
 
     process = stop(folder)
+    roles = running_roles(folder)
     if as_json:
-        click.echo(json.dumps({"up": False, "process": process}))
-    else:
-        click.echo("it was not up" if process is None else f"down: process {process} has ended")
+        click.echo(json.dumps({"up": False, "process": process, "roles": roles}))
+        return
+    click.echo("it was not up" if process is None else f"down: process {process} has ended")
+    if roles:
+        still = ", ".join(f"{name} (process {pid})" for name, pid in roles.items())
+        click.echo(f"still running, and without a beacon now: {still}; stop each in its shell, or with kill")
 
 
 @devnet.command()
@@ -265,8 +270,11 @@ def _show(made: Devnet, as_json: bool, first: str) -> None:
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(found), indent=1))
         return
-    for line in ([first] if first else []) + _lines(found):
-        click.echo(line)
+    from grail_core.telemetry.console import PlainConsole
+
+    console = PlainConsole()
+    for line in ([first] if first else []) + _lines(found, console.width if console.is_terminal else None):
+        console.say(line)
 
 
 def _show_one(made: Devnet, name: str, as_json: bool) -> None:
@@ -281,16 +289,31 @@ def _show_one(made: Devnet, name: str, as_json: bool) -> None:
     click.echo(f'its settings: eval "$(grail devnet env {name} --dir {made.folder.root})"')
 
 
-def _lines(found: Status) -> list[str]:
+def _lines(found: Status, width: int | None) -> list[str]:
+    """A table of the participants, or a sentence for each where a terminal of this width has no room for one."""
     state = f"up (process {found.process})" if found.up else f"not up (grail devnet up --dir {found.folder})"
     left = f", the next in {found.next_window_s:.0f} s" if found.next_window_s is not None and found.up else ""
     pace = f"one every {found.block_time_s:g} s" if found.clock == "real" else "moved by `grail devnet advance`"
     lines = [f"{state}; block {found.block}, {pace}; window {found.window}{left}"]
-    rows = [("name", "role", "uid", "stake", "permit", "bucket", "weight", "newest")]
-    for one in found.participants:
-        newest = f"{one.newest} of {one.newest_window}" if one.newest_window is not None else "-"
-        uid = "-" if one.uid is None else str(one.uid)
-        permit, bucket = ("yes" if yes else "-" for yes in (one.permit, one.bucket_committed))
-        rows.append((one.name, one.role, uid, f"{one.stake_tao:g}", permit, bucket, f"{one.weight:.0%}", newest))
+    rows = [("name", "role", "uid", "stake", "permit", "bucket", "weight", "newest"), *map(_row, found.participants)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return lines + ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    table = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    if width is not None and max(map(len, table)) > width:
+        return lines + [_sentence(one) for one in found.participants]
+    return lines + table
+
+
+def _row(one: Participant) -> tuple[str, ...]:
+    uid = "-" if one.uid is None else str(one.uid)
+    permit, bucket = ("yes" if yes else "-" for yes in (one.permit, one.bucket_committed))
+    return one.name, one.role, uid, f"{one.stake_tao:g}", permit, bucket, f"{one.weight:.0%}", _newest(one) or "-"
+
+
+def _sentence(one: Participant) -> str:
+    facts = [one.role, "no UID yet" if one.uid is None else f"uid {one.uid}", f"stake {one.stake_tao:g}"]
+    facts += ["permit"] * one.permit + ["bucket"] * one.bucket_committed + [f"weight {one.weight:.0%}"]
+    return f"{one.name}: {', '.join(facts)}" + (f"; newest: {_newest(one)}" if _newest(one) else "")
+
+
+def _newest(one: Participant) -> str:
+    return "" if one.newest_window is None else f"{one.newest} of {one.newest_window}"

@@ -5,17 +5,24 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from grail_core.commands.options import common_options
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from grail_core.chain.base import Neuron
-    from grail_core.commands.network_view import AnyVerdict, NetworkView
+    from grail_core.commands.network_view import NetworkView
+    from grail_core.errors import GrailError
+    from grail_core.files.verdicts import AnyVerdict
     from grail_core.participant.settings import Settings
     from grail_core.protocol.types import Window
+
+B = TypeVar("B")
+M = TypeVar("M")
 
 EPILOG = """\b
 Examples:
@@ -36,7 +43,8 @@ def explain(settings: Settings, window: str, hotkey: str | None, everybody: bool
     """Say why a hotkey got its verdict in WINDOW: every check with its numbers, the likely cause, and what to do.
 
     WINDOW is a window's first block, a round's, or `latest`. Verdicts are read from the validators' own buckets and their
-    signatures verified; validators that say the same are told once. Ends with exit code 11 where none has a verdict of WINDOW.
+    signatures verified; validators that say the same are told once. Ends with exit code 11 where none has a verdict of WINDOW,
+    or none says anything of the hotkey. Of an accepted file each check has one line; -v shows all that it measured.
     """
     from grail_core.commands.network_view import asked_hotkey, chosen_validators, view_network
     from grail_core.keys import ss58
@@ -47,6 +55,8 @@ def explain(settings: Settings, window: str, hotkey: str | None, everybody: bool
     asked = None if everybody else ss58(asked_hotkey(view, hotkey))
     validators, left_out = chosen_validators(view, validator)
     told = _heard(view, validators, _window(view, validators, window), left_out)
+    if asked is not None:
+        _require_anything_of(told, asked)
     if as_json:
         click.echo(json.dumps(_json(told, asked), indent=2))
     else:
@@ -83,58 +93,94 @@ def _window(view: NetworkView, validators: list[Neuron], text: str) -> Window:
 
 def _heard(view: NetworkView, validators: list[Neuron], window: Window, left_out: int) -> _Heard:
     """Raises ProtocolViolationError where there is no verdict of it."""
+    from grail_core.commands.network_view import ELSEWHERE_HINT
     from grail_core.errors import GrailError, ProtocolViolationError
+    from grail_core.files.verdicts import OtherNetworkVerdictError
 
-    def ask(neuron: Neuron) -> AnyVerdict | str:
+    def ask(neuron: Neuron) -> AnyVerdict | GrailError | None:
         try:
-            return view.verdict(view.bucket(neuron), window, neuron.hotkey) or "it has published no verdict of it"
+            return view.verdict(view.bucket(neuron), window, neuron.hotkey)
         except GrailError as error:
-            return error.what
+            return error
 
     same: dict[bytes, list[tuple[Neuron, AnyVerdict]]] = defaultdict(list)
     silent: list[tuple[Neuron, str]] = []
-    for neuron, said in zip(validators, view.each(validators, ask), strict=True):
-        if isinstance(said, str):
-            silent.append((neuron, said))
+    answers = view.each(validators, ask)
+    for neuron, said in zip(validators, answers, strict=True):
+        if said is None:
+            silent.append((neuron, "it has published no verdict of it"))
+        elif isinstance(said, GrailError):
+            silent.append((neuron, said.what))
         else:
             same[said.body.digest()].append((neuron, said))
     if not same:
         reasons = "; ".join(dict.fromkeys(why for _, why in silent))
+        elsewhere = any(isinstance(said, OtherNetworkVerdictError) for said in answers)
         raise ProtocolViolationError(
             f"no validator has a verdict of window {window}: {reasons}",
             where=f"{len(silent)} validators' buckets",
-            hint=f"`grail explain latest` tells the newest one; this is window {view.window}",
+            hint=ELSEWHERE_HINT if elsewhere else f"`grail explain latest` tells the newest one; this is window {view.window}",
         )
     bodies = tuple((tuple(neuron for neuron, _ in group), group[0][1]) for group in same.values())
     return _Heard(window, bodies, tuple(silent), left_out, sum(neuron.stake for neuron in validators))
 
 
-def _json(heard: _Heard, hotkey: str | None) -> dict[str, Any]:
-    from grail_core.commands.explained import miners_of_window, window_json
-    from grail_core.commands.explained_round import miners_of_round, round_json
+def _require_anything_of(heard: _Heard, hotkey: str) -> None:
+    """Raises ProtocolViolationError where no body names it, and none is of a window that everybody shares the fate of."""
+    from grail_core.errors import ProtocolViolationError
     from grail_core.keys import ss58
-    from grail_core.protocol import SignedVerdict
+    from grail_core.protocol import WindowStatus
 
-    told = []
-    for neurons, verdict in heard.bodies:
-        if isinstance(verdict, SignedVerdict):
-            value = window_json(verdict.body, miners_of_window(verdict.body, hotkey))
-        else:
-            value = round_json(verdict, miners_of_round(verdict.body, hotkey))
-        told.append({"validators": [ss58(neuron.hotkey) for neuron in neurons], "body": value})
+    said = []
+    for _, verdict in heard.bodies:
+        body = verdict.body
+        if body.status in (WindowStatus.VOID, WindowStatus.INCONCLUSIVE):
+            return
+        if any(ss58(miner.hotkey) == hotkey for miner in body.miners):
+            return
+        said.append(body.status.value + (f", {body.reason}" if body.reason else ""))
+    raise ProtocolViolationError(
+        f"hotkey {hotkey}: no verdict of window {heard.window} says anything of it ({'; '.join(dict.fromkeys(said))})",
+        hint="it was not registered when that window began, or no validator that judged it was asked; --all tells everybody",
+    )
+
+
+def _json(heard: _Heard, hotkey: str | None) -> dict[str, Any]:
+    from grail_core.keys import ss58
+
     return {
         "window": heard.window,
-        "verdicts": told,
+        "verdicts": [
+            {"validators": [ss58(neuron.hotkey) for neuron in neurons], "body": _body_json(verdict, hotkey)}
+            for neurons, verdict in heard.bodies
+        ],
         "silent": [{"validator": ss58(neuron.hotkey), "reason": why} for neuron, why in heard.silent],
         "validators_not_asked": heard.left_out,
     }
 
 
-def _print(heard: _Heard, hotkey: str | None) -> None:
-    from grail_core.commands.explained import miners_of_window, print_window
-    from grail_core.commands.explained_round import miners_of_round, print_round
-    from grail_core.keys import ss58
+def _body_json(verdict: AnyVerdict, hotkey: str | None) -> dict[str, Any]:
+    from grail_core.commands.explained import miners_of_window, window_json
+    from grail_core.commands.explained_round import miners_of_round, round_json
     from grail_core.protocol import SignedVerdict
+
+    if isinstance(verdict, SignedVerdict):
+        return window_json(verdict.body, _if_named(miners_of_window, verdict.body, hotkey))
+    return round_json(verdict, _if_named(miners_of_round, verdict.body, hotkey))
+
+
+def _if_named(miners: Callable[[B, str | None], list[M]], body: B, hotkey: str | None) -> list[M]:
+    """Nothing of a hotkey that this body does not name: another validator's may."""
+    from grail_core.errors import ProtocolViolationError
+
+    try:
+        return miners(body, hotkey)
+    except ProtocolViolationError:
+        return []
+
+
+def _print(heard: _Heard, hotkey: str | None) -> None:
+    from grail_core.keys import ss58
     from grail_core.telemetry.console import PlainConsole
 
     console = PlainConsole()
@@ -144,11 +190,25 @@ def _print(heard: _Heard, hotkey: str | None) -> None:
         share = 100 * sum(neuron.stake for neuron in neurons) / heard.stake
         names = ", ".join(ss58(neuron.hotkey) for neuron in neurons)
         console.say(f"{'validator' if len(neurons) == 1 else 'validators'} {names}, {share:.3g} % of the stake asked:")
-        if isinstance(verdict, SignedVerdict):
-            print_window(verdict.body, miners_of_window(verdict.body, hotkey))
-        else:
-            print_round(verdict, miners_of_round(verdict.body, hotkey))
+        if not _print_body(verdict, hotkey) and hotkey is not None:
+            console.say(f"  nothing is said in it of hotkey {hotkey}")
     for neuron, why in heard.silent:
         console.say(f"validator {ss58(neuron.hotkey)}: {why}")
     if heard.left_out:
         console.say(f"{heard.left_out} validators with less stake were not asked; --validator names one")
+
+
+def _print_body(verdict: AnyVerdict, hotkey: str | None) -> bool:
+    """Whether it told of any miner."""
+    from grail_core.commands.explained import miners_of_window, print_window
+    from grail_core.commands.explained_round import miners_of_round, print_round
+    from grail_core.commands.options import verbosity
+    from grail_core.protocol import SignedVerdict
+
+    if isinstance(verdict, SignedVerdict):
+        miners = _if_named(miners_of_window, verdict.body, hotkey)
+        print_window(verdict.body, miners, whole=verbosity() > 0)
+        return bool(miners)
+    of_round = _if_named(miners_of_round, verdict.body, hotkey)
+    print_round(verdict, of_round, whole=verbosity() > 0)
+    return bool(of_round)

@@ -33,6 +33,8 @@ TO_DO: Final[dict[MinerStatus, str]] = {
     "such window of a well-supported hotkey counts nothing, any other one counts as an audit without a valid rollout",
 }
 
+NUMBERS: Final = "(every number that was measured: -v, or --json)"
+
 SEAL_REFUSED: Final = (
     "its seal was refused, so nothing was drawn or is paid; it costs this window alone. Mend what the lines below name"
 )
@@ -53,12 +55,12 @@ def window_json(body: VerdictBody, miners: Sequence[MinerVerdict]) -> dict[str, 
 
 
 def miners_of_window(body: VerdictBody, hotkey: str | None) -> list[MinerVerdict]:
-    """All of them, or the one of this hotkey (`hotkeys.chosen`).
+    """All of them, or the one of this hotkey (`hotkeys.chosen`); none of a window that was not scored, whose body names none.
 
     Raises:
         ProtocolViolationError: the verdict has none of it. ConfigurationError: it is no hotkey.
     """
-    if hotkey is None:
+    if hotkey is None or (not body.miners and body.status is not WindowStatus.SCORED):
         return list(body.miners)
     asked = chosen(hotkey, [miner.hotkey for miner in body.miners], where=f"window {body.window}")
     return [miner for miner in body.miners if miner.hotkey == asked]
@@ -67,6 +69,16 @@ def miners_of_window(body: VerdictBody, hotkey: str | None) -> list[MinerVerdict
 def rejecting(findings: Sequence[Finding]) -> list[str]:
     """Names of the checks that reject; their findings say the reason once more."""
     return [*dict.fromkeys(one.check for one in findings if one.outcome is Outcome.REJECT)]
+
+
+def checks_passed(findings: Sequence[Finding]) -> list[str]:
+    """One line for each check of an accepted file: how it ended, and of how many findings."""
+    lines = []
+    for check in dict.fromkeys(one.check for one in findings):
+        those = [one for one in findings if one.check == check]
+        outcomes = ", ".join(dict.fromkeys(one.outcome.value for one in those))
+        lines.append(f"{check}: {outcomes}" + (f", {len(those)} findings" if len(those) > 1 else ""))
+    return lines
 
 
 def to_do(miner: MinerVerdict, window: Window) -> str:
@@ -78,8 +90,11 @@ def to_do(miner: MinerVerdict, window: Window) -> str:
     return TO_DO[miner.status]
 
 
-def print_window(body: VerdictBody, miners: Sequence[MinerVerdict]) -> None:
-    """A table of these miners, then each with its reason, what to do, and the findings that say so, for a person."""
+def print_window(body: VerdictBody, miners: Sequence[MinerVerdict], *, whole: bool = False) -> None:
+    """A table of these miners, then each with its reason, what to do, and the findings that say so, for a person.
+
+    Of an accepted file each check is a line; `whole`: every number that it measured.
+    """
     console = PlainConsole()
     console.say(f"window {body.window}: {body.status.value}" + (f": {body.reason}" if body.reason else ""))
     if body.versions.calibration:
@@ -107,5 +122,10 @@ def print_window(body: VerdictBody, miners: Sequence[MinerVerdict]) -> None:
             console.say(f"  coin {share:.3f}, drawn below {float(miner.check_probability):.3f} (two lowest coins always)")
         if miner.status is MinerStatus.ACCEPTED and len(miners) > 1:
             continue  # what all its checks say is shown to who asks for it alone
+        if miner.status is MinerStatus.ACCEPTED and not whole:
+            for line in checks_passed(miner.findings):
+                console.say(f"   {line}")
+            console.say(f"   {NUMBERS}")
+            continue
         for line in lines_of(miner.findings):
             console.say(f" {line}")

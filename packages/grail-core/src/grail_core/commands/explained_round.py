@@ -10,6 +10,7 @@ from typing import Final
 
 from rich.table import Table
 
+from grail_core.commands.explained import NUMBERS, checks_passed
 from grail_core.commands.hotkeys import chosen
 from grail_core.keys import ss58
 from grail_core.proof.round_work import LOSS_SCALE
@@ -47,12 +48,12 @@ OF_ROUND: Final[dict[WindowStatus, str]] = {
 
 
 def miners_of_round(body: GradientVerdictBody, hotkey: str | None) -> list[GradientMinerVerdict]:
-    """All of them, or the one of this hotkey (`hotkeys.chosen`).
+    """All of them, or the one of this hotkey (`hotkeys.chosen`); none of a round that was not scored, whose body names none.
 
     Raises:
         ProtocolViolationError: the verdict has none of it. ConfigurationError: it is no hotkey.
     """
-    if hotkey is None:
+    if hotkey is None or (not body.miners and body.status is not WindowStatus.SCORED):
         return list(body.miners)
     asked = chosen(hotkey, [miner.hotkey for miner in body.miners], where=f"round {body.window}")
     return [miner for miner in body.miners if miner.hotkey == asked]
@@ -86,8 +87,11 @@ def to_do_in_round(miner: GradientMinerVerdict, body: GradientVerdictBody) -> st
     return TO_DO_IN_ROUND[miner.status]
 
 
-def print_round(verdict: SignedGradientVerdict, miners: Sequence[GradientMinerVerdict]) -> None:
-    """Who, status, findings with numbers and bounds, score, rank, rating, F and weight, for a person."""
+def print_round(verdict: SignedGradientVerdict, miners: Sequence[GradientMinerVerdict], *, whole: bool = False) -> None:
+    """Who, status, findings with numbers and bounds, score, rank, rating, F and weight, for a person.
+
+    Of an accepted update each check is a line; `whole`: every number that it measured.
+    """
     console, body = PlainConsole(), verdict.body
     console.say(f"round {body.window}: {body.status.value}" + (f": {body.reason}" if body.reason else ""))
     if verdict.adopted is not None:
@@ -107,7 +111,7 @@ def print_round(verdict: SignedGradientVerdict, miners: Sequence[GradientMinerVe
         console.say(f"uids {uids}: absent, with no seal that counts; who works must {_STORE}")
     for miner in miners:
         if miner not in quiet or len(quiet) == 1:
-            _print_miner(console, miner, body, alone=len(miners) == 1)
+            _print_miner(console, miner, body, alone=len(miners) == 1, whole=whole)
 
 
 def _cells(miner: GradientMinerVerdict, body: GradientVerdictBody) -> tuple[str, ...]:
@@ -138,7 +142,9 @@ def _print_merge(console: PlainConsole, body: GradientVerdictBody) -> None:
         console.say(f"! merged and not eligible here: uids {', '.join(map(str, body.merge.ineligible))}")
 
 
-def _print_miner(console: PlainConsole, miner: GradientMinerVerdict, body: GradientVerdictBody, *, alone: bool) -> None:
+def _print_miner(
+    console: PlainConsole, miner: GradientMinerVerdict, body: GradientVerdictBody, *, alone: bool, whole: bool
+) -> None:
     rejected = any(one.outcome is Outcome.REJECT for one in miner.findings)
     told = miner.status.value + (f": {miner.reason}" if miner.reason and not rejected else "")
     console.say(f"uid {miner.uid}, {ss58(miner.hotkey)}: {told}; {to_do_in_round(miner, body)}")
@@ -159,5 +165,10 @@ def _print_miner(console: PlainConsole, miner: GradientMinerVerdict, body: Gradi
         console.say(f"  own data {value:.5f} ± {error:.5f} nats a token above common, z {miner.z / 10**6:.2f} (reported)")
     if miner.status is MinerStatus.ACCEPTED and not alone:
         return  # what all its checks say is shown to who asks for it alone
+    if miner.status is MinerStatus.ACCEPTED and not whole:
+        for line in checks_passed(miner.findings):
+            console.say(f"   {line}")
+        console.say(f"   {NUMBERS}")
+        return
     for line in round_lines(miner.findings):
         console.say(f" {line}")

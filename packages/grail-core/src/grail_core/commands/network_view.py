@@ -6,25 +6,27 @@ it alone would have said. Nothing is written but this machine's cache of checkpo
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from grail_core.chain.base import Chain, Metagraph, Neuron
 from grail_core.commands.hotkeys import chosen
-from grail_core.errors import ChainError, ConfigurationError, ProtocolViolationError, StorageError
-from grail_core.files.verdicts import RefusedVerdictError, read_round_verdict, read_verdict
+from grail_core.errors import ConfigurationError, GrailError, ProtocolViolationError, StorageError
+from grail_core.files.verdicts import AnyVerdict, OtherNetworkVerdictError, RefusedVerdictError, read_any_verdict
 from grail_core.participant.settings import Settings
-from grail_core.protocol import SignedVerdict, window_of
+from grail_core.protocol import window_of
 from grail_core.protocol.constants import WINDOW_LENGTH
-from grail_core.protocol.gradient.signed_verdicts import SignedGradientVerdict
 from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.types import Block, Digest, Hotkey, Window
 from grail_core.storage.base import ObjectStore, StoreDirectory
 from grail_core.storage.layout import verdict_key
 from grail_core.storage.time_limits import at_most
+from grail_core.telemetry.progress import while_waiting
 
 if TYPE_CHECKING:
     from grail_core.checkpoints.source import CheckpointSource
@@ -37,8 +39,13 @@ AT_ONCE: Final = 8
 """Buckets that are read side by side, so that one that hangs does not hold up all others."""
 MAX_WINDOWS_BACK: Final = 40
 """In which the newest verdict is looked for."""
+NEWEST_SECONDS: Final = 25.0
+"""That all buckets together get to show where their newest verdicts are."""
+BEHIND_WINDOWS: Final = 2
+"""A second validator that is further behind the first is not judging now, and is not asked to agree on what is the newest."""
+ELSEWHERE: Final = "every verdict that was read is signed for another network than GRAIL_NETWORK names here"
+ELSEWHERE_HINT: Final = "set GRAIL_NETWORK to the network file of the subnet that is read; `grail network` shows what is set"
 
-AnyVerdict = SignedVerdict | SignedGradientVerdict
 T = TypeVar("T")
 
 
@@ -50,6 +57,7 @@ class NetworkView:
     params: NetworkParameters
     chain: Chain
     directory: StoreDirectory
+    _reading: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(AT_ONCE))  # verdicts in memory
 
     @cached_property
     def network_id(self) -> Digest:
@@ -103,38 +111,75 @@ class NetworkView:
             StorageError: the store does not answer. RefusedVerdictError: what lies there is no verdict of it.
         """
         with at_most(READ_SECONDS):
-            try:
-                return read_verdict(store, window, validator, self.network_id)
-            except RefusedVerdictError as error:
-                try:
-                    return read_round_verdict(store, window, validator, self.network_id)
-                except RefusedVerdictError:
-                    raise error from None
+            return read_any_verdict(store, window, validator, self.network_id)
 
     def newest_judged(self, validators: Sequence[Neuron]) -> Window:
-        """The newest window, or round, of which one of these has published a verdict.
+        """The newest window, or round, of which two of these have published a verdict; one, where no other is that far.
 
         Raises:
-            ProtocolViolationError: none lately.
+            ProtocolViolationError: none lately, or none of this network.
         """
-        for window in self.windows_back():
-            for neuron in validators[:MAX_VALIDATORS]:
-                try:
-                    if self.has_verdict(self.bucket(neuron), window):
-                        return window
-                except StorageError:
-                    continue  # another one may have it; who has none is told so below
+        until = time.monotonic() + NEWEST_SECONDS
+        asked = validators[:MAX_VALIDATORS]
+        found = self.each(asked, lambda neuron: self._newest_of(neuron, until), at_once=MAX_VALIDATORS)
+        newest = sorted((one for one in found if isinstance(one, int)), reverse=True)
+        if newest:
+            second = newest[min(1, len(newest) - 1)]
+            return second if second >= newest[0] - BEHIND_WINDOWS * WINDOW_LENGTH else newest[0]
+        problems = [one for one in found if isinstance(one, GrailError)]
+        where = f"windows before {self.window}"
+        if problems and all(isinstance(one, OtherNetworkVerdictError) for one in problems):
+            raise ProtocolViolationError(ELSEWHERE, where=where, hint=ELSEWHERE_HINT)
+        reasons = "; ".join(dict.fromkeys(one.what for one in problems))[:500]
         raise ProtocolViolationError(
-            "no validator has published a verdict lately",
-            where=f"windows up to {self.window}",
+            "no validator has published a verdict lately" + (f": {reasons}" if reasons else ""),
+            where=where,
             hint="a window is judged some blocks after its end; `grail status` says what is seen of each validator",
         )
 
-    def each(self, neurons: Sequence[Neuron], read: Callable[[Neuron], T]) -> list[T]:
-        """What is read of each, some side by side, in their order."""
+    def _newest_of(self, neuron: Neuron, until: float) -> Window | GrailError | None:
+        """Its newest window with a verdict that verifies; else what was wrong with the first that did not."""
+        problem: GrailError | None = None
+        try:
+            store = self.bucket(neuron)
+            for window in self.ended_windows_back():
+                left = until - time.monotonic()
+                if left <= 0:
+                    return problem or StorageError(f"the bucket has not shown a verdict in {NEWEST_SECONDS:.0f} s")
+                try:
+                    with at_most(left):
+                        if self.has_verdict(store, window) and self._read_one(store, window, neuron):
+                            return window
+                except RefusedVerdictError as error:
+                    problem = problem or error
+        except GrailError as error:
+            problem = problem or error
+        return problem
+
+    def _read_one(self, store: ObjectStore, window: Window, neuron: Neuron) -> bool:
+        with self._reading:
+            return self.verdict(store, window, neuron.hotkey) is not None
+
+    def each(self, neurons: Sequence[Neuron], read: Callable[[Neuron], T], *, at_once: int = AT_ONCE) -> list[T]:
+        """What is read of each, some side by side, in their order. Says on standard error that it waits, where it does."""
         self.network_id, self.metagraph, self.block  # noqa: B018 - asked of the chain once, and not by every thread
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            return list(pool.map(read, neurons))
+        done: list[None] = []
+
+        def one(neuron: Neuron) -> T:
+            try:
+                return read(neuron)
+            finally:
+                done.append(None)
+
+        def line() -> str:
+            return f"{len(done)} of {len(neurons)} validators' buckets have answered"
+
+        with ThreadPoolExecutor(at_once) as pool, while_waiting(line):
+            return list(pool.map(one, neurons))
+
+    def ended_windows_back(self) -> Iterator[Window]:
+        """As `windows_back`, without the window that runs: nobody has judged it, whatever lies there."""
+        return self.windows_back(Window(self.window - WINDOW_LENGTH))
 
     def windows_back(self, newest: Window | None = None, most: int = MAX_WINDOWS_BACK) -> Iterator[Window]:
         """From this window (without: the present one) back to the network's first."""
@@ -184,11 +229,11 @@ def chosen_validators(view: NetworkView, text: str | None) -> tuple[list[Neuron]
     """Whose verdicts are read: one, or those with the most stake; and how many are left out.
 
     Raises:
-        ChainError: there is none.
+        ProtocolViolationError: there is none. ChainError: the chain does not answer.
     """
     trusted = view.validators()
     if not trusted:
-        raise ChainError(
+        raise ProtocolViolationError(
             "no validator has a permit, stake and a bucket",
             hint="a validator commits its bucket when it starts; look again in a window or two",
         )

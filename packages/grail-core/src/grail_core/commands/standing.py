@@ -56,20 +56,23 @@ class Heard:
     weights: tuple[tuple[int, int], ...] = ()  # of the newest verdict that has some, by UID now
     weights_of: Window | None = None
     failure: Said | None = None  # the newest one inside whose look-back the newest verdict is
+    elsewhere: bool = False  # all that was read of it is signed, for another network
 
 
 @dataclass(frozen=True)
 class Expected:
     """What the newest verdicts' weights come to if validators set them: shares, exact.
 
-    `incentive`: of what miners share. `share`: of all that the subnet emits, as the development chain splits it. `rank`: among
-    the `earning` hotkeys that get some, without the burn UID; None where it gets none. `before`: hotkeys that would lose their
-    UID before it on a full subnet, of `registered`, nobody's immunity counted.
+    `incentive`: of what miners share. `always_burnt`: of `burnt`, what parameters give the burn UID whoever works.
+    `share`: of all that the subnet emits, as the development chain splits it. `rank`: among the `earning` hotkeys that get
+    some, without the burn UID; None where it gets none. `before`: hotkeys that would lose their UID before it on a full subnet,
+    of `registered`, nobody's immunity counted.
     """
 
     incentive: Fraction
     share: Fraction
     burnt: Fraction
+    always_burnt: Fraction
     rank: int | None
     earning: int
     before: int

@@ -8,6 +8,7 @@ from grail_core.chain.base import Neuron
 from grail_core.commands.network_view import MAX_WINDOWS_BACK, READ_SECONDS, NetworkView
 from grail_core.commands.standing import StoredFile
 from grail_core.errors import ChainError, GrailError
+from grail_core.files.verdicts import RefusedVerdictError
 from grail_core.keys import ss58
 from grail_core.protocol import WindowTimes
 from grail_core.protocol.constants import WINDOW_LENGTH
@@ -63,13 +64,18 @@ def published_by(view: NetworkView, neuron: Neuron | None, role: str, windows: i
     try:
         store = view.bucket(neuron)
         judged: list[str] = []
-        for window in view.windows_back():
+        refused = ""
+        for window in view.ended_windows_back():
             if len(judged) == windows:
                 break
-            verdict = view.verdict(store, window, neuron.hotkey) if view.has_verdict(store, window) else None
+            try:
+                verdict = view.verdict(store, window, neuron.hotkey) if view.has_verdict(store, window) else None
+            except RefusedVerdictError as error:
+                verdict, refused = None, refused or f"what lies at window {window} is none: {error.what}"
             if verdict is not None:
                 judged.append(f"{window} {verdict.body.status.value}")
         lines.append(f"verdicts: {', '.join(judged)}" if judged else f"no verdict of the last {MAX_WINDOWS_BACK} windows")
+        lines += [refused] if refused else []
     except GrailError as error:
         lines.append(f"its own verdicts cannot be read: {error.what}")
     return lines

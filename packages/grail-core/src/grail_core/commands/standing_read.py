@@ -17,10 +17,11 @@ from grail_core.chain.base import Neuron
 from grail_core.chain.development.yuma import emission
 from grail_core.commands.explained import rejecting, to_do
 from grail_core.commands.explained_round import to_do_in_round
-from grail_core.commands.network_view import MAX_WINDOWS_BACK, AnyVerdict, NetworkView, chosen_validators
+from grail_core.commands.network_view import ELSEWHERE, ELSEWHERE_HINT, MAX_WINDOWS_BACK, NetworkView, chosen_validators
 from grail_core.commands.standing import Expected, Heard, Said, Standing
 from grail_core.commands.standing_own import files_of, published_by, windows_in_words
-from grail_core.errors import ChainError, GrailError
+from grail_core.errors import GrailError, ProtocolViolationError
+from grail_core.files.verdicts import MAX_REFUSALS, AnyVerdict, OtherNetworkVerdictError, RefusedVerdictError
 from grail_core.protocol import MinerStatus, SignedVerdict, WindowStatus
 from grail_core.protocol.constants import LOOKBACK_WINDOWS, WINDOW_LENGTH
 from grail_core.protocol.scores import ScoreInputs, weights_now
@@ -43,7 +44,7 @@ def standing_of(view: NetworkView, hotkey: Hotkey, *, windows: int) -> Standing:
     role = _role(view, hotkey, neuron)
     try:
         validators, left_out = chosen_validators(view, None)
-    except ChainError:  # there is none, or none with a bucket; the chain has answered already
+    except ProtocolViolationError:  # there is none, or none with a bucket
         validators, left_out = [], 0
     heard = tuple(view.each(validators, lambda validator: _hear(view, validator, hotkey, windows)))
     files, problem = files_of(view, neuron, windows) if role in ("miner", "unregistered") else ((), "")
@@ -77,19 +78,26 @@ def _role(view: NetworkView, hotkey: Hotkey, neuron: Neuron | None) -> str:
 
 def _hear(view: NetworkView, validator: Neuron, hotkey: Hotkey, windows: int) -> Heard:
     ear, problem, until = _Ear(view, hotkey, windows), "", time.monotonic() + VALIDATOR_SECONDS
+    refused: list[tuple[Window, RefusedVerdictError]] = []
     try:
         store = view.bucket(validator)
-        for window in view.windows_back():
-            if ear.full(window):
+        for window in view.ended_windows_back():
+            if ear.full(window) or len(refused) == MAX_REFUSALS:
                 break
             if time.monotonic() > until:
                 problem = f"reading its verdicts takes longer than {VALIDATOR_SECONDS:.0f} s: older than {window} is not told"
                 break
-            verdict = view.verdict(store, window, validator.hotkey) if view.has_verdict(store, window) else None
+            try:
+                verdict = view.verdict(store, window, validator.hotkey) if view.has_verdict(store, window) else None
+            except RefusedVerdictError as error:
+                refused.append((window, error))
+                continue
             if verdict is not None:
                 ear.add(verdict)
     except GrailError as error:
         problem = error.what
+    if refused and not problem:
+        problem = f"window {refused[0][0]}: {refused[0][1].what}"
     if not ear.said and not problem:
         problem = f"no verdict of the last {MAX_WINDOWS_BACK} windows is in its bucket"
     return Heard(
@@ -102,6 +110,7 @@ def _hear(view: NetworkView, validator: Neuron, hotkey: Hotkey, windows: int) ->
         ear.weights,
         ear.weights_of,
         ear.failure,
+        elsewhere=not ear.said and bool(refused) and all(isinstance(one, OtherNetworkVerdictError) for _, one in refused),
     )
 
 
@@ -209,6 +218,7 @@ def _expected(view: NetworkView, heard: Sequence[Heard], neuron: Neuron | None) 
         incentive=mine,
         share=paid.share.get(neuron.uid, Fraction(0)),
         burnt=paid.incentive.get(burn, Fraction(0)),
+        always_burnt=Fraction(view.params.burn_share_permille, 1000),
         rank=1 + sum(share > mine for share in earning.values()) if mine else None,
         earning=len(earning),
         before=[one.uid for one in order].index(neuron.uid),
@@ -223,7 +233,9 @@ def _danger(
     if neuron is None:
         return ["not registered: it has no UID, and nothing of it is read or paid"]
     lines = _failures(view, heard) if role == "miner" else []
-    if not any(one.said for one in heard):
+    if heard and all(one.elsewhere for one in heard):
+        lines.append(f"{ELSEWHERE}: nothing is known of this hotkey there; {ELSEWHERE_HINT}")
+    elif not any(one.said for one in heard):
         lines.append("no validator has published a verdict lately: nobody is paid for what nobody judged")
     if expected is not None and role == "miner":
         lines.append(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from grail_core.commands.standing import Expected, Heard, Said, Standing, StoredFile
     from grail_core.participant.settings import Settings
+    from grail_core.protocol.scores import ScoreInputs
     from grail_core.telemetry.console import PlainConsole
 
 EPILOG = """\b
@@ -123,11 +124,23 @@ def _print_heard(console: PlainConsole, those: Sequence[Heard]) -> None:
         weight = one.said[0].weight
         line = f"weight {weight} of {WEIGHT_TOTAL} ({100 * weight / WEIGHT_TOTAL:.3g} %)"
         if one.inputs is not None:
-            line += f"; work {one.inputs.work}, found valid {one.inputs.supported} in {one.inputs.audits} audits"
             line += ", inside a look-back" if one.inputs.in_lookback else ""
         console.say(f"  {line}")
+        if one.inputs is not None:
+            console.say(f"  {_counted(one.inputs)}")
     if one.problem:
         console.say(f"  {one.problem}")
+
+
+def _counted(inputs: ScoreInputs) -> str:
+    """Two sums over two spans, so that neither is part of the other."""
+    from grail_core.protocol.constants import SCORE_MEMORY_WINDOWS, SCORE_WINDOWS
+
+    audits = f"{inputs.audits} audit" + ("" if inputs.audits == 1 else "s")
+    return (
+        f"counted: {inputs.work} rollouts declared in the last {SCORE_WINDOWS} windows; {audits} of the last "
+        f"{SCORE_MEMORY_WINDOWS} windows found {inputs.supported} valid"
+    )
 
 
 def _said_line(said: Said) -> str:
@@ -144,12 +157,20 @@ def _said_line(said: Said) -> str:
     return line + (f": {said.reason}" if said.reason else "")
 
 
+_MORE_BURNT = 0.001  # weights are rounded to 1 in 65,535
+
+
 def _print_expected(console: PlainConsole, expected: Expected, role: str) -> None:
     behind = f"by weights of validators with {_percent(expected.stake)} of the stake"
     if role == "miner":
         rank = "no rank" if expected.rank is None else f"rank {expected.rank} of {expected.earning} that earn"
-        share, burnt = _percent(expected.incentive), _percent(expected.burnt)
-        console.say(f"expected: {share} of what miners get, {rank}; {burnt} is burnt ({behind})")
+        share, burnt, always = (_percent(one) for one in (expected.incentive, expected.burnt, expected.always_burnt))
+        console.say(f"expected: {share} of what miners get, {rank} ({behind})")
+        why = "whoever works, by the network's parameters: that says nothing of this hotkey"
+        if expected.burnt - expected.always_burnt > _MORE_BURNT:
+            why = f"{always} of it {why}; the rest is for work that nobody did, or that validators do not agree on"
+        line = f"  burnt: {burnt}, {why}"
+        console.say(line)
     elif role == "validator":
         console.say(f"expected: {_percent(expected.share)} of all emission, in the development chain's split ({behind})")
 

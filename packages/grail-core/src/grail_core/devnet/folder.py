@@ -94,6 +94,11 @@ class DevnetFolder:
         return self.root / "up.json"
 
     @property
+    def making(self) -> Path:
+        """Held, with the folder that it lies in, by whoever makes the network or adds to it."""
+        return self.roles / "making"
+
+    @property
     def roles(self) -> Path:
         return self.root / "roles"
 

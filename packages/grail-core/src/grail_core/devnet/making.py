@@ -10,7 +10,9 @@ import dataclasses
 import json
 import os
 import secrets
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from grail_core.chain.development.local import LocalChain
@@ -32,8 +34,9 @@ from grail_core.devnet.folder import (
 )
 from grail_core.devnet.presence import is_up
 from grail_core.disk import storage_errors, write_atomically
-from grail_core.errors import ConfigurationError
+from grail_core.errors import ConfigurationError, DamagedStateError
 from grail_core.keys import LocalSigner
+from grail_core.participant.state import AlreadyRunningError, only_process
 from grail_core.protocol.network import LOCALNET, NetworkParameters
 from grail_core.state_file import write_state
 
@@ -41,6 +44,8 @@ BLOCK_TIME_MS = 2_000
 """Windows of a minute: with a tiny model on two processors each of them is mined, judged and learned from in time."""
 RAO = 1_000_000_000
 """Rao of one TAO."""
+_PATIENCE_S = 60.0  # making one takes seconds
+_LOOK_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -99,12 +104,18 @@ def init(folder: DevnetFolder, asked: Asked) -> Devnet:
         ConfigurationError: the folder holds another network or other files, or a name is none.
     """
     roles = asked.roles()
-    if folder.description.exists():
-        _require_same(folder, asked, roles)
-        return complete(folder)
-    _require_empty(folder)
+    if not folder.description.exists():
+        _require_empty(folder)  # before anything is made in it
+    with alone(folder):
+        if folder.description.exists():  # by now: another `init` may have come first
+            _require_same(folder, asked, roles)
+        else:
+            _begin(folder, asked, roles)
+        return _completed(folder)
+
+
+def _begin(folder: DevnetFolder, asked: Asked, roles: Mapping[str, Role]) -> None:
     with storage_errors(folder.root):
-        folder.root.mkdir(parents=True, exist_ok=True)
         for left in folder.roles.glob("*.json"):  # an `init` that was killed here may have been asked for others
             left.unlink()
     seed = asked.seed or secrets.token_bytes(32)
@@ -112,7 +123,6 @@ def init(folder: DevnetFolder, asked: Asked) -> Devnet:
     for name, role in roles.items():
         write_state(folder.role_file(name), {"role": role.value})
     write_description(folder, asked.description(seed))
-    return complete(folder)
 
 
 def complete(folder: DevnetFolder) -> Devnet:
@@ -120,7 +130,19 @@ def complete(folder: DevnetFolder) -> Devnet:
 
     With the real clock a network that is not up goes on here with its next block, as if no time had passed.
     """
+    read_description(folder)  # a folder that holds no network is left as it is
+    with alone(folder):
+        return _completed(folder)
+
+
+def _completed(folder: DevnetFolder) -> Devnet:
     description, roles, seeds = read_description(folder), read_roles(folder), seed_of(folder)
+    if description.trainer not in roles:
+        raise DamagedStateError(
+            "the development network lacks its trainer's file",
+            where=str(folder.role_file(description.trainer)),
+            hint="begin a new one in another folder: grail devnet init",
+        )
     signers = {network.BURN: network.burn_key(seeds), **network.make_wallets(folder.wallets, COLDKEY, roles, seeds)}
     params = network.development_parameters(
         "devnet",
@@ -142,6 +164,25 @@ def complete(folder: DevnetFolder) -> Devnet:
     stakes = {name: network.VALIDATOR_STAKE for name, role in roles.items() if role is Role.VALIDATOR}
     network.register(chain, signers, stakes)
     return Devnet(folder, description, params, chain, roles, signers)
+
+
+@contextmanager
+def alone(folder: DevnetFolder) -> Iterator[None]:
+    """For as long as the block lasts, nobody else makes this network or adds to it. Waits for whoever is at it.
+
+    Errors: AlreadyRunningError after a minute, StorageError.
+    """
+    until = time.monotonic() + _PATIENCE_S
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(only_process(folder.making, "this development network is being made", hint="try again"))
+                break
+            except AlreadyRunningError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(_LOOK_S)
+        yield
 
 
 def add(folder: DevnetFolder, role: Role, name: str) -> Devnet:

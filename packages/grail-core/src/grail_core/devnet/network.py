@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +19,7 @@ from grail_core.beacon.development import DevelopmentKey
 from grail_core.chain.development.clock import ClockMode
 from grail_core.chain.development.local import LocalChain
 from grail_core.chain.development.state import ChainRules
+from grail_core.disk import storage_errors, sync_folder
 from grail_core.errors import ChainError
 from grail_core.keys import LocalSigner, write_wallet
 from grail_core.protocol.beacon import BeaconChain
@@ -80,9 +82,22 @@ def make_chain(
     factor: float = 1.0,
     rules: ChainRules | None = None,
 ) -> LocalChain:
-    """The chain of these parameters at its genesis block: with the real clock that is now, else `GENESIS_MS`."""
-    return LocalChain.create(
-        path,
+    """The chain of these parameters at its genesis block: with the real clock that is now, else `GENESIS_MS`.
+
+    It gets its name once it is whole, so that whoever is killed meanwhile, or whose disk is full, leaves none. One process at a
+    time makes a chain at a path.
+
+    Raises:
+        ChainError, StorageError: there is one, or the folder cannot be written.
+    """
+    if path.exists():
+        raise ChainError("there is a chain at this path already", where=str(path), hint="open it, or choose a new folder")
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    with storage_errors(path):
+        for ending in ("", "-wal", "-shm", "-journal"):
+            unfinished.with_name(unfinished.name + ending).unlink(missing_ok=True)
+    LocalChain.create(
+        unfinished,
         seed=seed,
         netuid=params.netuid,
         block_time_ms=params.block_time_ms,
@@ -90,7 +105,11 @@ def make_chain(
         clock=clock,
         factor=factor,
         rules=rules,
-    )
+    ).close()
+    with storage_errors(path):
+        os.replace(unfinished, path)
+        sync_folder(path.parent)
+    return LocalChain.open(path)
 
 
 def register(chain: LocalChain, signers: Mapping[str, LocalSigner], stakes: Mapping[str, int]) -> None:

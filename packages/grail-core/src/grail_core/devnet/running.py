@@ -7,7 +7,6 @@ blocks, so that a clock that nobody reads is not taken for one that stood.
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import os
 import signal
 import subprocess
@@ -22,7 +21,7 @@ from grail_core.chain.development.clock import ClockMode
 from grail_core.devnet.folder import DevnetFolder, read_description, seed_of, write_description
 from grail_core.devnet.making import Devnet, complete, settle
 from grail_core.devnet.network import beacon_key
-from grail_core.devnet.presence import is_up, process_of
+from grail_core.devnet.presence import is_free, is_up, process_of
 from grail_core.disk import storage_errors
 from grail_core.errors import ConfigurationError, GrailError
 from grail_core.participant.state import AlreadyRunningError, only_process
@@ -158,23 +157,11 @@ def stop(folder: DevnetFolder, patience_s: float = 20.0) -> int | None:
     except PermissionError as error:
         raise ConfigurationError("it is another user's process", where=f"process {pid}", hint="ask that user") from error
     until = time.monotonic() + patience_s
-    while not _is_free(folder):
+    while not is_free(folder.lock):
         if time.monotonic() > until:
             raise NotUpError("the development network does not end", where=f"process {pid}", hint=f"kill -9 {pid}")
         time.sleep(_LOOK_S)
     return pid
-
-
-def _is_free(folder: DevnetFolder) -> bool:
-    """Does nobody hold the lock of `only_process`?"""
-    descriptor = os.open(folder.lock.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(descriptor)
 
 
 def _hint(folder: DevnetFolder) -> str:

@@ -10,7 +10,7 @@ from grail_core.clock import wall_clock_ms
 from grail_core.errors import ConfigurationError, GrailError
 from grail_core.examination.findings import CHAIN, Finding, broken, not_asked, ok, tried, warning
 from grail_core.examination.known import Known, Role
-from grail_core.participant.deployment import open_chain, require_netuid, require_permit, require_registered
+from grail_core.participant.deployment import open_chain, require_chains_netuid, require_permit, require_registered
 from grail_core.participant.settings import Settings
 
 CLOCK_TOLERANCE_MS: Final = 5_000
@@ -33,7 +33,7 @@ def chain(settings: Settings, known: Known, role: Role) -> Iterator[Finding]:
     params = known.params
     told = "netuid" in settings.model_fields_set and settings.netuid == opened.netuid  # of the network, where it is wrong
     if params is not None and not told:
-        yield from tried(CHAIN, "netuid", lambda: require_netuid(opened.netuid, params))
+        yield from tried(CHAIN, "netuid", lambda: require_chains_netuid(opened, settings, params))
     yield clock(settings, known, newest)
     yield from _registration(settings, known, role)
 

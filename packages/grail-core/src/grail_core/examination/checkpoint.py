@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from grail_core.chain.base import Chain
 from grail_core.checkpoints.manifests import CheckpointSequence, signed_for_another
 from grail_core.checkpoints.source import CheckpointSource
 from grail_core.checkpoints.trainer_life import TrainerLife, upgrade_line
 from grail_core.errors import ConfigurationError, GrailError, UpgradeRequiredError
 from grail_core.examination.findings import CHECKPOINT, Finding, broken, not_asked, ok, warning
 from grail_core.examination.known import Known, Role
+from grail_core.keys import ss58
 from grail_core.participant.participant import Participant
 from grail_core.participant.settings import Settings
 from grail_core.protocol import window_of
 from grail_core.protocol.constants import PROTOCOL_VERSION
 from grail_core.protocol.gradient.spec import GRADIENT
 from grail_core.protocol.manifest import CheckpointManifest
+from grail_core.protocol.network import NetworkParameters
 from grail_core.protocol.types import Window
 
 
@@ -34,6 +37,7 @@ def checkpoint(settings: Settings, known: Known, role: Role) -> Iterator[Finding
             settings.cache_dir,
             calibration=settings.calibration,
         )
+        require_trainer_known(known.chain, known.params)
         window = window_of(known.chain.current_block())
         view = source.view()
         require_of_this_network(view)
@@ -64,13 +68,31 @@ def require_of_this_network(view: CheckpointSequence) -> None:
         )
 
 
+def require_trainer_known(chain: Chain, params: NetworkParameters) -> None:
+    """The chain knows the trainer that the parameters name. Two networks may have one name: the digest tells them apart.
+
+    Raises:
+        ConfigurationError: it does not, so these parameters are another network's. ChainError.
+    """
+    if chain.metagraph().by_hotkey(params.trainer_hotkey) is None:
+        raise ConfigurationError(
+            f"the trainer that network {params.name} names (parameters {params.digest.hex()[:12]}…) is not registered on this "
+            f"subnet, netuid {chain.netuid}, so no checkpoint can be had: hotkey {ss58(params.trainer_hotkey)}",
+            where="GRAIL_NETWORK",
+            hint="GRAIL_NETWORK may be another network's than this chain's (BT_NETWORK, BT_CHAIN_ENDPOINT), even one of the "
+            "same name: `grail network` shows a file's digest",
+        )
+
+
 def require_this_network(participant: Participant) -> None:
-    """At a role's start: as `require_of_this_network`, of the trainer's bucket as it is now. What cannot be read says nothing.
+    """At a role's start: the chain knows the trainer, and its bucket is as `require_of_this_network` asks. What cannot be read
+    says nothing.
 
     Raises:
         ConfigurationError: see there.
     """
     try:
+        require_trainer_known(participant.chain, participant.params)
         view = participant.checkpoints.view()
     except ConfigurationError:
         raise
@@ -88,7 +110,8 @@ def _read(known: Known, source: CheckpointSource, manifest: CheckpointManifest) 
     model = ModelDescription.of(model_files(manifest, source.bucket()))
     known.context_length, known.shape = model.context_length, Shape(model.layers, model.hidden_size)
     known.pinned = source.table(manifest)
-    told = f"{manifest.digest.hex()[:16]}…, {manifest.architecture}, {manifest.environment.env_id}"
+    told = f"checkpoint {manifest.sequence} ({manifest.digest.hex()[:16]}…)"
+    told += f", {manifest.architecture}, {manifest.environment.env_id}"
     if not of_rounds(manifest):
         told += f", completions of up to {manifest.policy.max_tokens} tokens"
     return ok(CHECKPOINT, "checkpoint", told)
@@ -107,7 +130,11 @@ def trainer_findings(life: TrainerLife, window: Window, package: str) -> Iterato
         yield ok(CHECKPOINT, "protocol", f"version {PROTOCOL_VERSION}, and no later one is announced")
     if life.newest is None:
         return
-    since = f"checkpoint {life.newest.sequence} is in force from window {life.newest.valid_from}, and none came after it"
+    newest = life.newest
+    since = f"checkpoint {newest.sequence} is in force from window {newest.valid_from}, and none came after it"
+    if newest.valid_from > window:
+        told = f"checkpoint {newest.sequence} ({newest.digest.hex()[:16]}…) is published"
+        since = f"{told}, and in force from window {newest.valid_from} on"
     if life.silent_windows:
         hint = "nothing to do here: work goes on with the checkpoint in force"
         yield warning(CHECKPOINT, "trainer", f"silent for {life.silent_windows} windows: {since}", hint)

@@ -79,9 +79,10 @@ def require_start(settings: Settings, role: Role, *more: Callable[[], object]) -
     params, signer = opened.params, opened.signer
     if role.trainer and params is not None and signer is not None:
         asked += tried(WALLET, "trainer's hotkey", lambda: require_trainer_hotkey(params, signer.hotkey))
-    asked += device.device(settings)
+    of_role = [finding for one in more for finding in tried(ENGINE, "engine", one)]
+    if not any(one.error is not None and one.error.where == "GRAIL_DEVICE" for one in of_role):  # told once
+        asked += device.device(settings)
     asked += folders.folders(folders.of_role(settings))
-    for one in more:
-        asked += tried(ENGINE, "engine", one)
+    asked += of_role
     refuse(asked)
     return opened

@@ -27,7 +27,8 @@ def parameters(settings: Settings, known: Known) -> Iterator[Finding]:
     except GrailError as error:
         yield broken(NETWORK, "parameters", error)
         return
-    yield ok(NETWORK, "parameters", f"{params.name}, netuid {params.netuid} (GRAIL_NETWORK)")
+    told = f"{params.name}, netuid {params.netuid}, digest {params.digest.hex()[:12]}… (GRAIL_NETWORK)"
+    yield ok(NETWORK, "parameters", told)
     if "netuid" in settings.model_fields_set:
         yield from tried(NETWORK, "netuid", lambda: require_netuid(settings.netuid, params))
     yield from tried(NETWORK, "relays", lambda: beacon_relays(settings, params))

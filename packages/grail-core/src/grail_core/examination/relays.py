@@ -50,7 +50,12 @@ def beacon(settings: Settings, known: Known) -> Iterator[Finding]:
     found = [examine(url, known.params.beacon, due) for url in urls]
     for one in found:
         if not one.ok and not one.too_early:
-            yield warning(BEACON, one.url, one.told, "mend GRAIL_BEACON_URLS; `grail beacon doctor` asks each of them")
+            yield warning(
+                BEACON,
+                one.url,
+                one.told,
+                "mend GRAIL_BEACON_URLS, or GRAIL_NETWORK, which names the beacon; `grail beacon doctor` asks each",
+            )
     yield from _clock(settings, known, [url for url, one in zip(urls, found, strict=True) if one.ok or one.too_early])
 
 

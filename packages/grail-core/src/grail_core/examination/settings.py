@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Final
+
+from pydantic import SecretStr
 
 from grail_core.checkpoints.pinned_table import read_own_copy
 from grail_core.errors import ConfigurationError, GrailError
 from grail_core.examination.findings import SETTINGS, Finding, broken, ok, warning
 from grail_core.participant.settings import Resolution, Settings
 from grail_core.participant.settings_sources import OTHER_TOOLS
+from grail_core.telemetry.logs import no_log_file
 
 _SCHEMES: Final = {"bt_chain_endpoint": ("wss://", "ws://"), "beacon_urls": ("https://", "http://")}
 _SCHEMES_OF_SERVERS: Final = {
@@ -22,6 +26,7 @@ _SCHEMES_OF_SERVERS: Final = {
     "vllm_url": ("http://", "https://"),
     "r2_endpoint_url": ("https://", "http://"),
 }
+_PLACEHOLDERS: Final = ("…", "...")
 _R2: Final = ("r2_bucket_id", "r2_account_id", "r2_read_access_key_id")
 
 
@@ -40,6 +45,7 @@ def as_given(found: Resolution, faults: tuple[ConfigurationError, ...]) -> Itera
 def odd(settings: Settings, origins: Mapping[str, str] | None = None) -> Iterator[Finding]:
     """Values that a setting can have, and that cannot work or are not meant so."""
     told = origins or {}
+    yield from _placeholders(settings, told)
     yield from _without_scheme(settings, told)
     yield from _store(settings)
     if settings.calibration is not None:
@@ -65,14 +71,25 @@ def log_file(settings: Settings) -> Iterator[Finding]:
     path = settings.log_file
     if path is None:
         return
-    if path.is_dir():
-        yield _broken("log_file", "the log file is a folder", str(path), "name a file in it", {})
+    odd = no_log_file(path)
+    if odd:
+        yield _broken("log_file", odd, str(path), "name a file", {})
         return
     place = next((one for one in path.parents if one.exists()), path.parent)
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         yield _broken("log_file", "the log's folder cannot be made or written", str(place), "name another folder", {})
     elif place != path.parent:
         yield warning(SETTINGS, "GRAIL_LOG_FILE", f"its folder {path.parent} is not there: a start makes it", "check the path")
+
+
+def _placeholders(settings: Settings, origins: Mapping[str, str]) -> Iterator[Finding]:
+    """What the pages leave out for somebody to fill in."""
+    for name in sorted(settings.model_fields_set):
+        value = getattr(settings, name)
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value.name if isinstance(value, Path) else value
+        if text in _PLACEHOLDERS:
+            what = f"the value is {text}, which stands for what is to be filled in"
+            yield _broken(name, what, "", "write the value in its place, or take the line out", origins)
 
 
 def _without_scheme(settings: Settings, origins: Mapping[str, str]) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from typing import Final
 from grail_core.chain.base import Chain, Neuron
 from grail_core.checkpoints.source import CheckpointSource
 from grail_core.errors import StorageError
-from grail_core.files.verdicts import RefusedVerdictError, read_round_verdict, read_verdict
+from grail_core.files.verdicts import RefusedVerdictError, read_any_verdict
 from grail_core.participant.read_key import with_newest_keys
 from grail_core.protocol import MinerStatus, SignedVerdict, WindowStatus
 from grail_core.protocol.network import NetworkParameters
@@ -87,15 +87,12 @@ def hear(source: ExportSource, window: Window) -> Heard:
         try:
             with at_most(VERDICT_SECONDS):
                 store = source.directory.open(neuron.commitment or "")
-                try:
-                    verdict = read_verdict(store, window, neuron.hotkey, source.network_id)
-                except RefusedVerdictError:
-                    found = read_round_verdict(store, window, neuron.hotkey, source.network_id)
-                    is_round, verdict = is_round or found is not None, None
+                verdict = read_any_verdict(store, window, neuron.hotkey, source.network_id)
         except (RefusedVerdictError, StorageError) as error:
             silent[neuron.hotkey] = error.what
             continue
-        if verdict is None:
+        if not isinstance(verdict, SignedVerdict):
+            is_round = is_round or verdict is not None
             silent[neuron.hotkey] = "no verdict of this window"
         else:
             verdicts[neuron.hotkey] = verdict

@@ -13,6 +13,7 @@ not taken from it, sizes and kinds of files are looked at before they are opened
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -266,10 +267,35 @@ class ExportFolder:
             raise ProtocolViolationError(
                 f"the shard is shorter than the {file.shard_bytes} bytes that its receipt names", where=str(path)
             )
-        for row in read_shard(path, self.about.encoding, rows=file.rows):
+        _require_digest(path, file.shard_sha256)
+        seen: set[tuple[int, int]] = set()
+        for number, row in enumerate(read_shard(path, self.about.encoding, rows=file.rows)):
+            place, group = (row.group, row.rollout), f"{receipt.window}/{file.hotkey}/{row.group}"
+            wrong = ""
             if (row.window, row.hotkey, row.content_digest) != (receipt.window, file.hotkey, file.content_digest.hex()):
-                raise ProtocolViolationError("a row of another file stands in the shard", where=str(path))
+                wrong = "a row of another file stands in the shard"
+            elif row.group_id != group:
+                wrong = f"group_id is not {group}"
+            elif place in seen:
+                wrong = f"rollout {row.rollout} of group {row.group} stands twice"
+            if wrong:
+                raise ProtocolViolationError(f"row {number}: {wrong}", where=str(path), hint="export it again")
+            seen.add(place)
             yield row
+
+
+def _require_digest(path: Path, stated: Digest) -> None:
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise StorageError(f"it cannot be read: {error.strerror}", where=str(path)) from error
+    if found != stated:
+        raise ProtocolViolationError(
+            f"the shard's SHA-256 is {found.hex()[:16]}…, its receipt names {stated.hex()[:16]}…",
+            where=str(path),
+            hint="it was damaged or changed after it was exported: export it again",
+        )
 
 
 def _decoded(path: Path, most: int, decode: Any) -> Any:

@@ -25,6 +25,8 @@ from grail_core.protocol.rollouts.records import MAX_GROUP_ID
 MAX_TEXT: Final = 32 * (MAX_PROMPT_TOKENS + MAX_NEW_TOKENS_PROTOCOL_CAP)
 """Characters of a prompt or an answer, 32 a token of the longest rollout; what is longer is cut, and its tokens are not."""
 MAX_NAME: Final = 128
+MAX_REWARD: Final = 1e30
+"""Either way, of a row that is read: sums and squares of some thousand are numbers."""
 
 _NAMES = ("hotkey", "group_id", "checkpoint", "environment", "rollout_digest", "content_digest")
 _FLAGS = ("success", "truncated", "sampled")
@@ -101,9 +103,17 @@ def row_of(value: object) -> Row:
     for name in ("prompt_ids", "completion_ids"):
         plain[name] = _integers(name, plain[name])
     plain["logprobs"] = _floats(plain["logprobs"])
-    reward = plain["reward"]
-    plain["reward"] = float(reward) if isinstance(reward, int | float) and not isinstance(reward, bool) else None
+    plain["reward"] = _reward(plain["reward"])
+    for name in _NAMES:  # they are said in messages
+        _require(isinstance(plain[name], str) and plain[name].isprintable(), name, "no short text")
     return Row(**plain)
+
+
+def _reward(value: object) -> float:
+    holds = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_REWARD  # NaN is not
+    _require(holds, "reward", f"no number of at most {MAX_REWARD:g}")
+    assert isinstance(value, int | float)
+    return float(value)
 
 
 def _integers(name: str, values: object) -> npt.NDArray[np.int32]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from grail_core.errors import CheckpointError, ConfigurationError, StorageError, is_out_of_memory
 from grail_core.model.architecture import context_length, require_describable
-from grail_core.model.errors import OutOfVocabularyError, OverlongSequenceError
+from grail_core.model.errors import OutOfVocabularyError, OverlongSequenceError, no_model_folder
 
 Attention = Literal["sdpa", "eager"]
 
@@ -300,7 +300,7 @@ class PolicyModel:
 def _check_folder(folder: Path) -> bytes:
     """Its config.json."""
     if not folder.is_dir():
-        raise CheckpointError("no such model folder", where=str(folder), hint="make one with `grail-trainer init`")
+        raise no_model_folder(folder)
     try:
         data = (folder / "config.json").read_bytes()
         config = json.loads(data.decode("utf-8"))

@@ -81,7 +81,7 @@ def parameters_named(name: str, *, where: str = "GRAIL_NETWORK") -> NetworkParam
     else:
         hint = f"one of {', '.join(sorted(NETWORKS))}, or the path of a parameters file"
     raise ConfigurationError(
-        "there is no such file of network parameters" if "/" in name else "there is no network of this name",
+        f"there is no {'such file of network parameters' if '/' in name else 'network of this name'}: {name[:200]}",
         where=where,
         hint=hint,
     )
@@ -345,6 +345,18 @@ def require_trainer_hotkey(network: NetworkParameters, hotkey: Hotkey) -> None:
             "this hotkey is not the trainer of the network",
             where=f"hotkey {ss58(hotkey)}, the network names {ss58(network.trainer_hotkey)}",
             hint="use the wallet of the network's trainer (BT_WALLET_HOT), or the right GRAIL_NETWORK",
+        )
+
+
+def require_chains_netuid(chain: Chain, settings: Settings, network: NetworkParameters) -> None:
+    """Raises ConfigurationError: the chain is of another subnet. A development chain has its netuid in its file."""
+    if settings.bt_network != "local":
+        require_netuid(chain.netuid, network)
+    elif chain.netuid != network.netuid:
+        raise ConfigurationError(
+            f"the development chain is of netuid {chain.netuid}, and network {network.name} is on netuid {network.netuid}",
+            where=f"BT_CHAIN_ENDPOINT={settings.bt_chain_endpoint}",
+            hint="they are of two networks: set BT_CHAIN_ENDPOINT and GRAIL_NETWORK to one's, as `grail devnet env` does",
         )
 
 

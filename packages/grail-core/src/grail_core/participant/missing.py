@@ -26,11 +26,12 @@ from grail_core.participant.deployment import (
     open_beacon,
     open_chain,
     parameters_of,
+    require_chains_netuid,
     require_netuid,
     require_registered,
 )
 from grail_core.participant.settings import Settings
-from grail_core.protocol.network import SUBNET_81, NetworkParameters
+from grail_core.protocol.network import LOCALNET, SUBNET_81, NetworkParameters
 from grail_core.storage.base import StoreDirectory
 
 T = TypeVar("T")
@@ -113,8 +114,9 @@ def open_everything(settings: Settings) -> Opened:
     if described is not None:
         found.beacon = found.attempt(NETWORK, lambda: _beacon(settings, described))
     found.signer = found.attempt(WALLET, lambda: load_signer(settings))
-    # Of no network the buckets are asked about as the public one has them, so that they are told of at once.
-    found.directory = found.attempt(BUCKET, lambda: _directory(settings, described or SUBNET_81))
+    # Of no network the buckets are asked about as the settings mean them, so that they are told of at once.
+    meant = described or (SUBNET_81 if settings.storage_root is None else LOCALNET)
+    found.directory = found.attempt(BUCKET, lambda: _directory(settings, meant))
     found.chain = found.attempt(CHAIN, lambda: open_chain(settings))
     if found.chain is not None:
         _look_at_chain(settings, found, found.chain)
@@ -132,8 +134,9 @@ def _look_at_chain(settings: Settings, found: Opened, chain: Chain) -> None:
 
 def _require_netuids(settings: Settings, params: NetworkParameters, chain: Chain) -> None:
     """A development chain has its netuid in its file; what the operator says counts all the same."""
-    for asked in (settings.netuid if "netuid" in settings.model_fields_set else chain.netuid, chain.netuid):
-        require_netuid(asked, params)
+    if "netuid" in settings.model_fields_set:
+        require_netuid(settings.netuid, params)
+    require_chains_netuid(chain, settings, params)
 
 
 def _without_trainer(settings: Settings) -> NetworkParameters | None:

@@ -22,6 +22,7 @@ from grail_core.errors import ChainError
 from grail_core.file_cache import DEFAULT_BUDGET_BYTES, FileCache
 from grail_core.participant.bucket_trial import bucket_named, tried_commitment
 from grail_core.participant.deployment import require_registered
+from grail_core.participant.faults_told import FaultsTold
 from grail_core.participant.missing import Opened, open_everything
 from grail_core.participant.read_key import commit_bucket, former_commitment
 from grail_core.participant.settings import Settings
@@ -80,6 +81,11 @@ class Participant:
     @cached_property
     def network_id(self) -> Digest:
         return self.params.network_id(self.chain.genesis_hash)
+
+    @cached_property
+    def faults_told(self) -> FaultsTold:
+        """How often the log has the faults of this participant's waits."""
+        return FaultsTold()
 
     @cached_property
     def state(self) -> StateFolder:

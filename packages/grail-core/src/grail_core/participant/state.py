@@ -91,7 +91,7 @@ class StateFolder:
         with only_process(
             self.root / "lock",
             f"hotkey {ss58(self.hotkey)} runs on this machine already",
-            hint="stop that process, or use another hotkey or GRAIL_STATE_DIR: two of one would write over each other",
+            hint="stop that process, or use another hotkey; with another GRAIL_STATE_DIR two of one write over each other",
         ):
             yield
 

@@ -28,8 +28,6 @@ log = get_logger(__name__)
 RETRY_SECONDS: Final = 1.0
 LEAST_TRIES: Final = 3  # of what failed: a role that is late does not lose a window to one refused request
 BEACON_SECONDS: Final = 0.2  # the round after a block is due within a period; nothing is wrong
-TOLD_TRIES: Final = 10  # of what failed, each; of an outage of hours then every sixtieth, about once a minute
-RETOLD_TRIES: Final = 60
 
 T = TypeVar("T")
 
@@ -95,6 +93,8 @@ def until_had(
     while not stop.is_set():
         try:
             had = attempt()
+            if faults:
+                participant.faults_told.healed()
             return Stopped() if had is None else Opened(had)
         except (MissingObjectError, RollbackError) as error:  # a list of earlier looks like a rollback, and passes
             faults += 1
@@ -108,10 +108,11 @@ def until_had(
             raise
         except (BeaconError, ChainError, StorageError) as error:
             early = isinstance(error, RoundNotYetError)
+            told = not early and participant.faults_told.failed()
             faults += not early
             if (early or faults >= LEAST_TRIES) and _is(over):
                 return Void(f"an input could not be had in time: {error.what}")
-            if not early and (faults <= TOLD_TRIES or faults % RETOLD_TRIES == 0):
+            if told:
                 log.event("window_input_late", window=window, reason=error.what)
             stop.wait(BEACON_SECONDS if early else RETRY_SECONDS)
     return Stopped()

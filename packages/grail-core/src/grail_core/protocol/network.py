@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -105,7 +106,7 @@ class NetworkParameters:
 
     def __post_init__(self) -> None:
         for name, ok in (
-            ("name", 0 < len(self.name) <= _MAX_NAME),
+            ("name", len(self.name) <= _MAX_NAME and re.fullmatch(_NAME, self.name) is not None),
             ("netuid", 0 <= self.netuid <= 65_535),
             ("block_time_ms", self.block_time_ms > 0),
             ("seed_beacon_after_T", 0 < self.seed_beacon_after_T < WINDOW_LENGTH),
@@ -201,6 +202,7 @@ class NetworkParameters:
 
 
 _MAX_NAME = 64
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # of a network, which folders of its state are called by
 _MAX_HOST = 253
 _MAX_CLASSES = 64
 

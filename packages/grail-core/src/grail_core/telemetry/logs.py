@@ -15,6 +15,7 @@ import io
 import json
 import logging
 import os
+import stat
 import sys
 import tempfile
 import time
@@ -84,7 +85,7 @@ def configure(
         log_format: of the terminal: a sentence for each event that has one, all fields of every event, or JSON lines.
 
     Raises:
-        ConfigurationError: the log file cannot be written.
+        ConfigurationError: the log file cannot be written, or is none.
     """
     root = logging.getLogger()
     for handler in list(root.handlers):
@@ -94,6 +95,9 @@ def configure(
     terminal.setFormatter(_JsonLines(role) if json_to_terminal or log_format == "json" else short)
     root.addHandler(terminal)
     if log_file is not None:
+        odd = no_log_file(log_file)
+        if odd:
+            raise ConfigurationError(odd, where=str(log_file), hint="check GRAIL_LOG_FILE or --log-file: name a file")
         try:
             log_file.parent.mkdir(parents=True, exist_ok=True)
             lines = _LogFile(log_file)
@@ -110,6 +114,19 @@ def configure(
         logging.getLogger(library).setLevel(logging.WARNING)
     for package in ("grail_core", "grail_envs", "grail_miner", "grail_validator", "grail_trainer", "tooling"):
         logging.getLogger(package).setLevel(logging.DEBUG if verbosity >= 1 else logging.INFO)
+
+
+def no_log_file(path: Path) -> str:
+    """Why this path can be no log file: opening a pipe waits for a reader, for ever. Empty: it is one, or is not there."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return ""  # the opening says what is wrong, if anything is
+    ours = str(path) in ("/dev/stdout", "/dev/stderr") or str(path).startswith(("/dev/fd/", "/proc/self/fd/"))  # open already
+    if stat.S_ISREG(mode) or stat.S_ISCHR(mode) or (ours and stat.S_ISFIFO(mode)):
+        return ""
+    kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISBLK, "a disk"))
+    return f"the log file is {next((name for is_kind, name in kinds if is_kind(mode)), 'no file')}"
 
 
 def fields_of(record: logging.LogRecord) -> Mapping[str, Value] | None:

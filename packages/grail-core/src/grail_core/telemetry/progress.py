@@ -16,6 +16,9 @@ from typing import Any, Final, Protocol
 from grail_core.text import printable
 
 EVERY_S: Final = 30.0
+FIRST_S = 4.0
+"""Until the first line of `while_waiting`."""
+AGAIN_S = 10.0
 
 
 class Told(Protocol):
@@ -29,7 +32,7 @@ def progress() -> Iterator[Told]:
         with _bars() as told:
             yield told
         return
-    lines = Lines(lambda line: print(line, file=sys.stderr, flush=True))
+    lines = Lines(say)
     over = threading.Event()
     clock = threading.Thread(target=_tick, args=(lines, over), name="progress", daemon=True)
     clock.start()
@@ -39,6 +42,30 @@ def progress() -> Iterator[Told]:
         over.set()
         clock.join()
         lines.end()
+
+
+@contextmanager
+def while_waiting(line: Callable[[], str]) -> Iterator[None]:
+    """For what takes a moment as a rule: nothing for `FIRST_S`, then a line on standard error, and more every `AGAIN_S`."""
+    over, began = threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        pause = FIRST_S
+        while not over.wait(pause):
+            say(f"{printable(line())}, {time.monotonic() - began:.0f} s so far")
+            pause = AGAIN_S
+
+    clock = threading.Thread(target=tell, name="waiting", daemon=True)
+    clock.start()
+    try:
+        yield
+    finally:
+        over.set()
+        clock.join()
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 class Lines:

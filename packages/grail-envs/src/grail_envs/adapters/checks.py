@@ -11,6 +11,7 @@ success (`pays`); no step may leave its episode open (`one_step`). What its sour
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -211,5 +212,8 @@ def _in_bounds(environment: ForeignEnvironment, answers: _Answers) -> tuple[bool
     text = f"rewards {min(earned):g} to {max(earned):g}, median {statistics.median(earned):g}"
     if outside:
         low, high = environment.bounds.lowest, environment.bounds.highest
-        return False, f"{len(outside)} of {len(grades)} outside of {low} to {high}: give --param lowest=… highest=…"
+        sums = [raws[0].total for raws in answers.values() if math.isfinite(raws[0].total)]
+        seen = f"rewards of {min(sums, default=0.0):g} to {max(sums, default=0.0):g} were seen"
+        hint = "give the bounds of all that it can pay: --param lowest=A --param highest=B"
+        return False, f"{len(outside)} of {len(grades)} outside of {low} to {high}; {seen}: {hint}"
     return True, text + (f"; for some texts it raises {', '.join(faults[:3])}, which earns 0" if faults else "")

@@ -184,7 +184,10 @@ class ForeignEnvironment:
         outside = [name for name in paid if not 0.0 <= raw.scores[name] <= 1.0]
         share = self.bounds.scaled(raw.total)
         if share is None or (outside and self.bounds.each_in_unit):
-            return self._failed("a reward outside of its bounds", limit_share)
+            low, high = self.bounds.lowest, self.bounds.highest
+            one = f", {outside[0][:40]} {raw.scores[outside[0]]:g}" if outside else ""
+            told = f"a reward outside of its bounds: {raw.total:g}{one}, of {low} to {high} (lowest, highest)"
+            return self._failed(told, limit_share)
         components = {name: score for name, score in raw.scores.items() if math.isfinite(score)}
         success = self.bounds.is_success(share)
         return Grade(share, success, well_formed, components, limit_share=limit_share)

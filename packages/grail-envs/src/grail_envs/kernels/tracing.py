@@ -265,7 +265,8 @@ def _name_weights(recorder: Recorder, model: torch.nn.Module, wanted: dict[str, 
     own = model.state_dict()
     for name, value in own.items():
         if name not in wanted:
-            raise OutsideError(f"ModelNew has a weight {name[:60]} that Model has not")
+            theirs = ", ".join(sorted(wanted)[:8]) or "none"
+            raise OutsideError(f"ModelNew has a weight {name[:60]!r} that Model has not; Model's are {theirs}")
         dtype, shape = wanted[name]
         if str(value.dtype) != f"torch.{dtype}" or list(value.shape) != shape or not value.is_contiguous():
             raise OutsideError(f"the weight {name[:60]} of ModelNew has another shape or type than Model's")

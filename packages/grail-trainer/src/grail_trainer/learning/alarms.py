@@ -47,13 +47,17 @@ class Alarm:
     bound: float
     detail: str
 
+    @property
+    def reason(self) -> str:
+        return f"{self.detail}: {self.value:.4g} against {self.bound:.4g}"
+
     def to_event(self) -> dict[str, Any]:
         return {
             "alarm": self.name,
             "action": self.action,
             "value": self.value,
             "bound": self.bound,
-            "reason": f"{self.detail}: {self.value:.4g} against {self.bound:.4g}",
+            "reason": self.reason,
         }
 
     def to_json(self) -> dict[str, Any]:

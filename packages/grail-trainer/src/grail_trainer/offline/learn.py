@@ -1,7 +1,7 @@
 """Windows of an export, learned from in order: the same update as a network's trainer makes, a checkpoint folder out.
 
     OUT/state/            the journal and the training state of the last window
-    OUT/checkpoint-N/     the weights after window N as a Transformers folder, written when the run ends or is stopped
+    OUT/checkpoint-N/     the weights after window N as a Transformers folder, written once, when a start ends or is stopped
 
 What differs from a network: the trainer there verifies every rollout again and measures its log-probabilities with the
 checkpoint that drew it; here the validators' word stands (`window`), and one --model is what training begins with.
@@ -178,7 +178,7 @@ def _heed_alarm(one: OfflineWindow, request: OfflineRequest) -> None:
     stopping = [alarm for alarm in (one.learned.alarms if one.learned is not None else ()) if alarm.action == "stop"]
     if stopping:
         raise AlarmStopError(
-            f"an alarm in window {one.window} ended the learning: {stopping[0].detail}; its update is taken back",
+            f"an alarm in window {one.window} ended the learning: {stopping[0].reason}; its update is taken back",
             where=str(request.out / STATE),
             hint="docs/trainer.md (Alarms) says what it is; the same command goes on with the next window",
         )

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from grail_core.commands.options import stop_on_signals
 from grail_core.participant.settings import Settings
+from grail_trainer.alarm_settings import AlarmAction, AlarmSettings
 from grail_trainer.hyper_parameters import HyperParameters
+from grail_trainer.learning.alarms import Alarm
 from grail_trainer.offline.learn import OfflineRequest, OfflineResult, OfflineWindow, learn_offline
 
 
@@ -60,7 +62,24 @@ def _line(one: OfflineWindow) -> str:
         f"{statistics.steps} steps"
     )
     line += f"; taken back: {one.learned.undone}" if one.learned.undone else ""
-    return line + "".join(f"; alarm {alarm.name}: {alarm.detail}" for alarm in one.learned.alarms)
+    return line + "".join(f"; {_said(alarm)}" for alarm in one.learned.alarms)
+
+
+_DONE: Final[dict[AlarmAction, str]] = {
+    "off": "",
+    "tell": "nothing is changed",
+    "slow": "the learning rate is halved",
+    "undo": "the update is taken back and the learning rate halved",
+    "stop": "the update is taken back and the run ends",
+}
+
+
+def _said(alarm: Alarm) -> str:
+    """Value and bound, what was done, and what a person may do."""
+    said = f"alarm {alarm.name}: {alarm.reason}, so {_DONE[alarm.action]}"
+    if not hasattr(AlarmSettings, f"on_{alarm.name}"):  # no person's to choose
+        return f"{said} (docs/trainer.md, Alarms)"
+    return f"{said} (--on-{alarm.name.replace('_', '-')} chooses what it does; its bound: docs/trainer.md, Alarms)"
 
 
 def _result(result: OfflineResult) -> dict[str, Any]:

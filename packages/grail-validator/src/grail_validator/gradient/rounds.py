@@ -48,10 +48,13 @@ class GradientRounds:
 
     def __post_init__(self) -> None:
         self.kinds = WindowKinds(self.participant)
+        self._started_ms = self.participant.chain.now_ms()
 
     @cached_property
     def _made(self) -> GradientValidator:
-        return self.make(self.kinds)
+        made = self.make(self.kinds)
+        made.started_ms = self._started_ms  # of the process: the first round may come much later
+        return made
 
     @property
     def validator(self) -> GradientValidator:

@@ -19,6 +19,7 @@ from grail_core.chain.base import has_passed, seconds_of
 from grail_core.corpus import Corpus
 from grail_core.errors import DiskFullError, GrailError, StorageError
 from grail_core.files.gradient_evidence import write_round_evidence
+from grail_core.files.verdicts import RefusedVerdictError, read_round_verdict
 from grail_core.keys import ss58
 from grail_core.participant.another import require_before_start
 from grail_core.participant.lead_body import lead_body
@@ -65,14 +66,19 @@ _MORE_CACHE: Final = "leave the cache more room (GRAIL_FILE_CACHE_GIB)"
 
 @dataclass
 class GradientValidator:
-    """`corpus_of`: the corpus that a manifest names. `models`: of this process, loaded when the first round is judged."""
+    """`corpus_of`: the corpus that a manifest names. `models`: of this process, loaded when the first round is judged.
+    `started_ms`: when the process started, by the network's clock: whatever lay in its bucket then is the past."""
 
     participant: Participant
     ledger: Ledger
     models: RoundModels
     corpus_of: Callable[[EnvironmentSpec], Corpus]
     kinds: WindowKinds
+    started_ms: int = field(init=False)
     _memory: tuple[tuple[Window | None, Window], GradientMemory] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.started_ms = self.participant.chain.now_ms()
 
     @cached_property
     def sights(self) -> RoundSights:
@@ -158,10 +164,15 @@ class GradientValidator:
         if files is None:
             raise RuntimeError(f"round {round_} is to be published and was never judged")
         try:
-            if files.evidence:
-                store.put(evidence_key(round_), files.evidence)
-            self._require_alone(round_, files.verdict)
-            store.put(verdict_key(round_), files.verdict)
+            there = self._said_otherwise(round_, files.verdict)
+            if there is not None:
+                self.ledger.rounds.take_published(round_, there.encode(), _kept(there.body))
+                self._memory = None
+                log.event("verdict_kept", window=round_, reason="this hotkey has published another verdict of it before")
+            else:
+                if files.evidence:
+                    store.put(evidence_key(round_), files.evidence)
+                store.put(verdict_key(round_), files.verdict)
         except DiskFullError:
             raise
         except StorageError as error:
@@ -169,22 +180,27 @@ class GradientValidator:
             return False
         self.sights.forget(round_)
         self.ledger.rounds.record_published(round_)
-        log.event("verdict_published", window=round_, bytes=len(files.verdict), evidence_bytes=len(files.evidence))
+        if there is None:
+            log.event("verdict_published", window=round_, bytes=len(files.verdict), evidence_bytes=len(files.evidence))
         return True
 
-    def _require_alone(self, round_: Window, verdict: bytes) -> None:
-        """Nobody else publishes rounds of this hotkey. Raises WrittenByAnotherError, StorageError."""
-        store, key = self.participant.own_store, verdict_key(round_)
-        info = store.head(key)
-        if info is None or info.stored_at_ms <= self._started_ms:
-            return
-        if store.get(key, max_bytes=info.size, if_match=info.etag) != verdict:  # the ledger has it before the store does
-            require_before_start("a verdict", key, info.stored_at_ms, self._started_ms)
+    def _said_otherwise(self, round_: Window, verdict: bytes) -> SignedGradientVerdict | None:
+        """Another verdict of ours that our bucket has: the ledger is older than it, and what is published is remembered.
 
-    @cached_property
-    def _started_ms(self) -> int:
-        """When the first round was to be published, by the network's clock: whatever lies there then is the past."""
-        return self.participant.chain.now_ms()
+        Raises:
+            WrittenByAnotherError: it was stored since this process started. StorageError.
+        """
+        participant, key = self.participant, verdict_key(round_)
+        try:
+            there = read_round_verdict(participant.own_store, round_, participant.signer.hotkey, participant.network_id)
+        except RefusedVerdictError:
+            return None  # no verdict of ours: it is put over
+        if there is None or there.encode() == verdict:  # the ledger has every verdict before the store does
+            return None
+        info = participant.own_store.head(key)
+        if info is not None:
+            require_before_start("a verdict", key, info.stored_at_ms, self.started_ms)
+        return there
 
     # --- what a round is judged from ------------------------------------------------------------------------------------
 

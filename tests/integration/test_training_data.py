@@ -167,7 +167,7 @@ def test_rollouts_that_an_older_checkpoint_drew_are_not_learned_from(there: Mine
     stale = old.produce_groups(liar.context, old.select_model(network.participant("miner-0").open_window(FIRST_WINDOW)), GROUPS)
     accept(network, liar.pack(stale), SECOND_WINDOW)
     pass_over(network)
-    learner = service(trainer, model)
+    learner = service(trainer, model, without_state=True)
     learner.run(threading.Event(), windows=2)
     assert learner.state.journal is not None
     assert learner.state.journal.learned == 0
@@ -258,7 +258,7 @@ def test_an_update_takes_policy_and_end_tokens_from_the_manifest_of_its_own_wind
         return learn_window(masters, groups, *arguments, **options)
 
     monkeypatch.setattr(trainer_service, "learn_window", learning)
-    learner = service(trainer, folder)
+    learner = service(trainer, folder, without_state=True)
     learner.run(threading.Event(), windows=2)
     assert asked == {SECOND_WINDOW: (0.75, 7, {False})}  # what is shorter than the limit ended by itself
 
@@ -293,7 +293,7 @@ def test_a_rollout_that_ended_at_the_limit_says_so(there: Mined, model: Path, mo
     monkeypatch.setattr(trainer_service, "learn_window", learning)
     accept(network, liar.pack(made), SECOND_WINDOW)
     pass_over(network)
-    service(trainer, model).run(threading.Event(), windows=2)
+    service(trainer, model, without_state=True).run(threading.Event(), windows=2)
     assert flags == cut
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import time
 import venv
 from collections.abc import Iterator
@@ -62,6 +63,10 @@ class Desk:
     def leave(self) -> None:
         for terminal in self._terminals.values():
             terminal.close()
+        # What `up --detach` began is in no terminal.
+        ended = [str(self._folder / "venv/bin/grail"), "devnet", "down"]
+        if (self._folder / "devnet").is_dir():
+            subprocess.run(ended, cwd=self._folder, env=self._environment, check=False, timeout=END_S)
 
 
 @pytest.fixture

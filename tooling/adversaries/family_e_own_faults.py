@@ -199,7 +199,7 @@ FAULTS: dict[str, Breaking] = {
 def e13() -> dict[str, Any]:
     """A beacon that is late, a chain that stalls or goes back: void for everybody, or as if nothing had happened."""
     row = Row("E13", "windows of two validators")
-    for name, outage in {"the beacon is late": _beacon, "the chain answers with no block": _blocks}.items():
+    for name, outage in {"the beacon is late": _beacon, "the chain answers with its best block alone": _blocks}.items():
         with crowd_of({}, validators=2) as crowd:
             before = _both(crowd, FIRST_WINDOW, None)
             void = _both(crowd, Window(FIRST_WINDOW + 30), outage)
@@ -253,8 +253,7 @@ def _beacon(crowd: Crowd, fault: Fault) -> dict[str, Any]:
 
 
 def _blocks(crowd: Crowd, fault: Fault) -> dict[str, Any]:
-    stalled = ChainError("no answer")
-    return {"chain": faulty(crowd.network.chain, block=lambda call: stalled if fault.on else None)}
+    return {"chain": _Forgetful(crowd.network.chain, fault)}
 
 
 def _void_for_all(name: str, crowd: Crowd, before: list[VerdictBody], bodies: list[VerdictBody]) -> Try:
@@ -265,6 +264,22 @@ def _void_for_all(name: str, crowd: Crowd, before: list[VerdictBody], bodies: li
     paid = first.weights[uid] == before[0].weights[uid] > 0 and not first.score_inputs[uid].in_lookback
     message = f"{first.status.value} and {second.status.value}: {first.reason}; paid as before: {paid}"
     return Try(name, not (void and paid), "void", message)
+
+
+class _Forgetful:
+    """A chain that shows its best block alone. One that shows none is waited for: nothing is said without it."""
+
+    def __init__(self, inner: Any, fault: Fault) -> None:
+        self._inner, self._fault = inner, fault
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def block(self, number: Block) -> BlockInfo:
+        if self._fault.on and number < self._inner.current_block():
+            raise ChainError("no answer")
+        info: BlockInfo = self._inner.block(number)
+        return info
 
 
 class _Forked:

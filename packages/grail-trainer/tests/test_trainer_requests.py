@@ -86,7 +86,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_byte_model(tmp_path_factory.mktemp("model"))
 
 
-def test_a_trained_window_asks_at_most_twice_about_a_thousand_checkpoints(tmp_path: Path, model: Path) -> None:
+def test_a_trained_window_asks_at_most_three_times_about_a_thousand_checkpoints(tmp_path: Path, model: Path) -> None:
     network = Network(tmp_path, model=model)
     participant, counting, last = with_many_checkpoints(network)
     publisher = Publisher(participant, read_model_files(model))
@@ -102,7 +102,9 @@ def test_a_trained_window_asks_at_most_twice_about_a_thousand_checkpoints(tmp_pa
         published = publisher.publish_trained(trained, masters.published(), last=False)
         assert published is not None
         assert published.window == window
-        assert counting.asked.total() <= 2, counting.asked
+        # One listing is whether another trainer of this hotkey publishes here, too.
+        assert counting.asked.total() <= 3, counting.asked
+        assert counting.asked["list"] <= 1
         window = Window(window + 30)
 
 

@@ -71,8 +71,10 @@ class GradientState:
 
     def pending(self) -> Pending | None:
         """The round that was fixed last, until it is settled."""
-        named = self._journal().get("pending")
+        journal = self._journal()
+        named = journal.get("pending")
         if named is None:
+            self._tidy(journal)  # whoever was killed behind the journal of a settled round left its files
             return None
         m = Node(named, "$journal.pending").members("round", "seal", "update", "steps", "after")
         return Pending(
@@ -126,9 +128,13 @@ class GradientState:
 
     def _replace(self, journal: dict[str, Any]) -> None:
         write_state(self.folder / JOURNAL, journal)
+        self._tidy(journal)
+
+    def _tidy(self, journal: dict[str, Any]) -> None:
+        """Remove what the journal does not name."""
         named = {JOURNAL, *_names(journal)}
         with storage_errors(self.folder):
-            for path in self.folder.iterdir():
+            for path in self.folder.iterdir() if self.folder.is_dir() else ():
                 if path.is_file() and path.name not in named and not path.name.startswith("."):
                     path.unlink()
 

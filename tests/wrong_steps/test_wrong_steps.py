@@ -100,6 +100,26 @@ def test_a_wrong_step_ends_with_one_message_and_its_exit_code(
         assert "\n  try:   " in said, said
 
 
+@pytest.mark.parametrize(("command", "role"), [("grail-miner run", "miner-0"), ("grail-validator run", "validator-0")])
+def test_a_start_in_another_network_commits_no_bucket(
+    command: str, role: str, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def committed() -> list[str | None]:
+        chain = place.network.chain
+        place.network.advance_to(chain.current_block() + 3)  # by then everything that was asked for is in force
+        return [neuron.commitment for neuron in chain.metagraph().neurons]
+
+    def another_network(place: Place) -> None:
+        place.network_file(trainer_hotkey="07" * 32)
+
+    before = committed()
+    step = Step("", command, 3, (), {"GRAIL_STORAGE_BUCKET": "bucket-new"}, before=another_network, role=role)
+    code, said = taken(step, place, monkeypatch)
+    assert code == step.code, said
+    assert "not registered on this subnet" in said
+    assert committed() == before
+
+
 def test_there_are_sixty_of_them_and_no_two_have_one_name() -> None:
     from tests.wrong_steps.test_wrong_processes import NAMES
 

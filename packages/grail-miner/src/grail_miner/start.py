@@ -79,9 +79,9 @@ def run_miner(
     opened = require_start(settings, MINER, lambda: _plan_of_engine(settings, visible))
     layout = plan(settings, visible)
     participant = Participant.from_settings(settings, package="grail-miner", opened=opened)
+    require_this_network(participant)
     with participant.state.held(), equipped(settings, layout, participant) as equipment:
         neuron = participant.join(settings)
-        require_this_network(participant)
         about: dict[str, Any] = {
             "hotkey": ss58(participant.signer.hotkey),
             "uid": neuron.uid,

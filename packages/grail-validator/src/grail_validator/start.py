@@ -70,9 +70,9 @@ def _run(
     windows: int | None,
     compared: ComparedModels,
 ) -> int:
+    require_this_network(participant)  # before a bucket is committed
     neuron = participant.join(settings)
     require_permit(neuron, settings, participant.chain.netuid)
-    require_this_network(participant)
     require_class(models, "validator", participant.params)
     if (found := table_in_force(participant)) is not None:
         require_work(settings, found[0])

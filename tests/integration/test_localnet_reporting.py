@@ -301,6 +301,12 @@ def test_an_axis_has_a_length_and_holds_what_it_is_for(low: float, high: float) 
     assert len(ticks) <= 8
 
 
+@pytest.mark.parametrize(("value", "axis"), [(1.0, (0.0, 1.0)), (0.0, (0.0, 1.0)), (-2.0, (-2.0, 0.0))])
+def test_one_value_is_shown_against_nothing_and_a_share_never_beyond_the_whole(value: float, axis: tuple[float, float]) -> None:
+    ticks = nice_ticks(value, value)
+    assert (ticks[0], ticks[-1]) == axis
+
+
 @pytest.mark.parametrize("value", [1.0, 0.0, 1e-14])
 def test_a_line_of_one_point_or_of_equal_ones_is_drawn(value: float) -> None:
     for count in (1, 3):

@@ -97,10 +97,12 @@ def at_every_width(width: int, draw: Callable[[int], str]) -> str:
 def nice_ticks(low: float, high: float, wanted: int = 4) -> list[float]:
     """Round numbers that cover low … high, about `wanted` steps of 1, 2, 2.5 or 5 times a power of ten; at least two of them.
 
-    What differs by rounding alone is one value: between such numbers there are no round ones.
+    What differs by rounding alone is one value: between such numbers there are no round ones. It is shown against 0, so that a
+    share of 100 % has no axis to 200.
     """
     if high - low <= 1e-6 * max(abs(low), abs(high)):
-        high = low + (abs(low) or 1.0)
+        low, high = min(low, 0.0), max(high, 0.0)
+        high = 1.0 if high == low else high
     raw = (high - low) / wanted
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= raw * 0.999)

@@ -25,7 +25,7 @@ h1{font-size:34px;line-height:1.18;letter-spacing:-.018em;margin:8px 0 12px;font
 h2{font-size:20px;letter-spacing:-.01em;margin:44px 0 4px;font-weight:650}
 h2+p{margin:0 0 14px;color:var(--muted);max-width:62em}
 h3{font-size:14px;margin:0 0 2px;font-weight:650}
-p,td,pre,.v,.d{overflow-wrap:anywhere}
+p,td,pre,.v,.d,.eyebrow{overflow-wrap:anywhere}
 .good{color:var(--good)}.bad{color:var(--bad)}.warn{color:var(--warn)}
 footer{margin-top:44px;color:var(--muted);font-size:13px}
 """

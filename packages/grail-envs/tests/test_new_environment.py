@@ -41,12 +41,14 @@ def test_what_new_writes_passes_check_under_its_own_name(tmp_path: Path) -> None
     assert json.loads(made.stdout)["files"] == ["pyproject.toml", "README.md", "my_fractions.py"]
     assert all("sums" not in (folder / name).read_text() for name in ("pyproject.toml", "README.md", "my_fractions.py"))
     installed(folder)
-    checked = envs("check", "grail-env-my-fractions", "--seeds", "10", "--json", path=folder)
-    findings = json.loads(checked.stdout)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert findings
-    assert {finding["env_id"] for finding in findings} == {"my_fractions"}
-    assert all(finding["passed"] for finding in findings)
+    for typed in ("grail-env-my-fractions", "my_fractions"):  # its wheel, and its id
+        checked = envs("check", typed, "--seeds", "10", "--json", path=folder)
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+        findings = json.loads(checked.stdout)
+        assert findings
+        assert {finding["env_id"] for finding in findings} == {"my_fractions"}
+        assert all(finding["passed"] for finding in findings)
+    assert envs("show", "my_fractions", path=folder).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,7 @@ def check(package: str, seeds: int, answer: Any, params: tuple[str, ...], data_d
     findings = []
     if package not in ADAPTERS and OURS not in claims(package):
         consent_to_package(package)
+        consent_to(package)  # it may be the id of an environment, whose wheel has another name
     for env_id, parameters in environments_of(package, parameters_from_options(package, params, data_dir)):
         consent_to(env_id, parameters)
         click.echo(f"{env_id}: loading, and {seeds} problems in three processes", err=True)

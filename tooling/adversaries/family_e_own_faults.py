@@ -186,8 +186,8 @@ def _no_store(crowd: Crowd) -> Iterator[tuple[ValidatorService, Fault]]:
 
 FAULTS: dict[str, Breaking] = {
     "no memory to open a file": _no_memory,
-    "the grader's machine is out of memory": _grading(_raises(MemoryError())),
     "every worker of the sandbox is lost": _grading(lambda: Grade(0.0, False, False, outcome=GradeOutcome.INCONCLUSIVE)),
+    "the grader's machine is out of memory": _grading(_raises(MemoryError())),
     "the grader's machine has no more processes": _grading(_raises(OSError(11, "no processes"))),
     "no store answers in time": _no_store,
 }

@@ -8,6 +8,7 @@ and weights can be repeated, so a validator killed anywhere takes the next step 
 from __future__ import annotations
 
 import hashlib
+import logging
 import queue
 import threading
 import time
@@ -38,6 +39,7 @@ from grail_core.storage.layout import evidence_key, verdict_key
 from grail_core.storage.retention import Retention
 from grail_core.telemetry import get_logger
 from grail_core.verification.measure import ChallengedSample
+from grail_core.verification.reward import start_grading
 from grail_validator import steps
 from grail_validator.adoption import Adoption
 from grail_validator.cases import Announcement, Case, Interrupted, Means, Standing, WindowResult, WindowStage
@@ -262,8 +264,13 @@ class ValidatorService:
         """What a window is judged with. A store that answers again before the window's time is over costs nobody anything."""
         environment = self.environment_of(context.manifest)
         if self._graded_by is not environment:
-            environment.grade(environment.problem(0), "")  # processes that grading needs start here, in no file's time
-            self._graded_by = environment
+            why = start_grading(environment)  # here, and in no file's time
+            if why:
+                log.event(
+                    "grader_not_started", level=logging.WARNING, window=window, environment=environment.spec.env_id, reason=why
+                )
+            else:
+                self._graded_by = environment
         pinned = until_had(self.participant, window, stop, partial(self.participant.checkpoints.table, context.manifest))
         if isinstance(pinned, Void):
             return Unreadable(f"no calibration to judge by: {pinned.reason}")

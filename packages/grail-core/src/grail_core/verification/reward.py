@@ -65,6 +65,20 @@ def graded(environment: Environment, problem: Problem, completion: str) -> Grade
     return grade
 
 
+def start_grading(environment: Environment) -> str:
+    """Have the environment start whatever grading needs, so that no completion's time pays for it; why it could not, or "".
+
+    Nothing is decided by it: where this machine cannot grade, each completion's own grade says so.
+    """
+    try:
+        graded(environment, environment.problem(0), "")
+    except GrailError as error:
+        return error.what
+    except Exception as error:  # noqa: BLE001 - any environment; told by whoever asked
+        return f"its first problem raised {type(error).__name__}"
+    return ""
+
+
 def same_grade(reward: float, success: bool, other_reward: float, other_success: bool) -> bool:
     close = math.isclose(reward, other_reward, rel_tol=REWARD_REL_TOL, abs_tol=REWARD_ABS_TOL)
     return close and success == other_success

@@ -24,8 +24,10 @@ ROOTS: dict[str, click.Command] = {
     "grail-trainer": trainer,
     "grail-validator": validator,
 }
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-NEWCOMERS = ("README.md", "quickstart.md", "operations.md")
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+_TOP = ("install", "quickstart", "operations", "debugging", "troubleshooting", "faq")
+_START = ("README", "miner", "validator", "trainer", "researcher", "checker")
+NEWCOMERS = ("README.md", *(f"docs/{name}.md" for name in _TOP), *(f"docs/start/{name}.md" for name in _START))
 
 
 def typed() -> list[tuple[str, tuple[str, ...]]]:
@@ -70,8 +72,7 @@ def test_a_command_line_of_a_page_is_one_that_the_program_takes(where: str, word
 
 @pytest.mark.parametrize("page", NEWCOMERS)
 def test_what_a_newcomer_reads_is_tried_or_says_why_not(page: str) -> None:
-    path = next(path for path in PAGES if path.name == page)
-    unmarked = [str(block) for block in blocks(path) if block.mark is None]
+    unmarked = [str(block) for block in blocks(REPOSITORY / page) if block.mark is None]
     assert not unmarked, f"blocks of commands without a mark: {', '.join(unmarked)}"
 
 
@@ -88,3 +89,12 @@ def test_a_line_with_a_wrong_option_is_found(tmp_path: Path) -> None:
     assert [line.split() for line in first.lines] == [["grail", "x", "--json"]]
     assert second.mark is None
     assert second.lines == ("hatch run test",)
+
+
+def test_a_file_that_a_page_has_its_reader_save_is_kept_as_it_stands(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- saved as x.py -->\n```python\nif 1:\n    # said\n    say()\n```\n\n```python\nnot_saved()\n```\n")
+    (block,) = blocks(page)
+    assert block.mark is not None
+    assert (block.mark.file, block.mark.terminal, block.lines) == ("x.py", None, ())
+    assert block.text == "if 1:\n    # said\n    say()\n"

@@ -26,7 +26,7 @@ NAMED = re.compile(r"`(grail(?:-[a-z]+)?)((?: [\w./…-]+)+)`")
 
 
 def named() -> Iterator[tuple[str, str]]:
-    files = [*REPOSITORY.glob("packages/*/src/**/*.py"), *REPOSITORY.glob("docs/*.md"), REPOSITORY / "README.md"]
+    files = [*REPOSITORY.glob("packages/*/src/**/*.py"), *REPOSITORY.glob("docs/**/*.md"), REPOSITORY / "README.md"]
     for path in files:
         for found in NAMED.finditer(path.read_text()):
             yield found[1], found[2]

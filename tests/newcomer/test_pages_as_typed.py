@@ -19,7 +19,7 @@ from tooling.testing.wheels import build
 
 LINE_S, START_S, END_S = 900.0, 900.0, 120.0  # a limit against hanging, no measurement: the first line installs torch
 INHERITED = ("PIP_INDEX_URL", "PIP_CONFIG_FILE", "LANG", "TMPDIR")  # where packages come from, and words
-PAGES = ("README.md", "docs/quickstart.md", "docs/operations.md")
+PAGES = ("README.md", "docs/install.md", "docs/quickstart.md", "docs/operations.md", "docs/debugging.md")
 
 
 class Desk:
@@ -45,6 +45,9 @@ class Desk:
 
     def do(self, block: Block) -> None:
         assert block.mark is not None
+        if block.mark.file is not None:
+            (self._folder / block.mark.file).write_text(block.text)
+            return
         assert block.mark.terminal is not None
         terminal = self.terminal(block.mark.terminal)
         if block.mark.alone:

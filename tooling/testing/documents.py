@@ -7,6 +7,7 @@ line before it; a block of commands without one is a mistake of the page. Lines 
     <!-- run in TERMINAL until TEXT -->                   its last line goes on; what comes next waits for TEXT in its output
     <!-- run in TERMINAL once OTHER says TEXT -->         another terminal
     <!-- run in TERMINAL when all others have ended -->   by Ctrl-C, with 0
+    <!-- saved as FILE -->                                a file that the reader writes: whatever the language, as it stands
     <!-- not run: WHY -->
 """
 
@@ -24,6 +25,7 @@ _FENCE: Final = re.compile(r"^ *```(\w*) *$")
 _MARK: Final = re.compile(
     r"^ *<!-- (?:run in (?P<terminal>[\w-]+)(?P<alone> when all others have ended)?"
     r"(?: once (?P<other>[\w-]+) says (?P<said>.+?))?(?: until (?P<until>.+?))?"
+    r"|saved as (?P<file>[\w.-]+)"
     r"|not run: (?P<why>.+?)) -->$"
 )
 _COMMAND: Final = re.compile(rf"(?:^|&& *)(?:{'|'.join(PROGRAMS)}) ")
@@ -31,7 +33,9 @@ _COMMAND: Final = re.compile(rf"(?:^|&& *)(?:{'|'.join(PROGRAMS)}) ")
 
 @dataclass(frozen=True)
 class Mark:
-    """How a block is tried: in a terminal, until a text, after a text in another one's or the end of all; or not, and why."""
+    """How a block is tried: in a terminal, until a text, after a text in another one's or the end of all; or not, and why; or
+    into which file of the reader's folder it is written.
+    """
 
     terminal: str | None
     until: str | None
@@ -39,6 +43,7 @@ class Mark:
     alone: bool
     other: str | None
     said: str | None
+    file: str | None = None
 
 
 @dataclass(frozen=True)
@@ -49,13 +54,15 @@ class Block:
         page: its file's name.
         line: the number of the fence that opens it.
         mark: what the line before the fence says; `None` where it says nothing.
-        lines: what is typed, one shell line each.
+        lines: what is typed, one shell line each; none of a block that is saved.
+        text: of a block that is saved, as it stands.
     """
 
     page: str
     line: int
     mark: Mark | None
     lines: tuple[str, ...]
+    text: str = ""
 
     def __str__(self) -> str:
         return f"{self.page}:{self.line}"
@@ -65,19 +72,22 @@ def blocks(page: Path) -> Iterator[Block]:
     """The blocks of commands of a page, in its order: those without a language of which a line begins with a program of ours,
     or that carry a mark. Raises ValueError for a fence that is not closed.
     """
-    before, opened, inside = "", 0, list[str]()
+    before, opened, inside, raw = "", 0, list[str](), list[str]()
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
         fence = _FENCE.match(line)
         if opened == 0 and fence is not None:
-            opened, inside, language = number, [], fence[1]
+            opened, inside, raw, language = number, [], [], fence[1]
             found = _MARK.match(before)
             mark = _mark(found) if found else None
         elif opened and fence is not None:
-            if language == "" and (mark is not None or any(_COMMAND.search(text) for text in inside)):
+            if mark is not None and mark.file is not None:
+                yield Block(page.name, opened, mark, (), "".join(f"{text}\n" for text in raw))
+            elif language == "" and (mark is not None or any(_COMMAND.search(text) for text in inside)):
                 yield Block(page.name, opened, mark, _joined(inside))
             opened = 0
         elif opened:
             inside.append(line.strip())
+            raw.append(line)
         if line.strip():
             before = line
     if opened:
@@ -86,7 +96,7 @@ def blocks(page: Path) -> Iterator[Block]:
 
 def _mark(found: re.Match[str]) -> Mark:
     alone = found["alone"] is not None
-    return Mark(found["terminal"], found["until"], found["why"], alone, found["other"], found["said"])
+    return Mark(found["terminal"], found["until"], found["why"], alone, found["other"], found["said"], found["file"])
 
 
 def _joined(lines: list[str]) -> tuple[str, ...]:

@@ -74,7 +74,8 @@ def pages() -> dict[str, str]:
 
 def helped(path: str, command: click.Command, parent: click.Context | None = None) -> Iterator[tuple[str, str]]:
     """Every command's path and help text, those of its subcommands behind it; aliases of other programs' commands left out."""
-    context = click.Context(command, parent=parent, info_name=path.split()[-1], terminal_width=WIDTH, max_content_width=WIDTH)
+    settings = {**command.context_settings, "terminal_width": WIDTH, "max_content_width": WIDTH}
+    context = click.Context(command, parent=parent, info_name=path.split()[-1], **settings)
     yield path, _without_shared(command.get_help(context))
     if isinstance(command, click.Group):
         for name in command.list_commands(context):

@@ -83,6 +83,7 @@ def test_links_into_the_repository_lead_there_where_its_address_is_known() -> No
         ("said:\n* one\n* two", "said:\n\n* one\n* two"),
         ("1. one\n\n   more\n2. two", "1. one\n\n    more\n\n2. two"),
         ("1. one:\n\n   ```\n   code\n     more\n   ```\n\nend", "1. one:\n\n    ```\n    code\n      more\n    ```\n\nend"),
+        ("* one:\n  * in it\n  * too\n* two", "* one:\n    * in it\n    * too\n* two"),
         ("* one\n  goes on\n* two", "* one\n  goes on\n* two"),
         ("```\nsaid:\n* no list\n   x\n```", "```\nsaid:\n* no list\n   x\n```"),
         ("| a |\n| - |\n| 1 |", "| a |\n| - |\n| 1 |"),

@@ -1,7 +1,7 @@
 """Pages as this repository shows them, made into what the site's Markdown reads alike.
 
-The pages are written for CommonMark, as code hosts read it; Python-Markdown wants a blank line before a list and four columns
-for what belongs to a numbered item. Only that is changed here, and never inside a fenced block.
+The pages are written for CommonMark, as code hosts read it; Python-Markdown wants a blank line before a list, and four columns
+for what belongs to a numbered item and for a list in a list. Only that is changed here, and never inside a fenced block.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Final
 _FENCE: Final = re.compile(r"^ *(```+|~~~+)")
 _ITEM: Final = re.compile(r"^ *(?:[*-]|\d+\.) ")
 _NUMBERED: Final = re.compile(r"^\d+\. ")
+_NESTED: Final = re.compile(r"^ {2,3}(?=[*-] )")
 _INSIDE: Final = re.compile(r"^ {3}(?! )")
 _BLANK_OR_LIST: Final = re.compile(r"^\s*$|^ *(?:[*-]|\d+\.) |^ |^#|^<!--")
 
@@ -38,5 +39,5 @@ def _lines(lines: list[str]) -> Iterator[str]:
             if item and before.strip() and (loose or not _BLANK_OR_LIST.match(before)):
                 yield ""
             loose = not item and (loose or not line.strip())
-            yield f" {line}" if numbered and _INSIDE.match(line) else line
+            yield _NESTED.sub("    ", line) if _NESTED.match(line) else f" {line}" if numbered and _INSIDE.match(line) else line
         before = line

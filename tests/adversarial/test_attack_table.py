@@ -83,7 +83,7 @@ def test_a_quick_run_has_the_rows_of_a_whole_one_and_says_that_it_is_quick(
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 def test_a_quick_run_of_every_id_lets_nothing_through(own_cache: None, capsys: pytest.CaptureFixture[str]) -> None:
     code = main(["--quick", "--json"])
     rows = json.loads(capsys.readouterr().out)["rows"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from grail_core.chain.development.local import LocalChain
 from grail_core.participant.state import only_process
 from tooling import REPOSITORY
 from tooling.localnet.plan import Layout
+from tooling.testing.served_page import folder_source, listening, page_of
 
 CHEATS = ("zero-sketch", "best-of-n", "stale", "skip", "copy")
 
@@ -91,6 +95,20 @@ def check_promises(ended: Ended, cheats: tuple[str, ...]) -> None:
         assert any(character.isdigit() for character in miner["reason"]), miner
 
 
+def find_reason_on_the_page(out: Path, miner: dict[str, Any]) -> None:
+    """From the scoreboard of published verdicts to why this miner was rejected, by the links that it would take."""
+    address = miner["hotkey"]
+    source = folder_source(out / "store/validator-1")
+    with listening(page_of(source, rule=None)) as url, httpx.Client(base_url=url) as client:
+        assert f'href="/miners/{address}"' in client.get("/").text
+        failed = re.search(rf'failed</span>.*?href="(/windows/[0-9]+/{address})"', client.get(f"/miners/{address}").text)
+        assert failed is not None
+        shown = html.unescape(client.get(failed[1]).text)
+    check, statistic = miner["reason"].split(" ")[0], miner["reason"].split(": ")[1]
+    for part in (check, statistic, miner["reason"].split(": ")[-1].partition("; ")[0], "<strong>Try:</strong>"):
+        assert part in shown, miner
+
+
 @pytest.mark.heavy  # a step of its own in .ci/run
 @pytest.mark.timeout(900)  # about 60 s on two idle processors; longer on a busy machine, with the same outcome
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -113,6 +131,7 @@ def test_a_run_that_was_interrupted_resumes_and_keeps_every_promise(tmp_path: Pa
 
     ended = localnet(out, *options)
     check_promises(ended, ("zero-sketch",))
+    find_reason_on_the_page(out, ended.miners("zero-sketch")[0])
     assert ended.summary["windows"] == 2
     assert ended.summary == json.loads((out / "summary.json").read_text())
     assert ended.summary["rollouts_verified"] > 0

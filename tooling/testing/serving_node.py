@@ -19,10 +19,10 @@ from grail_core.clock import WallClock, wall_clock_ms
 from grail_core.keys import LocalSigner
 from grail_core.model.policy_model import PolicyModel
 from grail_core.protocol.network import NETWORKS
+from grail_core.served_http import TimedConnection
 from grail_core.verification.receipt import NO_CHAIN
 from grail_miner.serving.answering import Answering, ServedNetwork
 from grail_miner.serving.clients import Clients
-from grail_miner.serving.connections import TimedConnection
 from grail_miner.serving.metering import metering_at
 from grail_miner.serving.models import HfModels, Models
 from grail_miner.serving.node import Node

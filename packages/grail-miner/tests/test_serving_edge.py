@@ -20,9 +20,9 @@ import uvicorn
 
 from grail_core.errors import ConfigurationError
 from grail_core.inference.receipts import Receipt
+from grail_core.served_http import TimedConnection
 from grail_miner.serving.answering import Answering
 from grail_miner.serving.clients import OPERATOR, Client, Clients
-from grail_miner.serving.connections import TimedConnection
 from grail_miner.serving.edge import MAX_BODIES, Edge, listen_address
 from grail_miner.serving.new_token import add_client
 from tooling.testing.serving_node import MODEL, RunningNode, answering_of, running_node, save_served_model, until

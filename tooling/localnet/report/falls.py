@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from grail_core.pages.parts import Cell, badge, card, name, number, section, table, text
 from tooling.localnet.report.charts import percent
 from tooling.localnet.report.facts import RunFacts
-from tooling.localnet.report.page import Cell, badge, card, name, number, section, table, text
 from tooling.localnet.report.summary import Summary
 
 _NOISE = 2.0  # standard errors of the difference

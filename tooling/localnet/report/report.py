@@ -11,15 +11,15 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from html import escape
 
+from grail_core.pages.parts import note, tile
+from grail_core.pages.style import STYLE
 from grail_core.text import printable_lines
 from tooling.localnet.plan import HONEST
 from tooling.localnet.report.charts import percent, seconds
 from tooling.localnet.report.cheats import ROLLOUT_CHEATS, cheats_sentence
 from tooling.localnet.report.facts import RunFacts
 from tooling.localnet.report.falls import falls_section
-from tooling.localnet.report.page import note, tile
 from tooling.localnet.report.report_sections import costs, learning, parameters, provenance, refused
-from tooling.localnet.report.report_style import STYLE
 from tooling.localnet.report.report_training import update
 from tooling.localnet.report.report_verdicts import weights_and_verdicts
 from tooling.localnet.report.summary import Summary

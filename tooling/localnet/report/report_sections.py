@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from html import escape
 from statistics import fmean
 
+from grail_core.pages.parts import Cell, badge, card, filled, grid, legend, mono, name, number, section, table, text
 from tooling.localnet.report.bars import bars, bullet
 from tooling.localnet.report.charts import Level, Line, Point, Segment, line_chart, percent, seconds, size
 from tooling.localnet.report.facts import EvaluationFact, RejectFact, RunFacts, TrainingFact
-from tooling.localnet.report.page import Cell, badge, card, filled, grid, legend, mono, name, number, section, table, text
 from tooling.localnet.report.summary import Summary, seconds_per_window
 
 ROLE_COLOURS = {"miner": "m2", "validator": "m3", "trainer": "m4"}

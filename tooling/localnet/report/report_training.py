@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from grail_core.pages.parts import Cell, badge, card, legend, mono, name, number, section, small_grid, table, text
 from grail_core.protocol.constants import WINDOW_LENGTH
 from grail_trainer.metrics import METRICS
 from tooling.localnet.report.charts import (
@@ -21,7 +22,6 @@ from tooling.localnet.report.charts import (
     stacked_columns,
 )
 from tooling.localnet.report.facts import RunFacts, TrainingFact
-from tooling.localnet.report.page import Cell, badge, card, legend, mono, name, number, section, small_grid, table, text
 
 _WIDTH, _HEIGHT = 360, 220
 _COLOURS = ("accent", "m4", "m2")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from grail_core.pages.parts import Cell, alarm, badge, card, grid, legend, name, number, section, table, text
 from tooling.localnet.plan import HONEST
 from tooling.localnet.report.bars import bars
 from tooling.localnet.report.charts import Segment, empty_chart, percent, stacked_columns
 from tooling.localnet.report.facts import MinerIdentity, RunFacts
-from tooling.localnet.report.page import Cell, alarm, badge, card, grid, legend, name, number, section, table, text
 from tooling.localnet.report.summary import Summary, unenforced_sentence
 
 HONEST_COLOURS = ("m1", "m2", "m3", "m4", "m5", "m6")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from html import escape
 
+from grail_core.pages.parts import note, tile
+from grail_core.pages.style import STYLE
 from grail_core.text import printable_lines
 from tooling.localnet.plan import HONEST
 from tooling.localnet.report.charts import percent, seconds
 from tooling.localnet.report.cheats import GRADIENT_CHEATS, cheats_sentence
-from tooling.localnet.report.page import note, tile
 from tooling.localnet.report.report import started
 from tooling.localnet.report.report_sections import costs, parameters, provenance, refused
-from tooling.localnet.report.report_style import STYLE
 from tooling.localnet.rounds.facts import RoundsFacts
 from tooling.localnet.rounds.sections import learning, merges, ranks, weights
 from tooling.localnet.rounds.summary import RoundsSummary

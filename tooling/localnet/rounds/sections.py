@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from html import escape
 
+from grail_core.pages.parts import card, grid, legend, name, number, section, table, text
 from tooling.localnet.plan import HONEST
 from tooling.localnet.report.bars import bars
 from tooling.localnet.report.charts import Level, Line, Point, Segment, empty_chart, line_chart, percent, size, stacked_columns
-from tooling.localnet.report.page import card, grid, legend, name, number, section, table, text
 from tooling.localnet.report.report_verdicts import CELL_TEXT, matrix, miner_colours, outcome_cell, reasons, weight_columns
 from tooling.localnet.rounds.facts import MinerRoundFact, RoundsFacts
 from tooling.localnet.rounds.summary import RoundsSummary

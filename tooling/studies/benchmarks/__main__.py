@@ -27,6 +27,7 @@ MODULES = {
     "grpo": "tooling.studies.benchmarks.grpo",
     "inference": "tooling.studies.benchmarks.inference",
     "workers": "tooling.studies.benchmarks.proof_workers",
+    "page": "tooling.studies.benchmarks.page",
     "deterrence": "tooling.studies.deterrence",
 }
 """Every benchmark and the module that has its `measure`."""

@@ -183,6 +183,54 @@ def replay(
 
 
 @cli.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65_535), default=9464, show_default=True, help="0: any free one.")
+@click.option(
+    "--from",
+    "bucket",
+    metavar="VERDICTS",
+    help="Somebody's published verdicts: a commitment on the chain (s3:..., fs:NAME), or a folder. Default: a ledger.",
+)
+@click.option(
+    "--ledger",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="A validator's ledger.sqlite, or a copy of one (default: the only one in GRAIL_STATE_DIR).",
+)
+@click.option("--validator", help="With --from: the verdicts must be this validator's (SS58). Default: the newest one's.")
+@json_option
+@common_options
+def serve(
+    settings: Settings,
+    host: str,
+    port: int,
+    bucket: str | None,
+    ledger: Path | None,
+    validator: str | None,
+    as_json: bool,
+) -> None:
+    """Show what was judged as web pages, read-only, until stopped: scoreboard, windows, every reason, proof statistics,
+    checkpoints, forecasts, downloads, /metrics and /healthz.
+
+    Needs no wallet, chain or model, and no browser with JavaScript. Reads a ledger beside the validator that writes it, a copy
+    that `backup` made, or what anybody has published. With --json one line says the address once it listens.
+
+    \b
+      grail-validator serve
+      grail-validator serve --from localnet-out/store/validator-1 --port 0 --json
+      grail-validator serve --ledger /backups/ledger-2026-11-30.sqlite
+    """
+    from grail_validator.page.command import ServeRequest, serve_command
+
+    if bucket is not None and ledger is not None:
+        raise click.UsageError("give either --from VERDICTS or --ledger FILE")
+    if validator is not None and bucket is None:
+        raise click.UsageError("--validator says whose verdicts --from shows; a ledger says it itself")
+    asked = ServeRequest(host, port, bucket, ledger, validator)
+    with stop_on_signals() as stop:
+        serve_command(settings, asked, stop, as_json=as_json)
+
+
+@cli.command()
 @click.argument("target", type=click.Path(path_type=Path, dir_okay=False))
 @click.option(
     "--ledger",

@@ -32,7 +32,7 @@ def backup_ledger(settings: Settings, target: Path, *, ledger: Path | None, as_j
         DamagedStateError: the ledger, or the copy as it lies on its device, is damaged; no copy is left then.
         StorageError: the copy cannot be written.
     """
-    source = ledger if ledger is not None else _only_ledger(settings)
+    source = ledger if ledger is not None else only_ledger(settings)
     opened = Ledger.reading(source)
     if not target.parent.is_dir():  # not made: what should be a mounted device may be missing
         raise ConfigurationError("there is no such folder", where=str(target.parent), hint="make it, or mount its device")
@@ -119,7 +119,8 @@ def _place_of(settings: Settings, source: Path) -> Path:
     return folder / hotkey / "validator" / "ledger.sqlite"
 
 
-def _only_ledger(settings: Settings) -> Path:
+def only_ledger(settings: Settings) -> Path:
+    """The one ledger in GRAIL_STATE_DIR. Raises ConfigurationError where there is none, or more than one."""
     found = ledgers_of(settings)
     if len(found) != 1:
         raise ConfigurationError(

@@ -1,8 +1,8 @@
 """Why a window was judged as it was: a verdict's body told with numbers, likely causes and what to do.
 
 The one implementation of these words: `grail explain` and `grail status` tell published verdicts by it, `grail-validator
-explain` its ledger's. Where the body comes from, and that its signature holds, is the caller's matter. What is in it may be
-anybody's text: the console makes it fit.
+explain` its ledger's, `grail-validator serve` shows them on its page. Where the body comes from, and that its signature holds,
+is the caller's matter. What is in it may be anybody's text: the console makes it fit.
 """
 
 from __future__ import annotations
@@ -90,6 +90,20 @@ def to_do(miner: MinerVerdict, window: Window) -> str:
     return TO_DO[miner.status]
 
 
+def standing_line(miner: MinerVerdict, window: Window) -> str:
+    """The verdict in a sentence: status, the reason where no check says it, and what to do."""
+    told = miner.status.value + (f": {miner.reason}" if miner.reason and not rejecting(miner.findings) else "")
+    return f"{told}; {to_do(miner, window)}"
+
+
+def coin_line(miner: MinerVerdict) -> str:
+    """How it was drawn, or not; "" where no coin was tossed."""
+    if miner.check_probability is None or miner.coin is None:
+        return ""
+    share = miner.coin / 2**64
+    return f"coin {share:.3f}, drawn below {float(miner.check_probability):.3f} (two lowest coins always)"
+
+
 def print_window(body: VerdictBody, miners: Sequence[MinerVerdict], *, whole: bool = False) -> None:
     """A table of these miners, then each with its reason, what to do, and the findings that say so, for a person.
 
@@ -115,11 +129,9 @@ def print_window(body: VerdictBody, miners: Sequence[MinerVerdict], *, whole: bo
     for miner in miners:
         if miner in absent and len(absent) > 1:
             continue
-        told = miner.status.value + (f": {miner.reason}" if miner.reason and not rejecting(miner.findings) else "")
-        console.say(f"uid {miner.uid}, {ss58(miner.hotkey)}: {told}; {to_do(miner, body.window)}")
-        if miner.check_probability is not None and miner.coin is not None:
-            share = miner.coin / 2**64
-            console.say(f"  coin {share:.3f}, drawn below {float(miner.check_probability):.3f} (two lowest coins always)")
+        console.say(f"uid {miner.uid}, {ss58(miner.hotkey)}: {standing_line(miner, body.window)}")
+        if coin := coin_line(miner):
+            console.say(f"  {coin}")
         if miner.status is MinerStatus.ACCEPTED and len(miners) > 1:
             continue  # what all its checks say is shown to who asks for it alone
         if miner.status is MinerStatus.ACCEPTED and not whole:

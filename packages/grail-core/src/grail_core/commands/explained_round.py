@@ -104,7 +104,8 @@ def print_round(verdict: SignedGradientVerdict, miners: Sequence[GradientMinerVe
     for miner in miners:
         table.add_row(*_cells(miner, body))
     console.print(table)
-    _print_merge(console, body)
+    for line in merge_lines(body):
+        console.say(line)
     quiet = [miner for miner in miners if miner.status is MinerStatus.ABSENT and not miner.findings and not miner.reason]
     if len(quiet) > 1:  # validators and the trainer among them
         uids = ", ".join(str(miner.uid) for miner in quiet)
@@ -132,37 +133,51 @@ def _rating(rating: Rating) -> str:
     return f"{rating.ordinal / NANO:.2f} ({rating.mu / NANO:.2f} ± {rating.sigma / NANO:.2f})"
 
 
-def _print_merge(console: PlainConsole, body: GradientVerdictBody) -> None:
+def merge_lines(body: GradientVerdictBody) -> list[str]:
+    """Whose files the next checkpoint says it merged, as this validator saw it."""
     if body.merge is None:
-        console.say("no manifest of the next round was seen in time: nobody was merged, as far as this validator saw")
-        return
+        return ["no manifest of the next round was seen in time: nobody was merged, as far as this validator saw"]
     merged = ", ".join(str(uid) for uid, _ in body.merge.merged)
-    console.say(f"merged: uids {merged or 'none'}")
+    lines = [f"merged: uids {merged or 'none'}"]
     if body.merge.ineligible:
-        console.say(f"! merged and not eligible here: uids {', '.join(map(str, body.merge.ineligible))}")
+        lines.append(f"! merged and not eligible here: uids {', '.join(map(str, body.merge.ineligible))}")
+    return lines
+
+
+def standing_line_of_round(miner: GradientMinerVerdict, body: GradientVerdictBody) -> str:
+    """The verdict in a sentence: status, the reason where no check says it, and what to do."""
+    rejected = any(one.outcome is Outcome.REJECT for one in miner.findings)
+    told = miner.status.value + (f": {miner.reason}" if miner.reason and not rejected else "")
+    return f"{told}; {to_do_in_round(miner, body)}"
+
+
+def numbers_of_round(miner: GradientMinerVerdict) -> list[str]:
+    """What was drawn, scored and rated of it, a line each."""
+    lines = []
+    if miner.check_probability is not None and miner.coin is not None:
+        share = miner.coin / 2**64
+        drawn = f"coin {share:.3f}, drawn to be scored below {float(miner.check_probability):.3f} (two lowest coins always)"
+        lines.append(drawn + ("; a coin of its own drew a step to be replayed" if miner.replay else ""))
+    if miner.score is not None:
+        score, error = miner.score.score / LOSS_SCALE, miner.score.error / LOSS_SCALE
+        lines.append(
+            f"score {score:.4f} ± {error:.4f} nats a token, summed over the common sequences, rank {miner.score.rank}; "
+            f"declared {miner.declared} sequences"
+        )
+    if miner.rating_before is not None and miner.rating_after is not None:
+        lines.append(f"rating {_rating(miner.rating_before)} before, {_rating(miner.rating_after)} after")
+    if miner.advantage is not None and miner.z is not None:
+        value, error = miner.advantage.value / 2**30, miner.advantage.error / 2**30
+        lines.append(f"own data {value:.5f} ± {error:.5f} nats a token above common, z {miner.z / 10**6:.2f} (reported)")
+    return lines
 
 
 def _print_miner(
     console: PlainConsole, miner: GradientMinerVerdict, body: GradientVerdictBody, *, alone: bool, whole: bool
 ) -> None:
-    rejected = any(one.outcome is Outcome.REJECT for one in miner.findings)
-    told = miner.status.value + (f": {miner.reason}" if miner.reason and not rejected else "")
-    console.say(f"uid {miner.uid}, {ss58(miner.hotkey)}: {told}; {to_do_in_round(miner, body)}")
-    if miner.check_probability is not None and miner.coin is not None:
-        share = miner.coin / 2**64
-        drawn = f"  coin {share:.3f}, drawn to be scored below {float(miner.check_probability):.3f} (two lowest coins always)"
-        console.say(drawn + ("; a coin of its own drew a step to be replayed" if miner.replay else ""))
-    if miner.score is not None:
-        score, error = miner.score.score / LOSS_SCALE, miner.score.error / LOSS_SCALE
-        console.say(
-            f"  score {score:.4f} ± {error:.4f} nats a token, summed over the common sequences, rank {miner.score.rank}; "
-            f"declared {miner.declared} sequences"
-        )
-    if miner.rating_before is not None and miner.rating_after is not None:
-        console.say(f"  rating {_rating(miner.rating_before)} before, {_rating(miner.rating_after)} after")
-    if miner.advantage is not None and miner.z is not None:
-        value, error = miner.advantage.value / 2**30, miner.advantage.error / 2**30
-        console.say(f"  own data {value:.5f} ± {error:.5f} nats a token above common, z {miner.z / 10**6:.2f} (reported)")
+    console.say(f"uid {miner.uid}, {ss58(miner.hotkey)}: {standing_line_of_round(miner, body)}")
+    for line in numbers_of_round(miner):
+        console.say(f"  {line}")
     if miner.status is MinerStatus.ACCEPTED and not alone:
         return  # what all its checks say is shown to who asks for it alone
     if miner.status is MinerStatus.ACCEPTED and not whole:

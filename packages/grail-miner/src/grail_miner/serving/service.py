@@ -31,12 +31,12 @@ from grail_core.participant.settings import Settings
 from grail_core.participant.state import StateFolder, network_state, only_process
 from grail_core.participant.waiting import Stopping
 from grail_core.protocol.network import NETWORKS
+from grail_core.served_http import MAX_CONNECTIONS, TimedConnection, make_room
 from grail_core.telemetry import get_logger
 from grail_core.verification.receipt import NO_CHAIN
 from grail_miner.serving.answering import Answering, ServedNetwork
 from grail_miner.serving.app import application
 from grail_miner.serving.clients import Clients
-from grail_miner.serving.connections import MAX_CONNECTIONS, TimedConnection, make_room
 from grail_miner.serving.edge import Edge, listen_address
 from grail_miner.serving.engine_start import HF, Drawing, engine_drawing
 from grail_miner.serving.live_models import LiveModels

@@ -1,4 +1,7 @@
-"""The look of the report: one style sheet, light and dark, wide, narrow and on paper; no external resource."""
+"""The look of our pages: one style sheet, light and dark, wide, narrow and on paper; no external resource.
+
+Localnet's report and a validator's page have it; what only one of them needs stands beside that one.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,17 @@
-"""The parts a report page is made of: cards, tables, legends, badges. Arguments named `*_html` are taken as they are."""
+"""The parts a page is made of: cards, tables, legends, badges. Arguments named `*_html` are taken as they are.
+
+Localnet's report and a validator's page are made of these. Whatever else is handed in is escaped here; that a stranger's text
+is fit to be read at all (`grail_core.text`) is the caller's matter.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Final
+
+_NUMBERS: Final = ' class="n"'
 
 
 @dataclass(frozen=True)
@@ -50,18 +57,27 @@ def section(title: str, lede: str, body_html: str = "") -> str:
     return f"<h2>{escape(title)}</h2><p>{escape(lede)}</p>{body_html}"
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
-    """A table; a head that ends in "#" is of a column of numbers. With heads, a narrow page shows each row as a block."""
+def table(
+    heads: Sequence[str], rows: Iterable[Sequence[Cell]], *, caption: str = "", links: Mapping[str, str] | None = None
+) -> str:
+    """A table; a head that ends in "#" is of a column of numbers. With heads, a narrow page shows each row as a block.
+
+    Args:
+        caption: what the table is, for who hears it read out, too; its heads say then that they are of columns.
+        links: HTML in place of a head's name, by that name.
+    """
     names = [head.removesuffix("#") for head in heads]
+    scope = ' scope="col"' if caption else ""
     head = "".join(
-        f'<th class="n">{escape(name)}</th>' if head.endswith("#") else f"<th>{escape(name)}</th>"
+        f"<th{_NUMBERS if head.endswith('#') else ''}{scope}>{(links or {}).get(name) or escape(name)}</th>"
         for head, name in zip(heads, names, strict=True)
     )
     body = "".join(
         f"<tr>{''.join(_cell(cell, names[i] if i < len(names) else '') for i, cell in enumerate(row))}</tr>" for row in rows
     )
     kind, first = ("rows", f"<tr>{head}</tr>") if heads else ("pairs", "")
-    return f'<div class="scroll"><table class="{kind}">{first}{body}</table></div>'
+    said = f"<caption>{escape(caption)}</caption>" if caption else ""
+    return f'<div class="scroll"><table class="{kind}">{said}{first}{body}</table></div>'
 
 
 def _cell(cell: Cell, head: str) -> str:

@@ -1,9 +1,9 @@
-"""HTTP/1.1 connections of a node: who stands still is let go, so that nobody holds one of them for ever.
+"""HTTP/1.1 connections of a server of ours: who stands still is let go, so that nobody holds one of them for ever.
 
 uvicorn closes connections that are silent between two requests, and no others: one whose head is never finished stays, and so
 does one that is being closed while its client takes nothing of what it was sent. Here every connection is looked at now and
 then; one that was found so twice, without anything between, is cut. Bodies and streamed answers have times of their own
-(`edge`, `streamed`).
+where they are read and sent. Needs uvicorn, which the extra `inference` and the validator's wheel bring.
 """
 
 from __future__ import annotations

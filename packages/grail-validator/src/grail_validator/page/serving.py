@@ -1,0 +1,117 @@
+"""The page over HTTP/1.1: one process, bounded connections, and a thread that looks at the source now and then."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import uvicorn
+
+from grail_core.errors import ConfigurationError
+from grail_core.served_http import TimedConnection, make_room
+from grail_core.telemetry import get_logger
+from grail_validator.page.app import Page, application
+
+log = get_logger(__name__)
+
+MAX_CONNECTIONS: Final = 256
+"""Beyond that uvicorn answers 503 at once."""
+REFRESH_SECONDS: Final = 5.0
+"""Between two looks at a source."""
+LOOKS_SHARE: Final = 20
+"""So many times as long as a look took is waited before the next one: a listing of 10,000 windows takes seconds."""
+_KEEP_ALIVE_S: Final = 10
+_LAST_ANSWERS_S: Final = 5
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket at this address. Raises ConfigurationError: it is none of this machine's, or taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # said outright, asyncio sends without waiting
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise ConfigurationError(
+            f"this address cannot be listened on: {error.strerror or error}",
+            where=f"--host {host} --port {port}",
+            hint="give another --port (0: any free one), or an address of this machine",
+        ) from error
+    return bound
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@contextmanager
+def serving(
+    page: Page,
+    bound: socket.socket,
+    stop: threading.Event,
+    *,
+    refresh_seconds: float = REFRESH_SECONDS,
+    http: type[TimedConnection] = TimedConnection,
+) -> Iterator[str]:
+    """The page at this socket while the block lasts; yields its address. `stop` is set if the server ends by itself."""
+    make_room()
+    bound.listen(MAX_CONNECTIONS)
+    host, port = bound.getsockname()[:2]
+    server = uvicorn.Server(
+        uvicorn.Config(
+            application(page),
+            http=http,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            limit_concurrency=MAX_CONNECTIONS,
+            timeout_graceful_shutdown=_LAST_ANSWERS_S,
+        )
+    )
+    failed: list[BaseException] = []
+    ended = threading.Event()
+
+    def run() -> None:  # in a thread of its own uvicorn leaves the signals alone
+        try:
+            asyncio.run(server.serve(sockets=[bound]))
+        except BaseException as error:  # noqa: BLE001 - raised again below, where it can be told
+            failed.append(error)
+        finally:
+            stop.set()
+
+    def look() -> None:
+        pause = refresh_seconds
+        while not ended.wait(pause):
+            before, began = page.board.snapshot.problem, time.monotonic()
+            now = page.board.refresh()
+            took = 0.0 if now.unfinished and not now.problem else time.monotonic() - began
+            pause = max(refresh_seconds, LOOKS_SHARE * took)
+            if now.problem != before:
+                log.event("page_source", readable=not now.problem, reason=now.problem)
+
+    threads = [threading.Thread(target=target, daemon=True, name=name) for target, name in ((run, "http"), (look, "look"))]
+    for thread in threads:
+        thread.start()
+    try:
+        yield f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+    finally:
+        server.should_exit = True
+        ended.set()
+        threads[0].join()
+    if failed:
+        raise failed[0]

@@ -14,8 +14,10 @@ from grail_core.examination.known import Known, Role
 from grail_core.participant.settings import Resolution, Settings
 from grail_core.protocol.manifest import CheckpointManifest
 
-RUNS_CODE: Final = frozenset({"humaneval", "mbpp", "math"})
-"""Environments whose answers are run, or reduced by a library, in the sandbox."""
+RUNS_CODE: Final = frozenset(
+    {"humaneval", "mbpp", "math", "affine_trace", "triton_kernel", "verifiers", "gymnasium", "openenv"}
+)
+"""Environments whose answers or problems are run, or reduced by a library, in the sandbox; the last three are of others."""
 
 
 def sandbox(known: Known) -> Iterator[Finding]:

@@ -142,7 +142,7 @@ def test_every_phase_of_the_report_is_in_its_event(sources: dict[Path, ast.Modul
     told = {
         path: {*texts[path], *(node.arg for node in ast.walk(tree) if isinstance(node, ast.keyword))}
         for path, tree in sources.items()
-        if path.parts[0] == "packages"
+        if path.parts[0] == "packages" and path.name != "metrics.py"  # which names what it follows from
     }
     declared = {"window_trained": METRICS.keys()}  # tests/integration/test_training_watched.py holds the event to them
     for event, phases in PHASES.items():

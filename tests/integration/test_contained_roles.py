@@ -20,7 +20,6 @@ from typing import Any
 
 import pytest
 
-from grail_validator.cli import cli as validator_program
 from tooling.testing.contained import USER, Contained, refusal
 from tooling.testing.serving_node import save_served_model
 from tooling.testing.wheels import build
@@ -106,12 +105,12 @@ def test_a_window_is_mined_judged_and_paid_by_contained_roles_that_write_to_thei
         validator = running["grail-validator"][1]
         accepted = next_event(validator, "miner_judged", status="accepted")
         paid = next_event(validator, "weights_sent")
-        if "serve" in validator_program.commands:  # as in compose.yaml: the validator's volume, no wallet, no secret
-            judge = running["grail-validator"][0]
-            told = {"GRAIL_NETWORK": str(network / "network.json")}
-            beside = Contained(tmp_path / "page", code, None, (network,), told, state_of=judge)
-            running["page"] = beside, beside.popen(program("grail-validator", "serve", "--port", "0", "--json"), filtered=True)
-            assert accepted["hotkey"][:6] in page_of(running["page"][1])
+        # As in compose.yaml: the validator's volume, no wallet, no secret.
+        judge = running["grail-validator"][0]
+        told = {"GRAIL_NETWORK": str(network / "network.json")}
+        beside = Contained(tmp_path / "page", code, None, (network,), told, state_of=judge)
+        running["page"] = beside, beside.popen(program("grail-validator", "serve", "--port", "0", "--json"), filtered=True)
+        assert accepted["hotkey"][:6] in page_of(running["page"][1])
     finally:
         for _, process in running.values():
             process.send_signal(signal.SIGTERM)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from grail_core.commands.doctor_watch import watch_options
 from grail_core.commands.knob_options import knob_options
 from grail_core.commands.options import (
     beacon_option,
@@ -77,6 +78,7 @@ def run(
     Where the network's checkpoint asks for gradient work, each round instead: train the assigned sequences for the spec's inner
     steps, seal, reveal once seals are seen, open what the challenge draws (docs/gradient.md).
     """
+    from grail_core.commands.own_standing import own_standing
     from grail_miner.start import run_miner
 
     limits = replace(limits, groups_per_batch=batch or settings.pipeline_groups_per_batch)
@@ -88,6 +90,7 @@ def run(
         trace_dir=trace,
         live=not no_live,
         batch_sequences=batch_sequences,
+        standing=lambda participant: own_standing(participant, settings),
     )
 
 
@@ -99,7 +102,8 @@ def run(
 )
 @click.option("--env", "environment", help="Environment whose minima count (default: the checkpoint's).")
 @click.option("--offline", is_flag=True, help="Ask nothing outside this machine.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object; with --watch one a line for each change.")
+@watch_options
 @examined_options
 def doctor(
     found: Resolution,
@@ -108,6 +112,8 @@ def doctor(
     environment: str | None,
     offline: bool,
     as_json: bool,
+    watch: bool,
+    every: int,
 ) -> None:
     """Name everything that would keep a miner from being paid, all at once: from settings to data sets.
 
@@ -117,10 +123,20 @@ def doctor(
     in the own bucket is written, which go again. What was not asked is said.
     Ends with the exit code of the first thing that is broken, or 0.
 
+    With --watch it goes on: what needs others (chain, beacon, bucket, checkpoints, disk, and what validators have published of
+    this hotkey) is asked every --every seconds, and what begins or ends to be wrong is said with what to do. It ends with 0.
+
     \b
       grail-miner doctor --offline
       grail-miner doctor --model ./Qwen3-4B --env gsm8k --json
+      grail-miner doctor --watch --every 120
     """
+    if watch:
+        from grail_core.commands.doctor_watch import watch_command
+        from grail_core.examination.known import MINER
+
+        watch_command(found, faults, MINER, every=every, offline=offline, as_json=as_json)
+        return
     from grail_core.examination.report import end
     from grail_miner.doctor.examination import Asked, examine
     from grail_miner.doctor.report import as_json as json_of

@@ -12,6 +12,7 @@ from grail_core.errors import ChainError, CheckpointError, StorageError
 from grail_core.examination.checkpoint import require_this_network
 from grail_core.examination.deployment import require_start
 from grail_core.examination.known import MINER
+from grail_core.examination.watching import OwnStanding, watched
 from grail_core.generation.base import Generator
 from grail_core.keys import ss58
 from grail_core.participant.classes import require_covered
@@ -34,6 +35,7 @@ from grail_miner.gradient.training import CorpusOf, Training
 from grail_miner.layout import Layout, plan
 from grail_miner.limits import MiningLimits
 from grail_miner.live.view import live_view
+from grail_miner.metrics import TABLE
 from grail_miner.mining import Checkpoints, EnvironmentOf, Mining
 from grail_miner.service import MinerService
 
@@ -73,14 +75,22 @@ def run_miner(
     live: bool = False,
     batch_sequences: int | None = None,
     round_miner_of: RoundMinerFactory = honest_round_miner,
+    standing: OwnStanding | None = None,
 ) -> int:
-    """Join the network and mine until stopped, with a picture on a terminal if `live`. Returns the number of windows mined."""
+    """Join the network and mine until stopped, with a picture on a terminal if `live`. Returns the number of windows mined.
+
+    `standing`: how this hotkey stands, for its metrics.
+    """
     visible = visible_gpus()
     opened = require_start(settings, MINER, lambda: _plan_of_engine(settings, visible))
     layout = plan(settings, visible)
     participant = Participant.from_settings(settings, package="grail-miner", opened=opened)
     require_this_network(participant)
-    with participant.state.held(), equipped(settings, layout, participant) as equipment:
+    with (
+        participant.state.held(),
+        watched(participant, settings, MINER, TABLE, standing),
+        equipped(settings, layout, participant) as equipment,
+    ):
         neuron = participant.join(settings)
         about: dict[str, Any] = {
             "hotkey": ss58(participant.signer.hotkey),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from grail_core.commands.doctor_watch import watch_options
 from grail_core.commands.knob_options import SectionedCommand, section_options
 from grail_core.commands.options import (
     beacon_option,
@@ -169,16 +170,28 @@ def run(
 
 @cli.command()
 @click.option("--offline", is_flag=True, help="Ask nothing outside this machine.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object; with --watch one a line for each change.")
+@watch_options
 @examined_options
-def doctor(found: Resolution, faults: tuple[ConfigurationError, ...], offline: bool, as_json: bool) -> None:
+def doctor(
+    found: Resolution, faults: tuple[ConfigurationError, ...], offline: bool, as_json: bool, watch: bool, every: int
+) -> None:
     """Name everything that would keep a trainer from its work, all at once: from settings to data sets.
 
     Settings with their origin and what is odd about them, network, wallet (is it the network's trainer), bucket, chain, beacon,
     what its bucket has of checkpoints, devices, sandbox, disk, data sets. Nothing is started, and nothing but some small
     objects in the own bucket is written, which go again. How much memory learning takes says `run --dry-run`.
     Ends with the exit code of the first thing that is broken, or 0.
+
+    With --watch it goes on: what needs others (chain, beacon, bucket, checkpoints, disk) is asked every --every seconds, and
+    what begins or ends to be wrong is said with what to do. It ends with 0.
     """
+    if watch:
+        from grail_core.commands.doctor_watch import watch_command
+        from grail_core.examination.known import TRAINER as ROLE
+
+        watch_command(found, faults, ROLE, every=every, offline=offline, as_json=as_json)
+        return
     from grail_core.examination import report
     from grail_core.examination.known import TRAINER, Known
     from grail_envs.examination import examine_role

@@ -17,6 +17,7 @@ from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.examination.checkpoint import require_this_network
 from grail_core.examination.deployment import require_start
 from grail_core.examination.known import TRAINER
+from grail_core.examination.watching import watched
 from grail_core.generation.agreement import check_agreement
 from grail_core.generation.defaults import sampling_defaults
 from grail_core.keys import ss58
@@ -50,6 +51,7 @@ from grail_trainer.learning.ranks import joined_ranks
 from grail_trainer.learning.reference import Offloaded
 from grail_trainer.learning.sharded_masters import Lead, require_shareable
 from grail_trainer.merging.start import has_gradient_work, run_aggregator
+from grail_trainer.metrics import TABLE
 from grail_trainer.publishing.publication import NO_CHOICE, Publisher, TableChoice, first_window
 from grail_trainer.publishing.sole_writer import leave_if_older
 from grail_trainer.service import TrainerService
@@ -146,7 +148,7 @@ def _run_first(
     environment = environment_for(env_id, head, settings)
     if model is not None:
         require_folder(model)
-    with participant.state.held():
+    with participant.state.held(), watched(participant, settings, TRAINER, TABLE):
         neuron = participant.join(settings)
         log.event("trainer_started", hotkey=ss58(participant.signer.hotkey), uid=neuron.uid, network=participant.params.name)
         service = assemble(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from grail_core.commands.doctor_watch import watch_options
 from grail_core.commands.knob_options import knob_options
 from grail_core.commands.options import (
     beacon_option,
@@ -103,9 +104,18 @@ def explain(
 @cli.command()
 @click.option("--table", is_flag=True, help="Only by which calibration table work is judged; needs no wallet.")
 @click.option("--offline", is_flag=True, help="Ask nothing outside this machine.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object; with --watch one a line for each change.")
+@watch_options
 @examined_options
-def doctor(found: Resolution, faults: tuple[ConfigurationError, ...], table: bool, offline: bool, as_json: bool) -> None:
+def doctor(
+    found: Resolution,
+    faults: tuple[ConfigurationError, ...],
+    table: bool,
+    offline: bool,
+    as_json: bool,
+    watch: bool,
+    every: int,
+) -> None:
     """Name everything that would keep a validator from its work, all at once, and say by which table work is judged now.
 
     Settings with their origin and what is odd about them, network, wallet, bucket, chain with registration and permit, beacon,
@@ -115,10 +125,22 @@ def doctor(found: Resolution, faults: tuple[ConfigurationError, ...], table: boo
     Ends with the exit code of the first thing that is broken; 11 where the network refuses what no table covers, and a class
     is not covered.
 
+    With --watch it goes on: what needs others (chain, permit, weights, beacon, bucket, checkpoints, disk) is asked every
+    --every seconds, and what begins or ends to be wrong is said with what to do. It ends with 0.
+
     \b
       grail-validator doctor
       grail-validator doctor --table --json
+      grail-validator doctor --watch
     """
+    if watch:
+        if table:
+            raise click.UsageError("--table is asked once: leave --watch")
+        from grail_core.commands.doctor_watch import watch_command
+        from grail_core.examination.known import VALIDATOR
+
+        watch_command(found, faults, VALIDATOR, every=every, offline=offline, as_json=as_json)
+        return
     from grail_validator.doctor import doctor_command, table_command
 
     if table:

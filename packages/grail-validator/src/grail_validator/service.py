@@ -51,6 +51,7 @@ from grail_validator.ledger import Ledger, PublishedFiles
 from grail_validator.models import Models
 from grail_validator.sealed_files import WindowFiles
 from grail_validator.steps import Publication, PublishedRecord, ResultRecord, Step, StoreAnswer, Turn, Unreadable
+from grail_validator.tallies import tallies
 from grail_validator.time_budget import judging_seconds
 from grail_validator.weight_setting import WeightSetting
 
@@ -453,6 +454,7 @@ class ValidatorService:
             checked=sum(m.checked for m in body.miners),
             failed=sum(m.status is MinerStatus.FAILED for m in body.miners),
             rollouts_checked=sum(len(m.sampled) for m in body.miners),
+            **tallies(body.miners),
             body=body.digest().hex(),
         )
 

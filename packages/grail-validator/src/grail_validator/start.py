@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from grail_core.examination.checkpoint import require_this_network
 from grail_core.examination.deployment import require_start
 from grail_core.examination.known import VALIDATOR
+from grail_core.examination.watching import watched
 from grail_core.keys import ss58
 from grail_core.participant.classes import require_class
 from grail_core.participant.deployment import require_permit
@@ -25,6 +26,7 @@ from grail_validator.first_sight import FirstSight
 from grail_validator.gradient.rounds import GradientRounds
 from grail_validator.kinds import WindowKinds
 from grail_validator.ledger import Ledger
+from grail_validator.metrics import TABLE
 from grail_validator.model_process import ModelProcess
 from grail_validator.service import ValidatorService
 
@@ -56,7 +58,11 @@ def run_validator(settings: Settings, stopping: Stopping, *, windows: int | None
     """Join the network and judge until stopped. Returns the number of windows scored."""
     opened = require_start(settings, VALIDATOR)
     participant = Participant.from_settings(settings, package="grail-validator", opened=opened)
-    with participant.state.held(), ModelProcess(participant.checkpoints, device=settings.device) as models:
+    with (
+        participant.state.held(),
+        watched(participant, settings, VALIDATOR, TABLE),
+        ModelProcess(participant.checkpoints, device=settings.device) as models,
+    ):
         models.start()  # it imports torch while this process joins
         return _run(participant, settings, stopping, models, windows=windows, compared=compared)
 

@@ -30,8 +30,12 @@ class ClockFound:
 
 def hold_clock(relays: Iterable[str], chain: BeaconChain, clock: Callable[[], int], timeout_s: float) -> ClockFound:
     """Ask every relay for its newest round. What does not come or not verify says nothing of the time."""
-    ages = [age for url in relays if (age := _newest_age_s(url, chain, clock, timeout_s)) is not None]
-    return judged(ages, chain.period_s)
+    return judged(newest_ages_s(relays, chain, clock, timeout_s), chain.period_s)
+
+
+def newest_ages_s(relays: Iterable[str], chain: BeaconChain, clock: Callable[[], int], timeout_s: float) -> list[float]:
+    """How old each relay's newest round is by this machine's clock; of those that give one which verifies."""
+    return [age for url in relays if (age := _newest_age_s(url, chain, clock, timeout_s)) is not None]
 
 
 def judged(ages_s: list[float], period_s: int) -> ClockFound:

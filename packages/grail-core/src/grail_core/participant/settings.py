@@ -33,6 +33,7 @@ from grail_core.participant.settings_fields import (
     setting,
     wanted,
 )
+from grail_core.participant.settings_monitoring import MonitoringSettings
 from grail_core.participant.settings_pipeline import PipelineSettings
 from grail_core.participant.settings_serving import ServingSettings
 from grail_core.participant.settings_sources import Given, Unknown, clean, read_sources
@@ -210,7 +211,9 @@ class _SharedSettings(BaseModel):
     log_file: FilePath | None = setting("GRAIL_LOG_FILE", MACHINE, EVERYBODY, "JSON log lines are appended here", default=None)
 
 
-class Settings(ServingSettings, PipelineSettings, _SharedSettings):  # on the pages the last base's fields come first
+class Settings(
+    MonitoringSettings, ServingSettings, PipelineSettings, _SharedSettings
+):  # on the pages the last base's fields come first
     """Every field's alias is its environment variable, its key in the TOML file and its name in `.env`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)

@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 EVERYBODY, NETWORKED, ROLES = "every command", "every role, `grail`", "every role"
 MINER = "miner"
 CHAIN, NETWORK, BUCKETS, MACHINE, MINING = "Chain and keys", "Network", "Buckets", "This machine", "Miner"
-SERVING = "Inference on request"
+SERVING, MONITORING = "Inference on request", "Monitoring"
 
 
 def setting(name: str, section: str, read_by: str, meaning: str, *, shown: str = "", wanted: str = "", **more: Any) -> Any:

@@ -58,7 +58,7 @@ class TrainerWatch:
         if announced is None or window < at:
             if announced is None and told is not None:
                 self._upgrade = None
-                log.event("upgrade_withdrawn", level=logging.WARNING, version=told.version, block=told.block)
+                log.event("upgrade_withdrawn", level=logging.WARNING, version=told.version, block=told.block, windows_left=-1)
             return
         left = announced.windows_left(window)
         due = told != announced or window - at >= (WINDOW_LENGTH if left <= LAST_WINDOWS else TOLD_EVERY * WINDOW_LENGTH)

@@ -127,6 +127,22 @@ def _weights_sent(f: Fields) -> str:
     return f"weights of window {f['window']} sent at block {f['block']}, {_counted(paid, 'UID')} above 0"
 
 
+def _network_seen(f: Fields) -> str:
+    known = [f"block {f['block']}, {duration(f['head_age_seconds'])} old"] if "block" in f else []
+    if "checkpoint_sequence" in f:
+        age = f["checkpoint_age_windows"]
+        since = f"in force for {_counted(age, 'window')}" if age >= 0 else f"in force in {_counted(-age, 'window')}"
+        known.append(f"checkpoint {f['checkpoint_sequence']}, {since}")
+    blind = [part for part, failed in f["failed"].items() if failed]
+    return "; ".join([*known, f"nothing seen of {', '.join(blind)}"] if blind else known)
+
+
+def _standing_seen(f: Fields) -> str:
+    said = f"by {_counted(f['validators'], 'validator')}: weight {100 * f['weight']:.3g} %"
+    rejected = f", rejected by {100 * f['rejected']:.3g} % of the stake" if f["rejected"] else ""
+    return said + rejected + (f", worth 0 for {_counted(f['unpaid_windows'], 'window')}" if f["unpaid_windows"] else "")
+
+
 def _stopped(f: Fields) -> str:
     """Of every role; what it did is in the fields that its summary has."""
     after = f"stopped after {duration(f['seconds'])}: " if "seconds" in f else "stopped: "
@@ -173,6 +189,8 @@ _SENTENCES: Mapping[str, Callable[[Fields], str]] = {
     "miner_judged": _miner_judged,
     "miner_started": _started,
     "miner_stopped": _stopped,
+    "network_seen": _network_seen,
+    "standing_seen": _standing_seen,
     "trainer_started": _started,
     "trainer_stopped": _stopped,
     "upload_failed": _of_window("the upload failed"),

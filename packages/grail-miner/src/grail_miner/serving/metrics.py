@@ -10,35 +10,54 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
+from grail_core.telemetry.metrics.metric import OTHER, Label, Metric
+from grail_core.telemetry.metrics.prometheus import counter, gauge, histogram
 from grail_miner.serving.clients import MAX_CLIENTS, NAME, OPERATOR
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 ROUTES: Final = ("chat", "completions", "orders")
 OUTCOMES: Final = ("answered", "refused", "unavailable", "failed", "gone")
 """Answered; refused by a limit; queue full, or the node is stopping; failed here; the client went before its answer."""
-OTHER: Final = "other"
 _SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 150.0, 400.0)
+
+
+_ROUTE: Final = Label("route", ROUTES)
+_CLIENT: Final = Label("client", (OPERATOR.name,), f"as many names of the file of clients as it can hold, {OPERATOR.name}")
+REQUESTS: Final = Metric(
+    "grail_requests_total",
+    "counter",
+    "requests that ended or were refused",
+    labels=(_ROUTE, Label("outcome", OUTCOMES), _CLIENT),
+)
+TOKENS: Final = Metric(
+    "grail_tokens_total",
+    "counter",
+    "tokens of prompts and completions",
+    "tokens",
+    labels=(Label("kind", ("prompt", "completion")), _CLIENT),
+)
+QUEUE: Final = Metric("grail_queue_length", "gauge", "requests that wait")
+STREAMS: Final = Metric("grail_open_streams", "gauge", "answers that are being streamed")
+FIRST: Final = Metric(
+    "grail_first_token_seconds", "histogram", "from admission to the first token", "seconds", buckets=_SECONDS
+)
+WHOLE: Final = Metric(
+    "grail_request_seconds", "histogram", "from admission to the end", "seconds", labels=(_ROUTE,), buckets=_SECONDS
+)
+METRICS: Final = (REQUESTS, TOKENS, QUEUE, STREAMS, FIRST, WHOLE)
+"""Kept here and not by events: a node answers more requests than a log should have lines."""
 
 
 class Metrics:
     """Safe to call from several threads; nothing here waits."""
 
     def __init__(self) -> None:
-        self._registry = mine = CollectorRegistry()
-        self._requests = Counter(
-            "grail_requests", "Requests that ended or were refused.", ["route", "outcome", "client"], registry=mine
-        )
-        self._tokens = Counter("grail_tokens", "Tokens of prompts and completions.", ["kind", "client"], registry=mine)
-        self._queue = Gauge("grail_queue_length", "Requests that wait.", registry=mine)
-        self._streams = Gauge("grail_open_streams", "Answers that are being streamed.", registry=mine)
-        self._first = Histogram(
-            "grail_first_token_seconds", "From admission to the first token.", buckets=_SECONDS, registry=mine
-        )
-        self._whole = Histogram(
-            "grail_request_seconds", "From admission to the end.", ["route"], buckets=_SECONDS, registry=mine
-        )
+        self.registry = CollectorRegistry()
+        self._requests, self._tokens = counter(REQUESTS, self.registry), counter(TOKENS, self.registry)
+        self._queue, self._streams = gauge(QUEUE, self.registry), gauge(STREAMS, self.registry)
+        self._first, self._whole = histogram(FIRST, self.registry), histogram(WHOLE, self.registry)
         self._clients = {OPERATOR.name}
         self._lock = threading.Lock()
 
@@ -69,7 +88,7 @@ class Metrics:
         self._streams.set_function(count)
 
     def page(self) -> bytes:
-        return generate_latest(self._registry)
+        return generate_latest(self.registry)
 
     def _client(self, name: str) -> str:
         """A client's own label for the first so many names; a file that is replaced again and again brings no more."""

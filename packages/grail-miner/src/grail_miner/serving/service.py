@@ -27,13 +27,16 @@ from grail_core.checkpoints.served_model import ServedFolder, read_served_folder
 from grail_core.errors import CheckpointError, ConfigurationError
 from grail_core.keys import LocalSigner, load_hotkey, make_hotkey, ss58
 from grail_core.participant.deployment import NetworkReader, load_signer, open_checkpoints
+from grail_core.participant.monitoring import monitoring_of
 from grail_core.participant.settings import Settings
 from grail_core.participant.state import StateFolder, network_state, only_process
 from grail_core.participant.waiting import Stopping
 from grail_core.protocol.network import NETWORKS
 from grail_core.served_http import MAX_CONNECTIONS, TimedConnection, make_room
 from grail_core.telemetry import get_logger
+from grail_core.telemetry.metrics.monitoring import monitored
 from grail_core.verification.receipt import NO_CHAIN
+from grail_miner.metrics import NODE_TABLE
 from grail_miner.serving.answering import Answering, ServedNetwork
 from grail_miner.serving.app import application
 from grail_miner.serving.clients import Clients
@@ -114,7 +117,11 @@ def _serve(settings: Settings, stopping: Stopping, request: ServeRequest, ready:
                 metering=metering,
                 name=answering.name,
             )
-            with serving(node, bound, stop, clients=clients) as url:
+            wanted = monitoring_of(settings, "node", network.params.name)
+            with (
+                monitored(wanted, NODE_TABLE, metering.metrics.registry),
+                serving(node, bound, stop, clients=clients) as url,
+            ):
                 log.event(
                     "serving",
                     address=url,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from grail_core.examination.known import TRAINER
+from grail_core.examination.watching import watched
 from grail_core.keys import ss58
 from grail_core.participant.participant import Participant
 from grail_core.participant.round_models import RoundModels
@@ -13,6 +15,7 @@ from grail_core.telemetry.run_summary import said_at_the_end
 from grail_core.work import Work, work_of
 from grail_envs.corpus.opening import BoundCorpora
 from grail_trainer.merging.service import Aggregator
+from grail_trainer.metrics import TABLE
 
 log = get_logger(__name__)
 
@@ -30,7 +33,7 @@ def run_aggregator(participant: Participant, settings: Settings, stopping: Stopp
         ConfigurationError, NotRegisteredError: this participant cannot be the network's trainer.
         EnvironmentUnavailableError: the corpus of the guard is not here.
     """
-    with participant.state.held():
+    with participant.state.held(), watched(participant, settings, TRAINER, TABLE):
         neuron = participant.join(settings)
         head = participant.own_checkpoints.sequence().head
         assert head is not None, "a network with gradient work has a checkpoint that says so"

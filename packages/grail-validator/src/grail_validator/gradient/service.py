@@ -56,6 +56,7 @@ from grail_validator.gradient.sights import RoundSights
 from grail_validator.kinds import WindowKinds
 from grail_validator.ledger import Ledger
 from grail_validator.round_cases import ObjectSighting, RoundFiles, RoundMemory, RoundStage, SightOf
+from grail_validator.tallies import tallies
 
 log = get_logger(__name__)
 
@@ -380,6 +381,7 @@ class GradientValidator:
             sealed=sum(m.status is not MinerStatus.ABSENT for m in body.miners),
             checked=sum(m.checked for m in body.miners),
             failed=sum(m.status is MinerStatus.FAILED for m in body.miners),
+            **tallies(body.miners),
             body=body.digest().hex(),
         )
 

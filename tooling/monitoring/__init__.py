@@ -1,0 +1,1 @@
+"""What is made of the tables of metrics and alerts: Prometheus' rules, Grafana's dashboards, the page docs/monitoring.md."""

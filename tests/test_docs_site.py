@@ -46,7 +46,7 @@ def test_a_reference_that_says_something_else_is_found_and_made_again(
     assert "--show-settings  " not in text  # what all commands share stands once, elsewhere
     page.write_text(text.replace("--online", "--offline"), encoding="utf-8")
     assert main(["--check"], tmp_path) == 1
-    assert "grail-miner.md is not what the commands say" in capsys.readouterr().err
+    assert "grail-miner.md differs from what the commands say" in capsys.readouterr().err
     assert main([], tmp_path) == 0
     assert page.read_text(encoding="utf-8") == text
 

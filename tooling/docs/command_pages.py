@@ -6,7 +6,6 @@ stands once, in the reference's own page, and so it is left out of each.
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Final
 import click
 
 from tooling import REPOSITORY
+from tooling.testing.made_files import Maker
 
 COMMAND: Final = "hatch run settings"
 FOLDER: Final = Path("docs/reference/commands")
@@ -102,19 +102,15 @@ def _without_shared(text: str) -> str:
     return "\n".join(kept).removesuffix("\nOptions:").rstrip()
 
 
+def files(root: Path) -> Iterator[tuple[Path, str]]:
+    """What is made, and what its text should be."""
+    for name, text in pages().items():
+        yield FOLDER / name, text
+
+
 def main(arguments: list[str] | None = None, root: Path = REPOSITORY) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail where a page differs")
-    check = parser.parse_args(arguments).check
-    texts = {root / FOLDER / name: text for name, text in pages().items()}
-    differ = [path for path, text in texts.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
-    for path in differ:
-        if check:
-            print(f"{path.relative_to(root)} is not what the commands say; run: {COMMAND}", file=sys.stderr)
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(texts[path], encoding="utf-8")
-    return 1 if check and differ else 0
+    maker = Maker("tooling.docs.command_pages", __doc__ or "", files, "what the commands say", COMMAND)
+    return maker.main(arguments, root)
 
 
 if __name__ == "__main__":

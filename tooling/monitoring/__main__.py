@@ -6,7 +6,6 @@ It writes deploy/prometheus, deploy/grafana and the tables of docs/monitoring.md
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from tooling.monitoring import rules
 from tooling.monitoring.dashboards import dashboard_json, data_source, provider
 from tooling.monitoring.pages import COMMAND, PAGE, page
 from tooling.monitoring.panels_roles import DASHBOARDS
+from tooling.testing.made_files import Maker
 
 PROMETHEUS, GRAFANA = Path("deploy/prometheus"), Path("deploy/grafana")
 
@@ -34,20 +34,8 @@ def files(root: Path) -> Iterator[tuple[Path, str]]:
 
 
 def main(arguments: list[str] | None = None, root: Path = REPOSITORY) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tooling.monitoring", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file differs from the tables")
-    check = parser.parse_args(arguments).check
-    differing = []
-    for path, text in files(root):
-        place = root / path
-        if not check:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text(text, encoding="utf-8")
-        elif not place.is_file() or place.read_text(encoding="utf-8") != text:
-            differing.append(path)
-    for path in differing:
-        print(f"{path} differs from the tables that it is made of: {COMMAND}", file=sys.stderr)
-    return 1 if differing else 0
+    maker = Maker("tooling.monitoring", __doc__ or "", files, "the tables that it is made of", COMMAND)
+    return maker.main(arguments, root)
 
 
 if __name__ == "__main__":

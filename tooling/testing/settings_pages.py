@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator
 from itertools import groupby
@@ -15,6 +14,7 @@ from pathlib import Path
 from grail_core.participant.settings import Declaration, declarations
 from grail_core.participant.settings_sources import ENVIRONMENT_ALONE
 from tooling import REPOSITORY
+from tooling.testing.made_files import Maker
 
 COMMAND = "hatch run settings"
 EXAMPLE = Path(".env.example")
@@ -80,21 +80,8 @@ def files(root: Path) -> Iterator[tuple[Path, str]]:
 
 
 def main(arguments: list[str] | None = None, root: Path = REPOSITORY) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m tooling.testing.settings_pages", description=(__doc__ or "").partition("\n")[0]
-    )
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file differs from the declarations")
-    check = parser.parse_args(arguments).check
-    differing = []
-    for path, text in files(root):
-        place = root / path
-        if not check:
-            place.write_text(text, encoding="utf-8")
-        elif not place.is_file() or place.read_text(encoding="utf-8") != text:
-            differing.append(path)
-    for path in differing:
-        print(f"{path} differs from the settings' declarations: {COMMAND}", file=sys.stderr)
-    return 1 if differing else 0
+    maker = Maker("tooling.testing.settings_pages", __doc__ or "", files, "the settings' declarations", COMMAND)
+    return maker.main(arguments, root)
 
 
 if __name__ == "__main__":

@@ -6,15 +6,15 @@ Bounds, defaults and actions are those of `grail_trainer.alarm_settings`, names,
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from grail_core.participant.knobs import knobs_of
 from grail_trainer.alarm_settings import AlarmSettings
 from grail_trainer.metrics import METRICS
 from tooling import REPOSITORY
+from tooling.testing.made_files import Maker
 from tooling.testing.settings_pages import COMMAND
 
 PAGE = Path("docs/trainer.md")
@@ -63,19 +63,14 @@ def made(text: str) -> str:
     return text
 
 
+def files(root: Path) -> Iterator[tuple[Path, str]]:
+    """What is made, and what its text should be."""
+    yield PAGE, made((root / PAGE).read_text(encoding="utf-8"))
+
+
 def main(arguments: list[str] | None = None, root: Path = REPOSITORY) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tooling.testing.trainer_page", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the page differs from the declarations")
-    check = parser.parse_args(arguments).check
-    place = root / PAGE
-    before = place.read_text(encoding="utf-8")
-    after = made(before)
-    if not check:
-        place.write_text(after, encoding="utf-8")
-    elif after != before:
-        print(f"{PAGE} differs from the declarations of alarms and metrics: {COMMAND}", file=sys.stderr)
-        return 1
-    return 0
+    maker = Maker("tooling.testing.trainer_page", __doc__ or "", files, "the declarations of alarms and metrics", COMMAND)
+    return maker.main(arguments, root)
 
 
 if __name__ == "__main__":

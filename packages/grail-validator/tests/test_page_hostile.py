@@ -219,7 +219,8 @@ def test_a_store_that_does_not_answer_costs_what_it_would_have_said() -> None:
     page = page_of(source)
     source.fault = StorageError("the store does not answer", where="somewhere")
     with listening(page) as url, httpx.Client(base_url=url) as client:
-        assert page.board.refresh().problem == "the store does not answer (somewhere)"
+        assert page.board.refresh().problem == "the store does not answer"
+        assert page.board.where == "somewhere"
         shown = client.get("/").text
         assert "The source cannot be read: the store does not answer" in shown
         assert ss58(PLAYED.hotkey(1)) in shown

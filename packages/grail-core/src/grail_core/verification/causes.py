@@ -60,6 +60,12 @@ class Read:
         return None if value is None or not threshold or self.statistic in _LOGARITHMS else value / threshold
 
     @property
+    def times(self) -> float | None:
+        """`margin` as it is told: of a check that measures a distance from its bound. Of counts and rewards it says nothing."""
+        margin = self.margin if self.finding.check in _MEASURED else None
+        return None if margin is None or not margin >= 0 else margin
+
+    @property
     def detail(self) -> str:
         """What is behind the statistic's name."""
         detail = self.finding.detail.removesuffix(NOT_ENFORCED)
@@ -74,8 +80,7 @@ class Read:
             text += f", {_short(finding.value)}"
         if finding.threshold is not None:
             text += f" (threshold {_short(finding.threshold)}"
-            margin = self.margin if finding.check in _MEASURED else None
-            text += ")" if margin is None or margin < 0 else f", {margin:.2g} times)"
+            text += ")" if self.times is None else f", {self.times:.2g} times)"
         if finding.group is not None:
             text += f", group {finding.group}" + ("" if finding.rollout is None else f" rollout {finding.rollout}")
         return text if self.enforced else text + ", reported and not enforced"

@@ -18,7 +18,7 @@ from itertools import pairwise
 from typing import Final
 
 from grail_core.clock import WallClock, wall_clock_ms
-from grail_core.errors import ConfigurationError, GrailError, StorageError
+from grail_core.errors import GrailError
 from grail_core.files.verdicts import AnyVerdict, RefusedVerdictError
 from grail_core.keys import ss58
 from grail_core.protocol import WindowStatus
@@ -101,6 +101,8 @@ class Board:
     def __init__(self, source: Source, *, validator: Hotkey | None = None, now_ms: WallClock = wall_clock_ms) -> None:
         self.source, self.now_ms = source, now_ms
         self._asked = validator
+        self.where = ""
+        """Of the source's last fault, for this machine's log: a path or an address is nothing for the page."""
         self._snapshot = Snapshot()
         self._kept: OrderedDict[Window, tuple[str, Record]] = OrderedDict()
         self._whole: OrderedDict[Window, tuple[str, AnyVerdict]] = OrderedDict()
@@ -118,14 +120,12 @@ class Board:
         try:
             stamps = self.source.listed()
             owner = self.source.owner
-        except (StorageError, ConfigurationError) as error:
-            problem = f"{error.what} ({error.where})" if error.where else error.what
-            return self._take(before, problem=problem)
         except GrailError as error:
+            self.where = error.where
             return self._take(before, problem=error.what)
         if not stamps and before.windows:  # a folder or device that has gone lists nothing, and says so of no file
             return self._take(before, problem="nothing is listed there any more")
-        self._stamps = stamps
+        listed_before, self._stamps = self._stamps, stamps
         windows = tuple(sorted(stamps))
         until = time.monotonic() + seconds
         memory = {window: self._read(window, until) for window in reversed(windows[-MEMORY:])}
@@ -134,7 +134,7 @@ class Board:
         late = windows[-1] if windows else None
         arrived = late is not None and before.windows[-1:] != (late,)
         since = self.now_ms() if arrived and before.windows else before.newest_since_ms
-        changed = (windows, memory, "") != (before.windows, dict(before.memory), before.problem)
+        changed = (stamps, memory, "") != (listed_before, dict(before.memory), before.problem)
         self._snapshot = Snapshot(
             number=before.number + changed,
             read_at_ms=self.now_ms(),
@@ -145,7 +145,7 @@ class Board:
             network_id=network,
             newest_since_ms=since,
         )
-        self._forget(windows)
+        self._forget()
         return self._snapshot
 
     def record(self, window: Window, until: float) -> Record | None:
@@ -159,11 +159,18 @@ class Board:
         return _of(found, self._snapshot.validator, self._snapshot.network_id)
 
     def verdict(self, window: Window) -> AnyVerdict:
-        """A whole verdict; the last few are kept.
+        """A whole verdict of this validator and network; the last few are kept.
 
         Raises:
-            StorageError: it cannot be read. RefusedVerdictError: it is none.
+            StorageError: it cannot be read. RefusedVerdictError: it is none, or another's.
         """
+        verdict, snapshot = self._any_verdict(window), self._snapshot
+        problem = _foreign(verdict.validator, verdict.body.network_id, snapshot.validator, snapshot.network_id)
+        if problem:
+            raise RefusedVerdictError(problem)
+        return verdict
+
+    def _any_verdict(self, window: Window) -> AnyVerdict:
         stamp = self._stamps.get(window, "")
         with self._lock:
             kept = self._whole.get(window)
@@ -215,6 +222,7 @@ class Board:
         found = self._recorded(window)
         with self._lock:
             self._kept[window] = (stamp, found)
+        self._forget()
         return found
 
     def _recorded(self, window: Window) -> Record:
@@ -237,9 +245,12 @@ class Board:
                 return record.validator, record.network_id
         return self._asked, None
 
-    def _forget(self, windows: Sequence[Window]) -> None:
-        newest = set(windows[-MEMORY:])
+    def _forget(self) -> None:
+        """Of older windows, all but those looked at last; as soon as they are too many, since the next refresh may be far."""
         with self._lock:
+            if len(self._kept) <= MEMORY + OLDER:
+                return
+            newest = set(sorted(self._stamps)[-MEMORY:])
             older = [window for window in self._kept if window not in newest]
             for window in older[: max(0, len(older) - OLDER)]:
                 del self._kept[window]
@@ -247,10 +258,16 @@ class Board:
 
 def _of(record: Record, validator: Hotkey | None, network: Digest | None) -> Record:
     """What is not this validator's, of this network, is named and not counted."""
-    if isinstance(record, Unread) or validator is None:
+    if isinstance(record, Unread):
         return record
-    if record.validator != validator:
-        return Unread(record.window, f"signed by {ss58(record.validator)}, another validator")
-    if network is not None and record.network_id != network:
-        return Unread(record.window, f"a verdict of another network (id {record.network_id.hex()[:16]}…)")
-    return record
+    problem = _foreign(record.validator, record.network_id, validator, network)
+    return Unread(record.window, problem) if problem else record
+
+
+def _foreign(signer: Hotkey, named: Digest, validator: Hotkey | None, network: Digest | None) -> str:
+    """Whose a verdict is, where it is not this validator's of this network; else ""."""
+    if validator is not None and signer != validator:
+        return f"signed by {ss58(signer)}, another validator"
+    if validator is not None and network is not None and named != network:
+        return f"a verdict of another network (id {named.hex()[:16]}…)"
+    return ""

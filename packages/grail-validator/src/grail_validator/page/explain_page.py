@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from html import escape
 from typing import Final
 
-from grail_core.commands.explained import coin_line, rejecting, standing_line
-from grail_core.commands.explained_round import numbers_of_round, standing_line_of_round
+from grail_core.commands.explained import OF_WINDOW, coin_line, rejecting, standing_line
+from grail_core.commands.explained_round import OF_ROUND, numbers_of_round, standing_line_of_round
 from grail_core.files.verdicts import AnyVerdict
 from grail_core.keys import ss58
 from grail_core.pages.parts import Cell, badge, card, number, table
-from grail_core.protocol import Finding, Outcome
+from grail_core.protocol import Finding, Outcome, WindowStatus
 from grail_core.protocol.gradient.miner_verdicts import GradientMinerVerdict
 from grail_core.protocol.gradient.signed_verdicts import SignedGradientVerdict
-from grail_core.protocol.types import Hotkey
+from grail_core.protocol.types import Hotkey, Window
 from grail_core.protocol.verdicts import MinerVerdict
 from grail_core.text import printable
 from grail_core.verification.causes import Cause, causes_of, read
@@ -27,11 +27,12 @@ AnyMiner = MinerVerdict | GradientMinerVerdict
 
 
 def explain_page(facts: Facts, board: Board, verdict: AnyVerdict, hotkey: Hotkey, query: Query) -> str | None:
-    """None where the verdict has nothing of this hotkey."""
+    """None where the verdict has nothing of this hotkey. One that was not scored has the same to say to everybody."""
     body = verdict.body
     miner: AnyMiner | None = body.miner(hotkey)
     if miner is None:
-        return None
+        unscored = body.status is not WindowStatus.SCORED and not body.miners
+        return _unscored(facts, board, verdict, hotkey) if unscored else None
     window, address = body.window, ss58(hotkey)
     if isinstance(verdict, SignedGradientVerdict) and isinstance(miner, GradientMinerVerdict):
         sentence, numbers = standing_line_of_round(miner, verdict.body), numbers_of_round(miner)
@@ -49,17 +50,37 @@ def explain_page(facts: Facts, board: Board, verdict: AnyVerdict, hotkey: Hotkey
         at="/windows",
         title=f"UID {miner.uid} in {name} {window}",
         heading_html=f"UID {miner.uid} in {name} {window} {status_badge(miner.status)}",
-        crumbs=(
-            ("/windows", "Windows"),
-            (f"/windows/{window}", f"{name} {window}"),
-            (f"/miners/{address}", f"miner {address[:10]}…"),
-        ),
+        crumbs=_crumbs(name, window, address),
         body_html=(
             card("", "", f'<p class="said">{words(sentence, 4000)}</p>{_lines(numbers)}{_facts(miner)}')
             + _causes(causes)
             + _findings(miner.findings, is_round, query, f"/windows/{window}/{address}")
             + f'<p class="said">The same in a terminal: <code>{escape(command)}</code></p>'
         ),
+    )
+
+
+def _unscored(facts: Facts, board: Board, verdict: AnyVerdict, hotkey: Hotkey) -> str:
+    body, is_round = verdict.body, isinstance(verdict, SignedGradientVerdict)
+    name, address = "round" if is_round else "window", ss58(hotkey)
+    said = body.status.value + (f": {body.reason}" if body.reason else "")
+    told = (OF_ROUND if is_round else OF_WINDOW).get(body.status, "")
+    return document(
+        facts,
+        board.snapshot,
+        at="/windows",
+        title=f"Miner {address[:10]}… in {name} {body.window}",
+        heading_html=f'<span class="mono">{address}</span> in {name} {body.window} {status_badge(body.status)}',
+        crumbs=_crumbs(name, body.window, address),
+        body_html=card("", "", _lines([said, told])),
+    )
+
+
+def _crumbs(name: str, window: Window, address: str) -> tuple[tuple[str, str], ...]:
+    return (
+        ("/windows", "Windows"),
+        (f"/windows/{window}", f"{name} {window}"),
+        (f"/miners/{address}", f"miner {address[:10]}…"),
     )
 
 
@@ -110,10 +131,10 @@ def _findings(findings: Sequence[Finding], is_round: bool, query: Query, path: s
 def _finding(finding: Finding, is_round: bool) -> list[Cell]:
     if is_round:
         told = read_finding(finding)
-        statistic, margin, enforced, detail = told.statistic, None, told.enforced, finding.detail
+        statistic, times, enforced, detail = told.statistic, None, told.enforced, finding.detail
     else:
         one = read(finding)
-        statistic, margin, enforced, detail = one.statistic, one.margin, one.enforced, one.detail
+        statistic, times, enforced, detail = one.statistic, one.times, one.enforced, one.detail
     where = (
         ""
         if finding.group is None
@@ -127,7 +148,7 @@ def _finding(finding: Finding, is_round: bool) -> list[Cell]:
         cell(says),
         number(_number(finding.value)),
         number(_number(finding.threshold)),
-        number("" if margin is None or margin < 0 else f"{margin:.2g}"),
+        number("" if times is None else f"{times:.2g}"),
         cell(words(where), "nw"),
         cell(words(detail), "long"),
     ]

@@ -6,7 +6,6 @@ becomes depends on what all others do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from fractions import Fraction
 from html import escape
 from typing import Final
@@ -60,7 +59,7 @@ def miner_page(facts: Facts, snapshot: Snapshot, hotkey: Hotkey, query: Query) -
         title=f"Miner {address[:10]}…",
         heading_html=f'{"UID " + str(uid) if uid is not None else "Miner"} <span class="mono">{address}</span>',
         crumbs=(("/", "Scoreboard"),),
-        body_html=body + _history(seen, query, f"/miners/{address}"),
+        body_html=body + _history(snapshot, hotkey, query),
     )
 
 
@@ -241,24 +240,27 @@ def _legend() -> str:
 # --- history ------------------------------------------------------------------------------------------------------------
 
 
-def _history(seen: Sequence[Seen], query: Query, path: str) -> str:
-    if not seen:
+def _history(snapshot: Snapshot, hotkey: Hotkey, query: Query) -> str:
+    """Every window that says something of it, those that were scored for nobody among them."""
+    own = {record.window: one for record, one in snapshot.histories.get(hotkey, ())}
+    told = [record for record in snapshot.records if record.window in own or not (record.miners or record.hotkeys)]
+    if not told:
         return '<p class="empty">No window of the memory says anything of it.</p>'
-    ordered = seen[::-1]
-    rows = (_row(record, one) for record, one in ordered[page_of(query, len(ordered))])
-    failed = sum(one.status is MinerStatus.FAILED for _, one in seen)
-    caption = f"Its last {len(ordered)} windows, newest first; {failed} failed"
+    ordered, path = told[::-1], f"/miners/{ss58(hotkey)}"
+    rows = (_row(record, own.get(record.window), hotkey) for record in ordered[page_of(query, len(ordered))])
+    failed = sum(one.status is MinerStatus.FAILED for one in own.values())
+    void = len(told) - len(own)
+    caption = f"Its last {len(ordered)} windows, newest first; {failed} failed" + (f", {void} not scored" if void else "")
     body = table(["window", "verdict", "declared#", "valid#", "weight#", "why"], rows, caption=caption)
     return card("", "", body) + pager(query, path, len(ordered), "windows")
 
 
-def _row(record: WindowRecord, one: MinerRecord) -> list[Cell]:
-    reason = f": {escape(one.reason)}" if one.reason else ""
+def _row(record: WindowRecord, one: MinerRecord | None, hotkey: Hotkey) -> list[Cell]:
+    said = record.reason if one is None else one.reason
+    numbers = ("", "", "") if one is None else (f"{one.declared:,}", f"{one.valid:,}", f"{one.weight:,}")
     return [
         cell(window_link(record.window), "nw"),
-        cell(status_badge(one.status)),
-        number(f"{one.declared:,}"),
-        number(f"{one.valid:,}"),
-        number(f"{one.weight:,}"),
-        cell(f"{explain_link(record.window, one.hotkey, 'explain')}{reason}", "long"),
+        cell(status_badge(record.status if one is None else one.status)),
+        *map(number, numbers),
+        cell(explain_link(record.window, hotkey, "explain") + (f": {escape(said)}" if said else ""), "long"),
     ]

@@ -14,6 +14,7 @@ from typing import Final
 
 from grail_core.commands.explained import rejecting
 from grail_core.files.verdicts import AnyVerdict, RefusedVerdictError
+from grail_core.keys import ss58
 from grail_core.protocol import Finding, MinerStatus, MinerVerdict, MinerWindow, Outcome, SignedVerdict, WindowStatus
 from grail_core.protocol.gradient.miner_verdicts import GradientMinerVerdict
 from grail_core.protocol.gradient.scores import Standing
@@ -68,7 +69,7 @@ class Spread:
         one = read(finding)
         self.rejects += one.rejects
         self.reported += not one.enforced
-        value, margin = one.value, one.margin
+        value, margin = one.value, one.times
         if value is None or value != value:
             return
         self.values += 1
@@ -115,8 +116,9 @@ class WindowRecord:
 
     @property
     def stored_at_ms(self) -> int | None:
-        """When the last of its seals was stored, by its store's clock."""
-        return max((one.stored_at_ms for one in self.miners if one.stored_at_ms is not None), default=None)
+        """When the last seal that counts was stored, by its store's clock."""
+        times = (one.stored_at_ms for one in self.miners if one.status is not MinerStatus.ABSENT)  # a refused one may say any
+        return max((one for one in times if one is not None), default=None)
 
     def miner(self, hotkey: Hotkey) -> MinerRecord | None:
         return next((one for one in self.miners if one.hotkey == hotkey), None)
@@ -165,7 +167,7 @@ def record_of(verdict: AnyVerdict, raw: bytes) -> WindowRecord:
         evidence_digest=verdict.evidence_digest,
         inputs=body.inputs,
         versions=body.versions,
-        adopted="" if adopted is None else f"{adopted.first} … {adopted.last}",
+        adopted="" if adopted is None else f"{adopted.first} … {adopted.last}, of {ss58(adopted.validator)}",
         miners=_miners(verdict),
         hotkeys=dict(body.hotkeys),
         weights=dict(body.weights),

@@ -74,8 +74,9 @@ def standing_of(snapshot: Snapshot, newest: WindowRecord, uid: int, burn_uid: in
     left = max(0, (end - following) // WINDOW_LENGTH)
     paid = weight if uid != burn_uid else 0
     sealed = [record for record, one in seen[-SCORE_WINDOWS:] if one.status is not MinerStatus.ABSENT]
+    refused = [one for _, one in seen[-SCORE_WINDOWS:] if one.status is MinerStatus.ABSENT and one.rejected_by]
     latest = next((one.status for record, one in reversed(seen) if record.window == newest.window), None)
-    word, kind = _word(uid == burn_uid and weight > 0, left, paid, bool(sealed), bool(failures))
+    word, kind = _word(uid == burn_uid and weight > 0, left, paid, bool(sealed), bool(refused), bool(failures))
     return Standing(
         uid,
         hotkey,
@@ -91,7 +92,7 @@ def standing_of(snapshot: Snapshot, newest: WindowRecord, uid: int, burn_uid: in
     )
 
 
-def _word(burns: bool, left: int, paid: int, sealed: bool, failed: bool) -> tuple[str, str]:
+def _word(burns: bool, left: int, paid: int, sealed: bool, refused: bool, failed: bool) -> tuple[str, str]:
     if burns:
         return "burns what nobody earned", ""
     if left:
@@ -100,7 +101,9 @@ def _word(burns: bool, left: int, paid: int, sealed: bool, failed: bool) -> tupl
         return ("earns, failed before", "inconclusive") if failed else ("earns", "accepted")
     if failed:
         return "failed", "failed"
-    return ("sealed, not paid yet", "inconclusive") if sealed else ("no seal", "")
+    if sealed:
+        return "sealed, not paid yet", "inconclusive"
+    return ("seal refused", "failed") if refused else ("no seal", "")
 
 
 _ORDERS: Final[dict[str, Callable[[Standing], Any]]] = {

@@ -43,9 +43,10 @@ LIST_SECONDS: Final = 3.0
 def windows_page(facts: Facts, board: Board, query: Query) -> str:
     snapshot = board.snapshot
     newest_first = snapshot.windows[::-1]
-    shown = newest_first[page_of(query, len(newest_first))]
+    part = page_of(query, len(newest_first))
     until = time.monotonic() + LIST_SECONDS
-    rows = list(_rows(shown, lambda window: board.record(window, until)))
+    later = newest_first[max(0, part.start - 1) : part.start]  # what is missing between two pages is told on the later one
+    rows = list(_rows(later, newest_first[part], lambda window: board.record(window, until)))
     heads = ["window", "status", "sealed#", "drawn#", "accepted#", "failed#", "inconclusive#", "reason"]
     body = table(heads, rows, caption=f"{len(newest_first):,} verdicts, newest first")
     return document(
@@ -58,9 +59,12 @@ def windows_page(facts: Facts, board: Board, query: Query) -> str:
     )
 
 
-def _rows(windows: tuple[Window, ...], read: Callable[[Window], Record | None]) -> Iterator[list[Cell]]:
+def _rows(
+    later: tuple[Window, ...], shown: tuple[Window, ...], read: Callable[[Window], Record | None]
+) -> Iterator[list[Cell]]:
+    """`later`: the window above these, if they are not the newest."""
     previous: tuple[Window, bool] | None = None
-    for window in windows:
+    for window in (*later, *shown):
         record = read(window)
         is_round = isinstance(record, WindowRecord) and record.is_round
         if previous is not None and not (previous[1] or is_round) and previous[0] - window > WINDOW_LENGTH:
@@ -68,7 +72,8 @@ def _rows(windows: tuple[Window, ...], read: Callable[[Window], Record | None]) 
             run = str(first) if first == last else f"{first} … {last}"
             yield [cell(run, "nw"), cell("no verdict"), *[number("")] * 5, cell("nothing lies here of it", "long")]
         previous = window, is_round
-        yield _row(window, record)
+        if window not in later:
+            yield _row(window, record)
 
 
 def _row(window: Window, record: Record | None) -> list[Cell]:

@@ -1,0 +1,177 @@
+"""What would have the page say something untrue, name what nobody should read, or hold up whoever else asks."""
+
+from __future__ import annotations
+
+import html
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import httpx
+import pytest
+from click.testing import CliRunner
+
+from grail_core.keys import LocalSigner, ss58
+from grail_core.protocol import MinerStatus, MinerVerdict, SignedVerdict, VerdictBody, WindowStatus
+from grail_core.protocol.signed_verdicts import Adopted
+from grail_core.protocol.types import Digest, Hotkey, Window
+from grail_core.verification.wording import reject
+from grail_validator.cli import cli
+from grail_validator.page.board import MEMORY
+from grail_validator.page.layout import PER_PAGE
+from grail_validator.page.sources import Pieces
+from tooling.testing.published_verdicts import NETWORK, VALIDATOR, PlayedNetwork, publish, signed
+from tooling.testing.served_page import folder_source, listening, page_of
+
+PLAYED = PlayedNetwork(miners=3, fails={30: [1]})
+VERDICTS = list(PLAYED.play(6))
+FAILED = ss58(PLAYED.hotkey(1))
+LATE_MS = 4_000_000_000_000
+
+
+def text_of(answer: httpx.Response) -> str:
+    bare = re.sub(r"<(style|svg).*?</\1>", " ", answer.text, flags=re.S)
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", bare)).split())
+
+
+@contextmanager
+def shown(folder: Path) -> Iterator[httpx.Client]:
+    with listening(page_of(folder_source(folder))) as url, httpx.Client(base_url=url) as client:
+        yield client
+
+
+@dataclass
+class Held:
+    """A source of these bytes; `asked` and `go` stand between a question and its answer."""
+
+    raws: dict[Window, bytes]
+    stamps: dict[Window, str] = field(default_factory=dict)
+    pieces: bytes = b""
+    asked: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    go: threading.Event | None = None
+    owner: tuple[Hotkey, Digest] | None = None
+    what: str = "a made-up source"
+
+    def listed(self) -> Mapping[Window, str]:
+        return {window: self.stamps.get(window, "") for window in self.raws}
+
+    def verdict(self, window: Window) -> bytes:
+        if self.go is not None:
+            self.asked.release()
+            assert self.go.wait(60)
+        return self.raws[window]
+
+    def evidence(self, window: Window) -> Pieces | None:
+        self.asked.release()
+        return Pieces(len(self.pieces), iter((self.pieces,)))
+
+
+def void(window: int, reason: str, status: WindowStatus = WindowStatus.VOID) -> SignedVerdict:
+    return signed(VerdictBody(NETWORK, Window(window), status, VERDICTS[0].body.versions, reason=reason))
+
+
+# --- who said it ------------------------------------------------------------------------------------------------------
+
+
+def test_another_validators_reason_is_not_told_as_this_ones(tmp_path: Path) -> None:
+    for verdict in VERDICTS:
+        publish(tmp_path, verdict)
+    other = LocalSigner.from_seed(b"O" * 32)
+    publish(tmp_path, signed(VERDICTS[1].body, other))
+    publish(tmp_path, signed(replace(VERDICTS[2].body, network_id=Digest(b"o" * 32))))
+    with shown(tmp_path) as client:
+        for window, why in ((30, f"signed by {ss58(other.hotkey)}"), (60, "a verdict of another network")):
+            for path in (f"/windows/{window}/{FAILED}", f"/windows/{window}/evidence.parquet"):
+                answer = client.get(path)
+                assert answer.status_code == 404
+                assert why in text_of(answer).replace("Not here", "")
+            assert client.get(f"/windows/{window}/verdict.json").status_code == 200
+
+
+def test_whose_memory_a_verdict_rests_on_is_named(tmp_path: Path) -> None:
+    former, body = LocalSigner.from_seed(b"F" * 32).hotkey, VERDICTS[0].body
+    adopted = Adopted(former, Window(0), Window(30))
+    body = replace(body, window=Window(60))
+    signature = VALIDATOR.sign(SignedVerdict.message(body, VALIDATOR.hotkey, None, adopted))
+    publish(tmp_path, SignedVerdict(body, VALIDATOR.hotkey, signature, None, adopted))
+    with shown(tmp_path) as client:
+        assert f"another validator 0 … 30, of {ss58(former)}" in text_of(client.get("/windows/60"))
+
+
+# --- what is hidden ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [WindowStatus.VOID, WindowStatus.INCONCLUSIVE])
+def test_a_window_that_nobody_was_scored_in_stands_on_every_miners_page_and_says_why(
+    tmp_path: Path, status: WindowStatus
+) -> None:
+    for verdict in VERDICTS:
+        publish(tmp_path, verdict)
+    publish(tmp_path, void(90, "round 77 of the beacon could not be had", status))
+    with shown(tmp_path) as client:
+        page = client.get(f"/miners/{FAILED}")
+        assert "Its last 6 windows, newest first; 1 failed, 1 not scored" in text_of(page)
+        assert f"90 {status.value} explain : round 77" in text_of(page)
+        assert f'href="/windows/90/{FAILED}"' in page.text
+        reason = text_of(client.get(f"/windows/90/{FAILED}"))
+    told = CliRunner().invoke(cli, ["explain", "90", "--hotkey", FAILED, "--from", str(tmp_path)]).output
+    for line in told.splitlines():
+        said = line.strip().removeprefix("window 90: ")
+        assert said in reason or "calibration" in said or "hotkey" in said, line
+    assert "round 77 of the beacon could not be had" in reason
+
+
+def test_what_is_missing_between_two_pages_of_the_list_is_told() -> None:
+    raws = {Window(30 * at): void(30 * at, "").encode() for at in range(PER_PAGE + 8) if at != 7}
+    with listening(page_of(Held(raws))) as url:
+        assert len(raws) - PER_PAGE == 7  # windows 0 to 6; 7 lies between the pages
+        told = [text_of(httpx.get(f"{url}/windows?page={page}")).split("newest first")[1] for page in (0, 1)]
+    assert ["210 no verdict" in one for one in told] == [False, True]
+    assert told[1].index("210 no verdict") < told[1].index("180 void")
+    assert "240 void" not in told[1]
+
+
+def test_who_was_refused_is_not_told_to_have_sealed_nothing(tmp_path: Path) -> None:
+    refused = reject("seal", detail="stored after the deadline")
+    miner = MinerVerdict(PLAYED.hotkey(1), 1, MinerStatus.ABSENT, findings=(refused,))
+    body = VERDICTS[0].body
+    publish(tmp_path, signed(replace(body, miners=(miner, *body.miners[1:]), weights={2: 65_535})))
+    with shown(tmp_path) as client:
+        assert f"1 {FAILED[:10]}… seal refused" in text_of(client.get("/"))
+        assert "1 hotkey that match" in text_of(client.get("/?q=refused"))
+
+
+def test_a_replaced_verdict_of_an_old_window_is_told_anew() -> None:
+    raws = {one.body.window: one.encode() for one in VERDICTS[:2]}
+    raws |= {Window(30 * at): void(30 * at, "").encode() for at in range(2, MEMORY + 2)}
+    source = Held(raws)
+    page = page_of(source)
+    with listening(page) as url:
+        path = f"{url}/windows/30/{FAILED}"
+        assert "a check rejects" in text_of(httpx.get(path))
+        source.raws[Window(30)], source.stamps[Window(30)] = void(30, "taken back").encode(), "other"
+        page.board.refresh()
+        assert "void: taken back" in text_of(httpx.get(path))
+
+
+def test_a_refused_seals_own_time_says_nothing_of_a_windows_age(tmp_path: Path) -> None:
+    body = VERDICTS[0].body
+    late = MinerVerdict(
+        PLAYED.hotkey(1), 1, MinerStatus.ABSENT, store_time_ms=LATE_MS, findings=(reject("seal", detail="late"),)
+    )
+    publish(tmp_path, signed(replace(body, miners=(late, *body.miners[1:]))))
+    true = body.miners[1].store_time_ms
+    assert true is not None
+    board = page_of(folder_source(tmp_path), now_ms=lambda: true + 5000).board
+    assert board.age_ms() == 5000
+
+
+def test_a_count_is_not_told_as_so_many_times_its_bound_where_explain_does_not(tmp_path: Path) -> None:
+    missing = reject("seal", value=6, threshold=3, detail="6 groups are missing")
+    body = PlayedNetwork(miners=3, fails={0: [1]}, findings=(missing,))
+    publish(tmp_path, next(body.play(1)))
+    with shown(tmp_path) as client:
+        assert "seal reject 6 3 6 groups are missing" in text_of(client.get(f"/windows/0/{FAILED}"))

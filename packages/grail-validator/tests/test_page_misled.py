@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,16 +15,20 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
+from grail_core.errors import ConfigurationError
 from grail_core.keys import LocalSigner, ss58
 from grail_core.protocol import MinerStatus, MinerVerdict, SignedVerdict, VerdictBody, WindowStatus
 from grail_core.protocol.signed_verdicts import Adopted
 from grail_core.protocol.types import Digest, Hotkey, Window
+from grail_core.served_http import TimedConnection
 from grail_core.verification.wording import reject
 from grail_validator.cli import cli
-from grail_validator.page.board import MEMORY
+from grail_validator.page import app
+from grail_validator.page.board import MEMORY, OLDER, Board
 from grail_validator.page.layout import PER_PAGE
-from grail_validator.page.sources import Pieces
-from tooling.testing.published_verdicts import NETWORK, VALIDATOR, PlayedNetwork, publish, signed
+from grail_validator.page.serving import bind
+from grail_validator.page.sources import PIECE, LedgerSource, Pieces
+from tooling.testing.published_verdicts import NETWORK, VALIDATOR, PlayedNetwork, new_ledger, publish, record, signed
 from tooling.testing.served_page import folder_source, listening, page_of
 
 PLAYED = PlayedNetwork(miners=3, fails={30: [1]})
@@ -175,3 +180,103 @@ def test_a_count_is_not_told_as_so_many_times_its_bound_where_explain_does_not(t
     publish(tmp_path, next(body.play(1)))
     with shown(tmp_path) as client:
         assert "seal reject 6 3 6 groups are missing" in text_of(client.get(f"/windows/0/{FAILED}"))
+
+
+# --- what nobody should read -----------------------------------------------------------------------------------------
+
+
+def test_no_path_of_the_machine_is_on_any_page(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    record(new_ledger(path), VERDICTS[0])
+    page = page_of(LedgerSource(path))
+    raw = path.read_bytes()
+    with listening(page) as url:
+        for damage in (b"\0" * 8192, raw[:100] + b"\xff" * 4000 + raw[4100:], None):
+            path.unlink()
+            if damage is not None:
+                path.write_bytes(damage)
+            assert page.board.refresh().problem
+            assert page.board.where
+            for asked in ("/", "/windows", "/windows/0", f"/windows/0/{FAILED}", "/windows/0/verdict.json", "/healthz"):
+                assert str(tmp_path) not in httpx.get(url + asked).text
+
+
+# --- who is held up ---------------------------------------------------------------------------------------------------
+
+
+def test_a_request_whose_body_never_ends_does_not_keep_its_connection() -> None:
+    class Quick(TimedConnection):
+        look_seconds = 0.1
+
+    with listening(page_of(Held({})), http=Quick) as url, socket.create_connection(("127.0.0.1", int(url[17:])), 60) as slow:
+        slow.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n")
+        assert slow.recv(65536).startswith(b"HTTP/1.1 503")
+        slow.sendall(b"x")  # the answer's keep-alive time is over with this
+        while slow.recv(65536):
+            pass
+
+
+def test_who_waits_for_a_slow_store_keeps_nobody_from_what_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Held({one.body.window: one.encode() for one in VERDICTS})
+    page = page_of(source)
+    source.go = threading.Event()
+    with listening(page) as url:
+        ask = [threading.Thread(target=httpx.get, args=(f"{url}/windows/{30 * at}/{FAILED}",)) for at in range(app.AT_ONCE)]
+        try:
+            for thread in ask:
+                thread.start()
+            for _ in ask:
+                assert source.asked.acquire(timeout=60)
+            for path in ("/", "/metrics", f"/miners/{FAILED}", "/proof", "/checkpoints"):
+                assert httpx.get(url + path, timeout=60).status_code == 200
+        finally:
+            source.go.set()
+            for thread in ask:
+                thread.join()
+
+
+@pytest.mark.parametrize("path", ["verdict.json", "evidence.parquet"])
+def test_large_answers_are_held_for_a_few_at_a_time(path: str) -> None:
+    """Who asks and takes nothing would have every answer lie in memory."""
+    large = b"x" * (16 * PIECE)
+    source = Held({Window(0): signed(VERDICTS[0].body, evidence=large).encode()}, pieces=large)
+    page = page_of(source)
+    page.board.verdict(Window(0))
+    source.raws[Window(0)] = large
+    with listening(page) as url:
+        held = [socket.create_connection(("127.0.0.1", int(url[17:])), 60) for _ in range(app.AT_ONCE)]
+        for one in held:
+            one.sendall(f"GET /windows/0/{path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            assert one.recv(12) == b"HTTP/1.1 200"
+        assert httpx.get(f"{url}/windows/0/{path}").status_code == 503
+        assert httpx.get(f"{url}/windows").status_code == 200
+        for one in held:
+            one.close()
+        while (answer := httpx.get(f"{url}/windows/0/{path}")).status_code == 503:
+            pass  # until the server has seen that they are gone
+        assert answer.content == large
+
+
+def test_looking_through_all_old_windows_keeps_no_more_than_a_few() -> None:
+    raw = {Window(30 * at): void(30 * at, "").encode() for at in range(MEMORY + OLDER + 40)}
+    board = Board(Held(raw))
+    board.refresh()
+    for window in raw:
+        board.record(window, float("inf"))
+    assert len(board._kept) <= MEMORY + OLDER
+
+
+def test_another_sites_page_cannot_have_this_one_work_for_it(tmp_path: Path) -> None:
+    publish(tmp_path, VERDICTS[0])
+    with shown(tmp_path) as client:
+        for kind, status in (("image", 403), ("iframe", 403), ("script", 403), ("empty", 403), ("document", 200)):
+            headers = {"sec-fetch-site": "cross-site", "sec-fetch-dest": kind}
+            assert client.get("/", headers=headers).status_code == status
+        assert client.get("/", headers={"sec-fetch-site": "same-origin", "sec-fetch-dest": "empty"}).status_code == 200
+
+
+def test_a_second_one_is_refused_its_port_at_once_and_a_host_that_is_none_too() -> None:
+    with bind("127.0.0.1", 0) as first, pytest.raises(ConfigurationError, match="cannot be listened on"):
+        bind("127.0.0.1", first.getsockname()[1])
+    with pytest.raises(ConfigurationError, match="cannot be listened on"):
+        bind("a" * 70, 0)

@@ -1,9 +1,10 @@
 """HTTP/1.1 connections of a server of ours: who stands still is let go, so that nobody holds one of them for ever.
 
 uvicorn closes connections that are silent between two requests, and no others: one whose head is never finished stays, and so
-does one that is being closed while its client takes nothing of what it was sent. Here every connection is looked at now and
-then; one that was found so twice, without anything between, is cut. Bodies and streamed answers have times of their own
-where they are read and sent. Needs uvicorn, which the extra `inference` and the validator's wheel bring.
+do one whose body trickles on after its answer, and one that is being closed while its client takes nothing of what it was sent.
+Here every connection is looked at now and then; one that was found so twice, without anything between, is cut. Bodies and
+streamed answers have times of their own where they are read and sent. Needs uvicorn, which the extra `inference` and the
+validator's wheel bring.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class TimedConnection(H11Protocol):
 
     def _look(self) -> None:
         waiting = self.transport.get_write_buffer_size()  # bytes that its client has not taken
-        stands = self.transport.is_closing() or self.conn.their_state is h11.IDLE or waiting > 0
+        answered = self.conn.our_state is h11.DONE  # and the rest of its request does not come to an end
+        stands = self.transport.is_closing() or self.conn.their_state is h11.IDLE or answered or waiting > 0
         at = (self.cycle, self.transport.is_closing(), waiting) if stands else None
         if at is not None and at == self._stood:
             self.transport.abort()

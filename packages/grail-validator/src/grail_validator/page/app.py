@@ -14,6 +14,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, TypeVar
 
 import anyio
@@ -44,6 +45,7 @@ from grail_validator.page.metrics import exposition
 from grail_validator.page.miner_page import miner_page
 from grail_validator.page.proof_page import proof_page
 from grail_validator.page.scoreboard import scoreboard
+from grail_validator.page.sources import PIECE
 from grail_validator.page.window_pages import window_page, windows_page
 
 AT_ONCE: Final = 4
@@ -115,20 +117,21 @@ class _Routes:
     def __init__(self, page: Page) -> None:
         self._page = page
         self._making = anyio.CapacityLimiter(AT_ONCE)
+        self._reading = anyio.CapacityLimiter(AT_ONCE)  # a slow store keeps nobody from what is in memory
         self._sending = anyio.CapacityLimiter(AT_ONCE)
         self.downloads = 0
-        self._waiting = 0
 
     async def scoreboard(self, request: Request) -> Response:
         return await self._html(request, lambda query: scoreboard(self._page.facts, self._page.board.snapshot, query))
 
     async def windows(self, request: Request) -> Response:
-        return await self._html(request, lambda query: windows_page(self._page.facts, self._page.board, query), keep=False)
+        page = self._page
+        return await self._html(request, lambda query: windows_page(page.facts, page.board, query), keep=False, reads=True)
 
     async def window(self, request: Request) -> Response:
-        window = _window(request)
+        page, window = self._page, _window(request)
         return await self._html(
-            request, lambda query: window_page(self._page.facts, self._page.board, window, query), keep=False
+            request, lambda query: window_page(page.facts, page.board, window, query), keep=False, reads=True
         )
 
     async def explain(self, request: Request) -> Response:
@@ -140,7 +143,7 @@ class _Routes:
                 return None
             return explain_page(self._page.facts, board, board.verdict(window), hotkey, query)
 
-        return await self._html(request, make)
+        return await self._html(request, make, reads=True)
 
     async def miner(self, request: Request) -> Response:
         hotkey = _hotkey(request)
@@ -151,7 +154,9 @@ class _Routes:
 
     async def checkpoints(self, request: Request) -> Response:
         page = self._page
-        return await self._html(request, lambda query: checkpoints_page(page.facts, page.board.snapshot, page.manifests, query))
+        return await self._html(
+            request, lambda query: checkpoints_page(page.facts, page.board.snapshot, page.manifests, query), keep=False
+        )
 
     async def metrics(self, request: Request) -> Response:
         text = await self._made(lambda: exposition(self._page.board))
@@ -164,25 +169,47 @@ class _Routes:
 
     async def verdict(self, request: Request) -> Response:
         window = self._listed(_window(request))
-        raw = await self._made(lambda: self._page.board.source.verdict(window))
+        raw = await self._made(lambda: self._page.board.source.verdict(window), reads=True)
         digest = hashlib.sha256(raw).hexdigest()
         headers = {"etag": f'"{digest}"', **_attachment(f"verdict-{window}.json")}
-        return _unchanged(request, headers) or Response(raw, 200, headers, "application/json")
+        if (unchanged := _unchanged(request, headers)) is not None:
+            return unchanged
+        if len(raw) <= PIECE or request.method == "HEAD":
+            return Response(raw, 200, headers, "application/json")
+        self._take_turn()
+        pieces = iter([raw[at : at + PIECE] for at in range(0, len(raw), PIECE)])
+        headers["content-length"] = str(len(raw))
+        return _Download(self, self._sent(pieces, digest), headers, "application/json")
 
     async def evidence(self, request: Request) -> Response:
         """Its last bytes are sent once the whole has the digest that the verdict names; else the connection is cut."""
         window = self._listed(_window(request))
-        named = await self._made(lambda: self._page.board.verdict(window).evidence_digest)
-        found = None if named is None else await self._made(lambda: self._page.board.source.evidence(window))
-        if named is None or found is None:
-            what = "names no evidence" if named is None else "names evidence that does not lie here (any more)"
-            raise HTTPException(404, f"the verdict of window {window} {what}")
-        headers = {"etag": f'"{named.hex()}"', "content-length": str(found.size), **_attachment(f"evidence-{window}.parquet")}
+        named = await self._made(lambda: self._page.board.verdict(window).evidence_digest, reads=True)
+        if named is None:
+            raise HTTPException(404, f"the verdict of window {window} names no evidence")
+        headers = {"etag": f'"{named.hex()}"', **_attachment(f"evidence-{window}.parquet")}
         if (unchanged := _unchanged(request, headers)) is not None:
             return unchanged
-        if request.method == "HEAD":
-            return Response(None, 200, headers, "application/vnd.apache.parquet")
-        return _Download(self, self._sent(found.content, named), headers)
+        self._take_turn()  # before it is read: a ledger's is read whole, and may have half a gigabyte
+        answered = False
+        try:
+            found = await self._made(lambda: self._page.board.source.evidence(window), reads=True)
+            if found is None:
+                raise HTTPException(404, f"the verdict of window {window} names evidence that does not lie here (any more)")
+            headers["content-length"] = str(found.size)
+            if request.method == "HEAD":
+                return Response(None, 200, headers, "application/vnd.apache.parquet")
+            answered = True
+            return _Download(self, self._sent(found.content, named.hex()), headers, "application/vnd.apache.parquet")
+        finally:
+            if not answered:
+                self.downloads -= 1
+
+    def _take_turn(self) -> None:
+        """One of the few whose content is held; `_Download` gives it back."""
+        if self.downloads >= AT_ONCE:
+            raise HTTPException(503, "as many downloads as may be are running", {"retry-after": "60"})
+        self.downloads += 1
 
     async def refused(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -207,52 +234,47 @@ class _Routes:
             raise HTTPException(404, f"there is no verdict of window {window}")
         return window
 
-    async def _html(self, request: Request, make: Callable[[Query], str | None], *, keep: bool = True) -> Response:
-        """A page; `keep` it where the snapshot alone decides what is on it."""
-        query, path = Query.read(request.query_params), request.url.path
-        html = await self._made(lambda: self._page.made(path, query, lambda: make(query)) if keep else make(query))
+    async def _html(
+        self, request: Request, make: Callable[[Query], str | None], *, keep: bool = True, reads: bool = False
+    ) -> Response:
+        """A page; `keep` it where the snapshot alone decides what is on it. `reads`: as of `_made`."""
+        query, path = Query.read(request.query_params), _path(request)
+        kept = partial(self._page.made, path, query, lambda: make(query))
+        html = await self._made(kept if keep else lambda: make(query), reads=reads)
         if html is None:
-            raise HTTPException(404, f"nothing lies here under {printable(request.url.path, 160)}")
+            raise HTTPException(404, f"nothing lies here under {printable(path, 160)}")
         digest = hashlib.blake2b(html.encode(), digest_size=16).hexdigest()
         headers = {"etag": f'"{digest}"'}
         return _unchanged(request, headers) or Response(html, 200, headers, "text/html; charset=utf-8")
 
-    async def _made(self, make: Callable[[], T]) -> T:
-        """In a thread; who would have to wait behind too many is told so."""
-        if self._waiting >= MAX_WAITING:
+    async def _made(self, make: Callable[[], T], *, reads: bool = False) -> T:
+        """In a thread; `reads`: it may wait for the source. Who would have to wait behind too many is told so."""
+        limiter = self._reading if reads else self._making
+        if limiter.statistics().tasks_waiting >= MAX_WAITING:
             raise HTTPException(503, "too many ask at once: try again in a moment", {"retry-after": "2"})
-        self._waiting += 1
-        try:
-            return await anyio.to_thread.run_sync(make, limiter=self._making)
-        finally:
-            self._waiting -= 1
+        return await anyio.to_thread.run_sync(make, limiter=limiter)
 
-    async def _sent(self, pieces: Iterator[bytes], named: bytes) -> AsyncIterator[bytes]:
+    async def _sent(self, pieces: Iterator[bytes], named: str) -> AsyncIterator[bytes]:
         sum_, held = hashlib.sha256(), b""
         while piece := await anyio.to_thread.run_sync(next, pieces, b"", limiter=self._sending):
             sum_.update(piece)
             if held:
                 yield held
             held = piece
-        if sum_.digest() != named:
+        if sum_.hexdigest() != named:
             raise StorageError("what lies there is not the evidence that the verdict names")
         if held:
             yield held
 
 
 class _Download(StreamingResponse):
-    """One of the few that run at a time; who takes it too slowly is cut off."""
+    """One that has its turn; who takes it too slowly is cut off."""
 
-    def __init__(self, routes: _Routes, content: AsyncIterator[bytes], headers: dict[str, str]) -> None:
-        super().__init__(content, 200, headers, "application/vnd.apache.parquet")
+    def __init__(self, routes: _Routes, content: AsyncIterator[bytes], headers: dict[str, str], media_type: str) -> None:
+        super().__init__(content, 200, headers, media_type)
         self._routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._routes.downloads >= AT_ONCE:
-            busy = PlainTextResponse("as many downloads as may be are running\n", 503, {"retry-after": "60"})
-            await busy(scope, receive, send)
-            return
-        self._routes.downloads += 1
         try:
             with anyio.fail_after(DOWNLOAD_SECONDS):
                 await super().__call__(scope, receive, send)
@@ -260,6 +282,11 @@ class _Download(StreamingResponse):
             log.event("page_download_cut", reason=str(error) or "it was taken too slowly")
         finally:
             self._routes.downloads -= 1
+
+
+def _path(request: Request) -> str:
+    """As it was routed. `request.url` is made with the Host header, which is anybody's text, and a kept page has this name."""
+    return str(request.scope["path"])
 
 
 def _unchanged(request: Request, headers: dict[str, str]) -> Response | None:

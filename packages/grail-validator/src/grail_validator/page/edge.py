@@ -55,7 +55,15 @@ class Edge:
         hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
         if self._loopback and not (len(hosts) == 1 and is_local(hosts[0])):
             return PlainTextResponse("this page answers under localhost, 127.0.0.1 or [::1] alone\n", 421)
+        if _from_elsewhere(dict(scope["headers"])):
+            return PlainTextResponse("no page of elsewhere loads a part of this one\n", 403)
         return None
+
+
+def _from_elsewhere(headers: dict[bytes, bytes]) -> bool:
+    """Is it a browser that loads this for another site's page, which could neither show nor read it, but would cost its making?
+    A link that is followed from there is none."""
+    return headers.get(b"sec-fetch-site") == b"cross-site" and headers.get(b"sec-fetch-dest") != b"document"
 
 
 def is_local(host: str) -> bool:

@@ -31,16 +31,21 @@ _LAST_ANSWERS_S: Final = 5
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket at this address. Raises ConfigurationError: it is none of this machine's, or taken."""
+    """A socket that listens at this address; who connects waits until it is served.
+
+    Raises:
+        ConfigurationError: it is none of this machine's, or taken.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # said outright, asyncio sends without waiting
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
-    except OSError as error:
+        bound.listen(MAX_CONNECTIONS)  # at once: a second one on this port would be refused only when it listens
+    except (OSError, UnicodeError) as error:
         bound.close()
         raise ConfigurationError(
-            f"this address cannot be listened on: {error.strerror or error}",
+            f"this address cannot be listened on: {getattr(error, 'strerror', None) or error}",
             where=f"--host {host} --port {port}",
             hint="give another --port (0: any free one), or an address of this machine",
         ) from error
@@ -65,7 +70,6 @@ def serving(
 ) -> Iterator[str]:
     """The page at this socket while the block lasts; yields its address. `stop` is set if the server ends by itself."""
     make_room()
-    bound.listen(MAX_CONNECTIONS)
     host, port = bound.getsockname()[:2]
     server = uvicorn.Server(
         uvicorn.Config(
@@ -102,7 +106,8 @@ def serving(
             took = 0.0 if now.unfinished and not now.problem else time.monotonic() - began
             pause = max(refresh_seconds, LOOKS_SHARE * took)
             if now.problem != before:
-                log.event("page_source", readable=not now.problem, reason=now.problem)
+                where = page.board.where if now.problem else ""
+                log.event("page_source", readable=not now.problem, reason=now.problem, where=where)
 
     threads = [threading.Thread(target=target, daemon=True, name=name) for target, name in ((run, "http"), (look, "look"))]
     for thread in threads:

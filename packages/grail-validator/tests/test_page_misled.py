@@ -5,9 +5,10 @@ from __future__ import annotations
 import html
 import re
 import socket
+import sqlite3
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,12 +22,13 @@ from grail_core.protocol import MinerStatus, MinerVerdict, SignedVerdict, Verdic
 from grail_core.protocol.signed_verdicts import Adopted
 from grail_core.protocol.types import Digest, Hotkey, Window
 from grail_core.served_http import TimedConnection
+from grail_core.storage.layout import verdict_key
 from grail_core.verification.wording import reject
 from grail_validator.cli import cli
 from grail_validator.page import app
 from grail_validator.page.board import MEMORY, OLDER, Board
 from grail_validator.page.layout import PER_PAGE
-from grail_validator.page.serving import bind
+from grail_validator.page.serving import bind, serving
 from grail_validator.page.sources import PIECE, LedgerSource, Pieces
 from tooling.testing.published_verdicts import NETWORK, VALIDATOR, PlayedNetwork, new_ledger, publish, record, signed
 from tooling.testing.served_page import folder_source, listening, page_of
@@ -180,6 +182,62 @@ def test_a_count_is_not_told_as_so_many_times_its_bound_where_explain_does_not(t
     publish(tmp_path, next(body.play(1)))
     with shown(tmp_path) as client:
         assert "seal reject 6 3 6 groups are missing" in text_of(client.get(f"/windows/0/{FAILED}"))
+
+
+def test_what_one_check_found_is_not_told_of_another(tmp_path: Path) -> None:
+    both = (reject("proof", value=0.5, threshold=0.3, detail="coarse_error: worst"), reject("logprob", detail="mean: too far"))
+    publish(tmp_path, next(PlayedNetwork(miners=3, fails={0: [1]}, findings=both).play(1)))
+    with shown(tmp_path) as client:
+        told = text_of(client.get("/proof"))
+    assert "proof 1 0, UID 1 proof 0.5 (threshold 0.3)" in told
+    assert "logprob 1 0, UID 1 another check rejects it first" in told
+
+
+def test_what_is_not_shown_is_not_counted_as_read_and_the_settings_network_not_as_the_verdicts(tmp_path: Path) -> None:
+    for verdict in VERDICTS:
+        publish(tmp_path, verdict)
+    (tmp_path / verdict_key(Window(60))).write_bytes(b"{")
+    with shown(tmp_path) as client:
+        told = text_of(client.get("/"))
+    assert "what the last 5 windows say" in told
+    assert "5 scored of 5 read" in told
+    assert f"on network id {NETWORK.hex()[:16]}… (the settings here name localnet)" in told
+    assert f"2 {ss58(PLAYED.hotkey(2))[:10]}… earns" in told
+    assert "no failure" in told
+
+
+def test_a_source_whose_newest_window_is_an_older_one_again_is_not_young_for_it() -> None:
+    source = Held({Window(30 * at): void(30 * at, "").encode() for at in range(3)})
+    board = page_of(source).board
+    source.raws[Window(90)] = void(90, "").encode()
+    board.refresh()
+    assert board.age_ms() is not None
+    del source.raws[Window(90)]  # a copy of a ledger that was brought back
+    board.refresh()
+    assert board.age_ms() is None
+
+
+def test_a_time_that_is_no_date_costs_no_page(tmp_path: Path) -> None:
+    body = VERDICTS[0].body
+    far = replace(body.miners[0], store_time_ms=2**53 - 1)
+    publish(tmp_path, signed(replace(body, miners=(far, *body.miners[1:]))))
+    with shown(tmp_path) as client:
+        assert f"{2**53 - 1} ms" in text_of(client.get("/windows/0"))
+
+
+def test_a_page_that_cannot_look_at_its_source_any_more_ends_and_says_why(tmp_path: Path) -> None:
+    source, stop = Held({}), threading.Event()
+    page = page_of(source)
+    source.raws = None  # type: ignore[assignment]  # a mistake of ours
+    with pytest.raises(TypeError), bind("127.0.0.1", 0) as bound, serving(page, bound, stop, refresh_seconds=0.01):
+        assert stop.wait(60)
+    path = tmp_path / "ledger.sqlite"
+    record(new_ledger(path), VERDICTS[0])
+    board = page_of(LedgerSource(path)).board
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE meta SET value = 'nobody' WHERE name = 'hotkey'")
+    assert board.refresh().problem == "the ledger is damaged: it does not say whose it is"
+    assert len(board.snapshot.records) == 1
 
 
 # --- what nobody should read -----------------------------------------------------------------------------------------

@@ -131,9 +131,9 @@ class Board:
         memory = {window: self._read(window, until) for window in reversed(windows[-MEMORY:])}
         validator, network = self._whose(owner, memory)
         memory = {window: _of(record, validator, network) for window, record in memory.items()}
-        late = windows[-1] if windows else None
-        arrived = late is not None and before.windows[-1:] != (late,)
-        since = self.now_ms() if arrived and before.windows else before.newest_since_ms
+        since = before.newest_since_ms
+        if windows[-1:] != before.windows[-1:]:  # a later one has come, or this is another state of the source
+            since = self.now_ms() if before.windows and windows[-1:] > before.windows[-1:] else None
         changed = (stamps, memory, "") != (listed_before, dict(before.memory), before.problem)
         self._snapshot = Snapshot(
             number=before.number + changed,

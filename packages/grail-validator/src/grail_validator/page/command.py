@@ -51,7 +51,7 @@ def serve_command(settings: Settings, asked: ServeRequest, stop: threading.Event
     validator = None if asked.validator is None else from_ss58(asked.validator)
     board = Board(source, validator=validator)
     page = Page(
-        Facts(source.what, "that no settings name" if rule is None else rule.name, rule),
+        Facts(source.what, "" if rule is None else rule.name, rule),
         board,
         Manifests(settings.cache_dir, None if rule is None or rule.trainer_hotkey == UNSET_HOTKEY else rule.trainer_hotkey),
         loopback=is_loopback(asked.host),

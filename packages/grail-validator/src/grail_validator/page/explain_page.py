@@ -16,7 +16,6 @@ from grail_core.protocol.gradient.miner_verdicts import GradientMinerVerdict
 from grail_core.protocol.gradient.signed_verdicts import SignedGradientVerdict
 from grail_core.protocol.types import Hotkey, Window
 from grail_core.protocol.verdicts import MinerVerdict
-from grail_core.text import printable
 from grail_core.verification.causes import Cause, causes_of, read
 from grail_core.verification.gradient.causes import read_finding, round_causes
 from grail_validator.page.board import Board
@@ -146,19 +145,19 @@ def _finding(finding: Finding, is_round: bool) -> list[Cell]:
         cell(words(finding.check), "nw"),
         cell(words(statistic, 48), "nw"),
         cell(says),
-        number(_number(finding.value)),
-        number(_number(finding.threshold)),
+        _value(finding.value),
+        _value(finding.threshold),
         number("" if times is None else f"{times:.2g}"),
         cell(words(where), "nw"),
         cell(words(detail), "long"),
     ]
 
 
-def _number(value: str | int | None) -> str:
-    """A number as it is read; a name or digest as it stands, cut."""
+def _value(value: str | int | None) -> Cell:
+    """A number as it is read; a name or digest as it stands."""
     if value is None or isinstance(value, int):
-        return "" if value is None else str(value)
+        return number("" if value is None else str(value))
     try:
-        return f"{float(value):.4g}"
+        return number(f"{float(value):.4g}")
     except ValueError:
-        return printable(value, 24)
+        return cell(words(value, 64))

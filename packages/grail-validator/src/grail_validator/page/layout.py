@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Final
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from grail_core.clock import utc_text
 from grail_core.keys import ss58
@@ -193,13 +193,10 @@ def document(
 
 def _foot(facts: Facts, snapshot: Snapshot) -> str:
     who = "nobody's" if snapshot.validator is None else ss58(snapshot.validator)
-    network = "" if snapshot.network_id is None else f", network id {snapshot.network_id.hex()[:16]}…"
+    network = "an unknown network" if snapshot.network_id is None else f"network id {snapshot.network_id.hex()[:16]}…"
+    named = f"the settings here name {words(facts.network)}" if facts.rule is not None else "the settings here name none"
     return (
-        f'<footer class="foot"><p>Verdicts of validator <span class="mono">{words(who)}</span> on network '
-        f"{words(facts.network)}{network}, from {words(facts.source)}. Every signature was verified. Read only; "
+        f'<footer class="foot"><p>Verdicts of validator <span class="mono">{words(who)}</span> on '
+        f"{network} ({named}), from {words(facts.source)}. Every signature was verified. Read only; "
         f"{link('/metrics', 'metrics')}, {link('/healthz', 'health')}.</p></footer>"
     )
-
-
-def path_part(text: str) -> str:
-    return quote(text, safe="")

@@ -214,7 +214,7 @@ def _drawing(courses: dict[Course, tuple[Expected, ...]]) -> str:
     for part in (0, 1, 2):
         y = _FLOOR - (_FLOOR - _TOP) * part / 2
         parts.append(svg.line(_LEFT, y, _WIDTH, y, css="grid"))
-        parts.append(svg.text(_LEFT - 6, y + 4, percent(float(most) * part / 2, 1), css="tick", text_anchor="end"))
+        parts.append(svg.text(_LEFT - 6, y + 4, percent(float(most) * part / 2), css="tick", text_anchor="end"))
     length = max(len(found) for found in courses.values())
     for course, found in courses.items():
         points = [(_x(i, length), _FLOOR - float(one.share / most) * (_FLOOR - _TOP)) for i, one in enumerate(found)]

@@ -40,8 +40,8 @@ def proof_page(facts: Facts, snapshot: Snapshot, query: Query) -> str:
         + card("", "", body)
         + pager(query, "/proof", len(ordered), "statistics")
         + '<p class="said">beside its threshold: how many values lie within '
-        + f"{bounds} times the bound and beyond, as bars; logarithms of ratios have none. reported: findings that no "
-        "calibration table covers, which reject nobody.</p>",
+        + f"{bounds} times the bound and beyond, as bars; counts, rewards and logarithms of ratios have none. reported: "
+        "findings that no calibration table covers, which reject nobody.</p>",
     )
 
 
@@ -95,6 +95,7 @@ def _rejects(snapshot: Snapshot) -> str:
     for check, count in counts.most_common(MAX_TESTS):
         window, miner = latest[check]
         link = explain_link(window, miner.hotkey, f"{window}, UID {miner.uid}")
-        rows.append([cell(words(check), "nw"), number(str(count)), cell(link, "nw"), cell(words(miner.reason), "long")])
+        reason = miner.reason if miner.rejected_by[:1] in ((), (check,)) else "another check rejects it first"
+        rows.append([cell(words(check), "nw"), number(str(count)), cell(link, "nw"), cell(words(reason), "long")])
     body = table(["rejected by", "files#", "the last one", "with"], rows, caption="Failures by check")
     return card("", "", body)

@@ -136,7 +136,7 @@ def scoreboard(facts: Facts, snapshot: Snapshot, query: Query) -> str:
     lede = (
         "No scored window has been read yet."
         if newest is None
-        else f"Every hotkey that was registered in {_named(newest)}, and what the last {len(snapshot.memory)} "
+        else f"Every hotkey that was registered in {_named(newest)}, and what the last {len(snapshot.records)} "
         f"{'rounds' if newest.is_round else 'windows'} say of it."
     )
     heads = ["UID", "hotkey", "standing", "weight#", "share#", "valid#", "checked#", "failures", "look-back left#"]
@@ -203,7 +203,7 @@ def _row(one: Standing) -> list[Cell]:
 
 def _failures(one: Standing) -> str:
     if not one.failures:
-        return "none"
+        return "no failure"
     window, newest = one.failures[0]
     more = f" (and {len(one.failures) - 1} before)" if len(one.failures) > 1 else ""
     return f"{explain_link(window, one.hotkey, f'{window}')}: {escape(newest.reason)}{more}"
@@ -224,7 +224,7 @@ def _tiles(snapshot: Snapshot, everybody: list[Standing], burn_uid: int | None) 
         + tile(
             f"Newest scored {'round' if newest.is_round else 'window'}",
             window_link(newest.window),
-            f"{scored} scored of {len(snapshot.memory)} read{also}",
+            f"{scored} scored of {len(snapshot.records)} read{also}",
         )
         + tile("Earning", f"{earning}", f"of {len(everybody)} registered hotkeys")
         + tile("Failures", f"{failed}", f"in {checked} checks of the memory")

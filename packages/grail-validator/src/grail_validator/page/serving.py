@@ -98,7 +98,14 @@ def serving(
         finally:
             stop.set()
 
-    def look() -> None:
+    def look() -> None:  # a page that nobody looks after any more would show old windows as the newest: it ends
+        try:
+            look_on()
+        except BaseException as error:  # noqa: BLE001 - raised again below, where it can be told
+            failed.append(error)
+            stop.set()
+
+    def look_on() -> None:
         pause = refresh_seconds
         while not ended.wait(pause):
             before, began = page.board.snapshot.problem, time.monotonic()

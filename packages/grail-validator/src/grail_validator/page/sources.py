@@ -84,7 +84,10 @@ class LedgerSource:
     @property
     def owner(self) -> tuple[Hotkey, Digest] | None:
         found = owner_of(self.path)
-        return None if found is None else (Hotkey(bytes.fromhex(found[1])), Digest(bytes.fromhex(found[0])))
+        try:
+            return None if found is None else (Hotkey(bytes.fromhex(found[1])), Digest(bytes.fromhex(found[0])))
+        except ValueError as error:
+            raise StorageError("the ledger is damaged: it does not say whose it is", where=str(self.path)) from error
 
     def listed(self) -> Mapping[Window, str]:
         with self._errors():

@@ -36,6 +36,8 @@ from grail_validator.page.layout import (
 )
 from grail_validator.page.records import MinerRecord, Unread, WindowRecord
 
+_NO_DATE_MS: Final = 253_402_300_800_000
+"""The year 10,000."""
 LIST_SECONDS: Final = 3.0
 """That one page of the list reads verdicts for, of windows that are older than the memory; the others can be opened."""
 
@@ -194,12 +196,19 @@ def _inputs(record: WindowRecord) -> str:
         ("checkpoint", checkpoint),
         ("environment digest", digest_html(inputs.env_digest)),
         ("judged by", words(f"{versions.code}, calibration {versions.calibration}, environment {versions.environment}")),
-        ("last seal stored", "–" if stored is None else utc_text(stored)),
+        ("last seal stored", _time(stored)),
         ("digest of the body", digest_html(record.body)),
         ("memory taken over from another validator", words(record.adopted or "none")),
         ("published files", _downloads(record.window, record)),
     ]
     return table((), ([cell(escape(name), "nw"), cell(html)] for name, html in rows), caption="What it was derived from")
+
+
+def _time(ms: int | None) -> str:
+    """By a stranger's clock, which may say any number."""
+    if ms is None:
+        return "–"
+    return utc_text(ms) if ms < _NO_DATE_MS else f"{ms} ms"
 
 
 def _downloads(window: Window, record: WindowRecord | None) -> str:

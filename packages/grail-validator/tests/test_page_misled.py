@@ -206,6 +206,17 @@ def test_what_is_not_shown_is_not_counted_as_read_and_the_settings_network_not_a
     assert "no failure" in told
 
 
+def test_a_look_back_whose_failure_is_missing_is_told_and_nothing_forecast_beyond_it(tmp_path: Path) -> None:
+    for verdict in (*VERDICTS[:1], *VERDICTS[2:]):
+        publish(tmp_path, verdict)
+    with shown(tmp_path) as client:
+        assert f"1 {FAILED[:10]}… worth 0, for a failure not shown here" in text_of(client.get("/"))
+        told = text_of(client.get(f"/miners/{FAILED}"))
+        assert "Nothing is forecast: it is inside the look-back of a failure that is not shown here" in told
+        assert "goes on without failing" not in told
+        assert "goes on without failing" in text_of(client.get(f"/miners/{ss58(PLAYED.hotkey(2))}"))
+
+
 def test_a_source_whose_newest_window_is_an_older_one_again_is_not_young_for_it() -> None:
     source = Held({Window(30 * at): void(30 * at, "").encode() for at in range(3)})
     board = page_of(source).board

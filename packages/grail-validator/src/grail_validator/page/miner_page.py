@@ -33,7 +33,7 @@ from grail_validator.page.layout import (
     window_link,
 )
 from grail_validator.page.records import MinerRecord, WindowRecord
-from grail_validator.page.scoreboard import lookback_end, standing_of
+from grail_validator.page.scoreboard import fails_unseen, lookback_end, standing_of
 
 _AHEAD: Final = (1, 2, 3, 6, 12, 15, 24, 36, 48, 84)
 """Windows from now of which the forecast is a row."""
@@ -128,6 +128,11 @@ def _forecast(facts: Facts, snapshot: Snapshot, newest: WindowRecord, uid: int) 
         return note(
             "Nothing is forecast: the parameters that GRAIL_NETWORK names do not give the weights of the newest verdict from "
             "its own score inputs. They are another network's, or windows of another kind of work are paid beside these."
+        )
+    if fails_unseen(newest, uid, lookback_end(tuple(snapshot.histories.get(newest.hotkeys[uid], ())), newest, uid)):
+        return note(
+            "Nothing is forecast: it is inside the look-back of a failure that is not shown here, so that its end is not "
+            "known. Its validator adopted that window from another, or it is missing."
         )
     courses = {course: forecast(field, uid, course) for course in Course}
     told = danger(field, uid)

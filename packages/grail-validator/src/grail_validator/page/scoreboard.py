@@ -63,6 +63,13 @@ def lookback_end(seen: list[Seen] | tuple[Seen, ...], newest: WindowRecord, uid:
     return max((one.paid_again_from for _, one in seen if one.paid_again_from is not None), default=Window(0))
 
 
+def fails_unseen(newest: WindowRecord, uid: int, end: Window) -> bool:
+    """Does the verdict say that it is inside a look-back, for a failure of which no window here tells? Whoever adopted its
+    memory, or whose verdict is missing, may know of it."""
+    inputs = newest.score_inputs.get(uid)
+    return inputs is not None and inputs.in_lookback and end <= newest.window
+
+
 def standing_of(snapshot: Snapshot, newest: WindowRecord, uid: int, burn_uid: int | None) -> Standing:
     """Of one UID that the newest scored window lists."""
     hotkey = newest.hotkeys[uid]
@@ -76,7 +83,10 @@ def standing_of(snapshot: Snapshot, newest: WindowRecord, uid: int, burn_uid: in
     sealed = [record for record, one in seen[-SCORE_WINDOWS:] if one.status is not MinerStatus.ABSENT]
     refused = [one for _, one in seen[-SCORE_WINDOWS:] if one.status is MinerStatus.ABSENT and one.rejected_by]
     latest = next((one.status for record, one in reversed(seen) if record.window == newest.window), None)
-    word, kind = _word(uid == burn_uid and weight > 0, left, paid, bool(sealed), bool(refused), bool(failures))
+    if fails_unseen(newest, uid, end):
+        word, kind = "worth 0, for a failure not shown here", "failed"
+    else:
+        word, kind = _word(uid == burn_uid and weight > 0, left, paid, bool(sealed), bool(refused), bool(failures))
     return Standing(
         uid,
         hotkey,
@@ -227,7 +237,7 @@ def _tiles(snapshot: Snapshot, everybody: list[Standing], burn_uid: int | None) 
             f"{scored} scored of {len(snapshot.records)} read{also}",
         )
         + tile("Earning", f"{earning}", f"of {len(everybody)} registered hotkeys")
-        + tile("Failures", f"{failed}", f"in {checked} checks of the memory")
+        + tile("Failures", f"{failed}", f"in {checked:,} checks of the memory")
         + tile(
             "Burnt",
             "–" if burn_uid is None else percent(burnt / WEIGHT_TOTAL, 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 import socket
 import sqlite3
@@ -18,7 +19,13 @@ from click.testing import CliRunner
 
 from grail_core.errors import ConfigurationError
 from grail_core.keys import LocalSigner, ss58
+from grail_core.participant.settings import load_settings
 from grail_core.protocol import MinerStatus, MinerVerdict, SignedVerdict, VerdictBody, WindowStatus
+from grail_core.protocol.gradient.judging import MinerFacts, judge_round
+from grail_core.protocol.gradient.memory import GradientMemory
+from grail_core.protocol.gradient.records import ZERO_ROOT
+from grail_core.protocol.gradient.signed_verdicts import SignedGradientVerdict
+from grail_core.protocol.scores import score_inputs
 from grail_core.protocol.signed_verdicts import Adopted
 from grail_core.protocol.types import Digest, Hotkey, Window
 from grail_core.served_http import TimedConnection
@@ -27,10 +34,12 @@ from grail_core.verification.wording import reject
 from grail_validator.cli import cli
 from grail_validator.page import app
 from grail_validator.page.board import MEMORY, OLDER, Board
+from grail_validator.page.command import PUBLIC, ServeRequest, serve_command
 from grail_validator.page.layout import PER_PAGE
 from grail_validator.page.serving import bind, serving
 from grail_validator.page.sources import PIECE, LedgerSource, Pieces
-from tooling.testing.published_verdicts import NETWORK, VALIDATOR, PlayedNetwork, new_ledger, publish, record, signed
+from tooling.testing.gradient_rules import ROUND, digest, hotkey_of, round_facts, unsigned_seal
+from tooling.testing.published_verdicts import NETWORK, VALIDATOR, PlayedNetwork, new_ledger, publish, put, record, signed
 from tooling.testing.served_page import folder_source, listening, page_of
 
 PLAYED = PlayedNetwork(miners=3, fails={30: [1]})
@@ -217,6 +226,22 @@ def test_a_look_back_whose_failure_is_missing_is_told_and_nothing_forecast_beyon
         assert "goes on without failing" in text_of(client.get(f"/miners/{ss58(PLAYED.hotkey(2))}"))
 
 
+def test_a_failed_round_is_no_look_back_of_rollouts(tmp_path: Path) -> None:
+    hotkey, rejects = hotkey_of(5), (reject("replay", value="0.41", threshold="0.12", detail="step 2, gradient"),)
+    drawn, seal = digest("challenge", 5), unsigned_seal(hotkey)
+    failed = MinerFacts(5, hotkey, seal, drawn, seal_time_ms=1000, findings=rejects, feedback_after=ZERO_ROOT)
+    round_ = judge_round(round_facts([failed], {5: hotkey}), GradientMemory())
+    signature = VALIDATOR.sign(SignedGradientVerdict.message(round_, VALIDATOR.hotkey))
+    put(tmp_path, verdict_key(ROUND), SignedGradientVerdict(round_, VALIDATOR.hotkey, signature).encode())
+    window = Window(ROUND + 210)
+    worked = replace(VERDICTS[0].body.miners[0], hotkey=hotkey, uid=5)
+    inputs = {5: score_inputs([worked.miner_window(window)], window)}
+    members = {"network_id": round_.network_id, "window": window, "miners": (worked,), "hotkeys": {5: hotkey}}
+    publish(tmp_path, signed(replace(VERDICTS[0].body, **members, score_inputs=inputs, weights={5: 65_535})))
+    with shown(tmp_path) as client:
+        assert f"5 {ss58(hotkey)[:10]}… earns, failed before 65,535" in text_of(client.get("/"))
+
+
 def test_a_source_whose_newest_window_is_an_older_one_again_is_not_young_for_it() -> None:
     source = Held({Window(30 * at): void(30 * at, "").encode() for at in range(3)})
     board = page_of(source).board
@@ -342,6 +367,18 @@ def test_another_sites_page_cannot_have_this_one_work_for_it(tmp_path: Path) -> 
             headers = {"sec-fetch-site": "cross-site", "sec-fetch-dest": kind}
             assert client.get("/", headers=headers).status_code == status
         assert client.get("/", headers={"sec-fetch-site": "same-origin", "sec-fetch-dest": "empty"}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["127.1", "localhost", "127.0.0.2"])
+def test_loopback_by_another_name_is_loopback(host: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """What is bound decides whether the Host header is looked at, and not how it was written."""
+    stop = threading.Event()
+    stop.set()
+    settings, asked = load_settings(network="localnet"), ServeRequest(host, 0, str(tmp_path), None, None)
+    serve_command(settings, asked, stop, as_json=True)
+    said = capsys.readouterr()
+    assert json.loads(said.out)["url"].startswith("http://127.0.0.")
+    assert PUBLIC not in said.err
 
 
 def test_a_second_one_is_refused_its_port_at_once_and_a_host_that_is_none_too() -> None:

@@ -50,14 +50,11 @@ def serve_command(settings: Settings, asked: ServeRequest, stop: threading.Event
     source = _source(settings, asked, rule)
     validator = None if asked.validator is None else from_ss58(asked.validator)
     board = Board(source, validator=validator)
-    page = Page(
-        Facts(source.what, "" if rule is None else rule.name, rule),
-        board,
-        Manifests(settings.cache_dir, None if rule is None or rule.trainer_hotkey == UNSET_HOTKEY else rule.trainer_hotkey),
-        loopback=is_loopback(asked.host),
-    )
-    bound = bind(asked.host, asked.port)
-    with bound:
+    trainer = None if rule is None or rule.trainer_hotkey == UNSET_HOTKEY else rule.trainer_hotkey
+    facts, manifests = Facts(source.what, "" if rule is None else rule.name, rule), Manifests(settings.cache_dir, trainer)
+    with bind(asked.host, asked.port) as bound:
+        address = bound.getsockname()[0]  # a host may be a name, or written otherwise: what it came to says who can ask
+        page = Page(facts, board, manifests, loopback=is_loopback(address))
         if not page.loopback:
             click.echo(f"note: {PUBLIC}", err=True)
         board.refresh(seconds=FIRST_SECONDS)

@@ -60,7 +60,8 @@ def lookback_end(seen: list[Seen] | tuple[Seen, ...], newest: WindowRecord, uid:
     """The first window in which no failure counts any more; 0 where none does."""
     if newest.is_round:
         return newest.standings[uid].unpaid_until if uid in newest.standings else Window(0)
-    return max((one.paid_again_from for _, one in seen if one.paid_again_from is not None), default=Window(0))
+    ends = (one.paid_again_from for record, one in seen if not record.is_round)  # a round's failure takes nothing of these
+    return max((end for end in ends if end is not None), default=Window(0))
 
 
 def fails_unseen(newest: WindowRecord, uid: int, end: Window) -> bool:

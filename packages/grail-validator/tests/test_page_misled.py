@@ -236,8 +236,9 @@ def test_a_failed_round_is_no_look_back_of_rollouts(tmp_path: Path) -> None:
     window = Window(ROUND + 210)
     worked = replace(VERDICTS[0].body.miners[0], hotkey=hotkey, uid=5)
     inputs = {5: score_inputs([worked.miner_window(window)], window)}
-    members = {"network_id": round_.network_id, "window": window, "miners": (worked,), "hotkeys": {5: hotkey}}
-    publish(tmp_path, signed(replace(VERDICTS[0].body, **members, score_inputs=inputs, weights={5: 65_535})))
+    body = replace(VERDICTS[0].body, network_id=round_.network_id, window=window)
+    body = replace(body, miners=(worked,), hotkeys={5: hotkey}, score_inputs=inputs, weights={5: 65_535})
+    publish(tmp_path, signed(body))
     with shown(tmp_path) as client:
         assert f"5 {ss58(hotkey)[:10]}… earns, failed before 65,535" in text_of(client.get("/"))
 

@@ -226,6 +226,18 @@ def test_a_look_back_whose_failure_is_missing_is_told_and_nothing_forecast_beyon
         assert "goes on without failing" in text_of(client.get(f"/miners/{ss58(PLAYED.hotkey(2))}"))
 
 
+def test_the_command_that_says_the_same_reads_the_same_source(tmp_path: Path) -> None:
+    publish(tmp_path / "bucket", VERDICTS[0])
+    record(new_ledger(tmp_path / "ledger.sqlite"), VERDICTS[0])
+    for source, said in (
+        (LedgerSource(tmp_path / "ledger.sqlite"), ""),
+        (folder_source(tmp_path / "bucket"), " --from VERDICTS"),
+    ):
+        with listening(page_of(source)) as url:
+            told = text_of(httpx.get(f"{url}/windows/0/{FAILED}"))
+        assert f"in a terminal: grail-validator explain 0 --hotkey {FAILED}{said} Verdicts of" in told
+
+
 def test_a_failed_round_is_no_look_back_of_rollouts(tmp_path: Path) -> None:
     hotkey, rejects = hotkey_of(5), (reject("replay", value="0.41", threshold="0.12", detail="step 2, gradient"),)
     drawn, seal = digest("challenge", 5), unsigned_seal(hotkey)

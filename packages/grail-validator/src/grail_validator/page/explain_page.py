@@ -20,6 +20,7 @@ from grail_core.verification.causes import Cause, causes_of, read
 from grail_core.verification.gradient.causes import read_finding, round_causes
 from grail_validator.page.board import Board
 from grail_validator.page.layout import Facts, Query, cell, document, link, page_of, pager, status_badge, words
+from grail_validator.page.sources import LedgerSource
 
 PER_PAGE: Final = 128
 AnyMiner = MinerVerdict | GradientMinerVerdict
@@ -42,7 +43,8 @@ def explain_page(facts: Facts, board: Board, verdict: AnyVerdict, hotkey: Hotkey
         numbers, causes = [coin] if coin else [], causes_of(miner.findings)
     is_round = isinstance(verdict, SignedGradientVerdict)
     name = "round" if is_round else "window"
-    command = f"grail-validator explain {window} --hotkey {address}"
+    elsewhere = "" if isinstance(board.source, LedgerSource) else " --from VERDICTS"
+    command = f"grail-validator explain {window} --hotkey {address}{elsewhere}"
     return document(
         facts,
         board.snapshot,

@@ -85,6 +85,36 @@ def test_a_client_that_asks_and_does_not_read_is_left(monkeypatch: pytest.Monkey
         made.close()
 
 
+def test_a_client_that_sends_on_after_its_answer_is_left_and_nothing_of_it_is_kept(served: Endpoint) -> None:
+    sent, most = 0, 64 << 20  # the kernel's buffers on both sides take a few MB of it
+    with socket.create_connection(served.address, timeout=20) as client:
+        client.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        with contextlib.suppress(OSError):
+            while sent < most:
+                sent += client.send(b"x" * (1 << 16))
+    assert sent < most
+    assert get(served)[0] == 200
+
+
+def test_a_name_that_no_server_answers_for_keeps_no_role_from_starting(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    over = threading.Event()
+
+    def asks(*_: object, **__: object) -> list[object]:
+        over.wait()
+        raise OSError("nobody")
+
+    monkeypatch.setattr(socket, "getaddrinfo", asks)
+    monkeypatch.setattr(endpoint, "RESOLVE_S", 0.1)
+    ran = []
+    with caplog.at_level(logging.INFO), monitored(Monitoring(("prometheus",), "metrics.example.org", 0), TABLE):
+        ran.append(1)
+    over.set()
+    assert ran == [1]
+    assert "monitoring_unavailable" in [record.getMessage() for record in caplog.records]
+
+
 def test_a_page_is_made_once_however_often_it_is_asked_for() -> None:
     made = []
 
@@ -114,7 +144,9 @@ def test_a_port_that_is_taken_is_a_warning_and_the_role_runs(caplog: pytest.LogC
     assert str(port) in str(vars(told))
 
 
-@pytest.mark.parametrize("address", ["no.such.host.invalid", "256.1.1.1", "", "192.0.2.1"])
+@pytest.mark.parametrize(
+    "address", ["no.such.host.invalid", "256.1.1.1", "", "192.0.2.1", "127.0.0..1", "a" * 64 + ".org", "[::1]"]
+)
 def test_an_address_that_is_none_of_this_machine_is_a_warning(address: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO), monitored(Monitoring(("prometheus",), address, 0), TABLE):
         log.event("judged")

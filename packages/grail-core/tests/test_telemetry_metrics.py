@@ -27,8 +27,15 @@ REJECTED = Metric(
 )
 WEIGHT = Metric("grail_test_weight", "gauge", "by uid", labels=(UID,), follows=(From("sent", "weights", each="uid"),))
 SECONDS = Metric("grail_test_verify_seconds", "histogram", "checks", "seconds", follows=(From("judged", "seconds"),))
+OF_UID = (
+    Metric("grail_test_judged_total", "counter", "by uid", labels=(UID,), follows=(From("judged", labels={"uid": "uid"}),)),
+)
 TABLE = (WINDOWS, ROLLOUTS, LAST, REWARD, REJECTED, WEIGHT, SECONDS)
 log = get_logger("grail_core.test_metrics")
+
+
+def repr_of(value: object) -> str:
+    return f"{type(value).__name__}, long" if isinstance(value, int) and abs(value) > 10**9 else repr(value)
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +111,30 @@ def test_a_sink_that_breaks_is_counted_and_in_nobodys_way() -> None:
         log.event("judged", rollouts=1)
     assert follower.failed == {"broken": 2}
     assert page_of(sink)["grail_test_rollouts_total", ()] == 2
+
+
+@pytest.mark.parametrize("value", [10**5_000, -(10**5_000), 256, -1, True, math.nan, [7], {"7": 7}, b"7", "7\n"], ids=repr_of)
+def test_a_label_that_is_none_of_the_list_is_other_and_raises_nothing(value: Any) -> None:
+    sink = PrometheusSink(OF_UID)
+    follower = Follower(OF_UID, [sink])
+    with followed(follower):
+        log.event("judged", uid=value)
+    assert page_of(sink)["grail_test_judged_total", (("uid", "other"),)] == 1
+    assert follower.failed == {}
+
+
+def test_a_field_that_cannot_be_read_costs_its_own_event_and_the_role_goes_on() -> None:
+    class Changing(dict[str, Any]):
+        def items(self) -> Any:
+            raise RuntimeError("dictionary changed size during iteration")
+
+    sink = PrometheusSink(TABLE)
+    follower = Follower(TABLE, [sink])
+    with followed(follower):
+        log.event("judged", rejected=Changing())
+        log.event("judged", rollouts=3)
+    assert follower.failed == {"readings": 1}
+    assert page_of(sink)["grail_test_rollouts_total", ()] == 3
 
 
 @pytest.mark.parametrize(

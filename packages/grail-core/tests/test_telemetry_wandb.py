@@ -69,6 +69,15 @@ def session_of(pid: int) -> list[int]:
     return found
 
 
+def children_of(pid: int) -> list[Path]:
+    """Folders in /proc of the processes that this one started."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            found += [entry] if int(entry.joinpath("stat").read_text().rpartition(") ")[2].split()[1]) == pid else []
+    return found
+
+
 def history(path: Path) -> list[dict[str, object]]:
     """Points of a run's file: records as LevelDB logs them, in blocks of 32 KiB behind a head of 7 bytes."""
     wandb_internal_pb2: Any = importlib.import_module("wandb.proto.wandb_internal_pb2")
@@ -137,6 +146,18 @@ def test_a_server_that_never_answers_holds_up_nothing(
     assert session_of(sink.pid) == []
     assert told(caplog, "monitoring_left") == [{"backend": "wandb", "reason": "it did not end within 1 s"}]
     assert KEY not in caplog.text
+
+
+def test_the_key_is_in_nothing_that_wandb_starts_or_writes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        sink = WandbSink(run_of(monitoring(tmp_path, "offline", KEY)))
+        until(caplog, "monitoring_began")
+        started = children_of(sink.pid)
+        shown = b"".join(one.joinpath(name).read_bytes() for one in started for name in ("cmdline", "environ"))
+        sink.close()
+    assert started, "wandb has a process of its own"
+    assert KEY.encode() not in shown
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
 
 
 @pytest.mark.parametrize("begun", [False, True])

@@ -2,13 +2,15 @@
 
 At most MAX_OPEN connections are held, each for DEADLINE_S seconds; where one more comes the oldest goes, so that slow clients
 hold up no scrape, which takes milliseconds. A page is made once a second at the most, whoever asks how often. Requests are
-read up to MAX_REQUEST bytes, of which the first line alone is looked at.
+read up to MAX_REQUEST bytes, of which the first line alone is looked at; whoever sends on after his answer is left. A name is
+looked up within RESOLVE_S, and one that no server answers for is an address that cannot be taken.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import queue
 import socket
 import threading
 import time
@@ -22,6 +24,7 @@ MAX_OPEN: Final = 32
 MAX_REQUEST: Final = 8_192
 DEADLINE_S: Final = 5.0
 FRESH_S: Final = 1.0
+RESOLVE_S: Final = 3.0
 _STOP_S: Final = 3.0
 _BACKLOG: Final = 256  # connections that the kernel holds until they are looked at
 
@@ -71,6 +74,7 @@ class Endpoint:
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open[writer] = None
+        writer.transport.set_write_buffer_limits(0)  # an answer is out before the connection ends, also to who sends no more
         while len(self._open) > MAX_OPEN:
             oldest = next(iter(self._open))
             del self._open[oldest]
@@ -81,9 +85,9 @@ class Endpoint:
                 async with asyncio.timeout(DEADLINE_S):
                     head = await reader.readuntil(b"\r\n\r\n")
                     writer.write(self._response(head))
-                    await writer.drain()
+                    await writer.drain()  # all of it: see the limit below
                     writer.write_eof()
-                    await reader.read()  # until the client has it all and goes: an answer is not cut by a reset
+                    await _gone(reader)
         finally:
             self._open.pop(writer, None)
             writer.transport.abort()
@@ -103,6 +107,13 @@ class Endpoint:
         return _message("200 OK", self._made, self._content_type, bodiless=method == b"HEAD")
 
 
+async def _gone(reader: asyncio.StreamReader) -> None:
+    """Until the client has it all and goes, so that no reset cuts its answer; or until it has sent too much."""
+    left = MAX_REQUEST
+    while left > 0 and (more := await reader.read(left)):
+        left -= len(more)
+
+
 def _message(status: str, body: bytes, kind: str = "text/plain; charset=utf-8", *, bodiless: bool = False) -> bytes:
     head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     return head.encode("ascii") + (b"" if bodiless else body)
@@ -112,7 +123,7 @@ def _bound(host: str, port: int) -> socket.socket:
     if not host:  # which would be every address of this machine
         raise _taken(host, port, OSError(errno.EADDRNOTAVAIL, "no address is named"))
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, address = _resolved(host, port)
         bound = socket.socket(family, kind)
     except OSError as error:
         raise _taken(host, port, error) from None
@@ -124,6 +135,29 @@ def _bound(host: str, port: int) -> socket.socket:
         bound.close()
         raise _taken(host, port, error) from None
     return bound
+
+
+def _resolved(host: str, port: int) -> tuple[int, int, tuple[object, ...]]:
+    """The first address of this name, and what kind of socket it takes. Raises OSError, and so where no server says it."""
+    found: queue.Queue[tuple[int, int, tuple[object, ...]] | OSError] = queue.Queue()
+
+    def ask() -> None:
+        try:
+            family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            found.put((family, kind, address))
+        except UnicodeError:  # an empty label, or one of more than 63 bytes
+            found.put(OSError(errno.EADDRNOTAVAIL, "this is no name of a machine"))
+        except OSError as error:
+            found.put(error)
+
+    threading.Thread(target=ask, name="metrics-address", daemon=True).start()
+    try:
+        answer = found.get(timeout=RESOLVE_S)
+    except queue.Empty:
+        raise OSError(errno.ETIMEDOUT, f"no server has said within {RESOLVE_S:.0f} s what this name stands for") from None
+    if isinstance(answer, OSError):
+        raise answer
+    return answer
 
 
 def _taken(host: str, port: int, error: OSError) -> ConfigurationError:

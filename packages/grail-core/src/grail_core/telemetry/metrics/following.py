@@ -13,10 +13,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from grail_core.telemetry.logs import fields_of
 from grail_core.telemetry.metrics.metric import From, Metric
+
+READINGS: Final = "readings"
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Sink(Protocol):
 
 
 class Follower(logging.Handler):
-    """`failed`: how often a sink raised, by its name."""
+    """`failed`: how often a sink raised, by its name; READINGS: how often an event could not be read."""
 
     def __init__(self, table: Sequence[Metric], sinks: Sequence[Sink]) -> None:
         super().__init__()
@@ -62,7 +64,12 @@ class Follower(logging.Handler):
         """What an event does, logged or not. `at`: seconds since 1970."""
         sources = self._of_event.get(event, ())
         now = time.time() if at is None else at
-        readings = [one for metric, source in sources if (one := reading(metric, source, fields, now)) is not None]
+        try:
+            readings = [one for metric, source in sources if (one := reading(metric, source, fields, now)) is not None]
+        except Exception:  # noqa: BLE001 - as below: an odd field, or one that changes meanwhile, costs its event's readings
+            with self._turn:
+                self.failed[READINGS] = self.failed.get(READINGS, 0) + 1
+            return
         if not readings:
             return
         with self._turn:

@@ -36,6 +36,8 @@ class Label:
 
     def bounded(self, value: object) -> str:
         """The value as it is exposed."""
+        if isinstance(value, int) and abs(value) >= 10**9:  # beyond every list, and maybe beyond what Python writes out
+            return OTHER
         text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
         return text if text in self.values else OTHER
 

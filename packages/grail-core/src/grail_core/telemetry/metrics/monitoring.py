@@ -62,6 +62,10 @@ def monitored(wanted: Monitoring, table: Sequence[Metric], registry: Registry = 
                 hint = error.hint if isinstance(error, ConfigurationError) else f"pip install grail-core[{_EXTRA[backend]}]"
                 log.event("monitoring_unavailable", level=logging.WARNING, backend=backend, reason=told, hint=hint)
                 continue
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with a library of theirs, the role starts
+                told = f"{type(error).__name__}: {error}"[:300]
+                log.event("monitoring_unavailable", level=logging.WARNING, backend=backend, reason=told, hint="report it")
+                continue
             sinks += [sink] if sink is not None else []
         follower = Follower(table, sinks)
         with followed(follower):

@@ -30,6 +30,7 @@ log = get_logger(__name__)
 
 QUEUE: Final = 1_000
 CLOSE_S: Final = 5.0
+_KILLED_S: Final = 2.0
 _MODULE: Final = "grail_core.telemetry.metrics.wandb_child"
 _KEPT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 _KEPT_TOO: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
@@ -115,7 +116,8 @@ class WandbSink:
             log.event("monitoring_left", backend=self.name, reason=f"it did not end within {CLOSE_S:.0f} s")
         with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended, and all of it with it
             os.killpg(self._child.pid, signal.SIGKILL)
-        self._child.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # one that waits for a disk that hangs does not end even then
+            self._child.wait(_KILLED_S)
         if self.dropped:
             log.event("monitoring_dropped", backend=self.name, points=self.dropped)
 

@@ -1,8 +1,9 @@
 """The process that speaks with W&B, for one role: `python -m grail_core.telemetry.metrics.wandb_child`.
 
-JSON lines come on stdin: first what the run is (with the key, which is in no argument and no variable of the process's start),
-then points; one answer goes to stdout, `{"began": …}` or `{"failed": …}`. `wandb.init`, `log` and `finish` may each wait for
-ever, and so may wandb's own helpers at exit: when stdin ends, this process has FINISH_S seconds and ends its whole session.
+JSON lines come on stdin: first what the run is (with the key, which is in no argument and no variable of this process or of one
+that it starts), then points; one answer goes to stdout, `{"began": …}` or `{"failed": …}`. `wandb.init`, `log` and `finish` may
+each wait for ever, and so may wandb's own helpers at exit: when stdin ends, this process has FINISH_S seconds and ends its
+whole session.
 Of this machine nothing goes along but the points: no host name, user, command line, code, git state or system statistics.
 """
 
@@ -49,8 +50,6 @@ def _read(lines: Any, points: list[str], come: threading.Condition) -> None:
 
 
 def _log_on(about: dict[str, Any], points: list[str], come: threading.Condition, answers: TextIO) -> None:
-    if about["key"]:
-        os.environ["WANDB_API_KEY"] = about["key"]
     import wandb
 
     run = wandb.init(
@@ -61,6 +60,7 @@ def _log_on(about: dict[str, Any], points: list[str], come: threading.Condition,
         job_type=about["role"],
         config=about["config"],
         settings=wandb.Settings(
+            api_key=about["key"] or None,  # not in the environment, which wandb's own processes would show
             silent=True,
             console="off",
             host=about["role"],

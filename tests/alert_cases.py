@@ -42,6 +42,8 @@ def counter(name: str, job: str = "grail-miner", labels: Mapping[str, str] | Non
 
 
 _WINDOW: Final = {"grail_window_seconds": always(360)}
+_STARTED: Final = "grail_role_start_timestamp_seconds"
+_UNSEEN_CHAIN: Final = 'grail_watch_failures_total{part="chain"}'
 _PLACES: Final = "grail_miner_standing_places_before"
 
 CASES: Final[Mapping[str, Case]] = {
@@ -60,8 +62,10 @@ CASES: Final[Mapping[str, Case]] = {
         (
             {"grail_checkpoint_age_windows": always(5), "grail_checkpoint_silence_windows": always(10)},
             {"grail_checkpoint_age_windows": always(12), "grail_checkpoint_silence_windows": always(10)},
+            {'grail_watch_failures_total{part="checkpoint"}': "0+1x130"},  # none was ever seen
         ),
         (
+            {'grail_watch_failures_total{part="checkpoint"}': one_step_at(115)},
             {"grail_checkpoint_age_windows": always(2), "grail_checkpoint_silence_windows": always(10)},
             {"grail_checkpoint_age_windows": always(8), "grail_checkpoint_silence_windows": always(40)},
         ),
@@ -138,6 +142,17 @@ CASES: Final[Mapping[str, Case]] = {
         {"folder": "cache"},
     ),
     "GrailUpgradeDue": gauge("grail_upgrade_windows", 12, -1),
-    "GrailWatchBlind": gauge("grail_watch_timestamp_seconds", 6_000, 7_190),
+    "GrailWatchBlind": Case(
+        (
+            {"grail_watch_timestamp_seconds": always(6_000)},
+            {_STARTED: always(6_000), _UNSEEN_CHAIN: always(0)},  # the first look has not come back
+        ),
+        (
+            {"grail_watch_timestamp_seconds": always(7_190)},
+            {"grail_watch_timestamp_seconds": always(7_190), _STARTED: always(1), _UNSEEN_CHAIN: always(0)},
+            {_STARTED: always(7_000), _UNSEEN_CHAIN: always(0)},
+            {_STARTED: always(1)},  # a node, at whose surroundings nobody looks
+        ),
+    ),
     "GrailRoleDown": gauge("up", 0, 1),
 }

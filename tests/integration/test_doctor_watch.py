@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,14 @@ from typing import Any
 import pytest
 
 from grail_core.beacon.development import DevelopmentKey, Relay
+from grail_core.chain.base import Chain
 from grail_core.clock import wall_clock_ms
 from grail_core.commands.doctor_watch import Trouble, _of_finding, troubles_of, watch
+from grail_core.errors import ChainError
 from grail_core.examination.chain import clock
 from grail_core.examination.known import MINER, TRAINER, VALIDATOR, Known, Role
-from grail_core.participant.settings import load_settings, resolve_what_can_be
+from grail_core.participant.deployment import open_chain
+from grail_core.participant.settings import Settings, load_settings, resolve_what_can_be
 from grail_core.protocol import MinerStatus
 from grail_core.telemetry.alerts import ALERTS
 from tests.wrong_steps.steps import made_network, right_settings
@@ -122,7 +126,7 @@ def test_only_what_changes_is_said_and_a_round_that_fails_or_hangs_ends_nothing(
             raise RuntimeError("a bug")
         return [wrong] if number in (1, 2) else []
 
-    watch(look, stop, "miner", every_s=0, as_json=False)
+    watch(look, stop, "miner", every_s=0, as_json=False, leave_s=0.1)
     hangs.set()
     lines = capsys.readouterr().out.splitlines()
     said = [line.partition(" ")[2] for line in lines if "→" not in line]
@@ -152,6 +156,55 @@ def test_a_round_that_takes_too_long_is_told_once(capsys: pytest.CaptureFixture[
     watch(look, stop, "trainer", every_s=0, as_json=True, round_s=0.2)
     events = [json.loads(line)["event"] for line in capsys.readouterr().out.splitlines()]
     assert events == ["watching", "long_round", "nothing_wrong", "stopped"]
+
+
+def test_a_round_that_is_stopped_takes_away_what_it_wrote() -> None:
+    stop, left = threading.Event(), ["an object"]
+
+    def look() -> list[Trouble]:
+        stop.set()
+        time.sleep(0.3)  # what a store takes to delete it
+        left.clear()
+        return []
+
+    watch(look, stop, "trainer", every_s=0, as_json=True)
+    assert left == []
+
+
+@pytest.mark.parametrize("role", [MINER, VALIDATOR], ids=lambda role: role.name)
+def test_a_round_opens_one_chain_and_closes_it(
+    role: Role, network: Network, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Any] = []
+
+    def opening(settings: Settings) -> Chain:
+        opened.append(open_chain(settings))
+        return opened[-1]
+
+    for module in ("examination.chain", "participant.deployment"):
+        monkeypatch.setattr(f"grail_core.{module}.open_chain", opening)
+    for number in range(1, 4):
+        troubles(role)
+        assert [one._connection for one in opened] == [None] * number
+    assert not [path for path in network.root.glob("buckets/*/grail/doctor/*") if path.is_file()]
+
+
+def test_a_chain_that_does_not_answer_is_closed_in_every_round(
+    settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Silent:
+        netuid, closed = 81, 0
+
+        def current_block(self) -> int:
+            raise ChainError("nobody answers")
+
+        def close(self) -> None:
+            self.closed += 1
+
+    silent = Silent()
+    monkeypatch.setattr("grail_core.examination.chain.open_chain", lambda settings: silent)
+    assert "GrailChainBehind" in troubles(MINER)
+    assert silent.closed == 1
 
 
 @pytest.mark.parametrize("role", [MINER, VALIDATOR, TRAINER], ids=lambda role: role.name)

@@ -2,7 +2,8 @@
 
 Names and actions are those of the alerts (`telemetry.alerts`); what no alert speaks of has the name that the doctor gives it.
 Whatever does not answer is a finding and ends nothing. A round that takes longer than ROUND_S is told, and the next one begins
-when it has ended.
+when it has ended. A round leaves nothing open behind it; one that is in hand when the watch is stopped has LEAVE_S to take away
+what it wrote into the bucket.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from grail_core.telemetry.alerts import ALERTS, FULL_SUBNET, LAST_PLACES, STALE_
 from grail_core.text import printable
 
 if TYPE_CHECKING:
-    from grail_core.commands.network_view import NetworkView
     from grail_core.errors import ConfigurationError
     from grail_core.examination.findings import Finding
     from grail_core.examination.known import Known, Role
     from grail_core.participant.settings import Resolution
 
 ROUND_S: Final = 300.0
+LEAVE_S: Final = 5.0
 _OF: Final = {alert.name: alert for alert in ALERTS}
 
 
@@ -75,7 +76,16 @@ def watch_command(
         watch(lambda: troubles_of(found, faults, role, offline=offline), stop, role.name, every_s=every, as_json=as_json)
 
 
-def watch(look: Look, stop: threading.Event, role: str, *, every_s: float, as_json: bool, round_s: float = ROUND_S) -> None:
+def watch(
+    look: Look,
+    stop: threading.Event,
+    role: str,
+    *,
+    every_s: float,
+    as_json: bool,
+    round_s: float = ROUND_S,
+    leave_s: float = LEAVE_S,
+) -> None:
     """Rounds until `stop` is set, each in a thread of its own: one that hangs neither ends this nor holds up its end."""
     said = _Said(role, as_json=as_json)
     said.watching(every_s)
@@ -83,12 +93,13 @@ def watch(look: Look, stop: threading.Event, role: str, *, every_s: float, as_js
         ended, round_ = threading.Event(), _Round(look)
         threading.Thread(target=round_.run, args=(ended,), name="doctor-round", daemon=True).start()
         _wait(ended, stop, round_s)
-        if stop.is_set():
-            break
-        if not ended.is_set():
+        if not ended.is_set() and not stop.is_set():
             said.long_round(round_s)
             while not ended.is_set() and not stop.is_set():
                 _wait(ended, stop, round_s)
+        if stop.is_set():
+            ended.wait(leave_s)
+            break
         if round_.troubles is not None:
             said.changes(round_.troubles)
         stop.wait(every_s)
@@ -187,17 +198,21 @@ def troubles_of(
     from grail_core.examination.known import Known
 
     known = Known()
-    for finding in deployment.examine(found, faults, role, known, offline=offline):
-        yield from _of_finding(finding)
-    for finding in folders.folders(folders.of_role(found.settings)):
-        yield from _of_finding(finding)
-    if offline or known.chain is None or known.params is None:
-        return
-    yield from _asked("standing", lambda: _of_checkpoint(known))
-    if role.permit:
-        yield from _asked("standing", lambda: _of_weights(known))
-    if role.name == "miner" and known.signer is not None:
-        yield from _asked("standing", lambda: _of_standing(found, known))
+    try:
+        for finding in deployment.examine(found, faults, role, known, offline=offline):
+            yield from _of_finding(finding)
+        for finding in folders.folders(folders.of_role(found.settings)):
+            yield from _of_finding(finding)
+        if offline or known.chain is None or known.params is None:
+            return
+        yield from _asked("standing", lambda: _of_checkpoint(known))
+        if role.permit:
+            yield from _asked("standing", lambda: _of_weights(known))
+        if role.name == "miner" and known.signer is not None:
+            yield from _asked("standing", lambda: _of_standing(found, known))
+    finally:
+        if known.chain is not None:
+            known.chain.close()
 
 
 def _asked(name: str, ask: Callable[[], Iterable[Trouble]]) -> Iterator[Trouble]:
@@ -255,13 +270,15 @@ def _of_weights(known: Known) -> Iterator[Trouble]:
 
 def _of_standing(found: Resolution, known: Known) -> Iterator[Trouble]:
     """Raises GrailError."""
-    from grail_core.commands.network_view import view_network
+    from grail_core.commands.network_view import NetworkView
     from grail_core.commands.own_standing import WINDOWS, standing_fields
     from grail_core.commands.standing_read import standing_of
+    from grail_core.participant.deployment import open_reader
 
-    if known.signer is None:
+    if known.signer is None or known.params is None or known.chain is None:
         return
-    view: NetworkView = view_network(found.settings)
+    reader = open_reader(found.settings, known.params, known.chain)
+    view = NetworkView(found.settings, known.params, known.chain, reader)
     fields = standing_fields(standing_of(view, known.signer.hotkey, windows=WINDOWS))
     window = fields["window"]
     for alert in ALERTS:

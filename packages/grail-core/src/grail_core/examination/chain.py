@@ -19,6 +19,7 @@ _LATE_BLOCKS: Final = 5  # a newest block older than so many block times tells o
 
 def chain(settings: Settings, known: Known, role: Role) -> Iterator[Finding]:
     """Everything that the chain is asked."""
+    opened = None
     try:
         opened = open_chain(settings)
         head = opened.current_block()
@@ -26,6 +27,8 @@ def chain(settings: Settings, known: Known, role: Role) -> Iterator[Finding]:
         known.chain = opened
         yield ok(CHAIN, "chain", f"block {head} of netuid {opened.netuid}")
     except GrailError as error:
+        if opened is not None:
+            opened.close()
         yield broken(CHAIN, "chain", error)
         for name in ("clock", "registration"):
             yield not_asked(CHAIN, name, "the chain does not answer")

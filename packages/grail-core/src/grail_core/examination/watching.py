@@ -23,7 +23,7 @@ from grail_core.errors import BeaconError, GrailError
 from grail_core.examination.known import Role
 from grail_core.examination.relay_clocks import judged, newest_ages_s
 from grail_core.keys import ss58
-from grail_core.participant.deployment import beacon_relays, network_clock
+from grail_core.participant.deployment import beacon_relays
 from grail_core.participant.monitoring import monitoring_of
 from grail_core.participant.participant import Participant
 from grail_core.participant.settings import Settings
@@ -107,7 +107,8 @@ class RoleWatch:
         if params.beacon_policy == "off":
             return
         relays = beacon_relays(self.settings, params)
-        ages = newest_ages_s(relays, params.beacon, network_clock(self.settings), RELAY_S)
+        clock = self.participant.chain.now_ms if self._own_time else wall_clock_ms
+        ages = newest_ages_s(relays, params.beacon, clock, RELAY_S)
         now = time.monotonic()
         if ages:
             self._round_at = now - min(ages)

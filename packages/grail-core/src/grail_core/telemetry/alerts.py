@@ -57,6 +57,13 @@ def _unseen(part: str) -> str:
     return f'max by (job, instance) (increase(grail_watch_failures_total{{part="{part}"}}[10m])) > 4'
 
 
+_NEVER_LOOKED: Final = (
+    "time() - grail_role_start_timestamp_seconds > 600 unless on (job, instance) grail_watch_timestamp_seconds "
+    "and on (job, instance) grail_watch_failures_total"
+)
+"""Of roles at whose surroundings somebody looks: they have the counter from the beginning."""
+
+
 def _lost(role: str) -> str:
     return f"increase(grail_{role}_windows_lost_total[1h])"
 
@@ -117,7 +124,7 @@ ALERTS: Final = (
     ),
     Alert(
         "GrailCheckpointStale",
-        f"grail_checkpoint_age_windows >= grail_checkpoint_silence_windows / {STALE_SHARE}",
+        _any_of(f"grail_checkpoint_age_windows >= grail_checkpoint_silence_windows / {STALE_SHARE}", _unseen("checkpoint")),
         "5m",
         "warning",
         _ALL,
@@ -276,7 +283,7 @@ ALERTS: Final = (
     ),
     Alert(
         "GrailWatchBlind",
-        "time() - grail_watch_timestamp_seconds > 600",
+        _any_of("time() - grail_watch_timestamp_seconds > 600", _NEVER_LOOKED),
         "0m",
         "warning",
         _ALL,

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import stat
+import struct
 import subprocess
 import zipfile
 from collections.abc import Callable
@@ -19,12 +20,13 @@ from pathlib import Path
 import pytest
 
 from tooling.release.__main__ import main
-from tooling.release.build import build_release, sign_folder, sums
+from tooling.release.build import _taken_out, build_release, sign_folder, sums
 from tooling.release.bump import bump
 from tooling.release.contents import RELEASE, SIGNATURE, SUMS
 from tooling.release.dry_run import SIGNER, dry_run, throwaway_key
 from tooling.release.faults import NotTheReleaseError, ReleaseRefusedError
-from tooling.release.verify import MAX_FILE_BYTES, verify_folder
+from tooling.release.history import changes_of_the_tree, head
+from tooling.release.verify import MAX_FILE_BYTES, MAX_TEXT_BYTES, verify_folder
 from tooling.release.wheel_archive import MAX_FILE_BYTES as MAX_UNPACKED
 from tooling.release.wheel_archive import WheelArchive
 from tooling.testing.release_tree import DATE, commit, make_tree
@@ -95,6 +97,41 @@ def test_one_commit_gives_the_same_bytes_wherever_and_whenever_it_is_built(opera
         assert (tmp_path / "again" / name).read_bytes() == (operator.folder / name).read_bytes(), name
 
 
+@pytest.mark.parametrize(
+    "configuration", ["[core]\nautocrlf = true\n", "[core]\nattributesFile = ATTRIBUTES\n", "[log]\nshowSignature = true\n"]
+)
+def test_no_configuration_of_a_persons_git_is_in_the_bytes(
+    operator: Operator, configuration: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "attributes").write_text("*.py text eol=crlf\n*.md export-ignore\n")
+    (tmp_path / ".gitconfig").write_text(configuration.replace("ATTRIBUTES", str(tmp_path / "attributes")))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path))  # as a hook of another repository has it
+    with _taken_out(operator.tree, head(operator.tree)) as source:
+        for path in ("packages/grail-core/src/grail_core/text.py", "packages/grail-core/CHANGELOG.md"):
+            assert (source / path).read_bytes() == (operator.tree / path).read_bytes()
+
+
+def test_untracked_files_make_a_tree_dirty_whatever_a_person_wants_to_see(
+    operator: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = Path(shutil.copytree(operator.tree, tmp_path / "tree"))
+    (tmp_path / ".gitconfig").write_text("[status]\nshowUntrackedFiles = no\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tree / "packages/grail-core/src/grail_core/more.py").touch()
+    assert changes_of_the_tree(tree)
+
+
+def test_an_archive_whose_directory_alone_is_huge_is_refused_before_it_is_read() -> None:
+    names = 50_000
+    entry = struct.pack("<4s4B4HL2L5H2L", b"PK\1\2", 20, 3, 20, 0, *[0] * 7, 6, *[0] * 6)
+    directory = b"".join(entry + b"%06d" % number for number in range(names))
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, names, names, len(directory), 4, 0)
+    with pytest.raises(NotTheReleaseError, match="its directory is larger"):
+        WheelArchive(CORE, b"PK\3\4" + directory + end)
+
+
 def test_a_bill_names_the_wheel_and_what_it_asks_for(operator: Operator) -> None:
     bill = json.loads((operator.folder / "grail_core-0.1.0.cdx.json").read_text())
     assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
@@ -134,6 +171,11 @@ def _sparse(folder: Path) -> None:
         stream.truncate(MAX_FILE_BYTES + 1)
 
 
+def _long_bill(folder: Path) -> None:
+    with (folder / "grail_core-0.1.0.cdx.json").open("wb") as stream:
+        stream.truncate(MAX_TEXT_BYTES + 1)
+
+
 def _many(folder: Path) -> None:
     for number in range(80):
         (folder / f"more-{number}").touch()
@@ -154,12 +196,14 @@ def _flipped(folder: Path) -> None:
         (_without(RELEASE), "release.json is not there"),
         (_without(CORE), f"{CORE} is listed and not there"),
         (_written("more.txt", b"x"), "more.txt is there and not listed"),
+        (_written("a\n", b"x"), "a name that no file of a release has"),
         (_written("-rf", b"x"), "a name that no file of a release has"),
         (_written("a\x1b[31m", b"x"), "a name that no file of a release has"),
         (_flipped, f"{CORE} has another digest"),
         (_linked, "cannot be opened as a file"),
         (_fifo, "it is no regular file"),
         (_sparse, "it is larger than"),
+        (_long_bill, f"it is larger than {MAX_TEXT_BYTES:,} bytes"),
         (_many, "more than 64 files"),
         (lambda folder: shutil.rmtree(folder), "cannot be read"),
     ],
@@ -239,6 +283,16 @@ def _put(name: str, content: bytes) -> Callable[[dict[str, bytes]], None]:
         (_put("grail_core/a.json", b"0" * (MAX_UNPACKED + 1)), "unpacked it is larger"),
         (_put("grail_core/protocol/constants.py", b"PROTOCOL_VERSION: int = 7\n"), "speaks protocol version 7"),
         (_put("grail_core/protocol/constants.py", b"import os\n"), "names no protocol version"),
+        (_put("grail_core/protocol/constants.py", b"PROTOCOL_VERSION: int = {[]: 1}\n"), "constants.py: it cannot be read"),
+        (_put("grail_core/protocol/constants.py", b"PROTOCOL_VERSION: int = 1\n" + b"#" * 2**20), "it is larger than"),
+        (_put("grail_core-0.1.0.dist-info/a\n", b"a"), "a name that no file of a wheel has"),
+        (
+            _put(
+                "grail_core-0.1.0.dist-info/METADATA",
+                b"Metadata-Version: 2.1\nName: grail-core\nVersion: 0.1.0\nRequires-Dist: x @ https://example.org/x.whl\n",
+            ),
+            "it requires a file of its own choice: x",
+        ),
         (
             _put("grail_core-0.1.0.dist-info/METADATA", b"Metadata-Version: 2.1\nName: evil\nVersion: 0.1.0\n"),
             "metadata say evil",

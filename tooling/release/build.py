@@ -25,12 +25,13 @@ from grail_core.disk import write_atomically
 from tooling.release.bill import Described, make_bill, pins_of
 from tooling.release.contents import CONSTRAINTS, FORMAT, RELEASE, SIGNATURE, SUMS, Names, Release, Released
 from tooling.release.faults import ReleaseRefusedError
-from tooling.release.history import Commit, changes_of_the_tree, head, require_clean
+from tooling.release.history import PLAIN, Commit, changes_of_the_tree, head, own_environment, require_clean
 from tooling.release.packages import Package, admits, dependents, of_ours, read_packages
 from tooling.release.signing import sign
 from tooling.release.wheel_archive import WheelArchive
 
 _TIMEOUT_S = 600
+_MAX_MODULE_BYTES = 256 * 2**10  # parsed it is a thousand times as large
 
 
 def build_release(root: Path, out: Path, *, allow_dirty: bool = False, allow_unreleased: bool = False) -> Release:
@@ -145,13 +146,15 @@ def protocol_version(module: bytes, where: str) -> int:
     Raises:
         ReleaseRefusedError: there is none.
     """
+    if len(module) > _MAX_MODULE_BYTES:
+        raise ReleaseRefusedError(f"it is larger than {_MAX_MODULE_BYTES:,} bytes", where=where)
     try:
         for node in ast.parse(module).body:
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "PROTOCOL_VERSION":
                 value = ast.literal_eval(node.value) if node.value else None
                 if type(value) is int:
                     return value
-    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
         raise ReleaseRefusedError(f"it cannot be read: {str(error)[:200]}", where=where) from error
     raise ReleaseRefusedError("it names no protocol version", where=where)
 
@@ -180,10 +183,11 @@ def _constraints(source: Path, packages: dict[str, Package]) -> str:
 def _taken_out(root: Path, commit: Commit) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="grail-release-") as scratch:
         done = subprocess.run(
-            ["git", "-C", str(root), "archive", "--format=tar", commit.digest],
+            ["git", "-C", str(root), *PLAIN, "archive", "--format=tar", commit.digest],
             capture_output=True,
             check=False,
             timeout=_TIMEOUT_S,
+            env=own_environment(),
         )
         if done.returncode != 0:
             raise ReleaseRefusedError(f"git archive: {done.stderr.decode(errors='replace')[:500]}", where=str(root))

@@ -1,7 +1,7 @@
 """What git knows of a tree: its commit and time, whether it is clean, tags of releases, and what changed since one.
 
-A release is tagged `NAME-vX.Y.Z`, one tag a package. git is asked without its user's configuration of output, and nothing is
-written.
+A release is tagged `NAME-vX.Y.Z`, one tag a package. What a user's configuration of git changes of contents and output is taken
+back (PLAIN), and nothing is written.
 """
 
 from __future__ import annotations
@@ -14,6 +14,11 @@ from pathlib import Path
 from tooling.release.faults import ReleaseRefusedError
 
 _TIMEOUT_S = 120
+PLAIN = (
+    *("-c", "core.autocrlf=false", "-c", "core.eol=lf", "-c", "core.attributesFile=/dev/null", "-c", "tar.umask=0022"),
+    *("-c", "log.showSignature=false", "-c", "status.showUntrackedFiles=normal", "-c", "column.ui=never"),
+)
+"""Options of git: line ends are the commit's, and what it prints is what is read here, whoever asks."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +35,14 @@ def git(root: Path, *arguments: str) -> str:
     Raises:
         ReleaseRefusedError: there is no git or no repository, or it refuses.
     """
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | {"LC_ALL": "C"}
     try:
         done = subprocess.run(
-            ["git", "-C", str(root), "--no-pager", *arguments],
+            ["git", "-C", str(root), "--no-pager", *PLAIN, *arguments],
             capture_output=True,
             text=True,
             check=False,
             timeout=_TIMEOUT_S,
-            env=environment,
+            env=own_environment(),
             errors="replace",
         )
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -48,6 +52,11 @@ def git(root: Path, *arguments: str) -> str:
     if done.returncode != 0:
         raise ReleaseRefusedError(f"git {arguments[0]}: {done.stderr.strip()[:500]}", where=str(root))
     return done.stdout
+
+
+def own_environment() -> dict[str, str]:
+    """The environment without what would have git look at another repository, or in another language."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | {"LC_ALL": "C"}
 
 
 def head(root: Path) -> Commit:

@@ -31,10 +31,11 @@ from tooling.testing.wheels import PACKAGES
 
 MAX_ENTRIES = 64
 MAX_BYTES = {SUMS: 64 * 2**10, SIGNATURE: MAX_SIGNATURE_BYTES, RELEASE: 256 * 2**10}
-MAX_FILE_BYTES = 64 * 2**20
+MAX_FILE_BYTES = 64 * 2**20  # of a wheel
+MAX_TEXT_BYTES = 2 * 2**20  # of a bill, a changelog, the constraints: what reads them takes long over large ones
 MAX_TOTAL_BYTES = 256 * 2**20
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}$")
-_LINE = re.compile(r"^([0-9a-f]{64})  (\S+)$")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}")
+_LINE = re.compile(r"([0-9a-f]{64})  (\S+)")
 _PROTOCOL = "grail_core/protocol/constants.py"
 
 
@@ -81,7 +82,7 @@ def _names(folder: Path) -> list[str]:
     if len(names) > MAX_ENTRIES:
         raise NotTheReleaseError(f"it holds more than {MAX_ENTRIES} files", where=str(folder))
     for name in sorted(names):
-        if not _NAME.match(name):
+        if not _NAME.fullmatch(name):
             raise NotTheReleaseError("a name that no file of a release has", where=name)
     for name in (SUMS, RELEASE, CONSTRAINTS):
         if name not in names:
@@ -91,7 +92,8 @@ def _names(folder: Path) -> list[str]:
 
 def _read(folder: Path, name: str) -> bytes:
     """A regular file, whole. Neither a link is followed nor a pipe waited for."""
-    path, limit = folder / name, MAX_BYTES.get(name, MAX_FILE_BYTES)
+    path = folder / name
+    limit = MAX_BYTES.get(name, MAX_FILE_BYTES if name.endswith(".whl") else MAX_TEXT_BYTES)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -117,7 +119,7 @@ def _contents(folder: Path, names: list[str], sums: bytes) -> dict[str, bytes]:
     """What the listed files hold, after it was held against the list."""
     listed: dict[str, str] = {}
     for line in sums.decode(errors="replace").splitlines():
-        found = _LINE.match(line)
+        found = _LINE.fullmatch(line)
         if found is None or found[2] in listed:
             raise NotTheReleaseError(f"a line that it cannot have: {line[:200]}", where=SUMS)
         listed[found[2]] = found[1]
@@ -181,6 +183,8 @@ def _of_metadata(name: str, package: Released, release: Release, wheel: WheelArc
     problems = []
     if (metadata.name, str(metadata.version)) != (name, package.version):
         problems.append(f"{package.wheel}: its metadata say {metadata.name} {metadata.version}")
+    elsewhere = [str(one)[:200] for one in metadata.requires_dist or () if one.url is not None]
+    problems += [f"{package.wheel}: it requires a file of its own choice: {one}" for one in elsewhere]
     requires = sorted(str(one) for one in metadata.requires_dist or () if of_ours(str(one)))
     if requires != package.requires:
         problems.append(f"{package.wheel}: it requires {requires}, {RELEASE} says {package.requires}")

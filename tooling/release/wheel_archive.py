@@ -26,8 +26,9 @@ from tooling.release.faults import NotTheReleaseError
 MAX_FILES = 5_000
 MAX_FILE_BYTES = 16 * 2**20
 MAX_TOTAL_BYTES = 128 * 2**20
+_MAX_DIRECTORY_BYTES = MAX_FILES * 512
 SUFFIXES = frozenset({".py", ".typed", ".json", ".yaml", ".toml", ".md", ".txt", ".svg", ".npz", ".html", ".css", ".jinja"})
-_NAME = re.compile(r"^[A-Za-z0-9_.+-]+(?:/[A-Za-z0-9_.+-]+)*$")
+_NAME = re.compile(r"[A-Za-z0-9_.+-]+(?:/[A-Za-z0-9_.+-]+)*")
 _UNWANTED = frozenset({"tests", "test", "conftest.py", "__pycache__", ".git", ".env", "node_modules", "dist", "build"})
 _SECRETS = (
     ("a private key", re.compile(rb"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----\s*[A-Za-z0-9+/=\r\n]{64}")),
@@ -47,6 +48,7 @@ class WheelArchive:
         self.name, self.data = name, data
         self.info = "-".join(name.split("-")[:2]) + ".dist-info"
         self.module = name.split("-")[0]
+        self._require_end()
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 self._require_form(archive)
@@ -57,14 +59,20 @@ class WheelArchive:
     def _fault(self, what: str, inside: str = "") -> NotTheReleaseError:
         return NotTheReleaseError(what, where=f"{self.name}: {inside}" if inside else self.name)
 
+    def _require_end(self) -> None:
+        """The record that the archive ends with, before anything reads the directory that it tells of: a directory alone can be
+        a million names."""
+        if self.data[-22:-18] != b"PK\x05\x06" or self.data[-2:] != b"\0\0":
+            raise self._fault("it is no archive, or something stands behind it")
+        if int.from_bytes(self.data[-10:-6], "little") > _MAX_DIRECTORY_BYTES:
+            raise self._fault(f"its directory is larger than that of {MAX_FILES:,} files")
+
     def _require_form(self, archive: zipfile.ZipFile) -> None:
         entries = archive.infolist()
         if not 0 < len(entries) <= MAX_FILES:
             raise self._fault(f"it holds {len(entries):,} files, 1 to {MAX_FILES:,} are taken")
         if min(entry.header_offset for entry in entries) != 0 or not self.data.startswith(b"PK\x03\x04"):
             raise self._fault("something stands before the archive")
-        if archive.comment or self.data[-22:-18] != b"PK\x05\x06":
-            raise self._fault("something stands behind the archive")
         if len({entry.filename.casefold() for entry in entries}) != len(entries):
             raise self._fault("it holds a name twice")
         for entry in entries:
@@ -72,7 +80,7 @@ class WheelArchive:
 
     def _require_entry(self, entry: zipfile.ZipInfo) -> None:
         name = entry.filename
-        if len(name) > 240 or not _NAME.match(name) or ".." in PurePosixPath(name).parts:
+        if len(name) > 240 or not _NAME.fullmatch(name) or ".." in PurePosixPath(name).parts:
             raise self._fault("a name that no file of a wheel has", name)
         kind = stat.S_IFMT(entry.external_attr >> 16)
         if kind not in (0, stat.S_IFREG):

@@ -7,10 +7,13 @@ No container engine was at hand: that they start is not shown here. What a role 
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 import threading
+import venv
+import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,6 +25,7 @@ import jsonschema
 import pytest
 import yaml
 from compose_spec.models import ComposeSpecification
+from packaging.tags import sys_tags
 from pydantic import TypeAdapter
 
 from grail_core.participant.settings import Settings
@@ -212,6 +216,51 @@ def test_the_images_environment_is_of_settings_and_of_folders_that_can_be_writte
     context = [line.split()[1] for line in text.splitlines() if line.startswith(("COPY ", "ADD ")) and "--from" not in line]
     assert context == ["."]  # of `dist` alone, as its first lines say
     assert f"-t grail-miner:{VERSIONS['grail-miner']} dist" in text
+
+
+def tiny_wheel(folder: Path, name: str, tag: str, whose: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    module, version = name.replace("-", "_"), VERSIONS[name]
+    info = f"{module}-{version}.dist-info"
+    needs = "" if name == "grail-core" else f"Requires-Dist: grail-core[model]~={VERSIONS['grail-core']}\n"
+    files = {
+        f"{module}/__init__.py": f"WHOSE = {whose!r}\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nProvides-Extra: model\n{needs}",
+        f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: {tag}\n",
+    }
+    with zipfile.ZipFile(folder / f"{module}-{version}-{tag}.whl", "w") as archive:
+        for path, text in files.items():
+            archive.writestr(path, text)
+        archive.writestr(f"{info}/RECORD", "".join(f"{path},,\n" for path in (*files, f"{info}/RECORD")))
+
+
+def test_an_image_has_our_wheels_though_an_index_has_others_of_these_names(tmp_path: Path) -> None:
+    """As its lines say it, with pip itself and an index whose wheels are tagged for this very platform, which pip prefers."""
+    names, dist, index = ("grail-core", "grail-envs", "grail-miner"), tmp_path / "dist", tmp_path / "index"
+    platform = next(iter(sys_tags()))
+    for name in names:
+        tiny_wheel(dist, name, "py3-none-any", "ours")
+        tiny_wheel(index / name, name, str(platform), "a stranger's")
+        links = "".join(f'<a href="{path.name}">{path.name}</a>' for path in (index / name).iterdir())
+        (index / name / "index.html").write_text(links)
+    (dist / "constraints.txt").write_text("".join(f"{name}=={VERSIONS[name]}\n" for name in names))
+    venv.create(tmp_path / "grail", with_pip=False)
+    text = (DEPLOY / "Containerfile").read_text("utf-8").replace("\\\n", " ")
+    (line,) = [line for line in text.splitlines() if "--find-links" in line]
+    steps = [step for step in line.removeprefix("RUN ").split("&&") if "pip install" in step and "torch" not in step.split()]
+    pip = f"{sys.executable} -m pip --python {tmp_path}/grail/bin/python"
+    environment = {
+        "PATH": os.environ["PATH"],
+        "ROLE": "grail-miner",
+        "PIP_INDEX_URL": index.as_uri(),
+        "PIP_CONFIG_FILE": os.devnull,
+    }
+    for step in steps:
+        command = step.replace("/opt/grail/bin/pip", pip).replace("/dist", str(dist))
+        subprocess.run(["sh", "-c", command], check=True, capture_output=True, env=environment, timeout=120)
+    asked = "import grail_core, grail_envs, grail_miner as m; print({grail_core.WHOSE, grail_envs.WHOSE, m.WHOSE})"
+    done = subprocess.run([tmp_path / "grail/bin/python", "-I", "-c", asked], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "{'ours'}"
 
 
 class Answering(BaseHTTPRequestHandler):

@@ -178,8 +178,9 @@ def test_a_round_opens_one_chain_and_closes_it(
     opened: list[Any] = []
 
     def opening(settings: Settings) -> Chain:
-        opened.append(open_chain(settings))
-        return opened[-1]
+        chain = open_chain(settings)
+        opened.append(chain)
+        return chain
 
     for module in ("examination.chain", "participant.deployment"):
         monkeypatch.setattr(f"grail_core.{module}.open_chain", opening)

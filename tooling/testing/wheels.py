@@ -1,7 +1,8 @@
 """Build the five wheels and install each role into a clean environment, as a user would; with `--out DIR`, leave them in DIR.
 
-`--out DIR` installs nothing: it leaves the wheels and a `constraints.txt` that pins them and what they were tried with, so that
-`pip install --find-links DIR -c DIR/constraints.txt grail-miner` takes these and no others.
+`--out DIR` installs nothing: it leaves the wheels and a `constraints.txt` that pins them and what they were tried with, for
+`pip install --find-links DIR -c DIR/constraints.txt grail-miner`. Ours are installed before that with `--no-index`: of an
+index pip prefers a wheel of the same name and version that is tagged for this platform.
 
 Without it, for each role: a fresh virtual environment, the wheels of this tree, `--help` timed, and the promise
 that the role pulls in no other role (and grail-core alone no torch). In the miner's the quickstart of docs/inference.md is run,
@@ -115,6 +116,7 @@ def _leave(out: Path) -> int:
     build(out.absolute())
     for path in sorted(out.iterdir()):
         print(f"{path}  {path.stat().st_size:,} bytes")
+    print(f"ours first:     pip install --no-index --no-deps --find-links {out} grail-core grail-envs grail-miner")
     print(f"install a role: pip install --find-links {out} -c {out / CONSTRAINTS} grail-miner")
     return 0
 

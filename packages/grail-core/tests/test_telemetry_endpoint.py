@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
+import os
 import socket
 import threading
 import urllib.error
@@ -59,6 +61,34 @@ def test_three_hundred_clients_that_say_nothing_hold_up_no_scrape(served: Endpoi
                 slow.sendall(b"GET /metrics HT")
         assert get(served) == (200, b"grail_x 1\n")
         assert len(served._open) <= MAX_OPEN
+
+
+def test_clients_that_come_all_at_once_take_few_of_the_roles_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked, over, most = Endpoint._answer, threading.Event(), [0]
+
+    async def counting(made: Endpoint, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        most[0] = max(most[0], len(os.listdir("/proc/self/fd")))
+        await looked(made, reader, writer)
+
+    def page() -> bytes:
+        over.wait()  # while one page is made, others come
+        return b"grail_x 1\n"
+
+    monkeypatch.setattr(Endpoint, "_answer", counting)
+    made = Endpoint("127.0.0.1", 0, page, "text/plain")
+    try:
+        with contextlib.ExitStack() as open_ones:
+            first = open_ones.enter_context(socket.create_connection(made.address, timeout=20))
+            first.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+            for _ in range(200):
+                open_ones.enter_context(socket.create_connection(made.address, timeout=20))
+            before = len(os.listdir("/proc/self/fd"))
+            over.set()
+            assert get(made) == (200, b"grail_x 1\n")
+            assert most[0] - before < 2 * MAX_OPEN
+    finally:
+        over.set()
+        made.close()
 
 
 @pytest.mark.parametrize("sent", [b"x" * (MAX_REQUEST * 40), b"\r\n\r\n", b"\x00\xff\r\n\r\n", b"GET\r\n\r\n", b"GET /metrics"])

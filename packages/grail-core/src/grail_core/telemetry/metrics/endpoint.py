@@ -1,9 +1,9 @@
 """The HTTP endpoint of a role's metrics: one thread, `/metrics` and `/healthz`; nobody who asks costs the role anything.
 
-At most MAX_OPEN connections are held, each for DEADLINE_S seconds; where one more comes the oldest goes, so that slow clients
-hold up no scrape, which takes milliseconds. A page is made once a second at the most, whoever asks how often. Requests are
-read up to MAX_REQUEST bytes, of which the first line alone is looked at; whoever sends on after his answer is left. A name is
-looked up within RESOLVE_S, and one that no server answers for is an address that cannot be taken.
+At most MAX_OPEN connections are held, and a few that are just taken or closed, each for DEADLINE_S seconds. Where one more
+comes the oldest goes, so that slow clients hold up no scrape, which takes milliseconds. A page is made once a second at most,
+whoever asks how often. Requests are read up to MAX_REQUEST bytes, of which the first line alone is looked at; whoever sends on
+after his answer is left. A name is looked up within RESOLVE_S; one that no server answers for is none that can be taken.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ DEADLINE_S: Final = 5.0
 FRESH_S: Final = 1.0
 RESOLVE_S: Final = 3.0
 _STOP_S: Final = 3.0
+_AT_ONCE: Final = 4
 _BACKLOG: Final = 256  # connections that the kernel holds until they are looked at
 
 
@@ -59,8 +60,9 @@ class Endpoint:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        serving = asyncio.start_server(self._answer, sock=self._bound, limit=MAX_REQUEST, backlog=_BACKLOG)
+        serving = asyncio.start_server(self._answer, sock=self._bound, limit=MAX_REQUEST, backlog=_AT_ONCE)
         server = self._loop.run_until_complete(serving)
+        self._bound.listen(_BACKLOG)  # what asyncio made of it is how many it takes at once, before it looks at any
         self._serves.set()
         self._loop.run_forever()
         server.close()

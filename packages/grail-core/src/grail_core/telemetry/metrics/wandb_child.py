@@ -18,6 +18,8 @@ import time
 from typing import Any, Final, TextIO
 
 FINISH_S: Final = 20.0
+MAX_WAITING: Final = 10_000
+"""Points that wait for W&B here; later ones are dropped."""
 
 
 def main() -> None:
@@ -40,7 +42,8 @@ def main() -> None:
 def _read(lines: Any, points: list[str], come: threading.Condition) -> None:
     for line in lines:
         with come:
-            points.append(line)
+            if len(points) < MAX_WAITING:  # while wandb.init or log waits for its server, however long the role runs
+                points.append(line)
             come.notify()
     with come:
         points.append("")  # the role has ended, or wants no more

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from grail_core.errors import ConfigurationError, GrailError
+from grail_core.errors import ConfigurationError, ProtocolViolationError
 
 
 class ReleaseRefusedError(ConfigurationError):
     """The tree, a changelog, a version or a key is not fit for a release."""
 
 
-class NotTheReleaseError(GrailError):
+class NotTheReleaseError(ProtocolViolationError):
     """A folder of files is not the release that it says it is."""
-
-    exit_code = 11

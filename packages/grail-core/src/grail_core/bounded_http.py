@@ -62,7 +62,7 @@ def get(url: str, *, most: int, seconds: float, trust_env: bool = True) -> Short
     except httpx.InvalidURL:
         raise ValueError("it is no URL") from None  # its words may be part of a password
     except httpx.HTTPError as error:
-        if deadline.over:
+        if deadline.over or isinstance(error, httpx.ReadTimeout):  # which of two clocks of the same length was first
             raise ValueError(_too_slow(seconds)) from error
         raise
 

@@ -163,7 +163,7 @@ def test_commands_answer_in_json_and_name_what_is_wrong(tree: Path, capsys: pyte
     told = json.loads(capsys.readouterr().out)
     assert [one["package"] for one in told["packages"]] == list(PACKAGES)
     main(["bump", "grail-core", "release", "--date", "2026-12-01", "--source", str(tree), "--json"])
-    assert "packages/grail-core/CHANGELOG.md" in json.loads(capsys.readouterr().out)["files"]
+    assert json.loads(capsys.readouterr().out)["files"] == ["packages/grail-core/CHANGELOG.md"]
     with pytest.raises(SystemExit) as ended:
         main(["bump", "grail-core", "release", "--source", str(tree)])
     assert ended.value.code == 3

@@ -68,7 +68,7 @@ def bump_command(
     files = [str(path.relative_to(source)) for path in done.files]
     lines = [f"{package} {done.before} → {done.version}", *(f"  {file}" for file in files)]
     lines += [f"release {follower} too: its requirement changed" for follower in done.followers]
-    lines.append(f"then: commit, and after the release: git tag {package}-v{done.version}")
+    lines.append(f"then: commit (before the next package is bumped), and after the release: git tag {package}-v{done.version}")
     value = {"package": package, "before": done.before, "version": done.version, "files": files, "followers": done.followers}
     say("\n".join(lines), value, as_json=as_json)
 

@@ -76,9 +76,10 @@ def bump(root: Path, name: str, part: str, date: datetime.date, *, allow_dirty: 
         if floor or not admits(need, version):
             texts |= _following(packages[other], need, followed(need, version), part)
             followers.append(other)
-    for path, text in texts.items():
+    changed = {path: text for path, text in texts.items() if path.read_text("utf-8") != text}
+    for path, text in changed.items():
         write_atomically(path, text.encode())
-    return Bumped(name, package.version, version, tuple(texts), tuple(followers))
+    return Bumped(name, package.version, version, tuple(changed), tuple(followers))
 
 
 def _own(package: Package, version: str, date: datetime.date) -> dict[Path, str]:

@@ -75,9 +75,10 @@ ALERTS: Final = (
         "0m",
         "critical",
         _MINER,
-        "A validator's newest verdict says that a file of this miner failed; it is worth 0 there until its look-back is over.",
-        "`grail explain latest` says by which check and with which numbers; hold the next file against `grail-miner check` "
-        "before it goes up (docs/miner.md).",
+        "A validator's newest verdict says that a file of this miner failed; it is worth 0 there until its look-back is over, "
+        "for which GrailMinerDangerZone lasts. This alert ends with the next verdict, and tells nothing of a mend.",
+        "`grail status` names the window, and `grail explain` with its number says by which check and with which numbers "
+        "(`latest` soon is a later one). Hold the next file against `grail-miner check` before it goes up (docs/debugging.md).",
         standing="rejected",
     ),
     Alert(
@@ -87,8 +88,8 @@ ALERTS: Final = (
         "warning",
         _MINER,
         "A failure is inside its look-back: this hotkey is worth 0 for so many windows more, and another one begins them anew.",
-        "Mine on only with what `grail-miner doctor` and `grail-miner check` find nothing wrong with; `grail status` counts "
-        "the windows.",
+        "`grail status` counts the windows and names the one that failed, `grail explain` with its number says why. Mine on "
+        "only with what `grail-miner doctor` and `grail-miner check` find nothing wrong with.",
         standing="unpaid_windows",
     ),
     Alert(

@@ -28,8 +28,11 @@ def health(board: Board, rule: NetworkParameters | None) -> tuple[bool, dict[str
     elif not snapshot.records:
         reason = "no verdict that lies there can be shown"
     elif age is None or age > 1000 * old_s:
-        told = "nobody knows how old" if age is None else f"{age // 1000} s old"
-        reason = f"the newest window is {told}, older than {old_s:.0f} s"
+        reason = (
+            "how old the newest window is cannot be told: no seal lay in it, or this machine's clock is behind its last one"
+            if age is None
+            else f"the newest window is {age // 1000} s old, older than {old_s:.0f} s"
+        )
     return not reason, {
         "status": "unhealthy" if reason else "healthy",
         "reason": reason,

@@ -166,5 +166,5 @@ def _taken(host: str, port: int, error: OSError) -> ConfigurationError:
     return ConfigurationError(
         f"metrics cannot be served at {host}, port {port}: {error.strerror}",
         where="GRAIL_METRICS_ADDRESS, GRAIL_METRICS_PORT",
-        hint="choose an address of this machine and a port that is free",
+        hint="set GRAIL_METRICS_PORT to a port that is free, or GRAIL_METRICS_ADDRESS to an address of this machine",
     )

@@ -120,6 +120,7 @@ def test_a_run_that_cannot_show_what_is_asked_is_refused_before_it_starts(argume
 
 
 @pytest.mark.heavy
+@pytest.mark.timeout(3600)
 def test_who_dies_in_every_third_round_makes_the_same_checkpoints_and_verdicts(tmp_path: Path) -> None:
     found = command("--rounds", "9", "--kill", "--no-cheats", "--out", str(tmp_path))
     assert len(found["deaths"]) >= 4  # of six; a drawn moment may not come in a round with fewer of them
@@ -129,6 +130,7 @@ def test_who_dies_in_every_third_round_makes_the_same_checkpoints_and_verdicts(t
 
 
 @pytest.mark.heavy
+@pytest.mark.timeout(3600)
 def test_thirty_rounds_of_twelve_miners_show_what_they_have_to() -> None:
     found = command("--validators", "2")
     assert [line["alike"] for line in found["by_round"]] == [True] * 30

@@ -89,6 +89,15 @@ def test_a_promise_that_is_broken_is_said_to_be(pair: Pair) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("ratios", "holds"), [((0.883, 0.687, 1.023), True), ((1.02,), True), ((1.021,), False), ((1.0, 1.05), False)]
+)
+def test_a_loss_beside_silent_liars_is_asked_of_all_seeds_together(ratios: tuple[float, ...], holds: bool) -> None:
+    found = promised.loss_of_all(ratios)
+    assert found.holds is holds
+    assert all(f"{ratio:.4f}" in found.said for ratio in ratios)
+
+
 def test_the_command_ends_with_its_own_code_where_something_does_not_hold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,9 +4,10 @@
 
 First every file of `hostile_parquet` and `hostile_containers`, then mutants of an honest file and of those. A file is a
 function of the seed and its number (but for two that Arrow encrypts, whose keys it draws). Every end has to be typed, no named
-file may be opened, and everything that a file takes counts, start and end of its child included: at most 200 ms a try, and
-less than 1 GiB of memory in all processes together. A file that took longer is opened twice more and its least time counts,
-since what else the machine does is not its fault. The exit code is 1 if any of this does not hold.
+file may be opened, and everything that a file takes counts, start and end of its child included: at most 200 ms of a processor
+a try, and less than 1 GiB of memory in all processes together. A file that took longer is opened twice more and its least time
+counts. The exit code is 1 if any of this does not hold. Seconds of the wall are reported alone: what else the machine does is
+not a file's fault.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class Outcomes:
     reasons: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
     slow: list[str] = field(default_factory=list)  # which took too long in every try
-    seconds: list[float] = field(default_factory=list)  # wall time of a try, one a file: the least of its tries
+    seconds: list[float] = field(default_factory=list)  # wall time of a try, one a file: the least of its tries; reported alone
     processor_seconds: float = 0.0  # most of one child
     child_bytes: int = 0  # most of one child: its own, its output and its input
     parent_bytes: int = 0  # most of this process
@@ -95,13 +96,14 @@ def open_corpus(corpus: Corpus, numbers: range, children: int = 1) -> Outcomes:
 
     def one(number: int) -> None:
         data, name = corpus[number], corpus.name(number)
-        least = float("inf")
+        least = busy = float("inf")
         for _ in range(TRIES):
             tried.spent = []
             started = time.monotonic()
             end, reason = _end(confined, data)
             least = min(least, (time.monotonic() - started) / max(1, len(tried.spent)))
-            if least <= MAX_SECONDS_A_TRY:
+            busy = min(busy, max((child.processor_seconds for child in tried.spent), default=0.0))
+            if busy <= MAX_SECONDS_A_TRY:
                 break
         spent: list[Spent] = tried.spent
         with lock:
@@ -114,8 +116,8 @@ def open_corpus(corpus: Corpus, numbers: range, children: int = 1) -> Outcomes:
             if end not in ("opened", "refused") or (end == "opened" and name in corpus.named):
                 found.faults.append(f"{name}: {end} {reason}")
             found.faults += [f"{name}: {child.outcome}" for child in spent if child.outcome not in ("done", "refused")]
-            if least > MAX_SECONDS_A_TRY:
-                found.slow.append(f"{name}: {least:.2f} s a try")
+            if busy > MAX_SECONDS_A_TRY:  # of a processor: how busy the machine is says nothing of a file
+                found.slow.append(f"{name}: {busy:.2f} s a try")
 
     lock = threading.Lock()
     with Confined(children=children, observe=observe) as confined, ThreadPoolExecutor(children) as pool:

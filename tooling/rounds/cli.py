@@ -110,12 +110,12 @@ def _run_all(plans: list[Plan], compare: bool, out: Path | None, as_json: bool) 
 
     from grail_core.telemetry.console import PlainConsole
     from tooling.rounds import report
-    from tooling.rounds.promises import promises
+    from tooling.rounds.promises import LOSS, loss_of_all, loss_ratio, promises
     from tooling.rounds.run import run
 
     torch.set_num_threads(1)
     console = PlainConsole(stderr=as_json)
-    found, broken = [], 0
+    found, broken, ratios = [], 0, []
     for plan in plans:
         with tempfile.TemporaryDirectory(prefix="rounds-") as folder:
             done, silent = (
@@ -133,13 +133,18 @@ def _run_all(plans: list[Plan], compare: bool, out: Path | None, as_json: bool) 
                 )
             )
         assert done is not None
-        held = promises(done, silent)
+        held = [one for one in promises(done, silent) if one.name != LOSS]  # that is asked of all seeds together
         report.print_run(console, done, silent, held)
         found.append(report.as_json(done, silent, held))
+        ratios += [loss_ratio(done, silent)] if silent is not None else []
         broken += sum(not one.holds for one in held)
         if out is not None:
             (out / f"rounds-{plan.seed}.json").write_text(json.dumps(found[-1], indent=1), encoding="utf-8")
             (out / f"rounds-{plan.seed}.svg").write_text(report.drawing(done, silent), encoding="utf-8")
+    if ratios:
+        together = loss_of_all(ratios)
+        report.print_promise(console, together)
+        broken += not together.holds
     if as_json:
         click.echo(json.dumps(found))
     return BROKEN if broken else 0

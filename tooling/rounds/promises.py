@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from grail_core.protocol.gradient.rating import rated
@@ -12,6 +15,7 @@ from tooling.rounds.run import Finished
 
 LOSS_BOUND = 1.02
 """Held-out loss, over that of the same run in which those who lie do nothing."""
+LOSS = f"held-out loss at most {LOSS_BOUND} of that with the liars silent"
 NEVER_MERGED = ("noise", "flip", "scale", "late")
 """Lies that checks without a model see, before anything of them could be merged."""
 
@@ -74,9 +78,20 @@ def _honest(run: Finished, when: str) -> list[Promise]:
 
 
 def _loss(run: Finished, silent: Finished) -> Promise:
-    ratio = run.losses[-1] / silent.losses[-1]
+    ratio = loss_ratio(run, silent)
     said = f"{run.losses[-1]:.4f} over {silent.losses[-1]:.4f} = {ratio:.4f}"
-    return Promise(f"held-out loss at most {LOSS_BOUND} of that with the liars silent", ratio <= LOSS_BOUND, said)
+    return Promise(LOSS, ratio <= LOSS_BOUND, said)
+
+
+def loss_ratio(run: Finished, silent: Finished) -> float:
+    return run.losses[-1] / silent.losses[-1]
+
+
+def loss_of_all(ratios: Sequence[float]) -> Promise:
+    """Of all seeds together: losses of two runs differ by chance, whoever lies, and by more than the bound."""
+    mean = math.exp(statistics.fmean(map(math.log, ratios)))
+    said = f"{', '.join(f'{ratio:.4f}' for ratio in ratios)}: {mean:.4f}"
+    return Promise(f"{LOSS}, geometric mean of {len(ratios)} seeds", mean <= LOSS_BOUND, said)
 
 
 def _untouched(run: Finished, silent: Finished) -> Promise:

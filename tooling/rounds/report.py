@@ -50,8 +50,12 @@ def print_run(console: PlainConsole, run: Finished, silent: Finished | None, fou
     for sentence in figures(run, silent):
         console.say(sentence)
     for one in found:
-        line = Text(f"{'holds ' if one.holds else 'BROKEN'}  {one.name}: {one.said}", style="" if one.holds else "red")
-        console.print(line, soft_wrap=not console.is_terminal)
+        print_promise(console, one)
+
+
+def print_promise(console: PlainConsole, one: Promise) -> None:
+    line = Text(f"{'holds ' if one.holds else 'BROKEN'}  {one.name}: {one.said}", style="" if one.holds else "red")
+    console.print(line, soft_wrap=not console.is_terminal)
 
 
 def figures(run: Finished, silent: Finished | None) -> list[str]:

@@ -100,7 +100,25 @@ def test_the_scoreboard_leads_from_a_failure_to_its_reason_in_one(site: httpx.Cl
         assert f"{newest.weights[uid]:,}" in answer.text
 
 
-@pytest.mark.parametrize("key", ["weight", "uid", "hotkey", "valid", "checked", "failures", "lookback", "nonsense"])
+def test_the_scoreboard_says_what_changed_since_the_scored_window_before(tmp_path: Path) -> None:
+    until = VERDICTS[: WINDOW // 30 + 1]  # the newest is the one in which somebody fails
+    for verdict in until:
+        publish(tmp_path, verdict)
+    with listening(page_of(folder_source(tmp_path))) as url:
+        shown = text_of(httpx.get(url, params={"sort": "change"}))
+        liar = text_of(httpx.get(f"{url}/miners/{LIAR}"))
+    newest, before = until[-1].body, until[-2].body
+    assert newest.hotkeys == before.hotkeys
+    for uid, hotkey in newest.hotkeys.items():
+        change = newest.weights[uid] - before.weights[uid]
+        told = f"{change:+,}".replace("-", "−") if change else "–"
+        assert re.search(rf"{ss58(hotkey)[:10]}… (?:(?!…).)*? {newest.weights[uid]:,} {re.escape(told)} ", shown), shown
+        if ss58(hotkey) == LIAR:
+            assert change < 0
+            assert f"{told} since the one before" in liar
+
+
+@pytest.mark.parametrize("key", ["weight", "change", "uid", "hotkey", "valid", "checked", "failures", "lookback", "nonsense"])
 def test_the_scoreboard_is_sorted_by_links(site: httpx.Client, key: str) -> None:
     answer = site.get("/", params={"sort": key})
     order = re.findall(r'href="/miners/(\w+)"', answer.text)

@@ -33,7 +33,7 @@ from grail_validator.page.layout import (
     window_link,
 )
 from grail_validator.page.records import MinerRecord, WindowRecord
-from grail_validator.page.scoreboard import fails_unseen, lookback_end, standing_of
+from grail_validator.page.scoreboard import change_of, fails_unseen, lookback_end, standing_of, weights_before
 
 _AHEAD: Final = (1, 2, 3, 6, 12, 15, 24, 36, 48, 84)
 """Windows from now of which the forecast is a row."""
@@ -65,9 +65,11 @@ def miner_page(facts: Facts, snapshot: Snapshot, hotkey: Hotkey, query: Query) -
 
 def _now(facts: Facts, snapshot: Snapshot, newest: WindowRecord, uid: int, seen: tuple[Seen, ...]) -> str:
     burn = None if facts.rule is None else facts.rule.burn_uid
-    one = standing_of(snapshot, newest, uid, burn)
+    one = standing_of(snapshot, newest, uid, burn, weights_before(snapshot, newest))
+    since = "as in" if one.change == 0 else f"{change_of(one)} since"
+    changed = "" if one.change is None else f"{since} the one before; "
     tiles = [
-        tile("Weight", f"{one.weight:,}", f"of 65,535 in {newest.window}; {percent(one.share)} of what miners earn"),
+        tile("Weight", f"{one.weight:,}", f"of 65,535 in {newest.window}; {changed}{percent(one.share)} of what miners earn"),
         tile("Checked", str(one.checked), f"files of the memory; {one.valid:,} found valid"),
         tile("Failures", str(len(one.failures)), "in the memory"),
         tile("Look-back left", str(one.lookback_left), _lookback(seen, newest, uid)),

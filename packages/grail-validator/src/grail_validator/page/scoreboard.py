@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from html import escape
 from typing import Any, Final
@@ -37,6 +37,7 @@ class Standing:
     uid: int
     hotkey: Hotkey
     weight: int
+    change: int | None  # of the weight since the scored window before; None: it was not registered then, or there is none
     share: float
     valid: int  # rollouts, or sequences, that checks found valid in the memory
     checked: int
@@ -52,8 +53,17 @@ def standings(snapshot: Snapshot, burn_uid: int | None) -> list[Standing]:
     newest = snapshot.newest
     if newest is None:
         return []
-    found = [standing_of(snapshot, newest, uid, burn_uid) for uid in newest.hotkeys]
+    before = weights_before(snapshot, newest)
+    found = [standing_of(snapshot, newest, uid, burn_uid, before) for uid in newest.hotkeys]
     return sorted(found, key=lambda one: (-one.weight, one.uid))
+
+
+def weights_before(snapshot: Snapshot, newest: WindowRecord) -> dict[Hotkey, int]:
+    """Weights of the scored window, or round, before the newest one that is read, by hotkey: a UID may be another's now."""
+    for record in reversed(snapshot.records):
+        if record.window < newest.window and record.status is WindowStatus.SCORED and record.is_round == newest.is_round:
+            return {hotkey: record.weights.get(uid, 0) for uid, hotkey in record.hotkeys.items()}
+    return {}
 
 
 def lookback_end(seen: list[Seen] | tuple[Seen, ...], newest: WindowRecord, uid: int) -> Window:
@@ -71,8 +81,10 @@ def fails_unseen(newest: WindowRecord, uid: int, end: Window) -> bool:
     return inputs is not None and inputs.in_lookback and end <= newest.window
 
 
-def standing_of(snapshot: Snapshot, newest: WindowRecord, uid: int, burn_uid: int | None) -> Standing:
-    """Of one UID that the newest scored window lists."""
+def standing_of(
+    snapshot: Snapshot, newest: WindowRecord, uid: int, burn_uid: int | None, before: Mapping[Hotkey, int]
+) -> Standing:
+    """Of one UID that the newest scored window lists. `before`: as `weights_before`."""
     hotkey = newest.hotkeys[uid]
     earned = sum(newest.weights.values()) - newest.weights.get(-1 if burn_uid is None else burn_uid, 0)
     seen = tuple(snapshot.histories.get(hotkey, ()))
@@ -92,6 +104,7 @@ def standing_of(snapshot: Snapshot, newest: WindowRecord, uid: int, burn_uid: in
         uid,
         hotkey,
         weight,
+        weight - before[hotkey] if hotkey in before else None,
         paid / earned if earned else 0.0,
         sum(one.valid for _, one in seen if one.checked),
         sum(one.checked for _, one in seen),
@@ -121,6 +134,7 @@ _ORDERS: Final[dict[str, Callable[[Standing], Any]]] = {
     "weight": lambda one: (-one.weight, one.uid),
     "uid": lambda one: one.uid,
     "hotkey": lambda one: ss58(one.hotkey),
+    "change": lambda one: (-abs(one.change or 0), one.uid),
     "valid": lambda one: (-one.valid, one.uid),
     "checked": lambda one: (-one.checked, one.uid),
     "failures": lambda one: (-len(one.failures), one.uid),
@@ -130,6 +144,7 @@ _COLUMNS: Final = {
     "UID": "uid",
     "hotkey": "hotkey",
     "weight": "weight",
+    "change": "change",
     "valid": "valid",
     "checked": "checked",
     "failures": "failures",
@@ -150,7 +165,7 @@ def scoreboard(facts: Facts, snapshot: Snapshot, query: Query) -> str:
         else f"Every hotkey that was registered in {_named(newest)}, and what the last {len(snapshot.records)} "
         f"{'rounds' if newest.is_round else 'windows'} say of it."
     )
-    heads = ["UID", "hotkey", "standing", "weight#", "share#", "valid#", "checked#", "failures", "look-back left#"]
+    heads = ["UID", "hotkey", "standing", "weight#", "change#", "share#", "valid#", "checked#", "failures", "look-back left#"]
     body = table(heads, map(_row, shown), caption=_caption(query, len(found)), links=sort_links(query, "/", _COLUMNS))
     return document(
         facts,
@@ -167,8 +182,9 @@ def scoreboard(facts: Facts, snapshot: Snapshot, query: Query) -> str:
 
 
 _LEGEND: Final = (
-    '<p class="said">weight: of 65,535, as the newest verdict has it. share: of what miners earn. valid: distinct rollouts (in '
-    "gradient work sequences) that checks found valid in the memory. checked: files drawn and judged. look-back left: windows "
+    '<p class="said">weight: of 65,535, as the newest verdict has it. change: since the scored window before. share: of what '
+    "miners earn. valid: distinct rollouts (in gradient work sequences) that checks found valid in the memory. checked: files "
+    "drawn and judged. look-back left: windows "
     "from the next one on in which a failure still means 0.</p>"
 )
 
@@ -204,12 +220,20 @@ def _row(one: Standing) -> list[Cell]:
         cell(hotkey_link(one.hotkey), "nw"),
         cell(badge(one.word, one.kind)),
         number(f"{one.weight:,}"),
+        number(change_of(one)),
         number(percent(one.share) if one.share else "–"),
         number(f"{one.valid:,}"),
         number(str(one.checked)),
         cell(_failures(one), "long"),
         number(str(one.lookback_left) if one.lookback_left else "–"),
     ]
+
+
+def change_of(one: Standing) -> str:
+    """Of its weight, for a reader; "new": it was not registered in the scored window before."""
+    if one.change is None:
+        return "new"
+    return f"{one.change:+,}".replace("-", "−") if one.change else "–"
 
 
 def _failures(one: Standing) -> str:
@@ -248,4 +272,4 @@ def _tiles(snapshot: Snapshot, everybody: list[Standing], burn_uid: int | None) 
     )
 
 
-__all__ = ["Standing", "lookback_end", "scoreboard", "standing_of", "standings"]
+__all__ = ["Standing", "change_of", "lookback_end", "scoreboard", "standing_of", "standings", "weights_before"]
